@@ -1,0 +1,5 @@
+"""See and do it: load a language model at a chosen bit width, fine-tune it with LoRA, watch the memory."""
+
+from pathlib import Path
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets"

@@ -1,0 +1,46 @@
+"""What is on offer: models, data sets and presets, read from `assets/catalog/`."""
+
+import json
+import os
+from functools import cache
+from pathlib import Path
+
+from playground import ASSETS
+
+
+def cache_folder() -> Path:
+    """Where fetched wheels and converted models are kept: $PLAYGROUND_CACHE, else a folder in the user's cache."""
+    return Path(os.environ.get("PLAYGROUND_CACHE") or Path.home() / ".cache" / "lora-playground")
+
+
+@cache
+def models() -> dict[str, dict]:
+    """Every model entry by its id. `sources` are tried in order: {"hub"}, {"folder"}, {"wheels"}."""
+    return _entries("models")
+
+
+@cache
+def data_sets() -> dict[str, dict]:
+    """Every data set entry by its id, each with a bundled "file" or a "hub" id."""
+    return _entries("data")
+
+
+@cache
+def presets() -> dict[str, dict]:
+    """Named settings by id: {group: {field: value}} laid over the defaults."""
+    return _entries("presets")
+
+
+def source_of(entry: dict, kind: str):
+    """The value of an entry's first source of that kind ("hub", "folder", "wheels"), or None."""
+    return next((source[kind] for source in entry["sources"] if kind in source), None)
+
+
+def offline_models() -> list[str]:
+    """The ids of the models that need no model hub."""
+    return [name for name, entry in models().items() if source_of(entry, "wheels")]
+
+
+def _entries(name: str) -> dict[str, dict]:
+    entries = json.loads((ASSETS / "catalog" / f"{name}.json").read_text(encoding="utf-8"))
+    return {entry["id"]: entry for entry in entries}

@@ -1,0 +1,1 @@
+"""Chat: base and tuned answers, side by side."""

@@ -1,0 +1,106 @@
+"""Base and tuned answers from one batch over one copy of the frozen weights.
+
+Each row of the batch names its adapter (PEFT's mixed batches); a row named `__base__` runs through the bare layers.
+"""
+
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
+
+from playground.model.adapt import TUNED
+from playground.settings import Generation
+
+BASE = "__base__"  # PEFT's name for "no adapter"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One row to be answered: its prompt's tokens, and whether the adapter answers."""
+
+    ids: list[int]
+    tuned: bool
+
+
+def answers(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: Sequence[Asked], ends: Sequence[int],
+    generation: Generation, stop: threading.Event,
+) -> Iterator[dict]:  # fmt: skip
+    """Answer all rows at once; yield {"texts": [...], "tokens": n} as they grow, the last one complete.
+
+    With beams no text is known before the end: until then only `tokens` grows. Ends early, with what there is, once
+    `stop` is set. `ends`: the tokens that close an answer.
+    """
+    events: queue.Queue = queue.Queue()
+    width = max(len(a.ids) for a in asked)
+    writer = _Writer(tokenizer, len(asked), width, generation, stop, events, ends)
+
+    def run() -> None:
+        try:
+            with torch.no_grad():
+                found = _generate(model, tokenizer, asked, width, ends, generation, writer)
+            events.put({"texts": writer.texts(found[:, width:].tolist()), "tokens": found.shape[1] - width, "end": True})
+        except BaseException as error:  # handed over to the thread that reads the answers
+            events.put(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        while True:
+            event = events.get()
+            if isinstance(event, BaseException):
+                raise event
+            ended = event.pop("end", False)
+            yield event
+            if ended:
+                return
+    finally:
+        if thread.is_alive():
+            stop.set()
+            thread.join()
+
+
+def _generate(model, tokenizer, asked, width, ends, generation, writer) -> torch.Tensor:
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
+    ids = torch.tensor([[pad] * (width - len(a.ids)) + a.ids for a in asked], device=model.device)
+    mask = torch.tensor([[0] * (width - len(a.ids)) + [1] * len(a.ids) for a in asked], device=model.device)
+    sampled = generation.temperature > 0
+    config = GenerationConfig(
+        max_new_tokens=generation.max_new_tokens, do_sample=sampled,
+        temperature=generation.temperature if sampled else None, top_p=generation.top_p if sampled else None,
+        top_k=generation.top_k if sampled else None, num_beams=generation.num_beams,
+        repetition_penalty=generation.repetition_penalty, eos_token_id=sorted({*ends}), pad_token_id=pad,
+    )  # fmt: skip
+    torch.manual_seed(generation.seed)
+    adapters = {"adapter_names": [TUNED if a.tuned else BASE for a in asked]} if any(a.tuned for a in asked) else {}
+    model.eval()
+    return model.generate(
+        input_ids=ids, attention_mask=mask, generation_config=config, num_beams=generation.num_beams,
+        stopping_criteria=[writer], **adapters,
+    )  # fmt: skip
+
+
+class _Writer(StoppingCriteria):
+    """Called after every token: says what is written so far, and stops when asked to."""
+
+    def __init__(self, tokenizer, rows, width, generation, stop, events, ends):
+        self.tokenizer, self.rows, self.width, self.stop, self.events = tokenizer, rows, width, stop, events
+        self.whole_only, self.ends = generation.num_beams > 1, set(ends)
+
+    def __call__(self, input_ids, scores, **kwargs):
+        event = {"tokens": input_ids.shape[1] - self.width}
+        if not self.whole_only:
+            event["texts"] = self.texts(input_ids[:, self.width :].tolist())
+        self.events.put(event)
+        return torch.full((input_ids.shape[0],), self.stop.is_set(), device=input_ids.device)
+
+    def texts(self, rows: list[list[int]]) -> list[str]:
+        return [self._text(ids) for ids in rows]
+
+    def _text(self, ids: list[int]) -> str:
+        end = next((at for at, token in enumerate(ids) if token in self.ends), len(ids))
+        # A character of several tokens shows as U+FFFD until its last one is there.
+        return self.tokenizer.decode(ids[:end], skip_special_tokens=True).rstrip("\ufffd").strip()

@@ -1,0 +1,70 @@
+"""Rows as tokens, and tokens as batches of rows of like length."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from playground.data.source import Row
+from playground.data.template import Template, Turn
+from playground.errors import problem
+
+IGNORED = -100  # the label of tokens that aren't trained on (torch's cross-entropy leaves them out)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A row's tokens; those from `trained_from` on carry a label."""
+
+    ids: list[int]
+    trained_from: int
+
+
+def encode(rows: Sequence[Row], template: Template, length: int, train_on_prompt: bool = False) -> tuple[list[Example], int]:
+    """Examples of at most `length` tokens, and how many answers lost their end to that.
+
+    A row whose prompt alone fills the length can teach nothing and is left out. Raises PlaygroundError if all are.
+    """
+    examples, cut = [], 0
+    for row in rows:
+        prompt = template.ids([Turn(row.instruction, input=row.input)])
+        answer = template.answer_ids(row.output)
+        if len(prompt) >= length:
+            cut += 1
+            continue
+        cut += len(prompt) + len(answer) > length
+        examples.append(Example((prompt + answer)[:length], 0 if train_on_prompt else len(prompt)))
+    if rows and not examples:
+        raise problem("error.all_too_long", rows=len(rows), length=length)
+    return examples, cut
+
+
+def batches(examples: Sequence[Example], size: int, seed: int) -> list[list[Example]]:
+    """One epoch in random order, rows of like length together so that little is padding.
+
+    Neighbours are sorted within a window of eight batches: order stays random from window to window.
+    """
+    draw = random.Random(seed)
+    order = list(examples)
+    draw.shuffle(order)
+    window = 8 * size
+    for start in range(0, len(order), window):
+        order[start : start + window] = sorted(order[start : start + window], key=lambda e: len(e.ids))
+    made = [order[start : start + size] for start in range(0, len(order), size)]
+    draw.shuffle(made)
+    return made
+
+
+def collate(examples: Sequence[Example], pad: int, device: str) -> dict[str, torch.Tensor]:
+    """`input_ids`, `attention_mask` and `labels`, each (rows, longest row), padded on the right."""
+    width = max(len(e.ids) for e in examples)
+    ids = torch.full((len(examples), width), pad)
+    mask = torch.zeros((len(examples), width), dtype=torch.long)
+    labels = torch.full((len(examples), width), IGNORED)
+    for row, example in enumerate(examples):
+        size = len(example.ids)
+        ids[row, :size] = torch.tensor(example.ids)
+        mask[row, :size] = 1
+        labels[row, example.trained_from : size] = ids[row, example.trained_from : size]
+    return {"input_ids": ids.to(device), "attention_mask": mask.to(device), "labels": labels.to(device)}

@@ -1,0 +1,1 @@
+"""Memory: the ledger of parts, and what is measured."""

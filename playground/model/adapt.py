@@ -1,0 +1,80 @@
+"""LoRA on any family: which layers, added and taken off again (Hu et al. 2021, arXiv 2106.09685; PEFT)."""
+
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from playground.errors import problem
+from playground.settings import Lora
+
+TUNED = "default"  # PEFT's name for a first adapter; its folder then loads with plain PeftModel.from_pretrained
+
+
+def linear_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
+    """Every linear layer of the network by its full name, the output head left out."""
+    head = model.get_output_embeddings()
+    return {name: m for name, m in model.named_modules() if isinstance(m, (nn.Linear, Conv1D)) and m is not head}
+
+
+def targets(model: PreTrainedModel, wanted: str) -> list[str]:
+    """The layer names that PEFT is to adapt: "attention", "all-linear", or names typed with commas.
+
+    Raises PlaygroundError that lists the names there are, for a typed name that fits no layer.
+    """
+    layers = linear_layers(model)
+    last = {name.rsplit(".", 1)[-1] for name in layers}
+    if wanted == "all-linear":
+        return sorted(last)
+    if wanted == "attention":
+        inside = {n.rsplit(".", 1)[-1] for n in layers if any("attn" in p.lower() or "attention" in p.lower() for p in n.split(".")[:-1])}
+        return sorted(inside or last)
+    typed = [name.strip() for name in wanted.split(",") if name.strip()]
+    missing = [name for name in typed if not any(full == name or full.endswith("." + name) for full in layers)]
+    if missing:
+        raise problem("error.targets", missing=missing, found=sorted(last))
+    return typed
+
+
+def add_lora(model: PreTrainedModel, settings: Lora, dtype: torch.dtype, seed: int) -> PeftModel:
+    """The model with a fresh adapter in `dtype`; base weights stay frozen and as they are.
+
+    The adapter computes in the model's own type: PEFT's default (float32) copies every input of every adapted layer.
+    """
+    config = LoraConfig(
+        r=settings.r, lora_alpha=settings.alpha, lora_dropout=settings.dropout,
+        target_modules=targets(model, settings.targets), task_type="CAUSAL_LM",
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    tuned = get_peft_model(model, config, adapter_name=TUNED, autocast_adapter_dtype=False)
+    return _in_type(tuned, dtype)
+
+
+def read_lora(model: PreTrainedModel, folder: Path, dtype: torch.dtype) -> PeftModel:
+    """The model with the adapter of `folder`. Raises PlaygroundError where it can't be read or doesn't fit."""
+    try:
+        tuned = PeftModel.from_pretrained(model, folder, adapter_name=TUNED, autocast_adapter_dtype=False)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise problem("error.adapter", path=folder.parent.name, detail=str(error).split("\n")[0][:200]) from error
+    tuned.eval()
+    return _in_type(tuned, dtype)
+
+
+def remove_lora(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """The bare base model again, with its own layers in place."""
+    return model.unload() if isinstance(model, PeftModel) else model
+
+
+def adapter_parameters(model: PeftModel) -> list[nn.Parameter]:
+    """What is trained."""
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def _in_type(model: PeftModel, dtype: torch.dtype) -> PeftModel:
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data.to(dtype)
+    return model

@@ -1,0 +1,146 @@
+"""Loading a model at 32, 16, 8 or 4 bits a weight, and giving all of it back."""
+
+import contextlib
+import ctypes
+import gc
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from playground.errors import problem
+from playground.settings import Load
+
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # "inputs will be cast", once a call, at int8
+
+
+@dataclass
+class Loaded:
+    """A model in memory: its network, its tokenizer, the type it computes in and why that one was chosen."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    device: str
+    dtype: torch.dtype
+    reason: str  # key in the words table
+
+
+def device_of(settings: Load) -> str:
+    """ "cuda" or "cpu" for these settings. Raises PlaygroundError where CUDA is asked for and isn't there."""
+    there = torch.cuda.is_available()
+    if settings.device == "cuda" and not there:
+        raise problem("error.no_cuda")
+    return "cuda" if there and settings.device != "cpu" else "cpu"
+
+
+def half_type(settings: Load, device: str) -> tuple[torch.dtype, str]:
+    """The type to compute in, and the words key of the reason.
+
+    bfloat16 has float32's range, so training needs no loss scaling; cards before Ampere have only fast float16.
+    """
+    if settings.bits == 32:
+        return torch.float32, "dtype.float32"
+    if settings.dtype != "auto":
+        return getattr(torch, settings.dtype), "dtype.chosen"
+    if device == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        return (torch.bfloat16, "dtype.cuda_bf16") if fast else (torch.float16, "dtype.cuda_fp16")
+    fast = torch.ops.mkldnn._is_mkldnn_bf16_supported() if torch.backends.mkldnn.is_available() else False
+    return torch.bfloat16, "dtype.cpu_bf16" if fast else "dtype.cpu_slow_bf16"
+
+
+def load(folder: Path, settings: Load, tell: Callable) -> Loaded:
+    """The model of `folder` at the chosen bit width. `tell(done, total, unit)` hears of the progress.
+
+    Never runs code that comes with a model: `trust_remote_code` is off, and weights are read as safetensors or with
+    torch's tensors-only reader. Raises PlaygroundError for what isn't a causal language model.
+    """
+    device = device_of(settings)
+    dtype, reason = half_type(settings, device)
+    try:
+        with telling_loads(tell):
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, device_map={"": device}, quantization_config=_quantization(settings, dtype),
+                trust_remote_code=False, local_files_only=True,
+            )  # fmt: skip
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (ValueError, KeyError, OSError) as error:
+        raise problem("error.load", path=Path(folder).name, detail=str(error).split("\n")[0][:240]) from error
+    if settings.bits == 4 and device == "cpu":
+        keep_trainable(model)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model.requires_grad_(False)
+    model.eval()
+    return Loaded(model, tokenizer, device, dtype, reason)
+
+
+def keep_trainable(model: PreTrainedModel) -> None:
+    """Stop bitsandbytes from repacking 4-bit weights in place on CPU.
+
+    One forward pass without gradients would pack them for its AVX-512 kernel, after which no gradient flows through
+    the layer any more: chat, then train, breaks silently (bitsandbytes issue 2078).
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def give_back() -> None:
+    """Return freed memory to the system: torch's cache on CUDA, the C library's free lists on Linux."""
+    gc.collect()
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # a C library without malloc_trim (musl)
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+@contextlib.contextmanager
+def telling_loads(tell: Callable):
+    """Within it, transformers' own progress bars are reported through `tell` instead of being drawn."""
+
+    class Bar:
+        def __init__(self, iterable=None, total=None, **kwargs):
+            self.iterable, self.n = iterable, 0
+            self.total = total if total is not None else len(iterable) if hasattr(iterable, "__len__") else 0
+
+        def __iter__(self):
+            for item in self.iterable:
+                yield item
+                self.update()
+
+        def update(self, n=1):
+            self.n += n
+            tell(self.n, max(self.total, self.n), "tensors")
+
+        def __getattr__(self, name):  # set_description, close, ...: nothing is drawn
+            return lambda *args, **kwargs: None
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *exception):
+            return None
+
+    before = transformers_logging.set_tqdm_hook(lambda factory, args, kwargs: Bar(*args, **kwargs))
+    try:
+        yield
+    finally:
+        transformers_logging.set_tqdm_hook(before)
+
+
+def _quantization(settings: Load, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    if settings.bits == 8:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    if settings.bits == 4:
+        return BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type=settings.quant_type,
+            bnb_4bit_use_double_quant=settings.double_quant, bnb_4bit_compute_dtype=dtype,
+        )  # fmt: skip
+    return None

@@ -1,0 +1,184 @@
+"""What a person can choose. Frozen dataclasses of plain values, so they travel between processes and into a run.
+
+`problems(settings)` lists all that is wrong at once, before anything is loaded. Labels and help of each field stand
+in the words tables under `<group>.<field>` and `<group>.<field>.info`.
+"""
+
+from dataclasses import asdict, dataclass, field, fields, replace
+
+from playground.errors import PlaygroundError, Problem
+
+
+@dataclass(frozen=True)
+class Load:
+    """Which model, in how many bits a weight, and where."""
+
+    model: str = "smollm2-135m-instruct"  # an id of the catalog, a hub id, or a folder
+    bits: int = 16  # 32 float32, 16 half precision, 8 LLM.int8(), 4 nf4 or fp4
+    dtype: str = "auto"  # what 16 bits means: auto, bfloat16, float16
+    quant_type: str = "nf4"  # at 4 bits: nf4 or fp4
+    double_quant: bool = True  # at 4 bits: quantize the quantization constants too (QLoRA)
+    device: str = "auto"  # auto, cpu, cuda
+    accept_terms: bool = False  # the model's own terms were shown and accepted
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which rows, and how they are written for the model."""
+
+    source: str = "helpdesk.en"  # an id of the catalog, a file, or a hub id
+    first: int = 1  # first row of the slice, counted from 1
+    last: int = 0  # last row of the slice; 0: to the end
+    sample: int = 0  # draw this many rows of the slice at random; 0: all
+    held_out: float = 0.1  # share kept apart to measure on, where the set brings no held-out rows of its own
+    template: str = "auto"  # auto, chat, alpaca, talk
+    train_on_prompt: bool = False  # also train on the prompt's tokens
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Lora:
+    """The adapter (Hu et al. 2021, arXiv 2106.09685)."""
+
+    r: int = 8
+    alpha: float = 16
+    dropout: float = 0.0
+    targets: str = "all-linear"  # attention, all-linear, or module names separated by commas
+
+
+@dataclass(frozen=True)
+class Train:
+    """The fine-tune."""
+
+    epochs: float = 5.0
+    steps: int = 0  # stop after this many optimizer steps; 0: by epochs
+    lr: float = 2e-3
+    schedule: str = "linear"  # linear, cosine, constant
+    warmup: float = 0.03  # share of the steps
+    batch: int = 16  # rows an optimizer step
+    micro_batch: int = 0  # rows at once on the device; 0: the whole batch
+    length: int = 256  # tokens a row; longer rows are cut
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How answers are written. The defaults are plain and repeatable; `TALK` holds the talk's own values."""
+
+    max_new_tokens: int = 64
+    temperature: float = 0.0  # 0: greedy
+    top_p: float = 1.0
+    top_k: int = 0  # 0: no limit
+    num_beams: int = 1
+    repetition_penalty: float = 1.0
+    seed: int = 0
+
+
+TALK_GENERATION = Generation(256, 0.9, 0.75, 40, 10, 5.0, 0)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All of a run."""
+
+    load: Load = field(default_factory=Load)
+    data: Data = field(default_factory=Data)
+    lora: Lora = field(default_factory=Lora)
+    train: Train = field(default_factory=Train)
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+    def with_values(self, values: dict) -> "Settings":
+        """These settings with {group: {field: value}} laid over them.
+
+        Raises PlaygroundError that names every unknown group and field, and every value of a wrong type.
+        """
+        wrong, groups = [], {}
+        for group, given in values.items():
+            old = getattr(self, group, None)
+            if old is None or not isinstance(given, dict):
+                wrong.append(Problem("problem.unknown_group", {"group": group}))
+                continue
+            groups[group], more = lay_over(old, given, group)
+            wrong += more
+        if wrong:
+            raise PlaygroundError(*wrong)
+        return replace(self, **groups)
+
+
+def lay_over(old, given: dict, group: str):
+    """One settings group with `given` laid over it, and the problems met: (new group, list of Problem)."""
+    kinds = {f.name: f.type for f in fields(old)}
+    fresh, wrong = {}, []
+    for name, value in given.items():
+        if name not in kinds:
+            wrong.append(Problem("problem.unknown_field", {"field": f"{group}.{name}", "known": list(kinds)}))
+            continue
+        try:
+            fresh[name] = _as_kind(kinds[name], value)
+        except (TypeError, ValueError):
+            wrong.append(Problem("problem.kind", {"field": f"{group}.{name}", "value": str(value)[:80], "kind": kinds[name].__name__}))
+    return replace(old, **fresh), wrong
+
+
+def _as_kind(kind: type, value):
+    """`value` as int, float, bool or str, refusing what would silently change (2.5 rows, "yes", None)."""
+    if kind is bool:
+        if not isinstance(value, bool):
+            raise ValueError(value)
+        return value
+    if value is None or isinstance(value, (bool, list, dict)):
+        raise ValueError(value)
+    if kind is int and float(value) != int(float(value)):
+        raise ValueError(value)
+    return kind(float(value)) if kind in (int, float) else str(value).strip()
+
+
+def problems(settings: Settings) -> list[Problem]:
+    """Everything that is wrong with these settings by themselves, in the order of the form; empty if nothing is."""
+    load, data, lora, train = settings.load, settings.data, settings.lora, settings.train
+    checks = [
+        (load.model != "", "problem.model_empty", {}),
+        (load.bits in (32, 16, 8, 4), "problem.bits", {"bits": load.bits}),
+        (load.dtype in ("auto", "bfloat16", "float16"), "problem.choice", {"field": "load.dtype", "value": load.dtype, "choices": ["auto", "bfloat16", "float16"]}),
+        (load.quant_type in ("nf4", "fp4"), "problem.choice", {"field": "load.quant_type", "value": load.quant_type, "choices": ["nf4", "fp4"]}),
+        (load.device in ("auto", "cpu", "cuda"), "problem.choice", {"field": "load.device", "value": load.device, "choices": ["auto", "cpu", "cuda"]}),
+        (data.source != "", "problem.source_empty", {}),
+        (data.first >= 1, "problem.first", {"first": data.first}),
+        (data.last == 0 or data.last >= data.first, "problem.last", {"first": data.first, "last": data.last}),
+        (data.sample >= 0, "problem.sample", {"sample": data.sample}),
+        (0 <= data.held_out <= 0.5, "problem.held_out", {"held_out": data.held_out}),
+        (data.template in ("auto", "chat", "alpaca", "talk"), "problem.choice", {"field": "data.template", "value": data.template, "choices": ["auto", "chat", "alpaca", "talk"]}),
+        (1 <= lora.r <= 1024, "problem.r", {"r": lora.r}),
+        (lora.alpha > 0, "problem.alpha", {"alpha": lora.alpha}),
+        (0 <= lora.dropout < 1, "problem.dropout", {"dropout": lora.dropout}),
+        (lora.targets.strip(" ,") != "", "problem.targets", {}),
+        (train.steps >= 0 and (train.steps > 0 or train.epochs > 0), "problem.epochs", {"epochs": train.epochs, "steps": train.steps}),
+        (0 < train.lr <= 1, "problem.lr", {"lr": train.lr}),
+        (train.schedule in ("linear", "cosine", "constant"), "problem.choice", {"field": "train.schedule", "value": train.schedule, "choices": ["linear", "cosine", "constant"]}),
+        (0 <= train.warmup <= 1, "problem.warmup", {"warmup": train.warmup}),
+        (train.batch >= 1, "problem.batch", {"batch": train.batch}),
+        (train.micro_batch >= 0 and (train.batch < 1 or train.batch % (train.micro_batch or train.batch) == 0), "problem.micro_batch", {"batch": train.batch, "micro_batch": train.micro_batch}),
+        (train.length >= 8, "problem.length", {"length": train.length}),
+    ]
+    return [Problem(key, values) for right, key, values in checks if not right]
+
+
+def generation_problems(generation: Generation) -> list[Problem]:
+    """Everything that is wrong with these generation settings."""
+    checks = [
+        (1 <= generation.max_new_tokens <= 4096, "problem.max_new_tokens", {"max_new_tokens": generation.max_new_tokens}),
+        (0 <= generation.temperature <= 5, "problem.temperature", {"temperature": generation.temperature}),
+        (0 < generation.top_p <= 1, "problem.top_p", {"top_p": generation.top_p}),
+        (generation.top_k >= 0, "problem.top_k", {"top_k": generation.top_k}),
+        (1 <= generation.num_beams <= 32, "problem.num_beams", {"num_beams": generation.num_beams}),
+        (generation.repetition_penalty > 0, "problem.repetition_penalty", {"repetition_penalty": generation.repetition_penalty}),
+    ]
+    return [Problem(key, values) for right, key, values in checks if not right]
+
+
+def check(found: list[Problem]) -> None:
+    """Raise them all at once, if there are any."""
+    if found:
+        raise PlaygroundError(*found)

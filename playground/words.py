@@ -1,0 +1,38 @@
+"""The words tables: every text that a person reads, by key, in Japanese and in English.
+
+`assets/words/<lang>.json` is one flat object. A value named `*_bytes` is written in GiB, so that
+callers hand over plain bytes.
+"""
+
+import json
+from functools import cache
+
+from playground import ASSETS
+
+LANGUAGES = ("en", "ja")
+
+
+@cache
+def table(lang: str) -> dict[str, str]:
+    """The whole words table of one language ("en" or "ja")."""
+    return json.loads((ASSETS / "words" / f"{lang}.json").read_text(encoding="utf-8"))
+
+
+def say(lang: str, key: str, **values) -> str:
+    """The text of `key` in `lang`, with its {names} filled in from `values`."""
+    return table(lang)[key].format(**{name: _shown(name, value) for name, value in values.items()})
+
+
+def gib(size: int | None) -> str:
+    """Bytes as a person reads them: GiB, or MiB below a tenth of one."""
+    if size is None:
+        return "–"
+    return f"{size / 2**30:.2f} GiB" if abs(size) >= 2**30 / 10 else f"{size / 2**20:.1f} MiB"
+
+
+def _shown(name: str, value):
+    if name.endswith("_bytes"):
+        return gib(value)
+    if isinstance(value, (list, tuple)):
+        return ", ".join(str(item) for item in value)
+    return value
