@@ -50,12 +50,12 @@ class Lora:
 class Train:
     """The fine-tune."""
 
-    epochs: float = 5.0
+    epochs: float = 2.0
     steps: int = 0  # stop after this many optimizer steps; 0: by epochs
-    lr: float = 2e-3
+    lr: float = 4e-3
     schedule: str = "linear"  # linear, cosine, constant
     warmup: float = 0.03  # share of the steps
-    batch: int = 16  # rows an optimizer step
+    batch: int = 8  # rows an optimizer step
     micro_batch: int = 0  # rows at once on the device; 0: the whole batch
     length: int = 256  # tokens a row; longer rows are cut
     seed: int = 0

@@ -99,7 +99,8 @@ def _with_text(event: dict, lang: str) -> dict:
     if event["kind"] not in ("note", "failure"):
         return event
     told = event.get("problems", []) if event["kind"] == "failure" else [event]
-    return event | {"text": "\n".join(_line(item, lang) for item in told if isinstance(item, dict))}
+    lines = [_line(item, lang) for item in told if isinstance(item, dict)] if isinstance(told, list) else []
+    return event | {"text": "\n".join(lines)}
 
 
 def _line(item: dict, lang: str) -> str:

@@ -1,0 +1,23 @@
+"""Open the playground: `python app.py`. See README.md for the flags."""
+
+import argparse
+from pathlib import Path
+
+from playground.ui.build import build_app, launch_options
+from playground.words import LANGUAGES
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Load a language model at a chosen bit width, fine-tune it, watch the memory.")
+    parser.add_argument("--host", help="address to listen on (GRADIO_SERVER_NAME, else 127.0.0.1)")
+    parser.add_argument("--port", type=int, help="port to listen on (GRADIO_SERVER_PORT, else 7860)")
+    parser.add_argument("--share", action="store_true", default=None, help="also open a public link through Gradio")
+    parser.add_argument("--lang", choices=LANGUAGES, help="language of the first page; each page links to the other")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs (runs)")
+    asked = parser.parse_args()
+    app = build_app(asked.runs, asked.lang or "en")
+    app.launch(server_name=asked.host, server_port=asked.port, share=asked.share, **launch_options())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""The same jobs without a page: `python -m playground tune | compare | fetch | models`.
+
+Progress goes to standard error; the last line of standard output is one JSON object. Exit status: 0 done, 1 something a
+person can mend (the object is {"error": text}), 2 wrong usage.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+from playground import catalog, runs, settings
+from playground.errors import PlaygroundError, problem, told
+from playground.words import LANGUAGES, say
+
+GROUPS = ("load", "data", "lora", "train")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = _parser()
+    asked = parser.parse_args(arguments)
+    try:
+        found = asked.run_command(asked)
+    except KeyboardInterrupt:
+        found, status = {"error": say(asked.lang, "cli.interrupted")}, 1
+    except Exception as error:
+        if not isinstance(error, (PlaygroundError, OSError)):
+            import traceback
+
+            traceback.print_exc()
+        shown = told(error)
+        print(shown.text(asked.lang), file=sys.stderr)
+        found, status = {"error": shown.text(asked.lang)}, 1
+    else:
+        status = 0
+    print(json.dumps(found, ensure_ascii=False))
+    return status
+
+
+def tune(asked) -> dict:
+    """Fine-tune as the flags and the settings file say; with neither, the default demo."""
+    from playground.jobs import Workbench
+
+    chosen = _chosen(asked)
+    bench = Workbench(asked.runs)
+    return _follow(bench.tune(chosen), asked.lang)
+
+
+def compare(asked) -> dict:
+    """Ask a run's base and tuned model the same thing."""
+    from playground.jobs import Workbench
+
+    run = runs.find(asked.runs, asked.run)
+    if not run.adapter.is_dir():
+        raise problem("error.no_adapter", run=run.id)
+    generation, wrong = settings.lay_over(settings.Generation(), _given(asked, "generation", settings.Generation), "generation")
+    settings.check(wrong)
+    turn = [{"instruction": asked.prompt, "answer": None}]
+    chosen = settings.Settings().with_values(run.settings())
+    answer: dict = {}
+
+    def keep(event):
+        if event["kind"] == "answer":
+            answer.update(event)
+
+    result = _follow(Workbench(asked.runs).chat(chosen, run.id, {"base": turn, "tuned": turn}, generation), asked.lang, keep)
+    return {"prompt": asked.prompt, "base": answer.get("base", ""), "tuned": answer.get("tuned", ""), **result}
+
+
+def fetch(asked) -> dict:
+    """Bring a model's files onto this machine."""
+    import threading
+
+    from playground.model.source import obtain
+
+    steps = obtain(asked.model, asked.accept_terms, threading.Event())
+    while True:
+        try:
+            _show(next(steps), asked.lang)
+        except StopIteration as end:
+            return {"model": asked.model, "folder": str(end.value)}
+
+
+def models(asked) -> dict:
+    """What the catalog offers, and what of it is on this machine already."""
+    from playground.model.source import local
+
+    keep = ("id", "name", "languages", "instruct", "parameters", "licence")
+    return {"models": [{k: e[k] for k in keep} | {"offline": bool(catalog.source_of(e, "wheels")), "here": local(e["id"]) is not None} for e in catalog.models().values()]}
+
+
+def _follow(events, lang: str, keep=lambda event: None) -> dict:
+    result = {}
+    for event in events:
+        keep(event)
+        _show(event, lang)
+        if event["kind"] == "done":
+            result = event["result"]
+    return result
+
+
+def _show(event: dict, lang: str) -> None:
+    """One line on standard error for what a person wants to hear of."""
+    kind = event["kind"]
+    if kind == "phase" and event["name"] != "idle":
+        line = say(lang, f"phase.{event['name']}")
+    elif kind == "step":
+        line = say(lang, "cli.step", **event)
+    elif kind == "progress" and event["total"]:
+        print(f"\r{100 * event['done'] / event['total']:5.0f} %", end="\r", file=sys.stderr)
+        return
+    elif kind == "note":
+        line = say(lang, event["key"], **event["values"])
+    else:
+        return
+    print(line, file=sys.stderr)
+
+
+def _chosen(asked) -> settings.Settings:
+    """Defaults, under a preset, under the settings file, under the flags."""
+    chosen = settings.Settings()
+    if asked.preset:
+        chosen = chosen.with_values(catalog.presets()[asked.preset]["settings"])
+    if asked.settings:
+        try:
+            chosen = chosen.with_values(json.loads(Path(asked.settings).read_text(encoding="utf-8")))
+        except (OSError, ValueError, AttributeError) as error:
+            raise problem("error.settings_file", path=asked.settings, detail=str(error)) from error
+    return chosen.with_values({group: _given(asked, group, type(getattr(chosen, group))) for group in GROUPS})
+
+
+def _given(asked, group: str, kind: type) -> dict:
+    flags = {f.name: getattr(asked, f"{group}__{f.name}", None) for f in fields(kind)}
+    return {name: value for name, value in flags.items() if value is not None}
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs (runs)")
+    common.add_argument("--lang", choices=LANGUAGES, default="en")
+    parser = argparse.ArgumentParser(prog="python -m playground", description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    one = commands.add_parser("tune", parents=[common], help=tune.__doc__)
+    one.set_defaults(run_command=tune)
+    one.add_argument("--settings", metavar="FILE", help="a run's settings.json, or a part of one")
+    one.add_argument("--preset", choices=list(catalog.presets()))
+    for group, kind in zip(GROUPS, (settings.Load, settings.Data, settings.Lora, settings.Train)):
+        taken = {"seed"} if group == "train" else set()
+        _add_flags(one.add_argument_group(group), group, kind, taken)
+
+    one = commands.add_parser("compare", parents=[common], help=compare.__doc__)
+    one.set_defaults(run_command=compare)
+    one.add_argument("run")
+    one.add_argument("--prompt", required=True)
+    _add_flags(one.add_argument_group("generation"), "generation", settings.Generation, set())
+
+    one = commands.add_parser("fetch", parents=[common], help=fetch.__doc__)
+    one.set_defaults(run_command=fetch)
+    one.add_argument("model")
+    one.add_argument("--accept-terms", action="store_true", help="the model's terms were read and are accepted")
+
+    one = commands.add_parser("models", parents=[common], help=models.__doc__)
+    one.set_defaults(run_command=models)
+    return parser
+
+
+def _add_flags(parser, group: str, kind: type, prefixed: set[str]) -> None:
+    """A flag for every field, its help from the words table; a name that another group has too gets its group's."""
+    for field in fields(kind):
+        name = f"{group}-{field.name}" if field.name in prefixed else field.name
+        options = {"action": argparse.BooleanOptionalAction} if field.type is bool else {"type": field.type}
+        info = say("en", f"{group}.{field.name}.info").replace("%", "%%")
+        parser.add_argument("--" + name.replace("_", "-"), dest=f"{group}__{field.name}", help=info, **options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
