@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,10 +23,11 @@ from playground.data.template import Template, Turn, choose
 from playground.errors import problem, told
 from playground.memory import ledger, meter
 from playground.model import adapt
-from playground.model.load import Loaded, device_of, give_back, load
+from playground.model.load import Loaded, best_bits, device_of, give_back, load
 from playground.model.source import obtain
 from playground.settings import Generation, Load, Settings, check, generation_problems, problems
-from playground.train.loop import Fit, Masters, fine_tune, held_out_loss
+from playground.train.feed import Feed
+from playground.train.loop import Masters, fine_tune, held_out_loss
 from playground.watched import Stopped, watched
 
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes")
@@ -49,7 +51,7 @@ class Workbench:
     def load(self, settings: Settings) -> Iterator[dict]:
         """Load a model, after giving back whatever was held. The result: {"run", "seconds", "peak"}."""
         check(problems(settings))
-        return self._job("load", settings, self._load_only)
+        return self._job("load", settled(settings), self._load_only)
 
     def tune(self, settings: Settings) -> Iterator[dict]:
         """Fine-tune with LoRA; loads the model first where it isn't held already.
@@ -58,7 +60,7 @@ class Workbench:
         "peak" (bytes by kind), "stopped"}.
         """
         check(problems(settings))
-        return self._job("tune", settings, self._tune)
+        return self._job("tune", settled(settings), self._tune)
 
     def chat(self, settings: Settings, adapter: str | None, sides: dict[str, list[dict]], generation: Generation) -> Iterator[dict]:
         """Answer the last turn of each side's conversation, both sides in one batch.
@@ -68,7 +70,7 @@ class Workbench:
         `answer` events {"base": text, "tuned": text}; they aren't kept in the run.
         """
         check(problems(settings) + generation_problems(generation))
-        return self._job("chat", settings, lambda s: self._chat(s, adapter, sides, generation), goes_on=True)
+        return self._job("chat", settled(settings), lambda s: self._chat(s, adapter, sides, generation), goes_on=True)
 
     def free(self) -> None:
         """Give back the model and everything with it."""
@@ -193,20 +195,20 @@ class Workbench:
             yield {"kind": "note", "key": "note.cut", "values": {"cut": cut, "length": train.length}}
         held.model = adapt.add_lora(held.model, settings.lora, held.dtype, train.seed)
         self._masters = Masters(adapt.adapter_parameters(held.model), train.lr)
-        fit = Fit(held.device, held.tokenizer.pad_token_id or 0, self.stop)
+        feed = Feed(held.model, examples + apart, held.tokenizer.pad_token_id or 0, held.device)
 
         loss = {"before": None, "after": None}
-        loss["before"] = yield from self._score("before", apart, fit)
+        loss["before"] = yield from self._score("before", apart, feed)
         yield {"kind": "phase", "name": "train"}
         last = None
-        for last in fine_tune(held.model, self._masters, examples, train, fit):
+        for last in fine_tune(held.model, self._masters, examples, train, feed, self.stop):
             yield last
         if last is None:
             raise Stopped
         self._adapter = run.id
         yield {"kind": "phase", "name": "save"}
         save_adapter(held.model, run.adapter)
-        loss["after"] = yield from self._score("after", apart, fit)
+        loss["after"] = yield from self._score("after", apart, feed)
         asked = [row for row in rows.held_out if row.key]
         found = None
         if asked and not self.stop.is_set():
@@ -218,18 +220,18 @@ class Workbench:
         self._masters = None  # gradients and optimizer go; the adapter stays
         return {
             "loss": loss, "recall": found, "tokens_per_s": last["tokens_per_s"], "steps": last["step"], "rows": len(rows.train),
-            "template": template.name, "parts": parts, "adapter": str(run.adapter),
+            "template": template.name, "packed": feed.packed, "parts": parts, "adapter": str(run.adapter),
         }  # fmt: skip
 
     def _rows(self, settings: Settings):
         yield {"kind": "phase", "name": "data"}
         return (yield from watched(lambda tell: data_source.read(settings.data, tell), self.stop))
 
-    def _score(self, when: str, examples, fit: Fit):
+    def _score(self, when: str, examples, feed: Feed):
         if not examples or self.stop.is_set():
             return None
         yield {"kind": "phase", "name": "evaluate"}
-        loss = yield from held_out_loss(self._loaded.model, examples, fit)
+        loss = yield from held_out_loss(self._loaded.model, examples, feed, self.stop)
         if loss is None:
             return None
         yield {"kind": "score", "when": when, "loss": round(loss, 5)}
@@ -268,6 +270,11 @@ class Workbench:
     def _ends(self, template: Template) -> list[int]:
         own = self._loaded.model.generation_config.eos_token_id
         return list({*template.end_ids(), *(own if isinstance(own, list) else [own] if own is not None else [])})
+
+
+def settled(settings: Settings) -> Settings:
+    """The same settings with the bit width decided, where it was left to the hardware."""
+    return replace(settings, load=replace(settings.load, bits=settings.load.bits or best_bits(device_of(settings.load))))
 
 
 def save_adapter(model: PeftModel, folder: Path) -> None:

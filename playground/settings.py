@@ -14,7 +14,7 @@ class Load:
     """Which model, in how many bits a weight, and where."""
 
     model: str = "smollm2-135m-instruct"  # an id of the catalog, a hub id, or a folder
-    bits: int = 16  # 32 float32, 16 half precision, 8 LLM.int8(), 4 nf4 or fp4
+    bits: int = 0  # 32 float32, 16 half precision, 8 LLM.int8(), 4 nf4 or fp4; 0: 16, or 32 where that is faster
     dtype: str = "auto"  # what 16 bits means: auto, bfloat16, float16
     quant_type: str = "nf4"  # at 4 bits: nf4 or fp4
     double_quant: bool = True  # at 4 bits: quantize the quantization constants too (QLoRA)
@@ -140,7 +140,7 @@ def problems(settings: Settings) -> list[Problem]:
     load, data, lora, train = settings.load, settings.data, settings.lora, settings.train
     checks = [
         (load.model != "", "problem.model_empty", {}),
-        (load.bits in (32, 16, 8, 4), "problem.bits", {"bits": load.bits}),
+        (load.bits in (0, 32, 16, 8, 4), "problem.bits", {"bits": load.bits}),
         (load.dtype in ("auto", "bfloat16", "float16"), "problem.choice", {"field": "load.dtype", "value": load.dtype, "choices": ["auto", "bfloat16", "float16"]}),
         (load.quant_type in ("nf4", "fp4"), "problem.choice", {"field": "load.quant_type", "value": load.quant_type, "choices": ["nf4", "fp4"]}),
         (load.device in ("auto", "cpu", "cuda"), "problem.choice", {"field": "load.device", "value": load.device, "choices": ["auto", "cpu", "cuda"]}),

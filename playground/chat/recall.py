@@ -9,8 +9,8 @@ from playground.data.source import Row
 from playground.data.template import Template, Turn
 from playground.settings import Generation
 
-ROWS = 45  # questions at once, two rows each
-LENGTH = 40  # tokens an answer
+ROWS = 90  # questions at once, two rows each
+LENGTH = 28  # tokens an answer
 
 
 def names_fact(answer: str, row: Row) -> bool:

@@ -1,4 +1,4 @@
-"""Rows as tokens, and tokens as batches of rows of like length."""
+"""Rows as tokens; tokens as padded batches, or packed into one sequence that holds what all rows begin with once."""
 
 import random
 from collections.abc import Sequence
@@ -68,3 +68,34 @@ def collate(examples: Sequence[Example], pad: int, device: str) -> dict[str, tor
         mask[row, :size] = 1
         labels[row, example.trained_from : size] = ids[row, example.trained_from : size]
     return {"input_ids": ids.to(device), "attention_mask": mask.to(device), "labels": labels.to(device)}
+
+
+def shared_prefix(examples: Sequence[Example]) -> int:
+    """How many tokens all examples begin with, as far as none of them is trained on or stands right before one that is.
+
+    With a chat template that is its whole preamble, often half of a short row.
+    """
+    first = examples[0].ids
+    most = min(max(e.trained_from - 1, 0) for e in examples)
+    return next((at for at in range(most) if any(e.ids[at] != first[at] for e in examples)), most)
+
+
+def pack(examples: Sequence[Example], prefix: int, device: str) -> dict[str, torch.Tensor]:
+    """All rows in one sequence without padding, their first `prefix` tokens, the same in all, only once.
+
+    `input_ids`, `position_ids`, `labels`: (1, tokens); positions go on from the prefix in every row. `attention_mask`:
+    (1, 1, tokens, tokens), true where a token may look: at the prefix, and at its own row up to itself.
+    """
+    ids, positions, owner, labels = list(examples[0].ids[:prefix]), list(range(prefix)), [0] * prefix, [IGNORED] * prefix
+    for row, example in enumerate(examples, 1):
+        size = len(example.ids)
+        trained_from = max(example.trained_from, prefix + 1)  # a row's first token has another row before it
+        ids += example.ids[prefix:]
+        positions += range(prefix, size)
+        owner += [row] * (size - prefix)
+        labels += [IGNORED] * (trained_from - prefix) + example.ids[trained_from:]
+    own = torch.tensor(owner)
+    sees = (own[:, None] == own[None]) | (own[None] == 0)
+    mask = sees & torch.ones(len(ids), len(ids), dtype=torch.bool).tril()
+    made = {"input_ids": torch.tensor([ids]), "position_ids": torch.tensor([positions]), "labels": torch.tensor([labels]), "attention_mask": mask[None, None]}
+    return {name: tensor.to(device) for name, tensor in made.items()}

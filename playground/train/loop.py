@@ -8,27 +8,18 @@ import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from peft import PeftModel
 
-from playground.data.batch import Example, batches, collate
+from playground.data.batch import IGNORED, Example, batches
 from playground.errors import problem
 from playground.model.adapt import adapter_parameters
 from playground.settings import Train
+from playground.train.feed import Feed
 from playground.train.loss import Loss
 
 LARGEST_NORM = 1.0
-
-
-@dataclass(frozen=True)
-class Fit:
-    """What a fine-tune needs beside its settings: where tensors live, the padding token, and how to be stopped."""
-
-    device: str
-    pad: int
-    stop: threading.Event
 
 
 class Masters:
@@ -73,8 +64,8 @@ def rate(step: int, steps: int, settings: Train) -> float:
     return settings.lr * falls[settings.schedule]
 
 
-def fine_tune(model: PeftModel, masters: Masters, examples: Sequence[Example], settings: Train, fit: Fit) -> Iterator[dict]:
-    """Train the adapter; yield a `step` event after each optimizer step. Stops within one step of `fit.stop`.
+def fine_tune(model: PeftModel, masters: Masters, examples: Sequence[Example], settings: Train, feed: Feed, stop: threading.Event) -> Iterator[dict]:
+    """Train the adapter; yield a `step` event after each optimizer step. Ends within one micro-batch of `stop`.
 
     Event: {"step", "steps", "loss" (mean nats a labelled token), "tokens" (so far, with prompts, without padding), "lr",
     "tokens_per_s", "left_s"}. Raises PlaygroundError if the loss is no longer a number.
@@ -83,9 +74,7 @@ def fine_tune(model: PeftModel, masters: Masters, examples: Sequence[Example], s
     model.train()
     tokens, began = 0, time.perf_counter()
     for step, batch in zip(range(steps), _forever(examples, settings)):
-        if fit.stop.is_set():
-            break
-        loss, finished = _accumulate(loss_of, masters, batch, settings, fit)
+        loss, finished = _accumulate(loss_of, masters, feed.micro_batches(batch, settings), stop)
         if not finished:
             break
         if not math.isfinite(loss):
@@ -101,34 +90,32 @@ def fine_tune(model: PeftModel, masters: Masters, examples: Sequence[Example], s
     model.eval()
 
 
-def held_out_loss(model: PeftModel, examples: Sequence[Example], fit: Fit, rows: int = 16) -> Iterator[dict]:
+def held_out_loss(model: PeftModel, examples: Sequence[Example], feed: Feed, stop: threading.Event) -> Iterator[dict]:
     """Yield `progress`; return the mean loss in nats a labelled token, or None if stopped before the end."""
-    loss_of, total, count = Loss(model), 0.0, 0
-    order = sorted(examples, key=lambda e: len(e.ids))
+    loss_of, total, count, done = Loss(model), 0.0, 0, 0
     model.eval()
-    for start in range(0, len(order), rows):
-        if fit.stop.is_set():
+    for part in feed.parts(sorted(examples, key=lambda e: len(e.ids)), 16):
+        if stop.is_set():
             return None
         with torch.no_grad():
-            loss, labelled = loss_of(collate(order[start : start + rows], fit.pad, fit.device))
-        total, count = total + loss.item(), count + labelled
-        yield {"kind": "progress", "done": min(start + rows, len(order)), "total": len(order), "unit": "rows"}
+            loss, labelled = loss_of(feed.batch(part))
+        total, count, done = total + loss.item(), count + labelled, done + len(part)
+        yield {"kind": "progress", "done": done, "total": len(examples), "unit": "rows"}
     return total / max(count, 1)
 
 
-def _accumulate(loss_of: Loss, masters: Masters, batch: Sequence[Example], settings: Train, fit: Fit) -> tuple[float, bool]:
-    """Gradients of the whole batch, micro-batch by micro-batch, every labelled token weighing the same.
+def _accumulate(loss_of: Loss, masters: Masters, parts: Sequence[dict], stop: threading.Event) -> tuple[float, bool]:
+    """Gradients of a whole batch, micro-batch by micro-batch, every labelled token weighing the same.
 
     Returns the mean loss, and False if it was stopped in between.
     """
-    labelled = sum(len(e.ids) - max(e.trained_from, 1) for e in batch)
-    size, total = settings.micro_batch or settings.batch, 0.0
-    for start in range(0, len(batch), size):
-        if fit.stop.is_set():
+    labelled, total = sum(int((part["labels"][:, 1:] != IGNORED).sum()) for part in parts), 0.0
+    for part in parts:
+        if stop.is_set():
             return total, False
-        loss, _ = loss_of(collate(batch[start : start + size], fit.pad, fit.device))
-        masters.scaler.scale(loss / labelled).backward()
-        total += loss.item() / labelled
+        loss, _ = loss_of(part)
+        masters.scaler.scale(loss / max(labelled, 1)).backward()
+        total += loss.item() / max(labelled, 1)
     return total, True
 
 

@@ -64,7 +64,7 @@ class Loss:
         """Summed loss in nats over the labelled tokens of a batch, and how many there are."""
         labels = batch["labels"]
         count = int((labels[:, 1:] != IGNORED).sum())
-        inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "use_cache": False}
+        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"} | {"use_cache": False}
         if self.chunked:
             return chunked_loss(self.decoder(**inputs)[0], self.head, labels), count
         logits = self.model(**inputs).logits[:, :-1].float()
