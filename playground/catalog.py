@@ -31,6 +31,12 @@ def presets() -> dict[str, dict]:
     return _entries("presets")
 
 
+@cache
+def prompts() -> dict[str, dict]:
+    """Questions on offer by id: {"prompts": [...]}."""
+    return _entries("prompts")
+
+
 def source_of(entry: dict, kind: str):
     """The value of an entry's first source of that kind ("hub", "folder", "wheels"), or None."""
     return next((source[kind] for source in entry["sources"] if kind in source), None)

@@ -36,28 +36,30 @@ class Job:
 
     def events(self) -> Iterator[dict]:
         """Every event, waiting for the next until the job has ended. Raises PlaygroundError if it failed."""
+        for fresh in self._batches():
+            yield from fresh
+
+    def latest(self) -> Iterator[dict]:
+        """Like `events`, but of answers that came while nobody looked only the last: each holds the whole text so far."""
+        for fresh in self._batches():
+            for event, after in zip(fresh, [*fresh[1:], {"kind": ""}]):
+                if event["kind"] != "answer" or after["kind"] != "answer":
+                    yield event
+
+    def _batches(self) -> Iterator[list[dict]]:
         at = 0
-        while True:
+        while not (self.ended and at == len(self._events)):
             with self._news:
                 self._news.wait_for(lambda: at < len(self._events) or self.ended)
-                fresh = self._events[at:]
-            yield from fresh
-            at += len(fresh)
-            if self.ended and at == len(self._events):
-                break
+                fresh, at = self._events[at:], len(self._events)
+            yield fresh
         if self.error:
             raise self.error
-
-    def result(self) -> dict:
-        """Wait for the end; the `done` event's result. Raises PlaygroundError if it failed."""
-        return next((e["result"] for e in reversed(list(self.events())) if e["kind"] == "done"), {})
 
     def _add(self, event: dict) -> None:
         with self._news:
             if event["kind"] == "opened":
                 self.run = event["run"]
-            if event["kind"] == "answer" and self._events and self._events[-1]["kind"] == "answer":
-                self._events[-1].update(event)  # each answer holds the whole text so far
             self._events.append(event)
             self._news.notify_all()
 
@@ -76,6 +78,7 @@ class Engine:
         self.cuda: bool | None = None  # known once the worker is ready
         self._process: subprocess.Popen | None = None
         self._ready = False
+        self.last: Job | None = None  # the job under way, or the last one that was
         self._job: Job | None = None
         self._count = 0
         self._stopping = False
@@ -148,7 +151,7 @@ class Engine:
                 raise problem("error.busy", job=self._job.do)
             self.start()
             self._count += 1
-            self._job = Job(self._count, do)
+            self._job = self.last = Job(self._count, do)
             self._send({"id": self._count, "do": do, **request})
             return self._job
 

@@ -102,9 +102,10 @@ class Settings:
                 continue
             groups[group], more = lay_over(old, given, group)
             wrong += more
+        laid = replace(self, **groups)
         if wrong:
-            raise PlaygroundError(*wrong)
-        return replace(self, **groups)
+            raise PlaygroundError(*wrong, *problems(laid))  # all at once: what can't be read, and what the rest gets wrong
+        return laid
 
 
 def lay_over(old, given: dict, group: str):

@@ -6,9 +6,11 @@ Each row of the batch names its adapter (PEFT's mixed batches); a row named `__b
 import queue
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
+from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
 
 from playground.model.adapt import TUNED
@@ -48,19 +50,18 @@ def answers(
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
+    ended = False
     try:
-        while True:
+        while not ended:
             event = events.get()
             if isinstance(event, BaseException):
                 raise event
             ended = event.pop("end", False)
             yield event
-            if ended:
-                return
     finally:
-        if thread.is_alive():
+        if not ended:  # nobody reads on: don't leave it writing
             stop.set()
-            thread.join()
+        thread.join()
 
 
 def _generate(model, tokenizer, asked, width, ends, generation, writer) -> torch.Tensor:
@@ -75,12 +76,15 @@ def _generate(model, tokenizer, asked, width, ends, generation, writer) -> torch
         repetition_penalty=generation.repetition_penalty, eos_token_id=sorted({*ends}), pad_token_id=pad,
     )  # fmt: skip
     torch.manual_seed(generation.seed)
-    adapters = {"adapter_names": [TUNED if a.tuned else BASE for a in asked]} if any(a.tuned for a in asked) else {}
     model.eval()
-    return model.generate(
-        input_ids=ids, attention_mask=mask, generation_config=config, num_beams=generation.num_beams,
-        stopping_criteria=[writer], **adapters,
-    )  # fmt: skip
+    sides = {a.tuned for a in asked}
+    inputs = {"input_ids": ids, "attention_mask": mask, "generation_config": config, "stopping_criteria": [writer]}
+    if sides == {True, False}:
+        # PEFT reads the number of beams here, to repeat each row's adapter for its beams.
+        return model.generate(**inputs, num_beams=generation.num_beams, adapter_names=[TUNED if a.tuned else BASE for a in asked])
+    bare = model.disable_adapter() if isinstance(model, PeftModel) and sides == {False} else nullcontext()
+    with bare:
+        return model.generate(**inputs)
 
 
 class _Writer(StoppingCriteria):

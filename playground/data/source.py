@@ -66,6 +66,11 @@ def read(settings: Data, tell: Callable = lambda *_: None) -> Rows:
     return Rows(chosen, held_out, len(rows))
 
 
+def is_file(source: str) -> bool:
+    """Whether a source names a file on this machine."""
+    return Path(source).expanduser().is_file()
+
+
 def _split(rows: list[Row], share: float, draw: random.Random) -> tuple[list[Row], list[Row]]:
     """Train and held-out rows, disjoint in what they ask: rows that ask the same thing land on the same side."""
     asked: dict[tuple, list[Row]] = {}

@@ -1,0 +1,104 @@
+"""The whole page: builds each language's page over one engine and one folder of runs."""
+
+import html
+from pathlib import Path
+
+import gradio as gr
+
+from playground import ASSETS, catalog
+from playground.data.source import MOST_BYTES
+from playground.engine import Engine
+from playground.settings import Settings
+from playground.ui import chat, load, runs, tune
+from playground.ui.live_chart import HEAD, STATIC, live_chart
+from playground.ui.page import AT_ONCE, Page, message, outcome
+from playground.ui.theme import theme
+from playground.words import LANGUAGES, say
+
+
+def build_app(root: Path, lang: str = "en") -> gr.Blocks:
+    """The playground over the runs in `root`; its first page is in `lang`, the other language's one link away.
+
+    Starts the engine in the background.
+    """
+    engine = Engine(root)
+    engine.start()
+    other = next(code for code in LANGUAGES if code != lang)
+    gr.set_static_paths(STATIC)
+    with gr.Blocks(title=say(lang, "app.title"), analytics_enabled=False) as app:
+        gr.Navbar(visible=False)
+        _page(Page(lang, root, engine), f"/{other}")
+    with app.route(say(lang, "app.other"), f"/{other}"):
+        _page(Page(other, root, engine), "/")
+    app.engine = engine
+    app.queue(default_concurrency_limit=None, max_size=64)
+    return app
+
+
+def launch_options() -> dict:
+    """What `Blocks.launch` is to be given beside its address."""
+    return {
+        "theme": theme(), "css_paths": [ASSETS / "style.css"], "head": HEAD, "max_file_size": MOST_BYTES,
+        "run_history": False, "footer_links": ["gradio", "settings"],
+    }  # fmt: skip
+
+
+def _page(page: Page, other: str) -> None:
+    _header(page, other)
+    with gr.Row(elem_classes="stage"):
+        with gr.Column(scale=6, min_width=320, elem_classes="desk"):
+            preset = gr.Dropdown(label=page.say("preset.label"), info=page.say("preset.info"), choices=[(page.say(f"preset.{k}"), k) for k in catalog.presets()], value=None)
+            with gr.Tabs():
+                with gr.Tab(page.say("tab.load")):
+                    loading = load.build(page)
+                with gr.Tab(page.say("tab.tune")):
+                    tuning = tune.build(page)
+                with gr.Tab(page.say("tab.chat")):
+                    chatting = chat.build(page)
+                with gr.Tab(page.say("tab.runs")):
+                    history = runs.build(page)
+        with gr.Column(scale=5, min_width=320, elem_classes="watch"):
+            chart = live_chart(page.lang, page.root, lambda: _current(page.engine))
+    load.connect(page, loading)
+    tune.connect(page, tuning)
+    chat.connect(page, chatting)
+    runs.connect(page, history, chart)
+    preset.change(lambda name: page.values(Settings().with_values(catalog.presets()[name]["settings"])) if name else [gr.skip() for _ in page.fields], preset, page.inputs(), **AT_ONCE)
+
+    def refresh(adapter):
+        """What has to follow the engine: the chart's `change` fires at every start and end of a job, and on load."""
+        job, busy, choices = page.engine.last, page.engine.state == "busy", chat.adapters(page)
+        ids = [run_id for _, run_id in choices]
+        fresh = job.run if job and job.do == "tune" and job.ended and job.run in ids else None
+        return (
+            outcome(page, job, "load", _loaded(page)), outcome(page, job, "tune", page.say("tune.done")),
+            *(gr.update(interactive=not busy) for _ in (loading.go, tuning.go, chatting.go)),
+            *(gr.update(interactive=busy) for _ in (tuning.stop, chatting.stop)),
+            gr.update(choices=choices, value=fresh or (adapter if adapter in ids else ids[0])), *runs.listed(page),
+        )  # fmt: skip
+
+    shown = [
+        loading.message, tuning.message, loading.go, tuning.go, chatting.go, tuning.stop, chatting.stop,
+        chatting.adapter, history.table, history.empty, history.pick,
+    ]  # fmt: skip
+    chart.change(refresh, chatting.adapter, shown, **AT_ONCE)
+
+
+def _loaded(page: Page) -> str:
+    """What to say once a model is loaded, read from the run that loaded it."""
+    from playground.runs import find
+
+    if not page.engine.run:
+        return ""
+    settings = find(page.root, page.engine.run).settings()["load"]
+    return page.say("load.loaded", model=settings["model"], bits=settings["bits"])
+
+
+def _current(engine: Engine) -> dict:
+    state = {"off": "dead"}.get(engine.state, engine.state)
+    return {"run": engine.run, "busy": engine.state == "busy", "engine": state}
+
+
+def _header(page: Page, other: str) -> None:
+    title, lead, link = (html.escape(page.say(key)) for key in ("app.title", "app.lead", "app.other"))
+    gr.HTML(f'<header class="top"><div><h1>{title}</h1><p>{lead}</p></div><a href="{other}" lang="{"en" if page.lang == "ja" else "ja"}">{link}</a></header>')

@@ -1,0 +1,190 @@
+"""Tab 3: the same question to the untouched and the tuned model."""
+
+from dataclasses import asdict, fields
+from types import SimpleNamespace
+
+import gradio as gr
+
+from playground import catalog, runs
+from playground.data import source
+from playground.errors import told
+from playground.settings import TALK_GENERATION, Data, Generation, Settings, check, generation_problems, lay_over
+from playground.ui.page import AT_ONCE, QUIET, Page, message, message_box
+
+SIDES = ("base", "tuned")
+
+
+def build(page: Page) -> SimpleNamespace:
+    """The tab's components."""
+    say = page.say
+    gr.Markdown(say("chat.lead"), elem_classes="lead")
+    adapter = gr.Dropdown(label=say("chat.adapter"), info=say("chat.adapter.info"), choices=[(say("chat.none"), "")], value="")
+    same = message_box()
+    with gr.Row(elem_classes="sides"):
+        chats, badges = {}, {}
+        for side in SIDES:
+            with gr.Column(min_width=150):
+                badges[side] = gr.HTML(badge(say(f"chat.{side}"), ""))
+                chats[side] = gr.Chatbot(
+                    height=340, show_label=False, label=say(f"chat.{side}"), placeholder=say(f"chat.empty_{side}"),
+                    buttons=["copy"], render_markdown=False, elem_classes=f"side-{side}",
+                )  # fmt: skip
+    speed = gr.Markdown(elem_classes="quiet")
+    with gr.Row(elem_classes="ask"):
+        question = gr.Textbox(label=say("chat.ask"), placeholder=say("chat.placeholder"), lines=1, max_lines=4, scale=5)
+    with gr.Row(elem_classes="actions"):
+        go = gr.Button(say("chat.send"), variant="primary")
+        stop = gr.Button(say("chat.stop"), variant="stop", interactive=False)
+        clear = gr.Button(say("chat.clear"))
+    gr.Examples(_prompts(page), question, label=say("chat.prompts"), examples_per_page=12)
+    with gr.Accordion(say("chat.generation"), open=False):
+        with gr.Row():
+            talk = gr.Button(say("chat.talk"), size="sm")
+            plain = gr.Button(say("chat.plain"), size="sm")
+        with gr.Row():
+            generation = [
+                gr.Number(value=f.default, precision=0 if f.type is int else None, label=say(f"generation.{f.name}"), info=say(f"generation.{f.name}.info"), min_width=140)
+                for f in fields(Generation)
+            ]
+    return SimpleNamespace(
+        adapter=adapter, same=same, chats=chats, badges=badges, speed=speed, question=question, go=go, stop=stop,
+        clear=clear, talk=talk, plain=plain, generation=generation, message=message_box(),
+    )  # fmt: skip
+
+
+def connect(page: Page, tab: SimpleNamespace) -> None:
+    """The tab's listeners, once all fields of the page are there."""
+    chats, number = [tab.chats[side] for side in SIDES], len(page.fields)
+
+    def ask(question, adapter, base, tuned, *values):
+        """One generator yields both columns: two listeners of one click would answer one after the other."""
+        history, form, options = {"base": base or [], "tuned": tuned or []}, values[:number], values[number:]
+        try:
+            chosen, wanted = _asked(page, question, adapter, form, options)
+        except Exception as error:
+            yield question, base, tuned, "", message(told(error).text(page.lang), bad=True)
+            return
+        yield from _answers(page, chosen, adapter, question.strip(), history, wanted)
+
+    def badged(adapter, *values):
+        return _badges(page, adapter, values)
+
+    shown = [tab.question, *chats, tab.speed, tab.message]
+    inputs = [tab.question, tab.adapter, *chats, *page.inputs(), *tab.generation]
+    for trigger in (tab.go.click, tab.question.submit):
+        trigger(ask, inputs, shown, **QUIET)
+    tab.stop.click(page.engine.stop, **AT_ONCE)
+    tab.clear.click(lambda: ([], [], "", message()), None, [*chats, tab.speed, tab.message], **AT_ONCE)
+    tab.talk.click(lambda: list(asdict(TALK_GENERATION).values()), None, tab.generation, **AT_ONCE)
+    tab.plain.click(lambda: list(asdict(Generation()).values()), None, tab.generation, **AT_ONCE)
+    watched = [tab.adapter, page.fields["load", "model"], page.fields["load", "bits"]]
+    for component in watched:
+        component.change(badged, [tab.adapter, *page.inputs()], [*tab.badges.values(), tab.same], **AT_ONCE)
+
+
+def badge(title: str, text: str) -> str:
+    """Whose answers a column holds."""
+    import html
+
+    return f'<div class="badge"><strong>{html.escape(title)}</strong> <span>{html.escape(text)}</span></div>'
+
+
+def adapters(page: Page) -> list[tuple[str, str]]:
+    """Every run that has an adapter, newest first, and "none"."""
+    found = [(f"{_model_name(s.model)} · {s.bits} bit · {s.data} · {s.id}", s.id) for s in runs.history(page.root) if s.has_adapter]
+    return [*found, (page.say("chat.none"), "")]
+
+
+def _badges(page: Page, adapter: str, values) -> tuple:
+    if adapter:
+        load = Settings().with_values(runs.find(page.root, adapter).settings()).load
+        model, bits = _model_name(load.model), load.bits
+        return (
+            badge(page.say("chat.base"), page.say("chat.badge_base", model=model, bits=bits)),
+            badge(page.say("chat.tuned"), page.say("chat.badge_tuned", model=model, bits=bits, run=adapter)),
+            message(),
+        )
+    shown = dict(zip(page.fields, values))
+    model, bits = _model_name(str(shown["load", "model"])), shown["load", "bits"] or "auto"
+    return (
+        badge(page.say("chat.base"), page.say("chat.badge_base", model=model, bits=bits)),
+        badge(page.say("chat.tuned"), page.say("chat.badge_none")),
+        message(page.say("chat.same")),
+    )
+
+
+def _asked(page: Page, question: str, adapter: str, form, options) -> tuple[Settings, Generation]:
+    """The settings and the generation of a question. Raises PlaygroundError with all problems at once."""
+    from playground.errors import Problem
+
+    wanted, wrong = lay_over(Generation(), dict(zip((f.name for f in fields(Generation)), options)), "generation")
+    wrong += generation_problems(wanted)
+    if not (question or "").strip():
+        wrong.insert(0, Problem("chat.empty_question"))
+    check(wrong)
+    if adapter:
+        return Settings().with_values(runs.find(page.root, adapter).settings()), wanted
+    return page.settings(form), wanted
+
+
+def _answers(page: Page, chosen: Settings, adapter: str, question: str, history: dict, wanted: Generation):
+    """Stream both columns; on trouble the conversation stays as it was and the question goes back into its field."""
+    before = {side: list(turns) for side, turns in history.items()}
+    live = SIDES if adapter else SIDES[:1]
+    for side in live:
+        history[side] = [*before[side], _said("user", question), _said("assistant", "…")]
+    speed = page.say("chat.working")
+    try:
+        job = page.engine.chat(chosen, adapter or None, {side: _turns(before[side], question) for side in live}, wanted)
+    except Exception as error:
+        yield question, before["base"], before["tuned"], "", message(told(error).text(page.lang), bad=True)
+        return
+    ended = False
+    try:
+        yield "", history["base"], history["tuned"], speed, message()
+        for event in job.latest():
+            if event["kind"] == "answer":
+                for side in live:
+                    history[side][-1] = _said("assistant", event.get(side, "") or "…")
+            elif event["kind"] == "progress" and event.get("unit") == "tokens":
+                speed = page.say("chat.waiting", beams=wanted.num_beams, tokens=event["done"])
+            elif event["kind"] == "done":
+                for side in live:
+                    if history[side][-1]["content"] == "…":
+                        history[side][-1] = _said("assistant", "")
+                result = event["result"]
+                speed = page.say("chat.wrote", **result) if "tokens" in result else ""
+            yield "", history["base"], history["tuned"], speed, message()
+        ended = True
+    except Exception as error:
+        ended = True
+        yield question, before["base"], before["tuned"], "", message(told(error).text(page.lang), bad=True)
+    finally:
+        if not ended and page.engine.job is job:  # the page was closed: nobody reads on
+            page.engine.stop()
+
+
+def _said(role: str, text: str) -> dict:
+    return {"role": role, "content": text}
+
+
+def _turns(history: list[dict], question: str) -> list[dict]:
+    """A chatbot's messages as turns, with the question as the open one."""
+    texts = [m["content"] if isinstance(m["content"], str) else "".join(b.get("text", "") for b in m["content"]) for m in history]
+    pairs = zip(texts[::2], texts[1::2])
+    return [*({"instruction": asked, "answer": answer} for asked, answer in pairs), {"instruction": question, "answer": None}]
+
+
+def _prompts(page: Page) -> list[list[str]]:
+    """The talk's prompts, and a few held-out questions of the help desk in the page's language."""
+    desk = source.read(Data(source=f"helpdesk.{page.lang}")).held_out
+    return [[text] for text in [*_catalog_prompts(), *(row.instruction for row in desk[:: len(desk) // 3][:3])]]
+
+
+def _catalog_prompts() -> list[str]:
+    return catalog.prompts()["talk"]["prompts"]
+
+
+def _model_name(model: str) -> str:
+    entry = catalog.models().get(model)
+    return entry["name"] if entry else model.rstrip("/").rsplit("/", 1)[-1]

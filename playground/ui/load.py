@@ -1,0 +1,69 @@
+"""Tab 1: which model, in how many bits."""
+
+from types import SimpleNamespace
+
+import gradio as gr
+
+from playground import catalog
+from playground.ui.page import AT_ONCE, QUIET, Page, message, message_box, opened
+
+
+def build(page: Page) -> SimpleNamespace:
+    """The tab's components; its fields are the page's."""
+    say = page.say
+    gr.Markdown(say("load.lead"), elem_classes="lead")
+    model = page.field(gr.Dropdown, "load", "model", choices=_names(page), allow_custom_value=True)
+    about = gr.Markdown(_about(page, model.value), elem_classes="quiet")
+    terms = page.field(gr.Checkbox, "load", "accept_terms", visible=False)
+    page.field(gr.Radio, "load", "bits", choices=[("auto", 0), ("32", 32), ("16", 16), ("8", 8), ("4", 4)])
+    with gr.Accordion(say("load.details"), open=False):
+        with gr.Row():
+            page.field(gr.Radio, "load", "quant_type", choices=["nf4", "fp4"])
+            page.field(gr.Checkbox, "load", "double_quant")
+        with gr.Row():
+            page.field(gr.Radio, "load", "dtype", choices=["auto", "bfloat16", "float16"])
+            page.field(gr.Radio, "load", "device", choices=["auto", "cpu", "cuda"])
+    with gr.Row(elem_classes="actions"):
+        go = gr.Button(say("load.go"), variant="primary")
+        free = gr.Button(say("load.free"))
+    return SimpleNamespace(model=model, about=about, terms=terms, go=go, free=free, message=message_box())
+
+
+def connect(page: Page, tab: SimpleNamespace) -> None:
+    """The tab's listeners, once all fields of the page are there."""
+
+    def load(*values):
+        opened(page.engine.load(page.settings(values)))
+        return message()
+
+    def give_back():
+        page.engine.close()
+        page.engine.start()
+        return message(page.say("load.freed"))
+
+    def describe(name):
+        return _about(page, name), gr.update(visible=_has_terms(name))
+
+    tab.model.change(describe, tab.model, [tab.about, tab.terms], **AT_ONCE)
+    tab.go.click(page.telling(load), page.inputs(), tab.message, **QUIET)
+    tab.free.click(page.telling(give_back), None, tab.message, **QUIET)
+
+
+def _names(page: Page) -> list[tuple[str, str]]:
+    offline = catalog.offline_models()
+    return [(f"{e['name']} · {page.say('load.offline')}" if key in offline else e["name"], key) for key, e in catalog.models().items()]
+
+
+def _has_terms(name: str) -> bool:
+    return bool(catalog.models().get(name, {}).get("terms"))
+
+
+def _about(page: Page, name: str) -> str:
+    """Licence and size of a model of the catalog, and its terms where it has some of its own."""
+    entry = catalog.models().get(name)
+    if entry is None:
+        return ""
+    lines = [page.say("load.licence", licence=entry["licence"], parameters=f"{entry['parameters']:,}")]
+    if entry.get("terms"):
+        lines.append(page.say("load.terms", model=entry["name"], terms=entry["terms"]["name"], url=entry["terms"]["url"]))
+    return "\n\n".join(lines)

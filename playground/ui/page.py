@@ -1,0 +1,93 @@
+"""What the tabs of one page share: its language, the engine, the runs, and the form's fields."""
+
+import functools
+import html
+from collections.abc import Callable
+from pathlib import Path
+
+import gradio as gr
+
+from playground.engine import Engine, Job
+from playground.errors import PlaygroundError, told
+from playground.settings import Settings, check, problems
+from playground.words import say
+
+QUIET = {"show_progress": "hidden", "api_visibility": "private"}  # for listeners that only redraw
+AT_ONCE = {**QUIET, "queue": False}
+
+
+class Page:
+    """One page in one language. Pages share the engine and the runs, never a component."""
+
+    def __init__(self, lang: str, root: Path, engine: Engine):
+        self.lang, self.root, self.engine = lang, root, engine
+        self.fields: dict[tuple[str, str], gr.components.Component] = {}
+
+    def say(self, key: str, **values) -> str:
+        return say(self.lang, key, **values)
+
+    def field(self, component: type, group: str, name: str, **options):
+        """A form field for `group`.`name` of the settings, labelled and explained by the words table."""
+        value = getattr(getattr(Settings(), group), name)
+        made = component(**{"value": value, "label": self.say(f"{group}.{name}"), "info": self.say(f"{group}.{name}.info"), **options})
+        self.fields[group, name] = made
+        return made
+
+    def inputs(self) -> list:
+        """Every settings field's component, in the order that `settings` takes their values."""
+        return list(self.fields.values())
+
+    def settings(self, values) -> Settings:
+        """Settings of the form's values. Raises PlaygroundError with all problems at once."""
+        given: dict[str, dict] = {}
+        for (group, name), value in zip(self.fields, values):
+            given.setdefault(group, {})[name] = value
+        chosen = Settings().with_values(given)
+        check(problems(chosen))
+        return chosen
+
+    def values(self, settings: Settings) -> list:
+        """What the form's fields show for these settings, in the order of `inputs`."""
+        return [getattr(getattr(settings, group), name) for group, name in self.fields]
+
+    def telling(self, handler: Callable) -> Callable:
+        """A handler whose PlaygroundError becomes the message that it otherwise returns."""
+
+        @functools.wraps(handler)
+        def safe(*values):
+            try:
+                return handler(*values)
+            except Exception as error:
+                return message(told(error).text(self.lang), bad=True)
+
+        return safe
+
+
+def opened(job: Job) -> None:
+    """Wait until a job has opened its run. Raises PlaygroundError if it failed before."""
+    for event in job.events():
+        if event["kind"] == "opened":
+            return
+
+
+def message(text: str = "", bad: bool = False):
+    """An update of a message box: hidden when there is nothing to say; whatever it says is escaped."""
+    lines = "".join(f"<p>{html.escape(line)}</p>" for line in text.split("\n") if line)
+    return gr.update(value=f'<div class="message {"bad" if bad else "good"}" role="status">{lines}</div>', visible=bool(text))
+
+
+def message_box() -> gr.HTML:
+    """An empty message box."""
+    return gr.HTML(visible=False)
+
+
+def outcome(page: Page, job: Job | None, do: str, success: str):
+    """The message that the last job of that kind leaves: what went wrong, or what to do next."""
+    if job is None or job.do != do or not job.ended:
+        return message()
+    if job.error:
+        return message(job.error.text(page.lang), bad=True)
+    return message(success)
+
+
+__all__ = ["AT_ONCE", "QUIET", "Page", "PlaygroundError", "message", "message_box", "opened", "outcome"]

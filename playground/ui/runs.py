@@ -1,0 +1,76 @@
+"""Tab "Runs": everything that was done, to be seen, used or deleted again."""
+
+from types import SimpleNamespace
+
+import gradio as gr
+
+from playground import runs
+from playground.settings import Settings
+from playground.ui.page import AT_ONCE, Page, message, message_box
+
+COLUMNS = ("run", "job", "model", "bits", "data", "loss", "recall", "seconds", "state")
+
+
+def build(page: Page) -> SimpleNamespace:
+    """The tab's components."""
+    say = page.say
+    gr.Markdown(say("runs.lead"), elem_classes="lead")
+    table = gr.Dataframe(headers=[say(f"runs.head.{name}") for name in COLUMNS], interactive=False, max_height=420, show_label=False, elem_classes="runs")
+    empty = gr.Markdown(say("runs.empty"), elem_classes="quiet")
+    pick = gr.Dropdown(label=say("runs.pick"), info=say("runs.pick.info"), choices=[], value=None)
+    with gr.Row(elem_classes="actions"):
+        show = gr.Button(say("runs.show"), variant="primary")
+        live = gr.Button(say("runs.live"))
+        reuse = gr.Button(say("runs.reuse"))
+        delete = gr.Button(say("runs.delete"))
+        really = gr.Button(say("runs.really"), variant="stop", visible=False)
+    return SimpleNamespace(table=table, empty=empty, pick=pick, show=show, live=live, reuse=reuse, delete=delete, really=really, message=message_box())
+
+
+def connect(page: Page, tab: SimpleNamespace, chart: gr.HTML) -> None:
+    """The tab's listeners, once all fields of the page are there."""
+
+    def reuse(run_id):
+        chosen = Settings().with_values(runs.find(page.root, run_id).settings())
+        return [*page.values(chosen), message()]
+
+    def reused(run_id):
+        try:
+            return reuse(run_id)
+        except Exception as error:
+            return [*(gr.skip() for _ in page.fields), page.telling(_raise)(error)]
+
+    def delete(run_id):
+        if page.engine.state == "busy" and page.engine.run == run_id:
+            raise runs.problem("error.busy", job=page.engine.job.do)
+        runs.delete(page.root, run_id)
+        return message(page.say("runs.deleted", run=run_id))
+
+    tab.show.click(lambda run_id: gr.update(follow=run_id or ""), tab.pick, chart, **AT_ONCE)
+    tab.live.click(lambda: gr.update(follow=""), None, chart, **AT_ONCE)
+    tab.reuse.click(reused, tab.pick, [*page.inputs(), tab.message], **AT_ONCE)
+    tab.delete.click(lambda: gr.update(visible=True), None, tab.really, **AT_ONCE)
+    tab.really.click(page.telling(delete), tab.pick, tab.message, **AT_ONCE).then(
+        lambda: (gr.update(visible=False), *listed(page)), None, [tab.really, tab.table, tab.empty, tab.pick], **AT_ONCE
+    )
+
+
+def listed(page: Page) -> tuple:
+    """Updates of the table, the empty state and the choice: every run, newest first."""
+    found = runs.history(page.root)
+    ids = [s.id for s in found]
+    return gr.update(value=[_row(page, s) for s in found], visible=bool(found)), gr.update(visible=not found), gr.update(choices=ids, value=ids[0] if ids else None)
+
+
+def _row(page: Page, summary: runs.Summary) -> list:
+    loss, recall = summary.result.get("loss") or {}, summary.result.get("recall") or {}
+    return [
+        summary.id, page.say(f"job.{summary.job}"), summary.model, summary.bits, summary.data if summary.job == "tune" else "",
+        f"{loss['before']:.3f} → {loss['after']:.3f}" if loss.get("before") and loss.get("after") else "",
+        f"{recall['base']:.0%} → {recall['tuned']:.0%}" if recall else "",
+        round(summary.seconds, 1), page.say(f"state.{summary.state}"),
+    ]  # fmt: skip
+
+
+def _raise(error: Exception):
+    raise error
