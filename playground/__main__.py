@@ -118,10 +118,10 @@ def _show(event: dict, lang: str) -> None:
 
 
 def _chosen(asked) -> settings.Settings:
-    """Defaults, under a preset, under the settings file, under the flags."""
+    """A preset or the settings file, under the flags; with neither, the demo's preset."""
     chosen = settings.Settings()
-    if asked.preset:
-        chosen = chosen.with_values(catalog.presets()[asked.preset]["settings"])
+    if asked.preset or not asked.settings:
+        chosen = chosen.with_values(catalog.presets()[asked.preset or "demo-en"]["settings"])
     if asked.settings:
         try:
             chosen = chosen.with_values(json.loads(Path(asked.settings).read_text(encoding="utf-8")))
@@ -145,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     one = commands.add_parser("tune", parents=[common], help=tune.__doc__)
     one.set_defaults(run_command=tune)
     one.add_argument("--settings", metavar="FILE", help="a run's settings.json, or a part of one")
-    one.add_argument("--preset", choices=list(catalog.presets()))
+    one.add_argument("--preset", choices=list(catalog.presets()), help="named settings (demo-en, unless --settings is given)")
     for group, kind in zip(GROUPS, (settings.Load, settings.Data, settings.Lora, settings.Train)):
         taken = {"seed"} if group == "train" else set()
         _add_flags(one.add_argument_group(group), group, kind, taken)

@@ -3,6 +3,7 @@
 The worker process (engine.py) and the command line (__main__.py) run the same jobs.
 """
 
+import math
 import shutil
 import threading
 import time
@@ -30,6 +31,7 @@ from playground.train.feed import Feed
 from playground.train.loop import Masters, fine_tune, held_out_loss
 from playground.watched import Stopped, watched
 
+MEASURED_ROWS = 45  # held-out rows at most, evenly spread over the set: enough for a mean, quick on a CPU
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes")
 
 
@@ -189,8 +191,9 @@ class Workbench:
         if longest and train.length > longest:
             raise problem("error.length", length=train.length, longest=longest)
         examples, cut = encode(rows.train, template, train.length, settings.data.train_on_prompt)
-        apart, _ = encode(rows.held_out, template, train.length) if rows.held_out else ([], 0)
-        yield {"kind": "note", "key": "note.data", "values": {"rows": len(rows.train), "held_out": len(rows.held_out), "total": rows.total, "template": template.name}}
+        measured = rows.held_out[:: max(1, math.ceil(len(rows.held_out) / MEASURED_ROWS))]
+        apart, _ = encode(measured, template, train.length) if measured else ([], 0)
+        yield {"kind": "note", "key": "note.data", "values": {"rows": len(rows.train), "held_out": len(measured), "total": rows.total, "template": template.name}}
         if cut:
             yield {"kind": "note", "key": "note.cut", "values": {"cut": cut, "length": train.length}}
         held.model = adapt.add_lora(held.model, settings.lora, held.dtype, train.seed)
@@ -209,7 +212,7 @@ class Workbench:
         yield {"kind": "phase", "name": "save"}
         save_adapter(held.model, run.adapter)
         loss["after"] = yield from self._score("after", apart, feed)
-        asked = [row for row in rows.held_out if row.key]
+        asked = [row for row in measured if row.key]
         found = None
         if asked and not self.stop.is_set():
             yield {"kind": "phase", "name": "compare"}

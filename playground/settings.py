@@ -44,18 +44,19 @@ class Lora:
     alpha: float = 16
     dropout: float = 0.0
     targets: str = "all-linear"  # attention, all-linear, or module names separated by commas
+    layers: int = 0  # adapt only the last so many layers; 0: all
 
 
 @dataclass(frozen=True)
 class Train:
     """The fine-tune."""
 
-    epochs: float = 2.0
+    epochs: float = 3.0
     steps: int = 0  # stop after this many optimizer steps; 0: by epochs
-    lr: float = 4e-3
+    lr: float = 1e-3
     schedule: str = "linear"  # linear, cosine, constant
     warmup: float = 0.03  # share of the steps
-    batch: int = 8  # rows an optimizer step
+    batch: int = 16  # rows an optimizer step
     micro_batch: int = 0  # rows at once on the device; 0: the whole batch
     length: int = 256  # tokens a row; longer rows are cut
     seed: int = 0
@@ -155,6 +156,7 @@ def problems(settings: Settings) -> list[Problem]:
         (lora.alpha > 0, "problem.alpha", {"alpha": lora.alpha}),
         (0 <= lora.dropout < 1, "problem.dropout", {"dropout": lora.dropout}),
         (lora.targets.strip(" ,") != "", "problem.targets", {}),
+        (lora.layers >= 0, "problem.layers", {"layers": lora.layers}),
         (train.steps >= 0 and (train.steps > 0 or train.epochs > 0), "problem.epochs", {"epochs": train.epochs, "steps": train.steps}),
         (0 < train.lr <= 1, "problem.lr", {"lr": train.lr}),
         (train.schedule in ("linear", "cosine", "constant"), "problem.choice", {"field": "train.schedule", "value": train.schedule, "choices": ["linear", "cosine", "constant"]}),

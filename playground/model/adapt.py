@@ -46,11 +46,21 @@ def add_lora(model: PreTrainedModel, settings: Lora, dtype: torch.dtype, seed: i
     """
     config = LoraConfig(
         r=settings.r, lora_alpha=settings.alpha, lora_dropout=settings.dropout,
-        target_modules=targets(model, settings.targets), task_type="CAUSAL_LM",
+        target_modules=targets(model, settings.targets), layers_to_transform=_last_layers(model, settings.layers),
+        task_type="CAUSAL_LM",
     )  # fmt: skip
     torch.manual_seed(seed)
     tuned = get_peft_model(model, config, adapter_name=TUNED, autocast_adapter_dtype=False)
     return _in_type(tuned, dtype)
+
+
+def _last_layers(model: PreTrainedModel, count: int) -> list[int] | None:
+    """The numbers of the last `count` layers; None, which is all, for 0 or more than there are.
+
+    Below the lowest adapted layer nothing is learned, so no activation is kept there and no gradient computed.
+    """
+    total = model.config.get_text_config().num_hidden_layers
+    return list(range(total - count, total)) if 0 < count < total else None
 
 
 def read_lora(model: PreTrainedModel, folder: Path, dtype: torch.dtype) -> PeftModel:

@@ -20,7 +20,6 @@ from playground.train.feed import Feed
 from playground.train.loss import Loss
 
 LARGEST_NORM = 1.0
-MEASURED_ROWS = 48  # held-out rows at most, evenly spread: enough for a mean, quick on a CPU
 
 
 class Masters:
@@ -92,12 +91,8 @@ def fine_tune(model: PeftModel, masters: Masters, examples: Sequence[Example], s
 
 
 def held_out_loss(model: PeftModel, examples: Sequence[Example], feed: Feed, stop: threading.Event) -> Iterator[dict]:
-    """Yield `progress`; return the mean loss in nats a labelled token, or None if stopped before the end.
-
-    Of many rows an even spread is measured, the same each time.
-    """
+    """Yield `progress`; return the mean loss in nats a labelled token, or None if stopped before the end."""
     loss_of, total, count, done = Loss(model), 0.0, 0, 0
-    examples = examples[:: math.ceil(len(examples) / MEASURED_ROWS)]
     model.eval()
     for part in feed.parts(sorted(examples, key=lambda e: len(e.ids)), 16):
         if stop.is_set():

@@ -16,6 +16,9 @@ from playground.ui.theme import theme
 from playground.words import LANGUAGES, say
 
 
+START = "demo-en"  # the preset that the form opens with
+
+
 def build_app(root: Path, lang: str = "en") -> gr.Blocks:
     """The playground over the runs in `root`; its first page is in `lang`, the other language's one link away.
 
@@ -25,11 +28,10 @@ def build_app(root: Path, lang: str = "en") -> gr.Blocks:
     engine.start()
     other = next(code for code in LANGUAGES if code != lang)
     gr.set_static_paths(STATIC)
-    with gr.Blocks(title=say(lang, "app.title"), analytics_enabled=False) as app:
-        gr.Navbar(visible=False)
-        _page(Page(lang, root, engine), f"/{other}")
+    with gr.Blocks(title=say(lang, "app.title"), analytics_enabled=False, fill_width=True) as app:
+        _page(Page(lang, root, engine, _preset(START)), f"/{other}")
     with app.route(say(lang, "app.other"), f"/{other}"):
-        _page(Page(other, root, engine), "/")
+        _page(Page(other, root, engine, _preset(START)), "/")
     app.engine = engine
     app.queue(default_concurrency_limit=None, max_size=64)
     return app
@@ -47,7 +49,7 @@ def _page(page: Page, other: str) -> None:
     _header(page, other)
     with gr.Row(elem_classes="stage"):
         with gr.Column(scale=6, min_width=320, elem_classes="desk"):
-            preset = gr.Dropdown(label=page.say("preset.label"), info=page.say("preset.info"), choices=[(page.say(f"preset.{k}"), k) for k in catalog.presets()], value=None)
+            preset = gr.Dropdown(label=page.say("preset.label"), info=page.say("preset.info"), choices=[(page.say(f"preset.{k}"), k) for k in catalog.presets()], value=START)
             with gr.Tabs():
                 with gr.Tab(page.say("tab.load")):
                     loading = load.build(page)
@@ -63,7 +65,7 @@ def _page(page: Page, other: str) -> None:
     tune.connect(page, tuning)
     chat.connect(page, chatting)
     runs.connect(page, history, chart)
-    preset.change(lambda name: page.values(Settings().with_values(catalog.presets()[name]["settings"])) if name else [gr.skip() for _ in page.fields], preset, page.inputs(), **AT_ONCE)
+    preset.input(lambda name: page.values(_preset(name)), preset, page.inputs(), **AT_ONCE)
 
     def refresh(adapter):
         """What has to follow the engine: the chart's `change` fires at every start and end of a job, and on load."""
@@ -82,6 +84,10 @@ def _page(page: Page, other: str) -> None:
         chatting.adapter, history.table, history.empty, history.pick,
     ]  # fmt: skip
     chart.change(refresh, chatting.adapter, shown, **AT_ONCE)
+
+
+def _preset(name: str) -> Settings:
+    return Settings().with_values(catalog.presets()[name]["settings"])
 
 
 def _loaded(page: Page) -> str:

@@ -77,7 +77,7 @@ def live_chart(lang: str, root: Path, current: Callable[[], dict]) -> gr.HTML:
             "more": cursor - start > BLOCK // 2, "live": fresh or (now["busy"] and now["run"] == run.id),
         }
 
-    words = {key.removeprefix("chart."): text for key, text in table(lang).items() if key.startswith("chart.")}
+    words = {key.removeprefix("chart."): text for key, text in table(lang).items() if key.startswith(("chart.", "phase."))}
     return gr.HTML(
         html_template=TEMPLATE, css_template=(ASSETS / "live_chart.css").read_text(encoding="utf-8"),
         js_on_load=(ASSETS / "live_chart.js").read_text(encoding="utf-8"), apply_default_css=False, container=True,

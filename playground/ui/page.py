@@ -8,7 +8,7 @@ from pathlib import Path
 import gradio as gr
 
 from playground.engine import Engine, Job
-from playground.errors import PlaygroundError, told
+from playground.errors import told
 from playground.settings import Settings, check, problems
 from playground.words import say
 
@@ -19,8 +19,8 @@ AT_ONCE = {**QUIET, "queue": False}
 class Page:
     """One page in one language. Pages share the engine and the runs, never a component."""
 
-    def __init__(self, lang: str, root: Path, engine: Engine):
-        self.lang, self.root, self.engine = lang, root, engine
+    def __init__(self, lang: str, root: Path, engine: Engine, start: Settings):
+        self.lang, self.root, self.engine, self.start = lang, root, engine, start
         self.fields: dict[tuple[str, str], gr.components.Component] = {}
 
     def say(self, key: str, **values) -> str:
@@ -28,7 +28,7 @@ class Page:
 
     def field(self, component: type, group: str, name: str, **options):
         """A form field for `group`.`name` of the settings, labelled and explained by the words table."""
-        value = getattr(getattr(Settings(), group), name)
+        value = getattr(getattr(self.start, group), name)
         made = component(**{"value": value, "label": self.say(f"{group}.{name}"), "info": self.say(f"{group}.{name}.info"), **options})
         self.fields[group, name] = made
         return made
@@ -88,6 +88,3 @@ def outcome(page: Page, job: Job | None, do: str, success: str):
     if job.error:
         return message(job.error.text(page.lang), bad=True)
     return message(success)
-
-
-__all__ = ["AT_ONCE", "QUIET", "Page", "PlaygroundError", "message", "message_box", "opened", "outcome"]

@@ -6,6 +6,7 @@ import gradio as gr
 
 from playground import catalog
 from playground.data import source
+from playground.settings import Data
 from playground.ui.page import AT_ONCE, QUIET, Page, message, message_box, opened
 
 PREVIEWED = 5  # rows
@@ -15,15 +16,15 @@ def build(page: Page) -> SimpleNamespace:
     """The tab's components; its fields are the page's."""
     say, field = page.say, page.field
     gr.Markdown(say("tune.lead"), elem_classes="lead")
-    with gr.Group():
-        data = field(gr.Dropdown, "data", "source", choices=[(say(e["name"]), key) for key, e in catalog.data_sets().items()], allow_custom_value=True)
-        upload = gr.File(label=f"{say('tune.upload')} ({say('tune.upload.info')})", file_types=[".json", ".jsonl", ".csv", ".parquet"], height=96)
+    data = field(gr.Dropdown, "data", "source", choices=[(say(e["name"]), key) for key, e in catalog.data_sets().items()], allow_custom_value=True)
+    upload = gr.UploadButton(f"{say('tune.upload')} ({say('tune.upload.info')})", file_types=[".json", ".jsonl", ".csv", ".parquet"], size="sm")
     with gr.Row():
         field(gr.Number, "data", "first", precision=0)
         field(gr.Number, "data", "last", precision=0)
         field(gr.Number, "data", "sample", precision=0)
-    preview = gr.Markdown(elem_classes="quiet")
-    table = gr.Dataframe(headers=[say("tune.question"), say("tune.answer")], wrap=True, interactive=False, max_height=230, show_label=False)
+    told, rows = _preview(page, Data())
+    preview = gr.Markdown(told, elem_classes="quiet")
+    table = gr.Dataframe(rows, headers=[say("tune.question"), say("tune.answer")], wrap=True, interactive=False, max_height=230, show_label=False)
     with gr.Row():
         field(gr.Number, "lora", "r", precision=0)
         field(gr.Number, "train", "epochs")
@@ -32,6 +33,7 @@ def build(page: Page) -> SimpleNamespace:
         field(gr.Number, "lora", "alpha")
         field(gr.Number, "lora", "dropout")
         field(gr.Dropdown, "lora", "targets", choices=["attention", "all-linear"], allow_custom_value=True)
+        field(gr.Number, "lora", "layers", precision=0)
     with gr.Accordion(say("tune.train"), open=False):
         with gr.Row():
             field(gr.Number, "train", "batch", precision=0)
