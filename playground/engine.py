@@ -148,7 +148,7 @@ class Engine:
     def _submit(self, do: str, **request) -> Job:
         with self._lock:
             if self._job:
-                raise problem("error.busy", job=self._job.do)
+                raise problem("error.busy")
             self.start()
             self._count += 1
             self._job = self.last = Job(self._count, do)

@@ -137,8 +137,9 @@ def find(root: Path, run_id: str) -> Run:
 
 
 def result(run: Run) -> dict:
-    """What the run's last `done` event says; empty before that."""
-    return next((e.get("result", {}) for e in reversed(list(run.events())) if e["kind"] == "done"), {})
+    """What the end of the run's own job says, not of a chat that went on in it; empty before that."""
+    events = list(run.events())
+    return next((e.get("result", {}) for e in events if e["kind"] == "done" and e.get("job") == events[0].get("job")), {})
 
 
 def history(root: Path) -> list[Summary]:
@@ -163,6 +164,8 @@ def _summary(folder: Path, changed: int, size: int, has_adapter: bool) -> Summar
         kind = event["kind"]
         if kind == "run":
             first = first or event
+        elif event.get("job") != first.get("job"):
+            continue  # a chat that went on in this run
         elif kind == "failure":
             state, seconds = "failed", event["t"]
         elif kind == "done":

@@ -8,10 +8,11 @@ import gradio as gr
 from playground import ASSETS, catalog
 from playground.data.source import MOST_BYTES
 from playground.engine import Engine
+from playground.runs import find, result
 from playground.settings import Settings
 from playground.ui import chat, load, runs, tune
 from playground.ui.live_chart import HEAD, STATIC, live_chart
-from playground.ui.page import AT_ONCE, Page, message, outcome
+from playground.ui.page import AT_ONCE, Page, outcome
 from playground.ui.theme import theme
 from playground.words import LANGUAGES, say
 
@@ -67,23 +68,24 @@ def _page(page: Page, other: str) -> None:
     runs.connect(page, history, chart)
     preset.input(lambda name: page.values(_preset(name)), preset, page.inputs(), **AT_ONCE)
 
-    def refresh(adapter):
+    def refresh(adapter, model, bits):
         """What has to follow the engine: the chart's `change` fires at every start and end of a job, and on load."""
         job, busy, choices = page.engine.last, page.engine.state == "busy", chat.adapters(page)
         ids = [run_id for _, run_id in choices]
         fresh = job.run if job and job.do == "tune" and job.ended and job.run in ids else None
+        now = fresh or (adapter if adapter in ids else ids[0])
         return (
-            outcome(page, job, "load", _loaded(page)), outcome(page, job, "tune", page.say("tune.done")),
+            outcome(page, job, "load", lambda: _loaded(page)), outcome(page, job, "tune", lambda: _tuned(page)),
             *(gr.update(interactive=not busy) for _ in (loading.go, tuning.go, chatting.go)),
             *(gr.update(interactive=busy) for _ in (tuning.stop, chatting.stop)),
-            gr.update(choices=choices, value=fresh or (adapter if adapter in ids else ids[0])), *runs.listed(page),
+            gr.update(choices=choices, value=now), *chat.badges(page, now, model, bits), *runs.listed(page),
         )  # fmt: skip
 
     shown = [
         loading.message, tuning.message, loading.go, tuning.go, chatting.go, tuning.stop, chatting.stop,
-        chatting.adapter, history.table, history.empty, history.pick,
+        chatting.adapter, *chatting.badges.values(), chatting.same, history.table, history.empty, history.pick,
     ]  # fmt: skip
-    chart.change(refresh, chatting.adapter, shown, **AT_ONCE)
+    chart.change(refresh, [chatting.adapter, loading.model, page.fields["load", "bits"]], shown, **AT_ONCE)
 
 
 def _preset(name: str) -> Settings:
@@ -92,12 +94,17 @@ def _preset(name: str) -> Settings:
 
 def _loaded(page: Page) -> str:
     """What to say once a model is loaded, read from the run that loaded it."""
-    from playground.runs import find
-
-    if not page.engine.run:
-        return ""
     settings = find(page.root, page.engine.run).settings()["load"]
     return page.say("load.loaded", model=settings["model"], bits=settings["bits"])
+
+
+def _tuned(page: Page) -> str:
+    """What to say once a fine-tune is over: how far it got, what was measured, what to do next."""
+    found = result(find(page.root, page.engine.run))
+    lines = [page.say("tune.stopped" if found.get("stopped") else "tune.done")]
+    if found.get("recall"):
+        lines.insert(0, page.say("tune.recall", **found["recall"]))
+    return "\n".join(lines)
 
 
 def _current(engine: Engine) -> dict:

@@ -1,5 +1,6 @@
 """Tab 3: the same question to the untouched and the tuned model."""
 
+import html
 from dataclasses import asdict, fields
 from types import SimpleNamespace
 
@@ -7,7 +8,7 @@ import gradio as gr
 
 from playground import catalog, runs
 from playground.data import source
-from playground.errors import told
+from playground.errors import Problem, told
 from playground.settings import TALK_GENERATION, Data, Generation, Settings, check, generation_problems, lay_over
 from playground.ui.page import AT_ONCE, QUIET, Page, message, message_box
 
@@ -21,10 +22,10 @@ def build(page: Page) -> SimpleNamespace:
     adapter = gr.Dropdown(label=say("chat.adapter"), info=say("chat.adapter.info"), choices=[(say("chat.none"), "")], value="")
     same = message_box()
     with gr.Row(elem_classes="sides"):
-        chats, badges = {}, {}
+        chats, labels = {}, {}
         for side in SIDES:
             with gr.Column(min_width=150):
-                badges[side] = gr.HTML(badge(say(f"chat.{side}"), ""))
+                labels[side] = gr.HTML(badge(say(f"chat.{side}"), ""))
                 chats[side] = gr.Chatbot(
                     height=340, show_label=False, label=say(f"chat.{side}"), placeholder=say(f"chat.empty_{side}"),
                     buttons=["copy"], render_markdown=False, elem_classes=f"side-{side}",
@@ -47,7 +48,7 @@ def build(page: Page) -> SimpleNamespace:
                 for f in fields(Generation)
             ]
     return SimpleNamespace(
-        adapter=adapter, same=same, chats=chats, badges=badges, speed=speed, question=question, go=go, stop=stop,
+        adapter=adapter, same=same, chats=chats, badges=labels, speed=speed, question=question, go=go, stop=stop,
         clear=clear, talk=talk, plain=plain, generation=generation, message=message_box(),
     )  # fmt: skip
 
@@ -66,9 +67,6 @@ def connect(page: Page, tab: SimpleNamespace) -> None:
             return
         yield from _answers(page, chosen, adapter, question.strip(), history, wanted)
 
-    def badged(adapter, *values):
-        return _badges(page, adapter, values)
-
     shown = [tab.question, *chats, tab.speed, tab.message]
     inputs = [tab.question, tab.adapter, *chats, *page.inputs(), *tab.generation]
     for trigger in (tab.go.click, tab.question.submit):
@@ -79,13 +77,11 @@ def connect(page: Page, tab: SimpleNamespace) -> None:
     tab.plain.click(lambda: list(asdict(Generation()).values()), None, tab.generation, **AT_ONCE)
     watched = [tab.adapter, page.fields["load", "model"], page.fields["load", "bits"]]
     for component in watched:
-        component.change(badged, [tab.adapter, *page.inputs()], [*tab.badges.values(), tab.same], **AT_ONCE)
+        component.change(lambda *shown: badges(page, *shown), watched, [*tab.badges.values(), tab.same], **AT_ONCE)
 
 
 def badge(title: str, text: str) -> str:
     """Whose answers a column holds."""
-    import html
-
     return f'<div class="badge"><strong>{html.escape(title)}</strong> <span>{html.escape(text)}</span></div>'
 
 
@@ -95,28 +91,19 @@ def adapters(page: Page) -> list[tuple[str, str]]:
     return [*found, (page.say("chat.none"), "")]
 
 
-def _badges(page: Page, adapter: str, values) -> tuple:
+def badges(page: Page, adapter: str, model: str, bits: int) -> tuple:
+    """Both badges, and what to say where the columns can't differ. The model and bits are the form's."""
     if adapter:
         load = Settings().with_values(runs.find(page.root, adapter).settings()).load
-        model, bits = _model_name(load.model), load.bits
-        return (
-            badge(page.say("chat.base"), page.say("chat.badge_base", model=model, bits=bits)),
-            badge(page.say("chat.tuned"), page.say("chat.badge_tuned", model=model, bits=bits, run=adapter)),
-            message(),
-        )
-    shown = dict(zip(page.fields, values))
-    model, bits = _model_name(str(shown["load", "model"])), shown["load", "bits"] or "auto"
-    return (
-        badge(page.say("chat.base"), page.say("chat.badge_base", model=model, bits=bits)),
-        badge(page.say("chat.tuned"), page.say("chat.badge_none")),
-        message(page.say("chat.same")),
-    )
+        model, bits = load.model, load.bits
+    named = {"model": _model_name(model or ""), "bits": bits or "auto"}
+    tuned = page.say("chat.badge_tuned", run=adapter, **named) if adapter else page.say("chat.badge_none")
+    base = badge(page.say("chat.base"), page.say("chat.badge_base", **named))
+    return base, badge(page.say("chat.tuned"), tuned), message("" if adapter else page.say("chat.same"))
 
 
 def _asked(page: Page, question: str, adapter: str, form, options) -> tuple[Settings, Generation]:
     """The settings and the generation of a question. Raises PlaygroundError with all problems at once."""
-    from playground.errors import Problem
-
     wanted, wrong = lay_over(Generation(), dict(zip((f.name for f in fields(Generation)), options)), "generation")
     wrong += generation_problems(wanted)
     if not (question or "").strip():
@@ -144,6 +131,7 @@ def _answers(page: Page, chosen: Settings, adapter: str, question: str, history:
         yield "", history["base"], history["tuned"], speed, message()
         for event in job.latest():
             if event["kind"] == "answer":
+                speed = ""
                 for side in live:
                     history[side][-1] = _said("assistant", event.get(side, "") or "…")
             elif event["kind"] == "progress" and event.get("unit") == "tokens":

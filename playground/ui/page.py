@@ -73,7 +73,7 @@ def opened(job: Job) -> None:
 def message(text: str = "", bad: bool = False):
     """An update of a message box: hidden when there is nothing to say; whatever it says is escaped."""
     lines = "".join(f"<p>{html.escape(line)}</p>" for line in text.split("\n") if line)
-    return gr.update(value=f'<div class="message {"bad" if bad else "good"}" role="status">{lines}</div>', visible=bool(text))
+    return gr.update(value=f'<div class="told {"bad" if bad else "good"}" role="status">{lines}</div>', visible=bool(text))
 
 
 def message_box() -> gr.HTML:
@@ -81,10 +81,10 @@ def message_box() -> gr.HTML:
     return gr.HTML(visible=False)
 
 
-def outcome(page: Page, job: Job | None, do: str, success: str):
+def outcome(page: Page, job: Job | None, do: str, success: Callable[[], str]):
     """The message that the last job of that kind leaves: what went wrong, or what to do next."""
     if job is None or job.do != do or not job.ended:
         return message()
     if job.error:
         return message(job.error.text(page.lang), bad=True)
-    return message(success)
+    return message(success())

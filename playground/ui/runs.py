@@ -5,17 +5,18 @@ from types import SimpleNamespace
 import gradio as gr
 
 from playground import runs
+from playground.errors import problem
 from playground.settings import Settings
 from playground.ui.page import AT_ONCE, Page, message, message_box
 
-COLUMNS = ("run", "job", "model", "bits", "data", "loss", "recall", "seconds", "state")
+COLUMNS = ("run", "model", "bits", "data", "loss", "recall", "seconds", "state")
 
 
 def build(page: Page) -> SimpleNamespace:
     """The tab's components."""
     say = page.say
     gr.Markdown(say("runs.lead"), elem_classes="lead")
-    table = gr.Dataframe(headers=[say(f"runs.head.{name}") for name in COLUMNS], interactive=False, max_height=420, show_label=False, elem_classes="runs")
+    table = gr.Dataframe(headers=[say(f"runs.head.{name}") for name in COLUMNS], interactive=False, max_height=420, show_label=False, buttons=[], wrap=True, column_widths=["21%", "19%", "7%", "12%", "13%", "10%", "9%", "9%"])
     empty = gr.Markdown(say("runs.empty"), elem_classes="quiet")
     pick = gr.Dropdown(label=say("runs.pick"), info=say("runs.pick.info"), choices=[], value=None)
     with gr.Row(elem_classes="actions"):
@@ -42,7 +43,7 @@ def connect(page: Page, tab: SimpleNamespace, chart: gr.HTML) -> None:
 
     def delete(run_id):
         if page.engine.state == "busy" and page.engine.run == run_id:
-            raise runs.problem("error.busy", job=page.engine.job.do)
+            raise problem("error.busy")
         runs.delete(page.root, run_id)
         return message(page.say("runs.deleted", run=run_id))
 
@@ -65,10 +66,10 @@ def listed(page: Page) -> tuple:
 def _row(page: Page, summary: runs.Summary) -> list:
     loss, recall = summary.result.get("loss") or {}, summary.result.get("recall") or {}
     return [
-        summary.id, page.say(f"job.{summary.job}"), summary.model, summary.bits, summary.data if summary.job == "tune" else "",
+        summary.id, summary.model, summary.bits, summary.data if summary.job == "tune" else "",
         f"{loss['before']:.3f} → {loss['after']:.3f}" if loss.get("before") and loss.get("after") else "",
         f"{recall['base']:.0%} → {recall['tuned']:.0%}" if recall else "",
-        round(summary.seconds, 1), page.say(f"state.{summary.state}"),
+        round(summary.seconds), page.say(f"state.{summary.state}"),
     ]  # fmt: skip
 
 

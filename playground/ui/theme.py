@@ -9,7 +9,7 @@ def theme() -> gr.themes.Base:
     """Quiet slate surfaces, one blue for what can be pressed."""
     return gr.themes.Base(
         primary_hue=gr.themes.colors.blue, neutral_hue=gr.themes.colors.slate, font=FONTS,
-        font_mono=["ui-monospace", "Consolas", "monospace"], radius_size=gr.themes.sizes.radius_md, text_size=gr.themes.sizes.text_md,
+        font_mono=FONTS, radius_size=gr.themes.sizes.radius_md, text_size=gr.themes.sizes.text_md,
     ).set(
         body_background_fill="*neutral_50", body_background_fill_dark="*neutral_950",
         block_background_fill="white", block_background_fill_dark="*neutral_900",

@@ -1,0 +1,182 @@
+"""What a person does, in a real browser: load, tune, watch, stop, compare, reload, read it in Japanese, get it wrong."""
+
+import json
+import os
+import re
+import signal
+
+import psutil
+from playwright.sync_api import expect
+
+from playground.words import say
+
+LONG = 60_000
+
+
+def fill(page, label: str, value: str) -> None:
+    """Write into a field and leave it, as Gradio takes a value over when the field is left."""
+    field = page.get_by_label(label, exact=True).first
+    field.fill(value)
+    field.press("Tab")
+
+
+def tab(page, key: str, lang: str = "en") -> None:
+    page.get_by_role("tab", name=say(lang, key)).click()
+
+
+def press(page, key: str, lang: str = "en") -> None:
+    page.get_by_role("button", name=say(lang, key), exact=True).locator("visible=true").first.click()
+
+
+def choose_toy(page, app) -> None:
+    tab(page, "tab.load")
+    field = page.get_by_label(say("en", "load.model"), exact=True).first
+    field.fill(str(app.model))
+    field.press("Enter")
+    field.press("Tab")
+
+
+def start_tuning(page, app, epochs: str) -> None:
+    choose_toy(page, app)
+    tab(page, "tab.tune")
+    fill(page, say("en", "train.epochs"), epochs)
+    press(page, "tune.go")
+
+
+def training(page) -> None:
+    """Wait until the chart says that steps are being taken."""
+    expect(page.locator(".live .phase")).to_have_text(say("en", "phase.train"), timeout=LONG)
+    expect(page.locator(".live .facts")).to_contain_text("tokens/s", timeout=LONG)
+
+
+def idle(page) -> None:
+    """Wait until nothing runs: the Load button can be pressed again."""
+    tab(page, "tab.load")
+    expect(page.get_by_role("button", name=say("en", "load.go"))).to_be_enabled(timeout=LONG)
+
+
+def newest_run(app):
+    return max((f for f in app.runs.iterdir() if f.is_dir()), key=lambda f: f.stat().st_mtime)
+
+
+def points(page) -> int:
+    """Points of the memory line that is drawn now."""
+    return page.evaluate("() => Math.max(0, ...[...document.querySelectorAll('.live .memory .plot')].flatMap(p => (p.data ?? []).map(t => (t.y ?? []).length)))")
+
+
+def test_load_tune_and_compare(page, app):
+    choose_toy(page, app)
+    press(page, "load.go")
+    expect(page.locator(".told.good", has_text="toy-llama").first).to_be_visible(timeout=LONG)
+    start_tuning(page, app, "1")
+    expect(page.locator(".told.good", has_text=say("en", "tune.done")[:20]).first).to_be_visible(timeout=LONG)
+    run = newest_run(app)
+    assert (run / "adapter" / "adapter_model.safetensors").is_file()
+    tab(page, "tab.chat")
+    expect(page.locator(".badge", has_text=run.name)).to_be_visible()
+    page.get_by_label(say("en", "chat.ask")).fill("What is the Wi-Fi password?")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text(re.compile("tokens/s together"))).to_be_visible(timeout=LONG)
+    for side in ("side-base", "side-tuned"):
+        expect(page.locator(f".{side}").get_by_text("What is the Wi-Fi password?")).to_be_visible()
+    kinds = {json.loads(line)["kind"] for line in (run / "events.jsonl").read_text().splitlines()}
+    assert {"run", "phase", "memory", "step", "score", "note", "done"} <= kinds
+
+
+def test_the_chart_moves_and_a_reload_and_a_second_page_find_the_run(page, app, browser):
+    start_tuning(page, app, "400")
+    training(page)
+    before = points(page)
+    page.wait_for_timeout(2500)
+    assert points(page) > before > 0
+    page.reload()
+    training(page)
+    assert points(page) >= before
+    second = browser.new_page()
+    second.goto(app.url + "/ja")
+    expect(second.locator(".live .facts")).to_contain_text("トークン/秒", timeout=LONG)
+    second.close()
+    tab(page, "tab.tune")
+    press(page, "tune.stop")
+    expect(page.locator(".told.good", has_text=say("en", "tune.stopped")[:20]).first).to_be_visible(timeout=LONG)
+    assert (newest_run(app) / "adapter" / "adapter_config.json").is_file()
+
+
+def test_all_problems_of_a_form_are_told_at_once_and_nothing_is_lost(page, app):
+    idle(page)
+    choose_toy(page, app)
+    tab(page, "tab.tune")
+    fill(page, say("en", "lora.r"), "0")
+    fill(page, say("en", "train.epochs"), "0")
+    press(page, "tune.go")
+    told = page.locator(".told.bad").locator("visible=true").first
+    expect(told).to_contain_text("rank r")
+    expect(told).to_contain_text("epochs is 0")
+    assert page.get_by_label(say("en", "lora.r"), exact=True).first.input_value() == "0"
+
+
+def test_a_broken_file_is_told_with_its_line(page, app, tmp_path):
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text('{"instruction": "a", "output": "b"}\n{"instruction": oops}\n')
+    tab(page, "tab.tune")
+    page.locator("input[type=file]").first.set_input_files(broken)
+    expect(page.locator(".told.bad").locator("visible=true").first).to_contain_text("line 2")
+
+
+def test_a_model_that_is_not_there_is_told_in_one_sentence(page, app):
+    idle(page)
+    field = page.get_by_label(say("en", "load.model"), exact=True).first
+    field.fill("nobody/no-such-model")
+    field.press("Enter")
+    field.press("Tab")
+    press(page, "load.go")
+    expect(page.locator(".told.bad").locator("visible=true").first).to_contain_text("smollm2-135m-instruct", timeout=20_000)
+
+
+def test_a_killed_engine_is_told_and_the_next_click_starts_a_fresh_one(page, app):
+    idle(page)
+    start_tuning(page, app, "400")
+    training(page)
+    page.wait_for_timeout(1500)
+    worker = next(p for p in psutil.Process(app.process.pid).children(recursive=True) if "playground.worker" in " ".join(p.cmdline()))
+    os.kill(worker.pid, signal.SIGKILL)
+    expect(page.locator(".live .failure")).to_contain_text("signal 9", timeout=LONG)
+    assert '"failure"' in (newest_run(app) / "events.jsonl").read_text()
+    choose_toy(page, app)
+    press(page, "load.go")
+    expect(page.locator(".told.good", has_text="toy-llama").first).to_be_visible(timeout=LONG)
+
+
+def test_without_an_adapter_the_page_says_that_the_columns_cannot_differ(page, app):
+    idle(page)
+    tab(page, "tab.chat")
+    choice = page.get_by_label(say("en", "chat.adapter"), exact=True).first
+    choice.click()
+    page.get_by_role("option", name=say("en", "chat.none")).click()
+    expect(page.get_by_text(say("en", "chat.same"))).to_be_visible()
+
+
+def test_the_japanese_page_is_japanese_down_to_its_errors(browser, app):
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.goto(app.url + "/ja")
+    expect(page.get_by_role("heading", name=say("ja", "app.title"))).to_be_visible(timeout=30_000)
+    tab(page, "tab.tune", "ja")
+    fill(page, say("ja", "lora.r"), "0")
+    press(page, "tune.go", "ja")
+    expect(page.locator(".told.bad").locator("visible=true").first).to_contain_text("ランク r")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.close()
+
+
+def test_a_run_of_the_past_is_shown_again_and_its_folder_deleted(page, app):
+    idle(page)
+    tab(page, "tab.runs")
+    picked = page.get_by_label(say("en", "runs.pick"), exact=True).first
+    expect(picked).not_to_have_value("")
+    run = picked.input_value()
+    press(page, "runs.show")
+    expect(page.locator(".live .what")).to_contain_text("toy-llama")
+    press(page, "runs.delete")
+    press(page, "runs.really")
+    expect(page.get_by_text(say("en", "runs.deleted", run=run))).to_be_visible()
+    assert not (app.runs / run).exists()

@@ -1,0 +1,127 @@
+"""Padded and packed batches: whichever way a family is fed, its loss and gradients are those of its rows alone."""
+
+import pytest
+import torch
+from conftest import make_model
+from peft import LoraConfig, get_peft_model
+
+from playground.data.batch import IGNORED, Example, batches, collate, pack, shared_prefix
+from playground.model.adapt import targets
+from playground.settings import Train
+from playground.train.feed import PACKED_TOKENS, Feed
+from playground.train.loss import Loss
+
+KNOWN_TO_PACK = ("llama", "gpt_neox", "gpt2", "gemma3_text")
+
+
+def examples(sizes, prefix=7, seed=0) -> list[Example]:
+    draw = torch.Generator().manual_seed(seed)
+    ids = lambda n: torch.randint(5, 330, (n,), generator=draw).tolist()  # noqa: E731
+    head = ids(prefix)
+    return [Example(head + ids(asked) + ids(answered), prefix + asked) for asked, answered in sizes]
+
+
+def tuned(family: str, **changes):
+    """A toy model with an adapter that does something."""
+    model = make_model(family, **changes)
+    torch.manual_seed(1)
+    model = get_peft_model(model, LoraConfig(r=4, target_modules=targets(model, "all-linear"), task_type="CAUSAL_LM"))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return model.eval()
+
+
+def learned(model, inputs) -> tuple[float, dict[str, torch.Tensor]]:
+    """Summed loss of batches, and the gradients of the adapter."""
+    model.zero_grad()
+    loss_of, total = Loss(model), 0.0
+    for batch in inputs:
+        loss, _ = loss_of(batch)
+        loss.backward()
+        total += loss.item()
+    return total, {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
+
+
+def assert_same_lesson(model, feed: Feed, rows):
+    fed, gradients = learned(model, [feed.batch(rows)])
+    alone, wanted = learned(model, [collate([row], 2, "cpu") for row in rows])
+    assert fed == pytest.approx(alone, rel=1e-5)
+    assert gradients.keys() == wanted.keys() and any(g.abs().max() > 0 for g in wanted.values())
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, wanted[name], rtol=1e-4, atol=1e-5 * max(1.0, wanted[name].abs().max().item()), msg=name)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_neox", "gpt2", "gemma3_text", "gemma2", "opt", "bloom", "falcon", "falcon_alibi"])
+def test_each_family_learns_from_a_batch_what_it_learns_from_its_rows_alone(family):
+    model, rows = tuned(family), examples([(3, 4), (5, 9), (1, 2), (12, 6)])
+    assert_same_lesson(model, Feed(model, rows, 2, "cpu"), rows)
+
+
+@pytest.mark.parametrize("family", KNOWN_TO_PACK)
+def test_families_that_keep_rows_apart_are_packed(family):
+    model, rows = tuned(family), examples([(3, 4), (5, 9), (1, 2), (12, 6)])
+    feed = Feed(model, rows, 2, "cpu")
+    assert feed.packed and feed.prefix == 7
+    assert feed.batch(rows)["input_ids"].shape == (1, 7 + sum(len(r.ids) - 7 for r in rows))
+
+
+@pytest.mark.parametrize("family", ["bloom", "falcon_alibi"])
+def test_a_family_whose_positions_follow_the_sequence_is_padded(family):
+    model, rows = tuned(family), examples([(3, 4), (5, 9), (1, 2)])
+    assert not Feed(model, rows, 2, "cpu").packed
+
+
+@pytest.mark.parametrize("prefix", [0, 7])
+def test_rows_longer_than_a_sliding_window_are_learned_as_the_model_sees_them_alone(prefix):
+    model, rows = tuned("gemma3_window"), examples([(40, 120), (8, 20), (90, 90)], prefix)
+    assert_same_lesson(model, Feed(model, rows, 2, "cpu"), rows)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_rows_that_share_nothing_or_are_trained_on_whole_pack_just_as_exactly(family):
+    model = tuned(family)
+    rows = [Example(r.ids, 0) for r in examples([(2, 3), (4, 6), (9, 1)], prefix=0)]
+    feed = Feed(model, rows, 2, "cpu")
+    assert feed.prefix == 0 and feed.packed
+    assert_same_lesson(model, feed, rows)
+
+
+def test_the_shared_prefix_never_takes_in_a_trained_token_nor_the_one_before_it():
+    assert shared_prefix([Example([5, 6, 7, 8, 9], 3), Example([5, 6, 7, 8, 1], 4)]) == 2
+    assert shared_prefix([Example([5, 6, 7], 0), Example([5, 6, 8], 3)]) == 0
+    assert shared_prefix([Example([5, 6, 7], 2)] * 2) == 1
+    assert shared_prefix([Example([5, 6, 7], 3), Example([9, 6, 7], 3)]) == 0
+
+
+def test_a_packed_batch_labels_exactly_the_tokens_that_its_rows_label():
+    rows = examples([(3, 4), (5, 9), (1, 2)]) + [Example([*examples([(1, 1)])[0].ids, 40, 41], 8)]
+    batch = pack(rows, shared_prefix(rows), "cpu")
+    wanted = [t for r in rows for t in r.ids[r.trained_from :]]
+    assert batch["labels"][batch["labels"] != IGNORED].tolist() == wanted
+    assert collate(rows, 2, "cpu")["labels"].ne(IGNORED).sum() == len(wanted)
+
+
+def test_padding_is_masked_and_unlabelled():
+    batch = collate([Example([5, 6, 7, 8], 2), Example([9, 9], 1)], 2, "cpu")
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 8], [9, 9, 2, 2]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
+    assert batch["labels"].tolist() == [[-100, -100, 7, 8], [-100, 9, -100, -100]]
+
+
+def test_micro_batches_hold_every_row_once_and_no_sequence_is_longer_than_it_pays():
+    model, rows = tuned("llama"), examples([(60, 140)] * 11 + [(3, 4)] * 5)
+    feed = Feed(model, rows, 2, "cpu")
+    made = list(feed.parts(rows, 8))
+    assert [r for part in made for r in part] == rows and max(map(len, made)) <= 8
+    assert all(feed.batch(part)["input_ids"].shape[1] <= PACKED_TOKENS for part in made)
+    settings = Train(batch=16, micro_batch=4)
+    assert sum(int((b["labels"] != IGNORED).sum()) for b in feed.micro_batches(rows, settings)) == 11 * 140 + 5 * 4
+
+
+def test_an_epoch_holds_every_row_once_and_repeats_with_its_seed():
+    rows = examples([(n % 5 + 1, 2) for n in range(37)])
+    once, again, other = batches(rows, 8, 3), batches(rows, 8, 3), batches(rows, 8, 4)
+    assert once == again != other
+    assert sorted(map(id, (r for part in once for r in part))) == sorted(map(id, rows))
+    assert max(map(len, once)) == 8

@@ -1,0 +1,73 @@
+"""The chunked loss against torch's own cross-entropy."""
+
+import pytest
+import torch
+from conftest import make_model
+from torch import nn
+from torch.nn import functional
+
+from playground.data.batch import Example, collate
+from playground.train import loss as loss_room
+from playground.train.loss import Loss, chunked_loss
+
+
+def _case(bias: bool, rows=3, tokens=40, width=16, vocabulary=50):
+    torch.manual_seed(0)
+    head = nn.Linear(width, vocabulary, bias=bias).requires_grad_(False)
+    hidden = torch.randn(rows, tokens, width, requires_grad=True)
+    labels = torch.randint(0, vocabulary, (rows, tokens))
+    labels[torch.rand(rows, tokens) < 0.4] = -100
+    return head, hidden, labels
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("logits_at_once", [2**24, 1])  # all in one chunk, and the smallest chunk of 16 positions
+def test_value_and_gradient_are_those_of_cross_entropy(monkeypatch, bias, logits_at_once):
+    monkeypatch.setattr(loss_room, "CHUNK_LOGITS", logits_at_once)
+    head, hidden, labels = _case(bias)
+    assert (labels[:, 1:] != -100).sum() > 16
+    ours = chunked_loss(hidden, head, labels)
+    (3.0 * ours).backward()
+    mine, hidden.grad = hidden.grad, None
+    theirs = functional.cross_entropy(head(hidden[:, :-1]).flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100, reduction="sum")
+    (3.0 * theirs).backward()
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(mine, hidden.grad, rtol=1e-5, atol=1e-5)
+
+
+def test_rows_without_a_label_cost_nothing():
+    head, hidden, labels = _case(False)
+    ours = chunked_loss(hidden, head, torch.full_like(labels, -100))
+    ours.backward()
+    assert ours.item() == 0 and hidden.grad.abs().max() == 0
+
+
+ROWS = [Example([0, 9, 17, 33, 60, 70], 3), Example([0, 12, 8, 1], 1)]
+
+
+@pytest.mark.parametrize("family", ["llama", "llama-tied", "gpt_neox", "gpt2", "gemma3_text", "gemma2", "opt", "bloom", "falcon"])
+def test_each_family_has_the_loss_of_its_own_logits(family):
+    model = make_model(family).requires_grad_(False)
+    batch = collate(ROWS, 2, "cpu")
+    total, count = Loss(model)(batch)
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    wanted = functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=-100, reduction="sum")
+    assert count == 6
+    torch.testing.assert_close(total, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_a_plain_frozen_head_is_chunked():
+    assert Loss(make_model("llama").requires_grad_(False)).chunked
+
+
+def test_a_head_that_is_trained_keeps_the_model_s_own_loss():
+    model = make_model("llama").requires_grad_(False)
+    model.lm_head.weight.requires_grad_(True)
+    loss = Loss(model)
+    assert not loss.chunked
+    loss(collate(ROWS, 2, "cpu"))[0].backward()
+    assert model.lm_head.weight.grad.abs().max() > 0
+
+
+def test_soft_capped_logits_keep_the_model_s_own_loss():
+    assert not Loss(make_model("gemma2").requires_grad_(False)).chunked

@@ -1,0 +1,101 @@
+"""The words tables, against each other and against the code that speaks through them."""
+
+import ast
+import json
+import re
+from dataclasses import fields
+from string import Formatter
+
+import pytest
+from conftest import PROJECT
+
+from playground import ASSETS, catalog, settings
+from playground.words import LANGUAGES, say, table
+
+FILES = sorted((PROJECT / "playground").rglob("*.py"))
+TREES = {path.relative_to(PROJECT): ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
+JAPANESE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uff66-\uff9f]")
+
+
+def _names(text: str) -> set[str]:
+    return {name for _, name, _, _ in Formatter().parse(text) if name is not None}
+
+
+def _constants():
+    for path, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield path, node
+
+
+def test_both_languages_have_the_same_keys():
+    assert set(table("en")) == set(table("ja"))
+
+
+def test_no_key_stands_twice_in_a_table():
+    for lang in LANGUAGES:
+        pairs = json.loads((ASSETS / "words" / f"{lang}.json").read_text(encoding="utf-8"), object_pairs_hook=list)
+        assert len(pairs) == len(dict(pairs))
+
+
+def test_both_languages_use_the_same_placeholders():
+    differ = {key for key in table("en") if _names(table("en")[key]) != _names(table("ja")[key])}
+    assert not differ
+
+
+def test_every_key_in_the_code_stands_in_the_tables():
+    key = re.compile(r"(problem|error|note|dtype|cli|tune|load|chat|runs|app|tab|preset|job|state|phase|lora|train|generation)\.[a-z][a-z0-9_.]*[a-z0-9_]")
+    used = [(f"{path}:{node.lineno}", node.value) for path, node in _constants() if key.fullmatch(node.value)]
+    assert len(used) > 80
+    assert [(where, word) for where, word in used if word not in table("en")] == []
+
+
+def test_every_key_made_from_a_name_stands_in_the_tables():
+    wanted = [e["name"] for e in catalog.data_sets().values()] + [f"preset.{name}" for name in catalog.presets()]
+    for group in (settings.Load, settings.Data, settings.Lora, settings.Train, settings.Generation):
+        wanted += [f"{group.__name__.lower()}.{f.name}{end}" for f in fields(group) for end in ("", ".info")]
+    wanted += [f"error.{what}_{why}" for what in ("hub", "data") for why in ("unreachable", "absent", "gated", "broke")]
+    wanted += [f"job.{job}" for job in ("load", "tune", "chat")] + [f"state.{state}" for state in ("done", "stopped", "failed", "open")]
+    assert [key for key in wanted if key not in table("en")] == []
+
+
+def test_every_phase_that_the_code_names_stands_in_the_tables():
+    named = set()
+    for tree in TREES.values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Dict):
+                pairs = {getattr(k, "value", None): getattr(v, "value", None) for k, v in zip(node.keys, node.values)}
+                if pairs.get("kind") == "phase" and pairs.get("name"):
+                    named.add(pairs["name"])
+    assert {"fetch", "load", "train", "save", "chat"} <= named
+    assert [name for name in named if f"phase.{name}" not in table("en")] == []
+
+
+def test_every_problem_brings_the_values_that_its_text_names():
+    lacking, seen = [], 0
+    for path, tree in TREES.items():
+        for node in ast.walk(tree):
+            if not (isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("problem", "Problem") and node.args):
+                continue
+            key = getattr(node.args[0], "value", None)
+            if not isinstance(key, str) or key not in table("en"):
+                continue
+            given = {k.arg for k in node.keywords}
+            if len(node.args) > 1 and isinstance(node.args[1], ast.Dict):
+                given |= {k.value for k in node.args[1].keys}
+            seen += 1
+            if not _names(table("en")[key]) <= given:
+                lacking.append((f"{path}:{node.lineno}", key, _names(table("en")[key]) - given))
+    assert seen > 40
+    assert lacking == []
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_bytes_are_written_in_gib(lang):
+    text = say(lang, "error.large_file", file="a.csv", size_bytes=3 * 2**30, most_bytes=50 * 2**20)
+    assert "3.00 GiB" in text and "50.0 MiB" in text
+
+
+def test_python_files_hold_no_japanese_but_the_talks_template():
+    allowed = {"playground/data/template.py"}
+    assert {str(p.relative_to(PROJECT)) for p in FILES if JAPANESE.search(p.read_text(encoding="utf-8"))} <= allowed
