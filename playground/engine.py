@@ -7,7 +7,6 @@ the next job starts a fresh process. Stopping it gives back all memory.
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -198,7 +197,7 @@ class Engine:
     def _why(self, code: int) -> PlaygroundError:
         if self._stopping:
             return problem("error.engine_closed")
-        if code == -signal.SIGKILL or code == 137:  # what the kernel's out-of-memory killer sends
+        if code in (-9, 137):  # what the kernel's out-of-memory killer sends
             return problem("error.engine_killed", signal=9)
         if code < 0:
             return problem("error.engine_signal", signal=-code)

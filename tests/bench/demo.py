@@ -1,0 +1,312 @@
+"""The default demo against its peer, side by side: start-up, training speed, memory, and what was learned.
+
+    python tests/bench/demo.py                       # two rounds of every arm; run it on an otherwise idle machine
+    python tests/bench/demo.py --steps 3 --rounds 1  # does it run at all? its numbers mean nothing
+    python tests/bench/demo.py --only app --only ours
+
+Arms, each in a fresh process, on the CPU, interleaved over the rounds (every other round backwards):
+  app          `python app.py`: seconds to the first 200 of GET /, and until the page says that its engine is ready
+  ours         `python -m playground tune`: the preset demo-en in the bit width that this CPU is faster at
+  ours-bits16, ours-bits32   the same with `--bits`, where that isn't the default anyway
+  peer-{f32,bf16}-{all,same} transformers.Trainer over peft.get_peft_model, as their own guides write it, with the same
+               model, rows, tokens, LoRA settings, batch, epochs, learning rate, schedule and seed: adapters on all
+               layers, which is what people write, or on the same last layers as ours
+
+What is compared. train_s: ours from the event `train` to the next phase, the peer's around `Trainer.train()`. Tokens:
+all tokens of the trained rows, prompts included, padding not. peak_train: this process's resident memory from loading to
+the end of training, read ten times a second by playground.memory.meter in both; peak_all: also while it is measured what
+was learned. recall and loss_after: both by playground's own functions on the same held-out rows, outside train_s. wall_s:
+the whole process (ours also measures the loss before training). Ratios are of medians, ours / peer. A failed arm stays
+in the table and in the JSON with what it said.
+"""
+
+import argparse
+import json
+import os
+import platform
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(PROJECT))
+PRESET = "demo-en"
+PEERS = {f"peer-{dtype}-{layers}": (dtype, layers) for dtype in ("f32", "bf16") for layers in ("all", "same")}
+LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "gradio")
+LONGEST = 3600  # seconds an arm
+COLUMNS = {
+    "train_s": "{:.1f}", "tokens_per_s": "{:.0f}", "peak_train_gib": "{:.2f}", "peak_all_gib": "{:.2f}", "loss_after": "{:.3f}",
+    "recall_base": "{:.0%}", "recall_tuned": "{:.0%}", "wall_s": "{:.1f}", "bits": "{}", "first_page_s": "{:.2f}", "engine_ready_s": "{:.2f}",
+}  # fmt: skip
+COMPARED = ("train_s", "tokens_per_s", "peak_train_gib", "recall_tuned", "loss_after")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=0, help="stop every fine-tune after so many steps; 0: the whole demo")
+    parser.add_argument("--out", type=Path, default=PROJECT / "tests/bench/results/demo.json")
+    parser.add_argument("--only", action="append", metavar="ARM", help="only this arm; may be given several times")
+    parser.add_argument("--peer", choices=PEERS, help=argparse.SUPPRESS)  # what a peer's own process is started with
+    asked = parser.parse_args()
+    os.environ |= {"CUDA_VISIBLE_DEVICES": "", "GRADIO_ANALYTICS_ENABLED": "False", "TOKENIZERS_PARALLELISM": "false"}
+    if asked.peer:
+        print(json.dumps(peer(*PEERS[asked.peer], asked.steps)))
+        return
+    arms = {name: run for name, run in _arms(asked.steps).items() if not asked.only or name in asked.only}
+    rounds = []
+    for number in range(asked.rounds):
+        for name in list(arms)[:: -1 if number % 2 else 1]:
+            began, load = time.time(), round(os.getloadavg()[0], 2)
+            found = _attempt(arms[name])
+            rounds.append({"round": number + 1, "arm": name, "load_average": load, "wall_s": round(time.time() - began, 2)} | found)
+            print(json.dumps(rounds[-1]), file=sys.stderr, flush=True)
+            asked.out.parent.mkdir(parents=True, exist_ok=True)
+            asked.out.write_text(json.dumps(_report(asked, list(arms), rounds), indent=1) + "\n", encoding="utf-8")
+    _show(_report(asked, list(arms), rounds))
+    print(f"\nwritten to {asked.out}")
+    sys.exit(any("failed" in r for r in rounds))
+
+
+# --- the arms ---
+
+
+def _arms(steps: int) -> dict:
+    from playground.model.load import best_bits
+
+    default = best_bits("cpu")
+    arms = {"app": start_up, "ours": lambda: ours([], steps)}
+    arms |= {f"ours-bits{bits}": lambda bits=bits: ours(["--bits", str(bits)], steps) for bits in (16, 32) if bits != default}
+    command = [sys.executable, __file__, "--steps", str(steps), "--peer"]
+    return arms | {name: lambda name=name: _last_line(command + [name]) for name in PEERS}
+
+
+def start_up() -> dict:
+    """Seconds from starting app.py to its first page, and to the engine being ready, as the page itself asks for it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder, open(Path(folder) / "log", "w+") as log:
+        began = time.perf_counter()
+        command = [sys.executable, "app.py", "--host", "127.0.0.1", "--port", str(port), "--runs", f"{folder}/runs"]
+        process = subprocess.Popen(command, cwd=PROJECT, stdout=log, stderr=log, start_new_session=True)
+        url = f"http://127.0.0.1:{port}"
+        try:
+            _until(lambda: urllib.request.urlopen(url, timeout=60).status == 200, process, 0.02)
+            page = time.perf_counter() - began
+            with urllib.request.urlopen(f"{url}/config", timeout=60) as answer:
+                parts = json.load(answer)["components"]
+            chart = next(c["id"] for c in parts if "since" in c["props"].get("server_fns", []))
+            _until(lambda: _engine(url, chart) == "ready", process, 0.1)
+            return {"first_page_s": round(page, 2), "engine_ready_s": round(time.perf_counter() - began, 2)}
+        except Exception as error:
+            log.seek(0)
+            raise RuntimeError(f"{error!r}\n{log.read()[-1500:]}") from error
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def _engine(url: str, chart: int) -> str:
+    body = json.dumps({"session_hash": "bench", "component_id": chart, "fn_name": "since", "data": {}}).encode()
+    request = urllib.request.Request(f"{url}/gradio_api/component_server", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.load(answer)["engine"]
+
+
+def _until(right, process: subprocess.Popen, pause: float) -> None:
+    end = time.time() + 300
+    while time.time() < end:
+        if process.poll() is not None:
+            raise RuntimeError(f"app.py ended with {process.returncode}")
+        try:
+            if right():
+                return
+        except urllib.error.HTTPError:
+            raise
+        except OSError:
+            pass  # nobody listens yet
+        time.sleep(pause)
+    raise TimeoutError("not within 300 s")
+
+
+def ours(flags: list[str], steps: int) -> dict:
+    """The demo as a person runs it, read from its JSON and from its run's events."""
+    from playground.runs import Run
+
+    with tempfile.TemporaryDirectory() as folder:
+        flags = [*flags, *(["--steps", str(steps)] if steps else [])]
+        result = _last_line([sys.executable, "-m", "playground", "tune", "--preset", PRESET, "--runs", folder, *flags])
+        run = Run(Path(folder) / result["run"])
+        events, bits = list(run.events()), run.settings()["load"]["bits"]
+    phases = [e for e in events if e["kind"] == "phase"]
+    at = next(i for i, e in enumerate(phases) if e["name"] == "train")
+    start, end = phases[at]["t"], phases[at + 1]["t"]
+    tokens = [e for e in events if e["kind"] == "step"][-1]["tokens"]
+    return {
+        "bits": str(bits), "job_s": result["seconds"], "train_s": round(end - start, 2), "steps": result["steps"], "tokens": tokens,
+        "tokens_per_s": round(tokens / (end - start), 1), "tokens_per_s_said": result["tokens_per_s"],
+        "peak_train_gib": _gib(max(e["rss"] for e in events if e["kind"] == "memory" and e["t"] <= end)),
+        "peak_all_gib": _gib(result["peak"]["rss"]), "loss_before": result["loss"]["before"], "loss_after": result["loss"]["after"],
+        **{f"recall_{side}": share for side, share in (result["recall"] or {}).items()},
+    }  # fmt: skip
+
+
+def peer(dtype: str, layers: str, steps: int) -> dict:
+    """The same fine-tune through Trainer and PEFT. Runs in a process of its own."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainingArguments, set_seed
+
+    from playground import catalog
+    from playground.memory.meter import Meter
+    from playground.model import adapt
+    from playground.model.source import local
+    from playground.settings import Settings
+
+    chosen = Settings().with_values(catalog.presets()[PRESET]["settings"])
+    lora, train, half = chosen.lora, chosen.train, dtype == "bf16"
+    gauge = Meter(lambda now: None).start()
+    began = time.perf_counter()
+    folder = local(chosen.load.model)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16 if half else torch.float32)
+    template, examples, measured = _rows(chosen, tokenizer)
+    rows = [{"input_ids": e.ids, "attention_mask": [1] * len(e.ids), "labels": [-100] * e.trained_from + e.ids[e.trained_from :]} for e in examples]
+    last = model.config.num_hidden_layers
+    set_seed(train.seed)
+    model = get_peft_model(model, LoraConfig(
+        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, task_type="CAUSAL_LM",
+        target_modules=adapt.targets(model, lora.targets),  # not "all-linear": with that PEFT ignores layers_to_transform
+        layers_to_transform=list(range(last - lora.layers, last)) if layers == "same" and lora.layers else None,
+    ))  # fmt: skip
+    with tempfile.TemporaryDirectory() as out:
+        trainer = Trainer(model, TrainingArguments(
+            out, use_cpu=True, bf16=half, per_device_train_batch_size=train.batch, num_train_epochs=train.epochs, max_steps=steps or -1,
+            learning_rate=train.lr, lr_scheduler_type=train.schedule, warmup_steps=train.warmup, seed=train.seed, optim="adamw_torch_fused",
+            logging_strategy="no", save_strategy="no", report_to="none", disable_tqdm=True, dataloader_pin_memory=False,
+            include_num_input_tokens_seen="non_padding",
+        ), data_collator=DataCollatorForSeq2Seq(tokenizer, padding=True), train_dataset=rows)  # fmt: skip
+        start = time.perf_counter()
+        trainer.train()
+        train_s = time.perf_counter() - start
+    gauge.take()
+    peak, tokens = gauge.peak["rss"], int(trainer.state.num_input_tokens_seen)
+    loss, recalled = _learned(model, template, measured, examples, chosen)
+    gauge.stop()
+    return {
+        "bits": "16" if half else "32", "job_s": round(time.perf_counter() - began, 2), "train_s": round(train_s, 2), "steps": trainer.state.global_step,
+        "tokens": tokens, "tokens_per_s": round(tokens / train_s, 1), "peak_train_gib": _gib(peak), "peak_all_gib": _gib(gauge.peak["rss"]),
+        "trained": sum(p.numel() for p in model.parameters() if p.requires_grad), "threads": torch.get_num_threads(), "loss_after": round(loss, 5),
+        **{f"recall_{side}": share for side, share in recalled.items()},
+    }  # fmt: skip
+
+
+def _rows(chosen, tokenizer):
+    """The template, the examples to train on and the rows to measure on, as playground.jobs takes them."""
+    from playground.data.batch import encode
+    from playground.data.source import read
+    from playground.data.template import choose
+    from playground.jobs import MEASURED_ROWS
+
+    rows = read(chosen.data)
+    template = choose(chosen.data.template, tokenizer, [r.instruction for r in rows.train])
+    examples, _ = encode(rows.train, template, chosen.train.length, chosen.data.train_on_prompt)
+    return template, examples, rows.held_out[:: max(1, -(-len(rows.held_out) // MEASURED_ROWS))]
+
+
+def _learned(model, template, measured, examples, chosen) -> tuple[float, dict]:
+    """Loss and recall of the peer's adapter on the held-out rows, by the functions that measure ours."""
+    from playground.chat.recall import recall
+    from playground.data.batch import encode
+    from playground.train.feed import Feed
+    from playground.train.loop import held_out_loss
+
+    apart, _ = encode(measured, template, chosen.train.length)
+    feed = Feed(model.eval(), examples + apart, template.tokenizer.pad_token_id or 0, "cpu")
+    return _end(held_out_loss(model, apart, feed, threading.Event())), _end(recall(model, template, [r for r in measured if r.key], threading.Event()))
+
+
+# --- running and reporting ---
+
+
+def _attempt(arm) -> dict:
+    try:
+        return arm()
+    except Exception as error:  # whatever it is, it belongs into the report
+        return {"failed": str(error)[-2000:] or repr(error)}
+
+
+def _last_line(command: list[str]) -> dict:
+    """The JSON that a process ends its output with. Raises RuntimeError with what it said instead."""
+    ended = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=LONGEST)
+    if ended.returncode:
+        raise RuntimeError(f"exit status {ended.returncode}: {ended.stdout[-500:]} {ended.stderr[-1500:]}")
+    return json.loads(ended.stdout.splitlines()[-1])
+
+
+def _end(generator):
+    while True:
+        try:
+            next(generator)
+        except StopIteration as end:
+            return end.value
+
+
+def _gib(size: int) -> float:
+    return round(size / 2**30, 3)
+
+
+def _report(asked, arms: list[str], rounds: list[dict]) -> dict:
+    from playground.memory.meter import hardware
+
+    medians = {arm: _medians([r for r in rounds if r["arm"] == arm]) for arm in arms}
+    pairs = [(our, their) for our in arms if our.startswith("ours") for their in arms if their in PEERS]
+    ratios = {f"{our} / {their}": {c: round(medians[our][c] / medians[their][c], 3) for c in COMPARED if medians[our].get(c) is not None and medians[their].get(c)} for our, their in pairs}
+    return {
+        "what": "playground's default demo beside transformers.Trainer + PEFT, CPU", "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "hardware": hardware("cpu"), "versions": {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
+        "preset": PRESET, "steps": asked.steps or "whole demo", "medians": medians, "ratios": ratios, "rounds": rounds,
+    }  # fmt: skip
+
+
+def _medians(found: list[dict]) -> dict:
+    """Medians of what the rounds that worked measured; how many worked and failed; texts as they are."""
+    right = [r for r in found if "failed" not in r]
+    middle = {"worked": len(right), "failed": len(found) - len(right)}
+    for name in dict.fromkeys(key for r in right for key in r if key not in ("round", "arm")):
+        values = [r[name] for r in right if r.get(name) is not None]
+        text = any(isinstance(v, str) for v in values)
+        middle[name] = "/".join(sorted(set(values))) if text else round(statistics.median(values), 4) if values else None
+    return middle
+
+
+def _show(report: dict) -> None:
+    print(f"\n{report['hardware']['name']}, {report['hardware']['cores']} cores, {_gib(report['hardware']['capacity'])} GiB; steps: {report['steps']}\n")
+    print(f"{'arm':16}{'worked':>8}" + "".join(f"{c:>16}" for c in COLUMNS))
+    for arm, row in report["medians"].items():
+        cells = (form.format(row[c]) if row.get(c) is not None else "-" for c, form in COLUMNS.items())
+        print(f"{arm:16}{row['worked']:>4} of {row['worked'] + row['failed']}" + "".join(f"{cell:>16}" for cell in cells))
+    print(f"\n{'ours / peer':36}" + "".join(f"{c:>16}" for c in COMPARED))
+    for pair, row in report["ratios"].items():
+        print(f"{pair:36}" + "".join(f"{row[c]:>16.2f}" if c in row else f"{'-':>16}" for c in COMPARED))
+    for r in report["rounds"]:
+        if "failed" in r:
+            print(f"\nFAILED {r['arm']}, round {r['round']}: {r['failed'].strip()}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""A run is a folder, read back whatever happened to it."""
+
+import json
+import threading
+import time
+
+import pytest
+from conftest import keys
+
+from playground import runs
+from playground.errors import PlaygroundError
+
+
+@pytest.fixture
+def run(tmp_path):
+    return runs.create(tmp_path, "tune", {"load": {"model": "toy", "bits": 4}, "data": {"source": "set"}}, hardware={"device": "cpu"})
+
+
+def test_a_new_run_says_first_what_it_is(run, tmp_path):
+    first = next(run.events())
+    assert (first["kind"], first["schema"], first["job"], first["hardware"]) == ("run", runs.SCHEMA, "tune", {"device": "cpu"})
+    assert run.settings() == first["settings"] and runs.find(tmp_path, run.id).began() == first["began"]
+
+
+def test_runs_of_the_same_second_get_folders_of_their_own(tmp_path):
+    made = [runs.create(tmp_path, "load", {}) for _ in range(5)]
+    assert len({r.id for r in made}) == 5 and len(runs.history(tmp_path)) == 5
+
+
+def test_a_torn_last_line_is_skipped_and_what_is_appended_after_it_is_read(run):
+    run.append("note", key="a", values={})
+    with open(run.folder / "events.jsonl", "ab") as file:
+        file.write('{"t": 1.0, "kind": "step", "text": "切'.encode()[:-1])
+    assert [e["kind"] for e in run.events()] == ["run", "note"]
+    runs.Run(run.folder).append("done", result={})
+    assert [e["kind"] for e in run.events()] == ["run", "note", "done"]
+
+
+def test_lines_that_are_no_events_are_skipped_and_unknown_kinds_kept(run):
+    with open(run.folder / "events.jsonl", "a", encoding="utf-8") as file:
+        file.write('[1]\n"x"\n{"kind": "no time"}\n{"t": "soon", "kind": "x"}\n\nnull\n{"t": 2, "kind": "from the future", "extra": {}}\n')
+    assert [e["kind"] for e in run.events()] == ["run", "from the future"]
+    assert runs.history(run.folder.parent)[0].state == "open"
+
+
+def test_a_cursor_follows_the_file_without_losing_or_repeating_an_event(run):
+    seen, cursor = [], 0
+    for number in range(30):
+        run.append("step", step=number, loss=1.0)
+        if number % 7 == 0:
+            found, cursor = run.since(cursor)
+            seen += found
+    found, cursor = run.since(cursor)
+    assert [e["step"] for e in [*seen, *found] if e["kind"] == "step"] == list(range(30))
+    assert run.since(cursor) == ([], cursor)
+
+
+def test_a_small_block_still_reads_everything_in_the_end(run):
+    for number in range(50):
+        run.append("step", step=number)
+    found, cursor, after = [], -1, 0
+    while after != cursor:
+        cursor = after
+        part, after = run.since(cursor, most=700)
+        found += part
+    assert found == list(run.events())
+
+
+def test_a_cursor_leaves_a_line_that_is_being_written_for_the_next_time(run):
+    _, cursor = run.since(0)
+    with open(run.folder / "events.jsonl", "ab") as file:
+        file.write(b'{"t": 1, "kind": "no')
+        file.flush()
+        assert run.since(cursor) == ([], cursor)
+        file.write(b'te"}\n')
+    assert [e["kind"] for e in run.since(cursor)[0]] == ["note"]
+
+
+def test_threads_append_whole_lines(run):
+    threads = [threading.Thread(target=lambda n=n: [run.append("step", step=n, text="あ" * 500) for _ in range(40)]) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(list(run.events())) == 161
+
+
+@pytest.mark.parametrize("events,state", [
+    ([], "open"), ([("step", {"step": 1})], "open"), ([("done", {"result": {"loss": 1}})], "done"),
+    ([("done", {"result": {"stopped": True}})], "stopped"), ([("failure", {"problems": []})], "failed"),
+])  # fmt: skip
+def test_history_tells_how_a_run_ended(run, events, state):
+    for kind, more in events:
+        run.append(kind, **more)
+    found = runs.history(run.folder.parent)[0]
+    assert (found.state, found.model, found.bits, found.data, found.job) == (state, "toy", 4, "set", "tune")
+
+
+def test_history_notices_what_is_new_and_stands_newest_first(run, tmp_path):
+    assert not runs.history(tmp_path)[0].has_adapter
+    run.adapter.mkdir()
+    run.append("done", result={"loss": 2})
+    late = runs.create(tmp_path, "tune", {})
+    late.folder.rename(tmp_path / "29991231-000000-tune")
+    found = runs.history(tmp_path)
+    assert [s.id for s in found] == ["29991231-000000-tune", run.id]
+    assert found[1].has_adapter and found[1].result == {"loss": 2}
+
+
+def test_history_survives_strange_folders(run, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "events.jsonl").write_bytes(b'{"t": 0, "ki')
+    (tmp_path / "engine.log").write_text("")
+    assert {s.id for s in runs.history(tmp_path)} == {run.id, "torn"}
+    assert runs.history(tmp_path / "nowhere") == []
+
+
+def test_the_result_is_that_of_the_last_done(run):
+    assert runs.result(run) == {}
+    run.append("done", result={"a": 1})
+    run.append("done", result={"a": 2})
+    assert runs.result(run) == {"a": 2}
+
+
+def test_replay_gives_the_events_in_order_with_long_pauses_cut(run):
+    with open(run.folder / "events.jsonl", "a") as file:
+        file.writelines(json.dumps({"t": t, "kind": "step", "step": t}) + "\n" for t in (100, 200, 50, 5000))
+    waited, real = [], time.sleep
+    try:
+        time.sleep = waited.append
+        found = list(run.replay(speed=1.0, longest_pause=0.5))
+    finally:
+        time.sleep = real
+    assert found == list(run.events()) and max(waited) == 0.5 and min(waited) >= 0
+
+
+@pytest.mark.parametrize("run_id", ["../x", "..", ".", "", "/etc", "a/b", "a\\b", "x\x00", "-x", None, "a" * 200, "absent", "x\n"])
+def test_what_is_no_run_is_refused(tmp_path, run_id):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "events.jsonl").write_text("")
+    inside = tmp_path / "runs"
+    inside.mkdir()
+    with pytest.raises(PlaygroundError) as caught:
+        runs.delete(inside, run_id)
+    assert keys(caught) == ["error.no_run"] and (tmp_path / "x").is_dir()
+
+
+def test_delete_removes_that_run_alone(run, tmp_path):
+    other = runs.create(tmp_path, "load", {})
+    runs.delete(tmp_path, run.id)
+    assert [s.id for s in runs.history(tmp_path)] == [other.id]

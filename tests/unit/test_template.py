@@ -1,0 +1,122 @@
+"""How rows become tokens: what is trained on, where answers end, what is cut."""
+
+import pytest
+from conftest import keys, make_tokenizer
+
+from playground.data.batch import encode
+from playground.data.source import Row
+from playground.data.template import Template, Turn, choose
+from playground.errors import PlaygroundError
+
+PLAIN, CHATTY = make_tokenizer(False), make_tokenizer(True)
+ROW = Row("What is the answer?", "It is blue.")
+GIVEN = Row("Translate.", "blue", input="青い")
+
+
+def _all() -> list[Template]:
+    return [Template("alpaca", PLAIN), Template("talk", PLAIN), Template("chat", CHATTY)]
+
+
+@pytest.mark.parametrize("template", _all(), ids=lambda t: t.name)
+@pytest.mark.parametrize("row", [ROW, GIVEN], ids=["plain", "input"])
+def test_only_the_answer_is_trained_on_and_it_ends_with_the_end(template, row):
+    [example], cut = encode([row], template, 512)
+    assert cut == 0
+    decode = template.tokenizer.decode
+    assert decode(example.ids[: example.trained_from]) == template.prompt([Turn(row.instruction, input=row.input)])
+    end = "<|end|>" if template.name == "chat" else "</s>"
+    assert decode(example.ids[example.trained_from :]) == row.output + end
+    assert template.end_ids() == [template.tokenizer.convert_tokens_to_ids(end)] == example.ids[-1:]
+
+
+def test_training_on_the_prompt_labels_everything():
+    [example], _ = encode([ROW], Template("alpaca", PLAIN), 512, train_on_prompt=True)
+    assert example.trained_from == 0
+
+
+def test_the_alpaca_form_is_that_of_alpaca():
+    with_input, without = (Template("alpaca", PLAIN).prompt([Turn(r.instruction, input=r.input)]) for r in (GIVEN, ROW))
+    assert "paired with an input" in with_input and with_input.endswith("### Instruction:\nTranslate.\n\n### Input:\n青い\n\n### Response:\n")
+    assert "paired with an input" not in without and without.endswith("### Instruction:\nWhat is the answer?\n\n### Response:\n")
+
+
+def test_the_talk_s_form_is_that_of_the_talk():
+    template = Template("talk", PLAIN)
+    assert template.prompt([Turn("訳して", input="blue")]) == "指示: 訳して 入力: blue\n回答: "
+    assert template.prompt([Turn("訳して")]) == "指示: 訳して\n回答: "
+
+
+@pytest.mark.parametrize("template", _all(), ids=lambda t: t.name)
+def test_a_conversation_holds_every_turn_in_order_and_ends_where_the_answer_begins(template):
+    text = template.prompt([Turn("one?", "ONE."), Turn("two?", "TWO."), Turn("three?")])
+    places = [text.index(part) for part in ("one?", "ONE.", "two?", "TWO.", "three?")]
+    assert places == sorted(places)
+    single = template.prompt([Turn("three?")])
+    assert text.endswith(single[-10:]) and text.count("three?") == 1
+
+
+def test_braces_in_a_question_stay_as_they_are():
+    for template in _all():
+        assert "{x} %s {{y}}" in template.prompt([Turn("{x} %s {{y}}")])
+
+
+def test_rows_that_are_too_long_are_cut_and_counted_and_hopeless_ones_left_out():
+    template = Template("talk", PLAIN)
+    prompt = len(template.ids([Turn(ROW.instruction)]))
+    rows = [ROW, Row(ROW.instruction, "blue " * 200), Row("what " * 200, "blue")]
+    examples, cut = encode(rows, template, prompt + 12)
+    assert (len(examples), cut) == (2, 2)
+    assert examples[0].ids[-1] == PLAIN.eos_token_id
+    assert len(examples[1].ids) == prompt + 12 and examples[1].ids[-1] != PLAIN.eos_token_id
+    assert all(e.trained_from < len(e.ids) for e in examples)
+
+
+def test_a_row_that_just_fits_is_not_cut():
+    template = Template("talk", PLAIN)
+    size = len(template.ids([Turn(ROW.instruction)]) + template.answer_ids(ROW.output))
+    assert encode([ROW], template, size)[1] == 0
+    assert encode([ROW], template, size - 1)[1] == 1
+
+
+def test_rows_that_are_all_too_long_are_told():
+    with pytest.raises(PlaygroundError) as caught:
+        encode([ROW, GIVEN], Template("alpaca", PLAIN), 8)
+    assert keys(caught) == ["error.all_too_long"] and "2 rows" in str(caught.value)
+
+
+def test_a_chat_template_asked_of_a_model_without_one_is_told():
+    with pytest.raises(PlaygroundError) as caught:
+        choose("chat", PLAIN, [])
+    assert keys(caught) == ["error.no_chat_template"]
+
+
+@pytest.mark.parametrize("tokenizer,texts,name", [(CHATTY, ["これは何？"], "chat"), (PLAIN, ["これは何？"], "talk"), (PLAIN, ["What is it?"], "alpaca"), (PLAIN, [], "alpaca")])
+def test_auto_takes_the_model_s_own_template_else_the_language_s(tokenizer, texts, name):
+    assert choose("auto", tokenizer, texts).name == name
+
+
+def test_a_template_asked_for_by_name_is_taken():
+    assert [choose(name, CHATTY, ["これ"]).name for name in ("chat", "alpaca", "talk")] == ["chat", "alpaca", "talk"]
+
+
+def test_a_chat_template_that_fails_is_told():
+    broken = make_tokenizer(True)
+    broken.chat_template = "{{ raise_exception('no such role') }}"
+    with pytest.raises(PlaygroundError) as caught:
+        Template("chat", broken).prompt([Turn("?")])
+    assert keys(caught) == ["error.chat_template"] and "no such role" in str(caught.value)
+
+
+def test_a_tokenizer_without_an_end_is_told():
+    endless = make_tokenizer(False)
+    endless.eos_token = None
+    with pytest.raises(PlaygroundError) as caught:
+        encode([ROW], Template("alpaca", endless), 512)
+    assert keys(caught) == ["error.no_end"]
+
+
+def test_special_tokens_typed_into_a_question_or_an_answer_do_not_end_it():
+    """What people type is text: an end mark inside it must not become the model's own end."""
+    [example], _ = encode([Row("Say <|end|> twice", "ok")], Template("chat", CHATTY), 512)
+    assert example.ids[-1] == CHATTY.convert_tokens_to_ids("<|end|>")
+    assert CHATTY.decode(example.ids[example.trained_from :]) == "ok<|end|>"
