@@ -50,6 +50,8 @@ def told(error: BaseException) -> PlaygroundError:
         return error
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return problem("error.disk_full", path=str(error.filename or ""))
+    if "os error 28" in str(error):  # the same from safetensors, whose errors are its own
+        return problem("error.disk_full", path="")
     if isinstance(error, PermissionError):
         return problem("error.permission", path=str(error.filename or ""))
     if isinstance(error, MemoryError):

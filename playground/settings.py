@@ -4,6 +4,7 @@
 in the words tables under `<group>.<field>` and `<group>.<field>.info`.
 """
 
+import math
 from dataclasses import asdict, dataclass, field, fields, replace
 
 from playground.errors import PlaygroundError, Problem
@@ -131,6 +132,8 @@ def _as_kind(kind: type, value):
             raise ValueError(value)
         return value
     if value is None or isinstance(value, (bool, list, dict)):
+        raise ValueError(value)
+    if kind in (int, float) and not math.isfinite(float(value)):
         raise ValueError(value)
     if kind is int and float(value) != int(float(value)):
         raise ValueError(value)

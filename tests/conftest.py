@@ -10,7 +10,7 @@ import pytest
 _HOME = Path(tempfile.mkdtemp(prefix="playground-tests-"))
 os.environ |= {
     "HF_HUB_OFFLINE": "1", "HF_HOME": str(_HOME / "hf"), "PLAYGROUND_CACHE": str(_HOME / "cache"), "TOKENIZERS_PARALLELISM": "false",
-    "GRADIO_ANALYTICS_ENABLED": "False", "CUDA_VISIBLE_DEVICES": "",
+    "GRADIO_ANALYTICS_ENABLED": "False", "OMP_NUM_THREADS": "1",  # threads that wait for each other cost toys more than they save
 }  # fmt: skip
 
 PROJECT = Path(__file__).resolve().parent.parent

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from peft import PeftModel
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
 
 from playground.model.adapt import TUNED
 from playground.settings import Generation
@@ -68,23 +68,20 @@ def _generate(model, tokenizer, asked, width, ends, generation, writer) -> torch
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
     ids = torch.tensor([[pad] * (width - len(a.ids)) + a.ids for a in asked], device=model.device)
     mask = torch.tensor([[0] * (width - len(a.ids)) + [1] * len(a.ids) for a in asked], device=model.device)
-    sampled = generation.temperature > 0
-    config = GenerationConfig(
-        max_new_tokens=generation.max_new_tokens, do_sample=sampled,
-        temperature=generation.temperature if sampled else None, top_p=generation.top_p if sampled else None,
-        top_k=generation.top_k if sampled else None, num_beams=generation.num_beams,
-        repetition_penalty=generation.repetition_penalty, eos_token_id=sorted({*ends}), pad_token_id=pad,
-    )  # fmt: skip
+    wanted = {
+        "max_new_tokens": generation.max_new_tokens, "num_beams": generation.num_beams, "do_sample": generation.temperature > 0,
+        "repetition_penalty": generation.repetition_penalty, "eos_token_id": sorted({*ends}), "pad_token_id": pad,
+    }  # fmt: skip
+    if generation.temperature > 0:
+        wanted |= {"temperature": generation.temperature, "top_p": generation.top_p, "top_k": generation.top_k}
     torch.manual_seed(generation.seed)
     model.eval()
     sides = {a.tuned for a in asked}
-    inputs = {"input_ids": ids, "attention_mask": mask, "generation_config": config, "stopping_criteria": [writer]}
     if sides == {True, False}:
-        # PEFT reads the number of beams here, to repeat each row's adapter for its beams.
-        return model.generate(**inputs, num_beams=generation.num_beams, adapter_names=[TUNED if a.tuned else BASE for a in asked])
+        wanted["adapter_names"] = [TUNED if a.tuned else BASE for a in asked]
     bare = model.disable_adapter() if isinstance(model, PeftModel) and sides == {False} else nullcontext()
     with bare:
-        return model.generate(**inputs)
+        return model.generate(input_ids=ids, attention_mask=mask, stopping_criteria=[writer], **wanted)
 
 
 class _Writer(StoppingCriteria):

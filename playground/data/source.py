@@ -50,9 +50,9 @@ def read(settings: Data, tell: Callable = lambda *_: None) -> Rows:
     raw = list(_raw(settings.source, tell))
     if not raw:
         raise problem("error.no_rows", source=_short(settings.source))
-    own = [r for r in raw if r.get("split") == "held-out"]
-    rows = _as_rows([r for r in raw if r.get("split") != "held-out"], settings.source)
-    held_out = _as_rows(own, settings.source) if own else []
+    every = _as_rows(raw, settings.source)
+    held_out = [row for row, record in zip(every, raw) if record.get("split") == "held-out"]
+    rows = [row for row, record in zip(every, raw) if record.get("split") != "held-out"]
     chosen = rows[settings.first - 1 : settings.last or None]
     if not chosen:
         raise problem("error.empty_slice", first=settings.first, last=settings.last or len(rows), total=len(rows))
@@ -86,8 +86,6 @@ def _split(rows: list[Row], share: float, draw: random.Random) -> tuple[list[Row
 
 
 def _as_rows(raw: list[dict], source: str) -> list[Row]:
-    if not raw:
-        raise problem("error.no_rows", source=_short(source))
     found = list(dict.fromkeys(name for record in raw[:100] for name in record))
     lower = {name.strip().lower(): name for name in found}
     names = {part: next((lower[n] for n in known if n in lower), None) for part, known in COLUMNS.items()}
@@ -155,7 +153,7 @@ def _jsonl(path: Path) -> list:
         if line.strip():
             try:
                 records.append(json.loads(line))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise problem("error.json", file=path.name, line=number, detail=getattr(error, "msg", str(error))) from error
     return records
 
@@ -164,7 +162,7 @@ def _json(path: Path) -> list:
     text = _decoded(path)
     try:
         found = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         if text.lstrip().startswith("{") and "\n" in text.strip():
             return _jsonl(path)  # one object a line under the name of .json is common
         raise problem("error.json", file=path.name, line=getattr(error, "lineno", 1), detail=getattr(error, "msg", str(error))) from error

@@ -7,6 +7,7 @@ asking any network; a fetch may be interrupted at any byte, because only whole, 
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -35,7 +36,8 @@ def obtain(model: str, accept_terms: bool, stop: threading.Event) -> Generator[d
         return here
     entry = catalog.models().get(model)
     if entry is None:
-        _must_be_hub_id(model)
+        if not _is_hub_id(model):
+            raise problem("error.model_name", model=model[:120], offline=catalog.offline_models())
         yield {"kind": "phase", "name": "fetch"}
         trouble = trouble_with(model)
         if trouble:
@@ -69,7 +71,7 @@ def local(model: str) -> Path | None:
     folder = Path(model).expanduser()
     if folder.exists() or folder.is_absolute() or model.startswith("."):
         return _model_folder(folder)
-    return _in_hub_cache(model) if model.count("/") == 1 else None
+    return _in_hub_cache(model) if _is_hub_id(model) else None
 
 
 def _model_folder(folder: Path) -> Path:
@@ -83,10 +85,8 @@ def _model_folder(folder: Path) -> Path:
     return folder.resolve()
 
 
-def _must_be_hub_id(model: str) -> None:
-    parts = model.split("/")
-    if len(parts) not in (1, 2) or not all(p and all(c.isalnum() or c in "._-" for c in p) for p in parts):
-        raise problem("error.model_name", model=model[:120], offline=catalog.offline_models())
+def _is_hub_id(model: str) -> bool:
+    return re.fullmatch(r"(\w[\w.-]{0,95}/)?\w[\w.-]{0,95}", model, re.ASCII) is not None
 
 
 # --- a hub -------------------------------------------------------------------------------------------------------

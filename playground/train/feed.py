@@ -50,8 +50,9 @@ def _keeps_apart(model, examples: Sequence[Example], prefix: int, device: str) -
     decoder = getattr(causal, causal.base_model_prefix, None)
     rows = [min(examples, key=lambda e: len(e.ids)), max(examples, key=lambda e: len(e.ids))]
     rows = [Example(e.ids[: prefix + 64], min(e.trained_from, prefix + 64)) for e in rows]
-    if decoder is None or getattr(causal.config, "is_encoder_decoder", False):
-        return False
+    window = getattr(causal.config.get_text_config(), "sliding_window", None)
+    if decoder is None or causal.config.is_encoder_decoder or (window and window < max(len(e.ids) for e in examples)):
+        return False  # the packed mask stands in for the sliding one, which must not matter
     packed = pack(rows, prefix, device)
     packed.pop("labels")
     with torch.no_grad():

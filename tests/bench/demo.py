@@ -1,16 +1,14 @@
 """The default demo against its peer, side by side: start-up, training speed, memory, and what was learned.
 
     python tests/bench/demo.py                       # two rounds of every arm; run it on an otherwise idle machine
-    python tests/bench/demo.py --steps 3 --rounds 1  # does it run at all? its numbers mean nothing
-    python tests/bench/demo.py --only app --only ours
+    python tests/bench/demo.py --steps 3 --rounds 1 --only ours  # does this arm run at all? its numbers mean nothing
 
 Arms, each in a fresh process, on the CPU, interleaved over the rounds (every other round backwards):
   app          `python app.py`: seconds to the first 200 of GET /, and until the page says that its engine is ready
   ours         `python -m playground tune`: the preset demo-en in the bit width that this CPU is faster at
   ours-bits16, ours-bits32   the same with `--bits`, where that isn't the default anyway
-  peer-{f32,bf16}-{all,same} transformers.Trainer over peft.get_peft_model, as their own guides write it, with the same
-               model, rows, tokens, LoRA settings, batch, epochs, learning rate, schedule and seed: adapters on all
-               layers, which is what people write, or on the same last layers as ours
+  peer-{f32,bf16}-{all,same} transformers.Trainer over peft.get_peft_model, as their own guides write it; same model, rows,
+               tokens, LoRA settings, batch, epochs, rate, schedule, seed. all: adapters on all layers; same: as ours
 
 What is compared. train_s: ours from the event `train` to the next phase, the peer's around `Trainer.train()`. Tokens:
 all tokens of the trained rows, prompts included, padding not. peak_train: this process's resident memory from loading to
@@ -39,6 +37,22 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(PROJECT))
+
+from playground import catalog
+from playground.chat.recall import recall
+from playground.data.batch import encode
+from playground.data.source import read
+from playground.data.template import choose
+from playground.jobs import MEASURED_ROWS
+from playground.memory.meter import Meter, hardware
+from playground.model import adapt
+from playground.model.load import best_bits
+from playground.model.source import local
+from playground.runs import Run
+from playground.settings import Settings
+from playground.train.feed import Feed
+from playground.train.loop import held_out_loss
+
 PRESET = "demo-en"
 PEERS = {f"peer-{dtype}-{layers}": (dtype, layers) for dtype in ("f32", "bf16") for layers in ("all", "same")}
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "gradio")
@@ -73,7 +87,6 @@ def main() -> None:
             asked.out.parent.mkdir(parents=True, exist_ok=True)
             asked.out.write_text(json.dumps(_report(asked, list(arms), rounds), indent=1) + "\n", encoding="utf-8")
     _show(_report(asked, list(arms), rounds))
-    print(f"\nwritten to {asked.out}")
     sys.exit(any("failed" in r for r in rounds))
 
 
@@ -81,8 +94,6 @@ def main() -> None:
 
 
 def _arms(steps: int) -> dict:
-    from playground.model.load import best_bits
-
     default = best_bits("cpu")
     arms = {"app": start_up, "ours": lambda: ours([], steps)}
     arms |= {f"ours-bits{bits}": lambda bits=bits: ours(["--bits", str(bits)], steps) for bits in (16, 32) if bits != default}
@@ -105,19 +116,15 @@ def start_up() -> dict:
             page = time.perf_counter() - began
             with urllib.request.urlopen(f"{url}/config", timeout=60) as answer:
                 parts = json.load(answer)["components"]
-            chart = next(c["id"] for c in parts if "since" in c["props"].get("server_fns", []))
+            chart = next(c["id"] for c in parts if "since" in c["props"].get("server_fns", []))  # the live chart's own question
             _until(lambda: _engine(url, chart) == "ready", process, 0.1)
             return {"first_page_s": round(page, 2), "engine_ready_s": round(time.perf_counter() - began, 2)}
         except Exception as error:
             log.seek(0)
             raise RuntimeError(f"{error!r}\n{log.read()[-1500:]}") from error
         finally:
-            os.killpg(process.pid, signal.SIGTERM)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            os.killpg(process.pid, signal.SIGKILL)  # page and engine; nothing of theirs outlives the temporary folder
+            process.wait()
 
 
 def _engine(url: str, chart: int) -> str:
@@ -129,32 +136,24 @@ def _engine(url: str, chart: int) -> str:
 
 def _until(right, process: subprocess.Popen, pause: float) -> None:
     end = time.time() + 300
-    while time.time() < end:
-        if process.poll() is not None:
-            raise RuntimeError(f"app.py ended with {process.returncode}")
+    while time.time() < end and process.poll() is None:
         try:
             if right():
                 return
-        except urllib.error.HTTPError:
-            raise
         except OSError:
             pass  # nobody listens yet
         time.sleep(pause)
-    raise TimeoutError("not within 300 s")
+    raise RuntimeError(f"not within 300 s, or ended before: {process.poll()}")
 
 
 def ours(flags: list[str], steps: int) -> dict:
     """The demo as a person runs it, read from its JSON and from its run's events."""
-    from playground.runs import Run
-
     with tempfile.TemporaryDirectory() as folder:
-        flags = [*flags, *(["--steps", str(steps)] if steps else [])]
-        result = _last_line([sys.executable, "-m", "playground", "tune", "--preset", PRESET, "--runs", folder, *flags])
+        result = _last_line([sys.executable, "-m", "playground", "tune", "--preset", PRESET, "--runs", folder, "--steps", str(steps), *flags])
         run = Run(Path(folder) / result["run"])
         events, bits = list(run.events()), run.settings()["load"]["bits"]
     phases = [e for e in events if e["kind"] == "phase"]
-    at = next(i for i, e in enumerate(phases) if e["name"] == "train")
-    start, end = phases[at]["t"], phases[at + 1]["t"]
+    start, end = next((now["t"], after["t"]) for now, after in zip(phases, phases[1:]) if now["name"] == "train")
     tokens = [e for e in events if e["kind"] == "step"][-1]["tokens"]
     return {
         "bits": str(bits), "job_s": result["seconds"], "train_s": round(end - start, 2), "steps": result["steps"], "tokens": tokens,
@@ -166,21 +165,17 @@ def ours(flags: list[str], steps: int) -> dict:
 
 
 def peer(dtype: str, layers: str, steps: int) -> dict:
-    """The same fine-tune through Trainer and PEFT. Runs in a process of its own."""
+    """The same fine-tune through Trainer and PEFT. Runs in a process of its own.
+
+    bf16 is weights in bfloat16 under `bf16=True`; on a CPU with AVX-512 bf16 but no AMX the peer is far slower without that.
+    """
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainingArguments, set_seed
 
-    from playground import catalog
-    from playground.memory.meter import Meter
-    from playground.model import adapt
-    from playground.model.source import local
-    from playground.settings import Settings
-
     chosen = Settings().with_values(catalog.presets()[PRESET]["settings"])
     lora, train, half = chosen.lora, chosen.train, dtype == "bf16"
-    gauge = Meter(lambda now: None).start()
-    began = time.perf_counter()
+    gauge, began = Meter(lambda now: None).start(), time.perf_counter()
     folder = local(chosen.load.model)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16 if half else torch.float32)
@@ -217,11 +212,6 @@ def peer(dtype: str, layers: str, steps: int) -> dict:
 
 def _rows(chosen, tokenizer):
     """The template, the examples to train on and the rows to measure on, as playground.jobs takes them."""
-    from playground.data.batch import encode
-    from playground.data.source import read
-    from playground.data.template import choose
-    from playground.jobs import MEASURED_ROWS
-
     rows = read(chosen.data)
     template = choose(chosen.data.template, tokenizer, [r.instruction for r in rows.train])
     examples, _ = encode(rows.train, template, chosen.train.length, chosen.data.train_on_prompt)
@@ -230,11 +220,6 @@ def _rows(chosen, tokenizer):
 
 def _learned(model, template, measured, examples, chosen) -> tuple[float, dict]:
     """Loss and recall of the peer's adapter on the held-out rows, by the functions that measure ours."""
-    from playground.chat.recall import recall
-    from playground.data.batch import encode
-    from playground.train.feed import Feed
-    from playground.train.loop import held_out_loss
-
     apart, _ = encode(measured, template, chosen.train.length)
     feed = Feed(model.eval(), examples + apart, template.tokenizer.pad_token_id or 0, "cpu")
     return _end(held_out_loss(model, apart, feed, threading.Event())), _end(recall(model, template, [r for r in measured if r.key], threading.Event()))
@@ -246,19 +231,20 @@ def _learned(model, template, measured, examples, chosen) -> tuple[float, dict]:
 def _attempt(arm) -> dict:
     try:
         return arm()
-    except Exception as error:  # whatever it is, it belongs into the report
+    except Exception as error:  # noqa: BLE001  whatever it is, it belongs into the report
         return {"failed": str(error)[-2000:] or repr(error)}
 
 
 def _last_line(command: list[str]) -> dict:
     """The JSON that a process ends its output with. Raises RuntimeError with what it said instead."""
-    ended = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=LONGEST)
+    ended = subprocess.run(command, check=False, cwd=PROJECT, capture_output=True, text=True, timeout=LONGEST)
     if ended.returncode:
         raise RuntimeError(f"exit status {ended.returncode}: {ended.stdout[-500:]} {ended.stderr[-1500:]}")
     return json.loads(ended.stdout.splitlines()[-1])
 
 
 def _end(generator):
+    """What a generator returns, once it is through."""
     while True:
         try:
             next(generator)
@@ -271,16 +257,18 @@ def _gib(size: int) -> float:
 
 
 def _report(asked, arms: list[str], rounds: list[dict]) -> dict:
-    from playground.memory.meter import hardware
-
     medians = {arm: _medians([r for r in rounds if r["arm"] == arm]) for arm in arms}
     pairs = [(our, their) for our in arms if our.startswith("ours") for their in arms if their in PEERS]
-    ratios = {f"{our} / {their}": {c: round(medians[our][c] / medians[their][c], 3) for c in COMPARED if medians[our].get(c) is not None and medians[their].get(c)} for our, their in pairs}
+    ratios = {f"{our} / {their}": _ratios(medians[our], medians[their]) for our, their in pairs}
     return {
         "what": "playground's default demo beside transformers.Trainer + PEFT, CPU", "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "hardware": hardware("cpu"), "versions": {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
         "preset": PRESET, "steps": asked.steps or "whole demo", "medians": medians, "ratios": ratios, "rounds": rounds,
     }  # fmt: skip
+
+
+def _ratios(our: dict, their: dict) -> dict:
+    return {c: round(our[c] / their[c], 3) for c in COMPARED if our.get(c) is not None and their.get(c)}
 
 
 def _medians(found: list[dict]) -> dict:

@@ -13,14 +13,14 @@ def _python(code: str, *arguments: str) -> subprocess.CompletedProcess:
 def test_no_backend_module_imports_gradio():
     found = _python("""
 import importlib, pkgutil, sys, playground
-names = [m.name for m in pkgutil.walk_packages(playground.__path__, "playground.", onerror=lambda n: None) if not m.name.startswith("playground.ui")]
+names = [m.name for m in pkgutil.walk_packages(playground.__path__, "playground.") if not m.name.startswith("playground.ui")]
 assert len(names) > 20, names
 for name in names:
     importlib.import_module(name)
 assert "torch" in sys.modules
-print("gradio" in sys.modules, [n for n in sys.modules if n.startswith("playground.ui")])
+print("gradio" in sys.modules)
 """)
-    assert found.stdout.strip() == "False []", found.stderr
+    assert found.stdout.strip() == "False", found.stderr
 
 
 def test_building_the_whole_page_imports_no_torch(tmp_path):

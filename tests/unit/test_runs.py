@@ -86,8 +86,10 @@ def test_threads_append_whole_lines(run):
 
 
 @pytest.mark.parametrize("events,state", [
-    ([], "open"), ([("step", {"step": 1})], "open"), ([("done", {"result": {"loss": 1}})], "done"),
-    ([("done", {"result": {"stopped": True}})], "stopped"), ([("failure", {"problems": []})], "failed"),
+    ([], "open"), ([("step", {"step": 1})], "open"), ([("done", {"job": "tune", "result": {"loss": 1}})], "done"),
+    ([("done", {"job": "tune", "result": {"stopped": True}})], "stopped"), ([("failure", {"job": "tune", "problems": []})], "failed"),
+    ([("done", {"job": "tune", "result": {}}), ("failure", {"job": "chat", "problems": []})], "done"),
+    ([("failure", {"job": "tune", "problems": []}), ("done", {"job": "chat", "result": {}})], "failed"),
 ])  # fmt: skip
 def test_history_tells_how_a_run_ended(run, events, state):
     for kind, more in events:
@@ -99,7 +101,7 @@ def test_history_tells_how_a_run_ended(run, events, state):
 def test_history_notices_what_is_new_and_stands_newest_first(run, tmp_path):
     assert not runs.history(tmp_path)[0].has_adapter
     run.adapter.mkdir()
-    run.append("done", result={"loss": 2})
+    run.append("done", job="tune", result={"loss": 2})
     late = runs.create(tmp_path, "tune", {})
     late.folder.rename(tmp_path / "29991231-000000-tune")
     found = runs.history(tmp_path)
@@ -117,11 +119,11 @@ def test_history_survives_strange_folders(run, tmp_path):
     assert runs.history(tmp_path / "nowhere") == []
 
 
-def test_the_result_is_that_of_the_last_done(run):
+def test_the_result_is_that_of_the_run_s_own_job_not_of_a_chat_in_it(run):
     assert runs.result(run) == {}
-    run.append("done", result={"a": 1})
-    run.append("done", result={"a": 2})
-    assert runs.result(run) == {"a": 2}
+    run.append("done", job="tune", result={"a": 1})
+    run.append("done", job="chat", result={"a": 2})
+    assert runs.result(run) == {"a": 1}
 
 
 def test_replay_gives_the_events_in_order_with_long_pauses_cut(run):

@@ -8,8 +8,8 @@ CHAT = (
 )
 
 
-def make(folder: Path) -> Path:
-    """Save the model into `folder`; returns it."""
+def make(folder: Path, hidden: int = 64, layers: int = 2) -> Path:
+    """Save the model into `folder`; returns it. The GPU tests take it wider and deeper."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -23,7 +23,7 @@ def make(folder: Path) -> Path:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bytewise, eos_token="<|end|>", pad_token="<|end|>", chat_template=CHAT)
     torch.manual_seed(0)
     config = LlamaConfig(
-        hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        hidden_size=hidden, intermediate_size=2 * hidden, num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=2,
         vocab_size=len(letters), max_position_embeddings=1024, eos_token_id=0, pad_token_id=0, bos_token_id=None,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)

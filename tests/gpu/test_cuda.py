@@ -1,0 +1,91 @@
+"""What needs a CUDA device: every bit width loads, trains, chats and is given back; memory is told as it is."""
+
+import pytest
+
+torch = pytest.importorskip("torch")
+if not torch.cuda.is_available():
+    pytest.skip("no CUDA device", allow_module_level=True)
+
+import toy  # noqa: E402: only where there is a device
+
+from playground import runs  # noqa: E402
+from playground.errors import PlaygroundError  # noqa: E402
+from playground.jobs import Workbench  # noqa: E402
+from playground.settings import Data, Generation, Load, Lora, Settings, Train  # noqa: E402
+
+KINDS = {
+    "32": {"bits": 32}, "16": {"bits": 16}, "fp16": {"bits": 16, "dtype": "float16"}, "8": {"bits": 8},
+    "nf4": {"bits": 4}, "nf4-single": {"bits": 4, "double_quant": False}, "fp4": {"bits": 4, "quant_type": "fp4"},
+}  # fmt: skip
+TURN = {"instruction": "What is the Wi-Fi password?", "answer": None}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return toy.make(tmp_path_factory.mktemp("model") / "toy", hidden=1024, layers=8)
+
+
+@pytest.fixture
+def bench(tmp_path):
+    held = Workbench(tmp_path / "runs")
+    yield held
+    held.free()
+
+
+def settings(model, kind: str, **train) -> Settings:
+    return Settings(
+        load=Load(model=str(model), **KINDS[kind]), data=Data(last=32), lora=Lora(r=4),
+        train=Train(**{"steps": 3, "batch": 8, "lr": 1e-3, **train}),
+    )  # fmt: skip
+
+
+def result(events) -> dict:
+    return [event for event in events if event["kind"] == "done"][-1]["result"]
+
+
+def answer(bench, chosen, adapter) -> dict:
+    sides = {"base": [TURN], "tuned": [TURN]} if adapter else {"base": [TURN]}
+    return [e for e in bench.chat(chosen, adapter, sides, Generation(max_new_tokens=12)) if e["kind"] == "answer"][-1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_loads_trains_chats_and_gives_back(bench, model, kind):
+    before = torch.cuda.memory_allocated()
+    chosen = settings(model, kind)
+    loaded = result(bench.load(chosen))
+    exact = sum(loaded["parts"].values())
+    measured = torch.cuda.memory_allocated() - before
+    assert exact <= measured <= 1.02 * exact + 2**20
+    alone = answer(bench, chosen, None)["base"]
+    tuned = result(bench.tune(chosen))
+    assert tuned["steps"] == 3 and tuned["peak"]["allocated"] > exact and tuned["packed"]
+    both = answer(bench, chosen, tuned["run"])
+    assert both["base"] == alone or kind == "8"  # LLM.int8() looks for outliers over the whole batch
+    bench.free()
+    assert torch.cuda.memory_allocated() - before < 2**20
+
+
+def test_chat_before_training_leaves_the_gradients_as_they_are(bench, model):
+    chosen = settings(model, "nf4")
+    fresh = [e["loss"] for e in bench.tune(chosen) if e["kind"] == "step"]
+    answer(bench, chosen, None)
+    again = [e["loss"] for e in bench.tune(chosen) if e["kind"] == "step"]
+    assert again == pytest.approx(fresh, rel=2e-2)
+    assert again[0] > again[-1]
+
+
+def test_out_of_memory_is_told_with_what_filled_it_and_the_next_job_works(bench, model):
+    chosen = settings(model, "16")
+    bench.load(chosen)
+    total = torch.cuda.get_device_properties(0).total_memory
+    result(bench.load(chosen))
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 64 * 2**20) / total)
+    try:
+        with pytest.raises(PlaygroundError) as told:
+            list(bench.tune(settings(model, "16", batch=330, micro_batch=0, length=1024, steps=2)))
+        assert told.value.problems[0].key == "error.out_of_memory"
+        assert "weights" in told.value.text()
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert runs.history(bench.root)[0].state == "failed"
+    assert result(bench.tune(chosen))["steps"] == 3

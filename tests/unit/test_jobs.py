@@ -1,0 +1,215 @@
+"""The jobs on a toy model: what a run's folder holds after a fine-tune, a stop, and a failure."""
+
+import json
+import os
+import subprocess
+import threading
+
+import pytest
+import torch
+from conftest import keys
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from playground import jobs, runs
+from playground.errors import PlaygroundError
+from playground.jobs import Workbench
+from playground.settings import Generation
+
+IDS = torch.tensor([[0, 40, 41, 42, 60]])
+ASK = {"base": [{"instruction": "What?", "answer": None}], "tuned": [{"instruction": "What?", "answer": None}]}
+
+
+def _until(events, stop: threading.Event, steps: int) -> list[dict]:
+    seen = []
+    for event in events:
+        seen.append(event)
+        if event["kind"] == "step" and event["step"] == steps:
+            stop.set()
+    return seen
+
+
+def test_a_fine_tune_tells_its_events_in_order_and_leaves_a_whole_run(chosen, tmp_path):
+    bench, settings = Workbench(tmp_path), chosen()
+    events = list(bench.tune(settings))
+    phases = [e["name"] for e in events if e["kind"] == "phase"]
+    assert [p for p in phases if p != "free"] == ["data", "load", "prepare", "evaluate", "train", "save", "evaluate", "idle"]
+    assert events[0] == {"kind": "opened", "run": bench.run.id} and events[-1]["kind"] == "done"
+    assert [e["step"] for e in events if e["kind"] == "step"] == [1, 2, 3]
+    result = events[-1]["result"]
+    assert 0 < result["loss"]["after"] < result["loss"]["before"]
+    assert result["peak"]["rss"] > 100 * 2**20 and not result["stopped"] and result["steps"] == 3
+    assert result["parts"]["adapters"] > 0 and result["parts"]["optimizer"] >= 3 * result["parts"]["adapters"]
+
+    run = runs.find(tmp_path, result["run"])
+    assert {p.name for p in run.folder.iterdir()} == {"settings.json", "events.jsonl", "adapter"}
+    assert run.settings() == settings.to_dict()
+    kept = list(run.events())
+    assert kept[0]["kind"] == "run" and kept[0]["settings"] == settings.to_dict() and kept[0]["versions"]["torch"] == torch.__version__
+    assert [e for e in kept if e["kind"] not in ("run", "memory")] == events[1:]
+    assert [e["t"] for e in kept] == sorted(e["t"] for e in kept)
+    assert {tuple(e["parts"]) for e in kept if "parts" in e} == {("weights", "quant_constants", "adapters", "gradients", "optimizer")}
+    assert runs.history(tmp_path)[0].state == "done"
+    assert [s["when"] for s in kept if s["kind"] == "score"] == ["before", "after"]
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "llama-tied"])
+def test_the_adapter_loads_with_plain_peft_and_gives_the_same_logits(chosen, tmp_path, toy, family):
+    bench = Workbench(tmp_path)
+    result = list(bench.tune(chosen(load={"model": str(toy(family))})))[-1]["result"]
+    plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(toy(family), dtype=torch.float32), result["adapter"]).eval()
+    with torch.no_grad():
+        ours, theirs = bench._loaded.model(input_ids=IDS).logits, plain(input_ids=IDS).logits
+        with plain.disable_adapter():
+            base = plain(input_ids=IDS).logits
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    assert (base - theirs).abs().max() > 1e-2
+
+
+def test_stop_while_training_keeps_what_was_learned_and_says_so(chosen, tmp_path):
+    bench = Workbench(tmp_path)
+    events = _until(bench.tune(chosen(train={"steps": 5000})), bench.stop, 2)
+    result = events[-1]["result"]
+    assert events[-1]["kind"] == "done" and result["stopped"] and result["steps"] < 5000
+    assert runs.find(tmp_path, result["run"]).adapter.is_dir() and runs.history(tmp_path)[0].state == "stopped"
+    answer = list(bench.chat(chosen(), result["run"], ASK, Generation(max_new_tokens=4)))[-1]
+    assert answer["result"]["adapter"] == result["run"] and not answer["result"]["stopped"]
+
+
+def test_stop_before_training_leaves_no_adapter_and_a_bench_that_works(chosen, tmp_path):
+    bench = Workbench(tmp_path)
+    events = bench.tune(chosen())
+    for event in events:
+        if event["kind"] == "phase" and event["name"] == "prepare":
+            bench.stop.set()
+    assert event["kind"] == "done" and event["result"]["stopped"]
+    assert runs.history(tmp_path)[0].state == "stopped" and not runs.history(tmp_path)[0].has_adapter
+    assert list(bench.tune(chosen()))[-1]["result"]["steps"] == 3
+
+
+def test_a_failed_tune_stands_in_its_run_and_leaves_the_bench_usable(chosen, tmp_path):
+    bench = Workbench(tmp_path)
+    with pytest.raises(PlaygroundError) as caught:
+        list(bench.tune(chosen(lora={"targets": "q_proj,qqq"})))
+    assert keys(caught) == ["error.targets"] and "qqq" in str(caught.value) and "v_proj" in str(caught.value)
+    *_, phase, failure = (e for e in bench.run.events() if e["kind"] != "memory")
+    assert phase["name"] == "idle" and (failure["kind"], failure["problems"][0]["key"]) == ("failure", "error.targets")
+    assert runs.history(tmp_path)[0].state == "failed"
+    assert list(bench.tune(chosen()))[-1]["result"]["loss"]["after"] > 0
+
+
+@pytest.mark.parametrize("groups,key", [
+    ({"data": {"template": "chat"}}, "error.no_chat_template"), ({"train": {"length": 5000}}, "error.length"), ({"train": {"length": 8}}, "error.all_too_long"),
+    ({"data": {"source": "missing.jsonl"}}, "error.no_file"), ({"data": {"first": 99}}, "error.empty_slice"),
+])  # fmt: skip
+def test_what_only_the_model_or_the_data_can_refuse_is_told(chosen, tmp_path, groups, key):
+    with pytest.raises(PlaygroundError) as caught:
+        list(Workbench(tmp_path).tune(chosen(**groups)))
+    assert keys(caught) == [key]
+
+
+def test_bad_settings_open_no_run(chosen, tmp_path):
+    with pytest.raises(PlaygroundError) as caught:
+        list(Workbench(tmp_path).tune(chosen(lora={"r": 0}, train={"lr": 0})))
+    assert keys(caught) == ["problem.r", "problem.lr"] and runs.history(tmp_path) == []
+
+
+def test_a_loss_that_is_no_number_ends_the_fine_tune_with_that_said(chosen, tmp_path, toy):
+    import shutil
+
+    shutil.copytree(toy(), tmp_path / "m")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "m")
+    model.model.norm.weight.data[0] = float("nan")
+    model.save_pretrained(tmp_path / "m")
+    with pytest.raises(PlaygroundError) as caught:
+        list(Workbench(tmp_path / "runs").tune(chosen(load={"model": str(tmp_path / "m")})))
+    assert keys(caught) == ["error.diverged"]
+
+
+def test_float16_learns_too(chosen, tmp_path):
+    settings = chosen(load={"bits": 16, "dtype": "float16"}, data={"last": 6, "held_out": 0.3}, train={"steps": 3, "batch": 2})
+    result = list(Workbench(tmp_path).tune(settings))[-1]["result"]
+    assert result["loss"]["after"] < result["loss"]["before"]
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2])
+def test_micro_batches_learn_what_the_whole_batch_learns(chosen, tmp_path, micro_batch):
+    tensors = []
+    for number in (0, micro_batch):
+        bench = Workbench(tmp_path)
+        list(bench.tune(chosen(data={"last": 9}, train={"micro_batch": number, "steps": 2})))
+        tensors.append({n: p for n, p in bench._loaded.model.named_parameters() if "lora_B" in n})
+    for name, value in tensors[0].items():
+        torch.testing.assert_close(value, tensors[1][name], rtol=1e-3, atol=1e-4)
+
+
+def test_only_the_last_layers_are_adapted_when_asked(chosen, tmp_path):
+    bench = Workbench(tmp_path)
+    list(bench.tune(chosen(lora={"layers": 1})))
+    names = {n for n, _ in bench._loaded.model.named_parameters() if "lora_" in n}
+    assert names and all(".layers.1." in n for n in names)
+
+
+def test_loading_another_model_gives_the_first_one_back(chosen, tmp_path, toy):
+    bench = Workbench(tmp_path)
+    list(bench.load(chosen()))
+    events = list(bench.load(chosen(load={"model": str(toy("gpt2"))})))
+    assert [e["name"] for e in events if e["kind"] == "phase"] == ["free", "load", "idle"]
+    assert bench._loaded.model.config.model_type == "gpt2"
+
+
+def test_what_is_said_to_a_model_stays_out_of_the_run(chosen, tmp_path):
+    bench = Workbench(tmp_path)
+    said = {"base": [{"instruction": "My secret is mellon", "answer": None}]}
+    answers = [e for e in bench.chat(chosen(), None, said, Generation(max_new_tokens=8)) if e["kind"] == "answer"]
+    assert answers and "mellon" not in (bench.run.folder / "events.jsonl").read_text() and not [e for e in bench.run.events() if e["kind"] == "answer"]
+
+
+def test_an_adapter_of_another_model_is_told(chosen, tmp_path, toy):
+    bench = Workbench(tmp_path)
+    run = list(bench.tune(chosen()))[-1]["result"]["run"]
+    other = chosen(load={"model": str(toy("gpt2"))})
+    with pytest.raises(PlaygroundError) as caught:
+        list(bench.chat(other, run, ASK, Generation(max_new_tokens=4)))
+    assert keys(caught) == ["error.adapter"]
+    base = list(bench.chat(other, None, ASK, Generation(max_new_tokens=4)))
+    assert base[-1]["kind"] == "done"
+
+
+def test_a_chat_of_a_run_that_is_gone_is_told(chosen, tmp_path):
+    with pytest.raises(PlaygroundError) as caught:
+        list(Workbench(tmp_path).chat(chosen(), "20200101-000000-tune", ASK, Generation(max_new_tokens=4)))
+    assert keys(caught) == ["error.no_run"]
+
+
+def test_a_save_that_fails_leaves_the_adapter_that_was_there(chosen, tmp_path, monkeypatch):
+    bench = Workbench(tmp_path)
+    list(bench.tune(chosen()))
+    before = (bench.run.adapter / "adapter_model.safetensors").read_bytes()
+    monkeypatch.setattr(PeftModel, "save_pretrained", lambda self, folder: folder.mkdir())
+    with pytest.raises(OSError):
+        jobs.save_adapter(bench._loaded.model, bench.run.adapter)
+    assert (bench.run.adapter / "adapter_model.safetensors").read_bytes() == before
+    assert not (bench.run.folder / "adapter.partial").exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_disk_that_fills_up_while_saving_is_told_and_earlier_runs_stay_whole(chosen, small_disk):
+    bench = Workbench(small_disk)
+    first = list(bench.tune(chosen(lora={"r": 1}, train={"steps": 1})))[-1]["result"]["run"]
+    with pytest.raises(PlaygroundError) as caught:
+        list(bench.tune(chosen(lora={"r": 256}, train={"steps": 1})))
+    assert keys(caught) == ["error.disk_full"]
+    failed, kept = runs.history(small_disk)
+    assert (failed.state, failed.has_adapter) == ("failed", False) and (kept.id, kept.state, kept.has_adapter) == (first, "done", True)
+    assert json.loads((small_disk / first / "adapter" / "adapter_config.json").read_text())["r"] == 1
+    assert list(bench.chat(chosen(), first, ASK, Generation(max_new_tokens=4)))[-1]["kind"] == "done"

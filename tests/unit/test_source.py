@@ -1,0 +1,174 @@
+"""Where models come from: found here without a network, refused clearly, never half there."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from conftest import PROJECT, keys
+
+from playground import catalog, hub
+from playground.errors import PlaygroundError
+from playground.model import source
+
+
+def _told(model, accept=False):
+    with pytest.raises(PlaygroundError) as caught:
+        list(source.obtain(model, accept, threading.Event()))
+    assert caught.value.text("ja")
+    return keys(caught)[0], str(caught.value)
+
+
+def test_a_folder_is_used_as_it_is_without_an_event(toy):
+    steps = source.obtain(str(toy()), False, threading.Event())
+    with pytest.raises(StopIteration) as end:
+        next(steps)
+    assert end.value.value == toy().resolve()
+
+
+@pytest.mark.parametrize("name,key", [("/nowhere/model", "error.no_folder"), ("./nowhere", "error.no_folder")])
+def test_a_folder_that_is_none_is_told(name, key):
+    assert _told(name)[0] == key
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "model.gguf").write_text("")
+    assert _told(str(tmp_path / "model.gguf"))[0] == "error.no_folder"
+
+
+def test_an_empty_folder_is_told(tmp_path):
+    assert _told(str(tmp_path))[0] == "error.no_model"
+
+
+@pytest.mark.parametrize("name", ["what is this", "a/b/c", "x/y!", "a//b", "../x/y/z", "name/", "https://huggingface.co/x/y"])
+def test_what_can_be_no_hub_id_is_told_with_what_works_offline(name):
+    key, text = _told(name)
+    assert key in ("error.model_name", "error.no_folder")
+    assert key == "error.no_folder" or "smollm2-135m-instruct" in text
+
+
+@pytest.mark.parametrize("name", ["smollm2-135m-instrukt", "gpt2", "sshleifer/tiny-gpt2"])
+def test_a_hub_that_is_off_is_said_at_once_with_what_works_offline(name):
+    began = time.monotonic()
+    key, text = _told(name)
+    assert key == "error.hub_unreachable" and name in text and all(m in text for m in catalog.offline_models())
+    assert time.monotonic() - began < 10
+
+
+def test_a_hub_that_never_answers_is_given_up_within_ten_seconds(monkeypatch):
+    import socket
+
+    from huggingface_hub import constants
+
+    silent = socket.create_server(("127.0.0.1", 0))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+    began = time.monotonic()
+    assert hub.trouble("a/b") == "unreachable"
+    assert time.monotonic() - began < 10
+    silent.close()
+
+
+@pytest.mark.parametrize("status,headers,trouble", [
+    (200, {}, None), (401, {}, "absent"), (403, {}, "gated"), (404, {}, "absent"), (404, {"x-error-code": "EntryNotFound"}, None), (503, {}, "unreachable"),
+])  # fmt: skip
+def test_what_a_hub_answers_is_understood(monkeypatch, status, headers, trouble):
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+
+    from huggingface_hub import constants
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    try:
+        assert hub.trouble("a/b") == trouble
+    finally:
+        server.shutdown()
+
+
+def test_terms_must_be_accepted_before_anything_is_fetched():
+    name = next(k for k, e in catalog.models().items() if e.get("terms"))
+    key, text = _told(name)
+    assert key == "error.terms" and catalog.models()[name]["terms"]["url"] in text
+
+
+def test_a_model_of_the_catalog_is_found_where_it_was_converted_to(tmp_path, monkeypatch, toy):
+    monkeypatch.setenv("PLAYGROUND_CACHE", str(tmp_path))
+    name, entry = next((k, e) for k, e in catalog.models().items() if catalog.source_of(e, "folder"))
+    assert source.local(name) is None
+    shutil.copytree(toy(), tmp_path / catalog.source_of(entry, "folder"))
+    assert source.local(name) == tmp_path / catalog.source_of(entry, "folder")
+
+
+def test_a_file_with_another_checksum_is_removed_and_told(tmp_path):
+    file = tmp_path / "a.whl"
+    file.write_bytes(b"whole")
+    source._must_match(file, hashlib.sha256(b"whole").hexdigest(), "a")
+    assert file.read_bytes() == b"whole"
+    with pytest.raises(PlaygroundError) as caught:
+        source._must_match(file, "0" * 64, "a")
+    assert keys(caught) == ["error.damaged"] and not file.exists()
+
+
+@pytest.mark.parametrize("weights", [[], ["model-00001-of-00002.safetensors"]])
+def test_a_repo_that_was_fetched_half_does_not_count_as_here(tmp_path, monkeypatch, weights):
+    from huggingface_hub import constants, file_download
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    snapshot = tmp_path / "models--a--b" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (tmp_path / "models--a--b" / "refs").mkdir()
+    (tmp_path / "models--a--b" / "refs" / "main").write_text("abc")
+    (snapshot / "config.json").write_text("{}")
+    for name in weights:
+        (snapshot / name).write_bytes(b"")
+    (snapshot / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}))
+    monkeypatch.setattr(file_download, "HF_HUB_CACHE", str(tmp_path), raising=False)
+    assert source._in_hub_cache("a/b") is None
+    for name in ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"):
+        (snapshot / name).write_bytes(b"")
+    assert source._in_hub_cache("a/b") == snapshot
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_conversion_that_is_killed_leaves_no_model_behind(tmp_path, toy, how):
+    """Killed while writing, at the moment the weights are there but the tokenizer isn't."""
+    code = """
+import sys, time
+from pathlib import Path
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from playground.model import source
+toy, folder = sys.argv[1:]
+whole = AutoModelForCausalLM.from_pretrained
+AutoModelForCausalLM.from_pretrained = lambda *a, **k: whole(toy, dtype=torch.bfloat16)
+class Slow:
+    def save_pretrained(self, where):
+        print("half", flush=True)
+        time.sleep(60)
+AutoTokenizer.from_pretrained = lambda *a, **k: Slow()
+source._convert(Path("model.gguf"), Path(folder), lambda *_: None)
+"""
+    folder = tmp_path / "models" / "toy"
+    with subprocess.Popen([sys.executable, "-c", code, str(toy()), str(folder)], cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=os.environ) as process:
+        assert process.stdout.readline().strip() == "half"
+        process.send_signal(how)
+        process.wait(20)
+    assert not folder.exists() and (tmp_path / "models" / "toy.partial" / "model.safetensors").is_file()
