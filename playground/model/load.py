@@ -22,6 +22,9 @@ from playground.settings import Load
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # "inputs will be cast", once a call, at int8
 
 
+CLEARLY = 1.2  # times as fast: below that, noise would choose between two runs of the same settings
+
+
 @dataclass
 class Loaded:
     """A model in memory: its network, its tokenizer, the type it computes in and why that one was chosen."""
@@ -58,24 +61,25 @@ def half_type(settings: Load, device: str) -> tuple[torch.dtype, str]:
 
 def best_bits(device: str) -> int:
     """16 where half precision is computed at least as fast as float32, else 32. On a CPU that is measured."""
-    return 16 if device == "cuda" or _bf16_speed() >= 1 else 32
+    return 16 if device == "cuda" or _bf16_speed() >= CLEARLY else 32
 
 
 @cache
 def _bf16_speed() -> float:
     """How many times as fast as float32 this CPU multiplies bfloat16 matrices, measured once (about 0.1 s).
 
-    What the CPU says of itself doesn't settle it: AVX-512 bf16 without AMX can be the slower of the two.
+    What the CPU says of itself doesn't settle it: AVX-512 bf16 without AMX can be the slower of the two. The quickest of
+    many products counts, because whatever else the machine does can only slow one down.
     """
 
     def seconds(dtype: torch.dtype) -> float:
         left, right = torch.ones(256, 576, dtype=dtype), torch.ones(576, 1536, dtype=dtype)
         took = []
-        for _ in range(9):
+        for _ in range(25):
             began = time.perf_counter()
             left @ right
             took.append(time.perf_counter() - began)
-        return sorted(took)[len(took) // 2]
+        return min(took)
 
     return seconds(torch.float32) / seconds(torch.bfloat16)
 

@@ -14,7 +14,6 @@ from peft import PeftModel
 
 from playground.data.batch import IGNORED, Example, batches
 from playground.errors import problem
-from playground.model.adapt import adapter_parameters
 from playground.settings import Train
 from playground.train.feed import Feed
 from playground.train.loss import Loss

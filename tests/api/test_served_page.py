@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import httpx
 import pytest
-from conftest import PROJECT
+from toys import PROJECT
 
 from playground import runs
 from playground.words import say

@@ -33,6 +33,7 @@ import time
 import urllib.request
 from datetime import datetime, timezone
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -97,8 +98,7 @@ def _arms(steps: int) -> dict:
     default = best_bits("cpu")
     arms = {"app": start_up, "ours": lambda: ours([], steps)}
     arms |= {f"ours-bits{bits}": lambda bits=bits: ours(["--bits", str(bits)], steps) for bits in (16, 32) if bits != default}
-    command = [sys.executable, __file__, "--steps", str(steps), "--peer"]
-    return arms | {name: lambda name=name: _last_line(command + [name]) for name in PEERS}
+    return arms | {name: lambda name=name: _last_line([sys.executable, __file__, "--steps", str(steps), "--peer", name]) for name in PEERS}
 
 
 def start_up() -> dict:
@@ -129,8 +129,7 @@ def start_up() -> dict:
 
 def _engine(url: str, chart: int) -> str:
     body = json.dumps({"session_hash": "bench", "component_id": chart, "fn_name": "since", "data": {}}).encode()
-    request = urllib.request.Request(f"{url}/gradio_api/component_server", body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
+    with urllib.request.urlopen(urllib.request.Request(f"{url}/gradio_api/component_server", body, {"Content-Type": "application/json"}), timeout=60) as answer:
         return json.load(answer)["engine"]
 
 
@@ -153,7 +152,7 @@ def ours(flags: list[str], steps: int) -> dict:
         run = Run(Path(folder) / result["run"])
         events, bits = list(run.events()), run.settings()["load"]["bits"]
     phases = [e for e in events if e["kind"] == "phase"]
-    start, end = next((now["t"], after["t"]) for now, after in zip(phases, phases[1:]) if now["name"] == "train")
+    start, end = next((now["t"], after["t"]) for now, after in pairwise(phases) if now["name"] == "train")
     tokens = [e for e in events if e["kind"] == "step"][-1]["tokens"]
     return {
         "bits": str(bits), "job_s": result["seconds"], "train_s": round(end - start, 2), "steps": result["steps"], "tokens": tokens,
@@ -185,7 +184,7 @@ def peer(dtype: str, layers: str, steps: int) -> dict:
     set_seed(train.seed)
     model = get_peft_model(model, LoraConfig(
         r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, task_type="CAUSAL_LM",
-        target_modules=adapt.targets(model, lora.targets),  # not "all-linear": with that PEFT ignores layers_to_transform
+        target_modules=adapt.targets(model, lora.targets),  # not "all-linear": PEFT refuses layers_to_transform beside a string
         layers_to_transform=list(range(last - lora.layers, last)) if layers == "same" and lora.layers else None,
     ))  # fmt: skip
     with tempfile.TemporaryDirectory() as out:

@@ -6,7 +6,7 @@ torch = pytest.importorskip("torch")
 if not torch.cuda.is_available():
     pytest.skip("no CUDA device", allow_module_level=True)
 
-import toy  # noqa: E402: only where there is a device
+import toys  # noqa: E402  only where there is a device
 
 from playground import runs  # noqa: E402
 from playground.errors import PlaygroundError  # noqa: E402
@@ -22,7 +22,7 @@ TURN = {"instruction": "What is the Wi-Fi password?", "answer": None}
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return toy.make(tmp_path_factory.mktemp("model") / "toy", hidden=1024, layers=8)
+    return toys.save(tmp_path_factory.mktemp("model") / "toy", chat=True, hidden_size=1024, intermediate_size=2048, num_hidden_layers=8, max_position_embeddings=1024)
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-import toy
+import toys
 from playwright.sync_api import sync_playwright
+from toys import PROJECT
 
-PROJECT = Path(__file__).resolve().parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run", "--disable-quic", "--disable-component-update", "--disable-sync"]
 
@@ -45,7 +45,7 @@ class App:
 
 @pytest.fixture(scope="session")
 def toy_chat_model(tmp_path_factory):
-    return toy.make(tmp_path_factory.mktemp("model") / "toy-llama")
+    return toys.save(tmp_path_factory.mktemp("model") / "toy-llama", chat=True)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import PROJECT
+from toys import PROJECT
 
 from playground import __main__ as cli
 from playground import catalog

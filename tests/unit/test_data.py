@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT, keys
+from toys import PROJECT, keys
 
 from playground import ASSETS
 from playground.data import source

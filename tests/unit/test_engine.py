@@ -5,7 +5,7 @@ import signal
 import time
 
 import pytest
-from conftest import keys
+from toys import keys
 
 from playground import runs
 from playground.engine import Engine

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import make_model
+from toys import make_model
 from peft import LoraConfig, get_peft_model
 
 from playground.data.batch import IGNORED, Example, batches, collate, pack, shared_prefix

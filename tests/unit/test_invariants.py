@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from conftest import PROJECT
+from toys import PROJECT
 
 
 def _python(code: str, *arguments: str) -> subprocess.CompletedProcess:

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 import torch
-from conftest import keys
+from toys import keys
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 

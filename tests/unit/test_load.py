@@ -7,7 +7,7 @@ import psutil
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
-from conftest import keys
+from toys import keys
 
 from playground.errors import PlaygroundError
 from playground.jobs import Workbench

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import make_model
+from toys import make_model
 from torch import nn
 from torch.nn import functional
 

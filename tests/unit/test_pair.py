@@ -4,7 +4,7 @@ import threading
 
 import pytest
 import torch
-from conftest import keys
+from toys import keys
 
 from playground.chat.pair import Asked, answers
 from playground.errors import PlaygroundError

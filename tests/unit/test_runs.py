@@ -5,7 +5,7 @@ import threading
 import time
 
 import pytest
-from conftest import keys
+from toys import keys
 
 from playground import runs
 from playground.errors import PlaygroundError

@@ -1,7 +1,7 @@
 """What a person can choose, and how all that is wrong with it is told at once."""
 
 import pytest
-from conftest import keys
+from toys import keys
 
 from playground.errors import PlaygroundError
 from playground.settings import TALK_GENERATION, Generation, Settings, check, generation_problems, problems

@@ -11,7 +11,7 @@ import threading
 import time
 
 import pytest
-from conftest import PROJECT, keys
+from toys import PROJECT, keys
 
 from playground import catalog, hub
 from playground.errors import PlaygroundError

@@ -1,7 +1,7 @@
 """How rows become tokens: what is trained on, where answers end, what is cut."""
 
 import pytest
-from conftest import keys, make_tokenizer
+from toys import keys, make_tokenizer
 
 from playground.data.batch import encode
 from playground.data.source import Row

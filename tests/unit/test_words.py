@@ -7,7 +7,7 @@ from dataclasses import fields
 from string import Formatter
 
 import pytest
-from conftest import PROJECT
+from toys import PROJECT
 
 from playground import ASSETS, catalog, settings
 from playground.words import LANGUAGES, say, table

@@ -1,0 +1,65 @@
+"""Toy models of real layers and a real tokenizer, and what tests share: random weights, the same every time."""
+
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+CHAT = (
+    "{% for m in messages %}<|start|>{{ m['role'] }}\n{{ m['content'] }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
+)
+SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 336, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+LLAMA = SMALL | {"intermediate_size": 128, "num_key_value_heads": 2, "max_position_embeddings": 512, "initializer_range": 0.1}
+FAMILIES = {
+    "llama": ("llama", LLAMA),
+    "llama-tied": ("llama", LLAMA | {"tie_word_embeddings": True}),
+    "gpt_neox": ("gpt_neox", SMALL | {"intermediate_size": 128, "max_position_embeddings": 512, "initializer_range": 0.1}),
+    "gpt2": ("gpt2", {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 512, "vocab_size": 336, "bos_token_id": 0, "eos_token_id": 1, "initializer_range": 0.1,
+                      "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}),
+    "gemma3_text": ("gemma3_text", LLAMA | {"head_dim": 16, "sliding_window": 512, "layer_types": ["sliding_attention", "full_attention"], "query_pre_attn_scalar": 16}),
+    "gemma3_window": ("gemma3_text", LLAMA | {"head_dim": 16, "sliding_window": 100, "layer_types": ["sliding_attention", "full_attention"], "query_pre_attn_scalar": 16}),
+    "gemma2": ("gemma2", LLAMA | {"head_dim": 16, "final_logit_softcapping": 2.0, "query_pre_attn_scalar": 16}),
+    "opt": ("opt", SMALL | {"ffn_dim": 128, "word_embed_proj_dim": 64, "max_position_embeddings": 512, "init_std": 0.1, "dropout": 0.0}),
+    "bloom": ("bloom", {"hidden_size": 64, "n_layer": 2, "n_head": 4, "vocab_size": 336, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2, "initializer_range": 0.1}),
+    "falcon": ("falcon", SMALL | {"initializer_range": 0.1, "new_decoder_architecture": False, "parallel_attn": True, "multi_query": True, "alibi": False}),
+    "falcon_alibi": ("falcon", SMALL | {"initializer_range": 0.1, "new_decoder_architecture": False, "parallel_attn": False, "multi_query": False, "alibi": True}),
+}  # fmt: skip
+
+
+def make_tokenizer(chat: bool):
+    """Byte-level BPE: bos 0, eos 1, pad 2, the chat's two marks 3 and 4; every text can be written, and read back."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=330, special_tokens=["<s>", "</s>", "<pad>", "<|start|>", "<|end|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )  # fmt: skip
+    inner.train_from_iterator(["What is the answer to the question? The answer is blue. ### Instruction: Response:"] * 3, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    tokenizer.chat_template = CHAT if chat else None
+    return tokenizer
+
+
+def make_model(family: str, **changes):
+    """A network of that family with random weights, the same every time."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    kind, values = FAMILIES[family]
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **values | changes)
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+
+
+def save(folder: Path, family: str = "llama", chat: bool = False, **changes) -> Path:
+    """A toy model and its tokenizer, saved into `folder`; returns it."""
+    make_model(family, **changes).save_pretrained(folder)
+    make_tokenizer(chat).save_pretrained(folder)
+    return folder
+
+
+def keys(caught) -> list[str]:
+    """The words keys of a caught PlaygroundError."""
+    return [problem.key for problem in caught.value.problems]
