@@ -4,7 +4,6 @@ The worker process (engine.py) and the command line (__main__.py) run the same j
 """
 
 import math
-import shutil
 import threading
 import time
 from collections.abc import Generator, Iterator
@@ -210,7 +209,7 @@ class Workbench:
             raise Stopped
         self._adapter = run.id
         yield {"kind": "phase", "name": "save"}
-        save_adapter(held.model, run.adapter)
+        adapt.save_lora(held.model, run.adapter)
         loss["after"] = yield from self._score("after", apart, feed)
         asked = [row for row in measured if row.key]
         found = None
@@ -278,27 +277,6 @@ class Workbench:
 def settled(settings: Settings) -> Settings:
     """The same settings with the bit width decided, where it was left to the hardware."""
     return replace(settings, load=replace(settings.load, bits=settings.load.bits or best_bits(device_of(settings.load))))
-
-
-def save_adapter(model: PeftModel, folder: Path) -> None:
-    """The adapter in PEFT's format, whole or not at all.
-
-    PEFT would save nothing of a model whose tensors are missing, so what was written is opened and counted.
-    """
-    fresh = folder.with_name("adapter.partial")
-    shutil.rmtree(fresh, ignore_errors=True)
-    try:
-        model.save_pretrained(fresh)
-        from safetensors import safe_open
-
-        with safe_open(fresh / "adapter_model.safetensors", "pt") as file:
-            if not any("lora_B" in name for name in file.keys()):
-                raise problem("error.unexpected", kind="adapter", detail="no tensors were saved")
-        shutil.rmtree(folder, ignore_errors=True)
-        fresh.replace(folder)
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
 
 
 def _peak(gauge: meter.Meter) -> dict[str, int]:

@@ -1,9 +1,11 @@
 """LoRA on any family: which layers, added and taken off again (Hu et al. 2021, arXiv 2106.09685; PEFT)."""
 
+import shutil
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import safe_open
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -71,6 +73,25 @@ def read_lora(model: PreTrainedModel, folder: Path, dtype: torch.dtype) -> PeftM
         raise problem("error.adapter", path=folder.parent.name, detail=str(error).split("\n")[0][:200]) from error
     tuned.eval()
     return _in_type(tuned, dtype)
+
+
+def save_lora(model: PeftModel, folder: Path) -> None:
+    """The adapter in PEFT's format, whole or not at all.
+
+    PEFT would save nothing of a model whose tensors are missing, so what was written is opened and counted.
+    """
+    fresh = folder.with_name("adapter.partial")
+    shutil.rmtree(fresh, ignore_errors=True)
+    try:
+        model.save_pretrained(fresh)
+        with safe_open(fresh / "adapter_model.safetensors", "pt") as file:
+            if not any("lora_B" in name for name in file.keys()):
+                raise problem("error.unexpected", kind="adapter", detail="no tensors were saved")
+        shutil.rmtree(folder, ignore_errors=True)
+        fresh.replace(folder)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
 
 
 def remove_lora(model: PreTrainedModel | PeftModel) -> PreTrainedModel:

@@ -8,7 +8,7 @@ import gradio as gr
 
 from playground import catalog, runs
 from playground.data import source
-from playground.errors import Problem, told
+from playground.errors import Problem
 from playground.settings import TALK_GENERATION, Data, Generation, Settings, check, generation_problems, lay_over
 from playground.ui.page import AT_ONCE, QUIET, Page, message, message_box
 
@@ -63,7 +63,7 @@ def connect(page: Page, tab: SimpleNamespace) -> None:
         try:
             chosen, wanted = _asked(page, question, adapter, form, options)
         except Exception as error:
-            yield question, base, tuned, "", message(told(error).text(page.lang), bad=True)
+            yield question, base, tuned, "", page.trouble(error)
             return
         yield from _answers(page, chosen, adapter, question.strip(), history, wanted)
 
@@ -124,7 +124,7 @@ def _answers(page: Page, chosen: Settings, adapter: str, question: str, history:
     try:
         job = page.engine.chat(chosen, adapter or None, {side: _turns(before[side], question) for side in live}, wanted)
     except Exception as error:
-        yield question, before["base"], before["tuned"], "", message(told(error).text(page.lang), bad=True)
+        yield question, before["base"], before["tuned"], "", page.trouble(error)
         return
     ended = False
     try:
@@ -146,7 +146,7 @@ def _answers(page: Page, chosen: Settings, adapter: str, question: str, history:
         ended = True
     except Exception as error:
         ended = True
-        yield question, before["base"], before["tuned"], "", message(told(error).text(page.lang), bad=True)
+        yield question, before["base"], before["tuned"], "", page.trouble(error)
     finally:
         if not ended and page.engine.job is job:  # the page was closed: nobody reads on
             page.engine.stop()

@@ -58,9 +58,13 @@ class Page:
             try:
                 return handler(*values)
             except Exception as error:
-                return message(told(error).text(self.lang), bad=True)
+                return self.trouble(error)
 
         return safe
+
+    def trouble(self, error: Exception):
+        """What went wrong, as an update of a message box."""
+        return message(told(error).text(self.lang), bad=True)
 
 
 def opened(job: Job) -> None:

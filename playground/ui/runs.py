@@ -32,14 +32,11 @@ def connect(page: Page, tab: SimpleNamespace, chart: gr.HTML) -> None:
     """The tab's listeners, once all fields of the page are there."""
 
     def reuse(run_id):
-        chosen = Settings().with_values(runs.find(page.root, run_id).settings())
-        return [*page.values(chosen), message()]
-
-    def reused(run_id):
         try:
-            return reuse(run_id)
+            chosen = Settings().with_values(runs.find(page.root, run_id).settings())
+            return [*page.values(chosen), message()]
         except Exception as error:
-            return [*(gr.skip() for _ in page.fields), page.telling(_raise)(error)]
+            return [*(gr.skip() for _ in page.fields), page.trouble(error)]
 
     def delete(run_id):
         if page.engine.state == "busy" and page.engine.run == run_id:
@@ -49,7 +46,7 @@ def connect(page: Page, tab: SimpleNamespace, chart: gr.HTML) -> None:
 
     tab.show.click(lambda run_id: gr.update(follow=run_id or ""), tab.pick, chart, **AT_ONCE)
     tab.live.click(lambda: gr.update(follow=""), None, chart, **AT_ONCE)
-    tab.reuse.click(reused, tab.pick, [*page.inputs(), tab.message], **AT_ONCE)
+    tab.reuse.click(reuse, tab.pick, [*page.inputs(), tab.message], **AT_ONCE)
     tab.delete.click(lambda: gr.update(visible=True), None, tab.really, **AT_ONCE)
     tab.really.click(page.telling(delete), tab.pick, tab.message, **AT_ONCE).then(
         lambda: (gr.update(visible=False), *listed(page)), None, [tab.really, tab.table, tab.empty, tab.pick], **AT_ONCE
@@ -71,7 +68,3 @@ def _row(page: Page, summary: runs.Summary) -> list:
         f"{recall['base']:.0%} → {recall['tuned']:.0%}" if recall else "",
         round(summary.seconds), page.say(f"state.{summary.state}"),
     ]  # fmt: skip
-
-
-def _raise(error: Exception):
-    raise error

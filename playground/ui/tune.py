@@ -68,7 +68,7 @@ def connect(page: Page, tab: SimpleNamespace) -> None:
             told, rows = _preview(page, page.settings(values).data)
             return told, rows, message()
         except Exception as error:
-            return "", [], page.telling(_raise)(error)
+            return "", [], page.trouble(error)
 
     slice_of = [page.fields["data", name] for name in ("source", "first", "last", "sample")]
     for component in slice_of:
@@ -86,7 +86,3 @@ def _preview(page: Page, data) -> tuple[str, list[list[str]]]:
     rows = source.read(data)
     told = page.say("tune.preview", train=len(rows.train), held_out=len(rows.held_out), total=rows.total)
     return told, [[f"{row.instruction}\n{row.input}".strip(), row.output] for row in rows.train[:PREVIEWED]]
-
-
-def _raise(error: Exception):
-    raise error

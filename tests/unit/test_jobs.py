@@ -11,9 +11,10 @@ from toys import keys
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from playground import jobs, runs
+from playground import runs
 from playground.errors import PlaygroundError
 from playground.jobs import Workbench
+from playground.model import adapt
 from playground.settings import Generation
 
 IDS = torch.tensor([[0, 40, 41, 42, 60]])
@@ -188,7 +189,7 @@ def test_a_save_that_fails_leaves_the_adapter_that_was_there(chosen, tmp_path, m
     before = (bench.run.adapter / "adapter_model.safetensors").read_bytes()
     monkeypatch.setattr(PeftModel, "save_pretrained", lambda self, folder: folder.mkdir())
     with pytest.raises(OSError):
-        jobs.save_adapter(bench._loaded.model, bench.run.adapter)
+        adapt.save_lora(bench._loaded.model, bench.run.adapter)
     assert (bench.run.adapter / "adapter_model.safetensors").read_bytes() == before
     assert not (bench.run.folder / "adapter.partial").exists()
 
