@@ -19,7 +19,7 @@ def build(page: Page) -> SimpleNamespace:
     """The tab's components."""
     say = page.say
     gr.Markdown(say("chat.lead"), elem_classes="lead")
-    adapter = gr.Dropdown(label=say("chat.adapter"), info=say("chat.adapter.info"), choices=[(say("chat.none"), "")], value="")
+    adapter = gr.Dropdown(label=say("chat.adapter"), info=say("chat.adapter.info"), choices=[(say("chat.none"), "")], value=None)  # the first refresh takes the newest
     same = message_box()
     with gr.Row(elem_classes="sides"):
         chats, labels = {}, {}
