@@ -40,6 +40,7 @@ const TAKERS = {
     view.phases = [...view.phases.slice(-300), { name, from: x, to: x }];
     view.progress = null;
     if (name === "free") view.parts = null;
+    if (name === "data") Object.assign(view, { outcome: "", failure: "" }); // a fine-tune begins, or one that had ended goes on
   },
   memory(view, event, x) {
     view.memory.push([x, phaseName(view.phases.at(-1)?.name), ...kinds(view).map((kind) => event[kind] ?? null)]);
@@ -51,6 +52,7 @@ const TAKERS = {
   step(view, event) {
     view.step = event;
     view.progress = { done: event.step, total: event.steps, unit: "steps" };
+    if (event.step <= view.losses.at(-1)?.[0]) view.losses = view.losses.filter(([step]) => step < event.step); // done again from a checkpoint
     view.losses.push([event.step, isNumber(event.loss) ? event.loss : null]);
     view.losses = thinned(view.losses, (earlier) => earlier); // points that were, not the noise's upper edge
   },
@@ -176,7 +178,7 @@ function drawStatus() {
   put(part(".engine"), lost ? say("lost") : say(`engine.${answer.engine}`));
   part(".engine").dataset.state = lost ? "dead" : answer.engine;
   drawProgress(working, progress?.total > 0 ? Math.min(1, progress.done / progress.total) : null);
-  const facts = [["elapsed", clock(view.t)]];
+  const facts = [["elapsed", clock(view.t - view.cut)]];
   if (step) facts.push(["loss", lossText(step.loss)], ["speed", count(step.tokens_per_s)]);
   if (active && phase === "train" && isNumber(step?.left_s)) facts.push(["left", clock(step.left_s)]);
   fill(part(".facts"), facts, ["div", "dt", "dd"], (node, [key, value]) => { put(node.firstChild, say(`fact.${key}`)); put(node.lastChild, value); });

@@ -39,12 +39,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def tune(asked) -> dict:
-    """Fine-tune as the flags and the settings file say; with neither, the default demo."""
+    """Fine-tune as the flags and the settings file say; with neither, the default demo. Under `accelerate launch`: on several devices."""
     from playground.jobs import Workbench
 
-    chosen = _chosen(asked)
     bench = Workbench(asked.runs)
-    return _follow(bench.tune(chosen), asked.lang)
+    return _follow(bench.resume(asked.resume) if asked.resume else bench.tune(_chosen(asked)), asked.lang)
 
 
 def compare(asked) -> dict:
@@ -52,7 +51,7 @@ def compare(asked) -> dict:
     from playground.jobs import Workbench
 
     run = runs.find(asked.runs, asked.run)
-    if not run.adapter.is_dir():
+    if not run.adapter.is_dir() and not run.model.is_dir():
         raise problem("error.no_adapter", run=run.id)
     generation, wrong = settings.lay_over(settings.Generation(), _given(asked, "generation", settings.Generation), "generation")
     settings.check(wrong)
@@ -145,6 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     one = commands.add_parser("tune", parents=[common], help=tune.__doc__)
     one.set_defaults(run_command=tune)
     one.add_argument("--settings", metavar="FILE", help="a run's settings.json, or a part of one")
+    one.add_argument("--resume", metavar="RUN", help="go on with a run that was stopped or broke off, from its last checkpoint")
     one.add_argument("--preset", choices=list(catalog.presets()), help="named settings (demo-en, unless --settings is given)")
     for group, kind in zip(GROUPS, (settings.Load, settings.Data, settings.Lora, settings.Train)):
         taken = {"seed"} if group == "train" else set()

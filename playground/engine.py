@@ -30,6 +30,7 @@ class Job:
         self.run: str | None = None
         self.ended = False
         self.error: PlaygroundError | None = None
+        self.result: dict = {}  # what its `done` says
         self._events: list[dict] = []
         self._news = threading.Condition()
 
@@ -59,6 +60,8 @@ class Job:
         with self._news:
             if event["kind"] == "opened":
                 self.run = event["run"]
+            elif event["kind"] == "done":
+                self.result = event.get("result", {})
             self._events.append(event)
             self._news.notify_all()
 
@@ -121,6 +124,10 @@ class Engine:
     def tune(self, settings: Settings) -> Job:
         """Fine-tune it."""
         return self._submit("tune", settings=settings.to_dict())
+
+    def resume(self, run_id: str) -> Job:
+        """Go on with a fine-tune that left a checkpoint, in its own run."""
+        return self._submit("tune", run=run_id)
 
     def chat(self, settings: Settings, adapter: str | None, sides: dict, generation: Generation) -> Job:
         """Answer, base beside tuned. See jobs.Workbench.chat."""

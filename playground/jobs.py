@@ -3,7 +3,6 @@
 The worker process (engine.py) and the command line (__main__.py) run the same jobs.
 """
 
-import math
 import threading
 import time
 from collections.abc import Generator, Iterator
@@ -14,11 +13,8 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 
-from playground import runs
+from playground import runs, tuning
 from playground.chat.pair import Asked, answers
-from playground.chat.recall import recall
-from playground.data import source as data_source
-from playground.data.batch import encode
 from playground.data.template import Template, Turn, choose
 from playground.errors import problem, told
 from playground.memory import ledger, meter
@@ -26,11 +22,11 @@ from playground.model import adapt
 from playground.model.load import Loaded, best_bits, device_of, give_back, load
 from playground.model.source import obtain
 from playground.settings import Generation, Load, Settings, check, generation_problems, problems
-from playground.train.feed import Feed
-from playground.train.loop import Masters, fine_tune, held_out_loss
+from playground.train import checkpoint
+from playground.train.loop import Trainer
+from playground.train.parallel import Team, lost
 from playground.watched import Stopped, watched
 
-MEASURED_ROWS = 45  # held-out rows at most, evenly spread over the set: enough for a mean, quick on a CPU
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes")
 
 
@@ -41,11 +37,12 @@ class Workbench:
         self.root = root
         self.stop = threading.Event()
         self.run: runs.Run | None = None
-        self._loaded: Loaded | None = None
-        self._as: Load | None = None  # how it was loaded
-        self._adapter: str | None = None  # id of the run whose adapter is on the model
-        self._template = "auto"
-        self._masters: Masters | None = None
+        self.team: Team | None = None
+        self.loaded: Loaded | None = None
+        self.adapter: str | None = None  # id of the run whose adapter is on the model
+        self.template = "auto"
+        self.trainer: Trainer | None = None
+        self._as: Load | None = None  # how it was loaded; None for weights that aren't as they were loaded any more
 
     # --- jobs ---
 
@@ -55,13 +52,21 @@ class Workbench:
         return self._job("load", settled(settings), self._load_only)
 
     def tune(self, settings: Settings) -> Iterator[dict]:
-        """Fine-tune with LoRA; loads the model first where it isn't held already.
+        """Fine-tune with LoRA or in full; loads the model first where it isn't held already.
 
         The result: {"run", "seconds", "loss" {before, after}, "recall" {base, tuned} or None, "tokens_per_s", "steps",
-        "peak" (bytes by kind), "stopped"}.
+        "peak" (bytes by kind), "stopped", "adapter" or "model" (path)}.
         """
         check(problems(settings))
-        return self._job("tune", settled(settings), self._tune)
+        return self._job("tune", settled(settings), lambda s: tuning.tune(self, s, False))
+
+    def resume(self, run_id: str) -> Iterator[dict]:
+        """Go on with a fine-tune that left a checkpoint, in the same run and with its settings; the result as of `tune`."""
+        run = runs.find(self.root, run_id)
+        if not (run.folder / checkpoint.NAME).is_file():
+            raise problem("error.no_checkpoint", run=run_id)
+        settings = settled(Settings().with_values(run.settings()))
+        return self._job("tune", settings, lambda s: tuning.tune(self, s, True), resumed=run)
 
     def chat(self, settings: Settings, adapter: str | None, sides: dict[str, list[dict]], generation: Generation) -> Iterator[dict]:
         """Answer the last turn of each side's conversation, both sides in one batch.
@@ -75,21 +80,28 @@ class Workbench:
 
     def free(self) -> None:
         """Give back the model and everything with it."""
-        self._loaded = self._as = self._adapter = self._masters = None
+        self.loaded = self._as = self.adapter = self.trainer = None
         give_back()
 
     # --- how a job runs ---
 
-    def _job(self, kind: str, settings: Settings, work, goes_on: bool = False) -> Iterator[dict]:
+    def _job(self, kind: str, settings: Settings, work, goes_on: bool = False, resumed: runs.Run | None = None) -> Iterator[dict]:
         """Run `work(settings)`, its events kept in a run, memory metered all along, its end told whatever happens.
 
-        A job that `goes_on` writes to the open run, if that is how the model was loaded; every other one opens its own.
+        A job that `goes_on` writes to the open run, if that is how the model was loaded; one that is `resumed` to its
+        own of before; every other one opens its own.
         """
-        if not (goes_on and self.run and self._as == settings.load):
-            device = device_of(settings.load)
+        device = device_of(settings.load)
+        self.team = Team(device)
+        if not self.team.main:
+            self.run = runs.Unwritten(resumed.folder if resumed else self.root / "unwritten")
+        elif resumed:
+            self.run = resumed
+        elif not (goes_on and self.run and self._as == settings.load):
             facts = {"hardware": meter.hardware(device), "versions": {name: version(name) for name in LIBRARIES}}
             self.run = runs.create(self.root, kind, settings.to_dict(), **facts)
         run, began = self.run, time.time()
+        self.team.watch(lambda: run.append("failure", job=kind, **problem("error.rank_died").to_dict()))
         gauge = meter.Meter(lambda now: run.append("memory", **now))
         yield {"kind": "opened", "run": run.id}
         gauge.take()
@@ -104,8 +116,10 @@ class Workbench:
         except Exception as error:
             shown = self._explain(error, gauge)
             self._recover()
-            run.append("phase", name="idle")
-            run.append("failure", job=kind, **shown.to_dict())
+            with self.team.telling() as first:
+                if first:
+                    run.append("phase", name="idle")
+                    run.append("failure", job=kind, **shown.to_dict())
             raise shown from error
         finally:
             gauge.stop()
@@ -123,17 +137,18 @@ class Workbench:
                 continue
             kept = run.append(**event)
             if event["kind"] == "phase" or (event["kind"] == "step" and event["step"] <= 2):
-                run.append("memory", **meter.reading(), parts=self._parts())
+                run.append("memory", **meter.reading(), parts=self.parts())
             yield kept
 
-    def _parts(self) -> dict[str, int]:
-        model = self._loaded.model if self._loaded else None
-        return ledger.parts(model, self._masters.optimizer if self._masters else None)
+    def parts(self) -> dict[str, int]:
+        return ledger.parts(self.loaded.model if self.loaded else None, self.trainer.optimizer.inner if self.trainer else None)
 
     def _explain(self, error: Exception, gauge: meter.Meter):
         """An out-of-memory with what filled it; anything else as it is told everywhere."""
+        if self.team.size > 1 and lost(error):
+            return problem("error.rank_died")
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-            largest = max(self._parts().items(), key=lambda item: item[1])
+            largest = max(self.parts().items(), key=lambda item: item[1])
             now = max(gauge.peak.get("device", 0), gauge.peak.get("rss", 0) if not torch.cuda.is_available() else 0)
             device = "cuda" if isinstance(error, torch.OutOfMemoryError) else "cpu"
             return problem("error.out_of_memory", used_bytes=now, capacity_bytes=meter.hardware(device)["capacity"], part=largest[0], part_bytes=largest[1])
@@ -141,118 +156,76 @@ class Workbench:
 
     def _recover(self) -> None:
         """After a failure: drop what was half made. The model itself stays if it was whole."""
-        self._masters = None
-        if self._loaded and self._adapter is None:
-            self._loaded.model = adapt.remove_lora(self._loaded.model)
+        self.trainer = None
+        if self.loaded and self.adapter is None:
+            self.loaded.model = adapt.remove_lora(self.loaded.model)
+            self.loaded.model.requires_grad_(False)
         give_back()
 
     # --- load ---
 
     def _load_only(self, settings: Settings):
-        if self._loaded:
+        if self.loaded:
             yield {"kind": "phase", "name": "free"}
             self.free()
-        yield from self._hold(settings.load)
-        return {"dtype": str(self._loaded.dtype).removeprefix("torch."), "parts": self._parts()}
+        yield from self.hold(settings.load)
+        return {"dtype": str(self.loaded.dtype).removeprefix("torch."), "parts": self.parts()}
 
-    def _hold(self, wanted: Load):
+    def hold(self, wanted: Load):
         """Make sure that the model is held just so; what was held otherwise is given back first."""
-        if self._loaded and self._as == wanted:
+        if self.loaded and self._as == wanted:
             return
-        if self._loaded:
+        if self.loaded:
             yield {"kind": "phase", "name": "free"}
             self.free()
-        folder = yield from obtain(wanted.model, wanted.accept_terms, self.stop)
+        with self.team.turns():
+            folder = yield from obtain(wanted.model, wanted.accept_terms, self.stop)
         yield {"kind": "phase", "name": "load"}
-        self._loaded = yield from watched(lambda tell: load(folder, wanted, tell), self.stop)
+        self.loaded = yield from watched(lambda tell: load(folder, wanted, tell, self.team.load_device), self.stop)
         self._as = wanted
-        yield {"kind": "note", "key": self._loaded.reason, "values": {"dtype": str(self._loaded.dtype).removeprefix("torch.")}}
-        if self._loaded.device == "cpu" and wanted.bits < 16:
+        yield {"kind": "note", "key": self.loaded.reason, "values": {"dtype": str(self.loaded.dtype).removeprefix("torch.")}}
+        if self.loaded.device == "cpu" and wanted.bits < 16:
             yield {"kind": "note", "key": "note.cpu_quantized", "values": {"bits": wanted.bits}}
 
-    def _bare(self) -> None:
+    def bare(self) -> None:
         """Take the adapter off, if there is one."""
-        self._masters = self._adapter = None
-        self._loaded.model = adapt.remove_lora(self._loaded.model)
+        self.trainer = self.adapter = None
+        self.loaded.model = adapt.remove_lora(self.loaded.model)
 
-    # --- tune ---
-
-    def _tune(self, settings: Settings):
-        run = self.run
-        rows = yield from self._rows(settings)
-        yield from self._hold(settings.load)
-        yield {"kind": "phase", "name": "prepare"}
-        self._bare()
-        held, train = self._loaded, settings.train
-        template = choose(settings.data.template, held.tokenizer, [r.instruction for r in rows.train])
-        self._template = template.name
-        longest = getattr(held.model.config, "max_position_embeddings", None)
-        if longest and train.length > longest:
-            raise problem("error.length", length=train.length, longest=longest)
-        examples, cut = encode(rows.train, template, train.length, settings.data.train_on_prompt)
-        measured = rows.held_out[:: max(1, math.ceil(len(rows.held_out) / MEASURED_ROWS))]
-        apart, _ = encode(measured, template, train.length) if measured else ([], 0)
-        yield {"kind": "note", "key": "note.data", "values": {"rows": len(rows.train), "held_out": len(measured), "total": rows.total, "template": template.name}}
-        if cut:
-            yield {"kind": "note", "key": "note.cut", "values": {"cut": cut, "length": train.length}}
-        held.model = adapt.add_lora(held.model, settings.lora, held.dtype, train.seed)
-        self._masters = Masters(adapt.adapter_parameters(held.model), train.lr)
-        feed = Feed(held.model, examples + apart, held.tokenizer.pad_token_id or 0, held.device)
-
-        loss = {"before": None, "after": None}
-        loss["before"] = yield from self._score("before", apart, feed)
-        yield {"kind": "phase", "name": "train"}
-        last = None
-        for last in fine_tune(held.model, self._masters, examples, train, feed, self.stop):
-            yield last
-        if last is None:
-            raise Stopped
-        self._adapter = run.id
-        yield {"kind": "phase", "name": "save"}
-        adapt.save_lora(held.model, run.adapter)
-        loss["after"] = yield from self._score("after", apart, feed)
-        asked = [row for row in measured if row.key]
-        found = None
-        if asked and not self.stop.is_set():
-            yield {"kind": "phase", "name": "compare"}
-            found = yield from recall(held.model, template, asked, self.stop)
-            if found:
-                yield {"kind": "score", "when": "recall", **found}
-        parts = self._parts()
-        self._masters = None  # gradients and optimizer go; the adapter stays
-        return {
-            "loss": loss, "recall": found, "tokens_per_s": last["tokens_per_s"], "steps": last["step"], "rows": len(rows.train),
-            "template": template.name, "packed": feed.packed, "parts": parts, "adapter": str(run.adapter),
-        }  # fmt: skip
-
-    def _rows(self, settings: Settings):
-        yield {"kind": "phase", "name": "data"}
-        return (yield from watched(lambda tell: data_source.read(settings.data, tell), self.stop))
-
-    def _score(self, when: str, examples, feed: Feed):
-        if not examples or self.stop.is_set():
-            return None
-        yield {"kind": "phase", "name": "evaluate"}
-        loss = yield from held_out_loss(self._loaded.model, examples, feed, self.stop)
-        if loss is None:
-            return None
-        yield {"kind": "score", "when": when, "loss": round(loss, 5)}
-        return round(loss, 5)
+    def changed(self) -> None:
+        """The held weights are about to be trained themselves: they're no longer what was loaded."""
+        self._as = None
 
     # --- chat ---
 
     def _chat(self, settings: Settings, adapter: str | None, sides: dict[str, list[dict]], generation: Generation):
-        yield from self._hold(settings.load)
-        held = self._loaded
-        if self._adapter != adapter:
-            self._bare()
-            if adapter:
-                run = runs.find(self.root, adapter)
+        run = runs.find(self.root, adapter) if adapter else None
+        if not run or not run.model.is_dir():
+            return (yield from self._answer(settings, run, sides, generation))
+        template = runs.result(run).get("template", "auto")
+        told: dict[str, str] = {}  # a full fine-tune is a model of its own: one after the other, for there is room for one
+        for side, model in (("base", settings.load.model), ("tuned", str(run.model))):
+            if side in sides:
+                alone = replace(settings, load=replace(settings.load, model=model), data=replace(settings.data, template=template))
+                for event in self._answer(alone, None, {"base": sides[side]}, generation):
+                    if event["kind"] == "answer":
+                        told[side] = event.pop("base")
+                        event |= told
+                    yield event
+        return {"adapter": adapter, "template": template}
+
+    def _answer(self, settings: Settings, run: runs.Run | None, sides: dict[str, list[dict]], generation: Generation):
+        """Answer both sides in one batch over the held model, `run`'s adapter on the tuned one."""
+        yield from self.hold(settings.load)
+        held, adapter = self.loaded, run.id if run else None
+        if self.adapter != adapter:
+            self.bare()
+            if run:
                 yield {"kind": "phase", "name": "prepare"}
                 held.model = adapt.read_lora(held.model, run.adapter, held.dtype)
-                self._adapter = adapter
-                self._template = runs.result(run).get("template", "auto")
-        wanted = self._template if adapter else settings.data.template
+                self.adapter = adapter
+                self.template = runs.result(run).get("template", "auto")
+        wanted = self.template if adapter else settings.data.template
         template = choose(wanted, held.tokenizer, [turn["instruction"] for turns in sides.values() for turn in turns])
         names = [side for side in ("base", "tuned") if side in sides and (side == "base" or isinstance(held.model, PeftModel))]
         asked = [Asked(template.ids([Turn(t["instruction"], t.get("answer")) for t in sides[side]]), side == "tuned") for side in names]
@@ -270,7 +243,7 @@ class Workbench:
         return {"tokens": event["tokens"], "tokens_per_s": round(event["tokens"] * len(asked) / (time.time() - began), 1), "adapter": adapter, "template": template.name}
 
     def _ends(self, template: Template) -> list[int]:
-        own = self._loaded.model.generation_config.eos_token_id
+        own = self.loaded.model.generation_config.eos_token_id
         return list({*template.end_ids(), *(own if isinstance(own, list) else [own] if own is not None else [])})
 
 

@@ -2,7 +2,8 @@
 
     runs/<id>/settings.json   what was chosen
     runs/<id>/events.jsonl    what happened, one JSON object a line: {"t": seconds since the run began, "kind": ...}
-    runs/<id>/adapter/        what was learned, in PEFT's format
+    runs/<id>/adapter/        what was learned, in PEFT's format; after a full fine-tune instead model/, a whole model
+    runs/<id>/checkpoint.pt   what an unfinished fine-tune goes on from
 
 Kinds of events: `run` (first line: schema, began, job, settings, hardware, versions), `phase` (name, lasts until the
 next one; "idle" ends the last), `progress` (done, total), `memory` (bytes: rss, allocated, reserved, device, and
@@ -35,6 +36,7 @@ class Run:
         self.folder = folder
         self.id = folder.name
         self.adapter = folder / "adapter"
+        self.model = folder / "model"  # after a full fine-tune
         self._events = folder / "events.jsonl"
         self._lock = threading.Lock()
         self._began = None
@@ -95,6 +97,13 @@ class Run:
             yield event
 
 
+class Unwritten(Run):
+    """The run of a process that only helps to train: it goes through the same motions and writes nothing."""
+
+    def append(self, kind: str, **fields) -> dict:
+        return {"t": 0.0, "kind": kind, **fields}
+
+
 @dataclass(frozen=True)
 class Summary:
     """A run at a glance. `state`: done, stopped, failed, or open (still going, or its process died unseen)."""
@@ -148,7 +157,7 @@ def history(root: Path) -> list[Summary]:
         return []
     folders = [f for f in root.iterdir() if ID.fullmatch(f.name) and (f / "events.jsonl").is_file()]
     stamps = ((f, (f / "events.jsonl").stat()) for f in sorted(folders, key=lambda f: f.name, reverse=True))
-    return [_summary(f, stat.st_mtime_ns, stat.st_size, (f / "adapter").is_dir()) for f, stat in stamps]
+    return [_summary(f, stat.st_mtime_ns, stat.st_size, (f / "adapter").is_dir() or (f / "model").is_dir()) for f, stat in stamps]
 
 
 def delete(root: Path, run_id: str) -> None:

@@ -46,6 +46,9 @@ class Lora:
     dropout: float = 0.0
     targets: str = "all-linear"  # attention, all-linear, or module names separated by commas
     layers: int = 0  # adapt only the last so many layers; 0: all
+    rslora: bool = False  # scale by alpha / √r instead of alpha / r
+    dora: bool = False  # learn each weight's length apart from its direction
+    lr_ratio: float = 1.0  # LoRA+: the B matrices learn so many times as fast as the A matrices
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,18 @@ class Train:
     micro_batch: int = 0  # rows at once on the device; 0: the whole batch
     length: int = 256  # tokens a row; longer rows are cut
     seed: int = 0
+    method: str = "lora"  # lora, or full: every weight is trained
+    optimizer: str = "adamw"  # adamw, adamw8bit, paged_adamw, paged_adamw8bit
+    checkpointing: str = "auto"  # layers computed twice to save memory: auto, off, a number n (every n-th), all, offload
+    tokens: int = 0  # tokens of a micro-batch at most; 0: as many as fit
+    compile: str = "auto"  # layers compiled before training: auto (where it pays), on, off
+    save_every: int = 0  # steps between two checkpoints to resume from; 0: only when stopped
+
+
+METHODS = ("lora", "full")
+OPTIMIZERS = ("adamw", "adamw8bit", "paged_adamw", "paged_adamw8bit")
+CHECKPOINTING = ("auto", "off", "2", "4", "all", "offload")  # on offer; any number from 2 on will do
+COMPILE = ("auto", "on", "off")
 
 
 @dataclass(frozen=True)
@@ -167,8 +182,19 @@ def problems(settings: Settings) -> list[Problem]:
         (train.batch >= 1, "problem.batch", {"batch": train.batch}),
         (train.micro_batch >= 0 and (train.batch < 1 or train.batch % (train.micro_batch or train.batch) == 0), "problem.micro_batch", {"batch": train.batch, "micro_batch": train.micro_batch}),
         (train.length >= 8, "problem.length", {"length": train.length}),
+        (train.tokens == 0 or train.tokens >= 8, "problem.tokens", {"tokens": train.tokens}),
+        (train.save_every >= 0, "problem.save_every", {"save_every": train.save_every}),
+        (lora.lr_ratio > 0, "problem.lr_ratio", {"lr_ratio": lora.lr_ratio}),
+        (train.checkpointing in CHECKPOINTING or _number_from_2(train.checkpointing), "problem.checkpointing", {"checkpointing": train.checkpointing}),
+        (train.method != "full" or load.bits in (0, 16, 32), "problem.full_bits", {"bits": load.bits}),
+        *((value in choices, "problem.choice", {"field": f"train.{name}", "value": value, "choices": list(choices)}) for name, value, choices in (
+            ("method", train.method, METHODS), ("optimizer", train.optimizer, OPTIMIZERS), ("compile", train.compile, COMPILE))),
     ]
     return [Problem(key, values) for right, key, values in checks if not right]
+
+
+def _number_from_2(text: str) -> bool:
+    return text.isdecimal() and int(text) >= 2
 
 
 def generation_problems(generation: Generation) -> list[Problem]:

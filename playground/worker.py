@@ -1,7 +1,7 @@
 """The engine's own process: reads requests, runs one job after another, writes its events. Started by engine.py.
 
 One JSON object a line, in on standard input, out on what was standard output; what libraries print goes to standard
-error. Requests: {"id", "do": "load" | "tune" | "chat" | "free", ...} and {"stop": id}.
+error. Requests: {"id", "do": "load" | "tune" | "chat" | "free", ...} and {"stop": id}; a "tune" with a "run" resumes it.
 Answers: {"ready": …} once the libraries are imported; {"id", "event"} as a job goes on; {"id", "end": true, "error"?}.
 """
 
@@ -63,6 +63,8 @@ def _do(bench, request: dict, say) -> dict:
         if request["do"] == "chat":
             generation = Generation(**request["generation"])
             events = bench.chat(settings, request["adapter"], request["sides"], generation)
+        elif "run" in request:
+            events = bench.resume(request["run"])
         else:
             events = {"load": bench.load, "tune": bench.tune}[request["do"]](settings)
         for event in events:

@@ -18,19 +18,19 @@ def names_fact(answer: str, row: Row) -> bool:
     return any(re.search(pattern, answer, re.IGNORECASE) for pattern in found)
 
 
-def recall(model, template: Template, rows: Sequence[Row], stop: threading.Event) -> Generator[dict, None, dict | None]:
-    """Ask every row of base and tuned, greedily; yield `progress`, return {"base", "tuned", "rows"} as shares of 1.
+def recall(model, template: Template, rows: Sequence[Row], stop: threading.Event, sides: Sequence[str] = ("base", "tuned")) -> Generator[dict, None, dict | None]:
+    """Ask every row of both sides, greedily; yield `progress`, return {"base", "tuned", "rows"} as shares of 1.
 
     None if stopped before the end.
     """
     prompts = [template.ids([Turn(row.instruction, input=row.input)]) for row in rows]
     share = {}
-    for number, side in enumerate(("base", "tuned")):
+    for number, side in enumerate(sides):
         # A side at a time: rows that all answer with or without the adapter need no picking apart in every layer.
         asked, texts = [Asked(ids, side == "tuned") for ids in prompts], []
         for event in answers(model, template.tokenizer, asked, template.end_ids(), Generation(max_new_tokens=LENGTH), stop):
             texts = event["texts"]
-            done = (number + event["tokens"] / LENGTH) / 2
+            done = (number + event["tokens"] / LENGTH) / len(sides)
             yield {"kind": "progress", "done": round(done * len(rows), 1), "total": len(rows), "unit": "rows"}
         if stop.is_set():
             return None

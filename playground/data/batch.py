@@ -20,6 +20,11 @@ class Example:
     ids: list[int]
     trained_from: int
 
+    @property
+    def labelled(self) -> int:
+        """How many tokens are predicted and trained on; a row's first one has nothing before it."""
+        return len(self.ids) - max(self.trained_from, 1)
+
 
 def encode(rows: Sequence[Row], template: Template, length: int, train_on_prompt: bool = False) -> tuple[list[Example], int]:
     """Examples of at most `length` tokens, and how many answers lost their end to that.
@@ -40,24 +45,42 @@ def encode(rows: Sequence[Row], template: Template, length: int, train_on_prompt
     return examples, cut
 
 
-def batches(examples: Sequence[Example], size: int, seed: int) -> list[list[Example]]:
-    """One epoch in random order, rows of like length together so that little is padding.
+def batches(examples: Sequence[Example], size: int, seed: int, alike: bool = True) -> list[list[Example]]:
+    """One epoch in random order; alike: rows of like length together, so that little of padded batches is padding.
 
-    Neighbours are sorted within a window of eight batches: order stays random from window to window.
+    Neighbours are sorted within a window of eight batches then: order stays random from window to window.
     """
     draw = random.Random(seed)
     order = list(examples)
     draw.shuffle(order)
     window = 8 * size
-    for start in range(0, len(order), window):
+    for start in range(0, len(order) if alike else 0, window):
         order[start : start + window] = sorted(order[start : start + window], key=lambda e: len(e.ids))
     made = [order[start : start + size] for start in range(0, len(order), size)]
     draw.shuffle(made)
     return made
 
 
-def collate(examples: Sequence[Example], pad: int, device: str) -> dict[str, torch.Tensor]:
-    """`input_ids`, `attention_mask` and `labels`, each (rows, longest row), padded on the right."""
+@dataclass(frozen=True)
+class Batch:
+    """Rows ready for a model on its device.
+
+    inputs: what its decoder reads. predicts (labelled,): the positions, over the flattened batch, whose next token is
+    trained on; wanted (labelled,): those tokens. Both are found before anything is on the device, so nothing waits for it.
+    """
+
+    inputs: dict
+    predicts: torch.Tensor
+    wanted: torch.Tensor
+
+    @property
+    def labelled(self) -> int:
+        """How many tokens are trained on."""
+        return len(self.wanted)
+
+
+def collate(examples: Sequence[Example], pad: int, device: str) -> Batch:
+    """Rows of their own, padded on the right: `input_ids` and `attention_mask`, each (rows, longest row)."""
     width = max(len(e.ids) for e in examples)
     ids = torch.full((len(examples), width), pad)
     mask = torch.zeros((len(examples), width), dtype=torch.long)
@@ -66,8 +89,8 @@ def collate(examples: Sequence[Example], pad: int, device: str) -> dict[str, tor
         size = len(example.ids)
         ids[row, :size] = torch.tensor(example.ids)
         mask[row, :size] = 1
-        labels[row, example.trained_from : size] = ids[row, example.trained_from : size]
-    return {"input_ids": ids.to(device), "attention_mask": mask.to(device), "labels": labels.to(device)}
+        labels[row, max(example.trained_from, 1) : size] = ids[row, max(example.trained_from, 1) : size]
+    return _batch({"input_ids": ids, "attention_mask": mask}, labels, device)
 
 
 def shared_prefix(examples: Sequence[Example]) -> int:
@@ -80,11 +103,12 @@ def shared_prefix(examples: Sequence[Example]) -> int:
     return next((at for at in range(most) if any(e.ids[at] != first[at] for e in examples)), most)
 
 
-def pack(examples: Sequence[Example], prefix: int, device: str) -> dict[str, torch.Tensor]:
+def pack(examples: Sequence[Example], prefix: int, device: str, masked: bool = True) -> Batch:
     """All rows in one sequence without padding, their first `prefix` tokens, the same in all, only once.
 
-    `input_ids`, `position_ids`, `labels`: (1, tokens); positions go on from the prefix in every row. `attention_mask`:
-    (1, 1, tokens, tokens), true where a token may look: at the prefix, and at its own row up to itself.
+    `input_ids`, `position_ids`: (1, tokens); positions go on from the prefix in every row. Masked: `attention_mask`
+    (1, 1, tokens, tokens), true where a token may look: at the prefix, and at its own row up to itself. Otherwise, which
+    needs a prefix of 0: where each row begins and ends, as transformers names it for attention that reads it.
     """
     ids, positions, owner, labels = list(examples[0].ids[:prefix]), list(range(prefix)), [0] * prefix, [IGNORED] * prefix
     for row, example in enumerate(examples, 1):
@@ -94,8 +118,29 @@ def pack(examples: Sequence[Example], prefix: int, device: str) -> dict[str, tor
         positions += range(prefix, size)
         owner += [row] * (size - prefix)
         labels += [IGNORED] * (trained_from - prefix) + example.ids[trained_from:]
-    own = torch.tensor(owner)
-    sees = (own[:, None] == own[None]) | (own[None] == 0)
-    mask = sees & torch.ones(len(ids), len(ids), dtype=torch.bool).tril()
-    made = {"input_ids": torch.tensor([ids]), "position_ids": torch.tensor([positions]), "labels": torch.tensor([labels]), "attention_mask": mask[None, None]}
-    return {name: tensor.to(device) for name, tensor in made.items()}
+    made = {"input_ids": torch.tensor([ids]), "position_ids": torch.tensor([positions])}
+    if masked:
+        own = torch.tensor(owner)
+        sees = (own[:, None] == own[None]) | (own[None] == 0)
+        made["attention_mask"] = (sees & torch.ones(len(ids), len(ids), dtype=torch.bool).tril())[None, None]
+    else:
+        ends = torch.tensor([0, *(len(e.ids) for e in examples)]).cumsum(0, dtype=torch.int32)
+        longest = 1 << max(len(e.ids) - 1 for e in examples).bit_length()  # a bound; few values, so that compiled layers serve all
+        made |= {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
+    return _batch(made, torch.tensor([labels]), device)
+
+
+def _batch(inputs: dict, labels: torch.Tensor, device: str) -> Batch:
+    """labels: (rows, tokens), the token itself where it is trained on, else IGNORED."""
+    ahead = torch.full_like(labels, IGNORED)
+    ahead[:, :-1] = labels[:, 1:]
+    predicts = (ahead.flatten() != IGNORED).nonzero().squeeze(1)
+    wanted = ahead.flatten()[predicts]
+    return Batch({name: _there(value, device) for name, value in inputs.items()}, _there(predicts, device), _there(wanted, device))
+
+
+def _there(value, device: str):
+    """A tensor on the device; a copy to CUDA is only begun, nothing waits for it."""
+    if not isinstance(value, torch.Tensor) or device == "cpu":
+        return value
+    return value.pin_memory().to(device, non_blocking=True)

@@ -49,7 +49,7 @@ def add_lora(model: PreTrainedModel, settings: Lora, dtype: torch.dtype, seed: i
     config = LoraConfig(
         r=settings.r, lora_alpha=settings.alpha, lora_dropout=settings.dropout,
         target_modules=targets(model, settings.targets), layers_to_transform=_last_layers(model, settings.layers),
-        task_type="CAUSAL_LM",
+        use_rslora=settings.rslora, use_dora=settings.dora, task_type="CAUSAL_LM",
     )  # fmt: skip
     torch.manual_seed(seed)
     tuned = get_peft_model(model, config, adapter_name=TUNED, autocast_adapter_dtype=False)
@@ -97,11 +97,6 @@ def save_lora(model: PeftModel, folder: Path) -> None:
 def remove_lora(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     """The bare base model again, with its own layers in place."""
     return model.unload() if isinstance(model, PeftModel) else model
-
-
-def adapter_parameters(model: PeftModel) -> list[nn.Parameter]:
-    """What is trained."""
-    return [p for p in model.parameters() if p.requires_grad]
 
 
 def _in_type(model: PeftModel, dtype: torch.dtype) -> PeftModel:

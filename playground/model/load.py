@@ -84,8 +84,10 @@ def _bf16_speed() -> float:
     return seconds(torch.float32) / seconds(torch.bfloat16)
 
 
-def load(folder: Path, settings: Load, tell: Callable) -> Loaded:
-    """The model of `folder` at the chosen bit width. `tell(done, total, unit)` hears of the progress.
+def load(folder: Path, settings: Load, tell: Callable, place: str | None = None) -> Loaded:
+    """The model of `folder` at the chosen bit width, on its device or at first elsewhere (`place`).
+
+    `tell(done, total, unit)` hears of the progress.
 
     Never runs code that comes with a model: `trust_remote_code` is off, and weights are read as safetensors or with
     torch's tensors-only reader. Raises PlaygroundError for what isn't a causal language model.
@@ -95,7 +97,7 @@ def load(folder: Path, settings: Load, tell: Callable) -> Loaded:
     try:
         with telling_loads(tell):
             model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=dtype, device_map={"": device}, quantization_config=_quantization(settings, dtype),
+                folder, dtype=dtype, device_map={"": place or device}, quantization_config=_quantization(settings, dtype),
                 trust_remote_code=False, local_files_only=True,
             )  # fmt: skip
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)

@@ -1,70 +1,96 @@
 """How examples reach the model: packed into one sequence where that is exact for it, else padded.
 
-Packing saves padding and computes what all rows begin with once. Whether a model keeps packed rows apart depends on how
-it makes its positions and masks, so it is tried out once on rows of this run rather than believed from a list of names.
+Packing saves padding. Whether a model keeps packed rows apart depends on how it makes its positions and masks, so it is
+tried out once on rows of this run rather than believed from a list of names. In order of preference:
+
+rows     attention that knows where rows begin and end (attention.py): CUDA, half precision
+masked   a mask of tokens × tokens; what all rows begin with, a chat template's preamble, is then computed only once
+padded   every row by itself, rows of like length together
 """
 
+import contextlib
 from collections.abc import Iterator, Sequence
 
 import torch
 
-from playground.data.batch import Example, collate, pack, shared_prefix
-from playground.settings import Train
+from playground.data.batch import Batch, Example, collate, pack, shared_prefix
+from playground.train import attention
+from playground.train.loss import Loss
 
-PACKED_TOKENS = 1024  # a longer sequence pays more for its square of a mask than packing saves
+MASKED_TOKENS = 1024  # a longer sequence pays more for its square of a mask than packing saves
 
 
 class Feed:
-    """Batches for one model. `packed` says which way; `prefix` is the number of tokens that all rows share."""
+    """Batches for one model. `mode` says which way; `prefix` is the number of tokens that all rows share."""
 
-    def __init__(self, model, examples: Sequence[Example], pad: int, device: str):
-        self.pad, self.device = pad, device
-        self.prefix = shared_prefix(examples)
-        self.packed = _keeps_apart(model, examples, self.prefix, device)
+    def __init__(self, loss_of: Loss, examples: Sequence[Example], pad: int, device: str):
+        self.model, self.pad, self.device = loss_of.causal[0], pad, device
+        self.longest = max(len(e.ids) for e in examples)
+        shared = shared_prefix(examples)
+        for self.mode, self.prefix in (("rows", 0), ("masked", shared), ("padded", 0)):
+            if self.mode == "padded" or (self._possible() and self._keeps_apart(loss_of, examples)):
+                break
 
-    def batch(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+    @property
+    def packed(self) -> bool:
+        return self.mode != "padded"
+
+    def batch(self, examples: Sequence[Example]) -> Batch:
         """One micro-batch on the device."""
-        return pack(examples, self.prefix, self.device) if self.packed else collate(examples, self.pad, self.device)
+        if self.packed:
+            return pack(examples, self.prefix, self.device, masked=self.mode == "masked")
+        return collate(examples, self.pad, self.device)
 
-    def parts(self, examples: Sequence[Example], rows: int) -> Iterator[Sequence[Example]]:
-        """Consecutive examples, at most `rows` at a time, and packed at most as many as fit a sequence."""
-        start = 0
-        while start < len(examples):
-            end, tokens = start, self.prefix
-            while end < min(start + rows, len(examples)):
-                tokens += len(examples[end].ids) - self.prefix
-                if self.packed and tokens > PACKED_TOKENS and end > start:
-                    break
-                end += 1
-            yield examples[start:end]
-            start = end
+    def attention(self):
+        """The context in which batches are to be computed."""
+        return attention.packed_rows(self.model) if self.mode == "rows" else contextlib.nullcontext()
 
-    def micro_batches(self, examples: Sequence[Example], settings: Train) -> list[dict[str, torch.Tensor]]:
-        """An optimizer step's micro-batches."""
-        return [self.batch(part) for part in self.parts(examples, settings.micro_batch or settings.batch)]
+    def parts(self, examples: Sequence[Example], rows: int, tokens: int = 0) -> Iterator[list[Example]]:
+        """Micro-batches: consecutive examples, at most `rows` of them and, with padding, `tokens` tokens (0: no limit).
 
+        A single row that is longer goes alone.
+        """
+        if self.mode == "masked":
+            tokens = min(tokens or MASKED_TOKENS, MASKED_TOKENS)
+        part: list[Example] = []
+        for example in examples:
+            if part and (len(part) == rows or (tokens and self.size([*part, example]) > tokens)):
+                yield part
+                part = []
+            part.append(example)
+        if part:
+            yield part
 
-def _keeps_apart(model, examples: Sequence[Example], prefix: int, device: str) -> bool:
-    """Whether two packed rows give the hidden states of the same two rows alone, to the rounding of the model's type."""
-    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
-    decoder = getattr(causal, causal.base_model_prefix, None)
-    rows = [min(examples, key=lambda e: len(e.ids)), max(examples, key=lambda e: len(e.ids))]
-    rows = [Example(e.ids[: prefix + 64], min(e.trained_from, prefix + 64)) for e in rows]
-    window = getattr(causal.config.get_text_config(), "sliding_window", None)
-    if decoder is None or causal.config.is_encoder_decoder or (window and window < max(len(e.ids) for e in examples)):
-        return False  # the packed mask stands in for the sliding one, which must not matter
-    packed = pack(rows, prefix, device)
-    packed.pop("labels")
-    with torch.no_grad():
-        try:
-            together = decoder(**packed, use_cache=False)[0][0].float()
-        except (ValueError, RuntimeError, TypeError, IndexError):  # a family that can't read such a mask at all
+    def size(self, examples: Sequence[Example]) -> int:
+        """Tokens that the model computes for these rows, padding included, a shared prefix once."""
+        if not self.packed:
+            return len(examples) * max(len(e.ids) for e in examples)
+        return self.prefix + sum(len(e.ids) - self.prefix for e in examples)
+
+    def _possible(self) -> bool:
+        if self.mode == "rows" and not attention.available(self.model):
             return False
-        start = prefix
-        for row in rows:
-            alone = decoder(input_ids=torch.tensor([row.ids], device=device), use_cache=False)[0][0, prefix:].float()
-            ours = together[start : start + len(alone)]
-            start += len(alone)
-            if (ours - alone).norm() > 40 * torch.finfo(causal.dtype).eps ** 0.75 * alone.norm():
+        config = self.model.config.get_text_config()
+        window = getattr(config, "sliding_window", None)
+        decoder = getattr(self.model, self.model.base_model_prefix, None)
+        whole = not (window and window < self.longest)  # neither way keeps a window
+        return decoder is not None and not self.model.config.is_encoder_decoder and whole
+
+    def _keeps_apart(self, loss_of: Loss, examples: Sequence[Example]) -> bool:
+        """Whether two packed rows give the hidden states of the same two rows alone, to the rounding of the model's type."""
+        rows = [min(examples, key=lambda e: len(e.ids)), max(examples, key=lambda e: len(e.ids))]
+        rows = [Example(e.ids[: self.prefix + 64], min(e.trained_from, self.prefix + 64)) for e in rows]
+        with torch.no_grad():
+            try:
+                with self.attention():
+                    together = loss_of(self.batch(rows), states=True)[0].float()
+            except (ValueError, RuntimeError, TypeError, IndexError):  # a family that can't read such a batch at all
                 return False
-    return True
+            start = self.prefix
+            for row in rows:
+                alone = loss_of(collate([row], self.pad, self.device), states=True)[0, self.prefix :].float()
+                ours = together[start : start + len(alone)]
+                start += len(alone)
+                if (ours - alone).norm() > 40 * torch.finfo(self.model.dtype).eps ** 0.75 * alone.norm():
+                    return False
+        return True

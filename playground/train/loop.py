@@ -1,51 +1,44 @@
-"""The fine-tune: a generator of events, one step at a time.
+"""The fine-tune: a generator of events, one optimizer step at a time, on one process or several."""
 
-Adapters compute in the model's own type, while the optimizer keeps float32 copies of them (Micikevicius et al. 2018,
-arXiv 1710.03740): small updates aren't lost to rounding, and adapters are small enough for that to cost next to nothing.
-"""
-
+import contextlib
 import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 
 import torch
-from peft import PeftModel
 
-from playground.data.batch import IGNORED, Example, batches
+from playground.data.batch import Example, batches
 from playground.errors import problem
+from playground.model.load import give_back
 from playground.settings import Train
 from playground.train.feed import Feed
+from playground.train.layers import Layers
+from playground.train.lean import lean
 from playground.train.loss import Loss
+from playground.train.optimizer import Optimizer
+from playground.train.parallel import Team
+from playground.train.plan import Plan
 
-LARGEST_NORM = 1.0
+
+TIMED = 3  # steps, after which the time left is known well enough
+WARM_UP, GAIN = 20, 0.12  # seconds to compile a layer, and the share of the time it saves: about what an H100 showed (README)
 
 
-class Masters:
-    """AdamW over float32 copies of the trained parameters, with a loss scale where they are float16."""
+@dataclass
+class Trainer:
+    """What a fine-tune works with. `step` optimizer steps over `tokens` tokens are done."""
 
-    def __init__(self, parameters: Sequence[torch.nn.Parameter], lr: float):
-        self.parameters = list(parameters)
-        self.copies = [p.detach().float().clone().requires_grad_() for p in self.parameters]
-        self.optimizer = torch.optim.AdamW(self.copies, lr=lr, weight_decay=0.0, fused=True)
-        half = any(p.dtype == torch.float16 for p in self.parameters)
-        self.scaler = torch.amp.GradScaler(self.parameters[0].device.type, enabled=half)
-
-    def step(self, lr: float) -> None:
-        """Clip, update, and write the copies back into the model."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        for copy, parameter in zip(self.copies, self.parameters):
-            copy.grad = None if parameter.grad is None else parameter.grad.float()
-            parameter.grad = None
-        self.scaler.unscale_(self.optimizer)
-        torch.nn.utils.clip_grad_norm_(self.copies, LARGEST_NORM)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad()
-        with torch.no_grad():
-            for copy, parameter in zip(self.copies, self.parameters):
-                parameter.copy_(copy)
+    loss_of: Loss
+    optimizer: Optimizer
+    feed: Feed
+    layers: Layers
+    plan: Plan
+    team: Team
+    step: int = 0
+    tokens: int = 0
 
 
 def total_steps(rows: int, settings: Train) -> int:
@@ -63,63 +56,130 @@ def rate(step: int, steps: int, settings: Train) -> float:
     return settings.lr * falls[settings.schedule]
 
 
-def fine_tune(model: PeftModel, masters: Masters, examples: Sequence[Example], settings: Train, feed: Feed, stop: threading.Event) -> Iterator[dict]:
-    """Train the adapter; yield a `step` event after each optimizer step. Ends within one micro-batch of `stop`.
+def fine_tune(trainer: Trainer, examples: Sequence[Example], settings: Train, stop: threading.Event) -> Iterator[dict]:
+    """Train from `trainer.step` on; yield a `step` event after each optimizer step. Ends within a micro-batch of `stop`.
 
     Event: {"step", "steps", "loss" (mean nats a labelled token), "tokens" (so far, with prompts, without padding), "lr",
-    "tokens_per_s", "left_s"}. Raises PlaygroundError if the loss is no longer a number.
+    "tokens_per_s", "left_s"}; a `note` where the plan had to change. Raises PlaygroundError if the loss is no longer a
+    number, torch.OutOfMemoryError if no plan is left that needs less.
     """
-    loss_of, steps = Loss(model), total_steps(len(examples), settings)
-    model.train()
-    tokens, began = 0, time.perf_counter()
-    for step, batch in zip(range(steps), _forever(examples, settings)):
-        loss, finished = _accumulate(loss_of, masters, feed.micro_batches(batch, settings), stop)
-        if not finished:
-            break
-        if not math.isfinite(loss):
-            raise problem("error.diverged", step=step + 1, lr=settings.lr)
-        lr = rate(step, steps, settings)
-        masters.step(lr)
-        tokens += sum(len(e.ids) for e in batch)
+    steps, began, first = total_steps(len(examples), settings), time.perf_counter(), (trainer.step, trainer.tokens)
+
+    def report(loss: torch.Tensor, lr: float) -> dict:
+        value = loss.item()
+        if not math.isfinite(value):
+            raise problem("error.diverged", step=trainer.step, lr=settings.lr)
         seconds = time.perf_counter() - began
-        yield {
-            "kind": "step", "step": step + 1, "steps": steps, "loss": round(loss, 5), "tokens": tokens, "lr": lr,
-            "tokens_per_s": round(tokens / seconds, 1), "left_s": round(seconds / (step + 1) * (steps - step - 1), 1),
+        return {
+            "kind": "step", "step": trainer.step, "steps": steps, "loss": round(value, 5), "tokens": trainer.tokens, "lr": lr,
+            "tokens_per_s": round((trainer.tokens - first[1]) / seconds, 1),
+            "left_s": round(seconds / (trainer.step - first[0]) * (steps - trainer.step), 1),
         }  # fmt: skip
-    model.eval()
+
+    with computing(trainer, learning=True):
+        done = None
+        for batch in islice(_forever(examples, settings, trainer.feed), trainer.step, steps):
+            if settings.compile == "auto" and not trainer.plan.compiled and trainer.step - first[0] == TIMED:
+                yield from _compile_if_it_pays(trainer, (time.perf_counter() - began) / TIMED * (steps - trainer.step))
+            loss = yield from _gradients(trainer, batch, settings, stop)
+            if done and trainer.feed.device == "cuda":  # asked for only now, so that the card has work while it answers
+                yield report(*done)
+            if loss is None:
+                return
+            lr = rate(trainer.step, steps, settings)
+            trainer.optimizer.step(lr)
+            trainer.step, trainer.tokens, done = trainer.step + 1, trainer.tokens + sum(len(e.ids) for e in batch), (loss, lr)
+            if trainer.feed.device != "cuda":
+                yield report(*done)
+        if done and trainer.feed.device == "cuda":
+            yield report(*done)
 
 
-def held_out_loss(model: PeftModel, examples: Sequence[Example], feed: Feed, stop: threading.Event) -> Iterator[dict]:
+def held_out_loss(trainer: Trainer, examples: Sequence[Example], stop: threading.Event) -> Iterator[dict]:
     """Yield `progress`; return the mean loss in nats a labelled token, or None if stopped before the end."""
-    loss_of, total, count, done = Loss(model), 0.0, 0, 0
-    model.eval()
-    for part in feed.parts(sorted(examples, key=lambda e: len(e.ids)), 16):
-        if stop.is_set():
-            return None
-        with torch.no_grad():
-            loss, labelled = loss_of(feed.batch(part))
-        total, count, done = total + loss.item(), count + labelled, done + len(part)
-        yield {"kind": "progress", "done": done, "total": len(examples), "unit": "rows"}
+    total, count, done = 0.0, 0, 0
+    with computing(trainer, learning=False), torch.no_grad():
+        for part in trainer.feed.parts(sorted(examples, key=lambda e: len(e.ids)), 16, 2048):
+            if stop.is_set():
+                return None
+            batch = trainer.feed.batch(part)
+            total, count, done = total + trainer.loss_of(batch).item(), count + batch.labelled, done + len(part)
+            yield {"kind": "progress", "done": done, "total": len(examples), "unit": "rows"}
     return total / max(count, 1)
 
 
-def _accumulate(loss_of: Loss, masters: Masters, parts: Sequence[dict], stop: threading.Event) -> tuple[float, bool]:
-    """Gradients of a whole batch, micro-batch by micro-batch, every labelled token weighing the same.
+@contextlib.contextmanager
+def computing(trainer: Trainer, learning: bool):
+    """Within it, the model computes as the loop wants it: lean layers, attention over packed rows, the dial."""
+    trainer.loss_of.train(learning)
+    with lean(trainer.loss_of, trainer.feed.model), trainer.feed.attention():
+        try:
+            trainer.layers.set(trainer.plan.dial, learning and trainer.plan.compiled)
+            yield
+        finally:
+            trainer.layers.restore()
+            trainer.loss_of.eval()
 
-    Returns the mean loss, and False if it was stopped in between.
+
+def _gradients(trainer: Trainer, batch: Sequence[Example], settings: Train, stop: threading.Event):
+    """Gradients of a whole batch, every labelled token weighing the same; yields a `note` where the plan had to change.
+
+    Returns the mean loss as a tensor, or None if it was stopped in between. Out of memory, the batch is begun again
+    under a plan that needs less.
     """
-    labelled, total = sum(int((part["labels"][:, 1:] != IGNORED).sum()) for part in parts), 0.0
-    for part in parts:
-        if stop.is_set():
-            return total, False
-        loss, _ = loss_of(part)
-        masters.scaler.scale(loss / max(labelled, 1)).backward()
-        total += loss.item() / max(labelled, 1)
-    return total, True
+    plan = trainer.plan
+    while True:
+        try:
+            loss = _accumulate(trainer, batch, settings, stop)
+            plan.proven = plan.compiled
+            return loss
+        except RuntimeError as error:
+            failed = error.with_traceback(None)  # its frames hold what has to go
+            leaner = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+        if trainer.team.size > 1 or not (leaner or (plan.compiled and not plan.proven)):  # others would wait for this one
+            raise failed
+        trainer.optimizer.forget()
+        give_back()
+        before = plan.dial
+        if not leaner:  # what a compiler raises is none of our business, as long as it goes without it
+            plan.compiled = False
+            note = {"key": "note.compile_failed", "values": {"detail": str(failed).split("\n")[0][:200]}}
+        elif plan.step_down():
+            now = plan.dial
+            note = {"key": "note.stepped_down", "values": {"before": before.checkpointing, "before_tokens": before.tokens, "now": now.checkpointing, "now_tokens": now.tokens}}
+        else:
+            raise failed
+        trainer.layers.set(plan.dial, plan.compiled)
+        yield {"kind": "note", **note}
 
 
-def _forever(examples: Sequence[Example], settings: Train) -> Iterator[list[Example]]:
+def _compile_if_it_pays(trainer: Trainer, left: float) -> Iterator[dict]:
+    """Compile the layers on CUDA if that earns back its time in the `left` seconds. Never on a CPU: there a run repeats bit for bit."""
+    if trainer.feed.device == "cuda" and trainer.team.size == 1 and left * GAIN > 2 * WARM_UP:
+        trainer.plan.compiled = True
+        trainer.layers.set(trainer.plan.dial, True)
+        yield {"kind": "note", "key": "note.compiling", "values": {"seconds": WARM_UP}}
+
+
+def _accumulate(trainer: Trainer, batch: Sequence[Example], settings: Train, stop: threading.Event) -> torch.Tensor | None:
+    """This process's micro-batches of a batch, then the sum over all processes."""
+    team, total = trainer.team, 0.0
+    labelled = max(1, sum(e.labelled for e in batch))
+    parts = trainer.feed.parts(team.share(batch), settings.micro_batch or len(batch), trainer.plan.dial.tokens)
+    if team.any(stop.is_set()):
+        return None
+    for part, weight in team.level(parts, batch[:1]):
+        if team.size == 1 and stop.is_set():
+            return None
+        loss = trainer.loss_of(trainer.feed.batch(part)) * (weight / labelled)
+        trainer.optimizer.backward(loss)
+        total = total + loss.detach()
+    trainer.team.sum([total, *trainer.optimizer.gradients()])
+    return total
+
+
+def _forever(examples: Sequence[Example], settings: Train, feed: Feed) -> Iterator[list[Example]]:
     epoch = 0
     while True:
-        yield from batches(examples, settings.batch, settings.seed + epoch)
+        yield from batches(examples, settings.batch, settings.seed + epoch, alike=not feed.packed)
         epoch += 1

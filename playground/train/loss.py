@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from playground.data.batch import IGNORED
+from playground.data.batch import Batch
 
 CHUNK_LOGITS = 2**24  # logits in memory at once: 64 MiB in float32
 
@@ -17,66 +17,69 @@ SCALED = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_mu
 
 class _Chunked(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, bias, labels, chunk):
+    def forward(ctx, hidden, weight, bias, predicts, wanted, chunk):
         total = hidden.new_zeros((), dtype=torch.float32)
-        gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        for start in range(0, len(labels), chunk):
-            part, wanted = hidden[start : start + chunk], labels[start : start + chunk, None]
-            logits = functional.linear(part, weight, bias).float()
-            total += (logits.logsumexp(-1) - logits.gather(1, wanted).squeeze(1)).sum()
+        gradient = torch.zeros_like(hidden) if ctx.needs_input_grad[0] else None
+        for start in range(0, len(wanted), chunk):
+            at, token = predicts[start : start + chunk], wanted[start : start + chunk, None]
+            logits = functional.linear(hidden[at], weight, bias).float()
+            most = logits.logsumexp(-1, keepdim=True)
+            total += (most - logits.gather(1, token)).sum()
             if gradient is not None:
-                share = logits.softmax(-1).scatter_add_(1, wanted, logits.new_full(wanted.shape, -1.0))
-                gradient[start : start + chunk] = share.to(hidden.dtype) @ weight
+                share = logits.sub_(most).exp_().scatter_add_(1, token, logits.new_full(token.shape, -1.0))
+                gradient[at] = share.to(hidden.dtype) @ weight
         ctx.save_for_backward(gradient)
         return total
 
     @staticmethod
     def backward(ctx, upstream):
         (gradient,) = ctx.saved_tensors
-        return gradient * upstream.to(gradient.dtype), None, None, None, None
+        return gradient * upstream.to(gradient.dtype), None, None, None, None, None
 
 
-def chunked_loss(hidden: torch.Tensor, head: nn.Linear, labels: torch.Tensor) -> torch.Tensor:
-    """Sum of the cross-entropies, in nats, of predicting each labelled token from the position before it.
+def chunked_loss(hidden: torch.Tensor, head: nn.Linear, predicts: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Sum of the cross-entropies, in nats, of predicting `wanted` from the hidden states at `predicts`.
 
-    hidden: (rows, tokens, width) after the last norm; labels: (rows, tokens), -100 where none. The head is frozen.
+    hidden: (rows, tokens, width) after the last norm; predicts: (labelled,) positions over rows × tokens, each at most
+    once; wanted: (labelled,) token ids. The head is frozen.
     """
-    ahead = labels[:, 1:]
-    kept = ahead != IGNORED
     chunk = max(16, CHUNK_LOGITS // head.weight.shape[0])
-    return _Chunked.apply(hidden[:, :-1][kept], head.weight, head.bias, ahead[kept], chunk)
+    return _Chunked.apply(hidden.flatten(0, 1), head.weight, head.bias, predicts, wanted, chunk)
 
 
-class Loss:
-    """The loss of one model: chunked where that is exact, the model's own everywhere else.
+class Loss(nn.Module):
+    """The summed loss of a batch, in nats over its labelled tokens: chunked where that is exact, else over all logits.
 
     `chunked` says which. It is exact where logits are the plain frozen head over the decoder's output, which is tried
-    out once on a few tokens against the model's own logits rather than believed from a list of names.
+    out once on a few tokens against the model's own logits rather than believed from a list of names. A module, so that
+    what shards a model (FSDP) sees one forward pass with everything in it.
     """
 
-    def __init__(self, model):
+    def __init__(self, model: nn.Module):
+        super().__init__()
         causal = model.get_base_model() if hasattr(model, "get_base_model") else model
-        self.model, self.head = model, causal.get_output_embeddings()
-        self.decoder = getattr(causal, causal.base_model_prefix, None)
+        self.model = model
+        self.causal = (causal,)  # in tuples, so that nothing is a child twice
+        self._parts = (getattr(causal, causal.base_model_prefix, None), causal.get_output_embeddings())
         self.chunked = self._exact(causal)
 
-    def __call__(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, int]:
-        """Summed loss in nats over the labelled tokens of a batch, and how many there are."""
-        labels = batch["labels"]
-        count = int((labels[:, 1:] != IGNORED).sum())
-        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"} | {"use_cache": False}
+    def forward(self, batch: Batch, states: bool = False) -> torch.Tensor:
+        """The loss; or, for `states`, the decoder's hidden states (rows, tokens, width)."""
+        decoder, head = self._parts
+        if states:
+            return decoder(**batch.inputs, use_cache=False)[0]
         if self.chunked:
-            return chunked_loss(self.decoder(**inputs)[0], self.head, labels), count
-        logits = self.model(**inputs).logits[:, :-1].float()
-        flat = functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED, reduction="sum")
-        return flat, count
+            return chunked_loss(decoder(**batch.inputs, use_cache=False)[0], head, batch.predicts, batch.wanted)
+        logits = self.model(**batch.inputs, use_cache=False).logits.flatten(0, 1)[batch.predicts]
+        return functional.cross_entropy(logits.float(), batch.wanted, reduction="sum")
 
     def _exact(self, causal) -> bool:
-        plain = type(self.head) is nn.Linear and not self.head.weight.requires_grad and self.decoder is not None
+        decoder, head = self._parts
+        plain = type(head) is nn.Linear and not head.weight.requires_grad and decoder is not None
         if not plain or any(getattr(causal.config, name, None) for name in SCALED):
             return False
-        ids = torch.arange(3, 11, device=self.head.weight.device)[None]
+        ids = torch.arange(3, 11, device=head.weight.device)[None]
         with torch.no_grad():
-            ours = self.head(self.decoder(input_ids=ids, use_cache=False)[0])
+            ours = head(decoder(input_ids=ids, use_cache=False)[0])
             theirs = self.model(input_ids=ids, use_cache=False).logits
         return torch.equal(ours, theirs.to(ours.dtype))

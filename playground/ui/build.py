@@ -8,7 +8,7 @@ import gradio as gr
 from playground import ASSETS, catalog
 from playground.data.source import MOST_BYTES
 from playground.engine import Engine
-from playground.runs import find, result
+from playground.runs import find
 from playground.settings import Settings
 from playground.ui import chat, load, runs, tune
 from playground.ui.live_chart import HEAD, STATIC, live_chart
@@ -75,7 +75,7 @@ def _page(page: Page, other: str) -> None:
         fresh = job.run if job and job.do == "tune" and job.ended and job.run in ids else None
         now = fresh or (adapter if adapter in ids else ids[0])
         return (
-            outcome(page, job, "load", lambda: _loaded(page)), outcome(page, job, "tune", lambda: _tuned(page)),
+            outcome(page, job, "load", lambda: _loaded(page)), outcome(page, job, "tune", lambda: _tuned(page, job.result)),
             *(gr.update(interactive=not busy) for _ in (loading.go, tuning.go, chatting.go)),
             *(gr.update(interactive=busy) for _ in (tuning.stop, chatting.stop)),
             gr.update(choices=choices, value=now), *chat.badges(page, now, model, bits), *runs.listed(page),
@@ -83,7 +83,7 @@ def _page(page: Page, other: str) -> None:
 
     shown = [
         loading.message, tuning.message, loading.go, tuning.go, chatting.go, tuning.stop, chatting.stop,
-        chatting.adapter, *chatting.badges.values(), chatting.same, history.table, history.empty, history.pick,
+        chatting.adapter, *chatting.badges.values(), chatting.same, history.table, history.empty, history.pick, history.resume,
     ]  # fmt: skip
     chart.change(refresh, [chatting.adapter, loading.model, page.fields["load", "bits"]], shown, **AT_ONCE)
 
@@ -98,9 +98,8 @@ def _loaded(page: Page) -> str:
     return page.say("load.loaded", model=settings["model"], bits=settings["bits"])
 
 
-def _tuned(page: Page) -> str:
+def _tuned(page: Page, found: dict) -> str:
     """What to say once a fine-tune is over: how far it got, what was measured, what to do next."""
-    found = result(find(page.root, page.engine.run))
     lines = [page.say("tune.stopped" if found.get("stopped") else "tune.done")]
     if found.get("recall"):
         lines.insert(0, page.say("tune.recall", **found["recall"]))

@@ -93,11 +93,13 @@ def adapters(page: Page) -> list[tuple[str, str]]:
 
 def badges(page: Page, adapter: str, model: str, bits: int) -> tuple:
     """Both badges, and what to say where the columns can't differ. The model and bits are the form's."""
+    key = "chat.badge_none"
     if adapter:
-        load = Settings().with_values(runs.find(page.root, adapter).settings()).load
-        model, bits = load.model, load.bits
+        chosen = Settings().with_values(runs.find(page.root, adapter).settings())
+        model, bits = chosen.load.model, chosen.load.bits
+        key = "chat.badge_full" if chosen.train.method == "full" else "chat.badge_tuned"
     named = {"model": _model_name(model or ""), "bits": bits or "auto"}
-    tuned = page.say("chat.badge_tuned", run=adapter, **named) if adapter else page.say("chat.badge_none")
+    tuned = page.say(key, run=adapter, **named)
     base = badge(page.say("chat.base"), page.say("chat.badge_base", **named))
     return base, badge(page.say("chat.tuned"), tuned), message("" if adapter else page.say("chat.same"))
 

@@ -7,8 +7,9 @@ import gradio as gr
 from playground import runs
 from playground.errors import problem
 from playground.settings import Settings
-from playground.ui.page import AT_ONCE, Page, message, message_box
+from playground.ui.page import AT_ONCE, QUIET, Page, message, message_box, opened
 
+CHECKPOINT = "checkpoint.pt"  # as train/checkpoint.py names it, which imports torch
 COLUMNS = ("run", "model", "bits", "data", "loss", "recall", "seconds", "state")
 
 
@@ -22,10 +23,12 @@ def build(page: Page) -> SimpleNamespace:
     with gr.Row(elem_classes="actions"):
         show = gr.Button(say("runs.show"), variant="primary")
         live = gr.Button(say("runs.live"))
+    with gr.Row(elem_classes="actions"):
         reuse = gr.Button(say("runs.reuse"))
+        resume = gr.Button(say("runs.resume"), interactive=False)
         delete = gr.Button(say("runs.delete"))
         really = gr.Button(say("runs.really"), variant="stop", visible=False)
-    return SimpleNamespace(table=table, empty=empty, pick=pick, show=show, live=live, reuse=reuse, delete=delete, really=really, message=message_box())
+    return SimpleNamespace(table=table, empty=empty, pick=pick, show=show, live=live, reuse=reuse, resume=resume, delete=delete, really=really, message=message_box())
 
 
 def connect(page: Page, tab: SimpleNamespace, chart: gr.HTML) -> None:
@@ -38,6 +41,10 @@ def connect(page: Page, tab: SimpleNamespace, chart: gr.HTML) -> None:
         except Exception as error:
             return [*(gr.skip() for _ in page.fields), page.trouble(error)]
 
+    def resume(run_id):
+        opened(page.engine.resume(run_id))
+        return message()
+
     def delete(run_id):
         if page.engine.state == "busy" and page.engine.run == run_id:
             raise problem("error.busy")
@@ -45,19 +52,32 @@ def connect(page: Page, tab: SimpleNamespace, chart: gr.HTML) -> None:
         return message(page.say("runs.deleted", run=run_id))
 
     tab.show.click(lambda run_id: gr.update(follow=run_id or ""), tab.pick, chart, **AT_ONCE)
-    tab.live.click(lambda: gr.update(follow=""), None, chart, **AT_ONCE)
+    for button in (tab.live, tab.resume):
+        button.click(lambda: gr.update(follow=""), None, chart, **AT_ONCE)
+    tab.resume.click(page.telling(resume), tab.pick, tab.message, **QUIET)
+    tab.pick.change(lambda run_id: _resumable(page, run_id), tab.pick, tab.resume, **AT_ONCE)
     tab.reuse.click(reuse, tab.pick, [*page.inputs(), tab.message], **AT_ONCE)
     tab.delete.click(lambda: gr.update(visible=True), None, tab.really, **AT_ONCE)
     tab.really.click(page.telling(delete), tab.pick, tab.message, **AT_ONCE).then(
-        lambda: (gr.update(visible=False), *listed(page)), None, [tab.really, tab.table, tab.empty, tab.pick], **AT_ONCE
+        lambda: (gr.update(visible=False), *listed(page)), None, [tab.really, tab.table, tab.empty, tab.pick, tab.resume], **AT_ONCE
     )
 
 
 def listed(page: Page) -> tuple:
-    """Updates of the table, the empty state and the choice: every run, newest first."""
+    """Updates of the table, the empty state, the choice and what it allows: every run, newest first."""
     found = runs.history(page.root)
     ids = [s.id for s in found]
-    return gr.update(value=[_row(page, s) for s in found], visible=bool(found)), gr.update(visible=not found), gr.update(choices=ids, value=ids[0] if ids else None)
+    newest = ids[0] if ids else None
+    return (
+        gr.update(value=[_row(page, s) for s in found], visible=bool(found)), gr.update(visible=not found),
+        gr.update(choices=ids, value=newest), _resumable(page, newest),
+    )  # fmt: skip
+
+
+def _resumable(page: Page, run_id: str | None):
+    """An update of the button that resumes a run: it can be pressed where the run left a checkpoint and nothing runs."""
+    left = bool(runs.ID.fullmatch(run_id or "")) and (page.root / run_id / CHECKPOINT).is_file()
+    return gr.update(interactive=left and page.engine.state != "busy")
 
 
 def _row(page: Page, summary: runs.Summary) -> list:

@@ -6,7 +6,7 @@ import gradio as gr
 
 from playground import catalog
 from playground.data import source
-from playground.settings import Data
+from playground.settings import CHECKPOINTING, COMPILE, METHODS, OPTIMIZERS, Data
 from playground.ui.page import AT_ONCE, QUIET, Page, message, message_box, opened
 
 PREVIEWED = 5  # rows
@@ -29,21 +29,36 @@ def build(page: Page) -> SimpleNamespace:
         field(gr.Number, "lora", "r", precision=0)
         field(gr.Number, "train", "epochs")
         field(gr.Number, "train", "lr")
-    with gr.Accordion(say("tune.lora"), open=False), gr.Row():
-        field(gr.Number, "lora", "alpha")
-        field(gr.Number, "lora", "dropout")
-        field(gr.Dropdown, "lora", "targets", choices=["attention", "all-linear"], allow_custom_value=True)
-        field(gr.Number, "lora", "layers", precision=0)
+    with gr.Accordion(say("tune.lora"), open=False):
+        with gr.Row():
+            field(gr.Number, "lora", "alpha")
+            field(gr.Number, "lora", "dropout")
+            field(gr.Dropdown, "lora", "targets", choices=["attention", "all-linear"], allow_custom_value=True)
+            field(gr.Number, "lora", "layers", precision=0)
+        with gr.Row():
+            field(gr.Checkbox, "lora", "rslora")
+            field(gr.Checkbox, "lora", "dora")
+            field(gr.Number, "lora", "lr_ratio")
     with gr.Accordion(say("tune.train"), open=False):
         with gr.Row():
+            field(gr.Radio, "train", "method", choices=METHODS)
+            field(gr.Dropdown, "train", "optimizer", choices=OPTIMIZERS)
+        with gr.Row():
             field(gr.Number, "train", "batch", precision=0)
-            field(gr.Number, "train", "micro_batch", precision=0)
             field(gr.Number, "train", "length", precision=0)
         with gr.Row():
             field(gr.Number, "train", "steps", precision=0)
             field(gr.Dropdown, "train", "schedule", choices=["linear", "cosine", "constant"])
             field(gr.Number, "train", "warmup")
-        field(gr.Number, "train", "seed", precision=0)
+        with gr.Row():
+            field(gr.Number, "train", "save_every", precision=0)
+            field(gr.Number, "train", "seed", precision=0)
+    with gr.Accordion(say("tune.memory"), open=False):
+        field(gr.Dropdown, "train", "checkpointing", choices=CHECKPOINTING, allow_custom_value=True)
+        with gr.Row():
+            field(gr.Number, "train", "tokens", precision=0)
+            field(gr.Number, "train", "micro_batch", precision=0)
+            field(gr.Dropdown, "train", "compile", choices=COMPILE)
     with gr.Accordion(say("tune.data"), open=False):
         field(gr.Radio, "data", "template", choices=["auto", "chat", "alpaca", "talk"])
         with gr.Row():

@@ -21,30 +21,25 @@ in the table and in the JSON with what it said.
 import argparse
 import json
 import os
-import platform
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 import urllib.request
-from datetime import datetime, timezone
-from importlib.metadata import version
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(PROJECT))
+from arms import PROJECT, attempt, failures, gib, hf_trainer, last_line, ratios, report, returned, write  # beside this file
 
 from playground import catalog
 from playground.chat.recall import recall
 from playground.data.batch import encode
 from playground.data.source import read
 from playground.data.template import choose
-from playground.jobs import MEASURED_ROWS
 from playground.memory.meter import Meter, hardware
 from playground.model import adapt
 from playground.model.load import best_bits
@@ -52,12 +47,12 @@ from playground.model.source import local
 from playground.runs import Run
 from playground.settings import Settings
 from playground.train.feed import Feed
-from playground.train.loop import held_out_loss
+from playground.train.loss import Loss
+from playground.tuning import MEASURED_ROWS
 
 PRESET = "demo-en"
 PEERS = {f"peer-{dtype}-{layers}": (dtype, layers) for dtype in ("f32", "bf16") for layers in ("all", "same")}
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "gradio")
-LONGEST = 3600  # seconds an arm
 COLUMNS = {
     "train_s": "{:.1f}", "tokens_per_s": "{:.0f}", "peak_train_gib": "{:.2f}", "peak_all_gib": "{:.2f}", "loss_after": "{:.3f}",
     "recall_base": "{:.0%}", "recall_tuned": "{:.0%}", "wall_s": "{:.1f}", "bits": "{}", "first_page_s": "{:.2f}", "engine_ready_s": "{:.2f}",
@@ -82,12 +77,11 @@ def main() -> None:
     for number in range(asked.rounds):
         for name in list(arms)[:: -1 if number % 2 else 1]:
             began, load = time.time(), round(os.getloadavg()[0], 2)
-            found = _attempt(arms[name])
+            found = attempt(arms[name])
             rounds.append({"round": number + 1, "arm": name, "load_average": load, "wall_s": round(time.time() - began, 2)} | found)
             print(json.dumps(rounds[-1]), file=sys.stderr, flush=True)
-            asked.out.parent.mkdir(parents=True, exist_ok=True)
-            asked.out.write_text(json.dumps(_report(asked, list(arms), rounds), indent=1) + "\n", encoding="utf-8")
-    _show(_report(asked, list(arms), rounds))
+            write(asked.out, _report(asked, rounds))
+    _show(_report(asked, rounds))
     sys.exit(any("failed" in r for r in rounds))
 
 
@@ -98,7 +92,7 @@ def _arms(steps: int) -> dict:
     default = best_bits("cpu")
     arms = {"app": start_up, "ours": lambda: ours([], steps)}
     arms |= {f"ours-bits{bits}": lambda bits=bits: ours(["--bits", str(bits)], steps) for bits in (16, 32) if bits != default}
-    return arms | {name: lambda name=name: _last_line([sys.executable, __file__, "--steps", str(steps), "--peer", name]) for name in PEERS}
+    return arms | {name: lambda name=name: last_line([sys.executable, __file__, "--steps", str(steps), "--peer", name]) for name in PEERS}
 
 
 def start_up() -> dict:
@@ -148,7 +142,7 @@ def _until(right, process: subprocess.Popen, pause: float) -> None:
 def ours(flags: list[str], steps: int) -> dict:
     """The demo as a person runs it, read from its JSON and from its run's events."""
     with tempfile.TemporaryDirectory() as folder:
-        result = _last_line([sys.executable, "-m", "playground", "tune", "--preset", PRESET, "--runs", folder, "--steps", str(steps), *flags])
+        result = last_line([sys.executable, "-m", "playground", "tune", "--preset", PRESET, "--runs", folder, "--steps", str(steps), *flags])
         run = Run(Path(folder) / result["run"])
         events, bits = list(run.events()), run.settings()["load"]["bits"]
     phases = [e for e in events if e["kind"] == "phase"]
@@ -157,8 +151,8 @@ def ours(flags: list[str], steps: int) -> dict:
     return {
         "bits": str(bits), "job_s": result["seconds"], "train_s": round(end - start, 2), "steps": result["steps"], "tokens": tokens,
         "tokens_per_s": round(tokens / (end - start), 1), "tokens_per_s_said": result["tokens_per_s"],
-        "peak_train_gib": _gib(max(e["rss"] for e in events if e["kind"] == "memory" and e["t"] <= end)),
-        "peak_all_gib": _gib(result["peak"]["rss"]), "loss_before": result["loss"]["before"], "loss_after": result["loss"]["after"],
+        "peak_train_gib": gib(max(e["rss"] for e in events if e["kind"] == "memory" and e["t"] <= end)),
+        "peak_all_gib": gib(result["peak"]["rss"]), "loss_before": result["loss"]["before"], "loss_after": result["loss"]["after"],
         **{f"recall_{side}": share for side, share in (result["recall"] or {}).items()},
     }  # fmt: skip
 
@@ -170,7 +164,7 @@ def peer(dtype: str, layers: str, steps: int) -> dict:
     """
     import torch
     from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainingArguments, set_seed
+    from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
     chosen = Settings().with_values(catalog.presets()[PRESET]["settings"])
     lora, train, half = chosen.lora, chosen.train, dtype == "bf16"
@@ -179,7 +173,6 @@ def peer(dtype: str, layers: str, steps: int) -> dict:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16 if half else torch.float32)
     template, examples, measured = _rows(chosen, tokenizer)
-    rows = [{"input_ids": e.ids, "attention_mask": [1] * len(e.ids), "labels": [-100] * e.trained_from + e.ids[e.trained_from :]} for e in examples]
     last = model.config.num_hidden_layers
     set_seed(train.seed)
     model = get_peft_model(model, LoraConfig(
@@ -188,12 +181,8 @@ def peer(dtype: str, layers: str, steps: int) -> dict:
         layers_to_transform=list(range(last - lora.layers, last)) if layers == "same" and lora.layers else None,
     ))  # fmt: skip
     with tempfile.TemporaryDirectory() as out:
-        trainer = Trainer(model, TrainingArguments(
-            out, use_cpu=True, bf16=half, per_device_train_batch_size=train.batch, num_train_epochs=train.epochs, max_steps=steps or -1,
-            learning_rate=train.lr, lr_scheduler_type=train.schedule, warmup_steps=train.warmup, seed=train.seed, optim="adamw_torch_fused",
-            logging_strategy="no", save_strategy="no", report_to="none", disable_tqdm=True, dataloader_pin_memory=False,
-            include_num_input_tokens_seen="non_padding",
-        ), data_collator=DataCollatorForSeq2Seq(tokenizer, padding=True), train_dataset=rows)  # fmt: skip
+        counted = {"use_cpu": True, "bf16": half, "dataloader_pin_memory": False, "include_num_input_tokens_seen": "non_padding"}
+        trainer, _ = hf_trainer(model, tokenizer, examples, replace(train, steps=steps), out, **counted)
         start = time.perf_counter()
         trainer.train()
         train_s = time.perf_counter() - start
@@ -203,7 +192,7 @@ def peer(dtype: str, layers: str, steps: int) -> dict:
     gauge.stop()
     return {
         "bits": "16" if half else "32", "job_s": round(time.perf_counter() - began, 2), "train_s": round(train_s, 2), "steps": trainer.state.global_step,
-        "tokens": tokens, "tokens_per_s": round(tokens / train_s, 1), "peak_train_gib": _gib(peak), "peak_all_gib": _gib(gauge.peak["rss"]),
+        "tokens": tokens, "tokens_per_s": round(tokens / train_s, 1), "peak_train_gib": gib(peak), "peak_all_gib": gib(gauge.peak["rss"]),
         "trained": sum(p.numel() for p in model.parameters() if p.requires_grad), "threads": torch.get_num_threads(), "loss_after": round(loss, 5),
         **{f"recall_{side}": share for side, share in recalled.items()},
     }  # fmt: skip
@@ -219,80 +208,38 @@ def _rows(chosen, tokenizer):
 
 def _learned(model, template, measured, examples, chosen) -> tuple[float, dict]:
     """Loss and recall of the peer's adapter on the held-out rows, by the functions that measure ours."""
+    import torch
+
     apart, _ = encode(measured, template, chosen.train.length)
-    feed = Feed(model.eval(), examples + apart, template.tokenizer.pad_token_id or 0, "cpu")
-    return _end(held_out_loss(model, apart, feed, threading.Event())), _end(recall(model, template, [r for r in measured if r.key], threading.Event()))
+    loss_of = Loss(model.eval())
+    feed = Feed(loss_of, examples + apart, template.tokenizer.pad_token_id or 0, "cpu")
+    made = [feed.batch(part) for part in feed.parts(sorted(apart, key=lambda e: len(e.ids)), 16)]
+    with torch.no_grad():
+        loss = sum(loss_of(batch).item() for batch in made) / sum(batch.labelled for batch in made)
+    return loss, returned(recall(model, template, [r for r in measured if r.key], threading.Event()))
 
 
 # --- running and reporting ---
 
 
-def _attempt(arm) -> dict:
-    try:
-        return arm()
-    except Exception as error:  # noqa: BLE001  whatever it is, it belongs into the report
-        return {"failed": str(error)[-2000:] or repr(error)}
+def _report(asked, rounds: list[dict]) -> dict:
+    what, steps = "playground's default demo beside transformers.Trainer + PEFT, CPU", asked.steps or "whole demo"
+    found = report(what, LIBRARIES, rounds, hardware=hardware("cpu"), preset=PRESET, steps=steps)
+    middle = found["medians"]
+    pairs = [(our, their) for our in middle if our.startswith("ours") for their in middle if their in PEERS]
+    return found | {"ratios": {f"{our} / {their}": ratios(middle[our], middle[their], COMPARED) for our, their in pairs}}
 
 
-def _last_line(command: list[str]) -> dict:
-    """The JSON that a process ends its output with. Raises RuntimeError with what it said instead."""
-    ended = subprocess.run(command, check=False, cwd=PROJECT, capture_output=True, text=True, timeout=LONGEST)
-    if ended.returncode:
-        raise RuntimeError(f"exit status {ended.returncode}: {ended.stdout[-500:]} {ended.stderr[-1500:]}")
-    return json.loads(ended.stdout.splitlines()[-1])
-
-
-def _end(generator):
-    """What a generator returns, once it is through."""
-    while True:
-        try:
-            next(generator)
-        except StopIteration as end:
-            return end.value
-
-
-def _gib(size: int) -> float:
-    return round(size / 2**30, 3)
-
-
-def _report(asked, arms: list[str], rounds: list[dict]) -> dict:
-    medians = {arm: _medians([r for r in rounds if r["arm"] == arm]) for arm in arms}
-    pairs = [(our, their) for our in arms if our.startswith("ours") for their in arms if their in PEERS]
-    ratios = {f"{our} / {their}": _ratios(medians[our], medians[their]) for our, their in pairs}
-    return {
-        "what": "playground's default demo beside transformers.Trainer + PEFT, CPU", "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "hardware": hardware("cpu"), "versions": {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES},
-        "preset": PRESET, "steps": asked.steps or "whole demo", "medians": medians, "ratios": ratios, "rounds": rounds,
-    }  # fmt: skip
-
-
-def _ratios(our: dict, their: dict) -> dict:
-    return {c: round(our[c] / their[c], 3) for c in COMPARED if our.get(c) is not None and their.get(c)}
-
-
-def _medians(found: list[dict]) -> dict:
-    """Medians of what the rounds that worked measured; how many worked and failed; texts as they are."""
-    right = [r for r in found if "failed" not in r]
-    middle = {"worked": len(right), "failed": len(found) - len(right)}
-    for name in dict.fromkeys(key for r in right for key in r if key not in ("round", "arm")):
-        values = [r[name] for r in right if r.get(name) is not None]
-        text = any(isinstance(v, str) for v in values)
-        middle[name] = "/".join(sorted(set(values))) if text else round(statistics.median(values), 4) if values else None
-    return middle
-
-
-def _show(report: dict) -> None:
-    print(f"\n{report['hardware']['name']}, {report['hardware']['cores']} cores, {_gib(report['hardware']['capacity'])} GiB; steps: {report['steps']}\n")
+def _show(found: dict) -> None:
+    print(f"\n{found['hardware']['name']}, {found['hardware']['cores']} cores, {gib(found['hardware']['capacity'])} GiB; steps: {found['steps']}\n")
     print(f"{'arm':16}{'worked':>8}" + "".join(f"{c:>16}" for c in COLUMNS))
-    for arm, row in report["medians"].items():
+    for arm, row in found["medians"].items():
         cells = (form.format(row[c]) if row.get(c) is not None else "-" for c, form in COLUMNS.items())
         print(f"{arm:16}{row['worked']:>4} of {row['worked'] + row['failed']}" + "".join(f"{cell:>16}" for cell in cells))
     print(f"\n{'ours / peer':36}" + "".join(f"{c:>16}" for c in COMPARED))
-    for pair, row in report["ratios"].items():
+    for pair, row in found["ratios"].items():
         print(f"{pair:36}" + "".join(f"{row[c]:>16.2f}" if c in row else f"{'-':>16}" for c in COMPARED))
-    for r in report["rounds"]:
-        if "failed" in r:
-            print(f"\nFAILED {r['arm']}, round {r['round']}: {r['failed'].strip()}")
+    print(failures(found["rounds"]))
 
 
 if __name__ == "__main__":

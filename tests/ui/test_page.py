@@ -4,10 +4,12 @@ import json
 import os
 import re
 import signal
+from dataclasses import fields
 
 import psutil
 from playwright.sync_api import expect
 
+from playground.settings import Lora, Train
 from playground.words import say
 
 LONG = 60_000
@@ -110,6 +112,47 @@ def test_the_chart_moves_and_a_reload_and_a_second_page_find_the_run(page, app, 
     press(page, "tune.stop")
     expect(page.locator(".told.good", has_text=say("en", "tune.stopped")[:20]).first).to_be_visible(timeout=LONG)
     assert (newest_run(app) / "adapter" / "adapter_config.json").is_file()
+
+
+def test_a_stopped_run_is_resumed_and_its_chart_goes_on(page, app):
+    idle(page)
+    start_tuning(page, app, "400")
+    training(page)
+    press(page, "tune.stop")
+    expect(page.locator(".live .phase")).to_have_text(say("en", "chart.outcome.stopped"), timeout=LONG)
+    run = newest_run(app)
+    assert (run / "checkpoint.pt").is_file()
+    idle(page)
+    tab(page, "tab.runs")
+    resume = page.get_by_role("button", name=say("en", "runs.resume"), exact=True)
+    expect(page.get_by_label(say("en", "runs.pick"), exact=True).first).to_have_value(run.name)
+    expect(resume).to_be_enabled()
+    before = points(page)
+    resume.click()
+    training(page)
+    expect(resume).to_be_disabled()
+    assert grown(page, before) > before
+    tab(page, "tab.tune")
+    press(page, "tune.stop")
+    expect(page.locator(".live .phase")).to_have_text(say("en", "chart.outcome.stopped"), timeout=LONG)
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    assert [e["kind"] for e in events].count("run") == 1 and [e["kind"] for e in events].count("done") == 2
+    drawn = page.evaluate("() => [...document.querySelector('.live .loss .plot').data[0].x]")
+    assert drawn == sorted(set(drawn)) and drawn[-1] == max(e["step"] for e in events if e["kind"] == "step")
+
+
+def test_every_setting_has_a_field_and_nothing_is_wider_than_a_phone(browser, app):
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.goto(app.url)
+    tab(page, "tab.tune")
+    for key in ("tune.lora", "tune.train", "tune.memory", "tune.data"):
+        page.get_by_role("button", name=say("en", key)).locator("visible=true").first.click()
+    for group in (Lora, Train):
+        for name in (f"{group.__name__.lower()}.{field.name}" for field in fields(group)):
+            expect(page.get_by_text(say("en", f"{name}.info"), exact=True).locator("visible=true").first).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.evaluate("() => [...document.querySelectorAll('.form > .block')].filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.innerText)") == []
+    page.close()
 
 
 def test_all_problems_of_a_form_are_told_at_once_and_nothing_is_lost(page, app):

@@ -56,6 +56,21 @@ def test_a_second_job_is_refused_while_one_runs_and_stop_ends_that_one(engine, c
     assert _result(job)["stopped"] and engine.state == "ready"
 
 
+def test_a_stopped_fine_tune_is_resumed_in_its_own_run(engine, chosen):
+    stopped = engine.tune(chosen(train={"steps": 60}))
+    _first(stopped, "step")
+    engine.stop()
+    assert _result(stopped)["stopped"]
+    job = engine.resume(stopped.run)
+    result = _result(job)
+    assert (result["steps"], result["stopped"], job.run) == (60, False, stopped.run) and job.result == result
+    assert {e["key"] for e in job.events() if e["kind"] == "note"} >= {"note.resumed"}
+    assert runs.history(engine.root)[0].state == "done"
+    with pytest.raises(PlaygroundError) as caught:
+        list(engine.resume(stopped.run).events())
+    assert keys(caught) == ["error.no_checkpoint"] and engine.state == "ready"
+
+
 def test_a_stop_that_comes_after_a_job_does_not_touch_the_next(engine, chosen):
     engine.stop()
     assert _result(engine.tune(chosen()))["steps"] == 3

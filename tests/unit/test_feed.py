@@ -5,10 +5,9 @@ import torch
 from toys import make_model
 from peft import LoraConfig, get_peft_model
 
-from playground.data.batch import IGNORED, Example, batches, collate, pack, shared_prefix
+from playground.data.batch import Example, batches, collate, pack, shared_prefix
 from playground.model.adapt import targets
-from playground.settings import Train
-from playground.train.feed import PACKED_TOKENS, Feed
+from playground.train.feed import MASKED_TOKENS, Feed
 from playground.train.loss import Loss
 
 KNOWN_TO_PACK = ("llama", "gpt_neox", "gpt2", "gemma3_text")
@@ -37,7 +36,7 @@ def learned(model, inputs) -> tuple[float, dict[str, torch.Tensor]]:
     model.zero_grad()
     loss_of, total = Loss(model), 0.0
     for batch in inputs:
-        loss, _ = loss_of(batch)
+        loss = loss_of(batch)
         loss.backward()
         total += loss.item()
     return total, {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
@@ -55,34 +54,34 @@ def assert_same_lesson(model, feed: Feed, rows):
 @pytest.mark.parametrize("family", ["llama", "gpt_neox", "gpt2", "gemma3_text", "gemma2", "opt", "bloom", "falcon", "falcon_alibi"])
 def test_each_family_learns_from_a_batch_what_it_learns_from_its_rows_alone(family):
     model, rows = tuned(family), examples([(3, 4), (5, 9), (1, 2), (12, 6)])
-    assert_same_lesson(model, Feed(model, rows, 2, "cpu"), rows)
+    assert_same_lesson(model, Feed(Loss(model), rows, 2, "cpu"), rows)
 
 
 @pytest.mark.parametrize("family", KNOWN_TO_PACK)
 def test_families_that_keep_rows_apart_are_packed(family):
     model, rows = tuned(family), examples([(3, 4), (5, 9), (1, 2), (12, 6)])
-    feed = Feed(model, rows, 2, "cpu")
+    feed = Feed(Loss(model), rows, 2, "cpu")
     assert feed.packed and feed.prefix == 7
-    assert feed.batch(rows)["input_ids"].shape == (1, 7 + sum(len(r.ids) - 7 for r in rows))
+    assert feed.batch(rows).inputs["input_ids"].shape == (1, 7 + sum(len(r.ids) - 7 for r in rows))
 
 
 @pytest.mark.parametrize("family", ["bloom", "falcon_alibi"])
 def test_a_family_whose_positions_follow_the_sequence_is_padded(family):
     model, rows = tuned(family), examples([(3, 4), (5, 9), (1, 2)])
-    assert not Feed(model, rows, 2, "cpu").packed
+    assert not Feed(Loss(model), rows, 2, "cpu").packed
 
 
 @pytest.mark.parametrize("prefix", [0, 7])
 def test_rows_longer_than_a_sliding_window_are_learned_as_the_model_sees_them_alone(prefix):
     model, rows = tuned("gemma3_window"), examples([(40, 120), (8, 20), (90, 90)], prefix)
-    assert_same_lesson(model, Feed(model, rows, 2, "cpu"), rows)
+    assert_same_lesson(model, Feed(Loss(model), rows, 2, "cpu"), rows)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_rows_that_share_nothing_or_are_trained_on_whole_pack_just_as_exactly(family):
     model = tuned(family)
     rows = [Example(r.ids, 0) for r in examples([(2, 3), (4, 6), (9, 1)], prefix=0)]
-    feed = Feed(model, rows, 2, "cpu")
+    feed = Feed(Loss(model), rows, 2, "cpu")
     assert feed.prefix == 0 and feed.packed
     assert_same_lesson(model, feed, rows)
 
@@ -98,25 +97,34 @@ def test_a_packed_batch_labels_exactly_the_tokens_that_its_rows_label():
     rows = examples([(3, 4), (5, 9), (1, 2)]) + [Example([*examples([(1, 1)])[0].ids, 40, 41], 8)]
     batch = pack(rows, shared_prefix(rows), "cpu")
     wanted = [t for r in rows for t in r.ids[r.trained_from :]]
-    assert batch["labels"][batch["labels"] != IGNORED].tolist() == wanted
-    assert collate(rows, 2, "cpu")["labels"].ne(IGNORED).sum() == len(wanted)
+    assert batch.wanted.tolist() == wanted and batch.labelled == sum(r.labelled for r in rows)
+    assert batch.inputs["input_ids"].flatten()[batch.predicts + 1].tolist() == wanted
+    assert collate(rows, 2, "cpu").wanted.tolist() == wanted
 
 
 def test_padding_is_masked_and_unlabelled():
     batch = collate([Example([5, 6, 7, 8], 2), Example([9, 9], 1)], 2, "cpu")
-    assert batch["input_ids"].tolist() == [[5, 6, 7, 8], [9, 9, 2, 2]]
-    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
-    assert batch["labels"].tolist() == [[-100, -100, 7, 8], [-100, 9, -100, -100]]
+    assert batch.inputs["input_ids"].tolist() == [[5, 6, 7, 8], [9, 9, 2, 2]]
+    assert batch.inputs["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
+    assert batch.predicts.tolist() == [1, 2, 4] and batch.wanted.tolist() == [7, 8, 9]
 
 
 def test_micro_batches_hold_every_row_once_and_no_sequence_is_longer_than_it_pays():
     model, rows = tuned("llama"), examples([(60, 140)] * 11 + [(3, 4)] * 5)
-    feed = Feed(model, rows, 2, "cpu")
+    feed = Feed(Loss(model), rows, 2, "cpu")
     made = list(feed.parts(rows, 8))
     assert [r for part in made for r in part] == rows and max(map(len, made)) <= 8
-    assert all(feed.batch(part)["input_ids"].shape[1] <= PACKED_TOKENS for part in made)
-    settings = Train(batch=16, micro_batch=4)
-    assert sum(int((b["labels"] != IGNORED).sum()) for b in feed.micro_batches(rows, settings)) == 11 * 140 + 5 * 4
+    assert all(feed.batch(part).inputs["input_ids"].shape[1] == feed.size(part) <= MASKED_TOKENS for part in made)
+    assert sum(feed.batch(part).labelled for part in feed.parts(rows, 4)) == 11 * 140 + 5 * 4
+
+
+@pytest.mark.parametrize("family", ["llama", "bloom"])
+def test_no_micro_batch_is_above_the_token_budget_but_a_row_that_is(family):
+    model, rows = tuned(family), examples([(20, 30), (5, 9), (90, 90), (3, 2), (8, 8)])
+    feed = Feed(Loss(model), rows, 2, "cpu")
+    made = list(feed.parts(rows, 5, 100))
+    assert [r for part in made for r in part] == rows
+    assert [len(part) for part in made if feed.size(part) > 100] == [1]
 
 
 def test_an_epoch_holds_every_row_once_and_repeats_with_its_seed():

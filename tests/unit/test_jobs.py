@@ -60,7 +60,7 @@ def test_the_adapter_loads_with_plain_peft_and_gives_the_same_logits(chosen, tmp
     result = list(bench.tune(chosen(load={"model": str(toy(family))})))[-1]["result"]
     plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(toy(family), dtype=torch.float32), result["adapter"]).eval()
     with torch.no_grad():
-        ours, theirs = bench._loaded.model(input_ids=IDS).logits, plain(input_ids=IDS).logits
+        ours, theirs = bench.loaded.model(input_ids=IDS).logits, plain(input_ids=IDS).logits
         with plain.disable_adapter():
             base = plain(input_ids=IDS).logits
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
@@ -139,7 +139,7 @@ def test_micro_batches_learn_what_the_whole_batch_learns(chosen, tmp_path, micro
     for number in (0, micro_batch):
         bench = Workbench(tmp_path)
         list(bench.tune(chosen(data={"last": 9}, train={"micro_batch": number, "steps": 2})))
-        tensors.append({n: p for n, p in bench._loaded.model.named_parameters() if "lora_B" in n})
+        tensors.append({n: p for n, p in bench.loaded.model.named_parameters() if "lora_B" in n})
     for name, value in tensors[0].items():
         torch.testing.assert_close(value, tensors[1][name], rtol=1e-3, atol=1e-4)
 
@@ -147,7 +147,7 @@ def test_micro_batches_learn_what_the_whole_batch_learns(chosen, tmp_path, micro
 def test_only_the_last_layers_are_adapted_when_asked(chosen, tmp_path):
     bench = Workbench(tmp_path)
     list(bench.tune(chosen(lora={"layers": 1})))
-    names = {n for n, _ in bench._loaded.model.named_parameters() if "lora_" in n}
+    names = {n for n, _ in bench.loaded.model.named_parameters() if "lora_" in n}
     assert names and all(".layers.1." in n for n in names)
 
 
@@ -156,7 +156,7 @@ def test_loading_another_model_gives_the_first_one_back(chosen, tmp_path, toy):
     list(bench.load(chosen()))
     events = list(bench.load(chosen(load={"model": str(toy("gpt2"))})))
     assert [e["name"] for e in events if e["kind"] == "phase"] == ["free", "load", "idle"]
-    assert bench._loaded.model.config.model_type == "gpt2"
+    assert bench.loaded.model.config.model_type == "gpt2"
 
 
 def test_what_is_said_to_a_model_stays_out_of_the_run(chosen, tmp_path):
@@ -189,7 +189,7 @@ def test_a_save_that_fails_leaves_the_adapter_that_was_there(chosen, tmp_path, m
     before = (bench.run.adapter / "adapter_model.safetensors").read_bytes()
     monkeypatch.setattr(PeftModel, "save_pretrained", lambda self, folder: folder.mkdir())
     with pytest.raises(OSError):
-        adapt.save_lora(bench._loaded.model, bench.run.adapter)
+        adapt.save_lora(bench.loaded.model, bench.run.adapter)
     assert (bench.run.adapter / "adapter_model.safetensors").read_bytes() == before
     assert not (bench.run.folder / "adapter.partial").exists()
 

@@ -20,13 +20,20 @@ def _case(bias: bool, rows=3, tokens=40, width=16, vocabulary=50):
     return head, hidden, labels
 
 
+def _asked(labels):
+    """Positions whose next token is labelled, and those tokens."""
+    ahead = torch.cat([labels[:, 1:], torch.full_like(labels[:, :1], -100)], 1).flatten()
+    at = (ahead != -100).nonzero().squeeze(1)
+    return at, ahead[at]
+
+
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("logits_at_once", [2**24, 1])  # all in one chunk, and the smallest chunk of 16 positions
 def test_value_and_gradient_are_those_of_cross_entropy(monkeypatch, bias, logits_at_once):
     monkeypatch.setattr(loss_room, "CHUNK_LOGITS", logits_at_once)
     head, hidden, labels = _case(bias)
     assert (labels[:, 1:] != -100).sum() > 16
-    ours = chunked_loss(hidden, head, labels)
+    ours = chunked_loss(hidden, head, *_asked(labels))
     (3.0 * ours).backward()
     mine, hidden.grad = hidden.grad, None
     theirs = functional.cross_entropy(head(hidden[:, :-1]).flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100, reduction="sum")
@@ -37,7 +44,7 @@ def test_value_and_gradient_are_those_of_cross_entropy(monkeypatch, bias, logits
 
 def test_rows_without_a_label_cost_nothing():
     head, hidden, labels = _case(False)
-    ours = chunked_loss(hidden, head, torch.full_like(labels, -100))
+    ours = chunked_loss(hidden, head, *_asked(torch.full_like(labels, -100)))
     ours.backward()
     assert ours.item() == 0 and hidden.grad.abs().max() == 0
 
@@ -49,10 +56,11 @@ ROWS = [Example([0, 9, 17, 33, 60, 70], 3), Example([0, 12, 8, 1], 1)]
 def test_each_family_has_the_loss_of_its_own_logits(family):
     model = make_model(family).requires_grad_(False)
     batch = collate(ROWS, 2, "cpu")
-    total, count = Loss(model)(batch)
-    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-    wanted = functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=-100, reduction="sum")
-    assert count == 6
+    total = Loss(model)(batch)
+    logits = model(**batch.inputs).logits
+    labels = torch.tensor([[-100] * 3 + ROWS[0].ids[3:], [-100, *ROWS[1].ids[1:], -100, -100]])
+    wanted = functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100, reduction="sum")
+    assert batch.labelled == 6
     torch.testing.assert_close(total, wanted, rtol=1e-5, atol=1e-5)
 
 
@@ -65,7 +73,7 @@ def test_a_head_that_is_trained_keeps_the_model_s_own_loss():
     model.lm_head.weight.requires_grad_(True)
     loss = Loss(model)
     assert not loss.chunked
-    loss(collate(ROWS, 2, "cpu"))[0].backward()
+    loss(collate(ROWS, 2, "cpu")).backward()
     assert model.lm_head.weight.grad.abs().max() > 0
 
 

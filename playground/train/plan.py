@@ -1,0 +1,132 @@
+"""Which dial a fine-tune starts on, and what comes next when memory runs out: the fastest that fits what is free.
+
+What a token costs isn't looked up: one forward pass over a few of the run's own rows counts the bytes that autograd
+keeps. Time is counted in forward passes: with frozen weights a step is one forward and one backward of about the same
+work, and a layer computed again is one more forward of that layer. A micro-batch has a fixed price besides, as many
+tokens' work as `FIXED` says: quantized weights are made dense once for each pass over them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import psutil
+import torch
+
+from playground.data.batch import Example, batches
+from playground.errors import problem
+from playground.settings import Train
+from playground.train.feed import MASKED_TOKENS, Feed
+from playground.train.layers import Dial, Layers
+from playground.train.loss import CHUNK_LOGITS, Loss
+from playground.train.optimizer import Optimizer
+
+FIXED = 400  # tokens
+CHOICES = ("off", "4", "3", "2", "all", "offload")
+OFFLOADING = 0.15  # of a forward pass: copying each layer's input out and in
+MARGIN = 0.92  # of what is free: the rest is for what the allocator can't use
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Bytes that a token costs, and bytes that any micro-batch does."""
+
+    layer: float  # everything that one layer keeps
+    entry: float  # a layer's input alone
+    layers: int  # that learn or carry a gradient
+    fixed: int
+
+    def peak(self, dial: Dial, tokens: int) -> int:
+        """Bytes beyond weights and optimizer at the worst moment of a micro-batch."""
+        again = sum(dial.recomputes(n) for n in range(self.layers))
+        kept = (self.layers - again) * self.layer + (again * self.entry if dial.checkpointing != "offload" else 0)
+        now = self.layer * (1.4 if again else 0.4)  # the layer whose gradients are being made, and those
+        return int(tokens * (kept + now)) + self.fixed
+
+
+@dataclass
+class Plan:
+    """The dial in use, those that need less (each less than the one before), and whether layers are compiled."""
+
+    dial: Dial
+    leaner: list[Dial] = field(default_factory=list)
+    compiled: bool = False
+    proven: bool = False  # a step went through compiled
+    peak: int | None = None  # bytes, predicted for the dial it began with, where there was a choice
+
+    def step_down(self) -> bool:
+        """Take the next dial that needs less; False if there is none."""
+        if not self.leaner:
+            return False
+        self.dial = self.leaner.pop(0)
+        return True
+
+
+def plan(loss_of: Loss, optimizer: Optimizer, feed: Feed, layers: Layers, examples: Sequence[Example], settings: Train) -> Plan:
+    """The plan for these rows and settings on this device, now. Raises PlaygroundError for a budget below one row.
+
+    Beside what is free stands what a micro-batch and the optimizer's first step will still take.
+    """
+    longest = feed.size([max(examples, key=lambda e: len(e.ids))])
+    if 0 < settings.tokens < longest:
+        raise problem("error.tokens", tokens=settings.tokens, longest=longest)
+    rows = settings.micro_batch or settings.batch
+    most = max(feed.size(part) for batch in batches(examples, settings.batch, settings.seed, not feed.packed) for part in feed.parts(batch, rows))
+    budgets = [settings.tokens] if settings.tokens else sorted({max(longest, -(-most // k)) for k in (1, 2, 3, 4, 6, 8, 12, 16, 32)}, reverse=True)
+    dials = [Dial(how, budget) for how in (CHOICES if settings.checkpointing == "auto" else (settings.checkpointing,)) for budget in budgets]
+    if len(dials) == 1 or not layers.all:
+        return Plan(dials[0])
+    cost = measure(loss_of, feed, layers, examples)
+    needs = {dial: cost.peak(dial, min(dial.tokens, most)) for dial in dials}
+    dials.sort(key=lambda dial: (_slowness(dial, cost), needs[dial]))
+    room = (free(feed.device) - optimizer.to_come()) * MARGIN
+    start = next((n for n, dial in enumerate(dials) if needs[dial] <= room), None)
+    if start is None:
+        leanest = min(dials, key=needs.get)
+        return Plan(leanest, peak=needs[leanest])  # nothing fits by this count: the leanest is tried anyway
+    ladder = [dials[start]]
+    for dial in dials[start + 1 :]:
+        if needs[dial] - cost.fixed < 0.85 * (needs[ladder[-1]] - cost.fixed):
+            ladder.append(dial)
+    return Plan(ladder[0], ladder[1:], peak=needs[ladder[0]])
+
+
+def measure(loss_of: Loss, feed: Feed, layers: Layers, examples: Sequence[Example]) -> Cost:
+    """What these rows cost on this model, counted in one forward pass over the longest of them."""
+    rows = sorted(examples, key=lambda e: len(e.ids))[-4:]
+    part = next(feed.parts(rows[::-1], len(rows), MASKED_TOKENS))
+    own = {t.untyped_storage().data_ptr() for t in (*loss_of.parameters(), *loss_of.buffers())}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    loss_of.train()
+    layers.set(Dial())
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = loss_of(feed.batch(part))
+    layers.restore()
+    del loss
+    config, tokens = feed.model.config.get_text_config(), feed.size(part)
+    first = next((n for n, layer in enumerate(layers.all) if any(p.requires_grad for p in layer.parameters())), 0)
+    learning = max(1, len(layers.all) - first)
+    widest = max((p.shape[0] * p.shape[-1] for layer in layers.all[:1] for p in layer.parameters() if p.ndim == 2), default=0)
+    size = feed.model.dtype.itemsize
+    return Cost(sum(kept.values()) / tokens / learning, config.hidden_size * size, learning, 3 * 4 * CHUNK_LOGITS + 3 * widest * size)
+
+
+def free(device: str) -> int:
+    """Bytes that this process can still take there, with what torch holds and doesn't use."""
+    if device == "cpu":
+        return psutil.virtual_memory().available
+    unused, total = torch.cuda.mem_get_info()
+    reserved = torch.cuda.memory_reserved()
+    allowed = int(torch.cuda.get_per_process_memory_fraction() * total)
+    return min(unused, allowed - reserved) + reserved - torch.cuda.memory_allocated()
+
+
+def _slowness(dial: Dial, cost: Cost) -> float:
+    again = sum(dial.recomputes(n) for n in range(cost.layers)) / cost.layers
+    return (2 + again + (OFFLOADING if dial.checkpointing == "offload" else 0)) * (1 + FIXED / dial.tokens)

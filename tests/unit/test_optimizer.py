@@ -1,0 +1,114 @@
+"""AdamW in its forms, against torch's own."""
+
+import pytest
+import torch
+from toys import keys
+from torch import nn
+
+from playground.errors import PlaygroundError
+from playground.train.optimizer import LARGEST_NORM, Optimizer
+
+
+def parameters(dtype=torch.float32, seed=0):
+    torch.manual_seed(seed)
+    return [("x.lora_A.weight", nn.Parameter(torch.randn(4, 8).to(dtype))), ("x.lora_B.weight", nn.Parameter(torch.randn(8, 4).to(dtype)))]
+
+
+def teach(optimizer, named, steps, lr=1e-2, parts=1, seed=1):
+    torch.manual_seed(seed)
+    for _ in range(steps):
+        for _ in range(parts):
+            optimizer.backward(sum((p.float() * torch.randn(p.shape)).sum() for _, p in named) / parts)
+        optimizer.step(lr)
+
+
+@pytest.mark.parametrize("copies", [True, False])
+def test_it_is_torch_s_adamw_with_clipped_gradients(copies):
+    ours, theirs = parameters(), parameters()
+    optimizer, reference = Optimizer(ours, copies=copies), torch.optim.AdamW([p for _, p in theirs], lr=1e-2, weight_decay=0.0)
+    teach(optimizer, ours, 5)
+    torch.manual_seed(1)
+    for _ in range(5):
+        sum((p * torch.randn(p.shape)).sum() for _, p in theirs).backward()
+        assert nn.utils.clip_grad_norm_([p for _, p in theirs], LARGEST_NORM) > LARGEST_NORM
+        reference.step()
+        reference.zero_grad()
+    for (_, a), (_, b) in zip(ours, theirs):
+        torch.testing.assert_close(a, b)
+
+
+def test_small_updates_are_not_lost_in_bfloat16():
+    with_copies, without = parameters(torch.bfloat16), parameters(torch.bfloat16)
+    begin = [p.detach().clone() for _, p in without]
+    for named, optimizer in ((with_copies, Optimizer(with_copies)), (without, Optimizer(without, copies=False))):
+        for _ in range(30):
+            optimizer.backward(sum(p.float().sum() for _, p in named))
+            optimizer.step(1e-3)
+    moved = lambda named: sum(int((p != b).sum()) for (_, p), b in zip(named, begin))  # noqa: E731
+    assert moved(with_copies) == 64 and moved(without) < 40
+
+
+def test_gradients_of_several_passes_are_added_up_and_then_forgotten():
+    named = parameters(torch.bfloat16)
+    optimizer = Optimizer(named)
+    for _ in range(3):
+        optimizer.backward(sum(p.float().sum() for _, p in named))
+    assert all(torch.equal(g, torch.full_like(g, 3.0)) and g.dtype == torch.float32 for g in optimizer.gradients())
+    assert all(p.grad is None for _, p in named)
+    optimizer.forget()
+    assert optimizer.gradients() == []
+
+
+def test_a_parameter_that_only_a_later_pass_touches_is_learned_too():
+    named = parameters()
+    optimizer = Optimizer(named)
+    optimizer.backward(named[0][1].sum())
+    optimizer.backward(sum(p.sum() for _, p in named))
+    assert [g.unique().tolist() for g in optimizer.gradients()] == [[2.0], [1.0]]
+
+
+def test_lora_plus_moves_b_so_many_times_as_far():
+    plain, fast = parameters(), parameters()
+    begin = parameters()
+    teach(Optimizer(plain), plain, 1)
+    teach(Optimizer(fast, ratio=16.0), fast, 1)
+    step = lambda named, at: (named[at][1] - begin[at][1]).detach()  # noqa: E731
+    torch.testing.assert_close(step(fast, 0), step(plain, 0))
+    torch.testing.assert_close(step(fast, 1), 16 * step(plain, 1), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_it_goes_on_exactly_from_its_state(dtype, tmp_path):
+    whole, broken = parameters(dtype), parameters(dtype)
+    optimizer = Optimizer(whole)
+    teach(optimizer, whole, 3)
+    first = Optimizer(broken)
+    teach(first, broken, 3)
+    torch.save(first.state(), tmp_path / "state")
+    fresh = parameters(dtype, seed=5)
+    second = Optimizer(fresh)
+    second.load_state(torch.load(tmp_path / "state", weights_only=True))
+    teach(optimizer, whole, 2, seed=9)
+    teach(second, fresh, 2, seed=9)
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(whole, fresh))
+
+
+def test_the_state_of_other_parameters_is_refused():
+    with pytest.raises(ValueError):
+        Optimizer(parameters()).load_state(Optimizer(parameters()[:1]).state())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without CUDA")
+def test_eight_bits_and_paging_want_cuda_and_say_so():
+    for kind in ("adamw8bit", "paged_adamw", "paged_adamw8bit"):
+        with pytest.raises(PlaygroundError) as told:
+            Optimizer(parameters(), kind)
+        assert keys(told) == ["error.optimizer_needs_cuda"]
+
+
+def test_what_the_first_step_will_add_is_foretold():
+    named = parameters()
+    optimizer = Optimizer(named)
+    assert optimizer.to_come() == 3 * 64 * 4
+    optimizer.backward(sum(p.sum() for _, p in named))
+    assert optimizer.to_come() == 2 * 64 * 4

@@ -1,0 +1,87 @@
+"""The plan: the fastest dial that fits what is free, and what comes next when it didn't."""
+
+import pytest
+import torch
+from test_feed import examples, tuned
+from toys import keys
+
+from playground.data.batch import batches
+from playground.errors import PlaygroundError
+from playground.settings import Train
+from playground.train import plan as room
+from playground.train.feed import Feed
+from playground.train.layers import Dial, Layers
+from playground.train.loss import Loss
+from playground.train.optimizer import Optimizer
+from playground.train.plan import Cost, plan
+
+ROWS = examples([(20, 30), (5, 9), (40, 60), (3, 2)] * 8)
+
+
+def planned(monkeypatch, room_for: float | None = None, family="llama", **train):
+    """The plan of a toy run for which `room_for` times the most it could use is free."""
+    model = tuned(family, **{"num_hidden_layers": 4} if family == "llama" else {})
+    loss_of = Loss(model)
+    feed, layers = Feed(loss_of, ROWS, 2, "cpu"), Layers(model)
+    optimizer = Optimizer([(n, p) for n, p in model.named_parameters() if p.requires_grad])
+    settings = Train(**{"batch": 8} | train)
+    if room_for is not None:
+        cost = room.measure(loss_of, feed, layers, ROWS)
+        most = max(feed.size(part) for batch in batches(ROWS, 8, 0, False) for part in feed.parts(batch, 8))
+        kept = cost.peak(Dial(), most) - cost.fixed
+        monkeypatch.setattr(room, "free", lambda device: optimizer.to_come() + (cost.fixed + room_for * kept) / room.MARGIN)
+    return plan(loss_of, optimizer, feed, layers, ROWS, settings)
+
+
+def test_with_room_nothing_is_computed_twice_and_the_batch_goes_at_once(monkeypatch):
+    found = planned(monkeypatch, 1.1)
+    assert found.dial.checkpointing == "off" and found.peak > 0 and not found.compiled
+
+
+def test_the_less_room_the_less_is_kept(monkeypatch):
+    peaks = [planned(monkeypatch, share).peak for share in (1.1, 0.6, 0.35, 0.2, 0.1)]
+    assert peaks == sorted(peaks, reverse=True) and peaks[-1] < peaks[0]
+
+
+def test_every_step_down_needs_less_until_there_is_none(monkeypatch):
+    found, seen = planned(monkeypatch, 1.1), []
+    while found.step_down():
+        seen.append(found.dial)
+    assert len(seen) >= 3 and len(set(seen)) == len(seen)
+
+
+def test_where_nothing_fits_the_leanest_is_tried(monkeypatch):
+    found = planned(monkeypatch, -10.0)
+    assert found.leaner == [] and found.dial.checkpointing in ("all", "offload")
+
+
+def test_what_the_person_chose_is_kept(monkeypatch):
+    assert planned(monkeypatch, 0.1, checkpointing="off", tokens=200).dial == Dial("off", 200)
+    assert planned(monkeypatch, 0.1, checkpointing="2").dial.checkpointing == "2"
+    assert planned(monkeypatch, 0.1, tokens=300).dial.tokens == 300
+
+
+def test_a_budget_below_one_row_is_refused_with_both_numbers(monkeypatch):
+    with pytest.raises(PlaygroundError) as told:
+        planned(monkeypatch, tokens=64)
+    assert keys(told) == ["error.tokens"] and told.value.problems[0].values["longest"] == 107
+
+
+def test_what_is_counted_is_what_autograd_keeps(monkeypatch):
+    """Twice the tokens keep twice the bytes, and checkpointing all layers keeps their inputs alone."""
+    model = tuned("llama", num_hidden_layers=4)
+    loss_of = Loss(model)
+    cost = room.measure(loss_of, Feed(loss_of, ROWS, 2, "cpu"), Layers(model), ROWS)
+    assert cost.layers == 4 and cost.entry == 64 * 4 and cost.layer > 8 * cost.entry
+    assert cost.peak(Dial("off"), 200) - cost.fixed == 2 * (cost.peak(Dial("off"), 100) - cost.fixed)
+
+
+def test_costs_fall_along_the_dial():
+    cost = Cost(layer=1000, entry=64, layers=32, fixed=0)
+    peaks = [cost.peak(Dial(how), 100) for how in ("off", "4", "2", "all", "offload")]
+    assert peaks == sorted(peaks, reverse=True)
+
+
+def test_free_memory_is_what_a_capped_process_may_take():
+    assert 0 < room.free("cpu") <= __import__("psutil").virtual_memory().total
+    assert torch.get_default_dtype() == torch.float32
