@@ -6,6 +6,7 @@ person can mend (the object is {"error": text}), 2 wrong usage.
 
 import argparse
 import json
+import os
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -15,6 +16,7 @@ from playground.errors import PlaygroundError, problem, told
 from playground.words import LANGUAGES, say
 
 GROUPS = ("load", "data", "lora", "train")
+MAIN = os.environ.get("RANK", "0") == "0"  # under `accelerate launch`, one process speaks for all
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,7 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
         found, status = {"error": shown.text(asked.lang)}, 1
     else:
         status = 0
-    print(json.dumps(found, ensure_ascii=False))
+    if MAIN:
+        print(json.dumps(found, ensure_ascii=False))
     return status
 
 
@@ -101,7 +104,7 @@ def _follow(events, lang: str, keep=lambda event: None) -> dict:
 
 def _show(event: dict, lang: str) -> None:
     """One line on standard error for what a person wants to hear of."""
-    kind = event["kind"]
+    kind = event["kind"] if MAIN else None
     if kind == "phase" and event["name"] != "idle":
         line = say(lang, f"phase.{event['name']}")
     elif kind == "step":

@@ -115,11 +115,11 @@ class Workbench:
             yield run.append("done", job=kind, result={"run": run.id, "stopped": True, "peak": _peak(gauge)})
         except Exception as error:
             shown = self._explain(error, gauge)
-            self._recover()
             with self.team.telling() as first:
                 if first:
                     run.append("phase", name="idle")
                     run.append("failure", job=kind, **shown.to_dict())
+            self._recover()
             raise shown from error
         finally:
             gauge.stop()
@@ -157,7 +157,7 @@ class Workbench:
     def _recover(self) -> None:
         """After a failure: drop what was half made. The model itself stays if it was whole."""
         self.trainer = None
-        if self.loaded and self.adapter is None:
+        if self.loaded and self.adapter is None and not self.team.sharded:
             self.loaded.model = adapt.remove_lora(self.loaded.model)
             self.loaded.model.requires_grad_(False)
         give_back()

@@ -146,9 +146,9 @@ def find(root: Path, run_id: str) -> Run:
 
 
 def result(run: Run) -> dict:
-    """What the end of the run's own job says, not of a chat that went on in it; empty before that."""
+    """What the last end of the run's own job says, not of a chat that went on in it; empty before that."""
     events = list(run.events())
-    return next((e.get("result", {}) for e in events if e["kind"] == "done" and e.get("job") == events[0].get("job")), {})
+    return next((e.get("result", {}) for e in reversed(events) if e["kind"] == "done" and e.get("job") == events[0].get("job")), {})
 
 
 def history(root: Path) -> list[Summary]:

@@ -20,7 +20,7 @@ def parts(model: nn.Module | None, optimizer: torch.optim.Optimizer | None = Non
     def add(part: str, tensor) -> None:
         if not isinstance(tensor, torch.Tensor) or tensor.is_meta:
             return
-        storage = tensor.untyped_storage()
+        storage = getattr(tensor, "_local_tensor", tensor).untyped_storage()  # of weights split over processes, this one's part
         if storage.data_ptr() not in seen:
             seen.add(storage.data_ptr())
             sizes[part] += storage.nbytes()

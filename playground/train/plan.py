@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 import psutil
 import torch
+from torch import nn
+from torch.distributed.tensor import DTensor
 
 from playground.data.batch import Example, batches
 from playground.errors import problem
@@ -94,12 +96,13 @@ def measure(loss_of: Loss, feed: Feed, layers: Layers, examples: Sequence[Exampl
     """What these rows cost on this model, counted in one forward pass over the longest of them."""
     rows = sorted(examples, key=lambda e: len(e.ids))[-4:]
     part = next(feed.parts(rows[::-1], len(rows), MASKED_TOKENS))
-    own = {t.untyped_storage().data_ptr() for t in (*loss_of.parameters(), *loss_of.buffers())}
+    own = {t.untyped_storage().data_ptr() for t in (*loss_of.parameters(), *loss_of.buffers()) if not isinstance(t, DTensor)}
     kept: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
+        weight = isinstance(tensor._base if tensor._is_view() else tensor, nn.Parameter)  # of split weights, one that was gathered
+        if not weight and storage.data_ptr() not in own:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 

@@ -34,5 +34,7 @@ def prepare(held: Loaded, settings: Settings, examples: Sequence[Example], apart
     optimizer = Optimizer(trained, train.optimizer, copies=not full or half, ratio=lora.lr_ratio)
     layers = Layers(held.model)
     chosen = plan(loss_of, optimizer, feed, layers, examples, train)
-    chosen.compiled = train.compile == "on"
+    chosen.compiled = train.compile == "on" and not team.sharded
+    if team.size > 1:
+        torch.manual_seed(train.seed + team.rank)  # what is dropped at random differs between processes
     return Trainer(loss_of, optimizer, feed, layers, chosen, team)

@@ -159,19 +159,24 @@ def wait() -> None:
 # --- made-up models, and rows for them ---
 
 
-def made_up(shape: str, bits: int, toy: bool):
-    """A model of that shape with random weights, made where it is used in the bits it is used in, as `load` would leave it."""
+def shape_of(name: str, toy: bool):
+    """A model of that shape that has no weights yet, and all its code imported: what can be done without the card."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    kind, values = SHAPES[name]
+    config = AutoConfig.for_model(kind, **SPECIAL | WIDE | values | (TINY | {"num_key_value_heads": 4} if toy else {}))
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+
+
+def made_up(model, bits: int, device: str):
+    """The model with random weights, made where it is used in the bits it is used in, as playground's `load` would leave it."""
     import torch
     from torch import nn
-    from transformers import AutoConfig, AutoModelForCausalLM
 
     from playground.model.load import keep_trainable
 
-    kind, values = SHAPES[shape]
-    config = AutoConfig.for_model(kind, **SPECIAL | WIDE | values | (TINY | {"num_key_value_heads": 4} if toy else {}))
-    device = "cpu" if toy else "cuda"
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     torch.manual_seed(0)
 
     def drawn(name: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -183,7 +188,7 @@ def made_up(shape: str, bits: int, toy: bool):
             setattr(module, leaf, nn.Parameter(drawn(f"{name}.{leaf}", tensor), requires_grad=False))
         if any(buffer.is_meta for buffer in module.buffers(recurse=False)):  # a rotary embedding's, which follow from the config
             with torch.device(device):
-                module._buffers.update(type(module)(config=config)._buffers)
+                module._buffers.update(type(module)(config=model.config)._buffers)
         if bits < 16 and type(module) is nn.Linear and module is not model.get_output_embeddings():
             model.set_submodule(name, _quantized(module, bits))
     if bits < 16:

@@ -18,7 +18,7 @@ Every arm has a fresh process. Processes are started ahead and import side by si
 the card belongs to one at a time. tokens_per_s: the median over the steps, the first two left out.
 first_step_s: from the start of training to the end of its first step, compiled from nothing; first_step_again_s: in a later
 round, from the compiler's cache. of_limit: tokens_per_s over what the layers' multiplications alone allow at 790 TFLOP/s.
-Peaks are torch's from the made model on; device_gib: all that is in use on the card. A failed arm stays in the table.
+Peaks are torch's from the made model on; device_gib: all that is in use on the card, device_before_gib: before the model. A failed arm stays in the table.
 """
 
 import argparse
@@ -69,7 +69,7 @@ OURS = {
     "nf4-7GiB": Arm(4, gib=7), "int8-all": Arm(8, "all"),
 }  # fmt: skip
 PEERS = {
-    "peer-int8-talk": Arm(8, "all", peer=4, steps=5), "peer-nf4-talk": Arm(4, "all", peer=4, steps=5),
+    "peer-int8-talk": Arm(8, "all", peer=4, steps=4), "peer-nf4-talk": Arm(4, "all", peer=4, steps=4),
     "peer-bf16-best": Arm(16, "off", peer=32), "peer-nf4-best": Arm(4, "off", peer=32),
 }  # fmt: skip
 ARMS = {f"{shape}/{name}": arm for shape in arms.SHAPES for name, arm in OURS.items()} | {f"calm/{name}": arm for name, arm in PEERS.items()}
@@ -153,28 +153,35 @@ def _age() -> float:
     return round(time.time() - psutil.Process().create_time(), 2)
 
 
+def _made(shape, asked) -> tuple:
+    """The arm's model, to be trained from here on; the work of it, as `arms.work_of` says; and what making it took."""
+    from playground.memory.meter import hardware
+
+    arm, device, before, began = ARMS[asked.arm], "cpu" if asked.toy else "cuda", _in_use(), time.perf_counter()
+    model = arms.made_up(shape, arm.bits, device)
+    work = arms.work_of(model)
+    _from_here(0 if asked.toy else arm.gib)
+    return model, work, {"hardware": hardware(device), "device_before_gib": arms.gib(before), "build_s": round(time.perf_counter() - began, 2)}
+
+
 def ours(asked) -> dict:
     """The fine-tune as playground prepares and runs it."""
-    from playground.memory.meter import hardware
-    from playground.model.load import Loaded, give_back
+    from playground.model.load import Loaded
     from playground.settings import Lora, Settings, Train
     from playground.train.parallel import Team
     from playground.train.prepare import prepare
 
-    arm, device, examples, imported = ARMS[asked.arm], "cpu" if asked.toy else "cuda", arms.rows(), _age()
+    arm, examples, shape, imported = ARMS[asked.arm], arms.rows(), arms.shape_of(asked.arm.split("/")[0], asked.toy), _age()
+    train = Train(
+        batch=arms.BATCH, steps=arm.steps + 3, lr=3e-4, schedule="constant", checkpointing=arm.dial, tokens=arm.tokens, compile="on" if arm.compiled else "off",
+    )  # fmt: skip
     with turn(asked.work):
-        began, compiled = time.perf_counter(), Path(os.environ["TORCHINDUCTOR_CACHE_DIR"], "whole")  # there once an arm compiled into it
+        compiled = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"], "whole")  # is there once it is
         first = "first_step_again_s" if arm.compiled and compiled.exists() else "first_step_s"
-        model = arms.made_up(asked.arm.split("/")[0], arm.bits, asked.toy)
-        give_back()
-        needed, again = arms.work_of(model)
-        _from_here(0 if asked.toy else arm.gib)
-        built = time.perf_counter()
-        train = Train(
-            batch=arms.BATCH, steps=arm.steps + 3, lr=3e-4, schedule="constant", checkpointing=arm.dial, tokens=arm.tokens, compile="on" if arm.compiled else "off",
-        )  # fmt: skip
-        held = Loaded(model, SimpleNamespace(pad_token_id=arms.PAD), device, model.dtype, "")
-        trainer = prepare(held, Settings(lora=Lora(r=arms.RANK), train=train), examples, [], Team(device))
+        model, (needed, again), facts = _made(shape, asked)
+        began = time.perf_counter()
+        held = Loaded(model, SimpleNamespace(pad_token_id=arms.PAD), model.device.type, model.dtype, "")
+        trainer = prepare(held, Settings(lora=Lora(r=arms.RANK), train=train), examples, [], Team(held.device))
         trainer.plan.compiled = arm.compiled
         prepared = time.perf_counter()
         at, memory, notes = _steps(trainer, examples, train, arm.steps, asked)
@@ -182,13 +189,12 @@ def ours(asked) -> dict:
             raise RuntimeError(f"it was not compiled: {notes}")
         compiled.parent.mkdir(parents=True, exist_ok=True)
         compiled.touch()
-        dial, layers = trainer.plan.dial, range(len(trainer.layers.all))
-        step = _typical(at[1:])
+        dial, layers, step = trainer.plan.dial, range(len(trainer.layers.all)), _typical(at[1:])
         told_late = 0 if asked.toy else step  # on CUDA a step's loss is asked for once the next one is under way
         return {
-            "hardware": hardware(device), **_rates(step, needed + again * sum(map(dial.recomputes, layers)) / len(layers)), **memory,
-            first: round(at[0] - prepared - told_late, 2), "dial": f"{dial.checkpointing} {dial.tokens}", "feed": trainer.feed.mode, "notes": notes,
-            "import_s": imported, "build_s": round(built - began, 2), "prepare_s": round(prepared - built, 2),
+            **_rates(step, needed + again * sum(map(dial.recomputes, layers)) / len(layers)), **memory, first: round(at[0] - prepared - told_late, 2),
+            "dial": f"{dial.checkpointing} {dial.tokens}", "feed": trainer.feed.mode, "notes": notes, "import_s": imported,
+            "prepare_s": round(prepared - began, 2), **facts,
         }  # fmt: skip
 
 
@@ -224,33 +230,30 @@ def _steps(trainer, examples, train, count: int, asked) -> tuple[list[float], di
 
 def peer(asked) -> dict:
     """The same through transformers.Trainer and PEFT."""
+    import bitsandbytes  # noqa: F401  it and the trainer take long to import: not while the card waits
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
     from toys import make_tokenizer
+    from transformers import Trainer  # noqa: F401
 
-    from playground.memory.meter import hardware
     from playground.model import adapt
     from playground.settings import Train
 
-    arm, device, examples, tokenizer, imported = ARMS[asked.arm], "cpu" if asked.toy else "cuda", arms.rows(), make_tokenizer(False), _age()
+    arm, examples, shape, tokenizer, imported = ARMS[asked.arm], arms.rows(), arms.shape_of(asked.arm.split("/")[0], asked.toy), make_tokenizer(False), _age()
+    train = Train(batch=arms.BATCH, micro_batch=arm.peer, steps=arm.steps, lr=3e-4, schedule="constant", warmup=0)
     with turn(asked.work), tempfile.TemporaryDirectory() as out:
+        model, (needed, again), facts = _made(shape, asked)
         began = time.perf_counter()
-        model = arms.made_up(asked.arm.split("/")[0], arm.bits, asked.toy)
-        needed, again = arms.work_of(model)
-        _from_here()
-        built = time.perf_counter()
         model.config.use_cache = False
         wanted = LoraConfig(r=arms.RANK, lora_alpha=2 * arms.RANK, target_modules=adapt.targets(model, "all-linear"), task_type="CAUSAL_LM")
         if arm.dial == "all":
             model = prepare_model_for_kbit_training(model)
         model = get_peft_model(model, wanted)
-        train = Train(batch=arms.BATCH, micro_batch=arm.peer, steps=arm.steps, lr=3e-4, schedule="constant", warmup=0)
         trainer, clock = arms.hf_trainer(model, tokenizer, examples, train, out, {"pad_to_multiple_of": 8}, bf16=True, use_cpu=asked.toy)
         prepared = time.perf_counter()
         trainer.train()
         return {
-            "hardware": hardware(device), **_rates(_typical(clock.at[2:]), needed + again * (arm.dial == "all")), "first_step_s": round(clock.at[1] - clock.at[0], 2),
-            **_peaks(_in_use()), "dial": arm.dial, "feed": f"padded, {arm.peer} rows", "import_s": imported, "build_s": round(built - began, 2),
-            "prepare_s": round(prepared - built, 2),
+            **_rates(_typical(clock.at[2:]), needed + again * (arm.dial == "all")), **_peaks(_in_use()), "first_step_s": round(clock.at[1] - clock.at[0], 2),
+            "dial": arm.dial, "feed": f"padded, {arm.peer} rows", "import_s": imported, "prepare_s": round(prepared - began, 2), **facts,
         }  # fmt: skip
 
 
@@ -272,9 +275,11 @@ def _from_here(most: float = 0) -> None:
     """Peaks count from here; of the card, this process takes `most` GiB at most, all in all (0: no limit)."""
     import torch
 
+    from playground.model.load import give_back
+
+    give_back()
     if not torch.cuda.is_available():
         return
-    torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     if most:
         total = torch.cuda.mem_get_info()[1]
@@ -313,7 +318,7 @@ def save_model(asked) -> dict:
     from playground.data.template import Template, Turn
 
     tokenizer, draw = make_tokenizer(False), random.Random(0)
-    arms.made_up(WALL.split("/")[0], 16, asked.toy).save_pretrained(asked.disk)
+    arms.made_up(arms.shape_of(WALL.split("/")[0], asked.toy), 16, "cpu" if asked.toy else "cuda").save_pretrained(asked.disk)
     tokenizer.save_pretrained(asked.disk)
     around = len(Template("talk", tokenizer).ids([Turn("")]))  # of the prompt, beside what is asked
     with open(asked.disk / "rows.jsonl", "w", encoding="utf-8") as file:

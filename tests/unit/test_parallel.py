@@ -255,7 +255,7 @@ def test_a_killed_process_ends_the_run_with_a_failure(command, tmp_path):
     other = next(child for child in psutil.Process(process.pid).children() if child.environ().get("RANK") == "1")
     other.kill()
     killed = time.time()
-    answer, _ = process.communicate(timeout=60)
+    process.communicate(timeout=60)
     assert process.returncode != 0
     failures = [e for e in events(tmp_path) if e["kind"] == "failure"]
     assert [p["key"] for e in failures for p in e["problems"]] == ["error.rank_died"]
