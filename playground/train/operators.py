@@ -19,7 +19,7 @@ def dense(weight: Tensor, kind: str, constants: list[Tensor], block: int, outer_
     if kind == "dense":
         return weight
     if kind == "int8":  # code × largest of its row / 127 (Dettmers et al. 2022, arXiv 2208.07339)
-        return torch.mul(weight, constants[0][:, None] / 127).to(dtype)
+        return torch.mul(weight, constants[0][:, None] / 127, out=torch.empty(weight.shape, dtype=dtype, device=weight.device))
     absmax = constants[0]
     if len(constants) > 1:  # double quantization: the constants are codes themselves (Dettmers et al. 2023, arXiv 2305.14314)
         _, code, inner, offset = constants

@@ -17,12 +17,14 @@ from torch.distributed.tensor import DTensor
 from playground.data.batch import Example, batches
 from playground.errors import problem
 from playground.settings import Train
-from playground.train.feed import MASKED_TOKENS, Feed
+from playground.train.feed import Feed
 from playground.train.layers import Dial, Layers
+from playground.train.lean import lean
 from playground.train.loss import CHUNK_LOGITS, Loss
 from playground.train.optimizer import Optimizer
 
 FIXED = 400  # tokens
+LOOKED_AT = 128  # tokens of the forward pass that counts: few, for it keeps everything
 CHOICES = ("off", "4", "3", "2", "all", "offload")
 OFFLOADING = 0.15  # of a forward pass: copying each layer's input out and in
 MARGIN = 0.92  # of what is free: the rest is for what the allocator can't use
@@ -93,9 +95,10 @@ def plan(loss_of: Loss, optimizer: Optimizer, feed: Feed, layers: Layers, exampl
 
 
 def measure(loss_of: Loss, feed: Feed, layers: Layers, examples: Sequence[Example]) -> Cost:
-    """What these rows cost on this model, counted in one forward pass over the longest of them."""
-    rows = sorted(examples, key=lambda e: len(e.ids))[-4:]
-    part = next(feed.parts(rows[::-1], len(rows), MASKED_TOKENS))
+    """What these rows cost on this model, counted in one forward pass over a piece of the longest: bytes go with tokens."""
+    longest = max(examples, key=lambda e: len(e.ids))
+    upto = feed.prefix + LOOKED_AT
+    part = [Example(longest.ids[:upto], min(longest.trained_from, upto - 1))]
     own = {t.untyped_storage().data_ptr() for t in (*loss_of.parameters(), *loss_of.buffers()) if not isinstance(t, DTensor)}
     kept: dict[int, int] = {}
 
@@ -104,14 +107,13 @@ def measure(loss_of: Loss, feed: Feed, layers: Layers, examples: Sequence[Exampl
         weight = isinstance(tensor._base if tensor._is_view() else tensor, nn.Parameter)  # of split weights, one that was gathered
         if not weight and storage.data_ptr() not in own:
             kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # with its history it would keep itself alive
 
     loss_of.train()
     layers.set(Dial())
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = loss_of(feed.batch(part))
+    with lean(loss_of, feed.model), feed.attention(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss_of(feed.batch(part))
     layers.restore()
-    del loss
     config, tokens = feed.model.config.get_text_config(), feed.size(part)
     first = next((n for n, layer in enumerate(layers.all) if any(p.requires_grad for p in layer.parameters())), 0)
     learning = max(1, len(layers.all) - first)

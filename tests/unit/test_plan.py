@@ -85,3 +85,19 @@ def test_costs_fall_along_the_dial():
 def test_free_memory_is_what_a_capped_process_may_take():
     assert 0 < room.free("cpu") <= __import__("psutil").virtual_memory().total
     assert torch.get_default_dtype() == torch.float32
+
+
+def test_looking_at_the_cost_leaves_nothing_behind():
+    import gc
+
+    model = tuned("llama")
+    loss_of = Loss(model)
+    feed = Feed(loss_of, ROWS, 2, "cpu")
+    gc.collect()
+    gc.disable()
+    try:
+        before = sum(isinstance(o, torch.Tensor) for o in gc.get_objects())
+        room.measure(loss_of, feed, Layers(model), ROWS)
+        assert sum(isinstance(o, torch.Tensor) for o in gc.get_objects()) - before < 5
+    finally:
+        gc.enable()
