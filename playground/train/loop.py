@@ -4,7 +4,7 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -65,8 +65,8 @@ def fine_tune(trainer: Trainer, examples: Sequence[Example], settings: Train, st
     """
     steps, began, first = total_steps(len(examples), settings), time.perf_counter(), (trainer.step, trainer.tokens)
 
-    def report(loss: torch.Tensor, lr: float) -> dict:
-        value = loss.item()
+    def report(loss: Callable[[], float], lr: float) -> dict:
+        value = loss()
         if not math.isfinite(value):
             raise problem("error.diverged", step=trainer.step, lr=settings.lr)
         seconds = time.perf_counter() - began
@@ -82,13 +82,13 @@ def fine_tune(trainer: Trainer, examples: Sequence[Example], settings: Train, st
             if settings.compile == "auto" and not trainer.plan.compiled and trainer.step - first[0] == TIMED:
                 yield from _compile_if_it_pays(trainer, (time.perf_counter() - began) / TIMED * (steps - trainer.step))
             loss = yield from _gradients(trainer, batch, settings, stop)
-            if done and trainer.feed.device == "cuda":  # asked for only now, so that the card has work while it answers
+            if done and trainer.feed.device == "cuda":  # told only now, so that the card always has work
                 yield report(*done)
             if loss is None:
                 return
             lr = rate(trainer.step, steps, settings)
             trainer.optimizer.step(lr)
-            trainer.step, trainer.tokens, done = trainer.step + 1, trainer.tokens + sum(len(e.ids) for e in batch), (loss, lr)
+            trainer.step, trainer.tokens, done = trainer.step + 1, trainer.tokens + sum(len(e.ids) for e in batch), (_later(loss), lr)
             if trainer.feed.device != "cuda":
                 yield report(*done)
         if done and trainer.feed.device == "cuda":
@@ -151,6 +151,21 @@ def _gradients(trainer: Trainer, batch: Sequence[Example], settings: Train, stop
             raise failed
         trainer.layers.set(plan.dial, plan.compiled)
         yield {"kind": "note", **note}
+
+
+def _later(value: torch.Tensor) -> Callable[[], float]:
+    """A way to read a number once it is there, without waiting for what is begun on the card after this call."""
+    if value.device.type != "cuda":
+        return value.item
+    copy = torch.empty((), dtype=value.dtype, pin_memory=True).copy_(value.detach(), non_blocking=True)
+    there = torch.cuda.Event()
+    there.record()
+
+    def read() -> float:
+        there.synchronize()
+        return copy.item()
+
+    return read
 
 
 def _compile_if_it_pays(trainer: Trainer, left: float) -> Iterator[dict]:

@@ -140,9 +140,13 @@ def measurements(names: list[str], asked, work: Path):
 
 @contextlib.contextmanager
 def turn(work: Path):
-    """Within it, the card belongs to this process."""
+    """Within it, the card belongs to this process: the one before has given back what it held, which takes it a moment."""
     with open(work / "turn", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
+        for _ in range(150):
+            if _in_use() < 1.5 * 2**30:  # contexts of those that wait
+                break
+            time.sleep(0.1)
         yield
 
 

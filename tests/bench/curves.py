@@ -1,0 +1,115 @@
+"""Do adapters in bfloat16 learn what they learn in float32? 200 steps at learning rate 3e-4, loss by loss.
+
+    python tests/bench/curves.py            # SmolLM2-135M on the CPU; a few minutes
+
+  reference        float32 throughout: PEFT's own layers, padded rows, all logits, torch's AdamW
+  ours-bf16        playground's fine-tune: model and adapters in bfloat16, float32 copies in the optimizer
+  bf16-no-copies   the same, but AdamW works on the bfloat16 adapters themselves
+
+All see the same rows in the same order from the same beginning: helpdesk.en, r 8, alpha 16, all linear layers, 2 rows a
+step. Each runs in a process of its own. `away`: root mean square of the difference from the reference, over the steps, of
+losses averaged over 10 steps (one step's loss is noisy); `bias`: the mean of that difference. In nats a token.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import threading
+from pathlib import Path
+
+import arms  # beside this file
+
+ARMS = ("reference", "ours-bf16", "bf16-no-copies")
+LIBRARIES = ("torch", "transformers", "peft", "accelerate")
+COLOURS = {"reference": "#1f2937", "ours-bf16": "#2563eb", "bf16-no-copies": "#dc2626"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--out", type=Path, default=arms.PROJECT / "tests/bench/results/curves.json")
+    parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.arm:
+        print(json.dumps(curve(asked.arm, asked.steps)))
+        return
+    rounds = [{"round": 1, "arm": arm} | arms.last_line([sys.executable, __file__, "--arm", arm, "--steps", str(asked.steps)]) for arm in ARMS]
+    smooth = {r["arm"]: [statistics.mean(r["losses"][at : at + 10]) for at in range(asked.steps - 9)] for r in rounds}
+    for r in rounds:
+        apart = [ours - theirs for ours, theirs in zip(smooth[r["arm"]], smooth["reference"])]
+        r |= {"away": round(statistics.mean(d * d for d in apart) ** 0.5, 5), "bias": round(statistics.mean(apart), 5), "last": round(smooth[r["arm"]][-1], 4)}
+        print({k: v for k, v in r.items() if k != "losses"})
+    arms.write(asked.out, arms.report("loss curves at learning rate 3e-4", LIBRARIES, rounds) | {"medians": {}})
+    asked.out.with_suffix(".svg").write_text(figure(smooth), encoding="utf-8")
+
+
+def curve(arm: str, steps: int) -> dict:
+    """The loss of every step."""
+    import torch
+
+    from playground import catalog
+    from playground.data.batch import batches, collate, encode
+    from playground.data.source import read
+    from playground.data.template import choose
+    from playground.memory.meter import hardware
+    from playground.model import adapt
+    from playground.model.load import load
+    from playground.model.source import local
+    from playground.settings import Lora, Settings, Train
+    from playground.train.loop import fine_tune, rate
+    from playground.train.parallel import Team
+    from playground.train.prepare import prepare
+
+    chosen = Settings().with_values(catalog.presets()["demo-en"]["settings"])
+    train = Train(batch=2, steps=steps, lr=3e-4, length=256, checkpointing="off", tokens=2048)
+    bits = {"bits": 32} if arm == "reference" else {"bits": 16, "dtype": "bfloat16"}
+    wanted = chosen.with_values({"load": bits | {"device": "cpu"}}).load
+    held = load(local(wanted.model), wanted, lambda *told: None)
+    rows = read(chosen.data)
+    template = choose(chosen.data.template, held.tokenizer, [r.instruction for r in rows.train])
+    examples, _ = encode(rows.train, template, train.length)
+    facts = {"hardware": hardware("cpu")}
+    if arm != "reference":
+        trainer = prepare(held, Settings(lora=Lora(), train=train), examples, [], Team("cpu"))
+        if arm == "bf16-no-copies":
+            named = [(n, p) for n, p in held.model.named_parameters() if p.requires_grad]
+            trainer.optimizer = type(trainer.optimizer)(named, copies=False)
+        return facts | {"losses": [e["loss"] for e in fine_tune(trainer, examples, train, threading.Event()) if e["kind"] == "step"]}
+    model = adapt.add_lora(held.model, Lora(), torch.float32, train.seed)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer, losses, epoch = torch.optim.AdamW(trained, weight_decay=0.0), [], []
+    model.train()
+    for step in range(steps):
+        epoch = epoch or batches(examples, train.batch, train.seed + step // -(-len(examples) // train.batch), alike=False)
+        batch = collate(epoch.pop(0), held.tokenizer.pad_token_id or 0, "cpu")
+        logits = model(**batch.inputs, use_cache=False).logits.flatten(0, 1)[batch.predicts]
+        loss = torch.nn.functional.cross_entropy(logits, batch.wanted)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.param_groups[0]["lr"] = rate(step, steps, train)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(round(loss.item(), 5))
+    return facts | {"losses": losses}
+
+
+def figure(curves: dict[str, list[float]], width: int = 720, height: int = 320) -> str:
+    """The curves as an SVG."""
+    low, high = 0.95 * min(map(min, curves.values())), max(map(max, curves.values()))
+    steps = max(map(len, curves.values()))
+    x, y = (lambda at: 50 + at / (steps - 1) * (width - 70)), (lambda loss: 20 + (high - loss) / (high - low) * (height - 60))
+    lines = [
+        f'<polyline fill="none" stroke="{COLOURS[arm]}" stroke-width="{3 if arm == "reference" else 1.5}" points="'
+        + " ".join(f"{x(at):.1f},{y(loss):.1f}" for at, loss in enumerate(losses)) + '"/>'
+        for arm, losses in curves.items()
+    ]  # fmt: skip
+    names = [f'<text x="{width - 190}" y="{40 + 20 * n}" fill="{COLOURS[arm]}">{arm}</text>' for n, arm in enumerate(curves)]
+    marks = [f'<text x="8" y="{y(loss) + 4:.0f}">{loss:.1f}</text>' for loss in (high, (high + low) / 2, low)]
+    foot = f'<text x="50" y="{height - 12}">step 10</text><text x="{width - 75}" y="{height - 12}">step {steps + 9}</text>'
+    ground = f'<rect width="{width}" height="{height}" fill="white"/>'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif" font-size="13">{ground}{"".join(lines + names + marks)}{foot}</svg>\n'
+
+
+if __name__ == "__main__":
+    main()
