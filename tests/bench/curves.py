@@ -34,13 +34,17 @@ def main() -> None:
     if asked.arm:
         print(json.dumps(curve(asked.arm, asked.steps)))
         return
-    rounds = [{"round": 1, "arm": arm} | arms.last_line([sys.executable, __file__, "--arm", arm, "--steps", str(asked.steps)]) for arm in ARMS]
-    smooth = {r["arm"]: [statistics.mean(r["losses"][at : at + 10]) for at in range(asked.steps - 9)] for r in rounds}
-    for r in rounds:
-        apart = [ours - theirs for ours, theirs in zip(smooth[r["arm"]], smooth["reference"])]
-        r |= {"away": round(statistics.mean(d * d for d in apart) ** 0.5, 5), "bias": round(statistics.mean(apart), 5), "last": round(smooth[r["arm"]][-1], 4)}
-        print({k: v for k, v in r.items() if k != "losses"})
-    arms.write(asked.out, arms.report("loss curves at learning rate 3e-4", LIBRARIES, rounds) | {"medians": {}})
+    rounds, smooth, hardware = [], {}, None
+    for arm in ARMS:
+        found = arms.last_line([sys.executable, __file__, "--arm", arm, "--steps", str(asked.steps)])
+        hardware = found.pop("hardware")
+        smooth[arm] = [statistics.mean(found["losses"][at : at + 10]) for at in range(asked.steps - 9)]
+        apart = [ours - theirs for ours, theirs in zip(smooth[arm], smooth["reference"])]
+        found = {"away": round(statistics.mean(d * d for d in apart) ** 0.5, 5), "bias": round(statistics.mean(apart), 5), "last": round(smooth[arm][-1], 4)} | found
+        print({"arm": arm} | {name: value for name, value in found.items() if name != "losses"}, flush=True)
+        rounds.append({"round": 1, "arm": arm} | found)
+    report = arms.report("loss curves at learning rate 3e-4", LIBRARIES, [{k: v for k, v in r.items() if k != "losses"} for r in rounds], hardware=hardware)
+    arms.write(asked.out, report | {"losses": {r["arm"]: r["losses"] for r in rounds}})
     asked.out.with_suffix(".svg").write_text(figure(smooth), encoding="utf-8")
 
 
