@@ -82,7 +82,7 @@ def test_out_of_memory_is_told_with_what_filled_it_and_the_next_job_works(bench,
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 64 * 2**20) / total)
     try:
         with pytest.raises(PlaygroundError) as told:
-            list(bench.tune(settings(model, "16", batch=330, micro_batch=0, length=1024, steps=2)))
+            list(bench.tune(settings(model, "16", batch=330, length=1024, steps=2, checkpointing="off", tokens=2**20)))
         assert told.value.problems[0].key == "error.out_of_memory"
         assert "weights" in told.value.text()
     finally:
