@@ -237,7 +237,7 @@ def peer(asked) -> dict:
     import bitsandbytes  # noqa: F401  it and the trainer take long to import: not while the card waits
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
     from toys import make_tokenizer
-    from transformers import Trainer  # noqa: F401
+    from transformers import Trainer  # noqa: F401  likewise
 
     from playground.model import adapt
     from playground.settings import Train

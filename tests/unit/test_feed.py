@@ -15,7 +15,10 @@ KNOWN_TO_PACK = ("llama", "gpt_neox", "gpt2", "gemma3_text")
 
 def examples(sizes, prefix=7, seed=0) -> list[Example]:
     draw = torch.Generator().manual_seed(seed)
-    ids = lambda n: torch.randint(5, 330, (n,), generator=draw).tolist()  # noqa: E731
+
+    def ids(n):
+        return torch.randint(5, 330, (n,), generator=draw).tolist()
+
     head = ids(prefix)
     return [Example(head + ids(asked) + ids(answered), prefix + asked) for asked, answered in sizes]
 

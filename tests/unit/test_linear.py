@@ -112,10 +112,10 @@ def test_a_quantized_layer_multiplies_its_weight_and_keeps_no_more_than_its_inpu
     assert sorted(kept) == ([10 * 4, 10 * 96] if adapted else [])
 
 
-def test_what_the_compiler_gets_is_the_same(r=4):
+def test_what_the_compiler_gets_is_the_same():
     torch.manual_seed(0)
     x, weight, bias = torch.randn(7, 24, requires_grad=True), torch.randn(16, 24), torch.randn(16)
-    a, b = torch.randn(r, 24, requires_grad=True), torch.randn(16, r, requires_grad=True)
+    a, b = torch.randn(4, 24, requires_grad=True), torch.randn(16, 4, requires_grad=True)
     wanted = functional.linear(x, weight, bias) + 0.5 * (x @ a.T) @ b.T
     theirs = torch.autograd.grad(wanted.square().sum(), (x, a, b))
     made = operators.compiled(x, (weight, "dense", [], 0, 0, 16, 24), bias, a, b, 0.5)
@@ -140,9 +140,16 @@ def test_vectors_are_turned_as_the_model_turns_them_and_gradients_back():
     assert modeling_llama.apply_rotary_pos_emb is usual
 
 
-def test_a_model_that_turns_vectors_otherwise_keeps_its_way():
-    with lean_rotary(make_model("falcon")) as _, lean_rotary(make_model("bloom")):
-        from transformers.models.gptj import modeling_gptj
+def test_a_model_that_turns_vectors_otherwise_keeps_its_way(monkeypatch):
+    from transformers.models.llama import modeling_llama
 
-        usual = modeling_gptj.apply_rotary_pos_emb
-        assert usual.__module__ == modeling_gptj.__name__
+    def neighbours(query, key, cos, sin, unsqueeze_dim=1):  # pairs side by side instead of halves, as GPT-J has them
+        def turn(x):
+            return torch.stack((-x[..., 1::2], x[..., ::2]), -1).flatten(-2)
+
+        cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
+        return query * cos + turn(query) * sin, key * cos + turn(key) * sin
+
+    monkeypatch.setattr(modeling_llama, "apply_rotary_pos_emb", neighbours)
+    with lean_rotary(make_model("llama")):
+        assert modeling_llama.apply_rotary_pos_emb is neighbours

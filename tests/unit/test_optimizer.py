@@ -44,7 +44,10 @@ def test_small_updates_are_not_lost_in_bfloat16():
         for _ in range(30):
             optimizer.backward(sum(p.float().sum() for _, p in named))
             optimizer.step(1e-3)
-    moved = lambda named: sum(int((p != b).sum()) for (_, p), b in zip(named, begin))  # noqa: E731
+
+    def moved(named) -> int:
+        return sum(int((p != b).sum()) for (_, p), b in zip(named, begin))
+
     assert moved(with_copies) == 64 and moved(without) < 40
 
 
@@ -72,7 +75,10 @@ def test_lora_plus_moves_b_so_many_times_as_far():
     begin = parameters()
     teach(Optimizer(plain), plain, 1)
     teach(Optimizer(fast, ratio=16.0), fast, 1)
-    step = lambda named, at: (named[at][1] - begin[at][1]).detach()  # noqa: E731
+
+    def step(named, at):
+        return (named[at][1] - begin[at][1]).detach()
+
     torch.testing.assert_close(step(fast, 0), step(plain, 0))
     torch.testing.assert_close(step(fast, 1), 16 * step(plain, 1), rtol=1e-3, atol=1e-5)
 

@@ -77,7 +77,9 @@ def test_with_beams_only_whole_texts_come_and_the_base_is_still_the_base(toy):
 
 def test_a_seed_repeats_what_is_drawn_and_another_draws_anew(toy):
     pair = adapted(held(toy(), 32))
-    draw = lambda seed: said(pair, both(PROMPTS[0]), Generation(max_new_tokens=16, temperature=1.0, seed=seed))[-1]["texts"]  # noqa: E731
+    def draw(seed):
+        return said(pair, both(PROMPTS[0]), Generation(max_new_tokens=16, temperature=1.0, seed=seed))[-1]["texts"]
+
     assert draw(1) == draw(1) != draw(2)
 
 
@@ -135,7 +137,10 @@ QUESTION = [{"instruction": "What is the answer to question 3?", "answer": None}
 @pytest.mark.parametrize("bits", [32, 4])
 def test_chat_then_train_then_chat_then_train_again(chosen, tmp_path, bits):
     bench, settings = Workbench(tmp_path), chosen(load={"bits": bits}, data={"last": 8, "held_out": 0.3}, train={"steps": 2, "batch": 2})
-    asked = lambda adapter: [e for e in bench.chat(settings, adapter, {"base": QUESTION, "tuned": QUESTION}, PLAIN) if e["kind"] == "answer"][-1]  # noqa: E731
+
+    def asked(adapter):
+        return [e for e in bench.chat(settings, adapter, {"base": QUESTION, "tuned": QUESTION}, PLAIN) if e["kind"] == "answer"][-1]
+
     first = asked(None)
     assert "tuned" not in first
     results = [list(bench.tune(settings))[-1]["result"] for _ in range(2)]

@@ -1,5 +1,6 @@
 """The plan: the fastest dial that fits what is free, and what comes next when it didn't."""
 
+import psutil
 import pytest
 import torch
 from test_feed import examples, tuned
@@ -83,8 +84,7 @@ def test_costs_fall_along_the_dial():
 
 
 def test_free_memory_is_what_a_capped_process_may_take():
-    assert 0 < room.free("cpu") <= __import__("psutil").virtual_memory().total
-    assert torch.get_default_dtype() == torch.float32
+    assert 0 < room.free("cpu") <= psutil.virtual_memory().total
 
 
 def test_looking_at_the_cost_leaves_nothing_behind():

@@ -157,7 +157,10 @@ def test_base_and_a_full_fine_tune_answer_side_by_side(chosen, tmp_path):
     bench = Workbench(tmp_path)
     settings = chosen(train={"method": "full", "steps": 12, "lr": 5e-3})
     turn = [{"instruction": "What is the answer to question 3?", "answer": None}]
-    ask = lambda run, sides: [e for e in bench.chat(settings, run, sides, Generation(max_new_tokens=6)) if e["kind"] == "answer"][-1]  # noqa: E731
+
+    def ask(run, sides):
+        return [e for e in bench.chat(settings, run, sides, Generation(max_new_tokens=6)) if e["kind"] == "answer"][-1]
+
     alone = ask(None, {"base": turn})["base"]
     run = end(bench.tune(settings))["run"]
     both = ask(run, {"base": turn, "tuned": turn})
