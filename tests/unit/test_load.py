@@ -17,13 +17,12 @@ from playground.model.load import load
 from playground.settings import Load, Lora
 from playground.train.optimizer import Optimizer
 
+LAYERS = 2 * (64 * 64 * 2 + 64 * 32 * 2 + 64 * 128 * 3)  # weights of the linear layers of the toy llama
+OTHERS = 336 * 64 * 2 + 64 * 5  # embedding, head, norms
 
 
 def SILENT(*_):  # progress that nobody hears
     pass
-
-LAYERS = 2 * (64 * 64 * 2 + 64 * 32 * 2 + 64 * 128 * 3)  # weights of the linear layers of the toy llama
-OTHERS = 336 * 64 * 2 + 64 * 5  # embedding, head, norms
 
 
 def held(folder, **values):
