@@ -7,6 +7,8 @@ program itself) is the rest up to the measured total.
 import torch
 from torch import nn
 
+from playground.model.tensors import tensors
+
 PARTS = ("weights", "quant_constants", "adapters", "gradients", "optimizer")
 
 
@@ -25,15 +27,9 @@ def parts(model: nn.Module | None, optimizer: torch.optim.Optimizer | None = Non
             seen.add(storage.data_ptr())
             sizes[part] += storage.nbytes()
 
-    for name, tensor in _named_tensors(model):
-        add("adapters" if "lora_" in name else "weights", tensor)
-        for constant in _quantization_constants(tensor):
-            add("quant_constants", constant)
+    for part, tensor in tensors(model) if model is not None else ():
+        add(part, tensor)
         add("gradients", tensor.grad)
-    for module in model.modules() if model is not None else ():
-        state = getattr(module, "state", None)  # bitsandbytes keeps what int8 needs on the layer, once it has run
-        for name in ("SCB", "CB"):
-            add("quant_constants" if name == "SCB" else "weights", getattr(state, name, None))
     if optimizer is not None:
         for state in optimizer.state.values():
             for value in state.values():
@@ -43,18 +39,3 @@ def parts(model: nn.Module | None, optimizer: torch.optim.Optimizer | None = Non
                 add("optimizer", parameter)
                 add("gradients", parameter.grad)
     return sizes
-
-
-def _named_tensors(model: nn.Module | None):
-    if model is not None:
-        yield from model.named_parameters(remove_duplicate=False)
-        yield from model.named_buffers(remove_duplicate=False)
-
-
-def _quantization_constants(tensor: torch.Tensor):
-    """bitsandbytes: a scale a block and the code book at 4 bits (both again where quantized twice), a scale a row at 8."""
-    state = getattr(tensor, "quant_state", None)
-    while state is not None:
-        yield from (state.absmax, state.code, getattr(state, "offset", None))
-        state = getattr(state, "state2", None)
-    yield getattr(tensor, "SCB", None)

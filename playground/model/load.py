@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import psutil
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from playground.errors import problem
+from playground.model.tensors import HOLES, compact
 from playground.settings import Load
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # "inputs will be cast", once a call, at int8
@@ -105,6 +107,8 @@ def load(folder: Path, settings: Load, tell: Callable, place: str | None = None)
         raise problem("error.load", path=Path(folder).name, detail=str(error).split("\n")[0][:240]) from error
     if settings.bits == 4 and device == "cpu":
         keep_trainable(model)
+    if settings.bits < 16 and device == "cuda":
+        settle(model)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.requires_grad_(False)
@@ -121,6 +125,14 @@ def keep_trainable(model: PreTrainedModel) -> None:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
+
+
+def settle(model: PreTrainedModel) -> None:
+    """After a load that quantized on the card: close the holes that it left, if they are many and main memory allows."""
+    give_back()
+    allocated, reserved = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
+    if reserved - allocated > HOLES * reserved and psutil.virtual_memory().available > 1.2 * allocated:
+        compact(model)
 
 
 def give_back() -> None:

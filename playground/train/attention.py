@@ -5,6 +5,7 @@ torch.nn.attention.varlen reads where rows begin and end (flash attention: Dao 2
 """
 
 import contextlib
+import inspect
 from collections.abc import Iterator
 
 import torch
@@ -16,6 +17,7 @@ except ImportError:  # torch without it
     varlen_attn = None
 
 NAME = "packed_rows"
+TOLD = varlen_attn is not None and "enable_gqa" in inspect.signature(varlen_attn).parameters  # before torch 2.12 fewer heads of key and value needed no flag
 
 
 def available(model: PreTrainedModel) -> bool:
@@ -41,7 +43,7 @@ def packed_rows(model: PreTrainedModel) -> Iterator[None]:
 def _attend(module, query, key, value, attention_mask, scaling=None, cu_seq_lens_q=None, max_length_q=0, **_):
     """query, key, value: (1, heads, tokens, head size), fewer heads of key and value where they are grouped."""
     rows = [tensor.transpose(1, 2).flatten(0, 1).contiguous() for tensor in (query, key, value)]  # keeps no wider tensor alive
-    grouped = {"enable_gqa": True} if key.shape[1] != query.shape[1] else {}
+    grouped = {"enable_gqa": True} if TOLD and key.shape[1] != query.shape[1] else {}
     made = varlen_attn(*rows, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q, window_size=(-1, 0), scale=scaling, **grouped)
     return made[None], None
 

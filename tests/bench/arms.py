@@ -175,7 +175,7 @@ def made_up(model, bits: int, device: str):
     import torch
     from torch import nn
 
-    from playground.model.load import keep_trainable
+    from playground.model.load import keep_trainable, settle
 
     torch.manual_seed(0)
 
@@ -193,6 +193,8 @@ def made_up(model, bits: int, device: str):
             model.set_submodule(name, _quantized(module, bits))
     if bits < 16:
         setattr(model, f"is_loaded_in_{bits}bit", True)  # as transformers says it to PEFT
+        if device == "cuda":
+            settle(model)
     keep_trainable(model)
     return model.eval()
 

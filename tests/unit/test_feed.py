@@ -61,16 +61,18 @@ def test_each_family_learns_from_a_batch_what_it_learns_from_its_rows_alone(fami
 
 
 @pytest.mark.parametrize("family", KNOWN_TO_PACK)
-def test_families_that_keep_rows_apart_are_packed(family):
-    model, rows = tuned(family), examples([(3, 4), (5, 9), (1, 2), (12, 6)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_families_that_keep_rows_apart_are_packed(family, dtype):
+    model, rows = tuned(family).to(dtype), examples([(3, 4), (5, 9), (1, 2), (12, 6)])
     feed = Feed(Loss(model), rows, 2, "cpu")
     assert feed.packed and feed.prefix == 7
     assert feed.batch(rows).inputs["input_ids"].shape == (1, 7 + sum(len(r.ids) - 7 for r in rows))
 
 
-@pytest.mark.parametrize("family", ["bloom", "falcon_alibi"])
-def test_a_family_whose_positions_follow_the_sequence_is_padded(family):
-    model, rows = tuned(family), examples([(3, 4), (5, 9), (1, 2)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", ["bloom", "falcon_alibi", "gemma2"])
+def test_a_family_that_doesnt_keep_rows_apart_is_padded_in_any_precision(family, dtype):
+    model, rows = tuned(family).to(dtype), examples([(3, 4), (5, 9), (1, 2)])
     assert not Feed(Loss(model), rows, 2, "cpu").packed
 
 

@@ -14,6 +14,7 @@ from playground.jobs import Workbench
 from playground.memory import ledger
 from playground.model import adapt
 from playground.model.load import load
+from playground.model.tensors import compact
 from playground.settings import Load, Lora
 from playground.train.optimizer import Optimizer
 
@@ -168,3 +169,14 @@ def test_giving_back_a_model_gives_its_memory_back(chosen, tmp_path, toy):
     bench.free()
     assert resident().rss - before < 30 * 2**20
     assert sum(bench.parts().values()) == 0
+
+
+@pytest.mark.parametrize("bits", [16, 8, 4])
+def test_weights_that_were_laid_side_by_side_are_what_they_were(toy, bits):
+    model = held(toy("llama-tied"), bits=bits).model
+    ids, before = torch.arange(5, 15)[None], ledger.parts(model)
+    with torch.no_grad():
+        answered = model(ids).logits
+        compact(model)
+        assert torch.equal(model(ids).logits, answered)
+    assert ledger.parts(model) == before
