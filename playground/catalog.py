@@ -20,6 +20,12 @@ def models() -> dict[str, dict]:
 
 
 @cache
+def shapes() -> dict[str, dict]:
+    """Models that can be planned with no file of theirs at hand, by id: {"name", "family", "parameters", "config", "source"}."""
+    return _entries("shapes")
+
+
+@cache
 def data_sets() -> dict[str, dict]:
     """Every data set entry by its id, each with a bundled "file" or a "hub" id."""
     return _entries("data")

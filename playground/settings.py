@@ -20,6 +20,7 @@ class Load:
     quant_type: str = "nf4"  # at 4 bits: nf4 or fp4
     double_quant: bool = True  # at 4 bits: quantize the quantization constants too (QLoRA)
     device: str = "auto"  # auto, cpu, cuda
+    card: float = 0.0  # GiB of the card that is to be pretended; 0: the whole card
     accept_terms: bool = False  # the model's own terms were shown and accepted
 
 
@@ -164,6 +165,7 @@ def problems(settings: Settings) -> list[Problem]:
         (load.dtype in ("auto", "bfloat16", "float16"), "problem.choice", {"field": "load.dtype", "value": load.dtype, "choices": ["auto", "bfloat16", "float16"]}),
         (load.quant_type in ("nf4", "fp4"), "problem.choice", {"field": "load.quant_type", "value": load.quant_type, "choices": ["nf4", "fp4"]}),
         (load.device in ("auto", "cpu", "cuda"), "problem.choice", {"field": "load.device", "value": load.device, "choices": ["auto", "cpu", "cuda"]}),
+        (load.card >= 0, "problem.card", {"card": load.card}),
         (data.source != "", "problem.source_empty", {}),
         (data.first >= 1, "problem.first", {"first": data.first}),
         (data.last == 0 or data.last >= data.first, "problem.last", {"first": data.first, "last": data.last}),

@@ -143,4 +143,6 @@ def _there(value, device: str):
     """A tensor on the device; a copy to CUDA is only begun, nothing waits for it."""
     if not isinstance(value, torch.Tensor) or device == "cpu":
         return value
+    if device == "meta":
+        return value.to(device)
     return value.pin_memory().to(device, non_blocking=True)

@@ -74,6 +74,34 @@ def local(model: str) -> Path | None:
     return _in_hub_cache(model) if _is_hub_id(model) else None
 
 
+def config_file(model: str) -> Path:
+    """The config.json of a model: a path to one, a folder, a model that is on this machine, else from the hub, alone.
+
+    Raises PlaygroundError: no such file, no such id, hub unreachable, gated.
+    """
+    path = Path(model).expanduser()
+    if path.suffix == ".json" or path.is_dir() or path.is_absolute() or model.startswith("."):
+        found = path / "config.json" if path.is_dir() else path
+        if not found.is_file():
+            raise problem("error.no_config", path=str(found))
+        return found
+    here = local(model)
+    if here:
+        return here / "config.json"
+    repo = catalog.source_of(catalog.models()[model], "hub") if model in catalog.models() else model
+    if not repo or not _is_hub_id(repo):
+        raise problem("error.model_name", model=model[:120], offline=catalog.offline_models())
+    trouble = trouble_with(repo)
+    if trouble:
+        raise _hub_error(trouble, repo)
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(repo, "config.json"))
+    except (OSError, ValueError) as error:
+        raise problem("error.hub_broke", repo=repo, detail=type(error).__name__) from error
+
+
 def _model_folder(folder: Path) -> Path:
     if not folder.is_dir():
         raise problem("error.no_folder", path=str(folder))

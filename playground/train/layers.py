@@ -98,11 +98,21 @@ def _offloaded(run: Callable, random: bool, hidden: torch.Tensor, *args, **kwarg
     """
     if not torch.is_grad_enabled() or hidden.device.type == "cpu":
         return _again(run, random, hidden, *args, **kwargs)
-    parked = torch.empty(hidden.shape, dtype=hidden.dtype, pin_memory=True).copy_(hidden.detach(), non_blocking=True)
-    kept, device, learns = [hidden], hidden.device, hidden.requires_grad
+    parked = _parked(hidden.detach())
+    kept, learns = [hidden], hidden.requires_grad
 
     def once_or_again(_, *more):
-        now = kept.pop() if kept else parked.to(device, non_blocking=True).requires_grad_(learns)
+        now = kept.pop() if kept else parked().requires_grad_(learns)
         return run(now, *more, **kwargs)
 
     return checkpoint(once_or_again, None, *args, **_HOW, preserve_rng_state=random)
+
+
+def _parked(hidden: torch.Tensor) -> Callable[[], torch.Tensor]:
+    """A copy in main memory; called, it gives back one on the device."""
+    if hidden.is_meta:
+        shape, dtype = hidden.shape, hidden.dtype
+        return lambda: torch.empty(shape, dtype=dtype, device="meta")
+    device = hidden.device
+    copy = torch.empty(hidden.shape, dtype=hidden.dtype, pin_memory=True).copy_(hidden, non_blocking=True)
+    return lambda: copy.to(device, non_blocking=True)

@@ -4,6 +4,7 @@ Each is taken only where it gives what the model's own way gives; everything is 
 """
 
 import contextlib
+import copy
 from collections.abc import Iterator
 
 import torch
@@ -31,7 +32,7 @@ class _LeanNorm:
 @contextlib.contextmanager
 def lean_norms(model: nn.Module) -> Iterator[None]:
     """Within it, RMS norms on CUDA take torch's own kernel, where a trial on each class of them gives the same."""
-    norms = [m for m in model.modules() if type(m).__name__.endswith("RMSNorm") and _epsilon(m) is not None and m.weight.is_cuda]
+    norms = [m for m in model.modules() if type(m).__name__.endswith("RMSNorm") and _epsilon(m) is not None and (m.weight.is_cuda or getattr(model, "stands_for", "") == "cuda")]
     fit = {kind: _same(next(m for m in norms if type(m) is kind)) for kind in {type(m) for m in norms}}
     swapped = {m: type(m) for m in norms if fit[type(m)]}
     lean_kinds = {kind: type(f"Lean{kind.__name__}", (_LeanNorm, kind), {}) for kind in set(swapped.values())}
@@ -45,6 +46,8 @@ def lean_norms(model: nn.Module) -> Iterator[None]:
 
 
 def _one_kernel(norm: nn.Module, x: Tensor) -> Tensor:
+    if x.is_meta:  # where functional.rms_norm would take many steps
+        return torch.ops.aten._fused_rms_norm(x, [x.shape[-1]], norm.weight, _epsilon(norm))[0]
     return functional.rms_norm(x, (x.shape[-1],), norm.weight, _epsilon(norm))
 
 
@@ -53,6 +56,9 @@ def _epsilon(norm: nn.Module) -> float | None:
 
 
 def _same(norm: nn.Module) -> bool:
+    if norm.weight.is_meta:
+        norm = copy.deepcopy(norm).to_empty(device="cpu")
+        nn.init.normal_(norm.weight)
     x = torch.linspace(-2, 3, 4 * norm.weight.shape[0], device=norm.weight.device, dtype=norm.weight.dtype).view(4, -1)
     with torch.no_grad():
         return torch.allclose(_one_kernel(norm, x), norm(x), rtol=4 * torch.finfo(x.dtype).eps, atol=1e-6)

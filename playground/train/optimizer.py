@@ -51,9 +51,20 @@ class Optimizer:
                 parameter.grad = None
 
     def to_come(self) -> int:
-        """Bytes on the device that the first step will add: gradients, and two averages a weight."""
-        averages = {"adamw": 2 * self.copies[0].itemsize, "adamw8bit": 2}.get(self.kind, 0)  # paged: in main memory
-        return sum(c.numel() * averages + (0 if c.grad is not None else c.numel() * c.itemsize) for c in self.copies)
+        """Bytes on the device that the first step will add: gradients, and what `averages` says."""
+        return sum(self.averages(c) + (0 if c.grad is not None else c.nbytes) for c in self.copies)
+
+    def averages(self, copy: torch.Tensor) -> int:
+        """Bytes of the two running averages of one tensor; paged ones are in main memory.
+
+        bitsandbytes keeps 8 bits and a float32 scale for each 256 of them, and tensors of less than 4,096 numbers in
+        float32 (its `block_wise` and `min_8bit_size`).
+        """
+        if self.kind == "adamw":
+            return 2 * copy.nbytes
+        if self.kind == "adamw8bit":
+            return 2 * (copy.numel() * 4 if copy.numel() < 4096 else copy.numel() + 4 * -(-copy.numel() // 256))
+        return 0
 
     def gradients(self) -> list[torch.Tensor]:
         """This step's gradients so far."""
@@ -94,6 +105,8 @@ class Optimizer:
 
 
 def _adamw(kind: str, groups: list[dict], device: str) -> torch.optim.Optimizer:
+    if device == "meta":  # only gradients are made there; `to_come` counts the rest
+        return torch.optim.AdamW(groups, weight_decay=0.0)
     if kind == "adamw":
         return torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
     if device != "cuda":

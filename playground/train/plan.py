@@ -65,10 +65,10 @@ class Plan:
         return True
 
 
-def plan(loss_of: Loss, optimizer: Optimizer, feed: Feed, layers: Layers, examples: Sequence[Example], settings: Train) -> Plan:
+def plan(loss_of: Loss, optimizer: Optimizer, feed: Feed, layers: Layers, examples: Sequence[Example], settings: Train, room: int | None = None) -> Plan:
     """The plan for these rows and settings on this device, now. Raises PlaygroundError for a budget below one row.
 
-    Beside what is free stands what a micro-batch and the optimizer's first step will still take.
+    room: bytes that can be taken (None: what is free now). Beside them stands what a micro-batch and the optimizer's first step will still take.
     """
     longest = feed.size([max(examples, key=lambda e: len(e.ids))])
     if 0 < settings.tokens < longest:
@@ -82,7 +82,7 @@ def plan(loss_of: Loss, optimizer: Optimizer, feed: Feed, layers: Layers, exampl
     cost = measure(loss_of, feed, layers, examples)
     needs = {dial: cost.peak(dial, min(dial.tokens, most)) for dial in dials}
     dials.sort(key=lambda dial: (_slowness(dial, cost), needs[dial]))
-    room = (free(feed.device) - optimizer.to_come()) * MARGIN
+    room = ((free(feed.device) if room is None else room) - optimizer.to_come()) * MARGIN
     start = next((n for n, dial in enumerate(dials) if needs[dial] <= room), None)
     if start is None:
         leanest = min(dials, key=needs.get)
@@ -99,14 +99,14 @@ def measure(loss_of: Loss, feed: Feed, layers: Layers, examples: Sequence[Exampl
     longest = max(examples, key=lambda e: len(e.ids))
     upto = feed.prefix + LOOKED_AT
     part = [Example(longest.ids[:upto], min(longest.trained_from, upto - 1))]
-    own = {t.untyped_storage().data_ptr() for t in (*loss_of.parameters(), *loss_of.buffers()) if not isinstance(t, DTensor)}
+    own = {t.untyped_storage()._cdata for t in (*loss_of.parameters(), *loss_of.buffers()) if not isinstance(t, DTensor)}
     kept: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         weight = isinstance(tensor._base if tensor._is_view() else tensor, nn.Parameter)  # of split weights, one that was gathered
-        if not weight and storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
+        if not weight and storage._cdata not in own:
+            kept[storage._cdata] = storage.nbytes()
         return tensor.detach()  # with its history it would keep itself alive
 
     loss_of.train()

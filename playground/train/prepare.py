@@ -17,10 +17,10 @@ from playground.train.parallel import Team
 from playground.train.plan import plan
 
 
-def prepare(held: Loaded, settings: Settings, examples: Sequence[Example], apart: Sequence[Example], team: Team) -> Trainer:
+def prepare(held: Loaded, settings: Settings, examples: Sequence[Example], apart: Sequence[Example], team: Team, room: int | None = None) -> Trainer:
     """Put the adapter on the held model, or free its weights for a full fine-tune, and decide how it is computed.
 
-    examples: what is trained on; apart: what is only measured on. Raises PlaygroundError for settings that don't fit them.
+    examples: what is trained on; apart: what is only measured on; room: bytes to plan with (None: what is free). Raises PlaygroundError for settings that don't fit them.
     """
     lora, train = settings.lora, settings.train
     full, half = train.method == "full", held.dtype == torch.float16
@@ -33,7 +33,7 @@ def prepare(held: Loaded, settings: Settings, examples: Sequence[Example], apart
     trained = [(name, p) for name, p in held.model.named_parameters() if p.requires_grad]
     optimizer = Optimizer(trained, train.optimizer, copies=not full or half, ratio=lora.lr_ratio)
     layers = Layers(held.model)
-    chosen = plan(loss_of, optimizer, feed, layers, examples, train)
+    chosen = plan(loss_of, optimizer, feed, layers, examples, train, room)
     chosen.compiled = train.compile == "on" and not team.sharded
     if team.size > 1:
         torch.manual_seed(train.seed + team.rank)  # what is dropped at random differs between processes

@@ -9,6 +9,7 @@ from playground.settings import TALK_GENERATION, Generation, Settings, check, ge
 BAD = [
     ("load", "model", "", "problem.model_empty"), ("load", "bits", 5, "problem.bits"), ("load", "dtype", "float64", "problem.choice"),
     ("load", "quant_type", "int4", "problem.choice"), ("load", "device", "tpu", "problem.choice"),
+    ("load", "card", -1.0, "problem.card"),
     ("data", "source", "  ", "problem.source_empty"), ("data", "first", 0, "problem.first"), ("data", "last", -1, "problem.last"),
     ("data", "sample", -1, "problem.sample"), ("data", "held_out", 0.9, "problem.held_out"), ("data", "template", "llama", "problem.choice"),
     ("lora", "r", 0, "problem.r"), ("lora", "r", 2000, "problem.r"), ("lora", "alpha", 0, "problem.alpha"), ("lora", "dropout", 1, "problem.dropout"),

@@ -1,0 +1,72 @@
+"""A model of the right shape without weights: built on the meta device from its config alone, in any bit width."""
+
+from types import SimpleNamespace
+
+import torch
+from bitsandbytes.nn import Linear4bit, Linear8bitLt
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
+from transformers.integrations.bitsandbytes import replace_with_bnb_linear
+from transformers.quantizers.base import get_keys_to_not_convert
+
+from playground import catalog
+from playground.errors import problem
+from playground.model.load import Loaded
+from playground.settings import Load
+
+PAD = 2
+
+
+def config_of(model: str) -> PreTrainedConfig:
+    """The config of a catalog's model or shape, a folder, a config.json, or a hub id.
+
+    Raises PlaygroundError: unknown to the catalog and the hub, not readable, a type that transformers doesn't know.
+    """
+    from playground.model.source import config_file
+
+    entry = catalog.shapes().get(model)
+    try:
+        if entry:
+            return AutoConfig.for_model(**entry["config"])
+        return AutoConfig.from_pretrained(config_file(model), trust_remote_code=False, local_files_only=True)
+    except (ValueError, KeyError, OSError, TypeError, AttributeError) as error:
+        raise problem("error.config", model=model[:120], detail=str(error).split("\n")[0][:240]) from error
+
+
+def build(config: PreTrainedConfig, load: Load, dtype: torch.dtype, device: str) -> PreTrainedModel:
+    """The network on the meta device, its linear layers in `load.bits` as transformers and bitsandbytes have them.
+
+    device: what it stands for, "cuda" or "cpu": the training core takes other ways there.
+
+    Raises PlaygroundError for a config that no causal model can be made of.
+    """
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, ZeroDivisionError) as error:
+        raise problem("error.config", model=config.model_type, detail=str(error).split("\n")[0][:240]) from error
+    if load.bits < 16:
+        quantize(model, load, dtype)
+    model.stands_for = device
+    return model.requires_grad_(False).eval()
+
+
+def quantize(model: PreTrainedModel, load: Load, dtype: torch.dtype) -> None:
+    """Put bitsandbytes' layers in the place of linear ones, where transformers would."""
+    wanted = BitsAndBytesConfig(
+        load_in_4bit=load.bits == 4, load_in_8bit=load.bits == 8, bnb_4bit_quant_type=load.quant_type,
+        bnb_4bit_use_double_quant=load.double_quant, bnb_4bit_compute_dtype=dtype,
+    )  # fmt: skip
+    biases = {name: module.bias for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    replace_with_bnb_linear(model, get_keys_to_not_convert(model), wanted)
+    for name, module in model.named_modules():
+        if isinstance(module, (Linear4bit, Linear8bitLt)):
+            module.weight = module.weight._quantize("meta")
+            module.bias = biases.get(name)  # in the model's own type
+            if isinstance(module, Linear8bitLt):
+                module.state.CB, module.state.SCB = module.weight.CB, module.weight.SCB
+    setattr(model, f"is_loaded_in_{load.bits}bit", True)  # as transformers says it to PEFT
+
+
+def held(config: PreTrainedConfig, load: Load, dtype: torch.dtype, device: str) -> Loaded:
+    """What `load` would return for it; of the tokenizer, the pad token is all."""
+    return Loaded(build(config, load, dtype, device), SimpleNamespace(pad_token_id=PAD), "meta", dtype, "")

@@ -1,0 +1,98 @@
+"""The planner, seen from the page: a helper process that predicts memory, so that one can plan while a run goes on.
+
+It is started by the first question, sees no GPU, and is replaced if it dies. What it answered once is remembered.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections import OrderedDict
+from functools import cache
+from pathlib import Path
+
+from playground.errors import PlaygroundError, problem
+from playground.memory import meter
+
+PROJECT = Path(__file__).resolve().parent.parent
+REMEMBERED = 512  # answers
+TRIES = 2  # a process that died between two questions is replaced; one that dies of a question isn't asked for ever
+
+
+class Planner:
+    """Asks one question after the other. Safe to use from several threads."""
+
+    def __init__(self, root: Path, command: tuple[str, ...] = (sys.executable, "-m", "playground.planning")):
+        self.root = root
+        self._command = command
+        self._process: subprocess.Popen | None = None
+        self._answers: OrderedDict[str, object] = OrderedDict()
+        self._count = 0
+        self._lock = threading.Lock()
+
+    def ask(self, do: str, **values):
+        """What `do` of memory/planner.py says to these JSON values (settings as a dict).
+
+        Raises PlaygroundError: what is wrong with the values, or that the process died of them.
+        """
+        key = json.dumps([do, values], sort_keys=True)
+        answer = self._answers.get(key)
+        if answer is not None:  # what is remembered doesn't wait for a question under way
+            return answer
+        with self._lock:
+            answer = self._answers.get(key)
+            if answer is None:
+                answer = self._answers[key] = self._asked(do, values)
+                if len(self._answers) > REMEMBERED:
+                    self._answers.popitem(last=False)
+            return answer
+
+    def close(self) -> None:
+        """End the process, if there is one; the next question starts another."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def _asked(self, do: str, values: dict):
+        self._count += 1
+        request = json.dumps({"id": self._count, "do": do, "values": values}, ensure_ascii=False) + "\n"
+        for _ in range(TRIES):
+            process = self._living()
+            try:
+                process.stdin.write(request)
+                process.stdin.flush()
+                answer = process.stdout.readline()
+            except OSError:
+                answer = ""
+            if answer:
+                break
+        else:
+            raise problem("error.planner_died", code=process.wait())
+        told = json.loads(answer)
+        if "error" in told:
+            raise PlaygroundError.from_dict(told["error"])
+        return told["result"]
+
+    def _living(self) -> subprocess.Popen:
+        if self._process is None or self._process.poll() is not None:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with open(self.root / "engine.log", "a", encoding="utf-8") as log:
+                self._process = subprocess.Popen(
+                    self._command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8",
+                    env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false"},
+                )  # fmt: skip
+        return self._process
+
+
+@cache
+def this_machine() -> dict:
+    """What a model would run on here: {"device": "cuda" or "cpu", "name", "bytes"}."""
+    asked = ["nvidia-smi", "--query-gpu=name,memory.total,memory.reserved", "--format=csv,noheader,nounits", "--id=0"]
+    try:
+        told = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True).stdout
+        name, total, kept = (part.strip() for part in told.splitlines()[0].split(","))
+        return {"device": "cuda", "name": name, "bytes": (int(total) - int(kept)) * 2**20}
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):  # no NVIDIA card, or no driver for it
+        here = meter.hardware("cpu")
+        return {"device": "cpu", "name": here["name"], "bytes": here["capacity"]}
