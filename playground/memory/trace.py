@@ -5,18 +5,20 @@ program's own code that runs: what autograd keeps, what a layer that is computed
 can't see, because a kernel takes it by itself, stands in table.py.
 """
 
+import functools
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import bitsandbytes  # noqa: F401  its operators
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from playground.memory import table
 
+TORCHS = functional.scaled_dot_product_attention
 ROUND = 512  # bytes; torch's caching allocator gives multiples of it
 
 
@@ -31,20 +33,19 @@ class Tape(TorchDispatchMode):
         self.events: list[tuple[int, int, str]] = []
         self.part = "buffers"
         self._live: dict[int, int] = {}  # a storage's address → where its making stands in `events`, which also is its name
-        self._attention = _Kernels()
 
     def __enter__(self):
-        self._attention.__enter__()
+        functional.scaled_dot_product_attention = _attention
         return super().__enter__()
 
     def __exit__(self, *exception):
         super().__exit__(*exception)
-        self._attention.__exit__(*exception)
+        functional.scaled_dot_product_attention = TORCHS
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         if function is torch.ops.aten._local_scalar_dense.default:
             return True if args[0].dtype == torch.bool else 1
-        made = function(*args, **(kwargs or {}))
+        made = WITHOUT_OUTLIERS.get(function, function)(*args, **(kwargs or {}))
         for tensor in made if isinstance(made, (tuple, list)) else (made,):
             if isinstance(tensor, torch.Tensor) and tensor.is_meta:
                 self._note(tensor, "buffers" if function.namespace == "bitsandbytes" else self.part)
@@ -117,14 +118,25 @@ def book_decoder(tape: Tape, decoder: nn.Module) -> list:
     return [decoder.register_forward_pre_hook(begins, with_kwargs=True), decoder.register_forward_hook(ends)]
 
 
-class _Kernels(TorchFunctionMode):
-    """Attention as CUDA has it: torch's meta device would compute it step by step, with a square of scores."""
+def _in_8_bits(rows: torch.Tensor, threshold: float = 0.0) -> tuple[torch.Tensor, torch.Tensor, None]:
+    empty = functools.partial(torch.empty, device="meta")
+    return empty(rows.shape, dtype=torch.int8), empty(rows.shape[:-1].numel(), dtype=torch.float32), None
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if function is functional.scaled_dot_product_attention and args[0].is_meta:
-            return _fused(*args, **kwargs)
-        return function(*args, **kwargs)
+
+def _product_in_8_bits(rows: torch.Tensor, codes, weight: torch.Tensor, *_) -> tuple[torch.Tensor, None]:
+    return torch.empty(*rows.shape[:-1], weight.shape[0], dtype=rows.dtype, device="meta"), None
+
+
+# LLM.int8()'s own operators as if no activation were an outlier: how many are is in the values
+WITHOUT_OUTLIERS = {
+    torch.ops.bitsandbytes.int8_vectorwise_quant.default: _in_8_bits,
+    torch.ops.bitsandbytes.int8_mixed_scaled_mm.default: _product_in_8_bits,
+}
+
+
+def _attention(query, *args, **kwargs):
+    """Attention as CUDA has it: torch's meta device would compute it step by step, with a square of scores."""
+    return (_fused if query.is_meta else TORCHS)(query, *args, **kwargs)
 
 
 def _fused(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):

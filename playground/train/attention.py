@@ -26,7 +26,8 @@ def available(model: PreTrainedModel) -> bool:
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     capable = getattr(model, "stands_for", "") == "cuda" or (model.device.type == "cuda" and torch.cuda.get_device_capability(model.device)[0] >= 8)
     drops = any(getattr(config, name, 0) for name in ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob"))  # the kernel can't
-    return varlen_attn is not None and capable and not drops and model.dtype in (torch.float16, torch.bfloat16) and head % 8 == 0 and head <= 256
+    settable = getattr(model, "_can_set_attn_implementation", lambda: True)()  # an older family's attention can't be set
+    return varlen_attn is not None and capable and settable and not drops and model.dtype in (torch.float16, torch.bfloat16) and head % 8 == 0 and head <= 256
 
 
 @contextlib.contextmanager

@@ -8,9 +8,10 @@ import gradio as gr
 from playground import ASSETS, catalog
 from playground.data.source import MOST_BYTES
 from playground.engine import Engine
+from playground.planner import Planner
 from playground.runs import find
 from playground.settings import Settings
-from playground.ui import chat, load, runs, tune
+from playground.ui import chat, load, plan, runs, tune
 from playground.ui.live_chart import HEAD, STATIC, live_chart
 from playground.ui.page import AT_ONCE, Page, outcome
 from playground.ui.theme import theme
@@ -27,12 +28,13 @@ def build_app(root: Path, lang: str = "en") -> gr.Blocks:
     """
     engine = Engine(root)
     engine.start()
+    planners = Planner(root), Planner(root)
     other = next(code for code in LANGUAGES if code != lang)
     gr.set_static_paths(STATIC)
     with gr.Blocks(title=say(lang, "app.title"), analytics_enabled=False, fill_width=True) as app:
-        _page(Page(lang, root, engine, _preset(START)), f"/{other}")
+        _page(Page(lang, root, engine, *planners, _preset(START)), f"/{other}")
     with app.route(say(lang, "app.other"), f"/{other}"):
-        _page(Page(other, root, engine, _preset(START)), "/")
+        _page(Page(other, root, engine, *planners, _preset(START)), "/")
     app.engine = engine
     app.queue(default_concurrency_limit=None, max_size=64)
     return app
@@ -41,7 +43,7 @@ def build_app(root: Path, lang: str = "en") -> gr.Blocks:
 def launch_options() -> dict:
     """What `Blocks.launch` is to be given beside its address."""
     return {
-        "theme": theme(), "css_paths": [ASSETS / "style.css"], "head": HEAD, "max_file_size": MOST_BYTES,
+        "theme": theme(), "css_paths": [ASSETS / "style.css", ASSETS / "plan.css"], "head": HEAD, "max_file_size": MOST_BYTES,
         "run_history": False, "footer_links": ["gradio", "settings"],
     }  # fmt: skip
 
@@ -50,9 +52,11 @@ def _page(page: Page, other: str) -> None:
     _header(page, other)
     with gr.Row(elem_classes="stage"):
         with gr.Column(scale=6, min_width=320, elem_classes="desk"):
-            preset = gr.Dropdown(label=page.say("preset.label"), info=page.say("preset.info"), choices=[(page.say(f"preset.{k}"), k) for k in catalog.presets()], value=START)
             with gr.Tabs():
+                with gr.Tab(page.say("tab.plan")):
+                    planning = plan.build(page)
                 with gr.Tab(page.say("tab.load")):
+                    preset = gr.Dropdown(label=page.say("preset.label"), info=page.say("preset.info"), choices=[(page.say(f"preset.{k}"), k) for k in catalog.presets()], value=START)
                     loading = load.build(page)
                 with gr.Tab(page.say("tab.tune")):
                     tuning = tune.build(page)
@@ -62,8 +66,9 @@ def _page(page: Page, other: str) -> None:
                     history = runs.build(page)
         with gr.Column(scale=5, min_width=320, elem_classes="watch"):
             chart = live_chart(page.lang, page.root, lambda: _current(page.engine))
+    plan.connect(page, planning)
     load.connect(page, loading)
-    tune.connect(page, tuning)
+    tune.connect(page, tuning, chart)
     chat.connect(page, chatting)
     runs.connect(page, history, chart)
     preset.input(lambda name: page.values(_preset(name)), preset, page.inputs(), **AT_ONCE)

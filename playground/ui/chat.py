@@ -1,4 +1,4 @@
-"""Tab 3: the same question to the untouched and the tuned model."""
+"""Tab 4: the same question to the untouched and the tuned model."""
 
 import html
 from dataclasses import asdict, fields

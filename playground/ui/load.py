@@ -1,10 +1,11 @@
-"""Tab 1: which model, in how many bits."""
+"""Tab 2: which model, in how many bits."""
 
 from types import SimpleNamespace
 
 import gradio as gr
 
 from playground import catalog
+from playground.memory.cards import cards
 from playground.ui.page import AT_ONCE, QUIET, Page, message, message_box, opened
 
 
@@ -16,6 +17,8 @@ def build(page: Page) -> SimpleNamespace:
     about = gr.Markdown(_about(page, model.value), elem_classes="quiet")
     terms = page.field(gr.Checkbox, "load", "accept_terms", visible=False)
     page.field(gr.Radio, "load", "bits", choices=[("auto", 0), ("32", 32), ("16", 16), ("8", 8), ("4", 4)])
+    sizes = [(f"{card['gib']} GiB", card["gib"]) for card in cards()]
+    page.field(gr.Dropdown, "load", "card", choices=[(say("load.card.whole"), 0), *sizes], allow_custom_value=True)
     with gr.Accordion(say("load.details"), open=False):
         with gr.Row():
             page.field(gr.Radio, "load", "quant_type", choices=["nf4", "fp4"])

@@ -9,6 +9,7 @@ import gradio as gr
 
 from playground.engine import Engine, Job
 from playground.errors import told
+from playground.planner import Planner
 from playground.settings import Settings, check, problems
 from playground.words import say
 
@@ -17,10 +18,11 @@ AT_ONCE = {**QUIET, "queue": False}
 
 
 class Page:
-    """One page in one language. Pages share the engine and the runs, never a component."""
+    """One page in one language. Pages share the engine, the planners and the runs, never a component."""
 
-    def __init__(self, lang: str, root: Path, engine: Engine, start: Settings):
+    def __init__(self, lang: str, root: Path, engine: Engine, planner: Planner, surveyor: Planner, start: Settings):
         self.lang, self.root, self.engine, self.start = lang, root, engine, start
+        self.planner, self.surveyor = planner, surveyor  # the second for what takes long, so that the first keeps up with a slider
         self.fields: dict[tuple[str, str], gr.components.Component] = {}
 
     def say(self, key: str, **values) -> str:

@@ -4,9 +4,10 @@ from types import SimpleNamespace
 
 import gradio as gr
 
-from playground import runs
-from playground.errors import problem
+from playground import accuracy, runs
+from playground.errors import PlaygroundError, problem
 from playground.settings import Settings
+from playground.ui import figures
 from playground.ui.page import AT_ONCE, QUIET, Page, message, message_box, opened
 
 CHECKPOINT = "checkpoint.pt"  # as train/checkpoint.py names it, which imports torch
@@ -28,7 +29,15 @@ def build(page: Page) -> SimpleNamespace:
         resume = gr.Button(say("runs.resume"), interactive=False)
         delete = gr.Button(say("runs.delete"))
         really = gr.Button(say("runs.really"), variant="stop", visible=False)
-    return SimpleNamespace(table=table, empty=empty, pick=pick, show=show, live=live, reuse=reuse, resume=resume, delete=delete, really=really, message=message_box())
+    told = message_box()
+    with gr.Accordion(say("accuracy.title"), open=True):
+        pairs = gr.HTML()
+    with gr.Accordion(say("accuracy.record"), open=False) as record:
+        kept = gr.HTML()
+    return SimpleNamespace(
+        table=table, empty=empty, pick=pick, show=show, live=live, reuse=reuse, resume=resume, delete=delete, really=really, message=told,
+        pairs=pairs, record=record, kept=kept,
+    )  # fmt: skip
 
 
 def connect(page: Page, tab: SimpleNamespace, chart: gr.HTML) -> None:
@@ -56,6 +65,9 @@ def connect(page: Page, tab: SimpleNamespace, chart: gr.HTML) -> None:
         button.click(lambda: gr.update(follow=""), None, chart, **AT_ONCE)
     tab.resume.click(page.telling(resume), tab.pick, tab.message, **QUIET)
     tab.pick.change(lambda run_id: _resumable(page, run_id), tab.pick, tab.resume, **AT_ONCE)
+    tab.pick.change(lambda run_id: _pairs(page, run_id), tab.pick, tab.pairs, **AT_ONCE)
+    chart.change(lambda run_id: _pairs(page, run_id), tab.pick, tab.pairs, **AT_ONCE)
+    tab.record.expand(lambda: _record(page), None, tab.kept, **AT_ONCE)
     tab.reuse.click(reuse, tab.pick, [*page.inputs(), tab.message], **AT_ONCE)
     tab.delete.click(lambda: gr.update(visible=True), None, tab.really, **AT_ONCE)
     tab.really.click(page.telling(delete), tab.pick, tab.message, **AT_ONCE).then(
@@ -78,6 +90,24 @@ def _resumable(page: Page, run_id: str | None):
     """An update of the button that resumes a run: it can be pressed where the run left a checkpoint and nothing runs."""
     left = bool(runs.ID.fullmatch(run_id or "")) and (page.root / run_id / CHECKPOINT).is_file()
     return gr.update(interactive=left and page.engine.state != "busy")
+
+
+def _pairs(page: Page, run_id: str | None) -> str:
+    """What was predicted and measured in a run, as HTML."""
+    try:
+        run = runs.find(page.root, run_id)
+        found = accuracy.pairs(run.id, run.events())
+    except PlaygroundError:  # no run picked, or it was deleted just now
+        found = []
+    return figures.pairs(page.say, found) if found else f'<p class="quiet">{page.say("accuracy.none")}</p>'
+
+
+def _record(page: Page) -> str:
+    """Every prediction that could be checked on this machine, as HTML."""
+    found = accuracy.record(page.root)
+    if not found:
+        return f'<p class="quiet">{page.say("accuracy.empty")}</p>'
+    return f'<p class="quiet">{page.say("accuracy.record.lead")}</p>{figures.scores(page.say, accuracy.scores(found))}{figures.pairs(page.say, found, with_run=True)}'
 
 
 def _row(page: Page, summary: runs.Summary) -> list:

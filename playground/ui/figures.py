@@ -1,0 +1,176 @@
+"""What the Plan and Runs tabs draw: predictions as HTML. Looks stand in assets/plan.css; all text is escaped here."""
+
+from collections.abc import Callable, Sequence
+from html import escape
+
+from playground.accuracy import Pair, Score
+from playground.memory.cards import cards, verdict
+from playground.words import gib
+
+PHASES = ("load", "chat", "tune")
+PARTS = ("weights", "quant_constants", "adapters", "gradients", "optimizer", "activations", "loss", "kv_cache", "buffers", "runtime")
+GIB = 2**30
+APART = 0.055  # of the width: labels of card lines closer together would overlap on a phone
+
+
+def need(phase: dict) -> int:
+    """Bytes that a phase needs of the memory that it runs in."""
+    return phase.get("device") or phase.get("rss") or phase["allocated"]
+
+
+def forecast(say: Callable, found: dict, room: int, here: int) -> str:
+    """A forecast as bars against card lines, and its table. room: bytes of the chosen card; here: of this machine."""
+    scale = 1.08 * max(room, *(need(phase) for phase in found["phases"].values()))
+    lines = _lines(say, scale, room, here)
+    bars = "".join(_phase(say, name, found, room, scale, lines) for name in PHASES)
+    return (
+        f'<section class="plan">{_about(say, found)}<div class="bars"><div class="axis" aria-hidden="true">{_axis(lines)}</div>{bars}</div>'
+        f'<p class="small">{escape(_step(say, found))} {escape(say("plan.tight"))}</p>{_parts(say, found["phases"])}</section>'
+    )
+
+
+def waterfall(say: Callable, steps: Sequence[dict]) -> str:
+    """What a fine-tune takes with one saving after the other, as bars."""
+    scale, before, rows = max(step["device"] for step in steps), None, []
+    for step in steps:
+        saved = "" if before is None else f"{(step['device'] - before) / GIB:+.2f} GiB".replace("-", "−")
+        label, size = escape(say(f"plan.saving.{step['step']}")), escape(gib(step["device"]))
+        rows.append(f'<li><span>{label}</span><i style="width:{100 * step["device"] / scale:.2f}%"></i><b>{size}</b><small>{saved}</small></li>')
+        before = step["device"]
+    return f'<section class="plan"><p class="small">{escape(say("plan.waterfall.lead"))}</p><ol class="falls">{"".join(rows)}</ol></section>'
+
+
+def explained(say: Callable, lines: Sequence[dict]) -> str:
+    """One line of arithmetic a part; where a trace counts otherwise, that too."""
+    rows = []
+    for line in lines:
+        off = "" if line["agrees"] else escape(say("plan.differs", traced_bytes=line["traced"], off=line["traced"] / max(line["bytes"], 1) - 1))
+        told = f'<small class="differs">{off}</small>' if off else ""
+        rows.append(f"<li>{_swatch(line['part'])}<b>{escape(say('chart.part.' + line['part']))}</b> <span>{escape(line['arithmetic'])} = {escape(gib(line['bytes']))}</span>{told}</li>")
+    return f'<section class="plan"><p class="small">{escape(say("plan.explained.lead"))}</p><ul class="sums">{"".join(rows)}</ul></section>'
+
+
+def largest(say: Callable, rows: Sequence[dict], **asked) -> str:
+    """The largest model a card can chat with and fine-tune: cards down, bits across."""
+    widths = sorted({row["bits"] for row in rows}, reverse=True)
+    names = {card["id"]: say("plan.card_name", gib=card["gib"], name=card["name"]) for card in cards()}
+    at = {(row["card"], row["bits"]): row for row in rows}
+    tables = []
+    for do in ("chat", "tune"):
+        head = [say("plan.largest.card"), *(say("plan.largest.bits", bits=bits) for bits in widths)]
+        lines = [[names[card], *(_model(say, at[card, bits][do]) for bits in widths)] for card in dict.fromkeys(row["card"] for row in rows)]
+        tables.append(f"<h4>{escape(say(f'plan.largest.{do}'))}</h4>{table(head, lines)}")
+    return f'<section class="plan"><p class="small">{escape(say("plan.largest.lead", **asked))}</p>{"".join(tables)}</section>'
+
+
+def pairs(say: Callable, found: Sequence[Pair], with_run: bool = False) -> str:
+    """Figures that were predicted and measured."""
+    head = [say(f"accuracy.{name}") for name in ("run", "job", "figure", "predicted", "measured", "error")][0 if with_run else 1 :]
+    rows = [[p.run, say(f"chart.job.{p.job}"), _kind(say, p.kind), gib(p.predicted), gib(p.measured), _signed(p.error)] for p in found]
+    return table(head, [row[0 if with_run else 1 :] for row in rows])
+
+
+def scores(say: Callable, found: Sequence[Score]) -> str:
+    """How far off predictions were, by kind."""
+    head = [say(f"accuracy.{name}") for name in ("figure", "count", "median", "worst")]
+    return table(head, [[_kind(say, s.kind), str(s.count), f"{s.median:.1%}", _signed(s.worst)] for s in found])
+
+
+def option(found: dict) -> dict:
+    """The values of one of the fastest settings, as the words tables name and show them."""
+    return {**found, "tokens": f"{found['tokens']:,}", "device_bytes": found["device"]}
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A plain table of texts, its first column being what a row is about."""
+    top = "".join(f"<th scope=col>{escape(text)}</th>" for text in head)
+    body = "".join(f"<tr><th scope=row>{escape(first)}</th>{''.join(f'<td>{escape(text)}</td>' for text in rest)}</tr>" for first, *rest in rows)
+    return f'<div class="plan wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _about(say: Callable, found: dict) -> str:
+    trains = say(f"plan.trains.{found['method']}", trainable=_short(found["trainable"]), share=found["trainable"] / found["parameters"])
+    about = say("plan.about", parameters=_short(found["parameters"]), layers=found["layers"], bits=found["bits"])
+    pill, took = escape(say("plan.predicted")), escape(say("plan.took", seconds=found["seconds"]))
+    return f'<header><strong>{escape(found["name"])}</strong> <em class="pill">{pill}</em> <small>{took}</small><p>{escape(about)} · {escape(trains)}</p></header>'
+
+
+def _lines(say: Callable, scale: float, room: int, here: int) -> list[tuple[float, str, str]]:
+    """Card lines as (place from 0 to 1, label or "", class), ascending; a label that has no room is left out."""
+    every = [(card["bytes"], str(card["gib"]), "chosen" if card["bytes"] == room else "card") for card in cards()]
+    every.append((here, say("plan.here"), "here chosen" if here == room else "here"))
+    shown, last = [], -1.0
+    for size, label, kind in sorted(line for line in every if line[0] <= scale):
+        fits = size / scale - last >= APART or "chosen" in kind
+        if fits and "chosen" in kind and shown and size / scale - last < APART:
+            shown[-1] = (shown[-1][0], "", shown[-1][2])
+        last = size / scale if fits else last
+        shown.append((size / scale, label if fits else "", kind))
+    return shown
+
+
+def _axis(lines: Sequence[tuple]) -> str:
+    labels = (f'<span class="{kind}{" end" if place > 0.8 else ""}" style="left:{100 * place:.2f}%">{escape(label)}</span>' for place, label, kind in lines if label)
+    return f"<b>GB</b>{''.join(labels)}"
+
+
+def _phase(say: Callable, name: str, found: dict, room: int, scale: float, lines: Sequence[tuple]) -> str:
+    """A phase's name, verdict and bar."""
+    phase = found["phases"][name]
+    title, fit = say(f"plan.phase.{name}", context=f"{found['context']:,}"), verdict(need(phase), room)
+    parts = [(part, phase["parts"][part]) for part in PARTS if phase["parts"].get(part)]
+    told = ", ".join(f"{say('chart.part.' + part)} {gib(size)}" for part, size in parts)
+    label = say("plan.bar", phase=title, need_bytes=need(phase), verdict=say(f"plan.verdict.{fit}"), parts=told)
+    blocks = "".join(
+        f'<i style="width:{100 * size / scale:.3f}%;background:var(--live-part-{part})" title="{escape(say("chart.part." + part))} {escape(gib(size))}"></i>' for part, size in parts
+    )
+    marks = "".join(f'<u class="{kind}" style="left:{100 * place:.2f}%"></u>' for place, _, kind in lines)
+    needs = escape(say("plan.needs", need_bytes=need(phase), room_bytes=room))
+    return (
+        f'<div class="phase"><p><b>{escape(title)}</b> <span class="verdict {fit}">{escape(say(f"plan.verdict.{fit}"))}</span> <span>{needs}</span></p>'
+        f'<div class="bar" role="img" aria-label="{escape(label)}" style="--room:{100 * room / scale:.2f}%">{blocks}{marks}</div></div>'
+    )
+
+
+def _step(say: Callable, found: dict) -> str:
+    step = found["phases"]["tune"]
+    return say("plan.step", rows=step["rows"], tokens=f"{step['tokens']:,}", checkpointing=step["checkpointing"])
+
+
+def _parts(say: Callable, phases: dict) -> str:
+    """Parts down, phases across, in GiB; and what they come to."""
+
+    def cells(sizes) -> str:
+        return "".join(f"<td>{'' if size is None else '–' if not size else f'{size / GIB:.2f}' if size >= GIB / 200 else '&lt; 0.01'}</td>" for size in sizes)
+
+    columns = [phases[name] for name in PHASES]
+    present = [part for part in PARTS if any(phase["parts"].get(part) for phase in columns)]
+    rows = [f"<tr><th scope=row>{_swatch(part)}{escape(say('chart.part.' + part))}</th>{cells([phase['parts'].get(part, 0) for phase in columns])}</tr>" for part in present]
+    sums = [("plan.sum", "allocated"), ("plan.reserved", "reserved"), ("plan.device", "device")]
+    rows += [f'<tr class="sum"><th scope=row>{escape(say(key))}</th>{cells([phase.get(kind) for phase in columns])}</tr>' for key, kind in sums if kind in columns[0]]
+    head = "".join(f"<th scope=col>{escape(say(f'plan.head.{name}'))}</th>" for name in PHASES)
+    return f"<table><thead><tr><th scope=col>{escape(say('plan.parts'))}</th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _swatch(part: str) -> str:
+    return f'<i class="swatch" style="background:var(--live-part-{escape(part)})"></i>'
+
+
+def _model(say: Callable, entry: dict | None) -> str:
+    return f"{entry['name']} ({gib(entry['device'])})" if entry else say("plan.largest.none")
+
+
+def _kind(say: Callable, kind: str) -> str:
+    return say(f"chart.part.{kind}" if kind in PARTS else f"chart.memory.{kind}")
+
+
+def _signed(share: float) -> str:
+    return f"{share:+.1%}".replace("-", "−")
+
+
+def _short(count: int) -> str:
+    """A count of parameters as people say it."""
+    for size, letter in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if count >= size:
+            return f"{count / size:.3g} {letter}"
+    return str(count)

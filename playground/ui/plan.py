@@ -1,0 +1,165 @@
+"""Tab 1: what a model takes, before it is loaded; everything here is predicted."""
+
+from types import SimpleNamespace
+
+import gradio as gr
+
+from playground import catalog
+from playground.memory.cards import cards
+from playground.planner import this_machine
+from playground.settings import CHECKPOINTING, METHODS, OPTIMIZERS, Settings, check, problems
+from playground.ui import figures
+from playground.ui.page import AT_ONCE, QUIET, Page, message, message_box
+
+HERE = "here"
+START = {"load": {"model": "cyberagent/open-calm-7b", "bits": 4}, "train": {"batch": 32, "length": 256}}  # the talk's model, on a small card
+START_CARD = "rtx-4060"
+NEWEST = {**QUIET, "trigger_mode": "always_last"}  # of the changes made while an answer is awaited, only the last is asked
+CONTEXT = 1024
+
+
+def build(page: Page) -> SimpleNamespace:
+    """The tab's components. Its fields are its own, so that one can plan what isn't to be run."""
+    say, start, made = page.say, Settings().with_values(START), {}
+
+    def field(component: type, group: str, name: str, **options):
+        made[group, name] = component(**{"value": getattr(getattr(start, group), name), "label": say(f"{group}.{name}"), **options})
+
+    gr.Markdown(say("plan.lead"), elem_classes="lead")
+    with gr.Row():
+        field(gr.Dropdown, "load", "model", choices=_models(), allow_custom_value=True)
+        card = gr.Dropdown(label=say("plan.card"), choices=_cards(page), value=START_CARD)
+    with gr.Row():
+        field(gr.Radio, "load", "bits", choices=[32, 16, 8, 4])
+        field(gr.Radio, "train", "method", choices=METHODS)
+    with gr.Row():
+        field(gr.Slider, "train", "batch", minimum=1, maximum=128, step=1, min_width=200)
+        field(gr.Slider, "train", "length", minimum=32, maximum=4096, step=32, min_width=200)
+    with gr.Accordion(say("plan.more"), open=False):
+        with gr.Row():
+            field(gr.Slider, "lora", "r", minimum=1, maximum=256, step=1, min_width=200)
+            field(gr.Dropdown, "lora", "targets", choices=["attention", "all-linear"], allow_custom_value=True)
+        with gr.Row():
+            field(gr.Dropdown, "train", "checkpointing", choices=CHECKPOINTING, allow_custom_value=True)
+            field(gr.Number, "train", "tokens", precision=0)
+            field(gr.Dropdown, "train", "optimizer", choices=OPTIMIZERS)
+        context = gr.Slider(label=say("plan.context"), value=CONTEXT, minimum=128, maximum=8192, step=128)
+    told = message_box()
+    figure = gr.HTML(f'<p class="quiet">{say("plan.counting")}</p>', elem_id=f"plan-{page.lang}")
+    with gr.Row(elem_classes="actions"):
+        fastest = gr.Button(say("plan.fastest"))
+        use = gr.Button(say("plan.use"), variant="primary")
+    ranked = gr.Radio(label=say("plan.ranked"), info=say("plan.ranked.info"), choices=[], visible=False, elem_classes="ranked")
+    done = message_box()
+    with gr.Accordion(say("plan.waterfall"), open=False) as savings:
+        falls = gr.HTML()
+    with gr.Accordion(say("plan.explained"), open=False):
+        sums = gr.HTML()
+    with gr.Accordion(say("plan.largest"), open=False) as survey:
+        models = gr.HTML()
+    return SimpleNamespace(
+        fields=made, card=card, context=context, told=told, figure=figure, fastest=fastest, use=use, ranked=ranked, done=done,
+        savings=savings, falls=falls, sums=sums, survey=survey, models=models,
+    )  # fmt: skip
+
+
+def connect(page: Page, tab: SimpleNamespace) -> None:
+    """The tab's listeners, once all fields of the page are there."""
+    inputs = [*tab.fields.values(), tab.card, tab.context]
+
+    def forecast(*values):
+        try:
+            asked = _asked(page, tab, values)
+            found = page.planner.ask("forecast", settings=asked.settings, context=asked.context)
+            figure = figures.forecast(page.say, found, asked.room, this_machine()["bytes"])
+            return figure, figures.explained(page.say, found["explained"]), message(), message()
+        except Exception as error:
+            return "", "", page.trouble(error), message()
+
+    def waterfall(asked):
+        return figures.waterfall(page.say, page.planner.ask("waterfall", settings=asked.settings))
+
+    def largest(asked):
+        train = asked.settings["train"]
+        sizes = {"context": asked.context, "batch": train["batch"], "length": train["length"]}
+        return figures.largest(page.say, page.surveyor.ask("largest", **sizes), **sizes)
+
+    gr.on(None, forecast, inputs, [tab.figure, tab.sums, tab.told, tab.done], **NEWEST)
+    _answer_while_open(page, tab, waterfall, tab.savings, tab.falls, "plan.counting")
+    _answer_while_open(page, tab, largest, tab.survey, tab.models, "plan.largest.waiting")
+    _connect_choice(page, tab, inputs)
+
+
+def _answer_while_open(page: Page, tab: SimpleNamespace, answer, accordion: gr.Accordion, shown: gr.HTML, waiting: str) -> None:
+    """Show `answer` in an accordion, anew with every forecast, but only while it is open: it takes longer."""
+    is_open = gr.State(False)
+
+    def show(is_open, *values):
+        try:
+            return answer(_asked(page, tab, values)) if is_open else gr.skip()
+        except Exception as error:
+            return page.trouble(error)
+
+    accordion.expand(lambda: (True, f'<p class="quiet">{page.say(waiting)}</p>'), None, [is_open, shown], **AT_ONCE)
+    accordion.collapse(lambda: False, None, is_open, **AT_ONCE)
+    gr.on([is_open.change, tab.figure.change], show, [is_open, *tab.fields.values(), tab.card, tab.context], shown, **NEWEST)
+
+
+def _connect_choice(page: Page, tab: SimpleNamespace, inputs: list) -> None:
+    """The fastest settings that fit, taking one of them, and carrying the tab's settings over to the form."""
+    taken = [tab.fields["load", "bits"], tab.fields["train", "checkpointing"], tab.fields["train", "tokens"]]
+    none = gr.update(choices=[], value=None, visible=False)
+
+    def fastest(*values):
+        try:
+            asked = _asked(page, tab, values)
+            found = page.planner.ask("fastest", settings=asked.settings, capacity=asked.room)
+        except Exception as error:
+            return none, *(gr.skip() for _ in taken), page.trouble(error)
+        if not found:
+            return none, *(gr.skip() for _ in taken), message(page.say("plan.ranked.none", room_bytes=asked.room), bad=True)
+        choices = [(page.say("plan.ranked.option", **figures.option(option)), _written(option)) for option in found]
+        return gr.update(choices=choices, value=choices[0][1], visible=True), *_read(choices[0][1]), message()
+
+    tab.fastest.click(fastest, inputs, [tab.ranked, *taken, tab.told], **QUIET)
+    tab.ranked.input(_read, tab.ranked, taken, **AT_ONCE)
+    carried = [page.fields[key] for key in tab.fields]
+    tab.use.click(lambda *values: (*values, message(page.say("plan.used"))), [*tab.fields.values()], [*carried, tab.done], **AT_ONCE)
+
+
+def _asked(page: Page, tab: SimpleNamespace, values) -> SimpleNamespace:
+    """What is to be planned: settings as a dict, bytes of room, tokens of context. Raises PlaygroundError with all problems."""
+    *chosen, card, context = values
+    given: dict[str, dict] = {}
+    for (group, name), value in zip(tab.fields, chosen):
+        given.setdefault(group, {})[name] = value
+    here = this_machine()
+    room = here["bytes"] if card == HERE else next(c["bytes"] for c in cards() if c["id"] == card)
+    device = here["device"] if card == HERE else "cuda"
+    given["load"] |= {"device": device, "card": room / 2**30 if device == "cuda" else 0}
+    settings = Settings().with_values(given)
+    check(problems(settings))
+    return SimpleNamespace(settings=settings.to_dict(), room=room, context=int(context))
+
+
+def _written(option: dict) -> str:
+    """One of the fastest settings as the value of a radio button."""
+    return f"{option['bits']} {option['checkpointing']} {option['tokens']}"
+
+
+def _read(written: str) -> tuple[int, str, int]:
+    bits, checkpointing, tokens = written.split()
+    return int(bits), checkpointing, int(tokens)
+
+
+def _models() -> list[tuple[str, str]]:
+    """Every bundled shape, and the models on offer that have none of their own."""
+    shapes = catalog.shapes()
+    others = [(entry["name"], key) for key, entry in catalog.models().items() if key not in shapes and catalog.source_of(entry, "hub") not in shapes]
+    return [*((entry["name"], key) for key, entry in shapes.items()), *others]
+
+
+def _cards(page: Page) -> list[tuple[str, str]]:
+    here = this_machine()
+    key = "plan.here_card" if here["device"] == "cuda" else "plan.here_cpu"
+    return [(page.say(key, name=here["name"], size_bytes=here["bytes"]), HERE), *((page.say("plan.card_name", gib=c["gib"], name=c["name"]), c["id"]) for c in cards())]
