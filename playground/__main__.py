@@ -1,4 +1,4 @@
-"""The same jobs without a page: `python -m playground tune | compare | fetch | models`.
+"""The same jobs without a page: `python -m playground plan | tune | compare | fetch | models`.
 
 Progress goes to standard error; the last line of standard output is one JSON object. Exit status: 0 done, 1 something a
 person can mend (the object is {"error": text}), 2 wrong usage.
@@ -68,6 +68,18 @@ def compare(asked) -> dict:
 
     result = _follow(Workbench(asked.runs).chat(chosen, run.id, {"base": turn, "tuned": turn}, generation), asked.lang, keep)
     return {"prompt": asked.prompt, "base": answer.get("base", ""), "tuned": answer.get("tuned", ""), **result}
+
+
+def plan(asked) -> dict:
+    """Predict what loading, chatting and fine-tuning take, from a model's config alone: a catalog's id, a hub id, a folder, a config.json."""
+    from playground.memory import planner
+    from playground.memory.cards import cards, verdict
+
+    chosen = settings.Settings().with_values({group: _given(asked, group, type(getattr(settings.Settings(), group))) for group in GROUPS})
+    chosen = chosen.with_values({"load": {"model": asked.of}})
+    found = planner.forecast(chosen, asked.context, round(asked.capacity * 2**30))
+    verdicts = {phase: {card["gib"]: verdict(told["device"], card["bytes"]) for card in cards()} for phase, told in found["phases"].items()}
+    return {**found, **{phase: {k: told[k] for k in ("allocated", "reserved", "device")} for phase, told in found["phases"].items()}, "verdicts": verdicts}
 
 
 def fetch(asked) -> dict:
@@ -152,6 +164,15 @@ def _parser() -> argparse.ArgumentParser:
     for group, kind in zip(GROUPS, (settings.Load, settings.Data, settings.Lora, settings.Train)):
         taken = {"seed"} if group == "train" else set()
         _add_flags(one.add_argument_group(group), group, kind, taken)
+
+    one = commands.add_parser("plan", parents=[common], help=plan.__doc__)
+    one.set_defaults(run_command=plan)
+    one.add_argument("of", metavar="MODEL")
+    one.add_argument("--context", type=int, default=1024, help="tokens of a chat")
+    one.add_argument("--capacity", type=float, default=0, metavar="GIB", help="of the card that `auto` plans with (0: no limit)")
+    one.add_argument("--json", action="store_true", help="as it is anyway: the last line is one JSON object")
+    for group, kind in zip(GROUPS, (settings.Load, settings.Data, settings.Lora, settings.Train)):
+        _add_flags(one.add_argument_group(group), group, kind, {"seed"} if group == "train" else set())
 
     one = commands.add_parser("compare", parents=[common], help=compare.__doc__)
     one.set_defaults(run_command=compare)

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import bitsandbytes.functional
 import torch
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
@@ -57,6 +58,7 @@ def quantize(model: PreTrainedModel, load: Load, dtype: torch.dtype) -> None:
         bnb_4bit_use_double_quant=load.double_quant, bnb_4bit_compute_dtype=dtype,
     )  # fmt: skip
     biases = {name: module.bias for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    books = dict(bitsandbytes.functional.name2qmap)
     replace_with_bnb_linear(model, get_keys_to_not_convert(model), wanted)
     for name, module in model.named_modules():
         if isinstance(module, (Linear4bit, Linear8bitLt)):
@@ -64,6 +66,8 @@ def quantize(model: PreTrainedModel, load: Load, dtype: torch.dtype) -> None:
             module.bias = biases.get(name)  # in the model's own type
             if isinstance(module, Linear8bitLt):
                 module.state.CB, module.state.SCB = module.weight.CB, module.weight.SCB
+    bitsandbytes.functional.name2qmap.clear()  # a code book that was first made here has no values: no real layer may get it
+    bitsandbytes.functional.name2qmap.update(books)
     setattr(model, f"is_loaded_in_{load.bits}bit", True)  # as transformers says it to PEFT
 
 

@@ -15,6 +15,7 @@ import torch
 
 from playground.data.batch import Batch, Example, collate, pack, shared_prefix
 from playground.train import attention
+from playground.train.lean import lean
 from playground.train.loss import Loss
 
 MASKED_TOKENS = 1024  # a longer sequence pays more for its square of a mask than packing saves
@@ -78,19 +79,24 @@ class Feed:
         whole = not (window and window < self.longest)  # neither way keeps a window
         return decoder is not None and not self.model.config.is_encoder_decoder and whole
 
+    def _as_trained(self, loss_of: Loss):
+        """The layers as they train: LLM.int8()'s own look for outliers over the whole batch, which isn't a leak of the model's."""
+        return lean(loss_of, self.model)
+
     def _keeps_apart(self, loss_of: Loss, examples: Sequence[Example]) -> bool:
         """Whether two packed rows give the hidden states of the same two rows alone, to the rounding of the model's type."""
         rows = [min(examples, key=lambda e: len(e.ids)), max(examples, key=lambda e: len(e.ids))]
         rows = [Example(e.ids[: self.prefix + 64], min(e.trained_from, self.prefix + 64)) for e in rows]
         with torch.no_grad():
             try:
-                with self.attention():
+                with self._as_trained(loss_of), self.attention():
                     together = loss_of(self.batch(rows), states=True)[0].float()
             except (ValueError, RuntimeError, TypeError, IndexError):  # a family that can't read such a batch at all
                 return False
             start = self.prefix
             for row in rows:
-                alone = loss_of(collate([row], self.pad, self.device), states=True)[0, self.prefix :].float()
+                with self._as_trained(loss_of):
+                    alone = loss_of(collate([row], self.pad, self.device), states=True)[0, self.prefix :].float()
                 ours = together[start : start + len(alone)]
                 start += len(alone)
                 if ours.is_meta:  # shapes alone: eager attention reads a mask of true and false as numbers

@@ -1,4 +1,4 @@
-"""What the Plan and Runs tabs draw: predictions as HTML. Looks stand in assets/plan.css; all text is escaped here."""
+"""What the Plan and Runs tabs draw: predictions as HTML. Looks stand in assets/figures.css; all text is escaped here."""
 
 from collections.abc import Callable, Sequence
 from html import escape
@@ -20,7 +20,7 @@ def need(phase: dict) -> int:
 
 def forecast(say: Callable, found: dict, room: int, here: int) -> str:
     """A forecast as bars against card lines, and its table. room: bytes of the chosen card; here: of this machine."""
-    scale = 1.08 * max(room, *(need(phase) for phase in found["phases"].values()))
+    scale = _scale(max(room, *(need(phase) for phase in found["phases"].values())))
     lines = _lines(say, scale, room, here)
     bars = "".join(_phase(say, name, found, room, scale, lines) for name in PHASES)
     return (
@@ -53,21 +53,21 @@ def explained(say: Callable, lines: Sequence[dict]) -> str:
 def largest(say: Callable, rows: Sequence[dict], **asked) -> str:
     """The largest model a card can chat with and fine-tune: cards down, bits across."""
     widths = sorted({row["bits"] for row in rows}, reverse=True)
-    names = {card["id"]: say("plan.card_name", gib=card["gib"], name=card["name"]) for card in cards()}
+    names = {card["id"]: f"{card['gib']} GB\n{card['name']}" for card in cards()}
     at = {(row["card"], row["bits"]): row for row in rows}
     tables = []
     for do in ("chat", "tune"):
         head = [say("plan.largest.card"), *(say("plan.largest.bits", bits=bits) for bits in widths)]
         lines = [[names[card], *(_model(say, at[card, bits][do]) for bits in widths)] for card in dict.fromkeys(row["card"] for row in rows)]
-        tables.append(f"<h4>{escape(say(f'plan.largest.{do}'))}</h4>{table(head, lines)}")
-    return f'<section class="plan"><p class="small">{escape(say("plan.largest.lead", **asked))}</p>{"".join(tables)}</section>'
+        tables.append(f"<h4>{escape(say(f'plan.largest.{do}'))}</h4><div class='names'>{table(head, lines)}</div>")
+    return f'<section class="plan"><p class="small">{escape(say("plan.largest.lead", **{name: f"{value:,}" for name, value in asked.items()}))}</p>{"".join(tables)}</section>'
 
 
 def pairs(say: Callable, found: Sequence[Pair], with_run: bool = False) -> str:
-    """Figures that were predicted and measured."""
-    head = [say(f"accuracy.{name}") for name in ("run", "job", "figure", "predicted", "measured", "error")][0 if with_run else 1 :]
-    rows = [[p.run, say(f"chart.job.{p.job}"), _kind(say, p.kind), gib(p.predicted), gib(p.measured), _signed(p.error)] for p in found]
-    return table(head, [row[0 if with_run else 1 :] for row in rows])
+    """Figures that were predicted and measured, each with the job, and the run if that is to be told."""
+    jobs = [f"{say(f'chart.job.{p.job}')}{f' · {p.run}' if with_run else ''}" for p in found]
+    rows = [[f"{_kind(say, p.kind)}\n{job}", gib(p.predicted), gib(p.measured), _signed(p.error)] for p, job in zip(found, jobs)]
+    return table([say(f"accuracy.{name}") for name in ("figure", "predicted", "measured", "error")], rows)
 
 
 def scores(say: Callable, found: Sequence[Score]) -> str:
@@ -82,9 +82,9 @@ def option(found: dict) -> dict:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A plain table of texts, its first column being what a row is about."""
+    """A plain table of texts, its first column being what a row is about; what follows a line break is written small."""
     top = "".join(f"<th scope=col>{escape(text)}</th>" for text in head)
-    body = "".join(f"<tr><th scope=row>{escape(first)}</th>{''.join(f'<td>{escape(text)}</td>' for text in rest)}</tr>" for first, *rest in rows)
+    body = "".join(f"<tr><th scope=row>{_cell(first)}</th>{''.join(f'<td>{_cell(text)}</td>' for text in rest)}</tr>" for first, *rest in rows)
     return f'<div class="plan wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
@@ -93,6 +93,11 @@ def _about(say: Callable, found: dict) -> str:
     about = say("plan.about", parameters=_short(found["parameters"]), layers=found["layers"], bits=found["bits"])
     pill, took = escape(say("plan.predicted")), escape(say("plan.took", seconds=found["seconds"]))
     return f'<header><strong>{escape(found["name"])}</strong> <em class="pill">{pill}</em> <small>{took}</small><p>{escape(about)} · {escape(trains)}</p></header>'
+
+
+def _scale(most: int) -> float:
+    """Bytes that a bar of full width stands for: up to the next card that leaves some room beside what is shown."""
+    return 1.05 * next((card["bytes"] for card in cards() if card["bytes"] >= 1.25 * most), most)
 
 
 def _lines(say: Callable, scale: float, room: int, here: int) -> list[tuple[float, str, str]]:
@@ -156,8 +161,13 @@ def _swatch(part: str) -> str:
     return f'<i class="swatch" style="background:var(--live-part-{escape(part)})"></i>'
 
 
+def _cell(text: str) -> str:
+    main, _, small = text.partition("\n")
+    return f"{escape(main)}<small>{escape(small)}</small>" if small else escape(main)
+
+
 def _model(say: Callable, entry: dict | None) -> str:
-    return f"{entry['name']} ({gib(entry['device'])})" if entry else say("plan.largest.none")
+    return f"{entry['name']}\n{gib(entry['device'])}" if entry else say("plan.largest.none")
 
 
 def _kind(say: Callable, kind: str) -> str:

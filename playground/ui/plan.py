@@ -27,10 +27,10 @@ def build(page: Page) -> SimpleNamespace:
 
     gr.Markdown(say("plan.lead"), elem_classes="lead")
     with gr.Row():
-        field(gr.Dropdown, "load", "model", choices=_models(), allow_custom_value=True)
-        card = gr.Dropdown(label=say("plan.card"), choices=_cards(page), value=START_CARD)
+        field(gr.Dropdown, "load", "model", choices=_models(), allow_custom_value=True, min_width=250)
+        card = gr.Dropdown(label=say("plan.card"), choices=_cards(page), value=START_CARD, min_width=250)
     with gr.Row():
-        field(gr.Radio, "load", "bits", choices=[32, 16, 8, 4])
+        field(gr.Radio, "load", "bits", choices=[32, 16, 8, 4], min_width=250)
         field(gr.Radio, "train", "method", choices=METHODS)
     with gr.Row():
         field(gr.Slider, "train", "batch", minimum=1, maximum=128, step=1, min_width=200)
@@ -72,9 +72,9 @@ def connect(page: Page, tab: SimpleNamespace) -> None:
             asked = _asked(page, tab, values)
             found = page.planner.ask("forecast", settings=asked.settings, context=asked.context)
             figure = figures.forecast(page.say, found, asked.room, this_machine()["bytes"])
-            return figure, figures.explained(page.say, found["explained"]), message(), message()
+            return figure, figures.explained(page.say, found["explained"]), message()
         except Exception as error:
-            return "", "", page.trouble(error), message()
+            return "", "", page.trouble(error)
 
     def waterfall(asked):
         return figures.waterfall(page.say, page.planner.ask("waterfall", settings=asked.settings))
@@ -84,7 +84,7 @@ def connect(page: Page, tab: SimpleNamespace) -> None:
         sizes = {"context": asked.context, "batch": train["batch"], "length": train["length"]}
         return figures.largest(page.say, page.surveyor.ask("largest", **sizes), **sizes)
 
-    gr.on(None, forecast, inputs, [tab.figure, tab.sums, tab.told, tab.done], **NEWEST)
+    gr.on(None, forecast, inputs, [tab.figure, tab.sums, tab.told], **NEWEST)
     _answer_while_open(page, tab, waterfall, tab.savings, tab.falls, "plan.counting")
     _answer_while_open(page, tab, largest, tab.survey, tab.models, "plan.largest.waiting")
     _connect_choice(page, tab, inputs)
@@ -94,15 +94,19 @@ def _answer_while_open(page: Page, tab: SimpleNamespace, answer, accordion: gr.A
     """Show `answer` in an accordion, anew with every forecast, but only while it is open: it takes longer."""
     is_open = gr.State(False)
 
-    def show(is_open, *values):
+    def show(is_open, figure, *values):
         try:
-            return answer(_asked(page, tab, values)) if is_open else gr.skip()
+            if is_open:
+                return answer(_asked(page, tab, values)) if figure else ""  # what is wrong is told in the figure's place
+            return gr.skip()
         except Exception as error:
             return page.trouble(error)
 
-    accordion.expand(lambda: (True, f'<p class="quiet">{page.say(waiting)}</p>'), None, [is_open, shown], **AT_ONCE)
+    inputs = [is_open, tab.figure, *tab.fields.values(), tab.card, tab.context]
+    opened = accordion.expand(lambda: (True, f'<p class="quiet">{page.say(waiting)}</p>'), None, [is_open, shown], **AT_ONCE)
+    opened.then(show, inputs, shown, **QUIET)
     accordion.collapse(lambda: False, None, is_open, **AT_ONCE)
-    gr.on([is_open.change, tab.figure.change], show, [is_open, *tab.fields.values(), tab.card, tab.context], shown, **NEWEST)
+    tab.figure.change(show, inputs, shown, **NEWEST)
 
 
 def _connect_choice(page: Page, tab: SimpleNamespace, inputs: list) -> None:
@@ -123,6 +127,7 @@ def _connect_choice(page: Page, tab: SimpleNamespace, inputs: list) -> None:
 
     tab.fastest.click(fastest, inputs, [tab.ranked, *taken, tab.told], **QUIET)
     tab.ranked.input(_read, tab.ranked, taken, **AT_ONCE)
+    gr.on([component.input for component in inputs], lambda: message(), None, tab.done, **AT_ONCE)  # what is carried over is another again
     carried = [page.fields[key] for key in tab.fields]
     tab.use.click(lambda *values: (*values, message(page.say("plan.used"))), [*tab.fields.values()], [*carried, tab.done], **AT_ONCE)
 

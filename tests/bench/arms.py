@@ -183,9 +183,12 @@ def made_up(model, bits: int, device: str):
         made = torch.empty(tensor.shape, dtype=torch.bfloat16, device=device)
         return made.normal_(0, 0.02) if tensor.ndim > 1 else made.fill_(float("norm" in name and name.endswith("weight")))
 
+    drawn_once: dict[int, nn.Parameter] = {}  # tied weights stay tied
     for name, module in list(model.named_modules()):
         for leaf, tensor in list(module.named_parameters(recurse=False)):
-            setattr(module, leaf, nn.Parameter(drawn(f"{name}.{leaf}", tensor), requires_grad=False))
+            if id(tensor) not in drawn_once:
+                drawn_once[id(tensor)] = nn.Parameter(drawn(f"{name}.{leaf}", tensor), requires_grad=False)
+            setattr(module, leaf, drawn_once[id(tensor)])
         if any(buffer.is_meta for buffer in module.buffers(recurse=False)):  # a rotary embedding's, which follow from the config
             with torch.device(device):
                 module._buffers.update(type(module)(config=model.config)._buffers)

@@ -9,7 +9,8 @@ from dataclasses import fields
 import psutil
 from playwright.sync_api import expect
 
-from playground.settings import Lora, Train
+from playground import runs
+from playground.settings import Lora, Settings, Train
 from playground.words import say
 
 LONG = 60_000
@@ -17,9 +18,14 @@ LONG = 60_000
 
 def fill(page, label: str, value: str) -> None:
     """Write into a field and leave it, as Gradio takes a value over when the field is left."""
-    field = page.get_by_label(label, exact=True).first
+    field = shown(page, label)
     field.fill(value)
     field.press("Tab")
+
+
+def shown(page, label: str):
+    """The field of that label in the tab that is open: the plan has some of the same."""
+    return page.get_by_label(label, exact=True).locator("visible=true").first
 
 
 def tab(page, key: str, lang: str = "en") -> None:
@@ -32,7 +38,7 @@ def press(page, key: str, lang: str = "en") -> None:
 
 def choose_toy(page, app) -> None:
     tab(page, "tab.load")
-    field = page.get_by_label(say("en", "load.model"), exact=True).first
+    field = shown(page, say("en", "load.model"))
     field.fill(str(app.model))
     field.press("Enter")
     field.press("Tab")
@@ -76,6 +82,80 @@ def grown(page, more_than: int) -> int:
             return now
         last = now
     raise AssertionError(f"the chart stood still at {last} points")
+
+
+def take(page, label: str) -> None:
+    """Press a radio button of the plan."""
+    page.get_by_role("radio", name=label, exact=True).locator("visible=true").first.check()
+
+
+def test_the_plan_follows_its_fields_and_carries_over(page):
+    about, verdicts = page.locator(".plan header p"), page.locator(".plan .verdict")
+    expect(about).to_contain_text("4 bits", timeout=LONG)
+    expect(page.locator(".plan .pill")).to_have_text(say("en", "plan.predicted"))
+    expect(verdicts).to_have_count(3)
+    assert "6" in page.locator(".plan .axis").inner_text()
+    take(page, "32")
+    expect(about).to_contain_text("32 bits", timeout=LONG)
+    expect(verdicts.last).to_have_text(say("en", "plan.verdict.no"))
+    take(page, "4")
+    expect(about).to_contain_text("4 bits", timeout=LONG)
+    page.get_by_role("button", name=say("en", "plan.waterfall")).click()
+    expect(page.locator(".plan .falls li").first).to_contain_text("GiB", timeout=LONG)
+    press(page, "plan.fastest")
+    expect(page.locator(".ranked label").first).to_contain_text("GiB", timeout=LONG)
+    press(page, "plan.use")
+    expect(page.get_by_text(say("en", "plan.used"))).to_be_visible()
+    tab(page, "tab.load")
+    expect(shown(page, say("en", "load.model"))).to_have_value("cyberagent/open-calm-7b")
+    tab(page, "tab.tune")
+    expect(page.get_by_label(say("en", "train.batch"), exact=True).locator("visible=true")).to_have_count(0)
+    page.get_by_role("button", name=say("en", "tune.train")).locator("visible=true").first.click()
+    expect(shown(page, say("en", "train.batch"))).to_have_value("32")
+
+
+def test_what_is_wrong_with_a_plan_is_told_in_its_place_and_mended(page):
+    expect(page.locator(".plan .bar")).to_have_count(3, timeout=LONG)
+    take(page, "full")
+    told = page.locator(".told.bad").locator("visible=true")
+    expect(told).to_contain_text("16 or 32")
+    expect(page.locator(".plan .bar")).to_have_count(0)
+    take(page, "lora")
+    expect(page.locator(".plan .bar")).to_have_count(3, timeout=LONG)
+    expect(told).to_have_count(0)
+    field = shown(page, say("en", "load.model"))
+    field.fill("nobody/no-such-model")
+    field.press("Enter")
+    expect(told).to_contain_text("nobody/no-such-model", timeout=LONG)
+
+
+def test_the_plan_fits_a_phone_in_japanese(browser, app):
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.goto(app.url + "/ja")
+    expect(page.locator(".plan .bar")).to_have_count(3, timeout=LONG)
+    expect(page.locator(".plan .pill")).to_have_text(say("ja", "plan.predicted"))
+    for key in ("tab.plan", "tab.load", "tab.tune", "tab.chat", "tab.runs"):
+        expect(page.get_by_role("tab", name=say("ja", key)).locator("visible=true").first).to_be_in_viewport()
+    for key in ("plan.waterfall", "plan.explained"):
+        page.get_by_role("button", name=say("ja", key)).click()
+    expect(page.locator(".plan .falls li").first).to_contain_text("GiB", timeout=LONG)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.close()
+
+
+def test_a_run_shows_prediction_beside_measurement(page, app):
+    run = runs.create(app.runs, "load", Settings().to_dict(), hardware={"device": "cpu", "name": "x", "capacity": 2**34})
+    run.append("prediction", phase="load", parts={"weights": 2**30}, allocated=2**30, rss=2**31)
+    run.append("done", job="load", result={"run": run.id, "peak": {"rss": 2**30}, "parts": {"weights": 2**30}})
+    page.reload()
+    tab(page, "tab.runs")
+    expect(page.get_by_label(say("en", "runs.pick"), exact=True).first).to_have_value(run.id)
+    row = page.locator(".plan tr", has_text=say("en", "chart.memory.rss"))
+    expect(row).to_contain_text("2.00 GiB")
+    expect(row).to_contain_text("+100.0%")
+    page.get_by_role("button", name=say("en", "accuracy.record")).click()
+    expect(page.locator(".plan tr", has_text=run.id)).to_be_visible()
+    runs.delete(app.runs, run.id)
 
 
 def test_load_tune_and_compare(page, app):
@@ -165,7 +245,7 @@ def test_all_problems_of_a_form_are_told_at_once_and_nothing_is_lost(page, app):
     told = page.locator(".told.bad").locator("visible=true").first
     expect(told).to_contain_text("rank r")
     expect(told).to_contain_text("epochs is 0")
-    assert page.get_by_label(say("en", "lora.r"), exact=True).first.input_value() == "0"
+    assert shown(page, say("en", "lora.r")).input_value() == "0"
 
 
 def test_a_broken_file_is_told_with_its_line(page, app, tmp_path):
@@ -178,7 +258,7 @@ def test_a_broken_file_is_told_with_its_line(page, app, tmp_path):
 
 def test_a_model_that_is_not_there_is_told_in_one_sentence(page, app):
     idle(page)
-    field = page.get_by_label(say("en", "load.model"), exact=True).first
+    field = shown(page, say("en", "load.model"))
     field.fill("nobody/no-such-model")
     field.press("Enter")
     field.press("Tab")

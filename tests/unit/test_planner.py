@@ -1,0 +1,95 @@
+"""The planning process seen from the page: started late, asked once, replaced when it dies, its troubles told."""
+
+import json
+import sys
+import time
+
+import pytest
+from toys import keys
+
+from playground.errors import PlaygroundError
+from playground.planner import Planner, this_machine
+
+STUB = """
+import json, os, sys
+for line in sys.stdin:
+    asked = json.loads(line)
+    if asked["do"] == "die":
+        os._exit(3)
+    if asked["do"] == "refuse":
+        answer = {"error": {"problems": [{"key": "problem.r", "values": {"r": 0}}]}}
+    else:
+        answer = {"result": {"pid": os.getpid(), "cuda": os.environ["CUDA_VISIBLE_DEVICES"], **asked["values"]}}
+    print(json.dumps({"id": asked["id"], **answer}), flush=True)
+"""
+
+
+@pytest.fixture
+def planner(tmp_path):
+    made = Planner(tmp_path / "runs", (sys.executable, "-c", STUB))
+    yield made
+    made.close()
+
+
+def test_it_starts_with_the_first_question_and_sees_no_gpu(planner):
+    assert planner._process is None
+    assert planner.ask("forecast", context=5) == {"pid": planner._process.pid, "cuda": "", "context": 5}
+
+
+def test_the_same_question_is_asked_once(planner):
+    first = planner.ask("forecast", context=5, settings={"load": {"bits": 4}})
+    planner.close()
+    assert planner.ask("forecast", settings={"load": {"bits": 4}}, context=5) is first
+    assert planner.ask("forecast", context=6)["pid"] != first["pid"]
+
+
+def test_a_process_that_died_is_replaced(planner):
+    dead = planner.ask("forecast")["pid"]
+    planner._process.kill()
+    assert planner.ask("forecast", context=1)["pid"] != dead
+
+
+def test_a_question_that_it_dies_of_is_told_and_the_next_one_answered(planner):
+    with pytest.raises(PlaygroundError) as caught:
+        planner.ask("die")
+    assert keys(caught) == ["error.planner_died"] and "3" in str(caught.value)
+    assert planner.ask("forecast")["pid"]
+
+
+def test_what_is_wrong_with_the_values_comes_as_its_problems_and_is_not_remembered(planner):
+    for _ in range(2):
+        with pytest.raises(PlaygroundError) as caught:
+            planner.ask("refuse")
+        assert keys(caught) == ["problem.r"]
+    assert not planner._answers
+
+
+def test_it_remembers_only_so_much(planner, monkeypatch):
+    monkeypatch.setattr("playground.planner.REMEMBERED", 3)
+    for context in range(5):
+        planner.ask("forecast", context=context)
+    assert len(planner._answers) == 3
+
+
+def test_this_machine_is_known_without_torch():
+    here = this_machine()
+    assert here["device"] in ("cpu", "cuda") and here["name"] and here["bytes"] > 2**28
+    assert json.loads(json.dumps(here)) == here
+
+
+def test_the_real_process_answers_refuses_and_ends_with_the_page(tmp_path, toy):
+    planner = Planner(tmp_path)
+    settings = {"load": {"model": str(toy()), "bits": 16, "device": "cuda"}, "train": {"batch": 2, "length": 64}}
+    found = planner.ask("forecast", settings=settings, context=128)
+    assert set(found["phases"]) == {"load", "chat", "tune"} and found["bits"] == 16
+    for phase in found["phases"].values():
+        assert sum(size for part, size in phase["parts"].items() if part != "runtime") == phase["allocated"] <= phase["device"]
+    with pytest.raises(PlaygroundError) as caught:
+        planner.ask("forecast", settings=settings | {"load": {"model": str(tmp_path / "absent")}}, context=128)
+    assert len(keys(caught)) == 1
+    process = planner._process
+    process.stdin.close()
+    until = time.time() + 20
+    while process.poll() is None and time.time() < until:
+        time.sleep(0.05)
+    assert process.poll() == 0
