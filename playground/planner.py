@@ -1,6 +1,6 @@
-"""The planner, seen from the page: a helper process that predicts memory, so that one can plan while a run goes on.
+"""The planner, seen from the page: helper processes that predict memory, so that one can plan while a run goes on.
 
-It is started by the first question, sees no GPU, and is replaced if it dies. What it answered once is remembered.
+They see no GPU, are started by the first question, and are replaced if they die. What was answered once is remembered.
 """
 
 import json
@@ -16,20 +16,18 @@ from playground.errors import PlaygroundError, problem
 from playground.memory import meter
 
 PROJECT = Path(__file__).resolve().parent.parent
+COMMAND = (sys.executable, "-m", "playground.planning")
+LANES = {"forecast": "quick", "largest": "survey"}  # each has its own process, so that a slider needn't wait for a survey
 REMEMBERED = 512  # answers
 TRIES = 2  # a process that died between two questions is replaced; one that dies of a question isn't asked for ever
 
 
 class Planner:
-    """Asks one question after the other. Safe to use from several threads."""
+    """Asks one question of a kind after the other. Safe to use from several threads."""
 
-    def __init__(self, root: Path, command: tuple[str, ...] = (sys.executable, "-m", "playground.planning")):
-        self.root = root
-        self._command = command
-        self._process: subprocess.Popen | None = None
+    def __init__(self, root: Path, command: tuple[str, ...] = COMMAND):
+        self._lanes = {name: Lane(root, command) for name in ("quick", "slow", "survey")}
         self._answers: OrderedDict[str, object] = OrderedDict()
-        self._count = 0
-        self._lock = threading.Lock()
 
     def ask(self, do: str, **values):
         """What `do` of memory/planner.py says to these JSON values (settings as a dict).
@@ -40,21 +38,29 @@ class Planner:
         answer = self._answers.get(key)
         if answer is not None:  # what is remembered doesn't wait for a question under way
             return answer
-        with self._lock:
+        lane = self._lanes[LANES.get(do, "slow")]
+        with lane.lock:
             answer = self._answers.get(key)
             if answer is None:
-                answer = self._answers[key] = self._asked(do, values)
+                answer = self._answers[key] = lane.ask(do, values)
                 if len(self._answers) > REMEMBERED:
                     self._answers.popitem(last=False)
             return answer
 
     def close(self) -> None:
-        """End the process, if there is one; the next question starts another."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+        """End the processes; the next question starts another."""
+        for lane in self._lanes.values():
+            lane.close()
 
-    def _asked(self, do: str, values: dict):
+
+class Lane:
+    """One process, for whoever holds the `lock`."""
+
+    def __init__(self, root: Path, command: tuple[str, ...]):
+        self.root, self.lock, self.process = root, threading.Lock(), None
+        self._command, self._count = command, 0
+
+    def ask(self, do: str, values: dict):
         self._count += 1
         request = json.dumps({"id": self._count, "do": do, "values": values}, ensure_ascii=False) + "\n"
         for _ in range(TRIES):
@@ -67,22 +73,28 @@ class Planner:
                 answer = ""
             if answer:
                 break
+            code = process.wait()  # until it is gone, it would pass for living
         else:
-            raise problem("error.planner_died", code=process.wait())
+            raise problem("error.planner_died", code=code)
         told = json.loads(answer)
         if "error" in told:
             raise PlaygroundError.from_dict(told["error"])
         return told["result"]
 
+    def close(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
     def _living(self) -> subprocess.Popen:
-        if self._process is None or self._process.poll() is not None:
+        if self.process is None or self.process.poll() is not None:
             self.root.mkdir(parents=True, exist_ok=True)
             with open(self.root / "engine.log", "a", encoding="utf-8") as log:
-                self._process = subprocess.Popen(
+                self.process = subprocess.Popen(
                     self._command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8",
                     env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false"},
                 )  # fmt: skip
-        return self._process
+        return self.process
 
 
 @cache

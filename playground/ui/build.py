@@ -28,13 +28,13 @@ def build_app(root: Path, lang: str = "en") -> gr.Blocks:
     """
     engine = Engine(root)
     engine.start()
-    planners = Planner(root), Planner(root)
+    planner = Planner(root)
     other = next(code for code in LANGUAGES if code != lang)
     gr.set_static_paths(STATIC)
     with gr.Blocks(title=say(lang, "app.title"), analytics_enabled=False, fill_width=True) as app:
-        _page(Page(lang, root, engine, *planners, _preset(START)), f"/{other}")
+        _page(Page(lang, root, engine, planner, _preset(START)), f"/{other}")
     with app.route(say(lang, "app.other"), f"/{other}"):
-        _page(Page(other, root, engine, *planners, _preset(START)), "/")
+        _page(Page(other, root, engine, planner, _preset(START)), "/")
     app.engine = engine
     app.queue(default_concurrency_limit=None, max_size=64)
     return app

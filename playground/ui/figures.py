@@ -21,10 +21,10 @@ def need(phase: dict) -> int:
 def forecast(say: Callable, found: dict, room: int, here: int) -> str:
     """A forecast as bars against card lines, and its table. room: bytes of the chosen card; here: of this machine."""
     scale = _scale(max(room, *(need(phase) for phase in found["phases"].values())))
-    lines = _lines(say, scale, room, here)
+    lines = _lines(scale, room, here)
     bars = "".join(_phase(say, name, found, room, scale, lines) for name in PHASES)
     return (
-        f'<section class="plan">{_about(say, found)}<div class="bars"><div class="axis" aria-hidden="true">{_axis(lines)}</div>{bars}</div>'
+        f'<section class="plan">{_about(say, found)}<div class="bars"><div class="axis" aria-hidden="true"><b>GB</b>{_axis(lines)}</div>{bars}{_below(say, lines)}</div>'
         f'<p class="small">{escape(_step(say, found))} {escape(say("plan.tight"))}</p>{_parts(say, found["phases"])}</section>'
     )
 
@@ -76,9 +76,10 @@ def scores(say: Callable, found: Sequence[Score]) -> str:
     return table(head, [[_kind(say, s.kind), str(s.count), f"{s.median:.1%}", _signed(s.worst)] for s in found])
 
 
-def option(found: dict) -> dict:
+def option(say: Callable, found: dict) -> dict:
     """The values of one of the fastest settings, as the words tables name and show them."""
-    return {**found, "tokens": f"{found['tokens']:,}", "device_bytes": found["device"]}
+    at_once = say("plan.at_once", tokens=f"{found['tokens']:,}") if found["tokens"] else say("plan.all_at_once")
+    return {**found, "at_once": at_once, "device_bytes": found["device"]}
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -100,23 +101,26 @@ def _scale(most: int) -> float:
     return 1.05 * next((card["bytes"] for card in cards() if card["bytes"] >= 1.25 * most), most)
 
 
-def _lines(say: Callable, scale: float, room: int, here: int) -> list[tuple[float, str, str]]:
-    """Card lines as (place from 0 to 1, label or "", class), ascending; a label that has no room is left out."""
-    every = [(card["bytes"], str(card["gib"]), "chosen" if card["bytes"] == room else "card") for card in cards()]
-    every.append((here, say("plan.here"), "here chosen" if here == room else "here"))
-    shown, last = [], -1.0
-    for size, label, kind in sorted(line for line in every if line[0] <= scale):
-        fits = size / scale - last >= APART or "chosen" in kind
-        if fits and "chosen" in kind and shown and size / scale - last < APART:
-            shown[-1] = (shown[-1][0], "", shown[-1][2])
-        last = size / scale if fits else last
-        shown.append((size / scale, label if fits else "", kind))
-    return shown
+def _lines(scale: float, room: int, here: int) -> list[tuple[float, str, str]]:
+    """Card lines as (place from 0 to 1, label or "", class); a label that has no room is left out, the chosen card's last."""
+    every = [(card["bytes"] / scale, str(card["gib"]), "chosen" if card["bytes"] == room else "card") for card in cards() if card["bytes"] <= scale]
+    labelled: list[float] = []
+    for place, _, kind in sorted(every, key=lambda line: line[2] != "chosen"):
+        if all(abs(place - other) >= APART for other in labelled):
+            labelled.append(place)
+    mine = [(here / scale, "", "here chosen" if here == room else "here")] if here <= scale else []
+    return [*((place, label if place in labelled else "", kind) for place, label, kind in every), *mine]
 
 
 def _axis(lines: Sequence[tuple]) -> str:
     labels = (f'<span class="{kind}{" end" if place > 0.8 else ""}" style="left:{100 * place:.2f}%">{escape(label)}</span>' for place, label, kind in lines if label)
-    return f"<b>GB</b>{''.join(labels)}"
+    return "".join(labels)
+
+
+def _below(say: Callable, lines: Sequence[tuple]) -> str:
+    """Where this machine's line is, if it is in view: its name is too long to stand among the cards."""
+    mine = [(place, say("plan.here"), kind) for place, _, kind in lines if "here" in kind]
+    return f'<div class="axis below" aria-hidden="true">{_axis(mine)}</div>' if mine else ""
 
 
 def _phase(say: Callable, name: str, found: dict, room: int, scale: float, lines: Sequence[tuple]) -> str:

@@ -18,11 +18,10 @@ AT_ONCE = {**QUIET, "queue": False}
 
 
 class Page:
-    """One page in one language. Pages share the engine, the planners and the runs, never a component."""
+    """One page in one language. Pages share the engine, the planner and the runs, never a component."""
 
-    def __init__(self, lang: str, root: Path, engine: Engine, planner: Planner, surveyor: Planner, start: Settings):
-        self.lang, self.root, self.engine, self.start = lang, root, engine, start
-        self.planner, self.surveyor = planner, surveyor  # the second for what takes long, so that the first keeps up with a slider
+    def __init__(self, lang: str, root: Path, engine: Engine, planner: Planner, start: Settings):
+        self.lang, self.root, self.engine, self.planner, self.start = lang, root, engine, planner, start
         self.fields: dict[tuple[str, str], gr.components.Component] = {}
 
     def say(self, key: str, **values) -> str:

@@ -70,7 +70,7 @@ def connect(page: Page, tab: SimpleNamespace) -> None:
     def forecast(*values):
         try:
             asked = _asked(page, tab, values)
-            found = page.planner.ask("forecast", settings=asked.settings, context=asked.context)
+            found = page.planner.ask("forecast", settings=asked.settings, context=asked.context, capacity=asked.room, device=asked.device)
             figure = figures.forecast(page.say, found, asked.room, this_machine()["bytes"])
             return figure, figures.explained(page.say, found["explained"]), message()
         except Exception as error:
@@ -82,9 +82,9 @@ def connect(page: Page, tab: SimpleNamespace) -> None:
     def largest(asked):
         train = asked.settings["train"]
         sizes = {"context": asked.context, "batch": train["batch"], "length": train["length"]}
-        return figures.largest(page.say, page.surveyor.ask("largest", **sizes), **sizes)
+        return figures.largest(page.say, page.planner.ask("largest", **sizes), **sizes)
 
-    gr.on(None, forecast, inputs, [tab.figure, tab.sums, tab.told], **NEWEST)
+    gr.on(None, forecast, inputs, [tab.figure, tab.sums, tab.told], **NEWEST | {"show_progress": "minimal", "show_progress_on": tab.figure})
     _answer_while_open(page, tab, waterfall, tab.savings, tab.falls, "plan.counting")
     _answer_while_open(page, tab, largest, tab.survey, tab.models, "plan.largest.waiting")
     _connect_choice(page, tab, inputs)
@@ -111,7 +111,7 @@ def _answer_while_open(page: Page, tab: SimpleNamespace, answer, accordion: gr.A
 
 def _connect_choice(page: Page, tab: SimpleNamespace, inputs: list) -> None:
     """The fastest settings that fit, taking one of them, and carrying the tab's settings over to the form."""
-    taken = [tab.fields["load", "bits"], tab.fields["train", "checkpointing"], tab.fields["train", "tokens"]]
+    taken = [tab.fields["load", "bits"], tab.fields["train", "method"], tab.fields["train", "checkpointing"], tab.fields["train", "tokens"]]
     none = gr.update(choices=[], value=None, visible=False)
 
     def fastest(*values):
@@ -122,7 +122,7 @@ def _connect_choice(page: Page, tab: SimpleNamespace, inputs: list) -> None:
             return none, *(gr.skip() for _ in taken), page.trouble(error)
         if not found:
             return none, *(gr.skip() for _ in taken), message(page.say("plan.ranked.none", room_bytes=asked.room), bad=True)
-        choices = [(page.say("plan.ranked.option", **figures.option(option)), _written(option)) for option in found]
+        choices = [(page.say("plan.ranked.option", **figures.option(page.say, option)), _written(option)) for option in found]
         return gr.update(choices=choices, value=choices[0][1], visible=True), *_read(choices[0][1]), message()
 
     tab.fastest.click(fastest, inputs, [tab.ranked, *taken, tab.told], **QUIET)
@@ -133,18 +133,16 @@ def _connect_choice(page: Page, tab: SimpleNamespace, inputs: list) -> None:
 
 
 def _asked(page: Page, tab: SimpleNamespace, values) -> SimpleNamespace:
-    """What is to be planned: settings as a dict, bytes of room, tokens of context. Raises PlaygroundError with all problems."""
+    """What is to be planned: settings as a dict, bytes of room, the device, tokens of context. Raises PlaygroundError with all problems."""
     *chosen, card, context = values
     given: dict[str, dict] = {}
     for (group, name), value in zip(tab.fields, chosen):
         given.setdefault(group, {})[name] = value
     here = this_machine()
     room = here["bytes"] if card == HERE else next(c["bytes"] for c in cards() if c["id"] == card)
-    device = here["device"] if card == HERE else "cuda"
-    given["load"] |= {"device": device, "card": room / 2**30 if device == "cuda" else 0}
     settings = Settings().with_values(given)
     check(problems(settings))
-    return SimpleNamespace(settings=settings.to_dict(), room=room, context=int(context))
+    return SimpleNamespace(settings=settings.to_dict(), room=room, device=here["device"] if card == HERE else "cuda", context=int(context))
 
 
 def _written(option: dict) -> str:
@@ -152,9 +150,10 @@ def _written(option: dict) -> str:
     return f"{option['bits']} {option['checkpointing']} {option['tokens']}"
 
 
-def _read(written: str) -> tuple[int, str, int]:
+def _read(written: str) -> tuple[int, str, str, int]:
+    """Bits, method, checkpointing and tokens of such a value; what is fastest is LoRA."""
     bits, checkpointing, tokens = written.split()
-    return int(bits), checkpointing, int(tokens)
+    return int(bits), "lora", checkpointing, int(tokens)
 
 
 def _models() -> list[tuple[str, str]]:

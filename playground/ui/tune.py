@@ -97,7 +97,7 @@ def connect(page: Page, tab: SimpleNamespace, chart: gr.HTML) -> None:
     tab.upload.upload(lambda path: gr.update(value=path), tab.upload, tab.data, **AT_ONCE)
     tab.go.click(page.telling(tune), page.inputs(), tab.message, **QUIET)
     tab.stop.click(page.engine.stop, **AT_ONCE)
-    changed = [page.fields["load", "bits"], page.fields["train", "checkpointing"], page.fields["train", "tokens"]]
+    changed = [page.fields["load", "bits"], *(page.fields["train", name] for name in ("method", "checkpointing", "tokens"))]
     for place, button in enumerate(tab.changes):
         button.click(lambda place=place: _change(page, place), None, [*changed, tab.message], **QUIET)
     chart.change(lambda: _offers(page), None, tab.changes, **QUIET)
@@ -111,7 +111,6 @@ def relief(page: Page) -> list[dict]:
         return []
     run = runs.find(page.root, job.run)
     settings = run.settings()
-    settings["load"]["device"] = next(run.events())["hardware"]["device"]
     room = int(settings["load"].get("card", 0) * 2**30) or full.values["capacity_bytes"]
     found = page.planner.ask("fastest", settings=settings, capacity=room)
     best = {option["bits"]: option for option in reversed(found)}
@@ -124,7 +123,7 @@ def _offers(page: Page) -> list:
         found = relief(page)
     except PlaygroundError:  # the failure itself is told already
         found = []
-    told = [gr.update(value=page.say("tune.change", **figures.option(option)), visible=True) for option in found]
+    told = [gr.update(value=page.say("tune.change", **figures.option(page.say, option)), visible=True) for option in found]
     return [*told, *(gr.update(visible=False) for _ in range(CHANGES - len(told)))]
 
 
@@ -133,8 +132,8 @@ def _change(page: Page, place: int) -> tuple:
     try:
         option = relief(page)[place]  # remembered by the planner
     except (PlaygroundError, IndexError):  # another job has ended since
-        return *(gr.skip() for _ in range(4)),
-    return option["bits"], option["checkpointing"], option["tokens"], message(page.say("tune.changed", **figures.option(option)))
+        return *(gr.skip() for _ in range(5)),
+    return option["bits"], "lora", option["checkpointing"], option["tokens"], message(page.say("tune.changed", **figures.option(page.say, option)))
 
 
 def _preview(page: Page, data) -> tuple[str, list[list[str]]]:

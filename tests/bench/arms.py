@@ -194,6 +194,7 @@ def made_up(model, bits: int, device: str):
                 module._buffers.update(type(module)(config=model.config)._buffers)
         if bits < 16 and type(module) is nn.Linear and module is not model.get_output_embeddings():
             model.set_submodule(name, _quantized(module, bits))
+    drawn_once.clear()  # what was quantized is not to be kept
     if bits < 16:
         setattr(model, f"is_loaded_in_{bits}bit", True)  # as transformers says it to PEFT
         if device == "cuda":

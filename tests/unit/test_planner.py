@@ -31,9 +31,13 @@ def planner(tmp_path):
     made.close()
 
 
+def process(planner, lane: str = "quick"):
+    return planner._lanes[lane].process
+
+
 def test_it_starts_with_the_first_question_and_sees_no_gpu(planner):
-    assert planner._process is None
-    assert planner.ask("forecast", context=5) == {"pid": planner._process.pid, "cuda": "", "context": 5}
+    assert process(planner) is None
+    assert planner.ask("forecast", context=5) == {"pid": process(planner).pid, "cuda": "", "context": 5}
 
 
 def test_the_same_question_is_asked_once(planner):
@@ -45,7 +49,7 @@ def test_the_same_question_is_asked_once(planner):
 
 def test_a_process_that_died_is_replaced(planner):
     dead = planner.ask("forecast")["pid"]
-    planner._process.kill()
+    process(planner).kill()
     assert planner.ask("forecast", context=1)["pid"] != dead
 
 
@@ -53,7 +57,11 @@ def test_a_question_that_it_dies_of_is_told_and_the_next_one_answered(planner):
     with pytest.raises(PlaygroundError) as caught:
         planner.ask("die")
     assert keys(caught) == ["error.planner_died"] and "3" in str(caught.value)
-    assert planner.ask("forecast")["pid"]
+    assert planner.ask("forecast")["pid"] and planner.ask("fastest")["pid"]
+
+
+def test_what_takes_long_has_processes_of_its_own(planner):
+    assert len({planner.ask(do)["pid"] for do in ("forecast", "waterfall", "fastest", "largest")}) == 3
 
 
 def test_what_is_wrong_with_the_values_comes_as_its_problems_and_is_not_remembered(planner):
@@ -80,16 +88,16 @@ def test_this_machine_is_known_without_torch():
 def test_the_real_process_answers_refuses_and_ends_with_the_page(tmp_path, toy):
     planner = Planner(tmp_path)
     settings = {"load": {"model": str(toy()), "bits": 16, "device": "cuda"}, "train": {"batch": 2, "length": 64}}
-    found = planner.ask("forecast", settings=settings, context=128)
+    found = planner.ask("forecast", settings=settings, context=128, capacity=2**33, device="cuda")
     assert set(found["phases"]) == {"load", "chat", "tune"} and found["bits"] == 16
     for phase in found["phases"].values():
         assert sum(size for part, size in phase["parts"].items() if part != "runtime") == phase["allocated"] <= phase["device"]
     with pytest.raises(PlaygroundError) as caught:
         planner.ask("forecast", settings=settings | {"load": {"model": str(tmp_path / "absent")}}, context=128)
     assert len(keys(caught)) == 1
-    process = planner._process
-    process.stdin.close()
+    alone = process(planner)
+    alone.stdin.close()
     until = time.time() + 20
-    while process.poll() is None and time.time() < until:
+    while alone.poll() is None and time.time() < until:
         time.sleep(0.05)
-    assert process.poll() == 0
+    assert alone.poll() == 0
