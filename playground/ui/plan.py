@@ -14,7 +14,8 @@ from playground.ui.page import AT_ONCE, QUIET, Page, message, message_box
 HERE = "here"
 START = {"load": {"model": "cyberagent/open-calm-7b", "bits": 4}, "train": {"batch": 32, "length": 256}}  # the talk's model, on a small card
 START_CARD = "rtx-4060"
-NEWEST = {**QUIET, "trigger_mode": "always_last"}  # of the changes made while an answer is awaited, only the last is asked
+DIMMED = {**QUIET, "show_progress": "minimal"}  # what is shown is of the settings before, so it pales while it is counted anew
+NEWEST = {**DIMMED, "trigger_mode": "always_last"}  # of the changes made while an answer is awaited, only the last is asked
 CONTEXT = 1024
 
 
@@ -45,18 +46,18 @@ def build(page: Page) -> SimpleNamespace:
             field(gr.Dropdown, "train", "optimizer", choices=OPTIMIZERS)
         context = gr.Slider(label=say("plan.context"), value=CONTEXT, minimum=128, maximum=8192, step=128)
     told = message_box()
-    figure = gr.HTML(f'<p class="quiet">{say("plan.counting")}</p>', elem_id=f"plan-{page.lang}")
+    figure = gr.HTML(f'<p class="quiet">{say("plan.counting")}</p>', elem_classes="counted")
     with gr.Row(elem_classes="actions"):
         fastest = gr.Button(say("plan.fastest"))
         use = gr.Button(say("plan.use"), variant="primary")
     ranked = gr.Radio(label=say("plan.ranked"), info=say("plan.ranked.info"), choices=[], visible=False, elem_classes="ranked")
     done = message_box()
     with gr.Accordion(say("plan.waterfall"), open=False) as savings:
-        falls = gr.HTML()
+        falls = gr.HTML(elem_classes="counted")
     with gr.Accordion(say("plan.explained"), open=False):
         sums = gr.HTML()
     with gr.Accordion(say("plan.largest"), open=False) as survey:
-        models = gr.HTML()
+        models = gr.HTML(elem_classes="counted")
     return SimpleNamespace(
         fields=made, card=card, context=context, told=told, figure=figure, fastest=fastest, use=use, ranked=ranked, done=done,
         savings=savings, falls=falls, sums=sums, survey=survey, models=models,
@@ -84,7 +85,7 @@ def connect(page: Page, tab: SimpleNamespace) -> None:
         sizes = {"context": asked.context, "batch": train["batch"], "length": train["length"]}
         return figures.largest(page.say, page.planner.ask("largest", **sizes), **sizes)
 
-    gr.on(None, forecast, inputs, [tab.figure, tab.sums, tab.told], **NEWEST | {"show_progress": "minimal", "show_progress_on": tab.figure})
+    gr.on(None, forecast, inputs, [tab.figure, tab.sums, tab.told], show_progress_on=tab.figure, **NEWEST)
     _answer_while_open(page, tab, waterfall, tab.savings, tab.falls, "plan.counting")
     _answer_while_open(page, tab, largest, tab.survey, tab.models, "plan.largest.waiting")
     _connect_choice(page, tab, inputs)
@@ -104,7 +105,7 @@ def _answer_while_open(page: Page, tab: SimpleNamespace, answer, accordion: gr.A
 
     inputs = [is_open, tab.figure, *tab.fields.values(), tab.card, tab.context]
     opened = accordion.expand(lambda: (True, f'<p class="quiet">{page.say(waiting)}</p>'), None, [is_open, shown], **AT_ONCE)
-    opened.then(show, inputs, shown, **QUIET)
+    opened.then(show, inputs, shown, **DIMMED)
     accordion.collapse(lambda: False, None, is_open, **AT_ONCE)
     tab.figure.change(show, inputs, shown, **NEWEST)
 
@@ -112,20 +113,23 @@ def _answer_while_open(page: Page, tab: SimpleNamespace, answer, accordion: gr.A
 def _connect_choice(page: Page, tab: SimpleNamespace, inputs: list) -> None:
     """The fastest settings that fit, taking one of them, and carrying the tab's settings over to the form."""
     taken = [tab.fields["load", "bits"], tab.fields["train", "method"], tab.fields["train", "checkpointing"], tab.fields["train", "tokens"]]
-    none = gr.update(choices=[], value=None, visible=False)
+    none = (gr.update(choices=[], value=None, visible=False), *(gr.skip() for _ in taken))
 
     def fastest(*values):
+        yield *none, message(page.say("plan.counting"))
         try:
             asked = _asked(page, tab, values)
             found = page.planner.ask("fastest", settings=asked.settings, capacity=asked.room)
         except Exception as error:
-            return none, *(gr.skip() for _ in taken), page.trouble(error)
+            yield *none, page.trouble(error)
+            return
         if not found:
-            return none, *(gr.skip() for _ in taken), message(page.say("plan.ranked.none", room_bytes=asked.room), bad=True)
+            yield *none, message(page.say("plan.ranked.none", room_bytes=asked.room), bad=True)
+            return
         choices = [(page.say("plan.ranked.option", **figures.option(page.say, option)), _written(option)) for option in found]
-        return gr.update(choices=choices, value=choices[0][1], visible=True), *_read(choices[0][1]), message()
+        yield gr.update(choices=choices, value=choices[0][1], visible=True), *_read(choices[0][1]), message()
 
-    tab.fastest.click(fastest, inputs, [tab.ranked, *taken, tab.told], **QUIET)
+    tab.fastest.click(fastest, inputs, [tab.ranked, *taken, tab.done], **QUIET)
     tab.ranked.input(_read, tab.ranked, taken, **AT_ONCE)
     gr.on([component.input for component in inputs], lambda: message(), None, tab.done, **AT_ONCE)  # what is carried over is another again
     carried = [page.fields[key] for key in tab.fields]
