@@ -3,9 +3,12 @@
 What a token costs isn't looked up: one forward pass over a few of the run's own rows counts the bytes that autograd
 keeps. Time is counted in forward passes: with frozen weights a step is one forward and one backward of about the same
 work, and a layer computed again is one more forward of that layer. A micro-batch has a fixed price besides, as many
-tokens' work as `FIXED` says: quantized weights are made dense once for each pass over them.
+tokens' work as `FIXED` says: quantized weights are made dense once for each pass over them. And on CUDA it takes at
+least as long as the processor needs to launch its kernels, so that a fast card gains nothing from few tokens at once.
 """
 
+import functools
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -24,6 +27,9 @@ from playground.train.loss import CHUNK_LOGITS, Loss
 from playground.train.optimizer import Optimizer
 
 FIXED = 300  # tokens; nf4 on an H100: 24 ms for three passes over a 7B model beside 0.08 ms a token
+LAUNCHING = 3.5e-3  # seconds to launch one pass through one layer with adapters, a backward pass too: 0.26 s a micro-batch of 32 layers seen
+REACHED = 0.6  # of the rate of one large product, by a whole pass: 55 to 64 % of the limit on an H100 (README)
+ASSUMED = 790e12  # floating-point operations a second where there is no card to try: an H100's, in bfloat16
 LOOKED_AT = 128  # tokens of the forward pass that counts: few, for it keeps everything
 CHOICES = ("off", "4", "3", "2", "all", "offload")
 OFFLOADING = 0.15  # of a forward pass: each layer's input copied out and in; 9,491 tokens/s beside 10,000 on an H100
@@ -38,6 +44,7 @@ class Cost:
     entry: float  # a layer's input alone
     layers: int  # that learn or carry a gradient
     fixed: int
+    launch: float = 0  # tokens whose work takes a layer as long as launching it
 
     def peak(self, dial: Dial, tokens: int) -> int:
         """Bytes beyond weights and optimizer at the worst moment of a micro-batch."""
@@ -119,7 +126,7 @@ def measure(loss_of: Loss, feed: Feed, layers: Layers, examples: Sequence[Exampl
     learning = max(1, len(layers.all) - first)
     widest = max((p.shape[0] * p.shape[-1] for layer in layers.all[:1] for p in layer.parameters() if p.ndim == 2), default=0)
     size = feed.model.dtype.itemsize
-    return Cost(sum(kept.values()) / tokens / learning, config.hidden_size * size, learning, 3 * 4 * CHUNK_LOGITS + 3 * widest * size)
+    return Cost(sum(kept.values()) / tokens / learning, config.hidden_size * size, learning, 3 * 4 * CHUNK_LOGITS + 3 * widest * size, _launch(feed, layers))
 
 
 def free(device: str) -> int:
@@ -133,5 +140,39 @@ def free(device: str) -> int:
 
 
 def _slowness(dial: Dial, cost: Cost) -> float:
+    """Time that a token takes under this dial, in what one takes in a forward pass."""
     again = sum(dial.recomputes(n) for n in range(cost.layers)) / cost.layers
-    return (2 + again + (OFFLOADING if dial.checkpointing == "offload" else 0)) * (1 + FIXED / dial.tokens)
+    passes = 2 + again + (OFFLOADING if dial.checkpointing == "offload" else 0)
+    return passes * max(dial.tokens + FIXED, cost.launch) / dial.tokens
+
+
+def _launch(feed: Feed, layers: Layers) -> float:
+    """How many tokens' work in a layer takes as long as launching the layer's kernels; 0 on a CPU, which does both itself."""
+    device = getattr(feed.model, "stands_for", feed.device)
+    if device != "cuda":
+        return 0.0
+    a_token = 2 * max(sum(_weights(m) for m in layer.modules()) for layer in layers.all)  # a multiplication and an addition each
+    return LAUNCHING * REACHED * _rate(feed.device, feed.model.dtype) / a_token
+
+
+def _weights(module: nn.Module) -> int:
+    """Of a linear layer as it computes, however few bytes they are kept in; 0 for anything else."""
+    if isinstance(module, nn.Linear):
+        return module.in_features * module.out_features
+    return module.weight.numel() if type(module).__name__ == "Conv1D" else 0
+
+
+@functools.cache
+def _rate(device: str, dtype: torch.dtype) -> float:
+    """Floating-point operations a second that this card does in a large product, tried once (some 5 ms)."""
+    if device != "cuda":
+        return ASSUMED
+    size, took = 4096, []
+    left = torch.ones(size, size, dtype=dtype, device=device)
+    for _ in range(4):
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        left @ left
+        torch.cuda.synchronize()
+        took.append(time.perf_counter() - began)
+    return 2 * size**3 / min(took)

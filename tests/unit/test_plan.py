@@ -83,6 +83,23 @@ def test_costs_fall_along_the_dial():
     assert peaks == sorted(peaks, reverse=True)
 
 
+def test_where_launching_takes_longer_than_computing_a_batch_is_not_split():
+    slow, fast = (Cost(layer=1000, entry=64, layers=32, fixed=0, launch=tokens) for tokens in (0, 4000))
+    split, again = Dial("off", 2500), Dial("2", 5000)
+    assert room._slowness(split, slow) < room._slowness(again, slow)
+    assert room._slowness(split, fast) > room._slowness(again, fast)
+
+
+def test_launching_counts_on_cards_alone_and_less_for_wide_layers():
+    model = tuned("llama")
+    feed, layers = Feed(Loss(model), ROWS, 2, "cpu"), Layers(model)
+    assert room._launch(feed, layers) == 0
+    model.get_base_model().stands_for = "cuda"
+    wide = tuned("llama", hidden_size=128)
+    wide.get_base_model().stands_for = "cuda"
+    assert room._launch(feed, layers) > room._launch(Feed(Loss(wide), ROWS, 2, "cpu"), Layers(wide)) > 0
+
+
 def test_free_memory_is_what_a_capped_process_may_take():
     assert 0 < room.free("cpu") <= psutil.virtual_memory().total
 
