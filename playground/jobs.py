@@ -226,11 +226,13 @@ class Workbench:
                 self.adapter = adapter
                 self.template = runs.result(run).get("template", "auto")
         wanted = self.template if adapter else settings.data.template
-        template = choose(wanted, held.tokenizer, [turn["instruction"] for turns in sides.values() for turn in turns])
+        encoder = held.model.config.is_encoder_decoder
+        template = choose(wanted, held.tokenizer, [turn["instruction"] for turns in sides.values() for turn in turns], encoder)
         names = [side for side in ("base", "tuned") if side in sides and (side == "base" or isinstance(held.model, PeftModel))]
         asked = [Asked(template.ids([Turn(t["instruction"], t.get("answer")) for t in sides[side]]), side == "tuned") for side in names]
         longest = getattr(held.model.config, "max_position_embeddings", None)
-        used = max(len(a.ids) for a in asked) + generation.max_new_tokens
+        prompt = max(len(a.ids) for a in asked)
+        used = max(prompt, generation.max_new_tokens) if encoder else prompt + generation.max_new_tokens
         if longest and used > longest:
             raise problem("error.context", used=used, longest=longest)
         yield {"kind": "phase", "name": "chat"}

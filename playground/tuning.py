@@ -85,7 +85,7 @@ def tune(bench, settings: Settings, resumed: bool) -> Iterator[dict]:
 
 def _lesson(rows, settings: Settings, held) -> Lesson:
     train, data = settings.train, settings.data
-    template = choose(data.template, held.tokenizer, [r.instruction for r in rows.train])
+    template = choose(data.template, held.tokenizer, [r.instruction for r in rows.train], held.model.config.is_encoder_decoder)
     longest = getattr(held.model.config, "max_position_embeddings", None)
     if longest and train.length > longest:
         raise problem("error.length", length=train.length, longest=longest)

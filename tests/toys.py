@@ -9,6 +9,8 @@ CHAT = (
 )
 SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 336, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
 LLAMA = SMALL | {"intermediate_size": 128, "num_key_value_heads": 2, "max_position_embeddings": 512, "initializer_range": 0.1}
+SEQ2SEQ = {"d_model": 64, "d_kv": 16, "num_heads": 4, "d_ff": 128, "num_layers": 2, "vocab_size": 336, "eos_token_id": 1, "pad_token_id": 2,
+           "decoder_start_token_id": 2, "dropout_rate": 0.0, "initializer_factor": 3.0}  # fmt: skip
 FAMILIES = {
     "llama": ("llama", LLAMA),
     "llama-tied": ("llama", LLAMA | {"tie_word_embeddings": True}),
@@ -22,6 +24,13 @@ FAMILIES = {
     "bloom": ("bloom", {"hidden_size": 64, "n_layer": 2, "n_head": 4, "vocab_size": 336, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2, "initializer_range": 0.1}),
     "falcon": ("falcon", SMALL | {"initializer_range": 0.1, "new_decoder_architecture": False, "parallel_attn": True, "multi_query": True, "alibi": False}),
     "falcon_alibi": ("falcon", SMALL | {"initializer_range": 0.1, "new_decoder_architecture": False, "parallel_attn": False, "multi_query": False, "alibi": True}),
+    "t5": ("t5", SEQ2SEQ),
+    "t5-gated": ("t5", SEQ2SEQ | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}),
+    "mt5": ("mt5", SEQ2SEQ | {"feed_forward_proj": "gated-gelu"}),
+    "umt5": ("umt5", SEQ2SEQ | {"feed_forward_proj": "gated-gelu"}),
+    "bart": ("bart", {"d_model": 64, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_ffn_dim": 128,
+                      "decoder_ffn_dim": 128, "vocab_size": 336, "max_position_embeddings": 512, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2,
+                      "decoder_start_token_id": 1, "forced_eos_token_id": None, "init_std": 0.3, "dropout": 0.0}),
 }  # fmt: skip
 
 
@@ -45,12 +54,14 @@ def make_tokenizer(chat: bool):
 def make_model(family: str, **changes):
     """A network of that family with random weights, the same every time."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
+
+    from playground.model.load import kind_of
 
     kind, values = FAMILIES[family]
     torch.manual_seed(0)
     config = AutoConfig.for_model(kind, **values | changes)
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    return kind_of(config).from_config(config, dtype=torch.float32).eval()
 
 
 def save(folder: Path, family: str = "llama", chat: bool = False, **changes) -> Path:

@@ -37,14 +37,14 @@ def answers(
     `stop` is set. `ends`: the tokens that close an answer.
     """
     events: queue.Queue = queue.Queue()
-    width = max(len(a.ids) for a in asked)
-    writer = _Writer(tokenizer, len(asked), width, generation, stop, events, ends)
+    begun = 1 if model.config.is_encoder_decoder else max(len(a.ids) for a in asked)  # tokens before an answer: the decoder's start, or the prompt
+    writer = _Writer(tokenizer, begun, generation, stop, events, ends)
 
     def run() -> None:
         try:
             with torch.no_grad():
-                found = _generate(model, tokenizer, asked, width, ends, generation, writer)
-            events.put({"texts": writer.texts(found[:, width:].tolist()), "tokens": found.shape[1] - width, "end": True})
+                found = _generate(model, tokenizer, asked, ends, generation, writer)
+            events.put({"texts": writer.texts(found[:, begun:].tolist()), "tokens": found.shape[1] - begun, "end": True})
         except BaseException as error:  # handed over to the thread that reads the answers
             events.put(error)
 
@@ -64,10 +64,17 @@ def answers(
         thread.join()
 
 
-def _generate(model, tokenizer, asked, width, ends, generation, writer) -> torch.Tensor:
+def _generate(model, tokenizer, asked, ends, generation, writer) -> torch.Tensor:
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
-    ids = torch.tensor([[pad] * (width - len(a.ids)) + a.ids for a in asked], device=model.device)
-    mask = torch.tensor([[0] * (width - len(a.ids)) + [1] * len(a.ids) for a in asked], device=model.device)
+    width = max(len(a.ids) for a in asked)
+
+    def padded(row: list[int], filler: int) -> list[int]:
+        """On the side where nothing is written: an answer goes on where its prompt ends, but for an encoder's."""
+        gap = [filler] * (width - len(row))
+        return row + gap if model.config.is_encoder_decoder else gap + row
+
+    ids = torch.tensor([padded(a.ids, pad) for a in asked], device=model.device)
+    mask = torch.tensor([padded([1] * len(a.ids), 0) for a in asked], device=model.device)
     wanted = {
         "max_new_tokens": generation.max_new_tokens, "num_beams": generation.num_beams, "do_sample": generation.temperature > 0,
         "repetition_penalty": generation.repetition_penalty, "eos_token_id": sorted({*ends}), "pad_token_id": pad,
@@ -87,14 +94,14 @@ def _generate(model, tokenizer, asked, width, ends, generation, writer) -> torch
 class _Writer(StoppingCriteria):
     """Called after every token: says what is written so far, and stops when asked to."""
 
-    def __init__(self, tokenizer, rows, width, generation, stop, events, ends):
-        self.tokenizer, self.rows, self.width, self.stop, self.events = tokenizer, rows, width, stop, events
+    def __init__(self, tokenizer, begun, generation, stop, events, ends):
+        self.tokenizer, self.begun, self.stop, self.events = tokenizer, begun, stop, events
         self.whole_only, self.ends = generation.num_beams > 1, set(ends)
 
     def __call__(self, input_ids, scores, **kwargs):
-        event = {"tokens": input_ids.shape[1] - self.width}
+        event = {"tokens": input_ids.shape[1] - self.begun}
         if not self.whole_only:
-            event["texts"] = self.texts(input_ids[:, self.width :].tolist())
+            event["texts"] = self.texts(input_ids[:, self.begun :].tolist())
         self.events.put(event)
         return torch.full((input_ids.shape[0],), self.stop.is_set(), device=input_ids.device)
 

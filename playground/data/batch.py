@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch.nn import functional
 
 from playground.data.source import Row
 from playground.data.template import Template, Turn
@@ -15,7 +16,10 @@ IGNORED = -100  # the label of tokens that aren't trained on (torch's cross-entr
 
 @dataclass(frozen=True)
 class Example:
-    """A row's tokens; those from `trained_from` on carry a label."""
+    """A row's tokens; those from `trained_from` on carry a label.
+
+    Of a model with an encoder, the encoder reads the tokens before that, and the decoder writes the others.
+    """
 
     ids: list[int]
     trained_from: int
@@ -29,8 +33,11 @@ class Example:
 def encode(rows: Sequence[Row], template: Template, length: int, train_on_prompt: bool = False) -> tuple[list[Example], int]:
     """Examples of at most `length` tokens, and how many answers lost their end to that.
 
-    A row whose prompt alone fills the length can teach nothing and is left out. Raises PlaygroundError if all are.
+    A row whose prompt alone fills the length can teach nothing and is left out. Raises PlaygroundError if all are, and
+    where a prompt is to be trained on that an encoder reads: nothing there is predicted.
     """
+    if train_on_prompt and template.encoder:
+        raise problem("error.prompt_is_read")
     examples, cut = [], 0
     for row in rows:
         prompt = template.ids([Turn(row.instruction, input=row.input)])
@@ -65,7 +72,7 @@ def batches(examples: Sequence[Example], size: int, seed: int, alike: bool = Tru
 class Batch:
     """Rows ready for a model on its device.
 
-    inputs: what its decoder reads. predicts (labelled,): the positions, over the flattened batch, whose next token is
+    inputs: what it reads. predicts (labelled,): the positions, over the flattened batch, whose next token is
     trained on; wanted (labelled,): those tokens. Both are found before anything is on the device, so nothing waits for it.
     """
 
@@ -81,16 +88,24 @@ class Batch:
 
 def collate(examples: Sequence[Example], pad: int, device: str) -> Batch:
     """Rows of their own, padded on the right: `input_ids` and `attention_mask`, each (rows, longest row)."""
-    width = max(len(e.ids) for e in examples)
-    ids = torch.full((len(examples), width), pad)
-    mask = torch.zeros((len(examples), width), dtype=torch.long)
-    labels = torch.full((len(examples), width), IGNORED)
-    for row, example in enumerate(examples):
-        size = len(example.ids)
-        ids[row, :size] = torch.tensor(example.ids)
-        mask[row, :size] = 1
-        labels[row, max(example.trained_from, 1) : size] = ids[row, max(example.trained_from, 1) : size]
-    return _batch({"input_ids": ids, "attention_mask": mask}, labels, device)
+    made = {"input_ids": _padded([e.ids for e in examples], pad), "attention_mask": _padded([[1] * len(e.ids) for e in examples], 0)}
+    labels = _padded([[IGNORED] * e.trained_from + e.ids[e.trained_from :] for e in examples], IGNORED)
+    return _batch(made, _ahead(labels), device)
+
+
+def collate_apart(examples: Sequence[Example], pad: int, start: int, device: str) -> Batch:
+    """Rows for a model with an encoder, both sides padded on the right.
+
+    `input_ids` and `attention_mask`, each (rows, longest prompt), are the encoder's. `decoder_input_ids` (rows, longest
+    answer) begin with `start`, and every position predicts the answer's token there: the one that comes in next. They need
+    no mask, for no token sees the padding behind it.
+    """
+    prompts, answers = [e.ids[: e.trained_from] for e in examples], [e.ids[e.trained_from :] for e in examples]
+    made = {
+        "input_ids": _padded(prompts, pad), "attention_mask": _padded([[1] * len(ids) for ids in prompts], 0),
+        "decoder_input_ids": _padded([[start, *ids[:-1]] for ids in answers], pad),
+    }  # fmt: skip
+    return _batch(made, _padded(answers, IGNORED), device)
 
 
 def shared_prefix(examples: Sequence[Example]) -> int:
@@ -127,13 +142,22 @@ def pack(examples: Sequence[Example], prefix: int, device: str, masked: bool = T
         ends = torch.tensor([0, *(len(e.ids) for e in examples)]).cumsum(0, dtype=torch.int32)
         longest = 1 << max(len(e.ids) - 1 for e in examples).bit_length()  # a bound; few values, so that compiled layers serve all
         made |= {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
-    return _batch(made, torch.tensor([labels]), device)
+    return _batch(made, _ahead(torch.tensor([labels])), device)
 
 
-def _batch(inputs: dict, labels: torch.Tensor, device: str) -> Batch:
-    """labels: (rows, tokens), the token itself where it is trained on, else IGNORED."""
-    ahead = torch.full_like(labels, IGNORED)
-    ahead[:, :-1] = labels[:, 1:]
+def _padded(rows: Sequence[Sequence[int]], filler: int) -> torch.Tensor:
+    """Rows of any length as (rows, longest row), filled up on the right."""
+    width = max(map(len, rows))
+    return torch.tensor([[*row, *[filler] * (width - len(row))] for row in rows])
+
+
+def _ahead(labels: torch.Tensor) -> torch.Tensor:
+    """What each position is to predict, of labels (rows, tokens) that stand at the tokens themselves: the next one's."""
+    return functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
+
+
+def _batch(inputs: dict, ahead: torch.Tensor, device: str) -> Batch:
+    """ahead: (rows, tokens), the token that is to be predicted there, or IGNORED."""
     predicts = (ahead.flatten() != IGNORED).nonzero().squeeze(1)
     wanted = ahead.flatten()[predicts]
     return Batch({name: _there(value, device) for name, value in inputs.items()}, _there(predicts, device), _there(wanted, device))

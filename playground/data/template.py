@@ -36,10 +36,15 @@ class Turn:
 
 @dataclass(frozen=True)
 class Template:
-    """A way of writing prompts for one tokenizer. `name` is chat, alpaca or talk."""
+    """A way of writing prompts for one tokenizer. `name` is chat, alpaca or talk.
+
+    `encoder`: an encoder reads the prompt and a decoder writes the answer, each a text of its own; elsewhere the answer
+    goes on where the prompt ends.
+    """
 
     name: str
     tokenizer: PreTrainedTokenizerBase
+    encoder: bool = False
 
     def prompt(self, turns: Sequence[Turn]) -> str:
         """The text up to where the last turn's answer begins.
@@ -56,16 +61,16 @@ class Template:
         return gap.join(written)
 
     def ids(self, turns: Sequence[Turn]) -> list[int]:
-        """The prompt's tokens, with the beginning-of-text token where this tokenizer uses one."""
+        """The prompt's tokens, with the beginning-of-text token where this tokenizer uses one; for an encoder, also the end's."""
         text = self.prompt(turns)
         if self.name == "chat":
             return self.tokenizer.encode(text, add_special_tokens=False)
         ids = self.tokenizer.encode(text)
-        return ids[:-1] if ids and ids[-1] == self.tokenizer.eos_token_id else ids
+        return ids if self.encoder else self._without_end(ids)
 
     def answer_ids(self, answer: str) -> list[int]:
         """An answer's tokens, with what tells the model to stop."""
-        return self.tokenizer.encode(answer, add_special_tokens=False) + self.end_ids()
+        return self._without_end(self.tokenizer.encode(answer, add_special_tokens=self.encoder)) + self.end_ids()
 
     def end_ids(self) -> list[int]:
         """The tokens that close an answer: the chat template's end of turn, else the end-of-text token."""
@@ -77,6 +82,9 @@ class Template:
         if self.tokenizer.eos_token_id is None:
             raise problem("error.no_end")
         return [self.tokenizer.eos_token_id]
+
+    def _without_end(self, ids: list[int]) -> list[int]:
+        return ids[:-1] if ids and ids[-1] == self.tokenizer.eos_token_id else ids
 
     def _chat(self, turns: Sequence[Turn]) -> str:
         messages = []
@@ -92,14 +100,14 @@ class Template:
             raise problem("error.chat_template", detail=str(error).split("\n")[0][:160]) from error
 
 
-def choose(wanted: str, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Template:
+def choose(wanted: str, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], encoder: bool = False) -> Template:
     """The template asked for; "auto" is the model's own chat template, else the talk's for Japanese, else Alpaca's.
 
-    `texts`: some of what will be asked. Raises PlaygroundError where "chat" is asked of a model without one.
+    `texts`: some of what will be asked; `encoder`: whether the model has one. Raises PlaygroundError where "chat" is asked of a model without one.
     """
     if wanted == "chat" and not tokenizer.chat_template:
         raise problem("error.no_chat_template")
     if wanted == "auto":
         japanese = any(KANA.search(text) for text in texts[:50])
         wanted = "chat" if tokenizer.chat_template else "talk" if japanese else "alpaca"
-    return Template(wanted, tokenizer)
+    return Template(wanted, tokenizer, encoder)

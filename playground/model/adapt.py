@@ -5,9 +5,11 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
 from playground.errors import problem
@@ -17,52 +19,68 @@ TUNED = "default"  # PEFT's name for a first adapter; its folder then loads with
 
 
 def linear_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
-    """Every linear layer of the network by its full name, the output head left out."""
-    head = model.get_output_embeddings()
-    return {name: m for name, m in model.named_modules() if isinstance(m, (nn.Linear, Conv1D)) and m is not head}
+    """Every linear layer of the network by its full name; the output head and what routes a mixture of experts left out.
 
-
-def targets(model: PreTrainedModel, wanted: str) -> list[str]:
-    """The layer names that PEFT is to adapt: "attention", "all-linear", or names typed with commas.
-
-    Raises PlaygroundError that lists the names there are, for a typed name that fits no layer.
+    Experts that a model holds together as one three-dimensional parameter (Mixtral, Qwen3-MoE, OLMoE) are no linear
+    layers: there LoRA adapts the attention, and whatever else is a layer of its own, and the experts stay as they are.
     """
-    layers = linear_layers(model)
-    last = {name.rsplit(".", 1)[-1] for name in layers}
+    head = model.get_output_embeddings()
+    return {name: m for name, m in model.named_modules() if isinstance(m, (nn.Linear, Conv1D)) and m is not head and not _routes(name)}
+
+
+def _routes(name: str) -> bool:
+    return "router" in name or name.rsplit(".", 1)[-1] in ("gate", "shared_expert_gate")
+
+
+def targets(model: PreTrainedModel, wanted: str, last: int = 0) -> list[str]:
+    """The names that PEFT is to adapt, each the shortest ending that fits no other module.
+
+    wanted: "attention", "all-linear", or names typed with commas; last: only those of so many layers at the end (0: of
+    all), an encoder's layers coming before its decoder's. Below the lowest adapted layer nothing is learned, so no
+    activation is kept there and no gradient computed. Raises PlaygroundError that lists the names there are, for a typed
+    name that fits no layer.
+    """
+    layers = list(linear_layers(model))
     if wanted == "all-linear":
-        return sorted(last)
-    if wanted == "attention":
-        inside = {n.rsplit(".", 1)[-1] for n in layers if any("attn" in p.lower() or "attention" in p.lower() for p in n.split(".")[:-1])}
-        return sorted(inside or last)
-    typed = [name.strip() for name in wanted.split(",") if name.strip()]
-    missing = [name for name in typed if not any(full == name or full.endswith("." + name) for full in layers)]
-    if missing:
-        raise problem("error.targets", missing=missing, found=sorted(last))
-    return typed
+        chosen = layers
+    elif wanted == "attention":
+        chosen = [n for n in layers if any("attn" in p.lower() or "attention" in p.lower() for p in n.split(".")[:-1])] or layers
+    else:
+        typed = [name.strip() for name in wanted.split(",") if name.strip()]
+        missing = [name for name in typed if not any(_ends_with(full, name) for full in layers)]
+        if missing:
+            raise problem("error.targets", missing=missing, found=sorted({name.rsplit(".", 1)[-1] for name in layers}))
+        chosen = [full for full in layers if any(_ends_with(full, name) for name in typed)]
+    repeated = [name + "." for name, m in model.named_modules() if isinstance(m, GradientCheckpointingLayer)]
+    if 0 < last < len(repeated):
+        chosen = [name for name in chosen if name.startswith(tuple(repeated[-last:]))]
+    others = {ending for name, _ in model.named_modules() if name not in chosen for ending in _endings(name)}
+    return sorted({next(ending for ending in _endings(name) if ending not in others) for name in chosen})
+
+
+def _endings(name: str) -> list[str]:
+    """What a module's name ends with, whole words alone, from the shortest on."""
+    words = name.split(".")
+    return [".".join(words[-count:]) for count in range(1, len(words) + 1)]
+
+
+def _ends_with(name: str, ending: str) -> bool:
+    return f".{name}".endswith(f".{ending}")
 
 
 def add_lora(model: PreTrainedModel, settings: Lora, dtype: torch.dtype, seed: int) -> PeftModel:
     """The model with a fresh adapter in `dtype`; base weights stay frozen and as they are.
 
-    The adapter computes in the model's own type: PEFT's default (float32) copies every input of every adapted layer.
+    The adapter computes in its layer's own type: PEFT's default (float32) copies every input of every adapted layer.
     """
     config = LoraConfig(
         r=settings.r, lora_alpha=settings.alpha, lora_dropout=settings.dropout,
-        target_modules=targets(model, settings.targets), layers_to_transform=_last_layers(model, settings.layers),
-        use_rslora=settings.rslora, use_dora=settings.dora, task_type="CAUSAL_LM",
+        target_modules=targets(model, settings.targets, settings.layers), use_rslora=settings.rslora, use_dora=settings.dora,
+        task_type="SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM",
     )  # fmt: skip
     torch.manual_seed(seed)
     tuned = get_peft_model(model, config, adapter_name=TUNED, autocast_adapter_dtype=False)
     return _in_type(tuned, dtype)
-
-
-def _last_layers(model: PreTrainedModel, count: int) -> list[int] | None:
-    """The numbers of the last `count` layers; None, which is all, for 0 or more than there are.
-
-    Below the lowest adapted layer nothing is learned, so no activation is kept there and no gradient computed.
-    """
-    total = model.config.get_text_config().num_hidden_layers
-    return list(range(total - count, total)) if 0 < count < total else None
 
 
 def read_lora(model: PreTrainedModel, folder: Path, dtype: torch.dtype) -> PeftModel:
@@ -100,7 +118,11 @@ def remove_lora(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
 
 
 def _in_type(model: PeftModel, dtype: torch.dtype) -> PeftModel:
-    for name, parameter in model.named_parameters():
-        if "lora_" in name:
-            parameter.data = parameter.data.to(dtype)
+    """Adapters in the type that their layers compute in: `dtype`, or a layer's own (T5's `wo` is float32 beside float16)."""
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer):
+            own = layer.get_base_layer().weight.dtype
+            for name, parameter in layer.named_parameters():
+                if name.startswith("lora_"):
+                    parameter.data = parameter.data.to(own if own.is_floating_point else dtype)
     return model

@@ -14,7 +14,16 @@ from pathlib import Path
 import psutil
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from playground.errors import problem
@@ -92,13 +101,14 @@ def load(folder: Path, settings: Load, tell: Callable, place: str | None = None)
     `tell(done, total, unit)` hears of the progress.
 
     Never runs code that comes with a model: `trust_remote_code` is off, and weights are read as safetensors or with
-    torch's tensors-only reader. Raises PlaygroundError for what isn't a causal language model.
+    torch's tensors-only reader. Raises PlaygroundError for what isn't a language model.
     """
     device = device_of(settings)
     dtype, reason = half_type(settings, device)
     try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         with telling_loads(tell):
-            model = AutoModelForCausalLM.from_pretrained(
+            model = kind_of(config).from_pretrained(
                 folder, dtype=dtype, device_map={"": place or device}, quantization_config=_quantization(settings, dtype),
                 trust_remote_code=False, local_files_only=True,
             )  # fmt: skip
@@ -114,6 +124,11 @@ def load(folder: Path, settings: Load, tell: Callable, place: str | None = None)
     model.requires_grad_(False)
     model.eval()
     return Loaded(model, tokenizer, device, dtype, reason)
+
+
+def kind_of(config: PreTrainedConfig) -> type:
+    """transformers' class for the language models of this config: with an encoder (T5, mT5, BART), or without one."""
+    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
 
 
 def keep_trainable(model: PreTrainedModel) -> None:

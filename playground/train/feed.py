@@ -5,7 +5,7 @@ tried out once on rows of this run rather than believed from a list of names. In
 
 rows     attention that knows where rows begin and end (attention.py): CUDA, half precision
 masked   a mask of tokens × tokens; what all rows begin with, a chat template's preamble, is then computed only once
-padded   every row by itself, rows of like length together
+padded   every row by itself, rows of like length together; a model with an encoder is always fed so
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from playground.data.batch import Batch, Example, collate, pack, shared_prefix
+from playground.data.batch import Batch, Example, collate, collate_apart, pack, shared_prefix
 from playground.train import attention
 from playground.train.lean import lean
 from playground.train.loss import Loss
@@ -28,6 +28,7 @@ class Feed:
 
     def __init__(self, loss_of: Loss, examples: Sequence[Example], pad: int, device: str):
         self.model, self.pad, self.device = loss_of.causal[0], pad, device
+        self.encoder = self.model.config.is_encoder_decoder
         self.longest = max(len(e.ids) for e in examples)
         shared = shared_prefix(examples)
         for self.mode, self.prefix in (("rows", 0), ("masked", shared), ("padded", 0)):
@@ -42,6 +43,9 @@ class Feed:
         """One micro-batch on the device."""
         if self.packed:
             return pack(examples, self.prefix, self.device, masked=self.mode == "masked")
+        if self.encoder:
+            start = self.model.generation_config.decoder_start_token_id
+            return collate_apart(examples, self.pad, self.pad if start is None else start, self.device)
         return collate(examples, self.pad, self.device)
 
     def attention(self):
@@ -66,6 +70,8 @@ class Feed:
 
     def size(self, examples: Sequence[Example]) -> int:
         """Tokens that the model computes for these rows, padding included, a shared prefix once."""
+        if self.encoder:
+            return len(examples) * (max(e.trained_from for e in examples) + max(len(e.ids) - e.trained_from for e in examples))
         if not self.packed:
             return len(examples) * max(len(e.ids) for e in examples)
         return self.prefix + sum(len(e.ids) - self.prefix for e in examples)
@@ -77,7 +83,7 @@ class Feed:
         window = getattr(config, "sliding_window", None)
         decoder = getattr(self.model, self.model.base_model_prefix, None)
         whole = not (window and window < self.longest)  # neither way keeps a window
-        return decoder is not None and not self.model.config.is_encoder_decoder and whole
+        return decoder is not None and not self.encoder and whole
 
     def _as_trained(self, loss_of: Loss):
         """The layers as they train: LLM.int8()'s own look for outliers over the whole batch, which isn't a leak of the model's."""

@@ -4,6 +4,9 @@ With a frozen head the gradient with respect to the hidden states is softmax min
 the forward pass while the chunk's logits are there, so that neither logits nor their gradient outlive their chunk.
 """
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -51,8 +54,9 @@ class Loss(nn.Module):
     """The summed loss of a batch, in nats over its labelled tokens: chunked where that is exact, else over all logits.
 
     `chunked` says which. It is exact where logits are the plain frozen head over the decoder's output, which is tried
-    out once on a few tokens against the model's own logits rather than believed from a list of names. A module, so that
-    what shards a model (FSDP) sees one forward pass with everything in it.
+    out once on a few tokens against the model's own logits rather than believed from a list of names. Of a model with an
+    encoder, what is predicted is what its head is given, for T5's first version scales it on the way there. A module, so
+    that what shards a model (FSDP) sees one forward pass with everything in it.
     """
 
     def __init__(self, model: nn.Module):
@@ -60,28 +64,45 @@ class Loss(nn.Module):
         causal = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.model = model
         self.causal = (causal,)  # in tuples, so that nothing is a child twice
+        self._encoder = causal.config.is_encoder_decoder
         self._parts = (getattr(causal, causal.base_model_prefix, None), causal.get_output_embeddings())
         self.chunked = self._exact(causal)
 
     def forward(self, batch: Batch, states: bool = False) -> torch.Tensor:
         """The loss; or, for `states`, the decoder's hidden states (rows, tokens, width)."""
-        decoder, head = self._parts
-        if states:
-            return decoder(**batch.inputs, use_cache=False)[0]
-        if self.chunked:
-            return chunked_loss(decoder(**batch.inputs, use_cache=False)[0], head, batch.predicts, batch.wanted)
+        if states or self.chunked:
+            hidden = self._states(batch.inputs)
+            return hidden if states else chunked_loss(hidden, self._parts[1], batch.predicts, batch.wanted)
         logits = self.model(**batch.inputs, use_cache=False).logits.flatten(0, 1)[batch.predicts]
         return functional.cross_entropy(logits.float(), batch.wanted, reduction="sum")
 
+    def _states(self, inputs: dict) -> torch.Tensor:
+        """What the head is given: (rows, tokens, width)."""
+        decoder, head = self._parts
+        if decoder is not None:
+            return decoder(**inputs, use_cache=False)[0]
+        with _let_through(head):
+            return self.model(**inputs, use_cache=False).logits
+
     def _exact(self, causal) -> bool:
         decoder, head = self._parts
-        plain = type(head) is nn.Linear and not head.weight.requires_grad and decoder is not None
+        plain = type(head) is nn.Linear and not head.weight.requires_grad and (self._encoder or decoder is not None)
         if not plain or any(getattr(causal.config, name, None) for name in SCALED):
             return False
         if head.weight.is_meta:  # no values to compare: a trial of its shapes alone (memory/)
             return True
-        ids = torch.arange(3, 11, device=head.weight.device)[None]
+        inputs = dict.fromkeys(("input_ids", "decoder_input_ids")[: 1 + self._encoder], torch.arange(3, 11, device=head.weight.device)[None])
         with torch.no_grad():
-            ours = head(decoder(input_ids=ids, use_cache=False)[0])
-            theirs = self.model(input_ids=ids, use_cache=False).logits
+            ours = head(self._states(inputs))
+            theirs = self.model(**inputs, use_cache=False).logits
         return torch.equal(ours, theirs.to(ours.dtype))
+
+
+@contextlib.contextmanager
+def _let_through(head: nn.Linear) -> Iterator[None]:
+    """Within it, the head hands on what it is given."""
+    head.forward = lambda hidden: hidden
+    try:
+        yield
+    finally:
+        del head.forward
