@@ -33,7 +33,8 @@ ASSUMED = 790e12  # floating-point operations a second where there is no card to
 LOOKED_AT = 128  # tokens of the forward pass that counts: few, for it keeps everything
 CHOICES = ("off", "4", "3", "2", "all", "offload")
 OFFLOADING = 0.15  # of a forward pass: each layer's input copied out and in; 9,491 tokens/s beside 10,000 on an H100
-MARGIN = 0.92  # of what is free, a guess: the rest is for what the allocator can't use
+GRADIENTS = 0.4  # of what a layer keeps: what its backward pass takes besides, a guess on the safe side
+MARGIN = 0.95  # of what is free: the rest is for what the allocator can't use, 4 to 7 % of what is allocated on an H100 (README)
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,17 @@ class Cost:
 
     def peak(self, dial: Dial, tokens: int) -> int:
         """Bytes beyond weights and optimizer at the worst moment of a micro-batch."""
-        again = sum(dial.recomputes(n) for n in range(self.layers))
-        kept = (self.layers - again) * self.layer + (again * self.entry if dial.checkpointing != "offload" else 0)
-        now = self.layer * (1.4 if again else 0.4)  # the layer whose gradients are being made, and those: a guess on the safe side
-        return int(tokens * (kept + now)) + self.fixed
+        kept = sum(self._keeps(dial, n) for n in range(self.layers))
+        most = 0.0
+        for n in reversed(range(self.layers)):  # backward: what this layer kept is still there, what later ones kept isn't any more
+            most = max(most, kept + self.layer * (GRADIENTS + dial.recomputes(n)))
+            kept -= self._keeps(dial, n)
+        return int(tokens * most) + self.fixed
+
+    def _keeps(self, dial: Dial, layer: int) -> float:
+        if not dial.recomputes(layer):
+            return self.layer
+        return 0 if dial.checkpointing == "offload" else self.entry
 
 
 @dataclass

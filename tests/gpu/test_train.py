@@ -6,6 +6,7 @@ import torch
 if not torch.cuda.is_available():
     pytest.skip("needs CUDA", allow_module_level=True)
 
+from bitsandbytes.nn import Int8Params, Linear4bit, Linear8bitLt, Params4bit
 from peft import LoraConfig, get_peft_model
 from toys import make_model
 
@@ -20,10 +21,13 @@ from playground.train.optimizer import Optimizer
 ROWS = [Example(list(range(5, 5 + n)), 4) for n in (40, 90, 17, 63)]
 
 
-def tuned(family, bits=16):
-    model = make_model(family, num_hidden_layers=4, hidden_size=256, **{"intermediate_size": 512}).to("cuda", torch.bfloat16)
+def tuned(family, bits=16, dense=False):
+    """A toy with an adapter; dense: its quantized weights are rounded as they would be, and multiplied in bfloat16."""
+    model = make_model(family, num_hidden_layers=4, hidden_size=256, intermediate_size=512).to("cuda", torch.bfloat16)
     if bits < 16:
         model = _quantized(model, bits)
+    if dense:
+        _made_dense(model)
     model = get_peft_model(model.requires_grad_(False), LoraConfig(r=8, target_modules=targets(model, "all-linear"), task_type="CAUSAL_LM"), autocast_adapter_dtype=False)
     torch.manual_seed(1)
     for name, parameter in model.named_parameters():
@@ -35,8 +39,6 @@ def tuned(family, bits=16):
 
 
 def _quantized(model, bits):
-    from bitsandbytes.nn import Int8Params, Linear4bit, Linear8bitLt, Params4bit
-
     for name, module in list(model.named_modules()):
         if type(module) is not torch.nn.Linear or module is model.get_output_embeddings():
             continue
@@ -52,6 +54,15 @@ def _quantized(model, bits):
         parent, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(parent), leaf, made.to("cuda"))
     return model
+
+
+def _made_dense(model):
+    for name, module in list(model.named_modules()):
+        if isinstance(module, Linear8bitLt):
+            plain = torch.nn.Linear(module.in_features, module.out_features, bias=module.bias is not None, device="cuda", dtype=torch.bfloat16)
+            plain.weight.data = (module.weight.data * (module.weight.SCB[:, None] / 127)).to(torch.bfloat16)
+            plain.bias = module.bias
+            model.set_submodule(name, plain)
 
 
 def learned(model, dial=None, compiled=False) -> tuple[torch.Tensor, int]:
@@ -78,7 +89,7 @@ def learned(model, dial=None, compiled=False) -> tuple[torch.Tensor, int]:
 @pytest.mark.parametrize("family", ["llama", "gpt_neox"])
 def test_packed_lean_compiled_and_checkpointed_teach_the_same(family, bits, compiled):
     model = tuned(family, bits)
-    reference, _ = learned(model)
+    reference, _ = learned(tuned(family, bits, dense=bits == 8))  # LLM.int8()'s own product rounds activations too: 14 % of the gradients
     for how in ("off", "2", "all", "offload"):
         found, _ = learned(model, Dial(how), compiled)
         assert (found - reference).norm() < 0.06 * reference.norm(), how
