@@ -1,16 +1,19 @@
 """Base and tuned answers from one batch over one copy of the frozen weights.
 
-Each row of the batch names its adapter (PEFT's mixed batches); a row named `__base__` runs through the bare layers.
+Each row of the batch names its adapter (PEFT's mixed batches); a row named `__base__` runs through the bare layers. Where
+rows can't be told apart inside the model, base answers first and tuned after it, still over the one copy of the weights.
 """
 
+import functools
 import queue
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
 
 from playground.model.adapt import TUNED
@@ -36,6 +39,9 @@ def answers(
     With beams no text is known before the end: until then only `tokens` grows. Ends early, with what there is, once
     `stop` is set. `ends`: the tokens that close an answer.
     """
+    if len({a.tuned for a in asked}) == 2 and not _mixes(model):
+        yield from _one_after_the_other(model, tokenizer, asked, ends, generation, stop)
+        return
     events: queue.Queue = queue.Queue()
     begun = 1 if model.config.is_encoder_decoder else max(len(a.ids) for a in asked)  # tokens before an answer: the decoder's start, or the prompt
     writer = _Writer(tokenizer, begun, generation, stop, events, ends)
@@ -64,6 +70,44 @@ def answers(
         thread.join()
 
 
+def _mixes(model: PeftModel) -> bool:
+    """Whether the adapter can answer some rows of a batch alone: PEFT can't with DoRA, nor can experts that get some tokens of any row."""
+    layers = [(name, m) for name, m in model.named_modules() if isinstance(m, LoraLayer)]
+    return not any(m.use_dora.get(TUNED) or "experts" in name.split(".") for name, m in layers)
+
+
+def _one_after_the_other(model, tokenizer, asked, ends, generation, stop) -> Iterator[dict]:
+    """As `answers`, the rows without the adapter first; `tokens` is the mean over all rows."""
+    texts, written = [""] * len(asked), 0
+    for tuned in (False, True):
+        rows, event = [n for n, a in enumerate(asked) if a.tuned == tuned], {"tokens": 0}
+        for event in answers(model, tokenizer, [asked[n] for n in rows], ends, generation, stop):
+            for n, text in zip(rows, event.get("texts", ())):
+                texts[n] = text
+            known = {"texts": list(texts)} if "texts" in event else {}
+            yield {"tokens": (written + event["tokens"] * len(rows)) // len(asked), **known}
+        written += event["tokens"] * len(rows)
+
+
+@contextmanager
+def _row_by_row(model: PeftModel, rows: int) -> Iterator[None]:
+    """Within it, adapted layers that get all rows' tokens in one line (OPT's) see them in rows, by which PEFT picks."""
+
+    def seen(run, x, *args, **kwargs):
+        if x.dim() > 2 or len(x) == rows:
+            return run(x, *args, **kwargs)
+        return run(x.view(rows, -1, x.shape[-1]), *args, **kwargs).flatten(0, 1)
+
+    layers = [m for m in model.modules() if isinstance(m, LoraLayer)]
+    for layer in layers:
+        layer.forward = functools.partial(seen, layer.forward)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
 def _generate(model, tokenizer, asked, ends, generation, writer) -> torch.Tensor:
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
     width = max(len(a.ids) for a in asked)
@@ -83,11 +127,13 @@ def _generate(model, tokenizer, asked, ends, generation, writer) -> torch.Tensor
         wanted |= {"temperature": generation.temperature, "top_p": generation.top_p, "top_k": generation.top_k}
     torch.manual_seed(generation.seed)
     model.eval()
-    sides = {a.tuned for a in asked}
+    sides, way = {a.tuned for a in asked}, nullcontext()
     if sides == {True, False}:
         wanted["adapter_names"] = [TUNED if a.tuned else BASE for a in asked]
-    bare = model.disable_adapter() if isinstance(model, PeftModel) and sides == {False} else nullcontext()
-    with bare:
+        way = _row_by_row(model, len(asked) * generation.num_beams)
+    elif isinstance(model, PeftModel) and sides == {False}:
+        way = model.disable_adapter()
+    with way:
         return model.generate(input_ids=ids, attention_mask=mask, stopping_criteria=[writer], **wanted)
 
 

@@ -76,6 +76,13 @@ def test_a_family_that_doesnt_keep_rows_apart_is_padded_in_any_precision(family,
     assert not Feed(Loss(model), rows, 2, "cpu").packed
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_that_adds_its_mask_is_padded_however_little_a_leak_would_show(dtype):
+    model, rows = tuned("gptj").to(dtype), examples([(3, 4), (5, 4)], prefix=200)
+    assert model.config._attn_implementation == "eager"
+    assert not Feed(Loss(model), rows, 2, "cpu").packed
+
+
 @pytest.mark.parametrize("prefix", [0, 7])
 def test_rows_longer_than_a_sliding_window_are_learned_as_the_model_sees_them_alone(prefix):
     model, rows = tuned("gemma3_window"), examples([(40, 120), (8, 20), (90, 90)], prefix)

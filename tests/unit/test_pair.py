@@ -21,9 +21,9 @@ def held(folder, bits):
     return load(folder, Load(model=str(folder), bits=bits, device="cpu", dtype="bfloat16"), lambda *_: None)
 
 
-def adapted(found):
+def adapted(found, **lora):
     """An adapter that changes answers."""
-    found.model = adapt.add_lora(found.model, Lora(r=4), found.dtype, 0)
+    found.model = adapt.add_lora(found.model, Lora(r=4, **lora), found.dtype, 0)
     torch.manual_seed(5)
     for name, parameter in found.model.named_parameters():
         if "lora_B" in name:
@@ -40,7 +40,7 @@ def both(ids) -> list[Asked]:
     return [Asked(ids, False), Asked(ids, True)]
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "opt"])  # OPT's layers get all rows in one line
 @pytest.mark.parametrize("bits", [32, 16, 4])
 def test_the_base_column_is_the_model_without_any_adapter_token_for_token(toy, family, bits):
     pair, bare = adapted(held(toy(family), bits)), held(toy(family), bits)
@@ -50,6 +50,18 @@ def test_the_base_column_is_the_model_without_any_adapter_token_for_token(toy, f
         assert [base, base] == never and base
         assert tuned != base
         assert said(pair, [Asked(ids, False)])[-1]["texts"] == said(bare, [Asked(ids, False)])[-1]["texts"]
+
+
+@pytest.mark.parametrize("family,lora", [("llama", {"dora": True}), ("switch", {}), ("qwen2_moe", {})])
+@pytest.mark.parametrize("beams", [1, 3])
+def test_where_rows_cannot_be_told_apart_base_still_answers_as_the_base(toy, family, lora, beams):
+    pair, bare, generation = adapted(held(toy(family), 32), **lora), held(toy(family), 32), Generation(max_new_tokens=12, num_beams=beams)
+    events = said(pair, [Asked(PROMPTS[0], False), Asked(PROMPTS[1], True), Asked(PROMPTS[1], False)], generation)
+    base = said(bare, [Asked(PROMPTS[0], False), Asked(PROMPTS[1], False)], generation)[-1]["texts"]
+    [tuned] = said(pair, [Asked(PROMPTS[1], True)], generation)[-1]["texts"]
+    assert events[-1]["texts"] == [base[0], tuned, base[1]] and tuned != base[1]
+    tokens = [e["tokens"] for e in events]
+    assert tokens == sorted(tokens) and tokens[-1] <= 12
 
 
 def test_rows_of_different_lengths_answer_as_they_do_alone(toy):
