@@ -1,6 +1,8 @@
 """How right the predictions were: what a run said beforehand, beside what was measured in it. No torch here.
 
-A job writes `prediction` events when it starts ({"phase", "parts", and bytes by kind}) and measured peaks into its `done`.
+A job says before a phase what it will take (`prediction` events) and after it what it took (`measured`): see beside.py.
+What is compared depends on where it ran. On CUDA: what tensors take, what torch's allocator reserves, the whole card. On
+a CPU the process's resident memory, and the parts that are known one by one: what else tensors take can't be measured there.
 """
 
 from collections.abc import Iterable
@@ -16,10 +18,10 @@ TOTALS = ("allocated", "reserved", "device", "rss")
 
 @dataclass(frozen=True)
 class Pair:
-    """One figure of one job: bytes predicted and bytes measured. `kind`: one of TOTALS, or a part of the ledger."""
+    """One figure of one phase (load, chat, tune): bytes predicted and bytes measured. `kind`: one of TOTALS, or a part."""
 
     run: str
-    job: str
+    phase: str
     kind: str
     predicted: int
     measured: int
@@ -41,15 +43,15 @@ class Score:
 
 
 def pairs(run_id: str, events: Iterable[dict]) -> list[Pair]:
-    """Every figure of a run that was both predicted and measured, of each job the last time that it was done."""
-    predicted, found = {}, {}
+    """Every figure of a run that was both predicted and measured, of each phase the last time that it was done."""
+    said, found = {}, {}
     for event in events:
-        job = event.get("phase") if event["kind"] == "prediction" else event.get("job")
+        phase = event.get("phase")
         if event["kind"] == "prediction":
-            predicted[job] = event
-        elif event["kind"] == "done" and job in predicted and _whole(event.get("result", {})):
-            found[job] = _paired(run_id, job, predicted[job], event["result"])
-    return [pair for job in found.values() for pair in job]
+            said[phase] = event
+        elif event["kind"] == "measured" and phase in said:
+            found[phase] = _paired(run_id, phase, said[phase], event)
+    return [pair for phase in found.values() for pair in phase]
 
 
 def record(root: Path) -> list[Pair]:
@@ -64,15 +66,12 @@ def scores(found: Iterable[Pair]) -> list[Score]:
     return [Score(kind, len(all_of), median(map(abs, all_of)), max(all_of, key=abs)) for kind, all_of in errors.items() if all_of]
 
 
-def _whole(result: dict) -> bool:
-    """Whether a job got as far as its peak: a fine-tune's is over with its second step."""
-    return bool(result.get("peak")) and (not result.get("stopped") or result.get("steps", 0) >= 2)
-
-
-def _paired(run_id: str, job: str, said: dict, result: dict) -> list[Pair]:
-    totals = [(kind, said.get(kind), result["peak"].get(kind)) for kind in TOTALS]
-    parts = [(part, size, result.get("parts", {}).get(part)) for part, size in said.get("parts", {}).items()]
-    return [Pair(run_id, job, kind, before, after) for kind, before, after in totals + parts if before is not None and after]
+def _paired(run_id: str, phase: str, said: dict, found: dict) -> list[Pair]:
+    parts, measured = dict(said.get("parts", {})), found.get("parts", {})
+    if "working" in measured and "allocated" in said:  # everything but the parts that are known one by one
+        parts["working"] = said["allocated"] - sum(size for part, size in parts.items() if part in measured and part != "runtime")
+    both = [(kind, said.get(kind), found["peak"].get(kind)) for kind in TOTALS] + [(part, size, measured.get(part)) for part, size in parts.items()]
+    return [Pair(run_id, phase, kind, before, after) for kind, before, after in both if before is not None and after]
 
 
 @lru_cache(maxsize=1024)

@@ -13,13 +13,13 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 
-from playground import runs, tuning
+from playground import beside, pretended, runs, tuning
 from playground.chat.pair import Asked, answers
 from playground.data.template import Template, Turn, choose
-from playground.errors import problem, told
+from playground.errors import PlaygroundError, problem, told
 from playground.memory import ledger, meter
 from playground.model import adapt
-from playground.model.load import Loaded, best_bits, device_of, give_back, load
+from playground.model.load import Loaded, best_bits, device_of, give_back, left_whole, load
 from playground.model.source import obtain
 from playground.settings import Generation, Load, Settings, check, generation_problems, problems
 from playground.train import checkpoint
@@ -38,6 +38,7 @@ class Workbench:
         self.stop = threading.Event()
         self.run: runs.Run | None = None
         self.team: Team | None = None
+        self.peaks = beside.Peaks()
         self.loaded: Loaded | None = None
         self.adapter: str | None = None  # id of the run whose adapter is on the model
         self.template = "auto"
@@ -98,27 +99,29 @@ class Workbench:
         elif resumed:
             self.run = resumed
         elif not (goes_on and self.run and self._as == settings.load):
-            facts = {"hardware": meter.hardware(device), "versions": {name: version(name) for name in LIBRARIES}}
-            self.run = runs.create(self.root, kind, settings.to_dict(), **facts)
+            self.run = runs.create(self.root, kind, settings.to_dict(), **_facts(settings.load, device))
         run, began = self.run, time.time()
         self.team.watch(lambda: run.append("failure", job=kind, **problem("error.rank_died").to_dict()))
-        gauge = meter.Meter(lambda now: run.append("memory", **now))
+        self.peaks = peaks = beside.Peaks()
+        peaks.begin()
+        gauge = meter.Meter(lambda now: (peaks.see(now), run.append("memory", **now)))
         yield {"kind": "opened", "run": run.id}
         gauge.take()
         gauge.start()
         try:
-            result = yield from self._kept(run, work(settings))
-            result = {"run": run.id, "seconds": round(time.time() - began, 2), "stopped": self.stop.is_set(), "peak": _peak(gauge), **(result or {})}
+            with pretended.card(settings.load, device):
+                result = yield from self._kept(run, work(settings))
+            result = {"run": run.id, "seconds": round(time.time() - began, 2), "stopped": self.stop.is_set(), "peak": peaks.job(), **(result or {})}
             yield from self._kept(run, iter([{"kind": "phase", "name": "idle"}, {"kind": "done", "job": kind, "result": result}]))
         except Stopped:
             run.append("phase", name="idle")
-            yield run.append("done", job=kind, result={"run": run.id, "stopped": True, "peak": _peak(gauge)})
+            yield run.append("done", job=kind, result={"run": run.id, "stopped": True, "peak": peaks.job()})
         except Exception as error:
-            shown = self._explain(error, gauge)
+            shown, ledger_then = self._explain(error, settings.load, device)
             with self.team.telling() as first:
                 if first:
                     run.append("phase", name="idle")
-                    run.append("failure", job=kind, **shown.to_dict())
+                    run.append("failure", job=kind, **shown.to_dict(), **ledger_then)
             self._recover()
             raise shown from error
         finally:
@@ -143,16 +146,21 @@ class Workbench:
     def parts(self) -> dict[str, int]:
         return ledger.parts(self.loaded.model if self.loaded else None, self.trainer.optimizer.inner if self.trainer else None)
 
-    def _explain(self, error: Exception, gauge: meter.Meter):
-        """An out-of-memory with what filled it; anything else as it is told everywhere."""
+    def _explain(self, error: Exception, load: Load, device: str) -> tuple[PlaygroundError, dict]:
+        """What went wrong as it is told, and of an out-of-memory the ledger then: {"parts", "peak", "capacity"} in bytes."""
         if self.team.size > 1 and lost(error):
-            return problem("error.rank_died")
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-            largest = max(self.parts().items(), key=lambda item: item[1])
-            now = max(gauge.peak.get("device", 0), gauge.peak.get("rss", 0) if not torch.cuda.is_available() else 0)
-            device = "cuda" if isinstance(error, torch.OutOfMemoryError) else "cpu"
-            return problem("error.out_of_memory", used_bytes=now, capacity_bytes=meter.hardware(device)["capacity"], part=largest[0], part_bytes=largest[1])
-        return told(error)
+            return problem("error.rank_died"), {}
+        full = isinstance(error, torch.OutOfMemoryError)
+        if not full and "can't allocate memory" not in str(error):
+            return told(error), {}
+        peak, capacity = self.peaks.read(), pretended.capacity(load, "cuda" if full else device)
+        used = peak["device"] if full else peak["rss"]
+        parts = beside.completed(self.parts(), peak) if self.loaded else {"weights": peak.get("allocated", peak["rss"])}  # a load that broke off had made nothing else
+        largest = max(parts, key=parts.get)
+        return (
+            problem("error.out_of_memory", used_bytes=used, capacity_bytes=capacity, part=largest, part_bytes=parts[largest]),
+            {"parts": parts, "peak": peak, "capacity": capacity},
+        )  # fmt: skip
 
     def _recover(self) -> None:
         """After a failure: drop what was half made. The model itself stays if it was whole."""
@@ -181,11 +189,22 @@ class Workbench:
         with self.team.turns():
             folder = yield from obtain(wanted.model, wanted.accept_terms, self.stop)
         yield {"kind": "phase", "name": "load"}
+        yield from beside.of_load(wanted, folder, self.team.device, self.predicts)
+        self.peaks.begin()
         self.loaded = yield from watched(lambda tell: load(folder, wanted, tell, self.team.load_device), self.stop)
         self._as = wanted
+        yield beside.found("load", self.peaks, self.parts())
         yield {"kind": "note", "key": self.loaded.reason, "values": {"dtype": str(self.loaded.dtype).removeprefix("torch.")}}
         if self.loaded.device == "cpu" and wanted.bits < 16:
             yield {"kind": "note", "key": "note.cpu_quantized", "values": {"bits": wanted.bits}}
+        whole = left_whole(self.loaded.model) if wanted.bits < 16 else 0
+        if whole > 0.01:
+            yield {"kind": "note", "key": "note.left_whole", "values": {"percent": round(100 * whole), "bits": wanted.bits}}
+
+    @property
+    def predicts(self) -> bool:
+        """Whether phases are predicted: one process alone has everything that is predicted."""
+        return self.team.size == 1 and not self.team.sharded
 
     def bare(self) -> None:
         """Take the adapter off, if there is one."""
@@ -236,13 +255,18 @@ class Workbench:
         if longest and used > longest:
             raise problem("error.context", used=used, longest=longest)
         yield {"kind": "phase", "name": "chat"}
+        self.peaks.begin()
         began, event = time.time(), {}
         for event in answers(held.model, held.tokenizer, asked, self._ends(template), generation, self.stop):
             if "texts" in event:
                 yield {"kind": "answer", **dict(zip(names, event["texts"])), "tokens": event["tokens"]}
             else:
                 yield {"kind": "progress", "done": event["tokens"], "total": generation.max_new_tokens, "unit": "tokens"}
-        return {"tokens": event["tokens"], "tokens_per_s": round(event["tokens"] * len(asked) / (time.time() - began), 1), "adapter": adapter, "template": template.name}
+        result = {"tokens": event["tokens"], "tokens_per_s": round(event["tokens"] * len(asked) / (time.time() - began), 1), "adapter": adapter, "template": template.name}
+        measured = beside.found("chat", self.peaks, self.parts())
+        yield from beside.of_chat(settings, held, len(asked) * generation.num_beams, prompt + event["tokens"], self.predicts)  # so late that no answer waits for it
+        yield measured
+        return result
 
     def _ends(self, template: Template) -> list[int]:
         own = self.loaded.model.generation_config.eos_token_id
@@ -254,11 +278,8 @@ def settled(settings: Settings) -> Settings:
     return replace(settings, load=replace(settings.load, bits=settings.load.bits or best_bits(device_of(settings.load))))
 
 
-def _peak(gauge: meter.Meter) -> dict[str, int]:
-    """Measured peaks in bytes, by kind."""
-    peak = dict(gauge.peak)
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        peak["allocated"] = max(peak.get("allocated", 0), torch.cuda.max_memory_allocated())
-        peak["reserved"] = max(peak.get("reserved", 0), torch.cuda.max_memory_reserved())
-    return peak
-
+def _facts(load: Load, device: str) -> dict:
+    """What a run is done with and on; `capacity` is of the card that is pretended, if one is."""
+    hardware = meter.hardware(device)
+    most = pretended.capacity(load, device)
+    return {"hardware": hardware | {"capacity": most, "pretended": most < hardware["capacity"]}, "versions": {name: version(name) for name in LIBRARIES}}

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from playground import beside
 from playground.chat.recall import recall
 from playground.data import source as data_source
 from playground.data.batch import Example, encode
@@ -17,6 +18,7 @@ from playground.train.loop import Trainer, fine_tune, held_out_loss
 from playground.train.prepare import prepare
 from playground.watched import Stopped, watched
 
+SETTLED = 2  # steps until a step is like every later one: the first makes the optimizer's averages
 MEASURED_ROWS = 45  # held-out rows at most, evenly spread over the set: enough for a mean, quick on a CPU
 
 
@@ -52,6 +54,7 @@ def tune(bench, settings: Settings, resumed: bool) -> Iterator[dict]:
         if held.dtype.itemsize == 2:
             yield {"kind": "note", "key": "note.full_bf16", "values": {}}
         found |= (yield from _asked(bench, lesson, asked, ("base",))) or {}
+    yield from beside.of_tune(settings, held, lesson.examples, bench.predicts)
     trainer = bench.trainer = prepare(held, settings, lesson.examples, lesson.apart, team)
     if trainer.plan.peak is not None:
         dial = trainer.plan.dial
@@ -102,6 +105,8 @@ def _train(bench, trainer: Trainer, lesson: Lesson, settings: Settings):
     """The steps, with a checkpoint now and then and one where it was stopped; returns the last step's event, or None."""
     every, path, last = settings.train.save_every, bench.run.folder / checkpoint.NAME, None
     yield {"kind": "phase", "name": "train"}
+    bench.peaks.begin()
+    begun = trainer.step
     for event in fine_tune(trainer, lesson.examples, settings.train, bench.stop):
         yield event
         if event["kind"] != "step":
@@ -109,6 +114,8 @@ def _train(bench, trainer: Trainer, lesson: Lesson, settings: Settings):
         last = event
         if every and event["step"] % every == 0 and event["step"] < event["steps"] and bench.team.main:
             checkpoint.save(trainer, lesson.examples, path)
+    if trainer.step - begun >= SETTLED:
+        yield beside.found("tune", bench.peaks, bench.parts())
     if last and bench.team.main:
         if last["step"] < last["steps"]:
             checkpoint.save(trainer, lesson.examples, path)

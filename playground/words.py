@@ -1,7 +1,7 @@
 """The words tables: every text that a person reads, by key, in Japanese and in English.
 
 `assets/words/<lang>.json` is one flat object. A value named `*_bytes` is written in GiB, so that
-callers hand over plain bytes.
+callers hand over plain bytes; `part` and `job` are written as the chart names them.
 """
 
 import json
@@ -20,7 +20,7 @@ def table(lang: str) -> dict[str, str]:
 
 def say(lang: str, key: str, **values) -> str:
     """The text of `key` in `lang`, with its {names} filled in from `values`."""
-    return table(lang)[key].format(**{name: _shown(name, value) for name, value in values.items()})
+    return table(lang)[key].format(**{name: _shown(lang, name, value) for name, value in values.items()})
 
 
 def gib(size: int | None) -> str:
@@ -30,9 +30,11 @@ def gib(size: int | None) -> str:
     return f"{size / 2**30:.2f} GiB" if abs(size) >= 2**30 / 10 else f"{size / 2**20:.1f} MiB"
 
 
-def _shown(name: str, value):
+def _shown(lang: str, name: str, value):
     if name.endswith("_bytes"):
         return gib(value)
+    if name in ("part", "job"):
+        return table(lang).get(f"chart.{name}.{value}", value)
     if isinstance(value, (list, tuple)):
         return ", ".join(str(item) for item in value)
     return value

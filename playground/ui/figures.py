@@ -65,7 +65,7 @@ def largest(say: Callable, rows: Sequence[dict], **asked) -> str:
 
 def pairs(say: Callable, found: Sequence[Pair], with_run: bool = False) -> str:
     """Figures that were predicted and measured, each with the job, and the run if that is to be told."""
-    jobs = [f"{say(f'chart.job.{p.job}')}{f' · {p.run}' if with_run else ''}" for p in found]
+    jobs = [f"{say(f'chart.job.{p.phase}')}{f' · {p.run}' if with_run else ''}" for p in found]
     rows = [[f"{_kind(say, p.kind)}\n{job}", gib(p.predicted), gib(p.measured), _signed(p.error)] for p, job in zip(found, jobs)]
     return table([say(f"accuracy.{name}") for name in ("figure", "predicted", "measured", "error")], rows)
 

@@ -5,41 +5,49 @@ import pytest
 from playground import runs
 from playground.accuracy import Pair, pairs, record, scores
 
-SAID = {"kind": "prediction", "phase": "tune", "parts": {"weights": 90, "loss": 7}, "allocated": 110, "reserved": 130, "device": 200}
-DONE = {"kind": "done", "job": "tune", "result": {"peak": {"allocated": 100, "device": 250, "rss": 5}, "parts": {"weights": 100, "optimizer": 3}}}
+SAID = {"kind": "prediction", "phase": "tune", "parts": {"weights": 90, "activations": 13, "loss": 7, "runtime": 20}, "allocated": 110, "reserved": 130, "device": 200}
+FOUND = {"kind": "measured", "phase": "tune", "peak": {"allocated": 100, "device": 250, "rss": 5}, "parts": {"weights": 100, "optimizer": 3}}
 
 
 def test_what_was_predicted_and_measured_is_paired_with_a_signed_error():
-    found = pairs("r", [SAID, DONE])
-    assert [(p.job, p.kind, p.predicted, p.measured) for p in found] == [("tune", "allocated", 110, 100), ("tune", "device", 200, 250), ("tune", "weights", 90, 100)]
+    found = pairs("r", [SAID, FOUND])
+    assert [(p.phase, p.kind, p.predicted, p.measured) for p in found] == [("tune", "allocated", 110, 100), ("tune", "device", 200, 250), ("tune", "weights", 90, 100)]
     assert [round(p.error, 6) for p in found] == [0.1, -0.2, -0.1]
 
 
-def test_each_job_of_a_run_counts_once_as_it_was_done_last():
-    load = [SAID | {"phase": "load", "allocated": 1}, DONE | {"job": "load", "result": {"peak": {"allocated": 1}}}]
-    chat = [SAID | {"phase": "chat"}, DONE | {"job": "chat"}, SAID | {"phase": "chat", "allocated": 90}, DONE | {"job": "chat"}]
-    found = [(p.job, p.predicted) for p in pairs("r", [*load, *chat]) if p.kind == "allocated"]
+def test_what_is_measured_only_as_a_sum_is_compared_as_one():
+    found = pairs("r", [SAID, FOUND | {"parts": {"weights": 80, "working": 16, "runtime": 150}}])
+    assert [(p.kind, p.predicted, p.measured) for p in found[2:]] == [("weights", 90, 80), ("runtime", 20, 150), ("working", 20, 16)]
+
+
+def test_on_a_cpu_resident_memory_and_the_exact_parts_are_compared():
+    said = {"kind": "prediction", "phase": "load", "parts": {"weights": 90, "activations": 10}, "allocated": 100, "rss": 700}
+    found = {"kind": "measured", "phase": "load", "peak": {"rss": 1000}, "parts": {"weights": 90}}
+    assert [(p.kind, p.predicted, p.measured) for p in pairs("r", [said, found])] == [("rss", 700, 1000), ("weights", 90, 90)]
+    del said["rss"]
+    assert [p.kind for p in pairs("r", [said, found])] == ["weights"]
+
+
+def test_each_phase_of_a_run_counts_once_as_it_was_done_last():
+    load = [SAID | {"phase": "load", "allocated": 1}, FOUND | {"phase": "load", "peak": {"allocated": 1}}]
+    chat = [SAID | {"phase": "chat"}, FOUND | {"phase": "chat"}, SAID | {"phase": "chat", "allocated": 90}, FOUND | {"phase": "chat"}]
+    found = [(p.phase, p.predicted) for p in pairs("r", [*load, *chat]) if p.kind == "allocated"]
     assert found == [("load", 1), ("chat", 90)]
 
 
 @pytest.mark.parametrize("events", [
-    [], [SAID], [DONE], [SAID, DONE | {"job": "chat"}], [SAID, DONE | {"result": {}}], [SAID, {"kind": "failure", "job": "tune"}],
-    [SAID, DONE | {"result": DONE["result"] | {"stopped": True, "steps": 1}}], [SAID, DONE | {"result": {"peak": {"allocated": 0}}}],
+    [], [SAID], [FOUND], [SAID, FOUND | {"phase": "chat"}], [SAID, {"kind": "failure", "job": "tune"}], [SAID, FOUND | {"peak": {"allocated": 0}, "parts": {}}],
 ])  # fmt: skip
-def test_what_has_only_one_side_or_never_reached_its_peak_is_left_out(events):
+def test_what_has_only_one_side_is_left_out(events):
     assert pairs("r", events) == []
 
 
-def test_a_fine_tune_that_was_stopped_after_two_steps_counts():
-    assert pairs("r", [SAID, DONE | {"result": DONE["result"] | {"stopped": True, "steps": 2}}])
-
-
-def test_the_record_holds_the_totals_of_all_runs_and_notices_a_new_end(tmp_path):
+def test_the_record_holds_the_totals_of_all_runs_and_notices_a_new_measurement(tmp_path):
     for job in ("load", "tune"):
         run = runs.create(tmp_path, job, {})
         run.append(**SAID | {"phase": job})
     assert record(tmp_path) == []
-    run.append(**DONE)
+    run.append(**FOUND)
     assert {(p.run, p.kind) for p in record(tmp_path)} == {(run.id, "allocated"), (run.id, "device")}
 
 

@@ -1,0 +1,49 @@
+"""The card that is pretended. On CUDA, torch's allocator is really held to it: memory runs out where it would there.
+
+On a CPU nothing is held to it; the predictions of a run are compared with it.
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+import psutil
+import torch
+
+from playground.errors import problem
+from playground.memory import meter, table
+from playground.settings import Load
+
+RUNTIME = table.CONTEXT + table.LIBRARIES  # bytes of a card that never come to torch's allocator
+
+
+def capacity(load: Load, device: str) -> int:
+    """Bytes of the memory that a run has: the card's, or what is pretended of it; main memory on a CPU."""
+    whole = meter.hardware(device)["capacity"]
+    return min(int(load.card * 2**30) or whole, whole) if device == "cuda" else whole
+
+
+def room(load: Load, device: str) -> int:
+    """Bytes of it that this process can have in all, beside what others have taken now."""
+    if device == "cpu":
+        return psutil.virtual_memory().available + psutil.Process().memory_info().rss
+    unused, _ = torch.cuda.mem_get_info()
+    return min(capacity(load, device), unused + torch.cuda.memory_reserved() + RUNTIME)
+
+
+@contextlib.contextmanager
+def card(load: Load, device: str) -> Iterator[None]:
+    """Within it, no more can be allocated than the pretended card would hold beside CUDA's own share.
+
+    Raises PlaygroundError for a card that CUDA alone would fill.
+    """
+    if device == "cpu" or not load.card:
+        yield
+        return
+    most, whole = capacity(load, device), meter.hardware(device)["capacity"]
+    if most <= RUNTIME:
+        raise problem("error.card", card_bytes=most, runtime_bytes=RUNTIME)
+    torch.cuda.set_per_process_memory_fraction((most - RUNTIME) / whole)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)

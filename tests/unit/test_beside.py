@@ -1,0 +1,147 @@
+"""Prediction beside measurement in real jobs on toy models: what is said before, what is found after, and how near they are."""
+
+import pytest
+import torch
+
+from playground import accuracy, beside, pretended, runs
+from playground.data.batch import Example
+from playground.errors import PlaygroundError
+from playground.jobs import Workbench
+from playground.memory import predict
+from playground.settings import Generation, Load, Train
+
+ASK = {side: [{"instruction": "What is the answer to question 3?", "answer": None}] for side in ("base", "tuned")}
+
+
+def of(events, kind: str) -> dict[str, dict]:
+    return {e["phase"]: e for e in events if e["kind"] == kind}
+
+
+@pytest.mark.parametrize("bits", [32, 16, 8, 4])
+def test_load_tune_and_chat_are_predicted_beside_what_they_take(chosen, tmp_path, toy, bits):
+    model = toy("llama", hidden_size=256, intermediate_size=1024)  # tensors are counted in pieces of 512 bytes: not too small a toy, but constants are small
+    bench, settings = Workbench(tmp_path), chosen(load={"model": str(model), "bits": bits, "dtype": "bfloat16"})
+    events = list(bench.tune(settings))
+    run = events[-1]["result"]["run"]
+    list(bench.chat(settings, run, ASK, Generation(max_new_tokens=4)))
+    kept = list(bench.run.events())
+    assert bench.run.id == run and list(of(kept, "prediction")) == list(of(kept, "measured")) == ["load", "tune", "chat"]
+    order = [(e["kind"], e.get("phase", e.get("name"))) for e in kept if e["kind"] in ("phase", "prediction", "measured")]
+    assert order.index(("prediction", "tune")) < order.index(("phase", "train")) < order.index(("measured", "tune"))
+    assert order.index(("prediction", "load")) < order.index(("measured", "load"))
+    parts = {(p.phase, p.kind): p.error for p in accuracy.pairs(run, kept) if p.kind not in accuracy.TOTALS}
+    assert {("load", "weights"), ("tune", "weights"), ("tune", "adapters"), ("tune", "optimizer"), ("chat", "weights")} <= set(parts)
+    assert {found: off for found, off in parts.items() if not -0.01 < off < (0.5 if "quant_constants" in found else 0.1)} == {}
+
+
+def test_what_is_predicted_is_the_heaviest_step_of_the_run(chosen, tmp_path):
+    events = list(Workbench(tmp_path).tune(chosen(train={"batch": 5})))
+    said = of(events, "prediction")["tune"]
+    assert len(said["lengths"]) == len(said["labelled"]) == 5 and max(said["lengths"]) <= 128
+    assert said["parts"]["activations"] > 0 and said["checkpointing"] == "off" and said["verdict"] == "fits"
+
+
+def test_the_heaviest_batch_is_looked_for_in_all_epochs_and_with_padding_where_there_is_some():
+    rows = [Example([1] * n, 1) for n in (3, 9, 4, 30, 5, 6, 7, 8)]
+    assert sorted(len(e.ids) for e in beside.heaviest(rows, Train(batch=2, epochs=1), alike=True)) == [9, 30]
+    one, many = (sum(len(e.ids) for e in beside.heaviest(rows, Train(batch=2, epochs=n), alike=False)) for n in (1, 8))
+    assert 30 < one <= many <= 39
+    assert len(beside.heaviest(rows, Train(batch=100, steps=1), alike=False)) == 8
+
+
+def test_a_prediction_that_fails_is_a_note_and_the_job_goes_on(chosen, tmp_path, monkeypatch):
+    monkeypatch.setattr(predict, "tune", lambda *args: (_ for _ in ()).throw(RuntimeError("no such operator\non meta")))
+    events = list(Workbench(tmp_path).tune(chosen()))
+    [note] = [e for e in events if e["kind"] == "note" and e["key"] == "note.not_predicted"]
+    assert note["values"]["job"] == "tune" and "no such operator" in note["values"]["detail"] and "\n" not in note["values"]["detail"]
+    assert events[-1]["result"]["steps"] == 3 and "tune" not in of(events, "prediction") and accuracy.pairs("r", events)
+
+
+def test_a_fine_tune_stopped_after_one_step_is_not_measured(chosen, tmp_path):
+    bench, seen = Workbench(tmp_path), []
+    for event in bench.tune(chosen(train={"steps": 50})):
+        seen.append(event)
+        if event["kind"] == "step":
+            bench.stop.set()
+    assert seen[-1]["result"]["steps"] == 1 and list(of(seen, "measured")) == ["load"]
+
+
+def test_each_phase_is_measured_by_itself(monkeypatch):
+    readings = iter([{"rss": 5}, {"rss": 3}, {"rss": 2}])
+    monkeypatch.setattr(beside.meter, "reading", lambda: next(readings))
+    peaks = beside.Peaks()
+    peaks.begin()
+    peaks.see({"rss": 9})
+    peaks.begin()
+    assert peaks.read() == {"rss": 3} and peaks.job() == {"rss": 9}
+
+
+def test_the_parts_of_a_peak_come_to_all_of_it_on_cuda_and_to_the_exact_ones_on_a_cpu():
+    parts = {"weights": 50, "gradients": 0, "optimizer": 10}
+    assert beside.completed(parts, {"rss": 900}) == {"weights": 50, "optimizer": 10}
+    assert beside.completed(parts, {"rss": 900, "allocated": 75, "reserved": 80, "device": 100}) == {"weights": 50, "optimizer": 10, "working": 15, "runtime": 25}
+
+
+@pytest.mark.parametrize("card,verdict", [(80.0, "note.card_fits"), (0.5, "note.card_no")])
+def test_on_a_cpu_a_pretended_card_is_compared_with_and_nothing_is_held_to_it(chosen, tmp_path, card, verdict):
+    events = list(Workbench(tmp_path).tune(chosen(load={"card": card})))
+    told = [e["values"] | {"key": e["key"]} for e in events if e["kind"] == "note" and e["key"].startswith("note.card")]
+    assert [(t["key"], t["job"]) for t in told] == [(verdict, "load"), (verdict, "tune")] and told[0]["card_bytes"] == card * 2**30
+    assert told[1]["need_bytes"] > pretended.RUNTIME and events[-1]["result"]["steps"] == 3
+    assert runs.history(tmp_path)[0].state == "done"
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """A CUDA device of 80 GiB as torch would show it; what it is held to is in the list that comes back."""
+    held = []
+    monkeypatch.setattr(pretended.meter, "hardware", lambda device: {"capacity": 80 * 2**30 if device == "cuda" else 2**30})
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", held.append)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (70 * 2**30, 80 * 2**30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 2**30)
+    return held
+
+
+def test_torch_is_held_to_what_a_card_leaves_it_and_let_go_of_afterwards(cuda):
+    with pytest.raises(RuntimeError), pretended.card(Load(card=8), "cuda"):
+        assert cuda == [pytest.approx((8 * 2**30 - pretended.RUNTIME) / (80 * 2**30))]
+        raise RuntimeError("out of memory")
+    assert cuda[1:] == [1.0]
+    with pretended.card(Load(card=0), "cuda"), pretended.card(Load(card=8), "cpu"):
+        assert len(cuda) == 2
+
+
+def test_capacity_and_room_are_the_cards(cuda):
+    assert pretended.capacity(Load(card=8), "cuda") == pretended.room(Load(card=8), "cuda") == 8 * 2**30
+    assert pretended.capacity(Load(card=200), "cuda") == pretended.capacity(Load(), "cuda") == 80 * 2**30
+    assert pretended.room(Load(), "cuda") == 71 * 2**30 + pretended.RUNTIME < 80 * 2**30
+    assert pretended.capacity(Load(card=8), "cpu") == 2**30 and pretended.room(Load(), "cpu") > 2**28
+
+
+def test_a_card_that_cuda_alone_would_fill_is_refused(cuda):
+    with pytest.raises(PlaygroundError) as told, pretended.card(Load(card=0.5), "cuda"):
+        pass
+    assert told.value.problems[0].key == "error.card" and cuda == []
+
+
+def test_out_of_memory_is_told_with_the_ledger_of_that_moment(chosen, tmp_path, monkeypatch):
+    from playground.train import loop
+    from playground.train.plan import Plan
+
+    monkeypatch.setattr(Plan, "step_down", lambda self: False)
+    monkeypatch.setattr(loop, "_accumulate", lambda *args: (_ for _ in ()).throw(RuntimeError("can't allocate memory")))
+    bench = Workbench(tmp_path)
+    with pytest.raises(PlaygroundError):
+        list(bench.tune(chosen()))
+    [failure] = [e for e in bench.run.events() if e["kind"] == "failure"]
+    assert failure["parts"]["weights"] > failure["parts"]["adapters"] > 0 and failure["peak"]["rss"] > 2**27 < failure["capacity"]
+    assert failure["problems"][0]["values"]["used_bytes"] == failure["peak"]["rss"]
+
+
+def test_a_load_that_ran_out_of_memory_was_full_of_weights(chosen, tmp_path, monkeypatch):
+    monkeypatch.setattr("playground.jobs.load", lambda *args: (_ for _ in ()).throw(RuntimeError("can't allocate memory")))
+    bench = Workbench(tmp_path)
+    with pytest.raises(PlaygroundError) as told:
+        list(bench.load(chosen()))
+    assert told.value.problems[0].values["part"] == "weights" and told.value.problems[0].values["part_bytes"] > 2**27
+    assert "重み" in told.value.text("ja")
