@@ -13,7 +13,9 @@ from pathlib import Path
 
 import psutil
 import torch
+from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from safetensors import SafetensorError
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -24,6 +26,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.falcon import modeling_falcon
 from transformers.utils import logging as transformers_logging
 
 from playground.errors import problem
@@ -128,6 +131,8 @@ def load(folder: Path, settings: Load, tell: Callable, place: str | None = None)
 
 def kind_of(config: PreTrainedConfig) -> type:
     """transformers' class for the language models of this config: with an encoder (T5, mT5, BART), or without one."""
+    if config.model_type == "falcon":  # its own linear class computes the same, but bitsandbytes' integration passes it over
+        modeling_falcon.FalconLinear = nn.Linear
     return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
 
 
@@ -140,6 +145,19 @@ def keep_trainable(model: PreTrainedModel) -> None:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
+
+
+def left_whole(model: PreTrainedModel) -> float:
+    """The share, from 0 to 1, of the weights between embedding and head that a quantizing load left as they are.
+
+    bitsandbytes quantizes plain linear layers alone. Falcon's are of a class of their own, experts that are held together
+    are one parameter, and T5 needs the range of a wider type in its `wo`.
+    """
+    few = [m for m in model.modules() if isinstance(m, (Linear4bit, Linear8bitLt))]
+    outside = [*few, *(m for m in model.modules() if isinstance(m, nn.Embedding)), model.get_output_embeddings()]
+    apart = {id(p) for module in outside if module is not None for p in module.parameters()}
+    whole = sum(p.numel() for p in model.parameters() if p.ndim > 1 and id(p) not in apart)
+    return whole / max(1, whole + sum(m.in_features * m.out_features for m in few))
 
 
 def settle(model: PreTrainedModel) -> None:

@@ -117,6 +117,12 @@ def test_linear_layers_are_in_the_bits_that_were_asked_for(taught):
         assert set(kinds.values()) == {LAYERS[taught.bits]}
 
 
+def test_what_stays_in_16_bits_is_said(taught):
+    told = [e["values"]["percent"] for e in taught.events if e.get("key") == "note.left_whole"]
+    wanted = {"falcon": 100, "t5": 20, "mt5": 17, "mixtral": 89, "qwen2_moe": 67}.get(taught.family) if taught.bits < 16 else None
+    assert told == ([wanted] if wanted else [])
+
+
 def test_two_steps_teach_every_adapter_and_leave_the_weights_as_they_were(taught):
     losses = [e["loss"] for e in taught.events if e["kind"] == "step"]
     assert len(losses) == 2 and all(map(math.isfinite, losses))
