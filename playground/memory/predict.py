@@ -5,16 +5,17 @@ what no trace sees is added from a table (table.py). Phases: load; chat, two row
 the heaviest optimizer step. Each has `parts`, which add up to `allocated`; `reserved`; and `device`, what nvidia-smi shows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
-from transformers import PreTrainedConfig
+from transformers import DynamicCache, EncoderDecoderCache, PreTrainedConfig, PreTrainedModel
 
 from playground.data.batch import Example
 from playground.memory import shape, table
 from playground.memory.allocator import reserved
-from playground.memory.trace import Tape, book_decoder, booked, peak
+from playground.memory.trace import Tape, book_stack, booked, peak
 from playground.model.load import Loaded
 from playground.model.tensors import tensors
 from playground.settings import Settings
@@ -42,36 +43,56 @@ def load(config: PreTrainedConfig, settings: Settings, place: Place) -> dict:
     _hold_weights(tape, held)
     if settings.load.bits < 16:
         widest = max((m.weight.quant_state.shape.numel() if hasattr(m.weight, "quant_state") else m.weight.numel() for m in held.model.modules() if hasattr(m, "compute_dtype") or hasattr(m, "state")), default=0)
-        tape.passing(widest * place.dtype.itemsize)
+        if widest:
+            tape.passing(widest * place.dtype.itemsize)
     return _told(tape, place, 0)
 
 
 def chat(config: PreTrainedConfig, settings: Settings, place: Place, context: int) -> dict:
-    """The phase `chat`: prompts are read, and the last token is written, with `context` tokens in all."""
+    """The phase `chat`: prompts are read, and the last token is written, with `context` tokens in all.
+
+    Of a model with an encoder, that reads one half of them and writes the other.
+    """
     held, tape = shape.held(config, settings.load, place.dtype, place.device), Tape()
     _hold_weights(tape, held)
-    ids = torch.zeros((CHATTING, context - 1), dtype=torch.long, device="meta")
     with torch.no_grad(), tape:
-        tape.keep(table.WORKSPACE, "buffers")
+        if place.device == "cuda":
+            tape.keep(table.WORKSPACE, "buffers")
         with booked(tape, "activations"):
-            made = held.model(input_ids=ids, use_cache=True, logits_to_keep=1)
-            cache = made.past_key_values
-            _hold_cache(tape, cache)
-            del made
-            made = held.model(input_ids=ids[:, :1], past_key_values=cache, use_cache=True, position_ids=torch.full((CHATTING, 1), context - 1, device="meta"))
-            _hold_cache(tape, cache)
+            for inputs in first_and_last(held.model, context, lambda layer: _hold_layer(tape, layer)):
+                _hold_cache(tape, held.model(**inputs, use_cache=True).past_key_values)
     return _told(tape, place, table.LIBRARIES)
 
 
-def tune(config: PreTrainedConfig, settings: Settings, place: Place, lengths: Sequence[int], labelled: Sequence[int] = ()) -> dict:
-    """The phase `tune`: a step over rows of these lengths, in tokens, of which so many are `labelled`.
+def first_and_last(model: PreTrainedModel, context: int, hold: Callable = lambda layer: None) -> Iterator[dict]:
+    """What the model reads at first, and then with a cache of all but one of `context` tokens; it is called in between.
+
+    hold: is told of each layer of a cache that is filled up here. The cache is passed on from what the model returned.
+    """
+    ids = partial(torch.zeros, dtype=torch.long, device=model.device)
+    if not model.config.is_encoder_decoder:
+        cache = DynamicCache(config=model.config)
+        yield {"input_ids": ids(CHATTING, context - 1), "past_key_values": cache, "logits_to_keep": 1}
+        yield {"input_ids": ids(CHATTING, 1), "past_key_values": cache, "position_ids": torch.full((CHATTING, 1), context - 1, device=model.device)}
+        return
+    reads, states = context // 2, model.get_encoder()(input_ids=ids(CHATTING, context // 2))
+    cache = EncoderDecoderCache(DynamicCache(config=model.config), DynamicCache(config=model.config))
+    yield {"encoder_outputs": states, "decoder_input_ids": ids(CHATTING, 1), "past_key_values": cache}
+    for layer in cache.self_attention_cache.layers:
+        layer.keys, layer.values = (tensor.expand(-1, -1, context - reads - 1, -1).contiguous() for tensor in (layer.keys, layer.values))
+        hold(layer)
+    yield {"encoder_outputs": states, "decoder_input_ids": ids(CHATTING, 1), "past_key_values": cache}
+
+
+def tune(config: PreTrainedConfig, settings: Settings, place: Place, lengths: Sequence[int], labelled: Sequence[int] = (), prefix: int = 0) -> dict:
+    """The phase `tune`: a step over rows of these lengths, in tokens, of which so many are `labelled`, and all begin with the same `prefix`.
 
     Beside the usual: "checkpointing" and "tokens", as planned for what the place has; "rows" at once; "feed", how they are
     packed; "trainable" parameters. Raises PlaygroundError for settings that don't fit the model.
     """
     train = settings.train
     labelled = labelled or [max(1, round(n * LABELLED)) for n in lengths]
-    rows = [Example([5] * n, max(1, n - part)) for n, part in zip(lengths, labelled)]
+    rows = [Example([5] * prefix + [6 + row] * (n - prefix), max(1, n - part)) for row, (n, part) in enumerate(zip(lengths, labelled))]
     held, tape = shape.held(config, settings.load, place.dtype, place.device), Tape()
     _hold_weights(tape, held)
     weights = sum(size for _, size, _ in tape.events)
@@ -95,8 +116,9 @@ def _step(tape: Tape, trainer: Trainer, rows: Sequence[Example], at_once: int) -
         tape.keep(trainer.optimizer.averages(copy) // 2, "optimizer")
         tape.keep(trainer.optimizer.averages(copy) // 2, "optimizer")
     parts = sorted(trainer.feed.parts(rows, at_once, trainer.plan.dial.tokens), key=trainer.feed.size, reverse=True)
-    decoder = trainer.loss_of._parts[0]
-    hooks = book_decoder(tape, decoder) if decoder is not None else []
+    network = trainer.feed.model
+    stacks = [network.get_encoder(), network.get_decoder()] if trainer.feed.encoder else [getattr(network, network.base_model_prefix, None)]
+    hooks = [hook for stack in stacks if stack is not None for hook in book_stack(tape, stack)]
     with computing(trainer, learning=True):
         for part in parts[:2]:
             with booked(tape, "loss"):
@@ -124,9 +146,14 @@ def _hold_trained(tape: Tape, held: Loaded, trainer: Trainer) -> None:
 
 
 def _hold_cache(tape: Tape, cache) -> None:
-    for layer in cache.layers:
-        for tensor in (layer.keys, layer.values):
-            tape.hold("kv_cache", tensor)
+    apart = (cache.self_attention_cache, cache.cross_attention_cache) if isinstance(cache, EncoderDecoderCache) else (cache,)
+    for layer in (layer for one in apart for layer in one.layers):
+        _hold_layer(tape, layer)
+
+
+def _hold_layer(tape: Tape, layer) -> None:
+    for tensor in (layer.keys, layer.values):
+        tape.hold("kv_cache", tensor)
 
 
 def _told(tape: Tape, place: Place, libraries: int) -> dict:

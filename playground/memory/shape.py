@@ -5,13 +5,13 @@ from types import SimpleNamespace
 import bitsandbytes.functional
 import torch
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 from transformers.quantizers.base import get_keys_to_not_convert
 
 from playground import catalog
 from playground.errors import problem
-from playground.model.load import Loaded
+from playground.model.load import Loaded, kind_of
 from playground.settings import Load
 
 PAD = 2
@@ -38,11 +38,11 @@ def build(config: PreTrainedConfig, load: Load, dtype: torch.dtype, device: str)
 
     device: what it stands for, "cuda" or "cpu": the training core takes other ways there.
 
-    Raises PlaygroundError for a config that no causal model can be made of.
+    Raises PlaygroundError for a config that no language model can be made of.
     """
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+            model = kind_of(config).from_config(config, dtype=dtype)
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, ZeroDivisionError) as error:
         raise problem("error.config", model=config.model_type, detail=str(error).split("\n")[0][:240]) from error
     if load.bits < 16:
@@ -59,7 +59,7 @@ def quantize(model: PreTrainedModel, load: Load, dtype: torch.dtype) -> None:
     )  # fmt: skip
     biases = {name: module.bias for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     books = dict(bitsandbytes.functional.name2qmap)
-    replace_with_bnb_linear(model, get_keys_to_not_convert(model), wanted)
+    replace_with_bnb_linear(model, [*get_keys_to_not_convert(model), *(model._keep_in_fp32_modules or ())], wanted)
     for name, module in model.named_modules():
         if isinstance(module, (Linear4bit, Linear8bitLt)):
             module.weight = module.weight._quantize("meta")

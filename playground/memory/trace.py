@@ -43,9 +43,9 @@ class Tape(TorchDispatchMode):
         functional.scaled_dot_product_attention = TORCHS
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function is torch.ops.aten._local_scalar_dense.default:
+        if function is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
             return True if args[0].dtype == torch.bool else 1
-        made = WITHOUT_OUTLIERS.get(function, function)(*args, **(kwargs or {}))
+        made = _made(function, args, kwargs or {})
         for tensor in made if isinstance(made, (tuple, list)) else (made,):
             if isinstance(tensor, torch.Tensor) and tensor.is_meta:
                 self._note(tensor, "buffers" if function.namespace == "bitsandbytes" else self.part)
@@ -106,8 +106,8 @@ def booked(tape: Tape, part: str) -> Iterator[None]:
         tape.part = before
 
 
-def book_decoder(tape: Tape, decoder: nn.Module) -> list:
-    """What a decoder makes is its activations, what comes after it the loss's; returns the hooks to be removed."""
+def book_stack(tape: Tape, stack: nn.Module) -> list:
+    """What a stack of layers makes is its activations, what comes after it the loss's; returns the hooks to be removed."""
 
     def begins(*_):
         tape.part = "activations"
@@ -115,7 +115,68 @@ def book_decoder(tape: Tape, decoder: nn.Module) -> list:
     def ends(*_):
         tape.part = "loss"
 
-    return [decoder.register_forward_pre_hook(begins, with_kwargs=True), decoder.register_forward_hook(ends)]
+    return [stack.register_forward_pre_hook(begins, with_kwargs=True), stack.register_forward_hook(ends)]
+
+
+# --- what an operator makes ---
+
+
+def _made(function, args: tuple, kwargs: dict):
+    """What the operator returns; shapes that it made for like arguments before aren't worked out again.
+
+    A model has its layers many times over, and torch works out many a shape in Python: asked once a kind of call, a tape
+    of 32 layers takes a third of the time. Views are left to torch, which makes them fast.
+    """
+    how = _returns(function)
+    key = (function, _likeness(args), _likeness(tuple(kwargs.items()))) if how else (None,)
+    function = WITHOUT_OUTLIERS.get(function, function)
+    if None in key:
+        return function(*args, **kwargs)
+    if key not in KNOWN:
+        made = function(*args, **kwargs)
+        if how == "itself":
+            KNOWN[key] = True
+            return made
+        parts = made if isinstance(made, tuple) else (made,)
+        taken = {one.untyped_storage()._cdata for one in args if isinstance(one, torch.Tensor)}
+        plain = all(one.untyped_storage()._cdata not in taken if isinstance(one, torch.Tensor) and one.is_meta else one is None or isinstance(one, (int, float)) for one in parts)
+        if not plain:  # _unsafe_view, of which the schema doesn't say that it is one
+            return made
+        KNOWN[key] = isinstance(made, tuple), [(one.shape, one.stride(), one.dtype) if isinstance(one, torch.Tensor) else one for one in parts]
+        return made
+    if how == "itself":
+        return args[0]
+    several, parts = KNOWN[key]
+    made = tuple(torch.empty_strided(one[0], one[1], dtype=one[2], device="meta") if isinstance(one, tuple) else one for one in parts)
+    return made if several else made[0]
+
+
+@functools.cache
+def _returns(function) -> str:
+    """By its schema: "fresh" tensors; "itself", what it wrote into, its first argument; "" for anything else."""
+    takes, gives = function._schema.arguments, function._schema.returns
+    if not any(part.alias_info for part in (*takes, *gives)):
+        return "fresh"
+    if torch.Tag.inplace_view in function.tags:  # changes what its argument looks like
+        return ""
+    written = [part.alias_info is not None and part.alias_info.is_write for part in takes]
+    return "itself" if len(gives) == 1 and written[0] and sum(written) == 1 and gives[0].alias_info and gives[0].alias_info.is_write else ""
+
+
+def _likeness(value):
+    """What an operator's results' shapes depend on, hashable; None where that isn't known, such as for a tensor with values."""
+    if isinstance(value, torch.Tensor):
+        return (value.shape, value.stride(), value.dtype) if value.is_meta else None
+    if isinstance(value, (tuple, list)):
+        parts = tuple(_likeness(one) for one in value)
+        return None if None in parts else (type(value), parts)
+    return (type(value), value)
+
+
+KNOWN: dict = {}
+
+
+# --- operators that aren't as torch's meta device has them ---
 
 
 def _in_8_bits(rows: torch.Tensor, threshold: float = 0.0) -> tuple[torch.Tensor, torch.Tensor, None]:
@@ -142,9 +203,12 @@ def _attention(query, *args, **kwargs):
 def _fused(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
     """The kernel that torch chooses on CUDA: flash where there is no mask, in half precision; else the memory-efficient one.
 
-    shapes: (rows, heads, tokens, size)
+    shapes: (rows, heads, tokens, size). Fewer heads of key and value that nobody said are shared fit no kernel: they are
+    spread out, and the square of scores is there (Falcon).
     """
     aten, half = torch.ops.aten, query.dtype in (torch.float16, torch.bfloat16)
+    if key.shape[1] != query.shape[1] and not enable_gqa:
+        return TORCHS(query, key, value, attn_mask, dropout_p, is_causal, scale=scale)
     if attn_mask is None and half and query.shape[-1] <= 256 and query.shape[-1] == value.shape[-1]:
         return aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, is_causal, scale=scale)[0]
     if key.shape[1] != query.shape[1]:
