@@ -30,7 +30,7 @@ class Planner:
         self._answers: OrderedDict[str, object] = OrderedDict()
 
     def ask(self, do: str, **values):
-        """What `do` of memory/planner.py says to these JSON values (settings as a dict).
+        """What `do` of memory/planner.py, or relief.py, says to these JSON values (settings as a dict).
 
         Raises PlaygroundError: what is wrong with the values, or that the process died of them.
         """

@@ -1,7 +1,7 @@
 """The planning process: says what a model would take, while the engine is free for a run. Started by planner.py.
 
-One JSON object a line. In: {"id", "do": a function of memory/planner.py, "values": its arguments}. Out: {"id", "result"}
-or {"id", "error"}. What libraries print goes to standard error.
+One JSON object a line. In: {"id", "do": a function of memory/planner.py or "relief", "values": its arguments}. Out: {"id",
+"result"} or {"id", "error"}. What libraries print goes to standard error.
 """
 
 import json
@@ -35,10 +35,12 @@ def _answer(do: str, values: dict) -> dict:
 
     try:
         from playground.memory import planner
+        from playground.relief import relief
 
         if "settings" in values:
             values["settings"] = Settings().with_values(values["settings"])
-        return {"result": {name: getattr(planner, name) for name in ASKED}[do](**values)}
+        known = {name: getattr(planner, name) for name in ASKED} | {"relief": relief}
+        return {"result": known[do](**values)}
     except Exception as error:
         import traceback
 

@@ -7,8 +7,8 @@
 
 Kinds of events: `run` (first line: schema, began, job, settings, hardware, versions), `phase` (name, lasts until the
 next one; "idle" ends the last), `progress` (done, total), `memory` (bytes: rss, allocated, reserved, device, and
-`parts` where they are exact), `step`, `score`, `sample`, `note`, `failure`, `done`. Readers skip a torn line and
-ignore kinds and fields that they don't know. Live chart, reload, history and replay all read through this module.
+`parts` where they are exact), `prediction` and `measured` (beside.py), `step`, `score`, `sample`, `note`, `failure`,
+`done`. Readers skip a torn line and ignore kinds and fields that they don't know. Live chart, reload, history and replay all read through this module.
 """
 
 import json

@@ -67,7 +67,7 @@ def _page(page: Page, other: str) -> None:
         with gr.Column(scale=5, min_width=320, elem_classes="watch"):
             chart = live_chart(page.lang, page.root, lambda: _current(page.engine))
     plan.connect(page, planning)
-    load.connect(page, loading)
+    load.connect(page, loading, chart)
     tune.connect(page, tuning, chart)
     chat.connect(page, chatting)
     runs.connect(page, history, chart)

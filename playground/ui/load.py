@@ -6,6 +6,7 @@ import gradio as gr
 
 from playground import catalog
 from playground.memory.cards import cards
+from playground.ui import relief
 from playground.ui.page import AT_ONCE, QUIET, Page, message, message_box, opened
 
 
@@ -29,10 +30,10 @@ def build(page: Page) -> SimpleNamespace:
     with gr.Row(elem_classes="actions"):
         go = gr.Button(say("load.go"), variant="primary")
         free = gr.Button(say("load.free"))
-    return SimpleNamespace(model=model, about=about, terms=terms, go=go, free=free, message=message_box())
+    return SimpleNamespace(model=model, about=about, terms=terms, go=go, free=free, message=message_box(), relief=relief.build())
 
 
-def connect(page: Page, tab: SimpleNamespace) -> None:
+def connect(page: Page, tab: SimpleNamespace, chart: gr.HTML) -> None:
     """The tab's listeners, once all fields of the page are there."""
 
     def load(*values):
@@ -50,6 +51,7 @@ def connect(page: Page, tab: SimpleNamespace) -> None:
     tab.model.change(describe, tab.model, [tab.about, tab.terms], **AT_ONCE)
     tab.go.click(page.telling(load), page.inputs(), tab.message, **QUIET)
     tab.free.click(page.telling(give_back), None, tab.message, **QUIET)
+    relief.connect(page, tab.relief, "load", chart)
 
 
 def _names(page: Page) -> list[tuple[str, str]]:

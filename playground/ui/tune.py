@@ -4,15 +4,13 @@ from types import SimpleNamespace
 
 import gradio as gr
 
-from playground import catalog, runs
+from playground import catalog
 from playground.data import source
-from playground.errors import PlaygroundError
 from playground.settings import CHECKPOINTING, COMPILE, METHODS, OPTIMIZERS, Data
-from playground.ui import figures
+from playground.ui import relief
 from playground.ui.page import AT_ONCE, QUIET, Page, message, message_box, opened
 
 PREVIEWED = 5  # rows
-CHANGES = 3  # on offer after an out-of-memory
 
 
 def build(page: Page) -> SimpleNamespace:
@@ -72,9 +70,7 @@ def build(page: Page) -> SimpleNamespace:
         go = gr.Button(say("tune.go"), variant="primary")
         stop = gr.Button(say("tune.stop"), variant="stop", interactive=False)
     told = message_box()
-    with gr.Row(elem_classes="actions"):
-        changes = [gr.Button(visible=False, size="sm") for _ in range(CHANGES)]
-    return SimpleNamespace(data=data, upload=upload, preview=preview, table=table, go=go, stop=stop, message=told, changes=changes)
+    return SimpleNamespace(data=data, upload=upload, preview=preview, table=table, go=go, stop=stop, message=told, relief=relief.build())
 
 
 def connect(page: Page, tab: SimpleNamespace, chart: gr.HTML) -> None:
@@ -97,43 +93,7 @@ def connect(page: Page, tab: SimpleNamespace, chart: gr.HTML) -> None:
     tab.upload.upload(lambda path: gr.update(value=path), tab.upload, tab.data, **AT_ONCE)
     tab.go.click(page.telling(tune), page.inputs(), tab.message, **QUIET)
     tab.stop.click(page.engine.stop, **AT_ONCE)
-    changed = [page.fields["load", "bits"], *(page.fields["train", name] for name in ("method", "checkpointing", "tokens"))]
-    for place, button in enumerate(tab.changes):
-        button.click(lambda place=place: _change(page, place), None, [*changed, tab.message], **QUIET)
-    chart.change(lambda: _offers(page), None, tab.changes, **QUIET)
-
-
-def relief(page: Page) -> list[dict]:
-    """What would have fitted where the last fine-tune ran out of memory: the fastest of each bit width, fastest first."""
-    job = page.engine.last
-    full = next((p for p in job.error.problems if p.key == "error.out_of_memory"), None) if job and job.do == "tune" and job.error else None
-    if full is None or job.run is None:
-        return []
-    run = runs.find(page.root, job.run)
-    settings = run.settings()
-    room = int(settings["load"].get("card", 0) * 2**30) or full.values["capacity_bytes"]
-    found = page.planner.ask("fastest", settings=settings, capacity=room)
-    best = {option["bits"]: option for option in reversed(found)}
-    return sorted(best.values(), key=lambda option: -option["speed"])[:CHANGES]
-
-
-def _offers(page: Page) -> list:
-    """Updates of the buttons under an out-of-memory; hidden after anything else."""
-    try:
-        found = relief(page)
-    except PlaygroundError:  # the failure itself is told already
-        found = []
-    told = [gr.update(value=page.say("tune.change", **figures.option(page.say, option)), visible=True) for option in found]
-    return [*told, *(gr.update(visible=False) for _ in range(CHANGES - len(told)))]
-
-
-def _change(page: Page, place: int) -> tuple:
-    """Write one of them into the form."""
-    try:
-        option = relief(page)[place]  # remembered by the planner
-    except (PlaygroundError, IndexError):  # another job has ended since
-        return *(gr.skip() for _ in range(5)),
-    return option["bits"], "lora", option["checkpointing"], option["tokens"], message(page.say("tune.changed", **figures.option(page.say, option)))
+    relief.connect(page, tab.relief, "tune", chart)
 
 
 def _preview(page: Page, data) -> tuple[str, list[list[str]]]:
