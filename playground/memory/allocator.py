@@ -64,6 +64,8 @@ def reserved(events: Iterable[tuple[int, int, str]]) -> int:
     """The bytes that are reserved once these were taken and given back; see trace.Tape for the events."""
     pools, there = {True: Pool(PAGES[0]), False: Pool(PAGES[1])}, {}
     for name, size, _ in events:
+        if not size:
+            continue
         if size > 0:
             pool = pools[size <= SMALL]
             there[name] = pool, pool.take(size), size

@@ -37,15 +37,50 @@ class Place:
 
 
 def load(config: PreTrainedConfig, settings: Settings, place: Place) -> dict:
-    """The phase `load`: the weights, and what their largest layer takes on its way to fewer bits."""
-    held = shape.held(config, settings.load, place.dtype, place.device)
-    tape = Tape()
-    _hold_weights(tape, held)
-    if settings.load.bits < 16:
-        widest = max((m.weight.quant_state.shape.numel() if hasattr(m.weight, "quant_state") else m.weight.numel() for m in held.model.modules() if hasattr(m, "compute_dtype") or hasattr(m, "state")), default=0)
-        if widest:
-            tape.passing(widest * place.dtype.itemsize)
-    return _told(tape, place, 0)
+    """The phase `load`: weights as they come in, each of those that are quantized in 16 bits at first."""
+    held, tape = shape.held(config, settings.load, place.dtype, place.device), Tape()
+    if place.device == "cuda":
+        tape.passing(_warm_up(held), "weights")
+    for tensor, constants in _arriving(held.model):
+        whole = tape.keep(_before_quantizing(tensor) * place.dtype.itemsize, "buffers")
+        tape.hold("weights", tensor)
+        for constant in constants:
+            tape.hold("quant_constants", constant)
+        tape.drop(whole)
+    told, parts = _told(tape, place, 0), {}
+    for _, size, part in tape.events:
+        parts[part] = parts.get(part, 0) + size
+    parts = {part: size for part, size in parts.items() if size}  # as it stays; beside it, what came and went
+    passed = {"buffers": told["allocated"] - sum(parts.values())} if told["allocated"] > sum(parts.values()) else {}
+    runtime = {"runtime": told["parts"]["runtime"]} if "runtime" in told["parts"] else {}
+    return told | {"parts": parts | passed | runtime}
+
+
+def _arriving(model: PreTrainedModel) -> list[tuple[torch.Tensor, list[torch.Tensor]]]:
+    """Each weight and what is kept beside it, in the order in which transformers loads them: by name, numbers as numbers, the head first."""
+    head = model.get_output_embeddings().weight
+    names = {id(tensor): name.split(".") for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+    found: list[tuple[torch.Tensor, list[torch.Tensor]]] = []
+    for part, tensor in tensors(model):
+        if part == "quant_constants":
+            found[-1][1].append(tensor)
+        else:
+            found.append((tensor, []))
+    found.sort(key=lambda pair: [(pair[0] is not head, 0, ""), *((not word.isdigit(), int(word) if word.isdigit() else 0, word) for word in names.get(id(pair[0]), ()))])
+    return found
+
+
+def _warm_up(held: Loaded) -> int:
+    """Bytes that transformers takes and gives back before it loads (caching_allocator_warmup): about the weights'."""
+    own = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for part, tensor in tensors(held.model) if part == "weights"}
+    return sum(own.values())
+
+
+def _before_quantizing(tensor: torch.Tensor) -> int:
+    """How many numbers wait on the device to be quantized into this tensor; 0 for one that isn't quantized."""
+    if getattr(tensor, "quant_state", None) is not None:
+        return tensor.quant_state.shape.numel()
+    return 2 * tensor.numel() if getattr(tensor, "SCB", None) is not None else 0  # LLM.int8() makes a copy in float16
 
 
 def chat(config: PreTrainedConfig, settings: Settings, place: Place, context: int) -> dict:

@@ -61,15 +61,19 @@ class Tape(TorchDispatchMode):
         else:
             self.events[at] = (*self.events[at][:2], part)
 
-    def keep(self, size: int, part: str) -> None:
-        """Something that is taken now and stays."""
+    def keep(self, size: int, part: str) -> int:
+        """Something that is taken now and stays until `drop`; returns its name."""
         self.events.append((len(self.events), _rounded(size), part))
+        return len(self.events) - 1
+
+    def drop(self, name: int) -> None:
+        """What is known under that name is given back."""
+        _, size, part = self.events[name]
+        self.events.append((name, -size, part))
 
     def passing(self, size: int, part: str = "buffers") -> None:
         """Something that a kernel takes and gives back by itself."""
-        self.keep(size, part)
-        name, taken, _ = self.events[-1]
-        self.events.append((name, -taken, part))
+        self.drop(self.keep(size, part))
 
     def _note(self, tensor: torch.Tensor, part: str) -> None:
         storage = tensor.untyped_storage()
@@ -77,11 +81,10 @@ class Tape(TorchDispatchMode):
             return
         self._live[storage._cdata] = len(self.events)
         self.keep(storage.nbytes(), part)
-        weakref.finalize(storage, self._drop, storage._cdata).atexit = False
+        weakref.finalize(storage, self._gone, storage._cdata).atexit = False
 
-    def _drop(self, address: int) -> None:
-        name, size, part = self.events[self._live.pop(address)]
-        self.events.append((name, -size, part))
+    def _gone(self, address: int) -> None:
+        self.drop(self._live.pop(address))
 
 
 def peak(events: list[tuple[int, int, str]]) -> tuple[int, dict[str, int]]:
