@@ -175,12 +175,15 @@ def made_up(model, bits: int, device: str):
     import torch
     from torch import nn
 
+    from transformers.quantizers.base import get_keys_to_not_convert
+
     from playground.model.load import keep_trainable, settle
 
     torch.manual_seed(0)
+    kept = [*get_keys_to_not_convert(model), *(model._keep_in_fp32_modules or ())] if bits < 16 else []  # as transformers leaves them
 
     def drawn(name: str, tensor: torch.Tensor) -> torch.Tensor:
-        made = torch.empty(tensor.shape, dtype=torch.bfloat16, device=device)
+        made = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
         return made.normal_(0, 0.02) if tensor.ndim > 1 else made.fill_(float("norm" in name and name.endswith("weight")))
 
     drawn_once: dict[int, nn.Parameter] = {}  # tied weights stay tied
@@ -192,7 +195,9 @@ def made_up(model, bits: int, device: str):
         if any(buffer.is_meta for buffer in module.buffers(recurse=False)):  # a rotary embedding's, which follow from the config
             with torch.device(device):
                 module._buffers.update(type(module)(config=model.config)._buffers)
-        if bits < 16 and type(module) is nn.Linear and module is not model.get_output_embeddings():
+        for leaf, tensor in module.named_buffers(recurse=False):
+            module._buffers[leaf] = tensor.to(device)
+        if bits < 16 and type(module) is nn.Linear and not any(name == one or name.endswith("." + one) for one in kept):
             model.set_submodule(name, _quantized(module, bits))
     drawn_once.clear()  # what was quantized is not to be kept
     if bits < 16:

@@ -1,11 +1,14 @@
 """Predicted memory beside measured, on one card: shapes of real models with random weights, a fresh process a cell.
 
-    python tests/bench/predict_gpu.py                     # every cell; about 6 minutes on an H100
+    python tests/bench/predict_gpu.py                     # every cell; about 10 minutes on an H100
     python tests/bench/predict_gpu.py --only 'llama*'
 
-A cell is family-bits-dial, with LoRA r 8 on all linear layers, and two phases are compared in it: tune (32 rows, 5,024
-tokens at most 256 a row, three steps) and chat (two rows, 1,024 tokens). Predictions are made from the config alone
-before the model is there. Errors are signed, in % of what was measured; device is all of the card that is in use.
+Cells are named model:bits:method:dial:rows:attention. The method is LoRA r 8 on all linear layers (lora), on others by name,
+or full; rows are a step's, as mix (32 rows, 5,024 tokens, at most 256 a row) or rows x tokens. Two phases are compared:
+tune (three steps) and chat (two rows, 1,024 tokens). Cells load:model:bits read made-up weights from disk. Predictions
+are made from the config alone before the model is there. Errors are signed, in % of what was measured; device is all of
+the card that is in use. Halves: `known` are the families and settings that the prediction was built with; `held_out` are
+those that it met here first.
 """
 
 import argparse
@@ -24,13 +27,27 @@ import arms  # beside this file
 from train_gpu import LIBRARIES, _in_use, turn
 
 MODELS = {
-    "gpt_neox": "cyberagent/open-calm-7b", "gpt_neox-12b": "databricks/dolly-v2-12b", "llama": "meta-llama/Llama-2-7b-hf", "bloom": "bigscience/bloom-1b7",
-    "falcon": "tiiuae/falcon-7b", "opt": "facebook/opt-2.7b", "gptj": "EleutherAI/gpt-j-6b", "qwen2": "Qwen/Qwen2.5-3B", "gemma": "google/gemma-2b",
+    "calm": "cyberagent/open-calm-7b", "dolly": "databricks/dolly-v2-12b", "pythia": "EleutherAI/pythia-2.8b", "llama": "meta-llama/Llama-2-7b-hf",
+    "bloom": "bigscience/bloom-1b7", "bloom-small": "bigscience/bloom-560m", "falcon": "tiiuae/falcon-7b", "opt": "facebook/opt-2.7b",
+    "opt-1b": "facebook/opt-1.3b", "gptj": "EleutherAI/gpt-j-6b", "qwen2": "Qwen/Qwen2.5-3B", "qwen2-1b": "Qwen/Qwen2.5-1.5B", "gemma": "google/gemma-2b",
+    "t5": "bigscience/T0_3B", "mt5": "bigscience/mt0-large",
 }  # fmt: skip
-CELLS = [
-    *(f"{family}:{bits}:{dial}" for family in ("gpt_neox", "llama", "qwen2", "opt") for bits, dial in ((16, "off"), (8, "all"), (4, "off"), (4, "2"), (4, "all"))),
-    *(f"{family}:{bits}:{dial}" for family in ("gpt_neox-12b", "bloom", "falcon", "gptj", "gemma") for bits, dial in ((16, "all"), (4, "all"))),
+USUAL = "16:lora:off 8:lora:all 4:lora:off 4:lora:2 4:lora:all".split()
+KNOWN = [
+    *(f"{model}:{how}:mix:sdpa" for model in ("calm", "llama", "qwen2", "bloom") for how in USUAL),
+    *(f"{model}:{bits}:lora:all:mix:sdpa" for model in ("falcon", "gptj") for bits in (16, 8, 4)),
 ]  # fmt: skip
+HELD_OUT = [
+    *(f"{model}:{how}:mix:sdpa" for model in ("opt", "gemma", "t5") for how in USUAL),
+    *(f"{model}:{bits}:lora:{dial}:mix:sdpa" for model, bits, dial in (("dolly", 8, "all"), ("dolly", 4, "off"), ("dolly", 4, "all"), ("mt5", 16, "off"), ("mt5", 4, "all"))),
+    *(f"{model}:32:lora:{dial}:mix:sdpa" for model, dial in (("qwen2", "all"), ("opt", "off"), ("mt5", "off"))),
+    *(f"{how}:mix:sdpa" for how in ("qwen2-1b:16:full:off", "qwen2-1b:32:full:all", "bloom-small:32:full:off", "opt-1b:16:full:all")),
+    *(f"{how}:mix:eager" for how in ("qwen2:4:lora:all", "llama:4:lora:all", "pythia:16:lora:off")),
+    *(f"{how}:sdpa" for how in ("calm:4:lora:all:8x1024", "llama:4:lora:all:4x2048", "qwen2:4:lora:off:16x512", "bloom:16:lora:all:4x1024", "calm:4:lora:2:1x256")),
+    *(f"{how}:mix:sdpa" for how in ("llama:4:q_proj,v_proj:all", "qwen2:4:q_proj,v_proj:off", "calm:4:query_key_value:2")),
+]  # fmt: skip
+LOADS = [f"load:{model}:{bits}" for model in ("qwen2-1b", "bloom") for bits in (32, 16, 8, 4)]
+CONTEXT = 1024  # tokens of a chat
 KINDS = ("allocated", "reserved", "device")
 
 
@@ -45,14 +62,16 @@ def main() -> None:
     if asked.cell:
         print(json.dumps(cell(asked.cell, asked.work)))
         return
-    names = [name for name in CELLS if not asked.only or any(fnmatch.fnmatchcase(name, p) for p in asked.only)]
+    names = [name for name in (*LOADS, *KNOWN, *HELD_OUT) if not asked.only or any(fnmatch.fnmatchcase(name, p) for p in asked.only)]
     cells = []
     with tempfile.TemporaryDirectory() as work, ThreadPoolExecutor(asked.ahead) as pool:
         command = [sys.executable, __file__, "--work", work, "--cell"]
         env = os.environ | {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+        for model in dict.fromkeys(name.split(":")[1] for name in names if name in LOADS):
+            arms.last_line([*command, f"save:{model}"], env)
         started = {pool.submit(arms.attempt, lambda name=name: arms.last_line([*command, name], env)): name for name in names}
         for done in as_completed(started):
-            cells.append({"cell": started[done]} | done.result())
+            cells.append({"cell": started[done], "half": "held_out" if started[done] in HELD_OUT else "known"} | done.result())
             print(json.dumps(cells[-1]), file=sys.stderr, flush=True)
             found = arms.report("predicted memory beside measured", LIBRARIES, [], errors=summary(cells), cells=cells)
             arms.write(asked.out, found)
@@ -60,59 +79,120 @@ def main() -> None:
 
 
 def cell(name: str, work: Path) -> dict:
-    """{phase: {"predicted", "measured", "error" in %}} of one cell."""
+    """{"error", "measured", "predicted"}, each by phase and kind, of one cell."""
+    if name.startswith("save:"):
+        return save(name.split(":")[1], work)
+    return loaded(name, work) if name.startswith("load:") else worked(name, work)
+
+
+def worked(name: str, work: Path) -> dict:
     import torch
-    from transformers import AutoModelForCausalLM
+    from accelerate import init_empty_weights
 
     from playground.memory import predict, shape
     from playground.memory.meter import hardware
-    from playground.model.load import Loaded, give_back
+    from playground.model.load import Loaded, give_back, kind_of
     from playground.settings import Load, Lora, Settings, Train
     from playground.train.loop import fine_tune
     from playground.train.parallel import Team
     from playground.train.prepare import prepare
 
-    family, bits, dial = name.split(":")
-    model, examples = MODELS[family], arms.rows()
-    train = Train(batch=arms.BATCH, steps=3, checkpointing=dial, compile="off")
-    settings = Settings(load=Load(model=model, bits=int(bits)), lora=Lora(r=arms.RANK), train=train)
-    config, place = shape.config_of(model), predict.Place("cuda", torch.bfloat16)
+    model, bits, method, dial, rows, attention = name.split(":")
+    examples, dtype = _rows(rows), torch.float32 if bits == "32" else torch.bfloat16
+    train = Train(batch=len(examples), steps=3, checkpointing=dial, compile="off", method="full" if method == "full" else "lora")
+    lora = Lora(r=arms.RANK, targets="all-linear" if method in ("lora", "full") else method)
+    settings = Settings(load=Load(model=MODELS[model], bits=int(bits)), lora=lora, train=train)
+    config, place = shape.config_of(MODELS[model]), predict.Place("cuda", dtype)
+    config._attn_implementation = attention
     lengths = [len(e.ids) for e in examples]
-    predicted = {"chat": predict.chat(config, settings, place, 1024), "tune": predict.tune(config, settings, place, lengths, [e.labelled for e in examples])}
-    with torch.device("meta"):
-        network = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    predicted = {"chat": predict.chat(config, settings, place, CONTEXT), "tune": predict.tune(config, settings, place, lengths, [e.labelled for e in examples])}
+    with init_empty_weights(include_buffers=False):
+        network = kind_of(config).from_config(config, dtype=dtype)
     with turn(work):
-        held = Loaded(arms.made_up(network, int(bits), "cuda"), SimpleNamespace(pad_token_id=arms.PAD), "cuda", torch.bfloat16, "")
+        held = Loaded(arms.made_up(network, int(bits), "cuda"), SimpleNamespace(pad_token_id=arms.PAD), "cuda", dtype, "")
         give_back()
-        measured, most = {"load": _now()}, [0]
+        measured, most = {"held": _now()}, [0]
         torch.cuda.reset_peak_memory_stats()
         with torch.no_grad():
-            ids = torch.randint(5, 400, (predict.CHATTING, 1023), device="cuda")
-            made = held.model(input_ids=ids, use_cache=True, logits_to_keep=1)
-            held.model(input_ids=ids[:, :1], past_key_values=made.past_key_values, use_cache=True, position_ids=torch.full((predict.CHATTING, 1), 1023, device="cuda"))
+            for inputs in predict.first_and_last(held.model, CONTEXT):
+                held.model(**inputs, use_cache=True)
         measured["chat"] = _peaks(_in_use())
-        del made
+        del inputs
         give_back()
         torch.cuda.reset_peak_memory_stats()
         trainer = prepare(held, settings, examples, [], Team("cuda"))
         for _ in fine_tune(trainer, examples, train, threading.Event()):
             most.append(_in_use())
         measured["tune"] = _peaks(max(most))
-        errors = {phase: {kind: round(100 * (predicted[phase][kind] / measured[phase][kind] - 1), 2) for kind in KINDS} for phase in predicted}
-        return {
-            "error": errors, "feed": [predicted["tune"]["feed"], trainer.feed.mode], "measured": measured,
-            "predicted": {phase: {k: v for k, v in told.items() if k in (*KINDS, "parts")} for phase, told in predicted.items()}, "hardware": hardware("cuda"),
-        }  # fmt: skip
+        return {"error": _errors(predicted, measured), "feed": [predicted["tune"]["feed"], trainer.feed.mode], "measured": measured, "predicted": _short(predicted), "hardware": hardware("cuda")}
+
+
+def save(model: str, work: Path) -> dict:
+    """Made-up weights on disk, for the cells that load them."""
+    from accelerate import init_empty_weights
+    from toys import make_tokenizer
+
+    from playground.memory import shape
+    from playground.model.load import kind_of
+
+    import torch
+
+    config = shape.config_of(MODELS[model])
+    with init_empty_weights(include_buffers=False):
+        network = kind_of(config).from_config(config, dtype=torch.bfloat16)
+    arms.made_up(network, 16, "cuda").save_pretrained(work / model)
+    make_tokenizer(False).save_pretrained(work / model)
+    return {}
+
+
+def loaded(name: str, work: Path) -> dict:
+    import torch
+
+    from playground.memory import predict, shape
+    from playground.memory.meter import hardware
+    from playground.model.load import load
+    from playground.settings import Load, Settings
+
+    _, model, bits = name.split(":")
+    settings = Settings(load=Load(model=MODELS[model], bits=int(bits)))
+    predicted = {"load": predict.load(shape.config_of(MODELS[model]), settings, predict.Place("cuda", torch.float32 if bits == "32" else torch.bfloat16))}
+    with turn(work):
+        torch.ones(1, device="cuda")
+        torch.cuda.reset_peak_memory_stats()
+        held = load(work / model, settings.load, lambda *told: None)
+        measured = {"load": _peaks(_in_use()), "held": _now()}
+        del held
+    return {"error": _errors(predicted, measured), "measured": measured, "predicted": _short(predicted), "hardware": hardware("cuda")}
+
+
+def _rows(how: str) -> list:
+    """One step's examples."""
+    from playground.data.batch import Example
+
+    if how == "mix":
+        return arms.rows()
+    rows, tokens = map(int, how.split("x"))
+    return [Example([5 + (7 * row + n) % 400 for n in range(tokens)], round(tokens * (1 - arms.LABELLED))) for row in range(rows)]
+
+
+def _errors(predicted: dict, measured: dict) -> dict:
+    return {phase: {kind: round(100 * (told[kind] / measured[phase][kind] - 1), 2) for kind in KINDS} for phase, told in predicted.items()}
+
+
+def _short(predicted: dict) -> dict:
+    return {phase: {k: v for k, v in told.items() if k in (*KINDS, "parts")} for phase, told in predicted.items()}
 
 
 def summary(cells: list[dict]) -> dict:
-    """Median and worst absolute error in %, by phase and kind, over the cells that worked."""
+    """Median and worst absolute error in %, by half, phase and kind, over the cells that worked."""
     found = {}
-    for phase in ("tune", "chat"):
-        for kind in KINDS:
-            sizes = [abs(c["error"][phase][kind]) for c in cells if "error" in c]
-            if sizes:
-                found[f"{phase} {kind}"] = {"cells": len(sizes), "median": round(statistics.median(sizes), 2), "worst": max(sizes)}
+    for half in ("known", "held_out", None):
+        for phase in ("load", "chat", "tune", None):
+            for kind in KINDS:
+                told = [e for c in cells if "error" in c and half in (c["half"], None) for p, e in c["error"].items() if phase in (p, None)]
+                sizes = [abs(e[kind]) for e in told]
+                if sizes:
+                    found[f"{half or 'all'} {phase or 'all'} {kind}"] = {"count": len(sizes), "median": round(statistics.median(sizes), 2), "worst": max(sizes)}
     return found
 
 
