@@ -43,6 +43,12 @@ def prompts() -> dict[str, dict]:
     return _entries("prompts")
 
 
+def name_of(model: str) -> str:
+    """What people call a model: its name in the catalog, or the end of its id or folder."""
+    entry = models().get(model) or shapes().get(model)
+    return entry["name"] if entry else model.rstrip("/").rsplit("/", 1)[-1]
+
+
 def source_of(entry: dict, kind: str):
     """The value of an entry's first source of that kind ("hub", "folder", "wheels"), or None."""
     return next((source[kind] for source in entry["sources"] if kind in source), None)

@@ -56,7 +56,9 @@ def _page(page: Page, other: str) -> None:
                 with gr.Tab(page.say("tab.plan")):
                     planning = plan.build(page)
                 with gr.Tab(page.say("tab.load")):
-                    preset = gr.Dropdown(label=page.say("preset.label"), info=page.say("preset.info"), choices=[(page.say(f"preset.{k}"), k) for k in catalog.presets()], value=START)
+                    preset = gr.Dropdown(
+                        label=page.say("preset.label"), info=page.say("preset.info"), choices=[(page.say(f"preset.{k}"), k) for k in catalog.presets()], value=START
+                    )
                     loading = load.build(page)
                 with gr.Tab(page.say("tab.tune")):
                     tuning = tune.build(page)

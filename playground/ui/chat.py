@@ -87,7 +87,7 @@ def badge(title: str, text: str) -> str:
 
 def adapters(page: Page) -> list[tuple[str, str]]:
     """Every run that has an adapter, newest first, and "none"."""
-    found = [(f"{_model_name(s.model)} · {s.bits} bit · {s.data} · {s.id}", s.id) for s in runs.history(page.root) if s.has_adapter]
+    found = [(f"{catalog.name_of(s.model)} · {s.bits} bit · {s.data} · {s.id}", s.id) for s in runs.history(page.root) if s.has_adapter]
     return [*found, (page.say("chat.none"), "")]
 
 
@@ -98,7 +98,7 @@ def badges(page: Page, adapter: str, model: str, bits: int) -> tuple:
         chosen = Settings().with_values(runs.find(page.root, adapter).settings())
         model, bits = chosen.load.model, chosen.load.bits
         key = "chat.badge_full" if chosen.train.method == "full" else "chat.badge_tuned"
-    named = {"model": _model_name(model or ""), "bits": bits or "auto"}
+    named = {"model": catalog.name_of(model or ""), "bits": bits or "auto"}
     tuned = page.say(key, run=adapter, **named)
     base = badge(page.say("chat.base"), page.say("chat.badge_base", **named))
     return base, badge(page.say("chat.tuned"), tuned), message("" if adapter else page.say("chat.same"))
@@ -173,8 +173,3 @@ def _prompts(page: Page) -> list[list[str]]:
 
 def _catalog_prompts() -> list[str]:
     return catalog.prompts()["talk"]["prompts"]
-
-
-def _model_name(model: str) -> str:
-    entry = catalog.models().get(model)
-    return entry["name"] if entry else model.rstrip("/").rsplit("/", 1)[-1]

@@ -1,10 +1,10 @@
-"""What the Plan and Runs tabs draw: predictions as HTML. Looks stand in assets/figures.css; all text is escaped here."""
+"""What the Plan tab draws: predictions as HTML. Looks stand in assets/figures.css; all text is escaped here."""
 
 from collections.abc import Callable, Sequence
 from html import escape
 
-from playground.accuracy import Pair, Score
 from playground.memory.cards import cards, verdict
+from playground.ui.tables import table
 from playground.words import gib
 
 PHASES = ("load", "chat", "tune")
@@ -46,7 +46,9 @@ def explained(say: Callable, lines: Sequence[dict]) -> str:
     for line in lines:
         off = "" if line["agrees"] else escape(say("plan.differs", traced_bytes=line["traced"], off=line["traced"] / max(line["bytes"], 1) - 1))
         told = f'<small class="differs">{off}</small>' if off else ""
-        rows.append(f"<li>{_swatch(line['part'])}<b>{escape(say('chart.part.' + line['part']))}</b> <span>{escape(line['arithmetic'])} = {escape(gib(line['bytes']))}</span>{told}</li>")
+        rows.append(
+            f"<li>{_swatch(line['part'])}<b>{escape(say('chart.part.' + line['part']))}</b> <span>{escape(line['arithmetic'])} = {escape(gib(line['bytes']))}</span>{told}</li>"
+        )
     return f'<section class="plan"><p class="small">{escape(say("plan.explained.lead"))}</p><ul class="sums">{"".join(rows)}</ul></section>'
 
 
@@ -63,30 +65,10 @@ def largest(say: Callable, rows: Sequence[dict], **asked) -> str:
     return f'<section class="plan"><p class="small">{escape(say("plan.largest.lead", **{name: f"{value:,}" for name, value in asked.items()}))}</p>{"".join(tables)}</section>'
 
 
-def pairs(say: Callable, found: Sequence[Pair], with_run: bool = False) -> str:
-    """Figures that were predicted and measured, each with the job, and the run if that is to be told."""
-    jobs = [f"{say(f'chart.job.{p.phase}')}{f' · {p.run}' if with_run else ''}" for p in found]
-    rows = [[f"{_kind(say, p.kind)}\n{job}", gib(p.predicted), gib(p.measured), _signed(p.error)] for p, job in zip(found, jobs)]
-    return table([say(f"accuracy.{name}") for name in ("figure", "predicted", "measured", "error")], rows)
-
-
-def scores(say: Callable, found: Sequence[Score]) -> str:
-    """How far off predictions were, by kind."""
-    head = [say(f"accuracy.{name}") for name in ("figure", "count", "median", "worst")]
-    return table(head, [[_kind(say, s.kind), str(s.count), f"{s.median:.1%}", _signed(s.worst)] for s in found])
-
-
 def option(say: Callable, found: dict) -> dict:
     """The values of one of the fastest settings, as the words tables name and show them."""
     at_once = say("plan.at_once", tokens=f"{found['tokens']:,}") if found["tokens"] else say("plan.all_at_once")
     return {**found, "at_once": at_once, "device_bytes": found["device"]}
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A plain table of texts, its first column being what a row is about; what follows a line break is written small."""
-    top = "".join(f"<th scope=col>{escape(text)}</th>" for text in head)
-    body = "".join(f"<tr><th scope=row>{_cell(first)}</th>{''.join(f'<td>{_cell(text)}</td>' for text in rest)}</tr>" for first, *rest in rows)
-    return f'<div class="plan wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _about(say: Callable, found: dict) -> str:
@@ -131,7 +113,8 @@ def _phase(say: Callable, name: str, found: dict, room: int, scale: float, lines
     told = ", ".join(f"{say('chart.part.' + part)} {gib(size)}" for part, size in parts)
     label = say("plan.bar", phase=title, need_bytes=need(phase), verdict=say(f"plan.verdict.{fit}"), parts=told)
     blocks = "".join(
-        f'<i style="width:{100 * size / scale:.3f}%;background:var(--live-part-{part})" title="{escape(say("chart.part." + part))} {escape(gib(size))}"></i>' for part, size in parts
+        f'<i style="width:{100 * size / scale:.3f}%;background:var(--live-part-{part})" title="{escape(say("chart.part." + part))} {escape(gib(size))}"></i>'
+        for part, size in parts
     )
     marks = "".join(f'<u class="{kind}" style="left:{100 * place:.2f}%"></u>' for place, _, kind in lines)
     needs = escape(say("plan.needs", need_bytes=need(phase), room_bytes=room))
@@ -165,21 +148,8 @@ def _swatch(part: str) -> str:
     return f'<i class="swatch" style="background:var(--live-part-{escape(part)})"></i>'
 
 
-def _cell(text: str) -> str:
-    main, _, small = text.partition("\n")
-    return f"{escape(main)}<small>{escape(small)}</small>" if small else escape(main)
-
-
 def _model(say: Callable, entry: dict | None) -> str:
     return f"{entry['name']}\n{gib(entry['device'])}" if entry else say("plan.largest.none")
-
-
-def _kind(say: Callable, kind: str) -> str:
-    return say(f"chart.part.{kind}" if kind in PARTS else f"chart.memory.{kind}")
-
-
-def _signed(share: float) -> str:
-    return f"{share:+.1%}".replace("-", "−")
 
 
 def _short(count: int) -> str:

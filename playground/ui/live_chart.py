@@ -1,4 +1,4 @@
-"""The live view of a run: a gr.HTML that asks for the run's new events and draws them itself (assets/live_chart.js).
+"""The live view of a run: a gr.HTML that asks for the run's new events and draws them itself (assets/live_view.js, live_chart.js).
 
 The browser polls `since` with a byte cursor, so a reload, a hidden tab and a run of yesterday are the same case.
 `since` bypasses Gradio's queue and anyone who can open the page can call it: it checks all that it is given.
@@ -37,10 +37,18 @@ TEMPLATE = """
     <ul class="notes" hidden></ul>
     <div class="memory" hidden>
       <h4><span></span> <small></small></h4><ul class="legend"></ul><div class="plot" role="img"></div>
-      <h4><span></span> <small></small></h4><div class="stack" role="img"></div><ul class="legend"></ul>
     </div>
     <div class="loss" hidden>
       <h4><span></span> <small></small></h4><ul class="legend"></ul><div class="plot" role="img"></div>
+    </div>
+    <div class="beside" hidden>
+      <h4><span></span></h4>
+      <table><thead><tr><td></td><th scope="col"></th><th scope="col"></th><th scope="col"></th></tr></thead><tbody></tbody></table>
+    </div>
+    <div class="parts" hidden>
+      <h4><span></span></h4>
+      <p class="now"></p><div class="stack" role="img"></div><ul class="legend"></ul>
+      <p class="then"></p><div class="stack" role="img"></div><ul class="legend"></ul>
     </div>
     <p class="spoken" aria-live="polite"></p>
   </div>
@@ -75,14 +83,14 @@ def live_chart(lang: str, root: Path, current: Callable[[], dict]) -> gr.HTML:
         return empty | {
             "run": run.id, "cursor": cursor, "events": [_with_text(event, lang) for event in _lighter(events)],
             "more": cursor - start > BLOCK // 2, "live": fresh or (now["busy"] and now["run"] == run.id),
-        }
+        }  # fmt: skip
 
     words = {key.removeprefix("chart."): text for key, text in table(lang).items() if key.startswith(("chart.", "phase."))}
     return gr.HTML(
         html_template=TEMPLATE, css_template=(ASSETS / "live_chart.css").read_text(encoding="utf-8"),
-        js_on_load=(ASSETS / "live_chart.js").read_text(encoding="utf-8"), apply_default_css=False, container=True,
+        js_on_load="\n".join((ASSETS / name).read_text(encoding="utf-8") for name in ("live_view.js", "live_chart.js")), apply_default_css=False, container=True,
         server_functions=[since], follow="", words=words, lang=lang,
-    )
+    )  # fmt: skip
 
 
 def _checked(request) -> dict | None:

@@ -1,5 +1,6 @@
 """Tab "Runs": everything that was done, to be seen, used or deleted again."""
 
+from html import escape
 from types import SimpleNamespace
 
 import gradio as gr
@@ -7,18 +8,17 @@ import gradio as gr
 from playground import accuracy, runs
 from playground.errors import PlaygroundError, problem
 from playground.settings import Settings
-from playground.ui import figures
+from playground.ui import tables
 from playground.ui.page import AT_ONCE, QUIET, Page, message, message_box, opened
 
 CHECKPOINT = "checkpoint.pt"  # as train/checkpoint.py names it, which imports torch
-COLUMNS = ("run", "model", "bits", "data", "loss", "recall", "seconds", "state")
 
 
 def build(page: Page) -> SimpleNamespace:
     """The tab's components."""
     say = page.say
     gr.Markdown(say("runs.lead"), elem_classes="lead")
-    table = gr.Dataframe(headers=[say(f"runs.head.{name}") for name in COLUMNS], interactive=False, max_height=420, show_label=False, buttons=[], wrap=True, column_widths=["21%", "19%", "7%", "12%", "13%", "10%", "9%", "9%"])
+    table = gr.HTML()
     empty = gr.Markdown(say("runs.empty"), elem_classes="quiet")
     pick = gr.Dropdown(label=say("runs.pick"), info=say("runs.pick.info"), choices=[], value=None)
     with gr.Row(elem_classes="actions"):
@@ -81,7 +81,7 @@ def listed(page: Page) -> tuple:
     ids = [s.id for s in found]
     newest = ids[0] if ids else None
     return (
-        gr.update(value=[_row(page, s) for s in found], visible=bool(found)), gr.update(visible=not found),
+        gr.update(value=tables.history(page.say, found), visible=bool(found)), gr.update(visible=not found),
         gr.update(choices=ids, value=newest), _resumable(page, newest),
     )  # fmt: skip
 
@@ -96,25 +96,24 @@ def _pairs(page: Page, run_id: str | None) -> str:
     """What was predicted and measured in a run, as HTML."""
     try:
         run = runs.find(page.root, run_id)
-        found = accuracy.pairs(run.id, run.events())
+        events = list(run.events())
+        found = accuracy.pairs(run.id, events)
     except PlaygroundError:  # no run picked, or it was deleted just now
         found = []
-    return figures.pairs(page.say, found) if found else f'<p class="quiet">{page.say("accuracy.none")}</p>'
+    if not found:
+        return _quiet(page, "accuracy.none")
+    device = events[0].get("hardware", {}).get("device")
+    return _quiet(page, "accuracy.of_cpu" if device == "cpu" else "accuracy.of_cuda") + tables.pairs(page.say, found)
 
 
 def _record(page: Page) -> str:
     """Every prediction that could be checked on this machine, as HTML."""
     found = accuracy.record(page.root)
     if not found:
-        return f'<p class="quiet">{page.say("accuracy.empty")}</p>'
-    return f'<p class="quiet">{page.say("accuracy.record.lead")}</p>{figures.scores(page.say, accuracy.scores(found))}{figures.pairs(page.say, found, with_run=True)}'
+        return _quiet(page, "accuracy.empty")
+    by_id = {summary.id: summary for summary in runs.history(page.root)}
+    return _quiet(page, "accuracy.record.lead") + tables.scores(page.say, accuracy.scores(found)) + tables.record(page.say, found, by_id)
 
 
-def _row(page: Page, summary: runs.Summary) -> list:
-    loss, recall = summary.result.get("loss") or {}, summary.result.get("recall") or {}
-    return [
-        summary.id, summary.model, summary.bits, summary.data if summary.job == "tune" else "",
-        f"{loss['before']:.3f} → {loss['after']:.3f}" if loss.get("before") and loss.get("after") else "",
-        f"{recall['base']:.0%} → {recall['tuned']:.0%}" if recall else "",
-        round(summary.seconds), page.say(f"state.{summary.state}"),
-    ]  # fmt: skip
+def _quiet(page: Page, key: str) -> str:
+    return f'<p class="quiet">{escape(page.say(key))}</p>'

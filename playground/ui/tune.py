@@ -25,7 +25,9 @@ def build(page: Page) -> SimpleNamespace:
         field(gr.Number, "data", "sample", precision=0)
     told, rows = _preview(page, Data())
     preview = gr.Markdown(told, elem_classes="quiet")
-    table = gr.Dataframe(rows, headers=[say("tune.question"), say("tune.answer")], wrap=True, interactive=False, max_height=230, show_label=False, buttons=[], column_widths=["50%", "50%"])
+    table = gr.Dataframe(
+        rows, headers=[say("tune.question"), say("tune.answer")], wrap=True, interactive=False, max_height=230, show_label=False, buttons=[], column_widths=["50%", "50%"]
+    )
     with gr.Row():
         field(gr.Number, "lora", "r", precision=0)
         field(gr.Number, "train", "epochs")

@@ -148,7 +148,8 @@ def test_the_plan_fits_a_phone_in_japanese(browser, app):
 def test_a_run_shows_prediction_beside_measurement(page, app):
     run = runs.create(app.runs, "load", Settings().to_dict(), hardware={"device": "cpu", "name": "x", "capacity": 2**34})
     run.append("prediction", phase="load", parts={"weights": 2**30}, allocated=2**30, rss=2**31)
-    run.append("done", job="load", result={"run": run.id, "peak": {"rss": 2**30}, "parts": {"weights": 2**30}})
+    run.append("measured", phase="load", peak={"rss": 2**30}, parts={"weights": 2**30})
+    run.append("done", job="load", result={"run": run.id})
     page.reload()
     tab(page, "tab.runs")
     expect(page.get_by_label(say("en", "runs.pick"), exact=True).first).to_have_value(run.id)
