@@ -11,6 +11,7 @@ import torch
 CONTEXT = 552_402_944  # bytes on the card once CUDA has begun and nothing is allocated (measured)
 LIBRARIES = 246_000_000  # and what its libraries load until a first training step is over (measured)
 WORKSPACE = 32 * 2**20  # cuBLAS's, for each thread that multiplies: torch's `:4096:8` on Hopper (aten/src/ATen/cuda/CublasHandlePool.cpp)
+FEW = 8  # rows of a product up to which 4-bit weights never are made dense; above, that depends on card and shape (bitsandbytes/backends/cuda/ops.py)
 
 
 def taken_within(function, args: tuple, made) -> Iterator[int]:
@@ -20,8 +21,16 @@ def taken_within(function, args: tuple, made) -> Iterator[int]:
         yield from _flash_backward(args[1])
     elif name == "aten::_scaled_dot_product_flash_attention_backward":
         yield from _flash_backward(args[1].transpose(1, 2))
+    elif name == "aten::_safe_softmax":
+        yield args[0].numel()  # a mask of what is masked (aten/src/ATen/native/transformers/attention.cpp)
+    elif name == "aten::_softmax_backward_data":
+        yield args[0].nbytes  # gradient times output (aten/src/ATen/native/cuda/SoftMax.cu)
     elif name == "bitsandbytes::int8_mixed_scaled_mm":
-        yield 4 * made[0].numel()  # the product in int32, before scales (bitsandbytes/backends/default/ops.py)
+        product = made[0].numel()  # in int32 before scales, then in float16 (bitsandbytes/backends/default/ops.py, backends/cuda/ops.py)
+        yield 4 * product + (2 * product if made[0].dtype != torch.float16 else 0)
+    elif name == "bitsandbytes::gemm_4bit" and args[0].numel() // args[0].shape[-1] > FEW:
+        size = args[2][0] * args[2][1]  # the weight made dense, and its scales (backends/default/ops.py)
+        yield size * args[0].element_size() + 4 * size // args[4]
 
 
 def _flash_backward(query: torch.Tensor) -> Iterator[int]:

@@ -32,21 +32,22 @@ MODELS = {
     "opt-1b": "facebook/opt-1.3b", "gptj": "EleutherAI/gpt-j-6b", "qwen2": "Qwen/Qwen2.5-3B", "qwen2-1b": "Qwen/Qwen2.5-1.5B", "gemma": "google/gemma-2b",
     "t5": "bigscience/T0_3B", "mt5": "bigscience/mt0-large",
 }  # fmt: skip
-USUAL = "16:lora:off 8:lora:all 4:lora:off 4:lora:2 4:lora:all".split()
+USUAL = ["16:lora:off", "8:lora:all", "4:lora:off", "4:lora:2", "4:lora:all"]
 KNOWN = [
-    *(f"{model}:{how}:mix:sdpa" for model in ("calm", "llama", "qwen2", "bloom") for how in USUAL),
-    *(f"{model}:{bits}:lora:all:mix:sdpa" for model in ("falcon", "gptj") for bits in (16, 8, 4)),
+    *(f"{model}:{how}:mix:sdpa" for model in ("calm", "llama", "qwen2") for how in USUAL),
+    *(f"{model}:{bits}:lora:all:mix:{how}" for model, how in (("falcon", "sdpa"), ("gptj", "eager"), ("bloom", "eager")) for bits in (16, 4)),
 ]  # fmt: skip
 HELD_OUT = [
-    *(f"{model}:{how}:mix:sdpa" for model in ("opt", "gemma", "t5") for how in USUAL),
-    *(f"{model}:{bits}:lora:{dial}:mix:sdpa" for model, bits, dial in (("dolly", 8, "all"), ("dolly", 4, "off"), ("dolly", 4, "all"), ("mt5", 16, "off"), ("mt5", 4, "all"))),
-    *(f"{model}:32:lora:{dial}:mix:sdpa" for model, dial in (("qwen2", "all"), ("opt", "off"), ("mt5", "off"))),
-    *(f"{how}:mix:sdpa" for how in ("qwen2-1b:16:full:off", "qwen2-1b:32:full:all", "bloom-small:32:full:off", "opt-1b:16:full:all")),
-    *(f"{how}:mix:eager" for how in ("qwen2:4:lora:all", "llama:4:lora:all", "pythia:16:lora:off")),
-    *(f"{how}:sdpa" for how in ("calm:4:lora:all:8x1024", "llama:4:lora:all:4x2048", "qwen2:4:lora:off:16x512", "bloom:16:lora:all:4x1024", "calm:4:lora:2:1x256")),
-    *(f"{how}:mix:sdpa" for how in ("llama:4:q_proj,v_proj:all", "qwen2:4:q_proj,v_proj:off", "calm:4:query_key_value:2")),
+    *(f"{model}:{how}:mix:sdpa" for model in ("opt", "gemma") for how in USUAL),
+    *(f"{how}:sdpa" for how in ("llama:4:lora:all:4x2048", "qwen2:4:lora:off:16x512", "calm:4:lora:all:8x1024")),
+    *(f"{model}:32:lora:{dial}:mix:sdpa" for model, dial in (("qwen2", "all"), ("opt", "off"))),
+    *(f"{how}:mix:sdpa" for how in ("qwen2-1b:16:full:off", "qwen2-1b:32:full:all", "opt-1b:16:full:all")),
+    *(f"{how}:mix:eager" for how in ("qwen2:4:lora:all", "pythia:16:lora:off", "bloom-small:32:full:off", "bloom:8:lora:2", "gptj:8:lora:all")),
+    *(f"{how}:mix:sdpa" for how in ("qwen2:4:q_proj,v_proj:off", "calm:4:query_key_value:2", "dolly:8:lora:all", "dolly:4:lora:all")),
+    *(f"{how}:mix:sdpa" for how in ("mt5:16:lora:off", "mt5:4:lora:all", "t5:16:lora:all", "t5:4:lora:2", "t5:4:lora:all")),
+    "bloom:16:lora:all:4x1024:eager", "mt5:32:lora:off:mix:sdpa",
 ]  # fmt: skip
-LOADS = [f"load:{model}:{bits}" for model in ("qwen2-1b", "bloom") for bits in (32, 16, 8, 4)]
+LOADS = [f"load:{model}:{bits}" for model, widths in (("qwen2-1b", (32, 16, 8, 4)), ("bloom", (16, 8, 4))) for bits in widths]
 CONTEXT = 1024  # tokens of a chat
 KINDS = ("allocated", "reserved", "device")
 
@@ -108,6 +109,7 @@ def worked(name: str, work: Path) -> dict:
     predicted = {"chat": predict.chat(config, settings, place, CONTEXT), "tune": predict.tune(config, settings, place, lengths, [e.labelled for e in examples])}
     with init_empty_weights(include_buffers=False):
         network = kind_of(config).from_config(config, dtype=dtype)
+    network.tie_weights()  # which making them without values undid
     with turn(work):
         held = Loaded(arms.made_up(network, int(bits), "cuda"), SimpleNamespace(pad_token_id=arms.PAD), "cuda", dtype, "")
         give_back()
@@ -129,17 +131,17 @@ def worked(name: str, work: Path) -> dict:
 
 def save(model: str, work: Path) -> dict:
     """Made-up weights on disk, for the cells that load them."""
+    import torch
     from accelerate import init_empty_weights
     from toys import make_tokenizer
 
     from playground.memory import shape
     from playground.model.load import kind_of
 
-    import torch
-
     config = shape.config_of(MODELS[model])
     with init_empty_weights(include_buffers=False):
         network = kind_of(config).from_config(config, dtype=torch.bfloat16)
+    network.tie_weights()
     arms.made_up(network, 16, "cuda").save_pretrained(work / model)
     make_tokenizer(False).save_pretrained(work / model)
     return {}
