@@ -90,6 +90,14 @@ def completed(parts: dict[str, int], peak: dict[str, int]) -> dict[str, int]:
     return {part: size for part, size in (parts | rest).items() if size > 0}
 
 
+def whole(parts: dict[str, int], peak: dict[str, int]) -> dict[str, int]:
+    """The same with everything in it, also on a CPU; parts: empty while a model is loaded, when all that is allocated is weights."""
+    if "allocated" in peak and not any(parts.values()):
+        parts = {"weights": peak["allocated"]}
+    found = completed(parts, peak)
+    return found if "allocated" in peak else found | {"rest_cpu": peak["rss"] - sum(found.values())}
+
+
 def heaviest(examples: Sequence[Example], train: Train, alike: bool) -> list[Example]:
     """The batch of a run that holds the most tokens, with their padding where rows of like length are put together."""
 

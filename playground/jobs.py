@@ -155,7 +155,7 @@ class Workbench:
             return told(error), {}
         peak, capacity = self.peaks.read(), pretended.capacity(load, "cuda" if full else device)
         used = peak["device"] if full else peak["rss"]
-        parts = beside.completed(self.parts(), peak) if self.loaded else {"weights": peak.get("allocated", peak["rss"])}  # a load that broke off had made nothing else
+        parts = beside.whole(self.parts(), peak)
         largest = max(parts, key=parts.get)
         return (
             problem("error.out_of_memory", used_bytes=used, capacity_bytes=capacity, part=largest, part_bytes=parts[largest]),

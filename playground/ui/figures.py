@@ -8,14 +8,14 @@ from playground.ui.tables import table
 from playground.words import gib
 
 PHASES = ("load", "chat", "tune")
-PARTS = ("weights", "quant_constants", "adapters", "gradients", "optimizer", "activations", "loss", "kv_cache", "buffers", "runtime")
+PARTS = ("weights", "quant_constants", "adapters", "gradients", "optimizer", "activations", "loss", "kv_cache", "buffers", "program", "runtime")
 GIB = 2**30
 APART = 0.055  # of the width: labels of card lines closer together would overlap on a phone
 
 
 def need(phase: dict) -> int:
     """Bytes that a phase needs of the memory that it runs in."""
-    return phase.get("device") or phase.get("rss") or phase["allocated"]
+    return phase.get("device") or phase.get("resident") or phase["allocated"]
 
 
 def forecast(say: Callable, found: dict, room: int, here: int) -> str:
@@ -29,15 +29,16 @@ def forecast(say: Callable, found: dict, room: int, here: int) -> str:
     )
 
 
-def waterfall(say: Callable, steps: Sequence[dict]) -> str:
-    """What a fine-tune takes with one saving after the other, as bars."""
+def waterfall(say: Callable, steps: Sequence[dict], room: int) -> str:
+    """What a fine-tune takes with one saving after the other, as bars, and whether that fits `room` bytes."""
     scale, before, rows = max(step["device"] for step in steps), None, []
     for step in steps:
         saved = "" if before is None else f"{(step['device'] - before) / GIB:+.2f} GiB".replace("-", "−")
-        label, size = escape(say(f"plan.saving.{step['step']}")), escape(gib(step["device"]))
-        rows.append(f'<li><span>{label}</span><i style="width:{100 * step["device"] / scale:.2f}%"></i><b>{size}</b><small>{saved}</small></li>')
+        label, size, fit = escape(say(f"plan.saving.{step['step']}")), escape(gib(step["device"])), verdict(step["device"], room)
+        told = f'<b class="verdict {fit}" title="{escape(say(f"plan.verdict.{fit}"))}">{size}</b>'
+        rows.append(f'<li><span>{label}</span><i style="width:{100 * step["device"] / scale:.2f}%"></i>{told}<small>{saved}</small></li>')
         before = step["device"]
-    return f'<section class="plan"><p class="small">{escape(say("plan.waterfall.lead"))}</p><ol class="falls">{"".join(rows)}</ol></section>'
+    return f'<section class="plan"><p class="small">{escape(say("plan.waterfall.lead", room_bytes=room))}</p><ol class="falls">{"".join(rows)}</ol></section>'
 
 
 def explained(say: Callable, lines: Sequence[dict]) -> str:
@@ -61,7 +62,7 @@ def largest(say: Callable, rows: Sequence[dict], **asked) -> str:
     for do in ("chat", "tune"):
         head = [say("plan.largest.card"), *(say("plan.largest.bits", bits=bits) for bits in widths)]
         lines = [[names[card], *(_model(say, at[card, bits][do]) for bits in widths)] for card in dict.fromkeys(row["card"] for row in rows)]
-        tables.append(f"<h4>{escape(say(f'plan.largest.{do}'))}</h4><div class='names'>{table(head, lines)}</div>")
+        tables.append(f"<h4>{escape(say(f'plan.largest.{do}'))}</h4><div class=names>{table(head, lines, 'stacked')}</div>")
     return f'<section class="plan"><p class="small">{escape(say("plan.largest.lead", **{name: f"{value:,}" for name, value in asked.items()}))}</p>{"".join(tables)}</section>'
 
 
@@ -109,7 +110,7 @@ def _phase(say: Callable, name: str, found: dict, room: int, scale: float, lines
     """A phase's name, verdict and bar."""
     phase = found["phases"][name]
     title, fit = say(f"plan.phase.{name}", context=f"{found['context']:,}"), verdict(need(phase), room)
-    parts = [(part, phase["parts"][part]) for part in PARTS if phase["parts"].get(part)]
+    parts = [(part, _parts_of(phase)[part]) for part in PARTS if _parts_of(phase).get(part)]
     told = ", ".join(f"{say('chart.part.' + part)} {gib(size)}" for part, size in parts)
     label = say("plan.bar", phase=title, need_bytes=need(phase), verdict=say(f"plan.verdict.{fit}"), parts=told)
     blocks = "".join(
@@ -129,6 +130,13 @@ def _step(say: Callable, found: dict) -> str:
     return say("plan.step", rows=step["rows"], tokens=f"{step['tokens']:,}", checkpointing=step["checkpointing"])
 
 
+def _parts_of(phase: dict) -> dict[str, int]:
+    """The parts of all that a phase needs; on a CPU the program itself is one of them."""
+    if "resident" not in phase or "program" in phase["parts"]:
+        return phase["parts"]
+    return phase["parts"] | {"program": phase["resident"] - sum(phase["parts"].values())}
+
+
 def _parts(say: Callable, phases: dict) -> str:
     """Parts down, phases across, in GiB; and what they come to."""
 
@@ -136,9 +144,10 @@ def _parts(say: Callable, phases: dict) -> str:
         return "".join(f"<td>{'' if size is None else '–' if not size else f'{size / GIB:.2f}' if size >= GIB / 200 else '&lt; 0.01'}</td>" for size in sizes)
 
     columns = [phases[name] for name in PHASES]
-    present = [part for part in PARTS if any(phase["parts"].get(part) for phase in columns)]
-    rows = [f"<tr><th scope=row>{_swatch(part)}{escape(say('chart.part.' + part))}</th>{cells([phase['parts'].get(part, 0) for phase in columns])}</tr>" for part in present]
-    sums = [("plan.sum", "allocated"), ("plan.reserved", "reserved"), ("plan.device", "device")]
+    by_part = [_parts_of(phase) for phase in columns]
+    present = [part for part in PARTS if any(parts.get(part) for parts in by_part)]
+    rows = [f"<tr><th scope=row>{_swatch(part)}{escape(say('chart.part.' + part))}</th>{cells([parts.get(part, 0) for parts in by_part])}</tr>" for part in present]
+    sums = [("plan.sum", "allocated"), ("plan.reserved", "reserved"), ("plan.device", "device"), ("plan.resident", "resident")]
     rows += [f'<tr class="sum"><th scope=row>{escape(say(key))}</th>{cells([phase.get(kind) for phase in columns])}</tr>' for key, kind in sums if kind in columns[0]]
     head = "".join(f"<th scope=col>{escape(say(f'plan.head.{name}'))}</th>" for name in PHASES)
     return f"<table><thead><tr><th scope=col>{escape(say('plan.parts'))}</th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import gradio as gr
 
 from playground import catalog
+from playground.errors import problem
 from playground.memory.cards import cards
 from playground.planner import this_machine
 from playground.settings import CHECKPOINTING, METHODS, OPTIMIZERS, Settings, check, problems
@@ -78,7 +79,7 @@ def connect(page: Page, tab: SimpleNamespace) -> None:
             return "", "", page.trouble(error)
 
     def waterfall(asked):
-        return figures.waterfall(page.say, page.planner.ask("waterfall", settings=asked.settings))
+        return figures.waterfall(page.say, page.planner.ask("waterfall", settings=asked.settings), asked.room)
 
     def largest(asked):
         train = asked.settings["train"]
@@ -119,6 +120,8 @@ def _connect_choice(page: Page, tab: SimpleNamespace, inputs: list) -> None:
         yield *none, message(page.say("plan.counting"))
         try:
             asked = _asked(page, tab, values)
+            if asked.device == "cpu":
+                raise problem("plan.fastest.cpu")
             found = page.planner.ask("fastest", settings=asked.settings, capacity=asked.room)
         except Exception as error:
             yield *none, page.trouble(error)
@@ -132,8 +135,19 @@ def _connect_choice(page: Page, tab: SimpleNamespace, inputs: list) -> None:
     tab.fastest.click(fastest, inputs, [tab.ranked, *taken, tab.done], **QUIET)
     tab.ranked.input(_read, tab.ranked, taken, **AT_ONCE)
     gr.on([component.input for component in inputs], lambda: message(), None, tab.done, **AT_ONCE)  # what is carried over is another again
-    carried = [page.fields[key] for key in tab.fields]
-    tab.use.click(lambda *values: (*values, message(page.say("plan.used"))), [*tab.fields.values()], [*carried, tab.done], **AT_ONCE)
+    carried = [page.fields[key] for key in (*tab.fields, ("load", "card"))]
+    tab.use.click(lambda *values: _carried(page, *values), [*tab.fields.values(), tab.card], [*carried, tab.done], **AT_ONCE)
+
+
+def _carried(page: Page, *values) -> tuple:
+    """The tab's settings for the form, with the chosen card as the one that is pretended, and what is said of it."""
+    *chosen, card = values
+    size = 0 if card == HERE else _card(card)["gib"]
+    return *chosen, size, message(page.say("plan.used_card", gib=size) if size else page.say("plan.used"))
+
+
+def _card(name: str) -> dict:
+    return next(card for card in cards() if card["id"] == name)
 
 
 def _asked(page: Page, tab: SimpleNamespace, values) -> SimpleNamespace:
@@ -143,7 +157,7 @@ def _asked(page: Page, tab: SimpleNamespace, values) -> SimpleNamespace:
     for (group, name), value in zip(tab.fields, chosen):
         given.setdefault(group, {})[name] = value
     here = this_machine()
-    room = here["bytes"] if card == HERE else next(c["bytes"] for c in cards() if c["id"] == card)
+    room = here["bytes"] if card == HERE else _card(card)["bytes"]
     settings = Settings().with_values(given)
     check(problems(settings))
     return SimpleNamespace(settings=settings.to_dict(), room=room, device=here["device"] if card == HERE else "cuda", context=int(context))

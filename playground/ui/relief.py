@@ -28,9 +28,13 @@ def build() -> SimpleNamespace:
 def connect(page: Page, box: SimpleNamespace, do: str, chart: gr.HTML) -> None:
     """The listeners for jobs of that kind, once all fields of the page are there."""
     fields = [page.fields[key] for key in CHANGED[do]]
+
+    def shown():
+        yield from _shown(page, do)
+
     for place, button in enumerate(box.buttons):
         button.click(lambda place=place: _take(page, do, place), None, [*fields, box.message], **QUIET)
-    chart.change(lambda: _shown(page, do), None, [box.message, *box.buttons], **QUIET)
+    chart.change(shown, None, [box.message, *box.buttons], **QUIET)
 
 
 def offers(page: Page, do: str) -> list[dict]:

@@ -9,6 +9,8 @@ from playground.errors import PlaygroundError
 from playground.jobs import Workbench
 from playground.memory import predict
 from playground.settings import Generation, Load, Train
+from playground.train import loop
+from playground.train.plan import Plan
 
 ASK = {side: [{"instruction": "What is the answer to question 3?", "answer": None}] for side in ("base", "tuned")}
 
@@ -124,24 +126,21 @@ def test_a_card_that_cuda_alone_would_fill_is_refused(cuda):
     assert told.value.problems[0].key == "error.card" and cuda == []
 
 
-def test_out_of_memory_is_told_with_the_ledger_of_that_moment(chosen, tmp_path, monkeypatch):
-    from playground.train import loop
-    from playground.train.plan import Plan
+def test_the_ledger_of_an_out_of_memory_holds_everything():
+    parts = {"weights": 50, "optimizer": 10}
+    on_a_card = {"rss": 900, "allocated": 75, "reserved": 80, "device": 100}
+    assert beside.whole(parts, {"rss": 900}) == {"weights": 50, "optimizer": 10, "rest_cpu": 840}
+    assert sum(beside.whole(parts, on_a_card).values()) == 100
+    assert beside.whole({"weights": 0}, on_a_card) == {"weights": 75, "runtime": 25}  # in the middle of a load
 
+
+def test_out_of_memory_is_told_with_the_ledger_of_that_moment(chosen, tmp_path, monkeypatch):
     monkeypatch.setattr(Plan, "step_down", lambda self: False)
     monkeypatch.setattr(loop, "_accumulate", lambda *args: (_ for _ in ()).throw(RuntimeError("can't allocate memory")))
     bench = Workbench(tmp_path)
-    with pytest.raises(PlaygroundError):
+    with pytest.raises(PlaygroundError) as told:
         list(bench.tune(chosen()))
     [failure] = [e for e in bench.run.events() if e["kind"] == "failure"]
-    assert failure["parts"]["weights"] > failure["parts"]["adapters"] > 0 and failure["peak"]["rss"] > 2**27 < failure["capacity"]
-    assert failure["problems"][0]["values"]["used_bytes"] == failure["peak"]["rss"]
-
-
-def test_a_load_that_ran_out_of_memory_was_full_of_weights(chosen, tmp_path, monkeypatch):
-    monkeypatch.setattr("playground.jobs.load", lambda *args: (_ for _ in ()).throw(RuntimeError("can't allocate memory")))
-    bench = Workbench(tmp_path)
-    with pytest.raises(PlaygroundError) as told:
-        list(bench.load(chosen()))
-    assert told.value.problems[0].values["part"] == "weights" and told.value.problems[0].values["part_bytes"] > 2**27
-    assert "重み" in told.value.text("ja")
+    assert failure["parts"]["rest_cpu"] > failure["parts"]["weights"] > failure["parts"]["adapters"] > 0 and 2**27 < failure["peak"]["rss"] < failure["capacity"]
+    assert sum(failure["parts"].values()) == failure["peak"]["rss"] == failure["problems"][0]["values"]["used_bytes"]
+    assert "プログラム" in told.value.text("ja")
