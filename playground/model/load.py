@@ -150,8 +150,8 @@ def keep_trainable(model: PreTrainedModel) -> None:
 def left_whole(model: PreTrainedModel) -> float:
     """The share, from 0 to 1, of the weights between embedding and head that a quantizing load left as they are.
 
-    bitsandbytes quantizes plain linear layers alone. Falcon's are of a class of their own, experts that are held together
-    are one parameter, and T5 needs the range of a wider type in its `wo`.
+    bitsandbytes quantizes linear layers alone: experts that are held together are one parameter. And T5 needs the range of
+    a wider type in its `wo`.
     """
     few = [m for m in model.modules() if isinstance(m, (Linear4bit, Linear8bitLt))]
     outside = [*few, *(m for m in model.modules() if isinstance(m, nn.Embedding)), model.get_output_embeddings()]
