@@ -124,6 +124,10 @@ def _show(event: dict, lang: str) -> None:
     elif kind == "progress" and event["total"]:
         print(f"\r{100 * event['done'] / event['total']:5.0f} %", end="\r", file=sys.stderr)
         return
+    elif kind == "prediction":
+        line = say(lang, "cli.predicted", job=event["phase"], need_bytes=event["need"], capacity_bytes=event["capacity"])
+    elif kind == "measured":
+        line = say(lang, "cli.measured", job=event["phase"], need_bytes=event["peak"].get("device", event["peak"]["rss"]))
     elif kind == "note":
         line = say(lang, event["key"], **event["values"])
     else:

@@ -1,7 +1,7 @@
 """Prediction beside measurement: what a job says before a phase, and what was found once it was over.
 
 A phase is load, chat or tune. Said is a `prediction` event: {"phase", "parts", and bytes by kind: "allocated", "reserved"
-and "device" on CUDA, "rss" on a CPU; "capacity", "verdict"}. Found is a `measured` event: {"phase", "parts", "peak": bytes
+and "device" on CUDA, "rss" on a CPU; "need", the one of them that decides, "capacity", "verdict"}. Found is a `measured` event: {"phase", "parts", "peak": bytes
 by kind}. accuracy.py pairs them.
 """
 
@@ -115,7 +115,7 @@ def _said(phase: str, load: Load, device: str, dtype: torch.dtype, predicted: Ca
         said, most = predicted(predict.Place(device, dtype, room(load, device))), capacity(load, device)
         said |= {"rss": said.pop("resident")} if "resident" in said else {}
         need = said.get("device") or said.get("rss") or said["allocated"]
-        yield {"kind": "prediction", "phase": phase, **said, "capacity": most, "verdict": verdict(need, most)}
+        yield {"kind": "prediction", "phase": phase, **said, "need": need, "capacity": most, "verdict": verdict(need, most)}
         if load.card and device == "cpu":
             card = int(load.card * 2**30)
             need = predicted(predict.Place("cuda", dtype, card))["device"]

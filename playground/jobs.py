@@ -154,6 +154,8 @@ class Workbench:
         if not full and "can't allocate memory" not in str(error):
             return told(error), {}
         peak, capacity = self.peaks.read(), pretended.capacity(load, "cuda" if full else device)
+        if full and load.card:
+            peak["device"] = min(peak["device"], peak["reserved"] + pretended.RUNTIME)  # what others have taken isn't on that card
         used = peak["device"] if full else peak["rss"]
         parts = beside.whole(self.parts(), peak)
         largest = max(parts, key=parts.get)

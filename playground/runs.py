@@ -186,7 +186,7 @@ def _summary(folder: Path, changed: int, size: int, has_adapter: bool) -> Summar
         id=folder.name, began=first.get("began", 0.0), job=first.get("job", ""), model=load.get("model", ""),
         bits=load.get("bits", 0), data=settings.get("data", {}).get("source", ""), state=state,
         has_adapter=has_adapter, seconds=seconds, result=result,
-    )
+    )  # fmt: skip
 
 
 def _parsed(line: bytes) -> dict | None:
