@@ -124,10 +124,10 @@ def _show(event: dict, lang: str) -> None:
     elif kind == "progress" and event["total"]:
         print(f"\r{100 * event['done'] / event['total']:5.0f} %", end="\r", file=sys.stderr)
         return
-    elif kind == "prediction":
-        line = say(lang, "cli.predicted", job=event["phase"], need_bytes=event["need"], capacity_bytes=event["capacity"])
-    elif kind == "measured":
-        line = say(lang, "cli.measured", job=event["phase"], need_bytes=event["peak"].get("device", event["peak"]["rss"]))
+    elif kind in ("prediction", "measured"):
+        told = event.get("peak", event)
+        memory = next(memory for memory in ("device", "rss", "allocated") if memory in told)
+        line = say(lang, f"cli.{kind}", job=event["phase"], memory=memory, size_bytes=told[memory], capacity_bytes=event.get("capacity"))
     elif kind == "note":
         line = say(lang, event["key"], **event["values"])
     else:

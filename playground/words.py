@@ -1,7 +1,7 @@
 """The words tables: every text that a person reads, by key, in Japanese and in English.
 
 `assets/words/<lang>.json` is one flat object. A value named `*_bytes` is written in GiB, so that
-callers hand over plain bytes; `part` and `job` are written as the chart names them.
+callers hand over plain bytes; `part`, `job` and `memory` are written as the chart names them.
 """
 
 import json
@@ -33,7 +33,7 @@ def gib(size: int | None) -> str:
 def _shown(lang: str, name: str, value):
     if name.endswith("_bytes"):
         return gib(value)
-    if name in ("part", "job"):
+    if name in ("part", "job", "memory"):
         return table(lang).get(f"chart.{name}.{value}", value)
     if isinstance(value, (list, tuple)):
         return ", ".join(str(item) for item in value)
