@@ -29,7 +29,9 @@ def test_tune_then_compare_in_processes_of_their_own(chosen, tmp_path):
     assert len(tuned.stdout.splitlines()) == 1
     result = json.loads(tuned.stdout)
     assert result["steps"] == 2 and "step 2/2" in tuned.stderr
-    assert [line.split(",")[0] for line in tuned.stderr.splitlines() if "(predicted)" in line] == ["Load", "Fine-tune"] == [line.split(",")[0] for line in tuned.stderr.splitlines() if "(measured)" in line]
+    for job in ("Load", "Fine-tune"):
+        told = [line.split("(")[-1] for line in tuned.stderr.splitlines() if line.strip().startswith(f"{job}, ")]
+        assert told == ["predicted)", "measured)"], tuned.stderr
     compared = _call("compare", result["run"], "--prompt", "What is the answer to question 3?", "--runs", tmp_path / "runs", "--max-new-tokens", "8")
     assert compared.returncode == 0, compared.stderr
     answer = json.loads(compared.stdout)
