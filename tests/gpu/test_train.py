@@ -28,8 +28,8 @@ def tuned(family, bits=16, dense=False):
         model = _quantized(model, bits)
     if dense:
         _made_dense(model)
-    model = get_peft_model(model.requires_grad_(False), LoraConfig(r=8, target_modules=targets(model, "all-linear"), task_type="CAUSAL_LM"), autocast_adapter_dtype=False)
     torch.manual_seed(1)
+    model = get_peft_model(model.requires_grad_(False), LoraConfig(r=8, target_modules=targets(model, "all-linear"), task_type="CAUSAL_LM"), autocast_adapter_dtype=False)
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             parameter.data = parameter.data.to(torch.bfloat16)
