@@ -26,28 +26,32 @@ TRIED = 8  # epochs whose batches are looked through for the heaviest
 class Peaks:
     """The most that was taken, in bytes by kind: in this phase, and in the whole job."""
 
-    def __init__(self):
+    def __init__(self, device: str):
+        self._device = device
         self.phase: dict[str, int] = {}
         self._before: dict[str, int] = {}
 
     def see(self, reading: dict[str, int]) -> None:
-        """One of the meter's readings."""
-        self.phase = _larger(self.phase, reading)
+        """One of the meter's readings; what another job has left on a card doesn't belong to one on the CPU."""
+        self.phase = _larger(self.phase, reading if self._device == "cuda" else {"rss": reading["rss"]})
 
     def begin(self) -> None:
         """A phase begins: what was taken before doesn't count for it."""
         self._before, self.phase = self.job(), {}
-        if _cuda():
+        if self._on_card():
             torch.cuda.reset_peak_memory_stats()
         self.see(meter.reading())
 
     def read(self) -> dict[str, int]:
         """This phase's; what torch counts itself is exact, the rest is as often as the meter looked."""
-        exact = {"allocated": torch.cuda.max_memory_allocated(), "reserved": torch.cuda.max_memory_reserved()} if _cuda() else {}
+        exact = {"allocated": torch.cuda.max_memory_allocated(), "reserved": torch.cuda.max_memory_reserved()} if self._on_card() else {}
         return _larger(self.phase, exact)
 
     def job(self) -> dict[str, int]:
         return _larger(self._before, self.read())
+
+    def _on_card(self) -> bool:
+        return self._device == "cuda" and torch.cuda.is_initialized()
 
 
 def of_load(load: Load, folder, device: str, wanted: bool = True) -> Iterator[dict]:
@@ -126,7 +130,3 @@ def _said(phase: str, load: Load, device: str, dtype: torch.dtype, predicted: Ca
 
 def _larger(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
     return {kind: max(one.get(kind, 0), other.get(kind, 0)) for kind in {**one, **other}}
-
-
-def _cuda() -> bool:
-    return torch.cuda.is_available() and torch.cuda.is_initialized()

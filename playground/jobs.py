@@ -38,7 +38,7 @@ class Workbench:
         self.stop = threading.Event()
         self.run: runs.Run | None = None
         self.team: Team | None = None
-        self.peaks = beside.Peaks()
+        self.peaks = beside.Peaks("cpu")
         self.loaded: Loaded | None = None
         self.adapter: str | None = None  # id of the run whose adapter is on the model
         self.template = "auto"
@@ -102,9 +102,14 @@ class Workbench:
             self.run = runs.create(self.root, kind, settings.to_dict(), **_facts(settings.load, device))
         run, began = self.run, time.time()
         self.team.watch(lambda: run.append("failure", job=kind, **problem("error.rank_died").to_dict()))
-        self.peaks = peaks = beside.Peaks()
+        self.peaks = peaks = beside.Peaks(device)
         peaks.begin()
-        gauge = meter.Meter(lambda now: (peaks.see(now), run.append("memory", **now)))
+
+        def metered(now: dict[str, int]) -> None:
+            peaks.see(now)
+            run.append("memory", **now)
+
+        gauge = meter.Meter(metered)
         yield {"kind": "opened", "run": run.id}
         gauge.take()
         gauge.start()

@@ -77,7 +77,9 @@ def _about(say: Callable, found: dict) -> str:
     trains = say(f"plan.trains.{found['method']}", trainable=_short(found["trainable"]), share=found["trainable"] / found["parameters"])
     about = say("plan.about", parameters=_short(found["parameters"]), layers=found["layers"], bits=found["bits"])
     pill, took = escape(say("plan.predicted")), escape(say("plan.took", seconds=found["seconds"]))
-    return f'<header><strong>{escape(catalog.name_of(found["model"]))}</strong> <em class="pill">{pill}</em> <small>{took}</small><p>{escape(about)} · {escape(trains)}</p></header>'
+    return (
+        f'<header><strong>{escape(catalog.name_of(found["model"]))}</strong> <em class="pill">{pill}</em> <small>{took}</small><p>{escape(about)} · {escape(trains)}</p></header>'
+    )
 
 
 def _scale(most: int) -> float:

@@ -69,9 +69,9 @@ def test_a_fine_tune_stopped_after_one_step_is_not_measured(chosen, tmp_path):
 
 
 def test_each_phase_is_measured_by_itself(monkeypatch):
-    readings = iter([{"rss": 5}, {"rss": 3}, {"rss": 2}])
+    readings = iter([{"rss": 5}, {"rss": 3, "device": 8}, {"rss": 2}])
     monkeypatch.setattr(beside.meter, "reading", lambda: next(readings))
-    peaks = beside.Peaks()
+    peaks = beside.Peaks("cpu")
     peaks.begin()
     peaks.see({"rss": 9})
     peaks.begin()
