@@ -79,10 +79,12 @@ function drawMemory() {
 
 // Each phase's prediction beside what was measured of it, while it goes on as well.
 function drawBeside() {
-  const rows = [...view.told].map(([phase, { said, kind, to, seen, found }]) => ({
+  const rows = [...view.told].flatMap(([phase, { said, kind, to, seen, found }]) => [{
     name: either(`job.${phase}`, "job.other"), what: say(`memory.${kind}`), fit: said.verdict, said: size(said[kind]), seen: seen ? size(seen) : "–",
     off: !seen ? "" : found ? `${said[kind] < seen ? "−" : "+"}${Math.abs(100 * (said[kind] / seen - 1)).toFixed(1)} %` : to ? "" : say("so_far"),
-  }));
+  }, ...[view.onCard.get(phase)].filter(Boolean).map(({ need_bytes, card_bytes, fit }) => ({
+    name: either(`job.${phase}`, "job.other"), what: say("on_card", { capacity: size(card_bytes) }), fit, said: size(need_bytes), seen: "–", off: "",
+  }))]);
   show(part(".beside"), rows.length > 0);
   fill(part(".beside tbody"), rows, ["tr", "th", "td", "td", "td"], (row, { name, what, fit, said, seen, off }) => {
     const [head, ...cells] = row.children;

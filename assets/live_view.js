@@ -24,7 +24,7 @@ const clock = (seconds) => {
 const blank = (run = "") => ({
   run, cursor: 0, t: 0, cut: 0, about: {}, hardware: {}, phases: [], progress: null, step: null,
   memory: [], now: {}, peak: {}, parts: null, losses: [], scores: {}, notes: [], failure: "", outcome: "",
-  told: new Map(), full: null, // by phase, what was predicted and measured of it; the ledger when memory ran out
+  told: new Map(), onCard: new Map(), full: null, // by phase, what was predicted and measured, and predicted for a pretended card; the ledger when memory ran out
 });
 const kinds = (view) => SERIES[view.hardware.device] ?? SERIES.cpu;
 const predicted = (view) => [...view.told.values()].filter(({ said, kind }) => isNumber(said[kind]) && kind !== "allocated");
@@ -35,7 +35,11 @@ const capacityInView = (view) => view.hardware.capacity <= 1.6 * highest(view);
 const TAKERS = {
   run: (view, event) => Object.assign(view, { about: event, hardware: event.hardware ?? {} }),
   progress: (view, event) => { view.progress = event; },
-  note: (view, event) => { view.notes = [...view.notes, event.text].slice(-3); },
+  note(view, event) {
+    view.notes = [...view.notes, event.text].slice(-3);
+    const [, fit] = /^note\.card_(\w+)$/.exec(event.key) ?? [];
+    if (fit) view.onCard.set(event.values.job, { ...event.values, fit });
+  },
   failure: (view, event) => Object.assign(view, { failure: event.text, outcome: "failed", full: event.parts ?? null }),
   done: (view, event) => { view.outcome ||= event.result?.stopped ? "stopped" : "done"; },
   score: (view, { when, loss }) => { view.scores[when] = [when === "before" ? 0 : view.step?.step ?? 0, loss]; },

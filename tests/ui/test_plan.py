@@ -118,16 +118,19 @@ def test_a_run_shows_prediction_beside_measurement(page, app):
     expect(row).to_contain_text("2.00 GiB")
     expect(row).to_contain_text("+100.0%")
     page.get_by_role("button", name=say("en", "accuracy.record")).click()
-    expect(page.locator(".plan tr", has_text=run.id)).to_be_visible()
+    expect(page.locator(".plan tr", has_text=run.id).filter(has_text="2.00 GiB → 1.00 GiB")).to_be_visible()
     runs.delete(app.runs, run.id)
 
 
 def test_a_real_run_is_predicted_while_it_goes_and_its_errors_are_kept(page, app):
+    choose_toy(page, app)
+    choose(page, say("en", "load.card"), "0.7")
     start_tuning(page, app, "1")
     rows = page.locator(".live .beside tbody tr")
-    expect(rows).to_have_count(2, timeout=LONG)
+    expect(rows).to_have_count(4, timeout=LONG)  # load and fine-tune, on this machine and on that card
     expect(page.locator(".live .phase")).to_have_text(say("en", "chart.outcome.done"), timeout=LONG)
-    expect(rows.nth(1)).to_contain_text(say("en", "chart.job.tune"))
+    expect(rows.nth(2)).to_contain_text(say("en", "chart.job.tune"))
+    expect(rows.nth(3)).to_contain_text(say("en", "chart.verdict.no"))
     expect(page.locator(".live .then")).to_contain_text("iB")
     run = newest_run(app)
     idle(page)

@@ -59,6 +59,15 @@ def test_a_prediction_that_fails_is_a_note_and_the_job_goes_on(chosen, tmp_path,
     assert events[-1]["result"]["steps"] == 3 and "tune" not in of(events, "prediction") and accuracy.pairs("r", events)
 
 
+def test_resident_memory_where_it_is_predicted_stands_beside_the_measured(chosen, tmp_path, monkeypatch):
+    monkeypatch.setattr(predict, "load", lambda *args: {"parts": {"weights": 5}, "allocated": 5, "resident": 2**29})
+    events = list(Workbench(tmp_path).load(chosen()))
+    said = of(events, "prediction")["load"]
+    assert (said["rss"], said["need"], said["verdict"]) == (2**29, 2**29, "fits")
+    [pair] = [p for p in accuracy.pairs("r", events) if p.kind == "rss"]
+    assert (pair.predicted, pair.measured) == (2**29, of(events, "measured")["load"]["peak"]["rss"])
+
+
 def test_a_fine_tune_stopped_after_one_step_is_not_measured(chosen, tmp_path):
     bench, seen = Workbench(tmp_path), []
     for event in bench.tune(chosen(train={"steps": 50})):
