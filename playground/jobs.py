@@ -163,9 +163,9 @@ class Workbench:
             peak["device"] = min(peak["device"], peak["reserved"] + pretended.RUNTIME)  # what others have taken isn't on that card
         used = peak["device"] if full else peak["rss"]
         parts = beside.whole(self.parts(), peak)
-        largest = max(parts, key=parts.get)
+        largest = max((part for part in parts if part != "runtime"), key=parts.get, default="weights")  # runtime: nobody can do anything about that
         return (
-            problem("error.out_of_memory", used_bytes=used, capacity_bytes=capacity, part=largest, part_bytes=parts[largest]),
+            problem("error.out_of_memory", used_bytes=used, capacity_bytes=capacity, part=largest, part_bytes=parts.get(largest, 0)),
             {"parts": parts, "peak": peak, "capacity": capacity},
         )  # fmt: skip
 

@@ -153,3 +153,13 @@ def test_out_of_memory_is_told_with_the_ledger_of_that_moment(chosen, tmp_path, 
     assert failure["parts"]["rest_cpu"] > failure["parts"]["weights"] > failure["parts"]["adapters"] > 0 and 2**27 < failure["peak"]["rss"] < failure["capacity"]
     assert sum(failure["parts"].values()) == failure["peak"]["rss"] == failure["problems"][0]["values"]["used_bytes"]
     assert "プログラム" in told.value.text("ja")
+
+
+def test_on_a_pretended_card_the_largest_part_is_one_that_can_be_changed(chosen, tmp_path, cuda):
+    bench = Workbench(tmp_path)
+    list(bench.load(chosen()))
+    bench.peaks.read = lambda: {"rss": 1, "allocated": 2**30, "reserved": 2**30, "device": 60 * 2**30}
+    told, then = bench._explain(torch.OutOfMemoryError("CUDA out of memory"), Load(card=8), "cuda")
+    values = told.problems[0].values
+    assert (values["part"], values["capacity_bytes"]) == ("working", 8 * 2**30) == ("working", then["capacity"])
+    assert values["used_bytes"] == then["peak"]["device"] == 2**30 + pretended.RUNTIME == sum(then["parts"].values())  # others' 58 GiB aren't on that card
