@@ -13,7 +13,7 @@ from playground.errors import problem
 from playground.memory import meter, table
 from playground.settings import Load
 
-RUNTIME = table.CONTEXT + table.LIBRARIES  # bytes of a card that never come to torch's allocator
+RUNTIME = table.runtime("tune", 8)  # bytes of a card that never come to torch's allocator, at most
 
 
 def capacity(load: Load, device: str) -> int:

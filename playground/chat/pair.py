@@ -133,8 +133,24 @@ def _generate(model, tokenizer, asked, ends, generation, writer) -> torch.Tensor
         way = _row_by_row(model, len(asked) * generation.num_beams)
     elif isinstance(model, PeftModel) and sides == {False}:
         way = model.disable_adapter()
-    with way:
+    with way, _head_in_one_product(model):
         return model.generate(input_ids=ids, attention_mask=mask, stopping_criteria=[writer], **wanted)
+
+
+@contextmanager
+def _head_in_one_product(model: PreTrainedModel) -> Iterator[None]:
+    """Within it, the head multiplies all rows at once.
+
+    A model hands it the last token of each prompt as a view with gaps. Of those, torch makes a product a row, and on a CPU
+    a copy of the head for each: 2.4 GiB and 13 s for 45 prompts of a 135 M model.
+    """
+    head = model.get_output_embeddings()
+    hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(), *inputs[1:])) if head is not None else None
+    try:
+        yield
+    finally:
+        if hook is not None:
+            hook.remove()
 
 
 class _Writer(StoppingCriteria):

@@ -2,7 +2,8 @@
 
 The program's own code is run on shapes without values (shape.py, trace.py), the allocator is simulated (allocator.py), and
 what no trace sees is added from a table (table.py). Phases: load; chat, two rows of `context` tokens, base and tuned; tune,
-the heaviest optimizer step. Each has `parts`, which add up to `allocated`; `reserved`; and `device`, what nvidia-smi shows.
+the heaviest optimizer step. Each has `parts`, which add up to `allocated`, and on CUDA `reserved` and `device`, what nvidia-smi
+shows; on a CPU `resident`, the whole program's main memory.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ from playground.data.batch import Example
 from playground.memory import shape, table
 from playground.memory.allocator import reserved
 from playground.memory.trace import Tape, book_stack, booked, peak
+from playground.model import adapt
 from playground.model.load import Loaded
 from playground.model.tensors import tensors
 from playground.settings import Settings
@@ -47,7 +49,7 @@ def load(config: PreTrainedConfig, settings: Settings, place: Place) -> dict:
         for constant in constants:
             tape.hold("quant_constants", constant)
         tape.drop(whole)
-    told, parts = _told(tape, place, 0), {}
+    told, parts = _told(tape, place, "load", settings.load.bits, held), {}
     for _, size, part in tape.events:
         parts[part] = parts.get(part, 0) + size
     parts = {part: size for part, size in parts.items() if size}  # as it stays; beside it, what came and went
@@ -96,7 +98,7 @@ def chat(config: PreTrainedConfig, settings: Settings, place: Place, context: in
         with booked(tape, "activations"):
             for inputs in first_and_last(held.model, context, lambda layer: _hold_layer(tape, layer)):
                 _hold_cache(tape, held.model(**inputs, use_cache=True).past_key_values)
-    return _told(tape, place, table.LIBRARIES)
+    return _told(tape, place, "chat", settings.load.bits, held)
 
 
 def first_and_last(model: PreTrainedModel, context: int, hold: Callable = lambda layer: None) -> Iterator[dict]:
@@ -131,14 +133,14 @@ def tune(config: PreTrainedConfig, settings: Settings, place: Place, lengths: Se
     held, tape = shape.held(config, settings.load, place.dtype, place.device), Tape()
     _hold_weights(tape, held)
     weights = sum(size for _, size, _ in tape.events)
-    room = place.capacity - table.CONTEXT - table.LIBRARIES - 2 * table.WORKSPACE - weights if place.capacity else 2**60
+    room = place.capacity - table.runtime("tune", settings.load.bits) - 2 * table.WORKSPACE - weights if place.capacity else 2**60
     for _ in range(2 if place.device == "cuda" else 0):  # the thread that goes forward, and autograd's
         tape.keep(table.WORKSPACE, "buffers")
     with tape:
         trainer = prepare(held, replace(settings, train=replace(train, batch=min(train.batch, len(rows)), compile="off")), rows, [], Team("meta"), room)
         _hold_trained(tape, held, trainer)
         _step(tape, trainer, rows, train.micro_batch or train.batch)
-    told = _told(tape, place, table.LIBRARIES)
+    told = _told(tape, place, "tune", settings.load.bits, held)
     dial, feed = trainer.plan.dial, trainer.feed
     part = next(feed.parts(rows, train.micro_batch or train.batch, dial.tokens))
     trained = sum(p.numel() for p in trainer.optimizer.parameters)
@@ -191,9 +193,25 @@ def _hold_layer(tape: Tape, layer) -> None:
         tape.hold("kv_cache", tensor)
 
 
-def _told(tape: Tape, place: Place, libraries: int) -> dict:
+def _beside(place: Place, phase: str, bits: int, held: Loaded) -> int:
+    """Bytes of main memory beside tensors: the program, its kernels, and pages of the file that weights were read from.
+
+    A file of 16 bits a weight is assumed. Weights of 16 bits lie in its pages themselves; where they are made into 32 bits
+    the pages go once they are; those that are made into fewer leave some in use, and with them the file.
+    """
+    layers = adapt.linear_layers(held.model).values()
+    weights = sum(p.numel() for p in held.model.parameters()) if bits > 16 else 0
+    if bits < 16:
+        kept = sum(p.numel() for p in held.model.parameters() if p.dtype.itemsize > 1)
+        weights = kept + sum(m.in_features * m.out_features for m in layers if hasattr(m, "in_features") and m.weight.dtype.itemsize == 1)
+    pages = 2 * weights if bits != 16 and (phase == "load" or bits < 16) else 0
+    return table.PROCESS + pages + (table.KERNELS[place.dtype] if phase != "load" else 0)
+
+
+def _told(tape: Tape, place: Place, phase: str, bits: int, held: Loaded) -> dict:
     allocated, parts = peak(tape.events)
     if place.device == "cpu":
-        return {"parts": parts, "allocated": allocated}
+        return {"parts": parts, "allocated": allocated, "resident": allocated + _beside(place, phase, bits, held)}
     taken = reserved(tape.events)
-    return {"parts": parts | {"runtime": taken - allocated + table.CONTEXT + libraries}, "allocated": allocated, "reserved": taken, "device": taken + table.CONTEXT + libraries}
+    device = taken + table.runtime(phase, bits)
+    return {"parts": parts | {"runtime": device - allocated}, "allocated": allocated, "reserved": taken, "device": device}

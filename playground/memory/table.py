@@ -9,9 +9,17 @@ from collections.abc import Iterator
 import torch
 
 CONTEXT = 552_402_944  # bytes on the card once CUDA has begun and nothing is allocated (measured)
-LIBRARIES = 246_000_000  # and what its libraries load until a first training step is over (measured)
+LIBRARIES = {"load": 96_534_528, "chat": 176_226_304, "tune": 243_334_528}  # and what is loaded for its first kernels, an answer, a step (measured)
+EIGHT_BITS = 67_108_864  # and for an answer or a step of LLM.int8() (measured)
+PROCESS = 392 * 2**20  # bytes of main memory that this program takes with its libraries, before it holds anything (measured on a CPU, torch 2.13)
+KERNELS = {torch.float32: 13 * 2**20, torch.float16: 47 * 2**20, torch.bfloat16: 47 * 2**20}  # and for its first products and attention (a toy, likewise)
 WORKSPACE = 32 * 2**20  # cuBLAS's, for each thread that multiplies: torch's `:4096:8` on Hopper (aten/src/ATen/cuda/CublasHandlePool.cpp)
 FEW = 8  # rows of a product up to which 4-bit weights never are made dense; above, that depends on card and shape (bitsandbytes/backends/cuda/ops.py)
+
+
+def runtime(phase: str, bits: int) -> int:
+    """Bytes of the card that never come to torch's allocator, once `phase` is over."""
+    return CONTEXT + LIBRARIES[phase] + (EIGHT_BITS if bits == 8 and phase != "load" else 0)
 
 
 def taken_within(function, args: tuple, made) -> Iterator[int]:

@@ -122,6 +122,8 @@ def load(folder: Path, settings: Load, tell: Callable, place: str | None = None)
         keep_trainable(model)
     if settings.bits < 16 and device == "cuda":
         settle(model)
+    elif settings.bits < 16:
+        give_back()  # what was quantized leaves as much again with the C library
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.requires_grad_(False)
