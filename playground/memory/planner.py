@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import replace
+from functools import cache
 
 import torch
 from transformers import PreTrainedConfig
@@ -10,9 +11,10 @@ from playground import catalog
 from playground.errors import problem
 from playground.memory import predict, shape
 from playground.memory.cards import cards, verdict
+from playground.memory.explained import explained
 from playground.settings import Settings, check, problems
 
-DIALS = ("off", "2", "all", "offload")
+SLOWER = {16: 1.0, 8: 1.14, 4: 1.05}  # a trained token beside one at 16 bits: OpenCALM-7B on an H100 (README)
 LEAST = 32  # tokens of a context or a row
 
 
@@ -41,59 +43,67 @@ def forecast(settings: Settings, context: int = 1024, capacity: int = 0, device:
         "model": settings.load.model, "name": entry.get("name", settings.load.model), "family": config.model_type, "parameters": parameters,
         "layers": inner.num_hidden_layers, "longest": longest, "bits": settings.load.bits, "method": settings.train.method,
         "trainable": phases["tune"]["trainable"], "context": context, "seconds": round(time.perf_counter() - began, 2),
-        "phases": phases, "explained": [_weights_explained(model, settings, phases)],
+        "phases": phases, "explained": explained(model, settings, phases, max(context, LEAST)),
     }  # fmt: skip
 
 
-def waterfall(settings: Settings, capacity: int = 0) -> list[dict]:
-    """What a fine-tune's peak on the card is as one saving after another is added: [{"step", "device"}].
+def waterfall(settings: Settings) -> list[dict]:
+    """What a fine-tune's peak on a card is as one saving after another is added: [{"step", "device"}].
 
-    From float32 with every weight trained to this program's LoRA at 4 bits, every layer computed twice, kept in main memory.
+    From float32 with every weight trained to this program's LoRA at 4 bits, a row at a time, every layer computed twice. A
+    full fine-tune needs weights of 16 bits at least, so LoRA comes before 8 and 4.
     """
-    steps = {
-        "float32_full": ({"bits": 32}, {"method": "full", "checkpointing": "off"}), "bits16_full": ({"bits": 16}, {"method": "full", "checkpointing": "off"}),
-        "bits16_lora": ({"bits": 16}, {"method": "lora", "checkpointing": "off"}), "bits8_lora": ({"bits": 8}, {"method": "lora", "checkpointing": "off"}),
-        "bits4_lora": ({"bits": 4}, {"method": "lora", "checkpointing": "off"}), "checkpointing": ({"bits": 4}, {"method": "lora", "checkpointing": "all"}),
-        "offload": ({"bits": 4}, {"method": "lora", "checkpointing": "offload"}),
-    }  # fmt: skip
-    return [{"step": name, "device": _tuned(_with(settings, load, train | {"optimizer": "adamw", "tokens": 0}))["device"]} for name, (load, train) in steps.items()]
+    full, lora = {"method": "full", "checkpointing": "off"}, {"method": "lora", "checkpointing": "off"}
+    again = lora | {"checkpointing": "all"}
+    steps = [
+        ("float32_full", 32, full, True), ("bits16_full", 16, full, True), ("bits16_lora", 16, lora, True), ("bits8_lora", 8, lora, True),
+        ("bits4_lora", 4, lora, True), ("checkpointing", 4, again, True), ("chunked_loss", 4, again, False),
+        ("row_by_row", 4, again | {"tokens": settings.train.length}, False), ("offload", 4, again | {"tokens": settings.train.length, "checkpointing": "offload"}, False),
+    ]  # fmt: skip
+    asked = ((name, _with(settings, {"bits": bits}, {"optimizer": "adamw", "tokens": 0} | train), whole) for name, bits, train, whole in steps)
+    return [{"step": name, "device": _tuned(chosen, all_logits=whole)["device"]} for name, chosen, whole in asked]
 
 
 def fastest(settings: Settings, capacity: int) -> list[dict]:
     """Settings under which a fine-tune of this model fits that many bytes, the fastest first.
 
-    Speed is relative to the best, in passes over the model: a layer computed twice is one pass more of three.
+    For each bit width what the training core itself would choose for such a card, and every layer computed twice, which
+    leaves more of it free. Speed is relative to the best.
     """
-    found = []
+    found: dict[tuple, dict] = {}
     for bits in (16, 8, 4):
-        for dial in DIALS:
-            told = _tuned(_with(settings, {"bits": bits}, {"checkpointing": dial, "method": "lora", "tokens": 0}))
+        for dial in ("auto", "all"):
+            told = _tuned(_with(settings, {"bits": bits}, {"checkpointing": dial, "method": "lora", "tokens": 0}), capacity)
             if verdict(told["device"], capacity) != "no":
-                work = {"off": 2.0, "2": 2.5, "all": 3.0, "offload": 3.15}[dial] * {16: 1.0, 8: 1.1, 4: 1.05}[bits]
-                found.append({"bits": bits, "checkpointing": dial, "tokens": 0, "device": told["device"], "speed": 1 / work})
-                break  # what saves more is slower
-    found.sort(key=lambda one: -one["speed"])
-    return [one | {"speed": round(one["speed"] / found[0]["speed"], 3)} for one in found]
+                one = {"bits": bits, "checkpointing": told["checkpointing"], "tokens": told["budget"], "device": told["device"]}
+                found[bits, told["checkpointing"], told["budget"]] = one | {"work": told["work"] * SLOWER[bits]}
+    best = min((one["work"] for one in found.values()), default=1)
+    return [{"speed": round(best / one.pop("work"), 3)} | one for one in sorted(found.values(), key=lambda one: one["work"])]
 
 
 def largest(context: int = 1024, batch: int = 1, length: int = 256) -> list[dict]:
     """For each card and bit width, the largest model of the catalog that it can chat with, and fine-tune with LoRA."""
-    needs = []
-    for entry in sorted(catalog.shapes().values(), key=lambda e: -e["parameters"]):
-        config = shape.config_of(entry["id"])
-        for bits in (16, 8, 4):
-            settings, place = _settled(_with(Settings(), {"model": entry["id"], "bits": bits}, {"batch": batch, "length": length, "checkpointing": "all"}), "cuda", 0)
-            needs.append((entry, bits, predict.chat(config, settings, place, context)["device"], predict.tune(config, settings, place, [length] * batch)["device"]))
-    rows = []
-    for card in cards():
-        for bits in (16, 8, 4):
-            fit = {"chat": None, "tune": None}
-            for entry, width, *sizes in needs:
-                for kind, size in zip(fit, sizes):
-                    if width == bits and fit[kind] is None and verdict(size, card["bytes"]) != "no":
-                        fit[kind] = {"id": entry["id"], "name": entry["name"], "device": size}
-            rows.append({"card": card["id"], "gib": card["gib"], "bits": bits, **fit})
-    return rows
+    models = sorted(catalog.shapes().values(), key=lambda entry: -entry["parameters"])
+
+    @cache
+    def need(model: str, bits: int, kind: str) -> int:
+        train = {"batch": batch, "length": length, "checkpointing": "all"}
+        settings, place = _settled(_with(Settings(), {"model": model, "bits": bits}, train), "cuda", 0)
+        config = shape.config_of(model)
+        told = predict.chat(config, settings, place, context) if kind == "chat" else predict.tune(config, settings, place, [length] * batch)
+        return told["device"]
+
+    def fit(bits: int, kind: str, most: int) -> dict | None:
+        for entry in models:
+            # weights alone, as if all were of that width: what doesn't even fit so need not be traced
+            if entry["parameters"] * bits / 8 < most and verdict(need(entry["id"], bits, kind), most) != "no":
+                return {"id": entry["id"], "name": entry["name"], "device": need(entry["id"], bits, kind)}
+        return None
+
+    return [
+        {"card": card["id"], "gib": card["gib"], "bits": bits, **{kind: fit(bits, kind, card["bytes"]) for kind in ("chat", "tune")}}
+        for card in cards() for bits in (16, 8, 4)
+    ]  # fmt: skip
 
 
 def _with(settings: Settings, load: dict, train: dict) -> Settings:
@@ -108,21 +118,8 @@ def _settled(settings: Settings, device: str, capacity: int) -> tuple[Settings, 
     return _with(settings, {"bits": bits}, {}), place
 
 
-def _tuned(settings: Settings) -> dict:
+def _tuned(settings: Settings, capacity: int = 0, all_logits: bool = False) -> dict:
     check(problems(settings))
-    settings, place = _settled(settings, "cuda", 0)
+    settings, place = _settled(settings, "cuda", capacity)
     config: PreTrainedConfig = shape.config_of(settings.load.model)
-    return predict.tune(config, settings, place, [settings.train.length] * settings.train.batch)
-
-
-def _weights_explained(model, settings: Settings, phases: dict) -> dict:
-    """The weights in one line of arithmetic beside what the trace has: linear layers in the chosen bits, the rest in 16."""
-    from playground.model import adapt
-
-    bits, rest = settings.load.bits, sum(p.numel() for p in model.parameters())
-    linear = sum(m.weight.numel() for m in adapt.linear_layers(model).values()) if bits < 16 else 0
-    a_weight = {32: 4.0, 16: 2.0, 8: 1.0, 4: 0.51587 if settings.load.double_quant else 0.5625}[bits]  # with its constants (arXiv 2305.14314)
-    size = round(linear * a_weight + (rest - linear) * (4 if bits == 32 else 2))
-    traced = sum(phases["load"]["parts"].get(part, 0) for part in ("weights", "quant_constants"))
-    whole = f"{rest / 1e9:.2f} B × {a_weight:g} B" if bits >= 16 else f"{linear / 1e9:.2f} B × {a_weight:g} B + {(rest - linear) / 1e9:.2f} B × 2 B"
-    return {"part": "weights", "arithmetic": whole, "bytes": size, "traced": traced, "agrees": abs(size - traced) <= 0.05 * traced}
+    return predict.tune(config, settings, place, [settings.train.length] * settings.train.batch, all_logits=all_logits)

@@ -121,11 +121,12 @@ def first_and_last(model: PreTrainedModel, context: int, hold: Callable = lambda
     yield {"encoder_outputs": states, "decoder_input_ids": ids(CHATTING, 1), "past_key_values": cache}
 
 
-def tune(config: PreTrainedConfig, settings: Settings, place: Place, lengths: Sequence[int], labelled: Sequence[int] = (), prefix: int = 0) -> dict:
+def tune(config: PreTrainedConfig, settings: Settings, place: Place, lengths: Sequence[int], labelled: Sequence[int] = (), prefix: int = 0, all_logits: bool = False) -> dict:
     """The phase `tune`: a step over rows of these lengths, in tokens, of which so many are `labelled`, and all begin with the same `prefix`.
 
-    Beside the usual: "checkpointing" and "tokens", as planned for what the place has; "rows" at once; "feed", how they are
-    packed; "trainable" parameters. Raises PlaygroundError for settings that don't fit the model.
+    all_logits: as if the loss weren't chunked. Beside the usual: "checkpointing" and "budget" of tokens, as planned for what
+    the place has, and the "work" of a token under them, in forward passes; "tokens" and "rows" at once; "feed", how they
+    are packed; "trainable" parameters. Raises PlaygroundError for settings that don't fit the model.
     """
     train = settings.train
     labelled = labelled or [max(1, round(n * LABELLED)) for n in lengths]
@@ -138,13 +139,22 @@ def tune(config: PreTrainedConfig, settings: Settings, place: Place, lengths: Se
         tape.keep(table.WORKSPACE, "buffers")
     with tape:
         trainer = prepare(held, replace(settings, train=replace(train, batch=min(train.batch, len(rows)), compile="off")), rows, [], Team("meta"), room)
+        trainer.loss_of.chunked &= not all_logits
         _hold_trained(tape, held, trainer)
         _step(tape, trainer, rows, train.micro_batch or train.batch)
     told = _told(tape, place, "tune", settings.load.bits, held)
     dial, feed = trainer.plan.dial, trainer.feed
     part = next(feed.parts(rows, train.micro_batch or train.batch, dial.tokens))
     trained = sum(p.numel() for p in trainer.optimizer.parameters)
-    return told | {"checkpointing": dial.checkpointing, "tokens": feed.size(part), "rows": len(part), "feed": feed.mode, "trainable": trained}
+    return told | {
+        "checkpointing": dial.checkpointing,
+        "budget": dial.tokens if dial.tokens < sum(lengths) else 0,
+        "work": trainer.plan.work,
+        "tokens": feed.size(part),
+        "rows": len(part),
+        "feed": feed.mode,
+        "trainable": trained,
+    }
 
 
 def _step(tape: Tape, trainer: Trainer, rows: Sequence[Example], at_once: int) -> None:

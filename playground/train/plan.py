@@ -70,6 +70,7 @@ class Plan:
     leaner: list[Dial] = field(default_factory=list)
     compiled: bool = False
     proven: bool = False  # a step went through compiled
+    work: float = 1  # a token's, in what it takes in a forward pass, as predicted; 1 where nothing was
     peak: int | None = None  # bytes, predicted for the dial it began with, where there was a choice
 
     def step_down(self) -> bool:
@@ -101,12 +102,12 @@ def plan(loss_of: Loss, optimizer: Optimizer, feed: Feed, layers: Layers, exampl
     start = next((n for n, dial in enumerate(dials) if needs[dial] <= room), None)
     if start is None:
         leanest = min(dials, key=needs.get)
-        return Plan(leanest, peak=needs[leanest])  # nothing fits by this count: the leanest is tried anyway
+        return Plan(leanest, peak=needs[leanest], work=_slowness(leanest, cost))  # nothing fits by this count: the leanest is tried anyway
     ladder = [dials[start]]
     for dial in dials[start + 1 :]:
         if needs[dial] - cost.fixed < 0.85 * (needs[ladder[-1]] - cost.fixed):
             ladder.append(dial)
-    return Plan(ladder[0], ladder[1:], peak=needs[ladder[0]])
+    return Plan(ladder[0], ladder[1:], peak=needs[ladder[0]], work=_slowness(ladder[0], cost))
 
 
 def measure(loss_of: Loss, feed: Feed, layers: Layers, examples: Sequence[Example]) -> Cost:

@@ -17,7 +17,6 @@ from playground.ui.page import AT_ONCE, Page, outcome
 from playground.ui.theme import theme
 from playground.words import LANGUAGES, say
 
-
 START = "demo-en"  # the preset that the form opens with
 
 

@@ -174,7 +174,6 @@ def made_up(model, bits: int, device: str):
     """The model with random weights, made where it is used in the bits it is used in, as playground's `load` would leave it."""
     import torch
     from torch import nn
-
     from transformers.quantizers.base import get_keys_to_not_convert
 
     from playground.model.load import keep_trainable, settle

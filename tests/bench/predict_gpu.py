@@ -14,6 +14,7 @@ those that it met here first.
 import argparse
 import fnmatch
 import json
+import math
 import os
 import statistics
 import sys
@@ -49,7 +50,8 @@ HELD_OUT = [
 ]  # fmt: skip
 LOADS = [f"load:{model}:{bits}" for model, widths in (("qwen2-1b", (32, 16, 8, 4)), ("bloom", (16, 8, 4))) for bits in widths]
 CONTEXT = 1024  # tokens of a chat
-KINDS = ("allocated", "reserved", "device")
+COLOURS = {"allocated": "#2563eb", "reserved": "#d97706", "device": "#059669"}
+KINDS = tuple(COLOURS)
 
 
 def main() -> None:
@@ -76,6 +78,7 @@ def main() -> None:
             print(json.dumps(cells[-1]), file=sys.stderr, flush=True)
             found = arms.report("predicted memory beside measured", LIBRARIES, [], errors=summary(cells), cells=cells)
             arms.write(asked.out, found)
+    asked.out.with_suffix(".svg").write_text(figure(cells), encoding="utf-8")
     print(json.dumps(found["errors"], indent=1))
 
 
@@ -126,7 +129,13 @@ def worked(name: str, work: Path) -> dict:
         for _ in fine_tune(trainer, examples, train, threading.Event()):
             most.append(_in_use())
         measured["tune"] = _peaks(max(most))
-        return {"error": _errors(predicted, measured), "feed": [predicted["tune"]["feed"], trainer.feed.mode], "measured": measured, "predicted": _short(predicted), "hardware": hardware("cuda")}
+        return {
+            "error": _errors(predicted, measured),
+            "feed": [predicted["tune"]["feed"], trainer.feed.mode],
+            "measured": measured,
+            "predicted": _short(predicted),
+            "hardware": hardware("cuda"),
+        }
 
 
 def save(model: str, work: Path) -> dict:
@@ -196,6 +205,32 @@ def summary(cells: list[dict]) -> dict:
                 if sizes:
                     found[f"{half or 'all'} {phase or 'all'} {kind}"] = {"count": len(sizes), "median": round(statistics.median(sizes), 2), "worst": max(sizes)}
     return found
+
+
+def figure(cells: list[dict]) -> str:
+    """Every peak, predicted against measured, on logarithmic axes; hollow: the half held out."""
+    size, edge, low, high, unit = 460, 56, 1.0, 64.0, 2**30
+
+    def at(value: float) -> float:
+        return (size - 2 * edge) * math.log(value / low) / math.log(high / low)
+
+    marks = []
+    for decade in (1, 2, 4, 8, 16, 32, 64):
+        x, y = edge + at(decade), size - edge - at(decade)
+        marks.append(f'<path d="M{x:.1f} {edge}V{size - edge}M{edge} {y:.1f}H{size - edge}" stroke="#d1d5db"/>')
+        marks.append(f'<text x="{x:.1f}" y="{size - edge + 18}" text-anchor="middle">{decade}</text><text x="{edge - 8}" y="{y + 4:.1f}" text-anchor="end">{decade}</text>')
+    marks.append(f'<path d="M{edge} {size - edge}L{size - edge} {edge}" stroke="#6b7280" stroke-dasharray="4 3"/>')
+    for cell in (c for c in cells if "error" in c):
+        for phase in cell["predicted"]:
+            for kind, colour in COLOURS.items():
+                x, y = (at(cell[side][phase][kind] / unit) for side in ("measured", "predicted"))
+                inside = "none" if cell["half"] == "held_out" else colour
+                marks.append(f'<circle cx="{edge + x:.1f}" cy="{size - edge - y:.1f}" r="3" fill="{inside}" fill-opacity=".5" stroke="{colour}"/>')
+    for n, (kind, colour) in enumerate(COLOURS.items()):
+        marks.append(f'<circle cx="{edge + 14}" cy="{edge + 14 + 18 * n}" r="4" fill="{colour}"/><text x="{edge + 24}" y="{edge + 18 + 18 * n}">{kind}</text>')
+    marks.append(f'<text x="{size / 2}" y="{size - 12}" text-anchor="middle">measured, GiB</text>')
+    marks.append(f'<text transform="translate(16 {size / 2}) rotate(-90)" text-anchor="middle">predicted, GiB</text>')
+    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size} {size}" font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="#fff"/>{"".join(marks)}</svg>\n'
 
 
 def _now() -> dict:

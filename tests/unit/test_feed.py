@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from toys import make_model
 from peft import LoraConfig, get_peft_model
+from toys import make_model
 
 from playground.data.batch import Example, batches, collate, pack, shared_prefix
 from playground.model.adapt import targets

@@ -7,8 +7,8 @@ import threading
 
 import pytest
 import torch
-from toys import keys
 from peft import PeftModel
+from toys import keys
 from transformers import AutoModelForCausalLM
 
 from playground import runs

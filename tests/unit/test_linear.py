@@ -5,9 +5,9 @@ import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Int8Params, Linear4bit, Linear8bitLt, Params4bit
 from peft import LoraConfig, get_peft_model
-from toys import make_model
 from torch import nn
 from torch.nn import functional
+from toys import make_model
 
 from playground.data.batch import Example, collate
 from playground.model.adapt import targets

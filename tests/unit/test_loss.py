@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from toys import make_model
 from torch import nn
 from torch.nn import functional
+from toys import make_model
 
 from playground.data.batch import Example, collate
 from playground.train import loss as loss_room

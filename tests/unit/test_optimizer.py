@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from toys import keys
 from torch import nn
+from toys import keys
 
 from playground.errors import PlaygroundError
 from playground.train.optimizer import LARGEST_NORM, Optimizer
