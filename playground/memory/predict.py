@@ -113,7 +113,7 @@ def first_and_last(model: PreTrainedModel, context: int, hold: Callable = lambda
         yield {"input_ids": ids(CHATTING, 1), "past_key_values": cache, "position_ids": torch.full((CHATTING, 1), context - 1, device=model.device)}
         return
     reads, states = context // 2, model.get_encoder()(input_ids=ids(CHATTING, context // 2))
-    cache = EncoderDecoderCache(DynamicCache(config=model.config), DynamicCache(config=model.config))
+    cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
     yield {"encoder_outputs": states, "decoder_input_ids": ids(CHATTING, 1), "past_key_values": cache}
     for layer in cache.self_attention_cache.layers:
         layer.keys, layer.values = (tensor.expand(-1, -1, context - reads - 1, -1).contiguous() for tensor in (layer.keys, layer.values))

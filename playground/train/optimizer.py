@@ -19,15 +19,15 @@ KINDS = ("adamw", "adamw8bit", "paged_adamw", "paged_adamw8bit")
 class Optimizer:
     """Gradients are gathered after every backward pass, then one step clips, updates and forgets them.
 
-    named: what is trained. copies: keep float32 copies and sum gradients there. ratio: B matrices learn that many times
+    named: what is trained. copies: of what isn't float32, keep copies that are and sum gradients there. ratio: B matrices learn that many times
     as fast as A (LoRA+: Hayou et al. 2024, arXiv 2402.12354).
     """
 
     def __init__(self, named: Iterable[tuple[str, nn.Parameter]], kind: str = "adamw", copies: bool = True, ratio: float = 1.0):
         named, self.kind = list(named), kind
         self.parameters = [parameter for _, parameter in named]
-        self.copies = [p.detach().float().clone().requires_grad_() for p in self.parameters] if copies else self.parameters
-        self._copied = copies
+        self._copied = copies and any(p.dtype != torch.float32 for p in self.parameters)
+        self.copies = [p.detach().float().clone().requires_grad_() for p in self.parameters] if self._copied else self.parameters
         groups = [{"params": [], "ratio": 1.0}, {"params": [], "ratio": ratio}]
         for (name, _), copy in zip(named, self.copies):
             groups["lora_B" in name]["params"].append(copy)
