@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 import toys
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 from toys import PROJECT
+
+expect.set_options(timeout=20_000)  # a busy machine is no defect of the page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run", "--disable-quic", "--disable-component-update", "--disable-sync"]
