@@ -40,7 +40,7 @@ def test_a_fine_tune_tells_its_events_in_order_and_leaves_a_whole_run(chosen, tm
     result = events[-1]["result"]
     assert 0 < result["loss"]["after"] < result["loss"]["before"]
     assert result["peak"]["rss"] > 100 * 2**20 and not result["stopped"] and result["steps"] == 3
-    assert result["parts"]["adapters"] > 0 and result["parts"]["optimizer"] >= 3 * result["parts"]["adapters"]
+    assert result["parts"]["adapters"] > 0 and result["parts"]["optimizer"] >= 2 * result["parts"]["adapters"]
 
     run = runs.find(tmp_path, result["run"])
     assert {p.name for p in run.folder.iterdir()} == {"settings.json", "events.jsonl", "adapter"}

@@ -90,13 +90,14 @@ def test_adapters_gradients_and_optimizer_are_counted_as_they_come(toy, bits, si
     trained = 2 * 4 * ((64 + 64) * 2 + (64 + 32) * 2 + (64 + 128) * 3)
     optimizer = Optimizer([(n, p) for n, p in tuned.named_parameters() if p.requires_grad])
     parts = ledger.parts(tuned, optimizer.inner)
-    assert (parts["adapters"], parts["gradients"], parts["optimizer"]) == (trained * size, 0, trained * 4)
+    copies = 0 if size == 4 else trained * 4  # what is float32 already is its own copy
+    assert (parts["adapters"], parts["gradients"], parts["optimizer"]) == (trained * size, 0, copies)
     optimizer.backward(tuned(input_ids=torch.tensor([[5, 6, 7]])).logits.sum())
     assert ledger.parts(tuned, optimizer.inner)["gradients"] == trained * 4
     optimizer.step(1e-3)
     parts = ledger.parts(tuned, optimizer.inner)
     steps = sum(v.nbytes for s in optimizer.inner.state.values() for k, v in s.items() if k == "step")
-    assert parts["optimizer"] == 3 * trained * 4 + steps and parts["gradients"] == 0
+    assert parts["optimizer"] == copies + 2 * trained * 4 + steps and parts["gradients"] == 0
 
 
 def test_the_reason_for_the_type_is_told(toy):
