@@ -31,9 +31,9 @@ def build_app(root: Path, lang: str = "en") -> gr.Blocks:
     other = next(code for code in LANGUAGES if code != lang)
     gr.set_static_paths(STATIC)
     with gr.Blocks(title=say(lang, "app.title"), analytics_enabled=False, fill_width=True) as app:
-        _page(Page(lang, root, engine, planner, _preset(START)), f"/{other}")
+        _page(app, Page(lang, root, engine, planner, _preset(START)), f"/{other}")
     with app.route(say(lang, "app.other"), f"/{other}"):
-        _page(Page(other, root, engine, planner, _preset(START)), "/")
+        _page(app, Page(other, root, engine, planner, _preset(START)), "/")
     app.engine = engine
     app.queue(default_concurrency_limit=None, max_size=64)
     return app
@@ -47,7 +47,7 @@ def launch_options() -> dict:
     }  # fmt: skip
 
 
-def _page(page: Page, other: str) -> None:
+def _page(app: gr.Blocks, page: Page, other: str) -> None:
     _header(page, other)
     with gr.Row(elem_classes="stage"):
         with gr.Column(scale=6, min_width=320, elem_classes="desk"):
@@ -63,7 +63,7 @@ def _page(page: Page, other: str) -> None:
                     tuning = tune.build(page)
                 with gr.Tab(page.say("tab.chat")):
                     chatting = chat.build(page)
-                with gr.Tab(page.say("tab.runs")):
+                with gr.Tab(page.say("tab.runs")) as past:
                     history = runs.build(page)
         with gr.Column(scale=5, min_width=320, elem_classes="watch"):
             chart = live_chart(page.lang, page.root, lambda: _current(page.engine))
@@ -75,7 +75,7 @@ def _page(page: Page, other: str) -> None:
     preset.input(lambda name: page.values(_preset(name)), preset, page.inputs(), **AT_ONCE)
 
     def refresh(adapter, model, bits):
-        """What has to follow the engine: the chart's `change` fires at every start and end of a job, and on load."""
+        """What has to follow the engine: once on load, then the chart's `change` fires at every start and end of a job."""
         job, busy, choices = page.engine.last, page.engine.state == "busy", chat.adapters(page)
         ids = [run_id for _, run_id in choices]
         fresh = job.run if job and job.do == "tune" and job.ended and job.run in ids else None
@@ -91,7 +91,10 @@ def _page(page: Page, other: str) -> None:
         loading.message, tuning.message, loading.go, tuning.go, chatting.go, tuning.stop, chatting.stop,
         chatting.adapter, *chatting.badges.values(), chatting.same, history.table, history.empty, history.pick, history.resume,
     ]  # fmt: skip
-    chart.change(refresh, [chatting.adapter, loading.model, page.fields["load", "bits"]], shown, **AT_ONCE)
+    chosen = [chatting.adapter, loading.model, page.fields["load", "bits"]]
+    app.load(refresh, chosen, shown, **AT_ONCE)
+    chart.change(refresh, chosen, shown, **AT_ONCE)
+    past.select(lambda picked: runs.listed(page, picked), history.pick, [history.table, history.empty, history.pick, history.resume], **AT_ONCE)
 
 
 def _preset(name: str) -> Settings:

@@ -75,14 +75,17 @@ def connect(page: Page, tab: SimpleNamespace, chart: gr.HTML) -> None:
     )
 
 
-def listed(page: Page) -> tuple:
-    """Updates of the table, the empty state, the choice and what it allows: every run, newest first."""
+def listed(page: Page, picked: str | None = None) -> tuple:
+    """Updates of the table, the empty state, the choice and what it allows: every run, newest first.
+
+    The choice stays on `picked` where that run is still there, else it becomes the newest.
+    """
     found = runs.history(page.root)
     ids = [s.id for s in found]
-    newest = ids[0] if ids else None
+    now = picked if picked in ids else next(iter(ids), None)
     return (
         gr.update(value=tables.history(page.say, found), visible=bool(found)), gr.update(visible=not found),
-        gr.update(choices=ids, value=newest), _resumable(page, newest),
+        gr.update(choices=ids, value=now), _resumable(page, now),
     )  # fmt: skip
 
 
