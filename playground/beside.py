@@ -9,10 +9,11 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
+from transformers import PreTrainedConfig
 
 from playground.data.batch import Example, batches
 from playground.errors import told
-from playground.memory import meter, predict, shape
+from playground.memory import meter, predict
 from playground.memory.cards import verdict
 from playground.model.load import Loaded, half_type
 from playground.pretended import capacity, room
@@ -54,14 +55,13 @@ class Peaks:
         return self._device == "cuda" and torch.cuda.is_initialized()
 
 
-def of_load(load: Load, folder, device: str, wanted: bool = True) -> Iterator[dict]:
-    """What loading the model of `folder` will take; `wanted` False yields nothing, as in each of the following."""
-    if wanted:
-        yield from _said("load", load, device, half_type(load, device)[0], lambda place: predict.load(shape.config_of(str(folder)), Settings(load=load), place))
+def of_load(load: Load, config: PreTrainedConfig, device: str) -> Iterator[dict]:
+    """What loading a model of this config will take."""
+    yield from _said("load", load, device, half_type(load, device)[0], lambda place: predict.load(config, Settings(load=load), place))
 
 
 def of_tune(settings: Settings, held: Loaded, examples: Sequence[Example], wanted: bool = True) -> Iterator[dict]:
-    """What the heaviest step of a fine-tune on these rows will take."""
+    """What the heaviest step of a fine-tune on these rows will take; `wanted` False yields nothing, as in the following."""
 
     def tune(place: predict.Place) -> dict:
         config = held.model.config

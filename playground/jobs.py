@@ -13,14 +13,15 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 
-from playground import beside, pretended, runs, tuning
+from playground import beside, catalog, pretended, runs, tuning
 from playground.chat.pair import Asked, answers
-from playground.data.template import Template, Turn, choose
+from playground.data.template import Template, Turn, choose_for
 from playground.errors import PlaygroundError, problem, told
-from playground.memory import ledger, meter
+from playground.memory import ledger, meter, shape
 from playground.model import adapt
 from playground.model.load import Loaded, best_bits, device_of, give_back, left_whole, load
-from playground.model.source import obtain
+from playground.model.source import knows_config, local, obtain
+from playground.model.tokenizer import own_ends
 from playground.settings import Generation, Load, Settings, check, generation_problems, problems
 from playground.train import checkpoint
 from playground.train.loop import Trainer
@@ -98,7 +99,7 @@ class Workbench:
             self.run = runs.Unwritten(resumed.folder if resumed else self.root / "unwritten")
         elif resumed:
             self.run = resumed
-        elif not (goes_on and self.run and self._as == settings.load):
+        elif not (goes_on and self.run and self._as == replace(settings.load, anyway=False)):
             self.run = runs.create(self.root, kind, settings.to_dict(), **_facts(settings.load, device))
         run, began = self.run, time.time()
         self.team.watch(lambda: run.append("failure", job=kind, **problem("error.rank_died").to_dict()))
@@ -188,15 +189,18 @@ class Workbench:
 
     def hold(self, wanted: Load):
         """Make sure that the model is held just so; what was held otherwise is given back first."""
+        wanted, anyway = replace(wanted, anyway=False), wanted.anyway
         if self.loaded and self._as == wanted:
             return
         if self.loaded:
             yield {"kind": "phase", "name": "free"}
             self.free()
+        foretold = yield from self._foretell(wanted, anyway)  # before anything large is fetched, if it can be
         with self.team.turns():
             folder = yield from obtain(wanted.model, wanted.accept_terms, self.stop)
+        if not foretold:
+            yield from self._foretell(replace(wanted, model=str(folder)), anyway)
         yield {"kind": "phase", "name": "load"}
-        yield from beside.of_load(wanted, folder, self.team.device, self.predicts)
         self.peaks.begin()
         self.loaded = yield from watched(lambda tell: load(folder, wanted, tell, self.team.load_device), self.stop)
         self._as = wanted
@@ -207,6 +211,18 @@ class Workbench:
         whole = left_whole(self.loaded.model) if wanted.bits < 16 else 0
         if whole > 0.01:
             yield {"kind": "note", "key": "note.left_whole", "values": {"percent": round(100 * whole), "bits": wanted.bits}}
+
+    def _foretell(self, wanted: Load, anyway: bool) -> Generator[dict, None, bool]:
+        """Say what loading will take; return whether that could be said. Raises PlaygroundError where it won't fit, unless `anyway`."""
+        said = {}
+        if self.predicts and knows_config(wanted.model):
+            here = local(wanted.model)  # says what is wrong with a path
+            for said in beside.of_load(wanted, shape.config_of(str(here or wanted.model)), self.team.device):
+                yield said
+                if said.get("verdict") == "no" and not anyway:
+                    name = catalog.name_of(wanted.model)
+                    raise problem("error.too_large", model=name, bits=wanted.bits, need_bytes=said["need"], capacity_bytes=said["capacity"])
+        return bool(said)
 
     @property
     def predicts(self) -> bool:
@@ -253,7 +269,8 @@ class Workbench:
                 self.template = runs.result(run).get("template", "auto")
         wanted = self.template if adapter else settings.data.template
         encoder = held.model.config.is_encoder_decoder
-        template = choose(wanted, held.tokenizer, [turn["instruction"] for turns in sides.values() for turn in turns], encoder)
+        template, notes = choose_for(held, wanted, [turn["instruction"] for turns in sides.values() for turn in turns])
+        yield from notes
         names = [side for side in ("base", "tuned") if side in sides and (side == "base" or isinstance(held.model, PeftModel))]
         asked = [Asked(template.ids([Turn(t["instruction"], t.get("answer")) for t in sides[side]]), side == "tuned") for side in names]
         longest = getattr(held.model.config, "max_position_embeddings", None)
@@ -276,8 +293,7 @@ class Workbench:
         return result
 
     def _ends(self, template: Template) -> list[int]:
-        own = self.loaded.model.generation_config.eos_token_id
-        return list({*template.end_ids(), *(own if isinstance(own, list) else [own] if own is not None else [])})
+        return list({*template.end_ids(), *own_ends(self.loaded.model)})
 
 
 def settled(settings: Settings) -> Settings:

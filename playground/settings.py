@@ -14,7 +14,7 @@ from playground.errors import PlaygroundError, Problem
 class Load:
     """Which model, in how many bits a weight, and where."""
 
-    model: str = "smollm2-135m-instruct"  # an id of the catalog, a hub id, or a folder
+    model: str = "smollm2-135m-instruct"  # an id of the catalog, a hub id, a folder, or a GGUF file
     bits: int = 0  # 32 float32, 16 half precision, 8 LLM.int8(), 4 nf4 or fp4; 0: 16, or 32 where that is faster
     dtype: str = "auto"  # what 16 bits means: auto, bfloat16, float16
     quant_type: str = "nf4"  # at 4 bits: nf4 or fp4
@@ -22,6 +22,7 @@ class Load:
     device: str = "auto"  # auto, cpu, cuda
     card: float = 0.0  # GiB of the card that is to be pretended; 0: the whole card
     accept_terms: bool = False  # the model's own terms were shown and accepted
+    anyway: bool = False  # load it also where it is predicted not to fit
 
 
 @dataclass(frozen=True)

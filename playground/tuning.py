@@ -9,9 +9,10 @@ from playground.chat.recall import recall
 from playground.data import source as data_source
 from playground.data.batch import Example, encode
 from playground.data.source import Row
-from playground.data.template import Template, choose
+from playground.data.template import Template, choose_for
 from playground.errors import problem
 from playground.model import adapt
+from playground.model.tokenizer import tried
 from playground.settings import Settings
 from playground.train import checkpoint
 from playground.train.loop import Trainer, fine_tune, held_out_loss
@@ -88,14 +89,15 @@ def tune(bench, settings: Settings, resumed: bool) -> Iterator[dict]:
 
 def _lesson(rows, settings: Settings, held) -> Lesson:
     train, data = settings.train, settings.data
-    template = choose(data.template, held.tokenizer, [r.instruction for r in rows.train], held.model.config.is_encoder_decoder)
+    template, notes = choose_for(held, data.template, [r.instruction for r in rows.train])
     longest = getattr(held.model.config, "max_position_embeddings", None)
     if longest and train.length > longest:
         raise problem("error.length", length=train.length, longest=longest)
     examples, cut = encode(rows.train, template, train.length, data.train_on_prompt)
     measured = rows.held_out[:: max(1, math.ceil(len(rows.held_out) / MEASURED_ROWS))]
     apart, _ = encode(measured, template, train.length) if measured else ([], 0)
-    notes = [{"kind": "note", "key": "note.data", "values": {"rows": len(rows.train), "held_out": len(measured), "total": rows.total, "template": template.name}}]
+    notes += tried(held.tokenizer, (text for row in rows.train for text in (row.output, row.instruction, row.input)))
+    notes.append({"kind": "note", "key": "note.data", "values": {"rows": len(rows.train), "held_out": len(measured), "total": rows.total, "template": template.name}})
     if cut:
         notes.append({"kind": "note", "key": "note.cut", "values": {"cut": cut, "length": train.length}})
     return Lesson(template, examples, measured, apart, len(rows.train), notes)

@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
-from playground.errors import problem
+from playground.errors import PlaygroundError, problem
+from playground.model.load import Loaded
+from playground.model.tokenizer import learned
 
 # The prompt format of Stanford Alpaca (Taori et al. 2023), which alpaca-lora and the talk's recipe train on.
 ALPACA_INPUT = (
@@ -39,12 +41,13 @@ class Template:
     """A way of writing prompts for one tokenizer. `name` is chat, alpaca or talk.
 
     `encoder`: an encoder reads the prompt and a decoder writes the answer, each a text of its own; elsewhere the answer
-    goes on where the prompt ends.
+    goes on where the prompt ends. `plain_end`: answers close with the end-of-text token, also in a chat.
     """
 
     name: str
     tokenizer: PreTrainedTokenizerBase
     encoder: bool = False
+    plain_end: bool = False
 
     def prompt(self, turns: Sequence[Turn]) -> str:
         """The text up to where the last turn's answer begins.
@@ -74,7 +77,7 @@ class Template:
 
     def end_ids(self) -> list[int]:
         """The tokens that close an answer: the chat template's end of turn, else the end-of-text token."""
-        if self.name == "chat":
+        if self.name == "chat" and not self.plain_end:
             closed = self._chat([Turn("?", "!")]).removeprefix(self._chat([Turn("?")]) + "!").strip()
             ids = self.tokenizer.encode(closed, add_special_tokens=False) if len(closed) < 40 else []
             if ids:
@@ -101,7 +104,7 @@ class Template:
 
 
 def choose(wanted: str, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], encoder: bool = False) -> Template:
-    """The template asked for; "auto" is the model's own chat template, else the talk's for Japanese, else Alpaca's.
+    """The template asked for; "auto" is the model's own chat template where it works, else the talk's for Japanese, else Alpaca's.
 
     `texts`: some of what will be asked; `encoder`: whether the model has one. Raises PlaygroundError where "chat" is asked of a model without one.
     """
@@ -109,5 +112,28 @@ def choose(wanted: str, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
         raise problem("error.no_chat_template")
     if wanted == "auto":
         japanese = any(KANA.search(text) for text in texts[:50])
-        wanted = "chat" if tokenizer.chat_template else "talk" if japanese else "alpaca"
+        wanted = "chat" if tokenizer.chat_template and not trouble_in_chat(tokenizer) else "talk" if japanese else "alpaca"
     return Template(wanted, tokenizer, encoder)
+
+
+def trouble_in_chat(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Why the model's own chat template can't be used, or None: it raises, or loses what it is given."""
+    try:
+        written = Template("chat", tokenizer).prompt([Turn("Q1", "A1"), Turn("Q2")])
+    except PlaygroundError as error:
+        return error.problems[0].values["detail"]
+    lost = [part for part in ("Q1", "A1", "Q2") if part not in written]
+    return f"{', '.join(lost)} lost" if lost else None
+
+
+def choose_for(held: Loaded, wanted: str, texts: Sequence[str]) -> tuple[Template, list[dict]]:
+    """`choose` for a model in memory, and what is to be said of it as `note` events."""
+    template = choose(wanted, held.tokenizer, texts, held.model.config.is_encoder_decoder)
+    if template.name == "chat":
+        [end, *_] = template.end_ids()
+        if held.tokenizer.eos_token_id in (None, end) or learned(held.model, end):
+            return template, []
+        names = {"end": held.tokenizer.convert_ids_to_tokens(end), "instead": held.tokenizer.eos_token}
+        return replace(template, plain_end=True), [{"kind": "note", "key": "note.end_never_learned", "values": names}]
+    trouble = trouble_in_chat(held.tokenizer) if wanted == "auto" and held.tokenizer.chat_template else None
+    return template, [{"kind": "note", "key": "note.chat_template_broken", "values": {"detail": trouble, "template": template.name}}] if trouble else []

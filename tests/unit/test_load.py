@@ -135,12 +135,12 @@ def test_torn_weights_are_told(chosen, tmp_path, toy):
     shutil.copytree(toy(), tmp_path / "m")
     weights = tmp_path / "m" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
-    assert _fails(chosen, tmp_path, tmp_path / "m") == "error.load"
+    assert _fails(chosen, tmp_path, tmp_path / "m") == "error.cut_off"
 
 
 def test_a_model_without_a_tokenizer_is_told(chosen, tmp_path, toy):
     shutil.copytree(toy(), tmp_path / "m", ignore=shutil.ignore_patterns("token*"))
-    assert _fails(chosen, tmp_path, tmp_path / "m") == "error.load"
+    assert _fails(chosen, tmp_path, tmp_path / "m") == "error.tokenizer"
 
 
 def test_a_config_that_is_no_causal_model_is_told(chosen, tmp_path, toy):
@@ -153,7 +153,7 @@ def test_code_that_comes_with_a_model_is_never_run(chosen, tmp_path, toy):
     shutil.copytree(toy(), tmp_path / "m")
     (tmp_path / "m" / "config.json").write_text('{"model_type": "evil", "auto_map": {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"}}')
     (tmp_path / "m" / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    assert _fails(chosen, tmp_path, tmp_path / "m") == "error.load"
+    assert _fails(chosen, tmp_path, tmp_path / "m") == "error.config"
     assert not (tmp_path / "ran").exists()
 
 

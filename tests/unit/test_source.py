@@ -15,7 +15,7 @@ from toys import PROJECT, keys
 
 from playground import catalog, hub
 from playground.errors import PlaygroundError
-from playground.model import source
+from playground.model import source, wheels
 
 
 def _told(model, accept=False):
@@ -38,8 +38,8 @@ def test_a_folder_that_is_none_is_told(name, key):
 
 
 def test_a_file_is_no_folder(tmp_path):
-    (tmp_path / "model.gguf").write_text("")
-    assert _told(str(tmp_path / "model.gguf"))[0] == "error.no_folder"
+    (tmp_path / "model.txt").write_text("")
+    assert _told(str(tmp_path / "model.txt"))[0] == "error.no_folder"
 
 
 def test_an_empty_folder_is_told(tmp_path):
@@ -120,10 +120,10 @@ def test_a_model_of_the_catalog_is_found_where_it_was_converted_to(tmp_path, mon
 def test_a_file_with_another_checksum_is_removed_and_told(tmp_path):
     file = tmp_path / "a.whl"
     file.write_bytes(b"whole")
-    source._must_match(file, hashlib.sha256(b"whole").hexdigest(), "a")
+    wheels.must_match(file, hashlib.sha256(b"whole").hexdigest(), "a")
     assert file.read_bytes() == b"whole"
     with pytest.raises(PlaygroundError) as caught:
-        source._must_match(file, "0" * 64, "a")
+        wheels.must_match(file, "0" * 64, "a")
     assert keys(caught) == ["error.damaged"] and not file.exists()
 
 
@@ -154,9 +154,11 @@ def test_a_conversion_that_is_killed_leaves_no_model_behind(tmp_path, toy, how):
 import sys, time
 from pathlib import Path
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from playground.model import source
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from playground.model import gguf
 toy, folder = sys.argv[1:]
+read = AutoConfig.from_pretrained
+AutoConfig.from_pretrained = lambda *a, **k: read(toy) if "gguf_file" in k else read(*a, **k)
 whole = AutoModelForCausalLM.from_pretrained
 AutoModelForCausalLM.from_pretrained = lambda *a, **k: whole(toy, dtype=torch.bfloat16)
 class Slow:
@@ -164,7 +166,7 @@ class Slow:
         print("half", flush=True)
         time.sleep(60)
 AutoTokenizer.from_pretrained = lambda *a, **k: Slow()
-source._convert(Path("model.gguf"), Path(folder), lambda *_: None)
+gguf.convert(Path("model.gguf"), Path(folder), lambda *_: None)
 """
     folder = tmp_path / "models" / "toy"
     with subprocess.Popen([sys.executable, "-c", code, str(toy()), str(folder)], cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=os.environ) as process:

@@ -1,0 +1,269 @@
+"""Weight files of every format that is read, and those that are broken, mismatched or made for other libraries."""
+
+import json
+import pickle
+import shutil
+import struct
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import toys
+from bitsandbytes.nn import Linear4bit, Linear8bitLt
+from safetensors.torch import load_file, save_file
+from toys import keys
+
+from playground.errors import PlaygroundError
+from playground.jobs import Workbench
+from playground.memory import ledger, predict, shape
+from playground.model import adapt, gguf, source, weights
+from playground.model.load import load
+from playground.settings import Load, Lora, Settings
+
+IDS = torch.tensor([[5, 6, 7, 8]])
+
+
+def SILENT(*_):
+    pass
+
+
+def held(folder, **values):
+    return load(folder, Load(**{"model": str(folder), "device": "cpu", "bits": 32, **values}), SILENT)
+
+
+def logits(folder, **values) -> torch.Tensor:
+    with torch.no_grad():
+        return held(folder, **values).model(input_ids=IDS).logits
+
+
+def told(folder: Path, **values) -> tuple[list[str], str]:
+    with pytest.raises(PlaygroundError) as caught:
+        held(folder, **values)
+    return keys(caught), str(caught.value)
+
+
+@pytest.fixture
+def folder(tmp_path, toy) -> Path:
+    return Path(shutil.copytree(toy(), tmp_path / "m"))
+
+
+@pytest.fixture
+def shards(tmp_path) -> Path:
+    toys.make_model("llama").save_pretrained(tmp_path / "s", max_shard_size="200KB")
+    toys.make_tokenizer(False).save_pretrained(tmp_path / "s")
+    return tmp_path / "s"
+
+
+# --- formats ---
+
+
+def test_shards_and_bin_files_hold_the_same_model(folder, shards, tmp_path):
+    assert len(list(shards.glob("*.safetensors"))) > 2
+    assert torch.equal(logits(shards), logits(folder))
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    before = logits(folder)
+    (folder / "model.safetensors").unlink()
+    assert torch.equal(logits(folder), before)
+
+
+def test_a_bin_file_that_holds_code_is_not_read(folder, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return open, (str(tmp_path / "ran"), "w")
+
+    torch.save({"model.embed_tokens.weight": Evil()}, folder / "pytorch_model.bin", pickle_module=pickle)
+    (folder / "model.safetensors").unlink()
+    assert told(folder)[0] == ["error.unsafe_weights"]
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_model_that_was_saved_quantized_is_loaded_as_it_is_and_trains(tmp_path, toy, bits):
+    first = held(toy(), bits=bits, dtype="bfloat16", quant_type="fp4" if bits == 4 else "nf4")
+    first.model.save_pretrained(tmp_path / "q")
+    first.tokenizer.save_pretrained(tmp_path / "q")
+    again = held(tmp_path / "q", bits=bits, dtype="bfloat16")
+    layers = [m for m in again.model.modules() if isinstance(m, (Linear4bit, Linear8bitLt))]
+    assert len(layers) == 14
+    if bits == 4:
+        assert {m.weight.quant_type for m in layers} == {"fp4"} and {m.compute_dtype for m in layers} == {torch.bfloat16}
+    assert ledger.parts(again.model) == ledger.parts(first.model)
+    with torch.no_grad():
+        assert torch.equal(again.model(input_ids=IDS).logits, first.model(input_ids=IDS).logits)
+    tuned = adapt.add_lora(again.model, Lora(), torch.bfloat16, 0)
+    tuned(input_ids=IDS, labels=IDS).loss.backward()
+    assert all(p.grad is not None for p in tuned.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("bits,other", [(4, 16), (8, 4)])
+def test_another_width_than_the_stored_one_is_refused_and_the_stored_one_predicted(tmp_path, toy, bits, other):
+    first = held(toy("llama", hidden_size=256, intermediate_size=1024), bits=bits, dtype="bfloat16", double_quant=False)
+    first.model.save_pretrained(tmp_path / "q")
+    first.tokenizer.save_pretrained(tmp_path / "q")
+    found, text = told(tmp_path / "q", bits=other)
+    assert found == ["error.stored_bits"] and f"stored in {bits} bits" in text
+    config, place = shape.config_of(str(tmp_path / "q")), predict.Place("cpu", torch.bfloat16)
+    said = predict.load(config, Settings(load=Load(bits=bits)), place)["parts"]
+    parts = ledger.parts(first.model)
+    assert said["weights"] == pytest.approx(parts["weights"], rel=0.01)
+    assert said["quant_constants"] == pytest.approx(parts["quant_constants"], rel=0.1)
+
+
+@pytest.mark.parametrize("method", ["awq", "gptq", "fp8", "mxfp4"])
+def test_formats_of_other_libraries_are_named(folder, method):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": method, "bits": 4}}))
+    found, text = told(folder)
+    assert found == ["error.quant_method"] and method in text
+
+
+# --- GGUF ---
+
+TABLE = {"llama.context_length": 512, "llama.embedding_length": 64, "llama.block_count": 2, "llama.feed_forward_length": 128,
+         "llama.attention.head_count": 4, "llama.attention.head_count_kv": 2, "llama.rope.dimension_count": 16, "llama.vocab_size": 336}  # fmt: skip
+NAMES = {
+    "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output", "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "model.layers": "blk",
+}  # fmt: skip
+
+
+def write_gguf(file: Path) -> dict[str, torch.Tensor]:
+    """The toy llama as llama.cpp writes one, in float32; returns its tensors as transformers names them."""
+    from gguf import GGUFWriter
+
+    tensors = toys.make_model("llama").state_dict()
+    writer = GGUFWriter(file, "llama")
+    for name, value in TABLE.items():
+        writer.add_uint32(name, value)
+    writer.add_float32("llama.attention.layer_norm_rms_epsilon", 1e-6)
+    writer.add_float32("llama.rope.freq_base", 10000.0)
+    tokenizer = json.loads(toys.make_tokenizer(False).backend_tokenizer.to_str())
+    vocabulary = sorted(tokenizer["model"]["vocab"], key=tokenizer["model"]["vocab"].get)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(vocabulary)
+    writer.add_token_types([3 if n < 5 else 1 for n in range(len(vocabulary))])
+    writer.add_token_merges([" ".join(pair) for pair in tokenizer["model"]["merges"]])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(1)
+    for name, tensor in tensors.items():
+        short = name.removesuffix(".weight")
+        for ours, theirs in NAMES.items():
+            short = short.replace(ours, theirs)
+        if short.endswith(("attn_q", "attn_k")):  # llama.cpp turns the halves of a head into pairs
+            heads = 4 if short.endswith("attn_q") else 2
+            tensor = tensor.view(heads, 2, 8, 64).transpose(1, 2).reshape(tensor.shape)
+        writer.add_tensor(f"{short}.weight", tensor.numpy().astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return tensors
+
+
+def test_a_gguf_file_is_converted_once_and_holds_the_same_weights(tmp_path, monkeypatch):
+    monkeypatch.setenv("PLAYGROUND_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "toy model.gguf"
+    wanted = write_gguf(file)
+    assert source.local(str(file)) is None
+    assert shape.config_of(str(file)).hidden_size == 64  # it can be planned before it is converted
+    bench = Workbench(tmp_path / "runs")
+    for _ in range(2):
+        events = list(bench.load(Settings(load=Load(model=str(file), bits=16, device="cpu"))))
+        bench.free()
+    assert "convert" not in [e.get("name") for e in events]
+    folder = source.local(str(file))
+    found = load_file(folder / "model.safetensors")
+    assert set(found) == set(wanted) and all(torch.equal(found[name], wanted[name].bfloat16()) for name in wanted)
+    tokenizer = held(folder, bits=16).tokenizer
+    assert tokenizer.decode(tokenizer.encode("The answer is 青い.", add_special_tokens=False)) == "The answer is 青い."
+    file.write_bytes(file.read_bytes() + b"\0")
+    assert source.local(str(file)) is None  # another file has come in its place
+
+
+def test_what_is_wrong_with_a_gguf_file_is_told(tmp_path):
+    def error(file):
+        with pytest.raises(PlaygroundError) as caught:
+            gguf.check_file(file)
+        return keys(caught)[0]
+
+    file = tmp_path / "a.gguf"
+    write_gguf(file)
+    gguf.check_file(file)
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-5000])
+    assert error(file) in ("error.cut_off", "error.gguf_damaged")
+    file.write_bytes(whole[:300])
+    assert error(file) == "error.gguf_damaged"
+    file.write_bytes(b"<html>")
+    assert error(file) == "error.gguf_not"
+    part = tmp_path / "a-00001-of-00002.gguf"
+    part.write_bytes(whole)
+    assert error(part) == "error.gguf_part"
+
+
+def test_a_gguf_file_on_a_hub_is_named_with_its_repo():
+    assert gguf.on_hub("someone/some-GGUF/sub/model-q4_k_m.gguf") == ("someone/some-GGUF", "sub/model-q4_k_m.gguf")
+    assert gguf.on_hub("someone/some-model") is None and gguf.on_hub("/home/me/model.gguf") is None and gguf.on_hub("me/model.gguf") is None
+
+
+# --- broken files ---
+
+
+def test_every_broken_shard_is_named_at_once(shards):
+    first, second, third, *_ = sorted(shards.glob("*.safetensors"))
+    first.write_bytes(first.read_bytes()[:-100])
+    second.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 5\n")
+    third.unlink()
+    found, text = told(shards)
+    assert sorted(found) == ["error.cut_off", "error.lfs_pointer", "error.shards_missing"]
+    assert first.name in text and second.name in text and third.name in text
+
+
+@pytest.mark.parametrize("content,key", [
+    (b"<!DOCTYPE html><title>Sign in</title>", "error.web_page"), (b"", "error.not_safetensors"), (b"\xff" * 64, "error.not_safetensors"),
+    (struct.pack("<Q", 5000) + b"{", "error.truncated"), (struct.pack("<Q", 4) + b"oops", "error.not_safetensors"), (struct.pack("<Q", 6) + b'{"a":1}', "error.not_safetensors"),
+])  # fmt: skip
+def test_what_is_no_weight_file_is_told(folder, content, key):
+    (folder / "model.safetensors").write_bytes(content)
+    found, text = told(folder)
+    assert found == [key] and "model.safetensors" in text
+
+
+def test_a_bin_file_that_was_cut_off_is_told(folder):
+    file = folder / "pytorch_model.bin"
+    torch.save(load_file(folder / "model.safetensors"), file)
+    (folder / "model.safetensors").unlink()
+    file.write_bytes(file.read_bytes()[:-2000])
+    assert not zipfile.is_zipfile(file)
+    assert told(folder)[0] == ["error.truncated"]
+
+
+def test_an_index_that_is_no_index_is_told(shards):
+    (shards / "model.safetensors.index.json").write_text("[]")
+    assert "error.index_damaged" in told(shards)[0]
+
+
+def test_weights_of_another_model_are_told_instead_of_being_filled_up_at_random(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
+    found, text = told(folder)
+    assert found == ["error.tensors_missing"] and "model.layers.2" in text
+    (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 96}))
+    found, text = told(folder)
+    assert found == ["error.mismatched"] and "64 × 128 instead of 64 × 96" in text
+
+
+def test_a_file_without_some_of_its_tensors_is_told(folder):
+    tensors = load_file(folder / "model.safetensors")
+    tensors.pop("model.norm.weight")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    found, text = told(folder)
+    assert found == ["error.tensors_missing"] and "model.norm.weight" in text
+
+
+def test_a_whole_folder_passes(folder, shards):
+    weights.check_files(folder)
+    weights.check_files(shards)
