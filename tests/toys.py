@@ -1,5 +1,6 @@
 """Toy models of real layers and a real tokenizer, and what tests share: random weights, the same every time."""
 
+import json
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -85,3 +86,12 @@ def save(folder: Path, family: str = "llama", chat: bool = False, **changes) -> 
 def keys(caught) -> list[str]:
     """The words keys of a caught PlaygroundError."""
     return [problem.key for problem in caught.value.problems]
+
+
+def too_large(folder: Path) -> Path:
+    """A model that no machine of a tester holds: the config and tokenizer alone are real, its weights a web page."""
+    make_tokenizer(False).save_pretrained(folder)
+    config = {"model_type": "llama", "hidden_size": 65536, "intermediate_size": 262144, "num_hidden_layers": 60, "num_attention_heads": 512, "vocab_size": 336}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "model.safetensors").write_text("<html>")
+    return folder

@@ -30,7 +30,7 @@ def build(page: Page) -> SimpleNamespace:
     with gr.Row(elem_classes="actions"):
         go = gr.Button(say("load.go"), variant="primary")
         free = gr.Button(say("load.free"))
-    return SimpleNamespace(model=model, about=about, terms=terms, go=go, free=free, message=message_box(), relief=relief.build())
+    return SimpleNamespace(model=model, about=about, terms=terms, go=go, free=free, message=message_box(), relief=relief.build(page))
 
 
 def connect(page: Page, tab: SimpleNamespace, chart: gr.HTML) -> None:

@@ -1,15 +1,18 @@
-"""Under a job that ran out of memory: the changes that are predicted to save most, one click each."""
+"""Under a job that ran out of memory, or wasn't begun because it would: the changes that are predicted to save most, one click each."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 
 import gradio as gr
 
 from playground import runs
-from playground.errors import PlaygroundError
-from playground.ui.page import QUIET, Page, message, message_box
+from playground.engine import Job
+from playground.errors import PlaygroundError, Problem
+from playground.ui.page import QUIET, Page, message, message_box, opened
 
 OFFERED = 3
+TOLD = ("error.out_of_memory", "error.too_large")  # it ran out; it was predicted to
 # what a change may be of, by job
 CHANGED = {
     "load": (("load", "bits"),),
@@ -17,12 +20,13 @@ CHANGED = {
 }  # fmt: skip
 
 
-def build() -> SimpleNamespace:
+def build(page: Page) -> SimpleNamespace:
     """The buttons, hidden until there is something to offer, and what is said about them."""
     told = message_box()
     with gr.Row(elem_classes="actions relief"):
         buttons = [gr.Button(visible=False, size="sm") for _ in range(OFFERED)]
-    return SimpleNamespace(message=told, buttons=buttons)
+        anyway = gr.Button(page.say("load.anyway"), visible=False, size="sm", variant="stop")
+    return SimpleNamespace(message=told, buttons=buttons, anyway=anyway)
 
 
 def connect(page: Page, box: SimpleNamespace, do: str, chart: gr.HTML) -> None:
@@ -32,23 +36,36 @@ def connect(page: Page, box: SimpleNamespace, do: str, chart: gr.HTML) -> None:
     def shown():
         yield from _shown(page, do)
 
+    def anyway(*values):
+        chosen = page.settings(values)
+        start = page.engine.load if do == "load" else page.engine.tune
+        opened(start(replace(chosen, load=replace(chosen.load, anyway=True))))
+        return message()
+
     for place, button in enumerate(box.buttons):
         button.click(lambda place=place: _take(page, do, place), None, [*fields, box.message], **QUIET)
-    chart.change(shown, None, [box.message, *box.buttons], **QUIET)
+    box.anyway.click(page.telling(anyway), page.inputs(), box.message, **QUIET)
+    chart.change(shown, None, [box.message, *box.buttons, box.anyway], **QUIET)
 
 
 def offers(page: Page, do: str) -> list[dict]:
-    """What is offered now, as playground/relief.py has it; empty unless the last job was of that kind and ran out of memory."""
+    """What is offered now, as playground/relief.py has it; empty unless the last job was of that kind and memory was too small for it."""
     job = page.engine.last
-    full = next((p for p in job.error.problems if p.key == "error.out_of_memory"), None) if job and job.do == do and job.error else None
+    full = _full(job, do)
     if full is None or job.run is None:
         return []
     run = runs.find(page.root, job.run)
     events = list(run.events())
-    said = next((e for e in reversed(events) if e["kind"] == "prediction" and e.get("phase") == do), {})
+    phase = do if full.key == "error.out_of_memory" else "load"
+    said = next((e for e in reversed(events) if e["kind"] == "prediction" and e.get("phase") == phase), {})
     rows = {name: said[name] for name in ("lengths", "labelled") if name in said}
     device = events[0].get("hardware", {}).get("device", "cuda")
-    return page.planner.ask("relief", settings=run.settings(), phase=do, capacity=full.values["capacity_bytes"], device=device, **rows)[:OFFERED]
+    return page.planner.ask("relief", settings=run.settings(), phase=phase, capacity=full.values["capacity_bytes"], device=device, **rows)[:OFFERED]
+
+
+def _full(job: Job | None, do: str) -> Problem | None:
+    """What the last job, of that kind, said of memory that is too small for it; None if it said nothing such."""
+    return next((p for p in job.error.problems if p.key in TOLD), None) if job and job.do == do and job.error else None
 
 
 def change(page: Page, offer: dict) -> str:
@@ -59,15 +76,16 @@ def change(page: Page, offer: dict) -> str:
 def _shown(page: Page, do: str) -> Iterator[list]:
     """Updates of the message and the buttons: they're counted only after the failure, so that is said first."""
     hidden = [gr.update(visible=False)] * OFFERED
-    job = page.engine.last
-    if job and job.do == do and job.error and any(p.key == "error.out_of_memory" for p in job.error.problems):
-        yield [message(page.say("relief.counting")), *hidden]
+    full = _full(page.engine.last, do)
+    anyway = gr.update(visible=full is not None and full.key == "error.too_large")
+    if full:
+        yield [message(page.say("relief.counting")), *hidden, anyway]
     try:
         found = offers(page, do)
     except PlaygroundError:  # the failure itself is told already
         found = []
     told = [gr.update(value=page.say(f"relief.offer.{o['verdict']}", change=change(page, o), need_bytes=o["bytes"], saved_bytes=o["saved"]), visible=True) for o in found]
-    yield [message(page.say("relief.lead")) if told else message(), *told, *hidden[len(told) :]]
+    yield [message(page.say("relief.lead")) if told else message(), *told, *hidden[len(told) :], anyway]
 
 
 def _take(page: Page, do: str, place: int) -> list:

@@ -72,7 +72,7 @@ def build(page: Page) -> SimpleNamespace:
         go = gr.Button(say("tune.go"), variant="primary")
         stop = gr.Button(say("tune.stop"), variant="stop", interactive=False)
     told = message_box()
-    return SimpleNamespace(data=data, upload=upload, preview=preview, table=table, go=go, stop=stop, message=told, relief=relief.build())
+    return SimpleNamespace(data=data, upload=upload, preview=preview, table=table, go=go, stop=stop, message=told, relief=relief.build(page))
 
 
 def connect(page: Page, tab: SimpleNamespace, chart: gr.HTML) -> None:

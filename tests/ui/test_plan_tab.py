@@ -177,3 +177,16 @@ def test_where_memory_ran_out_the_changes_that_save_most_are_one_click_away(page
     expect(buttons).to_have_count(0)
     press(page, "tune.stop")
     expect(page.locator(".live .phase")).to_have_text(say("en", "chart.outcome.stopped"), timeout=LONG)
+
+
+def test_a_model_that_cannot_fit_is_not_loaded_but_offered_to_be(page, app, tmp_path):
+    idle(page)
+    choose_toy(page, app, toys.too_large(tmp_path / "giant"))
+    press(page, "load.go")
+    expect(page.locator(".told.bad", has_text="(predicted)").first).to_be_visible(timeout=LONG)
+    anyway = page.get_by_role("button", name=say("en", "load.anyway"))
+    expect(anyway).to_be_visible()
+    expect(page.locator(".relief button", has_text=say("en", "relief.load.bits", value=4)).first).to_be_visible(timeout=LONG)
+    anyway.click()
+    expect(page.locator(".told.bad", has_text="web page").first).to_be_visible(timeout=LONG)
+    expect(anyway).to_be_hidden()

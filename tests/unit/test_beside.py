@@ -1,7 +1,11 @@
 """Prediction beside measurement in real jobs on toy models: what is said before, what is found after, and how near they are."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+import toys
+from toys import keys
 
 from playground import accuracy, beside, pretended, runs
 from playground.data.batch import Example
@@ -163,3 +167,27 @@ def test_on_a_pretended_card_the_largest_part_is_one_that_can_be_changed(chosen,
     values = told.problems[0].values
     assert (values["part"], values["capacity_bytes"]) == ("working", 8 * 2**30) == ("working", then["capacity"])
     assert values["used_bytes"] == then["peak"]["device"] == 2**30 + pretended.RUNTIME == sum(then["parts"].values())  # others' 58 GiB aren't on that card
+
+
+def test_a_model_that_is_predicted_not_to_fit_is_loaded_only_if_that_is_said(tmp_path, chosen):
+    model = toys.too_large(tmp_path / "giant")
+    bench, settings = Workbench(tmp_path / "runs"), chosen(load={"model": str(model), "bits": 4})
+    for job in (bench.load, bench.tune):
+        with pytest.raises(PlaygroundError) as told:
+            list(job(settings))
+        [problem] = told.value.problems
+        assert problem.key == "error.too_large" and problem.values["need_bytes"] > problem.values["capacity_bytes"] > 2**28
+        kinds = [event["kind"] for event in bench.run.events()]
+        assert kinds.index("prediction") < kinds.index("failure")
+    anyway = replace(settings, load=replace(settings.load, anyway=True))
+    with pytest.raises(PlaygroundError) as told:
+        list(bench.load(anyway))
+    assert keys(told) == ["error.web_page"]  # as far as its files
+
+
+def test_a_model_that_was_loaded_anyway_is_held_for_what_comes_next(tmp_path, chosen):
+    bench, settings = Workbench(tmp_path), chosen(load={"anyway": True})
+    list(bench.load(settings))
+    held = bench.loaded
+    list(bench.chat(replace(settings, load=replace(settings.load, anyway=False)), None, {"base": ASK["base"]}, Generation(max_new_tokens=2)))
+    assert bench.loaded is held

@@ -66,14 +66,14 @@ def test_the_three_that_save_most_are_asked_for_with_the_memory_and_the_rows_tha
 def test_nothing_is_offered_after_anything_else(page, error, do):
     other = page(error, do=do)
     assert box.offers(other, "tune") == [] and other.asked == []
-    assert [update["visible"] for update in last(box._shown(other, "tune"))] == [False] * 4
+    assert [update["visible"] for update in last(box._shown(other, "tune"))] == [False] * 5
 
 
 def test_a_button_writes_its_change_and_nothing_else(page):
     full = page(FULL)
     counting, shown = box._shown(full, "tune")
-    assert "…" in counting[0]["value"] and [u["visible"] for u in counting] == [True, False, False, False]
-    assert [u["visible"] for u in shown] == [True] * 4
+    assert "…" in counting[0]["value"] and [u["visible"] for u in counting] == [True, False, False, False, False]
+    assert [u["visible"] for u in shown] == [True] * 4 + [False]
     assert [word in shown[n + 1]["value"] for n, word in enumerate(("4 bits", "checkpointing all", "64 tokens"))] == [True] * 3
     *values, told = box._take(full, "tune", 1)
     assert [v for v in values if not isinstance(v, dict)] == ["all"] and "checkpointing all" in told["value"]
@@ -82,7 +82,14 @@ def test_a_button_writes_its_change_and_nothing_else(page):
 
 def test_where_nothing_helps_or_the_planner_fails_no_button_is_shown(page):
     for answer in ([], PlaygroundError(problem("error.planner_died", code=3).problems[0])):
-        assert [update["visible"] for update in last(box._shown(page(FULL, answer=answer), "tune"))] == [False] * 4
+        assert [update["visible"] for update in last(box._shown(page(FULL, answer=answer), "tune"))] == [False] * 5
+
+
+@pytest.mark.parametrize("do", ["load", "tune"])
+def test_what_was_predicted_not_to_fit_can_be_tried_anyway_or_with_fewer_bits(page, do):
+    large = page(problem("error.too_large", model="m", bits=16, need_bytes=2**40, capacity_bytes=2**30), do=do)
+    assert [u["visible"] for u in last(box._shown(large, do))] == [True] * 5
+    assert large.asked[0][1]["phase"] == "load" and large.asked[0][1]["capacity"] == 2**30
 
 
 def test_every_change_has_words_and_a_field_to_be_written_to():

@@ -34,7 +34,7 @@ def changed(folder: Path, **values) -> Path:
     return folder
 
 
-def sentencepiece(folder: Path, **options) -> Path:
+def sentencepiece(folder: Path) -> Path:
     """A tokenizer that consists of a sentencepiece model alone, as many Japanese repos have it."""
     import sentencepiece as spm
 
@@ -42,7 +42,7 @@ def sentencepiece(folder: Path, **options) -> Path:
     text = ["The answer is blue.", "これは青い空です。", "半角と全角の（ＡＢＣ　１２３）。", "What is the key?"] * 20
     spm.SentencePieceTrainer.train(
         sentence_iterator=iter(text), model_prefix=str(folder / "spiece"), vocab_size=330, byte_fallback=True, character_coverage=1.0,
-        model_type="bpe", pad_id=-1, unk_id=0, bos_id=1, eos_id=2, hard_vocab_limit=False, minloglevel=2, **options,
+        model_type="bpe", pad_id=-1, unk_id=0, bos_id=1, eos_id=2, hard_vocab_limit=False, minloglevel=2, normalization_rule_name="identity",
     )  # fmt: skip
     (folder / "spiece.model").rename(folder / "tokenizer.model")
     (folder / "spiece.vocab").unlink()
@@ -85,18 +85,21 @@ def test_a_folder_without_a_tokenizer_says_what_it_has(tmp_path):
 
 
 def test_a_sentencepiece_model_alone_is_a_tokenizer(tmp_path):
-    found = room.read(sentencepiece(tmp_path / "m", normalization_rule_name="identity"), toys.make_model("llama", vocab_size=400))
+    found = room.read(sentencepiece(tmp_path / "m"), toys.make_model("llama", vocab_size=400))
     assert found.encode("blue", add_special_tokens=False) and found.eos_token == "</s>" and found.pad_token == "</s>"
     assert room.tried(found, ["これは青い空です。", "（ＡＢＣ　１２３）"]) == []
 
 
-def test_a_tokenizer_that_narrows_characters_is_told_with_what_becomes_of_them(tmp_path):
-    found = room.read(sentencepiece(tmp_path / "m", normalization_rule_name="nmt_nfkc"), toys.make_model("llama", vocab_size=400))
-    notes = room.tried(found, ["これは青い空です。", "全角の（ＡＢＣ　１２３）。"])
-    if notes:  # what a tokenizer changes depends on how it was converted
-        [note] = notes
-        assert note["key"] == "note.tokenizer_changes" and note["values"]["changed"] == 1 and note["values"]["rows"] == 2
-        assert "（" in note["values"]["before"] and "(" in note["values"]["after"]
+def test_a_tokenizer_that_narrows_characters_or_drops_spaces_is_told_with_what_becomes_of_them():
+    from tokenizers import normalizers
+
+    found = toys.make_tokenizer(False)
+    found.backend_tokenizer.normalizer = normalizers.NFKC()
+    [note] = room.tried(found, ["これは青い空です。", "全角の（ＡＢＣ　１２３）。"])
+    assert note["key"] == "note.tokenizer_changes" and note["values"] == {"changed": 1, "rows": 2, "before": "全角の（ＡＢＣ　", "after": "全角の(ABC "}
+    found.backend_tokenizer.normalizer = normalizers.Replace(" ", "")
+    [note] = room.tried(found, ["半角の space も"])
+    assert (note["values"]["before"], note["values"]["after"]) == ("半角の spac", "半角のspace")
 
 
 def test_text_that_comes_back_as_it_was_needs_no_word():
