@@ -1,6 +1,7 @@
 """Open the playground: `python app.py`. See README.md for the flags."""
 
 import argparse
+import os
 from pathlib import Path
 
 from playground.ui.build import build_app, launch_options
@@ -15,7 +16,8 @@ def main() -> None:
     parser.add_argument("--lang", choices=LANGUAGES, help="language of the first page; each page links to the other")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs (runs)")
     asked = parser.parse_args()
-    app = build_app(asked.runs, asked.lang or "en")
+    private = not asked.share and "SPACE_ID" not in os.environ  # strangers could make this machine call any address
+    app = build_app(asked.runs, asked.lang or "en", services=private)
     app.launch(server_name=asked.host, server_port=asked.port, share=asked.share, **launch_options())
 
 

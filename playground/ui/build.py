@@ -20,10 +20,10 @@ from playground.words import LANGUAGES, say
 START = "demo-en"  # the preset that the form opens with
 
 
-def build_app(root: Path, lang: str = "en") -> gr.Blocks:
+def build_app(root: Path, lang: str = "en", services: bool = False) -> gr.Blocks:
     """The playground over the runs in `root`; its first page is in `lang`, the other language's one link away.
 
-    Starts the engine in the background.
+    services: whether its users may have this machine ask other services; not for a page that strangers open. Starts the engine in the background.
     """
     engine = Engine(root)
     engine.start()
@@ -31,9 +31,9 @@ def build_app(root: Path, lang: str = "en") -> gr.Blocks:
     other = next(code for code in LANGUAGES if code != lang)
     gr.set_static_paths(STATIC)
     with gr.Blocks(title=say(lang, "app.title"), analytics_enabled=False, fill_width=True) as app:
-        _page(app, Page(lang, root, engine, planner, _preset(START)), f"/{other}")
+        _page(app, Page(lang, root, engine, planner, _preset(START), services), f"/{other}")
     with app.route(say(lang, "app.other"), f"/{other}"):
-        _page(app, Page(other, root, engine, planner, _preset(START)), "/")
+        _page(app, Page(other, root, engine, planner, _preset(START), services), "/")
     app.engine = engine
     app.queue(default_concurrency_limit=None, max_size=64)
     return app

@@ -1,4 +1,4 @@
-"""Tab 4: the same question to the untouched and the tuned model."""
+"""Tab 4: the same question to the untouched and the tuned model, and to a service beside them if one is named."""
 
 import html
 from dataclasses import asdict, fields
@@ -7,12 +7,15 @@ from types import SimpleNamespace
 import gradio as gr
 
 from playground import catalog, runs
+from playground.chat.service import Asked, Service, service_problems
 from playground.data import source
 from playground.errors import Problem
 from playground.settings import TALK_GENERATION, Data, Generation, Settings, check, generation_problems, lay_over
 from playground.ui.page import AT_ONCE, QUIET, Page, message, message_box
 
 SIDES = ("base", "tuned")
+COLUMNS = (*SIDES, "service")
+LOOK = 0.1  # seconds between two looks at what the service has written
 
 
 def build(page: Page) -> SimpleNamespace:
@@ -23,13 +26,14 @@ def build(page: Page) -> SimpleNamespace:
     same = message_box()
     with gr.Row(elem_classes="sides"):
         chats, labels = {}, {}
-        for side in SIDES:
-            with gr.Column(min_width=150):
+        for side in COLUMNS:
+            with gr.Column(min_width=150, visible=side in SIDES) as column:
                 labels[side] = gr.HTML(badge(say(f"chat.{side}"), ""))
                 chats[side] = gr.Chatbot(
                     height=340, show_label=False, label=say(f"chat.{side}"), placeholder=say(f"chat.empty_{side}"),
                     buttons=["copy"], render_markdown=False, elem_classes=f"side-{side}",
                 )  # fmt: skip
+    labels.pop("service")
     speed = gr.Markdown(elem_classes="quiet")
     with gr.Row(elem_classes="ask"):
         question = gr.Textbox(label=say("chat.ask"), placeholder=say("chat.placeholder"), lines=1, max_lines=4, scale=5)
@@ -47,34 +51,42 @@ def build(page: Page) -> SimpleNamespace:
                 gr.Number(value=f.default, precision=0 if f.type is int else None, label=say(f"generation.{f.name}"), info=say(f"generation.{f.name}.info"), min_width=140)
                 for f in fields(Generation)
             ]
+    with gr.Accordion(say("chat.beside_service"), open=False, visible=page.services):
+        gr.Markdown(say("chat.service_lead"), elem_classes="quiet")
+        on = gr.Checkbox(label=say("chat.service_on"), value=False)
+        with gr.Row():
+            url = gr.Textbox(label=say("chat.service_url"), placeholder="https://api.openai.com/v1", min_width=200)
+            model = gr.Textbox(label=say("chat.service_model"), min_width=140)
+            key = gr.Textbox(label=say("chat.service_key"), info=say("chat.service_key.info"), type="password", min_width=140)
     return SimpleNamespace(
-        adapter=adapter, same=same, chats=chats, badges=labels, speed=speed, question=question, go=go, stop=stop,
+        adapter=adapter, same=same, chats=chats, column=column, service=[on, url, model, key], badges=labels, speed=speed, question=question, go=go, stop=stop,
         clear=clear, talk=talk, plain=plain, generation=generation, message=message_box(),
     )  # fmt: skip
 
 
 def connect(page: Page, tab: SimpleNamespace) -> None:
     """The tab's listeners, once all fields of the page are there."""
-    chats, number = [tab.chats[side] for side in SIDES], len(page.fields)
+    chats, number, count = [tab.chats[side] for side in COLUMNS], len(page.fields), len(fields(Generation))
 
-    def ask(question, adapter, base, tuned, *values):
-        """One generator yields both columns: two listeners of one click would answer one after the other."""
-        history, form, options = {"base": base or [], "tuned": tuned or []}, values[:number], values[number:]
+    def ask(question, adapter, base, tuned, third, *values):
+        """One generator yields all columns: several listeners of one click would answer one after the other."""
+        history, form, options = dict(zip(COLUMNS, (base or [], tuned or [], third or []))), values[:number], values[number : number + count]
         try:
-            chosen, wanted = _asked(page, question, adapter, form, options)
+            chosen, wanted, service = _asked(page, question, adapter, form, options, values[number + count :])
         except Exception as error:
-            yield question, base, tuned, "", page.trouble(error)
+            yield question, base, tuned, third, "", page.trouble(error)
             return
-        yield from _answers(page, chosen, adapter, question.strip(), history, wanted)
+        yield from _answers(page, chosen, adapter, question.strip(), history, wanted, service)
 
     shown = [tab.question, *chats, tab.speed, tab.message]
-    inputs = [tab.question, tab.adapter, *chats, *page.inputs(), *tab.generation]
+    inputs = [tab.question, tab.adapter, *chats, *page.inputs(), *tab.generation, *tab.service]
     for trigger in (tab.go.click, tab.question.submit):
         trigger(ask, inputs, shown, **QUIET)
     tab.stop.click(page.engine.stop, **AT_ONCE)
-    tab.clear.click(lambda: ([], [], "", message()), None, [*chats, tab.speed, tab.message], **AT_ONCE)
+    tab.clear.click(lambda: ([], [], [], "", message()), None, [*chats, tab.speed, tab.message], **AT_ONCE)
     tab.talk.click(lambda: list(asdict(TALK_GENERATION).values()), None, tab.generation, **AT_ONCE)
     tab.plain.click(lambda: list(asdict(Generation()).values()), None, tab.generation, **AT_ONCE)
+    tab.service[0].change(lambda on: gr.update(visible=on and page.services), tab.service[0], tab.column, **AT_ONCE)
     watched = [tab.adapter, page.fields["load", "model"], page.fields["load", "bits"]]
     for component in watched:
         component.change(lambda *shown: badges(page, *shown), watched, [*tab.badges.values(), tab.same], **AT_ONCE)
@@ -104,33 +116,37 @@ def badges(page: Page, adapter: str, model: str, bits: int) -> tuple:
     return base, badge(page.say("chat.tuned"), tuned), message("" if adapter else page.say("chat.same"))
 
 
-def _asked(page: Page, question: str, adapter: str, form, options) -> tuple[Settings, Generation]:
-    """The settings and the generation of a question. Raises PlaygroundError with all problems at once."""
+def _asked(page: Page, question: str, adapter: str, form, options, service) -> tuple[Settings, Generation, Service | None]:
+    """The settings, the generation and the service of a question. Raises PlaygroundError with all problems at once."""
     wanted, wrong = lay_over(Generation(), dict(zip((f.name for f in fields(Generation)), options)), "generation")
     wrong += generation_problems(wanted)
+    on, *named = service
+    third = Service(*(text or "" for text in named)) if on and page.services else None
+    wrong += service_problems(third) if third else []
     if not (question or "").strip():
         wrong.insert(0, Problem("chat.empty_question"))
     check(wrong)
     if adapter:
-        return Settings().with_values(runs.find(page.root, adapter).settings()), wanted
-    return page.settings(form), wanted
+        return Settings().with_values(runs.find(page.root, adapter).settings()), wanted, third
+    return page.settings(form), wanted, third
 
 
-def _answers(page: Page, chosen: Settings, adapter: str, question: str, history: dict, wanted: Generation):
-    """Stream both columns; on trouble the conversation stays as it was and the question goes back into its field."""
+def _answers(page: Page, chosen: Settings, adapter: str, question: str, history: dict, wanted: Generation, service: Service | None):
+    """Stream all columns; on trouble the conversation stays as it was and the question goes back into its field."""
     before = {side: list(turns) for side, turns in history.items()}
     live = SIDES if adapter else SIDES[:1]
-    for side in live:
+    for side in (*live, "service") if service else live:
         history[side] = [*before[side], _said("user", question), _said("assistant", "…")]
     speed = page.say("chat.working")
     try:
         job = page.engine.chat(chosen, adapter or None, {side: _turns(before[side], question) for side in live}, wanted)
     except Exception as error:
-        yield question, before["base"], before["tuned"], "", page.trouble(error)
+        yield question, *before.values(), "", page.trouble(error)
         return
+    third = Asked(service, [*_messages(before["service"]), _said("user", question)], wanted) if service else None
     ended = False
     try:
-        yield "", history["base"], history["tuned"], speed, message()
+        yield "", *history.values(), speed, message()
         for event in job.latest():
             if event["kind"] == "answer":
                 speed = ""
@@ -144,23 +160,47 @@ def _answers(page: Page, chosen: Settings, adapter: str, question: str, history:
                         history[side][-1] = _said("assistant", "")
                 result = event["result"]
                 speed = page.say("chat.wrote", **result) if "tokens" in result else ""
-            yield "", history["base"], history["tuned"], speed, message()
+            if third and third.text:
+                history["service"][-1] = _said("assistant", third.text)
+            yield "", *history.values(), speed, message()
+        yield from _rest(page, third, history, before, speed)
         ended = True
     except Exception as error:
         ended = True
-        yield question, before["base"], before["tuned"], "", page.trouble(error)
+        yield question, *before.values(), "", page.trouble(error)
     finally:
+        if third:
+            third.stop()
         if not ended and page.engine.job is job:  # the page was closed: nobody reads on
             page.engine.stop()
+
+
+def _rest(page: Page, third: Asked | None, history: dict, before: dict, speed: str):
+    """What the service still writes once both models have ended; where it failed, its column stays as it was before."""
+    while third and not third.ended:
+        third.wait(LOOK)
+        history["service"][-1] = _said("assistant", third.text or "…")
+        yield "", *history.values(), speed, message()
+    if third and third.error:
+        history["service"] = before["service"]
+        yield "", *history.values(), speed, page.trouble(third.error)
+    elif third:
+        history["service"][-1] = _said("assistant", third.text)
+        yield "", *history.values(), speed, message()
 
 
 def _said(role: str, text: str) -> dict:
     return {"role": role, "content": text}
 
 
+def _messages(history: list[dict]) -> list[dict]:
+    """A chatbot's messages, their content as plain text."""
+    return [_said(m["role"], m["content"] if isinstance(m["content"], str) else "".join(b.get("text", "") for b in m["content"])) for m in history]
+
+
 def _turns(history: list[dict], question: str) -> list[dict]:
     """A chatbot's messages as turns, with the question as the open one."""
-    texts = [m["content"] if isinstance(m["content"], str) else "".join(b.get("text", "") for b in m["content"]) for m in history]
+    texts = [m["content"] for m in _messages(history)]
     pairs = zip(texts[::2], texts[1::2])
     return [*({"instruction": asked, "answer": answer} for asked, answer in pairs), {"instruction": question, "answer": None}]
 

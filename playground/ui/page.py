@@ -20,8 +20,9 @@ AT_ONCE = {**QUIET, "queue": False}
 class Page:
     """One page in one language. Pages share the engine, the planner and the runs, never a component."""
 
-    def __init__(self, lang: str, root: Path, engine: Engine, planner: Planner, start: Settings):
+    def __init__(self, lang: str, root: Path, engine: Engine, planner: Planner, start: Settings, services: bool = False):
         self.lang, self.root, self.engine, self.planner, self.start = lang, root, engine, planner, start
+        self.services = services  # whether other services may be asked from here
         self.fields: dict[tuple[str, str], gr.components.Component] = {}
 
     def say(self, key: str, **values) -> str:

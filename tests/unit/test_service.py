@@ -1,0 +1,112 @@
+"""The third column: a service that speaks OpenAI's chat completions, played by a real HTTP server in this process."""
+
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from toys import keys
+
+from playground.chat import service
+from playground.chat.service import Asked, Service, answer, service_problems
+from playground.errors import PlaygroundError
+from playground.settings import Generation
+
+
+@pytest.fixture
+def server():
+    """A server that answers every request with `status` and `lines`; what it was asked is in `asked`."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.server.asked.append((self.path, dict(self.headers), json.loads(self.rfile.read(int(self.headers["content-length"])))))
+            self.send_response(self.server.status)
+            self.end_headers()
+            try:
+                for line in self.server.lines:
+                    self.wfile.write(line.encode() + b"\n\n")
+                    self.wfile.flush()
+                    time.sleep(self.server.pause)
+            except OSError:
+                self.server.left.set()
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as found:
+        found.asked, found.status, found.lines, found.pause, found.left = [], 200, [], 0, threading.Event()
+        found.service = Service(f"http://127.0.0.1:{found.server_port}/v1/", "some-model", "sk-secret")
+        threading.Thread(target=found.serve_forever, daemon=True).start()
+        yield found
+        found.shutdown()
+
+
+def delta(text: str) -> str:
+    return "data: " + json.dumps({"choices": [{"delta": {"content": text}}]}, ensure_ascii=False)
+
+
+def told(found: Service) -> tuple[list[str], str]:
+    with pytest.raises(PlaygroundError) as caught:
+        list(answer(found, [{"role": "user", "content": "?"}], Generation(), threading.Event()))
+    return keys(caught), str(caught.value)
+
+
+def test_pieces_become_the_growing_text_and_the_request_is_that_of_a_chat_completion(server):
+    server.lines = [": hello", 'data: {"choices": [{"delta": {"role": "assistant"}}]}', delta("青い"), delta("です"), 'data: {"choices": []}', "data: [DONE]"]
+    messages = [{"role": "user", "content": "何色？"}]
+    assert list(answer(server.service, messages, Generation(max_new_tokens=7, temperature=0.5), threading.Event())) == ["青い", "青いです"]
+    [(path, headers, body)] = server.asked
+    assert path == "/v1/chat/completions" and headers["authorization"] == "Bearer sk-secret"
+    assert body["messages"] == messages and body["model"] == "some-model" and (body["max_tokens"], body["temperature"], body["stream"]) == (7, 0.5, True)
+
+
+def test_a_service_that_does_not_stream_is_understood_too(server):
+    server.lines = [json.dumps({"choices": [{"message": {"content": "whole"}}]})]
+    assert list(answer(server.service, [], Generation(), threading.Event())) == ["whole"]
+
+
+@pytest.mark.parametrize("status,body,key,seen", [
+    (401, "{}", "error.service_key", "401"), (403, "no", "error.service_key", "403"), (429, "{}", "error.service_busy", "quota"),
+    (404, '{"error": {"message": "no such model"}}', "error.service_absent", "no such model"), (500, "<html>oops", "error.service_said", "<html>oops"),
+    (400, '{"error": "bad"}', "error.service_said", "bad"), (200, 'data: {"error": {"message": "overloaded"}}', "error.service_said", "overloaded"),
+    (200, "data: {broken", "error.service_said", "{broken"), (200, 'data: {"choices": [3]}', "error.service_said", "choices"),
+])  # fmt: skip
+def test_what_a_service_refuses_is_told_without_the_key(server, status, body, key, seen):
+    server.status, server.lines = status, [body]
+    found, text = told(server.service)
+    assert found == [key] and seen in text and "sk-secret" not in text
+
+
+def test_a_service_that_is_not_there_is_told():
+    assert told(Service("http://127.0.0.1:9/v1", "m"))[0] == ["error.service_unreachable"]
+
+
+def test_a_stopped_answer_hangs_up(server):
+    server.lines, server.pause = [delta("word ")] * 2000, 0.01
+    asked = Asked(server.service, [], Generation())
+    while not asked.text:
+        time.sleep(0.01)
+    asked.stop()
+    asked.wait(10)
+    assert asked.ended and asked.error is None and asked.text.startswith("word ")
+    assert server.left.wait(10)
+
+
+def test_a_service_that_never_ends_is_left(server, monkeypatch):
+    monkeypatch.setattr(service, "MOST", 50)
+    server.lines = [delta("0123456789")] * 1000
+    *_, last = answer(server.service, [], Generation(), threading.Event())
+    assert 50 < len(last) < 100
+
+
+@pytest.mark.parametrize("url", ["", "api.openai.com/v1", "file:///etc/passwd", "http://", "https://user:word@host/v1", "http://[broken"])
+def test_only_web_addresses_are_asked(url):
+    assert [p.key for p in service_problems(Service(url, "m"))] == ["problem.service_url"]
+
+
+def test_all_problems_come_at_once_and_a_key_is_never_printed():
+    found = Service("ftp://x", " ", "sk with space")
+    assert [p.key for p in service_problems(found)] == ["problem.service_url", "problem.service_model", "problem.service_key"]
+    assert "sk" not in repr(found) and all("sk" not in p.text() for p in service_problems(found))
+    assert service_problems(Service("http://127.0.0.1:11434/v1", "m")) == []
