@@ -143,7 +143,7 @@ def _answers(page: Page, chosen: Settings, adapter: str, question: str, history:
     except Exception as error:
         yield question, *before.values(), "", page.trouble(error)
         return
-    third = Asked(service, [*_messages(before["service"]), _said("user", question)], wanted) if service else None
+    third = Asked(service, [*_messages(before["service"]), {"role": "user", "content": question}], wanted) if service else None
     ended = False
     try:
         yield "", *history.values(), speed, message()
@@ -190,12 +190,14 @@ def _rest(page: Page, third: Asked | None, history: dict, before: dict, speed: s
 
 
 def _said(role: str, text: str) -> dict:
-    return {"role": role, "content": text}
+    """A message as a chatbot is to have it: it draws tags, also with Markdown off, and what a model wrote is to be seen as written."""
+    return {"role": role, "content": html.escape(text, quote=False)}
 
 
 def _messages(history: list[dict]) -> list[dict]:
-    """A chatbot's messages, their content as plain text."""
-    return [_said(m["role"], m["content"] if isinstance(m["content"], str) else "".join(b.get("text", "") for b in m["content"])) for m in history]
+    """A chatbot's messages, their content as plain text again."""
+    texts = (m["content"] if isinstance(m["content"], str) else "".join(b.get("text", "") for b in m["content"]) for m in history)
+    return [{"role": m["role"], "content": html.unescape(text)} for m, text in zip(history, texts)]
 
 
 def _turns(history: list[dict], question: str) -> list[dict]:
