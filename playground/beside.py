@@ -7,6 +7,7 @@ by kind}. accuracy.py pairs them.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 
 import torch
 from transformers import PreTrainedConfig
@@ -31,6 +32,7 @@ class Peaks:
         self._device = device
         self.phase: dict[str, int] = {}
         self._before: dict[str, int] = {}
+        self._reset()
 
     def see(self, reading: dict[str, int]) -> None:
         """One of the meter's readings; what another job has left on a card doesn't belong to one on the CPU."""
@@ -39,9 +41,7 @@ class Peaks:
     def begin(self) -> None:
         """A phase begins: what was taken before doesn't count for it."""
         self._before, self.phase = self.job(), {}
-        if self._on_card():
-            torch.cuda.reset_peak_memory_stats()
-        self.see(meter.reading())
+        self._reset()
 
     def read(self) -> dict[str, int]:
         """This phase's; what torch counts itself is exact, the rest is as often as the meter looked."""
@@ -50,6 +50,11 @@ class Peaks:
 
     def job(self) -> dict[str, int]:
         return _larger(self._before, self.read())
+
+    def _reset(self) -> None:
+        if self._on_card():
+            torch.cuda.reset_peak_memory_stats()
+        self.see(meter.reading())
 
     def _on_card(self) -> bool:
         return self._device == "cuda" and torch.cuda.is_initialized()
@@ -109,8 +114,10 @@ def heaviest(examples: Sequence[Example], train: Train, alike: bool) -> list[Exa
         lengths = [len(e.ids) for e in batch]
         return max(lengths) * len(lengths) if alike else sum(lengths)
 
-    epochs = min(TRIED, math.ceil(total_steps(len(examples), train) * train.batch / len(examples)))
-    return max((batch for n in range(epochs) for batch in batches(examples, train.batch, train.seed + n, alike)), key=size)
+    steps = total_steps(len(examples), train)
+    epochs = min(TRIED, math.ceil(steps * train.batch / len(examples)))
+    run = (batch for n in range(epochs) for batch in batches(examples, train.batch, train.seed + n, alike))
+    return max(islice(run, steps), key=size)
 
 
 def _said(phase: str, load: Load, device: str, dtype: torch.dtype, predicted: Callable[[predict.Place], dict]) -> Iterator[dict]:

@@ -104,7 +104,6 @@ class Workbench:
         run, began = self.run, time.time()
         self.team.watch(lambda: run.append("failure", job=kind, **problem("error.rank_died").to_dict()))
         self.peaks = peaks = beside.Peaks(device)
-        peaks.begin()
 
         def metered(now: dict[str, int]) -> None:
             peaks.see(now)

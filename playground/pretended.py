@@ -42,6 +42,7 @@ def card(load: Load, device: str) -> Iterator[None]:
     most, whole = capacity(load, device), meter.hardware(device)["capacity"]
     if most <= RUNTIME:
         raise problem("error.card", card_bytes=most, runtime_bytes=RUNTIME)
+    torch.cuda.empty_cache()  # what is kept from before isn't counted, and would be used
     torch.cuda.set_per_process_memory_fraction((most - RUNTIME) / whole)
     try:
         yield

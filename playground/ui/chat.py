@@ -162,7 +162,7 @@ def _answers(page: Page, chosen: Settings, adapter: str, question: str, history:
                 speed = page.say("chat.wrote", **result) if "tokens" in result else ""
             if third and third.text:
                 history["service"][-1] = _said("assistant", third.text)
-            yield "", *history.values(), speed, message()
+            yield gr.skip(), *history.values(), speed, message()  # the next question may be being typed
         yield from _rest(page, third, history, before, speed)
         ended = True
     except Exception as error:
@@ -180,13 +180,13 @@ def _rest(page: Page, third: Asked | None, history: dict, before: dict, speed: s
     while third and not third.ended:
         third.wait(LOOK)
         history["service"][-1] = _said("assistant", third.text or "…")
-        yield "", *history.values(), speed, message()
+        yield gr.skip(), *history.values(), speed, message()
     if third and third.error:
         history["service"] = before["service"]
-        yield "", *history.values(), speed, page.trouble(third.error)
+        yield gr.skip(), *history.values(), speed, page.trouble(third.error)
     elif third:
         history["service"][-1] = _said("assistant", third.text)
-        yield "", *history.values(), speed, message()
+        yield gr.skip(), *history.values(), speed, message()
 
 
 def _said(role: str, text: str) -> dict:

@@ -174,6 +174,7 @@ def made_up(model, bits: int, device: str):
     """The model with random weights, made where it is used in the bits it is used in, as playground's `load` would leave it."""
     import torch
     from torch import nn
+    from transformers.pytorch_utils import Conv1D
     from transformers.quantizers.base import get_keys_to_not_convert
 
     from playground.model.load import keep_trainable, settle
@@ -196,7 +197,7 @@ def made_up(model, bits: int, device: str):
                 module._buffers.update(type(module)(config=model.config)._buffers)
         for leaf, tensor in module.named_buffers(recurse=False):
             module._buffers[leaf] = tensor.to(device)
-        if bits < 16 and type(module) is nn.Linear and not any(name == one or name.endswith("." + one) for one in kept):
+        if bits < 16 and type(module) in (nn.Linear, Conv1D) and not any(name == one or name.endswith("." + one) for one in kept):
             model.set_submodule(name, _quantized(module, bits))
     drawn_once.clear()  # what was quantized is not to be kept
     if bits < 16:
@@ -210,13 +211,14 @@ def made_up(model, bits: int, device: str):
 def _quantized(layer, bits: int):
     from bitsandbytes import nn as quantized
 
-    sizes, device = (layer.in_features, layer.out_features, layer.bias is not None), layer.weight.device
+    weight = layer.weight.data if hasattr(layer, "in_features") else layer.weight.data.T.contiguous()  # GPT-2's lie the other way round
+    sizes, device = (weight.shape[1], weight.shape[0], layer.bias is not None), weight.device
     if bits == 4:
-        made = quantized.Linear4bit(*sizes, compute_dtype=layer.weight.dtype, quant_type="nf4", device="meta")
-        made.weight = quantized.Params4bit(layer.weight.data, quant_type="nf4", module=made).to(device)
+        made = quantized.Linear4bit(*sizes, compute_dtype=weight.dtype, quant_type="nf4", device="meta")
+        made.weight = quantized.Params4bit(weight, quant_type="nf4", module=made).to(device)
     else:
         made = quantized.Linear8bitLt(*sizes, has_fp16_weights=False, threshold=6.0, device="meta")
-        made.weight = quantized.Int8Params(layer.weight.data, requires_grad=False, has_fp16_weights=False)._quantize(device)  # .to() only does that from the CPU
+        made.weight = quantized.Int8Params(weight, requires_grad=False, has_fp16_weights=False)._quantize(device)  # .to() only does that from the CPU
     made.bias = layer.bias
     return made
 

@@ -125,9 +125,11 @@ def test_the_plan_fits_a_capped_card(tmp_path):
     total, dials = torch.cuda.get_device_properties(0).total_memory, []
     for room in (4096, 520):
         torch.cuda.set_per_process_memory_fraction(room * 2**20 / total)
+        bench = Workbench(tmp_path / "runs")
         try:
-            events = list(Workbench(tmp_path / "runs").tune(settings))
+            events = list(bench.tune(settings))
         finally:
+            bench.free()
             torch.cuda.set_per_process_memory_fraction(1.0)
         assert events[-1]["result"]["steps"] == 3 and events[-1]["result"]["peak"]["reserved"] <= room * 2**20
         dials.append(next(e["values"]["checkpointing"] for e in events if e["kind"] == "note" and e["key"] == "note.plan"))

@@ -35,6 +35,15 @@ def choose(page, label: str, value: str) -> None:
     field.press("Tab")
 
 
+def unfold(page, key: str) -> None:
+    """Open a folded part of the form.
+
+    Gradio makes its fields only then and writes their values a moment later, over what a hand as quick as this one has typed by then.
+    """
+    page.get_by_role("button", name=say("en", key)).locator("visible=true").first.click()
+    page.wait_for_timeout(1000)
+
+
 def choose_toy(page, app, model=None) -> None:
     tab(page, "tab.load")
     choose(page, say("en", "load.model"), str(model or app.model))

@@ -63,7 +63,7 @@ def test_the_fastest_that_fits_is_listed_and_used(page):
     expect(shown(page, say("en", "load.card"))).to_have_value("8 GiB")
     expect(page.get_by_role("radio", name=bits, exact=True).locator("visible=true").first).to_be_checked()
     tab(page, "tab.tune")
-    page.get_by_role("button", name=say("en", "tune.train")).locator("visible=true").first.click()
+    unfold(page, "tune.train")
     expect(shown(page, say("en", "train.batch"))).to_have_value("32")
 
 
@@ -158,9 +158,10 @@ def test_where_memory_ran_out_the_changes_that_save_most_are_one_click_away(page
     resource.prlimit(worker.pid, resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
     tab(page, "tab.tune")
     for key, values in (("tune.train", {"train.batch": "256"}), ("tune.memory", {"train.tokens": "200000", "train.checkpointing": "off"})):
-        page.get_by_role("button", name=say("en", key)).locator("visible=true").first.click()
+        unfold(page, key)
         for name, value in values.items():
             choose(page, say("en", name), value)
+            expect(shown(page, say("en", name))).to_have_value(value)
     press(page, "tune.go")
     expect(page.locator(".live .failure")).to_contain_text("Out of memory", timeout=LONG)
     expect(page.locator(".live .now")).to_contain_text(say("en", "chart.parts.full", total="")[:20])

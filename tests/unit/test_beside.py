@@ -85,7 +85,6 @@ def test_each_phase_is_measured_by_itself(monkeypatch):
     readings = iter([{"rss": 5}, {"rss": 3, "device": 8}, {"rss": 2}])
     monkeypatch.setattr(beside.meter, "reading", lambda: next(readings))
     peaks = beside.Peaks("cpu")
-    peaks.begin()
     peaks.see({"rss": 9})
     peaks.begin()
     assert peaks.read() == {"rss": 3} and peaks.job() == {"rss": 9}
