@@ -30,11 +30,21 @@ class Data:
     """Which rows, and how they are written for the model."""
 
     source: str = "helpdesk.en"  # an id of the catalog, a file, or a hub id
+    encoding: str = "auto"  # of a text file: auto, or a name that Python knows
+    columns: str = ""  # by hand: "instruction=Frage, output=Antwort"; empty: guessed from their names
     first: int = 1  # first row of the slice, counted from 1
     last: int = 0  # last row of the slice; 0: to the end
-    sample: int = 0  # draw this many rows of the slice at random; 0: all
+    sample: int = 0  # draw this many rows of what is left at random; 0: all
+    contains: str = ""  # keep only rows that hold this text
+    category: str = ""  # keep only rows of this category
+    shortest: int = 0  # keep only rows of at least so many characters, question and answer together
+    longest: int = 0  # and of at most so many; 0: any
+    drop_duplicates: bool = True  # of rows that are the same, keep the first
+    drop_empty: bool = True  # leave out rows without a question or an answer; otherwise they're an error
+    strip_citations: bool = False  # take marks like [3] out of all texts
     held_out: float = 0.1  # share kept apart to measure on, where the set brings no held-out rows of its own
-    template: str = "auto"  # auto, chat, alpaca, talk
+    template: str = "auto"  # auto, chat, alpaca, talk, text (the answer alone), own
+    form: str = ""  # the template "own": a text with {instruction}, {answer} and, if wanted, {input}
     train_on_prompt: bool = False  # also train on the prompt's tokens
     seed: int = 0
 

@@ -7,7 +7,7 @@ import csv
 import json
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from playground import ASSETS, catalog
@@ -24,12 +24,20 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Row:
-    """One thing to learn. `key`: strings of which a right answer holds one (the bundled help desk has them)."""
+    """One thing to learn: an answer (`output`) to a question (`instruction`, with an `input` to it), or a text alone, which is all answer.
+
+    `key`: strings of which a right answer holds one (the bundled help desk has them). `before`: what was said earlier in a
+    conversation, (question, answer) each. `number`: where it stands in its source, counted from 1.
+    """
 
     instruction: str
     output: str
     input: str = ""
     key: tuple[str, ...] = ()
+    before: tuple[tuple[str, str], ...] = ()
+    system: str = ""
+    category: str = ""
+    number: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
