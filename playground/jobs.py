@@ -155,9 +155,9 @@ class Workbench:
         """What went wrong as it is told, and of an out-of-memory the ledger then: {"parts", "peak", "capacity"} in bytes."""
         if self.team.size > 1 and lost(error):
             return problem("error.rank_died"), {}
-        full = isinstance(error, torch.OutOfMemoryError)
-        if not full and "can't allocate memory" not in str(error):
+        if not meter.ran_out(error):
             return told(error), {}
+        full = isinstance(error, torch.OutOfMemoryError)
         peak, capacity = self.peaks.read(), pretended.capacity(load, "cuda" if full else device)
         if full and load.card:
             peak["device"] = min(peak["device"], peak["reserved"] + pretended.RUNTIME)  # what others have taken isn't on that card

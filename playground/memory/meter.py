@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 
 PERIOD = 0.1
+SCARCE = 2**28  # bytes free of the whole machine
 
 
 def reading() -> dict[str, int]:
@@ -30,6 +31,25 @@ def capacity() -> int:
         except (OSError, ValueError):  # not Linux, or no limit ("max")
             continue
     return total
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether an error says that memory ran out.
+
+    oneDNN says of everything only that it "could not create a primitive"; where this process may address only so much, as
+    under `ulimit -v` or where next to nothing is free, memory is why.
+    """
+    if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
+        return True
+    return "could not create a primitive" in str(error) and (_held_to_a_limit() or psutil.virtual_memory().available < SCARCE)
+
+
+def _held_to_a_limit() -> bool:
+    try:
+        import resource
+    except ImportError:  # Windows has no such limits
+        return False
+    return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
 
 
 def hardware(device: str) -> dict:

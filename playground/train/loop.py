@@ -12,6 +12,7 @@ import torch
 
 from playground.data.batch import Example, batches
 from playground.errors import problem
+from playground.memory.meter import ran_out
 from playground.model.load import give_back
 from playground.settings import Train
 from playground.train.feed import Feed
@@ -134,7 +135,7 @@ def _gradients(trainer: Trainer, batch: Sequence[Example], settings: Train, stop
             return loss
         except RuntimeError as error:
             failed = error.with_traceback(None)  # its frames hold what has to go
-            leaner = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+            leaner = ran_out(error)
         if trainer.team.size > 1 or not (leaner or (plan.compiled and not plan.proven)):  # others would wait for this one
             raise failed
         trainer.optimizer.forget()

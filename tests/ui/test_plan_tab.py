@@ -5,7 +5,7 @@ import resource
 import psutil
 import pytest
 import toys
-from hands import LONG, choose, choose_toy, idle, newest_run, press, shown, start_tuning, tab, take
+from hands import LONG, choose, choose_toy, idle, newest_run, press, shown, start_tuning, tab, take, unfold
 from playwright.sync_api import expect
 
 from playground import runs
@@ -151,6 +151,7 @@ def padded_model(tmp_path_factory):
 def test_where_memory_ran_out_the_changes_that_save_most_are_one_click_away(page, app, padded_model):
     idle(page)
     choose_toy(page, app, padded_model)
+    take(page, "32")  # whose products are in torch's own memory on every processor
     press(page, "load.go")
     expect(page.locator(".told.good", has_text="toy-bloom").first).to_be_visible(timeout=LONG)
     worker = next(p for p in psutil.Process(app.process.pid).children(recursive=True) if "playground.worker" in " ".join(p.cmdline()))
@@ -183,6 +184,7 @@ def test_where_memory_ran_out_the_changes_that_save_most_are_one_click_away(page
 def test_a_model_that_cannot_fit_is_not_loaded_but_offered_to_be(page, app, tmp_path):
     idle(page)
     choose_toy(page, app, toys.too_large(tmp_path / "giant"))
+    take(page, "32")  # at 16, files are read where they lie, and fewer bits save nothing while loading
     press(page, "load.go")
     expect(page.locator(".told.bad", has_text="(predicted)").first).to_be_visible(timeout=LONG)
     anyway = page.get_by_role("button", name=say("en", "load.anyway"))
