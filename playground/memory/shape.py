@@ -1,11 +1,15 @@
 """A model of the right shape without weights: built on the meta device from its config alone, in any bit width."""
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import bitsandbytes.functional
 import torch
+import transformers
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
-from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
+from huggingface_hub.errors import StrictDataclassError
+from transformers import CONFIG_MAPPING, AutoConfig, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 from transformers.quantizers.base import get_keys_to_not_convert
 
@@ -16,6 +20,8 @@ from playground.model.weights import as_stored
 from playground.settings import Load
 
 PAD = 2
+UNUSABLE = (ValueError, KeyError, OSError, TypeError, AttributeError, StrictDataclassError)  # what transformers raises of a config
+SIZES = (("hidden_size", "n_embd", "n_embed", "d_model"), ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers"))  # by their names in various families
 
 
 def config_of(model: str) -> PreTrainedConfig:
@@ -32,9 +38,28 @@ def config_of(model: str) -> PreTrainedConfig:
         file = config_file(model)
         if file.suffix == ".gguf":
             return AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
+        _check(file)
         return AutoConfig.from_pretrained(file, trust_remote_code=False, local_files_only=True)
-    except (ValueError, KeyError, OSError, TypeError, AttributeError) as error:
-        raise problem("error.config", model=model[:120], detail=str(error).split("\n")[0][:240]) from error
+    except UNUSABLE as error:
+        raise problem("error.config", model=model[:120], detail=_in_one_line(error)) from error
+
+
+def _check(file: Path) -> None:
+    """Raise PlaygroundError for a config.json of an unknown type, or without its sizes, which transformers would fill up with those of its best-known model."""
+    values = json.loads(file.read_text(encoding="utf-8"))
+    kind = values.get("model_type") if isinstance(values, dict) else None
+    if not isinstance(kind, str):
+        raise problem("error.config_kind", path=str(file))
+    if kind not in CONFIG_MAPPING:
+        raise problem("error.model_type", path=str(file), kind=kind[:60], version=transformers.__version__)
+    given = set(values) | set(values.get("text_config") or {})
+    lacking = [names[0] for names in SIZES if not given & set(names)]
+    if lacking:
+        raise problem("error.config_sizes", path=str(file), lacking=lacking)
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:240].rstrip(".")
 
 
 def build(config: PreTrainedConfig, load: Load, dtype: torch.dtype, device: str) -> PreTrainedModel:
@@ -47,8 +72,8 @@ def build(config: PreTrainedConfig, load: Load, dtype: torch.dtype, device: str)
     try:
         with torch.device("meta"):
             model = kind_of(config).from_config(config, dtype=dtype)
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, ZeroDivisionError) as error:
-        raise problem("error.config", model=config.model_type, detail=str(error).split("\n")[0][:240]) from error
+    except (*UNUSABLE, RuntimeError, ZeroDivisionError) as error:
+        raise problem("error.config", model=config.model_type, detail=_in_one_line(error)) from error
     if load.bits < 16:
         quantize(model, load, dtype)
     model.stands_for = device

@@ -145,7 +145,7 @@ def test_a_model_without_a_tokenizer_is_told(chosen, tmp_path, toy):
 
 def test_a_config_that_is_no_causal_model_is_told(chosen, tmp_path, toy):
     shutil.copytree(toy(), tmp_path / "m")
-    (tmp_path / "m" / "config.json").write_text('{"model_type": "vit"}')
+    (tmp_path / "m" / "config.json").write_text('{"model_type": "vit", "hidden_size": 64, "num_hidden_layers": 2}')
     assert _fails(chosen, tmp_path, tmp_path / "m") == "error.load"
 
 
@@ -153,7 +153,7 @@ def test_code_that_comes_with_a_model_is_never_run(chosen, tmp_path, toy):
     shutil.copytree(toy(), tmp_path / "m")
     (tmp_path / "m" / "config.json").write_text('{"model_type": "evil", "auto_map": {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"}}')
     (tmp_path / "m" / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    assert _fails(chosen, tmp_path, tmp_path / "m") == "error.config"
+    assert _fails(chosen, tmp_path, tmp_path / "m") == "error.model_type"
     assert not (tmp_path / "ran").exists()
 
 

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from toys import FAMILIES
+from toys import FAMILIES, keys
 from transformers import AutoConfig
 
-from playground.memory import ledger, predict
+from playground.errors import PlaygroundError
+from playground.memory import ledger, predict, shape
 from playground.memory.allocator import reserved
 from playground.model.load import load
 from playground.model.tensors import tensors
@@ -30,3 +31,15 @@ def test_a_hole_is_taken_again_and_pages_are_only_added():
     assert reserved([(1, 10 * mib, ""), (1, -10 * mib, ""), (2, 20 * mib, "")]) == 20 * mib
     assert reserved([(1, 10 * mib, ""), (2, 10 * mib, ""), (1, -10 * mib, ""), (3, 11 * mib, "")]) == 40 * mib
     assert reserved([(1, 512, "")]) == 2 * mib
+
+
+@pytest.mark.parametrize(("text", "key"), [
+    ('{"model_type": "nosuch", "hidden_size": 4, "num_hidden_layers": 2}', "error.model_type"), ('{"model_type": "llama"}', "error.config_sizes"),
+    ('{"hidden_size": 3}', "error.config_kind"), ("[]", "error.config_kind"), ("{", "error.config"), ('{"model_type": "llama", "hidden_size": "x", "num_hidden_layers": 2}', "error.config"),
+    ('{"model_type": "llama", "hidden_size": 100, "num_attention_heads": 7, "num_hidden_layers": 2}', "error.config"),
+])  # fmt: skip
+def test_a_config_that_no_model_can_be_made_of_is_told_in_a_sentence(tmp_path, text, key):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(PlaygroundError) as caught:
+        shape.config_of(str(tmp_path / "config.json"))
+    assert keys(caught) == [key] and "\n" not in caught.value.text()
