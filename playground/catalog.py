@@ -32,6 +32,12 @@ def data_sets() -> dict[str, dict]:
 
 
 @cache
+def columns() -> dict[str, dict]:
+    """The usual names of a data set's columns by what they hold: {"names": [...]}, in lower case."""
+    return _entries("columns")
+
+
+@cache
 def presets() -> dict[str, dict]:
     """Named settings by id: {group: {field: value}} laid over the defaults."""
     return _entries("presets")

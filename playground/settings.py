@@ -4,6 +4,7 @@
 in the words tables under `<group>.<field>` and `<group>.<field>.info`.
 """
 
+import codecs
 import math
 from dataclasses import asdict, dataclass, field, fields, replace
 
@@ -181,6 +182,8 @@ def problems(settings: Settings) -> list[Problem]:
         (data.first >= 1, "problem.first", {"first": data.first}),
         (data.last == 0 or data.last >= data.first, "problem.last", {"first": data.first, "last": data.last}),
         (data.sample >= 0, "problem.sample", {"sample": data.sample}),
+        (data.encoding.lower() == "auto" or knows_encoding(data.encoding), "error.encoding_unknown", {"encoding": data.encoding}),
+        (data.shortest >= 0 and data.longest >= 0 and (data.longest == 0 or data.longest >= data.shortest), "problem.longest", {"shortest": data.shortest, "longest": data.longest}),
         (0 <= data.held_out <= 0.5, "problem.held_out", {"held_out": data.held_out}),
         (data.template in ("auto", "chat", "alpaca", "talk"), "problem.choice", {"field": "data.template", "value": data.template, "choices": ["auto", "chat", "alpaca", "talk"]}),
         (1 <= lora.r <= 1024, "problem.r", {"r": lora.r}),
@@ -204,6 +207,14 @@ def problems(settings: Settings) -> list[Problem]:
             ("method", train.method, METHODS), ("optimizer", train.optimizer, OPTIMIZERS), ("compile", train.compile, COMPILE))),
     ]
     return [Problem(key, values) for right, key, values in checks if not right]
+
+
+def knows_encoding(name: str) -> bool:
+    """Whether Python has a codec of that name that turns bytes into text."""
+    try:
+        return codecs.lookup(name)._is_text_encoding and name.lower() not in ("undefined", "idna", "punycode")
+    except (LookupError, ValueError):  # ValueError: a name with a NUL in it
+        return False
 
 
 def _number_from_2(text: str) -> bool:

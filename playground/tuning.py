@@ -97,6 +97,7 @@ def _lesson(rows, settings: Settings, held) -> Lesson:
     measured = rows.held_out[:: max(1, math.ceil(len(rows.held_out) / MEASURED_ROWS))]
     apart, _ = encode(measured, template, train.length) if measured else ([], 0)
     notes += tried(held.tokenizer, (text for row in rows.train for text in (row.output, row.instruction, row.input)))
+    notes += [{"kind": "note", "key": found.key, "values": found.values} for found in rows.notes]
     notes.append({"kind": "note", "key": "note.data", "values": {"rows": len(rows.train), "held_out": len(measured), "total": rows.total, "template": template.name}})
     if cut:
         notes.append({"kind": "note", "key": "note.cut", "values": {"cut": cut, "length": train.length}})

@@ -1,7 +1,7 @@
 """The words tables: every text that a person reads, by key, in Japanese and in English.
 
 `assets/words/<lang>.json` is one flat object. A value named `*_bytes` is written in GiB, so that
-callers hand over plain bytes; `part`, `job` and `memory` are written as the chart names them.
+callers hand over plain bytes; `part`, `job` and `memory` are written as the chart names them, and `dropped` is {reason: count}.
 """
 
 import json
@@ -35,6 +35,8 @@ def _shown(lang: str, name: str, value):
         return gib(value)
     if name in ("part", "job", "memory"):
         return table(lang).get(f"chart.{name}.{value}", value)
+    if name == "dropped":
+        return ", ".join(f"{table(lang)[f'dropped.{reason}']} {count}" for reason, count in value.items())
     if isinstance(value, (list, tuple)):
         return ", ".join(str(item) for item in value)
     return value

@@ -1,213 +1,210 @@
-"""Rows of a data set: bundled, a file (JSON, JSONL, CSV, Parquet), or a hub id. No torch in here.
+"""Rows of a data set: bundled, a file, pasted, or a hub's. No torch in here.
 
-Every row becomes a `Row`; recognized column names are instruction/input/output and their usual cousins.
+A set becomes records (readers.py, hub_sets.py), records become rows (columns.py), and of these a slice is taken (slices.py).
 """
 
-import csv
-import json
-import random
-from collections.abc import Callable
+import hashlib
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from playground import ASSETS, catalog
-from playground.errors import problem
+from playground.data.columns import Columns, choose, names_of, written
+from playground.data.hub_sets import is_id, read_hub
+from playground.data.readers import KINDS, MOST_BYTES, PACKED_ENDS, Reading, Record, guess_kind, read_file
+from playground.data.row import Row, text_of
+from playground.data.slices import Rows, Slicer
+from playground.errors import PlaygroundError, Problem, problem
 from playground.settings import Data
 
-MOST_BYTES = 100 * 2**20
-COLUMNS = {
-    "instruction": ("instruction", "question", "prompt", "query"),
-    "input": ("input", "context"),
-    "output": ("output", "answer", "response", "completion"),
-}
+__all__ = ["MOST_BYTES", "Preview", "Row", "Rows", "is_file", "keep_pasted", "preview", "read"]
+
+HEAD = 100  # records that columns are guessed from
+EVERY = 100  # records between two words on the progress
+LOOKED = 5000  # records that a preview looks through for rows
+LOOKED_BYTES = 4 * 2**20  # bytes that a preview finds out the encoding from
+CUT = 2000  # characters of a text in a preview
+ENDS = {*KINDS, *PACKED_ENDS}  # a source with one of these is meant as a file
 
 
 @dataclass(frozen=True)
-class Row:
-    """One thing to learn: an answer (`output`) to a question (`instruction`, with an `input` to it), or a text alone, which is all answer.
+class Preview:
+    """The beginning of a slice: `records` as they stand ({column: text}, cut to 2,000 characters), with their `numbers`, and the `rows` they'd be taught as.
 
-    `key`: strings of which a right answer holds one (the bundled help desk has them). `before`: what was said earlier in a
-    conversation, (question, answer) each. `number`: where it stands in its source, counted from 1.
+    `columns`: which is what, None where that is told in `problems`, which also name broken rows; `size` in bytes and `total` records are
+    None where they aren't known yet. `dropped`: by reason, of the `looked` records that were looked at; `whole`: these were all there are.
     """
 
-    instruction: str
-    output: str
-    input: str = ""
-    key: tuple[str, ...] = ()
-    before: tuple[tuple[str, str], ...] = ()
-    system: str = ""
-    category: str = ""
-    number: int = field(default=0, compare=False)
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The rows to train on, and those kept apart to measure on; `total` rows were there before slicing."""
-
-    train: list[Row]
-    held_out: list[Row]
-    total: int
+    kind: str
+    encoding: str
+    encoding_guessed: bool
+    size: int | None
+    total: int | None
+    found: list[str]
+    columns: Columns | None
+    numbers: list[int]
+    records: list[dict[str, str]]
+    rows: list[Row]
+    categories: list[str]
+    dropped: dict[str, int] = field(default_factory=dict)
+    where: dict[str, list[int]] = field(default_factory=dict)
+    notes: list[Problem] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    looked: int = 0
+    whole: bool = False
 
 
 def read(settings: Data, tell: Callable = lambda *_: None) -> Rows:
     """The chosen slice, its held-out rows kept apart.
 
-    Raises PlaygroundError: no such file, too large, broken JSON (with its line), no known columns (with those found),
-    rows without an answer, an empty slice. `tell(done, total, unit)` hears of a long download.
+    Raises PlaygroundError: no such file, too large, broken lines (with their numbers), no known columns (with those found), an
+    empty slice, nothing left of it (with counts by reason). `tell(done, total, unit)` hears of the progress, and may raise to stop it.
     """
-    raw = list(_raw(settings.source, tell))
-    if not raw:
-        raise problem("error.no_rows", source=_short(settings.source))
-    every = _as_rows(raw, settings.source)
-    held_out = [row for row, record in zip(every, raw) if record.get("split") == "held-out"]
-    rows = [row for row, record in zip(every, raw) if record.get("split") != "held-out"]
-    chosen = rows[settings.first - 1 : settings.last or None]
-    if not chosen:
-        raise problem("error.empty_slice", first=settings.first, last=settings.last or len(rows), total=len(rows))
-    draw = random.Random(settings.seed)
-    if settings.sample:
-        if settings.sample > len(chosen):
-            raise problem("error.sample", sample=settings.sample, rows=len(chosen))
-        chosen = draw.sample(chosen, settings.sample)
-    if not held_out and settings.held_out:
-        chosen, held_out = _split(chosen, settings.held_out, draw)
-    return Rows(chosen, held_out, len(rows))
+    name = short(settings.source)
+    with _open(settings, 0) as reading:
+        head, records = _head(reading.records)
+        if not head:
+            reading.end()
+            raise problem("error.no_rows", source=name)
+        slicer = Slicer(settings, choose(settings.columns, [record.values for record in head], name))
+        for count, record in enumerate(records, 1):
+            slicer.add(record)
+            if count % EVERY == 0:
+                tell(*_progress(reading, settings, count))
+            if reading.kind == "hub" and slicer.past:
+                break  # what isn't asked for isn't downloaded
+        tell(*_progress(reading, settings, count))
+    train, held_out = slicer.rows()
+    known = reading.total if reading.kind == "hub" and reading.total else slicer.total
+    return Rows(train, held_out, known, dict(slicer.dropped), slicer.where, _notes(reading, slicer), slicer.columns)
+
+
+def preview(settings: Data, rows: int = 20) -> Preview:
+    """The first `rows` records of the slice, and the first rows that would be taught. Reads no more than it needs.
+
+    Raises PlaygroundError where nothing can be read at all; what is wrong with rows or columns is told in the result.
+    """
+    name = short(settings.source)
+    with _open(settings, LOOKED_BYTES) as reading:
+        shown, slicer, problems, whole, looked = [], None, [], False, 0
+        records = _until_broken(reading, problems)
+        head = list(itertools.islice(records, HEAD))
+        if not head:
+            raise PlaygroundError(*problems or problem("error.no_rows", source=name).problems)
+        try:
+            slicer = Slicer(settings, choose(settings.columns, [record.values for record in head], name))
+        except PlaygroundError as error:
+            problems += error.problems
+        for place, record in enumerate(itertools.chain(head, records), 1):
+            if slicer:
+                slicer.add(record)
+            if place >= settings.first:
+                shown += [record] if len(shown) < rows else []
+                looked += 1
+            if _enough(slicer, shown, rows) or looked >= LOOKED:
+                break
+        else:
+            whole = True
+        problems += [p for p in reading.problems if p not in problems]
+        if whole and slicer and not slicer.kept:
+            problems += _why_nothing(slicer)
+        return _previewed(reading, slicer, shown, problems, rows, looked, whole)
+
+
+def keep_pasted(text: str, folder: Path) -> Path:
+    """A pasted text as a file in that folder, of the kind that it looks like; the same text is the same file.
+
+    Raises PlaygroundError: nothing but blanks, too large.
+    """
+    data = text.encode("utf-8", "replace")
+    if not text.strip():
+        raise problem("error.pasted_empty")
+    if len(data) > MOST_BYTES:
+        raise problem("error.pasted_large", size_bytes=len(data), most_bytes=MOST_BYTES)
+    kind = guess_kind(text)
+    path = folder / f"pasted-{hashlib.sha256(data).hexdigest()[:12]}.{'txt' if kind == 'text' else kind}"
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
 
 
 def is_file(source: str) -> bool:
     """Whether a source names a file on this machine."""
-    return Path(source).expanduser().is_file()
+    try:
+        return Path(source).expanduser().is_file()
+    except (OSError, ValueError, RuntimeError):  # a name too long, a NUL in it, no such home
+        return False
 
 
-def _split(rows: list[Row], share: float, draw: random.Random) -> tuple[list[Row], list[Row]]:
-    """Train and held-out rows, disjoint in what they ask: rows that ask the same thing land on the same side."""
-    asked: dict[tuple, list[Row]] = {}
-    for row in rows:
-        asked.setdefault((row.instruction, row.input), []).append(row)
-    groups = list(asked.values())
-    if len(groups) < 2:
-        raise problem("error.too_few", rows=len(rows))
-    draw.shuffle(groups)
-    count = min(max(1, round(len(groups) * share)), len(groups) - 1)
-    apart = {id(row) for group in groups[:count] for row in group}
-    return [r for r in rows if id(r) not in apart], [r for r in rows if id(r) in apart]
-
-
-def _as_rows(raw: list[dict], source: str) -> list[Row]:
-    found = list(dict.fromkeys(name for record in raw[:100] for name in record))
-    lower = {name.strip().lower(): name for name in found}
-    names = {part: next((lower[n] for n in known if n in lower), None) for part, known in COLUMNS.items()}
-    if not names["instruction"] or not names["output"]:
-        raise problem("error.columns", source=_short(source), found=found[:12])
-    rows, empty = [], []
-    for number, record in enumerate(raw, 1):
-        instruction, given, output = (_text(record.get(names[part])) if names[part] else "" for part in COLUMNS)
-        if not instruction.strip() or not output.strip():
-            empty.append(number)
-        key = record.get("key")
-        rows.append(Row(instruction, output, given, tuple(key) if isinstance(key, list) else ()))
-    if empty:
-        raise problem("error.empty_rows", count=len(empty), rows=empty[:8])
-    return rows
-
-
-def _text(value) -> str:
-    return "" if value is None else value if isinstance(value, str) else str(value)
-
-
-def _short(source: str) -> str:
+def short(source: str) -> str:
+    """What a source is called: a file by its name alone."""
     return Path(source).name if "\\" in source or source.startswith(("/", ".", "~")) else source
 
 
-def _raw(source: str, tell: Callable):
+def _open(settings: Data, look: int) -> Reading:
+    source = settings.source
     entry = catalog.data_sets().get(source)
     if entry and "file" in entry:
-        return _from_file(ASSETS / "data" / entry["file"])
+        return read_file(ASSETS / "data" / entry["file"])
     if entry:
-        return _from_hub(entry["hub"], tell)
-    path = Path(source).expanduser()
-    if path.is_file():
-        return _from_file(path)
-    if path.is_absolute() or path.suffix or source.count("/") != 1:
-        raise problem("error.no_file", source=_short(source))
-    return _from_hub(source, tell)
+        return read_hub(entry["hub"])
+    if is_file(source):
+        return read_file(Path(source).expanduser(), settings.encoding, look)
+    if Path(source).is_absolute() or not is_id(source) or Path(source).suffix.lower() in ENDS:
+        raise problem("error.no_file", source=short(source))
+    return read_hub(source)
 
 
-def _from_file(path: Path) -> list[dict]:
-    size = path.stat().st_size
-    if size > MOST_BYTES:
-        raise problem("error.large_file", file=path.name, size_bytes=size, most_bytes=MOST_BYTES)
-    readers = {".jsonl": _jsonl, ".ndjson": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise problem("error.file_kind", file=path.name, known=[".jsonl", ".json", ".csv", ".parquet"])
-    records = reader(path)
-    wrong = next((n for n, record in enumerate(records, 1) if not isinstance(record, dict)), None)
-    if wrong:
-        raise problem("error.not_object", file=path.name, row=wrong)
-    return records
+def _head(records: Iterator[Record]) -> tuple[list[Record], Iterator[Record]]:
+    head = list(itertools.islice(records, HEAD))
+    return head, itertools.chain(head, records)
 
 
-def _decoded(path: Path) -> str:
+def _progress(reading: Reading, settings: Data, count: int) -> tuple[int, int, str]:
+    """(done, of how many, unit): bytes of a file, else records."""
+    if reading.raw:
+        return reading.done, reading.size, "bytes"
+    total = reading.total or settings.last or 0
+    return count, min(total, settings.last or total), "rows"
+
+
+def _notes(reading: Reading, slicer: Slicer | None) -> list[Problem]:
+    """What was guessed, and what is odd about the rows."""
+    if slicer is None:
+        return reading.notes
+    guessed = {part: name for part, name in slicer.columns.names.items() if part in slicer.columns.guessed and part != name}
+    return reading.notes + ([Problem("note.columns_guessed", {"columns": written(guessed)})] if guessed else []) + slicer.notes()
+
+
+def _until_broken(reading: Reading, problems: list[Problem]) -> Iterator[Record]:
+    """The records as long as they can be read; what ends them early is added to `problems`."""
     try:
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise problem("error.encoding", file=path.name, position=error.start) from error
+        yield from reading.records
+    except PlaygroundError as error:
+        problems += error.problems
 
 
-def _jsonl(path: Path) -> list:
-    records = []
-    for number, line in enumerate(_decoded(path).split("\n"), 1):
-        if line.strip():
-            try:
-                records.append(json.loads(line))
-            except (ValueError, RecursionError) as error:
-                raise problem("error.json", file=path.name, line=number, detail=getattr(error, "msg", str(error))) from error
-    return records
+def _enough(slicer: Slicer | None, shown: list[Record], rows: int) -> bool:
+    return len(shown) >= rows and (slicer is None or len(slicer.kept) >= rows)
 
 
-def _json(path: Path) -> list:
-    text = _decoded(path)
+def _why_nothing(slicer: Slicer) -> list[Problem]:
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        if text.lstrip().startswith("{") and "\n" in text.strip():
-            return _jsonl(path)  # one object a line under the name of .json is common
-        raise problem("error.json", file=path.name, line=getattr(error, "lineno", 1), detail=getattr(error, "msg", str(error))) from error
-    if isinstance(found, dict):
-        found = next((value for value in found.values() if isinstance(value, list)), [found])
-    return found if isinstance(found, list) else [found]
+        slicer.rows()
+    except PlaygroundError as error:
+        return list(error.problems)
+    return []
 
 
-def _csv(path: Path) -> list[dict]:
-    try:
-        reader = csv.DictReader(_decoded(path).splitlines(keepends=True), strict=True)
-        return [{k: v for k, v in row.items() if k is not None} for row in reader]
-    except csv.Error as error:
-        raise problem("error.csv", file=path.name, line=reader.line_num, detail=str(error)) from error
-
-
-def _parquet(path: Path) -> list[dict]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        return pyarrow.parquet.read_table(path).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise problem("error.parquet", file=path.name, detail=str(error).split("\n")[0][:160]) from error
-
-
-def _from_hub(repo: str, tell: Callable) -> list[dict]:
-    """All rows of a hub set's train split. Asks the hub itself first, so that a dead network is noticed in seconds."""
-    from playground.hub import trouble
-
-    reason = trouble(repo, "datasets/")
-    if reason:
-        raise problem(f"error.data_{reason}", repo=repo, offline=[k for k, e in catalog.data_sets().items() if "file" in e])
-    from datasets import load_dataset
-
-    tell(0, 1, "rows")
-    try:
-        return load_dataset(repo, split="train").to_list()
-    except (OSError, ValueError, RuntimeError) as error:
-        raise problem("error.data_broke", repo=repo, detail=str(error).split("\n")[0][:200]) from error
+def _previewed(reading: Reading, slicer: Slicer | None, shown: list[Record], problems: list[Problem], rows: int, looked: int, whole: bool) -> Preview:
+    values = [record.values for record in shown]
+    return Preview(
+        reading.kind, reading.encoding.name if reading.encoding else "", bool(reading.encoding and reading.encoding.guessed),
+        reading.size or None, reading.total if reading.total is not None else slicer.total if whole and slicer else None,
+        names_of(values), slicer.columns if slicer else None, [record.number for record in shown],
+        [{name: text_of(value)[:CUT] for name, value in record.items()} for record in values],
+        slicer.kept[:rows] if slicer else [], [name for name, _ in slicer.categories.most_common() if name] if slicer else [],
+        dict(slicer.dropped) if slicer else {}, dict(slicer.where) if slicer else {}, _notes(reading, slicer),
+        problems, looked, whole,
+    )  # fmt: skip
