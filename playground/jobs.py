@@ -42,7 +42,7 @@ class Workbench:
         self.peaks = beside.Peaks("cpu")
         self.loaded: Loaded | None = None
         self.adapter: str | None = None  # id of the run whose adapter is on the model
-        self.template = "auto"
+        self.template, self.form = "auto", ""  # how its rows were written
         self.trainer: Trainer | None = None
         self._as: Load | None = None  # how it was loaded; None for weights that aren't as they were loaded any more
 
@@ -243,11 +243,11 @@ class Workbench:
         run = runs.find(self.root, adapter) if adapter else None
         if not run or not run.model.is_dir():
             return (yield from self._answer(settings, run, sides, generation))
-        template = runs.result(run).get("template", "auto")
+        template, form = _written(run)
         told: dict[str, str] = {}  # a full fine-tune is a model of its own: one after the other, for there is room for one
         for side, model in (("base", settings.load.model), ("tuned", str(run.model))):
             if side in sides:
-                alone = replace(settings, load=replace(settings.load, model=model), data=replace(settings.data, template=template))
+                alone = replace(settings, load=replace(settings.load, model=model), data=replace(settings.data, template=template, form=form))
                 for event in self._answer(alone, None, {"base": sides[side]}, generation):
                     if event["kind"] == "answer":
                         told[side] = event.pop("base")
@@ -265,10 +265,10 @@ class Workbench:
                 yield {"kind": "phase", "name": "prepare"}
                 held.model = adapt.read_lora(held.model, run.adapter, held.dtype)
                 self.adapter = adapter
-                self.template = runs.result(run).get("template", "auto")
-        wanted = self.template if adapter else settings.data.template
+                self.template, self.form = _written(run)
+        wanted, form = (self.template, self.form) if adapter else (settings.data.template, settings.data.form)
         encoder = held.model.config.is_encoder_decoder
-        template, notes = choose_for(held, wanted, [turn["instruction"] for turns in sides.values() for turn in turns])
+        template, notes = choose_for(held, wanted, [turn["instruction"] for turns in sides.values() for turn in turns], form)
         yield from notes
         names = [side for side in ("base", "tuned") if side in sides and (side == "base" or isinstance(held.model, PeftModel))]
         asked = [Asked(template.ids([Turn(t["instruction"], t.get("answer")) for t in sides[side]]), side == "tuned") for side in names]
@@ -282,7 +282,7 @@ class Workbench:
         began, event = time.time(), {}
         for event in answers(held.model, held.tokenizer, asked, self._ends(template), generation, self.stop):
             if "texts" in event:
-                yield {"kind": "answer", **dict(zip(names, event["texts"])), "tokens": event["tokens"]}
+                yield {"kind": "answer", **dict(zip(names, map(template.answer, event["texts"]))), "tokens": event["tokens"]}
             else:
                 yield {"kind": "progress", "done": event["tokens"], "total": generation.max_new_tokens, "unit": "tokens"}
         result = {"tokens": event["tokens"], "tokens_per_s": round(event["tokens"] * len(asked) / (time.time() - began), 1), "adapter": adapter, "template": template.name}
@@ -298,6 +298,11 @@ class Workbench:
 def settled(settings: Settings) -> Settings:
     """The same settings with the bit width decided, where it was left to the hardware."""
     return replace(settings, load=replace(settings.load, bits=settings.load.bits or best_bits(device_of(settings.load))))
+
+
+def _written(run: runs.Run) -> tuple[str, str]:
+    """The name of the template that a run's rows were written in, and its form, if it is an own one."""
+    return runs.result(run).get("template", "auto"), run.settings().get("data", {}).get("form", "")
 
 
 def _facts(load: Load, device: str) -> dict:

@@ -8,6 +8,7 @@ import codecs
 import math
 from dataclasses import asdict, dataclass, field, fields, replace
 
+from playground import forms
 from playground.errors import PlaygroundError, Problem
 
 
@@ -85,6 +86,7 @@ class Train:
     save_every: int = 0  # steps between two checkpoints to resume from; 0: only when stopped
 
 
+TEMPLATES = ("auto", "chat", "alpaca", "talk", "text", "own")
 METHODS = ("lora", "full")
 OPTIMIZERS = ("adamw", "adamw8bit", "paged_adamw", "paged_adamw8bit")
 CHECKPOINTING = ("auto", "off", "2", "4", "all", "offload")  # on offer; any number from 2 on will do
@@ -185,7 +187,8 @@ def problems(settings: Settings) -> list[Problem]:
         (data.encoding.lower() == "auto" or knows_encoding(data.encoding), "error.encoding_unknown", {"encoding": data.encoding}),
         (data.shortest >= 0 and data.longest >= 0 and (data.longest == 0 or data.longest >= data.shortest), "problem.longest", {"shortest": data.shortest, "longest": data.longest}),
         (0 <= data.held_out <= 0.5, "problem.held_out", {"held_out": data.held_out}),
-        (data.template in ("auto", "chat", "alpaca", "talk"), "problem.choice", {"field": "data.template", "value": data.template, "choices": ["auto", "chat", "alpaca", "talk"]}),
+        (data.template in TEMPLATES, "problem.choice", {"field": "data.template", "value": data.template, "choices": list(TEMPLATES)}),
+        *((False, key, values) for key, values in (forms.problems(data.form) if data.template == "own" else ())),
         (1 <= lora.r <= 1024, "problem.r", {"r": lora.r}),
         (lora.alpha > 0, "problem.alpha", {"alpha": lora.alpha}),
         (0 <= lora.dropout < 1, "problem.dropout", {"dropout": lora.dropout}),

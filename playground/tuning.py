@@ -47,7 +47,7 @@ def tune(bench, settings: Settings, resumed: bool) -> Iterator[dict]:
     held = bench.loaded
     lesson = _lesson(rows, settings, held)
     yield from lesson.notes
-    bench.template = lesson.template.name
+    bench.template, bench.form = lesson.template.name, lesson.template.form
     found = {"base": None, "tuned": None}
     asked = [row for row in lesson.measured if row.key]
     if full:
@@ -89,7 +89,7 @@ def tune(bench, settings: Settings, resumed: bool) -> Iterator[dict]:
 
 def _lesson(rows, settings: Settings, held) -> Lesson:
     train, data = settings.train, settings.data
-    template, notes = choose_for(held, data.template, [r.instruction for r in rows.train])
+    template, notes = choose_for(held, data.template, [r.instruction for r in rows.train], data.form)
     longest = getattr(held.model.config, "max_position_embeddings", None)
     if longest and train.length > longest:
         raise problem("error.length", length=train.length, longest=longest)

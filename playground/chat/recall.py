@@ -8,7 +8,7 @@ import torch
 
 from playground.chat.pair import Asked, answers
 from playground.data.source import Row
-from playground.data.template import Template, Turn
+from playground.data.template import Template, turns
 from playground.model.load import give_back
 from playground.settings import Generation
 
@@ -26,7 +26,7 @@ def recall(model, template: Template, rows: Sequence[Row], stop: threading.Event
 
     None if stopped before the end.
     """
-    prompts = [template.ids([Turn(row.instruction, input=row.input)]) for row in rows]
+    prompts = [template.ids(turns(row), row.system) for row in rows]
     share = {}
     for number, side in enumerate(sides):
         # A side at a time: rows that all answer with or without the adapter need no picking apart in every layer.

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from playground.data.source import Row
-from playground.data.template import Template, Turn
+from playground.data.template import Template
 from playground.errors import problem
 
 IGNORED = -100  # the label of tokens that aren't trained on (torch's cross-entropy leaves them out)
@@ -39,9 +39,7 @@ def encode(rows: Sequence[Row], template: Template, length: int, train_on_prompt
     if train_on_prompt and template.encoder:
         raise problem("error.prompt_is_read")
     examples, cut = [], 0
-    for row in rows:
-        prompt = template.ids([Turn(row.instruction, input=row.input)])
-        answer = template.answer_ids(row.output)
+    for prompt, answer in template.tokens(rows):
         if len(prompt) >= length:
             cut += 1
             continue

@@ -1,14 +1,18 @@
-"""How a row is written for the model: the Alpaca format, the talk's 指示/入力, or the model's own chat template."""
+"""How a row is written for the model: the Alpaca format, the talk's 指示/入力, the model's own chat template, a form of the person's, or not at all."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from transformers import PreTrainedTokenizerBase
 
-from playground.errors import PlaygroundError, problem
+from playground import forms
+from playground.data.source import Row
+from playground.errors import PlaygroundError, Problem, problem
 from playground.model.load import Loaded
 from playground.model.tokenizer import learned
+from playground.settings import check
 
 # The prompt format of Stanford Alpaca (Taori et al. 2023), which alpaca-lora and the talk's recipe train on.
 ALPACA_INPUT = (
@@ -23,8 +27,9 @@ ALPACA = (
 # The talk's own, with a mark where the answer begins.
 TALK_INPUT = "指示: {instruction} 入力: {input}\n回答: "
 TALK = "指示: {instruction}\n回答: "
-PLAIN = {"alpaca": (ALPACA, ALPACA_INPUT, "\n\n"), "talk": (TALK, TALK_INPUT, "\n")}
+PLAIN = {"alpaca": (ALPACA, ALPACA_INPUT, "\n\n"), "talk": (TALK, TALK_INPUT, "\n"), "text": ("{instruction}", "{instruction}", "\n")}
 KANA = re.compile(r"[\u3040-\u30ff]")
+AT_ONCE = 256  # texts of one call of a tokenizer
 
 
 @dataclass(frozen=True)
@@ -36,47 +41,77 @@ class Turn:
     input: str = ""
 
 
+def turns(row: Row) -> list[Turn]:
+    """What was said before a row's question, and that question."""
+    return [*(Turn(question, answer) for question, answer in row.before), Turn(row.instruction, input=row.input)]
+
+
 @dataclass(frozen=True)
 class Template:
-    """A way of writing prompts for one tokenizer. `name` is chat, alpaca or talk.
+    """A way of writing prompts for one tokenizer. `name` is chat, alpaca, talk, text or own.
 
     `encoder`: an encoder reads the prompt and a decoder writes the answer, each a text of its own; elsewhere the answer
-    goes on where the prompt ends. `plain_end`: answers close with the end-of-text token, also in a chat.
+    goes on where the prompt ends. `plain_end`: answers close with the end-of-text token, also in a chat. `form`: the text
+    of an own template. A system prompt that a template has no place for stands before the first question.
     """
 
     name: str
     tokenizer: PreTrainedTokenizerBase
     encoder: bool = False
     plain_end: bool = False
+    form: str = ""
 
-    def prompt(self, turns: Sequence[Turn]) -> str:
+    def prompt(self, turns: Sequence[Turn], system: str = "") -> str:
         """The text up to where the last turn's answer begins.
 
         Raises PlaygroundError where the model's own template can't write it.
         """
-        if self.name == "chat":
-            return self._chat(turns)
-        plain, with_input, gap = PLAIN[self.name]
-        written = []
-        for turn in turns:
-            form = with_input if turn.input else plain
-            written.append(form.format(instruction=turn.instruction, input=turn.input) + (turn.answer or ""))
-        return gap.join(written)
+        return self._chat(turns, system) if self.name == "chat" else "".join(text for _, text in self._plain(turns, system))
 
-    def ids(self, turns: Sequence[Turn]) -> list[int]:
+    def parts(self, turns: Sequence[Turn], system: str = "") -> list[forms.Part]:
+        """The prompt in pieces: ("template", what this template puts there) or ("content", what it was given)."""
+        return self._chat_parts(turns, system) if self.name == "chat" else self._plain(turns, system)
+
+    def ids(self, turns: Sequence[Turn], system: str = "") -> list[int]:
         """The prompt's tokens, with the beginning-of-text token where this tokenizer uses one; for an encoder, also the end's."""
-        text = self.prompt(turns)
-        if self.name == "chat":
-            return self.tokenizer.encode(text, add_special_tokens=False)
-        ids = self.tokenizer.encode(text)
-        return ids if self.encoder else self._without_end(ids)
+        return self._prompts([self.prompt(turns, system)])[0]
 
-    def answer_ids(self, answer: str) -> list[int]:
-        """An answer's tokens, with what tells the model to stop."""
-        return self._without_end(self.tokenizer.encode(answer, add_special_tokens=self.encoder)) + self.end_ids()
+    def asks(self, row: Row) -> bool:
+        """Whether a row has a prompt; one that is text alone has none, in whichever template."""
+        return self.name != "text" and any((row.instruction, row.input, row.before, row.system))
+
+    def tokens(self, rows: Sequence[Row]) -> Iterator[tuple[list[int], list[int]]]:
+        """Each row's prompt and its answer, with what tells the model to stop, as tokens.
+
+        Raises PlaygroundError for text alone where an encoder wants a prompt to read.
+        """
+        for start in range(0, len(rows), AT_ONCE):
+            part = rows[start : start + AT_ONCE]
+            asking = [row for row in part if self.asks(row)]
+            if self.encoder and len(asking) < len(part):
+                raise problem("error.text_encoder")
+            prompts = iter(self._prompts([self.prompt(turns(row), row.system) for row in asking]))
+            answers = self._encoded([row.output for row in part], self.encoder)
+            for row, answer in zip(part, answers):
+                yield next(prompts) if self.asks(row) else list(self.beginning), self._without_end(answer) + self.closing
+
+    @cached_property
+    def beginning(self) -> list[int]:
+        """What a text without a prompt begins with: the beginning-of-text token, where this tokenizer uses one."""
+        return self._without_end(self.tokenizer.encode(""))
+
+    @cached_property
+    def closing(self) -> list[int]:
+        """The tokens that close an answer: what an own template puts there, and the end."""
+        return self._encoded([self.written.closing], False)[0] + self.end_ids() if self.name == "own" else self.end_ids()
+
+    @cached_property
+    def written(self) -> forms.Form:
+        """The own template, read."""
+        return forms.read(self.form)
 
     def end_ids(self) -> list[int]:
-        """The tokens that close an answer: the chat template's end of turn, else the end-of-text token."""
+        """The tokens that end an answer: the chat template's end of turn, else the end-of-text token."""
         if self.name == "chat" and not self.plain_end:
             closed = self._chat([Turn("?", "!")]).removeprefix(self._chat([Turn("?")]) + "!").strip()
             ids = self.tokenizer.encode(closed, add_special_tokens=False) if len(closed) < 40 else []
@@ -86,33 +121,106 @@ class Template:
             raise problem("error.no_end")
         return [self.tokenizer.eos_token_id]
 
+    def answer(self, text: str) -> str:
+        """What was answered, without what an own template closes it with."""
+        closing = self.written.closing.strip() if self.name == "own" else ""
+        return text.rstrip().removesuffix(closing) if closing and text.rstrip().endswith(closing) else text
+
+    def _prompts(self, texts: list[str]) -> list[list[int]]:
+        found = self._encoded(texts, self.name != "chat")
+        return found if self.encoder or self.name == "chat" else [self._without_end(ids) for ids in found]
+
+    def _encoded(self, texts: list[str], special: bool) -> list[list[int]]:
+        return self.tokenizer(texts, add_special_tokens=special, verbose=False)["input_ids"] if texts else []
+
     def _without_end(self, ids: list[int]) -> list[int]:
         return ids[:-1] if ids and ids[-1] == self.tokenizer.eos_token_id else ids
 
-    def _chat(self, turns: Sequence[Turn]) -> str:
-        messages = []
+    def _plain(self, turns: Sequence[Turn], system: str) -> list[forms.Part]:
+        parts: list[forms.Part] = []
+        for number, turn in enumerate(turns):
+            used = self._form(turn)
+            parts += [("template", self._gap)] if number else []
+            given = {"instruction": turn.instruction, "input": turn.input, "system": "" if number else system}
+            for name, first in (("input", False), ("system", True)):
+                if name not in used.names and given[name]:
+                    given["instruction"] = "\n\n".join((given[name], given["instruction"]) if first else (given["instruction"], given[name]))
+            parts += used.asked(given)
+            if turn.answer is not None:
+                parts += [("content", turn.answer), ("template", used.closing)]
+        return [part for part in parts if part[1]]
+
+    @property
+    def _gap(self) -> str:
+        return "\n" if self.name == "own" else PLAIN[self.name][2]
+
+    def _form(self, turn: Turn) -> forms.Form:
+        return self.written if self.name == "own" else forms.read(PLAIN[self.name][bool(turn.input)] + "{answer}")
+
+    def _messages(self, turns: Sequence[Turn], system: str) -> list[dict]:
+        messages = [{"role": "system", "content": system}] if system and self._has_system else []
         for turn in turns:
-            asked = f"{turn.instruction}\n\n{turn.input}" if turn.input else turn.instruction
+            above = [system] if system and not messages else []
+            asked = "\n\n".join([*above, turn.instruction, *([turn.input] if turn.input else [])])
             messages.append({"role": "user", "content": asked})
             if turn.answer is not None:
                 messages.append({"role": "assistant", "content": turn.answer})
-        open_end = turns[-1].answer is None
+        return messages
+
+    @cached_property
+    def _has_system(self) -> bool:
+        """Whether the model's own template has a place for a system prompt: some raise, others drop it."""
         try:
-            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=open_end)
+            written = self._rendered([{"role": "system", "content": "S0S"}, {"role": "user", "content": "Q1Q"}])
+        except PlaygroundError:
+            return False
+        return "S0S" in written and "Q1Q" in written
+
+    def _chat(self, turns: Sequence[Turn], system: str = "") -> str:
+        return self._rendered(self._messages(turns, system))
+
+    def _chat_parts(self, turns: Sequence[Turn], system: str) -> list[forms.Part]:
+        """The same in pieces, found by writing marks in the place of what was said; in one piece where that tells nothing."""
+        messages, whole = self._messages(turns, system), self._chat(turns, system)
+        marks = [f"\ue000{number}\ue001" for number in range(len(messages))]
+        frame = self._rendered([{**message, "content": mark} for message, mark in zip(messages, marks)])
+        parts, at = [], 0
+        for message, mark in zip(messages, marks):
+            before, found, frame = frame.partition(mark)
+            said = next((text for text in (message["content"], message["content"].strip()) if whole.startswith(before + text, at)), None)
+            if not found or said is None:
+                return [("content", whole)]
+            parts += [("template", before), ("content", said)]
+            at += len(before) + len(said)
+        return [part for part in (*parts, ("template", whole[at:])) if part[1]]
+
+    def _rendered(self, messages: list[dict]) -> str:
+        try:
+            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=messages[-1]["role"] != "assistant")
         except Exception as error:  # a template is a program of its author's, and may raise anything
             raise problem("error.chat_template", detail=str(error).split("\n")[0][:160]) from error
 
 
-def choose(wanted: str, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], encoder: bool = False) -> Template:
-    """The template asked for; "auto" is the model's own chat template where it works, else the talk's for Japanese, else Alpaca's.
+def choose(wanted: str, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], encoder: bool = False, own: str = "") -> Template:
+    """The template asked for. "auto" is text alone where there are no questions, else the model's own chat template where it
+    works, else the talk's for Japanese, else Alpaca's.
 
-    `texts`: some of what will be asked; `encoder`: whether the model has one. Raises PlaygroundError where "chat" is asked of a model without one.
+    `texts`: some of what will be asked; `encoder`: whether the model has one; `own`: the form of an own template. Raises
+    PlaygroundError where "chat" is asked of a model without one, for text alone where there is an encoder, and for a form
+    that has no place for the answer, or another fault.
     """
     if wanted == "chat" and not tokenizer.chat_template:
         raise problem("error.no_chat_template")
+    if wanted == "own":
+        check([Problem(key, values) for key, values in forms.problems(own)])
+        return Template("own", tokenizer, encoder, form=own)
+    if wanted == "auto" and len(texts) and not any(text.strip() for text in texts):
+        wanted = "text"
     if wanted == "auto":
         japanese = any(KANA.search(text) for text in texts[:50])
         wanted = "chat" if tokenizer.chat_template and not trouble_in_chat(tokenizer) else "talk" if japanese else "alpaca"
+    if wanted == "text" and encoder:
+        raise problem("error.text_encoder")
     return Template(wanted, tokenizer, encoder)
 
 
@@ -126,14 +234,14 @@ def trouble_in_chat(tokenizer: PreTrainedTokenizerBase) -> str | None:
     return f"{', '.join(lost)} lost" if lost else None
 
 
-def choose_for(held: Loaded, wanted: str, texts: Sequence[str]) -> tuple[Template, list[dict]]:
+def choose_for(held: Loaded, wanted: str, texts: Sequence[str], own: str = "") -> tuple[Template, list[dict]]:
     """`choose` for a model in memory, and what is to be said of it as `note` events."""
-    template = choose(wanted, held.tokenizer, texts, held.model.config.is_encoder_decoder)
+    template = choose(wanted, held.tokenizer, texts, held.model.config.is_encoder_decoder, own)
     if template.name == "chat":
         [end, *_] = template.end_ids()
         if held.tokenizer.eos_token_id in (None, end) or learned(held.model, end):
             return template, []
         names = {"end": held.tokenizer.convert_ids_to_tokens(end), "instead": held.tokenizer.eos_token}
         return replace(template, plain_end=True), [{"kind": "note", "key": "note.end_never_learned", "values": names}]
-    trouble = trouble_in_chat(held.tokenizer) if wanted == "auto" and held.tokenizer.chat_template else None
+    trouble = trouble_in_chat(held.tokenizer) if wanted == "auto" and template.name != "text" and held.tokenizer.chat_template else None
     return template, [{"kind": "note", "key": "note.chat_template_broken", "values": {"detail": trouble, "template": template.name}}] if trouble else []

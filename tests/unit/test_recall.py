@@ -16,7 +16,7 @@ def row(n: int) -> Row:
 class Template:
     tokenizer = None
 
-    def ids(self, turns):
+    def ids(self, turns, system=""):
         return [int(turns[0].instruction.split()[-1])]
 
     def end_ids(self):

@@ -73,7 +73,7 @@ def test_rows_that_are_too_long_are_cut_and_counted_and_hopeless_ones_left_out()
 
 def test_a_row_that_just_fits_is_not_cut():
     template = Template("talk", PLAIN)
-    size = len(template.ids([Turn(ROW.instruction)]) + template.answer_ids(ROW.output))
+    size = sum(map(len, next(template.tokens([ROW]))))
     assert encode([ROW], template, size)[1] == 0
     assert encode([ROW], template, size - 1)[1] == 1
 
