@@ -68,16 +68,17 @@ def of_load(load: Load, config: PreTrainedConfig, device: str) -> Iterator[dict]
 def of_tune(settings: Settings, held: Loaded, examples: Sequence[Example], wanted: bool = True) -> Iterator[dict]:
     """What the heaviest step of a fine-tune on these rows will take; `wanted` False yields nothing, as in the following."""
 
-    def tune(place: predict.Place) -> dict:
-        config = held.model.config
-        for alike in (config.is_encoder_decoder, True):
-            rows = heaviest(examples, settings.train, alike)
-            found = predict.tune(config, settings, place, [len(e.ids) for e in rows], [e.labelled for e in rows])
-            if alike or found["feed"] != "padded":  # only padded rows are put together by their length
-                return found | {"lengths": [len(e.ids) for e in rows], "labelled": [e.labelled for e in rows]}
-
     if wanted:
-        yield from _said("tune", settings.load, held.device, held.dtype, tune)
+        yield from _said("tune", settings.load, held.device, held.dtype, lambda place: tune(held.model.config, settings, place, examples))
+
+
+def tune(config: PreTrainedConfig, settings: Settings, place: predict.Place, examples: Sequence[Example]) -> dict:
+    """`predict.tune` of the heaviest step on these rows, with its rows' "lengths" and how many tokens of each are "labelled"."""
+    for alike in (config.is_encoder_decoder, True):
+        rows = heaviest(examples, settings.train, alike)
+        found = predict.tune(config, settings, place, [len(e.ids) for e in rows], [e.labelled for e in rows])
+        if alike or found["feed"] != "padded":  # only padded rows are put together by their length
+            return found | {"lengths": [len(e.ids) for e in rows], "labelled": [e.labelled for e in rows]}
 
 
 def of_chat(settings: Settings, held: Loaded, rows: int, context: int, wanted: bool = True) -> Iterator[dict]:

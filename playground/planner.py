@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from playground.memory import meter
 
 PROJECT = Path(__file__).resolve().parent.parent
 COMMAND = (sys.executable, "-m", "playground.planning")
-LANES = {"forecast": "quick", "largest": "survey"}  # each has its own process, so that a slider needn't wait for a survey
+LANES = {"forecast": "quick", "largest": "survey", "xray": "data", "price": "data"}  # each has its own process, so that a slider needn't wait for a survey
 REMEMBERED = 512  # answers
+CHANGING = ("xray", "price")  # what rows say isn't remembered here: their file may change
 TRIES = 2  # a process that died between two questions is replaced; one that dies of a question isn't asked for ever
 
 
@@ -26,26 +28,36 @@ class Planner:
     """Asks one question of a kind after the other. Safe to use from several threads."""
 
     def __init__(self, root: Path, command: tuple[str, ...] = COMMAND):
-        self._lanes = {name: Lane(root, command) for name in ("quick", "slow", "survey")}
+        self._lanes = {name: Lane(root, command) for name in ("quick", "slow", "survey", "data")}
         self._answers: OrderedDict[str, object] = OrderedDict()
 
-    def ask(self, do: str, **values):
-        """What `do` of memory/planner.py, or relief.py, says to these JSON values (settings as a dict).
+    def ask(self, do: str, tell: Callable | None = None, **values):
+        """What `do` of memory/planner.py, relief.py or preview.py says to these JSON values (settings as a dict).
 
-        Raises PlaygroundError: what is wrong with the values, or that the process died of them.
+        `tell(done, total, unit)` hears how far a long question is. Raises PlaygroundError: what is wrong with the values, that
+        the process died of them, or, with no problem to tell of, that the question was stopped.
         """
         key = json.dumps([do, values], sort_keys=True)
         answer = self._answers.get(key)
         if answer is not None:  # what is remembered doesn't wait for a question under way
             return answer
-        lane = self._lanes[LANES.get(do, "slow")]
+        lane = self._lane(do)
         with lane.lock:
             answer = self._answers.get(key)
             if answer is None:
-                answer = self._answers[key] = lane.ask(do, values)
+                answer = lane.ask(do, values, tell)
+                if do not in CHANGING:
+                    self._answers[key] = answer
                 if len(self._answers) > REMEMBERED:
                     self._answers.popitem(last=False)
             return answer
+
+    def stop(self, do: str) -> None:
+        """Break off the question that is under way where `do` is asked, if one is; whoever waits for it hears so."""
+        self._lane(do).stop()
+
+    def _lane(self, do: str) -> "Lane":
+        return self._lanes[LANES.get(do, "slow")]
 
     def close(self) -> None:
         """End the processes; the next question starts another."""
@@ -59,27 +71,42 @@ class Lane:
     def __init__(self, root: Path, command: tuple[str, ...]):
         self.root, self.lock, self.process = root, threading.Lock(), None
         self._command, self._count = command, 0
+        self._asked = self._stopped = False
 
-    def ask(self, do: str, values: dict):
-        self._count += 1
+    def ask(self, do: str, values: dict, tell: Callable | None = None):
+        self._count, self._stopped, self._asked = self._count + 1, False, True
+        try:
+            told = self._answer(do, values, tell)
+        finally:
+            self._asked = False
+        if "error" in told:
+            raise PlaygroundError.from_dict(told["error"])
+        return told["result"]
+
+    def stop(self) -> None:
+        if self._asked:
+            self._stopped = True
+            self.close()
+
+    def _answer(self, do: str, values: dict, tell: Callable | None) -> dict:
         request = json.dumps({"id": self._count, "do": do, "values": values}, ensure_ascii=False) + "\n"
         for _ in range(TRIES):
             process = self._living()
             try:
                 process.stdin.write(request)
                 process.stdin.flush()
-                answer = process.stdout.readline()
+                for line in process.stdout:
+                    told = json.loads(line)
+                    if "progress" not in told:
+                        return told
+                    if tell:
+                        tell(*told["progress"])
             except OSError:
-                answer = ""
-            if answer:
-                break
+                pass
             code = process.wait()  # until it is gone, it would pass for living
-        else:
-            raise problem("error.planner_died", code=code)
-        told = json.loads(answer)
-        if "error" in told:
-            raise PlaygroundError.from_dict(told["error"])
-        return told["result"]
+            if self._stopped:
+                raise PlaygroundError
+        raise problem("error.planner_died", code=code)
 
     def close(self) -> None:
         if self.process is not None:

@@ -1,7 +1,8 @@
 """The planning process: says what a model would take, while the engine is free for a run. Started by planner.py.
 
-One JSON object a line. In: {"id", "do": a function of memory/planner.py or "relief", "values": its arguments}. Out: {"id",
-"result"} or {"id", "error"}. What libraries print goes to standard error.
+One JSON object a line. In: {"id", "do": a function of memory/planner.py or preview.py, or "relief", "values": its arguments}.
+Out: {"id", "progress": [done, total, unit]} as preview's go on, then {"id", "result"} or {"id", "error"}. What libraries print
+goes to standard error.
 """
 
 import json
@@ -9,8 +10,12 @@ import os
 import queue
 import sys
 import threading
+import time
+from collections.abc import Callable
 
+EVERY = 0.2  # seconds between two lines of progress
 ASKED = ("forecast", "waterfall", "largest", "fastest")
+ABOUT_ROWS = ("xray", "price")
 
 
 def main() -> None:
@@ -26,10 +31,14 @@ def main() -> None:
     threading.Thread(target=listen, daemon=True).start()
     while True:
         request = asked.get()
-        out.write(json.dumps({"id": request["id"], **_answer(request["do"], request["values"])}, ensure_ascii=False) + "\n")
+
+        def say(message: dict) -> None:
+            out.write(json.dumps({"id": request["id"], **message}, ensure_ascii=False) + "\n")
+
+        say(_answer(request["do"], request["values"], say))
 
 
-def _answer(do: str, values: dict) -> dict:
+def _answer(do: str, values: dict, say: Callable) -> dict:
     from playground.errors import told
     from playground.settings import Settings
 
@@ -40,12 +49,29 @@ def _answer(do: str, values: dict) -> dict:
         if "settings" in values:
             values["settings"] = Settings().with_values(values["settings"])
         known = {name: getattr(planner, name) for name in ASKED} | {"relief": relief}
+        if do in ABOUT_ROWS:
+            from playground import preview
+
+            known, values = {name: getattr(preview, name) for name in ABOUT_ROWS}, values | {"tell": _telling(say)}
         return {"result": known[do](**values)}
     except Exception as error:
         import traceback
 
         traceback.print_exc()  # to the engine's log; the person reads the sentence
         return {"error": told(error).to_dict()}
+
+
+def _telling(say: Callable) -> Callable:
+    """`tell(done, total, unit)` that passes on as much as a person can read."""
+    last = 0.0
+
+    def tell(done: float, total: float, unit: str = "bytes") -> None:
+        nonlocal last
+        if time.monotonic() - last >= EVERY:
+            last = time.monotonic()
+            say({"progress": [done, total, unit]})
+
+    return tell
 
 
 if __name__ == "__main__":

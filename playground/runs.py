@@ -160,6 +160,16 @@ def history(root: Path) -> list[Summary]:
     return [_summary(f, stat.st_mtime_ns, stat.st_size, (f / "adapter").is_dir() or (f / "model").is_dir()) for f, stat in stamps]
 
 
+def speed(root: Path, model: str, bits: int, hardware: str) -> dict | None:
+    """What the last whole fine-tune of this model at these bits on hardware of that name did: {"run", "tokens_per_s"}; None if none was."""
+    for run in history(root):
+        if (run.job, run.state, run.model, run.bits) == ("tune", "done", model, bits) and run.result.get("tokens_per_s"):
+            first = next(Run(root / run.id).events(), {})
+            if first.get("hardware", {}).get("name") == hardware:
+                return {"run": run.id, "tokens_per_s": run.result["tokens_per_s"]}
+    return None
+
+
 def delete(root: Path, run_id: str) -> None:
     """Remove a run's whole folder."""
     shutil.rmtree(find(root, run_id).folder)

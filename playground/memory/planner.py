@@ -26,7 +26,7 @@ def forecast(settings: Settings, context: int = 1024, capacity: int = 0, device:
     """
     check(problems(settings))
     began, config = time.perf_counter(), shape.config_of(settings.load.model)
-    settings, place = _settled(settings, device, capacity)
+    settings, place = placed(settings, device, capacity)
     inner = config.get_text_config()
     longest, used = getattr(inner, "max_position_embeddings", None), max(context, settings.train.length)
     if longest and used > longest:
@@ -88,7 +88,7 @@ def largest(context: int = 1024, batch: int = 1, length: int = 256) -> list[dict
     @cache
     def need(model: str, bits: int, kind: str) -> int:
         train = {"batch": batch, "length": length, "checkpointing": "all"}
-        settings, place = _settled(_with(Settings(), {"model": model, "bits": bits}, train), "cuda", 0)
+        settings, place = placed(_with(Settings(), {"model": model, "bits": bits}, train), "cuda", 0)
         config = shape.config_of(model)
         told = predict.chat(config, settings, place, context) if kind == "chat" else predict.tune(config, settings, place, [length] * batch)
         return told["device"]
@@ -110,7 +110,7 @@ def _with(settings: Settings, load: dict, train: dict) -> Settings:
     return replace(settings, load=replace(settings.load, **load), train=replace(settings.train, **train))
 
 
-def _settled(settings: Settings, device: str, capacity: int) -> tuple[Settings, predict.Place]:
+def placed(settings: Settings, device: str, capacity: int) -> tuple[Settings, predict.Place]:
     """The settings with a bit width, and the place; on a card half precision is bfloat16 unless float16 is asked for."""
     bits = settings.load.bits or 16
     half = torch.float16 if settings.load.dtype == "float16" else torch.bfloat16
@@ -120,6 +120,6 @@ def _settled(settings: Settings, device: str, capacity: int) -> tuple[Settings, 
 
 def _tuned(settings: Settings, capacity: int = 0, all_logits: bool = False) -> dict:
     check(problems(settings))
-    settings, place = _settled(settings, "cuda", capacity)
+    settings, place = placed(settings, "cuda", capacity)
     config: PreTrainedConfig = shape.config_of(settings.load.model)
     return predict.tune(config, settings, place, [settings.train.length] * settings.train.batch, all_logits=all_logits)

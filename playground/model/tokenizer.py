@@ -55,7 +55,7 @@ def learned(model: PreTrainedModel, token: int) -> bool:
     points where those of several others do, as rows do that no text has moved apart (Land and Bartolo 2024, arXiv 2405.05417).
     """
     head = model.get_output_embeddings()
-    if token in own_ends(model) or head is None or isinstance(head.weight, DTensor):
+    if token in own_ends(model) or head is None or isinstance(head.weight, DTensor) or head.weight.is_meta:
         return True
     weight = head.weight
     middle = weight.mean(0, dtype=torch.float32)

@@ -160,11 +160,11 @@ def _launch(feed: Feed, layers: Layers) -> float:
     device = getattr(feed.model, "stands_for", feed.device)
     if device != "cuda":
         return 0.0
-    a_token = 2 * max(sum(_weights(m) for m in layer.modules()) for layer in layers.all)  # a multiplication and an addition each
+    a_token = 2 * max(sum(linear_weights(m) for m in layer.modules()) for layer in layers.all)  # a multiplication and an addition each
     return LAUNCHING * REACHED * _rate(feed.device, feed.model.dtype) / a_token
 
 
-def _weights(module: nn.Module) -> int:
+def linear_weights(module: nn.Module) -> int:
     """Of a linear layer as it computes, however few bytes they are kept in; 0 for anything else."""
     if isinstance(module, nn.Linear):
         return module.in_features * module.out_features

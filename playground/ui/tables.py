@@ -23,6 +23,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], look: str = "wide"
     return f'<div class="plan {look}"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
+def number(count: int) -> str:
+    """A count with its thousands apart."""
+    return f"{count:,}"
+
+
 def history(say: Callable, found: Sequence[Summary]) -> str:
     """Every run: what it did with which model, and how it ended."""
     rows = []

@@ -1,0 +1,147 @@
+"""Questions about rows before anything is loaded: one as the model will see it, and what a cutoff costs.
+
+Asked in the planning process. A model's tokenizer has to be on this machine already: nothing is fetched for it.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from playground import catalog, runs
+from playground import price as costs
+from playground.data import source
+from playground.data import xray as rays
+from playground.data.lengths import count, histogram
+from playground.data.source import Row, Rows
+from playground.data.template import Template, choose_for
+from playground.errors import problem
+from playground.memory import shape
+from playground.model.source import local
+from playground.model.tokenizer import read
+from playground.settings import Data, Load, Settings, check, problems
+
+
+def xray(settings: Settings, row: int | dict = 1, tell: Callable = lambda *_: None) -> dict:
+    """One row token by token; what data/xray.py says of it, and "row" (its texts), "number" and "rows" (to learn).
+
+    row: its number in its source, or where rows have none its place among those to learn, from 1; or a row's own fields as a
+    dict. Raises PlaygroundError: settings that can't be, rows that can't be read, no such row, a tokenizer that isn't here.
+    """
+    check(problems(settings))
+    (_, held), (_, rows) = _held(settings.load), _rows(settings.data, tell)
+    template = _template(held, settings.data, rows)
+    chosen = _given(row) if isinstance(row, dict) else _numbered(rows, row)
+    told = rays.xray(chosen, template, settings.train.length, settings.data.train_on_prompt)
+    shown = {name: getattr(chosen, name) for name in ("instruction", "input", "output", "system", "category")}
+    return told | {"row": shown | {"before": [list(pair) for pair in chosen.before]}, "number": chosen.number, "rows": len(rows.train)}
+
+
+def price(
+    settings: Settings, cutoff: int = 0, capacity: int = 0, device: str = "cuda", card: str = "", sample: int = 0, root: str = "", tell: Callable = lambda *_: None,
+) -> dict:  # fmt: skip
+    """What price.py says of a cutoff (0: settings.train.length), and "histogram", "template", "counted" of "rows" rows.
+
+    card: an id of the catalog's, or a device's name; sample: count only so many rows, evenly spread (0: all); root: the folder of
+    the runs, to tell of an earlier one's speed. Raises PlaygroundError as `xray` does.
+    """
+    settings = replace(settings, train=replace(settings.train, length=cutoff or settings.train.length))
+    check(problems(settings))
+    (model, held), (data, rows) = _held(settings.load), _rows(settings.data, tell)
+    template = _template(held, settings.data, rows)
+    counted = rows.train[:: max(1, -(-len(rows.train) // sample))] if sample else rows.train
+    lengths = COUNTS.get((model, data, len(counted), template.name, template.form, template.plain_end), lambda: count(counted, template, tell))
+    measured = runs.speed(Path(root), settings.load.model, settings.load.bits, card) if root else None
+    told = costs.price(lengths, settings, held.model.config, capacity, device, card, measured)
+    return told | {"histogram": histogram(lengths, settings.train.length), "template": template.name, "counted": len(lengths.prompts), "rows": len(rows.train)}
+
+
+def _template(held: "Known", data: Data, rows: Rows) -> Template:
+    return choose_for(held, data.template, [row.instruction for row in rows.train], data.form)[0]
+
+
+def _given(row: dict) -> Row:
+    before = tuple((str(question), str(answer)) for question, answer in row.get("before", ()))
+    return Row(before=before, **{name: str(row.get(name) or "") for name in ("instruction", "output", "input", "system")})
+
+
+def _numbered(rows: Rows, number: int) -> Row:
+    every = [*rows.train, *rows.held_out]
+    if any(row.number for row in every):
+        found = next((row for row in every if row.number == number), None)
+    else:
+        found = rows.train[number - 1] if 1 <= number <= len(rows.train) else None
+    if found is None:
+        raise problem("error.no_row", row=number, rows=len(rows.train))
+    return found
+
+
+# --- what is kept between questions ---
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """A model's tokenizer, and its network with no values but the head's: all that a template asks of a loaded model."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+
+class Kept:
+    """The last few things that were made, by what they were made of."""
+
+    def __init__(self, most: int):
+        self._most, self._made = most, OrderedDict()
+
+    def get(self, key, make: Callable):
+        if key not in self._made:
+            self._made[key] = make()
+            while len(self._made) > self._most:
+                self._made.popitem(last=False)
+        self._made.move_to_end(key)
+        return self._made[key]
+
+
+MODELS, SETS, COUNTS = Kept(3), Kept(2), Kept(16)
+
+
+def _held(load: Load) -> tuple[tuple, Known]:
+    folder = local(load.model)
+    if folder is None:
+        raise problem("error.tokenizer_absent", model=catalog.name_of(load.model))
+    key = (str(folder), max(file.stat().st_mtime_ns for file in folder.iterdir()))
+    return key, MODELS.get(key, lambda: _known(folder))
+
+
+def _known(folder: Path) -> Known:
+    model = shape.build(shape.config_of(str(folder)), Load(bits=16), torch.float32, "cpu")
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    stored = _head(folder, model)
+    if stored is not None:
+        model.get_output_embeddings().weight = torch.nn.Parameter(stored, requires_grad=False)
+    return Known(model, read(folder, model))
+
+
+def _head(folder: Path, model: PreTrainedModel) -> torch.Tensor | None:
+    """The rows of the head, or of the embedding that serves as one, as a file of the folder has them; None where none is found."""
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is None:
+        return None
+    names = {module: f"{name}.weight" for name, module in model.named_modules()}
+    wanted = [names[head], *([names[embedding]] if head.weight is embedding.weight else [])]
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as tensors:
+            for name in tensors.keys():
+                if name in wanted and tensors.get_slice(name).get_shape() == list(head.weight.shape):
+                    return tensors.get_tensor(name)
+    return None
+
+
+def _rows(data: Data, tell: Callable) -> tuple[tuple, Rows]:
+    key = (replace(data, template="", form="", train_on_prompt=False), Path(data.source).expanduser().stat().st_mtime_ns if source.is_file(data.source) else 0)
+    return key, SETS.get(key, lambda: source.read(data, tell))
