@@ -18,9 +18,9 @@ from playground.memory import meter
 
 PROJECT = Path(__file__).resolve().parent.parent
 COMMAND = (sys.executable, "-m", "playground.planning")
-LANES = {"forecast": "quick", "largest": "survey", "xray": "data", "price": "data"}  # each has its own process, so that a slider needn't wait for a survey
+CHANGING = ("rows", "xray", "price")  # what rows say isn't remembered here: their file may change
+LANES = {"forecast": "quick", "largest": "survey", **dict.fromkeys(CHANGING, "data")}  # each has its own process, so that a slider needn't wait for a survey
 REMEMBERED = 512  # answers
-CHANGING = ("xray", "price")  # what rows say isn't remembered here: their file may change
 TRIES = 2  # a process that died between two questions is replaced; one that dies of a question isn't asked for ever
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 EVERY = 0.2  # seconds between two lines of progress
 ASKED = ("forecast", "waterfall", "largest", "fastest")
-ABOUT_ROWS = ("xray", "price")
+ABOUT_ROWS = ("rows", "xray", "price")
 
 
 def main() -> None:

@@ -41,6 +41,17 @@ def xray(settings: Settings, row: int | dict = 1, tell: Callable = lambda *_: No
     return told | {"row": shown | {"before": [list(pair) for pair in chosen.before]}, "number": chosen.number, "rows": len(rows.train)}
 
 
+def rows(settings: Settings, tell: Callable = lambda *_: None) -> dict:
+    """What is left of a set: {"train", "held_out", "total" (rows), "dropped" ({reason: count}), "where" ({reason: row numbers}), "notes"}.
+
+    Raises PlaygroundError: settings that can't be, rows that can't be read, nothing left.
+    """
+    check(problems(settings))
+    _, found = _rows(settings.data, tell)
+    notes = [{"key": note.key, "values": note.values} for note in found.notes]
+    return {"train": len(found.train), "held_out": len(found.held_out), "total": found.total, "dropped": found.dropped, "where": found.where, "notes": notes}
+
+
 def price(
     settings: Settings, cutoff: int = 0, capacity: int = 0, device: str = "cuda", card: str = "", sample: int = 0, root: str = "", tell: Callable = lambda *_: None,
 ) -> dict:  # fmt: skip

@@ -137,6 +137,12 @@ def is_file(source: str) -> bool:
         return False
 
 
+def is_remote(source: str) -> bool:
+    """Whether a hub has to be asked for a source."""
+    entry = catalog.data_sets().get(source)
+    return "hub" in entry if entry else is_id(source) and not is_file(source)
+
+
 def short(source: str) -> str:
     """What a source is called: a file by its name alone."""
     return Path(source).name if "\\" in source or source.startswith(("/", ".", "~")) else source

@@ -11,7 +11,7 @@ from playground.engine import Engine
 from playground.planner import Planner
 from playground.runs import find
 from playground.settings import Settings
-from playground.ui import chat, load, plan, runs, tune
+from playground.ui import chat, data, load, plan, runs, tune
 from playground.ui.live_chart import HEAD, STATIC, live_chart
 from playground.ui.page import AT_ONCE, Page, outcome
 from playground.ui.theme import theme
@@ -59,6 +59,8 @@ def _page(app: gr.Blocks, page: Page, other: str) -> None:
                         label=page.say("preset.label"), info=page.say("preset.info"), choices=[(page.say(f"preset.{k}"), k) for k in catalog.presets()], value=START
                     )
                     loading = load.build(page)
+                with gr.Tab(page.say("tab.data")) as rows:
+                    teaching = data.build(page)
                 with gr.Tab(page.say("tab.tune")):
                     tuning = tune.build(page)
                 with gr.Tab(page.say("tab.chat")):
@@ -69,6 +71,7 @@ def _page(app: gr.Blocks, page: Page, other: str) -> None:
             chart = live_chart(page.lang, page.root, lambda: _current(page.engine))
     plan.connect(page, planning)
     load.connect(page, loading, chart)
+    data.connect(page, teaching, rows)
     tune.connect(page, tuning, chart)
     chat.connect(page, chatting)
     runs.connect(page, history, chart)

@@ -9,12 +9,14 @@ import gradio as gr
 
 from playground.engine import Engine, Job
 from playground.errors import told
-from playground.planner import Planner
+from playground.memory.cards import cards
+from playground.planner import Planner, this_machine
 from playground.settings import Settings, check, problems
 from playground.words import say
 
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}  # for listeners that only redraw
 AT_ONCE = {**QUIET, "queue": False}
+HERE = "here"  # this machine, among cards
 
 
 class Page:
@@ -67,6 +69,13 @@ class Page:
     def trouble(self, error: Exception):
         """What went wrong, as an update of a message box."""
         return message(told(error).text(self.lang), bad=True)
+
+
+def card_choices(page: Page) -> list[tuple[str, str]]:
+    """This machine, and every card of the catalog, as choices."""
+    here = this_machine()
+    key = "plan.here_card" if here["device"] == "cuda" else "plan.here_cpu"
+    return [(page.say(key, name=here["name"], size_bytes=here["bytes"]), HERE), *((page.say("plan.card_name", gib=c["gib"], name=c["name"]), c["id"]) for c in cards())]
 
 
 def opened(job: Job) -> None:

@@ -10,9 +10,8 @@ from playground.memory.cards import cards
 from playground.planner import this_machine
 from playground.settings import CHECKPOINTING, METHODS, OPTIMIZERS, Settings, check, problems
 from playground.ui import figures
-from playground.ui.page import AT_ONCE, QUIET, Page, message, message_box
+from playground.ui.page import AT_ONCE, HERE, QUIET, Page, card_choices, message, message_box
 
-HERE = "here"
 START = {"load": {"model": "cyberagent/open-calm-7b", "bits": 4}, "train": {"batch": 32, "length": 256}}  # the talk's model, on a small card
 START_CARD = "rtx-4060"
 DIMMED = {**QUIET, "show_progress": "minimal"}  # what is shown is of the settings before, so it pales while it is counted anew
@@ -30,7 +29,7 @@ def build(page: Page) -> SimpleNamespace:
     gr.Markdown(say("plan.lead"), elem_classes="lead")
     with gr.Row():
         field(gr.Dropdown, "load", "model", choices=_models(), allow_custom_value=True, min_width=250)
-        card = gr.Dropdown(label=say("plan.card"), choices=_cards(page), value=START_CARD, min_width=250)
+        card = gr.Dropdown(label=say("plan.card"), choices=card_choices(page), value=START_CARD, min_width=250)
     with gr.Row():
         field(gr.Radio, "load", "bits", choices=[32, 16, 8, 4], min_width=250)
         field(gr.Radio, "train", "method", choices=METHODS)
@@ -179,9 +178,3 @@ def _models() -> list[tuple[str, str]]:
     shapes = catalog.shapes()
     others = [(entry["name"], key) for key, entry in catalog.models().items() if key not in shapes and catalog.source_of(entry, "hub") not in shapes]
     return [*((entry["name"], key) for key, entry in shapes.items()), *others]
-
-
-def _cards(page: Page) -> list[tuple[str, str]]:
-    here = this_machine()
-    key = "plan.here_card" if here["device"] == "cuda" else "plan.here_cpu"
-    return [(page.say(key, name=here["name"], size_bytes=here["bytes"]), HERE), *((page.say("plan.card_name", gib=c["gib"], name=c["name"]), c["id"]) for c in cards())]

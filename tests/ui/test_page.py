@@ -10,7 +10,7 @@ import psutil
 from hands import LONG, choose_toy, fill, grown, idle, newest_run, points, press, shown, start_tuning, tab, training
 from playwright.sync_api import expect
 
-from playground.settings import Lora, Train
+from playground.settings import Data, Lora, Train
 from playground.words import say
 
 
@@ -80,14 +80,15 @@ def test_a_stopped_run_is_resumed_and_its_chart_goes_on(page, app):
 def test_every_setting_has_a_field_and_nothing_is_wider_than_a_phone(browser, app):
     page = browser.new_page(viewport={"width": 390, "height": 844})
     page.goto(app.url)
-    tab(page, "tab.tune")
-    for key in ("tune.lora", "tune.train", "tune.memory", "tune.data"):
-        page.get_by_role("button", name=say("en", key)).locator("visible=true").first.click()
-    for group in (Lora, Train):
-        for name in (f"{group.__name__.lower()}.{field.name}" for field in fields(group)):
-            expect(page.get_by_text(say("en", f"{name}.info"), exact=True).locator("visible=true").first).to_be_visible()
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    assert page.evaluate("() => [...document.querySelectorAll('.form > .block')].filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.innerText)") == []
+    for key, folded, groups in (("tab.data", ("rows.paste", "rows.columns", "rows.filter"), (Data,)), ("tab.tune", ("tune.lora", "tune.train", "tune.memory"), (Lora, Train))):
+        tab(page, key)
+        for part in folded:
+            page.get_by_role("button", name=say("en", part)).locator("visible=true").first.click()
+        for name in (f"{group.__name__.lower()}.{field.name}" for group in groups for field in fields(group)):
+            if name != "data.form":  # there only for a template of one's own
+                expect(page.get_by_text(say("en", f"{name}.info"), exact=True).locator("visible=true").first).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert page.evaluate("() => [...document.querySelectorAll('.form > .block')].filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.innerText)") == []
     page.close()
 
 
@@ -107,7 +108,7 @@ def test_all_problems_of_a_form_are_told_at_once_and_nothing_is_lost(page, app):
 def test_a_broken_file_is_told_with_its_line(page, app, tmp_path):
     broken = tmp_path / "broken.jsonl"
     broken.write_text('{"instruction": "a", "output": "b"}\n{"instruction": oops}\n')
-    tab(page, "tab.tune")
+    tab(page, "tab.data")
     page.locator("input[type=file]").first.set_input_files(broken)
     expect(page.locator(".told.bad").locator("visible=true").first).to_contain_text("line 2")
 

@@ -98,7 +98,7 @@ def test_the_plan_fits_a_phone_in_japanese(browser, app):
     page.goto(app.url + "/ja")
     bars(page)
     expect(page.locator(".plan .pill")).to_have_text(say("ja", "plan.predicted"))
-    for key in ("tab.plan", "tab.load", "tab.tune", "tab.chat", "tab.runs"):
+    for key in ("tab.plan", "tab.load", "tab.data", "tab.tune", "tab.chat", "tab.runs"):
         expect(page.get_by_role("tab", name=say("ja", key)).locator("visible=true").first).to_be_in_viewport()
     page.get_by_role("button", name=say("ja", "plan.explained")).click()
     expect(page.locator(".plan .sums li").first).to_contain_text("GiB")

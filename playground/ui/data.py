@@ -1,0 +1,247 @@
+"""Tab 3: what is to be taught: which set, which of its rows, how the model will see them, and what a cutoff costs."""
+
+import threading
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+
+import gradio as gr
+
+from playground import catalog
+from playground.catalog import cache_folder
+from playground.data import source
+from playground.data.columns import PARTS, written
+from playground.data.readers import KINDS
+from playground.memory.cards import cards
+from playground.planner import this_machine
+from playground.settings import TEMPLATES
+from playground.ui import price, rows, xray
+from playground.ui.page import AT_ONCE, HERE, QUIET, Page, card_choices, message, message_box
+
+ENCODINGS = ("auto", "utf-8", "cp932", "euc_jp", "utf-16")  # on offer; any name that Python knows will do
+PREVIEWED = 20  # records
+SAMPLED = 2000  # rows whose tokens are counted at once; all of them on a click
+SLICE = ("source", "encoding", "columns", "first", "last", "sample", "contains", "category", "shortest", "longest", "drop_duplicates", "drop_empty", "strip_citations", "held_out", "seed")
+WRITTEN = ("template", "form", "train_on_prompt")
+LOOK = 0.3  # seconds between two looks at how far a long question is
+NEWEST = {**QUIET, "trigger_mode": "always_last"}  # of the changes made while an answer is awaited, only the last is asked
+
+
+def build(page: Page) -> SimpleNamespace:
+    """The tab's components; its fields are the page's."""
+    say, field = page.say, page.field
+    gr.Markdown(say("rows.lead"), elem_classes="lead")
+    chosen = field(gr.Dropdown, "data", "source", choices=[(say(e["name"]), key) for key, e in catalog.data_sets().items()], allow_custom_value=True)
+    with gr.Row():
+        upload = gr.UploadButton(f"{say('rows.upload')} ({say('rows.upload.info')})", file_types=list(KINDS), size="sm", min_width=200)
+        fetch = gr.Button(say("rows.fetch"), size="sm", min_width=200, visible=False)
+    with gr.Accordion(say("rows.paste"), open=False):
+        text = gr.Textbox(show_label=False, placeholder=say("rows.paste.info"), lines=5, max_lines=14)
+        keep = gr.Button(say("rows.paste.go"), size="sm")
+    told = message_box()
+    about = gr.HTML()
+    table = gr.Dataframe(
+        headers=[say("rows.question"), say("rows.answer")], wrap=True, interactive=False, max_height=260, show_label=False, buttons=[], column_widths=["50%", "50%"]
+    )
+    mapping = _columns(page)
+    sliced = _slice(page)
+    counted = gr.HTML()
+    stop = gr.Button(say("rows.stop"), variant="stop", size="sm", visible=False)
+    seen, costs = _seen(page), _costs(page)
+    return SimpleNamespace(
+        source=chosen, upload=upload, fetch=fetch, text=text, keep=keep, message=told, about=about, table=table, **mapping, **sliced, counted=counted, stop=stop, **seen, **costs
+    )
+
+
+def _columns(page: Page) -> dict:
+    say, field = page.say, page.field
+    with gr.Accordion(say("rows.columns"), open=False):
+        gr.Markdown(say("rows.columns.info"), elem_classes="quiet")
+        with gr.Row():
+            parts = {part: gr.Dropdown(label=say(f"rows.part.{part}"), choices=[(say("rows.guess"), "")], value="", min_width=140) for part in PARTS}
+        with gr.Row():
+            field(gr.Textbox, "data", "columns", min_width=240)
+            field(gr.Dropdown, "data", "encoding", choices=ENCODINGS, allow_custom_value=True, min_width=160)
+        raw = gr.Dataframe(label=say("rows.raw"), wrap=True, interactive=False, max_height=260, buttons=[])
+    return {"parts": parts, "raw": raw}
+
+
+def _slice(page: Page) -> dict:
+    say, field = page.say, page.field
+    with gr.Row():
+        for name in ("first", "last", "sample"):
+            field(gr.Number, "data", name, precision=0, min_width=120)
+    with gr.Accordion(say("rows.filter"), open=False):
+        with gr.Row():
+            field(gr.Textbox, "data", "contains", min_width=160)
+            category = field(gr.Dropdown, "data", "category", choices=[""], allow_custom_value=True, min_width=160)
+        with gr.Row():
+            field(gr.Number, "data", "shortest", precision=0, min_width=140)
+            field(gr.Number, "data", "longest", precision=0, min_width=140)
+        with gr.Row():
+            for name in ("drop_duplicates", "drop_empty", "strip_citations"):
+                field(gr.Checkbox, "data", name)
+        with gr.Row():
+            field(gr.Number, "data", "held_out", min_width=140)
+            field(gr.Number, "data", "seed", precision=0, min_width=140)
+    return {"category": category}
+
+
+def _seen(page: Page) -> dict:
+    say, field = page.say, page.field
+    gr.Markdown(f"### {say('rows.xray')}\n{say('rows.xray.info')}")
+    with gr.Row():
+        number = gr.Number(label=say("rows.number"), value=1, precision=0, minimum=1, min_width=110)
+        field(gr.Dropdown, "data", "template", choices=TEMPLATES, min_width=200, scale=2)
+    form = field(gr.Textbox, "data", "form", lines=4, visible=page.start.data.template == "own")
+    field(gr.Checkbox, "data", "train_on_prompt")
+    return {"number": number, "form": form, "xray": gr.HTML()}
+
+
+def _costs(page: Page) -> dict:
+    say = page.say
+    gr.Markdown(f"### {say('rows.price')}\n{say('rows.price.info')}")
+    with gr.Row():
+        cutoff = gr.Slider(label=say("rows.cutoff"), info=say("train.length.info"), minimum=16, maximum=4096, step=8, value=page.start.train.length, min_width=240)
+        card = gr.Dropdown(label=say("plan.card"), choices=card_choices(page), value=HERE, min_width=200)
+    return {"cutoff": cutoff, "card": card, "price": gr.HTML(), "all": gr.Button(say("rows.count_all"), size="sm", visible=False)}
+
+
+def connect(page: Page, tab: SimpleNamespace, shown: gr.Tab) -> None:
+    """The tab's listeners, once all fields of the page are there. `shown` is the tab itself: tokens are looked at only once it was opened."""
+    opened = gr.State(False)
+    form = [page.fields["data", name] for name in SLICE]
+    inputs, looks = page.inputs(), [tab.about, tab.table, tab.raw, tab.category, *tab.parts.values(), tab.fetch, tab.message]
+    length = page.fields["train", "length"]
+
+    def look(*values):
+        return _looked(page, values, fetch=False)
+
+    def count(opened, *values):
+        yield from _counted(page, opened, values)
+
+    def draw(opened, number, *values):
+        return _xrayed(page, number, values) if opened else gr.skip()
+
+    def cost(opened, cutoff, card, *values):
+        yield from _priced(page, opened, cutoff, card, values, SAMPLED)
+
+    counting, drawing, costing = ([opened, *inputs], [tab.counted, tab.stop]), ([opened, tab.number, *inputs], tab.xray), ([opened, tab.cutoff, tab.card, *inputs], [tab.price, tab.all, tab.stop])
+    gr.on([component.change for component in form], look, inputs, looks, **AT_ONCE)
+    gr.on([component.change for component in form], count, *counting, **NEWEST).then(draw, *drawing, **NEWEST).then(cost, *costing, **NEWEST)
+    gr.on([tab.number.change, *(page.fields["data", name].change for name in WRITTEN)], draw, *drawing, **NEWEST)
+    gr.on([tab.cutoff.release, length.change], draw, *drawing, **NEWEST)
+    gr.on([tab.cutoff.change, tab.card.change, page.fields["data", "template"].change], cost, *costing, **NEWEST)
+    tab.cutoff.release(lambda value: value, tab.cutoff, length, **AT_ONCE)
+    length.change(lambda value: gr.update(value=value) if value and 16 <= value <= 4096 else gr.skip(), length, tab.cutoff, **AT_ONCE)
+    shown.select(lambda: True, None, opened, **AT_ONCE).then(look, inputs, looks, **AT_ONCE).then(count, *counting, **NEWEST).then(draw, *drawing, **NEWEST).then(cost, *costing, **NEWEST)
+    tab.all.click(lambda cutoff, card, *values: (yield from _priced(page, True, cutoff, card, values, 0)), costing[0][1:], costing[1], **QUIET)
+    tab.fetch.click(lambda *values: _looked(page, values, fetch=True), inputs, looks, **QUIET)
+    tab.stop.click(lambda: page.planner.stop("rows"), **AT_ONCE)
+    _connect_sources(page, tab)
+
+
+def _connect_sources(page: Page, tab: SimpleNamespace) -> None:
+    """Uploads, pasted text, columns by hand, and the own template's field."""
+
+    def paste(text):
+        try:
+            return gr.update(value=str(source.keep_pasted(text or "", cache_folder() / "pasted"))), message()
+        except Exception as error:
+            return gr.skip(), page.trouble(error)
+
+    tab.upload.upload(lambda path: gr.update(value=path), tab.upload, tab.source, **AT_ONCE)
+    tab.keep.click(paste, tab.text, [tab.source, tab.message], **AT_ONCE)
+    for part in tab.parts.values():
+        part.input(lambda *names: written({name: value for name, value in zip(PARTS, names) if value}), [*tab.parts.values()], page.fields["data", "columns"], **AT_ONCE)
+    page.fields["data", "template"].change(lambda name: gr.update(visible=name == "own"), page.fields["data", "template"], tab.form, **AT_ONCE)
+
+
+def _looked(page: Page, values, fetch: bool) -> tuple:
+    """The beginning of the chosen set: what it is, the first rows as they'd be taught, and as they stand."""
+    same = [gr.skip() for _ in PARTS]
+    try:
+        data = page.settings(values).data
+        if not fetch and source.is_remote(data.source):
+            return rows.remote(page.say, source.short(data.source)), [], [], gr.skip(), *same, gr.update(visible=True), message()
+        found = source.preview(data, PREVIEWED)
+    except Exception as error:
+        return "", [], [], gr.skip(), *same, gr.update(visible=False), page.trouble(error)
+    names = found.columns.names if found.columns else {}
+    by_hand = {part: name for part, name in names.items() if part not in found.columns.guessed} if found.columns else {}
+    choices = [(page.say("rows.guess"), ""), *((name, name) for name in found.found)]
+    parts = [gr.update(choices=choices, value=by_hand.get(part, "")) for part in PARTS]
+    wrong = message("\n".join(problem.text(page.lang) for problem in found.problems), bad=True)
+    taught = [[rows.question(row), row.output] for row in found.rows]
+    return (
+        rows.about(page.say, found), taught, rows.raw(page.say, found), gr.update(choices=["", *found.categories]), *parts, gr.update(visible=False), wrong,
+    )  # fmt: skip
+
+
+def _counted(page: Page, opened: bool, values) -> Iterator[tuple]:
+    """How many rows are learned and held out, and what was left out, by reason; reading a large set shows how far it is."""
+    if not opened:
+        yield gr.skip(), gr.skip()
+        return
+    try:
+        settings = page.settings(values)
+        if source.is_remote(settings.data.source):
+            yield "", gr.update(visible=False)
+            return
+        found = yield from _asking(page, "rows", lambda how: (rows.progress(page.say, how), gr.update(visible=True)), settings=settings.to_dict())
+    except Exception as error:
+        yield rows.stopped(page.say, page.lang, error), gr.update(visible=False)
+        return
+    yield rows.counted(page.say, found), gr.update(visible=False)
+
+
+def _xrayed(page: Page, number, values) -> str:
+    try:
+        settings = page.settings(values)
+        if source.is_remote(settings.data.source):
+            return ""
+        return xray.drawn(page.say, page.planner.ask("xray", settings=settings.to_dict(), row=int(number or 1)))
+    except Exception as error:
+        return rows.stopped(page.say, page.lang, error)
+
+
+def _priced(page: Page, opened: bool, cutoff, card: str, values, sample: int) -> Iterator[tuple]:
+    if not opened:
+        yield gr.skip(), gr.skip(), gr.skip()
+        return
+    try:
+        settings = page.settings(values)
+        if source.is_remote(settings.data.source):
+            yield "", gr.update(visible=False), gr.update(visible=False)
+            return
+        here = this_machine()
+        at = {"capacity": here["bytes"], "device": here["device"], "card": here["name"]}
+        if card != HERE:
+            at = next({"capacity": one["bytes"], "device": "cuda", "card": card} for one in cards() if one["id"] == card)
+        asked = {"settings": settings.to_dict(), "cutoff": int(cutoff), "sample": sample, "root": str(page.root), **at}
+        found = yield from _asking(page, "price", lambda how: (rows.progress(page.say, how), gr.update(visible=False), gr.update(visible=True)), **asked)
+    except Exception as error:
+        yield rows.stopped(page.say, page.lang, error), gr.update(visible=False), gr.update(visible=False)
+        return
+    yield price.drawn(page.say, page.lang, found), gr.update(visible=found["counted"] < found["rows"]), gr.update(visible=False)
+
+
+def _asking(page: Page, do: str, going: Callable, **values) -> Iterator:
+    """The planner's answer; while it takes long, what `going` makes of (done, total, unit), or of None, is yielded. Raises what the answer raises."""
+    how, answer = [], {}
+
+    def ask() -> None:
+        try:
+            answer["found"] = page.planner.ask(do, lambda *far: how.append(far), **values)
+        except BaseException as error:
+            answer["error"] = error
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    while asking.is_alive():
+        asking.join(LOOK)
+        if asking.is_alive():
+            yield going(how[-1] if how else None)
+    if "error" in answer:
+        raise answer["error"]
+    return answer["found"]
+
