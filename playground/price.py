@@ -28,10 +28,10 @@ UTILIZED = REACHED * ASSUMED / PEAK_TRIED  # of a card's peak, by a whole pass: 
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")  # layers of which a token takes only some
 
 
-def price(lengths: Lengths, settings: Settings, config: PreTrainedConfig, capacity: int = 0, device: str = "cuda", card: str = "", measured: dict | None = None) -> dict:
+def price(lengths: Lengths, settings: Settings, config: PreTrainedConfig, capacity: int = 0, device: str = "cuda", card: str = "", measured: dict | None = None, scale: float = 1.0) -> dict:
     """What a fine-tune on rows of these lengths costs, its cutoff being settings.train.length.
 
-    capacity: bytes of the memory that it is to fit (0: no limit); card: an id of the catalog's, or a device's name; measured:
+    scale: rows there are for each one that was counted; steps and seconds are of them all. capacity: bytes of the memory that it is to fit (0: no limit); card: an id of the catalog's, or a device's name; measured:
     the speed of an earlier run, as runs.speed has it. The result: what `cut` says, "padding", "steps", "epochs", and
     "memory" {"bytes", "capacity", "verdict", "checkpointing", "feed", "tokens", "rows"} or None, "trouble" (an error as a
     dict, where there is no memory to tell of), "estimates" [{"card", "seconds", "bound"
@@ -42,11 +42,12 @@ def price(lengths: Lengths, settings: Settings, config: PreTrainedConfig, capaci
     kept = lengths.within(train.length)
     if not found["kept"]:
         return found | {"trouble": problem("error.all_too_long", rows=found["rows"], length=train.length).to_dict(), "padding": None, "steps": 0, "epochs": 0.0}
-    steps = total_steps(found["kept"], train)
-    epochs = train.epochs if not train.steps else train.steps * train.batch / found["kept"]
+    rows = round(found["kept"] * scale)
+    steps = total_steps(rows, train)
+    epochs = train.epochs if not train.steps else train.steps * train.batch / rows
     found |= {"padding": padding(kept, train.batch, train.seed), "steps": steps, "epochs": round(epochs, 3)}
     if measured:
-        found["measured"] = measured | {"seconds": round(found["tokens"] * epochs / measured["tokens_per_s"], 1)}
+        found["measured"] = measured | {"seconds": round(found["tokens"] * scale * epochs / measured["tokens_per_s"], 1)}
     try:
         settings, place = placed(settings, device, capacity)
         longest = getattr(config.get_text_config(), "max_position_embeddings", None)
@@ -60,7 +61,7 @@ def price(lengths: Lengths, settings: Settings, config: PreTrainedConfig, capaci
         key: told[key] for key in ("checkpointing", "budget", "feed", "tokens", "rows")
     }
     if device == "cuda" and settings.load.bits in SLOWER:
-        counted = work(config, settings, told, found, epochs, kept)
+        counted = work(config, settings, told, found, kept, scale * epochs / steps)
         found["estimates"] = [_estimate(counted, peak, steps) for peak in peaks(card) if counted]
     return found
 
@@ -75,24 +76,22 @@ def peaks(card: str) -> list[dict]:
     return named[:1]
 
 
-def work(config: PreTrainedConfig, settings: Settings, told: dict, found: dict, epochs: float, kept: Lengths) -> dict | None:
+def work(config: PreTrainedConfig, settings: Settings, told: dict, found: dict, kept: Lengths, share: float) -> dict | None:
     """A step's floating-point operations, mean over a run, and the seconds that its launches take at least; None for models
     of which that isn't known: with an encoder, or with experts.
 
-    told: the memory's prediction, which has the dial; found: what `cut` says.
+    told: the memory's prediction, which has the dial; found: what `cut` says; share: of the tokens counted, those of a step.
     """
     inner, train = config.get_text_config(), settings.train
     if config.is_encoder_decoder or any((getattr(inner, name, None) or 0) > 1 for name in EXPERTS):
         return None
     layers, head, deep, wide = _weights(config)
-    share = min(settings.lora.layers or deep, deep) / deep if train.method == "lora" else 1.0
-    passes = 1 + share * (1 + _again(told["checkpointing"])) + (train.method == "full")
-    steps = total_steps(found["kept"], train)
-    fed = found["padding"]["padded"] if told["feed"] == "padded" else found["tokens"]
-    tokens, trained = fed * epochs / steps, found["trained"] * epochs / steps
+    backward = min(settings.lora.layers or deep, deep) / deep if train.method == "lora" else 1.0
+    passes = 1 + backward * (1 + _again(told["checkpointing"])) + (train.method == "full")
+    tokens = share * (found["padding"]["padded"] if told["feed"] == "padded" else found["tokens"])
     parts = max(math.ceil(tokens / told["budget"]) if told["budget"] else 1, math.ceil(min(train.batch, found["kept"]) / (train.micro_batch or train.batch)))
     seen = float((kept.rows.astype(float) ** 2).sum() / kept.rows.sum())  # a token's own row, as long as the mean token finds it
-    operations = passes * 2 * layers * (tokens + FIXED * parts) + (passes + 1) * 2 * seen * wide * deep * tokens + 2 * 2 * head * trained
+    operations = passes * 2 * layers * (tokens + FIXED * parts) + (passes + 1) * 2 * seen * wide * deep * tokens + 2 * 2 * head * found["trained"] * share
     return {"operations": operations * SLOWER[settings.load.bits], "launching": parts * deep * passes * LAUNCHING}
 
 

@@ -42,7 +42,7 @@ def build_app(root: Path, lang: str = "en", services: bool = False) -> gr.Blocks
 def launch_options() -> dict:
     """What `Blocks.launch` is to be given beside its address."""
     return {
-        "theme": theme(), "css_paths": [ASSETS / "style.css", ASSETS / "figures.css", ASSETS / "xray.css"], "head": HEAD, "max_file_size": MOST_BYTES,
+        "theme": theme(), "css_paths": [ASSETS / "style.css", ASSETS / "figures.css", ASSETS / "tokens.css"], "head": HEAD, "max_file_size": MOST_BYTES,
         "run_history": False, "footer_links": ["gradio", "settings"],
     }  # fmt: skip
 

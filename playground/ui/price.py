@@ -1,4 +1,4 @@
-"""The price of a cutoff as HTML: rows by their tokens, and what cutting there costs. Looks stand in assets/xray.css."""
+"""The price of a cutoff as HTML: rows by their tokens, and what cutting there costs. Looks stand in assets/tokens.css."""
 
 from collections.abc import Callable
 from html import escape
@@ -61,7 +61,8 @@ def _facts(say: Callable, lang: str, found: dict) -> list[str]:
     lines.append(f'<b class="{"no" if share > 0.05 else "tight" if share else "fits"} verdict">{escape(say("price.truncated", share=share, count=number(found["truncated"])))}</b>')
     if found["left_out"]:
         lines.append(f'<b class="no verdict">{escape(say("price.left_out", count=number(found["left_out"])))}</b>')
-    lines.append(escape(say("price.tokens", tokens=number(found['tokens']), trained=number(found['trained']), uncut=number(found['uncut']))))
+    epoch = {name: number(round(found[name] * found["rows"] / counted)) for name in ("tokens", "trained", "uncut")}
+    lines.append(escape(say("price.tokens", **epoch)))
     if found["padding"]:
         fed = found["memory"]["feed"] if found["memory"] else ""
         lines.append(escape(say("price.padded" if fed == "padded" else "price.packed", saved=found["padding"]["saved"])))
@@ -77,10 +78,10 @@ def _facts(say: Callable, lang: str, found: dict) -> list[str]:
 
 def _seconds(say: Callable, found: dict) -> list[str]:
     """How long a fine-tune goes on: as an earlier run's speed has it, as it is estimated, or that it isn't known."""
-    lines, scale = [], found["rows"] / max(1, found["counted"])
+    lines = []
     if found["measured"]:
         one = found["measured"]
-        lines.append(say("price.measured", time=_time(say, one["seconds"] * scale), run=one["run"], tokens_per_s=f"{one['tokens_per_s']:,.0f}"))
+        lines.append(say("price.measured", time=_time(say, one["seconds"]), run=one["run"], tokens_per_s=f"{one['tokens_per_s']:,.0f}"))
     for one in found["estimates"]:
         key = "price.estimate.launch" if one["bound"] == "launch" else "price.estimate"
         lines.append(say(key, card=one["card"], time=_time(say, one["seconds"]), tflops=f"{one['tflops']:,.0f}", utilized=one["utilized"], source=one["source"]))

@@ -1,4 +1,4 @@
-"""A row's tokens as HTML: what is trained on, only read, or cut off. Looks stand in assets/xray.css; all text is escaped here.
+"""A row's tokens as HTML: what is trained on, only read, or cut off. Looks stand in assets/tokens.css; all text is escaped here.
 
 A row may hold anything, so nothing of it reaches the page as it is: what can't be seen is shown as a mark, and every
 token is isolated, so that no right-to-left text and no direction control reorders what stands around it.
@@ -70,7 +70,7 @@ def _token(say: Callable, group: Sequence[dict]) -> str:
     pieces = f"<sub>{count}</sub>" if count == first["parts"] > 1 else f"<sub>{count}/{first['parts']}</sub>" if count < first["parts"] else ""
     changed = " changed" if first["was"] is not None else ""
     title = visible_title(" · ".join(told))
-    return f'<bdi class="t {first["kind"]}{changed}" title="{title}">{visible(first["text"])}{pieces}</bdi>'
+    return f'<bdi dir="ltr" class="t {first["kind"]}{changed}" title="{title}">{visible(first["text"])}{pieces}</bdi>'
 
 
 def visible_title(text: str) -> str:
@@ -91,7 +91,7 @@ def _legend(say: Callable, found: dict) -> str:
     items = "".join(f'<li><span class="{run}"><span class="{look}">abc</span></span> {escape(name)} <b>{count:,}</b></li>' for run, look, name, count in rows)
     several = any(token["parts"] > 1 for token in found["tokens"])
     changed = any(token["was"] is not None for token in found["tokens"])
-    items += f"<li><span class=run><span class=t>あ<sub>3</sub></span></span> {escape(say('xray.pieces'))}</li>" if several else ""
+    items += f"<li><span class=run><span class=t>{escape(say('xray.character'))}<sub>3</sub></span></span> {escape(say('xray.pieces'))}</li>" if several else ""
     items += f'<li><span class=run><span class="t changed">abc</span></span> {escape(say("xray.changed"))}</li>' if changed else ""
     return f'<ul class="legend">{items}</ul>'
 
