@@ -15,14 +15,30 @@ def cache_folder() -> Path:
 
 @cache
 def models() -> dict[str, dict]:
-    """Every model entry by its id. `sources` are tried in order: {"hub"}, {"folder"}, {"wheels"}."""
-    return _entries("models")
+    """Every model on offer by its id, with the "name", "family" and "parameters" of its "shape" (its own id, unless it says another).
+
+    `sources` are tried in order: {"hub"}, {"folder"}, {"wheels"}; without any, its id is a hub's. "languages": "ja", "en",
+    "many" (others beside them). "template": what it was trained with (chat, alpaca, plain) or the talk asked it with; a base
+    model may have none. "talk": it is one of the talk's. "for": the words key of who it is for.
+    """
+    found = {}
+    for id, entry in _entries("models").items():
+        shape = shapes()[entry.get("shape", id)]
+        known = {key: shape[key] for key in ("name", "family", "parameters")}
+        found[id] = {"shape": shape["id"], "gated": False, "talk": False, "template": None, "sources": [{"hub": id}]} | known | entry
+    return found
 
 
 @cache
 def shapes() -> dict[str, dict]:
     """Models that can be planned with no file of theirs at hand, by id: {"name", "family", "parameters", "config", "source"}."""
     return _entries("shapes")
+
+
+@cache
+def needs() -> dict[str, dict]:
+    """What each shape of a model on offer takes at 4 bits, by shape: see memory/needs.py, which writes it."""
+    return _entries("needs")
 
 
 @cache
@@ -53,6 +69,12 @@ def name_of(model: str) -> str:
     """What people call a model: its name in the catalog, or the end of its id or folder."""
     entry = models().get(model) or shapes().get(model)
     return entry["name"] if entry else model.rstrip("/").rsplit("/", 1)[-1]
+
+
+def shape_of(model: str) -> dict | None:
+    """The bundled shape of a model on offer, or of that id; None where there is none."""
+    entry = models().get(model)
+    return shapes().get(entry["shape"] if entry else model)
 
 
 def source_of(entry: dict, kind: str):

@@ -13,3 +13,8 @@ def cards() -> list[dict]:
 def verdict(device: int, capacity: int) -> str:
     """ "fits", "tight" or "no": bytes that are needed on the card, bytes that it has."""
     return "no" if device > capacity else "tight" if device > TIGHT * capacity else "fits"
+
+
+def smallest(device: int) -> dict | None:
+    """The smallest card that has that many bytes, or None where even the largest is too small."""
+    return next((card for card in cards() if verdict(device, card["bytes"]) != "no"), None)

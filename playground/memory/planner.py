@@ -36,11 +36,10 @@ def forecast(settings: Settings, context: int = 1024, capacity: int = 0, device:
         "load": predict.load(config, settings, place), "chat": predict.chat(config, settings, place, max(context, LEAST)),
         "tune": predict.tune(config, settings, place, lengths),
     }  # fmt: skip
-    entry = catalog.shapes().get(settings.load.model, {})
     model = shape.build(config, replace(settings.load, bits=16), place.dtype, device)
     parameters = sum(p.numel() for p in model.parameters())
     return {
-        "model": settings.load.model, "name": entry.get("name", settings.load.model), "family": config.model_type, "parameters": parameters,
+        "model": settings.load.model, "name": catalog.name_of(settings.load.model), "family": config.model_type, "parameters": parameters,
         "layers": inner.num_hidden_layers, "longest": longest, "bits": settings.load.bits, "method": settings.train.method,
         "trainable": phases["tune"]["trainable"], "context": context, "seconds": round(time.perf_counter() - began, 2),
         "phases": phases, "explained": explained(model, settings, phases, max(context, LEAST)),
@@ -81,23 +80,25 @@ def fastest(settings: Settings, capacity: int) -> list[dict]:
     return [{"speed": round(best / one.pop("work"), 3)} | one for one in sorted(found.values(), key=lambda one: one["work"])]
 
 
+def need(model: str, bits: int, kind: str, device: str = "cuda", context: int = 1024, batch: int = 1, length: int = 256) -> int:
+    """Bytes of the card, or of main memory on a CPU, that it takes to "chat" with a model, or to "tune" it with LoRA and every layer computed twice."""
+    train = {"batch": batch, "length": length, "checkpointing": "all"}
+    settings, place = placed(_with(Settings(), {"model": model, "bits": bits}, train), device, 0)
+    config = shape.config_of(model)
+    told = predict.chat(config, settings, place, context) if kind == "chat" else predict.tune(config, settings, place, [length] * batch)
+    return told["device" if device == "cuda" else "resident"]
+
+
 def largest(context: int = 1024, batch: int = 1, length: int = 256) -> list[dict]:
     """For each card and bit width, the largest model of the catalog that it can chat with, and fine-tune with LoRA."""
     models = sorted(catalog.shapes().values(), key=lambda entry: -entry["parameters"])
-
-    @cache
-    def need(model: str, bits: int, kind: str) -> int:
-        train = {"batch": batch, "length": length, "checkpointing": "all"}
-        settings, place = placed(_with(Settings(), {"model": model, "bits": bits}, train), "cuda", 0)
-        config = shape.config_of(model)
-        told = predict.chat(config, settings, place, context) if kind == "chat" else predict.tune(config, settings, place, [length] * batch)
-        return told["device"]
+    needed = cache(lambda model, bits, kind: need(model, bits, kind, context=context, batch=batch, length=length))
 
     def fit(bits: int, kind: str, most: int) -> dict | None:
         for entry in models:
             # weights alone, as if all were of that width: what doesn't even fit so need not be traced
-            if entry["parameters"] * bits / 8 < most and verdict(need(entry["id"], bits, kind), most) != "no":
-                return {"id": entry["id"], "name": entry["name"], "device": need(entry["id"], bits, kind)}
+            if entry["parameters"] * bits / 8 < most and verdict(needed(entry["id"], bits, kind), most) != "no":
+                return {"id": entry["id"], "name": entry["name"], "device": needed(entry["id"], bits, kind)}
         return None
 
     return [

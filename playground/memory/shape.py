@@ -31,7 +31,7 @@ def config_of(model: str) -> PreTrainedConfig:
     """
     from playground.model.source import config_file
 
-    entry = catalog.shapes().get(model)
+    entry = catalog.shape_of(model)
     try:
         if entry:
             return AutoConfig.for_model(**entry["config"])

@@ -95,7 +95,7 @@ def _gguf_here(file: Path, model: str) -> Path | None:
 
 def knows_config(model: str) -> bool:
     """Whether a model's config can be had without the rest of it; a GGUF file of a hub has to be there."""
-    return model in catalog.shapes() or not gguf.on_hub(model) or Path(model).is_file()
+    return catalog.shape_of(model) is not None or not gguf.on_hub(model) or Path(model).is_file()
 
 
 def config_file(model: str) -> Path:
