@@ -97,11 +97,11 @@ def fetch(asked) -> dict:
 
 
 def models(asked) -> dict:
-    """What the catalog offers, and what of it is on this machine already."""
+    """What the catalog offers: languages, licence, the smallest card for each model; and what of it is on this machine already."""
     from playground.model.source import local
+    from playground.shelf import facts
 
-    keep = ("id", "name", "languages", "instruct", "parameters", "licence")
-    return {"models": [{k: e[k] for k in keep} | {"offline": bool(catalog.source_of(e, "wheels")), "here": local(e["id"]) is not None} for e in catalog.models().values()]}
+    return {"models": [facts(model, asked.lang) | {"here": local(model) is not None} for model in catalog.models()]}
 
 
 def _follow(events, lang: str, keep=lambda event: None) -> dict:

@@ -11,11 +11,9 @@ from playground.catalog import cache_folder
 from playground.data import source
 from playground.data.columns import PARTS, written
 from playground.data.readers import KINDS
-from playground.memory.cards import cards
-from playground.planner import this_machine
 from playground.settings import TEMPLATES
 from playground.ui import price, rows, xray
-from playground.ui.page import AT_ONCE, HERE, QUIET, Page, card_choices, message, message_box
+from playground.ui.page import AT_ONCE, HERE, QUIET, Page, card_choices, memory_of, message, message_box
 
 ENCODINGS = ("auto", "utf-8", "cp932", "euc_jp", "utf-16")  # on offer; any name that Python knows will do
 PREVIEWED = 20  # records
@@ -213,11 +211,8 @@ def _priced(page: Page, opened: bool, cutoff, card: str, values, sample: int) ->
         if source.is_remote(settings.data.source):
             yield "", gr.update(visible=False), gr.update(visible=False)
             return
-        here = this_machine()
-        at = {"capacity": here["bytes"], "device": here["device"], "card": here["name"]}
-        if card != HERE:
-            at = next({"capacity": one["bytes"], "device": "cuda", "card": card} for one in cards() if one["id"] == card)
-        asked = {"settings": settings.to_dict(), "cutoff": int(cutoff), "sample": sample, "root": str(page.root), **at}
+        on = memory_of(card)
+        asked = {"settings": settings.to_dict(), "cutoff": int(cutoff), "sample": sample, "root": str(page.root), "capacity": on["bytes"], "device": on["device"], "card": on["name"]}
         found = yield from _asking(page, "price", lambda how: (rows.progress(page.say, how), gr.update(visible=False), gr.update(visible=True)), **asked)
     except Exception as error:
         yield rows.stopped(page.say, page.lang, error), gr.update(visible=False), gr.update(visible=False)

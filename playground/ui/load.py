@@ -6,7 +6,7 @@ import gradio as gr
 
 from playground import catalog
 from playground.memory.cards import cards
-from playground.ui import relief
+from playground.ui import relief, shelf
 from playground.ui.page import AT_ONCE, QUIET, Page, message, message_box, opened
 
 
@@ -14,8 +14,9 @@ def build(page: Page) -> SimpleNamespace:
     """The tab's components; its fields are the page's."""
     say = page.say
     gr.Markdown(say("load.lead"), elem_classes="lead")
-    model = page.field(gr.Dropdown, "load", "model", choices=_names(page), allow_custom_value=True)
-    about = gr.Markdown(_about(page, model.value), elem_classes="quiet")
+    filters = shelf.build(page)
+    model = page.field(gr.Dropdown, "load", "model", choices=shelf.choices(page), allow_custom_value=True)
+    about = gr.Markdown(shelf.about(page, model.value), elem_classes="quiet")
     terms = page.field(gr.Checkbox, "load", "accept_terms", visible=False)
     page.field(gr.Radio, "load", "bits", choices=[("auto", 0), ("32", 32), ("16", 16), ("8", 8), ("4", 4)])
     sizes = [(f"{card['gib']} GiB", card["gib"]) for card in cards()]
@@ -30,7 +31,7 @@ def build(page: Page) -> SimpleNamespace:
     with gr.Row(elem_classes="actions"):
         go = gr.Button(say("load.go"), variant="primary")
         free = gr.Button(say("load.free"))
-    return SimpleNamespace(model=model, about=about, terms=terms, go=go, free=free, message=message_box(), relief=relief.build(page))
+    return SimpleNamespace(filters=filters, model=model, about=about, terms=terms, go=go, free=free, message=message_box(), relief=relief.build(page))
 
 
 def connect(page: Page, tab: SimpleNamespace, chart: gr.HTML) -> None:
@@ -46,29 +47,14 @@ def connect(page: Page, tab: SimpleNamespace, chart: gr.HTML) -> None:
         return message(page.say("load.freed"))
 
     def describe(name):
-        return _about(page, name), gr.update(visible=_has_terms(name))
+        return shelf.about(page, name), gr.update(visible=_has_terms(name))
 
+    shelf.connect(page, tab.filters, tab.model)
     tab.model.change(describe, tab.model, [tab.about, tab.terms], **AT_ONCE)
     tab.go.click(page.telling(load), page.inputs(), tab.message, **QUIET)
     tab.free.click(page.telling(give_back), None, tab.message, **QUIET)
     relief.connect(page, tab.relief, "load", chart)
 
 
-def _names(page: Page) -> list[tuple[str, str]]:
-    offline = catalog.offline_models()
-    return [(f"{e['name']} · {page.say('load.offline')}" if key in offline else e["name"], key) for key, e in catalog.models().items()]
-
-
 def _has_terms(name: str) -> bool:
     return bool(catalog.models().get(name, {}).get("terms"))
-
-
-def _about(page: Page, name: str) -> str:
-    """Licence and size of a model of the catalog, and its terms where it has some of its own."""
-    entry = catalog.models().get(name)
-    if entry is None:
-        return ""
-    lines = [page.say("load.licence", licence=entry["licence"], parameters=f"{entry['parameters']:,}")]
-    if entry.get("terms"):
-        lines.append(page.say("load.terms", model=entry["name"], terms=entry["terms"]["name"], url=entry["terms"]["url"]))
-    return "\n\n".join(lines)

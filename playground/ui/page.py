@@ -78,6 +78,14 @@ def card_choices(page: Page) -> list[tuple[str, str]]:
     return [(page.say(key, name=here["name"], size_bytes=here["bytes"]), HERE), *((page.say("plan.card_name", gib=c["gib"], name=c["name"]), c["id"]) for c in cards())]
 
 
+def memory_of(card: str) -> dict:
+    """What there is of memory on that card, or on this machine: {"device": "cuda" or "cpu", "name", "bytes"}."""
+    if card == HERE:
+        return this_machine()
+    one = next(one for one in cards() if one["id"] == card)
+    return {"device": "cuda", "name": one["id"], "bytes": one["bytes"]}
+
+
 def opened(job: Job) -> None:
     """Wait until a job has opened its run. Raises PlaygroundError if it failed before."""
     for event in job.events():

@@ -9,8 +9,8 @@ from playground.errors import problem
 from playground.memory.cards import cards
 from playground.planner import this_machine
 from playground.settings import CHECKPOINTING, METHODS, OPTIMIZERS, Settings, check, problems
-from playground.ui import figures
-from playground.ui.page import AT_ONCE, HERE, QUIET, Page, card_choices, message, message_box
+from playground.ui import figures, shelf
+from playground.ui.page import AT_ONCE, HERE, QUIET, Page, card_choices, memory_of, message, message_box
 
 START = {"load": {"model": "cyberagent/open-calm-7b", "bits": 4}, "train": {"batch": 32, "length": 256}}  # the talk's model, on a small card
 START_CARD = "rtx-4060"
@@ -28,7 +28,7 @@ def build(page: Page) -> SimpleNamespace:
 
     gr.Markdown(say("plan.lead"), elem_classes="lead")
     with gr.Row():
-        field(gr.Dropdown, "load", "model", choices=_models(), allow_custom_value=True, min_width=250)
+        field(gr.Dropdown, "load", "model", choices=_models(page), allow_custom_value=True, min_width=250)
         card = gr.Dropdown(label=say("plan.card"), choices=card_choices(page), value=START_CARD, min_width=250)
     with gr.Row():
         field(gr.Radio, "load", "bits", choices=[32, 16, 8, 4], min_width=250)
@@ -141,12 +141,8 @@ def _connect_choice(page: Page, tab: SimpleNamespace, inputs: list) -> None:
 def _carried(page: Page, *values) -> tuple:
     """The tab's settings for the form, with the chosen card as the one that is pretended, and what is said of it."""
     *chosen, card = values
-    size = 0 if card == HERE else _card(card)["gib"]
+    size = 0 if card == HERE else next(one["gib"] for one in cards() if one["id"] == card)
     return *chosen, size, message(page.say("plan.used_card", gib=size) if size else page.say("plan.used"))
-
-
-def _card(name: str) -> dict:
-    return next(card for card in cards() if card["id"] == name)
 
 
 def _asked(page: Page, tab: SimpleNamespace, values) -> SimpleNamespace:
@@ -155,11 +151,10 @@ def _asked(page: Page, tab: SimpleNamespace, values) -> SimpleNamespace:
     given: dict[str, dict] = {}
     for (group, name), value in zip(tab.fields, chosen):
         given.setdefault(group, {})[name] = value
-    here = this_machine()
-    room = here["bytes"] if card == HERE else _card(card)["bytes"]
+    memory = memory_of(card)
     settings = Settings().with_values(given)
     check(problems(settings))
-    return SimpleNamespace(settings=settings.to_dict(), room=room, device=here["device"] if card == HERE else "cuda", context=int(context))
+    return SimpleNamespace(settings=settings.to_dict(), room=memory["bytes"], device=memory["device"], context=int(context))
 
 
 def _written(option: dict) -> str:
@@ -173,8 +168,7 @@ def _read(written: str) -> tuple[int, str, str, int]:
     return int(bits), "lora", checkpointing, int(tokens)
 
 
-def _models() -> list[tuple[str, str]]:
-    """Every bundled shape, and the models on offer that have none of their own."""
-    shapes = catalog.shapes()
-    others = [(entry["name"], key) for key, entry in catalog.models().items() if key not in shapes and catalog.source_of(entry, "hub") not in shapes]
-    return [*((entry["name"], key) for key, entry in shapes.items()), *others]
+def _models(page: Page) -> list[tuple[str, str]]:
+    """Every bundled shape, and the models on offer that share another's."""
+    others = [key for key in catalog.models() if key not in catalog.shapes()]
+    return [(shelf.marked(page, key), key) for key in (*catalog.shapes(), *others)]

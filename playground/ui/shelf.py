@@ -1,0 +1,75 @@
+"""Filters over the models on offer, and what is to be known of the one that is picked."""
+
+from collections.abc import Callable
+from html import escape
+from types import SimpleNamespace
+
+import gradio as gr
+
+from playground import catalog, shelf
+from playground.ui.page import AT_ONCE, Page, card_choices, memory_of
+
+ANY = ""
+
+
+def build(page: Page) -> SimpleNamespace:
+    """The filters, and the line that says what they leave."""
+    say, shown = page.say, {"min_width": 130}
+    with gr.Row():
+        language = gr.Dropdown(label=say("catalog.language"), choices=[(say(f"catalog.language.{code or 'any'}"), code) for code in (ANY, "ja", "en")], value=ANY, **shown)
+        size = gr.Dropdown(label=say("catalog.size"), choices=[(say(f"catalog.size.{name or 'any'}"), name) for name in (ANY, *shelf.SIZES)], value=ANY, **shown)
+        card = gr.Dropdown(label=say("catalog.card"), choices=[(say("catalog.card.any"), ANY), *card_choices(page)], value=ANY, **shown)
+    left = gr.Markdown(_left(page, choices(page)), elem_classes="quiet")
+    return SimpleNamespace(language=language, size=size, card=card, left=left)
+
+
+def connect(page: Page, filters: SimpleNamespace, model: gr.Dropdown) -> None:
+    """Have the model's choices follow the filters; what is picked already stays picked."""
+
+    def follow(language, size, card):
+        found = choices(page, language, size, card)
+        return gr.update(choices=found), _left(page, found)
+
+    asked = [filters.language, filters.size, filters.card]
+    gr.on([one.input for one in asked], follow, asked, [model, filters.left], **AT_ONCE)
+
+
+def choices(page: Page, language: str = ANY, size: str = ANY, card: str = ANY) -> list[tuple[str, str]]:
+    """The models that the filters leave, as a dropdown's choices."""
+    memory = memory_of(card) if card else {"bytes": 0, "device": "cuda"}
+    found = shelf.matching(language, size, memory["bytes"], memory["device"])
+    offline = catalog.offline_models()
+    return [(marked(page, name) + (f" · {page.say('load.offline')}" if name in offline else ""), name) for name in found]
+
+
+def marked(page: Page, model: str) -> str:
+    """A model's name, with a mark where it is one of the talk's."""
+    mark = page.say("catalog.mark") + " " if catalog.models().get(model, {}).get("talk") else ""
+    return mark + catalog.name_of(model)
+
+
+def about(page: Page, model: str) -> str:
+    """What is to be known of a model of the catalog, and its terms where it has some of its own."""
+    entry = catalog.models().get(model)
+    if entry is None:
+        return ""
+    lines = [f'<p class="facts">{line}</p>' for line in _lines(page.say, shelf.facts(model, page.lang))]
+    if entry.get("terms"):
+        lines.append(page.say("load.terms", model=entry["name"], terms=entry["terms"]["name"], url=entry["terms"]["url"]))
+    return "\n\n".join(lines)
+
+
+def _lines(say: Callable, told: dict) -> list[str]:
+    languages = say("catalog.and").join(say(f"catalog.language.{code}") for code in told["languages"])
+    what = [
+        say("catalog.family", family=told["family"]), say("catalog.parameters", parameters=f"{told['parameters']:,}"), languages,
+        say("catalog.instruct" if told["instruct"] else "catalog.base"), *([say(f"catalog.template.{told['template']}")] if told["template"] else []),
+        say("load.licence", licence=told["licence"]), say("catalog.gated" if told["gated"] else "catalog.open"), *([say("catalog.offline")] if told["offline"] else []),
+    ]  # fmt: skip
+    cards = {kind: say("catalog.from", gib=gib) if gib else say("catalog.none") for kind, gib in told["card"].items()}
+    fits = say("catalog.fits", **cards, chat_bytes=told["memory"]["cuda"]["chat"], tune_bytes=told["memory"]["cuda"]["tune"], cpu_bytes=max(told["memory"]["cpu"].values()))
+    return [f"<b>{escape(told['for'])}</b>", escape(" · ".join(what)), escape(fits), escape(say("catalog.targets", targets=told["targets"]))]
+
+
+def _left(page: Page, found: list) -> str:
+    return page.say("catalog.left", count=len(found), all=len(catalog.models())) if found else page.say("catalog.nothing")
