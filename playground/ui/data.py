@@ -9,7 +9,7 @@ import gradio as gr
 from playground import catalog
 from playground.catalog import cache_folder
 from playground.data import source
-from playground.data.columns import PARTS, written
+from playground.data.columns import PARTS, parsed, written
 from playground.data.readers import KINDS
 from playground.settings import TEMPLATES
 from playground.ui import price, rows, xray
@@ -161,11 +161,9 @@ def _looked(page: Page, values, fetch: bool) -> tuple:
         data = page.settings(values).data
         if not fetch and source.is_remote(data.source):
             return rows.remote(page.say, source.short(data.source)), [], [], gr.skip(), *same, gr.update(visible=True), message()
-        found = source.preview(data, PREVIEWED)
+        found, by_hand = source.preview(data, PREVIEWED), parsed(data.columns)
     except Exception as error:
         return "", [], [], gr.skip(), *same, gr.update(visible=False), page.trouble(error)
-    names = found.columns.names if found.columns else {}
-    by_hand = {part: name for part, name in names.items() if part not in found.columns.guessed} if found.columns else {}
     choices = [(page.say("rows.guess"), ""), *((name, name) for name in found.found)]
     parts = [gr.update(choices=choices, value=by_hand.get(part, "")) for part in PARTS]
     wrong = message("\n".join(problem.text(page.lang) for problem in found.problems), bad=True)
