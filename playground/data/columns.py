@@ -7,6 +7,7 @@ text alone. The usual names of columns stand in `assets/catalog/columns.json`.
 import json
 import re
 from dataclasses import dataclass
+from functools import cached_property
 
 from playground import catalog
 from playground.data import conversation
@@ -24,7 +25,7 @@ class Columns:
     names: dict[str, str]
     guessed: frozenset[str] = frozenset()
 
-    @property
+    @cached_property
     def form(self) -> str:
         return next((form for form in ("messages", "text") if form in self.names), "pair")
 

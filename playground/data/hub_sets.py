@@ -1,6 +1,7 @@
 """Data sets of a hub, streamed by `datasets`: only what is asked for is downloaded. "name/set:config@split" picks a config and a split."""
 
 import re
+import sys
 from collections.abc import Iterator
 
 from playground import catalog
@@ -31,6 +32,8 @@ def read_hub(source: str) -> Reading:
         raise problem(f"error.data_{reason}", repo=repo, offline=[k for k, e in catalog.data_sets().items() if "file" in e])
     import datasets
 
+    if "torch" not in sys.modules:
+        datasets.config.TORCH_AVAILABLE = False  # a stream would import it, only to share a counter with torch's own loaders
     try:
         found = datasets.load_dataset(repo, name=named["config"], streaming=True)
     except Exception as error:  # noqa: BLE001  datasets, fsspec and the hub's client have no error in common
@@ -41,7 +44,9 @@ def read_hub(source: str) -> Reading:
     split = named["split"] or ("train" if "train" in found or len(found) != 1 else next(iter(found)))
     if split not in found:
         raise problem("error.data_split", repo=repo, split=split, splits=list(found)[:SHOWN])
-    rows = found[split].decode(False)  # pictures and sound stay bytes: nothing is taught of them
+    rows = found[split]
+    if rows.features:  # known beforehand for most kinds of files
+        rows = rows.decode(False)  # pictures and sound stay bytes: nothing is taught of them
     known = (rows.info.splits or {}).get(split)
     return Reading(source, "hub", total=known.num_examples if known else None, records=_records(rows, repo))
 

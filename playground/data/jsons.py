@@ -24,65 +24,70 @@ def lines(text: str) -> bool:
 
 def elements(start: str, stream, file: str) -> Iterator[tuple[int, object]]:
     """(line, value) of each element of the list that a stream holds, whose beginning was read already. Raises PlaygroundError with the line."""
-    decoder, text, passed, first = json.JSONDecoder(), start, 0, True
-    at, ended = text.index("[") + 1, False
-
-    def more() -> bool:
-        """Read on, forgetting what is done with; False at the end."""
-        nonlocal text, at, passed, ended
-        chunk = stream.read(max(CHUNK, len(text) - at))
-        passed += text.count("\n", 0, at)
-        text, at, ended = text[at:] + chunk, 0, not chunk
-        return not ended
-
-    def wrong(detail: str, place: int) -> PlaygroundError:
-        return problem("error.json", file=file, line=passed + text.count("\n", 0, place) + 1, detail=detail)
-
-    def next_mark() -> str:
-        """The next character that isn't blank."""
-        nonlocal at
-        while True:
-            at = BLANK.match(text, at).end()
-            if at < len(text) or not more():
-                return text[at : at + 1]
-
+    part, first = _Part(start, stream, file), True
+    part.step(start.index("[") + 1)
     while True:
-        mark = next_mark()
-        if mark == "]" and first:
+        mark = part.mark()
+        if mark == "]":
             break
         if not first:
-            if mark == "]":
-                break
             if mark != ",":
-                raise wrong("Expecting ',' delimiter", at)
-            at += 1
-            next_mark()
+                raise part.wrong("Expecting ',' delimiter", part.at)
+            part.step(part.at + 1)
+            part.mark()
+        line = part.line
+        yield line, part.value()
+        first = False
+    part.step(part.at + 1)
+    if part.mark():
+        raise part.wrong("Extra data", part.at)
+
+
+class _Part:
+    """The part of a stream that is being read: what is done with is forgotten. `at`: the place in `text` that comes next, in that `line` of the file."""
+
+    def __init__(self, start: str, stream, file: str):
+        self.text, self.stream, self.file = start, stream, file
+        self.at, self.line, self.ended = 0, 1, False
+        self.decoder = json.JSONDecoder()
+
+    def step(self, to: int) -> None:
+        self.line += self.text.count("\n", self.at, to)
+        self.at = to
+
+    def more(self) -> bool:
+        """Read on, at least as much again as is there; False at the end."""
+        chunk = self.stream.read(max(CHUNK, len(self.text) - self.at))
+        self.text, self.at, self.ended = self.text[self.at :] + chunk, 0, not chunk
+        return not self.ended
+
+    def mark(self) -> str:
+        """The next character that isn't blank, "" at the end."""
+        while True:
+            self.step(BLANK.match(self.text, self.at).end())
+            if self.at < len(self.text) or not self.more():
+                return self.text[self.at : self.at + 1]
+
+    def value(self):
+        """The value that comes next."""
         while True:
             try:
-                value, end = decoder.raw_decode(text, at)
-                if end == len(text) and not ended and more():
-                    continue  # a number may go on
-                break
-            except ValueError as error:
-                detail, place = getattr(error, "msg", str(error))[:160], getattr(error, "pos", at)
-                cut = detail.startswith("Unterminated") or place >= len(text) - NEAR
-                before = at
-                if ended or not cut or not more():
-                    raise wrong(detail, place - (before - at)) from error
+                found, end = self.decoder.raw_decode(self.text, self.at)
             except RecursionError as error:
-                raise wrong(str(error), at) from error
-        line = passed + text.count("\n", 0, at) + 1
-        at, first = end, False
-        passed, text, at = _forget(passed, text, at)
-        yield line, value
-    at += 1
-    if next_mark():
-        raise wrong("Extra data", at)
+                raise self.wrong(str(error), self.at) from error
+            except ValueError as error:
+                detail, off = getattr(error, "msg", str(error))[:160], getattr(error, "pos", self.at) - self.at
+                cut = detail.startswith("Unterminated") or self.at + off >= len(self.text) - NEAR
+                if self.ended or not cut or not self.more():
+                    raise self.wrong(detail, self.at + off) from error
+                continue
+            if end < len(self.text) or self.ended:
+                self.step(end)
+                return found
+            self.more()  # a number may go on
 
-
-def _forget(passed: int, text: str, at: int) -> tuple[int, str, int]:
-    """Cut off what was read, now and then: counting its lines again and again would take long."""
-    return (passed + text.count("\n", 0, at), text[at:], 0) if at > CHUNK // 8 else (passed, text, at)
+    def wrong(self, detail: str, place: int) -> PlaygroundError:
+        return problem("error.json", file=self.file, line=self.line + self.text.count("\n", self.at, place), detail=detail)
 
 
 def wrapped(text: str, file: str) -> tuple[list, list[str]]:

@@ -19,7 +19,7 @@ from playground.errors import PlaygroundError, Problem, problem
 
 MOST_BYTES = 100 * 2**20
 MOST_UNPACKED = 4 * MOST_BYTES  # of a Parquet file's columns, once unpacked
-BATCH = 1000  # rows of a Parquet file at once, where they're of usual length
+BATCH, AT_ONCE = 1000, 2**29  # rows and bytes of a Parquet file at once
 TOLD = 5  # broken lines in one message
 KINDS = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".tab": "tsv",
@@ -68,7 +68,7 @@ class Reading:
     @property
     def done(self) -> int:
         """Bytes read so far."""
-        return self.raw.tell() if self.raw and not self.raw.closed else 0
+        return self.raw.tell() if self.raw and not self.raw.closed else self.size  # closed at its end
 
     def broken(self, found: Problem) -> None:
         """Go on after a broken line, so that several are told at once."""
@@ -281,7 +281,7 @@ def _parquet(path: Path, reading: Reading) -> Reading:
     unpacked = sum(file.metadata.row_group(n).total_byte_size for n in range(file.num_row_groups))
     if unpacked > MOST_UNPACKED:
         raise problem("error.unpacked", file=path.name, size_bytes=unpacked, most_bytes=MOST_UNPACKED)
-    at_once = min(BATCH, max(1, 2**30 // max(1, largest)))  # a value may stand for many rows: none is larger than its row group
+    at_once = min(BATCH, max(1, AT_ONCE // max(1, largest)))  # a value may stand for many rows: none is larger than its row group
     reading.records = _batches(file, at_once, path.name)
     return reading
 

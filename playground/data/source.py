@@ -23,6 +23,7 @@ __all__ = ["MOST_BYTES", "Preview", "Row", "Rows", "is_file", "keep_pasted", "pr
 HEAD = 100  # records that columns are guessed from
 EVERY = 100  # records between two words on the progress
 LOOKED = 5000  # records that a preview looks through for rows
+AHEAD, AHEAD_BYTES = 1000, 2**20  # and that it looks at anyway in a file, for categories and how many there are
 LOOKED_BYTES = 4 * 2**20  # bytes that a preview finds out the encoding from
 CUT = 2000  # characters of a text in a preview
 ENDS = {*KINDS, *PACKED_ENDS}  # a source with one of these is meant as a file
@@ -102,7 +103,8 @@ def preview(settings: Data, rows: int = 20) -> Preview:
             if place >= settings.first:
                 shown += [record] if len(shown) < rows else []
                 looked += 1
-            if _enough(slicer, shown, rows) or looked >= LOOKED:
+            ahead = reading.raw and reading.done < AHEAD_BYTES and looked < AHEAD
+            if looked >= LOOKED or (_enough(slicer, shown, rows) and not ahead):
                 break
         else:
             whole = True

@@ -171,30 +171,27 @@ def test_wrong_columns_list_those_that_are_there(tmp_path):
 def test_empty_rows_are_numbered_as_they_stand_in_the_file(tmp_path):
     rows = [dict(r) for r in ROWS]
     rows[2]["output"], rows[8]["instruction"] = "", "  "
-    key, text = _told(_jsonl(tmp_path / "a.jsonl", rows))
+    path = _jsonl(tmp_path / "a.jsonl", rows)
+    key, text = _told(path, drop_empty=False)
     assert key == "error.empty_rows" and "rows 3, 9" in text and text.startswith("2 ")
+    left = _read(path)
+    assert (len(left.train), left.total, left.dropped, left.where) == (18, 20, {"empty": 2}, {"empty": [3, 9]})
 
 
 def test_empty_rows_are_numbered_as_they_stand_in_the_file_also_below_held_out_ones(tmp_path):
     rows = [{**ROWS[0], "split": "held-out"}, ROWS[1], {**ROWS[2], "output": ""}]
-    key, text = _told(_jsonl(tmp_path / "a.jsonl", rows))
+    key, text = _told(_jsonl(tmp_path / "a.jsonl", rows), drop_empty=False)
     assert key == "error.empty_rows" and "rows 3" in text
 
 
 @pytest.mark.parametrize("name,content,key", [
     ("a.jsonl", "", "error.no_rows"), ("a.json", "[]", "error.no_rows"), ("a.csv", "", "error.no_rows"), ("a.csv", "instruction,output\n", "error.no_rows"),
     ("a.jsonl", "[1, 2]\n", "error.not_object"), ("a.json", '["x"]', "error.not_object"), ("a.json", "3", "error.not_object"),
-    ("a.txt", "x", "error.file_kind"), ("a.parquet", "no parquet", "error.parquet"), ("a.csv", 'instruction,output\n"x,y\n', "error.csv"),
+    ("a.docx", "x", "error.file_kind"), ("a.txt", " \n", "error.no_rows"), ("a.parquet", "no parquet", "error.parquet"), ("a.csv", 'instruction,output\n"x,y\n', "error.csv_quote"), ("a.csv", 'instruction,output\n"x"y,z\n', "error.csv"),
 ])  # fmt: skip
 def test_a_useless_file_is_told_for_what_it_is(tmp_path, name, content, key):
     (tmp_path / name).write_text(content)
     assert _told(tmp_path / name)[0] == key
-
-
-def test_text_in_another_encoding_is_told_with_its_place(tmp_path):
-    (tmp_path / "a.csv").write_bytes("instruction,output\n質問,答え\n".encode("shift_jis"))
-    key, text = _told(tmp_path / "a.csv")
-    assert key == "error.encoding" and "byte 19" in text
 
 
 def test_a_file_of_over_100_mb_is_refused_unread(tmp_path):
