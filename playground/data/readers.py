@@ -93,7 +93,7 @@ def read_file(path: Path, encoding: str = "auto", look: int = 0) -> Reading:
     kind = _kind(path)
     reading = Reading(path.name, kind, size)
     if kind == "parquet":
-        return _parquet(path, reading)
+        return _parquet(path, reading, BATCH // 10 if look else BATCH)
     reading.encoding = encodings.find(path, encoding, look)
     reading.raw = open(path, "rb")
     stream = io.TextIOWrapper(reading.raw, encoding=reading.encoding.name, newline="" if kind in ("csv", "tsv") else None)
@@ -268,7 +268,7 @@ def _text(stream, reading: Reading) -> Iterator[Record]:
         yield Record(number + 1, begun, {"text": "\n".join(held)})
 
 
-def _parquet(path: Path, reading: Reading) -> Reading:
+def _parquet(path: Path, reading: Reading, most: int) -> Reading:
     import pyarrow
     import pyarrow.parquet
 
@@ -281,7 +281,7 @@ def _parquet(path: Path, reading: Reading) -> Reading:
     unpacked = sum(file.metadata.row_group(n).total_byte_size for n in range(file.num_row_groups))
     if unpacked > MOST_UNPACKED:
         raise problem("error.unpacked", file=path.name, size_bytes=unpacked, most_bytes=MOST_UNPACKED)
-    at_once = min(BATCH, max(1, AT_ONCE // max(1, largest)))  # a value may stand for many rows: none is larger than its row group
+    at_once = min(most, max(1, AT_ONCE // max(1, largest)))  # a value may stand for many rows: none is larger than its row group
     reading.records = _batches(file, at_once, path.name)
     return reading
 

@@ -5,6 +5,7 @@ A set becomes records (readers.py, hub_sets.py), records become rows (columns.py
 
 import hashlib
 import itertools
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ __all__ = ["MOST_BYTES", "Preview", "Row", "Rows", "is_file", "keep_pasted", "pr
 
 HEAD = 100  # records that columns are guessed from
 EVERY = 100  # records between two words on the progress
-LOOKED = 5000  # records that a preview looks through for rows
+LOOKED, PATIENCE = 5000, 1.0  # records and seconds that a preview looks through for rows
 AHEAD, AHEAD_BYTES = 1000, 2**20  # and that it looks at anyway in a file, for categories and how many there are
 LOOKED_BYTES = 4 * 2**20  # bytes that a preview finds out the encoding from
 CUT = 2000  # characters of a text in a preview
@@ -88,7 +89,7 @@ def preview(settings: Data, rows: int = 20) -> Preview:
     """
     name = short(settings.source)
     with _open(settings, LOOKED_BYTES) as reading:
-        shown, slicer, problems, whole, looked = [], None, [], False, 0
+        shown, slicer, problems, whole, looked, until = [], None, [], False, 0, time.monotonic() + PATIENCE
         records = _until_broken(reading, problems)
         head = list(itertools.islice(records, HEAD))
         if not head:
@@ -104,7 +105,7 @@ def preview(settings: Data, rows: int = 20) -> Preview:
                 shown += [record] if len(shown) < rows else []
                 looked += 1
             ahead = reading.raw and reading.done < AHEAD_BYTES and looked < AHEAD
-            if looked >= LOOKED or (_enough(slicer, shown, rows) and not ahead):
+            if looked >= LOOKED or (shown and time.monotonic() > until) or (_enough(slicer, shown, rows) and not ahead):
                 break
         else:
             whole = True

@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import zipfile
 
 import pytest
@@ -63,7 +64,7 @@ def test_western_text_from_a_spreadsheet_is_guessed(tmp_path):
 @pytest.mark.parametrize("encoding", ["cp932", "euc_jp"])
 def test_a_japanese_sentence_is_enough_to_tell_its_encoding(tmp_path, encoding):
     path, wrong = tmp_path / "a.txt", []
-    for sentence in SENTENCES.read_text(encoding="utf-8").splitlines()[::4]:
+    for sentence in filter(lambda text: not text.isascii(), SENTENCES.read_text(encoding="utf-8").splitlines()[::4]):
         try:
             path.write_bytes(sentence[:24].encode(encoding))
         except UnicodeEncodeError:
@@ -199,8 +200,8 @@ def test_plain_text_is_a_row_a_paragraph_or_a_row_a_line(tmp_path):
 def test_real_plain_text():
     assert _read(SENTENCES, drop_duplicates=False).total == 543
     rows = _read(DATA / "wikitext-2-raw.test.txt", drop_duplicates=False)
-    lines = [line for line in (DATA / "wikitext-2-raw.test.txt").read_text(encoding="utf-8").split("\n") if line.strip()]
-    assert [r.output for r in rows.train] == lines and rows.notes[0].key == "note.paragraphs"  # its paragraphs are of one line each
+    paragraphs = re.split(r"\n(?:[ \t]*\n)+", (DATA / "wikitext-2-raw.test.txt").read_text(encoding="utf-8"))
+    assert [r.output.strip() for r in rows.train] == [p.strip() for p in paragraphs if p.strip()] and rows.notes[0].key == "note.paragraphs"
 
 
 # --- what is packed or large ---
@@ -233,11 +234,12 @@ def test_a_value_that_stands_for_many_parquet_rows_is_not_unpacked_all_at_once(t
     import pyarrow.parquet
 
     path = tmp_path / "a.parquet"
-    pyarrow.parquet.write_table(pyarrow.table({"text": pyarrow.array(["x" * 10**6] * 5000).dictionary_encode()}), path, compression="zstd")
+    pyarrow.parquet.write_table(pyarrow.table({"text": pyarrow.array(["x" * 10**6] * 1000).dictionary_encode()}), path, compression="zstd")
+    monkeypatch.setattr(readers, "AT_ONCE", 2**25)
     taken = []
     iter_batches = pyarrow.parquet.ParquetFile.iter_batches
     monkeypatch.setattr(pyarrow.parquet.ParquetFile, "iter_batches", lambda self, batch_size: taken.append(batch_size) or iter_batches(self, batch_size=batch_size))
-    assert len(preview(Data(source=str(path))).records) == 20
+    assert len(preview(Data(source=str(path), drop_duplicates=False)).rows) == 20
     assert 1 < taken[0] and taken[0] * 10**6 <= readers.AT_ONCE
 
 
