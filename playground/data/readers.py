@@ -242,17 +242,19 @@ def _again(first: str, stream) -> Iterator[str]:
 
 def _header(fields: list[str]) -> list[str]:
     """A name for every column: those without one are numbered, and so is a name's second use."""
-    names: list[str] = []
+    names: dict[str, None] = {}
     for place, given in enumerate(fields, 1):
-        name = given.strip("\ufeff") if given.strip() else f"column {place}"
-        names.append(name if name not in names else f"{name} ({place})")
-    return names
+        name = free = given.strip("\ufeff") if given.strip() else f"column {place}"
+        while free in names:
+            free, place = f"{name} ({place})", place + 1
+        names[free] = None
+    return list(names)
 
 
 def _text(stream, reading: Reading) -> Iterator[Record]:
     """A record a paragraph where blank lines part them, else a record a line."""
     start = stream.read(jsons.CHUNK)
-    paragraphs = re.search(r"\S[^\n]*\n\s*\n\s*\S", start) is not None
+    paragraphs = re.search(r"\n\s*\n", start.strip()) is not None
     reading.notes.append(Problem("note.paragraphs" if paragraphs else "note.lines"))
     number, begun, held = 0, 0, []
     for line, text in enumerate(_lines(start, stream), 1):

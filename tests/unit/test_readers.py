@@ -145,6 +145,8 @@ def test_columns_of_a_table_without_a_name_or_with_the_same_one_stay(tmp_path):
     (tmp_path / "a.csv").write_text("question,,answer,answer\na,b,c,d\n")
     seen = preview(Data(source=str(tmp_path / "a.csv")))
     assert seen.records == [{"question": "a", "column 2": "b", "answer": "c", "answer (4)": "d"}]
+    (tmp_path / "b.csv").write_text("x (3),x,x,answer\na,b,c,d\n")
+    assert list(preview(Data(source=str(tmp_path / "b.csv"))).records[0].values()) == ["a", "b", "c", "d"]
 
 
 def test_an_unclosed_quote_names_the_line_where_its_row_begins(tmp_path):
@@ -202,6 +204,11 @@ def test_real_plain_text():
     rows = _read(DATA / "wikitext-2-raw.test.txt", drop_duplicates=False)
     paragraphs = re.split(r"\n(?:[ \t]*\n)+", (DATA / "wikitext-2-raw.test.txt").read_text(encoding="utf-8"))
     assert [r.output.strip() for r in rows.train] == [p.strip() for p in paragraphs if p.strip()] and rows.notes[0].key == "note.paragraphs"
+
+
+def test_a_text_of_one_long_line_is_read_in_no_time(tmp_path):
+    (tmp_path / "a.txt").write_text("x" * 3_000_000 + "\nsecond")
+    assert [len(r.output) for r in _read(tmp_path / "a.txt").train] == [3_000_000, 6]  # a search that looks on from each character would take hours
 
 
 # --- what is packed or large ---
