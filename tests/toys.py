@@ -63,6 +63,19 @@ def make_tokenizer(chat: bool):
     return tokenizer
 
 
+def make_unigram():
+    """As sentencepiece's with byte fallback: bos 1 before every text, end 2, and what isn't known is written as bytes; full-width letters become narrow."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    known = [(letter, -3.0) for letter in "▁abcdefghijklmnopqrstuvwxyzWT.?:"] + [("▁the", -1.0), ("▁answer", -1.0), ("▁is", -1.0)]
+    inner = Tokenizer(models.Unigram([("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0), *((f"<0x{byte:02X}>", -9.0) for byte in range(256)), *known], 0, byte_fallback=True))
+    inner.normalizer, inner.pre_tokenizer = normalizers.NFKC(), pre_tokenizers.Metaspace()
+    inner.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), decoders.Metaspace()])
+    inner.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<unk>")
+
+
 def make_model(family: str, **changes):
     """A network of that family with random weights, the same every time."""
     import torch

@@ -131,7 +131,9 @@ class Template:
         return found if self.encoder or self.name == "chat" else [self._without_end(ids) for ids in found]
 
     def _encoded(self, texts: list[str], special: bool) -> list[list[int]]:
-        return self.tokenizer(texts, add_special_tokens=special, verbose=False)["input_ids"] if texts else []
+        if not texts:
+            return []
+        return self.tokenizer(texts, add_special_tokens=special, verbose=False, return_attention_mask=False, return_token_type_ids=False)["input_ids"]
 
     def _without_end(self, ids: list[int]) -> list[int]:
         return ids[:-1] if ids and ids[-1] == self.tokenizer.eos_token_id else ids

@@ -9,6 +9,7 @@ from playground.errors import problem
 
 SHOWN = 4000  # tokens at most that are told one by one
 LONGEST_PIECE = 16  # tokens that are tried together until they make whole characters
+SKIPPED = 4  # characters, spaces mostly, that a tokenizer may have dropped before them
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def _special(tokenizer) -> set[int]:
 def _spans(tokenizer, text: str, ids: Sequence[int], special: bool) -> list[tuple[int, int]]:
     """Where in the text each token's characters begin and end; (0, 0) for one that stands for none.
 
-    Tokenizers that are written in Python can't tell: there, tokens are read back until they make whole characters.
+    Tokenizers that are written in Python can't tell: there, tokens are read back until they make characters that come next.
     """
     if tokenizer.is_fast:
         return tokenizer(text, add_special_tokens=special, return_offsets_mapping=True, verbose=False)["offset_mapping"][: len(ids)]
@@ -114,11 +115,15 @@ def _spans(tokenizer, text: str, ids: Sequence[int], special: bool) -> list[tupl
         if ids[begin] in named:
             spans.append((at, at))
             continue
-        size = next((n for n in range(1, LONGEST_PIECE) if "\ufffd" not in tokenizer.decode(ids[begin : begin + n])), 1)
-        size = min(size, len(ids) - begin)
-        upto = min(len(text), at + len(tokenizer.decode(ids[begin : begin + size])))
-        spans += [(at, upto)] * size
-        at = upto
+        for size in range(1, min(LONGEST_PIECE, len(ids) - begin) + 1):
+            said = tokenizer.decode(ids[begin : begin + size])
+            place = text.find(said, at, at + len(said) + SKIPPED) if said else -1
+            if place >= 0:
+                break
+        else:
+            size, place, said = 1, at, ""
+        spans += [(at, place + len(said))] * size
+        at = place + len(said)
     return spans
 
 

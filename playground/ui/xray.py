@@ -14,7 +14,6 @@ from playground.ui.tables import number, table
 STATES = ("trained", "masked", "truncated")
 KINDS = ("template", "content", "answer", "end", "special")
 MARKS = {"\n": "↵", "\r": "␍", "\t": "⇥", " ": "·", "\u00a0": "⍽", "\u3000": "□"}
-LATER = str.maketrans({char: f"&#{ord(char)};" for char in "{}$`\\"})  # nor is any of it ever read as a template of the page
 
 
 def drawn(say: Callable, found: dict) -> str:
@@ -42,7 +41,7 @@ def _seen(char: str, at: int) -> str:
         return f'<i class="m u">U+{ord(char):04X}</i>'
     if kind[0] == "M" and not at:
         return f"◌{char}"  # what would sit on the character before it, which is another token's
-    return escape(char).translate(LATER)
+    return escape(char)
 
 
 def _run(say: Callable, state: str, tokens: Sequence[dict]) -> str:
@@ -69,14 +68,14 @@ def _token(say: Callable, group: Sequence[dict]) -> str:
         told.append(say("xray.was", was=first["was"]))
     pieces = f"<sub>{count}</sub>" if count == first["parts"] > 1 else f"<sub>{count}/{first['parts']}</sub>" if count < first["parts"] else ""
     changed = " changed" if first["was"] is not None else ""
-    title = visible_title(" · ".join(told))
+    title = _named(" · ".join(told))
     return f'<bdi dir="ltr" class="t {first["kind"]}{changed}" title="{title}">{visible(first["text"])}{pieces}</bdi>'
 
 
-def visible_title(text: str) -> str:
+def _named(text: str) -> str:
     """The same for an attribute, where there is no markup: what can't be seen is named."""
     hidden = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
-    return "".join(f"U+{ord(char):04X}" if unicodedata.category(char) in hidden else escape(char).translate(LATER) for char in text)
+    return "".join(f"U+{ord(char):04X}" if unicodedata.category(char) in hidden else escape(char) for char in text)
 
 
 def _end(say: Callable, found: dict) -> str:
