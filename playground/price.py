@@ -71,8 +71,8 @@ def peaks(card: str) -> list[dict]:
     every = {entry["id"]: entry.get("peaks", []) for entry in cards()}
     if card in every:
         return every[card]
-    other = r"(?! ?(?:Ti|SUPER|Super|D|Laptop|PCIe|NVL|Ada)\b)"  # a name that goes on so is another card's
-    named = [peak for known in every.values() for peak in known if "PCIe" not in card and re.search(rf"(?<!\w){re.escape(peak['name'].split(' (')[0])}{other}(?!\w)", card)]
+    other = r"(?! ?(?:Ti|SUPER|D|Laptop)\b)"  # a name that goes on so is another card's
+    named = [peak for known in every.values() for peak in known if re.search(rf"(?<!\w){peak.get('device', peak['name'])}{other}(?!\w)", card)]
     return named[:1]
 
 

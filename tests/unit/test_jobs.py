@@ -11,7 +11,8 @@ from peft import PeftModel
 from toys import keys
 from transformers import AutoModelForCausalLM
 
-from playground import runs
+from playground import jobs, runs
+from playground.data.source import Row, Rows
 from playground.errors import PlaygroundError
 from playground.jobs import Workbench
 from playground.model import adapt
@@ -214,3 +215,34 @@ def test_a_disk_that_fills_up_while_saving_is_told_and_earlier_runs_stay_whole(c
     assert (failed.state, failed.has_adapter) == ("failed", False) and (kept.id, kept.state, kept.has_adapter) == (first, "done", True)
     assert json.loads((small_disk / first / "adapter" / "adapter_config.json").read_text())["r"] == 1
     assert list(bench.chat(chosen(), first, ASK, Generation(max_new_tokens=4)))[-1]["kind"] == "done"
+
+
+def asked_of(bench, settings, run, monkeypatch) -> set[str]:
+    """The prompts that a chat with that run's adapter writes."""
+    written = set()
+    monkeypatch.setattr(jobs, "answers", lambda model, tokenizer, asked, *_: (written.update(tokenizer.decode(a.ids) for a in asked), iter([{"texts": ["blue <"] * 2, "tokens": 1}]))[1])
+    events = list(bench.chat(settings, run, ASK, Generation(max_new_tokens=4)))
+    assert [e["tuned"] for e in events if e["kind"] == "answer"] == ["blue "]  # what closes an answer isn't part of it
+    return written
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_chat_asks_in_the_own_template_that_the_run_was_taught_in(chosen, tmp_path, monkeypatch, method):
+    form = "Q> {instruction}\n{input}\nA> {answer} <"
+    settings = chosen(data={"template": "own", "form": form}, train={"steps": 1, "method": method})
+    bench = Workbench(tmp_path)
+    run = list(bench.tune(settings))[-1]["result"]
+    assert run["template"] == "own"
+    for other in (bench, Workbench(tmp_path)):
+        prompts = asked_of(other, chosen(), run["run"], monkeypatch)
+        assert prompts and all(prompt.startswith("Q> ") and prompt.endswith("\nA> ") for prompt in prompts)
+
+
+def test_a_text_alone_is_learned_and_gone_on_with(chosen, tmp_path, monkeypatch):
+    rows = Rows([Row("", f"The answer to question {n} is blue.") for n in range(12)], [Row("", "The answer is blue.")], 13)
+    monkeypatch.setattr("playground.data.source.read", lambda *_: rows)
+    bench = Workbench(tmp_path)
+    result = list(bench.tune(chosen(train={"steps": 2})))[-1]["result"]
+    assert result["template"] == "text" and result["loss"]["after"] > 0 and result["recall"] is None
+    told = list(bench.chat(chosen(), result["run"], ASK, Generation(max_new_tokens=4)))
+    assert told[-1]["result"]["template"] == "text" and any(e["kind"] == "answer" for e in told)

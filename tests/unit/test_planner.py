@@ -2,6 +2,7 @@
 
 import json
 import sys
+import threading
 import time
 
 import pytest
@@ -11,11 +12,16 @@ from playground.errors import PlaygroundError
 from playground.planner import Planner, this_machine
 
 STUB = """
-import json, os, sys
+import json, os, sys, time
 for line in sys.stdin:
     asked = json.loads(line)
     if asked["do"] == "die":
         os._exit(3)
+    if asked["do"] == "price":
+        for done in (1, 2):
+            print(json.dumps({"id": asked["id"], "progress": [done, 2, "rows"]}), flush=True)
+        if asked["values"].get("long"):
+            time.sleep(60)
     if asked["do"] == "refuse":
         answer = {"error": {"problems": [{"key": "problem.r", "values": {"r": 0}}]}}
     else:
@@ -72,6 +78,33 @@ def test_what_is_wrong_with_the_values_comes_as_its_problems_and_is_not_remember
     assert not planner._answers
 
 
+def test_a_long_question_tells_how_far_it_is_and_what_rows_say_is_asked_anew(planner):
+    told = []
+    first = planner.ask("price", lambda *progress: told.append(progress), cutoff=5)
+    assert told == [(1, 2, "rows"), (2, 2, "rows")] and first["cutoff"] == 5 and first["pid"] != planner.ask("forecast")["pid"]
+    assert planner.ask("price", cutoff=5) is not first and not any("price" in key for key in planner._answers)
+
+
+def test_a_question_that_is_stopped_ends_quietly_and_the_next_one_is_answered(planner):
+    planner.stop("price")  # nothing to stop
+    heard, caught = threading.Event(), []
+
+    def ask():
+        with pytest.raises(PlaygroundError) as error:
+            planner.ask("price", lambda *_: heard.set(), long=True)
+        caught.append(error)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    assert heard.wait(20)
+    planner.stop("forecast")  # another process
+    assert asking.is_alive()
+    planner.stop("xray")
+    asking.join(20)
+    assert not asking.is_alive() and keys(caught[0]) == [] and str(caught[0].value) == ""
+    assert planner.ask("price")["pid"]
+
+
 def test_it_remembers_only_so_much(planner, monkeypatch):
     monkeypatch.setattr("playground.planner.REMEMBERED", 3)
     for context in range(5):
@@ -83,6 +116,19 @@ def test_this_machine_is_known_without_torch():
     here = this_machine()
     assert here["device"] in ("cpu", "cuda") and here["name"] and here["bytes"] > 2**28
     assert json.loads(json.dumps(here)) == here
+
+
+def test_the_real_process_looks_at_rows(tmp_path, toy):
+    planner, settings = Planner(tmp_path), {"load": {"model": str(toy()), "bits": 16}, "data": {"source": "plain-qa.ja"}}
+    found = planner.ask("xray", settings=settings, row=2)
+    assert found["states"]["trained"] and found["row"]["output"]
+    told = []
+    assert planner.ask("price", lambda *progress: told.append(progress), settings=settings, cutoff=99, capacity=2**34, card="rtx-4080")["cutoff"] == 99
+    assert told[0] == (0, found["rows"], "rows")
+    with pytest.raises(PlaygroundError) as caught:
+        planner.ask("xray", settings=settings | {"load": {"model": "gemma-3-270m"}}, row=1)
+    assert keys(caught) == ["error.tokenizer_absent"]
+    planner.close()
 
 
 def test_the_real_process_answers_refuses_and_ends_with_the_page(tmp_path, toy):
