@@ -53,7 +53,7 @@ def about(page: Page, model: str) -> str:
     entry = catalog.models().get(model)
     if entry is None:
         return ""
-    lines = [f'<p class="facts">{line}</p>' for line in _lines(page.say, shelf.facts(model, page.lang))]
+    lines = ["".join(f'<p class="facts">{line}</p>' for line in _lines(page.say, shelf.facts(model, page.lang)))]
     if entry.get("terms"):
         lines.append(page.say("load.terms", model=entry["name"], terms=entry["terms"]["name"], url=entry["terms"]["url"]))
     return "\n\n".join(lines)

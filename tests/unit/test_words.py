@@ -44,7 +44,7 @@ def test_both_languages_use_the_same_placeholders():
 
 
 def test_every_key_in_the_code_stands_in_the_tables():
-    key = re.compile(r"(problem|error|note|dtype|cli|plan|tune|load|chat|runs|accuracy|app|tab|rows|xray|price|preset|job|state|phase|lora|train|generation|relief)\.[a-z][a-z0-9_.]*[a-z0-9]")
+    key = re.compile(r"(problem|error|note|dtype|cli|plan|tune|load|chat|runs|accuracy|app|tab|rows|xray|price|preset|job|state|phase|lora|train|generation|relief|catalog)\.[a-z][a-z0-9_.]*[a-z0-9]")
     used = [(f"{path}:{node.lineno}", node.value) for path, node in _constants() if key.fullmatch(node.value)]
     assert len(used) > 80
     assert [(where, word) for where, word in used if word not in table("en")] == []
@@ -52,6 +52,7 @@ def test_every_key_in_the_code_stands_in_the_tables():
 
 def test_every_key_made_from_a_name_stands_in_the_tables():
     wanted = [e["name"] for e in catalog.data_sets().values()] + [f"preset.{name}" for name in catalog.presets()]
+    wanted += [f"catalog.for.{entry['for']}" for entry in catalog.models().values()]
     for group in (settings.Load, settings.Data, settings.Lora, settings.Train, settings.Generation):
         wanted += [f"{group.__name__.lower()}.{f.name}{end}" for f in fields(group) for end in ("", ".info")]
     wanted += [f"error.{what}_{why}" for what in ("hub", "data") for why in ("unreachable", "absent", "gated", "broke")]
