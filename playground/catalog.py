@@ -18,8 +18,8 @@ def models() -> dict[str, dict]:
     """Every model on offer by its id, with the "name", "family" and "parameters" of its "shape" (its own id, unless it says another).
 
     `sources` are tried in order: {"hub"}, {"folder"}, {"wheels"}; without any, its id is a hub's. "languages": "ja", "en",
-    "many" (others beside them). "template": what it was trained with (chat, alpaca, plain) or the talk asked it with; a base
-    model may have none. "talk": it is one of the talk's. "for": the words key of who it is for.
+    "many" (others beside them). "template": what it was trained with (chat, alpaca, text: the question alone) or the talk
+    asked it with; a base model may have none. "talk": it is one of the talk's. "for": the words key of who it is for.
     """
     found = {}
     for id, entry in _entries("models").items():

@@ -11,6 +11,7 @@ def pick(page, lang: str, key: str, value: str) -> None:
     """Choose in a dropdown by what it shows."""
     shown(page, say(lang, key)).click()
     page.get_by_role("option", name=value, exact=True).click()
+    expect(page.get_by_role("option")).to_have_count(0)
 
 
 def offered(page, lang: str = "en") -> list[str]:
@@ -18,7 +19,8 @@ def offered(page, lang: str = "en") -> list[str]:
     field = shown(page, say(lang, "load.model"))
     field.click()
     names = page.get_by_role("option").all_inner_texts()
-    field.press("Escape")
+    field.blur()
+    expect(page.get_by_role("option")).to_have_count(0)
     return [name.replace("✓", "").strip() for name in names]
 
 

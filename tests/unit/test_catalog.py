@@ -38,7 +38,7 @@ def test_every_entry_is_whole():
     for id, entry in MODELS.items():
         assert entry["languages"] and set(entry["languages"]) <= {"ja", "en", "many"} and entry["licence"], id
         assert isinstance(entry["instruct"], bool) and isinstance(entry["gated"], bool)
-        assert entry["template"] in (None, "chat", "alpaca", "talk", "plain") and (entry["template"] or not entry["instruct"]), id
+        assert entry["template"] in (None, "chat", "alpaca", "talk", "text") and (entry["template"] or not entry["instruct"]), id
         assert catalog.source_of(entry, "hub").count("/") == 1 and catalog.needs()[entry["shape"]]["targets"]
         for lang in LANGUAGES:
             assert shelf.facts(id, lang)["for"]
