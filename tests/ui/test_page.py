@@ -7,6 +7,7 @@ import signal
 from dataclasses import fields
 
 import psutil
+import toys
 from hands import LONG, choose_toy, fill, grown, idle, newest_run, points, press, shown, start_tuning, tab, training
 from playwright.sync_api import expect
 
@@ -31,6 +32,24 @@ def test_load_tune_and_compare(page, app):
         expect(page.locator(f".{side}").get_by_text("What is the Wi-Fi password?")).to_be_visible()
     kinds = {json.loads(line)["kind"] for line in (run / "events.jsonl").read_text().splitlines()}
     assert {"run", "phase", "memory", "step", "score", "note", "done"} <= kinds
+
+
+def test_a_model_with_an_encoder_goes_through_the_same_tabs(page, app, tmp_path):
+    idle(page)
+    choose_toy(page, app, toys.save(tmp_path / "toy-t5", "t5"))
+    press(page, "load.go")
+    expect(page.locator(".told.good", has_text="toy-t5").first).to_be_visible(timeout=LONG)
+    tab(page, "tab.tune")
+    fill(page, say("en", "train.epochs"), "0.2")
+    press(page, "tune.go")
+    expect(page.locator(".told.good", has_text=say("en", "tune.done")[:20]).first).to_be_visible(timeout=LONG)
+    run = newest_run(app)
+    assert json.loads((run / "adapter" / "adapter_config.json").read_text())["task_type"] == "SEQ_2_SEQ_LM"
+    tab(page, "tab.chat")
+    expect(page.locator(".badge", has_text=run.name)).to_be_visible()
+    page.get_by_label(say("en", "chat.ask")).fill("What is the Wi-Fi password?")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text(re.compile("tokens/s together"))).to_be_visible(timeout=LONG)
 
 
 def test_the_chart_moves_and_a_reload_and_a_second_page_find_the_run(page, app, browser):

@@ -1,6 +1,7 @@
 """The third column: a service that speaks OpenAI's chat completions, played by a real HTTP server in this process."""
 
 import json
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,6 +13,7 @@ from playground.chat import service
 from playground.chat.service import Asked, Service, answer, service_problems
 from playground.errors import PlaygroundError
 from playground.settings import Generation
+from playground.words import LANGUAGES, say
 
 
 @pytest.fixture
@@ -110,3 +112,25 @@ def test_all_problems_come_at_once_and_a_key_is_never_printed():
     assert [p.key for p in service_problems(found)] == ["problem.service_url", "problem.service_model", "problem.service_key"]
     assert "sk" not in repr(found) and all("sk" not in p.text() for p in service_problems(found))
     assert service_problems(Service("http://127.0.0.1:11434/v1", "m")) == []
+
+
+@pytest.mark.parametrize("space, flags, offered", [(None, [], True), ("someone/playground", [], False), (None, ["--share"], False)])
+def test_where_strangers_may_come_no_service_is_offered(monkeypatch, tmp_path, space, flags, offered):
+    import gradio as gr
+
+    import app as program
+
+    launched = []
+    monkeypatch.setattr(gr.Blocks, "launch", lambda self, **options: launched.append(self))
+    monkeypatch.setattr(sys, "argv", ["app.py", "--runs", str(tmp_path / "runs"), *flags])
+    monkeypatch.delenv("SPACE_ID", raising=False)
+    if space:
+        monkeypatch.setenv("SPACE_ID", space)
+    program.main()
+    [page] = launched
+    page.engine.close()
+    named = [say(lang, "chat.beside_service") for lang in LANGUAGES]
+    folds = [block for block in page.blocks.values() if isinstance(block, gr.Accordion) and block.label in named]
+    assert len(folds) == 2 and {fold.visible for fold in folds} == {offered}
+    switches = [block for block in page.blocks.values() if isinstance(block, gr.Checkbox) and block.label in [say(lang, "chat.service_on") for lang in LANGUAGES]]
+    assert [switch.value for switch in switches] == [False, False]
