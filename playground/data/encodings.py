@@ -5,6 +5,7 @@ kana tell the few encodings that come into question apart nearly always (tests/b
 """
 
 import codecs
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,8 +30,8 @@ class Encoding:
     guessed: bool = False
 
 
-def find(path: Path, chosen: str = "auto", most: int = 0) -> Encoding:
-    """The encoding of a file; with `most`, found out from that many bytes at its beginning alone.
+def find(path: Path, chosen: str = "auto", most: int = 0, tell: Callable = lambda *_: None) -> Encoding:
+    """The encoding of a file; with `most`, found out from that many bytes at its beginning alone. `tell` hears now and then, and may raise to stop it.
 
     Raises PlaygroundError: bytes that the chosen encoding doesn't know (with their place and line), no such encoding,
     bytes that no known encoding explains.
@@ -40,29 +41,29 @@ def find(path: Path, chosen: str = "auto", most: int = 0) -> Encoding:
     if chosen.lower() != "auto":
         if not knows_encoding(chosen):
             raise problem("error.encoding_unknown", encoding=chosen)
-        wrong = _wrong(path, chosen, most)
+        wrong = _wrong(path, chosen, most, tell)
         if wrong:
             raise problem("error.encoding_chosen", file=path.name, encoding=chosen, position=wrong[0], line=wrong[1])
         marked = codecs.lookup(chosen).name == "utf-8" and start.startswith(codecs.BOM_UTF8)
         return Encoding("utf-8-sig" if marked else chosen)
     for mark, name in MARKS.items():
         if start.startswith(mark):
-            wrong = _wrong(path, name, most)
+            wrong = _wrong(path, name, most, tell)
             if wrong:
                 raise problem("error.encoding_chosen", file=path.name, encoding=name, position=wrong[0], line=wrong[1])
             return Encoding(name)
-    wrong = _wrong(path, "utf-8", most)
+    wrong = _wrong(path, "utf-8", most, tell)
     if not wrong:
-        return Encoding("iso2022_jp", True) if any(shift in start for shift in SHIFTS) and not _wrong(path, "iso2022_jp", most) else Encoding("utf-8")
-    guess = _guess(path, most, wrong[0])
+        return Encoding("iso2022_jp", True) if any(shift in start for shift in SHIFTS) and not _wrong(path, "iso2022_jp", most, tell) else Encoding("utf-8")
+    guess = _guess(path, most, wrong[0], tell)
     if guess is None:
         raise problem("error.encoding", file=path.name, position=wrong[0], line=wrong[1])
     return Encoding(guess, True)
 
 
-def _wrong(path: Path, name: str, most: int) -> tuple[int, int] | None:
+def _wrong(path: Path, name: str, most: int, tell: Callable) -> tuple[int, int] | None:
     """Where a file stops being text in that encoding: (byte, counted from 0, line, counted from 1), or None if it never does."""
-    decoder, done, line = codecs.getincrementaldecoder(name)(), 0, 1
+    decoder, done, line, size = codecs.getincrementaldecoder(name)(), 0, 1, path.stat().st_size
     with open(path, "rb") as file:
         while True:
             chunk = file.read(min(CHUNK, most - done) if most else CHUNK)
@@ -72,12 +73,13 @@ def _wrong(path: Path, name: str, most: int) -> tuple[int, int] | None:
             except UnicodeError as error:  # some codecs raise no UnicodeDecodeError, and so no place
                 at = getattr(error, "start", 0) - kept
                 return done + at, line + chunk.count(b"\n", 0, max(0, at))
+            tell(0, size, "bytes")
             if not chunk:
                 return None
             line, done = line + chunk.count(b"\n"), done + len(chunk)
 
 
-def _guess(path: Path, most: int, wrong: int) -> str | None:
+def _guess(path: Path, most: int, wrong: int, tell: Callable) -> str | None:
     """The encoding that reads best from where UTF-8 ends, of those that all bytes can be in."""
     with open(path, "rb") as file:
         file.seek(max(0, wrong - 64))
@@ -91,10 +93,10 @@ def _guess(path: Path, most: int, wrong: int) -> str | None:
         return None
     scores = {}
     for name in JAPANESE:
-        if not _wrong(path, name, most):
+        if not _wrong(path, name, most, tell):
             scores[name] = _japanese(sample.decode(name, "ignore"))
     ascii_share = sum(byte < 0x80 for byte in sample) / len(sample)
-    if ascii_share >= PLAIN and max(scores.values(), default=-1.0) < 0.5 and not _wrong(path, WESTERN, most):
+    if ascii_share >= PLAIN and max(scores.values(), default=-1.0) < 0.5 and not _wrong(path, WESTERN, most, tell):
         return WESTERN
     best = max(scores, key=scores.get, default=None)
     return best if best is None or scores[best] > 0 else None

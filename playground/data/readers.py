@@ -8,7 +8,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -81,7 +81,7 @@ class Reading:
             raise PlaygroundError(*self.problems)
 
 
-def read_file(path: Path, encoding: str = "auto", look: int = 0) -> Reading:
+def read_file(path: Path, encoding: str = "auto", look: int = 0, tell: Callable = lambda *_: None) -> Reading:
     """A file opened; its records are read as they're asked for. `look`: find out the encoding from so many bytes alone.
 
     Raises PlaygroundError, here or while records are read: too large, packed, of no known kind, bytes that aren't text,
@@ -94,7 +94,7 @@ def read_file(path: Path, encoding: str = "auto", look: int = 0) -> Reading:
     reading = Reading(path.name, kind, size)
     if kind == "parquet":
         return _parquet(path, reading, BATCH // 10 if look else BATCH)
-    reading.encoding = encodings.find(path, encoding, look)
+    reading.encoding = encodings.find(path, encoding, look, tell)
     reading.raw = open(path, "rb")
     stream = io.TextIOWrapper(reading.raw, encoding=reading.encoding.name, newline="" if kind in ("csv", "tsv") else None)
     if reading.encoding.guessed:

@@ -64,7 +64,7 @@ def read(settings: Data, tell: Callable = lambda *_: None) -> Rows:
     empty slice, nothing left of it (with counts by reason). `tell(done, total, unit)` hears of the progress, and may raise to stop it.
     """
     name = short(settings.source)
-    with _open(settings, 0) as reading:
+    with _open(settings, 0, tell) as reading:
         head, records = _head(reading.records)
         if not head:
             reading.end()
@@ -151,7 +151,7 @@ def short(source: str) -> str:
     return Path(source).name if "\\" in source or source.startswith(("/", ".", "~")) else source
 
 
-def _open(settings: Data, look: int) -> Reading:
+def _open(settings: Data, look: int, tell: Callable = lambda *_: None) -> Reading:
     source = settings.source
     entry = catalog.data_sets().get(source)
     if entry and "file" in entry:
@@ -159,7 +159,7 @@ def _open(settings: Data, look: int) -> Reading:
     if entry:
         return read_hub(entry["hub"])
     if is_file(source):
-        return read_file(Path(source).expanduser(), settings.encoding, look)
+        return read_file(Path(source).expanduser(), settings.encoding, look, tell)
     if Path(source).is_absolute() or not is_id(source) or Path(source).suffix.lower() in ENDS:
         raise problem("error.no_file", source=short(source))
     return read_hub(source)
