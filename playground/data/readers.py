@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from playground import catalog
-from playground.data import encodings, jsons
+from playground.data import encodings, jsons, parquet
 from playground.errors import PlaygroundError, Problem, problem
 
 MOST_BYTES = 100 * 2**20
-MOST_UNPACKED = 4 * MOST_BYTES  # of a Parquet file's columns, once unpacked
-BATCH, AT_ONCE = 1000, 2**29  # rows and bytes of a Parquet file at once
+BATCH = 1000  # rows of a Parquet file at once
 TOLD = 5  # broken lines in one message
 KINDS = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".tab": "tsv",
@@ -93,7 +92,9 @@ def read_file(path: Path, encoding: str = "auto", look: int = 0, tell: Callable 
     kind = _kind(path)
     reading = Reading(path.name, kind, size)
     if kind == "parquet":
-        return _parquet(path, reading, BATCH // 10 if look else BATCH)
+        reading.total, found = parquet.opened(path, BATCH // 10 if look else BATCH)
+        reading.records = (Record(number, 0, values) for number, values in enumerate(found, 1))
+        return reading
     reading.encoding = encodings.find(path, encoding, look, tell)
     reading.raw = open(path, "rb")
     stream = io.TextIOWrapper(reading.raw, encoding=reading.encoding.name, newline="" if kind in ("csv", "tsv") else None)
@@ -268,38 +269,3 @@ def _text(stream, reading: Reading) -> Iterator[Record]:
             held, begun = [], 0
     if held:
         yield Record(number + 1, begun, {"text": "\n".join(held)})
-
-
-def _parquet(path: Path, reading: Reading, most: int) -> Reading:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        file = pyarrow.parquet.ParquetFile(path)
-        largest = max((file.metadata.row_group(n).total_byte_size for n in range(file.num_row_groups)), default=0)
-        reading.total = file.metadata.num_rows
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise problem("error.parquet", file=path.name, detail=str(error).split("\n")[0][:160]) from error
-    unpacked = sum(file.metadata.row_group(n).total_byte_size for n in range(file.num_row_groups))
-    if unpacked > MOST_UNPACKED:
-        raise problem("error.unpacked", file=path.name, size_bytes=unpacked, most_bytes=MOST_UNPACKED)
-    at_once = min(most, max(1, AT_ONCE // max(1, largest)))  # a value may stand for many rows: none is larger than its row group
-    reading.records = _batches(file, at_once, path.name)
-    return reading
-
-
-def _batches(file, at_once: int, name: str) -> Iterator[Record]:
-    import pyarrow
-
-    number, batches = 0, file.iter_batches(batch_size=at_once)
-    while True:
-        try:
-            batch = next(batches, None)
-            found = batch.to_pylist() if batch is not None else None
-        except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
-            raise problem("error.parquet", file=name, detail=str(error).split("\n")[0][:160]) from error
-        if found is None:
-            return
-        for values in found:
-            number += 1
-            yield Record(number, 0, values)

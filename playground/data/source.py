@@ -174,8 +174,8 @@ def _progress(reading: Reading, settings: Data, count: int) -> tuple[int, int, s
     """(done, of how many, unit): bytes of a file, else records."""
     if reading.raw:
         return reading.done, reading.size, "bytes"
-    total = reading.total or settings.last or 0
-    return count, min(total, settings.last or total), "rows"
+    total = max(count, reading.total or settings.last)
+    return count, min(total, settings.last or total) if reading.kind == "hub" else total, "rows"
 
 
 def _notes(reading: Reading, slicer: Slicer | None) -> list[Problem]:

@@ -10,7 +10,7 @@ import zipfile
 import pytest
 from toys import PROJECT, keys
 
-from playground.data import encodings, readers
+from playground.data import encodings, parquet, readers
 from playground.data.source import Row, keep_pasted, preview, read
 from playground.errors import PlaygroundError
 from playground.settings import Data, Settings, problems
@@ -231,7 +231,7 @@ def test_a_parquet_file_that_grows_when_unpacked_is_refused_by_its_size(tmp_path
     path = tmp_path / "a.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"instruction": ["q" * 10**6] * 3, "output": ["a" * 10**6, "b" * 10**6, "c" * 10**6]}), path, compression="zstd")
     assert path.stat().st_size < 10**5 and len(_read(path).train) == 3
-    monkeypatch.setattr(readers, "MOST_UNPACKED", 10**6)
+    monkeypatch.setattr(parquet, "MOST_UNPACKED", 10**6)
     error = _told(path)
     assert keys_of(error) == ["error.unpacked"] and "MiB" in str(error)
 
@@ -242,12 +242,12 @@ def test_a_value_that_stands_for_many_parquet_rows_is_not_unpacked_all_at_once(t
 
     path = tmp_path / "a.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"text": pyarrow.DictionaryArray.from_arrays([0] * 1000, ["x" * 10**6])}), path, compression="zstd")
-    monkeypatch.setattr(readers, "AT_ONCE", 2**25)
+    monkeypatch.setattr(parquet, "AT_ONCE", 2**25)
     taken = []
     iter_batches = pyarrow.parquet.ParquetFile.iter_batches
     monkeypatch.setattr(pyarrow.parquet.ParquetFile, "iter_batches", lambda self, batch_size: taken.append(batch_size) or iter_batches(self, batch_size=batch_size))
     assert len(preview(Data(source=str(path), drop_duplicates=False)).rows) == 20
-    assert 1 < taken[0] and taken[0] * 10**6 <= readers.AT_ONCE
+    assert 1 < taken[0] and taken[0] * 10**6 <= parquet.AT_ONCE
 
 
 def test_a_row_of_ten_megabytes_is_read_and_told(tmp_path):
@@ -268,6 +268,8 @@ def test_a_parquet_under_another_name_is_seen_by_its_first_bytes(tmp_path):
 
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"question": "a", "answer": "b"}]), tmp_path / "a.csv")
     assert _pairs(_read(tmp_path / "a.csv")) == [("a", "b")]
+    pyarrow.parquet.write_table(pyarrow.table({"question": [], "answer": []}), tmp_path / "b.parquet")
+    assert keys_of(_told(tmp_path / "b.parquet")) == ["error.no_rows"]
 
 
 # --- pasted ---
