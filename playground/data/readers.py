@@ -100,7 +100,7 @@ def read_file(path: Path, encoding: str = "auto", look: int = 0, tell: Callable 
     stream = io.TextIOWrapper(reading.raw, encoding=reading.encoding.name, newline="" if kind in ("csv", "tsv") else None)
     if reading.encoding.guessed:
         reading.notes.append(Problem("note.encoding_guessed", {"encoding": reading.encoding.name}))
-    reading.records = _decoded({"jsonl": _jsonl, "json": _json, "csv": _csv, "tsv": _csv, "text": _text}[kind](stream, reading), reading)
+    reading.records = _decoded({"jsonl": _json, "json": _json, "csv": _csv, "tsv": _csv, "text": _text}[kind](stream, reading), reading)
     return reading
 
 
@@ -176,10 +176,11 @@ def _jsonl(stream, reading: Reading) -> Iterator[Record]:
 
 
 def _json(stream, reading: Reading) -> Iterator[Record]:
-    """Records of a JSON file: a list of objects, an object that holds such a list, one object alone, or one object a line."""
+    """Records of a JSON file, whatever it's called: a list of objects, an object that holds such a list, one object alone, or one object a line."""
     start = stream.read(jsons.CHUNK)
-    begins = start.lstrip("\ufeff \t\r\n")[:1]
-    if begins == "{" and jsons.lines(start):
+    stripped = start.lstrip("\ufeff \t\r\n")
+    begins, spread = stripped[:1], stripped.split("\n", 1)[0].strip() == "{"
+    if (reading.kind == "jsonl" and begins != "[" and not spread) or (begins == "{" and jsons.lines(start)):
         yield from _jsonl(_lines(start, stream), reading)
         return
     found = jsons.elements(start, stream, reading.name) if begins == "[" else _whole(start + stream.read(), reading)

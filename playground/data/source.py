@@ -15,7 +15,7 @@ from playground.data.columns import Columns, choose, names_of, written
 from playground.data.hub_sets import is_id, read_hub
 from playground.data.readers import KINDS, MOST_BYTES, PACKED_ENDS, Reading, Record, guess_kind, read_file
 from playground.data.row import Row, text_of
-from playground.data.slices import Rows, Slicer
+from playground.data.slices import MOST_ROWS, Rows, Slicer
 from playground.errors import PlaygroundError, Problem, problem
 from playground.settings import Data
 
@@ -70,6 +70,8 @@ def read(settings: Data, tell: Callable = lambda *_: None) -> Rows:
             reading.end()
             raise problem("error.no_rows", source=name)
         slicer = Slicer(settings, choose(settings.columns, [record.values for record in head], name))
+        if reading.kind == "hub" and not settings.last and (reading.total or 0) - settings.first >= MOST_ROWS:
+            raise problem("error.large_hub", source=name, rows=reading.total, most=MOST_ROWS)
         for count, record in enumerate(records, 1):
             slicer.add(record)
             if count % EVERY == 0:

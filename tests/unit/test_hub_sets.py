@@ -92,6 +92,24 @@ def test_configs_and_splits_that_are_there_are_named(folder):
     assert keys(caught) == ["error.data_split"] and "train, validation" in str(caught.value)
 
 
+def test_a_huge_set_is_refused_whole_before_it_is_downloaded(made_hub, monkeypatch):
+    import datasets
+
+    taken, _ = made_hub
+    load = datasets.load_dataset
+
+    def counted(*arguments, **named):
+        found = load(*arguments, **named)
+        found["train"].info.splits = datasets.SplitDict({"train": datasets.SplitInfo("train", num_examples=5_000_000)})
+        return found
+
+    monkeypatch.setattr(datasets, "load_dataset", counted)
+    caught = _told(source="someone/large")
+    assert keys(caught) == ["error.large_hub"] and "5000000" in str(caught.value) and len(taken) <= 101
+    rows = read(Data(source="someone/large", last=50, held_out=0))
+    assert len(rows.train) == 50 and rows.total == 5_000_000 == preview(Data(source="someone/large")).total
+
+
 @pytest.mark.parametrize("reason", ["unreachable", "absent", "gated"])
 def test_why_a_hub_gives_nothing_is_told(monkeypatch, reason):
     monkeypatch.setattr(hub, "trouble", lambda *_: reason)

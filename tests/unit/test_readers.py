@@ -189,6 +189,14 @@ def test_one_object_that_holds_lists(tmp_path):
     assert _pairs(rows) == [("a", "b")] and rows.notes[0].values == {"lists": ["test"]}
 
 
+def test_json_is_read_for_what_it_is_under_either_name(tmp_path):
+    rows = [{"question": "a", "answer": "b"}, {"question": "c", "answer": "d"}]
+    for text in (json.dumps(rows), json.dumps(rows, indent=2), "\n".join(map(json.dumps, rows)), "\n\n".join(map(json.dumps, rows)) + "\n", json.dumps({"rows": rows}, indent=2)):
+        for name in ("a.json", "a.jsonl"):
+            (tmp_path / name).write_text(text)
+            assert _pairs(_read(tmp_path / name)) == [("a", "b"), ("c", "d")], (name, text)
+
+
 def test_plain_text_is_a_row_a_paragraph_or_a_row_a_line(tmp_path):
     (tmp_path / "a.txt").write_text("\n\none\ntwo\n \nthree\n\n\nfour")
     rows = _read(tmp_path / "a.txt")
