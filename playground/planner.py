@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -92,21 +92,32 @@ class Lane:
         request = json.dumps({"id": self._count, "do": do, "values": values}, ensure_ascii=False) + "\n"
         for _ in range(TRIES):
             process = self._living()
-            try:
-                process.stdin.write(request)
-                process.stdin.flush()
-                for line in process.stdout:
-                    told = json.loads(line)
-                    if "progress" not in told:
-                        return told
-                    if tell:
-                        tell(*told["progress"])
-            except OSError:
-                pass
+            for line in self._lines(process, request):
+                told = json.loads(line)
+                if "progress" not in told:
+                    return told
+                if tell:
+                    self._pass_on(tell, told["progress"])
             code = process.wait()  # until it is gone, it would pass for living
             if self._stopped:
                 raise PlaygroundError
         raise problem("error.planner_died", code=code)
+
+    def _lines(self, process: subprocess.Popen, request: str) -> Iterator[str]:
+        try:
+            process.stdin.write(request)
+            process.stdin.flush()
+            while line := process.stdout.readline():
+                yield line
+        except OSError:
+            return
+
+    def _pass_on(self, tell: Callable, progress: list) -> None:
+        try:
+            tell(*progress)
+        except BaseException:
+            self.close()  # nobody waits for the rest, which the next question would take for its own answer
+            raise
 
     def close(self) -> None:
         if self.process is not None:

@@ -29,8 +29,8 @@ from playground.settings import Data, Load, Settings, check, problems
 def xray(settings: Settings, row: int | dict = 1, tell: Callable = lambda *_: None) -> dict:
     """One row token by token; what data/xray.py says of it, and "row" (its texts), "number" and "rows" (to learn).
 
-    row: its number in its source, or where rows have none its place among those to learn, from 1; or a row's own fields as a
-    dict. Raises PlaygroundError: settings that can't be, rows that can't be read, no such row, a tokenizer that isn't here.
+    row: its number in its source (the next one's that is left, if it isn't), or where rows have none its place among those to
+    learn, from 1; or a row's own fields as a dict. Raises PlaygroundError: settings that can't be, rows that can't be read, no such row, a tokenizer that isn't here.
     """
     check(problems(settings))
     (_, held), (_, rows) = _held(settings.load), _rows(settings.data, tell)
@@ -83,7 +83,7 @@ def _given(row: dict) -> Row:
 def _numbered(rows: Rows, number: int) -> Row:
     every = [*rows.train, *rows.held_out]
     if any(row.number for row in every):
-        found = next((row for row in every if row.number == number), None)
+        found = min((row for row in every if row.number >= number), key=lambda row: row.number, default=None)
     else:
         found = rows.train[number - 1] if 1 <= number <= len(rows.train) else None
     if found is None:

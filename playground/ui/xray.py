@@ -20,10 +20,9 @@ def drawn(say: Callable, found: dict) -> str:
     """What `xray` of preview.py found: what becomes of the row, the legend with counts, the tokens, characters a token."""
     tokens = "".join(_run(say, state, list(group)) for state, group in groupby(found["tokens"], key=lambda token: token["state"]))
     more = f'<p class="small">{escape(say("xray.more", count=number(found["more"])))}</p>' if found["more"] else ""
-    about = escape(say("xray.about", template=found["template"], kept=number(found['kept']), total=number(found['total']), length=number(found['length'])))
     encoder = f'<p class="small">{escape(say("xray.encoder"))}</p>' if found["encoder"] else ""
     return (
-        f'<section class="plan xray"><p>{about} {_end(say, found)}</p>{encoder}{_legend(say, found)}'
+        f'<section class="plan xray"><p>{_about(say, found)} {_end(say, found)}</p>{encoder}{_legend(say, found)}'
         f'<div class="tokens" role="group" aria-label="{escape(say("xray.tokens"))}">{tokens}</div>{more}{_rates(say, found)}</section>'
     )
 
@@ -76,6 +75,12 @@ def _named(text: str) -> str:
     """The same for an attribute, where there is no markup: what can't be seen is named."""
     hidden = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
     return "".join(f"U+{ord(char):04X}" if unicodedata.category(char) in hidden else escape(char) for char in text)
+
+
+def _about(say: Callable, found: dict) -> str:
+    counts = {name: number(found[name]) for name in ("kept", "total", "length")}
+    row = say("xray.row", number=number(found["number"])) if found.get("number") else ""
+    return escape(f"{row} {say('xray.about', template=found['template'], **counts)}".strip())
 
 
 def _end(say: Callable, found: dict) -> str:

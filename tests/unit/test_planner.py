@@ -85,6 +85,15 @@ def test_a_long_question_tells_how_far_it_is_and_what_rows_say_is_asked_anew(pla
     assert planner.ask("price", cutoff=5) is not first and not any("price" in key for key in planner._answers)
 
 
+def test_who_hears_of_the_progress_can_break_off_by_raising(planner):
+    def enough(*_):
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        planner.ask("price", enough, cutoff=1)
+    assert planner.ask("price", cutoff=2)["cutoff"] == 2
+
+
 def test_a_question_that_is_stopped_ends_quietly_and_the_next_one_is_answered(planner):
     planner.stop("price")  # nothing to stop
     heard, caught = threading.Event(), []

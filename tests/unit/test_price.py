@@ -179,6 +179,8 @@ def test_a_question_about_a_row_finds_it_by_number_or_takes_it_as_it_is(asked):
     assert [token["id"] for token in found["tokens"]][: found["kept"]] == example.ids
     typed = preview.xray(asked, {"instruction": "青い？", "output": "はい", "system": "短く", "before": [["a", "b"]]})
     assert typed["row"]["before"] == [["a", "b"]] and typed["kinds"]["content"]
+    sliced = asked.with_values({"data": {"first": 11}})
+    assert preview.xray(sliced, 1)["row"]["instruction"] == "What is 10?"
     with pytest.raises(PlaygroundError) as caught:
         preview.xray(asked, 121)
     assert keys(caught) == ["error.no_row"]
