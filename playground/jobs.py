@@ -56,8 +56,8 @@ class Workbench:
     def tune(self, settings: Settings) -> Iterator[dict]:
         """Fine-tune with LoRA or in full; loads the model first where it isn't held already.
 
-        The result: {"run", "seconds", "loss" {before, after}, "recall" {base, tuned} or None, "tokens_per_s", "steps",
-        "peak" (bytes by kind), "stopped", "adapter" or "model" (path)}.
+        The result: {"run", "seconds", "loss" {before, after}, "recall" {base, tuned} or None, "measures"
+        (chat/measure.py's figures by name) or None, "tokens_per_s", "steps", "peak" (bytes by kind), "stopped", "adapter" or "model" (path)}.
         """
         check(problems(settings))
         return self._job("tune", settled(settings), lambda s: tuning.tune(self, s, False))

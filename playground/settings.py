@@ -84,6 +84,8 @@ class Train:
     tokens: int = 0  # tokens of a micro-batch at most; 0: as many as fit
     compile: str = "auto"  # layers compiled before training: auto (where it pays), on, off
     save_every: int = 0  # steps between two checkpoints to resume from; 0: only when stopped
+    measured: int = 45  # held-out rows at most that are measured on before and after, evenly spread over the set; 0: none
+    sample_every: str = "auto"  # steps after which a few of them are asked during training: a number, off, auto (a handful of times)
 
 
 TEMPLATES = ("auto", "chat", "alpaca", "talk", "text", "own")
@@ -91,6 +93,8 @@ METHODS = ("lora", "full")
 OPTIMIZERS = ("adamw", "adamw8bit", "paged_adamw", "paged_adamw8bit")
 CHECKPOINTING = ("auto", "off", "2", "4", "all", "offload")  # on offer; any number from 2 on will do
 COMPILE = ("auto", "on", "off")
+MOST_MEASURED = 1000
+SAMPLE_EVERY = ("auto", "off", "10", "50")  # on offer; any number from 1 on will do
 
 
 @dataclass(frozen=True)
@@ -203,8 +207,10 @@ def problems(settings: Settings) -> list[Problem]:
         (train.length >= 8, "problem.length", {"length": train.length}),
         (train.tokens == 0 or train.tokens >= 8, "problem.tokens", {"tokens": train.tokens}),
         (train.save_every >= 0, "problem.save_every", {"save_every": train.save_every}),
+        (0 <= train.measured <= MOST_MEASURED, "problem.measured", {"measured": train.measured, "most": MOST_MEASURED}),
+        (train.sample_every in SAMPLE_EVERY or _number_from(1, train.sample_every), "problem.sample_every", {"sample_every": train.sample_every}),
         (lora.lr_ratio > 0, "problem.lr_ratio", {"lr_ratio": lora.lr_ratio}),
-        (train.checkpointing in CHECKPOINTING or _number_from_2(train.checkpointing), "problem.checkpointing", {"checkpointing": train.checkpointing}),
+        (train.checkpointing in CHECKPOINTING or _number_from(2, train.checkpointing), "problem.checkpointing", {"checkpointing": train.checkpointing}),
         (train.method != "full" or load.bits in (0, 16, 32), "problem.full_bits", {"bits": load.bits}),
         *((value in choices, "problem.choice", {"field": f"train.{name}", "value": value, "choices": list(choices)}) for name, value, choices in (
             ("method", train.method, METHODS), ("optimizer", train.optimizer, OPTIMIZERS), ("compile", train.compile, COMPILE))),
@@ -220,8 +226,8 @@ def knows_encoding(name: str) -> bool:
         return False
 
 
-def _number_from_2(text: str) -> bool:
-    return text.isdecimal() and int(text) >= 2
+def _number_from(least: int, text: str) -> bool:
+    return text.isdecimal() and int(text) >= least
 
 
 def generation_problems(generation: Generation) -> list[Problem]:

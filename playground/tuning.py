@@ -4,23 +4,22 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from playground import beside
-from playground.chat.recall import recall
+from playground import beside, measuring
+from playground.chat.ask import askable, limit
 from playground.data import source as data_source
 from playground.data.batch import Example, encode
-from playground.data.source import Row
 from playground.data.template import Template, choose_for
 from playground.errors import problem
+from playground.measuring import Measured, Samples
 from playground.model import adapt
 from playground.model.tokenizer import tried
 from playground.settings import Settings
 from playground.train import checkpoint
-from playground.train.loop import Trainer, fine_tune, held_out_loss
+from playground.train.loop import Trainer, fine_tune, total_steps
 from playground.train.prepare import prepare
 from playground.watched import Stopped, watched
 
 SETTLED = 2  # steps until a step is like every later one: the first makes the optimizer's averages
-MEASURED_ROWS = 45  # held-out rows at most, evenly spread over the set: enough for a mean, quick on a CPU
 
 
 @dataclass
@@ -29,8 +28,7 @@ class Lesson:
 
     template: Template
     examples: list[Example]
-    measured: list[Row]  # the rows of `apart`
-    apart: list[Example]
+    measured: Measured
     rows: int = 0
     notes: list[dict] = field(default_factory=list)
 
@@ -48,15 +46,13 @@ def tune(bench, settings: Settings, resumed: bool) -> Iterator[dict]:
     lesson = _lesson(rows, settings, held)
     yield from lesson.notes
     bench.template, bench.form = lesson.template.name, lesson.template.form
-    found = {"base": None, "tuned": None}
-    asked = [row for row in lesson.measured if row.key]
     if full:
         bench.changed()
         if held.dtype.itemsize == 2:
             yield {"kind": "note", "key": "note.full_bf16", "values": {}}
-        found |= (yield from _asked(bench, lesson, asked, ("base",))) or {}
+        yield from measuring.answers(bench, lesson.measured, ("base",))
     yield from beside.of_tune(settings, held, lesson.examples, bench.predicts)
-    trainer = bench.trainer = prepare(held, settings, lesson.examples, lesson.apart, team)
+    trainer = bench.trainer = prepare(held, settings, lesson.examples, lesson.measured.examples, team)
     if trainer.plan.peak is not None:
         dial = trainer.plan.dial
         yield {"kind": "note", "key": "note.plan", "values": {"checkpointing": dial.checkpointing, "tokens": dial.tokens, "peak_bytes": trainer.plan.peak}}
@@ -64,25 +60,23 @@ def tune(bench, settings: Settings, resumed: bool) -> Iterator[dict]:
     loss = {"before": None, "after": None}
     if resumed:
         checkpoint.restore(trainer, lesson.examples, run.folder / checkpoint.NAME)
-        loss["before"] = next((e["loss"] for e in run.events() if e["kind"] == "score" and e.get("when") == "before"), None)
+        loss["before"] = measuring.loss_before(run, lesson.measured)
         yield {"kind": "note", "key": "note.resumed", "values": {"step": trainer.step}}
     else:
-        loss["before"] = yield from _score("before", bench, lesson)
+        loss["before"] = yield from measuring.loss("before", bench, lesson.measured)
     last = yield from _train(bench, trainer, lesson, settings)
     if last is None:
         raise Stopped
     yield {"kind": "phase", "name": "save"}
     saved = _save(bench, full)
-    loss["after"] = yield from _score("after", bench, lesson)
+    loss["after"] = yield from measuring.loss("after", bench, lesson.measured)
     team.leave()  # the rest is the main process's
-    found |= (yield from _asked(bench, lesson, asked, ("tuned",) if full else ("base", "tuned"))) or {}
-    found = found if found["tuned"] is not None else None
-    if found:
-        yield {"kind": "score", "when": "recall", **found}
+    yield from measuring.answers(bench, lesson.measured, ("tuned",) if full else ("base", "tuned"))
+    found = yield from measuring.report(bench, lesson.measured)
     parts = bench.parts()
     bench.trainer = None  # gradients and optimizer go; what was learned stays
     return {
-        "loss": loss, "recall": found, "tokens_per_s": last["tokens_per_s"], "steps": last["step"], "rows": lesson.rows,
+        "loss": loss, **found, "tokens_per_s": last["tokens_per_s"], "steps": last["step"], "rows": lesson.rows,
         "template": lesson.template.name, "packed": trainer.feed.packed, "parts": parts, **saved,
     }  # fmt: skip
 
@@ -94,23 +88,27 @@ def _lesson(rows, settings: Settings, held) -> Lesson:
     if longest and train.length > longest:
         raise problem("error.length", length=train.length, longest=longest)
     examples, cut = encode(rows.train, template, train.length, data.train_on_prompt)
-    measured = rows.held_out[:: max(1, math.ceil(len(rows.held_out) / MEASURED_ROWS))]
+    measured = rows.held_out[:: max(1, math.ceil(len(rows.held_out) / train.measured))] if train.measured else []
     apart, _ = encode(measured, template, train.length) if measured else ([], 0)
     notes += tried(held.tokenizer, (text for row in rows.train for text in (row.output, row.instruction, row.input)))
     notes += [{"kind": "note", "key": found.key, "values": found.values} for found in rows.notes]
     notes.append({"kind": "note", "key": "note.data", "values": {"rows": len(rows.train), "held_out": len(measured), "total": rows.total, "template": template.name}})
     if cut:
         notes.append({"kind": "note", "key": "note.cut", "values": {"cut": cut, "length": train.length}})
-    return Lesson(template, examples, measured, apart, len(rows.train), notes)
+    found = Measured(apart, askable(measured, template, train.length, longest), template, limit(measured, template))
+    return Lesson(template, examples, found, len(rows.train), notes)
 
 
 def _train(bench, trainer: Trainer, lesson: Lesson, settings: Settings):
     """The steps, with a checkpoint now and then and one where it was stopped; returns the last step's event, or None."""
     every, path, last = settings.train.save_every, bench.run.folder / checkpoint.NAME, None
+    samples = Samples(bench, lesson.measured, settings.train.sample_every, total_steps(len(lesson.examples), settings.train))
     yield {"kind": "phase", "name": "train"}
-    bench.peaks.begin()
     begun = trainer.step
-    for event in fine_tune(trainer, lesson.examples, settings.train, bench.stop):
+    if not begun:
+        yield from samples.at(0) or ()
+    bench.peaks.begin()
+    for event in fine_tune(trainer, lesson.examples, settings.train, bench.stop, samples.at):
         yield event
         if event["kind"] != "step":
             continue
@@ -139,23 +137,3 @@ def _save(bench, full: bool) -> dict:
     held.model.save_pretrained(run.model)
     held.tokenizer.save_pretrained(run.model)
     return {"model": str(run.model)}
-
-
-def _score(when: str, bench, lesson: Lesson):
-    """The held-out loss as a `score` event; returns it, or None where there is nothing to measure on."""
-    if not lesson.apart or bench.stop.is_set():
-        return None
-    yield {"kind": "phase", "name": "evaluate"}
-    loss = yield from held_out_loss(bench.trainer, lesson.apart, bench.stop)
-    if loss is None:
-        return None
-    yield {"kind": "score", "when": when, "loss": round(loss, 5)}
-    return round(loss, 5)
-
-
-def _asked(bench, lesson: Lesson, asked: list[Row], sides: tuple[str, ...]):
-    """Recall on those sides, or None; only the main process asks."""
-    if not asked or bench.stop.is_set() or not bench.team.main or bench.team.sharded:
-        return None
-    yield {"kind": "phase", "name": "compare"}
-    return (yield from recall(bench.loaded.model, lesson.template, asked, bench.stop, sides))

@@ -36,6 +36,7 @@ def answers(
 ) -> Iterator[dict]:  # fmt: skip
     """Answer all rows at once; yield {"texts": [...], "tokens": n} as they grow, the last one complete.
 
+    Where all rows are of one side, the last one also has "ids": each answer's tokens, with the one that closes it if it was written.
     With beams no text is known before the end: until then only `tokens` grows. Ends early, with what there is, once
     `stop` is set. `ends`: the tokens that close an answer.
     """
@@ -50,7 +51,8 @@ def answers(
         try:
             with torch.no_grad():
                 found = _generate(model, tokenizer, asked, ends, generation, writer)
-            events.put({"texts": writer.texts(found[:, begun:].tolist()), "tokens": found.shape[1] - begun, "end": True})
+            written = found[:, begun:].tolist()
+            events.put({"texts": writer.texts(written), "ids": [ids[: writer.end(ids) + 1] for ids in written], "tokens": found.shape[1] - begun, "end": True})
         except BaseException as error:  # handed over to the thread that reads the answers
             events.put(error)
 
@@ -60,9 +62,9 @@ def answers(
     try:
         while not ended:
             event = events.get()
+            ended = isinstance(event, BaseException) or event.pop("end", False)
             if isinstance(event, BaseException):
                 raise event
-            ended = event.pop("end", False)
             yield event
     finally:
         if not ended:  # nobody reads on: don't leave it writing
@@ -170,7 +172,10 @@ class _Writer(StoppingCriteria):
     def texts(self, rows: list[list[int]]) -> list[str]:
         return [self._text(ids) for ids in rows]
 
+    def end(self, ids: list[int]) -> int:
+        """Where an answer is closed, or how long it is."""
+        return next((at for at, token in enumerate(ids) if token in self.ends), len(ids))
+
     def _text(self, ids: list[int]) -> str:
-        end = next((at for at, token in enumerate(ids) if token in self.ends), len(ids))
         # A character of several tokens shows as U+FFFD until its last one is there.
-        return self.tokenizer.decode(ids[:end], skip_special_tokens=True).rstrip("\ufffd").strip()
+        return self.tokenizer.decode(ids[: self.end(ids)], skip_special_tokens=True).rstrip("\ufffd").strip()

@@ -4,7 +4,7 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -56,9 +56,12 @@ def rate(step: int, steps: int, settings: Train) -> float:
     return settings.lr * falls[settings.schedule]
 
 
-def fine_tune(trainer: Trainer, examples: Sequence[Example], settings: Train, stop: threading.Event) -> Iterator[dict]:
+def fine_tune(
+    trainer: Trainer, examples: Sequence[Example], settings: Train, stop: threading.Event, between: Callable[[int], Iterator[dict] | None] = lambda step: None
+) -> Iterator[dict]:  # fmt: skip
     """Train from `trainer.step` on; yield a `step` event after each optimizer step. Ends within a micro-batch of `stop`.
 
+    `between(steps done)`: events of what is to be done before the next step with the model as it is outside of training, or None.
     Event: {"step", "steps", "loss" (mean nats a labelled token), "tokens" (so far, with prompts, without padding), "lr",
     "tokens_per_s", "left_s"}; a `note` where the plan had to change. Raises PlaygroundError if the loss is no longer a
     number, torch.OutOfMemoryError if no plan is left that needs less.
@@ -76,7 +79,8 @@ def fine_tune(trainer: Trainer, examples: Sequence[Example], settings: Train, st
             "left_s": round(seconds / (trainer.step - first[0]) * (steps - trainer.step), 1),
         }  # fmt: skip
 
-    with computing(trainer, learning=True):
+    with contextlib.ExitStack() as training:
+        training.enter_context(computing(trainer, learning=True))
         done = None
         for batch in islice(_forever(examples, settings, trainer.feed), trainer.step, steps):
             if settings.compile == "auto" and not trainer.plan.compiled and trainer.step - first[0] == TIMED:
@@ -91,21 +95,30 @@ def fine_tune(trainer: Trainer, examples: Sequence[Example], settings: Train, st
             trainer.step, trainer.tokens, done = trainer.step + 1, trainer.tokens + sum(len(e.ids) for e in batch), (_later(loss), lr)
             if trainer.feed.device != "cuda":
                 yield report(*done)
+            if aside := between(trainer.step):
+                if trainer.feed.device == "cuda":
+                    yield report(*done)
+                done, paused = None, time.perf_counter()
+                training.close()
+                yield from aside
+                training.enter_context(computing(trainer, learning=True))
+                began += time.perf_counter() - paused  # no time of training's
         if done and trainer.feed.device == "cuda":
             yield report(*done)
 
 
-def held_out_loss(trainer: Trainer, examples: Sequence[Example], stop: threading.Event) -> Iterator[dict]:
-    """Yield `progress`; return the mean loss in nats a labelled token, or None if stopped before the end."""
-    total, count, done = 0.0, 0, 0
+def held_out_losses(trainer: Trainer, examples: Sequence[Example], stop: threading.Event) -> Generator[dict, None, list[tuple[float, int]] | None]:
+    """Yield `progress`; return each row's (loss in nats, labelled tokens), shorter rows first, or None if stopped before the end."""
+    found = []
     with computing(trainer, learning=False), torch.no_grad():
         for part in trainer.feed.parts(sorted(examples, key=lambda e: len(e.ids)), 16, 2048):
             if stop.is_set():
                 return None
-            batch = trainer.feed.batch(part)
-            total, count, done = total + trainer.loss_of(batch).item(), count + batch.labelled, done + len(part)
-            yield {"kind": "progress", "done": done, "total": len(examples), "unit": "rows"}
-    return total / max(count, 1)
+            sizes = [e.labelled for e in part]
+            each = trainer.loss_of(trainer.feed.batch(part), each=True).double()
+            found += [(row.sum().item(), size) for row, size in zip(each.split(sizes), sizes)]
+            yield {"kind": "progress", "done": len(found), "total": len(examples), "unit": "rows"}
+    return found
 
 
 @contextlib.contextmanager

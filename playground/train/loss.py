@@ -50,6 +50,13 @@ def chunked_loss(hidden: torch.Tensor, head: nn.Linear, predicts: torch.Tensor, 
     return _Chunked.apply(hidden.flatten(0, 1), head.weight, head.bias, predicts, wanted, chunk)
 
 
+def token_losses(hidden: torch.Tensor, head: nn.Linear, predicts: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """The same, each labelled token's cross-entropy by itself: (labelled,). Nothing is kept for a gradient's sake."""
+    hidden, chunk = hidden.flatten(0, 1), max(16, CHUNK_LOGITS // head.weight.shape[0])
+    parts = zip(predicts.split(chunk), wanted.split(chunk))
+    return torch.cat([functional.cross_entropy(functional.linear(hidden[at], head.weight, head.bias).float(), token, reduction="none") for at, token in parts])
+
+
 class Loss(nn.Module):
     """The summed loss of a batch, in nats over its labelled tokens: chunked where that is exact, else over all logits.
 
@@ -68,13 +75,13 @@ class Loss(nn.Module):
         self._parts = (getattr(causal, causal.base_model_prefix, None), causal.get_output_embeddings())
         self.chunked = self._exact(causal)
 
-    def forward(self, batch: Batch, states: bool = False) -> torch.Tensor:
-        """The loss; or, for `states`, the decoder's hidden states (rows, tokens, width)."""
+    def forward(self, batch: Batch, states: bool = False, each: bool = False) -> torch.Tensor:
+        """The loss; or, for `states`, the decoder's hidden states (rows, tokens, width); for `each`, every labelled token's own loss."""
         if states or self.chunked:
             hidden = self._states(batch.inputs)
-            return hidden if states else chunked_loss(hidden, self._parts[1], batch.predicts, batch.wanted)
+            return hidden if states else (token_losses if each else chunked_loss)(hidden, self._parts[1], batch.predicts, batch.wanted)
         logits = self.model(**batch.inputs, use_cache=False).logits.flatten(0, 1)[batch.predicts]
-        return functional.cross_entropy(logits.float(), batch.wanted, reduction="sum")
+        return functional.cross_entropy(logits.float(), batch.wanted, reduction="none" if each else "sum")
 
     def _states(self, inputs: dict) -> torch.Tensor:
         """What the head is given: (rows, tokens, width)."""

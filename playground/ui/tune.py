@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import gradio as gr
 
-from playground.settings import CHECKPOINTING, COMPILE, METHODS, OPTIMIZERS
+from playground.settings import CHECKPOINTING, COMPILE, METHODS, OPTIMIZERS, SAMPLE_EVERY
 from playground.ui import relief
 from playground.ui.page import AT_ONCE, QUIET, Page, message, message_box, opened
 
@@ -41,6 +41,9 @@ def build(page: Page) -> SimpleNamespace:
         with gr.Row():
             field(gr.Number, "train", "save_every", precision=0)
             field(gr.Number, "train", "seed", precision=0)
+        with gr.Row():
+            field(gr.Number, "train", "measured", precision=0)
+            field(gr.Dropdown, "train", "sample_every", choices=SAMPLE_EVERY, allow_custom_value=True)
     with gr.Accordion(say("tune.memory"), open=False):
         field(gr.Dropdown, "train", "checkpointing", choices=CHECKPOINTING, allow_custom_value=True)
         with gr.Row():
