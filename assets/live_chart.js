@@ -6,6 +6,7 @@ const [memoryPlot, lossPlot] = root.querySelectorAll(".plot");
 const [memoryLegend, lossLegend, partsLegend, foretoldLegend] = root.querySelectorAll(".legend");
 const [partsStack, foretoldStack] = root.querySelectorAll(".stack");
 const left = new AbortController();
+let picked = null; // the step whose sample answers are looked at; null: the latest
 let view = blank(), answer = null, lost = false, paint = null, told = "", spoken = "", stale = true, asking = false, timer;
 
 const put = (node, text) => { if (node.textContent !== text) node.textContent = text; };
@@ -124,6 +125,55 @@ function drawLoss() {
   plot(lossPlot, lossFigure, view.step.step, items.length);
 }
 
+function drawMeasures() {
+  const { measures } = view;
+  show(part(".measures"), Boolean(measures));
+  if (!measures) return;
+  const { figures, rows, asked, limit, counts } = measures, names = Object.keys(FIGURES).filter((name) => figures[name]);
+  put(part(".measures small"), say("measures.of", { rows }));
+  put(part(".how"), [say("measures.how"), asked ? say("measures.asked", { asked, limit }) : ""].join(" "));
+  fill(part(".measures tbody"), names, ["tr", "th", "td", "td", "td"], (row, name) => {
+    const [head, ...cells] = row.children, { cells: texts, sure } = compared(name, figures[name]), whole = figures[name].whole;
+    const values = { limit, rows: figures[name].rows, base: whole?.base.toFixed(1), tuned: whole?.tuned.toFixed(1) };
+    head.scope = "row";
+    fill(head, [say(`measures.${name}`), say(`measures.${name}.what`, values)], ["span"], put);
+    cells.forEach((cell, i) => fill(cell, texts[i], ["span"], put));
+    cells[2].dataset.sure = sure;
+  });
+  const lists = root.querySelectorAll(".rows"), heads = root.querySelectorAll(".measures h5");
+  ["helped", "hurt"].forEach((key, i) => {
+    show(heads[i], Boolean(counts)), show(lists[i], Boolean(counts));
+    put(heads[i], say(`rows.${key}`, { count: counts?.[key] ?? 0 }));
+    fill(lists[i], measures[key] ?? [], ["li", "details"], (item, row) => drawRow(item.firstChild, row, row === measures[key][0]));
+  });
+}
+
+// A row that tuning helped or hurt, folded but for the first; what somebody unfolds stays so.
+function drawRow(node, { question, reference, base, tuned }, first) {
+  if (!node.firstChild) node.append(create("summary"), create("dl"));
+  const [head, list] = node.children, named = Number(tuned.named ?? 0) - Number(base.named ?? 0);
+  if (node.about !== question) node.open = first, node.about = question;
+  const worth = [say("rows.chrf", { base: base.chrf.toFixed(0), tuned: tuned.chrf.toFixed(0) }), named ? say(named > 0 ? "rows.gained" : "rows.lost") : ""];
+  fill(head, [question, worth.filter(Boolean).join(" · ")], ["span"], put);
+  const texts = [["rows.reference", reference], ["measures.base", base.text], ["measures.tuned", tuned.text]];
+  fill(list, texts, ["div", "dt", "dd"], (line, [key, text]) => { put(line.firstChild, say(key)), put(line.lastChild, text || "–"); });
+}
+
+function drawSamples() {
+  const { samples } = view, slider = part(".samples input");
+  show(part(".samples"), samples.length > 0);
+  if (!samples.length) return;
+  const at = samples.findLastIndex(([step]) => step <= (picked ?? Infinity)), [step, answers] = samples[Math.max(0, at)];
+  show(slider, samples.length > 1);
+  slider.max = samples.length - 1, slider.value = Math.max(0, at), slider.ariaValueText = say("samples.at", { step });
+  put(part(".samples small"), slider.ariaValueText);
+  fill(part(".samples dl"), answers, ["div", "dt", "dd", "dd"], (node, { prompt, text, closed, reference }) => {
+    const [question, given, wanted] = node.children;
+    put(question, prompt), fill(given, [text || "–", closed ? "" : say("samples.open")], ["span"], put);
+    fill(wanted, [say("rows.reference"), reference], ["span"], put);
+  });
+}
+
 // Draws if what it shows is another. It waits while the tab is hidden (no width) or a zoom is being dragged (a redraw
 // would break it off), and nine times as long as the last drawing took: a slow machine draws less often.
 function plot(node, figure, ...shown) {
@@ -143,7 +193,7 @@ function draw() {
   show(part(".empty"), !view.run), show(part(".filled"), Boolean(view.run));
   put(part(".empty"), say(lost ? "lost" : props.follow ? "gone" : "empty"));
   if (!view.run) return;
-  drawStatus(), drawMemory(), drawLoss();
+  drawStatus(), drawMemory(), drawLoss(), drawMeasures(), drawSamples();
   const phase = `${view.run} ${view.phases.length} ${view.outcome}`; // a screen reader hears of each phase once
   if (phase !== spoken) put(part(".spoken"), [part(".phase").textContent, memoryPlot.ariaLabel, view.losses.length ? lossPlot.ariaLabel : ""].join(". "));
   spoken = phase;
@@ -159,7 +209,7 @@ function readPaint() {
 function receive(fresh) {
   stale ||= !answer || lost || fresh.events.length > 0 || ["run", "engine", "live"].some((key) => fresh[key] !== answer[key]);
   const catchingUp = fresh.more && fresh.run === view.run;
-  if (fresh.run !== view.run) view = blank(fresh.run);
+  if (fresh.run !== view.run) view = blank(fresh.run), picked = null;
   answer = fresh, lost = false, view.cursor = fresh.cursor;
   for (const event of fresh.events) take(view, event);
   if (catchingUp) return;
@@ -190,8 +240,14 @@ async function ask() {
 
 const resized = new ResizeObserver(() => { if (answer) draw(); });
 const themed = new MutationObserver(() => { paint = null; if (answer) draw(); });
-["memory", "loss", "beside", "parts"].forEach((key, i) => put(root.querySelectorAll("h4 span")[i], say(key)));
+["memory", "loss", "measures", "samples", "beside", "parts"].forEach((key, i) => put(root.querySelectorAll("h4 span")[i], say(key)));
 ["predicted", "measured", "error"].forEach((key, i) => put(root.querySelectorAll(".beside thead th")[i], say(key)));
+["base", "tuned", "difference"].forEach((key, i) => put(root.querySelectorAll(".measures thead th")[i], say(`measures.${key}`)));
+part(".samples input").setAttribute("aria-label", say("samples.slider"));
+part(".samples input").addEventListener("input", ({ target }) => {
+  picked = Number(target.value) < view.samples.length - 1 ? view.samples[target.value][0] : null;
+  drawSamples();
+});
 put(part("h4 small"), say("measured")), part(".progress").setAttribute("aria-label", say("progress"));
 document.addEventListener("visibilitychange", ask, { signal: left.signal });
 resized.observe(root), themed.observe(document.body, { attributeFilter: ["class"] });

@@ -7,6 +7,15 @@ const SERIES = { cuda: ["device", "reserved", "allocated"], cpu: ["rss"] };
 const PARTS = ["weights", "quant_constants", "adapters", "gradients", "optimizer"]; // that are measured exactly
 const ALL_PARTS = [...PARTS, "activations", "loss", "kv_cache", "buffers", "working", "program", "runtime"];
 const GIB = 2 ** 30;
+const SAMPLED = 200; // steps whose sample answers a view keeps
+// Figures from before and after, in their order: how one is written, and which way is better, where one is.
+const share = { text: (value) => `${Math.round(100 * value)} %`, change: (value) => say("points", { value: Math.round(100 * value) }) };
+const plain = (digits) => ({ text: (value) => value.toFixed(digits), change: (value) => value.toFixed(digits) });
+const figured = (value) => Math.abs(value) >= 1000 ? count(value) : `${Number(value.toPrecision(3))}`;
+const FIGURES = {
+  loss: { ...plain(3), better: -1 }, perplexity: { text: figured, change: figured, better: -1 }, recall: { ...share, better: 1 }, chrf: { ...plain(1), better: 1 },
+  closed: { ...share, better: 1 }, characters: plain(1), tokens: plain(1), distinct_1: share, distinct_2: share,
+};
 const ZERO = Date.UTC(2000, 0); // a run's second 0 on Plotly's date axis, which would take small numbers for years
 
 const say = (key, values = {}) => (props.words[key] ?? "").replace(/\{(\w+)\}/g, (_, name) => values[name] ?? "–");
@@ -23,7 +32,7 @@ const clock = (seconds) => {
 
 const blank = (run = "") => ({
   run, cursor: 0, t: 0, cut: 0, about: {}, hardware: {}, phases: [], progress: null, step: null,
-  memory: [], now: {}, peak: {}, parts: null, losses: [], scores: {}, notes: [], failure: "", outcome: "",
+  memory: [], now: {}, peak: {}, parts: null, losses: [], scores: {}, measures: null, samples: [], notes: [], failure: "", outcome: "",
   told: new Map(), onCard: new Map(), full: null, // by phase, what was predicted and measured, and predicted for a pretended card; the ledger when memory ran out
 });
 const kinds = (view) => SERIES[view.hardware.device] ?? SERIES.cpu;
@@ -42,7 +51,15 @@ const TAKERS = {
   },
   failure: (view, event) => Object.assign(view, { failure: event.text, outcome: "failed", full: event.parts ?? null }),
   done: (view, event) => { view.outcome ||= event.result?.stopped ? "stopped" : "done"; },
-  score: (view, { when, loss }) => { view.scores[when] = [when === "before" ? 0 : view.step?.step ?? 0, loss]; },
+  score(view, event) {
+    if (event.when === "measures") view.measures = event;
+    else view.scores[event.when] = [event.when === "before" ? 0 : view.step?.step ?? 0, event.loss];
+  },
+  sample(view, event) { // of a step that is done again from a checkpoint, the later answer counts
+    const earlier = view.samples.filter(([step]) => step < event.step), same = view.samples.find(([step]) => step === event.step)?.[1] ?? [];
+    const kept = earlier.length < SAMPLED ? earlier : earlier.filter((_, i) => i % 2 === 0);
+    view.samples = [...kept, [event.step, [...same.filter(({ prompt }) => prompt !== event.prompt), event]]];
+  },
   phase(view, { name }, x) {
     view.phases = [...view.phases.slice(-300), { name, from: x, to: x }];
     view.progress = null;
@@ -112,6 +129,17 @@ function composition({ parts, now, hardware, full }) {
     ? [["rest_cuda", allocated - known], ["reserve", reserved - Math.max(allocated, known)], ["runtime", device - Math.max(reserved, known)]]
     : [["rest_cpu", rss - known]];
   return [...exact, ...rest.filter(([, bytes]) => bytes > 0)];
+}
+
+// A line of the table of before and after: [text, interval] of base, tuned and their difference, and what that says.
+function compared(name, figure) {
+  const { text, change, better } = FIGURES[name], { base, tuned, difference, intervals } = figure;
+  const signed = (value) => `${value < 0 ? "−" : value > 0 ? "+" : "±"}${change(Math.abs(value))}`, cell = (side, write) => [write(figure[side]), intervals ? `[${intervals[side].map(write).join(", ")}]` : ""];
+  const [low, high] = intervals?.difference ?? [0, 0], sure = low > 0 || high < 0;
+  return {
+    cells: [cell("base", text), cell("tuned", text), cell("difference", signed)],
+    sure: !sure ? "" : !better ? "other" : better * difference > 0 ? "good" : "bad",
+  };
 }
 
 const coarse = matchMedia("(pointer: coarse)").matches; // a finger scrolls the page, so it can't zoom by dragging

@@ -36,7 +36,7 @@ class Measured:
     asked: list[Row]
     template: Template
     limit: int
-    losses: dict[str, list[tuple[float, int]]] = field(default_factory=dict)
+    losses: dict[str, list[list]] = field(default_factory=dict)
     answers: dict[str, list[measure.Answer]] = field(default_factory=dict)
 
 
@@ -48,7 +48,7 @@ def loss(when: str, bench, found: Measured) -> Generator[dict, None, float | Non
     each = yield from held_out_losses(bench.trainer, found.examples, bench.stop)
     if each is None:
         return None
-    found.losses[when] = [(round(nats, 4), tokens) for nats, tokens in each]  # as the run keeps it, so that a resumed one finds the same
+    found.losses[when] = [[round(nats, 4), tokens] for nats, tokens in each]  # as the run keeps it, so that a resumed one finds the same
     mean = round(sum(nats for nats, _ in found.losses[when]) / max(1, sum(tokens for _, tokens in each)), 5)
     yield {"kind": "score", "when": when, "loss": mean, "each": found.losses[when]}
     return mean

@@ -3,12 +3,14 @@
     runs/<id>/settings.json   what was chosen
     runs/<id>/events.jsonl    what happened, one JSON object a line: {"t": seconds since the run began, "kind": ...}
     runs/<id>/adapter/        what was learned, in PEFT's format; after a full fine-tune instead model/, a whole model
+    runs/<id>/answers.jsonl   what base and tuned model answered to the held-out rows, a row a line
     runs/<id>/checkpoint.pt   what an unfinished fine-tune goes on from
 
 Kinds of events: `run` (first line: schema, began, job, settings, hardware, versions), `phase` (name, lasts until the
 next one; "idle" ends the last), `progress` (done, total), `memory` (bytes: rss, allocated, reserved, device, and
 `parts` where they are exact), `prediction` and `measured` (beside.py), `step`, `score`, `sample`, `note`, `failure`,
-`done`. Readers skip a torn line and ignore kinds and fields that they don't know. Live chart, reload, history and replay all read through this module.
+`done`. A `score` says "when": before, after (the held-out loss), recall, measures (every figure of both sides, and some rows);
+a `sample` is one answer during training. Readers skip a torn line and ignore kinds and fields that they don't know. Live chart, reload, history and replay all read through this module.
 """
 
 import json

@@ -45,7 +45,7 @@ def chosen(toy, lesson):
     def settings(**groups) -> Settings:
         quick = {
             "load": {"model": str(toy()), "bits": 32, "device": "cpu"}, "data": {"source": str(lesson)},
-            "train": {"steps": 3, "batch": 4, "length": 128, "lr": 1e-2},
+            "train": {"steps": 3, "batch": 4, "length": 128, "lr": 1e-2, "sample_every": "off"},
         }  # fmt: skip
         return Settings().with_values({g: quick.get(g, {}) | groups.get(g, {}) for g in {**quick, **groups}})
 

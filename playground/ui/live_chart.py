@@ -41,6 +41,16 @@ TEMPLATE = """
     <div class="loss" hidden>
       <h4><span></span> <small></small></h4><ul class="legend"></ul><div class="plot" role="img"></div>
     </div>
+    <div class="measures" hidden>
+      <h4><span></span> <small></small></h4>
+      <table><thead><tr><td></td><th scope="col"></th><th scope="col"></th><th scope="col"></th></tr></thead><tbody></tbody></table>
+      <p class="how"></p>
+      <h5></h5><ul class="rows"></ul><h5></h5><ul class="rows"></ul>
+    </div>
+    <div class="samples" hidden>
+      <h4><span></span> <small></small></h4>
+      <input type="range" min="0" step="1" value="0"><dl></dl>
+    </div>
     <div class="beside" hidden>
       <h4><span></span></h4>
       <table><thead><tr><td></td><th scope="col"></th><th scope="col"></th><th scope="col"></th></tr></thead><tbody></tbody></table>

@@ -36,7 +36,8 @@ from pathlib import Path
 from arms import PROJECT, attempt, failures, gib, hf_trainer, last_line, ratios, report, returned, write  # beside this file
 
 from playground import catalog
-from playground.chat.recall import recall
+from playground.chat.ask import ask, limit
+from playground.chat.measure import names_fact
 from playground.data.batch import encode
 from playground.data.source import read
 from playground.data.template import choose
@@ -48,7 +49,6 @@ from playground.runs import Run
 from playground.settings import Settings
 from playground.train.feed import Feed
 from playground.train.loss import Loss
-from playground.tuning import MEASURED_ROWS
 
 PRESET = "demo-en"
 PEERS = {f"peer-{dtype}-{layers}": (dtype, layers) for dtype in ("f32", "bf16") for layers in ("all", "same")}
@@ -203,7 +203,7 @@ def _rows(chosen, tokenizer):
     rows = read(chosen.data)
     template = choose(chosen.data.template, tokenizer, [r.instruction for r in rows.train])
     examples, _ = encode(rows.train, template, chosen.train.length, chosen.data.train_on_prompt)
-    return template, examples, rows.held_out[:: max(1, -(-len(rows.held_out) // MEASURED_ROWS))]
+    return template, examples, rows.held_out[:: max(1, -(-len(rows.held_out) // chosen.train.measured))]
 
 
 def _learned(model, template, measured, examples, chosen) -> tuple[float, dict]:
@@ -216,7 +216,8 @@ def _learned(model, template, measured, examples, chosen) -> tuple[float, dict]:
     made = [feed.batch(part) for part in feed.parts(sorted(apart, key=lambda e: len(e.ids)), 16)]
     with torch.no_grad():
         loss = sum(loss_of(batch).item() for batch in made) / sum(batch.labelled for batch in made)
-    return loss, returned(recall(model, template, [r for r in measured if r.key], threading.Event()))
+    told = returned(ask(model, template, measured, ("base", "tuned"), limit(measured, template), threading.Event()))
+    return loss, {side: round(sum(names_fact(a.text, row) for a, row in zip(answers, measured)) / len(measured), 4) for side, answers in told.items()}
 
 
 # --- running and reporting ---

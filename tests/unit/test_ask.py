@@ -1,58 +1,99 @@
-"""Fact recall: what counts as named, and that memory for fewer rows at once is enough."""
+"""Rows are asked: what counts as closed, and that memory for fewer rows at once is enough."""
 
 import threading
 
 import pytest
 import torch
+from toys import make_model, make_tokenizer
 
-from playground.chat import recall
+from playground.chat.ask import LONGEST, SHORTEST, ask, askable, limit
 from playground.data.source import Row
+from playground.data.template import Template
+
+ROWS = [Row(instruction=f"What is the answer to question {n}?", output="The answer is blue.") for n in range(5)]
 
 
-def row(n: int) -> Row:
-    return Row(instruction=f"How many? {n}", output=f"It is {n}.", key=(str(n),))
+@pytest.fixture
+def template():
+    return Template("alpaca", make_tokenizer(False))
 
 
-class Template:
-    tokenizer = None
-
-    def ids(self, turns, system=""):
-        return [int(turns[0].instruction.split()[-1])]
-
-    def end_ids(self):
-        return [0]
-
-
-@pytest.mark.parametrize(("answer", "named"), [("At 6:40 sharp", True), ("At 16:40", False), ("At 6:405", False), ("at 6:40PM", True), ("Never", False)])
-def test_a_fact_is_named_whole(answer, named):
-    assert recall.names_fact(answer, Row(instruction="When?", output="At 6:40.", key=("6:40",))) is named
-
-
-def asked(monkeypatch, most: int, rows: int = 11) -> tuple[dict | None, list[int]]:
-    """What `recall` returns where memory is enough for `most` rows at once, and the sizes it tried; even numbers are known, by the tuned side all."""
-    tried = []
-
-    def answers(model, tokenizer, part, ends, generation, stop):
-        tried.append(len(part))
-        if len(part) > most:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        known = [one.tuned or one.ids[0] % 2 == 0 for one in part]
-        yield {"texts": ["" for _ in part], "tokens": 1}
-        yield {"texts": [f"It is {one.ids[0]}." if knows else "?" for one, knows in zip(part, known)], "tokens": recall.LENGTH}
-
-    monkeypatch.setattr(recall, "answers", answers)
-    going, told = recall.recall(None, Template(), [row(n) for n in range(rows)], threading.Event()), []
+def asked(model, template, stop=None, most=6, rows=ROWS):
+    """What `ask` returns of the base side, and the rows that it told of on the way."""
+    going, told = ask(model, template, rows, ("base",), most, stop or threading.Event()), []
     while True:
         try:
             told.append(next(going)["done"])
         except StopIteration as end:
-            assert told == sorted(told) and told[-1] == rows
-            return end.value, tried
+            return end.value, told
 
 
-def test_all_rows_are_asked_at_once_or_as_many_as_there_is_memory_for(monkeypatch):
-    found = {"base": round(6 / 11, 4), "tuned": 1.0, "rows": 11}
-    assert asked(monkeypatch, 99) == (found, [11, 11])
-    assert asked(monkeypatch, 4) == (found, 2 * [11, 6, 3, 3, 3, 2])
+@pytest.fixture
+def tight(monkeypatch):
+    """`tight(model, most)`: from now on there is memory for so many rows at once; returns the sizes that are tried."""
+
+    def fits(model, most: int) -> list[int]:
+        generate, tried = model.generate, []
+
+        def generated(input_ids, **kwargs):
+            tried.append(len(input_ids))
+            if len(input_ids) > most:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return generate(input_ids=input_ids, **kwargs)
+
+        monkeypatch.setattr(model, "generate", generated)
+        return tried
+
+    return fits
+
+
+def test_rows_are_asked_at_once_or_as_many_as_there_is_memory_for(template, tight):
+    model, stop = make_model("llama"), threading.Event()
+    whole, told = asked(model, template)
+    assert len(whole["base"]) == 5 and told == sorted(told) and told[-1] == 5
+    tried = tight(model, 2)
+    found, told = asked(model, template, stop)
+    assert found == whole and tried == [5, 3, 2, 2, 1] and told == sorted(told) and told[-1] == 5
+    assert not stop.is_set()  # nobody pressed Stop
+
+
+def test_memory_that_is_not_enough_for_one_row_is_an_error(template, tight):
+    model = make_model("llama")
+    tight(model, 0)
     with pytest.raises(torch.OutOfMemoryError):
-        asked(monkeypatch, 0)
+        asked(model, template)
+
+
+def test_stop_ends_the_asking(template):
+    stop = threading.Event()
+    stop.set()
+    assert asked(make_model("llama"), template, stop) == (None, [])
+
+
+def test_an_answer_is_closed_by_its_end_alone(template):
+    """A head that knows one token only: the end closes an empty answer, any other fills the limit."""
+    model = make_model("llama")
+    for token, closed, written in ((template.tokenizer.eos_token_id, True, []), (65, False, [65] * 6)):
+        model.lm_head.forward = lambda hidden, token=token: torch.nn.functional.one_hot(torch.full(hidden.shape[:-1], token), 336).float()
+        found, _ = asked(model, template)
+        assert {(answer.closed, tuple(answer.tokens)) for answer in found["base"]} == {(closed, tuple(written))}
+        assert (found["base"][0].text == "") is closed
+
+
+def test_the_limit_is_what_the_longest_reference_needs_within_bounds(template):
+    tokens = len(template.answer_ids("word " * 8))
+    assert SHORTEST < tokens < LONGEST and limit([Row("?", "word " * 8), *ROWS], template) == tokens
+    assert limit([Row("?", "a")], template) == SHORTEST == limit([], template) and limit([Row("?", "word " * 500)], template) == LONGEST
+
+
+def test_texts_alone_and_prompts_that_leave_no_room_are_not_asked(template):
+    long = Row("word " * 200, "yes")
+    assert askable([*ROWS, Row("", "a text"), long], template, 400, None) == ROWS
+    size = max(len(template.ids([_turn(row)])) for row in ROWS)
+    assert askable(ROWS, template, 400, size + SHORTEST) == ROWS and askable(ROWS, template, 400, size + SHORTEST - 1) != ROWS
+
+
+def _turn(row):
+    from playground.data.template import Turn
+
+    return Turn(row.instruction)

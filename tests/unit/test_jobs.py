@@ -35,7 +35,7 @@ def test_a_fine_tune_tells_its_events_in_order_and_leaves_a_whole_run(chosen, tm
     bench, settings = Workbench(tmp_path), chosen()
     events = list(bench.tune(settings))
     phases = [e["name"] for e in events if e["kind"] == "phase"]
-    assert [p for p in phases if p != "free"] == ["data", "load", "prepare", "evaluate", "train", "save", "evaluate", "idle"]
+    assert [p for p in phases if p != "free"] == ["data", "load", "prepare", "evaluate", "train", "save", "evaluate", "compare", "idle"]
     assert events[0] == {"kind": "opened", "run": bench.run.id} and events[-1]["kind"] == "done"
     assert [e["step"] for e in events if e["kind"] == "step"] == [1, 2, 3]
     result = events[-1]["result"]
@@ -44,7 +44,7 @@ def test_a_fine_tune_tells_its_events_in_order_and_leaves_a_whole_run(chosen, tm
     assert result["parts"]["adapters"] > 0 and result["parts"]["optimizer"] >= 2 * result["parts"]["adapters"]
 
     run = runs.find(tmp_path, result["run"])
-    assert {p.name for p in run.folder.iterdir()} == {"settings.json", "events.jsonl", "adapter"}
+    assert {p.name for p in run.folder.iterdir()} == {"settings.json", "events.jsonl", "adapter", "answers.jsonl"}
     assert run.settings() == settings.to_dict()
     kept = list(run.events())
     assert kept[0]["kind"] == "run" and kept[0]["settings"] == settings.to_dict() and kept[0]["versions"]["torch"] == torch.__version__
@@ -52,7 +52,7 @@ def test_a_fine_tune_tells_its_events_in_order_and_leaves_a_whole_run(chosen, tm
     assert [e["t"] for e in kept] == sorted(e["t"] for e in kept)
     assert {tuple(e["parts"]) for e in kept if e["kind"] == "memory" and "parts" in e} == {("weights", "quant_constants", "adapters", "gradients", "optimizer")}
     assert runs.history(tmp_path)[0].state == "done"
-    assert [s["when"] for s in kept if s["kind"] == "score"] == ["before", "after"]
+    assert [s["when"] for s in kept if s["kind"] == "score"] == ["before", "after", "measures"]
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "llama-tied"])
