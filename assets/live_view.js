@@ -9,12 +9,12 @@ const ALL_PARTS = [...PARTS, "activations", "loss", "kv_cache", "buffers", "work
 const GIB = 2 ** 30;
 const SAMPLED = 200; // steps whose sample answers a view keeps
 // Figures from before and after, in their order: how one is written, and which way is better, where one is.
-const share = { text: (value) => `${Math.round(100 * value)} %`, change: (value) => say("points", { value: Math.round(100 * value) }) };
-const plain = (digits) => ({ text: (value) => value.toFixed(digits), change: (value) => value.toFixed(digits) });
+const percent = { write: (value) => `${Math.round(100 * value)}`, unit: (text) => `${text} %`, change: (text) => say("points", { value: text }) };
+const plain = (digits) => ({ write: (value) => value.toFixed(digits) });
 const figured = (value) => Math.abs(value) >= 1000 ? count(value) : `${Number(value.toPrecision(3))}`;
 const FIGURES = {
-  loss: { ...plain(3), better: -1 }, perplexity: { text: figured, change: figured, better: -1 }, recall: { ...share, better: 1 }, chrf: { ...plain(1), better: 1 },
-  closed: { ...share, better: 1 }, characters: plain(1), tokens: plain(1), distinct_1: share, distinct_2: share,
+  loss: { write: figured, better: -1 }, perplexity: { write: figured, better: -1 }, recall: { ...percent, better: 1 }, chrf: { ...plain(1), better: 1 },
+  closed: { ...percent, better: 1 }, characters: plain(1), tokens: plain(1), distinct_1: percent, distinct_2: percent,
 };
 const ZERO = Date.UTC(2000, 0); // a run's second 0 on Plotly's date axis, which would take small numbers for years
 
@@ -133,11 +133,12 @@ function composition({ parts, now, hardware, full }) {
 
 // A line of the table of before and after: [text, interval] of base, tuned and their difference, and what that says.
 function compared(name, figure) {
-  const { text, change, better } = FIGURES[name], { base, tuned, difference, intervals } = figure;
-  const signed = (value) => `${value < 0 ? "−" : value > 0 ? "+" : "±"}${change(Math.abs(value))}`, cell = (side, write) => [write(figure[side]), intervals ? `[${intervals[side].map(write).join(", ")}]` : ""];
+  const { write, unit = (text) => text, change = unit, better } = FIGURES[name], { difference, intervals } = figure;
+  const signed = (value) => `${value < 0 ? "−" : value > 0 ? "+" : "±"}${write(Math.abs(value))}`;
+  const cell = (side, write, unit) => [unit(write(figure[side])), intervals ? `[${intervals[side].map(write).join(", ")}]` : ""];
   const [low, high] = intervals?.difference ?? [0, 0], sure = low > 0 || high < 0;
   return {
-    cells: [cell("base", text), cell("tuned", text), cell("difference", signed)],
+    cells: [cell("base", write, unit), cell("tuned", write, unit), cell("difference", signed, change)],
     sure: !sure ? "" : !better ? "other" : better * difference > 0 ? "good" : "bad",
   };
 }
