@@ -18,7 +18,7 @@ SHORTEST, LONGEST = 24, 64  # tokens an answer may have
 
 def limit(rows: Sequence[Row], template: Template) -> int:
     """How many tokens an answer may have: as many as the rows' longest needs to be closed, within bounds that keep asking quick."""
-    return min(LONGEST, max([SHORTEST, *(len(template.answer_ids(row.output)) for row in rows)]))
+    return min(LONGEST, max([SHORTEST, *(len(answer) for _, answer in template.tokens([row for row in rows if template.asks(row)]))]))
 
 
 def askable(rows: Sequence[Row], template: Template, length: int, longest: int | None) -> list[Row]:
@@ -28,7 +28,7 @@ def askable(rows: Sequence[Row], template: Template, length: int, longest: int |
     """
     most = limit(rows, template)
     room = length if template.encoder or not longest else min(length, longest - most + 1)
-    return [row for row in rows if (row.instruction or row.input) and len(prompt(row, template)) < room]
+    return [row for row in rows if template.asks(row) and len(prompt(row, template)) < room]
 
 
 def prompt(row: Row, template: Template) -> list[int]:
@@ -48,7 +48,7 @@ def ask(
             yield {"kind": "progress", "done": round(len(rows) * (number + done) / len(sides), 1), "total": len(rows), "unit": "rows"}
         if stop.is_set():
             return None
-        found[side] = [Answer(text, [token for token in ids if token not in ends], bool(ids) and ids[-1] in ends) for text, ids in whole]
+        found[side] = [Answer(template.answer(text), [token for token in ids if token not in ends], bool(ids) and ids[-1] in ends) for text, ids in whole]
     return found
 
 
