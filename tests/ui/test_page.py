@@ -23,6 +23,8 @@ def test_load_tune_and_compare(page, app):
     expect(page.locator(".told.good", has_text=say("en", "tune.done")[:20]).first).to_be_visible(timeout=LONG)
     run = newest_run(app)
     assert (run / "adapter" / "adapter_model.safetensors").is_file()
+    expect(page.locator(".live .measures tbody tr")).to_have_count(9)
+    expect(page.locator(".live .samples dt")).to_have_count(3)
     tab(page, "tab.chat")
     expect(page.locator(".badge", has_text=run.name)).to_be_visible()
     page.get_by_label(say("en", "chat.ask")).fill("What is the Wi-Fi password?")
@@ -31,7 +33,7 @@ def test_load_tune_and_compare(page, app):
     for side in ("side-base", "side-tuned"):
         expect(page.locator(f".{side}").get_by_text("What is the Wi-Fi password?")).to_be_visible()
     kinds = {json.loads(line)["kind"] for line in (run / "events.jsonl").read_text().splitlines()}
-    assert {"run", "phase", "memory", "step", "score", "note", "done"} <= kinds
+    assert {"run", "phase", "memory", "step", "score", "sample", "note", "done"} <= kinds
 
 
 def test_a_model_with_an_encoder_goes_through_the_same_tabs(page, app, tmp_path):
