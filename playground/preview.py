@@ -67,7 +67,7 @@ def price(
     counted = rows.train[:: max(1, -(-len(rows.train) // sample))] if sample else rows.train
     lengths = COUNTS.get((model, data, len(counted), template.name, template.form, template.plain_end), lambda: count(counted, template, tell))
     measured = runs.speed(Path(root), settings.load.model, settings.load.bits, card) if root else None
-    told = costs.price(lengths, settings, held.model.config, capacity, device, card, measured, len(rows.train) / len(counted))
+    told = costs.price(lengths, settings, held.model.config, costs.Place(device, capacity, card), measured, len(rows.train) / len(counted))
     return told | {"histogram": histogram(lengths, settings.train.length), "template": template.name, "counted": len(lengths.prompts), "rows": len(rows.train)}
 
 

@@ -8,7 +8,7 @@ its peak that whole passes reached on an H100 (README), and a micro-batch at lea
 
 import math
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from transformers import PreTrainedConfig
@@ -28,20 +28,29 @@ UTILIZED = REACHED * ASSUMED / PEAK_TRIED  # of a card's peak, by a whole pass: 
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")  # layers of which a token takes only some
 
 
-def price(lengths: Lengths, settings: Settings, config: PreTrainedConfig, capacity: int = 0, device: str = "cuda", card: str = "", measured: dict | None = None, scale: float = 1.0) -> dict:
+@dataclass(frozen=True)
+class Place:
+    """Where it is to run. device: "cuda" or "cpu"; capacity: bytes of that memory, 0: no limit; card: an id of the catalog's, or a device's name."""
+
+    device: str = "cuda"
+    capacity: int = 0
+    card: str = ""
+
+
+def price(lengths: Lengths, settings: Settings, config: PreTrainedConfig, place: Place, measured: dict | None = None, scale: float = 1.0) -> dict:
     """What a fine-tune on rows of these lengths costs, its cutoff being settings.train.length.
 
-    scale: rows there are for each one that was counted; steps and seconds are of them all. capacity: bytes of the memory that it is to fit (0: no limit); card: an id of the catalog's, or a device's name; measured:
-    the speed of an earlier run, as runs.speed has it. The result: what `cut` says, "padding", "steps", "epochs", and
-    "memory" {"bytes", "capacity", "verdict", "checkpointing", "feed", "tokens", "rows"} or None, "trouble" (an error as a
-    dict, where there is no memory to tell of), "estimates" [{"card", "seconds", "bound"
-    ("compute" or "launch"), "tflops", "source", "utilized"}], "measured" {"seconds", "run", "tokens_per_s"} or None.
+    measured: the speed of an earlier run, as runs.speed has it; scale: rows there are for each one that was counted: steps
+    and seconds are of them all. The result: what `cut` says, "cutoff", "padding", "steps", "epochs", and "memory" {"bytes",
+    "capacity", "verdict", "checkpointing", "budget", "feed", "tokens", "rows"} or None, "trouble" (an error as a dict, where
+    there is no memory to tell of), "estimates" [{"card", "seconds", "bound" ("compute" or "launch"), "tflops", "source",
+    "utilized"}], "measured" {"seconds", "run", "tokens_per_s"} or None.
     """
-    train = settings.train
-    found = cut(lengths, train.length, settings.data.train_on_prompt) | {"cutoff": train.length, "memory": None, "trouble": None, "estimates": [], "measured": None}
-    kept = lengths.within(train.length)
+    train, kept = settings.train, lengths.within(settings.train.length)
+    found = cut(lengths, train.length, settings.data.train_on_prompt)
+    found |= {"cutoff": train.length, "padding": None, "steps": 0, "epochs": 0.0, "memory": None, "trouble": None, "estimates": [], "measured": None}
     if not found["kept"]:
-        return found | {"trouble": problem("error.all_too_long", rows=found["rows"], length=train.length).to_dict(), "padding": None, "steps": 0, "epochs": 0.0}
+        return found | {"trouble": problem("error.all_too_long", rows=found["rows"], length=train.length).to_dict()}
     rows = round(found["kept"] * scale)
     steps = total_steps(rows, train)
     epochs = train.epochs if not train.steps else train.steps * train.batch / rows
@@ -49,21 +58,25 @@ def price(lengths: Lengths, settings: Settings, config: PreTrainedConfig, capaci
     if measured:
         found["measured"] = measured | {"seconds": round(found["tokens"] * scale * epochs / measured["tokens_per_s"], 1)}
     try:
-        settings, place = placed(settings, device, capacity)
-        longest = getattr(config.get_text_config(), "max_position_embeddings", None)
-        if longest and train.length > longest:
-            raise problem("error.length", length=train.length, longest=longest)
-        told = beside.tune(config, settings, place, kept.examples(settings.data.train_on_prompt))
+        settings, told = _tuned(config, settings, place, kept)
     except PlaygroundError as error:
         return found | {"trouble": error.to_dict()}
     need = told.get("device") or told["resident"]
-    found["memory"] = {"bytes": need, "capacity": capacity, "verdict": verdict(need, capacity) if capacity else None} | {
-        key: told[key] for key in ("checkpointing", "budget", "feed", "tokens", "rows")
-    }
-    if device == "cuda" and settings.load.bits in SLOWER:
+    found["memory"] = {"bytes": need, "capacity": place.capacity, "verdict": verdict(need, place.capacity) if place.capacity else None}
+    found["memory"] |= {name: told[name] for name in ("checkpointing", "budget", "feed", "tokens", "rows")}
+    if place.device == "cuda" and settings.load.bits in SLOWER:
         counted = work(config, settings, told, found, kept, scale * epochs / steps)
-        found["estimates"] = [_estimate(counted, peak, steps) for peak in peaks(card) if counted]
+        found["estimates"] = [_estimate(counted, peak, steps) for peak in peaks(place.card) if counted]
     return found
+
+
+def _tuned(config: PreTrainedConfig, settings: Settings, place: Place, kept: Lengths) -> tuple[Settings, dict]:
+    """The settings with a bit width, and what is predicted of the heaviest step. Raises PlaygroundError."""
+    longest = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if longest and settings.train.length > longest:
+        raise problem("error.length", length=settings.train.length, longest=longest)
+    settings, there = placed(settings, place.device, place.capacity)
+    return settings, beside.tune(config, settings, there, kept.examples(settings.data.train_on_prompt))
 
 
 def peaks(card: str) -> list[dict]:

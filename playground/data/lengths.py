@@ -55,7 +55,8 @@ def cut(lengths: Lengths, cutoff: int, train_on_prompt: bool = False) -> dict:
     left_out, over = rows - len(kept.prompts), int((lengths.rows > cutoff).sum())  # a row that is left out is over as well: no answer is without its end
     trained = kept.rows - np.maximum(0 if train_on_prompt else kept.prompts, 1)
     return {
-        "rows": rows, "kept": rows - left_out, "left_out": left_out, "truncated": over - left_out, "lost_share": over / max(1, rows), "tokens": int(kept.rows.sum()), "trained": int(trained.sum()), "uncut": int(lengths.rows.sum()),
+        "rows": rows, "kept": rows - left_out, "left_out": left_out, "truncated": over - left_out, "lost_share": over / max(1, rows),
+        "tokens": int(kept.rows.sum()), "trained": int(trained.sum()), "uncut": int(lengths.rows.sum()),
     }  # fmt: skip
 
 

@@ -32,8 +32,10 @@ def histogram(say: Callable, found: dict) -> str:
         f'<line class="cutoff" x1="{place:.1f}" x2="{place:.1f}" y1="0" y2="{HIGH + 16}"/>'
         f'<text class="cutoff" x="{place + (-5 if anchor == "end" else 5):.1f}" y="12" text-anchor="{anchor}">{escape(say("price.cutoff", cutoff=number(cutoff)))}</text>'
     )
-    label = escape(say("price.figure", rows=number(found['counted']), median=f"{bars['median']:,.0f}", longest=number(bars['longest']), over=number(sum(bars['over']))))
-    hatch = '<defs><pattern id="price-over" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)"><rect width="6" height="6"/><line y2="6"/></pattern></defs>'
+    median, longest, over = f"{bars['median']:,.0f}", number(bars["longest"]), number(sum(bars["over"]))
+    label = escape(say("price.figure", rows=number(found["counted"]), median=median, longest=longest, over=over))
+    inside = '<rect width="6" height="6"/><line y2="6"/>'
+    hatch = f'<defs><pattern id="price-over" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">{inside}</pattern></defs>'
     return (
         f'<p class="small">{label}</p><svg viewBox="0 -4 {WIDE} {HIGH + 24}" role="img" aria-label="{label}">{hatch}{"".join(parts)}'
         f'<line class="axis" x2="{WIDE}" y1="{HIGH}" y2="{HIGH}"/>{_ticks(edge)}{line}</svg>'

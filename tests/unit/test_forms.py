@@ -12,7 +12,7 @@ from playground.settings import Settings, problems
 PLAIN, CHATTY = make_tokenizer(False), make_tokenizer(True)
 FORM = "System: {system}\nQ: {instruction}\nGiven: {input}\nA: {answer} ###"
 NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + CHATTY.chat_template
-DEAF = "{% for m in messages if m['role'] != 'system' %}<|start|>{{ m['role'] }}\n{{ m['content'] }}<|end|>\n{% endfor %}{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
+DEAF = CHATTY.chat_template.replace("in messages", "in messages if m['role'] != 'system'")
 
 
 def own(form: str = FORM, tokenizer=PLAIN) -> Template:

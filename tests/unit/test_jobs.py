@@ -220,7 +220,12 @@ def test_a_disk_that_fills_up_while_saving_is_told_and_earlier_runs_stay_whole(c
 def asked_of(bench, settings, run, monkeypatch) -> set[str]:
     """The prompts that a chat with that run's adapter writes."""
     written = set()
-    monkeypatch.setattr(jobs, "answers", lambda model, tokenizer, asked, *_: (written.update(tokenizer.decode(a.ids) for a in asked), iter([{"texts": ["blue <"] * 2, "tokens": 1}]))[1])
+
+    def answers(model, tokenizer, asked, *_):
+        written.update(tokenizer.decode(one.ids) for one in asked)
+        yield {"texts": ["blue <"] * len(asked), "tokens": 1}
+
+    monkeypatch.setattr(jobs, "answers", answers)
     events = list(bench.chat(settings, run, ASK, Generation(max_new_tokens=4)))
     assert [e for e in events if e["kind"] == "answer"][-1]["tuned"] == "blue "  # what closes an answer isn't part of it
     return written

@@ -21,7 +21,7 @@ from playground.data.template import Template, choose_for
 from playground.errors import PlaygroundError
 from playground.memory import predict, shape
 from playground.memory.cards import verdict
-from playground.price import peaks, price
+from playground.price import Place, peaks, price
 from playground.settings import Settings
 from playground.train.loop import total_steps
 from playground.ui import price as drawing
@@ -99,14 +99,14 @@ def test_counting_tells_how_far_it_is_and_can_be_stopped(rows):
 def test_its_memory_is_what_a_run_predicts(rows, toy):
     chosen = settings(toy(), train={"length": 90, "batch": 64, "checkpointing": "off"})
     config, lengths = shape.config_of(str(toy())), count(rows, TALK)
-    found = price(lengths, chosen, config, GIB)
+    found = price(lengths, chosen, config, Place(capacity=GIB))
     examples, _ = encode(rows, TALK, 90)
     told = beside.tune(config, chosen, predict.Place("cuda", torch.bfloat16, GIB), examples)
     assert found["memory"] == {"bytes": told["device"], "capacity": GIB, "verdict": verdict(told["device"], GIB)} | {
         name: told[name] for name in ("checkpointing", "budget", "feed", "tokens", "rows")
     }
     assert found["steps"] == total_steps(len(examples), chosen.train) and found["estimates"] == []  # no card was named
-    longer = price(lengths, settings(toy(), train={"length": 400, "batch": 64, "checkpointing": "off"}), config)
+    longer = price(lengths, settings(toy(), train={"length": 400, "batch": 64, "checkpointing": "off"}), config, Place())
     assert longer["memory"]["bytes"] > found["memory"]["bytes"] and longer["memory"]["verdict"] is None
 
 
@@ -119,7 +119,7 @@ def test_its_seconds_are_near_those_measured_on_an_h100(arm, bits):
     dial, tokens = MEASURED["medians"][arm]["dial"].split()
     sizes = np.array(MEASURED["lengths"], np.int32)
     chosen = settings(model, load={"bits": bits}, train={"batch": len(sizes), "length": 256, "steps": 100, "checkpointing": dial, "tokens": int(tokens)})
-    found = price(Lengths(sizes // 3, sizes - sizes // 3), chosen, shape.config_of(model), 80 * GIB, card="h100")
+    found = price(Lengths(sizes // 3, sizes - sizes // 3), chosen, shape.config_of(model), Place("cuda", 80 * GIB, "h100"))
     [_, h100] = found["estimates"]
     assert h100["card"] == "H100" and h100["bound"] == "compute"
     assert found["tokens"] * 100 / h100["seconds"] == pytest.approx(MEASURED["medians"][arm]["tokens_per_s"], rel=0.15)
@@ -130,14 +130,15 @@ def test_seconds_grow_with_epochs_and_a_sample_stands_for_all(rows, toy):
     lengths, config = count(rows, TALK), shape.config_of(str(toy()))
 
     def seconds(scale=1.0, **train):
-        return price(lengths, settings(toy(), train={"batch": 2, "length": 300} | train), config, 0, card="rtx-4090", scale=scale)["estimates"][0]["seconds"]
+        return price(lengths, settings(toy(), train={"batch": 2, "length": 300} | train), config, Place(card="rtx-4090"), scale=scale)["estimates"][0]["seconds"]
 
     assert seconds(epochs=8.0) == pytest.approx(4 * seconds(epochs=2.0), rel=0.02) == pytest.approx(seconds(4.0, epochs=2.0), rel=0.02)
 
 
 @pytest.mark.parametrize("family", ["t5", "mixtral", "qwen2_moe"])
 def test_where_operations_are_not_known_no_time_is_invented(rows, toy, family):
-    found = price(count(rows, Template("talk", PLAIN, encoder=family == "t5")), settings(toy(family), train={"length": 120}), shape.config_of(str(toy(family))), card="h100")
+    template, chosen = Template("talk", PLAIN, encoder=family == "t5"), settings(toy(family), train={"length": 120})
+    found = price(count(rows, template), chosen, shape.config_of(str(toy(family))), Place(card="h100"))
     assert found["memory"]["bytes"] > 0 and found["estimates"] == [] and found["measured"] is None
     assert say("en", "price.no_time") in _page(found, "en")
 
@@ -145,7 +146,8 @@ def test_where_operations_are_not_known_no_time_is_invented(rows, toy, family):
 @pytest.mark.parametrize("card,names", [
     ("rtx-4090", ["RTX 3090", "RTX 4090", "L4"]), ("rtx-4060", []), ("NVIDIA H100 80GB HBM3", ["H100"]), ("NVIDIA A100-SXM4-40GB", ["A100"]), ("Tesla T4", ["T4"]),
     ("NVIDIA GeForce RTX 4090", ["RTX 4090"]), ("NVIDIA GeForce RTX 4090 Laptop GPU", []), ("NVIDIA GeForce RTX 3090 Ti", []), ("NVIDIA H100 PCIe", []),
-    ("Tesla V100-SXM2-16GB", ["V100"]), ("Tesla V100-PCIE-16GB", []), ("NVIDIA A100 80GB PCIe", ["A100"]), ("NVIDIA L4", ["L4"]), ("NVIDIA L40", []), ("NVIDIA L40S", ["L40S"]), ("Intel(R) Xeon(R)", []), ("", []),
+    ("Tesla V100-SXM2-16GB", ["V100"]), ("Tesla V100-PCIE-16GB", []), ("NVIDIA A100 80GB PCIe", ["A100"]),
+    ("NVIDIA L4", ["L4"]), ("NVIDIA L40", []), ("NVIDIA L40S", ["L40S"]), ("Intel(R) Xeon(R)", []), ("", []),
 ])  # fmt: skip
 def test_a_card_s_speed_is_told_only_where_it_is_that_card(card, names):
     assert [peak["name"] for peak in peaks(card)] == names
@@ -154,8 +156,8 @@ def test_a_card_s_speed_is_told_only_where_it_is_that_card(card, names):
 
 def test_a_cutoff_that_the_model_cannot_read_or_no_row_passes_is_told_beside_the_counts(rows, toy):
     config = shape.config_of(str(toy()))
-    long = price(count(rows, TALK), settings(toy(), train={"length": 600}), config)
-    short = price(count(rows, TALK), settings(toy(), train={"length": 8}), config)
+    long = price(count(rows, TALK), settings(toy(), train={"length": 600}), config, Place())
+    short = price(count(rows, TALK), settings(toy(), train={"length": 8}), config, Place())
     assert [one["trouble"]["problems"][0]["key"] for one in (long, short)] == ["error.length", "error.all_too_long"]
     assert long["tokens"] and long["memory"] is None and short["left_out"] == len(rows)
     for lang in LANGUAGES:
