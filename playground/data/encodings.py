@@ -69,7 +69,7 @@ def _wrong(path: Path, name: str, most: int, tell: Callable) -> tuple[int, int] 
             chunk = file.read(min(CHUNK, most - done) if most else CHUNK)
             kept = len(decoder.getstate()[0])
             try:
-                decoder.decode(chunk, final=not chunk and not most)
+                decoder.decode(chunk, final=not chunk and (not most or done >= size))
             except UnicodeError as error:  # some codecs raise no UnicodeDecodeError, and so no place
                 at = getattr(error, "start", 0) - kept
                 return done + at, line + chunk.count(b"\n", 0, max(0, at))
