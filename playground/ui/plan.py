@@ -9,7 +9,7 @@ from playground.errors import problem
 from playground.memory.cards import cards
 from playground.planner import this_machine
 from playground.settings import CHECKPOINTING, METHODS, OPTIMIZERS, Settings, check, problems
-from playground.ui import figures, shelf
+from playground.ui import figures
 from playground.ui.page import AT_ONCE, HERE, QUIET, Page, card_choices, memory_of, message, message_box
 
 START = {"load": {"model": "cyberagent/open-calm-7b", "bits": 4}, "train": {"batch": 32, "length": 256}}  # the talk's model, on a small card
@@ -28,7 +28,7 @@ def build(page: Page) -> SimpleNamespace:
 
     gr.Markdown(say("plan.lead"), elem_classes="lead")
     with gr.Row():
-        field(gr.Dropdown, "load", "model", choices=_models(page), allow_custom_value=True, min_width=250)
+        field(gr.Dropdown, "load", "model", choices=_models(), allow_custom_value=True, min_width=250)
         card = gr.Dropdown(label=say("plan.card"), choices=card_choices(page), value=START_CARD, min_width=250)
     with gr.Row():
         field(gr.Radio, "load", "bits", choices=[32, 16, 8, 4], min_width=250)
@@ -168,7 +168,7 @@ def _read(written: str) -> tuple[int, str, str, int]:
     return int(bits), "lora", checkpointing, int(tokens)
 
 
-def _models(page: Page) -> list[tuple[str, str]]:
+def _models() -> list[tuple[str, str]]:
     """Every bundled shape, and the models on offer that share another's."""
     others = [key for key in catalog.models() if key not in catalog.shapes()]
-    return [(shelf.marked(page, key), key) for key in (*catalog.shapes(), *others)]
+    return [(catalog.name_of(key), key) for key in (*catalog.shapes(), *others)]

@@ -38,14 +38,7 @@ def choices(page: Page, language: str = ANY, size: str = ANY, card: str = ANY) -
     """The models that the filters leave, as a dropdown's choices."""
     memory = memory_of(card) if card else {"bytes": 0, "device": "cuda"}
     found = shelf.matching(language, size, memory["bytes"], memory["device"])
-    offline = catalog.offline_models()
-    return [(marked(page, name) + (f" · {page.say('load.offline')}" if name in offline else ""), name) for name in found]
-
-
-def marked(page: Page, model: str) -> str:
-    """A model's name, with a mark where it is one of the talk's."""
-    mark = page.say("catalog.mark") + " " if catalog.models().get(model, {}).get("talk") else ""
-    return mark + catalog.name_of(model)
+    return [(_marked(page, name), name) for name in found]
 
 
 def about(page: Page, model: str) -> str:
@@ -57,6 +50,12 @@ def about(page: Page, model: str) -> str:
     if entry.get("terms"):
         lines.append(page.say("load.terms", model=entry["name"], terms=entry["terms"]["name"], url=entry["terms"]["url"]))
     return "\n\n".join(lines)
+
+
+def _marked(page: Page, model: str) -> str:
+    """A model's name, with marks where it is one of the talk's or needs no hub."""
+    mark = page.say("catalog.mark") + " " if catalog.models()[model]["talk"] else ""
+    return mark + catalog.name_of(model) + (f" · {page.say('load.offline')}" if model in catalog.offline_models() else "")
 
 
 def _lines(say: Callable, told: dict) -> list[str]:

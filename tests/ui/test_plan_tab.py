@@ -59,7 +59,7 @@ def test_the_fastest_that_fits_is_listed_and_used(page):
     press(page, "plan.use")
     expect(page.get_by_text(say("en", "plan.used_card", gib=8))).to_be_visible()
     tab(page, "tab.load")
-    expect(shown(page, say("en", "load.model"))).to_have_value("facebook/opt-125m")
+    expect(shown(page, say("en", "load.model"))).to_have_value(f"{say('en', 'catalog.mark')} OPT 125M")
     expect(shown(page, say("en", "load.card"))).to_have_value("8 GiB")
     expect(page.get_by_role("radio", name=bits, exact=True).locator("visible=true").first).to_be_checked()
     tab(page, "tab.tune")
