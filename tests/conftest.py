@@ -14,6 +14,15 @@ os.environ |= {
     "GRADIO_ANALYTICS_ENABLED": "False", "OMP_NUM_THREADS": "1",  # threads that wait for each other cost toys more than they save
 }  # fmt: skip
 
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch):
+    """A preview takes the time it needs: a busy machine is no reason for fewer rows."""
+    from playground.data import source
+
+    monkeypatch.setattr(source, "PATIENCE", 120.0)
+
+
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory):
     """`toy(family, chat=False)`: the folder of a toy model, made on first use."""
