@@ -11,6 +11,7 @@ from playground.catalog import cache_folder
 from playground.data import source
 from playground.data.columns import PARTS, parsed, written
 from playground.data.readers import KINDS
+from playground.errors import PlaygroundError
 from playground.settings import TEMPLATES
 from playground.ui import price, rows, xray
 from playground.ui.page import AT_ONCE, HERE, QUIET, Page, card_choices, memory_of, message, message_box
@@ -151,7 +152,20 @@ def _connect_sources(page: Page, tab: SimpleNamespace) -> None:
     tab.keep.click(paste, tab.text, [tab.source, tab.message], **AT_ONCE)
     for part in tab.parts.values():
         part.input(lambda *names: written({name: value for name, value in zip(PARTS, names) if value}), [*tab.parts.values()], page.fields["data", "columns"], **AT_ONCE)
+    columns = page.fields["data", "columns"]
+    columns.change(_by_hand, [columns, *tab.parts.values()], [*tab.parts.values()], **AT_ONCE)
     page.fields["data", "template"].change(lambda name: gr.update(visible=name == "own"), page.fields["data", "template"], tab.form, **AT_ONCE)
+
+
+def _by_hand(columns: str, *shown: str) -> list:
+    """What the choices of columns show for the written ones; those that go on from there, quicker than this answer, stay."""
+    try:
+        said = parsed(columns or "")
+    except PlaygroundError:  # the preview tells
+        return [gr.skip() for _ in PARTS]
+    if said and said.items() <= dict(zip(PARTS, shown)).items():
+        return [gr.skip() for _ in PARTS]
+    return [gr.update(value=said.get(part, "")) for part in PARTS]
 
 
 def _looked(page: Page, values, fetch: bool) -> tuple:
@@ -161,11 +175,11 @@ def _looked(page: Page, values, fetch: bool) -> tuple:
         data = page.settings(values).data
         if not fetch and source.is_remote(data.source):
             return rows.remote(page.say, source.short(data.source)), [], [], gr.skip(), *same, gr.update(visible=True), message()
-        found, by_hand = source.preview(data, PREVIEWED), parsed(data.columns)
+        found = source.preview(data, PREVIEWED)
     except Exception as error:
         return "", [], [], gr.skip(), *same, gr.update(visible=False), page.trouble(error)
     choices = [(page.say("rows.guess"), ""), *((name, name) for name in found.found)]
-    parts = [gr.update(choices=choices, value=by_hand.get(part, "")) for part in PARTS]
+    parts = [gr.update(choices=choices) for _ in PARTS]
     wrong = message("\n".join(problem.text(page.lang) for problem in found.problems), bad=True)
     taught = [[rows.question(row), row.output] for row in found.rows]
     return (

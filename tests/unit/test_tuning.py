@@ -97,12 +97,12 @@ def test_out_of_memory_steps_the_dial_down_and_loses_nothing(chosen, tmp_path, m
     whole = [e["loss"] for e in Workbench(tmp_path).tune(settings) if e["kind"] == "step"]
     forward, calls = loop.Loss.forward, []
 
-    def tight(self, batch, states=False):
+    def tight(self, batch, **how):
         if torch.is_grad_enabled() and self.training and not next(self.parameters()).is_meta:  # not while it is predicted
             calls.append(1)
             if len(calls) in (3, 5):  # the first is the plan's own look; then twice in the middle of a step
                 raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward(self, batch, states)
+        return forward(self, batch, **how)
 
     monkeypatch.setattr(loop.Loss, "forward", tight)
     events = list(Workbench(tmp_path).tune(settings))
