@@ -3,12 +3,11 @@
 import threading
 from collections.abc import Generator, Iterator, Sequence
 
-import torch
-
 from playground.chat.measure import Answer
 from playground.chat.pair import Asked, answers
 from playground.data.source import Row
 from playground.data.template import Template, turns
+from playground.memory.meter import ran_out
 from playground.model.load import give_back
 from playground.model.tokenizer import own_ends
 from playground.settings import Generation
@@ -62,8 +61,8 @@ def _answered(
         try:
             for event in answers(model, template.tokenizer, part, ends, Generation(max_new_tokens=most), stop):
                 yield whole, (len(whole) + len(part) * event["tokens"] / most) / len(asked)
-        except torch.OutOfMemoryError:
-            if at_once == 1:
+        except RuntimeError as error:
+            if at_once == 1 or not ran_out(error):
                 raise
             at_once, event = -(-at_once // 2), None
         if event is None:

@@ -30,15 +30,15 @@ def asked(model, template, stop=None, most=6, rows=ROWS):
 
 @pytest.fixture
 def tight(monkeypatch):
-    """`tight(model, most)`: from now on there is memory for so many rows at once; returns the sizes that are tried."""
+    """`tight(model, most, error)`: from now on there is memory for so many rows at once; returns the sizes that are tried."""
 
-    def fits(model, most: int) -> list[int]:
+    def fits(model, most: int, error: RuntimeError) -> list[int]:
         generate, tried = model.generate, []
 
         def generated(input_ids, **kwargs):
             tried.append(len(input_ids))
             if len(input_ids) > most:
-                raise torch.OutOfMemoryError("CUDA out of memory")
+                raise error
             return generate(input_ids=input_ids, **kwargs)
 
         monkeypatch.setattr(model, "generate", generated)
@@ -47,21 +47,24 @@ def tight(monkeypatch):
     return fits
 
 
-def test_rows_are_asked_at_once_or_as_many_as_there_is_memory_for(template, tight):
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_rows_are_asked_at_once_or_as_many_as_there_is_memory_for(template, tight, error):
     model, stop = make_model("llama"), threading.Event()
     whole, told = asked(model, template)
     assert len(whole["base"]) == 5 and told == sorted(told) and told[-1] == 5
-    tried = tight(model, 2)
+    tried = tight(model, 2, error)
     found, told = asked(model, template, stop)
     assert found == whole and tried == [5, 3, 2, 2, 1] and told == sorted(told) and told[-1] == 5
     assert not stop.is_set()  # nobody pressed Stop
 
 
-def test_memory_that_is_not_enough_for_one_row_is_an_error(template, tight):
-    model = make_model("llama")
-    tight(model, 0)
-    with pytest.raises(torch.OutOfMemoryError):
-        asked(model, template)
+def test_memory_that_is_not_enough_for_one_row_is_an_error_and_so_is_any_other(template, tight):
+    for error, most in ((torch.OutOfMemoryError("CUDA out of memory"), 0), (RuntimeError("shapes do not match"), 2)):
+        model = make_model("llama")
+        tight(model, most, error)
+        with pytest.raises(type(error)) as told:
+            asked(model, template)
+        assert told.value is error
 
 
 def test_stop_ends_the_asking(template):
