@@ -116,8 +116,10 @@ def shared_prefix(examples: Sequence[Example]) -> int:
     return next((at for at in range(most) if any(e.ids[at] != first[at] for e in examples)), most)
 
 
-def pack(examples: Sequence[Example], prefix: int, device: str, masked: bool = True) -> Batch:
+def pack(examples: Sequence[Example], prefix: int, device: str, masked: bool = True, multiple: int = 1) -> Batch:
     """All rows in one sequence without padding, their first `prefix` tokens, the same in all, only once.
+
+    Masked, a last row that nothing is learned of fills the sequence up to a `multiple` of tokens.
 
     `input_ids`, `position_ids`: (1, tokens); positions go on from the prefix in every row. Masked: `attention_mask`
     (1, 1, tokens, tokens), true where a token may look: at the prefix, and at its own row up to itself. Otherwise, which
@@ -131,6 +133,10 @@ def pack(examples: Sequence[Example], prefix: int, device: str, masked: bool = T
         positions += range(prefix, size)
         owner += [row] * (size - prefix)
         labels += [IGNORED] * (trained_from - prefix) + example.ids[trained_from:]
+    if masked and len(ids) % multiple:
+        filled = multiple - len(ids) % multiple
+        ids, positions, labels = ids + ids[-1:] * filled, positions + list(range(prefix, prefix + filled)), labels + [IGNORED] * filled
+        owner += [len(examples) + 1] * filled
     made = {"input_ids": torch.tensor([ids]), "position_ids": torch.tensor([positions])}
     if masked:
         own = torch.tensor(owner)

@@ -18,6 +18,9 @@ from playground.train import attention
 from playground.train.lean import lean
 from playground.train.loss import Loss
 
+# On a CPU, torch's and oneDNN's kernels for half precision are made anew for every size, and kept: 300 sizes of attention
+# alone took 700 MiB (torch 2.13, an AMD EPYC with AVX-512 bf16). Sizes a multiple of this apart are few.
+MULTIPLE = 32
 MASKED_TOKENS = 1024  # a longer sequence pays more for its square of a mask than packing saves
 # of a hidden state's norm; seen: up to 5e-7, 1e-3 and 8e-3, and 0.18 or more where rows see each other
 ROUNDING = {torch.float32: 2e-4, torch.float16: 0.02, torch.bfloat16: 0.08}
@@ -42,7 +45,7 @@ class Feed:
     def batch(self, examples: Sequence[Example]) -> Batch:
         """One micro-batch on the device."""
         if self.packed:
-            return pack(examples, self.prefix, self.device, masked=self.mode == "masked")
+            return pack(examples, self.prefix, self.device, self.mode == "masked", self._multiple)
         if self.encoder:
             start = self.model.generation_config.decoder_start_token_id
             return collate_apart(examples, self.pad, self.pad if start is None else start, self.device)
@@ -74,7 +77,14 @@ class Feed:
             return len(examples) * (max(e.trained_from for e in examples) + max(len(e.ids) - e.trained_from for e in examples))
         if not self.packed:
             return len(examples) * max(len(e.ids) for e in examples)
-        return self.prefix + sum(len(e.ids) - self.prefix for e in examples)
+        tokens = self.prefix + sum(len(e.ids) - self.prefix for e in examples)
+        return -(-tokens // self._multiple) * self._multiple
+
+    @property
+    def _multiple(self) -> int:
+        """What packed sequences are a multiple of, in tokens."""
+        made_anew = getattr(self.model, "stands_for", self.device) == "cpu" and self.model.dtype.itemsize == 2
+        return MULTIPLE if self.mode == "masked" and made_anew else 1
 
     def _possible(self) -> bool:
         if self.mode == "rows" and not attention.available(self.model):

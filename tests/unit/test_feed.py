@@ -7,7 +7,7 @@ from toys import make_model
 
 from playground.data.batch import Example, batches, collate, pack, shared_prefix
 from playground.model.adapt import targets
-from playground.train.feed import MASKED_TOKENS, Feed
+from playground.train.feed import MASKED_TOKENS, MULTIPLE, Feed
 from playground.train.loss import Loss
 
 KNOWN_TO_PACK = ("llama", "gpt_neox", "gpt2", "gemma3_text")
@@ -145,3 +145,19 @@ def test_an_epoch_holds_every_row_once_and_repeats_with_its_seed():
     assert once == again != other
     assert sorted(map(id, (r for part in once for r in part))) == sorted(map(id, rows))
     assert max(map(len, once)) == 8
+
+
+def test_in_half_precision_a_cpu_sees_few_sizes_and_learns_the_same():
+    model, rows = tuned("llama"), examples([(n, n + 3) for n in range(3, 12)])
+    bare = Feed(Loss(model), rows, 2, "cpu")
+    model.to(torch.bfloat16)
+    even = Feed(Loss(model), rows, 2, "cpu")
+    assert even.mode == bare.mode == "masked"
+    for part in (rows[:4], rows[2:9], rows):
+        filled, whole = even.batch(part), bare.batch(part)
+        size = filled.inputs["input_ids"].shape[1]
+        assert size % MULTIPLE == 0 and size - MULTIPLE < whole.inputs["input_ids"].shape[1] <= size == even.size(part)
+        assert filled.wanted.tolist() == whole.wanted.tolist() and filled.predicts.tolist() == whole.predicts.tolist()
+        kept = whole.inputs["attention_mask"].shape[-1]
+        assert torch.equal(filled.inputs["attention_mask"][..., :kept, :kept], whole.inputs["attention_mask"])
+        assert not filled.inputs["attention_mask"][..., :kept, kept:].any()  # nobody sees what fills it up
