@@ -4,11 +4,15 @@ The program's own code is run on shapes without values (shape.py, trace.py), the
 what no trace sees is added from a table (table.py). Phases: load; chat, two rows of `context` tokens, base and tuned; tune,
 the heaviest optimizer step. Each has `parts`, which add up to `allocated`, and on CUDA `reserved` and `device`, what nvidia-smi
 shows; on a CPU `resident`, the whole program's main memory.
+
+A few layers are traced where they can stand for all (few.py), and what was predicted once is remembered: after a slider has
+moved, only the phases that depend on it are predicted anew.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, wraps
 
 import torch
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedConfig, PreTrainedModel
@@ -16,17 +20,20 @@ from transformers import DynamicCache, EncoderDecoderCache, PreTrainedConfig, Pr
 from playground.data.batch import Example
 from playground.memory import shape, table
 from playground.memory.allocator import reserved
-from playground.memory.trace import Tape, book_stack, booked, peak
+from playground.memory.few import Few, Unalike, few, layers, stretched
+from playground.memory.trace import OUTSIDE, Tape, book_stack, booked, peak
 from playground.model import adapt
 from playground.model.load import Loaded
 from playground.model.tensors import tensors
-from playground.settings import Settings
+from playground.settings import Load, Lora, Settings, Train
+from playground.train.layers import Dial
 from playground.train.loop import Trainer, computing
 from playground.train.parallel import Team
-from playground.train.prepare import prepare
+from playground.train.prepare import make_trainable, trainer_of
 
 LABELLED = 0.6  # of a row's tokens, where no rows are given: a guess
 CHATTING = 2  # rows: base and tuned
+REMEMBERED = 256  # predictions of a phase
 
 
 @dataclass(frozen=True)
@@ -38,9 +45,33 @@ class Place:
     capacity: int = 0
 
 
+def remembered(predict: Callable) -> Callable:
+    """The same function, which answers for the same config and arguments without asking again. Of settings, `depends` says what counts."""
+    answers: OrderedDict[tuple, dict] = OrderedDict()
+
+    @wraps(predict)
+    def answer(config: PreTrainedConfig, settings: Settings, place: Place, *args, **more) -> dict:
+        groups = (settings.load, settings.lora, settings.train)[: 3 if predict.__name__ == "tune" else 1]
+        key = (shape.key(config), groups, place, *map(_hashable, args), *((name, _hashable(value)) for name, value in more.items()))
+        if key not in answers:
+            answers[key] = predict(config, settings, place, *args, **more)
+            if len(answers) > REMEMBERED:
+                answers.popitem(last=False)
+        answers.move_to_end(key)
+        return answers[key] | {"parts": dict(answers[key]["parts"])}
+
+    return answer
+
+
+def _hashable(value):
+    return tuple(value) if isinstance(value, (list, tuple)) else value
+
+
+@remembered
 def load(config: PreTrainedConfig, settings: Settings, place: Place) -> dict:
     """The phase `load`: weights as they come in, each of those that are quantized in 16 bits at first."""
-    held, tape = shape.held(config, settings.load, place.dtype, place.device), Tape()
+    traced = Traced(config, settings.load, place, None, empty=True)
+    held, tape = traced.held, traced.tape
     if place.device == "cuda":
         tape.passing(_warm_up(held), "weights")
     for tensor, constants in _arriving(held.model):
@@ -49,7 +80,7 @@ def load(config: PreTrainedConfig, settings: Settings, place: Place) -> dict:
         for constant in constants:
             tape.hold("quant_constants", constant)
         tape.drop(whole)
-    told, parts = _told(tape, place, "load", settings.load.bits, held), {}
+    told, parts = _told(traced, place, "load", settings.load.bits), {}
     for _, size, part in tape.events:
         parts[part] = parts.get(part, 0) + size
     parts = {part: size for part, size in parts.items() if size}  # as it stays; beside it, what came and went
@@ -85,20 +116,24 @@ def _before_quantizing(tensor: torch.Tensor) -> int:
     return 2 * tensor.numel() if getattr(tensor, "SCB", None) is not None else 0  # LLM.int8() makes a copy in float16
 
 
+@remembered
 def chat(config: PreTrainedConfig, settings: Settings, place: Place, context: int) -> dict:
     """The phase `chat`: prompts are read, and the last token is written, with `context` tokens in all.
 
     Of a model with an encoder, that reads one half of them and writes the other.
     """
-    held, tape = shape.held(config, settings.load, place.dtype, place.device), Tape()
-    _hold_weights(tape, held)
+    return _of_few(partial(_chat, context=context), config, replace(settings, lora=Lora(), train=Train()), place)
+
+
+def _chat(traced: "Traced", settings: Settings, place: Place, context: int) -> dict:
+    held, tape = traced.held, traced.tape
     with torch.no_grad(), tape:
         if place.device == "cuda":
             tape.keep(table.WORKSPACE, "buffers")
         with booked(tape, "activations"):
-            for inputs in first_and_last(held.model, context, lambda layer: _hold_layer(tape, layer)):
+            for inputs in first_and_last(held.model, context, partial(_hold_layer, tape)):
                 _hold_cache(tape, held.model(**inputs, use_cache=True).past_key_values)
-    return _told(tape, place, "chat", settings.load.bits, held)
+    return _told(traced, place, "chat", settings.load.bits)
 
 
 def first_and_last(model: PreTrainedModel, context: int, hold: Callable = lambda layer: None) -> Iterator[dict]:
@@ -121,6 +156,7 @@ def first_and_last(model: PreTrainedModel, context: int, hold: Callable = lambda
     yield {"encoder_outputs": states, "decoder_input_ids": ids(CHATTING, 1), "past_key_values": cache}
 
 
+@remembered
 def tune(config: PreTrainedConfig, settings: Settings, place: Place, lengths: Sequence[int], labelled: Sequence[int] = (), prefix: int = 0, all_logits: bool = False) -> dict:
     """The phase `tune`: a step over rows of these lengths, in tokens, of which so many are `labelled`, and all begin with the same `prefix`.
 
@@ -128,38 +164,46 @@ def tune(config: PreTrainedConfig, settings: Settings, place: Place, lengths: Se
     the place has, and the "work" of a token under them, in forward passes; "tokens" and "rows" at once; "feed", how they
     are packed; "trainable" parameters. Raises PlaygroundError for settings that don't fit the model.
     """
-    train = settings.train
     labelled = labelled or [max(1, round(n * LABELLED)) for n in lengths]
     rows = [Example([5] * prefix + [6 + row] * (n - prefix), max(1, n - part)) for row, (n, part) in enumerate(zip(lengths, labelled))]
-    held, tape = shape.held(config, settings.load, place.dtype, place.device), Tape()
-    _hold_weights(tape, held)
-    weights = sum(size for _, size, _ in tape.events)
+    settings = replace(settings, train=replace(settings.train, batch=min(settings.train.batch, len(rows)), compile="off"))
+    dial = settings.train.checkpointing
+    return _of_few(partial(_tune, rows=rows, all_logits=all_logits), config, settings, place, int(dial) if dial.isdigit() else 1)
+
+
+def _tune(traced: "Traced", settings: Settings, place: Place, rows: Sequence[Example], all_logits: bool) -> dict:
+    held, tape, train = traced.held, traced.tape, settings.train
+    weights = sum(size * times for (_, size, _), times in zip(tape.events, map(traced.count, tape.layers())))
     room = place.capacity - table.runtime("tune", settings.load.bits) - 2 * table.WORKSPACE - weights if place.capacity else 2**60
     for _ in range(2 if place.device == "cuda" else 0):  # the thread that goes forward, and autograd's
         tape.keep(table.WORKSPACE, "buffers")
     with tape:
-        trainer = prepare(held, replace(settings, train=replace(train, batch=min(train.batch, len(rows)), compile="off")), rows, [], Team("meta"), room)
+        tape.layer = None
+        make_trainable(held, settings)
+        traced.know()
+        trainer = trainer_of(held, settings, rows, [], Team("meta"), room, lambda tensor: traced.count(tape.of(tensor)))
+        dial, feed = trainer.plan.dial, trainer.feed
+        traced.check(dial)
         trainer.loss_of.chunked &= not all_logits
         _hold_trained(tape, held, trainer)
         _step(tape, trainer, rows, train.micro_batch or train.batch)
-    told = _told(tape, place, "tune", settings.load.bits, held)
-    dial, feed = trainer.plan.dial, trainer.feed
+    told = _told(traced, place, "tune", settings.load.bits)
     part = next(feed.parts(rows, train.micro_batch or train.batch, dial.tokens))
-    trained = sum(p.numel() for p in trainer.optimizer.parameters)
     return told | {
         "checkpointing": dial.checkpointing,
-        "budget": dial.tokens if dial.tokens < sum(lengths) else 0,
+        "budget": dial.tokens if dial.tokens < sum(len(row.ids) for row in rows) else 0,
         "work": trainer.plan.work,
         "tokens": feed.size(part),
         "rows": len(part),
         "feed": feed.mode,
-        "trainable": trained,
+        "trainable": sum(p.numel() * traced.count(tape.of(p)) for p in trainer.optimizer.parameters),
     }
 
 
 def _step(tape: Tape, trainer: Trainer, rows: Sequence[Example], at_once: int) -> None:
     """One optimizer step as it is from the second on, the optimizer's averages there already; of many micro-batches, two."""
     for copy in trainer.optimizer.copies:
+        tape.layer = tape.of(copy)
         tape.keep(trainer.optimizer.averages(copy) // 2, "optimizer")
         tape.keep(trainer.optimizer.averages(copy) // 2, "optimizer")
     parts = sorted(trainer.feed.parts(rows, at_once, trainer.plan.dial.tokens), key=trainer.feed.size, reverse=True)
@@ -188,7 +232,8 @@ def _hold_trained(tape: Tape, held: Loaded, trainer: Trainer) -> None:
     for part, tensor in tensors(held.model):
         tape.hold(part, tensor)
     if trainer.optimizer.copies is not trainer.optimizer.parameters:
-        for copy in trainer.optimizer.copies:
+        for copy, parameter in zip(trainer.optimizer.copies, trainer.optimizer.parameters):
+            tape.know(tape.of(parameter), [copy])
             tape.hold("optimizer", copy)
 
 
@@ -200,28 +245,95 @@ def _hold_cache(tape: Tape, cache) -> None:
 
 def _hold_layer(tape: Tape, layer) -> None:
     for tensor in (layer.keys, layer.values):
+        tape.know(tape.of(tensor), [tensor])
         tape.hold("kv_cache", tensor)
 
 
-def _beside(place: Place, phase: str, bits: int, held: Loaded) -> int:
+# --- few layers that stand for all ---
+
+
+class Deeper(Exception):
+    """Every so many layers are computed twice, as was planned only now: more of them have to be traced."""
+
+    def __init__(self, every: int):
+        self.every = every
+
+
+class Traced:
+    """A network of shapes, and the tape of what it does, its weights there already unless it is `empty`. few: what it stands for; None: for itself."""
+
+    def __init__(self, config: PreTrainedConfig, load: Load, place: Place, few: Few | None, empty: bool = False):
+        self.held, self.tape, self.few = shape.held(few.config if few else config, load, place.dtype, place.device), Tape(), few
+        if few:
+            few.check(self.held.model)
+        self.know()
+        if not empty:
+            _hold_weights(self.tape, self.held)
+        self.tape.layer = OUTSIDE
+
+    def know(self) -> None:
+        """Tell the tape which layer each weight belongs to."""
+        if self.few:
+            stack, model = layers(self.held.model), self.held.model
+            inside = {id(tensor) for layer in stack for _, tensor in tensors(layer)}
+            self.tape.know(OUTSIDE, (tensor for _, tensor in tensors(model) if id(tensor) not in inside))
+            for number, layer in enumerate(stack):
+                self.tape.know(number, (tensor for _, tensor in tensors(layer)))
+
+    def check(self, dial: Dial) -> None:
+        """Raises Deeper if more layers are needed to stand for all under this dial."""
+        every = int(dial.checkpointing) if dial.checkpointing.isdigit() else 1
+        if self.few and self.few.every % every:
+            raise Deeper(every)
+
+    def count(self, layer: int) -> int:
+        """How many layers of the whole network this one stands for."""
+        return self.few.counts[layer] if self.few and layer != OUTSIDE else 1
+
+    def events(self) -> list[tuple[int, int, str]]:
+        """The whole network's. Raises Unalike where few layers can't stand for all."""
+        return stretched(self.tape.events, self.tape.layers(), self.few.regions) if self.few else self.tape.events
+
+
+def _of_few(trace: Callable, config: PreTrainedConfig, settings: Settings, place: Place, every: int = 1) -> dict:
+    """What `trace` says of few layers, where they can stand for all, else of all. every: as of `few`."""
+    kinds = shape.kinds(config, settings.load, place.dtype, place.device)
+    try:
+        while fewer := few(config, settings, kinds, every):
+            try:
+                return trace(Traced(config, settings.load, place, fewer), fewer.settings, place)
+            except Deeper as error:
+                every = error.every
+    except Unalike:
+        pass
+    return trace(Traced(config, settings.load, place, None), settings, place)
+
+
+def _beside(traced: Traced, place: Place, phase: str, bits: int) -> int:
     """Bytes of main memory beside tensors: the program, its kernels, and pages of the file that weights were read from.
 
     A file of 16 bits a weight is assumed. Weights of 16 bits lie in its pages themselves; where they are made into 32 bits
     the pages go once they are; those that are made into fewer leave some in use, and with them the file.
     """
-    layers = adapt.linear_layers(held.model).values()
-    weights = sum(p.numel() for p in held.model.parameters()) if bits > 16 else 0
-    if bits < 16:
-        kept = sum(p.numel() for p in held.model.parameters() if p.dtype.itemsize > 1)
-        weights = kept + sum(m.in_features * m.out_features for m in layers if hasattr(m, "in_features") and m.weight.dtype.itemsize == 1)
+    model, weights = traced.held.model, 0
+
+    def times(tensor: torch.Tensor) -> int:
+        return traced.count(traced.tape.of(tensor))
+
+    if bits > 16:
+        weights = sum(times(p) * p.numel() for p in model.parameters())
+    elif bits < 16:
+        kept = sum(times(p) * p.numel() for p in model.parameters() if p.dtype.itemsize > 1)
+        weights = kept + sum(times(m.weight) * m.in_features * m.out_features for m in adapt.linear_layers(model).values() if hasattr(m, "in_features") and m.weight.dtype.itemsize == 1)
     pages = 2 * weights if bits != 16 and (phase == "load" or bits < 16) else 0
     return table.PROCESS + pages + (table.KERNELS[place.dtype] if phase != "load" else 0)
 
 
-def _told(tape: Tape, place: Place, phase: str, bits: int, held: Loaded) -> dict:
-    allocated, parts = peak(tape.events)
+def _told(traced: Traced, place: Place, phase: str, bits: int) -> dict:
+    events = traced.events()
+    allocated, parts = peak(events)
     if place.device == "cpu":
-        return {"parts": parts, "allocated": allocated, "resident": allocated + _beside(place, phase, bits, held)}
-    taken = reserved(tape.events)
+        return {"parts": parts, "allocated": allocated, "resident": allocated + _beside(traced, place, phase, bits)}
+    taken = reserved(events)
     device = taken + table.runtime(phase, bits)
     return {"parts": parts | {"runtime": device - allocated}, "allocated": allocated, "reserved": taken, "device": device}

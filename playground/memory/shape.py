@@ -15,6 +15,7 @@ from transformers.quantizers.base import get_keys_to_not_convert
 
 from playground import catalog
 from playground.errors import problem
+from playground.memory import few
 from playground.model.load import Loaded, kind_of
 from playground.model.weights import as_stored
 from playground.settings import Load
@@ -22,6 +23,8 @@ from playground.settings import Load
 PAD = 2
 UNUSABLE = (ValueError, KeyError, OSError, TypeError, AttributeError, StrictDataclassError)  # what transformers raises of a config
 SIZES = (("hidden_size", "n_embd", "n_embed", "d_model"), ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers"))  # by their names in various families
+REMEMBERED = 32  # networks
+_kinds: dict[tuple, tuple[tuple, ...]] = {}
 
 
 def config_of(model: str) -> PreTrainedConfig:
@@ -98,6 +101,21 @@ def quantize(model: PreTrainedModel, load: Load, dtype: torch.dtype) -> None:
     bitsandbytes.functional.name2qmap.clear()  # a code book that was first made here has no values: no real layer may get it
     bitsandbytes.functional.name2qmap.update(books)
     setattr(model, f"is_loaded_in_{load.bits}bit", True)  # as transformers says it to PEFT
+
+
+def key(config: PreTrainedConfig) -> tuple[str, str | None]:
+    """What two configs have in common that make the same network."""
+    return config.to_json_string(use_diff=False), config._attn_implementation
+
+
+def kinds(config: PreTrainedConfig, load: Load, dtype: torch.dtype, device: str) -> tuple[tuple, ...]:
+    """few.py's `kinds` of the whole network, remembered."""
+    known = (key(config), load, dtype, device)
+    if known not in _kinds:
+        _kinds[known] = few.kinds(held(config, load, dtype, device).model)
+        if len(_kinds) > REMEMBERED:
+            _kinds.pop(next(iter(_kinds)))
+    return _kinds[known]
 
 
 def held(config: PreTrainedConfig, load: Load, dtype: torch.dtype, device: str) -> Loaded:

@@ -7,7 +7,7 @@ can't see, because a kernel takes it by itself, stands in table.py.
 
 import functools
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import bitsandbytes  # noqa: F401  its operators
@@ -20,20 +20,26 @@ from playground.memory import table
 
 TORCHS = functional.scaled_dot_product_attention
 DROPOUT = functional.dropout
+OUTSIDE = -1  # of all layers
 ROUND = 512  # bytes; torch's caching allocator gives multiples of it
 
 
 class Tape(TorchDispatchMode):
     """Within it, `events` grows: (name, bytes, part) where a storage is made, (name, -bytes, part) where it is dropped.
 
-    `part` is the name under which what is made now is booked. Storages that were there before are told of by `hold`.
+    `part` is the name under which what is made now is booked. Storages that were there before are told of by `hold`. Once it
+    knows a network's layers (`know`), it notes which of them each event belongs to: the one whose weight was last looked at.
     """
 
     def __init__(self):
         super().__init__()
         self.events: list[tuple[int, int, str]] = []
         self.part = "buffers"
+        self.layer: int | None = None  # that works now; OUTSIDE: none; None: not known
         self._live: dict[int, int] = {}  # a storage's address → where its making stands in `events`, which also is its name
+        self._layers: list[int | None] = []  # of each event
+        self._owners: dict[int, int] = {}  # the address of a weight's storage → its layer
+        self._copied: dict[int, int] = {}  # where something was made while no layer was known → where its original was
 
     def __enter__(self):
         functional.scaled_dot_product_attention, functional.dropout = _attention, _dropout
@@ -46,17 +52,20 @@ class Tape(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         if function is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
             return False if args[0].dtype == torch.bool else 1  # whether no row is padded: some are
+        if self._owners:
+            self._look(function, args)
         made = _made(function, args, kwargs or {})
         for tensor in made if isinstance(made, (tuple, list)) else (made,):
             if isinstance(tensor, torch.Tensor) and tensor.is_meta:
-                self._note(tensor, "buffers" if function.namespace == "bitsandbytes" else self.part)
+                self._note(tensor, "buffers" if function.namespace == "bitsandbytes" else self.part, args[0] if args else None)
         for size in table.taken_within(function, args, made):
             self.passing(size)
         return made
 
     def hold(self, part: str, tensor: torch.Tensor) -> None:
         """Book a tensor under `part`, whether it was made outside or is known under another."""
-        at = self._live.get(tensor.untyped_storage()._cdata)
+        address = tensor.untyped_storage()._cdata
+        self.layer, at = self._owners.get(address, self.layer), self._live.get(address)
         if at is None:
             self._note(tensor, part)
         else:
@@ -65,27 +74,68 @@ class Tape(TorchDispatchMode):
     def keep(self, size: int, part: str) -> int:
         """Something that is taken now and stays until `drop`; returns its name."""
         self.events.append((len(self.events), _rounded(size), part))
+        self._layers.append(self.layer)
         return len(self.events) - 1
 
     def drop(self, name: int) -> None:
         """What is known under that name is given back."""
         _, size, part = self.events[name]
         self.events.append((name, -size, part))
+        self._layers.append(self._layers[name] if self.layer in (None, OUTSIDE) else self.layer)
 
     def passing(self, size: int, part: str = "buffers") -> None:
         """Something that a kernel takes and gives back by itself."""
         self.drop(self.keep(size, part))
 
-    def _note(self, tensor: torch.Tensor, part: str) -> None:
+    def know(self, layer: int, tensors: Iterable[torch.Tensor]) -> None:
+        """These belong to that layer (OUTSIDE: to none), and so does the making of those that were made under this tape."""
+        for tensor in tensors:
+            address = tensor.untyped_storage()._cdata
+            self._owners[address] = layer
+            at = self._live.get(address)
+            while at is not None and self._layers[at] is None:
+                self._layers[at] = layer
+                at = self._copied.get(at)
+
+    def of(self, tensor: torch.Tensor) -> int:
+        """The layer that a tensor belongs to or was made in; OUTSIDE for none."""
+        address = tensor.untyped_storage()._cdata
+        at = self._live.get(address)
+        known = self._owners.get(address, self._layers[at] if at is not None else None)
+        return OUTSIDE if known is None else known
+
+    def layers(self) -> list[int]:
+        """Of each event the layer. Of what was made before layers were known, it is the one that was made before it."""
+        found: list[int] = []
+        for (name, _, _), layer in zip(self.events, self._layers):
+            own = found[name] if layer is None and name < len(found) else None
+            found.append(layer if layer is not None else own if own not in (None, OUTSIDE) else found[-1] if found else OUTSIDE)
+        return found
+
+    def _look(self, function, args: tuple) -> None:
+        """Whose weights an operator is given: their layer works now."""
+        if function.__name__.startswith("_foreach"):  # of all layers at once
+            self.layer = OUTSIDE
+        for one in args:
+            if isinstance(one, torch.Tensor):
+                owner = self._owners.get(one.untyped_storage()._cdata)
+                if owner is not None:
+                    self.layer = owner
+                    return
+
+    def _note(self, tensor: torch.Tensor, part: str, original=None) -> None:
         storage = tensor.untyped_storage()
         if storage._cdata in self._live or not storage.nbytes():
             return
+        if self.layer is None and isinstance(original, torch.Tensor):
+            self._copied[len(self.events)] = self._live.get(original.untyped_storage()._cdata)
         self._live[storage._cdata] = len(self.events)
         self.keep(storage.nbytes(), part)
         weakref.finalize(storage, self._gone, storage._cdata).atexit = False
 
     def _gone(self, address: int) -> None:
         self.drop(self._live.pop(address))
+        self._owners.pop(address, None)
 
 
 def peak(events: list[tuple[int, int, str]]) -> tuple[int, dict[str, int]]:

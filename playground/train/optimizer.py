@@ -5,7 +5,7 @@ arXiv 1710.03740): small updates aren't lost to rounding, and adapters are small
 A full fine-tune has no copies: there the optimizer's state is most of the memory, and `kind` says how it is kept.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
@@ -50,9 +50,9 @@ class Optimizer:
             for _, parameter in pairs:
                 parameter.grad = None
 
-    def to_come(self) -> int:
-        """Bytes on the device that the first step will add: gradients, and what `averages` says."""
-        return sum(self.averages(c) + (0 if c.grad is not None else c.nbytes) for c in self.copies)
+    def to_come(self, times: Callable = lambda tensor: 1) -> int:
+        """Bytes on the device that the first step will add: gradients, and what `averages` says. times: as of plan.py."""
+        return sum(times(p) * (self.averages(c) + (0 if c.grad is not None else c.nbytes)) for p, c in zip(self.parameters, self.copies))
 
     def averages(self, copy: torch.Tensor) -> int:
         """Bytes of the two running averages of one tensor; paged ones are in main memory.

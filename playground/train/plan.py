@@ -9,7 +9,7 @@ least as long as the processor needs to launch its kernels, so that a fast card 
 
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import psutil
@@ -81,10 +81,18 @@ class Plan:
         return True
 
 
-def plan(loss_of: Loss, optimizer: Optimizer, feed: Feed, layers: Layers, examples: Sequence[Example], settings: Train, room: int | None = None) -> Plan:
+def once(tensor: torch.Tensor) -> int:
+    """A tensor of a whole network stands for itself."""
+    return 1
+
+
+def plan(
+    loss_of: Loss, optimizer: Optimizer, feed: Feed, layers: Layers, examples: Sequence[Example], settings: Train, room: int | None = None, times: Callable = once,
+) -> Plan:  # fmt: skip
     """The plan for these rows and settings on this device, now. Raises PlaygroundError for a budget below one row.
 
     room: bytes that can be taken (None: what is free now). Beside them stands what a micro-batch and the optimizer's first step will still take.
+    times: of a network of few layers that stands for one of many (memory/few.py), for how many tensors one of its stands.
     """
     longest = feed.size([max(examples, key=lambda e: len(e.ids))])
     if 0 < settings.tokens < longest:
@@ -95,10 +103,10 @@ def plan(loss_of: Loss, optimizer: Optimizer, feed: Feed, layers: Layers, exampl
     dials = [Dial(how, budget) for how in (CHOICES if settings.checkpointing == "auto" else (settings.checkpointing,)) for budget in budgets]
     if len(dials) == 1 or not layers.all:
         return Plan(dials[0])
-    cost = measure(loss_of, feed, layers, examples)
+    cost = measure(loss_of, feed, layers, examples, times)
     needs = {dial: cost.peak(dial, min(dial.tokens, most)) for dial in dials}
     dials.sort(key=lambda dial: (_slowness(dial, cost), needs[dial]))
-    room = ((free(feed.device) if room is None else room) - optimizer.to_come()) * MARGIN
+    room = ((free(feed.device) if room is None else room) - optimizer.to_come(times)) * MARGIN
     start = next((n for n, dial in enumerate(dials) if needs[dial] <= room), None)
     if start is None:
         leanest = min(dials, key=needs.get)
@@ -110,7 +118,7 @@ def plan(loss_of: Loss, optimizer: Optimizer, feed: Feed, layers: Layers, exampl
     return Plan(ladder[0], ladder[1:], peak=needs[ladder[0]], work=_slowness(ladder[0], cost))
 
 
-def measure(loss_of: Loss, feed: Feed, layers: Layers, examples: Sequence[Example]) -> Cost:
+def measure(loss_of: Loss, feed: Feed, layers: Layers, examples: Sequence[Example], times: Callable = once) -> Cost:
     """What these rows cost on this model, counted in one forward pass over a piece of the longest: bytes go with tokens."""
     longest = max(examples, key=lambda e: len(e.ids))
     upto = feed.prefix + LOOKED_AT
@@ -122,7 +130,7 @@ def measure(loss_of: Loss, feed: Feed, layers: Layers, examples: Sequence[Exampl
         storage = tensor.untyped_storage()
         weight = isinstance(tensor._base if tensor._is_view() else tensor, nn.Parameter)  # of split weights, one that was gathered
         if not weight and storage._cdata not in own:
-            kept[storage._cdata] = storage.nbytes()
+            kept[storage._cdata] = storage.nbytes() * times(tensor)
         return tensor.detach()  # with its history it would keep itself alive
 
     loss_of.train()
@@ -132,7 +140,7 @@ def measure(loss_of: Loss, feed: Feed, layers: Layers, examples: Sequence[Exampl
     layers.restore()
     config, tokens = feed.model.config.get_text_config(), feed.size(part)
     first = next((n for n, layer in enumerate(layers.all) if any(p.requires_grad for p in layer.parameters())), 0)
-    learning = max(1, len(layers.all) - first)
+    learning = max(1, sum(times(next(layer.parameters())) for layer in layers.all[first:]))
     widest = max((p.shape[0] * p.shape[-1] for layer in layers.all[:1] for p in layer.parameters() if p.ndim == 2), default=0)
     size = feed.model.dtype.itemsize
     return Cost(sum(kept.values()) / tokens / learning, config.hidden_size * size, learning, 3 * 4 * CHUNK_LOGITS + 3 * widest * size, _launch(feed, layers))

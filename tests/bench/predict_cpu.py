@@ -1,0 +1,75 @@
+"""Predicted main memory beside measured, on this CPU: loading, and the steps of a fine-tune, a fresh process a round.
+
+    python -m playground fetch smollm2-135m-instruct && python tests/bench/predict_cpu.py    # about 5 minutes
+
+An arm is model:bits. Each round runs `python -m playground tune` for a few steps over the demo's rows and reads both figures
+from its events; what is measured is the process's resident memory (playground/memory/meter.py), ten times a second. Errors
+are signed, in % of what was measured. A process is ended once its steps are measured.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import arms  # beside this file
+
+from playground import accuracy
+from playground.memory.meter import hardware
+
+MODELS = ("smollm2-135m-instruct", "gemma-3-270m")
+BITS = (32, 16, 8, 4)
+LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "safetensors")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", action="append", choices=MODELS, help="may be given several times (all that are here)")
+    parser.add_argument("--bits", action="append", type=int, choices=BITS, help="may be given several times (all)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--out", type=Path, default=arms.PROJECT / "tests/bench/results/predict_cpu.json")
+    asked = parser.parse_args()
+    found = []
+    for n in range(asked.rounds):
+        for model in asked.model or MODELS:
+            for bits in asked.bits or BITS:
+                found.append({"arm": f"{model}:{bits}", "round": n} | arms.attempt(lambda model=model, bits=bits: measured(model, bits, asked.steps)))
+                print(json.dumps(found[-1]), file=sys.stderr, flush=True)
+    told = arms.report("predicted main memory beside measured", LIBRARIES, found, hardware=hardware("cpu"), steps=asked.steps)
+    arms.write(asked.out, told)
+    print(json.dumps(told["medians"], indent=1))
+
+
+def measured(model: str, bits: int, steps: int) -> dict:
+    """{phase: error, phase_predicted and phase_measured: MiB} of one run's phases."""
+    with tempfile.TemporaryDirectory() as root:
+        command = [sys.executable, "-m", "playground", "tune", "--model", model, "--bits", str(bits), "--steps", str(steps), "--device", "cpu", "--runs", root]
+        log = open(Path(root) / "log", "w+", encoding="utf-8")
+        process = subprocess.Popen(command, cwd=arms.PROJECT, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}, stdout=log, stderr=log)
+        try:
+            until = time.time() + arms.LONGEST
+            while time.time() < until:
+                ended = process.poll() is not None
+                pairs = {pair.phase: pair for pair in accuracy.record(Path(root))}
+                if ended or "tune" in pairs:
+                    break
+                time.sleep(0.5)
+        finally:
+            process.kill()
+            process.wait()
+        if "tune" not in pairs:
+            log.seek(0)
+            raise RuntimeError(log.read()[-1500:])
+        return {
+            name: value for phase, pair in pairs.items()
+            for name, value in ((phase, round(100 * pair.error, 2)), (f"{phase}_predicted", pair.predicted >> 20), (f"{phase}_measured", pair.measured >> 20))
+        }  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
