@@ -39,6 +39,7 @@ class Tape(TorchDispatchMode):
         self._live: dict[int, int] = {}  # a storage's address → where its making stands in `events`, which also is its name
         self._layers: list[int | None] = []  # of each event
         self._owners: dict[int, int] = {}  # the address of a weight's storage → its layer
+        self._leaving: list[int | None] = []  # layers of which things are dropped one after the other
         self._copied: dict[int, int] = {}  # where something was made while no layer was known → where its original was
 
     def __enter__(self):
@@ -75,17 +76,27 @@ class Tape(TorchDispatchMode):
         """Something that is taken now and stays until `drop`; returns its name."""
         self.events.append((len(self.events), _rounded(size), part))
         self._layers.append(self.layer)
+        self._leaving = []
         return len(self.events) - 1
 
     def drop(self, name: int) -> None:
         """What is known under that name is given back."""
         _, size, part = self.events[name]
         self.events.append((name, -size, part))
-        self._layers.append(self._layers[name] if self.layer in (None, OUTSIDE) else self.layer)
+        self._layers.append(self._left(self._layers[name]) if self.layer in (None, OUTSIDE) else self.layer)
 
     def passing(self, size: int, part: str = "buffers") -> None:
         """Something that a kernel takes and gives back by itself."""
         self.drop(self.keep(size, part))
+
+    def _left(self, layer: int | None) -> int | None:
+        """The layer of something dropped while none works: the one that made it, or its neighbour, if things of that are dropped already."""
+        before = self._leaving[-1] if self._leaving else None
+        if layer is None or before is None or abs(layer - before) != 1:
+            self._leaving = [layer]
+        elif layer not in self._leaving:
+            self._leaving.append(layer)
+        return self._leaving[-1]
 
     def know(self, layer: int, tensors: Iterable[torch.Tensor]) -> None:
         """These belong to that layer (OUTSIDE: to none), and so does the making of those that were made under this tape."""
