@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig
 
 from playground.memory.predict import CHATTING
-from playground.model import adapt
+from playground.memory.shape import Whole
 from playground.settings import Settings
 
 WITHIN = 0.05  # of what the trace has; further away, the line says so
@@ -13,27 +13,26 @@ A_WEIGHT = {32: 4.0, 16: 2.0, 8: 1.0}  # bytes; at 4 bits with the constants of 
 BLOCKS, TWICE = 0.5625, 0.51587
 
 
-def explained(model: PreTrainedModel, settings: Settings, phases: dict, context: int) -> list[dict]:
-    """[{"part", "arithmetic", "bytes", "traced", "agrees"}]; model: the shape at 16 bits, for its counts."""
+def explained(config: PreTrainedConfig, whole: Whole, settings: Settings, phases: dict, context: int) -> list[dict]:
+    """[{"part", "arithmetic", "bytes", "traced", "agrees"}]; whole: the network's counts."""
     loaded, chat, tune = (phases[name]["parts"] for name in ("load", "chat", "tune"))
     traced = {
         "weights": loaded.get("weights", 0) + loaded.get("quant_constants", 0), "adapters": tune.get("adapters", 0),
         "optimizer": tune.get("optimizer", 0), "kv_cache": chat.get("kv_cache", 0),
     }  # fmt: skip
     lines = []
-    for part, arithmetic, size in (*_weights(model, settings), *_trained(phases["tune"]["trainable"], settings), *_cache(model, settings, context)):
+    for part, arithmetic, size in (*_weights(whole, settings), *_trained(phases["tune"]["trainable"], settings), *_cache(config, settings, context)):
         lines.append({"part": part, "arithmetic": arithmetic, "bytes": round(size), "traced": traced[part], "agrees": abs(size - traced[part]) <= WITHIN * traced[part]})
     return lines
 
 
-def _weights(model: PreTrainedModel, settings: Settings) -> Iterator[tuple[str, str, float]]:
+def _weights(whole: Whole, settings: Settings) -> Iterator[tuple[str, str, float]]:
     """Linear layers in the chosen bits, the rest in 16."""
-    bits, count = settings.load.bits, sum(p.numel() for p in model.parameters())
+    bits, count, linear = settings.load.bits, whole.parameters, whole.linear
     each = A_WEIGHT.get(bits) or (TWICE if settings.load.double_quant else BLOCKS)
     if bits >= 16:
         yield "weights", f"{count / 1e9:.2f} B × {each:g} B", count * each
         return
-    linear = sum(m.weight.numel() for m in adapt.linear_layers(model).values())
     yield "weights", f"{linear / 1e9:.2f} B × {each:g} B + {(count - linear) / 1e9:.2f} B × 2 B", linear * each + (count - linear) * 2
 
 
@@ -49,10 +48,10 @@ def _trained(count: int, settings: Settings) -> Iterator[tuple[str, str, float]]
     yield "optimizer", f"{count / 1e6:.1f} M × {each} B", count * each
 
 
-def _cache(model: PreTrainedModel, settings: Settings, context: int) -> Iterator[tuple[str, str, float]]:
+def _cache(whole: PreTrainedConfig, settings: Settings, context: int) -> Iterator[tuple[str, str, float]]:
     """Keys and values of every layer for every token of two rows."""
-    config = model.config.get_text_config()
-    if model.config.is_encoder_decoder:
+    config = whole.get_text_config()
+    if whole.is_encoder_decoder:
         return
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     if getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False):

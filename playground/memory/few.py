@@ -21,7 +21,7 @@ from playground.settings import Settings
 
 LONGEST = 12  # layers of a period; a longer one saves little
 DEPTHS = (("num_layers", "num_decoder_layers"), ("encoder_layers", "decoder_layers"))  # what configs with an encoder call them
-HEAD, TAIL = 1, 1  # layers at a stack's beginning and end that are as no other: the first one's input learns nothing
+HEAD, TAIL = 2, 1  # layers at a stack's beginning and end that are as no other: the first one's input learns nothing, which the second one's backward pass ends with
 
 
 class Unalike(Exception):

@@ -36,13 +36,12 @@ def forecast(settings: Settings, context: int = 1024, capacity: int = 0, device:
         "load": predict.load(config, settings, place), "chat": predict.chat(config, settings, place, max(context, LEAST)),
         "tune": predict.tune(config, settings, place, lengths),
     }  # fmt: skip
-    model = shape.build(config, replace(settings.load, bits=16), place.dtype, device)
-    parameters = sum(p.numel() for p in model.parameters())
+    whole = shape.whole(config, settings.load, place.dtype, device)
     return {
-        "model": settings.load.model, "name": catalog.name_of(settings.load.model), "family": config.model_type, "parameters": parameters,
+        "model": settings.load.model, "name": catalog.name_of(settings.load.model), "family": config.model_type, "parameters": whole.parameters,
         "layers": inner.num_hidden_layers, "longest": longest, "bits": settings.load.bits, "method": settings.train.method,
         "trainable": phases["tune"]["trainable"], "context": context, "seconds": round(time.perf_counter() - began, 2),
-        "phases": phases, "explained": explained(model, settings, phases, max(context, LEAST)),
+        "phases": phases, "explained": explained(config, whole, settings, phases, max(context, LEAST)),
     }  # fmt: skip
 
 

@@ -297,7 +297,7 @@ class Traced:
 
 def _of_few(trace: Callable, config: PreTrainedConfig, settings: Settings, place: Place, every: int = 1) -> dict:
     """What `trace` says of few layers, where they can stand for all, else of all. every: as of `few`."""
-    kinds = shape.kinds(config, settings.load, place.dtype, place.device)
+    kinds = shape.whole(config, settings.load, place.dtype, place.device).kinds
     try:
         while fewer := few(config, settings, kinds, every):
             try:

@@ -1,6 +1,7 @@
 """A model of the right shape without weights: built on the meta device from its config alone, in any bit width."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from transformers.quantizers.base import get_keys_to_not_convert
 from playground import catalog
 from playground.errors import problem
 from playground.memory import few
+from playground.model import adapt
 from playground.model.load import Loaded, kind_of
 from playground.model.weights import as_stored
 from playground.settings import Load
@@ -24,7 +26,7 @@ PAD = 2
 UNUSABLE = (ValueError, KeyError, OSError, TypeError, AttributeError, StrictDataclassError)  # what transformers raises of a config
 SIZES = (("hidden_size", "n_embd", "n_embed", "d_model"), ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers"))  # by their names in various families
 REMEMBERED = 32  # networks
-_kinds: dict[tuple, tuple[tuple, ...]] = {}
+_known: dict[tuple, "Whole"] = {}
 
 
 def config_of(model: str) -> PreTrainedConfig:
@@ -108,14 +110,25 @@ def key(config: PreTrainedConfig) -> tuple[str, str | None]:
     return config.to_json_string(use_diff=False), config._attn_implementation
 
 
-def kinds(config: PreTrainedConfig, load: Load, dtype: torch.dtype, device: str) -> tuple[tuple, ...]:
-    """few.py's `kinds` of the whole network, remembered."""
+@dataclass(frozen=True)
+class Whole:
+    """What is known of a whole network: few.py's kinds of its layers, its parameters, and those of them in linear layers."""
+
+    kinds: tuple[tuple, ...]
+    parameters: int
+    linear: int
+
+
+def whole(config: PreTrainedConfig, load: Load, dtype: torch.dtype, device: str) -> Whole:
+    """Remembered for the last networks."""
     known = (key(config), load, dtype, device)
-    if known not in _kinds:
-        _kinds[known] = few.kinds(held(config, load, dtype, device).model)
-        if len(_kinds) > REMEMBERED:
-            _kinds.pop(next(iter(_kinds)))
-    return _kinds[known]
+    if known not in _known:
+        model = held(config, load, dtype, device).model
+        linear = {id(m.weight): m.in_features * m.out_features if hasattr(m, "in_features") else m.weight.numel() for m in adapt.linear_layers(model).values()}
+        _known[known] = Whole(few.kinds(model), sum(linear.get(id(p), p.numel()) for p in model.parameters()), sum(linear.values()))
+        if len(_known) > REMEMBERED:
+            _known.pop(next(iter(_known)))
+    return _known[known]
 
 
 def held(config: PreTrainedConfig, load: Load, dtype: torch.dtype, device: str) -> Loaded:

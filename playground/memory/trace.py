@@ -198,6 +198,8 @@ def _made(function, args: tuple, kwargs: dict):
     if None in key:
         return function(*args, **kwargs)
     if key not in KNOWN:
+        if len(KNOWN) >= MOST:
+            KNOWN.clear()
         made = function(*args, **kwargs)
         if how == "itself":
             KNOWN[key] = True
@@ -239,6 +241,7 @@ def _likeness(value):
 
 
 KNOWN: dict = {}
+MOST = 20_000  # kinds of calls that are remembered, some 20 MB; a slider's move brings a few hundred
 
 
 # --- operators that aren't as torch's meta device has them ---

@@ -89,9 +89,9 @@ def test_the_arithmetic_agrees_with_the_trace(bits, toy):
 
 
 def test_arithmetic_that_is_off_says_so():
-    model = shape.build(config("llama"), Load(bits=16), torch.bfloat16, "cuda")
+    whole = shape.whole(config("llama"), Load(bits=16), torch.bfloat16, "cuda")
     phases = {"load": {"parts": {"weights": 1}}, "chat": {"parts": {}}, "tune": {"parts": {"adapters": 10**9}, "trainable": 5}}
-    assert not any(line["agrees"] for line in explained(model, Settings(load=Load(bits=16)), phases, 64))
+    assert not any(line["agrees"] for line in explained(config("llama"), whole, Settings(load=Load(bits=16)), phases, 64))
 
 
 def test_the_fastest_settings_fit_and_come_in_order(toy):
