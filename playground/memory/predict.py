@@ -173,7 +173,7 @@ def tune(config: PreTrainedConfig, settings: Settings, place: Place, lengths: Se
 
 def _tune(traced: "Traced", settings: Settings, place: Place, rows: Sequence[Example], all_logits: bool) -> dict:
     held, tape, train = traced.held, traced.tape, settings.train
-    weights = sum(size * times for (_, size, _), times in zip(tape.events, map(traced.count, tape.layers())))
+    weights = sum(size * traced.count(layer) for (_, size, _), layer in zip(*tape.by_layers()))
     room = place.capacity - table.runtime("tune", settings.load.bits) - 2 * table.WORKSPACE - weights if place.capacity else 2**60
     for _ in range(2 if place.device == "cuda" else 0):  # the thread that goes forward, and autograd's
         tape.keep(table.WORKSPACE, "buffers")
@@ -292,7 +292,7 @@ class Traced:
 
     def events(self) -> list[tuple[int, int, str]]:
         """The whole network's. Raises Unalike where few layers can't stand for all."""
-        return stretched(self.tape.events, self.tape.layers(), self.few.regions) if self.few else self.tape.events
+        return stretched(*self.tape.by_layers(), self.few.regions) if self.few else self.tape.events
 
 
 def _of_few(trace: Callable, config: PreTrainedConfig, settings: Settings, place: Place, every: int = 1) -> dict:

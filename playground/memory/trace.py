@@ -9,6 +9,7 @@ import functools
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import groupby
 
 import bitsandbytes  # noqa: F401  its operators
 import torch
@@ -39,7 +40,7 @@ class Tape(TorchDispatchMode):
         self._live: dict[int, int] = {}  # a storage's address → where its making stands in `events`, which also is its name
         self._layers: list[int | None] = []  # of each event
         self._owners: dict[int, int] = {}  # the address of a weight's storage → its layer
-        self._leaving: list[int | None] = []  # layers of which things are dropped one after the other
+        self._loose: list[bool] = []  # of each event, whether it is something dropped while no layer works
         self._copied: dict[int, int] = {}  # where something was made while no layer was known → where its original was
 
     def __enter__(self):
@@ -76,27 +77,20 @@ class Tape(TorchDispatchMode):
         """Something that is taken now and stays until `drop`; returns its name."""
         self.events.append((len(self.events), _rounded(size), part))
         self._layers.append(self.layer)
-        self._leaving = []
+        self._loose.append(False)
         return len(self.events) - 1
 
     def drop(self, name: int) -> None:
         """What is known under that name is given back."""
         _, size, part = self.events[name]
         self.events.append((name, -size, part))
-        self._layers.append(self._left(self._layers[name]) if self.layer in (None, OUTSIDE) else self.layer)
+        loose = self.layer in (None, OUTSIDE)
+        self._loose.append(loose)
+        self._layers.append(self._layers[name] if loose else self.layer)
 
     def passing(self, size: int, part: str = "buffers") -> None:
         """Something that a kernel takes and gives back by itself."""
         self.drop(self.keep(size, part))
-
-    def _left(self, layer: int | None) -> int | None:
-        """The layer of something dropped while none works: the one that made it, or its neighbour, if things of that are dropped already."""
-        before = self._leaving[-1] if self._leaving else None
-        if layer is None or before is None or abs(layer - before) != 1:
-            self._leaving = [layer]
-        elif layer not in self._leaving:
-            self._leaving.append(layer)
-        return self._leaving[-1]
 
     def know(self, layer: int, tensors: Iterable[torch.Tensor]) -> None:
         """These belong to that layer (OUTSIDE: to none), and so does the making of those that were made under this tape."""
@@ -115,13 +109,22 @@ class Tape(TorchDispatchMode):
         known = self._owners.get(address, self._layers[at] if at is not None else None)
         return OUTSIDE if known is None else known
 
-    def layers(self) -> list[int]:
-        """Of each event the layer. Of what was made before layers were known, it is the one that was made before it."""
-        found: list[int] = []
-        for (name, _, _), layer in zip(self.events, self._layers):
+    def by_layers(self) -> tuple[list[tuple[int, int, str]], list[int]]:
+        """The events and the layer of each. Of what was made before layers were known, it is the one that was made before it.
+
+        What is dropped in a row while no layer works is put in order: Python frees a deep graph in whichever it likes, and what
+        is free in the end is the same.
+        """
+        events, found = list(self.events), []
+        for (name, _, _), layer in zip(events, self._layers):
             own = found[name] if layer is None and name < len(found) else None
             found.append(layer if layer is not None else own if own not in (None, OUTSIDE) else found[-1] if found else OUTSIDE)
-        return found
+        for loose, run in groupby(range(len(events)), self._loose.__getitem__):
+            if loose:
+                run = list(run)
+                order = sorted(run, key=lambda at: (found[at], events[at][0]))
+                events[run[0] : run[-1] + 1], found[run[0] : run[-1] + 1] = [events[at] for at in order], [found[at] for at in order]
+        return events, found
 
     def _look(self, function, args: tuple) -> None:
         """Whose weights an operator is given: their layer works now."""
