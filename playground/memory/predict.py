@@ -55,11 +55,12 @@ def remembered(predict: Callable) -> Callable:
         key = (shape.key(config), groups, place, *map(_hashable, args), *((name, _hashable(value)) for name, value in more.items()))
         if key not in answers:
             answers[key] = predict(config, settings, place, *args, **more)
-            if len(answers) > REMEMBERED:
+            while len(answers) > REMEMBERED:
                 answers.popitem(last=False)
         answers.move_to_end(key)
         return answers[key] | {"parts": dict(answers[key]["parts"])}
 
+    answer.answers = answers
     return answer
 
 

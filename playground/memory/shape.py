@@ -1,5 +1,6 @@
 """A model of the right shape without weights: built on the meta device from its config alone, in any bit width."""
 
+import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +77,7 @@ def build(config: PreTrainedConfig, load: Load, dtype: torch.dtype, device: str)
     """
     try:
         with torch.device("meta"):
-            model = kind_of(config).from_config(config, dtype=dtype)
+            model = kind_of(config).from_config(copy.deepcopy(config), dtype=dtype)  # which writes the type into it
     except (*UNUSABLE, RuntimeError, ZeroDivisionError) as error:
         raise problem("error.config", model=config.model_type, detail=_in_one_line(error)) from error
     if load.bits < 16:
@@ -126,7 +127,7 @@ def whole(config: PreTrainedConfig, load: Load, dtype: torch.dtype, device: str)
         model = held(config, load, dtype, device).model
         linear = {id(m.weight): m.in_features * m.out_features if hasattr(m, "in_features") else m.weight.numel() for m in adapt.linear_layers(model).values()}
         _known[known] = Whole(few.kinds(model), sum(linear.get(id(p), p.numel()) for p in model.parameters()), sum(linear.values()))
-        if len(_known) > REMEMBERED:
+        while len(_known) > REMEMBERED:
             _known.pop(next(iter(_known)))
     return _known[known]
 
