@@ -10,7 +10,7 @@ moved, only the phases that depend on it are predicted anew.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial, wraps
 
@@ -168,8 +168,7 @@ def tune(config: PreTrainedConfig, settings: Settings, place: Place, lengths: Se
     labelled = labelled or [max(1, round(n * LABELLED)) for n in lengths]
     rows = [Example([5] * prefix + [6 + row] * (n - prefix), max(1, n - part)) for row, (n, part) in enumerate(zip(lengths, labelled))]
     settings = replace(settings, train=replace(settings.train, batch=min(settings.train.batch, len(rows)), compile="off"))
-    dial = settings.train.checkpointing
-    return _of_few(partial(_tune, rows=rows, all_logits=all_logits), config, settings, place, int(dial) if dial.isdigit() else 1)
+    return _of_few(partial(_tune, rows=rows, all_logits=all_logits), config, settings, place, _every(settings.train.checkpointing))
 
 
 def _tune(traced: "Traced", settings: Settings, place: Place, rows: Sequence[Example], all_logits: bool) -> dict:
@@ -283,7 +282,7 @@ class Traced:
 
     def check(self, dial: Dial) -> None:
         """Raises Deeper if more layers are needed to stand for all under this dial."""
-        every = int(dial.checkpointing) if dial.checkpointing.isdigit() else 1
+        every = _every(dial.checkpointing)
         if self.few and self.few.every % every:
             raise Deeper(every)
 
@@ -296,38 +295,53 @@ class Traced:
         return stretched(*self.tape.by_layers(), self.few.regions) if self.few else self.tape.events
 
 
+_planned: dict[tuple, int] = {}  # of networks, by their layers' kinds: every how manieth layer `auto` last chose to compute twice
+
+
+def _every(checkpointing: str) -> int:
+    return int(checkpointing) if checkpointing.isdigit() else 1
+
+
 def _of_few(trace: Callable, config: PreTrainedConfig, settings: Settings, place: Place, every: int = 1) -> dict:
     """What `trace` says of few layers, where they can stand for all, else of all. every: as of `few`."""
     kinds = shape.whole(config, settings.load, place.dtype, place.device).kinds
+    every = max(every, _planned.get(kinds, 1)) if settings.train.checkpointing == "auto" else every
     try:
         while fewer := few(config, settings, kinds, every):
             try:
-                return trace(Traced(config, settings.load, place, fewer), fewer.settings, place)
+                told = trace(Traced(config, settings.load, place, fewer), fewer.settings, place)
             except Deeper as error:
                 every = error.every
+                continue
+            if "checkpointing" in told:
+                _planned[kinds] = _every(told["checkpointing"])
+                while len(_planned) > shape.REMEMBERED:
+                    _planned.pop(next(iter(_planned)))
+            return told
     except Unalike:
         pass
     return trace(Traced(config, settings.load, place, None), settings, place)
 
 
 def _beside(traced: Traced, place: Place, phase: str, bits: int) -> int:
-    """Bytes of main memory beside tensors: the program, its kernels, and pages of the file that weights were read from.
+    """Bytes of main memory beside tensors: the program, its kernels, the tokenizer, and pages of the file that weights were read from.
 
-    A file of 16 bits a weight is assumed. Weights of 16 bits lie in its pages themselves; where they are made into 32 bits
-    the pages go once they are; those that are made into fewer leave some in use, and with them the file.
+    A file of 16 bits a weight is assumed, which is mapped and read (load.read_in). Weights of 16 bits lie in its pages themselves;
+    where they are made into 32 bits the pages go once they are; where into fewer, those that are left as they were keep the
+    whole file, and are in it.
     """
-    model, weights = traced.held.model, 0
+    model, pages = traced.held.model, 0
 
-    def times(tensor: torch.Tensor) -> int:
-        return traced.count(traced.tape.of(tensor))
+    def count(sizes: Iterable[tuple[torch.Tensor, int]]) -> int:
+        return sum(traced.count(traced.tape.of(tensor)) * size for tensor, size in sizes)
 
+    base = [p for name, p in model.named_parameters() if "lora_" not in name]
     if bits > 16:
-        weights = sum(times(p) * p.numel() for p in model.parameters())
+        pages = 2 * count((p, p.numel()) for p in base) if phase == "load" else 0
     elif bits < 16:
-        kept = sum(times(p) * p.numel() for p in model.parameters() if p.dtype.itemsize > 1)
-        weights = kept + sum(times(m.weight) * m.in_features * m.out_features for m in adapt.linear_layers(model).values() if hasattr(m, "in_features") and m.weight.dtype.itemsize == 1)
-    pages = 2 * weights if bits != 16 and (phase == "load" or bits < 16) else 0
-    return table.PROCESS + pages + (table.KERNELS[place.dtype] if phase != "load" else 0)
+        pages = 2 * count((m.weight, m.in_features * m.out_features) for m in adapt.linear_layers(model).values() if hasattr(m, "in_features") and m.weight.dtype.itemsize == 1)
+    vocabulary = model.config.get_text_config().vocab_size
+    return table.PROCESS + table.TOKEN * vocabulary + pages + (table.KERNELS[place.dtype] if phase != "load" else 0)
 
 
 def _told(traced: Traced, place: Place, phase: str, bits: int) -> dict:

@@ -11,8 +11,10 @@ import torch
 CONTEXT = 552_402_944  # bytes on the card once CUDA has begun and nothing is allocated (measured)
 LIBRARIES = {"load": 96_534_528, "chat": 176_226_304, "tune": 243_334_528}  # and what is loaded for its first kernels, an answer, a step (measured)
 EIGHT_BITS = 67_108_864  # and for an answer or a step of LLM.int8() (measured)
-PROCESS = 392 * 2**20  # bytes of main memory that this program takes with its libraries, before it holds anything (measured on a CPU, torch 2.13)
-KERNELS = {torch.float32: 13 * 2**20, torch.float16: 47 * 2**20, torch.bfloat16: 47 * 2**20}  # and for its first products and attention (a toy, likewise)
+# main memory, measured on a CPU with torch 2.13 and a toy of 0.3 MB, the program itself and nothing it was checked against
+PROCESS = 404 * 2**20  # bytes that this program takes with its libraries once any model is loaded
+KERNELS = {torch.float32: 19 * 2**20, torch.float16: 74 * 2**20, torch.bfloat16: 74 * 2**20}  # and for its first steps
+TOKEN = 300  # and for each token of a vocabulary (byte-level BPE of 50,000 to 200,000 made-up tokens: 292 to 327)
 WORKSPACE = 32 * 2**20  # cuBLAS's, for each thread that multiplies: torch's `:4096:8` on Hopper (aten/src/ATen/cuda/CublasHandlePool.cpp)
 FEW = 8  # rows of a product up to which 4-bit weights never are made dense; above, that depends on card and shape (bitsandbytes/backends/cuda/ops.py)
 

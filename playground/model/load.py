@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import gc
 import logging
+import mmap
 import sys
 import time
 from collections.abc import Callable
@@ -31,7 +32,7 @@ from transformers.utils import logging as transformers_logging
 
 from playground.errors import problem
 from playground.model import weights
-from playground.model.tensors import HOLES, compact
+from playground.model.tensors import HOLES, compact, tensors
 from playground.model.tokenizer import read
 from playground.settings import Load
 
@@ -132,11 +133,13 @@ def load(folder: Path, settings: Load, tell: Callable, place: str | None = None)
         keep_trainable(model)
     if settings.bits < 16 and device == "cuda":
         settle(model)
-    elif settings.bits < 16:
-        give_back()  # what was quantized leaves as much again with the C library
     model.requires_grad_(False)
     model.eval()
-    return Loaded(model, read(Path(folder), model), device, dtype, reason)
+    tokenizer = read(Path(folder), model)
+    if device == "cpu":
+        read_in(model)
+        give_back()  # what was quantized leaves as much again with the C library, and a tokenizer twice what it keeps
+    return Loaded(model, tokenizer, device, dtype, reason)
 
 
 def kind_of(config: PreTrainedConfig) -> type:
@@ -175,6 +178,12 @@ def left_whole(model: PreTrainedModel) -> float:
     apart = {id(p) for module in outside if module is not None for p in module.parameters()}
     whole = sum(p.numel() for p in model.parameters() if p.ndim > 1 and id(p) not in apart)
     return whole / max(1, whole + sum(m.in_features * m.out_features for m in few))
+
+
+def read_in(model: PreTrainedModel) -> None:
+    """Read weights that lie in their file's pages (safetensors maps it): loaded means in memory, not at the first answer."""
+    for storage in {tensor.untyped_storage() for _, tensor in tensors(model)}:
+        torch.empty(0, dtype=torch.uint8).set_(storage)[:: mmap.PAGESIZE].sum()
 
 
 def settle(model: PreTrainedModel) -> None:
