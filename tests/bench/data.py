@@ -81,6 +81,8 @@ def _peak() -> float:
 
 
 def main() -> None:
+    from playground.memory.meter import hardware
+
     flags = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     flags.add_argument("--rows", type=int, default=ROWS)
     flags.add_argument("--rounds", type=int, default=3)
@@ -99,7 +101,7 @@ def main() -> None:
                 for what in WHAT:
                     command = [sys.executable, __file__, "--rows", str(chosen.rows), "--measure", f"{folder}/{name}", what]
                     rounds.append({"round": number, "arm": f"{name} {what}", **attempt(lambda command=command: last_line(command))})
-    found = report("100,000 rows of 1 kB: looked at, read, sliced, stopped", ("datasets", "pyarrow"), rounds, rows=chosen.rows, bytes=sizes, slice=SLICE)
+    found = report("100,000 rows of 1 kB: looked at, read, sliced, stopped", ("datasets", "pyarrow"), rounds, hardware=hardware("cpu"), rows=chosen.rows, bytes=sizes, slice=SLICE)
     print(table(found["medians"], {"seconds": "{:.2f}", "cpu_s": "{:.2f}", "longest_silence_s": "{:.2f}", "stopped_after_s": "{:.2f}", "peak_mib": "{:.0f}", "over_bare_mib": "{:.0f}"}))
     if chosen.save:
         write(chosen.save, found)

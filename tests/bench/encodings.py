@@ -27,6 +27,7 @@ def main() -> None:
 
     from playground.data import encodings
     from playground.errors import PlaygroundError
+    from playground.memory.meter import hardware
 
     flags = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     flags.add_argument("--save", type=Path)
@@ -54,7 +55,7 @@ def main() -> None:
                 rounds.append({"round": 0, "arm": f"{kind}, {encoding}", "texts": tried, "right": ours, "charset_normalizer": theirs})
                 print(rounds[-1])
     if chosen.save:
-        write(chosen.save, report("encodings of short Japanese texts", ("charset-normalizer",), rounds))
+        write(chosen.save, report("encodings of short Japanese texts", ("charset-normalizer",), rounds, hardware=hardware("cpu")))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from fuzzed import check, files, settings
 from hypothesis import HealthCheck, Phase, given, seed
 from hypothesis import settings as trying
 
+from playground.memory.meter import hardware
+
 
 def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -37,7 +39,7 @@ def main() -> None:
         each()
     rounds = [{"round": 0, "arm": kind, "cases": kinds[kind, True] + kinds[kind, False], "rows": kinds[kind, True]} for kind in sorted({kind for kind, _ in kinds})]
     result = report(
-        "readers fuzzed", ("hypothesis", "pyarrow"), rounds, cases=sum(found.values()), failed=0, seed=chosen.seed,
+        "readers fuzzed", ("hypothesis", "pyarrow"), rounds, hardware=hardware("cpu"), cases=sum(found.values()), failed=0, seed=chosen.seed,
         seconds=round(time.perf_counter() - begun, 1), outcomes=dict(found.most_common()),
     )  # fmt: skip
     print(result["cases"], "cases,", result["seconds"], "s:", result["outcomes"])

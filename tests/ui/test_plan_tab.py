@@ -5,7 +5,7 @@ import resource
 import psutil
 import pytest
 import toys
-from hands import LONG, choose, choose_toy, idle, newest_run, press, shown, start_tuning, tab, take, unfold
+from hands import LONG, choose, choose_toy, fill, idle, newest_run, press, shown, start_tuning, tab, take, unfold
 from playwright.sync_api import expect
 
 from playground import runs
@@ -158,6 +158,7 @@ def test_where_memory_ran_out_the_changes_that_save_most_are_one_click_away(page
     most = worker.memory_info().vms + 60 * MIB  # a step of 256 padded rows takes some hundreds
     resource.prlimit(worker.pid, resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
     tab(page, "tab.tune")
+    fill(page, say("en", "train.epochs"), "100")  # longer than it takes to stop it
     for key, values in (("tune.train", {"train.batch": "256"}), ("tune.memory", {"train.tokens": "200000", "train.checkpointing": "off"})):
         unfold(page, key)
         for name, value in values.items():
