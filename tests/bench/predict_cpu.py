@@ -3,8 +3,9 @@
     python -m playground fetch smollm2-135m-instruct && python tests/bench/predict_cpu.py    # about 5 minutes
 
 An arm is model:bits. Each round runs `python -m playground tune` for a few steps over the demo's rows and reads both figures
-from its events; what is measured is the process's resident memory (playground/memory/meter.py), ten times a second. Errors
-are signed, in % of what was measured. A process is ended once its steps are measured.
+from its events; what is measured is the process's resident memory (playground/memory/meter.py), ten times a second: `load` and
+`tune` at the peak of that phase, `loaded` once the model is there and what loading left is given back. Errors are signed, in %
+of what was measured. A process is ended once its steps are measured.
 """
 
 import argparse
@@ -65,10 +66,18 @@ def measured(model: str, bits: int, steps: int) -> dict:
         if "tune" not in pairs:
             log.seek(0)
             raise RuntimeError(log.read()[-1500:])
-        return {
-            name: value for phase, pair in pairs.items()
-            for name, value in ((phase, round(100 * pair.error, 2)), (f"{phase}_predicted", pair.predicted >> 20), (f"{phase}_measured", pair.measured >> 20))
-        }  # fmt: skip
+        loaded = _loaded(next(Path(root).glob("*/events.jsonl")))
+    found = {}
+    for phase, predicted, seen in (*((phase, pair.predicted, pair.measured) for phase, pair in pairs.items()), ("loaded", pairs["load"].predicted, loaded)):
+        found |= {phase: round(100 * (predicted / seen - 1), 2), f"{phase}_predicted": predicted >> 20, f"{phase}_measured": seen >> 20}
+    return found
+
+
+def _loaded(events: Path) -> int:
+    """Bytes at the first reading after the load was over."""
+    lines = [json.loads(line) for line in events.read_text(encoding="utf-8").splitlines()]
+    over = next(n for n, event in enumerate(lines) if event["kind"] == "measured")
+    return next(event["rss"] for event in lines[over:] if event["kind"] == "memory")
 
 
 if __name__ == "__main__":
