@@ -70,7 +70,10 @@ def _hashable(value):
 
 @remembered
 def load(config: PreTrainedConfig, settings: Settings, place: Place) -> dict:
-    """The phase `load`: weights as they come in, each of those that are quantized in 16 bits at first."""
+    """The phase `load`: weights as they come in, each of those that are quantized in 16 bits at first.
+
+    On a CPU also "after": resident once the model is there, and the file's pages are gone if they go.
+    """
     traced = Traced(config, settings.load, place, None, empty=True)
     held, tape = traced.held, traced.tape
     if place.device == "cuda":
@@ -87,7 +90,8 @@ def load(config: PreTrainedConfig, settings: Settings, place: Place) -> dict:
     parts = {part: size for part, size in parts.items() if size}  # as it stays; beside it, what came and went
     passed = {"buffers": told["allocated"] - sum(parts.values())} if told["allocated"] > sum(parts.values()) else {}
     runtime = {"runtime": told["parts"]["runtime"]} if "runtime" in told["parts"] else {}
-    return told | {"parts": parts | passed | runtime}
+    after = {"after": sum(parts.values()) + _beside(traced, place, "after", settings.load.bits)} if "resident" in told else {}
+    return told | {"parts": parts | passed | runtime} | after
 
 
 def _arriving(model: PreTrainedModel) -> list[tuple[torch.Tensor, list[torch.Tensor]]]:
@@ -341,7 +345,7 @@ def _beside(traced: Traced, place: Place, phase: str, bits: int) -> int:
     elif bits < 16:
         pages = 2 * count((m.weight, m.in_features * m.out_features) for m in adapt.linear_layers(model).values() if hasattr(m, "in_features") and m.weight.dtype.itemsize == 1)
     vocabulary = model.config.get_text_config().vocab_size
-    return table.PROCESS + table.TOKEN * vocabulary + pages + (table.KERNELS[place.dtype] if phase != "load" else 0)
+    return table.PROCESS + table.TOKEN * vocabulary + pages + (table.KERNELS[place.dtype] if phase in ("chat", "tune") else 0)
 
 
 def _told(traced: Traced, place: Place, phase: str, bits: int) -> dict:

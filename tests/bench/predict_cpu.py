@@ -66,18 +66,19 @@ def measured(model: str, bits: int, steps: int) -> dict:
         if "tune" not in pairs:
             log.seek(0)
             raise RuntimeError(log.read()[-1500:])
-        loaded = _loaded(next(Path(root).glob("*/events.jsonl")))
+        after = _after(next(Path(root).glob("*/events.jsonl")))
     found = {}
-    for phase, predicted, seen in (*((phase, pair.predicted, pair.measured) for phase, pair in pairs.items()), ("loaded", pairs["load"].predicted, loaded)):
+    for phase, predicted, seen in (*((phase, pair.predicted, pair.measured) for phase, pair in pairs.items()), ("loaded", *after)):
         found |= {phase: round(100 * (predicted / seen - 1), 2), f"{phase}_predicted": predicted >> 20, f"{phase}_measured": seen >> 20}
     return found
 
 
-def _loaded(events: Path) -> int:
-    """Bytes at the first reading after the load was over."""
+def _after(events: Path) -> tuple[int, int]:
+    """Bytes once the model is there: predicted, and at the first reading after the load was over."""
     lines = [json.loads(line) for line in events.read_text(encoding="utf-8").splitlines()]
     over = next(n for n, event in enumerate(lines) if event["kind"] == "measured")
-    return next(event["rss"] for event in lines[over:] if event["kind"] == "memory")
+    said = next(event["after"] for event in lines if event["kind"] == "prediction" and event["phase"] == "load")
+    return said, next(event["rss"] for event in lines[over:] if event["kind"] == "memory")
 
 
 if __name__ == "__main__":
