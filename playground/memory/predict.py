@@ -9,63 +9,29 @@ A few layers are traced where they can stand for all (few.py), and what was pred
 moved, only the phases that depend on it are predicted anew.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial, wraps
+from dataclasses import replace
+from functools import partial
 
 import torch
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedConfig, PreTrainedModel
 
 from playground.data.batch import Example
-from playground.memory import shape, table
+from playground.memory import table
 from playground.memory.allocator import reserved
-from playground.memory.few import Few, Unalike, few, layers, stretched
-from playground.memory.trace import OUTSIDE, Tape, book_stack, booked, peak
+from playground.memory.trace import Tape, book_stack, booked, peak
+from playground.memory.traced import Place, Traced, every_of, of_few, remembered
 from playground.model import adapt
 from playground.model.load import Loaded
 from playground.model.tensors import tensors
-from playground.settings import Load, Lora, Settings, Train
-from playground.train.layers import Dial
+from playground.settings import Lora, Settings, Train
 from playground.train.loop import Trainer, computing
 from playground.train.parallel import Team
 from playground.train.prepare import make_trainable, trainer_of
 
 LABELLED = 0.6  # of a row's tokens, where no rows are given: a guess
 CHATTING = 2  # rows: base and tuned
-REMEMBERED = 256  # predictions of a phase
 
-
-@dataclass(frozen=True)
-class Place:
-    """Where it is to run. device: "cuda" or "cpu"; dtype: what is computed in; capacity: bytes of that memory, 0: no limit."""
-
-    device: str
-    dtype: torch.dtype
-    capacity: int = 0
-
-
-def remembered(predict: Callable) -> Callable:
-    """The same function, which answers for the same config and arguments without asking again. Of settings, `depends` says what counts."""
-    answers: OrderedDict[tuple, dict] = OrderedDict()
-
-    @wraps(predict)
-    def answer(config: PreTrainedConfig, settings: Settings, place: Place, *args, **more) -> dict:
-        groups = (settings.load, settings.lora, settings.train)[: 3 if predict.__name__ == "tune" else 1]
-        key = (shape.key(config), groups, place, *map(_hashable, args), *((name, _hashable(value)) for name, value in more.items()))
-        if key not in answers:
-            answers[key] = predict(config, settings, place, *args, **more)
-            while len(answers) > REMEMBERED:
-                answers.popitem(last=False)
-        answers.move_to_end(key)
-        return answers[key] | {"parts": dict(answers[key]["parts"])}
-
-    answer.answers = answers
-    return answer
-
-
-def _hashable(value):
-    return tuple(value) if isinstance(value, (list, tuple)) else value
 
 
 @remembered
@@ -127,10 +93,10 @@ def chat(config: PreTrainedConfig, settings: Settings, place: Place, context: in
 
     Of a model with an encoder, that reads one half of them and writes the other.
     """
-    return _of_few(partial(_chat, context=context), config, replace(settings, lora=Lora(), train=Train()), place)
+    return of_few(partial(_chat, context=context), config, replace(settings, lora=Lora(), train=Train()), place)
 
 
-def _chat(traced: "Traced", settings: Settings, place: Place, context: int) -> dict:
+def _chat(traced: Traced, settings: Settings, place: Place, context: int) -> dict:
     held, tape = traced.held, traced.tape
     with torch.no_grad(), tape:
         if place.device == "cuda":
@@ -172,10 +138,10 @@ def tune(config: PreTrainedConfig, settings: Settings, place: Place, lengths: Se
     labelled = labelled or [max(1, round(n * LABELLED)) for n in lengths]
     rows = [Example([5] * prefix + [6 + row] * (n - prefix), max(1, n - part)) for row, (n, part) in enumerate(zip(lengths, labelled))]
     settings = replace(settings, train=replace(settings.train, batch=min(settings.train.batch, len(rows)), compile="off"))
-    return _of_few(partial(_tune, rows=rows, all_logits=all_logits), config, settings, place, _every(settings.train.checkpointing))
+    return of_few(partial(_tune, rows=rows, all_logits=all_logits), config, settings, place, every_of(settings.train.checkpointing))
 
 
-def _tune(traced: "Traced", settings: Settings, place: Place, rows: Sequence[Example], all_logits: bool) -> dict:
+def _tune(traced: Traced, settings: Settings, place: Place, rows: Sequence[Example], all_logits: bool) -> dict:
     held, tape, train = traced.held, traced.tape, settings.train
     weights = sum(size * traced.count(layer) for (_, size, _), layer in zip(*tape.by_layers()))
     room = place.capacity - table.runtime("tune", settings.load.bits) - 2 * table.WORKSPACE - weights if place.capacity else 2**60
@@ -227,11 +193,6 @@ def _step(tape: Tape, trainer: Trainer, rows: Sequence[Example], at_once: int) -
         hook.remove()
 
 
-def _hold_weights(tape: Tape, held: Loaded) -> None:
-    for part, tensor in tensors(held.model):
-        tape.hold(part, tensor)
-
-
 def _hold_trained(tape: Tape, held: Loaded, trainer: Trainer) -> None:
     for part, tensor in tensors(held.model):
         tape.hold(part, tensor)
@@ -251,80 +212,6 @@ def _hold_layer(tape: Tape, layer) -> None:
     for tensor in (layer.keys, layer.values):
         tape.know(tape.of(tensor), [tensor])
         tape.hold("kv_cache", tensor)
-
-
-# --- few layers that stand for all ---
-
-
-class Deeper(Exception):
-    """Every so many layers are computed twice, as was planned only now: more of them have to be traced."""
-
-    def __init__(self, every: int):
-        self.every = every
-
-
-class Traced:
-    """A network of shapes, and the tape of what it does, its weights there already unless it is `empty`. few: what it stands for; None: for itself."""
-
-    def __init__(self, config: PreTrainedConfig, load: Load, place: Place, few: Few | None, empty: bool = False):
-        self.held, self.tape, self.few = shape.held(few.config if few else config, load, place.dtype, place.device), Tape(), few
-        if few:
-            few.check(self.held.model)
-        self.know()
-        if not empty:
-            _hold_weights(self.tape, self.held)
-        self.tape.layer = OUTSIDE
-
-    def know(self) -> None:
-        """Tell the tape which layer each weight belongs to."""
-        if self.few:
-            stack, model = layers(self.held.model), self.held.model
-            inside = {id(tensor) for layer in stack for _, tensor in tensors(layer)}
-            self.tape.know(OUTSIDE, (tensor for _, tensor in tensors(model) if id(tensor) not in inside))
-            for number, layer in enumerate(stack):
-                self.tape.know(number, (tensor for _, tensor in tensors(layer)))
-
-    def check(self, dial: Dial) -> None:
-        """Raises Deeper if more layers are needed to stand for all under this dial."""
-        every = _every(dial.checkpointing)
-        if self.few and self.few.every % every:
-            raise Deeper(every)
-
-    def count(self, layer: int) -> int:
-        """How many layers of the whole network this one stands for."""
-        return self.few.counts[layer] if self.few and layer != OUTSIDE else 1
-
-    def events(self) -> list[tuple[int, int, str]]:
-        """The whole network's. Raises Unalike where few layers can't stand for all."""
-        return stretched(*self.tape.by_layers(), self.few.regions) if self.few else self.tape.events
-
-
-_planned: dict[tuple, int] = {}  # of networks, by their layers' kinds: every how manieth layer `auto` last chose to compute twice
-
-
-def _every(checkpointing: str) -> int:
-    return int(checkpointing) if checkpointing.isdigit() else 1
-
-
-def _of_few(trace: Callable, config: PreTrainedConfig, settings: Settings, place: Place, every: int = 1) -> dict:
-    """What `trace` says of few layers, where they can stand for all, else of all. every: as of `few`."""
-    kinds = shape.whole(config, settings.load, place.dtype, place.device).kinds
-    every = max(every, _planned.get(kinds, 1)) if settings.train.checkpointing == "auto" else every
-    try:
-        while fewer := few(config, settings, kinds, every):
-            try:
-                told = trace(Traced(config, settings.load, place, fewer), fewer.settings, place)
-            except Deeper as error:
-                every = error.every
-                continue
-            if "checkpointing" in told:
-                _planned[kinds] = _every(told["checkpointing"])
-                while len(_planned) > shape.REMEMBERED:
-                    _planned.pop(next(iter(_planned)))
-            return told
-    except Unalike:
-        pass
-    return trace(Traced(config, settings.load, place, None), settings, place)
 
 
 def _beside(traced: Traced, place: Place, phase: str, bits: int) -> int:

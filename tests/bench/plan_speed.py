@@ -4,8 +4,8 @@
 
 An arm is a 7B shape at a bit width, each round in a fresh process on one thread, its libraries loaded already. `first` is the first
 forecast; then each slider moves, and the next forecast is timed: {slider}_s on the clock, {slider}_cpu_s in seconds of the
-processor, which is what the clock says on a quiet core. `checked`: in the end, whether the last forecast is to the byte what a
-trace of all layers says (playground/memory/few.py left out).
+processor, which is what the clock says on a quiet core. In the end `checked`: whether the last forecast's fine-tune is to the
+byte what a trace of all layers says (playground/memory/few.py left out), and what such a trace takes, `all_layers_cpu_s`.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def main() -> None:
 def timed(model: str, bits: str) -> dict:
     import statistics
 
-    from playground.memory import planner, predict
+    from playground.memory import planner, predict, traced
     from playground.settings import Load, Settings, Train
 
     settings = Settings(load=Load(model=MODELS[model], bits=int(bits)), train=Train(batch=8, length=256))
@@ -72,8 +72,10 @@ def timed(model: str, bits: str) -> dict:
             last = ask(name)
         settings, context = before, was
     settings = replace(settings, train=replace(settings.train, checkpointing=MOVES["checkpointing"][2][-1]))
-    predict.few = lambda *_: None
+    traced.few = lambda *_: None
+    clock = time.process_time()
     whole = predict.tune.__wrapped__(*_asked(settings, capacity))
+    took["all_layers_cpu_s"] = [time.process_time() - clock]
     return {name: round(statistics.median(values), 3) for name, values in took.items()} | {"checked": str(whole == last["phases"]["tune"])}
 
 

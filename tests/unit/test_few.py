@@ -5,7 +5,7 @@ import torch
 from toys import FAMILIES
 from transformers import AutoConfig
 
-from playground.memory import few, planner, predict, shape, trace
+from playground.memory import few, planner, predict, shape, trace, traced
 from playground.settings import Load, Lora, Settings, Train
 
 DEEP = 13  # layers: enough for two periods of two and one left out, and for seven with adapters above six without
@@ -35,7 +35,7 @@ def deep(family: str):
 def depths(monkeypatch):
     """How many layers each trace that was told from had."""
     found, told = [], predict._told
-    monkeypatch.setattr(predict, "_told", lambda traced, *rest: (told(traced, *rest), found.append(len(few.layers(traced.held.model))))[0])
+    monkeypatch.setattr(predict, "_told", lambda network, *rest: (told(network, *rest), found.append(len(few.layers(network.held.model))))[0])
     return found
 
 
@@ -46,7 +46,7 @@ def test_it_is_what_all_layers_take(family, bits, train, last, depths, monkeypat
     quick = [predict.chat.__wrapped__(config, settings, place, 64), predict.tune.__wrapped__(config, settings, place, ROWS)]
     whole = DEEP * (1 + config.is_encoder_decoder)
     assert len(depths) == 2 and max(depths) < whole  # none fell back on all of them
-    monkeypatch.setattr(predict, "few", lambda *_: None)
+    monkeypatch.setattr(traced, "few", lambda *_: None)
     assert quick == [predict.chat.__wrapped__(config, settings, place, 64), predict.tune.__wrapped__(config, settings, place, ROWS)]
     assert depths[2:] == [whole] * 2
 
@@ -54,7 +54,7 @@ def test_it_is_what_all_layers_take(family, bits, train, last, depths, monkeypat
 def test_on_a_cpu_too(monkeypatch):
     place, settings = predict.Place("cpu", torch.float32), Settings(load=Load(bits=4), train=Train(batch=4))
     quick = predict.tune.__wrapped__(deep("llama"), settings, place, ROWS)
-    monkeypatch.setattr(predict, "few", lambda *_: None)
+    monkeypatch.setattr(traced, "few", lambda *_: None)
     assert quick == predict.tune.__wrapped__(deep("llama"), settings, place, ROWS)
 
 
@@ -99,8 +99,8 @@ def test_neighbours_that_differ_are_noticed():
 def test_what_depends_on_nothing_that_moved_is_not_asked_again(toy, monkeypatch):
     settings = Settings().with_values({"load": {"model": str(toy()), "bits": 16}, "train": {"batch": 2, "length": 64}})
     first, asked = planner.forecast(settings, context=64), []
-    traced = predict.Traced.__init__
-    monkeypatch.setattr(predict.Traced, "__init__", lambda self, *rest, **more: (asked.append(1), traced(self, *rest, **more))[1])
+    begin = traced.Traced.__init__
+    monkeypatch.setattr(traced.Traced, "__init__", lambda self, *rest, **more: (asked.append(1), begin(self, *rest, **more))[1])
     assert planner.forecast(settings, context=64)["phases"] == first["phases"]
     assert not asked
     moved = planner.forecast(settings.with_values({"train": {"batch": 3}}), context=64)["phases"]
@@ -112,7 +112,7 @@ def test_what_depends_on_nothing_that_moved_is_not_asked_again(toy, monkeypatch)
 def test_what_is_remembered_is_bounded(monkeypatch):
     trace.KNOWN.clear()
     monkeypatch.setattr(trace, "MOST", 40)
-    monkeypatch.setattr(predict, "REMEMBERED", 2)
+    monkeypatch.setattr(traced, "REMEMBERED", 2)
     monkeypatch.setattr(shape, "REMEMBERED", 2)
     monkeypatch.setattr(shape, "_known", {})
     place = predict.Place("cuda", torch.bfloat16)
