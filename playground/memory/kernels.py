@@ -31,7 +31,7 @@ OTHERWISE = {
 def dropout(values: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
     """As CUDA has it: one kernel that keeps a byte a value, which everywhere else is a product with a tensor of their type."""
     if values.is_meta and training and 0 < p < 1:
-        return torch.nativedropout(values, p, True)[0]
+        return torch.native_dropout(values, p, True)[0]
     return DROPOUT(values, p, training, inplace)
 
 
