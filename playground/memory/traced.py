@@ -8,6 +8,7 @@ from functools import wraps
 import torch
 from transformers import PreTrainedConfig
 
+from playground.errors import PlaygroundError
 from playground.memory import shape
 from playground.memory.few import Few, Unalike, few, layers, stretched
 from playground.memory.trace import OUTSIDE, Tape
@@ -117,7 +118,7 @@ def of_few(trace: Callable, config: PreTrainedConfig, settings: Settings, place:
                 while len(_planned) > shape.REMEMBERED:
                     _planned.pop(next(iter(_planned)))
             return told
-    except Unalike:
+    except (Unalike, PlaygroundError):  # what is really wrong is so for all layers
         pass
     return trace(Traced(config, settings.load, place, None), settings, place)
 

@@ -21,6 +21,7 @@ PREVIEWED = 20  # records
 SAMPLED = 2000  # rows whose tokens are counted at once; all of them on a click
 SLICE = ("source", "encoding", "columns", "first", "last", "sample", "contains", "category", "shortest", "longest", "drop_duplicates", "drop_empty", "strip_citations", "held_out", "seed")
 WRITTEN = ("template", "form", "train_on_prompt")
+OFFERED = ("parts", "category")  # what is chosen from a set's own columns and values
 LOOK = 0.3  # seconds between two looks at how far a long question is
 NEWEST = {**QUIET, "trigger_mode": "always_last"}  # of the changes made while an answer is awaited, only the last is asked
 
@@ -112,8 +113,8 @@ def connect(page: Page, tab: SimpleNamespace, shown: gr.Tab) -> None:
     inputs, looks = page.inputs(), [tab.about, tab.table, tab.raw, tab.category, *tab.parts.values(), tab.fetch, tab.message]
     length = page.fields["train", "length"]
 
-    def look(*values):
-        return _looked(page, values, fetch=False)
+    def looking(offer: tuple[str, ...]) -> Callable:
+        return lambda *values: _looked(page, values, offer)
 
     def count(opened, *values):
         yield from _counted(page, opened, values)
@@ -125,16 +126,18 @@ def connect(page: Page, tab: SimpleNamespace, shown: gr.Tab) -> None:
         yield from _priced(page, opened, cutoff, card, values, SAMPLED)
 
     counting, drawing, costing = ([opened, *inputs], [tab.counted, tab.stop]), ([opened, tab.number, *inputs], tab.xray), ([opened, tab.cutoff, tab.card, *inputs], [tab.price, tab.all, tab.stop])
-    gr.on([component.change for component in form], look, inputs, looks, **AT_ONCE)
+    offers = {"source": OFFERED, "encoding": OFFERED, "columns": OFFERED[1:]}
+    for name, component in zip(SLICE, form):
+        component.change(looking(offers.get(name, ())), inputs, looks, **AT_ONCE)
     gr.on([component.change for component in form], count, *counting, **NEWEST).then(draw, *drawing, **NEWEST).then(cost, *costing, **NEWEST)
     gr.on([tab.number.change, *(page.fields["data", name].change for name in WRITTEN)], draw, *drawing, **NEWEST)
     gr.on([tab.cutoff.release, length.change], draw, *drawing, **NEWEST)
     gr.on([tab.cutoff.change, tab.card.change, page.fields["data", "template"].change], cost, *costing, **NEWEST)
     tab.cutoff.release(lambda value: value, tab.cutoff, length, **AT_ONCE)
     length.change(lambda value: gr.update(value=value) if value and 16 <= value <= 4096 else gr.skip(), length, tab.cutoff, **AT_ONCE)
-    shown.select(lambda: True, None, opened, **AT_ONCE).then(look, inputs, looks, **AT_ONCE).then(count, *counting, **NEWEST).then(draw, *drawing, **NEWEST).then(cost, *costing, **NEWEST)
+    shown.select(lambda: True, None, opened, **AT_ONCE).then(looking(OFFERED), inputs, looks, **AT_ONCE).then(count, *counting, **NEWEST).then(draw, *drawing, **NEWEST).then(cost, *costing, **NEWEST)
     tab.all.click(lambda cutoff, card, *values: (yield from _priced(page, True, cutoff, card, values, 0)), costing[0][1:], costing[1], **QUIET)
-    tab.fetch.click(lambda *values: _looked(page, values, fetch=True), inputs, looks, **QUIET)
+    tab.fetch.click(lambda *values: _looked(page, values, OFFERED, fetch=True), inputs, looks, **QUIET)
     tab.stop.click(lambda: page.planner.stop("rows"), **AT_ONCE)
     _connect_sources(page, tab)
 
@@ -168,8 +171,11 @@ def _by_hand(columns: str, *shown: str) -> list:
     return [gr.update(value=said.get(part, "")) for part in PARTS]
 
 
-def _looked(page: Page, values, fetch: bool) -> tuple:
-    """The beginning of the chosen set: what it is, the first rows as they'd be taught, and as they stand."""
+def _looked(page: Page, values, offer: tuple[str, ...], fetch: bool = False) -> tuple:
+    """The beginning of the chosen set: what it is, the first rows as they'd be taught, and as they stand.
+
+    offer: fields whose choices may have become others; new choices take away what is just being typed there.
+    """
     same = [gr.skip() for _ in PARTS]
     try:
         data = page.settings(values).data
@@ -179,11 +185,12 @@ def _looked(page: Page, values, fetch: bool) -> tuple:
     except Exception as error:
         return "", [], [], gr.skip(), *same, gr.update(visible=False), page.trouble(error)
     choices = [(page.say("rows.guess"), ""), *((name, name) for name in found.found)]
-    parts = [gr.update(choices=choices) for _ in PARTS]
+    parts = [gr.update(choices=choices) if "parts" in offer else gr.skip() for _ in PARTS]
+    categories = gr.update(choices=["", *found.categories]) if "category" in offer else gr.skip()
     wrong = message("\n".join(problem.text(page.lang) for problem in found.problems), bad=True)
     taught = [[rows.question(row), row.output] for row in found.rows]
     return (
-        rows.about(page.say, found), taught, rows.raw(page.say, found), gr.update(choices=["", *found.categories]), *parts, gr.update(visible=False), wrong,
+        rows.about(page.say, found), taught, rows.raw(page.say, found), categories, *parts, gr.update(visible=False), wrong,
     )  # fmt: skip
 
 

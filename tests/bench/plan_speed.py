@@ -83,7 +83,7 @@ def _asked(settings, capacity: int) -> tuple:
     """What the planner asks predict.tune."""
     from playground.memory import planner, shape
 
-    settled, place = planner._settled(settings, "cuda", capacity)
+    settled, place = planner.placed(settings, "cuda", capacity)
     return shape.config_of(settings.load.model), settled, place, [settings.train.length] * settings.train.batch
 
 

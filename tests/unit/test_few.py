@@ -51,6 +51,14 @@ def test_it_is_what_all_layers_take(family, bits, train, last, depths, monkeypat
     assert depths[2:] == [whole] * 2
 
 
+def test_with_what_is_dropped_at_random(depths, monkeypatch):
+    settings = Settings(load=Load(bits=16), lora=Lora(r=4, dropout=0.1), train=Train(batch=4, checkpointing="all"))
+    quick = predict.tune.__wrapped__(deep("llama"), settings, predict.Place("cuda", torch.bfloat16), ROWS)
+    monkeypatch.setattr(traced, "few", lambda *_: None)
+    assert quick == predict.tune.__wrapped__(deep("llama"), settings, predict.Place("cuda", torch.bfloat16), ROWS)
+    assert depths == [5, DEEP]
+
+
 def test_on_a_cpu_too(monkeypatch):
     place, settings = predict.Place("cpu", torch.float32), Settings(load=Load(bits=4), train=Train(batch=4))
     quick = predict.tune.__wrapped__(deep("llama"), settings, place, ROWS)
