@@ -138,19 +138,23 @@ def tune(config: PreTrainedConfig, settings: Settings, place: Place, lengths: Se
     labelled = labelled or [max(1, round(n * LABELLED)) for n in lengths]
     rows = [Example([5] * prefix + [6 + row] * (n - prefix), max(1, n - part)) for row, (n, part) in enumerate(zip(lengths, labelled))]
     settings = replace(settings, train=replace(settings.train, batch=min(settings.train.batch, len(rows)), compile="off"))
-    return of_few(partial(_tune, rows=rows, all_logits=all_logits), config, settings, place, every_of(settings.train.checkpointing))
+    return of_few(partial(_tune, rows=rows, all_logits=all_logits), config, settings, place, every_of(settings.train.checkpointing), _learning)
+
+
+def _learning(traced: Traced, settings: Settings, place: Place) -> None:
+    """The network as it learns, before anything depends on rows."""
+    for _ in range(2 if place.device == "cuda" else 0):  # the thread that goes forward, and autograd's
+        traced.tape.keep(table.WORKSPACE, "buffers")
+    with traced.tape:
+        traced.tape.layer = None
+        make_trainable(traced.held, settings)
+    traced.know()
 
 
 def _tune(traced: Traced, settings: Settings, place: Place, rows: Sequence[Example], all_logits: bool) -> dict:
     held, tape, train = traced.held, traced.tape, settings.train
-    weights = sum(size * traced.count(layer) for (_, size, _), layer in zip(*tape.by_layers()))
-    room = place.capacity - table.runtime("tune", settings.load.bits) - 2 * table.WORKSPACE - weights if place.capacity else 2**60
-    for _ in range(2 if place.device == "cuda" else 0):  # the thread that goes forward, and autograd's
-        tape.keep(table.WORKSPACE, "buffers")
+    room = place.capacity - table.runtime("tune", settings.load.bits) - 2 * table.WORKSPACE - traced.weights if place.capacity else 2**60
     with tape:
-        tape.layer = None
-        make_trainable(held, settings)
-        traced.know()
         trainer = trainer_of(held, settings, rows, [], Team("meta"), room, lambda tensor: traced.count(tape.of(tensor)))
         dial, feed = trainer.plan.dial, trainer.feed
         traced.check(dial)

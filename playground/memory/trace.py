@@ -123,6 +123,14 @@ class Tape(TorchDispatchMode):
                 events[run[0] : run[-1] + 1], found[run[0] : run[-1] + 1] = [events[at] for at in order], [found[at] for at in order]
         return events, found
 
+    def again(self) -> "Tape":
+        """Another tape that begins as this one ends. What is there stays there: that it is dropped would be told to this one."""
+        other = Tape()
+        other.part, other.layer = self.part, self.layer
+        other.events, other._layers, other._loose = list(self.events), list(self._layers), list(self._loose)
+        other._live, other._owners, other._copied = dict(self._live), dict(self._owners), dict(self._copied)
+        return other
+
     def _look(self, function, args: tuple) -> None:
         """Whose weights an operator is given: their layer works now."""
         if function.__name__.startswith("_foreach"):  # of all layers at once

@@ -117,6 +117,15 @@ def test_what_depends_on_nothing_that_moved_is_not_asked_again(toy, monkeypatch)
     assert len(asked) == 2
 
 
+def test_a_network_that_is_kept_says_the_same_again_and_again():
+    """One step after the other on it, with gradients that are summed in place (32 bits), under other dials and rows in between."""
+    place, moves = predict.Place("cuda", torch.float32), [(ROWS, "off"), (ROWS[:2], "all"), (ROWS, "off")]
+    said = [predict.tune.__wrapped__(deep("llama"), Settings(load=Load(bits=32), train=Train(batch=4, micro_batch=2, checkpointing=dial)), place, rows) for rows, dial in moves]
+    assert said[0] == said[2] != said[1] and len(traced._kept) <= traced.KEPT
+    traced._kept.clear()
+    assert said[0] == predict.tune.__wrapped__(deep("llama"), Settings(load=Load(bits=32), train=Train(batch=4, micro_batch=2, checkpointing="off")), place, ROWS)
+
+
 def test_what_is_remembered_is_bounded(monkeypatch):
     trace.KNOWN.clear()
     monkeypatch.setattr(trace, "MOST", 40)
