@@ -26,16 +26,16 @@ from playground.model.tokenizer import read
 from playground.settings import Data, Load, Settings, check, problems
 
 
-def xray(settings: Settings, row: int | dict = 1, tell: Callable = lambda *_: None) -> dict:
+def xray(settings: Settings, row: int = 1, tell: Callable = lambda *_: None) -> dict:
     """One row token by token; what data/xray.py says of it, and "row" (its texts), "number" and "rows" (to learn).
 
     row: its number in its source (the next one's that is left, if it isn't), or where rows have none its place among those to
-    learn, from 1; or a row's own fields as a dict. Raises PlaygroundError: settings that can't be, rows that can't be read, no such row, a tokenizer that isn't here.
+    learn, from 1. Raises PlaygroundError: settings that can't be, rows that can't be read, no such row, a tokenizer that isn't here.
     """
     check(problems(settings))
     (_, held), (_, rows) = _held(settings.load), _rows(settings.data, tell)
     template = _template(held, settings.data, rows)
-    chosen = _given(row) if isinstance(row, dict) else _numbered(rows, row)
+    chosen = _numbered(rows, row)
     told = rays.xray(chosen, template, settings.train.length, settings.data.train_on_prompt)
     shown = {name: getattr(chosen, name) for name in ("instruction", "input", "output", "system", "category")}
     return told | {"row": shown | {"before": [list(pair) for pair in chosen.before]}, "number": chosen.number, "rows": len(rows.train)}
@@ -73,11 +73,6 @@ def price(
 
 def _template(held: "Known", data: Data, rows: Rows) -> Template:
     return choose_for(held, data.template, [row.instruction for row in rows.train], data.form)[0]
-
-
-def _given(row: dict) -> Row:
-    before = tuple((str(question), str(answer)) for question, answer in row.get("before", ()))
-    return Row(before=before, **{name: str(row.get(name) or "") for name in ("instruction", "output", "input", "system")})
 
 
 def _numbered(rows: Rows, number: int) -> Row:

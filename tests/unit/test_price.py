@@ -174,13 +174,11 @@ def asked(toy, tmp_path):
     return settings(toy(chat=True), data={"source": str(path), "held_out": 0.0}, train={"length": 64, "batch": 4})
 
 
-def test_a_question_about_a_row_finds_it_by_number_or_takes_it_as_it_is(asked):
+def test_a_question_about_a_row_finds_it_by_number(asked):
     found = preview.xray(asked, 7)
     assert found["row"]["instruction"] == "What is 6?" and found["rows"] == 120 and found["template"] == "chat"
     [example], _ = encode([Row("What is 6?", "blue " * 7)], Template("chat", make_tokenizer(True)), 64)
     assert [token["id"] for token in found["tokens"]][: found["kept"]] == example.ids
-    typed = preview.xray(asked, {"instruction": "青い？", "output": "はい", "system": "短く", "before": [["a", "b"]]})
-    assert typed["row"]["before"] == [["a", "b"]] and typed["kinds"]["content"]
     sliced = asked.with_values({"data": {"first": 11}})
     assert preview.xray(sliced, 1)["row"]["instruction"] == "What is 10?"
     with pytest.raises(PlaygroundError) as caught:
