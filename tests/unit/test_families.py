@@ -44,7 +44,7 @@ ADAPTED = {  # by itself: by "attention", and beside them by "all-linear"
     "mixtral": (QKVO, ""),  # its experts are one parameter
     "qwen2_moe": (QKVO, "shared_expert.gate_proj shared_expert.up_proj shared_expert.down_proj"),
 }  # fmt: skip
-UNTIED = dict.fromkeys(("bloom", "gemma2", "gemma3_text"), {"tie_word_embeddings": False})  # tied and random, a head repeats the last token for ever
+UNTIED = dict.fromkeys(("bloom", "opt", "gemma2", "gemma3_text", "smollm3"), {"tie_word_embeddings": False})  # tied and random, a head repeats the last token for ever
 GENTLE = dict.fromkeys(("t5", "mt5"), {"initializer_factor": 1.0, "decoder_start_token_id": 120})  # T5 doesn't divide what its attention compares
 LAYERS = {32: nn.Linear, 16: nn.Linear, 8: Linear8bitLt, 4: Linear4bit}
 PROMPT = [40, 99, 30, 31, 120, 121, 87, 75]
