@@ -28,11 +28,16 @@ def press(page, key: str, lang: str = "en") -> None:
 
 
 def choose(page, label: str, value: str) -> None:
-    """Write into a field that offers choices, and take what is written."""
+    """Write into a field that offers choices, and take what is written: again, if the choices weren't drawn yet when Enter was pressed."""
     field = shown(page, label)
-    field.fill(value)
-    field.press("Enter")
-    field.press("Tab")
+    for _ in range(3):
+        field.fill(value)
+        field.press("Enter")
+        field.press("Tab")
+        if field.input_value() == value:
+            break
+        page.wait_for_timeout(500)
+    expect(field).to_have_value(value)
 
 
 def unfold(page, key: str) -> None:
