@@ -1,5 +1,6 @@
 """What every test gets: toy models saved once a session, no network, no cache of the person's."""
 
+import gc
 import json
 import os
 import tempfile
@@ -13,6 +14,13 @@ os.environ |= {
     "HF_HUB_OFFLINE": "1", "HF_HOME": str(_HOME / "hf"), "PLAYGROUND_CACHE": str(_HOME / "cache"), "TOKENIZERS_PARALLELISM": "false",
     "GRADIO_ANALYTICS_ENABLED": "False", "OMP_NUM_THREADS": "1",  # threads that wait for each other cost toys more than they save
 }  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imported():
+    """What was imported so far stays: a model that is given back needn't have a million of the libraries' objects looked through each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
