@@ -16,8 +16,8 @@ def main() -> None:
     parser.add_argument("--lang", choices=LANGUAGES, help="language of the first page; each page links to the other")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs (runs)")
     asked = parser.parse_args()
-    private = not asked.share and "SPACE_ID" not in os.environ  # strangers could make this machine call any address
-    app = build_app(asked.runs, asked.lang or "en", services=private)
+    private = not asked.share and "SPACE_ID" not in os.environ  # else strangers come
+    app = build_app(asked.runs, asked.lang or "en", private)
     app.launch(server_name=asked.host, server_port=asked.port, share=asked.share, **launch_options())
 
 

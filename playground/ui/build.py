@@ -20,10 +20,10 @@ from playground.words import LANGUAGES, say
 START = "demo-en"  # the preset that the form opens with
 
 
-def build_app(root: Path, lang: str = "en", services: bool = False) -> gr.Blocks:
+def build_app(root: Path, lang: str = "en", private: bool = False) -> gr.Blocks:
     """The playground over the runs in `root`; its first page is in `lang`, the other language's one link away.
 
-    services: whether its users may have this machine ask other services; not for a page that strangers open. Starts the engine in the background.
+    private: only its owner opens it, who may name files of this machine and have it ask any service. Starts the engine in the background.
     """
     engine = Engine(root)
     engine.start()
@@ -31,9 +31,9 @@ def build_app(root: Path, lang: str = "en", services: bool = False) -> gr.Blocks
     other = next(code for code in LANGUAGES if code != lang)
     gr.set_static_paths(STATIC)
     with gr.Blocks(title=say(lang, "app.title"), analytics_enabled=False, fill_width=True) as app:
-        _page(app, Page(lang, root, engine, planner, _preset(START), services), f"/{other}")
+        _page(app, Page(lang, root, engine, planner, _preset(START), private), f"/{other}")
     with app.route(say(lang, "app.other"), f"/{other}"):
-        _page(app, Page(other, root, engine, planner, _preset(START), services), "/")
+        _page(app, Page(other, root, engine, planner, _preset(START), private), "/")
     app.engine = engine
     app.queue(default_concurrency_limit=None, max_size=64)
     return app

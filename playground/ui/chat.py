@@ -51,7 +51,7 @@ def build(page: Page) -> SimpleNamespace:
                 gr.Number(value=f.default, precision=0 if f.type is int else None, label=say(f"generation.{f.name}"), info=say(f"generation.{f.name}.info"), min_width=140)
                 for f in fields(Generation)
             ]
-    with gr.Accordion(say("chat.beside_service"), open=False, visible=page.services):
+    with gr.Accordion(say("chat.beside_service"), open=False, visible=page.private):
         gr.Markdown(say("chat.service_lead"), elem_classes="quiet")
         on = gr.Checkbox(label=say("chat.service_on"), value=False)
         with gr.Row():
@@ -86,7 +86,7 @@ def connect(page: Page, tab: SimpleNamespace) -> None:
     tab.clear.click(lambda: ([], [], [], "", message()), None, [*chats, tab.speed, tab.message], **AT_ONCE)
     tab.talk.click(lambda: list(asdict(TALK_GENERATION).values()), None, tab.generation, **AT_ONCE)
     tab.plain.click(lambda: list(asdict(Generation()).values()), None, tab.generation, **AT_ONCE)
-    tab.service[0].change(lambda on: gr.update(visible=on and page.services), tab.service[0], tab.column, **AT_ONCE)
+    tab.service[0].change(lambda on: gr.update(visible=on and page.private), tab.service[0], tab.column, **AT_ONCE)
     watched = [tab.adapter, page.fields["load", "model"], page.fields["load", "bits"]]
     for component in watched:
         component.change(lambda *shown: badges(page, *shown), watched, [*tab.badges.values(), tab.same], **AT_ONCE)
@@ -121,7 +121,7 @@ def _asked(page: Page, question: str, adapter: str, form, options, service) -> t
     wanted, wrong = lay_over(Generation(), dict(zip((f.name for f in fields(Generation)), options)), "generation")
     wrong += generation_problems(wanted)
     on, *named = service
-    third = Service(*(text or "" for text in named)) if on and page.services else None
+    third = Service(*(text or "" for text in named)) if on and page.private else None
     wrong += service_problems(third) if third else []
     if not (question or "").strip():
         wrong.insert(0, Problem("chat.empty_question"))

@@ -2,7 +2,7 @@
 
 import functools
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import gradio as gr
@@ -11,6 +11,7 @@ from playground.engine import Engine, Job
 from playground.errors import told
 from playground.memory.cards import cards
 from playground.planner import Planner, this_machine
+from playground.reach import out_of_reach
 from playground.settings import Settings, check, problems
 from playground.words import say
 
@@ -22,9 +23,9 @@ HERE = "here"  # this machine, among cards
 class Page:
     """One page in one language. Pages share the engine, the planner and the runs, never a component."""
 
-    def __init__(self, lang: str, root: Path, engine: Engine, planner: Planner, start: Settings, services: bool = False):
+    def __init__(self, lang: str, root: Path, engine: Engine, planner: Planner, start: Settings, private: bool = False):
         self.lang, self.root, self.engine, self.planner, self.start = lang, root, engine, planner, start
-        self.services = services  # whether other services may be asked from here
+        self.private = private  # only its owner opens it: strangers neither name this machine's files nor have it call any address
         self.fields: dict[tuple[str, str], gr.components.Component] = {}
 
     def say(self, key: str, **values) -> str:
@@ -43,11 +44,15 @@ class Page:
 
     def settings(self, values) -> Settings:
         """Settings of the form's values. Raises PlaygroundError with all problems at once."""
+        return self.chosen(self.fields, values)
+
+    def chosen(self, fields: Iterable[tuple[str, str]], values) -> Settings:
+        """Settings of the values of those fields, (group, name) each. Raises PlaygroundError with all problems at once."""
         given: dict[str, dict] = {}
-        for (group, name), value in zip(self.fields, values):
+        for (group, name), value in zip(fields, values):
             given.setdefault(group, {})[name] = value
         chosen = Settings().with_values(given)
-        check(problems(chosen))
+        check(problems(chosen) + ([] if self.private else out_of_reach(chosen)))
         return chosen
 
     def values(self, settings: Settings) -> list:

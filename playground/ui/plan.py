@@ -8,7 +8,7 @@ from playground import catalog
 from playground.errors import problem
 from playground.memory.cards import cards
 from playground.planner import this_machine
-from playground.settings import CHECKPOINTING, METHODS, OPTIMIZERS, Settings, check, problems
+from playground.settings import CHECKPOINTING, METHODS, OPTIMIZERS, Settings
 from playground.ui import figures
 from playground.ui.page import AT_ONCE, HERE, QUIET, Page, card_choices, memory_of, message, message_box
 
@@ -148,12 +148,7 @@ def _carried(page: Page, *values) -> tuple:
 def _asked(page: Page, tab: SimpleNamespace, values) -> SimpleNamespace:
     """What is to be planned: settings as a dict, bytes of room, the device, tokens of context. Raises PlaygroundError with all problems."""
     *chosen, card, context = values
-    given: dict[str, dict] = {}
-    for (group, name), value in zip(tab.fields, chosen):
-        given.setdefault(group, {})[name] = value
-    memory = memory_of(card)
-    settings = Settings().with_values(given)
-    check(problems(settings))
+    memory, settings = memory_of(card), page.chosen(tab.fields, chosen)
     return SimpleNamespace(settings=settings.to_dict(), room=memory["bytes"], device=memory["device"], context=int(context))
 
 
