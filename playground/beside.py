@@ -44,7 +44,8 @@ class Peaks:
         self._reset()
 
     def read(self) -> dict[str, int]:
-        """This phase's; what torch counts itself is exact, the rest is as often as the meter looked."""
+        """This phase's so far; what torch counts itself is exact, the rest is as often as the meter looked, and once more now."""
+        self.see(meter.reading())
         exact = {"allocated": torch.cuda.max_memory_allocated(), "reserved": torch.cuda.max_memory_reserved()} if self._on_card() else {}
         return _larger(self.phase, exact)
 

@@ -39,6 +39,7 @@ from playground.settings import Load
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # "inputs will be cast", once a call, at int8
 
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt's names for them (malloc.h)
 CLEARLY = 1.2  # times as fast: below that, noise would choose between two runs of the same settings
 
 
@@ -117,7 +118,7 @@ def load(folder: Path, settings: Load, tell: Callable, place: str | None = None)
         weights.as_stored(config, settings)
         weights.check_files(Path(folder))
         few = {} if stored else {"quantization_config": _quantization(settings, dtype)}
-        with telling_loads(tell):
+        with telling_loads(tell), large_apart():
             model, found = kind_of(config).from_pretrained(
                 folder, dtype=dtype, device_map={"": place or device}, trust_remote_code=False, local_files_only=True,
                 ignore_mismatched_sizes=True, output_loading_info=True, **few,
@@ -137,8 +138,8 @@ def load(folder: Path, settings: Load, tell: Callable, place: str | None = None)
     model.eval()
     tokenizer = read(Path(folder), model)
     if device == "cpu":
+        give_back()  # reading a tokenizer leaves four times what it keeps
         read_in(model)
-        give_back()  # what was quantized leaves as much again with the C library, and a tokenizer twice what it keeps
     return Loaded(model, tokenizer, device, dtype, reason)
 
 
@@ -200,9 +201,29 @@ def give_back() -> None:
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch._C._cuda_clearCublasWorkspaces()  # cuBLAS's, taken from torch's allocator at the first product: 96 MiB on an H100
         torch.cuda.empty_cache()
+    _glibc("malloc_trim", 0)
+
+
+@contextlib.contextmanager
+def large_apart():
+    """Within it, the C library maps whatever is larger than 1 MiB by itself and returns it as it is freed.
+
+    Left alone it raises that limit as large blocks are freed, keeps them, and a model that is quantized tensor by tensor
+    leaves as much again. Afterwards the limits are those that it raises them to at most (mallopt(3)): training is slower without.
+    """
+    _glibc("mallopt", M_MMAP_THRESHOLD, 2**20)
+    try:
+        yield
+    finally:
+        _glibc("mallopt", M_MMAP_THRESHOLD, 32 * 2**20)
+        _glibc("mallopt", M_TRIM_THRESHOLD, 64 * 2**20)
+
+
+def _glibc(function: str, *numbers: int) -> None:
+    """Ask GNU's C library; elsewhere (musl, macOS, Windows) nobody is asked."""
     if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):  # a C library without malloc_trim (musl)
-            ctypes.CDLL("libc.so.6").malloc_trim(0)
+        with contextlib.suppress(OSError, AttributeError):
+            getattr(ctypes.CDLL("libc.so.6"), function)(*numbers)
 
 
 @contextlib.contextmanager

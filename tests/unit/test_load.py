@@ -1,13 +1,16 @@
 """Loading at each bit width: the ledger says what is really there, and giving back gives all of it back."""
 
 import gc
+import platform
 import shutil
+import subprocess
+import sys
 
 import psutil
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
-from toys import keys
+from toys import PROJECT, keys
 
 from playground.errors import PlaygroundError
 from playground.jobs import Workbench
@@ -170,6 +173,28 @@ def test_giving_back_a_model_gives_its_memory_back(chosen, tmp_path, toy):
     bench.free()
     assert resident().rss - before < 30 * 2**20
     assert sum(bench.parts().values()) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux" or "glibc" not in platform.libc_ver(), reason="GNU's C library alone is asked")
+def test_while_a_model_is_loaded_large_blocks_go_back_as_they_are_freed():
+    script = """if True:
+        import psutil, torch
+        from playground.model.load import large_apart
+
+        def kept():
+            before, large, small = psutil.Process().memory_info().rss, [], []
+            for _ in range(64):
+                large.append(torch.ones(2**19))  # 2 MiB
+                small.append(bytearray(10_000))  # behind each, so that no end of the heap can be given back
+            large.clear()
+            return (psutil.Process().memory_info().rss - before) / 2**20
+
+        with large_apart():
+            within = kept()
+        print(within, kept())"""
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=PROJECT, timeout=120)
+    within, afterwards = map(float, told.stdout.split())
+    assert within < 10 and afterwards > 60
 
 
 @pytest.mark.parametrize("bits", [16, 8, 4])

@@ -34,6 +34,18 @@ def changed(folder: Path, **values) -> Path:
     return folder
 
 
+def test_a_vocabulary_is_kept_once(folder):
+    from transformers import AutoTokenizer
+
+    changed(folder, tokenizer_class="GPT2Tokenizer")
+    theirs, ours = AutoTokenizer.from_pretrained(folder), room.read(folder, toys.make_model("llama"))
+    assert type(ours) is type(theirs) and len(theirs._vocab) > 300 and len(theirs._merges) > 30  # what would be kept beside the library's
+    assert ours._vocab is None and ours._merges is None
+    assert ours(JAPANESE).input_ids == theirs(JAPANESE).input_ids and ours.get_vocab() == theirs.get_vocab() and len(ours) == len(theirs)
+    ours.save_pretrained(folder / "again")
+    assert AutoTokenizer.from_pretrained(folder / "again")(JAPANESE).input_ids == theirs(JAPANESE).input_ids
+
+
 def sentencepiece(folder: Path) -> Path:
     """A tokenizer that consists of a sentencepiece model alone, as many Japanese repos have it."""
     import sentencepiece as spm
