@@ -31,7 +31,7 @@ def past(app):
     runs.delete(app.runs, run.id)
 
 
-def test_a_run_shows_what_it_changed_and_how_its_answers_grew(page, app, past):
+def test_a_run_shows_what_it_changed_and_how_its_answers_grew(app, past, page):  # a page that is opened before the run keeps to the one before
     tab(page, "tab.runs")
     picked = page.get_by_label(say("en", "runs.pick"), exact=True).first
     expect(picked).to_have_value(past.id)
@@ -54,7 +54,7 @@ def test_a_run_shows_what_it_changed_and_how_its_answers_grew(page, app, past):
 
 
 @pytest.mark.parametrize("width", [390, 1440])
-def test_it_fits_its_place(page, app, past, width):
+def test_it_fits_its_place(app, past, page, width):
     page.set_viewport_size({"width": width, "height": 844})
     page.goto(app.url + "/ja")
     tab(page, "tab.runs", "ja")
