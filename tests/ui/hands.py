@@ -73,6 +73,12 @@ def idle(page) -> None:
     expect(page.get_by_role("button", name=say("en", "load.go"))).to_be_enabled(timeout=LONG)
 
 
+def answered(page) -> None:
+    """Wait until an answer is there in full and the engine can be asked again."""
+    expect(page.locator(".quiet", has_text="tokens/s together (measured)").locator("visible=true").first).to_be_visible(timeout=LONG)
+    idle(page)
+
+
 def newest_run(app):
     return max((f for f in app.runs.iterdir() if f.is_dir()), key=lambda f: f.stat().st_mtime)
 

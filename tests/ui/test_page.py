@@ -8,7 +8,7 @@ from dataclasses import fields
 
 import psutil
 import toys
-from hands import LONG, choose_toy, fill, grown, idle, newest_run, points, press, shown, start_tuning, tab, training
+from hands import LONG, choose, choose_toy, fill, grown, idle, newest_run, points, press, shown, start_tuning, tab, training
 from playwright.sync_api import expect
 
 from playground.settings import Data, Lora, Train
@@ -161,9 +161,7 @@ def test_a_killed_engine_is_told_and_the_next_click_starts_a_fresh_one(page, app
 def test_without_an_adapter_the_page_says_that_the_columns_cannot_differ(page, app):
     idle(page)
     tab(page, "tab.chat")
-    choice = page.get_by_label(say("en", "chat.adapter"), exact=True).first
-    choice.click()
-    page.get_by_role("option", name=say("en", "chat.none")).click()
+    choose(page, say("en", "chat.adapter"), say("en", "chat.none"))
     expect(page.get_by_text(say("en", "chat.same"))).to_be_visible()
 
 

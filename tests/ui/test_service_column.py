@@ -5,7 +5,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from hands import LONG, choose_toy, fill, idle, press, tab
+from hands import LONG, answered, choose_toy, fill, idle, press, tab
 from playwright.sync_api import expect
 
 from playground.words import say
@@ -51,12 +51,12 @@ def test_a_service_answers_beside_the_models_and_its_key_is_written_nowhere(page
     expect(third).to_contain_text("1 heard, <b>What is blue?</b>", timeout=LONG)
     expect(page.locator(".side-base .bot, .side-base [data-testid=bot]").first).to_be_visible(timeout=LONG)
     expect(page.get_by_label(say("en", "chat.ask"))).to_have_value("")
-    idle(page)
+    answered(page)
     tab(page, "tab.chat")
     page.get_by_label(say("en", "chat.ask")).fill("And then?")
     press(page, "chat.send")
     expect(third).to_contain_text("3 heard", timeout=LONG)
-    idle(page)
+    answered(page)
     assert not any(KEY in path.read_text(errors="replace") for path in app.runs.rglob("*") if path.is_file())
     tab(page, "tab.chat")
     fill(page, say("en", "chat.service_url"), "http://127.0.0.1:9/v1")
