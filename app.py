@@ -4,12 +4,14 @@ import argparse
 import os
 from pathlib import Path
 
+from playground.i18n import LANGUAGES
 from playground.ui.build import build_app, launch_options
-from playground.words import LANGUAGES
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Load a language model at a chosen bit width, fine-tune it, watch the memory.")
+    parser = argparse.ArgumentParser(
+        description="Load a language model at a chosen bit width, fine-tune it, watch the memory."
+    )
     parser.add_argument("--host", help="address to listen on (GRADIO_SERVER_NAME, else 127.0.0.1)")
     parser.add_argument("--port", type=int, help="port to listen on (GRADIO_SERVER_PORT, else 7860)")
     parser.add_argument("--share", action="store_true", default=None, help="also open a public link through Gradio")

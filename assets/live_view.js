@@ -3,7 +3,7 @@
 
 const GAP = 5, KEPT = 1; // a longer silence than GAP seconds shrinks to KEPT on the time axis
 const MOST = 6000; // points that a chart keeps
-const SERIES = { cuda: ["device", "reserved", "allocated"], cpu: ["rss"] };
+const SERIES = { cuda: ["device_used", "reserved", "allocated"], cpu: ["rss"] };
 const PARTS = ["weights", "quant_constants", "adapters", "gradients", "optimizer"]; // that are measured exactly
 const ALL_PARTS = [...PARTS, "activations", "loss", "kv_cache", "buffers", "working", "program", "runtime"];
 const GIB = 2 ** 30;
@@ -42,16 +42,16 @@ const scored = (view) => ["before", "after"].filter((when) => view.scores[when])
 const capacityInView = (view) => view.hardware.capacity <= 1.6 * highest(view);
 
 const TAKERS = {
-  run: (view, event) => Object.assign(view, { about: event, hardware: event.hardware ?? {} }),
+  run_started: (view, event) => Object.assign(view, { about: event, hardware: event.hardware ?? {} }),
   progress: (view, event) => { view.progress = event; },
   note(view, event) {
     view.notes = [...view.notes, event.text].slice(-3);
     const [, fit] = /^note\.card_(\w+)$/.exec(event.key) ?? [];
     if (fit) view.onCard.set(event.values.job, { ...event.values, fit });
   },
-  failure: (view, event) => Object.assign(view, { failure: event.text, outcome: "failed", full: event.parts ?? null }),
+  error: (view, event) => Object.assign(view, { failure: event.text, outcome: "failed", full: event.parts ?? null }),
   done: (view, event) => { view.outcome ||= event.result?.stopped ? "stopped" : "done"; },
-  score(view, event) {
+  eval(view, event) {
     if (event.when === "measures") view.measures = event;
     else view.scores[event.when] = [event.when === "before" ? 0 : view.step?.step ?? 0, event.loss];
   },
@@ -67,12 +67,12 @@ const TAKERS = {
     if (name === "data") Object.assign(view, { outcome: "", failure: "", full: null }); // a fine-tune begins, or one that had ended goes on
     if (name === "idle") for (const one of view.told.values()) one.to ??= x;
   },
-  prediction(view, said, x) { // the most telling kind that it has: on a CPU tensors alone can't be measured
-    const kind = ["device", "rss", "allocated"].find((kind) => isNumber(said[kind]));
+  memory_predicted(view, said, x) { // the most telling kind that it has: on a CPU tensors alone can't be measured
+    const kind = ["device_used", "rss", "allocated"].find((kind) => isNumber(said[kind]));
     view.told.delete(said.phase); // the latest stands last
     view.told.set(said.phase, { said, kind, from: view.phases.at(-1)?.from ?? x, to: null, seen: 0, found: null });
   },
-  measured(view, found, x) {
+  memory_measured(view, found, x) {
     const one = view.told.get(found.phase);
     if (one) Object.assign(one, { found, to: x, seen: found.peak?.[one.kind] ?? 0 });
   },
@@ -124,9 +124,9 @@ function foretold({ said, kind }) {
 function composition({ parts, now, hardware, full }) {
   if (full) return Object.entries(full).map(([part, bytes]) => [part, bytes, PARTS.includes(part)]);
   const exact = PARTS.filter((part) => parts?.[part] > 0).map((part) => [part, parts[part], true]);
-  const known = exact.reduce((sum, part) => sum + part[1], 0), { rss = 0, allocated = 0, reserved = 0, device = 0 } = now;
+  const known = exact.reduce((sum, part) => sum + part[1], 0), { rss = 0, allocated = 0, reserved = 0, device_used = 0 } = now;
   const rest = hardware.device === "cuda"
-    ? [["rest_cuda", allocated - known], ["reserve", reserved - Math.max(allocated, known)], ["runtime", device - Math.max(reserved, known)]]
+    ? [["rest_cuda", allocated - known], ["reserve", reserved - Math.max(allocated, known)], ["runtime", device_used - Math.max(reserved, known)]]
     : [["rest_cpu", rss - known]];
   return [...exact, ...rest.filter(([, bytes]) => bytes > 0)];
 }

@@ -8,199 +8,281 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Callable, Iterable
 from dataclasses import fields
+from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from playground import catalog, runs, settings
-from playground.errors import PlaygroundError, problem, told
-from playground.words import LANGUAGES, say
+from playground.errors import PlaygroundError, as_playground_error, problem
+from playground.i18n import LANGUAGES, translate
+from playground.settings.aliases import OLD_FIELDS
 
-GROUPS = ("load", "data", "lora", "train")
-MAIN = os.environ.get("RANK", "0") == "0"  # under `accelerate launch`, one process speaks for all
+GROUPS = {"load": settings.Load, "data": settings.Data, "lora": settings.Lora, "train": settings.Train}
+PREFIXED = {("train", "seed"), ("lora", "layers")}  # fields whose flag begins with their group's name
+IS_MAIN_PROCESS = os.environ.get("RANK", "0") == "0"  # under `accelerate launch`, rank 0 alone prints
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = _parser()
-    asked = parser.parse_args(arguments)
+    """Run one command; returns the exit status."""
+    options = _parser().parse_args(_with_current_flags(sys.argv[1:] if arguments is None else arguments))
+    status = 0
     try:
-        found = asked.run_command(asked)
+        result = options.run_command(options)
     except KeyboardInterrupt:
-        found, status = {"error": say(asked.lang, "cli.interrupted")}, 1
+        result, status = {"error": translate(options.lang, "cli.interrupted")}, 1
     except Exception as error:
         if not isinstance(error, (PlaygroundError, OSError)):
             import traceback
 
             traceback.print_exc()
-        shown = told(error)
-        print(shown.text(asked.lang), file=sys.stderr)
-        found, status = {"error": shown.text(asked.lang)}, 1
-    else:
-        status = 0
-    if MAIN:
-        print(json.dumps(found, ensure_ascii=False))
+        text = as_playground_error(error).text(options.lang)
+        print(text, file=sys.stderr)
+        result, status = {"error": text}, 1
+    if IS_MAIN_PROCESS:
+        print(json.dumps(result, ensure_ascii=False))
     return status
 
 
-def tune(asked) -> dict:
-    """Fine-tune as the flags and the settings file say; with neither, the default demo. Under `accelerate launch`: on several devices."""
-    from playground.jobs import Workbench
+def tune(options: argparse.Namespace) -> dict:
+    """Fine-tune as the flags and the settings file say; with neither, the default demo.
 
-    bench = Workbench(asked.runs)
-    return _follow(bench.resume(asked.resume) if asked.resume else bench.tune(_chosen(asked)), asked.lang)
+    Under `accelerate launch`: on several devices.
+    """
+    from playground.engine.workbench import Workbench
+
+    workbench = Workbench(options.runs)
+    events = workbench.resume(options.resume) if options.resume else workbench.tune(_settings(options))
+    return _follow(events, options.lang)
 
 
-def compare(asked) -> dict:
-    """Ask a run's base and tuned model the same thing."""
-    from playground.jobs import Workbench
+def compare(options: argparse.Namespace) -> dict:
+    """Ask a run's base and tuned model the same question."""
+    from playground.engine.workbench import Workbench
 
-    run = runs.find(asked.runs, asked.run)
+    run = runs.find(options.runs, options.run)
     if not run.adapter.is_dir() and not run.model.is_dir():
         raise problem("error.no_adapter", run=run.id)
-    generation, wrong = settings.lay_over(settings.Generation(), _given(asked, "generation", settings.Generation), "generation")
-    settings.check(wrong)
-    turn = [{"instruction": asked.prompt, "answer": None}]
-    chosen = settings.Settings().with_values(run.settings())
+    flags = _flag_values(options, "generation", settings.Generation)
+    generation, wrong = settings.merge_group(settings.Generation(), flags, "generation")
+    settings.raise_all(wrong)
+    turn = [{"instruction": options.prompt, "answer": None}]
     answer: dict = {}
 
-    def keep(event):
+    def keep(event: dict) -> None:
         if event["kind"] == "answer":
             answer.update(event)
 
-    result = _follow(Workbench(asked.runs).chat(chosen, run.id, {"base": turn, "tuned": turn}, generation), asked.lang, keep)
-    return {"prompt": asked.prompt, "base": answer.get("base", ""), "tuned": answer.get("tuned", ""), **result}
+    workbench = Workbench(options.runs)
+    events = workbench.chat(run.settings(), run.id, {"base": turn, "tuned": turn}, generation)
+    result = _follow(events, options.lang, keep)
+    return {"prompt": options.prompt, "base": answer.get("base", ""), "tuned": answer.get("tuned", ""), **result}
 
 
-def plan(asked) -> dict:
-    """Predict what loading, chatting and fine-tuning take, from a model's config alone: a catalog's id, a hub id, a folder, a config.json."""
-    from playground.memory import planner
-    from playground.memory.cards import cards, verdict
+def plan(options: argparse.Namespace) -> dict:
+    """Predict what loading, chatting and fine-tuning take, from a model's config alone.
 
-    chosen = settings.Settings().with_values({group: _given(asked, group, type(getattr(settings.Settings(), group))) for group in GROUPS})
-    chosen = chosen.with_values({"load": {"model": asked.of}})
-    found = planner.forecast(chosen, asked.context, round(asked.capacity * 2**30))
-    verdicts = {phase: {card["gib"]: verdict(told["device"], card["bytes"]) for card in cards()} for phase, told in found["phases"].items()}
-    return {**found, **{phase: {k: told[k] for k in ("allocated", "reserved", "device")} for phase, told in found["phases"].items()}, "verdicts": verdicts}
+    MODEL is a catalog id, a hub id, a folder or a config.json.
+    """
+    from playground.catalog.cards import cards, verdict
+    from playground.planning import forecast
+
+    chosen = settings.parse({**_flags_by_group(options), "load": {**_load_flags(options), "model": options.model_id}})
+    found = forecast.forecast(chosen, options.context, round(options.gpu_gib * 2**30))
+    sizes = ("allocated", "reserved", "device_used")
+    totals = {phase: {size: told[size] for size in sizes} for phase, told in found["phases"].items()}
+    verdicts = {
+        phase: {card["gib"]: verdict(total["device_used"], card["bytes"]) for card in cards()}
+        for phase, total in totals.items()
+    }
+    return {**found, **totals, "verdicts": verdicts}
 
 
-def fetch(asked) -> dict:
+def fetch(options: argparse.Namespace) -> dict:
     """Bring a model's files onto this machine."""
     import threading
 
-    from playground.model.source import obtain
+    from playground.model.source import fetch_model
 
-    steps = obtain(asked.model, asked.accept_terms, threading.Event())
+    steps = fetch_model(options.model, options.accept_terms, threading.Event())
     while True:
         try:
-            _show(next(steps), asked.lang)
+            _print_event(next(steps), options.lang)
         except StopIteration as end:
-            return {"model": asked.model, "folder": str(end.value)}
+            return {"model": options.model, "folder": str(end.value)}
 
 
-def models(asked) -> dict:
-    """What the catalog offers: languages, licence, the smallest card for each model; and what of it is on this machine already."""
-    from playground.model.source import local
-    from playground.shelf import facts
+def models(options: argparse.Namespace) -> dict:
+    """List the catalog: languages, license, the smallest GPU for each model, and which are on this machine already."""
+    from playground.catalog.filters import model_facts
+    from playground.model.source import local_folder
 
-    return {"models": [facts(model, asked.lang) | {"here": local(model) is not None} for model in catalog.models()]}
+    facts = (model_facts(model, options.lang) | {"here": local_folder(model) is not None} for model in catalog.models())
+    return {"models": list(facts)}
 
 
-def _follow(events, lang: str, keep=lambda event: None) -> dict:
+def _follow(events: Iterable[dict], lang: str, keep: Callable[[dict], None] = lambda event: None) -> dict:
     result = {}
     for event in events:
         keep(event)
-        _show(event, lang)
+        _print_event(event, lang)
         if event["kind"] == "done":
             result = event["result"]
     return result
 
 
-def _show(event: dict, lang: str) -> None:
-    """One line on standard error for what a person wants to hear of."""
-    kind = event["kind"] if MAIN else None
+def _print_event(event: dict, lang: str) -> None:
+    """One line on standard error for each event that a person wants to see."""
+    kind = event["kind"] if IS_MAIN_PROCESS else None
     if kind == "phase" and event["name"] != "idle":
-        line = say(lang, f"phase.{event['name']}")
+        line = translate(lang, f"phase.{event['name']}")
     elif kind == "step":
-        line = say(lang, "cli.step", **event)
+        line = translate(lang, "cli.step", **event)
     elif kind == "progress" and event["total"]:
         print(f"\r{100 * event['done'] / event['total']:5.0f} %", end="\r", file=sys.stderr)
         return
-    elif kind in ("prediction", "measured"):
-        told = event.get("peak", event)
-        memory = next(memory for memory in ("device", "rss", "allocated") if memory in told)
-        line = say(lang, f"cli.{kind}", job=event["phase"], memory=memory, size_bytes=told[memory], capacity_bytes=event.get("capacity"))
+    elif kind in ("memory_predicted", "memory_measured"):
+        sizes = event.get("peak", event)
+        memory = next(memory for memory in ("device_used", "rss", "allocated") if memory in sizes)
+        values = {"size_bytes": sizes[memory], "capacity_bytes": event.get("capacity")}
+        line = translate(lang, f"cli.{kind}", job=event["phase"], memory=memory, **values)
     elif kind == "note":
-        line = say(lang, event["key"], **event["values"])
+        line = translate(lang, event["key"], **event["values"])
     else:
         return
     print(line, file=sys.stderr)
 
 
-def _chosen(asked) -> settings.Settings:
+# --- settings from flags ---
+
+
+def _settings(options: argparse.Namespace) -> settings.Settings:
     """A preset or the settings file, under the flags; with neither, the demo's preset."""
-    chosen = settings.Settings()
-    if asked.preset or not asked.settings:
-        chosen = chosen.with_values(catalog.presets()[asked.preset or "demo-en"]["settings"])
-    if asked.settings:
-        try:
-            chosen = chosen.with_values(json.loads(Path(asked.settings).read_text(encoding="utf-8")))
-        except (OSError, ValueError, AttributeError) as error:
-            raise problem("error.settings_file", path=asked.settings, detail=str(error)) from error
-    return chosen.with_values({group: _given(asked, group, type(getattr(chosen, group))) for group in GROUPS})
+    base = settings.Settings()
+    if options.preset or not options.settings:
+        base = base.with_values(catalog.presets()[options.preset or "demo-en"]["settings"])
+    if options.settings:
+        base = settings.parse(_read_settings_file(options.settings), base)
+    return settings.parse(_flags_by_group(options), base)
 
 
-def _given(asked, group: str, kind: type) -> dict:
-    flags = {f.name: getattr(asked, f"{group}__{f.name}", None) for f in fields(kind)}
+def _read_settings_file(path: str) -> dict:
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise problem("error.settings_file", path=path, detail=str(error)) from error
+    if not isinstance(values, dict):
+        raise problem("error.settings_file", path=path, detail=type(values).__name__)
+    return values
+
+
+def _flags_by_group(options: argparse.Namespace) -> dict[str, dict]:
+    return {group: _flag_values(options, group, kind) for group, kind in GROUPS.items()}
+
+
+def _load_flags(options: argparse.Namespace) -> dict:
+    return _flag_values(options, "load", settings.Load)
+
+
+def _flag_values(options: argparse.Namespace, group: str, kind: type) -> dict[str, Any]:
+    """{field: value} of the flags of a settings group that were given."""
+    flags = {field.name: getattr(options, f"{group}__{field.name}", None) for field in fields(kind)}
     return {name: value for name, value in flags.items() if value is not None}
+
+
+def _flag(group: str, name: str) -> str:
+    return "--" + (f"{group}-{name}" if (group, name) in PREFIXED else name).replace("_", "-")
+
+
+def _with_current_flags(arguments: list[str]) -> list[str]:
+    """Flags of earlier versions under today's names; says so on standard error."""
+    names = {"--layers": "--lora-layers", "--capacity": "--gpu-gib"}
+    for group, renamed in OLD_FIELDS.items():
+        for old, new in renamed.items():
+            names |= {_flag(group, old): _flag(group, new)}
+            names |= {f"--no-{old.replace('_', '-')}": f"--no-{new.replace('_', '-')}"}
+    current = []
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        if flag in names:
+            print(f"{flag} is now {names[flag]}", file=sys.stderr)
+        current.append(names.get(flag, flag) + equals + value)
+    return current
+
+
+class _Parser(argparse.ArgumentParser):
+    """Suggests the nearest flag for one that doesn't exist."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        options, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            command = options.parser
+            known = [flag for action in command._actions for flag in action.option_strings]
+            near = {u: get_close_matches(u.partition("=")[0], known, 1) for u in unknown if u.startswith("-")}
+            hints = [f"did you mean {match[0]} instead of {flag}?" for flag, match in near.items() if match]
+            command.error("; ".join([f"unrecognized arguments: {' '.join(unknown)}", *hints]))
+        return options
 
 
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs (runs)")
     common.add_argument("--lang", choices=LANGUAGES, default="en")
-    parser = argparse.ArgumentParser(prog="python -m playground", description=__doc__.split("\n")[0])
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser = _Parser(prog="python -m playground", description=str(__doc__).split("\n")[0])
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=argparse.ArgumentParser)
 
-    one = commands.add_parser("tune", parents=[common], help=tune.__doc__)
-    one.set_defaults(run_command=tune)
-    one.add_argument("--settings", metavar="FILE", help="a run's settings.json, or a part of one")
-    one.add_argument("--resume", metavar="RUN", help="go on with a run that was stopped or broke off, from its last checkpoint")
-    one.add_argument("--preset", choices=list(catalog.presets()), help="named settings (demo-en, unless --settings is given)")
-    for group, kind in zip(GROUPS, (settings.Load, settings.Data, settings.Lora, settings.Train)):
-        taken = {"seed"} if group == "train" else set()
-        _add_flags(one.add_argument_group(group), group, kind, taken)
+    def add_command(run: Callable[[argparse.Namespace], dict]) -> argparse.ArgumentParser:
+        text = str(run.__doc__)
+        command = commands.add_parser(
+            run.__name__, parents=[common], help=text.split("\n")[0], description=text, allow_abbrev=False
+        )
+        command.set_defaults(run_command=run, parser=command)
+        return command
 
-    one = commands.add_parser("plan", parents=[common], help=plan.__doc__)
-    one.set_defaults(run_command=plan)
-    one.add_argument("of", metavar="MODEL")
-    one.add_argument("--context", type=int, default=1024, help="tokens of a chat")
-    one.add_argument("--capacity", type=float, default=0, metavar="GIB", help="of the card that `auto` plans with (0: no limit)")
-    one.add_argument("--json", action="store_true", help="as it is anyway: the last line is one JSON object")
-    for group, kind in zip(GROUPS, (settings.Load, settings.Data, settings.Lora, settings.Train)):
-        _add_flags(one.add_argument_group(group), group, kind, {"seed"} if group == "train" else set())
+    command = add_command(tune)
+    command.add_argument("--settings", metavar="FILE", help="a run's settings.json, or a part of one")
+    command.add_argument(
+        "--resume", metavar="RUN", help="continue a stopped or interrupted run from its last checkpoint"
+    )
+    command.add_argument(
+        "--preset", choices=list(catalog.presets()), help="named settings (demo-en, without --settings)"
+    )
+    _add_settings_flags(command)
 
-    one = commands.add_parser("compare", parents=[common], help=compare.__doc__)
-    one.set_defaults(run_command=compare)
-    one.add_argument("run")
-    one.add_argument("--prompt", required=True)
-    _add_flags(one.add_argument_group("generation"), "generation", settings.Generation, set())
+    command = add_command(plan)
+    command.add_argument("model_id", metavar="MODEL")
+    command.add_argument("--context", type=int, default=1024, help="tokens of a chat")
+    command.add_argument(
+        "--gpu-gib", type=float, default=0, metavar="GIB", help="memory of the GPU that `auto` plans for (0: no limit)"
+    )
+    command.add_argument("--json", action="store_true", help="has no effect: the last line is always one JSON object")
+    _add_settings_flags(command)
 
-    one = commands.add_parser("fetch", parents=[common], help=fetch.__doc__)
-    one.set_defaults(run_command=fetch)
-    one.add_argument("model")
-    one.add_argument("--accept-terms", action="store_true", help="the model's terms were read and are accepted")
+    command = add_command(compare)
+    command.add_argument("run")
+    command.add_argument("--prompt", required=True)
+    _add_flags(command.add_argument_group("generation"), "generation", settings.Generation)
 
-    one = commands.add_parser("models", parents=[common], help=models.__doc__)
-    one.set_defaults(run_command=models)
+    command = add_command(fetch)
+    command.add_argument("model")
+    command.add_argument("--accept-terms", action="store_true", help="the model's terms were read and are accepted")
+
+    add_command(models)
     return parser
 
 
-def _add_flags(parser, group: str, kind: type, prefixed: set[str]) -> None:
-    """A flag for every field, its help from the words table; a name that another group has too gets its group's."""
+def _add_settings_flags(command: argparse.ArgumentParser) -> None:
+    for group, kind in GROUPS.items():
+        _add_flags(command.add_argument_group(group), group, kind)
+
+
+def _add_flags(command: Any, group: str, kind: type) -> None:
+    """A flag for every field of a settings group, its help from the words table."""
     for field in fields(kind):
-        name = f"{group}-{field.name}" if field.name in prefixed else field.name
-        options = {"action": argparse.BooleanOptionalAction} if field.type is bool else {"type": field.type}
-        info = say("en", f"{group}.{field.name}.info").replace("%", "%%")
-        parser.add_argument("--" + name.replace("_", "-"), dest=f"{group}__{field.name}", help=info, **options)
+        options: dict = {"action": argparse.BooleanOptionalAction} if field.type is bool else {"type": field.type}
+        info = translate("en", f"{group}.{field.name}.info").replace("%", "%%")
+        command.add_argument(_flag(group, field.name), dest=f"{group}__{field.name}", help=info, **options)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ sent between processes, and kept in a run. `PlaygroundError` carries all problem
 import errno
 from dataclasses import dataclass, field
 
-from playground.words import say
+from playground.i18n import translate
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Problem:
     values: dict = field(default_factory=dict)
 
     def text(self, lang: str = "en") -> str:
-        return say(lang, self.key, **self.values)
+        return translate(lang, self.key, **self.values)
 
 
 class PlaygroundError(Exception):
@@ -44,7 +44,7 @@ def problem(key: str, **values) -> PlaygroundError:
     return PlaygroundError(Problem(key, values))
 
 
-def told(error: BaseException) -> PlaygroundError:
+def as_playground_error(error: BaseException) -> PlaygroundError:
     """Any exception as one that can be shown: a full disk and a missing right by name, the rest as a defect of ours."""
     if isinstance(error, PlaygroundError):
         return error

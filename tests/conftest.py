@@ -11,9 +11,13 @@ import toys
 
 _HOME = Path(tempfile.mkdtemp(prefix="playground-tests-"))
 os.environ |= {
-    "HF_HUB_OFFLINE": "1", "HF_HOME": str(_HOME / "hf"), "PLAYGROUND_CACHE": str(_HOME / "cache"), "TOKENIZERS_PARALLELISM": "false",
-    "GRADIO_ANALYTICS_ENABLED": "False", "OMP_NUM_THREADS": "1",  # threads that wait for each other cost toys more than they save
-}  # fmt: skip
+    "HF_HUB_OFFLINE": "1",
+    "HF_HOME": str(_HOME / "hf"),
+    "PLAYGROUND_CACHE": str(_HOME / "cache"),
+    "TOKENIZERS_PARALLELISM": "false",
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "OMP_NUM_THREADS": "1",  # threads that wait for each other cost toys more than they save
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -49,7 +53,10 @@ def toy(tmp_path_factory):
 def lesson(tmp_path_factory) -> Path:
     """A data file of 24 short rows."""
     path = tmp_path_factory.mktemp("data") / "lesson.jsonl"
-    rows = [{"instruction": f"What is the answer to question {n}?", "output": f"The answer is {n * 7 % 10}."} for n in range(24)]
+    rows = [
+        {"instruction": f"What is the answer to question {n}?", "output": f"The answer is {n * 7 % 10}."}
+        for n in range(24)
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 
@@ -61,9 +68,10 @@ def chosen(toy, lesson):
 
     def settings(**groups) -> Settings:
         quick = {
-            "load": {"model": str(toy()), "bits": 32, "device": "cpu"}, "data": {"source": str(lesson)},
-            "train": {"steps": 3, "batch": 4, "length": 128, "lr": 1e-2, "sample_every": "off"},
-        }  # fmt: skip
+            "load": {"model": str(toy()), "bits": 32, "device": "cpu"},
+            "data": {"source": str(lesson)},
+            "train": {"max_steps": 3, "batch_size": 4, "max_seq_length": 128, "lr": 1e-2, "sample_every": "off"},
+        }
         return Settings().with_values({g: quick.get(g, {}) | groups.get(g, {}) for g in {**quick, **groups}})
 
     return settings

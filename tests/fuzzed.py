@@ -13,31 +13,119 @@ from playground.errors import PlaygroundError
 from playground.settings import Data
 
 ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "cp932", "euc_jp", "cp1252", "iso2022_jp")
-NAMES = ("instruction", "input", "output", "question", "answer", "prompt", "completion", "messages", "conversations", "text", "system", "category", "split", "key", "x", "", "質問", "回答")
-ODD = ("", " ", "\0", "\ufeff", "\u202eabc", "\u200b", "<script>alert(1)</script>", '"', "'", "[3]", "\ud800", "あ", "ｱ", "漢字", "\r", "\n", "\u2028", ",", ";", "\t", "=1+1", "1e999", "x" * 3000)
-texts = st.one_of(st.sampled_from(ODD), st.text(max_size=30), st.text(alphabet="あいう漢字。\n,\"a ", max_size=20))
+NAMES = (
+    "instruction",
+    "input",
+    "output",
+    "question",
+    "answer",
+    "prompt",
+    "completion",
+    "messages",
+    "conversations",
+    "text",
+    "system",
+    "category",
+    "split",
+    "key",
+    "x",
+    "",
+    "質問",
+    "回答",
+)
+ODD = (
+    "",
+    " ",
+    "\0",
+    "\ufeff",
+    "\u202eabc",
+    "\u200b",
+    "<script>alert(1)</script>",
+    '"',
+    "'",
+    "[3]",
+    "\ud800",
+    "あ",
+    "ｱ",
+    "漢字",
+    "\r",
+    "\n",
+    "\u2028",
+    ",",
+    ";",
+    "\t",
+    "=1+1",
+    "1e999",
+    "x" * 3000,
+)
+texts = st.one_of(st.sampled_from(ODD), st.text(max_size=30), st.text(alphabet='あいう漢字。\n,"a ', max_size=20))
 scalars = st.one_of(texts, st.none(), st.booleans(), st.integers(), st.floats())
 roles = st.sampled_from(("user", "assistant", "human", "gpt", "system", "tool", "", "x"))
 messages = st.lists(
     st.one_of(
         st.fixed_dictionaries({"role": roles, "content": scalars}),
         st.fixed_dictionaries({"from": roles, "value": scalars}),
-        st.fixed_dictionaries({"role": roles, "content": st.lists(st.fixed_dictionaries({"type": texts, "text": scalars}), max_size=2)}),
+        st.fixed_dictionaries(
+            {"role": roles, "content": st.lists(st.fixed_dictionaries({"type": texts, "text": scalars}), max_size=2)}
+        ),
         scalars,
     ),
     max_size=5,
 )
-values = st.one_of(scalars, messages, st.recursive(scalars, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(texts, inner, max_size=3)), max_leaves=8))
+values = st.one_of(
+    scalars,
+    messages,
+    st.recursive(
+        scalars,
+        lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(texts, inner, max_size=3)),
+        max_leaves=8,
+    ),
+)
 records = st.dictionaries(st.one_of(st.sampled_from(NAMES), texts), values, max_size=5)
-turn = st.tuples(texts, texts).map(lambda said: [{"role": "user", "content": said[0]}, {"role": "assistant", "content": said[1]}])
+turn = st.tuples(texts, texts).map(
+    lambda said: [{"role": "user", "content": said[0]}, {"role": "assistant", "content": said[1]}]
+)
 usual = st.one_of(
-    st.lists(st.fixed_dictionaries({"instruction": texts, "output": values}, optional={"input": scalars, "category": texts, "system": texts, "split": st.just("held-out")}), min_size=1, max_size=12),
+    st.lists(
+        st.fixed_dictionaries(
+            {"instruction": texts, "output": values},
+            optional={"input": scalars, "category": texts, "system": texts, "split": st.just("held-out")},
+        ),
+        min_size=1,
+        max_size=12,
+    ),
     st.lists(st.fixed_dictionaries({"質問": scalars, "回答": scalars}), min_size=1, max_size=12),
-    st.lists(st.fixed_dictionaries({"messages": st.one_of(st.lists(turn, max_size=3).map(lambda turns: sum(turns, [])), messages)}), min_size=1, max_size=6),
+    st.lists(
+        st.fixed_dictionaries(
+            {"messages": st.one_of(st.lists(turn, max_size=3).map(lambda turns: sum(turns, [])), messages)}
+        ),
+        min_size=1,
+        max_size=6,
+    ),
     st.lists(st.fixed_dictionaries({"text": values}), min_size=1, max_size=12),
     st.lists(records, max_size=8),
 )
-junk = st.sampled_from((b"", b"\0", b"{", b"[", b'"', b"}", b"]", b",", b"\xff\xfe", b"\x1b$B", b"\x81", b"\r", b"\n\n", b"PK\x03\x04", b"PAR1", b"NaN", b"\\u12"))
+junk = st.sampled_from(
+    (
+        b"",
+        b"\0",
+        b"{",
+        b"[",
+        b'"',
+        b"}",
+        b"]",
+        b",",
+        b"\xff\xfe",
+        b"\x1b$B",
+        b"\x81",
+        b"\r",
+        b"\n\n",
+        b"PK\x03\x04",
+        b"PAR1",
+        b"NaN",
+        b"\\u12",
+    )
+)
 
 
 @st.composite
@@ -47,7 +135,11 @@ def files(draw) -> tuple[str, bytes]:
     if draw(st.integers(0, 9)) == 9:
         return "a" + suffix, draw(st.binary(max_size=300))
     rows = draw(usual)
-    data = _parquet(rows) if suffix == ".parquet" else _written(draw, rows, suffix).encode(draw(st.sampled_from(ENCODINGS)), "replace")
+    data = (
+        _parquet(rows)
+        if suffix == ".parquet"
+        else _written(draw, rows, suffix).encode(draw(st.sampled_from(ENCODINGS)), "replace")
+    )
     if draw(st.integers(0, 2)) == 2:
         at = draw(st.integers(0, len(data)))
         data = data[:at] + draw(junk) + data[at + draw(st.integers(0, 3)) :]
@@ -55,12 +147,34 @@ def files(draw) -> tuple[str, bytes]:
 
 
 odd_settings = st.builds(
-    Data, encoding=st.sampled_from(("auto",) * 8 + (*ENCODINGS, "klingon")),
-    columns=st.sampled_from(("",) * 6 + ("instruction=x, output=text", "text=x", "messages=messages", "output=answer.0.text", "text=output", "input=", "nonsense", '{"text": "x"}')),
-    first=st.sampled_from((1, 1, 2, 4)), last=st.sampled_from((0, 0, 5)), sample=st.sampled_from((0, 0, 2)), contains=st.sampled_from(("", "", "あ", "a")),
-    category=st.sampled_from(("", "", "", "x")), shortest=st.sampled_from((0, 0, 3)), longest=st.sampled_from((0, 0, 50)), drop_duplicates=st.booleans(),
-    drop_empty=st.sampled_from((True, True, False)), strip_citations=st.booleans(), held_out=st.sampled_from((0.0, 0.1, 0.5)), seed=st.integers(0, 3),
-)  # fmt: skip
+    Data,
+    encoding=st.sampled_from(("auto",) * 8 + (*ENCODINGS, "klingon")),
+    columns=st.sampled_from(
+        ("",) * 6
+        + (
+            "instruction=x, output=text",
+            "text=x",
+            "messages=messages",
+            "output=answer.0.text",
+            "text=output",
+            "input=",
+            "nonsense",
+            '{"text": "x"}',
+        )
+    ),
+    start_row=st.sampled_from((1, 1, 2, 4)),
+    end_row=st.sampled_from((0, 0, 5)),
+    sample=st.sampled_from((0, 0, 2)),
+    contains=st.sampled_from(("", "", "あ", "a")),
+    category=st.sampled_from(("", "", "", "x")),
+    min_chars=st.sampled_from((0, 0, 3)),
+    max_chars=st.sampled_from((0, 0, 50)),
+    drop_duplicates=st.booleans(),
+    drop_empty=st.sampled_from((True, True, False)),
+    strip_citations=st.booleans(),
+    held_out=st.sampled_from((0.0, 0.1, 0.5)),
+    seed=st.integers(0, 3),
+)
 settings = st.one_of(st.just(Data(held_out=0.0)), st.just(Data(strip_citations=True)), odd_settings)
 
 
@@ -76,7 +190,9 @@ def check(folder: Path, name: str, data: bytes, chosen: Data) -> str:
         _tellable(error.problems)
     if seen:
         _tellable([*seen.problems, *seen.notes])
-        assert all(isinstance(text, str) and len(text) <= source.CUT for record in seen.records for text in record.values())
+        assert all(
+            isinstance(text, str) and len(text) <= source.CUT for record in seen.records for text in record.values()
+        )
     try:
         found = source.read(chosen)
     except PlaygroundError as error:
@@ -94,17 +210,21 @@ def _whole(found, chosen: Data) -> None:
     assert found.train and all(row.output for row in rows if chosen.drop_empty)
     for row in rows:
         said = [text for pair in row.before for text in pair]
-        assert all(text == text_of(text) for text in (row.instruction, row.input, row.output, row.system, row.category, *said))
+        assert all(
+            text == text_of(text) for text in (row.instruction, row.input, row.output, row.system, row.category, *said)
+        )
         "".join((row.instruction, row.input, row.output, *said)).encode("utf-8")
     assert not {_question(row) for row in found.train} & {_question(row) for row in found.held_out}
     if not chosen.sample:
-        last = min(chosen.last or found.total, found.total)
+        last = min(chosen.end_row or found.total, found.total)
         met = {row.number for row in rows}
-        assert len(met) + sum(found.dropped.values()) >= last - chosen.first + 1
+        assert len(met) + sum(found.dropped.values()) >= last - chosen.start_row + 1
 
 
 def _question(row) -> tuple:
-    return (row.before[0][0], "") if row.before else (row.instruction, row.input) if row.instruction else ("", row.output)
+    return (
+        (row.before[0][0], "") if row.before else (row.instruction, row.input) if row.instruction else ("", row.output)
+    )
 
 
 def _tellable(problems) -> None:

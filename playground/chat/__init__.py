@@ -1,1 +1,4 @@
-"""Chat: base and tuned answers, side by side."""
+"""Chat: answers of base and tuned model from one batch, and those of an OpenAI-compatible service.
+
+May import: model, memory, settings and below.
+"""

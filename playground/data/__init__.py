@@ -1,1 +1,4 @@
-"""Data: rows from files and hubs, the template that writes them for the model, and batches of tokens."""
+"""Data: records of files and hubs, rows of them, the prompt format, tokens and batches.
+
+May import: model, memory, settings, catalog and below.
+"""

@@ -30,7 +30,9 @@ class Example:
         return len(self.ids) - max(self.trained_from, 1)
 
 
-def encode(rows: Sequence[Row], template: Template, length: int, train_on_prompt: bool = False) -> tuple[list[Example], int]:
+def encode(
+    rows: Sequence[Row], template: Template, length: int, train_on_prompt: bool = False
+) -> tuple[list[Example], int]:
     """Examples of at most `length` tokens, and how many answers lost their end to that.
 
     A row whose prompt alone fills the length can teach nothing and is left out. Raises PlaygroundError if all are, and
@@ -50,7 +52,7 @@ def encode(rows: Sequence[Row], template: Template, length: int, train_on_prompt
     return examples, cut
 
 
-def batches(examples: Sequence[Example], size: int, seed: int, alike: bool = True) -> list[list[Example]]:
+def epoch_batches(examples: Sequence[Example], size: int, seed: int, alike: bool = True) -> list[list[Example]]:
     """One epoch in random order; alike: rows of like length together, so that little of padded batches is padding.
 
     Neighbours are sorted within a window of eight batches then: order stays random from window to window.
@@ -75,23 +77,26 @@ class Batch:
     """
 
     inputs: dict
-    predicts: torch.Tensor
-    wanted: torch.Tensor
+    positions: torch.Tensor
+    targets: torch.Tensor
 
     @property
     def labelled(self) -> int:
         """How many tokens are trained on."""
-        return len(self.wanted)
+        return len(self.targets)
 
 
 def collate(examples: Sequence[Example], pad: int, device: str) -> Batch:
     """Rows of their own, padded on the right: `input_ids` and `attention_mask`, each (rows, longest row)."""
-    made = {"input_ids": _padded([e.ids for e in examples], pad), "attention_mask": _padded([[1] * len(e.ids) for e in examples], 0)}
+    made = {
+        "input_ids": _padded([e.ids for e in examples], pad),
+        "attention_mask": _padded([[1] * len(e.ids) for e in examples], 0),
+    }
     labels = _padded([[IGNORED] * e.trained_from + e.ids[e.trained_from :] for e in examples], IGNORED)
     return _batch(made, _ahead(labels), device)
 
 
-def collate_apart(examples: Sequence[Example], pad: int, start: int, device: str) -> Batch:
+def collate_seq2seq(examples: Sequence[Example], pad: int, start: int, device: str) -> Batch:
     """Rows for a model with an encoder, both sides padded on the right.
 
     `input_ids` and `attention_mask`, each (rows, longest prompt), are the encoder's. `decoder_input_ids` (rows, longest
@@ -100,9 +105,10 @@ def collate_apart(examples: Sequence[Example], pad: int, start: int, device: str
     """
     prompts, answers = [e.ids[: e.trained_from] for e in examples], [e.ids[e.trained_from :] for e in examples]
     made = {
-        "input_ids": _padded(prompts, pad), "attention_mask": _padded([[1] * len(ids) for ids in prompts], 0),
+        "input_ids": _padded(prompts, pad),
+        "attention_mask": _padded([[1] * len(ids) for ids in prompts], 0),
         "decoder_input_ids": _padded([[start, *ids[:-1]] for ids in answers], pad),
-    }  # fmt: skip
+    }
     return _batch(made, _padded(answers, IGNORED), device)
 
 
@@ -125,7 +131,12 @@ def pack(examples: Sequence[Example], prefix: int, device: str, masked: bool = T
     (1, 1, tokens, tokens), true where a token may look: at the prefix, and at its own row up to itself. Otherwise, which
     needs a prefix of 0: where each row begins and ends, as transformers names it for attention that reads it.
     """
-    ids, positions, owner, labels = list(examples[0].ids[:prefix]), list(range(prefix)), [0] * prefix, [IGNORED] * prefix
+    ids, positions, owner, labels = (
+        list(examples[0].ids[:prefix]),
+        list(range(prefix)),
+        [0] * prefix,
+        [IGNORED] * prefix,
+    )
     for row, example in enumerate(examples, 1):
         size = len(example.ids)
         trained_from = max(example.trained_from, prefix + 1)  # a row's first token has another row before it
@@ -135,7 +146,11 @@ def pack(examples: Sequence[Example], prefix: int, device: str, masked: bool = T
         labels += [IGNORED] * (trained_from - prefix) + example.ids[trained_from:]
     if masked and len(ids) % multiple:
         filled = multiple - len(ids) % multiple
-        ids, positions, labels = ids + ids[-1:] * filled, positions + list(range(prefix, prefix + filled)), labels + [IGNORED] * filled
+        ids, positions, labels = (
+            ids + ids[-1:] * filled,
+            positions + list(range(prefix, prefix + filled)),
+            labels + [IGNORED] * filled,
+        )
         owner += [len(examples) + 1] * filled
     made = {"input_ids": torch.tensor([ids]), "position_ids": torch.tensor([positions])}
     if masked:
@@ -144,7 +159,9 @@ def pack(examples: Sequence[Example], prefix: int, device: str, masked: bool = T
         made["attention_mask"] = (sees & torch.ones(len(ids), len(ids), dtype=torch.bool).tril())[None, None]
     else:
         ends = torch.tensor([0, *(len(e.ids) for e in examples)]).cumsum(0, dtype=torch.int32)
-        longest = 1 << max(len(e.ids) - 1 for e in examples).bit_length()  # a bound; few values, so that compiled layers serve all
+        longest = (
+            1 << max(len(e.ids) - 1 for e in examples).bit_length()
+        )  # a bound; few values, so that compiled layers serve all
         made |= {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
     return _batch(made, _ahead(torch.tensor([labels])), device)
 
@@ -162,9 +179,13 @@ def _ahead(labels: torch.Tensor) -> torch.Tensor:
 
 def _batch(inputs: dict, ahead: torch.Tensor, device: str) -> Batch:
     """ahead: (rows, tokens), the token that is to be predicted there, or IGNORED."""
-    predicts = (ahead.flatten() != IGNORED).nonzero().squeeze(1)
-    wanted = ahead.flatten()[predicts]
-    return Batch({name: _there(value, device) for name, value in inputs.items()}, _there(predicts, device), _there(wanted, device))
+    positions = (ahead.flatten() != IGNORED).nonzero().squeeze(1)
+    targets = ahead.flatten()[positions]
+    return Batch(
+        {name: _there(value, device) for name, value in inputs.items()},
+        _there(positions, device),
+        _there(targets, device),
+    )
 
 
 def _there(value, device: str):

@@ -3,32 +3,38 @@
 import json
 import re
 
-from playground.data.row import Row, Unfit, text_of
+from playground.data.row import Row, UnusableRecord, text_of
 
-ASKED, ANSWERED, SET = ("user", "human", "prompter"), ("assistant", "gpt", "bot", "model", "chatgpt", "bard"), ("system", "developer")
+ASKED, ANSWERED, SET = (
+    ("user", "human", "prompter"),
+    ("assistant", "gpt", "bot", "model", "chatgpt", "bard"),
+    ("system", "developer"),
+)
 
 
-def like(value, written: bool = False) -> bool:
+def is_conversation(value, written: bool = False) -> bool:
     """Whether a value is a list of messages or, with `written`, JSON that begins like one."""
     if written and isinstance(value, str):
         return re.match(r'\s*\[\s*\{\s*"(role|from|content|value)"', value) is not None
     messages = isinstance(value, list) and value and all(isinstance(message, dict) for message in value)
-    return bool(messages) and all({"role", "content"} <= set(message) or {"from", "value"} <= set(message) for message in value)
+    return bool(messages) and all(
+        {"role", "content"} <= set(message) or {"from", "value"} <= set(message) for message in value
+    )
 
 
 def turns(found, role: str = "") -> list[tuple[str, str]]:
     """[(role, text)] of a list of messages, of JSON that holds one, or of a text that `role` says. Raises Unfit."""
     if found is None:
         return []
-    if role and not like(found):
+    if role and not is_conversation(found):
         return [(role, text_of(found))]
     if isinstance(found, str):
         try:
             found = json.loads(found)
         except (ValueError, RecursionError) as error:
-            raise Unfit("messages") from error
+            raise UnusableRecord("messages") from error
     if not isinstance(found, list):
-        raise Unfit("messages")
+        raise UnusableRecord("messages")
     return [_turn(message) for message in found]
 
 
@@ -44,7 +50,7 @@ def rows(said: list[tuple[str, str]], shared: dict) -> tuple[list[Row], tuple[st
         elif role in ASKED:
             asked.append(text)
         elif role not in ANSWERED:
-            raise Unfit("messages")
+            raise UnusableRecord("messages")
         elif asked:
             question = "\n\n".join(asked)
             found.append(Row(question, text, **{**shared, "before": tuple(before), "system": "\n\n".join(system)}))
@@ -53,22 +59,24 @@ def rows(said: list[tuple[str, str]], shared: dict) -> tuple[list[Row], tuple[st
         elif before:  # an answer in two messages
             question, first = before.pop()
             before.append((question, f"{first}\n\n{text}"))
-            found[-1] = Row(question, before[-1][1], **{**shared, "before": found[-1].before, "system": found[-1].system})
+            found[-1] = Row(
+                question, before[-1][1], **{**shared, "before": found[-1].before, "system": found[-1].system}
+            )
         else:
             remarks = ("greeting",)
     if not found:
-        raise Unfit("empty")
+        raise UnusableRecord("empty")
     return found, remarks
 
 
 def _turn(message) -> tuple[str, str]:
     if not isinstance(message, dict):
-        raise Unfit("messages")
+        raise UnusableRecord("messages")
     who, said = message.get("role") or message.get("from"), message.get("content", message.get("value"))
     if isinstance(said, list):  # OpenAI's content parts; a picture can't be taught here
         if not all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in said):
-            raise Unfit("messages")
+            raise UnusableRecord("messages")
         said = "\n".join(part["text"] for part in said)
     if not isinstance(who, str) or not isinstance(said, str):
-        raise Unfit("messages")
+        raise UnusableRecord("messages")
     return who.strip().lower(), text_of(said)

@@ -10,9 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from playground.errors import problem
-from playground.settings import knows_encoding
+from playground.settings import is_text_encoding
 
-MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 JAPANESE = ("cp932", "euc_jp")  # cp932: Shift_JIS as Windows writes it
 WESTERN = "cp1252"
 SHIFTS = (b"\x1b$B", b"\x1b$@", b"\x1b(J")  # of ISO-2022-JP, as mail has it: all of its bytes are ASCII
@@ -30,7 +36,7 @@ class Encoding:
     guessed: bool = False
 
 
-def find(path: Path, chosen: str = "auto", most: int = 0, tell: Callable = lambda *_: None) -> Encoding:
+def detect(path: Path, chosen: str = "auto", most: int = 0, on_progress: Callable = lambda *_: None) -> Encoding:
     """The encoding of a file; with `most`, found out from that many bytes at its beginning alone. `tell` hears now and then, and may raise to stop it.
 
     Raises PlaygroundError: bytes that the chosen encoding doesn't know (with their place and line), no such encoding,
@@ -39,29 +45,33 @@ def find(path: Path, chosen: str = "auto", most: int = 0, tell: Callable = lambd
     with open(path, "rb") as file:
         start = file.read(CHUNK)
     if chosen.lower() != "auto":
-        if not knows_encoding(chosen):
+        if not is_text_encoding(chosen):
             raise problem("error.encoding_unknown", encoding=chosen)
-        wrong = _wrong(path, chosen, most, tell)
+        wrong = _wrong(path, chosen, most, on_progress)
         if wrong:
             raise problem("error.encoding_chosen", file=path.name, encoding=chosen, position=wrong[0], line=wrong[1])
         marked = codecs.lookup(chosen).name == "utf-8" and start.startswith(codecs.BOM_UTF8)
         return Encoding("utf-8-sig" if marked else chosen)
     for mark, name in MARKS.items():
         if start.startswith(mark):
-            wrong = _wrong(path, name, most, tell)
+            wrong = _wrong(path, name, most, on_progress)
             if wrong:
                 raise problem("error.encoding_chosen", file=path.name, encoding=name, position=wrong[0], line=wrong[1])
             return Encoding(name)
-    wrong = _wrong(path, "utf-8", most, tell)
+    wrong = _wrong(path, "utf-8", most, on_progress)
     if not wrong:
-        return Encoding("iso2022_jp", True) if any(shift in start for shift in SHIFTS) and not _wrong(path, "iso2022_jp", most, tell) else Encoding("utf-8")
-    guess = _guess(path, most, wrong[0], tell)
+        return (
+            Encoding("iso2022_jp", True)
+            if any(shift in start for shift in SHIFTS) and not _wrong(path, "iso2022_jp", most, on_progress)
+            else Encoding("utf-8")
+        )
+    guess = _guess(path, most, wrong[0], on_progress)
     if guess is None:
         raise problem("error.encoding", file=path.name, position=wrong[0], line=wrong[1])
     return Encoding(guess, True)
 
 
-def _wrong(path: Path, name: str, most: int, tell: Callable) -> tuple[int, int] | None:
+def _wrong(path: Path, name: str, most: int, on_progress: Callable) -> tuple[int, int] | None:
     """Where a file stops being text in that encoding: (byte, counted from 0, line, counted from 1), or None if it never does."""
     decoder, done, line, size = codecs.getincrementaldecoder(name)(), 0, 1, path.stat().st_size
     with open(path, "rb") as file:
@@ -73,13 +83,13 @@ def _wrong(path: Path, name: str, most: int, tell: Callable) -> tuple[int, int] 
             except UnicodeError as error:  # some codecs raise no UnicodeDecodeError, and so no place
                 at = getattr(error, "start", 0) - kept
                 return done + at, line + chunk.count(b"\n", 0, max(0, at))
-            tell(0, size, "bytes")
+            on_progress(0, size, "bytes")
             if not chunk:
                 return None
             line, done = line + chunk.count(b"\n"), done + len(chunk)
 
 
-def _guess(path: Path, most: int, wrong: int, tell: Callable) -> str | None:
+def _guess(path: Path, most: int, wrong: int, on_progress: Callable) -> str | None:
     """The encoding that reads best from where UTF-8 ends, of those that all bytes can be in."""
     with open(path, "rb") as file:
         file.seek(max(0, wrong - 64))
@@ -93,10 +103,14 @@ def _guess(path: Path, most: int, wrong: int, tell: Callable) -> str | None:
         return None
     scores = {}
     for name in JAPANESE:
-        if not _wrong(path, name, most, tell):
+        if not _wrong(path, name, most, on_progress):
             scores[name] = _japanese(sample.decode(name, "ignore"))
     ascii_share = sum(byte < 0x80 for byte in sample) / len(sample)
-    if ascii_share >= PLAIN and max(scores.values(), default=-1.0) < 0.5 and not _wrong(path, WESTERN, most, tell):
+    if (
+        ascii_share >= PLAIN
+        and max(scores.values(), default=-1.0) < 0.5
+        and not _wrong(path, WESTERN, most, on_progress)
+    ):
         return WESTERN
     best = max(scores, key=scores.get, default=None)
     return best if best is None or scores[best] > 0 else None

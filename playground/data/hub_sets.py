@@ -23,20 +23,24 @@ def read_hub(source: str) -> Reading:
     Asks the hub itself first, so that a dead network is noticed in seconds. Raises PlaygroundError, here or while records are
     read: no hub, no such set, config or split (with those that there are), a connection that broke.
     """
-    from playground.hub import trouble
+    from playground.catalog.hub_status import access_problem
 
     named = ID.fullmatch(source).groupdict()
     repo = named["repo"]
-    reason = trouble(repo, "datasets/")
+    reason = access_problem(repo, "datasets/")
     if reason:
-        raise problem(f"error.data_{reason}", repo=repo, offline=[k for k, e in catalog.data_sets().items() if "file" in e])
+        raise problem(
+            f"error.data_{reason}", repo=repo, offline=[k for k, e in catalog.data_sets().items() if "file" in e]
+        )
     import datasets
 
     if "torch" not in sys.modules:
-        datasets.config.TORCH_AVAILABLE = False  # a stream would import it, only to share a counter with torch's own loaders
+        datasets.config.TORCH_AVAILABLE = (
+            False  # a stream would import it, only to share a counter with torch's own loaders
+        )
     try:
         found = datasets.load_dataset(repo, name=named["config"], streaming=True)
-    except Exception as error:  # noqa: BLE001  datasets, fsspec and the hub's client have no error in common
+    except Exception as error:
         configs = _configs(repo) if isinstance(error, ValueError) else []
         if configs and named["config"] not in configs:
             raise problem("error.data_config", repo=repo, configs=configs[:SHOWN]) from error
@@ -56,7 +60,7 @@ def _records(rows, repo: str) -> Iterator[Record]:
     while True:
         try:
             values = next(stream, None)
-        except Exception as error:  # noqa: BLE001  as above
+        except Exception as error:
             raise _broke(repo, error) from error
         if values is None:
             return
@@ -69,7 +73,7 @@ def _configs(repo: str) -> list[str]:
 
     try:
         return get_dataset_config_names(repo)
-    except Exception:  # noqa: BLE001  then the first error is told
+    except Exception:
         return []
 
 

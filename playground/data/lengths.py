@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from playground.data.batch import Example, batches
+from playground.data.batch import Example, epoch_batches
 from playground.data.source import Row
 from playground.data.template import AT_ONCE, Template
 
@@ -34,39 +34,54 @@ class Lengths:
 
     def examples(self, train_on_prompt: bool = False) -> list[Example]:
         """Stand-ins of the right lengths, for what looks at nothing else."""
-        return [Example(range(size), 0 if train_on_prompt else prompt) for size, prompt in zip(self.rows.tolist(), self.prompts.tolist())]
+        return [
+            Example(range(size), 0 if train_on_prompt else prompt)
+            for size, prompt in zip(self.rows.tolist(), self.prompts.tolist())
+        ]
 
 
-def count(rows: Sequence[Row], template: Template, tell: Callable = lambda *_: None) -> Lengths:
+def count_tokens(rows: Sequence[Row], template: Template, on_progress: Callable = lambda *_: None) -> Lengths:
     """The lengths of all rows, uncut. `tell(done, total, unit)` hears how far it is, and may raise to stop it."""
     prompts, answers = array("i"), array("i")
     for done, (prompt, answer) in enumerate(template.tokens(rows)):
         if done % AT_ONCE == 0:
-            tell(done, len(rows), "rows")
+            on_progress(done, len(rows), "rows")
         prompts.append(len(prompt))
         answers.append(len(answer))
     return Lengths(np.asarray(prompts, np.int32), np.asarray(answers, np.int32), template.encoder)
 
 
-def cut(lengths: Lengths, cutoff: int, train_on_prompt: bool = False) -> dict:
+def cutoff_effect(lengths: Lengths, cutoff: int, train_on_prompt: bool = False) -> dict:
     """What a cutoff does: {"rows", "kept", "left_out", "truncated" (kept rows whose answer loses its end), "lost_share"
     (truncated and left out, of all), "tokens", "trained" (of an epoch), "uncut" (tokens without a cutoff)}."""
     kept, rows = lengths.within(cutoff), len(lengths.prompts)
-    left_out, over = rows - len(kept.prompts), int((lengths.rows > cutoff).sum())  # a row that is left out is over as well: no answer is without its end
+    left_out, over = (
+        rows - len(kept.prompts),
+        int((lengths.rows > cutoff).sum()),
+    )  # a row that is left out is over as well: no answer is without its end
     trained = kept.rows - np.maximum(0 if train_on_prompt else kept.prompts, 1)
     return {
-        "rows": rows, "kept": rows - left_out, "left_out": left_out, "truncated": over - left_out, "lost_share": over / max(1, rows),
-        "tokens": int(kept.rows.sum()), "trained": int(trained.sum()), "uncut": int(lengths.rows.sum()),
-    }  # fmt: skip
+        "rows": rows,
+        "kept": rows - left_out,
+        "left_out": left_out,
+        "truncated": over - left_out,
+        "lost_share": over / max(1, rows),
+        "tokens": int(kept.rows.sum()),
+        "trained": int(trained.sum()),
+        "uncut": int(lengths.rows.sum()),
+    }
 
 
 def padding(kept: Lengths, batch: int, seed: int) -> dict:
     """Tokens of an epoch alone and with the padding of batches of `batch` rows, of like length as a run puts them
     together: {"tokens", "padded", "saved": the share of the padded ones that packing saves}."""
-    made = batches(kept.examples(), batch, seed)
+    made = epoch_batches(kept.examples(), batch, seed)
     tokens = int(kept.rows.sum())
     if kept.encoder:
-        padded = sum(len(rows) * (max(e.trained_from for e in rows) + max(len(e.ids) - e.trained_from for e in rows)) for rows in made)
+        padded = sum(
+            len(rows) * (max(e.trained_from for e in rows) + max(len(e.ids) - e.trained_from for e in rows))
+            for rows in made
+        )
     else:
         padded = sum(len(rows) * max(len(e.ids) for e in rows) for rows in made)
     return {"tokens": tokens, "padded": padded, "saved": 1 - tokens / padded if padded else 0.0}
@@ -82,9 +97,14 @@ def histogram(lengths: Lengths, cutoff: int) -> dict:
     bars = top // width + 1
     places = np.minimum(sizes // width, bars - 1)
     return {
-        "width": width, "counts": np.bincount(places, minlength=bars).tolist(), "over": np.bincount(places[sizes > cutoff], minlength=bars).tolist(),
-        "open": longest >= bars * width, "longest": longest, "median": float(np.median(sizes)), "mean": round(float(sizes.mean()), 2),
-    }  # fmt: skip
+        "width": width,
+        "counts": np.bincount(places, minlength=bars).tolist(),
+        "over": np.bincount(places[sizes > cutoff], minlength=bars).tolist(),
+        "open": longest >= bars * width,
+        "longest": longest,
+        "median": float(np.median(sizes)),
+        "mean": round(float(sizes.mean()), 2),
+    }
 
 
 def _width(least: float) -> int:

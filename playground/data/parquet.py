@@ -9,7 +9,7 @@ MOST_UNPACKED = 400 * 2**20  # bytes of all columns once unpacked, as the file s
 AT_ONCE = 2**29  # bytes unpacked at once
 
 
-def opened(path: Path, most: int) -> tuple[int, Iterator[dict]]:
+def open_parquet(path: Path, most: int) -> tuple[int, Iterator[dict]]:
     """(how many records, the records), read `most` at a time or fewer. Raises PlaygroundError, here or while they are read: no Parquet, too large once unpacked.
 
     A value may stand for many rows, and so a small file for a huge one; but no value is larger than its row group.

@@ -14,21 +14,44 @@ from pathlib import Path
 from typing import NamedTuple
 
 from playground import catalog
-from playground.data import encodings, jsons, parquet
+from playground.data import encodings, json_stream, parquet
 from playground.errors import PlaygroundError, Problem, problem
 
 MOST_BYTES = 100 * 2**20
 BATCH = 1000  # rows of a Parquet file at once
 TOLD = 5  # broken lines in one message
 KINDS = {
-    ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".tab": "tsv",
-    ".parquet": "parquet", ".txt": "text", ".text": "text", ".md": "text",
-}  # fmt: skip
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
+    ".parquet": "parquet",
+    ".txt": "text",
+    ".text": "text",
+    ".md": "text",
+}
 PACKED = {
-    b"PK\x03\x04": "zip", b"PK\x05\x06": "zip", b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"(\xb5/\xfd": "zstd",
-    b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!": "rar",
-}  # fmt: skip
-PACKED_ENDS = {".zip": "zip", ".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd", ".7z": "7z", ".rar": "rar", ".tgz": "gzip"}
+    b"PK\x03\x04": "zip",
+    b"PK\x05\x06": "zip",
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\x00": "xz",
+    b"(\xb5/\xfd": "zstd",
+    b"7z\xbc\xaf\x27\x1c": "7z",
+    b"Rar!": "rar",
+}
+PACKED_ENDS = {
+    ".zip": "zip",
+    ".gz": "gzip",
+    ".bz2": "bzip2",
+    ".xz": "xz",
+    ".zst": "zstd",
+    ".7z": "7z",
+    ".rar": "rar",
+    ".tgz": "gzip",
+}
 
 
 class Record(NamedTuple):
@@ -80,7 +103,7 @@ class Reading:
             raise PlaygroundError(*self.problems)
 
 
-def read_file(path: Path, encoding: str = "auto", look: int = 0, tell: Callable = lambda *_: None) -> Reading:
+def read_file(path: Path, encoding: str = "auto", look: int = 0, on_progress: Callable = lambda *_: None) -> Reading:
     """A file opened; its records are read as they're asked for. `look`: find out the encoding from so many bytes alone.
 
     Raises PlaygroundError, here or while records are read: too large, packed, of no known kind, bytes that aren't text,
@@ -92,25 +115,29 @@ def read_file(path: Path, encoding: str = "auto", look: int = 0, tell: Callable 
     kind = _kind(path)
     reading = Reading(path.name, kind, size)
     if kind == "parquet":
-        reading.total, found = parquet.opened(path, BATCH // 10 if look else BATCH)
+        reading.total, found = parquet.open_parquet(path, BATCH // 10 if look else BATCH)
         reading.records = (Record(number, 0, values) for number, values in enumerate(found, 1))
         return reading
-    reading.encoding = encodings.find(path, encoding, look, tell)
+    reading.encoding = encodings.detect(path, encoding, look, on_progress)
     reading.raw = open(path, "rb")
-    stream = io.TextIOWrapper(reading.raw, encoding=reading.encoding.name, newline="" if kind in ("csv", "tsv") else None)
+    stream = io.TextIOWrapper(
+        reading.raw, encoding=reading.encoding.name, newline="" if kind in ("csv", "tsv") else None
+    )
     if reading.encoding.guessed:
         reading.notes.append(Problem("note.encoding_guessed", {"encoding": reading.encoding.name}))
-    reading.records = _decoded({"jsonl": _json, "json": _json, "csv": _csv, "tsv": _csv, "text": _text}[kind](stream, reading), reading)
+    reading.records = _decoded(
+        {"jsonl": _json, "json": _json, "csv": _csv, "tsv": _csv, "text": _text}[kind](stream, reading), reading
+    )
     return reading
 
 
 def guess_kind(text: str) -> str:
     """What a pasted text is: "json", "jsonl", "csv", "tsv" or "text"."""
     stripped = text.strip().removeprefix("\ufeff").lstrip()
-    if re.match(r'\[\s*[{\]]', stripped):
+    if re.match(r"\[\s*[{\]]", stripped):
         return "json"
     if re.match(r'\{\s*["}]', stripped):
-        return "jsonl" if jsons.lines(stripped) else "json"
+        return "jsonl" if json_stream.is_json_lines(stripped) else "json"
     lines = stripped.splitlines()[:20]
     for kind, delimiter in (("tsv", "\t"), ("csv", ","), ("csv", ";")):
         if _table(lines, delimiter):
@@ -126,7 +153,7 @@ def _table(lines: list[str], delimiter: str) -> bool:
         return False
     if len(rows) < 2 or len(rows[0]) < 2:
         return False
-    header, usual = rows[0], {name for entry in catalog.columns().values() for name in entry["names"]}
+    header, usual = rows[0], {name for entry in catalog.column_names().values() for name in entry["names"]}
     whole = rows[:-1] if len(rows) > 2 else rows  # the last one may be cut
     if any(len(row) != len(header) for row in whole):
         return False
@@ -167,7 +194,12 @@ def _jsonl(stream, reading: Reading) -> Iterator[Record]:
         try:
             found = json.loads(text)
         except (ValueError, RecursionError) as error:
-            reading.broken(Problem("error.json", {"file": reading.name, "line": line, "detail": getattr(error, "msg", str(error))[:160]}))
+            reading.broken(
+                Problem(
+                    "error.json",
+                    {"file": reading.name, "line": line, "detail": getattr(error, "msg", str(error))[:160]},
+                )
+            )
             continue
         if isinstance(found, dict):
             yield Record(number, line, found)
@@ -177,13 +209,19 @@ def _jsonl(stream, reading: Reading) -> Iterator[Record]:
 
 def _json(stream, reading: Reading) -> Iterator[Record]:
     """Records of a JSON file, whatever it's called: a list of objects, an object that holds such a list, one object alone, or one object a line."""
-    start = stream.read(jsons.CHUNK)
+    start = stream.read(json_stream.CHUNK)
     stripped = start.lstrip("\ufeff \t\r\n")
     begins, spread = stripped[:1], stripped.split("\n", 1)[0].strip() == "{"
-    if (reading.kind == "jsonl" and begins != "[" and not spread) or (begins == "{" and jsons.lines(start)):
+    if (reading.kind == "jsonl" and begins != "[" and not spread) or (
+        begins == "{" and json_stream.is_json_lines(start)
+    ):
         yield from _jsonl(_lines(start, stream), reading)
         return
-    found = jsons.elements(start, stream, reading.name) if begins == "[" else _whole(start + stream.read(), reading)
+    found = (
+        json_stream.iter_elements(start, stream, reading.name)
+        if begins == "["
+        else _whole(start + stream.read(), reading)
+    )
     for number, (line, value) in enumerate(found, 1):
         if isinstance(value, dict):
             yield Record(number, line, value)
@@ -202,7 +240,7 @@ def _lines(start: str, stream) -> Iterator[str]:
 
 
 def _whole(text: str, reading: Reading) -> list[tuple[int, object]]:
-    found, others = jsons.wrapped(text, reading.name)
+    found, others = json_stream.parse_wrapped(text, reading.name)
     if others:
         reading.notes.append(Problem("note.other_lists", {"lists": others}))
     return [(0, value) for value in found]
@@ -224,7 +262,9 @@ def _csv(stream, reading: Reading) -> Iterator[Record]:
             fields = next(rows, None)
         except csv.Error as error:
             key = "error.csv_quote" if "end of data" in str(error) else "error.csv"
-            raise PlaygroundError(*reading.problems, Problem(key, {"file": reading.name, "line": line, "detail": str(error)})) from error
+            raise PlaygroundError(
+                *reading.problems, Problem(key, {"file": reading.name, "line": line, "detail": str(error)})
+            ) from error
         if fields is None:
             return
         if not fields:
@@ -255,18 +295,18 @@ def _header(fields: list[str]) -> list[str]:
 
 def _text(stream, reading: Reading) -> Iterator[Record]:
     """A record a paragraph where blank lines part them, else a record a line."""
-    start = stream.read(jsons.CHUNK)
+    start = stream.read(json_stream.CHUNK)
     paragraphs = re.search(r"\n\s*\n", start.strip()) is not None
     reading.notes.append(Problem("note.paragraphs" if paragraphs else "note.lines"))
-    number, begun, held = 0, 0, []
+    number, begun, loaded = 0, 0, []
     for line, text in enumerate(_lines(start, stream), 1):
         text = text.rstrip("\n")
         if text.strip():
             begun = begun or line
-            held.append(text)
-        if held and (not paragraphs or not text.strip()):
+            loaded.append(text)
+        if loaded and (not paragraphs or not text.strip()):
             number += 1
-            yield Record(number, begun, {"text": "\n".join(held)})
-            held, begun = [], 0
-    if held:
-        yield Record(number + 1, begun, {"text": "\n".join(held)})
+            yield Record(number, begun, {"text": "\n".join(loaded)})
+            loaded, begun = [], 0
+    if loaded:
+        yield Record(number + 1, begun, {"text": "\n".join(loaded)})

@@ -6,7 +6,9 @@ import re
 from dataclasses import dataclass, field
 
 VISIBLE = re.compile("[^\\s\u00ad\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
-HIDDEN = re.compile("[\u200b\u200e\u200f\u061c\u202a-\u202e\u2060-\u2069\ufeff]")  # joiners are left out: emoji and some scripts need them
+HIDDEN = re.compile(
+    "[\u200b\u200e\u200f\u061c\u202a-\u202e\u2060-\u2069\ufeff]"
+)  # joiners are left out: emoji and some scripts need them
 
 
 @dataclass(frozen=True)
@@ -27,16 +29,16 @@ class Row:
     number: int = field(default=0, compare=False)
 
 
-class Unfit(Exception):
+class UnusableRecord(Exception):
     """A record that teaches nothing; its text is the reason, as in the words table under `dropped.`."""
 
 
-def visible(text: str) -> bool:
+def has_visible_text(text: str) -> bool:
     """Whether a text holds anything that can be seen."""
     return VISIBLE.search(text) is not None
 
 
-def hidden(text: str) -> bool:
+def has_hidden_characters(text: str) -> bool:
     """Whether a text holds characters of no width, or such as turn the direction of what follows."""
     return not text.isascii() and HIDDEN.search(text) is not None
 
@@ -48,7 +50,9 @@ def text_of(value) -> str:
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
     elif not isinstance(value, str):
-        value = json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, (dict, list, bool)) else str(value)
+        value = (
+            json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, (dict, list, bool)) else str(value)
+        )
     if value.isascii():
         return value
     try:

@@ -11,15 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from playground import ASSETS, catalog
-from playground.data.columns import Columns, choose, names_of, written
+from playground.data.columns import ColumnMapping, column_names_of, format_mapping, resolve_columns
 from playground.data.hub_sets import is_id, read_hub
 from playground.data.readers import KINDS, MOST_BYTES, PACKED_ENDS, Reading, Record, guess_kind, read_file
 from playground.data.row import Row, text_of
-from playground.data.slices import MOST_ROWS, Rows, Slicer
+from playground.data.selection import MOST_ROWS, RowSelector, SelectedRows
 from playground.errors import PlaygroundError, Problem, problem
 from playground.settings import Data
 
-__all__ = ["MOST_BYTES", "Preview", "Row", "Rows", "is_file", "keep_pasted", "preview", "read"]
+__all__ = ["MOST_BYTES", "Preview", "Row", "SelectedRows", "is_file", "preview", "read", "save_pasted"]
 
 HEAD = 100  # records that columns are guessed from
 EVERY = 100  # records between two words on the progress
@@ -44,7 +44,7 @@ class Preview:
     size: int | None
     total: int | None
     found: list[str]
-    columns: Columns | None
+    columns: ColumnMapping | None
     numbers: list[int]
     records: list[dict[str, str]]
     rows: list[Row]
@@ -57,31 +57,33 @@ class Preview:
     whole: bool = False
 
 
-def read(settings: Data, tell: Callable = lambda *_: None) -> Rows:
+def read(settings: Data, on_progress: Callable = lambda *_: None) -> SelectedRows:
     """The chosen slice, its held-out rows kept apart.
 
     Raises PlaygroundError: no such file, too large, broken lines (with their numbers), no known columns (with those found), an
     empty slice, nothing left of it (with counts by reason). `tell(done, total, unit)` hears of the progress, and may raise to stop it.
     """
-    name = short(settings.source)
-    with _open(settings, 0, tell) as reading:
+    name = short_name(settings.source)
+    with _open(settings, 0, on_progress) as reading:
         head, records = _head(reading.records)
         if not head:
             reading.end()
             raise problem("error.no_rows", source=name)
-        slicer = Slicer(settings, choose(settings.columns, [record.values for record in head], name))
-        if reading.kind == "hub" and not settings.last and (reading.total or 0) - settings.first >= MOST_ROWS:
+        slicer = RowSelector(settings, resolve_columns(settings.columns, [record.values for record in head], name))
+        if reading.kind == "hub" and not settings.end_row and (reading.total or 0) - settings.start_row >= MOST_ROWS:
             raise problem("error.large_hub", source=name, rows=reading.total, most=MOST_ROWS)
         for count, record in enumerate(records, 1):
             slicer.add(record)
             if count % EVERY == 0:
-                tell(*_progress(reading, settings, count))
+                on_progress(*_progress(reading, settings, count))
             if reading.kind == "hub" and slicer.past:
                 break  # what isn't asked for isn't downloaded
-        tell(*_progress(reading, settings, count))
+        on_progress(*_progress(reading, settings, count))
     train, held_out = slicer.rows()
     known = reading.total if reading.kind == "hub" and reading.total else slicer.total
-    return Rows(train, held_out, known, dict(slicer.dropped), slicer.where, _notes(reading, slicer), slicer.columns)
+    return SelectedRows(
+        train, held_out, known, dict(slicer.dropped), slicer.where, _notes(reading, slicer), slicer.columns
+    )
 
 
 def preview(settings: Data, rows: int = 20) -> Preview:
@@ -89,7 +91,7 @@ def preview(settings: Data, rows: int = 20) -> Preview:
 
     Raises PlaygroundError where nothing can be read at all; what is wrong with rows or columns is told in the result.
     """
-    name = short(settings.source)
+    name = short_name(settings.source)
     with _open(settings, LOOKED_BYTES) as reading:
         shown, slicer, problems, whole, looked, until = [], None, [], False, 0, time.monotonic() + PATIENCE
         records = _until_broken(reading, problems)
@@ -97,13 +99,13 @@ def preview(settings: Data, rows: int = 20) -> Preview:
         if not head:
             raise PlaygroundError(*problems or problem("error.no_rows", source=name).problems)
         try:
-            slicer = Slicer(settings, choose(settings.columns, [record.values for record in head], name))
+            slicer = RowSelector(settings, resolve_columns(settings.columns, [record.values for record in head], name))
         except PlaygroundError as error:
             problems += error.problems
         for place, record in enumerate(itertools.chain(head, records), 1):
             if slicer:
                 slicer.add(record)
-            if place >= settings.first:
+            if place >= settings.start_row:
                 shown += [record] if len(shown) < rows else []
                 looked += 1
             ahead = reading.raw and reading.done < AHEAD_BYTES and looked < AHEAD
@@ -117,7 +119,7 @@ def preview(settings: Data, rows: int = 20) -> Preview:
         return _previewed(reading, slicer, shown, problems, rows, looked, whole)
 
 
-def keep_pasted(text: str, folder: Path) -> Path:
+def save_pasted(text: str, folder: Path) -> Path:
     """A pasted text as a file in that folder, of the kind that it looks like; the same text is the same file.
 
     Raises PlaygroundError: nothing but blanks, too large.
@@ -148,12 +150,12 @@ def is_remote(source: str) -> bool:
     return "hub" in entry if entry else is_id(source) and not is_file(source)
 
 
-def short(source: str) -> str:
+def short_name(source: str) -> str:
     """What a source is called: a file by its name alone."""
     return Path(source).name if "\\" in source or source.startswith(("/", ".", "~")) else source
 
 
-def _open(settings: Data, look: int, tell: Callable = lambda *_: None) -> Reading:
+def _open(settings: Data, look: int, on_progress: Callable = lambda *_: None) -> Reading:
     source = settings.source
     entry = catalog.data_sets().get(source)
     if entry and "file" in entry:
@@ -161,9 +163,9 @@ def _open(settings: Data, look: int, tell: Callable = lambda *_: None) -> Readin
     if entry:
         return read_hub(entry["hub"])
     if is_file(source):
-        return read_file(Path(source).expanduser(), settings.encoding, look, tell)
+        return read_file(Path(source).expanduser(), settings.encoding, look, on_progress)
     if Path(source).is_absolute() or not is_id(source) or Path(source).suffix.lower() in ENDS:
-        raise problem("error.no_file", source=short(source))
+        raise problem("error.no_file", source=short_name(source))
     return read_hub(source)
 
 
@@ -176,16 +178,22 @@ def _progress(reading: Reading, settings: Data, count: int) -> tuple[int, int, s
     """(done, of how many, unit): bytes of a file, else records."""
     if reading.raw:
         return reading.done, reading.size, "bytes"
-    total = max(count, reading.total or settings.last)
-    return count, min(total, settings.last or total) if reading.kind == "hub" else total, "rows"
+    total = max(count, reading.total or settings.end_row)
+    return count, min(total, settings.end_row or total) if reading.kind == "hub" else total, "rows"
 
 
-def _notes(reading: Reading, slicer: Slicer | None) -> list[Problem]:
+def _notes(reading: Reading, slicer: RowSelector | None) -> list[Problem]:
     """What was guessed, and what is odd about the rows."""
     if slicer is None:
         return reading.notes
-    guessed = {part: name for part, name in slicer.columns.names.items() if part in slicer.columns.guessed and part != name}
-    return reading.notes + ([Problem("note.columns_guessed", {"columns": written(guessed)})] if guessed else []) + slicer.notes()
+    guessed = {
+        part: name for part, name in slicer.columns.names.items() if part in slicer.columns.guessed and part != name
+    }
+    return (
+        reading.notes
+        + ([Problem("note.columns_guessed", {"columns": format_mapping(guessed)})] if guessed else [])
+        + slicer.notes()
+    )
 
 
 def _until_broken(reading: Reading, problems: list[Problem]) -> Iterator[Record]:
@@ -196,11 +204,11 @@ def _until_broken(reading: Reading, problems: list[Problem]) -> Iterator[Record]
         problems += error.problems
 
 
-def _enough(slicer: Slicer | None, shown: list[Record], rows: int) -> bool:
+def _enough(slicer: RowSelector | None, shown: list[Record], rows: int) -> bool:
     return len(shown) >= rows and (slicer is None or len(slicer.kept) >= rows)
 
 
-def _why_nothing(slicer: Slicer) -> list[Problem]:
+def _why_nothing(slicer: RowSelector) -> list[Problem]:
     try:
         slicer.rows()
     except PlaygroundError as error:
@@ -208,14 +216,32 @@ def _why_nothing(slicer: Slicer) -> list[Problem]:
     return []
 
 
-def _previewed(reading: Reading, slicer: Slicer | None, shown: list[Record], problems: list[Problem], rows: int, looked: int, whole: bool) -> Preview:
+def _previewed(
+    reading: Reading,
+    slicer: RowSelector | None,
+    shown: list[Record],
+    problems: list[Problem],
+    rows: int,
+    looked: int,
+    whole: bool,
+) -> Preview:
     values = [record.values for record in shown]
     return Preview(
-        reading.kind, reading.encoding.name if reading.encoding else "", bool(reading.encoding and reading.encoding.guessed),
-        reading.size or None, reading.total if reading.total is not None else slicer.total if whole and slicer else None,
-        names_of(values), slicer.columns if slicer else None, [record.number for record in shown],
+        reading.kind,
+        reading.encoding.name if reading.encoding else "",
+        bool(reading.encoding and reading.encoding.guessed),
+        reading.size or None,
+        reading.total if reading.total is not None else slicer.total if whole and slicer else None,
+        column_names_of(values),
+        slicer.columns if slicer else None,
+        [record.number for record in shown],
         [{name: text_of(value)[:CUT] for name, value in record.items()} for record in values],
-        slicer.kept[:rows] if slicer else [], [name for name, _ in slicer.categories.most_common() if name] if slicer else [],
-        dict(slicer.dropped) if slicer else {}, dict(slicer.where) if slicer else {}, _notes(reading, slicer),
-        problems, looked, whole,
-    )  # fmt: skip
+        slicer.kept[:rows] if slicer else [],
+        [name for name, _ in slicer.categories.most_common() if name] if slicer else [],
+        dict(slicer.dropped) if slicer else {},
+        dict(slicer.where) if slicer else {},
+        _notes(reading, slicer),
+        problems,
+        looked,
+        whole,
+    )

@@ -7,12 +7,11 @@ from functools import cached_property
 
 from transformers import PreTrainedTokenizerBase
 
-from playground import forms
 from playground.data.source import Row
 from playground.errors import PlaygroundError, Problem, problem
-from playground.model.load import Loaded
-from playground.model.tokenizer import learned
-from playground.settings import check
+from playground.model.load import LoadedModel
+from playground.model.tokenizer import is_trained_token
+from playground.settings import prompt_format, raise_all
 
 # The prompt format of Stanford Alpaca (Taori et al. 2023), which alpaca-lora and the talk's recipe train on.
 ALPACA_INPUT = (
@@ -27,7 +26,11 @@ ALPACA = (
 # The talk's own, with a mark where the answer begins.
 TALK_INPUT = "指示: {instruction} 入力: {input}\n回答: "
 TALK = "指示: {instruction}\n回答: "
-PLAIN = {"alpaca": (ALPACA, ALPACA_INPUT, "\n\n"), "talk": (TALK, TALK_INPUT, "\n"), "text": ("{instruction}", "{instruction}", "\n")}
+PLAIN = {
+    "alpaca": (ALPACA, ALPACA_INPUT, "\n\n"),
+    "talk": (TALK, TALK_INPUT, "\n"),
+    "text": ("{instruction}", "{instruction}", "\n"),
+}
 KANA = re.compile(r"[\u3040-\u30ff]")
 AT_ONCE = 256  # texts of one call of a tokenizer
 
@@ -66,9 +69,13 @@ class Template:
 
         Raises PlaygroundError where the model's own template can't write it.
         """
-        return self._chat(turns, system) if self.name == "chat" else "".join(text for _, text in self._plain(turns, system))
+        return (
+            self._chat(turns, system)
+            if self.name == "chat"
+            else "".join(text for _, text in self._plain(turns, system))
+        )
 
-    def parts(self, turns: Sequence[Turn], system: str = "") -> list[forms.Part]:
+    def parts(self, turns: Sequence[Turn], system: str = "") -> list[prompt_format.Part]:
         """The prompt in pieces: ("template", what this template puts there) or ("content", what it was given)."""
         return self._chat_parts(turns, system) if self.name == "chat" else self._plain(turns, system)
 
@@ -93,7 +100,10 @@ class Template:
             prompts = iter(self._prompts([self.prompt(turns(row), row.system) for row in asking]))
             answers = self._encoded([row.output for row in part], self.encoder)
             for row, answer in zip(part, answers):
-                yield next(prompts) if self.asks(row) else list(self.beginning), self._without_end(answer) + self.closing
+                yield (
+                    next(prompts) if self.asks(row) else list(self.beginning),
+                    self._without_end(answer) + self.closing,
+                )
 
     @cached_property
     def beginning(self) -> list[int]:
@@ -103,12 +113,16 @@ class Template:
     @cached_property
     def closing(self) -> list[int]:
         """The tokens that close an answer: what an own template puts there, and the end."""
-        return self._encoded([self.written.closing], False)[0] + self.end_ids() if self.name == "own" else self.end_ids()
+        return (
+            self._encoded([self.written.closing], False)[0] + self.end_ids()
+            if self.name == "custom"
+            else self.end_ids()
+        )
 
     @cached_property
-    def written(self) -> forms.Form:
+    def written(self) -> prompt_format.PromptFormat:
         """The own template, read."""
-        return forms.read(self.form)
+        return prompt_format.parse_format(self.form)
 
     def end_ids(self) -> list[int]:
         """The tokens that end an answer: the chat template's end of turn, else the end-of-text token."""
@@ -123,7 +137,7 @@ class Template:
 
     def answer(self, text: str) -> str:
         """What was answered, without what an own template closes it with."""
-        closing = self.written.closing.strip() if self.name == "own" else ""
+        closing = self.written.closing.strip() if self.name == "custom" else ""
         return text.rstrip().removesuffix(closing) if closing and text.rstrip().endswith(closing) else text
 
     def _prompts(self, texts: list[str]) -> list[list[int]]:
@@ -133,20 +147,24 @@ class Template:
     def _encoded(self, texts: list[str], special: bool) -> list[list[int]]:
         if not texts:
             return []
-        return self.tokenizer(texts, add_special_tokens=special, verbose=False, return_attention_mask=False, return_token_type_ids=False)["input_ids"]
+        return self.tokenizer(
+            texts, add_special_tokens=special, verbose=False, return_attention_mask=False, return_token_type_ids=False
+        )["input_ids"]
 
     def _without_end(self, ids: list[int]) -> list[int]:
         return ids[:-1] if ids and ids[-1] == self.tokenizer.eos_token_id else ids
 
-    def _plain(self, turns: Sequence[Turn], system: str) -> list[forms.Part]:
-        parts: list[forms.Part] = []
+    def _plain(self, turns: Sequence[Turn], system: str) -> list[prompt_format.Part]:
+        parts: list[prompt_format.Part] = []
         for number, turn in enumerate(turns):
             used = self._form(turn)
             parts += [("template", self._gap)] if number else []
             given = {"instruction": turn.instruction, "input": turn.input, "system": "" if number else system}
             for name, first in (("input", False), ("system", True)):
                 if name not in used.names and given[name]:
-                    given["instruction"] = "\n\n".join((given[name], given["instruction"]) if first else (given["instruction"], given[name]))
+                    given["instruction"] = "\n\n".join(
+                        (given[name], given["instruction"]) if first else (given["instruction"], given[name])
+                    )
             parts += used.asked(given)
             if turn.answer is not None:
                 parts += [("content", turn.answer), ("template", used.closing)]
@@ -154,10 +172,14 @@ class Template:
 
     @property
     def _gap(self) -> str:
-        return "\n" if self.name == "own" else PLAIN[self.name][2]
+        return "\n" if self.name == "custom" else PLAIN[self.name][2]
 
-    def _form(self, turn: Turn) -> forms.Form:
-        return self.written if self.name == "own" else forms.read(PLAIN[self.name][bool(turn.input)] + "{answer}")
+    def _form(self, turn: Turn) -> prompt_format.PromptFormat:
+        return (
+            self.written
+            if self.name == "custom"
+            else prompt_format.parse_format(PLAIN[self.name][bool(turn.input)] + "{answer}")
+        )
 
     def _messages(self, turns: Sequence[Turn], system: str) -> list[dict]:
         messages = [{"role": "system", "content": system}] if system and self._has_system else []
@@ -181,7 +203,7 @@ class Template:
     def _chat(self, turns: Sequence[Turn], system: str = "") -> str:
         return self._rendered(self._messages(turns, system))
 
-    def _chat_parts(self, turns: Sequence[Turn], system: str) -> list[forms.Part]:
+    def _chat_parts(self, turns: Sequence[Turn], system: str) -> list[prompt_format.Part]:
         """The same in pieces, found by writing marks in the place of what was said; in one piece where that tells nothing."""
         messages, whole = self._messages(turns, system), self._chat(turns, system)
         marks = [f"\ue000{number}\ue001" for number in range(len(messages))]
@@ -189,7 +211,14 @@ class Template:
         parts, at = [], 0
         for message, mark in zip(messages, marks):
             before, found, frame = frame.partition(mark)
-            said = next((text for text in (message["content"], message["content"].strip()) if whole.startswith(before + text, at)), None)
+            said = next(
+                (
+                    text
+                    for text in (message["content"], message["content"].strip())
+                    if whole.startswith(before + text, at)
+                ),
+                None,
+            )
             if not found or said is None:
                 return [("content", whole)]
             parts += [("template", before), ("content", said)]
@@ -198,12 +227,16 @@ class Template:
 
     def _rendered(self, messages: list[dict]) -> str:
         try:
-            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=messages[-1]["role"] != "assistant")
+            return self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=messages[-1]["role"] != "assistant"
+            )
         except Exception as error:  # a template is a program of its author's, and may raise anything
             raise problem("error.chat_template", detail=str(error).split("\n")[0][:160]) from error
 
 
-def choose(wanted: str, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], encoder: bool = False, own: str = "") -> Template:
+def choose_template(
+    wanted: str, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], encoder: bool = False, own: str = ""
+) -> Template:
     """The template asked for. "auto" is text alone where there are no questions, else the model's own chat template where it
     works, else the talk's for Japanese, else Alpaca's.
 
@@ -213,20 +246,26 @@ def choose(wanted: str, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
     """
     if wanted == "chat" and not tokenizer.chat_template:
         raise problem("error.no_chat_template")
-    if wanted == "own":
-        check([Problem(key, values) for key, values in forms.problems(own)])
-        return Template("own", tokenizer, encoder, form=own)
+    if wanted == "custom":
+        raise_all([Problem(key, values) for key, values in prompt_format.problems(own)])
+        return Template("custom", tokenizer, encoder, form=own)
     if wanted == "auto" and len(texts) and not any(text.strip() for text in texts):
         wanted = "text"
     if wanted == "auto":
         japanese = any(KANA.search(text) for text in texts[:50])
-        wanted = "chat" if tokenizer.chat_template and not trouble_in_chat(tokenizer) else "talk" if japanese else "alpaca"
+        wanted = (
+            "chat"
+            if tokenizer.chat_template and not chat_template_problem(tokenizer)
+            else "talk"
+            if japanese
+            else "alpaca"
+        )
     if wanted == "text" and encoder:
         raise problem("error.text_encoder")
     return Template(wanted, tokenizer, encoder)
 
 
-def trouble_in_chat(tokenizer: PreTrainedTokenizerBase) -> str | None:
+def chat_template_problem(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """Why the model's own chat template can't be used, or None: it raises, or loses what it is given."""
     try:
         written = Template("chat", tokenizer).prompt([Turn("Q1", "A1"), Turn("Q2")])
@@ -236,14 +275,22 @@ def trouble_in_chat(tokenizer: PreTrainedTokenizerBase) -> str | None:
     return f"{', '.join(lost)} lost" if lost else None
 
 
-def choose_for(held: Loaded, wanted: str, texts: Sequence[str], own: str = "") -> tuple[Template, list[dict]]:
+def choose_template_for(
+    loaded: LoadedModel, wanted: str, texts: Sequence[str], own: str = ""
+) -> tuple[Template, list[dict]]:
     """`choose` for a model in memory, and what is to be said of it as `note` events."""
-    template = choose(wanted, held.tokenizer, texts, held.model.config.is_encoder_decoder, own)
+    template = choose_template(wanted, loaded.tokenizer, texts, loaded.model.config.is_encoder_decoder, own)
     if template.name == "chat":
         [end, *_] = template.end_ids()
-        if held.tokenizer.eos_token_id in (None, end) or learned(held.model, end):
+        if loaded.tokenizer.eos_token_id in (None, end) or is_trained_token(loaded.model, end):
             return template, []
-        names = {"end": held.tokenizer.convert_ids_to_tokens(end), "instead": held.tokenizer.eos_token}
+        names = {"end": loaded.tokenizer.convert_ids_to_tokens(end), "instead": loaded.tokenizer.eos_token}
         return replace(template, plain_end=True), [{"kind": "note", "key": "note.end_never_learned", "values": names}]
-    trouble = trouble_in_chat(held.tokenizer) if wanted == "auto" and template.name != "text" and held.tokenizer.chat_template else None
-    return template, [{"kind": "note", "key": "note.chat_template_broken", "values": {"detail": trouble, "template": template.name}}] if trouble else []
+    trouble = (
+        chat_template_problem(loaded.tokenizer)
+        if wanted == "auto" and template.name != "text" and loaded.tokenizer.chat_template
+        else None
+    )
+    return template, [
+        {"kind": "note", "key": "note.chat_template_broken", "values": {"detail": trouble, "template": template.name}}
+    ] if trouble else []

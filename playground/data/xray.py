@@ -45,24 +45,47 @@ def xray(row: Row, template: Template, length: int, train_on_prompt: bool = Fals
     left_out = len(prompt) >= length
     kept = 0 if left_out else min(len(found), length)
     first = max(0 if train_on_prompt else len(prompt), 1)
-    found = [replace(token, state="truncated" if at >= kept else "trained" if at >= first else "masked") for at, token in enumerate(found)]
+    found = [
+        replace(token, state="truncated" if at >= kept else "trained" if at >= first else "masked")
+        for at, token in enumerate(found)
+    ]
     return {
-        "template": template.name, "encoder": template.encoder, "length": length, "tokens": [_told(token) for token in found[:SHOWN]],
-        "more": max(0, len(found) - SHOWN), "total": len(found), "kept": kept, "trained_from": 0 if train_on_prompt else len(prompt),
-        "left_out": left_out, "end": "there" if kept == len(found) else "cut",
+        "template": template.name,
+        "encoder": template.encoder,
+        "length": length,
+        "tokens": [_told(token) for token in found[:SHOWN]],
+        "more": max(0, len(found) - SHOWN),
+        "total": len(found),
+        "kept": kept,
+        "trained_from": 0 if train_on_prompt else len(prompt),
+        "left_out": left_out,
+        "end": "there" if kept == len(found) else "cut",
         "states": {state: sum(token.state == state for token in found) for state in ("trained", "masked", "truncated")},
-        "kinds": {kind: sum(token.kind == kind for token in found) for kind in ("template", "content", "answer", "end", "special")},
+        "kinds": {
+            kind: sum(token.kind == kind for token in found)
+            for kind in ("template", "content", "answer", "end", "special")
+        },
         "rates": _rates(asked, row.output, found),
-    }  # fmt: skip
+    }
 
 
 def _told(token: Token) -> dict:
-    return {"id": token.id, "kind": token.kind, "state": token.state, "text": token.text, "part": token.part, "parts": token.parts, "was": token.was}
+    return {
+        "id": token.id,
+        "kind": token.kind,
+        "state": token.state,
+        "text": token.text,
+        "part": token.part,
+        "parts": token.parts,
+        "was": token.was,
+    }
 
 
 def _rates(asked: Sequence[tuple[str, str]], answer: str, found: Sequence[Token]) -> dict[str, float]:
     """Characters a token, of what the template brings, of what was asked and of the answer, and of all three."""
-    written = {kind: sum(len(text) for part, text in asked if part == kind) for kind in ("template", "content")} | {"answer": len(answer)}
+    written = {kind: sum(len(text) for part, text in asked if part == kind) for kind in ("template", "content")} | {
+        "answer": len(answer)
+    }
     tokens = {kind: sum(token.kind == kind for token in found) for kind in written}
     rates = {kind: written[kind] / tokens[kind] for kind in written if tokens[kind]}
     if any(tokens.values()):
@@ -74,7 +97,7 @@ def _answered(template: Template, text: str, ids: Sequence[int]) -> Iterator[Tok
     """An answer's tokens and those that close it."""
     closing = len(template.closing)
     yield from _tokens(template, [("answer", text)], ids[:-closing], template.encoder)
-    if template.name == "own":
+    if template.name == "custom":
         yield from _tokens(template, [("end", template.written.closing)], ids[-closing:-1], False)
     yield Token(ids[-1], "end", template.tokenizer.convert_ids_to_tokens(ids[-1]))
 
@@ -93,13 +116,19 @@ def _tokens(template: Template, parts: Sequence[tuple[str, str]], ids: Sequence[
         written, seen = text[begin:end], tokenizer.decode([id for id, _ in group], clean_up_tokenization_spaces=False)
         was = None if seen.strip() == written.strip() or "\ufffd" in seen else written
         for part, (id, span) in enumerate(group, 1):
-            yield Token(id, kinds[min(end, len(kinds)) - 1], written if was is None else seen, span, part, len(group), was)
+            yield Token(
+                id, kinds[min(end, len(kinds)) - 1], written if was is None else seen, span, part, len(group), was
+            )
 
 
 def _special(tokenizer) -> set[int]:
     """The ids that stand for no text; one for what isn't known does, unless it has another office."""
-    named = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special} | set(tokenizer.all_special_ids)
-    return named - {tokenizer.unk_token_id} | ({tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id} - {None})
+    named = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special} | set(
+        tokenizer.all_special_ids
+    )
+    return named - {tokenizer.unk_token_id} | (
+        {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id} - {None}
+    )
 
 
 def _spans(tokenizer, text: str, ids: Sequence[int], special: bool) -> list[tuple[int, int]]:
@@ -108,7 +137,9 @@ def _spans(tokenizer, text: str, ids: Sequence[int], special: bool) -> list[tupl
     Tokenizers that are written in Python can't tell: there, tokens are read back until they make characters that come next.
     """
     if tokenizer.is_fast:
-        return tokenizer(text, add_special_tokens=special, return_offsets_mapping=True, verbose=False)["offset_mapping"][: len(ids)]
+        return tokenizer(text, add_special_tokens=special, return_offsets_mapping=True, verbose=False)[
+            "offset_mapping"
+        ][: len(ids)]
     spans, at, named = [], 0, _special(tokenizer)
     while len(spans) < len(ids):
         begin = len(spans)

@@ -12,17 +12,21 @@ PERIOD = 0.1
 SCARCE = 2**28  # bytes free of the whole machine
 
 
-def reading() -> dict[str, int]:
+def read_memory() -> dict[str, int]:
     """Resident memory of this process; where CUDA is in use also what torch allocated and reserved, and the card's use."""
     now = {"rss": psutil.Process().memory_info().rss}
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         free, total = torch.cuda.mem_get_info()
-        now |= {"allocated": torch.cuda.memory_allocated(), "reserved": torch.cuda.memory_reserved(), "device": total - free}
+        now |= {
+            "allocated": torch.cuda.memory_allocated(),
+            "reserved": torch.cuda.memory_reserved(),
+            "device_used": total - free,
+        }
     return now
 
 
-def capacity() -> int:
+def main_memory_capacity() -> int:
     """Bytes of main memory that this process may use: the machine's, or its container's limit where that is less."""
     total = psutil.virtual_memory().total
     for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
@@ -33,7 +37,7 @@ def capacity() -> int:
     return total
 
 
-def ran_out(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out.
 
     oneDNN says of everything only that it "could not create a primitive"; where this process may address only so much, as
@@ -41,7 +45,9 @@ def ran_out(error: BaseException) -> bool:
     """
     if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
         return True
-    return "could not create a primitive" in str(error) and (_held_to_a_limit() or psutil.virtual_memory().available < SCARCE)
+    return "could not create a primitive" in str(error) and (
+        _held_to_a_limit() or psutil.virtual_memory().available < SCARCE
+    )
 
 
 def _held_to_a_limit() -> bool:
@@ -59,7 +65,7 @@ def hardware(device: str) -> dict:
 
         card = torch.cuda.get_device_properties(torch.cuda.current_device())
         return {"device": "cuda", "name": card.name, "capacity": card.total_memory, "cores": os.cpu_count()}
-    return {"device": "cpu", "name": _processor(), "capacity": capacity(), "cores": os.cpu_count()}
+    return {"device": "cpu", "name": _processor(), "capacity": main_memory_capacity(), "cores": os.cpu_count()}
 
 
 class Meter:
@@ -81,7 +87,7 @@ class Meter:
 
     def take(self) -> None:
         """One reading now."""
-        now = reading()
+        now = read_memory()
         for kind, size in now.items():
             self.peak[kind] = max(size, self.peak.get(kind, 0))
         self._sink(now)

@@ -1,1 +1,4 @@
-"""Models: where they come from, how they are loaded, what is added to them."""
+"""Model: fetch, check, load, quantize, adapt and save models and tokenizers.
+
+May import: memory, settings, catalog, background and below.
+"""

@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from playground.errors import problem
 from playground.settings import Lora
 
-TUNED = "default"  # PEFT's name for a first adapter; its folder then loads with plain PeftModel.from_pretrained
+ADAPTER_NAME = "default"  # PEFT's name for a first adapter; its folder then loads with plain PeftModel.from_pretrained
 
 
 def linear_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
@@ -25,14 +25,18 @@ def linear_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
     layers: there LoRA adapts the attention, and whatever else is a layer of its own, and the experts stay as they are.
     """
     head = model.get_output_embeddings()
-    return {name: m for name, m in model.named_modules() if isinstance(m, (nn.Linear, Conv1D)) and m is not head and not _routes(name)}
+    return {
+        name: m
+        for name, m in model.named_modules()
+        if isinstance(m, (nn.Linear, Conv1D)) and m is not head and not _routes(name)
+    }
 
 
 def _routes(name: str) -> bool:
     return "router" in name or name.rsplit(".", 1)[-1] in ("gate", "shared_expert_gate")
 
 
-def targets(model: PreTrainedModel, wanted: str, last: int = 0) -> list[str]:
+def resolve_target_modules(model: PreTrainedModel, wanted: str, last: int = 0) -> list[str]:
     """The names that PEFT is to adapt, each the shortest ending that fits no other module.
 
     wanted: "attention", "all-linear", or names typed with commas; last: only those of so many layers at the end (0: of
@@ -44,7 +48,9 @@ def targets(model: PreTrainedModel, wanted: str, last: int = 0) -> list[str]:
     if wanted == "all-linear":
         chosen = layers
     elif wanted == "attention":
-        chosen = [n for n in layers if any("attn" in p.lower() or "attention" in p.lower() for p in n.split(".")[:-1])] or layers
+        chosen = [
+            n for n in layers if any("attn" in p.lower() or "attention" in p.lower() for p in n.split(".")[:-1])
+        ] or layers
     else:
         typed = [name.strip() for name in wanted.split(",") if name.strip()]
         missing = [name for name in typed if not any(_ends_with(full, name) for full in layers)]
@@ -74,19 +80,23 @@ def add_lora(model: PreTrainedModel, settings: Lora, dtype: torch.dtype, seed: i
     The adapter computes in its layer's own type: PEFT's default (float32) copies every input of every adapted layer.
     """
     config = LoraConfig(
-        r=settings.r, lora_alpha=settings.alpha, lora_dropout=settings.dropout,
-        target_modules=targets(model, settings.targets, settings.layers), use_rslora=settings.rslora, use_dora=settings.dora,
+        r=settings.r,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=resolve_target_modules(model, settings.target_modules, settings.layers),
+        use_rslora=settings.use_rslora,
+        use_dora=settings.use_dora,
         task_type="SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM",
-    )  # fmt: skip
+    )
     torch.manual_seed(seed)
-    tuned = get_peft_model(model, config, adapter_name=TUNED, autocast_adapter_dtype=False)
+    tuned = get_peft_model(model, config, adapter_name=ADAPTER_NAME, autocast_adapter_dtype=False)
     return _in_type(tuned, dtype)
 
 
-def read_lora(model: PreTrainedModel, folder: Path, dtype: torch.dtype) -> PeftModel:
+def load_lora(model: PreTrainedModel, folder: Path, dtype: torch.dtype) -> PeftModel:
     """The model with the adapter of `folder`. Raises PlaygroundError where it can't be read or doesn't fit."""
     try:
-        tuned = PeftModel.from_pretrained(model, folder, adapter_name=TUNED, autocast_adapter_dtype=False)
+        tuned = PeftModel.from_pretrained(model, folder, adapter_name=ADAPTER_NAME, autocast_adapter_dtype=False)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise problem("error.adapter", path=folder.parent.name, detail=str(error).split("\n")[0][:200]) from error
     tuned.eval()

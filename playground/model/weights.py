@@ -87,14 +87,30 @@ def check_fit(folder: Path, missing: Sequence[str], mismatched: Sequence[tuple])
     wrong = []
     if mismatched:
         name, stored, wanted = min(mismatched)
-        wrong.append(Problem("error.mismatched", {"path": folder.name, "count": len(mismatched), "name": name, "stored": _shape(stored), "wanted": _shape(wanted)}))
+        wrong.append(
+            Problem(
+                "error.mismatched",
+                {
+                    "path": folder.name,
+                    "count": len(mismatched),
+                    "name": name,
+                    "stored": _shape(stored),
+                    "wanted": _shape(wanted),
+                },
+            )
+        )
     if missing:
-        wrong.append(Problem("error.tensors_missing", {"path": folder.name, "count": len(missing), "missing": sorted(missing)[:SHOWN]}))
+        wrong.append(
+            Problem(
+                "error.tensors_missing",
+                {"path": folder.name, "count": len(missing), "missing": sorted(missing)[:SHOWN]},
+            )
+        )
     if wrong:
         raise PlaygroundError(*wrong)
 
 
-def as_stored(config, load: Load) -> Load:
+def with_stored_quantization(config, load: Load) -> Load:
     """The settings under which weights that are quantized already can be loaded: as they are, or not at all.
 
     Raises PlaygroundError for another bit width than the stored one, and for formats that only other libraries read.
@@ -110,9 +126,15 @@ def as_stored(config, load: Load) -> Load:
     bits = 4 if stored.get("load_in_4bit") else 8
     if load.bits != bits:
         raise problem("error.stored_bits", stored=bits, bits=load.bits)
-    return replace(
-        load, quant_type=stored.get("bnb_4bit_quant_type", load.quant_type), double_quant=bool(stored.get("bnb_4bit_use_double_quant", False)),
-    ) if bits == 4 else load  # fmt: skip
+    return (
+        replace(
+            load,
+            quant_type=stored.get("bnb_4bit_quant_type", load.quant_type),
+            double_quant=bool(stored.get("bnb_4bit_use_double_quant", False)),
+        )
+        if bits == 4
+        else load
+    )
 
 
 def _shape(sizes: Sequence[int]) -> str:

@@ -1,1 +1,4 @@
-"""Training: the loop and its loss."""
+"""Train: the fine-tuning loop and everything that makes it use less memory.
+
+May import: data, model, memory and below.
+"""

@@ -9,7 +9,7 @@ import torch
 
 from playground.data.batch import Example
 from playground.errors import problem
-from playground.train.layers import Dial
+from playground.train.checkpointing import CheckpointPolicy
 from playground.train.loop import Trainer
 
 NAME = "checkpoint.pt"
@@ -18,10 +18,14 @@ NAME = "checkpoint.pt"
 def save(trainer: Trainer, examples: Sequence[Example], path: Path) -> None:
     """Write step, optimizer, random state and the dial, whole or not at all."""
     state = {
-        "step": trainer.step, "tokens": trainer.tokens, "lesson": _lesson(examples), "dial": (trainer.plan.dial.checkpointing, trainer.plan.dial.tokens),
-        "optimizer": trainer.optimizer.state(), "random": torch.get_rng_state(),
-        "random_cuda": torch.cuda.get_rng_state_all() if trainer.feed.device == "cuda" else [],
-    }  # fmt: skip
+        "step": trainer.step,
+        "tokens": trainer.tokens,
+        "lesson": _lesson(examples),
+        "dial": (trainer.plan.policy.checkpointing, trainer.plan.policy.tokens),
+        "optimizer": trainer.optimizer.state(),
+        "random": torch.get_rng_state(),
+        "random_cuda": torch.cuda.get_rng_state_all() if trainer.batcher.device == "cuda" else [],
+    }
     fresh = path.with_suffix(".partial")
     try:
         torch.save(state, fresh)
@@ -38,9 +42,9 @@ def restore(trainer: Trainer, examples: Sequence[Example], path: Path) -> None:
             raise ValueError("the rows are not the same any more")
         trainer.optimizer.load_state(state["optimizer"])
         trainer.step, trainer.tokens = state["step"], state["tokens"]
-        trainer.plan.dial = Dial(*state["dial"])  # another one would round differently
+        trainer.plan.policy = CheckpointPolicy(*state["dial"])  # another one would round differently
         torch.set_rng_state(state["random"])
-        if state["random_cuda"] and trainer.feed.device == "cuda":
+        if state["random_cuda"] and trainer.batcher.device == "cuda":
             torch.cuda.set_rng_state_all(state["random_cuda"][: torch.cuda.device_count()])
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError) as error:
         raise problem("error.checkpoint", run=path.parent.name, detail=str(error).split("\n")[0][:200]) from error

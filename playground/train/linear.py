@@ -19,10 +19,10 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from playground.train import operators
+from playground.train import quantized_ops
 
 
-def frozen(layer: nn.Module) -> tuple[Tensor, str, list[Tensor], int, int, int, int]:
+def frozen_weight(layer: nn.Module) -> tuple[Tensor, str, list[Tensor], int, int, int, int]:
     """A layer's weight as it lies in memory, and what `operators.dense` needs to read it.
 
     That is its kind, constants, the block sizes of 4-bit weights and of their constants, out and in. Kinds: dense; int8
@@ -32,9 +32,23 @@ def frozen(layer: nn.Module) -> tuple[Tensor, str, list[Tensor], int, int, int, 
         state = layer.weight.quant_state
         inner = state.state2
         constants = [state.absmax] if inner is None else [state.absmax, inner.code, inner.absmax, state.offset]
-        return layer.weight.data, state.quant_type, constants, state.blocksize, inner.blocksize if inner else 0, *state.shape
+        return (
+            layer.weight.data,
+            state.quant_type,
+            constants,
+            state.blocksize,
+            inner.blocksize if inner else 0,
+            *state.shape,
+        )
     if isinstance(layer, Linear8bitLt):
-        return layer.weight.data, "int8", [layer.state.SCB if layer.state.SCB is not None else layer.weight.SCB], 0, 0, *layer.weight.shape
+        return (
+            layer.weight.data,
+            "int8",
+            [layer.state.SCB if layer.state.SCB is not None else layer.weight.SCB],
+            0,
+            0,
+            *layer.weight.shape,
+        )
     weight = layer.weight.T if isinstance(layer, Conv1D) else layer.weight
     return weight, "dense", [], 0, 0, *weight.shape
 
@@ -43,11 +57,11 @@ class _Plain(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, read, bias):
         ctx.read = read
-        return operators.product(x, *read, bias)
+        return quantized_ops.product(x, *read, bias)
 
     @staticmethod
     def backward(ctx, upstream):
-        return operators.product_backward(upstream, *ctx.read), None, None
+        return quantized_ops.product_backward(upstream, *ctx.read), None, None
 
 
 class _Low(torch.autograd.Function):
@@ -74,14 +88,16 @@ class _Adapted(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, read, bias, low, a, b, scale, keeper):
         ctx.read, ctx.factors, ctx.keeper = read, (a, b, scale), keeper
-        return operators.adapted(x, *read, bias, low, a, b, scale)
+        return quantized_ops.adapted(x, *read, bias, low, a, b, scale)
 
     @staticmethod
     def backward(ctx, upstream):
         (a, b, scale), (x, low) = ctx.factors, ctx.keeper.pop().saved_tensors
-        below, for_a, for_b = operators.adapter_backward(upstream, x, low, b, scale)
+        below, for_a, for_b = quantized_ops.adapter_backward(upstream, x, low, b, scale)
         del x, low  # where they were computed again, this makes room for what comes
-        for_x = operators.product_backward(upstream, *ctx.read).addmm_(below, a) if ctx.needs_input_grad[0] else None
+        for_x = (
+            quantized_ops.product_backward(upstream, *ctx.read).addmm_(below, a) if ctx.needs_input_grad[0] else None
+        )
         return for_x, None, None, None, for_a, for_b, None, None
 
 
@@ -91,22 +107,22 @@ class _Lean:
     def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
         if isinstance(self, LoraLayer):
-            name, read, bias = self.active_adapters[0], frozen(self.base_layer), self.base_layer.bias
+            name, read, bias = self.active_adapters[0], frozen_weight(self.base_layer), self.base_layer.bias
             a, b, scale = self.lora_A[name].weight, self.lora_B[name].weight, float(self.scaling[name])
             if torch.compiler.is_compiling():
-                made = operators.compiled(flat, read, bias, a, b, scale)
+                made = quantized_ops.compiled(flat, read, bias, a, b, scale)
             else:
                 keeper: list = []
                 made = _Adapted.apply(flat, read, bias, _Low.apply(flat, a, keeper), a, b, scale, keeper)
         elif torch.compiler.is_compiling():
-            made = operators.product_op(flat, *frozen(self), self.bias)
+            made = quantized_ops.product_op(flat, *frozen_weight(self), self.bias)
         else:
-            made = _Plain.apply(flat, frozen(self), self.bias)
+            made = _Plain.apply(flat, frozen_weight(self), self.bias)
         return made.view(*x.shape[:-1], made.shape[-1])
 
 
 @contextlib.contextmanager
-def lean_linear(model: nn.Module) -> Iterator[None]:
+def patch_linear(model: nn.Module) -> Iterator[None]:
     """Within it, every frozen linear layer of the model that can be computes as this module says.
 
     Left to PEFT: adapters with dropout or a bias, and DoRA. Left alone as well: unquantized layers without an adapter, of
@@ -136,6 +152,10 @@ def _fits(module: nn.Module) -> bool:
         return False
     name = module.active_adapters[0] if len(module.active_adapters) == 1 else None
     return (
-        name in module.lora_A and not module.merged and not module.lora_variant.get(name) and not module.lora_bias.get(name)
-        and isinstance(module.lora_dropout[name], nn.Identity) and not module.base_layer.weight.requires_grad
-    )  # fmt: skip
+        name in module.lora_A
+        and not module.merged
+        and not module.lora_variant.get(name)
+        and not module.lora_bias.get(name)
+        and isinstance(module.lora_dropout[name], nn.Identity)
+        and not module.base_layer.weight.requires_grad
+    )

@@ -10,32 +10,35 @@ from itertools import islice
 
 import torch
 
-from playground.data.batch import Example, batches
+from playground.data.batch import Example, epoch_batches
 from playground.errors import problem
-from playground.memory.meter import ran_out
-from playground.model.load import give_back
+from playground.memory.meter import is_out_of_memory
+from playground.memory.release import release_memory
 from playground.settings import Train
-from playground.train.feed import Feed
-from playground.train.layers import Layers
-from playground.train.lean import lean
+from playground.train.batching import Batcher
+from playground.train.checkpointing import CheckpointedLayers
 from playground.train.loss import Loss
+from playground.train.memory_policy import MemoryPlan
 from playground.train.optimizer import Optimizer
 from playground.train.parallel import Team
-from playground.train.plan import Plan
+from playground.train.patches import patch_modules
 
-TIMED = 3  # steps, after which the time left is known well enough
-WARM_UP, GAIN = 16, 0.08  # seconds to compile a layer, and the share of the time it saves: 13–17 and 6–9 % on an H100 (README)
+TIMED_STEPS = 3  # steps, after which the time left is known well enough
+COMPILE_SECONDS, COMPILE_GAIN = (
+    16,
+    0.08,
+)  # seconds to compile a layer, and the share of the time it saves: 13–17 and 6–9 % on an H100 (README)
 
 
 @dataclass
 class Trainer:
     """What a fine-tune works with. `step` optimizer steps over `tokens` tokens are done."""
 
-    loss_of: Loss
+    loss_module: Loss
     optimizer: Optimizer
-    feed: Feed
-    layers: Layers
-    plan: Plan
+    batcher: Batcher
+    layers: CheckpointedLayers
+    plan: MemoryPlan
     team: Team
     step: int = 0
     tokens: int = 0
@@ -43,10 +46,10 @@ class Trainer:
 
 def total_steps(rows: int, settings: Train) -> int:
     """Optimizer steps of a run over that many rows."""
-    return settings.steps or max(1, math.ceil(math.ceil(rows / settings.batch) * settings.epochs))
+    return settings.max_steps or max(1, math.ceil(math.ceil(rows / settings.batch_size) * settings.epochs))
 
 
-def rate(step: int, steps: int, settings: Train) -> float:
+def learning_rate_at(step: int, steps: int, settings: Train) -> float:
     """Learning rate of step 0, 1, …: a linear warm-up, then the chosen way down to zero."""
     warm = math.ceil(settings.warmup * steps)
     if step < warm:
@@ -57,8 +60,12 @@ def rate(step: int, steps: int, settings: Train) -> float:
 
 
 def fine_tune(
-    trainer: Trainer, examples: Sequence[Example], settings: Train, stop: threading.Event, between: Callable[[int], Iterator[dict] | None] = lambda step: None
-) -> Iterator[dict]:  # fmt: skip
+    trainer: Trainer,
+    examples: Sequence[Example],
+    settings: Train,
+    stop: threading.Event,
+    between: Callable[[int], Iterator[dict] | None] = lambda step: None,
+) -> Iterator[dict]:
     """Train from `trainer.step` on; yield a `step` event after each optimizer step. Ends within a micro-batch of `stop`.
 
     `between(steps done)`: events of what is to be done before the next step with the model as it is outside of training, or None.
@@ -74,64 +81,77 @@ def fine_tune(
             raise problem("error.diverged", step=trainer.step, lr=settings.lr)
         seconds = time.perf_counter() - began
         return {
-            "kind": "step", "step": trainer.step, "steps": steps, "loss": round(value, 5), "tokens": trainer.tokens, "lr": lr,
+            "kind": "step",
+            "step": trainer.step,
+            "steps": steps,
+            "loss": round(value, 5),
+            "tokens": trainer.tokens,
+            "lr": lr,
             "tokens_per_s": round((trainer.tokens - first[1]) / seconds, 1),
             "left_s": round(seconds / (trainer.step - first[0]) * (steps - trainer.step), 1),
-        }  # fmt: skip
+        }
 
     with contextlib.ExitStack() as training:
-        training.enter_context(computing(trainer, learning=True))
+        training.enter_context(training_mode(trainer, learning=True))
         done = None
-        for batch in islice(_forever(examples, settings, trainer.feed), trainer.step, steps):
-            if settings.compile == "auto" and not trainer.plan.compiled and trainer.step - first[0] == TIMED:
-                yield from _compile_if_it_pays(trainer, (time.perf_counter() - began) / TIMED * (steps - trainer.step))
+        for batch in islice(_forever(examples, settings, trainer.batcher), trainer.step, steps):
+            if settings.compile == "auto" and not trainer.plan.compiled and trainer.step - first[0] == TIMED_STEPS:
+                yield from _compile_if_it_pays(
+                    trainer, (time.perf_counter() - began) / TIMED_STEPS * (steps - trainer.step)
+                )
             loss = yield from _gradients(trainer, batch, settings, stop)
-            if done and trainer.feed.device == "cuda":  # told only now, so that the card always has work
+            if done and trainer.batcher.device == "cuda":  # told only now, so that the card always has work
                 yield report(*done)
             if loss is None:
                 return
-            lr = rate(trainer.step, steps, settings)
+            lr = learning_rate_at(trainer.step, steps, settings)
             trainer.optimizer.step(lr)
-            trainer.step, trainer.tokens, done = trainer.step + 1, trainer.tokens + sum(len(e.ids) for e in batch), (_later(loss), lr)
-            if trainer.feed.device != "cuda":
+            trainer.step, trainer.tokens, done = (
+                trainer.step + 1,
+                trainer.tokens + sum(len(e.ids) for e in batch),
+                (_later(loss), lr),
+            )
+            if trainer.batcher.device != "cuda":
                 yield report(*done)
             if aside := between(trainer.step):
-                if trainer.feed.device == "cuda":
+                if trainer.batcher.device == "cuda":
                     yield report(*done)
                 done, paused = None, time.perf_counter()
                 training.close()
                 yield from aside
-                training.enter_context(computing(trainer, learning=True))
+                training.enter_context(training_mode(trainer, learning=True))
                 began += time.perf_counter() - paused  # no time of training's
-        if done and trainer.feed.device == "cuda":
+        if done and trainer.batcher.device == "cuda":
             yield report(*done)
 
 
-def held_out_losses(trainer: Trainer, examples: Sequence[Example], stop: threading.Event) -> Generator[dict, None, list[tuple[float, int]] | None]:
+def held_out_losses(
+    trainer: Trainer, examples: Sequence[Example], stop: threading.Event
+) -> Generator[dict, None, list[tuple[float, int]] | None]:
     """Yield `progress`; return each row's (loss in nats, labelled tokens), shorter rows first, or None if stopped before the end."""
     found = []
-    with computing(trainer, learning=False), torch.no_grad():
-        for part in trainer.feed.parts(sorted(examples, key=lambda e: len(e.ids)), 16, 2048):
+    with training_mode(trainer, learning=False), torch.no_grad():
+        for part in trainer.batcher.parts(sorted(examples, key=lambda e: len(e.ids)), 16, 2048):
             if stop.is_set():
                 return None
             sizes = [e.labelled for e in part]
-            each = trainer.loss_of(trainer.feed.batch(part), each=True).double()
+            each = trainer.loss_module(trainer.batcher.batch(part), each=True).double()
             found += [(row.sum().item(), size) for row, size in zip(each.split(sizes), sizes)]
             yield {"kind": "progress", "done": len(found), "total": len(examples), "unit": "rows"}
     return found
 
 
 @contextlib.contextmanager
-def computing(trainer: Trainer, learning: bool):
+def training_mode(trainer: Trainer, learning: bool):
     """Within it, the model computes as the loop wants it: lean layers, attention over packed rows, the dial."""
-    trainer.loss_of.train(learning)
-    with lean(trainer.loss_of, trainer.feed.model), trainer.feed.attention():
+    trainer.loss_module.train(learning)
+    with patch_modules(trainer.loss_module, trainer.batcher.model), trainer.batcher.attention():
         try:
-            trainer.layers.set(trainer.plan.dial, learning and trainer.plan.compiled)
+            trainer.layers.set(trainer.plan.policy, learning and trainer.plan.compiled)
             yield
         finally:
             trainer.layers.restore()
-            trainer.loss_of.eval()
+            trainer.loss_module.eval()
 
 
 def _gradients(trainer: Trainer, batch: Sequence[Example], settings: Train, stop: threading.Event):
@@ -148,21 +168,31 @@ def _gradients(trainer: Trainer, batch: Sequence[Example], settings: Train, stop
             return loss
         except RuntimeError as error:
             failed = error.with_traceback(None)  # its frames hold what has to go
-            leaner = ran_out(error)
-        if trainer.team.size > 1 or not (leaner or (plan.compiled and not plan.proven)):  # others would wait for this one
+            leaner = is_out_of_memory(error)
+        if trainer.team.size > 1 or not (
+            leaner or (plan.compiled and not plan.proven)
+        ):  # others would wait for this one
             raise failed
-        trainer.optimizer.forget()
-        give_back()
-        before = plan.dial
+        trainer.optimizer.drop_gradients()
+        release_memory()
+        before = plan.policy
         if not leaner:  # what a compiler raises is none of our business, as long as it goes without it
             plan.compiled = False
             note = {"key": "note.compile_failed", "values": {"detail": str(failed).split("\n")[0][:200]}}
         elif plan.step_down():
-            now = plan.dial
-            note = {"key": "note.stepped_down", "values": {"before": before.checkpointing, "before_tokens": before.tokens, "now": now.checkpointing, "now_tokens": now.tokens}}
+            now = plan.policy
+            note = {
+                "key": "note.stepped_down",
+                "values": {
+                    "before": before.checkpointing,
+                    "before_tokens": before.tokens,
+                    "now": now.checkpointing,
+                    "now_tokens": now.tokens,
+                },
+            }
         else:
             raise failed
-        trainer.layers.set(plan.dial, plan.compiled)
+        trainer.layers.set(plan.policy, plan.compiled)
         yield {"kind": "note", **note}
 
 
@@ -183,31 +213,35 @@ def _later(value: torch.Tensor) -> Callable[[], float]:
 
 def _compile_if_it_pays(trainer: Trainer, left: float) -> Iterator[dict]:
     """Compile the layers on CUDA if that earns back its time in the `left` seconds. Never on a CPU: there a run repeats bit for bit."""
-    if trainer.feed.device == "cuda" and trainer.team.size == 1 and left * GAIN > 2 * WARM_UP:
+    if trainer.batcher.device == "cuda" and trainer.team.size == 1 and left * COMPILE_GAIN > 2 * COMPILE_SECONDS:
         trainer.plan.compiled = True
-        trainer.layers.set(trainer.plan.dial, True)
-        yield {"kind": "note", "key": "note.compiling", "values": {"seconds": WARM_UP}}
+        trainer.layers.set(trainer.plan.policy, True)
+        yield {"kind": "note", "key": "note.compiling", "values": {"seconds": COMPILE_SECONDS}}
 
 
-def _accumulate(trainer: Trainer, batch: Sequence[Example], settings: Train, stop: threading.Event) -> torch.Tensor | None:
+def _accumulate(
+    trainer: Trainer, batch: Sequence[Example], settings: Train, stop: threading.Event
+) -> torch.Tensor | None:
     """This process's micro-batches of a batch, then the sum over all processes."""
     team, total = trainer.team, 0.0
     labelled = max(1, sum(e.labelled for e in batch))
-    parts = trainer.feed.parts(team.share(batch), settings.micro_batch or len(batch), trainer.plan.dial.tokens)
+    parts = trainer.batcher.parts(
+        team.share(batch), settings.micro_batch_size or len(batch), trainer.plan.policy.tokens
+    )
     if team.any(stop.is_set()):
         return None
-    for part, weight in team.level(parts, batch[:1]):
+    for part, weight in team.pad_micro_batches(parts, batch[:1]):
         if team.size == 1 and stop.is_set():
             return None
-        loss = trainer.loss_of(trainer.feed.batch(part)) * (weight / labelled)
+        loss = trainer.loss_module(trainer.batcher.batch(part)) * (weight / labelled)
         trainer.optimizer.backward(loss)
         total = total + loss.detach()
     trainer.team.sum([total, *trainer.optimizer.gradients()])
     return total
 
 
-def _forever(examples: Sequence[Example], settings: Train, feed: Feed) -> Iterator[list[Example]]:
+def _forever(examples: Sequence[Example], settings: Train, batcher: Batcher) -> Iterator[list[Example]]:
     epoch = 0
     while True:
-        yield from batches(examples, settings.batch, settings.seed + epoch, alike=not feed.packed)
+        yield from epoch_batches(examples, settings.batch_size, settings.seed + epoch, alike=not batcher.packed)
         epoch += 1

@@ -20,11 +20,11 @@ SCALED = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_mu
 
 class _Chunked(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, bias, predicts, wanted, chunk):
+    def forward(ctx, hidden, weight, bias, positions, targets, chunk):
         total = hidden.new_zeros((), dtype=torch.float32)
         gradient = torch.zeros_like(hidden) if ctx.needs_input_grad[0] else None
-        for start in range(0, len(wanted), chunk):
-            at, token = predicts[start : start + chunk], wanted[start : start + chunk, None]
+        for start in range(0, len(targets), chunk):
+            at, token = positions[start : start + chunk], targets[start : start + chunk, None]
             logits = functional.linear(hidden[at], weight, bias).float()
             most = logits.logsumexp(-1, keepdim=True)
             total += (most - logits.gather(1, token)).sum()
@@ -40,21 +40,28 @@ class _Chunked(torch.autograd.Function):
         return gradient * upstream.to(gradient.dtype), None, None, None, None, None
 
 
-def chunked_loss(hidden: torch.Tensor, head: nn.Linear, predicts: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+def chunked_loss(hidden: torch.Tensor, head: nn.Linear, positions: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Sum of the cross-entropies, in nats, of predicting `wanted` from the hidden states at `predicts`.
 
     hidden: (rows, tokens, width) after the last norm; predicts: (labelled,) positions over rows × tokens, each at most
     once; wanted: (labelled,) token ids. The head is frozen.
     """
     chunk = max(16, CHUNK_LOGITS // head.weight.shape[0])
-    return _Chunked.apply(hidden.flatten(0, 1), head.weight, head.bias, predicts, wanted, chunk)
+    return _Chunked.apply(hidden.flatten(0, 1), head.weight, head.bias, positions, targets, chunk)
 
 
-def token_losses(hidden: torch.Tensor, head: nn.Linear, predicts: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+def token_losses(hidden: torch.Tensor, head: nn.Linear, positions: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """The same, each labelled token's cross-entropy by itself: (labelled,). Nothing is kept for a gradient's sake."""
     hidden, chunk = hidden.flatten(0, 1), max(16, CHUNK_LOGITS // head.weight.shape[0])
-    parts = zip(predicts.split(chunk), wanted.split(chunk))
-    return torch.cat([functional.cross_entropy(functional.linear(hidden[at], head.weight, head.bias).float(), token, reduction="none") for at, token in parts])
+    parts = zip(positions.split(chunk), targets.split(chunk))
+    return torch.cat(
+        [
+            functional.cross_entropy(
+                functional.linear(hidden[at], head.weight, head.bias).float(), token, reduction="none"
+            )
+            for at, token in parts
+        ]
+    )
 
 
 class Loss(nn.Module):
@@ -79,9 +86,13 @@ class Loss(nn.Module):
         """The loss; or, for `states`, the decoder's hidden states (rows, tokens, width); for `each`, every labelled token's own loss."""
         if states or self.chunked:
             hidden = self._states(batch.inputs)
-            return hidden if states else (token_losses if each else chunked_loss)(hidden, self._parts[1], batch.predicts, batch.wanted)
-        logits = self.model(**batch.inputs, use_cache=False).logits.flatten(0, 1)[batch.predicts]
-        return functional.cross_entropy(logits.float(), batch.wanted, reduction="none" if each else "sum")
+            return (
+                hidden
+                if states
+                else (token_losses if each else chunked_loss)(hidden, self._parts[1], batch.positions, batch.targets)
+            )
+        logits = self.model(**batch.inputs, use_cache=False).logits.flatten(0, 1)[batch.positions]
+        return functional.cross_entropy(logits.float(), batch.targets, reduction="none" if each else "sum")
 
     def _states(self, inputs: dict) -> torch.Tensor:
         """What the head is given: (rows, tokens, width)."""
@@ -98,7 +109,10 @@ class Loss(nn.Module):
             return False
         if head.weight.is_meta:  # no values to compare: a trial of its shapes alone (memory/)
             return True
-        inputs = dict.fromkeys(("input_ids", "decoder_input_ids")[: 1 + self._encoder], torch.arange(3, 11, device=head.weight.device)[None])
+        inputs = dict.fromkeys(
+            ("input_ids", "decoder_input_ids")[: 1 + self._encoder],
+            torch.arange(3, 11, device=head.weight.device)[None],
+        )
         with torch.no_grad():
             ours = head(self._states(inputs))
             theirs = self.model(**inputs, use_cache=False).logits

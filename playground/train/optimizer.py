@@ -23,11 +23,15 @@ class Optimizer:
     as fast as A (LoRA+: Hayou et al. 2024, arXiv 2402.12354).
     """
 
-    def __init__(self, named: Iterable[tuple[str, nn.Parameter]], kind: str = "adamw", copies: bool = True, ratio: float = 1.0):
+    def __init__(
+        self, named: Iterable[tuple[str, nn.Parameter]], kind: str = "adamw", copies: bool = True, ratio: float = 1.0
+    ):
         named, self.kind = list(named), kind
         self.parameters = [parameter for _, parameter in named]
         self._copied = copies and any(p.dtype != torch.float32 for p in self.parameters)
-        self.copies = [p.detach().float().clone().requires_grad_() for p in self.parameters] if self._copied else self.parameters
+        self.copies = (
+            [p.detach().float().clone().requires_grad_() for p in self.parameters] if self._copied else self.parameters
+        )
         groups = [{"params": [], "ratio": 1.0}, {"params": [], "ratio": ratio}]
         for (name, _), copy in zip(named, self.copies):
             groups["lora_B" in name]["params"].append(copy)
@@ -39,7 +43,9 @@ class Optimizer:
         """The loss's gradients, added to those of this step so far."""
         self.scaler.scale(loss).backward()
         if self._copied:
-            pairs = [(copy, parameter) for copy, parameter in zip(self.copies, self.parameters) if parameter.grad is not None]
+            pairs = [
+                (copy, parameter) for copy, parameter in zip(self.copies, self.parameters) if parameter.grad is not None
+            ]
             new = [copy for copy, _ in pairs if copy.grad is None]
             for copy in new:
                 copy.grad = torch.empty_like(copy)
@@ -50,11 +56,14 @@ class Optimizer:
             for _, parameter in pairs:
                 parameter.grad = None
 
-    def to_come(self, times: Callable = lambda tensor: 1) -> int:
+    def pending_bytes(self, multiplicity: Callable = lambda tensor: 1) -> int:
         """Bytes on the device that the first step will add: gradients, and what `averages` says. times: as of plan.py."""
-        return sum(times(p) * (self.averages(c) + (0 if c.grad is not None else c.nbytes)) for p, c in zip(self.parameters, self.copies))
+        return sum(
+            multiplicity(p) * (self.moment_bytes(c) + (0 if c.grad is not None else c.nbytes))
+            for p, c in zip(self.parameters, self.copies)
+        )
 
-    def averages(self, copy: torch.Tensor) -> int:
+    def moment_bytes(self, copy: torch.Tensor) -> int:
         """Bytes of the two running averages of one tensor; paged ones are in main memory.
 
         bitsandbytes keeps 8 bits and a float32 scale for each 256 of them, and tensors of less than 4,096 numbers in
@@ -70,7 +79,7 @@ class Optimizer:
         """This step's gradients so far."""
         return [copy.grad for copy in self.copies if copy.grad is not None]
 
-    def forget(self) -> None:
+    def drop_gradients(self) -> None:
         """Drop this step's gradients."""
         for parameter in (*self.copies, *self.parameters):
             parameter.grad = None
@@ -83,14 +92,18 @@ class Optimizer:
         torch.nn.utils.clip_grad_norm_(self.copies, LARGEST_NORM)
         self.scaler.step(self.inner)
         self.scaler.update()
-        self.forget()
+        self.drop_gradients()
         if self._copied:
             with torch.no_grad():
                 torch._foreach_copy_(self.parameters, self.copies)
 
     def state(self) -> dict:
         """Everything that a later `load_state` needs to go on exactly from here."""
-        return {"copies": [c.detach().cpu() for c in self.copies], "inner": self.inner.state_dict(), "scaler": self.scaler.state_dict()}
+        return {
+            "copies": [c.detach().cpu() for c in self.copies],
+            "inner": self.inner.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
 
     def load_state(self, state: dict) -> None:
         """Go on from a `state` of the same parameters. Raises ValueError if they differ."""
@@ -113,5 +126,9 @@ def _adamw(kind: str, groups: list[dict], device: str) -> torch.optim.Optimizer:
         raise problem("error.optimizer_needs_cuda", optimizer=kind)
     import bitsandbytes.optim
 
-    made = {"adamw8bit": bitsandbytes.optim.AdamW8bit, "paged_adamw": bitsandbytes.optim.PagedAdamW32bit, "paged_adamw8bit": bitsandbytes.optim.PagedAdamW8bit}
+    made = {
+        "adamw8bit": bitsandbytes.optim.AdamW8bit,
+        "paged_adamw": bitsandbytes.optim.PagedAdamW32bit,
+        "paged_adamw8bit": bitsandbytes.optim.PagedAdamW8bit,
+    }
     return made[kind](groups, weight_decay=0.0)

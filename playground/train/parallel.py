@@ -20,17 +20,26 @@ from torch import distributed, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from playground.errors import Problem
-from playground.settings import Settings
-from playground.settings import check as raise_all
+from playground.settings import Settings, raise_all
 
 PATIENCE = timedelta(hours=2)  # how long a process waits for another: as long as one may download a model for all
 MESSAGE = 2**26  # numbers that are summed in one message at most: what a message needs besides is a copy of it
 PARTING = 3  # seconds for the main thread to tell its own reason and to end, where all processes fail for the same one
 
 LOST = (  # what gloo and NCCL say when a process at the other end is gone
-    "connection closed by peer", "connection reset by peer", "broken pipe", "connection was closed", "remote process exited",
-    "connection refused", "failed to recv", "failed to send", "nccl error", "nccl communicator was aborted", "socket timeout", "timed out waiting",
-)  # fmt: skip
+    "connection closed by peer",
+    "connection reset by peer",
+    "broken pipe",
+    "connection was closed",
+    "remote process exited",
+    "connection refused",
+    "failed to recv",
+    "failed to send",
+    "nccl error",
+    "nccl communicator was aborted",
+    "socket timeout",
+    "timed out waiting",
+)
 
 
 class Team:
@@ -47,18 +56,28 @@ class Team:
         self.sharded, self._deepspeed = _flag("ACCELERATE_USE_FSDP"), _flag("ACCELERATE_USE_DEEPSPEED")
         several = self.size > 1 or self.sharded
         self.accelerator = _accelerator(device) if several and not self._deepspeed else None
-        own = f"cuda:{torch.cuda.current_device()}" if several and device == "cuda" else device  # "cuda" alone is card 0 to some readers
+        own = (
+            f"cuda:{torch.cuda.current_device()}" if several and device == "cuda" else device
+        )  # "cuda" alone is card 0 to some readers
         self.load_device = "cpu" if self.sharded else own
         self._telling, self._told, self._watching = threading.Lock(), False, False
 
     def check(self, settings: Settings) -> None:
         """Raise PlaygroundError with everything that these processes can't do with these settings."""
         train, bits, cards = settings.train, settings.load.bits, torch.cuda.device_count()
-        each = (train.micro_batch or 1) * self.size
+        each = (train.micro_batch_size or 1) * self.size
         checks = [
             (self._deepspeed, "error.deepspeed", {}),
-            (self.size > 1 and self.device == "cuda" and self._here > cards, "error.processes", {"processes": self._here, "devices": cards}),
-            (self.size > 1 and train.batch % each, "error.accumulation", {"batch": train.batch, "micro_batch": train.micro_batch or 1, "processes": self.size}),
+            (
+                self.size > 1 and self.device == "cuda" and self._here > cards,
+                "error.processes",
+                {"processes": self._here, "devices": cards},
+            ),
+            (
+                self.size > 1 and train.batch_size % each,
+                "error.accumulation",
+                {"batch": train.batch_size, "micro_batch": train.micro_batch_size or 1, "processes": self.size},
+            ),
             (self.sharded and bits in (4, 8), "error.sharded_bits", {"bits": bits}),
             (self.sharded and train.method == "full", "error.sharded_full", {}),
         ]
@@ -70,7 +89,7 @@ class Team:
         """This process's rows of a step; none for some where an epoch's last step has fewer rows than there are processes."""
         return list(rows[self.rank :: self.size])
 
-    def level(self, parts: Iterable[list], spare: list) -> list[tuple[list, int]]:
+    def pad_micro_batches(self, parts: Iterable[list], spare: list) -> list[tuple[list, int]]:
         """This process's micro-batches with their weight 1, and `spare` with weight 0 where others have more of them.
 
         Every process has gradients to add then, and, where weights are split, gathers them as often as all the others:
@@ -102,16 +121,20 @@ class Team:
 
     def turns(self) -> contextlib.AbstractContextManager:
         """Within it, one process of each machine goes first and the others after it: what it downloads they find."""
-        return self.accelerator.local_main_process_first() if self.size > 1 and self.accelerator else contextlib.nullcontext()
+        return (
+            self.accelerator.local_main_process_first()
+            if self.size > 1 and self.accelerator
+            else contextlib.nullcontext()
+        )
 
     def _reduced(self, numbers: Sequence[float], how) -> list[float]:
-        held = torch.tensor(numbers, dtype=torch.float64, device=self.accelerator.device)
-        distributed.all_reduce(held, op=how)
-        return held.tolist()
+        loaded = torch.tensor(numbers, dtype=torch.float64, device=self.accelerator.device)
+        distributed.all_reduce(loaded, op=how)
+        return loaded.tolist()
 
     # --- weights split ---
 
-    def split(self, loss_of: nn.Module) -> nn.Module:
+    def split(self, loss_module: nn.Module) -> nn.Module:
         """Under FSDP2, `loss_of` with its frozen weights split over the processes; else as it was.
 
         Split layer by layer: a layer's weights are gathered right before it computes, forward and backward, and freed
@@ -121,25 +144,29 @@ class Team:
         what is trained into float32, and would split the adapters too: a gathering more for some kilobytes a layer.
         """
         if not self.sharded:
-            return loss_of
+            return loss_module
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 
         device = self.accelerator.device
-        whole = {p for p in loss_of.parameters() if p.requires_grad or p.ndim < 2}
+        whole = {p for p in loss_module.parameters() if p.requires_grad or p.ndim < 2}
         for parameter in whole:
             parameter.data = parameter.data.to(device)
         offload = _flag("FSDP_OFFLOAD_PARAMS")
         how = {
-            "mesh": init_device_mesh(device.type, (self.size,)), "ignored_params": whole, "reshard_after_forward": True,
+            "mesh": init_device_mesh(device.type, (self.size,)),
+            "ignored_params": whole,
+            "reshard_after_forward": True,
             "offload_policy": CPUOffloadPolicy(pin_memory=device.type == "cuda") if offload else OffloadPolicy(),
-        }  # fmt: skip
-        for module in loss_of.modules():
+        }
+        for module in loss_module.modules():
             if isinstance(module, GradientCheckpointingLayer):
                 fully_shard(module, **how)
-        fully_shard(loss_of, **how)  # the rest: embedding and head
-        loss_of.set_unshard_in_backward(not loss_of.chunked)  # a chunked loss makes the head's gradient on the way forward
-        return loss_of
+        fully_shard(loss_module, **how)  # the rest: embedding and head
+        loss_module.set_unshard_in_backward(
+            not loss_module.chunked
+        )  # a chunked loss makes the head's gradient on the way forward
+        return loss_module
 
     # --- the end ---
 
@@ -189,7 +216,7 @@ class Team:
         self.size = 1
 
 
-def lost(error: BaseException) -> bool:
+def is_lost_peer(error: BaseException) -> bool:
     """Whether this is what a collective raises because another process is gone."""
     if isinstance(error, (distributed.DistBackendError, distributed.DistNetworkError)):
         return True
@@ -202,7 +229,9 @@ def _accelerator(device: str):
     from accelerate.utils import InitProcessGroupKwargs
 
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"  # transformers would load zeros in all processes but one
-    return Accelerator(cpu=device == "cpu", mixed_precision="no", kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
+    return Accelerator(
+        cpu=device == "cpu", mixed_precision="no", kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)]
+    )
 
 
 def _messages(tensors: Iterable[torch.Tensor]) -> Iterator[list[torch.Tensor]]:

@@ -33,14 +33,14 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor, way: int) -> Tensor:
     return made
 
 
-def turned(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> tuple[Tensor, Tensor]:
+def rotate(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> tuple[Tensor, Tensor]:
     """Query and key turned by their tokens' angles. query, key: (rows, heads, tokens, size); cos, sin: (rows, tokens, size)."""
     cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
     return _Turned.apply(query, cos, sin), _Turned.apply(key, cos, sin)
 
 
 @contextlib.contextmanager
-def lean_rotary(model: nn.Module) -> Iterator[None]:
+def patch_rotary(model: nn.Module) -> Iterator[None]:
     """Within it, the model's file turns vectors this way, if a trial shows that its own way gives the same.
 
     Compiled code takes the model's own, which the compiler makes one pass of.
@@ -53,7 +53,7 @@ def lean_rotary(model: nn.Module) -> Iterator[None]:
 
     def choose(query, key, cos, sin, *args, **kwargs):
         whole = cos.shape[-1] == query.shape[-1] and not torch.compiler.is_compiling()
-        return (turned if whole else usual)(query, key, cos, sin, *args, **kwargs)
+        return (rotate if whole else usual)(query, key, cos, sin, *args, **kwargs)
 
     setattr(room, USUAL, choose)
     try:
@@ -70,4 +70,4 @@ def _same(usual) -> bool:
         theirs = usual(query, key, angles.cos(), angles.sin())
     except (TypeError, ValueError, RuntimeError, AttributeError):  # another signature or another layout
         return False
-    return all(torch.allclose(a, b, atol=1e-6) for a, b in zip(turned(query, key, angles.cos(), angles.sin()), theirs))
+    return all(torch.allclose(a, b, atol=1e-6) for a, b in zip(rotate(query, key, angles.cos(), angles.sin()), theirs))

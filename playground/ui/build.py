@@ -7,15 +7,15 @@ import gradio as gr
 
 from playground import ASSETS, catalog
 from playground.data.source import MOST_BYTES
-from playground.engine import Engine
-from playground.planner import Planner
+from playground.engine.client import Engine
+from playground.i18n import LANGUAGES, translate
+from playground.planning.client import Planner
 from playground.runs import find
 from playground.settings import Settings
 from playground.ui import chat, data, load, plan, runs, tune
-from playground.ui.live_chart import HEAD, STATIC, live_chart
-from playground.ui.page import AT_ONCE, Page, outcome
+from playground.ui.live_view import HEAD, STATIC, live_chart
+from playground.ui.page import UNQUEUED, Page, outcome
 from playground.ui.theme import theme
-from playground.words import LANGUAGES, say
 
 START = "demo-en"  # the preset that the form opens with
 
@@ -30,9 +30,9 @@ def build_app(root: Path, lang: str = "en", private: bool = False) -> gr.Blocks:
     planner = Planner(root)
     other = next(code for code in LANGUAGES if code != lang)
     gr.set_static_paths(STATIC)
-    with gr.Blocks(title=say(lang, "app.title"), analytics_enabled=False, fill_width=True) as app:
+    with gr.Blocks(title=translate(lang, "app.title"), analytics_enabled=False, fill_width=True) as app:
         _page(app, Page(lang, root, engine, planner, _preset(START), private), f"/{other}")
-    with app.route(say(lang, "app.other"), f"/{other}"):
+    with app.route(translate(lang, "app.other"), f"/{other}"):
         _page(app, Page(other, root, engine, planner, _preset(START), private), "/")
     app.engine = engine
     app.queue(default_concurrency_limit=None, max_size=64)
@@ -42,9 +42,13 @@ def build_app(root: Path, lang: str = "en", private: bool = False) -> gr.Blocks:
 def launch_options() -> dict:
     """What `Blocks.launch` is to be given beside its address."""
     return {
-        "theme": theme(), "css_paths": [ASSETS / "style.css", ASSETS / "figures.css", ASSETS / "tokens.css"], "head": HEAD, "max_file_size": MOST_BYTES,
-        "run_history": False, "footer_links": ["gradio", "settings"],
-    }  # fmt: skip
+        "theme": theme(),
+        "css_paths": [ASSETS / "style.css", ASSETS / "figures.css", ASSETS / "tokens.css"],
+        "head": HEAD,
+        "max_file_size": MOST_BYTES,
+        "run_history": False,
+        "footer_links": ["gradio", "settings"],
+    }
 
 
 def _page(app: gr.Blocks, page: Page, other: str) -> None:
@@ -52,20 +56,23 @@ def _page(app: gr.Blocks, page: Page, other: str) -> None:
     with gr.Row(elem_classes="stage"):
         with gr.Column(scale=6, min_width=320, elem_classes="desk"):
             with gr.Tabs():
-                with gr.Tab(page.say("tab.plan")):
+                with gr.Tab(page.translate("tab.plan")):
                     planning = plan.build(page)
-                with gr.Tab(page.say("tab.load")):
+                with gr.Tab(page.translate("tab.load")):
                     preset = gr.Dropdown(
-                        label=page.say("preset.label"), info=page.say("preset.info"), choices=[(page.say(f"preset.{k}"), k) for k in catalog.presets()], value=START
+                        label=page.translate("preset.label"),
+                        info=page.translate("preset.info"),
+                        choices=[(page.translate(f"preset.{k}"), k) for k in catalog.presets()],
+                        value=START,
                     )
                     loading = load.build(page)
-                with gr.Tab(page.say("tab.data")) as rows:
+                with gr.Tab(page.translate("tab.data")) as rows:
                     teaching = data.build(page)
-                with gr.Tab(page.say("tab.tune")):
+                with gr.Tab(page.translate("tab.tune")):
                     tuning = tune.build(page)
-                with gr.Tab(page.say("tab.chat")):
+                with gr.Tab(page.translate("tab.chat")):
                     chatting = chat.build(page)
-                with gr.Tab(page.say("tab.runs")) as past:
+                with gr.Tab(page.translate("tab.runs")) as past:
                     history = runs.build(page)
         with gr.Column(scale=5, min_width=320, elem_classes="watch"):
             chart = live_chart(page.lang, page.root, lambda: _current(page.engine))
@@ -75,7 +82,7 @@ def _page(app: gr.Blocks, page: Page, other: str) -> None:
     tune.connect(page, tuning, chart)
     chat.connect(page, chatting)
     runs.connect(page, history, chart)
-    preset.input(lambda name: page.values(_preset(name)), preset, page.inputs(), **AT_ONCE)
+    preset.input(lambda name: page.values(_preset(name)), preset, page.inputs(), **UNQUEUED)
 
     def refresh(adapter, model, bits):
         """What has to follow the engine: once on load, then the chart's `change` fires at every start and end of a job."""
@@ -84,20 +91,40 @@ def _page(app: gr.Blocks, page: Page, other: str) -> None:
         fresh = job.run if job and job.do == "tune" and job.ended and job.run in ids else None
         now = fresh or (adapter if adapter in ids else ids[0])
         return (
-            outcome(page, job, "load", lambda: _loaded(page)), outcome(page, job, "tune", lambda: _tuned(page, job.result)),
+            outcome(page, job, "load", lambda: _loaded(page)),
+            outcome(page, job, "tune", lambda: _tuned(page, job.result)),
             *(gr.update(interactive=not busy) for _ in (loading.go, tuning.go, chatting.go)),
             *(gr.update(interactive=busy) for _ in (tuning.stop, chatting.stop)),
-            gr.update(choices=choices, value=now), *chat.badges(page, now, model, bits), *runs.listed(page),
-        )  # fmt: skip
+            gr.update(choices=choices, value=now),
+            *chat.badges(page, now, model, bits),
+            *runs.listed(page),
+        )
 
     shown = [
-        loading.message, tuning.message, loading.go, tuning.go, chatting.go, tuning.stop, chatting.stop,
-        chatting.adapter, *chatting.badges.values(), chatting.same, history.table, history.empty, history.pick, history.resume,
-    ]  # fmt: skip
+        loading.message,
+        tuning.message,
+        loading.go,
+        tuning.go,
+        chatting.go,
+        tuning.stop,
+        chatting.stop,
+        chatting.adapter,
+        *chatting.badges.values(),
+        chatting.same,
+        history.table,
+        history.empty,
+        history.pick,
+        history.resume,
+    ]
     chosen = [chatting.adapter, loading.model, page.fields["load", "bits"]]
-    app.load(refresh, chosen, shown, **AT_ONCE)
-    chart.change(refresh, chosen, shown, **AT_ONCE)
-    past.select(lambda picked: runs.listed(page, picked), history.pick, [history.table, history.empty, history.pick, history.resume], **AT_ONCE)
+    app.load(refresh, chosen, shown, **UNQUEUED)
+    chart.change(refresh, chosen, shown, **UNQUEUED)
+    past.select(
+        lambda picked: runs.listed(page, picked),
+        history.pick,
+        [history.table, history.empty, history.pick, history.resume],
+        **UNQUEUED,
+    )
 
 
 def _preset(name: str) -> Settings:
@@ -106,15 +133,15 @@ def _preset(name: str) -> Settings:
 
 def _loaded(page: Page) -> str:
     """What to say once a model is loaded, read from the run that loaded it."""
-    settings = find(page.root, page.engine.run).settings()["load"]
-    return page.say("load.loaded", model=settings["model"], bits=settings["bits"])
+    settings = find(page.root, page.engine.run).settings().load
+    return page.translate("load.loaded", model=settings.model, bits=settings.bits)
 
 
 def _tuned(page: Page, found: dict) -> str:
     """What to say once a fine-tune is over: how far it got, what was measured, what to do next."""
-    lines = [page.say("tune.stopped" if found.get("stopped") else "tune.done")]
+    lines = [page.translate("tune.stopped" if found.get("stopped") else "tune.done")]
     if found.get("recall"):
-        lines.insert(0, page.say("tune.recall", **found["recall"]))
+        lines.insert(0, page.translate("tune.recall", **found["recall"]))
     return "\n".join(lines)
 
 
@@ -124,5 +151,7 @@ def _current(engine: Engine) -> dict:
 
 
 def _header(page: Page, other: str) -> None:
-    title, lead, link = (html.escape(page.say(key)) for key in ("app.title", "app.lead", "app.other"))
-    gr.HTML(f'<header class="top"><div><h1>{title}</h1><p>{lead}</p></div><a href="{other}" lang="{"en" if page.lang == "ja" else "ja"}">{link}</a></header>')
+    title, lead, link = (html.escape(page.translate(key)) for key in ("app.title", "app.lead", "app.other"))
+    gr.HTML(
+        f'<header class="top"><div><h1>{title}</h1><p>{lead}</p></div><a href="{other}" lang="{"en" if page.lang == "ja" else "ja"}">{link}</a></header>'
+    )

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import gradio as gr
 
 from playground import catalog, runs
-from playground.chat.service import Asked, Service, service_problems
+from playground.chat.openai_client import PendingAnswer, Service, service_problems
 from playground.data import source
 from playground.errors import Problem
-from playground.settings import TALK_GENERATION, Data, Generation, Settings, check, generation_problems, lay_over
-from playground.ui.page import AT_ONCE, QUIET, Page, message, message_box
+from playground.settings import TALK_GENERATION, Data, Generation, Settings, generation_problems, merge_group, raise_all
+from playground.ui.page import QUIET, UNQUEUED, Page, message, message_box
 
 SIDES = ("base", "tuned")
 COLUMNS = (*SIDES, "service")
@@ -20,48 +20,86 @@ LOOK = 0.1  # seconds between two looks at what the service has written
 
 def build(page: Page) -> SimpleNamespace:
     """The tab's components."""
-    say = page.say
-    gr.Markdown(say("chat.lead"), elem_classes="lead")
-    adapter = gr.Dropdown(label=say("chat.adapter"), info=say("chat.adapter.info"), choices=[(say("chat.none"), "")], value=None)  # the first refresh takes the newest
+    translate = page.translate
+    gr.Markdown(translate("chat.lead"), elem_classes="lead")
+    adapter = gr.Dropdown(
+        label=translate("chat.adapter"),
+        info=translate("chat.adapter.info"),
+        choices=[(translate("chat.none"), "")],
+        value=None,
+    )  # the first refresh takes the newest
     same = message_box()
     with gr.Row(elem_classes="sides"):
         chats, labels = {}, {}
         for side in COLUMNS:
             with gr.Column(min_width=150, visible=side in SIDES) as column:
-                labels[side] = gr.HTML(badge(say(f"chat.{side}"), ""))
+                labels[side] = gr.HTML(badge(translate(f"chat.{side}"), ""))
                 chats[side] = gr.Chatbot(
-                    height=340, show_label=False, label=say(f"chat.{side}"), placeholder=say(f"chat.empty_{side}"),
-                    buttons=["copy"], render_markdown=False, elem_classes=f"side-{side}",
-                )  # fmt: skip
+                    height=340,
+                    show_label=False,
+                    label=translate(f"chat.{side}"),
+                    placeholder=translate(f"chat.empty_{side}"),
+                    buttons=["copy"],
+                    render_markdown=False,
+                    elem_classes=f"side-{side}",
+                )
     labels.pop("service")
     speed = gr.Markdown(elem_classes="quiet")
     with gr.Row(elem_classes="ask"):
-        question = gr.Textbox(label=say("chat.ask"), placeholder=say("chat.placeholder"), lines=1, max_lines=4, scale=5)
+        question = gr.Textbox(
+            label=translate("chat.ask"), placeholder=translate("chat.placeholder"), lines=1, max_lines=4, scale=5
+        )
     with gr.Row(elem_classes="actions"):
-        go = gr.Button(say("chat.send"), variant="primary")
-        stop = gr.Button(say("chat.stop"), variant="stop", interactive=False)
-        clear = gr.Button(say("chat.clear"))
-    gr.Examples(_prompts(page), question, label=say("chat.prompts"), examples_per_page=12)
-    with gr.Accordion(say("chat.generation"), open=False):
+        go = gr.Button(translate("chat.send"), variant="primary")
+        stop = gr.Button(translate("chat.stop"), variant="stop", interactive=False)
+        clear = gr.Button(translate("chat.clear"))
+    gr.Examples(_prompts(page), question, label=translate("chat.prompts"), examples_per_page=12)
+    with gr.Accordion(translate("chat.generation"), open=False):
         with gr.Row():
-            talk = gr.Button(say("chat.talk"), size="sm")
-            plain = gr.Button(say("chat.plain"), size="sm")
+            talk = gr.Button(translate("chat.talk"), size="sm")
+            plain = gr.Button(translate("chat.plain"), size="sm")
         with gr.Row():
             generation = [
-                gr.Number(value=f.default, precision=0 if f.type is int else None, label=say(f"generation.{f.name}"), info=say(f"generation.{f.name}.info"), min_width=140)
+                gr.Number(
+                    value=f.default,
+                    precision=0 if f.type is int else None,
+                    label=translate(f"generation.{f.name}"),
+                    info=translate(f"generation.{f.name}.info"),
+                    min_width=140,
+                )
                 for f in fields(Generation)
             ]
-    with gr.Accordion(say("chat.beside_service"), open=False, visible=page.private):
-        gr.Markdown(say("chat.service_lead"), elem_classes="quiet")
-        on = gr.Checkbox(label=say("chat.service_on"), value=False)
+    with gr.Accordion(translate("chat.beside_service"), open=False, visible=page.private):
+        gr.Markdown(translate("chat.service_lead"), elem_classes="quiet")
+        on = gr.Checkbox(label=translate("chat.service_on"), value=False)
         with gr.Row():
-            url = gr.Textbox(label=say("chat.service_url"), placeholder="https://api.openai.com/v1", min_width=200)
-            model = gr.Textbox(label=say("chat.service_model"), min_width=140)
-            key = gr.Textbox(label=say("chat.service_key"), info=say("chat.service_key.info"), type="password", min_width=140)
+            url = gr.Textbox(
+                label=translate("chat.service_url"), placeholder="https://api.openai.com/v1", min_width=200
+            )
+            model = gr.Textbox(label=translate("chat.service_model"), min_width=140)
+            key = gr.Textbox(
+                label=translate("chat.service_key"),
+                info=translate("chat.service_key.info"),
+                type="password",
+                min_width=140,
+            )
     return SimpleNamespace(
-        adapter=adapter, same=same, chats=chats, column=column, service=[on, url, model, key], badges=labels, speed=speed, question=question, go=go, stop=stop,
-        clear=clear, talk=talk, plain=plain, generation=generation, message=message_box(),
-    )  # fmt: skip
+        adapter=adapter,
+        same=same,
+        chats=chats,
+        column=column,
+        service=[on, url, model, key],
+        badges=labels,
+        speed=speed,
+        question=question,
+        go=go,
+        stop=stop,
+        clear=clear,
+        talk=talk,
+        plain=plain,
+        generation=generation,
+        message=message_box(),
+    )
 
 
 def connect(page: Page, tab: SimpleNamespace) -> None:
@@ -70,7 +108,11 @@ def connect(page: Page, tab: SimpleNamespace) -> None:
 
     def ask(question, adapter, base, tuned, third, *values):
         """One generator yields all columns: several listeners of one click would answer one after the other."""
-        history, form, options = dict(zip(COLUMNS, (base or [], tuned or [], third or []))), values[:number], values[number : number + count]
+        history, form, options = (
+            dict(zip(COLUMNS, (base or [], tuned or [], third or []))),
+            values[:number],
+            values[number : number + count],
+        )
         try:
             chosen, wanted, service = _asked(page, question, adapter, form, options, values[number + count :])
         except Exception as error:
@@ -82,14 +124,14 @@ def connect(page: Page, tab: SimpleNamespace) -> None:
     inputs = [tab.question, tab.adapter, *chats, *page.inputs(), *tab.generation, *tab.service]
     for trigger in (tab.go.click, tab.question.submit):
         trigger(ask, inputs, shown, **QUIET)
-    tab.stop.click(page.engine.stop, **AT_ONCE)
-    tab.clear.click(lambda: ([], [], [], "", message()), None, [*chats, tab.speed, tab.message], **AT_ONCE)
-    tab.talk.click(lambda: list(asdict(TALK_GENERATION).values()), None, tab.generation, **AT_ONCE)
-    tab.plain.click(lambda: list(asdict(Generation()).values()), None, tab.generation, **AT_ONCE)
-    tab.service[0].change(lambda on: gr.update(visible=on and page.private), tab.service[0], tab.column, **AT_ONCE)
+    tab.stop.click(page.engine.stop, **UNQUEUED)
+    tab.clear.click(lambda: ([], [], [], "", message()), None, [*chats, tab.speed, tab.message], **UNQUEUED)
+    tab.talk.click(lambda: list(asdict(TALK_GENERATION).values()), None, tab.generation, **UNQUEUED)
+    tab.plain.click(lambda: list(asdict(Generation()).values()), None, tab.generation, **UNQUEUED)
+    tab.service[0].change(lambda on: gr.update(visible=on and page.private), tab.service[0], tab.column, **UNQUEUED)
     watched = [tab.adapter, page.fields["load", "model"], page.fields["load", "bits"]]
     for component in watched:
-        component.change(lambda *shown: badges(page, *shown), watched, [*tab.badges.values(), tab.same], **AT_ONCE)
+        component.change(lambda *shown: badges(page, *shown), watched, [*tab.badges.values(), tab.same], **UNQUEUED)
 
 
 def badge(title: str, text: str) -> str:
@@ -99,51 +141,69 @@ def badge(title: str, text: str) -> str:
 
 def adapters(page: Page) -> list[tuple[str, str]]:
     """Every run that has an adapter, newest first, and "none"."""
-    found = [(f"{catalog.name_of(s.model)} · {s.bits} bit · {s.data} · {s.id}", s.id) for s in runs.history(page.root) if s.has_adapter]
-    return [*found, (page.say("chat.none"), "")]
+    found = [
+        (f"{catalog.display_name(s.model)} · {s.bits} bit · {s.data} · {s.id}", s.id)
+        for s in runs.history(page.root)
+        if s.has_adapter
+    ]
+    return [*found, (page.translate("chat.none"), "")]
 
 
 def badges(page: Page, adapter: str, model: str, bits: int) -> tuple:
     """Both badges, and what to say where the columns can't differ. The model and bits are the form's."""
     key = "chat.badge_none"
     if adapter:
-        chosen = Settings().with_values(runs.find(page.root, adapter).settings())
+        chosen = runs.find(page.root, adapter).settings()
         model, bits = chosen.load.model, chosen.load.bits
         key = "chat.badge_full" if chosen.train.method == "full" else "chat.badge_tuned"
-    named = {"model": catalog.name_of(model or ""), "bits": bits or "auto"}
-    tuned = page.say(key, run=adapter, **named)
-    base = badge(page.say("chat.base"), page.say("chat.badge_base", **named))
-    return base, badge(page.say("chat.tuned"), tuned), message("" if adapter else page.say("chat.same"))
+    named = {"model": catalog.display_name(model or ""), "bits": bits or "auto"}
+    tuned = page.translate(key, run=adapter, **named)
+    base = badge(page.translate("chat.base"), page.translate("chat.badge_base", **named))
+    return base, badge(page.translate("chat.tuned"), tuned), message("" if adapter else page.translate("chat.same"))
 
 
-def _asked(page: Page, question: str, adapter: str, form, options, service) -> tuple[Settings, Generation, Service | None]:
+def _asked(
+    page: Page, question: str, adapter: str, form, options, service
+) -> tuple[Settings, Generation, Service | None]:
     """The settings, the generation and the service of a question. Raises PlaygroundError with all problems at once."""
-    wanted, wrong = lay_over(Generation(), dict(zip((f.name for f in fields(Generation)), options)), "generation")
+    wanted, wrong = merge_group(Generation(), dict(zip((f.name for f in fields(Generation)), options)), "generation")
     wrong += generation_problems(wanted)
     on, *named = service
     third = Service(*(text or "" for text in named)) if on and page.private else None
     wrong += service_problems(third) if third else []
     if not (question or "").strip():
         wrong.insert(0, Problem("chat.empty_question"))
-    check(wrong)
+    raise_all(wrong)
     if adapter:
-        return Settings().with_values(runs.find(page.root, adapter).settings()), wanted, third
+        return runs.find(page.root, adapter).settings(), wanted, third
     return page.settings(form), wanted, third
 
 
-def _answers(page: Page, chosen: Settings, adapter: str, question: str, history: dict, wanted: Generation, service: Service | None):
+def _answers(
+    page: Page,
+    chosen: Settings,
+    adapter: str,
+    question: str,
+    history: dict,
+    wanted: Generation,
+    service: Service | None,
+):
     """Stream all columns; on trouble the conversation stays as it was and the question goes back into its field."""
     before = {side: list(turns) for side, turns in history.items()}
     live = SIDES if adapter else SIDES[:1]
     for side in (*live, "service") if service else live:
         history[side] = [*before[side], _said("user", question), _said("assistant", "…")]
-    speed = page.say("chat.working")
+    speed = page.translate("chat.working")
     try:
         job = page.engine.chat(chosen, adapter or None, {side: _turns(before[side], question) for side in live}, wanted)
     except Exception as error:
         yield question, *before.values(), "", page.trouble(error)
         return
-    third = Asked(service, [*_messages(before["service"]), {"role": "user", "content": question}], wanted) if service else None
+    third = (
+        PendingAnswer(service, [*_messages(before["service"]), {"role": "user", "content": question}], wanted)
+        if service
+        else None
+    )
     ended = False
     try:
         yield "", *history.values(), speed, message()
@@ -153,13 +213,13 @@ def _answers(page: Page, chosen: Settings, adapter: str, question: str, history:
                 for side in live:
                     history[side][-1] = _said("assistant", event.get(side, "") or "…")
             elif event["kind"] == "progress" and event.get("unit") == "tokens":
-                speed = page.say("chat.waiting", beams=wanted.num_beams, tokens=event["done"])
+                speed = page.translate("chat.waiting", beams=wanted.num_beams, tokens=event["done"])
             elif event["kind"] == "done":
                 for side in live:
                     if history[side][-1]["content"] == "…":
                         history[side][-1] = _said("assistant", "")
                 result = event["result"]
-                speed = page.say("chat.wrote", **result) if "tokens" in result else ""
+                speed = page.translate("chat.wrote", **result) if "tokens" in result else ""
             if third and third.text:
                 history["service"][-1] = _said("assistant", third.text)
             yield gr.skip(), *history.values(), speed, message()  # the next question may be being typed
@@ -175,7 +235,7 @@ def _answers(page: Page, chosen: Settings, adapter: str, question: str, history:
             page.engine.stop()
 
 
-def _rest(page: Page, third: Asked | None, history: dict, before: dict, speed: str):
+def _rest(page: Page, third: PendingAnswer | None, history: dict, before: dict, speed: str):
     """What the service still writes once both models have ended; where it failed, its column stays as it was before."""
     while third and not third.ended:
         third.wait(LOOK)
@@ -196,7 +256,10 @@ def _said(role: str, text: str) -> dict:
 
 def _messages(history: list[dict]) -> list[dict]:
     """A chatbot's messages, their content as plain text again."""
-    texts = (m["content"] if isinstance(m["content"], str) else "".join(b.get("text", "") for b in m["content"]) for m in history)
+    texts = (
+        m["content"] if isinstance(m["content"], str) else "".join(b.get("text", "") for b in m["content"])
+        for m in history
+    )
     return [{"role": m["role"], "content": html.unescape(text)} for m, text in zip(history, texts)]
 
 
@@ -204,7 +267,10 @@ def _turns(history: list[dict], question: str) -> list[dict]:
     """A chatbot's messages as turns, with the question as the open one."""
     texts = [m["content"] for m in _messages(history)]
     pairs = zip(texts[::2], texts[1::2])
-    return [*({"instruction": asked, "answer": answer} for asked, answer in pairs), {"instruction": question, "answer": None}]
+    return [
+        *({"instruction": asked, "answer": answer} for asked, answer in pairs),
+        {"instruction": question, "answer": None},
+    ]
 
 
 def _prompts(page: Page) -> list[list[str]]:

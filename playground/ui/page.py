@@ -7,17 +7,17 @@ from pathlib import Path
 
 import gradio as gr
 
-from playground.engine import Engine, Job
-from playground.errors import told
-from playground.memory.cards import cards
-from playground.planner import Planner, this_machine
-from playground.reach import out_of_reach
-from playground.settings import Settings, check, problems
-from playground.words import say
+from playground.catalog.cards import cards
+from playground.engine.client import Engine, Job
+from playground.errors import as_playground_error
+from playground.i18n import translate
+from playground.planning.client import Planner, this_machine
+from playground.settings import Settings, problems, raise_all
+from playground.ui.access import forbidden_sources
 
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}  # for listeners that only redraw
-AT_ONCE = {**QUIET, "queue": False}
-HERE = "here"  # this machine, among cards
+UNQUEUED = {**QUIET, "queue": False}
+THIS_MACHINE = "here"  # this machine, among cards
 
 
 class Page:
@@ -25,16 +25,25 @@ class Page:
 
     def __init__(self, lang: str, root: Path, engine: Engine, planner: Planner, start: Settings, private: bool = False):
         self.lang, self.root, self.engine, self.planner, self.start = lang, root, engine, planner, start
-        self.private = private  # only its owner opens it: strangers neither name this machine's files nor have it call any address
+        self.private = (
+            private  # only its owner opens it: strangers neither name this machine's files nor have it call any address
+        )
         self.fields: dict[tuple[str, str], gr.components.Component] = {}
 
-    def say(self, key: str, **values) -> str:
-        return say(self.lang, key, **values)
+    def translate(self, key: str, **values) -> str:
+        return translate(self.lang, key, **values)
 
     def field(self, component: type, group: str, name: str, **options):
         """A form field for `group`.`name` of the settings, labelled and explained by the words table."""
         value = getattr(getattr(self.start, group), name)
-        made = component(**{"value": value, "label": self.say(f"{group}.{name}"), "info": self.say(f"{group}.{name}.info"), **options})
+        made = component(
+            **{
+                "value": value,
+                "label": self.translate(f"{group}.{name}"),
+                "info": self.translate(f"{group}.{name}.info"),
+                **options,
+            }
+        )
         self.fields[group, name] = made
         return made
 
@@ -52,7 +61,7 @@ class Page:
         for (group, name), value in zip(fields, values):
             given.setdefault(group, {})[name] = value
         chosen = Settings().with_values(given)
-        check(problems(chosen) + ([] if self.private else out_of_reach(chosen)))
+        raise_all(problems(chosen) + ([] if self.private else forbidden_sources(chosen)))
         return chosen
 
     def values(self, settings: Settings) -> list:
@@ -73,25 +82,28 @@ class Page:
 
     def trouble(self, error: Exception):
         """What went wrong, as an update of a message box."""
-        return message(told(error).text(self.lang), bad=True)
+        return message(as_playground_error(error).text(self.lang), bad=True)
 
 
 def card_choices(page: Page) -> list[tuple[str, str]]:
     """This machine, and every card of the catalog, as choices."""
     here = this_machine()
     key = "plan.here_card" if here["device"] == "cuda" else "plan.here_cpu"
-    return [(page.say(key, name=here["name"], size_bytes=here["bytes"]), HERE), *((page.say("plan.card_name", gib=c["gib"], name=c["name"]), c["id"]) for c in cards())]
+    return [
+        (page.translate(key, name=here["name"], size_bytes=here["bytes"]), THIS_MACHINE),
+        *((page.translate("plan.card_name", gib=c["gib"], name=c["name"]), c["id"]) for c in cards()),
+    ]
 
 
 def memory_of(card: str) -> dict:
     """What there is of memory on that card, or on this machine: {"device": "cuda" or "cpu", "name", "bytes"}."""
-    if card == HERE:
+    if card == THIS_MACHINE:
         return this_machine()
     one = next(one for one in cards() if one["id"] == card)
     return {"device": "cuda", "name": one["id"], "bytes": one["bytes"]}
 
 
-def opened(job: Job) -> None:
+def wait_until_opened(job: Job) -> None:
     """Wait until a job has opened its run. Raises PlaygroundError if it failed before."""
     for event in job.events():
         if event["kind"] == "opened":
@@ -101,7 +113,9 @@ def opened(job: Job) -> None:
 def message(text: str = "", bad: bool = False):
     """An update of a message box: hidden when there is nothing to say; whatever it says is escaped."""
     lines = "".join(f"<p>{html.escape(line)}</p>" for line in text.split("\n") if line)
-    return gr.update(value=f'<div class="told {"bad" if bad else "good"}" role="status">{lines}</div>', visible=bool(text))
+    return gr.update(
+        value=f'<div class="told {"bad" if bad else "good"}" role="status">{lines}</div>', visible=bool(text)
+    )
 
 
 def message_box() -> gr.HTML:

@@ -5,63 +5,94 @@ from types import SimpleNamespace
 import gradio as gr
 
 from playground import catalog
+from playground.catalog.cards import cards
 from playground.errors import problem
-from playground.memory.cards import cards
-from playground.planner import this_machine
-from playground.settings import CHECKPOINTING, METHODS, OPTIMIZERS, Settings
+from playground.planning.client import this_machine
+from playground.settings import CHECKPOINTING_CHOICES, METHODS, OPTIMIZERS, Settings
 from playground.ui import figures
-from playground.ui.page import AT_ONCE, HERE, QUIET, Page, card_choices, memory_of, message, message_box
+from playground.ui.page import QUIET, THIS_MACHINE, UNQUEUED, Page, card_choices, memory_of, message, message_box
 
-START = {"load": {"model": "cyberagent/open-calm-7b", "bits": 4}, "train": {"batch": 32, "length": 256}}  # the talk's model, on a small card
+START = {
+    "load": {"model": "cyberagent/open-calm-7b", "bits": 4},
+    "train": {"batch_size": 32, "max_seq_length": 256},
+}  # the talk's model, on a small card
 START_CARD = "rtx-4060"
-DIMMED = {**QUIET, "show_progress": "minimal"}  # what is shown is of the settings before, so it pales while it is counted anew
-NEWEST = {**DIMMED, "trigger_mode": "always_last"}  # of the changes made while an answer is awaited, only the last is asked
+DIMMED = {
+    **QUIET,
+    "show_progress": "minimal",
+}  # what is shown is of the settings before, so it pales while it is counted anew
+NEWEST = {
+    **DIMMED,
+    "trigger_mode": "always_last",
+}  # of the changes made while an answer is awaited, only the last is asked
 CONTEXT = 1024
 
 
 def build(page: Page) -> SimpleNamespace:
     """The tab's components. Its fields are its own, so that one can plan what isn't to be run."""
-    say, start, made = page.say, Settings().with_values(START), {}
+    translate, start, made = page.translate, Settings().with_values(START), {}
 
     def field(component: type, group: str, name: str, **options):
-        made[group, name] = component(**{"value": getattr(getattr(start, group), name), "label": say(f"{group}.{name}"), **options})
+        made[group, name] = component(
+            **{"value": getattr(getattr(start, group), name), "label": translate(f"{group}.{name}"), **options}
+        )
 
-    gr.Markdown(say("plan.lead"), elem_classes="lead")
+    gr.Markdown(translate("plan.lead"), elem_classes="lead")
     with gr.Row():
         field(gr.Dropdown, "load", "model", choices=_models(), allow_custom_value=True, min_width=250)
-        card = gr.Dropdown(label=say("plan.card"), choices=card_choices(page), value=START_CARD, min_width=250)
+        card = gr.Dropdown(label=translate("plan.card"), choices=card_choices(page), value=START_CARD, min_width=250)
     with gr.Row():
         field(gr.Radio, "load", "bits", choices=[32, 16, 8, 4], min_width=250)
         field(gr.Radio, "train", "method", choices=METHODS)
     with gr.Row():
-        field(gr.Slider, "train", "batch", minimum=1, maximum=128, step=1, min_width=200)
-        field(gr.Slider, "train", "length", minimum=32, maximum=4096, step=32, min_width=200)
-    with gr.Accordion(say("plan.more"), open=False):
+        field(gr.Slider, "train", "batch_size", minimum=1, maximum=128, step=1, min_width=200)
+        field(gr.Slider, "train", "max_seq_length", minimum=32, maximum=4096, step=32, min_width=200)
+    with gr.Accordion(translate("plan.more"), open=False):
         with gr.Row():
             field(gr.Slider, "lora", "r", minimum=1, maximum=256, step=1, min_width=200)
-            field(gr.Dropdown, "lora", "targets", choices=["attention", "all-linear"], allow_custom_value=True)
+            field(gr.Dropdown, "lora", "target_modules", choices=["attention", "all-linear"], allow_custom_value=True)
         with gr.Row():
-            field(gr.Dropdown, "train", "checkpointing", choices=CHECKPOINTING, allow_custom_value=True)
-            field(gr.Number, "train", "tokens", precision=0)
+            field(
+                gr.Dropdown, "train", "gradient_checkpointing", choices=CHECKPOINTING_CHOICES, allow_custom_value=True
+            )
+            field(gr.Number, "train", "max_tokens_per_micro_batch", precision=0)
             field(gr.Dropdown, "train", "optimizer", choices=OPTIMIZERS)
-        context = gr.Slider(label=say("plan.context"), value=CONTEXT, minimum=128, maximum=8192, step=128)
+        context = gr.Slider(label=translate("plan.context"), value=CONTEXT, minimum=128, maximum=8192, step=128)
     told = message_box()
-    figure = gr.HTML(f'<p class="quiet">{say("plan.counting")}</p>', elem_classes="counted")
+    figure = gr.HTML(f'<p class="quiet">{translate("plan.counting")}</p>', elem_classes="counted")
     with gr.Row(elem_classes="actions"):
-        fastest = gr.Button(say("plan.fastest"))
-        use = gr.Button(say("plan.use"), variant="primary")
-    ranked = gr.Radio(label=say("plan.ranked"), info=say("plan.ranked.info"), choices=[], visible=False, elem_classes="ranked")
+        fastest = gr.Button(translate("plan.fastest"))
+        use = gr.Button(translate("plan.use"), variant="primary")
+    ranked = gr.Radio(
+        label=translate("plan.ranked"),
+        info=translate("plan.ranked.info"),
+        choices=[],
+        visible=False,
+        elem_classes="ranked",
+    )
     done = message_box()
-    with gr.Accordion(say("plan.waterfall"), open=False) as savings:
+    with gr.Accordion(translate("plan.waterfall"), open=False) as savings:
         falls = gr.HTML(elem_classes="counted")
-    with gr.Accordion(say("plan.explained"), open=False):
+    with gr.Accordion(translate("plan.explained"), open=False):
         sums = gr.HTML()
-    with gr.Accordion(say("plan.largest"), open=False) as survey:
+    with gr.Accordion(translate("plan.largest"), open=False) as survey:
         models = gr.HTML(elem_classes="counted")
     return SimpleNamespace(
-        fields=made, card=card, context=context, told=told, figure=figure, fastest=fastest, use=use, ranked=ranked, done=done,
-        savings=savings, falls=falls, sums=sums, survey=survey, models=models,
-    )  # fmt: skip
+        fields=made,
+        card=card,
+        context=context,
+        told=told,
+        figure=figure,
+        fastest=fastest,
+        use=use,
+        ranked=ranked,
+        done=done,
+        savings=savings,
+        falls=falls,
+        sums=sums,
+        survey=survey,
+        models=models,
+    )
 
 
 def connect(page: Page, tab: SimpleNamespace) -> None:
@@ -71,19 +102,21 @@ def connect(page: Page, tab: SimpleNamespace) -> None:
     def forecast(*values):
         try:
             asked = _asked(page, tab, values)
-            found = page.planner.ask("forecast", settings=asked.settings, context=asked.context, capacity=asked.room, device=asked.device)
-            figure = figures.forecast(page.say, found, asked.room, this_machine()["bytes"])
-            return figure, figures.explained(page.say, found["explained"]), message()
+            found = page.planner.ask(
+                "forecast", settings=asked.settings, context=asked.context, capacity=asked.room, device=asked.device
+            )
+            figure = figures.forecast(page.translate, found, asked.room, this_machine()["bytes"])
+            return figure, figures.explained(page.translate, found["explained"]), message()
         except Exception as error:
             return "", "", page.trouble(error)
 
     def waterfall(asked):
-        return figures.waterfall(page.say, page.planner.ask("waterfall", settings=asked.settings), asked.room)
+        return figures.waterfall(page.translate, page.planner.ask("waterfall", settings=asked.settings), asked.room)
 
     def largest(asked):
         train = asked.settings["train"]
         sizes = {"context": asked.context, "batch": train["batch"], "length": train["length"]}
-        return figures.largest(page.say, page.planner.ask("largest", **sizes), **sizes)
+        return figures.largest(page.translate, page.planner.ask("largest_models", **sizes), **sizes)
 
     gr.on(None, forecast, inputs, [tab.figure, tab.sums, tab.told], show_progress_on=tab.figure, **NEWEST)
     _answer_while_open(page, tab, waterfall, tab.savings, tab.falls, "plan.counting")
@@ -91,65 +124,85 @@ def connect(page: Page, tab: SimpleNamespace) -> None:
     _connect_choice(page, tab, inputs)
 
 
-def _answer_while_open(page: Page, tab: SimpleNamespace, answer, accordion: gr.Accordion, shown: gr.HTML, waiting: str) -> None:
+def _answer_while_open(
+    page: Page, tab: SimpleNamespace, answer, accordion: gr.Accordion, shown: gr.HTML, waiting: str
+) -> None:
     """Show `answer` in an accordion, anew with every forecast, but only while it is open: it takes longer."""
     is_open = gr.State(False)
 
     def show(is_open, figure, *values):
         try:
             if is_open:
-                return answer(_asked(page, tab, values)) if figure else ""  # what is wrong is told in the figure's place
+                return (
+                    answer(_asked(page, tab, values)) if figure else ""
+                )  # what is wrong is told in the figure's place
             return gr.skip()
         except Exception as error:
             return page.trouble(error)
 
     inputs = [is_open, tab.figure, *tab.fields.values(), tab.card, tab.context]
-    opened = accordion.expand(lambda: (True, f'<p class="quiet">{page.say(waiting)}</p>'), None, [is_open, shown], **AT_ONCE)
+    opened = accordion.expand(
+        lambda: (True, f'<p class="quiet">{page.translate(waiting)}</p>'), None, [is_open, shown], **UNQUEUED
+    )
     opened.then(show, inputs, shown, **DIMMED)
-    accordion.collapse(lambda: False, None, is_open, **AT_ONCE)
+    accordion.collapse(lambda: False, None, is_open, **UNQUEUED)
     tab.figure.change(show, inputs, shown, **NEWEST)
 
 
 def _connect_choice(page: Page, tab: SimpleNamespace, inputs: list) -> None:
     """The fastest settings that fit, taking one of them, and carrying the tab's settings over to the form."""
-    taken = [tab.fields["load", "bits"], tab.fields["train", "method"], tab.fields["train", "checkpointing"], tab.fields["train", "tokens"]]
+    taken = [
+        tab.fields["load", "bits"],
+        tab.fields["train", "method"],
+        tab.fields["train", "gradient_checkpointing"],
+        tab.fields["train", "max_tokens_per_micro_batch"],
+    ]
     none = (gr.update(choices=[], value=None, visible=False), *(gr.skip() for _ in taken))
 
     def fastest(*values):
-        yield *none, message(page.say("plan.counting"))
+        yield *none, message(page.translate("plan.counting"))
         try:
             asked = _asked(page, tab, values)
             if asked.device == "cpu":
                 raise problem("plan.fastest.cpu")
-            found = page.planner.ask("fastest", settings=asked.settings, capacity=asked.room)
+            found = page.planner.ask("fastest_settings", settings=asked.settings, capacity=asked.room)
         except Exception as error:
             yield *none, page.trouble(error)
             return
         if not found:
-            yield *none, message(page.say("plan.ranked.none", room_bytes=asked.room), bad=True)
+            yield *none, message(page.translate("plan.ranked.none", room_bytes=asked.room), bad=True)
             return
-        choices = [(page.say("plan.ranked.option", **figures.option(page.say, option)), _written(option)) for option in found]
+        choices = [
+            (page.translate("plan.ranked.option", **figures.option(page.translate, option)), _written(option))
+            for option in found
+        ]
         yield gr.update(choices=choices, value=choices[0][1], visible=True), *_read(choices[0][1]), message()
 
     tab.fastest.click(fastest, inputs, [tab.ranked, *taken, tab.done], **QUIET)
-    tab.ranked.input(_read, tab.ranked, taken, **AT_ONCE)
-    gr.on([component.input for component in inputs], lambda: message(), None, tab.done, **AT_ONCE)  # what is carried over is another again
-    carried = [page.fields[key] for key in (*tab.fields, ("load", "card"))]
-    tab.use.click(lambda *values: _carried(page, *values), [*tab.fields.values(), tab.card], [*carried, tab.done], **AT_ONCE)
+    tab.ranked.input(_read, tab.ranked, taken, **UNQUEUED)
+    gr.on(
+        [component.input for component in inputs], lambda: message(), None, tab.done, **UNQUEUED
+    )  # what is carried over is another again
+    carried = [page.fields[key] for key in (*tab.fields, ("load", "simulate_gpu_gib"))]
+    tab.use.click(
+        lambda *values: _carried(page, *values), [*tab.fields.values(), tab.card], [*carried, tab.done], **UNQUEUED
+    )
 
 
 def _carried(page: Page, *values) -> tuple:
     """The tab's settings for the form, with the chosen card as the one that is pretended, and what is said of it."""
     *chosen, card = values
-    size = 0 if card == HERE else next(one["gib"] for one in cards() if one["id"] == card)
-    return *chosen, size, message(page.say("plan.used_card", gib=size) if size else page.say("plan.used"))
+    size = 0 if card == THIS_MACHINE else next(one["gib"] for one in cards() if one["id"] == card)
+    return *chosen, size, message(page.translate("plan.used_card", gib=size) if size else page.translate("plan.used"))
 
 
 def _asked(page: Page, tab: SimpleNamespace, values) -> SimpleNamespace:
     """What is to be planned: settings as a dict, bytes of room, the device, tokens of context. Raises PlaygroundError with all problems."""
     *chosen, card, context = values
     memory, settings = memory_of(card), page.chosen(tab.fields, chosen)
-    return SimpleNamespace(settings=settings.to_dict(), room=memory["bytes"], device=memory["device"], context=int(context))
+    return SimpleNamespace(
+        settings=settings.to_dict(), room=memory["bytes"], device=memory["device"], context=int(context)
+    )
 
 
 def _written(option: dict) -> str:
@@ -166,4 +219,4 @@ def _read(written: str) -> tuple[int, str, str, int]:
 def _models() -> list[tuple[str, str]]:
     """Every bundled shape, and the models on offer that share another's."""
     others = [key for key in catalog.models() if key not in catalog.shapes()]
-    return [(catalog.name_of(key), key) for key in (*catalog.shapes(), *others)]
+    return [(catalog.display_name(key), key) for key in (*catalog.shapes(), *others)]

@@ -5,39 +5,50 @@ from types import SimpleNamespace
 
 import gradio as gr
 
-from playground import accuracy, runs
+from playground import runs
 from playground.errors import PlaygroundError, problem
-from playground.settings import Settings
+from playground.runs import accuracy
 from playground.ui import tables
-from playground.ui.page import AT_ONCE, QUIET, Page, message, message_box, opened
+from playground.ui.page import QUIET, UNQUEUED, Page, message, message_box, wait_until_opened
 
 CHECKPOINT = "checkpoint.pt"  # as train/checkpoint.py names it, which imports torch
 
 
 def build(page: Page) -> SimpleNamespace:
     """The tab's components."""
-    say = page.say
-    gr.Markdown(say("runs.lead"), elem_classes="lead")
+    translate = page.translate
+    gr.Markdown(translate("runs.lead"), elem_classes="lead")
     table = gr.HTML()
-    empty = gr.Markdown(say("runs.empty"), elem_classes="quiet")
-    pick = gr.Dropdown(label=say("runs.pick"), info=say("runs.pick.info"), choices=[], value=None)
+    empty = gr.Markdown(translate("runs.empty"), elem_classes="quiet")
+    pick = gr.Dropdown(label=translate("runs.pick"), info=translate("runs.pick.info"), choices=[], value=None)
     with gr.Row(elem_classes="actions"):
-        show = gr.Button(say("runs.show"), variant="primary")
-        live = gr.Button(say("runs.live"))
+        show = gr.Button(translate("runs.show"), variant="primary")
+        live = gr.Button(translate("runs.live"))
     with gr.Row(elem_classes="actions"):
-        reuse = gr.Button(say("runs.reuse"))
-        resume = gr.Button(say("runs.resume"), interactive=False)
-        delete = gr.Button(say("runs.delete"))
-        really = gr.Button(say("runs.really"), variant="stop", visible=False)
+        reuse = gr.Button(translate("runs.reuse"))
+        resume = gr.Button(translate("runs.resume"), interactive=False)
+        delete = gr.Button(translate("runs.delete"))
+        really = gr.Button(translate("runs.really"), variant="stop", visible=False)
     told = message_box()
-    with gr.Accordion(say("accuracy.title"), open=True):
+    with gr.Accordion(translate("accuracy.title"), open=True):
         pairs = gr.HTML()
-    with gr.Accordion(say("accuracy.record"), open=False) as record:
+    with gr.Accordion(translate("accuracy.record"), open=False) as record:
         kept = gr.HTML()
     return SimpleNamespace(
-        table=table, empty=empty, pick=pick, show=show, live=live, reuse=reuse, resume=resume, delete=delete, really=really, message=told,
-        pairs=pairs, record=record, kept=kept,
-    )  # fmt: skip
+        table=table,
+        empty=empty,
+        pick=pick,
+        show=show,
+        live=live,
+        reuse=reuse,
+        resume=resume,
+        delete=delete,
+        really=really,
+        message=told,
+        pairs=pairs,
+        record=record,
+        kept=kept,
+    )
 
 
 def connect(page: Page, tab: SimpleNamespace, chart: gr.HTML) -> None:
@@ -45,33 +56,36 @@ def connect(page: Page, tab: SimpleNamespace, chart: gr.HTML) -> None:
 
     def reuse(run_id):
         try:
-            chosen = Settings().with_values(runs.find(page.root, run_id).settings())
+            chosen = runs.find(page.root, run_id).settings()
             return [*page.values(chosen), message()]
         except Exception as error:
             return [*(gr.skip() for _ in page.fields), page.trouble(error)]
 
     def resume(run_id):
-        opened(page.engine.resume(run_id))
+        wait_until_opened(page.engine.resume(run_id))
         return message()
 
     def delete(run_id):
         if page.engine.state == "busy" and page.engine.run == run_id:
             raise problem("error.busy")
         runs.delete(page.root, run_id)
-        return message(page.say("runs.deleted", run=run_id))
+        return message(page.translate("runs.deleted", run=run_id))
 
-    tab.show.click(lambda run_id: gr.update(follow=run_id or ""), tab.pick, chart, **AT_ONCE)
+    tab.show.click(lambda run_id: gr.update(follow=run_id or ""), tab.pick, chart, **UNQUEUED)
     for button in (tab.live, tab.resume):
-        button.click(lambda: gr.update(follow=""), None, chart, **AT_ONCE)
+        button.click(lambda: gr.update(follow=""), None, chart, **UNQUEUED)
     tab.resume.click(page.telling(resume), tab.pick, tab.message, **QUIET)
-    tab.pick.change(lambda run_id: _resumable(page, run_id), tab.pick, tab.resume, **AT_ONCE)
-    tab.pick.change(lambda run_id: _pairs(page, run_id), tab.pick, tab.pairs, **AT_ONCE)
-    chart.change(lambda run_id: _pairs(page, run_id), tab.pick, tab.pairs, **AT_ONCE)
-    tab.record.expand(lambda: _record(page), None, tab.kept, **AT_ONCE)
-    tab.reuse.click(reuse, tab.pick, [*page.inputs(), tab.message], **AT_ONCE)
-    tab.delete.click(lambda: gr.update(visible=True), None, tab.really, **AT_ONCE)
-    tab.really.click(page.telling(delete), tab.pick, tab.message, **AT_ONCE).then(
-        lambda: (gr.update(visible=False), *listed(page)), None, [tab.really, tab.table, tab.empty, tab.pick, tab.resume], **AT_ONCE
+    tab.pick.change(lambda run_id: _resumable(page, run_id), tab.pick, tab.resume, **UNQUEUED)
+    tab.pick.change(lambda run_id: _pairs(page, run_id), tab.pick, tab.pairs, **UNQUEUED)
+    chart.change(lambda run_id: _pairs(page, run_id), tab.pick, tab.pairs, **UNQUEUED)
+    tab.record.expand(lambda: _record(page), None, tab.kept, **UNQUEUED)
+    tab.reuse.click(reuse, tab.pick, [*page.inputs(), tab.message], **UNQUEUED)
+    tab.delete.click(lambda: gr.update(visible=True), None, tab.really, **UNQUEUED)
+    tab.really.click(page.telling(delete), tab.pick, tab.message, **UNQUEUED).then(
+        lambda: (gr.update(visible=False), *listed(page)),
+        None,
+        [tab.really, tab.table, tab.empty, tab.pick, tab.resume],
+        **UNQUEUED,
     )
 
 
@@ -84,14 +98,16 @@ def listed(page: Page, picked: str | None = None) -> tuple:
     ids = [s.id for s in found]
     now = picked if picked in ids else next(iter(ids), None)
     return (
-        gr.update(value=tables.history(page.say, found), visible=bool(found)), gr.update(visible=not found),
-        gr.update(choices=ids, value=now), _resumable(page, now),
-    )  # fmt: skip
+        gr.update(value=tables.history(page.translate, found), visible=bool(found)),
+        gr.update(visible=not found),
+        gr.update(choices=ids, value=now),
+        _resumable(page, now),
+    )
 
 
 def _resumable(page: Page, run_id: str | None):
     """An update of the button that resumes a run: it can be pressed where the run left a checkpoint and nothing runs."""
-    left = bool(runs.ID.fullmatch(run_id or "")) and (page.root / run_id / CHECKPOINT).is_file()
+    left = bool(runs.RUN_ID.fullmatch(run_id or "")) and (page.root / run_id / CHECKPOINT).is_file()
     return gr.update(interactive=left and page.engine.state != "busy")
 
 
@@ -106,7 +122,9 @@ def _pairs(page: Page, run_id: str | None) -> str:
     if not found:
         return _quiet(page, "accuracy.none")
     device = events[0].get("hardware", {}).get("device")
-    return _quiet(page, "accuracy.of_cpu" if device == "cpu" else "accuracy.of_cuda") + tables.pairs(page.say, found)
+    return _quiet(page, "accuracy.of_cpu" if device == "cpu" else "accuracy.of_cuda") + tables.pairs(
+        page.translate, found
+    )
 
 
 def _record(page: Page) -> str:
@@ -115,8 +133,12 @@ def _record(page: Page) -> str:
     if not found:
         return _quiet(page, "accuracy.empty")
     by_id = {summary.id: summary for summary in runs.history(page.root)}
-    return _quiet(page, "accuracy.record.lead") + tables.scores(page.say, accuracy.scores(found)) + tables.record(page.say, found, by_id)
+    return (
+        _quiet(page, "accuracy.record.lead")
+        + tables.scores(page.translate, accuracy.scores(found))
+        + tables.record(page.translate, found, by_id)
+    )
 
 
 def _quiet(page: Page, key: str) -> str:
-    return f'<p class="quiet">{escape(page.say(key))}</p>'
+    return f'<p class="quiet">{escape(page.translate(key))}</p>'

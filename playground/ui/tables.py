@@ -5,9 +5,9 @@ from html import escape
 from itertools import groupby
 
 from playground import catalog
-from playground.accuracy import TOTALS, Pair, Score
-from playground.runs import Summary
-from playground.words import gib
+from playground.i18n import format_bytes
+from playground.runs import RunSummary
+from playground.runs.accuracy import TOTALS, Pair, Score
 
 FIGURES = ("figure", "predicted", "measured", "error")
 
@@ -28,43 +28,65 @@ def number(count: int) -> str:
     return f"{count:,}"
 
 
-def history(say: Callable, found: Sequence[Summary]) -> str:
+def history(translate: Callable, found: Sequence[RunSummary]) -> str:
     """Every run: what it did with which model, and how it ended."""
     rows = []
     for run in found:
         loss, recall = run.result.get("loss") or {}, run.result.get("recall") or {}
-        about = say("runs.about_tune" if run.job == "tune" else "runs.about", job=run.job, model=catalog.name_of(run.model), bits=run.bits, data=run.data)
-        rows.append([
-            f"{run.id}\n{about}", f"{loss['before']:.3f} → {loss['after']:.3f}" if loss.get("before") and loss.get("after") else "",
-            f"{recall['base']:.0%} → {recall['tuned']:.0%}" if recall else "", str(round(run.seconds)), say(f"state.{run.state}"),
-        ])  # fmt: skip
-    return f'<div class="runs">{table([say(f"runs.head.{name}") for name in ("run", "loss", "recall", "seconds", "state")], rows, "stacked")}</div>'
+        about = translate(
+            "runs.about_tune" if run.job == "tune" else "runs.about",
+            job=run.job,
+            model=catalog.display_name(run.model),
+            bits=run.bits,
+            data=run.data,
+        )
+        rows.append(
+            [
+                f"{run.id}\n{about}",
+                f"{loss['before']:.3f} → {loss['after']:.3f}" if loss.get("before") and loss.get("after") else "",
+                f"{recall['base']:.0%} → {recall['tuned']:.0%}" if recall else "",
+                str(round(run.seconds)),
+                translate(f"state.{run.state}"),
+            ]
+        )
+    return f'<div class="runs">{table([translate(f"runs.head.{name}") for name in ("run", "loss", "recall", "seconds", "state")], rows, "stacked")}</div>'
 
 
-def pairs(say: Callable, found: Sequence[Pair]) -> str:
+def pairs(translate: Callable, found: Sequence[Pair]) -> str:
     """A run's figures that were both predicted and measured, phase by phase."""
     rows = []
     for phase, several in groupby(found, lambda pair: pair.phase):
-        rows.append([say(f"chart.job.{phase}")])
-        rows += [[_kind(say, pair.kind), gib(pair.predicted), gib(pair.measured), _signed(pair.error)] for pair in several]
-    return table([say(f"accuracy.{name}") for name in FIGURES], rows)
+        rows.append([translate(f"chart.job.{phase}")])
+        rows += [
+            [
+                _kind(translate, pair.kind),
+                format_bytes(pair.predicted),
+                format_bytes(pair.measured),
+                _signed(pair.error),
+            ]
+            for pair in several
+        ]
+    return table([translate(f"accuracy.{name}") for name in FIGURES], rows)
 
 
-def record(say: Callable, found: Sequence[Pair], of: dict[str, Summary]) -> str:
+def record(translate: Callable, found: Sequence[Pair], of: dict[str, RunSummary]) -> str:
     """Totals of all runs, a row a phase: the error, and what was predicted → measured. of: runs by their id."""
     kinds = [kind for kind in TOTALS if any(pair.kind == kind for pair in found)]
     rows = []
     for (run, phase), several in groupby(found, lambda pair: (pair.run, pair.phase)):
-        at = {pair.kind: f"{_signed(pair.error)}\n{gib(pair.predicted)} → {gib(pair.measured)}" for pair in several}
-        about = say("runs.about", job=phase, model=catalog.name_of(of[run].model), bits=of[run].bits)
+        at = {
+            pair.kind: f"{_signed(pair.error)}\n{format_bytes(pair.predicted)} → {format_bytes(pair.measured)}"
+            for pair in several
+        }
+        about = translate("runs.about", job=phase, model=catalog.display_name(of[run].model), bits=of[run].bits)
         rows.append([f"{about}\n{run}", *(at.get(kind, "") for kind in kinds)])
-    return table([say("runs.head.run"), *(_kind(say, kind) for kind in kinds)], rows, "stacked")
+    return table([translate("runs.head.run"), *(_kind(translate, kind) for kind in kinds)], rows, "stacked")
 
 
-def scores(say: Callable, found: Sequence[Score]) -> str:
+def scores(translate: Callable, found: Sequence[Score]) -> str:
     """How far off predictions were, by kind."""
-    head = [say(f"accuracy.{name}") for name in ("figure", "count", "median", "worst")]
-    return table(head, [[_kind(say, s.kind), str(s.count), f"{s.median:.1%}", _signed(s.worst)] for s in found])
+    head = [translate(f"accuracy.{name}") for name in ("figure", "count", "median", "worst")]
+    return table(head, [[_kind(translate, s.kind), str(s.count), f"{s.median:.1%}", _signed(s.worst)] for s in found])
 
 
 def _row(cells: Sequence[str], width: int) -> str:
@@ -79,8 +101,8 @@ def _cell(text: str) -> str:
     return f"{escape(main)}<small>{escape(small)}</small>" if small else escape(main)
 
 
-def _kind(say: Callable, kind: str) -> str:
-    return say(f"chart.memory.{kind}" if kind in TOTALS else f"chart.part.{kind}")
+def _kind(translate: Callable, kind: str) -> str:
+    return translate(f"chart.memory.{kind}" if kind in TOTALS else f"chart.part.{kind}")
 
 
 def _signed(share: float) -> str:

@@ -13,7 +13,8 @@ import pytest
 from toys import PROJECT
 
 from playground import runs
-from playground.words import say
+from playground.i18n import translate
+from playground.settings import Settings
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +42,15 @@ def address(tmp_path_factory):
 def test_each_language_has_its_page(address, path, lang, other):
     answer = httpx.get(address + path, timeout=30, follow_redirects=True)
     assert answer.status_code == 200
-    for key in ("tune.go", "chat.ask"):  # Gradio puts the whole page into a script as JSON, other letters escaped or not
-        written = (say(lang, key), json.dumps(say(lang, key))[1:-1])
+    for key in (
+        "tune.go",
+        "chat.ask",
+    ):  # Gradio puts the whole page into a script as JSON, other letters escaped or not
+        written = (translate(lang, key), json.dumps(translate(lang, key))[1:-1])
         assert any(form in answer.text for form in written)
-    assert not any(form in answer.text for form in (say(other, "tune.go"), json.dumps(say(other, "tune.go"))[1:-1]))
+    assert not any(
+        form in answer.text for form in (translate(other, "tune.go"), json.dumps(translate(other, "tune.go"))[1:-1])
+    )
 
 
 def test_no_job_is_open_to_other_programs(address):
@@ -61,7 +67,7 @@ def test_files_of_the_machine_are_not_served(address, path):
 def since(tmp_path):
     import gradio as gr
 
-    from playground.ui.live_chart import live_chart
+    from playground.ui.live_view import live_chart
 
     now = {"run": None, "busy": False, "engine": "ready"}
     with gr.Blocks():
@@ -72,22 +78,36 @@ def since(tmp_path):
 def test_the_chart_follows_the_run_that_goes_on(since):
     ask, now, root = since
     assert ask({})["events"] == [] and ask({})["run"] == ""
-    run = runs.create(root, "tune", {})
+    run = runs.create(root, "tune", Settings())
     now.update(run=run.id, busy=True)
     first = ask({"follow": "", "run": "", "cursor": 0})
     assert first["run"] == run.id and [e["kind"] for e in first["events"]] == ["run"] and first["live"]
     assert ask({"run": run.id, "cursor": first["cursor"]})["events"] == []
-    run.append("failure", problems=[{"key": "error.no_cuda", "values": {}}])
+    run.append("error", problems=[{"key": "error.no_cuda", "values": {}}])
     [failure] = ask({"run": run.id, "cursor": first["cursor"]})["events"]
-    assert failure["text"] == say("ja", "error.no_cuda")
+    assert failure["text"] == translate("ja", "error.no_cuda")
 
 
-@pytest.mark.parametrize("request_", [
-    None, [], "x", 3, {"follow": 3}, {"run": None}, {"cursor": -1}, {"cursor": 1.5}, {"cursor": "0"}, {"cursor": True}, {"cursor": 2**60}, {"follow": ["a"]},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "request_",
+    [
+        None,
+        [],
+        "x",
+        3,
+        {"follow": 3},
+        {"run": None},
+        {"cursor": -1},
+        {"cursor": 1.5},
+        {"cursor": "0"},
+        {"cursor": True},
+        {"cursor": 2**60},
+        {"follow": ["a"]},
+    ],
+)
 def test_the_chart_answers_nothing_to_what_is_no_question(since, request_):
     ask, now, root = since
-    now["run"] = runs.create(root, "tune", {}).id
+    now["run"] = runs.create(root, "tune", Settings()).id
     assert ask(request_)["events"] == []
 
 
@@ -95,15 +115,15 @@ def test_the_chart_answers_nothing_to_what_is_no_question(since, request_):
 def test_the_chart_reads_nothing_outside_the_runs(since, name):
     ask, _, root = since
     (root.parent / "secret").mkdir(exist_ok=True)
-    (root.parent / "secret" / "events.jsonl").write_text('{"t": 0, "kind": "run"}\n')
+    (root.parent / "secret" / "events.jsonl").write_text('{"t": 0, "kind": "run_started"}\n')
     assert ask({"follow": name, "run": name, "cursor": 0})["events"] == []
 
 
 def test_notes_and_failures_of_another_version_do_not_break_the_chart(since):
     ask, now, root = since
-    run = runs.create(root, "tune", {})
+    run = runs.create(root, "tune", Settings())
     run.append("note", key="from.the.future", values={})
-    run.append("failure", problems="?")
-    run.append("failure", problems=[3, {"key": "error.no_run"}])
+    run.append("error", problems="?")
+    run.append("error", problems=[3, {"key": "error.no_run"}])
     now["run"] = run.id
     assert [e.get("text") for e in ask({})["events"]][1:] == ["from.the.future", "", "error.no_run"]

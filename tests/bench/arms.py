@@ -23,10 +23,28 @@ LABELLED = 0.6
 SPECIAL = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": PAD, "tie_word_embeddings": False}
 WIDE = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32}
 SHAPES = {
-    "calm": ("gpt_neox", {"intermediate_size": 16384, "vocab_size": 52224, "rotary_pct": 1.0, "use_parallel_residual": False, "max_position_embeddings": 2048}),
-    "llama": ("llama", {"intermediate_size": 11008, "vocab_size": 32000, "num_key_value_heads": 32, "max_position_embeddings": 4096}),
+    "calm": (
+        "gpt_neox",
+        {
+            "intermediate_size": 16384,
+            "vocab_size": 52224,
+            "rotary_pct": 1.0,
+            "use_parallel_residual": False,
+            "max_position_embeddings": 2048,
+        },
+    ),
+    "llama": (
+        "llama",
+        {"intermediate_size": 11008, "vocab_size": 32000, "num_key_value_heads": 32, "max_position_embeddings": 4096},
+    ),
 }
-TINY = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 128, "vocab_size": 512}
+TINY = {
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 128,
+    "vocab_size": 512,
+}
 
 
 # --- arms in processes ---
@@ -36,7 +54,7 @@ def attempt(arm) -> dict:
     """What an arm measured, or {"failed": what it said}."""
     try:
         return arm()
-    except Exception as error:  # noqa: BLE001  whatever it is, it belongs into the report
+    except Exception as error:
         return {"failed": str(error)[-2000:] or repr(error)}
 
 
@@ -71,7 +89,9 @@ def medians(found: list[dict]) -> dict:
     for name in dict.fromkeys(key for r in right for key in r if key not in ("round", "arm")):
         values = [r[name] for r in right if r.get(name) is not None]
         text = any(isinstance(v, str) for v in values)
-        middle[name] = "/".join(sorted(set(values))) if text else round(statistics.median(values), 4) if values else None
+        middle[name] = (
+            "/".join(sorted(set(values))) if text else round(statistics.median(values), 4) if values else None
+        )
     return middle
 
 
@@ -89,9 +109,13 @@ def report(what: str, libraries: tuple[str, ...], rounds: list[dict], **more) ->
             versions[name] = None
     arms = dict.fromkeys(r["arm"] for r in rounds)
     return {
-        "what": what, "date": datetime.now(timezone.utc).isoformat(timespec="seconds"), "versions": versions, **more,
-        "medians": {arm: medians([r for r in rounds if r["arm"] == arm]) for arm in arms}, "rounds": rounds,
-    }  # fmt: skip
+        "what": what,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "versions": versions,
+        **more,
+        "medians": {arm: medians([r for r in rounds if r["arm"] == arm]) for arm in arms},
+        "rounds": rounds,
+    }
 
 
 def write(path: Path, found: dict) -> None:
@@ -137,13 +161,32 @@ def hf_trainer(model, tokenizer, examples, train, out: str, collator: dict | Non
             self.at.append(time.perf_counter())
             self.tokens.append(int(state.num_input_tokens_seen))
 
-    rows = [{"input_ids": e.ids, "attention_mask": [1] * len(e.ids), "labels": [-100] * e.trained_from + e.ids[e.trained_from :]} for e in examples]
-    clock, micro = Clock(), train.micro_batch or train.batch
+    rows = [
+        {
+            "input_ids": e.ids,
+            "attention_mask": [1] * len(e.ids),
+            "labels": [-100] * e.trained_from + e.ids[e.trained_from :],
+        }
+        for e in examples
+    ]
+    clock, micro = Clock(), train.micro_batch_size or train.batch_size
     arguments = TrainingArguments(
-        out, per_device_train_batch_size=micro, gradient_accumulation_steps=train.batch // micro, num_train_epochs=train.epochs, max_steps=train.steps or -1,
-        learning_rate=train.lr, lr_scheduler_type=train.schedule, warmup_steps=train.warmup, seed=train.seed, optim="adamw_torch_fused",
-        logging_strategy="no", save_strategy="no", report_to="none", disable_tqdm=True, **more,
-    )  # fmt: skip
+        out,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=train.batch_size // micro,
+        num_train_epochs=train.epochs,
+        max_steps=train.max_steps or -1,
+        learning_rate=train.lr,
+        lr_scheduler_type=train.schedule,
+        warmup_steps=train.warmup,
+        seed=train.seed,
+        optim="adamw_torch_fused",
+        logging_strategy="no",
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        **more,
+    )
     made = DataCollatorForSeq2Seq(tokenizer, padding=True, **(collator or {}))
     return Trainer(model, arguments, data_collator=made, train_dataset=rows, callbacks=[clock]), clock
 
@@ -177,14 +220,18 @@ def made_up(model, bits: int, device: str):
     from transformers.pytorch_utils import Conv1D
     from transformers.quantizers.base import get_keys_to_not_convert
 
-    from playground.model.load import keep_trainable, settle
+    from playground.model.load import defragment_after_load, disable_cpu_repacking
 
     torch.manual_seed(0)
-    kept = [*get_keys_to_not_convert(model), *(model._keep_in_fp32_modules or ())] if bits < 16 else []  # as transformers leaves them
+    kept = (
+        [*get_keys_to_not_convert(model), *(model._keep_in_fp32_modules or ())] if bits < 16 else []
+    )  # as transformers leaves them
 
     def drawn(name: str, tensor: torch.Tensor) -> torch.Tensor:
         made = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
-        return made.normal_(0, 0.02) if tensor.ndim > 1 else made.fill_(float("norm" in name and name.endswith("weight")))
+        return (
+            made.normal_(0, 0.02) if tensor.ndim > 1 else made.fill_(float("norm" in name and name.endswith("weight")))
+        )
 
     drawn_once: dict[int, nn.Parameter] = {}  # tied weights stay tied
     for name, module in list(model.named_modules()):
@@ -192,33 +239,43 @@ def made_up(model, bits: int, device: str):
             if id(tensor) not in drawn_once:
                 drawn_once[id(tensor)] = nn.Parameter(drawn(f"{name}.{leaf}", tensor), requires_grad=False)
             setattr(module, leaf, drawn_once[id(tensor)])
-        if any(buffer.is_meta for buffer in module.buffers(recurse=False)):  # a rotary embedding's, which follow from the config
+        if any(
+            buffer.is_meta for buffer in module.buffers(recurse=False)
+        ):  # a rotary embedding's, which follow from the config
             with torch.device(device):
                 module._buffers.update(type(module)(config=model.config)._buffers)
         for leaf, tensor in module.named_buffers(recurse=False):
             module._buffers[leaf] = tensor.to(device)
-        if bits < 16 and type(module) in (nn.Linear, Conv1D) and not any(name == one or name.endswith("." + one) for one in kept):
+        if (
+            bits < 16
+            and type(module) in (nn.Linear, Conv1D)
+            and not any(name == one or name.endswith("." + one) for one in kept)
+        ):
             model.set_submodule(name, _quantized(module, bits))
     drawn_once.clear()  # what was quantized is not to be kept
     if bits < 16:
         setattr(model, f"is_loaded_in_{bits}bit", True)  # as transformers says it to PEFT
         if device == "cuda":
-            settle(model)
-    keep_trainable(model)
+            defragment_after_load(model)
+    disable_cpu_repacking(model)
     return model.eval()
 
 
 def _quantized(layer, bits: int):
     from bitsandbytes import nn as quantized
 
-    weight = layer.weight.data if hasattr(layer, "in_features") else layer.weight.data.T.contiguous()  # GPT-2's lie the other way round
+    weight = (
+        layer.weight.data if hasattr(layer, "in_features") else layer.weight.data.T.contiguous()
+    )  # GPT-2's lie the other way round
     sizes, device = (weight.shape[1], weight.shape[0], layer.bias is not None), weight.device
     if bits == 4:
         made = quantized.Linear4bit(*sizes, compute_dtype=weight.dtype, quant_type="nf4", device="meta")
         made.weight = quantized.Params4bit(weight, quant_type="nf4", module=made).to(device)
     else:
         made = quantized.Linear8bitLt(*sizes, has_fp16_weights=False, threshold=6.0, device="meta")
-        made.weight = quantized.Int8Params(weight, requires_grad=False, has_fp16_weights=False)._quantize(device)  # .to() only does that from the CPU
+        made.weight = quantized.Int8Params(weight, requires_grad=False, has_fp16_weights=False)._quantize(
+            device
+        )  # .to() only does that from the CPU
     made.bias = layer.bias
     return made
 
@@ -230,7 +287,9 @@ def rows() -> list:
     from playground.data.batch import Example
 
     draw = random.Random(0)
-    return [Example([draw.randrange(5, 500) for _ in range(length)], round(length * (1 - LABELLED))) for length in LENGTHS]
+    return [
+        Example([draw.randrange(5, 500) for _ in range(length)], round(length * (1 - LABELLED))) for length in LENGTHS
+    ]
 
 
 def work_of(model) -> tuple[float, float]:
@@ -246,4 +305,6 @@ def work_of(model) -> tuple[float, float]:
     learned = sum(RANK * (m.in_features + m.out_features) for m in layers)
     seen = sum(n * n for n in LENGTHS) / 2 / sum(LENGTHS)
     looking = 4 * seen * model.config.hidden_size * model.config.num_hidden_layers
-    return 4 * (frozen + head.in_features * head.out_features) + 6 * learned + 3 * looking, 2 * (frozen + learned) + looking
+    return 4 * (frozen + head.in_features * head.out_features) + 6 * learned + 3 * looking, 2 * (
+        frozen + learned
+    ) + looking

@@ -40,10 +40,19 @@ def main() -> None:
         hardware = found.pop("hardware")
         smooth[arm] = [statistics.mean(found["losses"][at : at + 10]) for at in range(asked.steps - 9)]
         apart = [ours - theirs for ours, theirs in zip(smooth[arm], smooth["reference"])]
-        found = {"away": round(statistics.mean(d * d for d in apart) ** 0.5, 5), "bias": round(statistics.mean(apart), 5), "last": round(smooth[arm][-1], 4)} | found
+        found = {
+            "away": round(statistics.mean(d * d for d in apart) ** 0.5, 5),
+            "bias": round(statistics.mean(apart), 5),
+            "last": round(smooth[arm][-1], 4),
+        } | found
         print({"arm": arm} | {name: value for name, value in found.items() if name != "losses"}, flush=True)
         rounds.append({"round": 1, "arm": arm} | found)
-    report = arms.report("loss curves at learning rate 3e-4", LIBRARIES, [{k: v for k, v in r.items() if k != "losses"} for r in rounds], hardware=hardware)
+    report = arms.report(
+        "loss curves at learning rate 3e-4",
+        LIBRARIES,
+        [{k: v for k, v in r.items() if k != "losses"} for r in rounds],
+        hardware=hardware,
+    )
     arms.write(asked.out, report | {"losses": {r["arm"]: r["losses"] for r in rounds}})
     asked.out.with_suffix(".svg").write_text(figure(smooth), encoding="utf-8")
 
@@ -53,45 +62,56 @@ def curve(arm: str, steps: int) -> dict:
     import torch
 
     from playground import catalog
-    from playground.data.batch import batches, collate, encode
+    from playground.data.batch import collate, encode, epoch_batches
     from playground.data.source import read
-    from playground.data.template import choose
+    from playground.data.template import choose_template
     from playground.memory.meter import hardware
     from playground.model import adapt
-    from playground.model.load import load
-    from playground.model.source import local
+    from playground.model.load import load_model
+    from playground.model.source import local_folder
     from playground.settings import Lora, Settings, Train
-    from playground.train.loop import fine_tune, rate
+    from playground.train.loop import fine_tune, learning_rate_at
     from playground.train.parallel import Team
-    from playground.train.prepare import prepare
+    from playground.train.prepare import prepare_trainer
 
     chosen = Settings().with_values(catalog.presets()["demo-en"]["settings"])
-    train = Train(batch=2, steps=steps, lr=3e-4, length=256, checkpointing="off", tokens=2048)
+    train = Train(
+        batch_size=2,
+        max_steps=steps,
+        lr=3e-4,
+        max_seq_length=256,
+        gradient_checkpointing="off",
+        max_tokens_per_micro_batch=2048,
+    )
     bits = {"bits": 32} if arm == "reference" else {"bits": 16, "dtype": "bfloat16"}
     wanted = chosen.with_values({"load": bits | {"device": "cpu"}}).load
-    held = load(local(wanted.model), wanted, lambda *told: None)
+    loaded = load_model(local_folder(wanted.model), wanted, lambda *told: None)
     rows = read(chosen.data)
-    template = choose(chosen.data.template, held.tokenizer, [r.instruction for r in rows.train])
-    examples, _ = encode(rows.train, template, train.length)
+    template = choose_template(chosen.data.prompt_format, loaded.tokenizer, [r.instruction for r in rows.train])
+    examples, _ = encode(rows.train, template, train.max_seq_length)
     facts = {"hardware": hardware("cpu")}
     if arm != "reference":
-        trainer = prepare(held, Settings(lora=Lora(), train=train), examples, [], Team("cpu"))
+        trainer = prepare_trainer(loaded, Settings(lora=Lora(), train=train), examples, [], Team("cpu"))
         if arm == "bf16-no-copies":
-            named = [(n, p) for n, p in held.model.named_parameters() if p.requires_grad]
+            named = [(n, p) for n, p in loaded.model.named_parameters() if p.requires_grad]
             trainer.optimizer = type(trainer.optimizer)(named, copies=False)
-        return facts | {"losses": [e["loss"] for e in fine_tune(trainer, examples, train, threading.Event()) if e["kind"] == "step"]}
-    model = adapt.add_lora(held.model, Lora(), torch.float32, train.seed)
+        return facts | {
+            "losses": [e["loss"] for e in fine_tune(trainer, examples, train, threading.Event()) if e["kind"] == "step"]
+        }
+    model = adapt.add_lora(loaded.model, Lora(), torch.float32, train.seed)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer, losses, epoch = torch.optim.AdamW(trained, weight_decay=0.0), [], []
     model.train()
     for step in range(steps):
-        epoch = epoch or batches(examples, train.batch, train.seed + step // -(-len(examples) // train.batch), alike=False)
-        batch = collate(epoch.pop(0), held.tokenizer.pad_token_id or 0, "cpu")
+        epoch = epoch or epoch_batches(
+            examples, train.batch_size, train.seed + step // -(-len(examples) // train.batch_size), alike=False
+        )
+        batch = collate(epoch.pop(0), loaded.tokenizer.pad_token_id or 0, "cpu")
         logits = model(**batch.inputs, use_cache=False).logits.flatten(0, 1)[batch.predicts]
         loss = torch.nn.functional.cross_entropy(logits, batch.wanted)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.param_groups[0]["lr"] = rate(step, steps, train)
+        optimizer.param_groups[0]["lr"] = learning_rate_at(step, steps, train)
         optimizer.step()
         optimizer.zero_grad()
         losses.append(round(loss.item(), 5))
@@ -102,15 +122,23 @@ def figure(curves: dict[str, list[float]], width: int = 720, height: int = 320) 
     """The curves as an SVG."""
     low, high = 0.95 * min(map(min, curves.values())), max(map(max, curves.values()))
     steps = max(map(len, curves.values()))
-    x, y = (lambda at: 50 + at / (steps - 1) * (width - 70)), (lambda loss: 20 + (high - loss) / (high - low) * (height - 60))
+    x, y = (
+        (lambda at: 50 + at / (steps - 1) * (width - 70)),
+        (lambda loss: 20 + (high - loss) / (high - low) * (height - 60)),
+    )
     lines = [
         f'<polyline fill="none" stroke="{COLOURS[arm]}" stroke-width="{3 if arm == "reference" else 1.5}" points="'
-        + " ".join(f"{x(at):.1f},{y(loss):.1f}" for at, loss in enumerate(losses)) + '"/>'
+        + " ".join(f"{x(at):.1f},{y(loss):.1f}" for at, loss in enumerate(losses))
+        + '"/>'
         for arm, losses in curves.items()
-    ]  # fmt: skip
-    names = [f'<text x="{width - 190}" y="{40 + 20 * n}" fill="{COLOURS[arm]}">{arm}</text>' for n, arm in enumerate(curves)]
+    ]
+    names = [
+        f'<text x="{width - 190}" y="{40 + 20 * n}" fill="{COLOURS[arm]}">{arm}</text>' for n, arm in enumerate(curves)
+    ]
     marks = [f'<text x="8" y="{y(loss) + 4:.0f}">{loss:.1f}</text>' for loss in (high, (high + low) / 2, low)]
-    foot = f'<text x="50" y="{height - 12}">step 10</text><text x="{width - 75}" y="{height - 12}">step {steps + 9}</text>'
+    foot = (
+        f'<text x="50" y="{height - 12}">step 10</text><text x="{width - 75}" y="{height - 12}">step {steps + 9}</text>'
+    )
     ground = f'<rect width="{width}" height="{height}" fill="white"/>'
     return f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif" font-size="13">{ground}{"".join(lines + names + marks)}{foot}</svg>\n'
 

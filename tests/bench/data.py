@@ -39,7 +39,9 @@ def make(folder: Path, rows: int) -> None:
             said.append(draw.choice(WORDS))
             left -= len(said[-1].encode()) + 1
         made.append({"instruction": asked, "input": "", "output": " ".join(said), "category": draw.choice("abc")})
-    (folder / "a.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in made), encoding="utf-8")
+    (folder / "a.jsonl").write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in made), encoding="utf-8"
+    )
     (folder / "a.json").write_text(json.dumps(made, ensure_ascii=False), encoding="utf-8")
     for name, encoding in (("a.csv", "utf-8"), ("sjis.csv", "cp932")):
         with open(folder / name, "w", encoding=encoding, newline="") as file:
@@ -51,23 +53,28 @@ def make(folder: Path, rows: int) -> None:
 
 def measure(path: str, what: str, rows: int) -> dict:
     """One measure in this process: seconds, peak resident memory over that of the bare program, and what came of it."""
+    from playground.background import Stopped, run_in_background
     from playground.data.source import preview, read
     from playground.settings import Data
-    from playground.watched import Stopped, watched
 
     bare, begun, cpu = _peak(), time.perf_counter(), time.process_time()
     if what in ("preview", "preview_late"):
-        seen = preview(Data(source=path, first=rows * 9 // 10 if what == "preview_late" else 1))
+        seen = preview(Data(source=path, start_row=rows * 9 // 10 if what == "preview_late" else 1))
         found = {"rows": len(seen.rows)}
     elif what in ("read", "slice"):
         heard = [begun]
-        got = read(Data(source=path, **(SLICE if what == "slice" else {})), lambda *_: heard.append(time.perf_counter()))
-        found = {"rows": len(got.train) + len(got.held_out), "longest_silence_s": max(b - a for a, b in zip(heard, heard[1:]))}
+        got = read(
+            Data(source=path, **(SLICE if what == "slice" else {})), lambda *_: heard.append(time.perf_counter())
+        )
+        found = {
+            "rows": len(got.train) + len(got.held_out),
+            "longest_silence_s": max(b - a for a, b in zip(heard, heard[1:])),
+        }
     else:
         stop, pressed = threading.Event(), []
         threading.Timer(0.5, lambda: (pressed.append(time.perf_counter()), stop.set())).start()
         try:
-            list(watched(lambda tell: read(Data(source=path), tell), stop, every=0.02))
+            list(run_in_background(lambda on_progress: read(Data(source=path), on_progress), stop, every=0.02))
             raise RuntimeError("read to the end before it could be stopped")
         except Stopped:
             found = {"stopped_after_s": time.perf_counter() - pressed[0]}
@@ -99,10 +106,44 @@ def main() -> None:
         for number in range(chosen.rounds):
             for name in FILES:
                 for what in WHAT:
-                    command = [sys.executable, __file__, "--rows", str(chosen.rows), "--measure", f"{folder}/{name}", what]
-                    rounds.append({"round": number, "arm": f"{name} {what}", **attempt(lambda command=command: last_line(command))})
-    found = report("100,000 rows of 1 kB: looked at, read, sliced, stopped", ("datasets", "pyarrow"), rounds, hardware=hardware("cpu"), rows=chosen.rows, bytes=sizes, slice=SLICE)
-    print(table(found["medians"], {"seconds": "{:.2f}", "cpu_s": "{:.2f}", "longest_silence_s": "{:.2f}", "stopped_after_s": "{:.2f}", "peak_mib": "{:.0f}", "over_bare_mib": "{:.0f}"}))
+                    command = [
+                        sys.executable,
+                        __file__,
+                        "--rows",
+                        str(chosen.rows),
+                        "--measure",
+                        f"{folder}/{name}",
+                        what,
+                    ]
+                    rounds.append(
+                        {
+                            "round": number,
+                            "arm": f"{name} {what}",
+                            **attempt(lambda command=command: last_line(command)),
+                        }
+                    )
+    found = report(
+        "100,000 rows of 1 kB: looked at, read, sliced, stopped",
+        ("datasets", "pyarrow"),
+        rounds,
+        hardware=hardware("cpu"),
+        rows=chosen.rows,
+        bytes=sizes,
+        slice=SLICE,
+    )
+    print(
+        table(
+            found["medians"],
+            {
+                "seconds": "{:.2f}",
+                "cpu_s": "{:.2f}",
+                "longest_silence_s": "{:.2f}",
+                "stopped_after_s": "{:.2f}",
+                "peak_mib": "{:.0f}",
+                "over_bare_mib": "{:.0f}",
+            },
+        )
+    )
     if chosen.save:
         write(chosen.save, found)
 

@@ -18,8 +18,16 @@ DATA = PROJECT.parent / "shared" / "data"
 
 def texts() -> dict[str, list[str]]:
     sentences = (DATA / "ud_japanese_gsd.test.txt").read_text(encoding="utf-8").splitlines()
-    questions = [json.loads(line)["instruction"] for line in (DATA / "databricks-dolly-15k-ja.jsonl").read_text(encoding="utf-8").splitlines()[::30]]
-    return {"gsd sentences": sentences, "dolly questions": questions, "first 10 characters": [q[:10] for q in questions], "first 5 characters": [q[:5] for q in questions]}
+    questions = [
+        json.loads(line)["instruction"]
+        for line in (DATA / "databricks-dolly-15k-ja.jsonl").read_text(encoding="utf-8").splitlines()[::30]
+    ]
+    return {
+        "gsd sentences": sentences,
+        "dolly questions": questions,
+        "first 10 characters": [q[:10] for q in questions],
+        "first 5 characters": [q[:5] for q in questions],
+    }
 
 
 def main() -> None:
@@ -48,14 +56,25 @@ def main() -> None:
                     path.write_bytes(data)
                     tried += 1
                     try:
-                        ours += data.decode(encodings.find(path).name) == table
+                        ours += data.decode(encodings.detect(path).name) == table
                     except (PlaygroundError, UnicodeError):
                         pass
                     theirs += str(from_bytes(data).best()) == table
-                rounds.append({"round": 0, "arm": f"{kind}, {encoding}", "texts": tried, "right": ours, "charset_normalizer": theirs})
+                rounds.append(
+                    {
+                        "round": 0,
+                        "arm": f"{kind}, {encoding}",
+                        "texts": tried,
+                        "right": ours,
+                        "charset_normalizer": theirs,
+                    }
+                )
                 print(rounds[-1])
     if chosen.save:
-        write(chosen.save, report("encodings of short Japanese texts", ("charset-normalizer",), rounds, hardware=hardware("cpu")))
+        write(
+            chosen.save,
+            report("encodings of short Japanese texts", ("charset-normalizer",), rounds, hardware=hardware("cpu")),
+        )
 
 
 if __name__ == "__main__":

@@ -29,7 +29,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
 
         @seed(chosen.seed)
-        @trying(max_examples=chosen.cases, deadline=None, database=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate, Phase.shrink], print_blob=False)
+        @trying(
+            max_examples=chosen.cases,
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+            phases=[Phase.generate, Phase.shrink],
+            print_blob=False,
+        )
         @given(file=files(), data=settings)
         def each(file, data):
             outcome = check(Path(folder), *file, data)
@@ -37,11 +44,21 @@ def main() -> None:
             kinds[Path(file[0]).suffix, outcome == "rows"] += 1
 
         each()
-    rounds = [{"round": 0, "arm": kind, "cases": kinds[kind, True] + kinds[kind, False], "rows": kinds[kind, True]} for kind in sorted({kind for kind, _ in kinds})]
+    rounds = [
+        {"round": 0, "arm": kind, "cases": kinds[kind, True] + kinds[kind, False], "rows": kinds[kind, True]}
+        for kind in sorted({kind for kind, _ in kinds})
+    ]
     result = report(
-        "readers fuzzed", ("hypothesis", "pyarrow"), rounds, hardware=hardware("cpu"), cases=sum(found.values()), failed=0, seed=chosen.seed,
-        seconds=round(time.perf_counter() - begun, 1), outcomes=dict(found.most_common()),
-    )  # fmt: skip
+        "readers fuzzed",
+        ("hypothesis", "pyarrow"),
+        rounds,
+        hardware=hardware("cpu"),
+        cases=sum(found.values()),
+        failed=0,
+        seed=chosen.seed,
+        seconds=round(time.perf_counter() - begun, 1),
+        outcomes=dict(found.most_common()),
+    )
     print(result["cases"], "cases,", result["seconds"], "s:", result["outcomes"])
     if chosen.save:
         write(chosen.save, result)

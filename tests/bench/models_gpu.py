@@ -25,12 +25,31 @@ import arms  # beside this file
 from train_gpu import LIBRARIES, turn
 
 TALK = [
-    "openai-community/gpt2-xl", "bigscience/T0_3B", "google-t5/t5-3b", "EleutherAI/gpt-j-6b", "facebook/opt-6.7b", "huggyllama/llama-7b", "cyberagent/open-calm-7b",
-    "tiiuae/falcon-7b", "bigscience/bloom-7b1", "stabilityai/stablelm-base-alpha-7b", "databricks/dolly-v2-12b", "bigscience/mt0-xxl",
-]  # fmt: skip
+    "openai-community/gpt2-xl",
+    "bigscience/T0_3B",
+    "google-t5/t5-3b",
+    "EleutherAI/gpt-j-6b",
+    "facebook/opt-6.7b",
+    "huggyllama/llama-7b",
+    "cyberagent/open-calm-7b",
+    "tiiuae/falcon-7b",
+    "bigscience/bloom-7b1",
+    "stabilityai/stablelm-base-alpha-7b",
+    "databricks/dolly-v2-12b",
+    "bigscience/mt0-xxl",
+]
 WIDTHS = (4, 8, 16, 32)
 PROMPT, ANSWER = 64, 32  # tokens
-COLUMNS = {"held_gib": "{:.2f}", "step_gib": "{:.2f}", "predicted_gib": "{:.2f}", "step_s": "{:.2f}", "tokens_per_s": "{:,.0f}", "chat_gib": "{:.2f}", "written_per_s": "{:.1f}", "plan": "{}"}
+COLUMNS = {
+    "held_gib": "{:.2f}",
+    "step_gib": "{:.2f}",
+    "predicted_gib": "{:.2f}",
+    "step_s": "{:.2f}",
+    "tokens_per_s": "{:,.0f}",
+    "chat_gib": "{:.2f}",
+    "written_per_s": "{:.1f}",
+    "plan": "{}",
+}
 
 
 def main() -> None:
@@ -47,12 +66,19 @@ def main() -> None:
     if asked.cell:
         print(json.dumps(cell(*asked.cell.rsplit(":", 1), asked.work, "cpu" if asked.cpu else "cuda")))
         return
-    names = [f"{model}:{bits}" for model in asked.model or TALK if fnmatch.fnmatchcase(model, asked.only) for bits in asked.bits or WIDTHS]
+    names = [
+        f"{model}:{bits}"
+        for model in asked.model or TALK
+        if fnmatch.fnmatchcase(model, asked.only)
+        for bits in asked.bits or WIDTHS
+    ]
     rounds, card = [], None
     with tempfile.TemporaryDirectory() as work, ThreadPoolExecutor(asked.ahead) as pool:
         command = [sys.executable, __file__, "--work", work, *(["--cpu"] if asked.cpu else []), "--cell"]
         env = os.environ | {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
-        started = {pool.submit(arms.attempt, lambda name=name: arms.last_line([*command, name], env)): name for name in names}
+        started = {
+            pool.submit(arms.attempt, lambda name=name: arms.last_line([*command, name], env)): name for name in names
+        }
         for done in as_completed(started):
             rounds.append({"arm": started[done], "round": 1} | done.result())
             card = rounds[-1].pop("hardware", card)
@@ -68,43 +94,62 @@ def cell(model: str, bits: str, work: Path, device: str) -> dict:
     import torch
     from accelerate import init_empty_weights
 
-    from playground.chat.pair import Asked, answers
-    from playground.memory import predict, shape
+    from playground.chat.generate import Prompt, generate_answers
     from playground.memory.meter import hardware
-    from playground.model.load import Loaded, give_back, kind_of
+    from playground.memory.release import release_memory
+    from playground.model.load import LoadedModel, model_class
+    from playground.predict import meta_model, phases
     from playground.settings import Generation, Load, Lora, Settings, Train
     from playground.train.loop import fine_tune
     from playground.train.parallel import Team
-    from playground.train.prepare import prepare
+    from playground.train.prepare import prepare_trainer
 
     examples, dtype, card = arms.rows(), torch.float32 if bits == "32" else torch.bfloat16, hardware(device)
-    train = Train(batch=len(examples), steps=3, compile="off")
+    train = Train(batch_size=len(examples), max_steps=3, compile="off")
     settings = Settings(load=Load(model=model, bits=int(bits)), lora=Lora(r=arms.RANK), train=train)
-    config = shape.config_of(model)
-    predicted = predict.tune(config, settings, predict.Place(device, dtype, card["capacity"]), [len(e.ids) for e in examples], [e.labelled for e in examples])
+    config = meta_model.config_of(model)
+    predicted = phases.predict_tune(
+        config,
+        settings,
+        phases.Target(device, dtype, card["capacity"]),
+        [len(e.ids) for e in examples],
+        [e.labelled for e in examples],
+    )
     with init_empty_weights(include_buffers=False):
-        network = kind_of(config).from_config(config, dtype=dtype)
+        network = model_class(config).from_config(config, dtype=dtype)
     network.tie_weights()  # which making them without values undid
-    peak, mark = (torch.cuda.max_memory_allocated, torch.cuda.reset_peak_memory_stats) if device == "cuda" else (lambda: 0, lambda: None)
+    peak, mark = (
+        (torch.cuda.max_memory_allocated, torch.cuda.reset_peak_memory_stats)
+        if device == "cuda"
+        else (lambda: 0, lambda: None)
+    )
     with turn(work):
         tokenizer = SimpleNamespace(pad_token_id=arms.PAD, decode=lambda ids, **_: " ".join(map(str, ids)))
-        held = Loaded(arms.made_up(network, int(bits), device), tokenizer, device, dtype, "")
-        give_back()
+        loaded = LoadedModel(arms.made_up(network, int(bits), device), tokenizer, device, dtype, "")
+        release_memory()
         found = {"held_gib": arms.gib(torch.cuda.memory_allocated() if device == "cuda" else 0)}
         mark()
-        trainer, ends = prepare(held, settings, examples, [], Team(device)), [time.perf_counter()]
+        trainer, ends = prepare_trainer(loaded, settings, examples, [], Team(device)), [time.perf_counter()]
         for event in fine_tune(trainer, examples, train, threading.Event()):
             arms.wait()
             ends += [time.perf_counter()] if event["kind"] == "step" else []
-        between = train.steps - (2 if device == "cuda" else 1)  # the last report on CUDA waits for no step of its own
-        step, dial = (ends[-1] - ends[1]) / between, trainer.plan.dial
-        found |= {"step_gib": arms.gib(peak()), "step_s": round(step, 3), "tokens_per_s": round(sum(len(e.ids) for e in examples) / step)}
-        found["plan"] = f"{dial.checkpointing}, {dial.tokens} tokens"
+        between = train.max_steps - (
+            2 if device == "cuda" else 1
+        )  # the last report on CUDA waits for no step of its own
+        step, policy = (ends[-1] - ends[1]) / between, trainer.plan.policy
+        found |= {
+            "step_gib": arms.gib(peak()),
+            "step_s": round(step, 3),
+            "tokens_per_s": round(sum(len(e.ids) for e in examples) / step),
+        }
+        found["plan"] = f"{policy.checkpointing}, {policy.tokens} tokens"
         del trainer
-        give_back()
+        release_memory()
         mark()
-        both, times = [Asked(list(range(5, 5 + PROMPT)), tuned) for tuned in (False, True)], []
-        for event in answers(held.model, tokenizer, both, [], Generation(max_new_tokens=ANSWER), threading.Event()):
+        both, times = [Prompt(list(range(5, 5 + PROMPT)), tuned) for tuned in (False, True)], []
+        for event in generate_answers(
+            loaded.model, tokenizer, both, [], Generation(max_new_tokens=ANSWER), threading.Event()
+        ):
             times.append((event["tokens"], time.perf_counter()))
         (first, began), (last, ended) = times[0], times[-1]
         found |= {"chat_gib": arms.gib(peak()), "written_per_s": round(len(both) * (last - first) / (ended - began), 1)}

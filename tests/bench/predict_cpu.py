@@ -19,8 +19,8 @@ from pathlib import Path
 
 import arms  # beside this file
 
-from playground import accuracy
 from playground.memory.meter import hardware
+from playground.runs import accuracy
 
 MODELS = ("smollm2-135m-instruct", "gemma-3-270m")
 BITS = (32, 16, 8, 4)
@@ -29,7 +29,9 @@ LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "safetensors")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", action="append", choices=MODELS, help="may be given several times (all that are here)")
+    parser.add_argument(
+        "--model", action="append", choices=MODELS, help="may be given several times (all that are here)"
+    )
     parser.add_argument("--bits", action="append", type=int, choices=BITS, help="may be given several times (all)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=4)
@@ -39,9 +41,14 @@ def main() -> None:
     for n in range(asked.rounds):
         for model in asked.model or MODELS:
             for bits in asked.bits or BITS:
-                found.append({"arm": f"{model}:{bits}", "round": n} | arms.attempt(lambda model=model, bits=bits: measured(model, bits, asked.steps)))
+                found.append(
+                    {"arm": f"{model}:{bits}", "round": n}
+                    | arms.attempt(lambda model=model, bits=bits: measured(model, bits, asked.steps))
+                )
                 print(json.dumps(found[-1]), file=sys.stderr, flush=True)
-    told = arms.report("predicted main memory beside measured", LIBRARIES, found, hardware=hardware("cpu"), steps=asked.steps)
+    told = arms.report(
+        "predicted main memory beside measured", LIBRARIES, found, hardware=hardware("cpu"), steps=asked.steps
+    )
     arms.write(asked.out, told)
     print(json.dumps(told["medians"], indent=1))
 
@@ -49,9 +56,26 @@ def main() -> None:
 def measured(model: str, bits: int, steps: int) -> dict:
     """{phase: error, phase_predicted and phase_measured: MiB} of one run's phases."""
     with tempfile.TemporaryDirectory() as root:
-        command = [sys.executable, "-m", "playground", "tune", "--model", model, "--bits", str(bits), "--steps", str(steps), "--device", "cpu", "--runs", root]
+        command = [
+            sys.executable,
+            "-m",
+            "playground",
+            "tune",
+            "--model",
+            model,
+            "--bits",
+            str(bits),
+            "--steps",
+            str(steps),
+            "--device",
+            "cpu",
+            "--runs",
+            root,
+        ]
         log = open(Path(root) / "log", "w+", encoding="utf-8")
-        process = subprocess.Popen(command, cwd=arms.PROJECT, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            command, cwd=arms.PROJECT, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}, stdout=log, stderr=log
+        )
         try:
             until = time.time() + arms.LONGEST
             while time.time() < until:
@@ -68,16 +92,23 @@ def measured(model: str, bits: int, steps: int) -> dict:
             raise RuntimeError(log.read()[-1500:])
         after = _after(next(Path(root).glob("*/events.jsonl")))
     found = {}
-    for phase, predicted, seen in (*((phase, pair.predicted, pair.measured) for phase, pair in pairs.items()), ("loaded", *after)):
-        found |= {phase: round(100 * (predicted / seen - 1), 2), f"{phase}_predicted": predicted >> 20, f"{phase}_measured": seen >> 20}
+    for phase, predicted, seen in (
+        *((phase, pair.predicted, pair.measured) for phase, pair in pairs.items()),
+        ("loaded", *after),
+    ):
+        found |= {
+            phase: round(100 * (predicted / seen - 1), 2),
+            f"{phase}_predicted": predicted >> 20,
+            f"{phase}_measured": seen >> 20,
+        }
     return found
 
 
 def _after(events: Path) -> tuple[int, int]:
     """Bytes once the model is there: predicted, and at the first reading after the load was over."""
     lines = [json.loads(line) for line in events.read_text(encoding="utf-8").splitlines()]
-    over = next(n for n, event in enumerate(lines) if event["kind"] == "measured")
-    said = next(event["after"] for event in lines if event["kind"] == "prediction" and event["phase"] == "load")
+    over = next(n for n, event in enumerate(lines) if event["kind"] == "memory_measured")
+    said = next(event["after"] for event in lines if event["kind"] == "memory_predicted" and event["phase"] == "load")
     return said, next(event["rss"] for event in lines[over:] if event["kind"] == "memory")
 
 

@@ -28,27 +28,60 @@ import arms  # beside this file
 from train_gpu import LIBRARIES, _in_use, turn
 
 MODELS = {
-    "calm": "cyberagent/open-calm-7b", "dolly": "databricks/dolly-v2-12b", "pythia": "EleutherAI/pythia-2.8b", "llama": "meta-llama/Llama-2-7b-hf",
-    "bloom": "bigscience/bloom-1b7", "bloom-small": "bigscience/bloom-560m", "falcon": "tiiuae/falcon-7b", "opt": "facebook/opt-2.7b",
-    "opt-1b": "facebook/opt-1.3b", "gptj": "EleutherAI/gpt-j-6b", "qwen2": "Qwen/Qwen2.5-3B", "qwen2-1b": "Qwen/Qwen2.5-1.5B", "gemma": "google/gemma-2b",
-    "t5": "bigscience/T0_3B", "mt5": "bigscience/mt0-large",
-}  # fmt: skip
+    "calm": "cyberagent/open-calm-7b",
+    "dolly": "databricks/dolly-v2-12b",
+    "pythia": "EleutherAI/pythia-2.8b",
+    "llama": "meta-llama/Llama-2-7b-hf",
+    "bloom": "bigscience/bloom-1b7",
+    "bloom-small": "bigscience/bloom-560m",
+    "falcon": "tiiuae/falcon-7b",
+    "opt": "facebook/opt-2.7b",
+    "opt-1b": "facebook/opt-1.3b",
+    "gptj": "EleutherAI/gpt-j-6b",
+    "qwen2": "Qwen/Qwen2.5-3B",
+    "qwen2-1b": "Qwen/Qwen2.5-1.5B",
+    "gemma": "google/gemma-2b",
+    "t5": "bigscience/T0_3B",
+    "mt5": "bigscience/mt0-large",
+}
 USUAL = ["16:lora:off", "8:lora:all", "4:lora:off", "4:lora:2", "4:lora:all"]
 KNOWN = [
     *(f"{model}:{how}:mix:sdpa" for model in ("calm", "llama", "qwen2") for how in USUAL),
-    *(f"{model}:{bits}:lora:all:mix:{how}" for model, how in (("falcon", "sdpa"), ("gptj", "eager"), ("bloom", "eager")) for bits in (16, 4)),
-]  # fmt: skip
+    *(
+        f"{model}:{bits}:lora:all:mix:{how}"
+        for model, how in (("falcon", "sdpa"), ("gptj", "eager"), ("bloom", "eager"))
+        for bits in (16, 4)
+    ),
+]
 HELD_OUT = [
     *(f"{model}:{how}:mix:sdpa" for model in ("opt", "gemma") for how in USUAL),
     *(f"{how}:sdpa" for how in ("llama:4:lora:all:4x2048", "qwen2:4:lora:off:16x512", "calm:4:lora:all:8x1024")),
-    *(f"{model}:32:lora:{dial}:mix:sdpa" for model, dial in (("qwen2", "all"), ("opt", "off"))),
+    *(f"{model}:32:lora:{policy}:mix:sdpa" for model, policy in (("qwen2", "all"), ("opt", "off"))),
     *(f"{how}:mix:sdpa" for how in ("qwen2-1b:16:full:off", "qwen2-1b:32:full:all", "opt-1b:16:full:all")),
-    *(f"{how}:mix:eager" for how in ("qwen2:4:lora:all", "pythia:16:lora:off", "bloom-small:32:full:off", "bloom:8:lora:2", "gptj:8:lora:all")),
-    *(f"{how}:mix:sdpa" for how in ("qwen2:4:q_proj,v_proj:off", "calm:4:query_key_value:2", "dolly:8:lora:all", "dolly:4:lora:all")),
-    *(f"{how}:mix:sdpa" for how in ("mt5:16:lora:off", "mt5:4:lora:all", "t5:16:lora:all", "t5:4:lora:2", "t5:4:lora:all")),
-    "bloom:16:lora:all:4x1024:eager", "mt5:32:lora:off:mix:sdpa",
-]  # fmt: skip
-LOADS = [f"load:{model}:{bits}" for model, widths in (("qwen2-1b", (32, 16, 8, 4)), ("bloom", (16, 8, 4))) for bits in widths]
+    *(
+        f"{how}:mix:eager"
+        for how in (
+            "qwen2:4:lora:all",
+            "pythia:16:lora:off",
+            "bloom-small:32:full:off",
+            "bloom:8:lora:2",
+            "gptj:8:lora:all",
+        )
+    ),
+    *(
+        f"{how}:mix:sdpa"
+        for how in ("qwen2:4:q_proj,v_proj:off", "calm:4:query_key_value:2", "dolly:8:lora:all", "dolly:4:lora:all")
+    ),
+    *(
+        f"{how}:mix:sdpa"
+        for how in ("mt5:16:lora:off", "mt5:4:lora:all", "t5:16:lora:all", "t5:4:lora:2", "t5:4:lora:all")
+    ),
+    "bloom:16:lora:all:4x1024:eager",
+    "mt5:32:lora:off:mix:sdpa",
+]
+LOADS = [
+    f"load:{model}:{bits}" for model, widths in (("qwen2-1b", (32, 16, 8, 4)), ("bloom", (16, 8, 4))) for bits in widths
+]
 CONTEXT = 1024  # tokens of a chat
 COLOURS = {"allocated": "#2563eb", "reserved": "#d97706", "device": "#059669"}
 KINDS = tuple(COLOURS)
@@ -65,16 +98,24 @@ def main() -> None:
     if asked.cell:
         print(json.dumps(cell(asked.cell, asked.work)))
         return
-    names = [name for name in (*LOADS, *KNOWN, *HELD_OUT) if not asked.only or any(fnmatch.fnmatchcase(name, p) for p in asked.only)]
+    names = [
+        name
+        for name in (*LOADS, *KNOWN, *HELD_OUT)
+        if not asked.only or any(fnmatch.fnmatchcase(name, p) for p in asked.only)
+    ]
     cells = []
     with tempfile.TemporaryDirectory() as work, ThreadPoolExecutor(asked.ahead) as pool:
         command = [sys.executable, __file__, "--work", work, "--cell"]
         env = os.environ | {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
         for model in dict.fromkeys(name.split(":")[1] for name in names if name in LOADS):
             arms.last_line([*command, f"save:{model}"], env)
-        started = {pool.submit(arms.attempt, lambda name=name: arms.last_line([*command, name], env)): name for name in names}
+        started = {
+            pool.submit(arms.attempt, lambda name=name: arms.last_line([*command, name], env)): name for name in names
+        }
         for done in as_completed(started):
-            cells.append({"cell": started[done], "half": "held_out" if started[done] in HELD_OUT else "known"} | done.result())
+            cells.append(
+                {"cell": started[done], "half": "held_out" if started[done] in HELD_OUT else "known"} | done.result()
+            )
             print(json.dumps(cells[-1]), file=sys.stderr, flush=True)
             found = arms.report("predicted memory beside measured", LIBRARIES, [], errors=summary(cells), cells=cells)
             arms.write(asked.out, found)
@@ -93,45 +134,57 @@ def worked(name: str, work: Path) -> dict:
     import torch
     from accelerate import init_empty_weights
 
-    from playground.memory import predict, shape
     from playground.memory.meter import hardware
-    from playground.model.load import Loaded, give_back, kind_of
+    from playground.memory.release import release_memory
+    from playground.model.load import LoadedModel, model_class
+    from playground.predict import meta_model, phases
     from playground.settings import Load, Lora, Settings, Train
     from playground.train.loop import fine_tune
     from playground.train.parallel import Team
-    from playground.train.prepare import prepare
+    from playground.train.prepare import prepare_trainer
 
-    model, bits, method, dial, rows, attention = name.split(":")
+    model, bits, method, policy, rows, attention = name.split(":")
     examples, dtype = _rows(rows), torch.float32 if bits == "32" else torch.bfloat16
-    train = Train(batch=len(examples), steps=3, checkpointing=dial, compile="off", method="full" if method == "full" else "lora")
-    lora = Lora(r=arms.RANK, targets="all-linear" if method in ("lora", "full") else method)
+    train = Train(
+        batch_size=len(examples),
+        max_steps=3,
+        gradient_checkpointing=policy,
+        compile="off",
+        method="full" if method == "full" else "lora",
+    )
+    lora = Lora(r=arms.RANK, target_modules="all-linear" if method in ("lora", "full") else method)
     settings = Settings(load=Load(model=MODELS[model], bits=int(bits)), lora=lora, train=train)
-    config, place = shape.config_of(MODELS[model]), predict.Place("cuda", dtype)
+    config, place = meta_model.config_of(MODELS[model]), phases.Target("cuda", dtype)
     config._attn_implementation = attention
     lengths = [len(e.ids) for e in examples]
-    predicted = {"chat": predict.chat(config, settings, place, CONTEXT), "tune": predict.tune(config, settings, place, lengths, [e.labelled for e in examples])}
+    predicted = {
+        "chat": phases.predict_chat(config, settings, place, CONTEXT),
+        "tune": phases.predict_tune(config, settings, place, lengths, [e.labelled for e in examples]),
+    }
     with init_empty_weights(include_buffers=False):
-        network = kind_of(config).from_config(config, dtype=dtype)
+        network = model_class(config).from_config(config, dtype=dtype)
     network.tie_weights()  # which making them without values undid
     with turn(work):
-        held = Loaded(arms.made_up(network, int(bits), "cuda"), SimpleNamespace(pad_token_id=arms.PAD), "cuda", dtype, "")
-        give_back()
+        loaded = LoadedModel(
+            arms.made_up(network, int(bits), "cuda"), SimpleNamespace(pad_token_id=arms.PAD), "cuda", dtype, ""
+        )
+        release_memory()
         measured, most = {"held": _now()}, [0]
         torch.cuda.reset_peak_memory_stats()
         with torch.no_grad():
-            for inputs in predict.first_and_last(held.model, CONTEXT):
-                held.model(**inputs, use_cache=True)
+            for inputs in phases.first_and_last(loaded.model, CONTEXT):
+                loaded.model(**inputs, use_cache=True)
         measured["chat"] = _peaks(_in_use())
         del inputs
-        give_back()
+        release_memory()
         torch.cuda.reset_peak_memory_stats()
-        trainer = prepare(held, settings, examples, [], Team("cuda"))
+        trainer = prepare_trainer(loaded, settings, examples, [], Team("cuda"))
         for _ in fine_tune(trainer, examples, train, threading.Event()):
             most.append(_in_use())
         measured["tune"] = _peaks(max(most))
         return {
             "error": _errors(predicted, measured),
-            "feed": [predicted["tune"]["feed"], trainer.feed.mode],
+            "batching": [predicted["tune"]["batching"], trainer.batcher.mode],
             "measured": measured,
             "predicted": _short(predicted),
             "hardware": hardware("cuda"),
@@ -144,12 +197,12 @@ def save(model: str, work: Path) -> dict:
     from accelerate import init_empty_weights
     from toys import make_tokenizer
 
-    from playground.memory import shape
-    from playground.model.load import kind_of
+    from playground.model.load import model_class
+    from playground.predict import meta_model
 
-    config = shape.config_of(MODELS[model])
+    config = meta_model.config_of(MODELS[model])
     with init_empty_weights(include_buffers=False):
-        network = kind_of(config).from_config(config, dtype=torch.bfloat16)
+        network = model_class(config).from_config(config, dtype=torch.bfloat16)
     network.tie_weights()
     arms.made_up(network, 16, "cuda").save_pretrained(work / model)
     make_tokenizer(False).save_pretrained(work / model)
@@ -159,21 +212,32 @@ def save(model: str, work: Path) -> dict:
 def loaded(name: str, work: Path) -> dict:
     import torch
 
-    from playground.memory import predict, shape
     from playground.memory.meter import hardware
-    from playground.model.load import load
+    from playground.model.load import load_model
+    from playground.predict import meta_model, phases
     from playground.settings import Load, Settings
 
     _, model, bits = name.split(":")
     settings = Settings(load=Load(model=MODELS[model], bits=int(bits)))
-    predicted = {"load": predict.load(shape.config_of(MODELS[model]), settings, predict.Place("cuda", torch.float32 if bits == "32" else torch.bfloat16))}
+    predicted = {
+        "load": phases.predict_load(
+            meta_model.config_of(MODELS[model]),
+            settings,
+            phases.Target("cuda", torch.float32 if bits == "32" else torch.bfloat16),
+        )
+    }
     with turn(work):
         torch.ones(1, device="cuda")
         torch.cuda.reset_peak_memory_stats()
-        held = load(work / model, settings.load, lambda *told: None)
+        loaded = load_model(work / model, settings.load, lambda *told: None)
         measured = {"load": _peaks(_in_use()), "held": _now()}
-        del held
-    return {"error": _errors(predicted, measured), "measured": measured, "predicted": _short(predicted), "hardware": hardware("cuda")}
+        del loaded
+    return {
+        "error": _errors(predicted, measured),
+        "measured": measured,
+        "predicted": _short(predicted),
+        "hardware": hardware("cuda"),
+    }
 
 
 def _rows(how: str) -> list:
@@ -183,11 +247,17 @@ def _rows(how: str) -> list:
     if how == "mix":
         return arms.rows()
     rows, tokens = map(int, how.split("x"))
-    return [Example([5 + (7 * row + n) % 400 for n in range(tokens)], round(tokens * (1 - arms.LABELLED))) for row in range(rows)]
+    return [
+        Example([5 + (7 * row + n) % 400 for n in range(tokens)], round(tokens * (1 - arms.LABELLED)))
+        for row in range(rows)
+    ]
 
 
 def _errors(predicted: dict, measured: dict) -> dict:
-    return {phase: {kind: round(100 * (told[kind] / measured[phase][kind] - 1), 2) for kind in KINDS} for phase, told in predicted.items()}
+    return {
+        phase: {kind: round(100 * (told[kind] / measured[phase][kind] - 1), 2) for kind in KINDS}
+        for phase, told in predicted.items()
+    }
 
 
 def _short(predicted: dict) -> dict:
@@ -200,10 +270,20 @@ def summary(cells: list[dict]) -> dict:
     for half in ("known", "held_out", None):
         for phase in ("load", "chat", "tune", None):
             for kind in KINDS:
-                told = [e for c in cells if "error" in c and half in (c["half"], None) for p, e in c["error"].items() if phase in (p, None)]
+                told = [
+                    e
+                    for c in cells
+                    if "error" in c and half in (c["half"], None)
+                    for p, e in c["error"].items()
+                    if phase in (p, None)
+                ]
                 sizes = [abs(e[kind]) for e in told]
                 if sizes:
-                    found[f"{half or 'all'} {phase or 'all'} {kind}"] = {"count": len(sizes), "median": round(statistics.median(sizes), 2), "worst": max(sizes)}
+                    found[f"{half or 'all'} {phase or 'all'} {kind}"] = {
+                        "count": len(sizes),
+                        "median": round(statistics.median(sizes), 2),
+                        "worst": max(sizes),
+                    }
     return found
 
 
@@ -218,16 +298,22 @@ def figure(cells: list[dict]) -> str:
     for decade in (1, 2, 4, 8, 16, 32, 64):
         x, y = edge + at(decade), size - edge - at(decade)
         marks.append(f'<path d="M{x:.1f} {edge}V{size - edge}M{edge} {y:.1f}H{size - edge}" stroke="#d1d5db"/>')
-        marks.append(f'<text x="{x:.1f}" y="{size - edge + 18}" text-anchor="middle">{decade}</text><text x="{edge - 8}" y="{y + 4:.1f}" text-anchor="end">{decade}</text>')
+        marks.append(
+            f'<text x="{x:.1f}" y="{size - edge + 18}" text-anchor="middle">{decade}</text><text x="{edge - 8}" y="{y + 4:.1f}" text-anchor="end">{decade}</text>'
+        )
     marks.append(f'<path d="M{edge} {size - edge}L{size - edge} {edge}" stroke="#6b7280" stroke-dasharray="4 3"/>')
     for cell in (c for c in cells if "error" in c):
         for phase in cell["predicted"]:
             for kind, colour in COLOURS.items():
                 x, y = (at(cell[side][phase][kind] / unit) for side in ("measured", "predicted"))
                 inside = "none" if cell["half"] == "held_out" else colour
-                marks.append(f'<circle cx="{edge + x:.1f}" cy="{size - edge - y:.1f}" r="3" fill="{inside}" fill-opacity=".5" stroke="{colour}"/>')
+                marks.append(
+                    f'<circle cx="{edge + x:.1f}" cy="{size - edge - y:.1f}" r="3" fill="{inside}" fill-opacity=".5" stroke="{colour}"/>'
+                )
     for n, (kind, colour) in enumerate(COLOURS.items()):
-        marks.append(f'<circle cx="{edge + 14}" cy="{edge + 14 + 18 * n}" r="4" fill="{colour}"/><text x="{edge + 24}" y="{edge + 18 + 18 * n}">{kind}</text>')
+        marks.append(
+            f'<circle cx="{edge + 14}" cy="{edge + 14 + 18 * n}" r="4" fill="{colour}"/><text x="{edge + 24}" y="{edge + 18 + 18 * n}">{kind}</text>'
+        )
     marks.append(f'<text x="{size / 2}" y="{size - 12}" text-anchor="middle">measured, GiB</text>')
     marks.append(f'<text transform="translate(16 {size / 2}) rotate(-90)" text-anchor="middle">predicted, GiB</text>')
     return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size} {size}" font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="#fff"/>{"".join(marks)}</svg>\n'
@@ -242,7 +328,11 @@ def _now() -> dict:
 def _peaks(device: int) -> dict:
     import torch
 
-    return {"allocated": torch.cuda.max_memory_allocated(), "reserved": torch.cuda.max_memory_reserved(), "device": device}
+    return {
+        "allocated": torch.cuda.max_memory_allocated(),
+        "reserved": torch.cuda.max_memory_reserved(),
+        "device": device,
+    }
 
 
 if __name__ == "__main__":

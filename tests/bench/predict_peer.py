@@ -24,7 +24,14 @@ def main() -> None:
         for kind in ("allocated", "device"):
             sizes = [abs(cell[whose][kind]) for cell in cells]
             middle[f"{whose} {kind}"] = {"median": round(statistics.median(sizes), 2), "worst": max(sizes)}
-    found = arms.report("fitcheck-llm beside this program, a fine-tune's step", ("fitcheck-llm",), [], measured=measured["date"], errors=middle, cells=cells)
+    found = arms.report(
+        "fitcheck-llm beside this program, a fine-tune's step",
+        ("fitcheck-llm",),
+        [],
+        measured=measured["date"],
+        errors=middle,
+        cells=cells,
+    )
     arms.write(RESULTS / "predict_peer.json", found)
     print(json.dumps(middle, indent=1))
 
@@ -37,29 +44,46 @@ def beside(cell: dict) -> dict | None:
     from predict_gpu import MODELS
 
     from playground import catalog
-    from playground.memory import shape
+    from playground.predict import meta_model
 
     name, *how = cell["cell"].split(":")
     if name == "load" or how[1] != "lora" or how[2] not in ("off", "all"):
         return None
-    config = shape.config_of(MODELS[name])
+    config = meta_model.config_of(MODELS[name])
     if config.model_type not in ("llama", "qwen2", "gemma"):
         return None
     heads = config.num_attention_heads
     model = ModelConfig(
-        name=name, num_params=catalog.shapes()[MODELS[name]]["parameters"], hidden_size=config.hidden_size, num_layers=config.num_hidden_layers,
-        num_attention_heads=heads, num_kv_heads=config.num_key_value_heads, intermediate_size=config.intermediate_size, vocab_size=config.vocab_size,
-        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads, tie_word_embeddings=config.tie_word_embeddings,
-    )  # fmt: skip
+        name=name,
+        num_params=catalog.shapes()[MODELS[name]]["parameters"],
+        hidden_size=config.hidden_size,
+        num_layers=config.num_hidden_layers,
+        num_attention_heads=heads,
+        num_kv_heads=config.num_key_value_heads,
+        intermediate_size=config.intermediate_size,
+        vocab_size=config.vocab_size,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        tie_word_embeddings=config.tie_word_embeddings,
+    )
     rows, tokens = (20, 256) if how[3] == "mix" else map(int, how[3].split("x"))
     training = TrainingConfig(
-        precision="bf16", quantization=QUANTIZED[how[0]], double_quant=how[0] == "4", batch_size=rows, seq_len=tokens, lora_rank=arms.RANK,
-        lora_targets=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], grad_checkpoint=how[2] == "all", flash_attn=True,
-    )  # fmt: skip
+        precision="bf16",
+        quantization=QUANTIZED[how[0]],
+        double_quant=how[0] == "4",
+        batch_size=rows,
+        seq_len=tokens,
+        lora_rank=arms.RANK,
+        lora_targets=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        grad_checkpoint=how[2] == "all",
+        flash_attn=True,
+    )
     told = estimate(model, training, GPU_DB["h100"])
     allocated = told.total_mib - told.overhead_mib
     step = cell["measured"]["tune"]
-    theirs = {kind: round(100 * (size * 2**20 / step[kind] - 1), 2) for kind, size in (("allocated", allocated), ("device", told.total_mib))}
+    theirs = {
+        kind: round(100 * (size * 2**20 / step[kind] - 1), 2)
+        for kind, size in (("allocated", allocated), ("device", told.total_mib))
+    }
     return {"cell": cell["cell"], "fitcheck": theirs, "ours": {kind: cell["error"]["tune"][kind] for kind in theirs}}
 
 

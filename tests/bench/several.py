@@ -42,26 +42,71 @@ def main() -> None:
         for how, widths in TRIED.items():
             for bits in widths:
                 name = f"{how}:{bits}"
-                found[name] = arms.attempt(lambda how=how, bits=bits, name=name: trained(how, bits, model, Path(work) / name.replace(":", "-"), asked.device, processes))
+                found[name] = arms.attempt(
+                    lambda how=how, bits=bits, name=name: trained(
+                        how, bits, model, Path(work) / name.replace(":", "-"), asked.device, processes
+                    )
+                )
                 print(name, json.dumps(found[name]), file=sys.stderr, flush=True)
     cells = compared(found)
-    arms.write(asked.out, arms.report("one process beside several", LIBRARIES, [], hardware=hardware(asked.device), processes=processes, cells=cells))
-    print(arms.table({name: cell | {"worked": int("failed" not in cell), "failed": int("failed" in cell)} for name, cell in cells.items()}, COLUMNS))
+    arms.write(
+        asked.out,
+        arms.report(
+            "one process beside several",
+            LIBRARIES,
+            [],
+            hardware=hardware(asked.device),
+            processes=processes,
+            cells=cells,
+        ),
+    )
+    print(
+        arms.table(
+            {
+                name: cell | {"worked": int("failed" not in cell), "failed": int("failed" in cell)}
+                for name, cell in cells.items()
+            },
+            COLUMNS,
+        )
+    )
 
 
 def trained(how: str, bits: int, model: Path, runs: Path, device: str, processes: int) -> dict:
     """Losses and peaks of one run."""
     start, env = [sys.executable], os.environ | ({"CUDA_VISIBLE_DEVICES": "0"} if how == "one" else {})
     if how != "one":
-        start += ["-m", "accelerate.commands.launch", "--num_processes", str(processes), "--config_file", f"assets/accelerate/{how}.yaml"]
-    command = [*start, "-m", "playground", "tune", "--model", str(model), "--device", device, "--bits", str(bits), "--runs", str(runs), *TASK]
+        start += [
+            "-m",
+            "accelerate.commands.launch",
+            "--num_processes",
+            str(processes),
+            "--config_file",
+            f"assets/accelerate/{how}.yaml",
+        ]
+    command = [
+        *start,
+        "-m",
+        "playground",
+        "tune",
+        "--model",
+        str(model),
+        "--device",
+        device,
+        "--bits",
+        str(bits),
+        "--runs",
+        str(runs),
+        *TASK,
+    ]
     ended = subprocess.run(command, cwd=arms.PROJECT, env=env, capture_output=True, text=True, timeout=300)
     if ended.returncode:
         raise RuntimeError(f"exit status {ended.returncode}: {ended.stderr[-1500:]}")
     [log] = runs.glob("*/events.jsonl")
     events = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     peak = next(e["result"]["peak"] for e in events if e["kind"] == "done")
-    return {"losses": [e["loss"] for e in events if e["kind"] == "step"]} | {f"{kind}_gib": arms.gib(peak[kind]) for kind in ("allocated", "device") if peak.get(kind)}
+    return {"losses": [e["loss"] for e in events if e["kind"] == "step"]} | {
+        f"{kind}_gib": arms.gib(peak[kind]) for kind in ("allocated", "device") if peak.get(kind)
+    }
 
 
 def compared(found: dict[str, dict]) -> dict[str, dict]:
@@ -70,7 +115,11 @@ def compared(found: dict[str, dict]) -> dict[str, dict]:
     for name, told in found.items():
         alone = found[f"one:{name.split(':')[1]}"]
         both = zip(told.get("losses", ()), alone.get("losses", ()))
-        cells[name] = told if "failed" in told | alone else {"away": round(max(100 * abs(ours / theirs - 1) for ours, theirs in both), 3)} | told
+        cells[name] = (
+            told
+            if "failed" in told | alone
+            else {"away": round(max(100 * abs(ours / theirs - 1) for ours, theirs in both), 3)} | told
+        )
     return cells
 
 

@@ -23,7 +23,7 @@ from data import ROWS, make
 
 from playground.errors import PlaygroundError
 from playground.memory.meter import hardware
-from playground.planner import Planner
+from playground.planning.client import Planner
 from playground.settings import Settings
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "gradio")
@@ -34,24 +34,37 @@ PRESSED = 5.0  # seconds after which Stop is pressed
 def count(root: Path, file: Path, stop_after: float = 0) -> dict:
     """Count the file's tokens; after so many seconds, stop."""
     planner, heard, peak, begun = Planner(root), [], [0], time.perf_counter()
-    settings = Settings().with_values({"data": {"source": str(file)}, "train": {"length": 256}}).to_dict()
+    settings = Settings().with_values({"data": {"source": str(file)}, "train": {"max_seq_length": 256}}).to_dict()
 
-    def tell(*_) -> None:
+    def on_progress(*_) -> None:
         heard.append(time.perf_counter())
         process = planner._lanes["data"].process
         peak[0] = max(peak[0], psutil.Process(process.pid).memory_info().rss)
 
     if stop_after:
-        threading.Timer(stop_after, planner.stop, ("price",)).start()
+        threading.Timer(stop_after, planner.stop, ("cutoff_cost",)).start()
     try:
-        planner.ask("price", tell, settings=settings, cutoff=256, device="cuda", capacity=24 * 2**30, card="rtx-4090")
+        planner.ask(
+            "cutoff_cost",
+            on_progress,
+            settings=settings,
+            cutoff=256,
+            device="cuda",
+            capacity=24 * 2**30,
+            card="rtx-4090",
+        )
         ended = {}
     except PlaygroundError:
         ended = {"stopped_after_s": round(time.perf_counter() - begun - stop_after, 3)}
     seconds = time.perf_counter() - begun
     planner.close()
     apart = [b - a for a, b in zip(heard, heard[1:])]
-    return {"seconds": round(seconds, 1), "words": len(heard), "longest_silence_s": round(max(apart, default=0), 2), "peak_mib": round(peak[0] / 2**20)} | ended
+    return {
+        "seconds": round(seconds, 1),
+        "words": len(heard),
+        "longest_silence_s": round(max(apart, default=0), 2),
+        "peak_mib": round(peak[0] / 2**20),
+    } | ended
 
 
 def looks(url: str, enough) -> list[float]:
@@ -77,7 +90,11 @@ def main() -> None:
         port = free.getsockname()[1]
         free.close()
         url = f"http://127.0.0.1:{port}"
-        app = subprocess.Popen([sys.executable, "app.py", "--port", str(port), "--runs", str(root / "runs")], cwd=PROJECT, env=os.environ | {"GRADIO_ANALYTICS_ENABLED": "False"})
+        app = subprocess.Popen(
+            [sys.executable, "app.py", "--port", str(port), "--runs", str(root / "runs")],
+            cwd=PROJECT,
+            env=os.environ | {"GRADIO_ANALYTICS_ENABLED": "False"},
+        )
         try:
             while True:
                 try:
@@ -96,10 +113,25 @@ def main() -> None:
         finally:
             app.terminate()
             app.wait(20)
-    page = {"page_s": round(statistics.median(alone), 4), "page_meanwhile_s": round(statistics.median(during), 4), "page_slowest_s": round(max(during), 3)}
+    page = {
+        "page_s": round(statistics.median(alone), 4),
+        "page_meanwhile_s": round(statistics.median(during), 4),
+        "page_slowest_s": round(max(during), 3),
+    }
     rounds = [{"round": 1, "arm": "all counted", **whole, **page}, {"round": 1, "arm": "stopped", **stopped}]
-    found = report("tokens of 100,000 rows of 1 kB counted in the background", LIBRARIES, rounds, hardware=hardware("cpu"), rows=chosen.rows)
-    print(table(found["medians"], {name: "{}" for name in ("seconds", "words", "longest_silence_s", "stopped_after_s", "peak_mib", *page)}))
+    found = report(
+        "tokens of 100,000 rows of 1 kB counted in the background",
+        LIBRARIES,
+        rounds,
+        hardware=hardware("cpu"),
+        rows=chosen.rows,
+    )
+    print(
+        table(
+            found["medians"],
+            dict.fromkeys(("seconds", "words", "longest_silence_s", "stopped_after_s", "peak_mib", *page), "{}"),
+        )
+    )
     if chosen.save:
         write(chosen.save, found)
 

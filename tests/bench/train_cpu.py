@@ -33,7 +33,14 @@ import arms  # beside this file
 PRESET = "demo-en"
 TARGETS = {"qv": "q_proj,v_proj", "all": "all-linear", "preset": "all-linear"}
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")
-COLUMNS = {"tokens_per_s": "{:.0f}", "peak_gib": "{:.2f}", "first_step_s": "{:.2f}", "bits": "{}", "feed": "{}", "trained": "{:,.0f}"}
+COLUMNS = {
+    "tokens_per_s": "{:.0f}",
+    "peak_gib": "{:.2f}",
+    "first_step_s": "{:.2f}",
+    "bits": "{}",
+    "batching": "{}",
+    "trained": "{:,.0f}",
+}
 COMPARED = ("tokens_per_s", "peak_gib")
 
 
@@ -48,20 +55,29 @@ def main() -> None:
     os.environ |= {"CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false"}
     if asked.arm:
         side, *bits, adapted = asked.arm.split("-")
-        print(json.dumps(ours(adapted, bits, asked.steps) if side == "ours" else peer(adapted, bits == ["bf16"], asked.steps)))
+        print(
+            json.dumps(
+                ours(adapted, bits, asked.steps) if side == "ours" else peer(adapted, bits == ["bf16"], asked.steps)
+            )
+        )
         return
     if asked.steps < 3:
         parser.error("--steps: the first two aren't counted")
     names = [name for name in _names() if not asked.only or name in asked.only]
     if not names:
         parser.error(f"no such arm; there are {', '.join(_names())}")
-    from playground.model.source import obtain
+    from playground.model.source import fetch_model
 
-    arms.returned(obtain(_chosen("preset", asked.steps).load.model, False, threading.Event()))  # so that no arm has to fetch it
+    arms.returned(
+        fetch_model(_chosen("preset", asked.steps).load.model, False, threading.Event())
+    )  # so that no arm has to fetch it
     rounds, found = [], {}
     for number in range(asked.rounds):
         for name in names[:: -1 if number % 2 else 1]:
-            command, load = [sys.executable, __file__, "--arm", name, "--steps", str(asked.steps)], round(os.getloadavg()[0], 2)
+            command, load = (
+                [sys.executable, __file__, "--arm", name, "--steps", str(asked.steps)],
+                round(os.getloadavg()[0], 2),
+            )
             measured = arms.attempt(lambda command=command: arms.last_line(command))
             rounds.append({"round": number + 1, "arm": name, "load_average": load} | measured)
             print(json.dumps(rounds[-1]), file=sys.stderr, flush=True)
@@ -72,10 +88,16 @@ def main() -> None:
 
 
 def _names() -> list[str]:
-    from playground.model.load import best_bits
+    from playground.model.load import default_bits
 
-    half = ["ours-bf16-qv", "ours-bf16-all"] if best_bits("cpu") != 16 else []
-    return ["ours-qv", "ours-all", "ours-preset", *half, *(f"peer-{dtype}-{adapted}" for dtype in ("f32", "bf16") for adapted in ("qv", "all"))]
+    half = ["ours-bf16-qv", "ours-bf16-all"] if default_bits("cpu") != 16 else []
+    return [
+        "ours-qv",
+        "ours-all",
+        "ours-preset",
+        *half,
+        *(f"peer-{dtype}-{adapted}" for dtype in ("f32", "bf16") for adapted in ("qv", "all")),
+    ]
 
 
 # --- an arm's own process ---
@@ -88,34 +110,38 @@ def _chosen(adapted: str, steps: int):
 
     chosen = Settings().with_values(catalog.presets()[PRESET]["settings"])
     layers = chosen.lora.layers if adapted == "preset" else 0
-    return replace(chosen, lora=replace(chosen.lora, targets=TARGETS[adapted], layers=layers), train=replace(chosen.train, steps=steps))
+    return replace(
+        chosen,
+        lora=replace(chosen.lora, target_modules=TARGETS[adapted], layers=layers),
+        train=replace(chosen.train, max_steps=steps),
+    )
 
 
 def _examples(chosen, tokenizer) -> list:
     """What is trained on, as playground's own job encodes it."""
     from playground.data.batch import encode
     from playground.data.source import read
-    from playground.data.template import choose
+    from playground.data.template import choose_template
 
     rows = read(chosen.data).train
-    template = choose(chosen.data.template, tokenizer, [r.instruction for r in rows])
-    return encode(rows, template, chosen.train.length, chosen.data.train_on_prompt)[0]
+    template = choose_template(chosen.data.prompt_format, tokenizer, [r.instruction for r in rows])
+    return encode(rows, template, chosen.train.max_seq_length, chosen.data.train_on_prompt)[0]
 
 
 def ours(adapted: str, bits: list[str], steps: int) -> dict:
     """Playground's fine-tune, without the measuring that its job does before and after it."""
     from playground.memory.meter import Meter
-    from playground.model.load import best_bits, load
-    from playground.model.source import local
+    from playground.model.load import default_bits, load_model
+    from playground.model.source import local_folder
     from playground.train.loop import fine_tune
     from playground.train.parallel import Team
-    from playground.train.prepare import prepare
+    from playground.train.prepare import prepare_trainer
 
     chosen = _chosen(adapted, steps)
-    settings = replace(chosen.load, bits=16 if bits == ["bf16"] else best_bits("cpu"), device="cpu")
-    held = load(local(settings.model), settings, lambda *_: None)
-    examples = _examples(chosen, held.tokenizer)
-    trainer = prepare(held, chosen, examples, [], Team("cpu"))
+    settings = replace(chosen.load, bits=16 if bits == ["bf16"] else default_bits("cpu"), device="cpu")
+    loaded = load_model(local_folder(settings.model), settings, lambda *_: None)
+    examples = _examples(chosen, loaded.tokenizer)
+    trainer = prepare_trainer(loaded, chosen, examples, [], Team("cpu"))
     gauge = Meter(lambda now: None).start()
     at, tokens = [time.perf_counter()], [0]
     for event in fine_tune(trainer, examples, chosen.train, threading.Event()):
@@ -124,8 +150,12 @@ def ours(adapted: str, bits: list[str], steps: int) -> dict:
             tokens.append(event["tokens"])
     gauge.take()
     gauge.stop()
-    dial = trainer.plan.dial
-    return _measured(at, tokens, gauge, held.model) | {"bits": str(settings.bits), "feed": trainer.feed.mode, "dial": f"{dial.checkpointing} {dial.tokens}"}
+    policy = trainer.plan.policy
+    return _measured(at, tokens, gauge, loaded.model) | {
+        "bits": str(settings.bits),
+        "batching": trainer.batcher.mode,
+        "dial": f"{policy.checkpointing} {policy.tokens}",
+    }
 
 
 def peer(adapted: str, half: bool, steps: int) -> dict:
@@ -136,24 +166,35 @@ def peer(adapted: str, half: bool, steps: int) -> dict:
 
     from playground.memory.meter import Meter
     from playground.model import adapt
-    from playground.model.source import local
+    from playground.model.source import local_folder
 
     chosen = _chosen(adapted, steps)
-    folder, lora = local(chosen.load.model), chosen.lora
+    folder, lora = local_folder(chosen.load.model), chosen.lora
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16 if half else torch.float32)
     examples = _examples(chosen, tokenizer)
     set_seed(chosen.train.seed)
-    wanted = LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=adapt.targets(model, lora.targets), task_type="CAUSAL_LM")
+    wanted = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=adapt.resolve_target_modules(model, lora.target_modules),
+        task_type="CAUSAL_LM",
+    )
     model = get_peft_model(model, wanted)
     with tempfile.TemporaryDirectory() as out:
-        more = {"use_cpu": True, "bf16": half, "dataloader_pin_memory": False, "include_num_input_tokens_seen": "non_padding"}
+        more = {
+            "use_cpu": True,
+            "bf16": half,
+            "dataloader_pin_memory": False,
+            "include_num_input_tokens_seen": "non_padding",
+        }
         trainer, clock = arms.hf_trainer(model, tokenizer, examples, chosen.train, out, **more)
         gauge = Meter(lambda now: None).start()
         trainer.train()
         gauge.take()
         gauge.stop()
-    return _measured(clock.at, clock.tokens, gauge, model) | {"bits": "16" if half else "32", "feed": "padded"}
+    return _measured(clock.at, clock.tokens, gauge, model) | {"bits": "16" if half else "32", "batching": "padded"}
 
 
 def _measured(at: list[float], tokens: list[int], gauge, model) -> dict:
@@ -162,9 +203,14 @@ def _measured(at: list[float], tokens: list[int], gauge, model) -> dict:
 
     speeds = [(seen - before) / (after - now) for (now, after), (before, seen) in zip(pairwise(at), pairwise(tokens))]
     return {
-        "tokens_per_s": round(statistics.median(speeds[2:]), 1), "first_step_s": round(at[1] - at[0], 3), "train_s": round(at[-1] - at[0], 2), "tokens": tokens[-1],
-        "peak_gib": arms.gib(gauge.peak["rss"]), "trained": sum(p.numel() for p in model.parameters() if p.requires_grad), "threads": torch.get_num_threads(),
-    }  # fmt: skip
+        "tokens_per_s": round(statistics.median(speeds[2:]), 1),
+        "first_step_s": round(at[1] - at[0], 3),
+        "train_s": round(at[-1] - at[0], 2),
+        "tokens": tokens[-1],
+        "peak_gib": arms.gib(gauge.peak["rss"]),
+        "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "threads": torch.get_num_threads(),
+    }
 
 
 # --- reporting ---
@@ -173,10 +219,25 @@ def _measured(at: list[float], tokens: list[int], gauge, model) -> dict:
 def _report(steps: int, rounds: list[dict]) -> dict:
     from playground.memory.meter import hardware
 
-    found = arms.report("steps of playground's fine-tune beside transformers.Trainer + PEFT, CPU", LIBRARIES, rounds, hardware=hardware("cpu"), preset=PRESET, steps=steps)
+    found = arms.report(
+        "steps of playground's fine-tune beside transformers.Trainer + PEFT, CPU",
+        LIBRARIES,
+        rounds,
+        hardware=hardware("cpu"),
+        preset=PRESET,
+        steps=steps,
+    )
     middle = found["medians"]
-    pairs = [(our, their) for our in middle if our.startswith("ours") for their in middle if their.startswith("peer") and their.endswith(_beside(our))]
-    return found | {"ratios": {f"{our} / {their}": arms.ratios(middle[our], middle[their], COMPARED) for our, their in pairs}}
+    pairs = [
+        (our, their)
+        for our in middle
+        if our.startswith("ours")
+        for their in middle
+        if their.startswith("peer") and their.endswith(_beside(our))
+    ]
+    return found | {
+        "ratios": {f"{our} / {their}": arms.ratios(middle[our], middle[their], COMPARED) for our, their in pairs}
+    }
 
 
 def _beside(our: str) -> str:
@@ -186,7 +247,9 @@ def _beside(our: str) -> str:
 
 def _show(found: dict) -> None:
     machine = found["hardware"]
-    print(f"\n{machine['name']}, {machine['cores']} cores, {arms.gib(machine['capacity'])} GiB; {found['steps']} steps\n\n{arms.table(found['medians'], COLUMNS)}\n")
+    print(
+        f"\n{machine['name']}, {machine['cores']} cores, {arms.gib(machine['capacity'])} GiB; {found['steps']} steps\n\n{arms.table(found['medians'], COLUMNS)}\n"
+    )
     print("| ours / peer | " + " | ".join(COMPARED) + " |\n|---|" + "---|" * len(COMPARED))
     for pair, row in found["ratios"].items():
         print(f"| {pair} | " + " | ".join(f"{row[c]:.2f}" if c in row else "-" for c in COMPARED) + " |")

@@ -21,7 +21,10 @@ def main() -> None:
     if len(sys.argv) > 1:
         print(json.dumps(one(int(sys.argv[1]))))
         return
-    started = {bits: subprocess.run([sys.executable, __file__, str(bits)], capture_output=True, text=True, check=True) for bits in (16, 8, 4)}
+    started = {
+        bits: subprocess.run([sys.executable, __file__, str(bits)], capture_output=True, text=True, check=True)
+        for bits in (16, 8, 4)
+    }
     print(json.dumps({bits: json.loads(ended.stdout.splitlines()[-1]) for bits, ended in started.items()}, indent=1))
 
 
@@ -29,11 +32,12 @@ def one(bits: int) -> dict:
     import arms
     import torch
 
-    from playground.model.load import Loaded, give_back
+    from playground.memory.release import release_memory
+    from playground.model.load import LoadedModel
     from playground.settings import Lora, Settings, Train
     from playground.train.loop import fine_tune
     from playground.train.parallel import Team
-    from playground.train.prepare import prepare
+    from playground.train.prepare import prepare_trainer
 
     def beside() -> int:
         torch.cuda.synchronize()
@@ -50,16 +54,19 @@ def one(bits: int) -> dict:
     found["workspace"] = torch.cuda.memory_allocated() - before - 2 * left.nbytes
     del left, product
     model = arms.made_up(arms.shape_of("calm", True), bits, "cuda")
-    held = Loaded(model, SimpleNamespace(pad_token_id=arms.PAD), "cuda", torch.bfloat16, "")
+    loaded = LoadedModel(model, SimpleNamespace(pad_token_id=arms.PAD), "cuda", torch.bfloat16, "")
     with torch.no_grad():
         ids = torch.randint(5, 400, (2, 200), device="cuda")
         made = model(input_ids=ids, use_cache=True, logits_to_keep=1)
         model(input_ids=ids[:, :1], past_key_values=made.past_key_values, use_cache=True)
     found["chat"] = beside() - found["context"]
     del made
-    give_back()
-    train, examples = Train(batch=arms.BATCH, steps=3, checkpointing="all", compile="off"), arms.rows()
-    trainer = prepare(held, Settings(lora=Lora(r=arms.RANK), train=train), examples, [], Team("cuda"))
+    release_memory()
+    train, examples = (
+        Train(batch_size=arms.BATCH, max_steps=3, gradient_checkpointing="all", compile="off"),
+        arms.rows(),
+    )
+    trainer = prepare_trainer(loaded, Settings(lora=Lora(r=arms.RANK), train=train), examples, [], Team("cuda"))
     for _ in fine_tune(trainer, examples, train, threading.Event()):
         pass
     return found | {"tune": beside() - found["context"]}

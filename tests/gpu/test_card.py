@@ -6,30 +6,42 @@ torch = pytest.importorskip("torch")
 if not torch.cuda.is_available():
     pytest.skip("no CUDA device", allow_module_level=True)
 
-import toys  # noqa: E402  only where there is a device
+import toys
 
-from playground import accuracy, pretended  # noqa: E402
-from playground.errors import PlaygroundError  # noqa: E402
-from playground.jobs import Workbench  # noqa: E402
-from playground.settings import Data, Load, Settings, Train  # noqa: E402
+from playground.engine.workbench import Workbench
+from playground.errors import PlaygroundError
+from playground.memory import card_limit
+from playground.runs import accuracy
+from playground.settings import Data, Load, Settings, Train
 
 CARD = 1.5  # GiB: half of it is CUDA's own
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return toys.save(tmp_path_factory.mktemp("model") / "toy", chat=True, hidden_size=1024, intermediate_size=2816, num_hidden_layers=8, max_position_embeddings=1024)
+    return toys.save(
+        tmp_path_factory.mktemp("model") / "toy",
+        chat=True,
+        hidden_size=1024,
+        intermediate_size=2816,
+        num_hidden_layers=8,
+        max_position_embeddings=1024,
+    )
 
 
 @pytest.fixture
 def bench(tmp_path):
-    held = Workbench(tmp_path / "runs")
-    yield held
-    held.free()
+    loaded = Workbench(tmp_path / "runs")
+    yield loaded
+    loaded.free()
 
 
 def chosen(model, card: float, **train) -> Settings:
-    return Settings(load=Load(model=str(model), bits=32, card=card), data=Data(last=32), train=Train(**{"steps": 3, "batch": 8, **train}))
+    return Settings(
+        load=Load(model=str(model), bits=32, simulate_gpu_gib=card),
+        data=Data(end_row=32),
+        train=Train(**{"max_steps": 3, "batch_size": 8, **train}),
+    )
 
 
 def test_what_the_card_cannot_hold_runs_out_and_says_with_what(bench, model):
@@ -37,10 +49,13 @@ def test_what_the_card_cannot_hold_runs_out_and_says_with_what(bench, model):
         list(bench.tune(chosen(model, CARD, method="full")))  # weights, gradients and two averages: four times 0.4 GiB
     [problem] = told.value.problems
     assert (problem.key, problem.values["capacity_bytes"]) == ("error.out_of_memory", int(CARD * 2**30))
-    [failure] = [e for e in bench.run.events() if e["kind"] == "failure"]
-    assert failure["peak"]["reserved"] <= CARD * 2**30 - pretended.RUNTIME and failure["peak"]["device"] <= CARD * 2**30
-    assert sum(failure["parts"].values()) == failure["peak"]["device"] and failure["parts"]["weights"] > 2**28
-    [said] = [e for e in bench.run.events() if e["kind"] == "prediction" and e["phase"] == "tune"]
+    [failure] = [e for e in bench.run.events() if e["kind"] == "error"]
+    assert (
+        failure["peak"]["reserved"] <= CARD * 2**30 - card_limit.MAX_RUNTIME_BYTES
+        and failure["peak"]["device_used"] <= CARD * 2**30
+    )
+    assert sum(failure["parts"].values()) == failure["peak"]["device_used"] and failure["parts"]["weights"] > 2**28
+    [said] = [e for e in bench.run.events() if e["kind"] == "memory_predicted" and e["phase"] == "tune"]
     assert (said["capacity"], said["verdict"]) == (int(CARD * 2**30), "no")
     assert torch.cuda.get_per_process_memory_fraction() == 1.0
     assert list(bench.tune(chosen(model, 0, method="full")))[-1]["result"]["steps"] == 3
@@ -52,4 +67,4 @@ def test_what_it_can_hold_stays_within_it_as_predicted(bench, model):
     assert events[0]["hardware"]["capacity"] == int(CARD * 2**30) and events[0]["hardware"]["pretended"]
     errors = {(pair.phase, pair.kind): pair.error for pair in accuracy.pairs(run, events)}
     assert abs(errors["tune", "allocated"]) < 0.05 and abs(errors["load", "weights"]) < 0.01
-    assert {e["verdict"] for e in events if e["kind"] == "prediction"} <= {"fits", "tight"}
+    assert {e["verdict"] for e in events if e["kind"] == "memory_predicted"} <= {"fits", "tight"}

@@ -6,37 +6,51 @@ torch = pytest.importorskip("torch")
 if not torch.cuda.is_available():
     pytest.skip("no CUDA device", allow_module_level=True)
 
-import toys  # noqa: E402  only where there is a device
+import toys
 
-from playground import runs  # noqa: E402
-from playground.errors import PlaygroundError  # noqa: E402
-from playground.jobs import Workbench  # noqa: E402
-from playground.settings import Data, Generation, Load, Lora, Settings, Train  # noqa: E402
+from playground import runs
+from playground.engine.workbench import Workbench
+from playground.errors import PlaygroundError
+from playground.settings import Data, Generation, Load, Lora, Settings, Train
 
 KINDS = {
-    "32": {"bits": 32}, "16": {"bits": 16}, "fp16": {"bits": 16, "dtype": "float16"}, "8": {"bits": 8},
-    "nf4": {"bits": 4}, "nf4-single": {"bits": 4, "double_quant": False}, "fp4": {"bits": 4, "quant_type": "fp4"},
-}  # fmt: skip
+    "32": {"bits": 32},
+    "16": {"bits": 16},
+    "fp16": {"bits": 16, "dtype": "float16"},
+    "8": {"bits": 8},
+    "nf4": {"bits": 4},
+    "nf4-single": {"bits": 4, "double_quant": False},
+    "fp4": {"bits": 4, "quant_type": "fp4"},
+}
 TURN = {"instruction": "What is the Wi-Fi password?", "answer": None}
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return toys.save(tmp_path_factory.mktemp("model") / "toy", chat=True, hidden_size=1024, intermediate_size=2048, num_hidden_layers=8, max_position_embeddings=1024)
+    return toys.save(
+        tmp_path_factory.mktemp("model") / "toy",
+        chat=True,
+        hidden_size=1024,
+        intermediate_size=2048,
+        num_hidden_layers=8,
+        max_position_embeddings=1024,
+    )
 
 
 @pytest.fixture
 def bench(tmp_path):
-    held = Workbench(tmp_path / "runs")
-    yield held
-    held.free()
+    loaded = Workbench(tmp_path / "runs")
+    yield loaded
+    loaded.free()
 
 
 def settings(model, kind: str, **train) -> Settings:
     return Settings(
-        load=Load(model=str(model), **KINDS[kind]), data=Data(last=32), lora=Lora(r=4),
-        train=Train(**{"steps": 3, "batch": 8, "lr": 1e-3, **train}),
-    )  # fmt: skip
+        load=Load(model=str(model), **KINDS[kind]),
+        data=Data(end_row=32),
+        lora=Lora(r=4),
+        train=Train(**{"max_steps": 3, "batch_size": 8, "lr": 1e-3, **train}),
+    )
 
 
 def result(events) -> dict:
@@ -82,7 +96,19 @@ def test_out_of_memory_is_told_with_what_filled_it_and_the_next_job_works(bench,
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 64 * 2**20) / total)
     try:
         with pytest.raises(PlaygroundError) as told:
-            list(bench.tune(settings(model, "16", batch=330, length=1024, steps=2, checkpointing="off", tokens=2**20)))
+            list(
+                bench.tune(
+                    settings(
+                        model,
+                        "16",
+                        batch_size=330,
+                        max_seq_length=1024,
+                        max_steps=2,
+                        gradient_checkpointing="off",
+                        max_tokens_per_micro_batch=2**20,
+                    )
+                )
+            )
         assert told.value.problems[0].key == "error.out_of_memory"
         assert "weights" in told.value.text()
     finally:

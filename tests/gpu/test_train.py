@@ -11,12 +11,12 @@ from peft import LoraConfig, get_peft_model
 from toys import make_model
 
 from playground.data.batch import Example, collate
-from playground.model.adapt import targets
-from playground.train.feed import Feed
-from playground.train.layers import Dial, Layers
-from playground.train.lean import lean
+from playground.model.adapt import resolve_target_modules
+from playground.train.batching import Batcher
+from playground.train.checkpointing import CheckpointedLayers, CheckpointPolicy
 from playground.train.loss import Loss
 from playground.train.optimizer import Optimizer
+from playground.train.patches import patch_modules
 
 ROWS = [Example(list(range(5, 5 + n)), 4) for n in (40, 90, 17, 63)]
 
@@ -29,7 +29,11 @@ def tuned(family, bits=16, dense=False):
     if dense:
         _made_dense(model)
     torch.manual_seed(1)
-    model = get_peft_model(model.requires_grad_(False), LoraConfig(r=8, target_modules=targets(model, "all-linear"), task_type="CAUSAL_LM"), autocast_adapter_dtype=False)
+    model = get_peft_model(
+        model.requires_grad_(False),
+        LoraConfig(r=8, target_modules=resolve_target_modules(model, "all-linear"), task_type="CAUSAL_LM"),
+        autocast_adapter_dtype=False,
+    )
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             parameter.data = parameter.data.to(torch.bfloat16)
@@ -44,8 +48,12 @@ def _quantized(model, bits):
             continue
         shape, bias = (module.in_features, module.out_features), module.bias is not None
         if bits == 4:
-            made = Linear4bit(*shape, bias=bias, compute_dtype=torch.bfloat16, quant_type="nf4", compress_statistics=True)
-            made.weight = Params4bit(module.weight.data.cpu(), requires_grad=False, quant_type="nf4", compress_statistics=True)
+            made = Linear4bit(
+                *shape, bias=bias, compute_dtype=torch.bfloat16, quant_type="nf4", compress_statistics=True
+            )
+            made.weight = Params4bit(
+                module.weight.data.cpu(), requires_grad=False, quant_type="nf4", compress_statistics=True
+            )
         else:
             made = Linear8bitLt(*shape, bias=bias, has_fp16_weights=False)
             made.weight = Int8Params(module.weight.data.cpu(), requires_grad=False, has_fp16_weights=False)
@@ -59,27 +67,36 @@ def _quantized(model, bits):
 def _made_dense(model):
     for name, module in list(model.named_modules()):
         if isinstance(module, Linear8bitLt):
-            plain = torch.nn.Linear(module.in_features, module.out_features, bias=module.bias is not None, device="cuda", dtype=torch.bfloat16)
+            plain = torch.nn.Linear(
+                module.in_features,
+                module.out_features,
+                bias=module.bias is not None,
+                device="cuda",
+                dtype=torch.bfloat16,
+            )
             plain.weight.data = (module.weight.data * (module.weight.SCB[:, None] / 127)).to(torch.bfloat16)
             plain.bias = module.bias
             model.set_submodule(name, plain)
 
 
-def learned(model, dial=None, compiled=False) -> tuple[torch.Tensor, int]:
+def learned(model, policy=None, compiled=False) -> tuple[torch.Tensor, int]:
     """All gradients as one vector, and the most that was allocated on the way; without a dial, as PEFT and bitsandbytes do it."""
-    loss_of = Loss(model)
-    optimizer, layers = Optimizer([(n, p) for n, p in model.named_parameters() if p.requires_grad]), Layers(model)
-    feed = Feed(loss_of, ROWS, 2, "cuda")
-    loss_of.train()
+    loss_module = Loss(model)
+    optimizer, layers = (
+        Optimizer([(n, p) for n, p in model.named_parameters() if p.requires_grad]),
+        CheckpointedLayers(model),
+    )
+    batcher = Batcher(loss_module, ROWS, 2, "cuda")
+    loss_module.train()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    if dial is None:
-        optimizer.backward(loss_of(collate(ROWS, 2, "cuda")))
+    if policy is None:
+        optimizer.backward(loss_module(collate(ROWS, 2, "cuda")))
     else:
-        assert feed.mode == "rows"
-        with lean(loss_of, model.get_base_model()), feed.attention():
-            layers.set(dial, compiled)
-            optimizer.backward(loss_of(feed.batch(ROWS)))
+        assert batcher.mode == "rows"
+        with patch_modules(loss_module, model.get_base_model()), batcher.attention():
+            layers.set(policy, compiled)
+            optimizer.backward(loss_module(batcher.batch(ROWS)))
             layers.restore()
     return torch.cat([g.flatten() for g in optimizer.gradients()]), torch.cuda.max_memory_allocated() - before
 
@@ -89,9 +106,11 @@ def learned(model, dial=None, compiled=False) -> tuple[torch.Tensor, int]:
 @pytest.mark.parametrize("family", ["llama", "gpt_neox"])
 def test_packed_lean_compiled_and_checkpointed_teach_the_same(family, bits, compiled):
     model = tuned(family, bits)
-    reference, _ = learned(tuned(family, bits, dense=bits == 8))  # LLM.int8()'s own product rounds activations too: 14 % of the gradients
+    reference, _ = learned(
+        tuned(family, bits, dense=bits == 8)
+    )  # LLM.int8()'s own product rounds activations too: 14 % of the gradients
     for how in ("off", "2", "all", "offload"):
-        found, _ = learned(model, Dial(how), compiled)
+        found, _ = learned(model, CheckpointPolicy(how), compiled)
         assert (found - reference).norm() < 0.06 * reference.norm(), how
 
 
@@ -113,15 +132,23 @@ def test_other_optimizers_go_the_same_way(kind):
 def test_the_plan_fits_a_capped_card(tmp_path):
     from toys import save
 
-    from playground.jobs import Workbench
+    from playground.engine.workbench import Workbench
     from playground.settings import Settings
 
     folder = save(tmp_path / "model", "llama", hidden_size=512, num_hidden_layers=8, intermediate_size=1024)
     rows = tmp_path / "rows.jsonl"
-    rows.write_text("".join('{"instruction": "Say %d again and again", "output": "%s"}\n' % (n, "so it is " * 30) for n in range(64)))
-    settings = Settings().with_values({
-        "load": {"model": str(folder), "bits": 16}, "data": {"source": str(rows), "held_out": 0.0}, "train": {"steps": 3, "batch": 64, "length": 256},
-    })  # fmt: skip
+    rows.write_text(
+        "".join(
+            '{"instruction": "Say %d again and again", "output": "%s"}\n' % (n, "so it is " * 30) for n in range(64)
+        )
+    )
+    settings = Settings().with_values(
+        {
+            "load": {"model": str(folder), "bits": 16},
+            "data": {"source": str(rows), "held_out": 0.0},
+            "train": {"max_steps": 3, "batch_size": 64, "max_seq_length": 256},
+        }
+    )
     total, dials = torch.cuda.get_device_properties(0).total_memory, []
     for room in (4096, 520):
         torch.cuda.set_per_process_memory_fraction(room * 2**20 / total)
@@ -132,5 +159,7 @@ def test_the_plan_fits_a_capped_card(tmp_path):
             bench.free()
             torch.cuda.set_per_process_memory_fraction(1.0)
         assert events[-1]["result"]["steps"] == 3 and events[-1]["result"]["peak"]["reserved"] <= room * 2**20
-        dials.append(next(e["values"]["checkpointing"] for e in events if e["kind"] == "note" and e["key"] == "note.plan"))
+        dials.append(
+            next(e["values"]["checkpointing"] for e in events if e["kind"] == "note" and e["key"] == "note.plan")
+        )
     assert dials[0] == "off"

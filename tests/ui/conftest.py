@@ -17,7 +17,15 @@ from toys import PROJECT
 expect.set_options(timeout=20_000)  # a busy machine is no defect of the page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run", "--disable-quic", "--disable-component-update", "--disable-sync"]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--no-first-run",
+    "--disable-quic",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 class App:
@@ -30,7 +38,11 @@ class App:
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = open(folder / "app.log", "w")
-        environment = os.environ | {"PLAYGROUND_CACHE": str(folder / "cache"), "HF_HUB_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
+        environment = os.environ | {
+            "PLAYGROUND_CACHE": str(folder / "cache"),
+            "HF_HUB_OFFLINE": "1",
+            "GRADIO_ANALYTICS_ENABLED": "False",
+        }
         command = [sys.executable, "app.py", "--port", str(self.port), "--runs", str(self.runs)]
         self.process = subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=self.log, stderr=self.log)
 

@@ -2,7 +2,7 @@
 
 from playwright.sync_api import expect
 
-from playground.words import say
+from playground.i18n import translate
 
 LONG = 60_000
 
@@ -20,11 +20,11 @@ def shown(page, label: str):
 
 
 def tab(page, key: str, lang: str = "en") -> None:
-    page.get_by_role("tab", name=say(lang, key)).click()
+    page.get_by_role("tab", name=translate(lang, key)).click()
 
 
 def press(page, key: str, lang: str = "en") -> None:
-    page.get_by_role("button", name=say(lang, key), exact=True).locator("visible=true").first.click()
+    page.get_by_role("button", name=translate(lang, key), exact=True).locator("visible=true").first.click()
 
 
 def choose(page, label: str, value: str) -> None:
@@ -45,37 +45,39 @@ def unfold(page, key: str) -> None:
 
     Gradio makes its fields only then and writes their values a moment later, over what a hand as quick as this one has typed by then.
     """
-    page.get_by_role("button", name=say("en", key)).locator("visible=true").first.click()
+    page.get_by_role("button", name=translate("en", key)).locator("visible=true").first.click()
     page.wait_for_timeout(1000)
 
 
 def choose_toy(page, app, model=None) -> None:
     tab(page, "tab.load")
-    choose(page, say("en", "load.model"), str(model or app.model))
+    choose(page, translate("en", "load.model"), str(model or app.model))
 
 
 def start_tuning(page, app, epochs: str) -> None:
     choose_toy(page, app)
     tab(page, "tab.tune")
-    fill(page, say("en", "train.epochs"), epochs)
+    fill(page, translate("en", "train.epochs"), epochs)
     press(page, "tune.go")
 
 
 def training(page) -> None:
     """Wait until the chart says that steps are being taken."""
-    expect(page.locator(".live .phase")).to_have_text(say("en", "phase.train"), timeout=LONG)
+    expect(page.locator(".live .phase")).to_have_text(translate("en", "phase.train"), timeout=LONG)
     expect(page.locator(".live .facts")).to_contain_text("tokens/s", timeout=LONG)
 
 
 def idle(page) -> None:
     """Wait until nothing runs: the Load button can be pressed again."""
     tab(page, "tab.load")
-    expect(page.get_by_role("button", name=say("en", "load.go"))).to_be_enabled(timeout=LONG)
+    expect(page.get_by_role("button", name=translate("en", "load.go"))).to_be_enabled(timeout=LONG)
 
 
 def answered(page) -> None:
     """Wait until an answer is there in full and the engine can be asked again."""
-    expect(page.locator(".quiet", has_text="tokens/s together (measured)").locator("visible=true").first).to_be_visible(timeout=LONG)
+    expect(page.locator(".quiet", has_text="tokens/s together (measured)").locator("visible=true").first).to_be_visible(
+        timeout=LONG
+    )
     idle(page)
 
 
@@ -85,7 +87,9 @@ def newest_run(app):
 
 def points(page) -> int:
     """Points of the memory line that is drawn now."""
-    return page.evaluate("() => Math.max(0, ...[...document.querySelectorAll('.live .memory .plot')].flatMap(p => (p.data ?? []).map(t => (t.y ?? []).length)))")
+    return page.evaluate(
+        "() => Math.max(0, ...[...document.querySelectorAll('.live .memory .plot')].flatMap(p => (p.data ?? []).map(t => (t.y ?? []).length)))"
+    )
 
 
 def grown(page, more_than: int) -> int:

@@ -3,20 +3,21 @@
 from hands import choose, choose_toy, press, shown, tab
 from playwright.sync_api import expect
 
-from playground import catalog, shelf
-from playground.words import say
+from playground import catalog
+from playground.catalog import filters
+from playground.i18n import translate
 
 
 def pick(page, lang: str, key: str, value: str) -> None:
     """Choose in a dropdown by what it shows."""
-    shown(page, say(lang, key)).click()
+    shown(page, translate(lang, key)).click()
     page.get_by_role("option", name=value, exact=True).click()
     expect(page.get_by_role("option")).to_have_count(0)
 
 
 def offered(page, lang: str = "en") -> list[str]:
     """The names that the dropdown of models offers now."""
-    field = shown(page, say(lang, "load.model"))
+    field = shown(page, translate(lang, "load.model"))
     field.click()
     names = page.get_by_role("option").all_inner_texts()
     field.blur()
@@ -25,41 +26,59 @@ def offered(page, lang: str = "en") -> list[str]:
 
 
 def named(models: list[str]) -> list[str]:
-    mark, offline = say("en", "catalog.mark"), catalog.offline_models()
+    mark, offline = translate("en", "catalog.mark"), catalog.offline_models()
     return [
-        (f"{mark} " if catalog.models()[m]["talk"] else "") + catalog.name_of(m) + (f" · {say('en', 'load.offline')}" if m in offline else "") for m in models
+        (f"{mark} " if catalog.models()[m]["talk"] else "")
+        + catalog.display_name(m)
+        + (f" · {translate('en', 'load.offline')}" if m in offline else "")
+        for m in models
     ]
 
 
 def test_the_choices_follow_the_filters_and_facts_follow_the_choice(page):
     tab(page, "tab.load")
-    left = page.get_by_text(say("en", "catalog.left", count=len(catalog.models()), all=len(catalog.models()))[:20])
+    left = page.get_by_text(
+        translate("en", "catalog.left", count=len(catalog.models()), all=len(catalog.models()))[:20]
+    )
     expect(left.first).to_be_visible()
-    assert offered(page) == named(shelf.matching())
-    pick(page, "en", "catalog.language", say("en", "catalog.language.ja"))
-    pick(page, "en", "catalog.size", say("en", "catalog.size.large"))
-    card = next(c for c in ((say("en", "plan.card_name", gib=c["gib"], name=c["name"]), c["bytes"]) for c in _cards()) if shelf.matching("ja", "large", c[1]))
+    assert offered(page) == named(filters.matching_models())
+    pick(page, "en", "catalog.language", translate("en", "catalog.language.ja"))
+    pick(page, "en", "catalog.size", translate("en", "catalog.size.large"))
+    card = next(
+        c
+        for c in ((translate("en", "plan.card_name", gib=c["gib"], name=c["name"]), c["bytes"]) for c in _cards())
+        if filters.matching_models("ja", "large", c[1])
+    )
     pick(page, "en", "catalog.card", card[0])
-    found = shelf.matching("ja", "large", card[1])
-    expect(page.get_by_text(say("en", "catalog.left", count=len(found), all=len(catalog.models()))[:16]).first).to_be_visible()
+    found = filters.matching_models("ja", "large", card[1])
+    expect(
+        page.get_by_text(translate("en", "catalog.left", count=len(found), all=len(catalog.models()))[:16]).first
+    ).to_be_visible()
     assert offered(page) == named(found)
-    told = shelf.facts(found[0], "en")
+    told = filters.model_facts(found[0], "en")
     pick(page, "en", "load.model", named(found)[0])
     facts = page.locator(".facts").locator("visible=true")
-    for text in (told["for"], told["family"], f"{told['parameters']:,}", told["licence"], say("en", "catalog.from", gib=told["card"]["tune"]), told["targets"][0]):
+    for text in (
+        told["for"],
+        told["family"],
+        f"{told['parameters']:,}",
+        told["licence"],
+        translate("en", "catalog.from", gib=told["card"]["tune"]),
+        told["targets"][0],
+    ):
         expect(facts.filter(has_text=text).first).to_be_visible()
 
 
 def test_nothing_that_matches_is_said_and_typed_names_still_work(page, app):
     tab(page, "tab.load")
     card = _cards()[0]
-    assert not shelf.matching("ja", "huge", card["bytes"])
-    pick(page, "en", "catalog.language", say("en", "catalog.language.ja"))
-    pick(page, "en", "catalog.size", say("en", "catalog.size.huge"))
-    pick(page, "en", "catalog.card", say("en", "plan.card_name", gib=card["gib"], name=card["name"]))
-    expect(page.get_by_text(say("en", "catalog.nothing"))).to_be_visible()
+    assert not filters.matching_models("ja", "huge", card["bytes"])
+    pick(page, "en", "catalog.language", translate("en", "catalog.language.ja"))
+    pick(page, "en", "catalog.size", translate("en", "catalog.size.huge"))
+    pick(page, "en", "catalog.card", translate("en", "plan.card_name", gib=card["gib"], name=card["name"]))
+    expect(page.get_by_text(translate("en", "catalog.nothing"))).to_be_visible()
     assert offered(page) == []
-    choose(page, say("en", "load.model"), "nobody/no-such-model")
+    choose(page, translate("en", "load.model"), "nobody/no-such-model")
     expect(page.locator(".facts").locator("visible=true")).to_have_count(0)
     choose_toy(page, app)
     press(page, "load.go")
@@ -70,13 +89,17 @@ def test_the_filters_fit_a_phone_in_japanese(browser, app):
     page = browser.new_page(viewport={"width": 390, "height": 844})
     page.goto(app.url + "/ja")
     tab(page, "tab.load", "ja")
-    pick(page, "ja", "catalog.language", say("ja", "catalog.language.en"))
-    expect(page.get_by_text(say("ja", "catalog.left", count=len(shelf.matching("en")), all=len(catalog.models()))[:12])).to_be_visible()
+    pick(page, "ja", "catalog.language", translate("ja", "catalog.language.en"))
+    expect(
+        page.get_by_text(
+            translate("ja", "catalog.left", count=len(filters.matching_models("en")), all=len(catalog.models()))[:12]
+        )
+    ).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.close()
 
 
 def _cards() -> list[dict]:
-    from playground.memory.cards import cards
+    from playground.catalog.cards import cards
 
     return cards()

@@ -6,7 +6,7 @@ import pytest
 from hands import LONG, choose, choose_toy, fill, idle, press, tab, unfold
 from playwright.sync_api import expect
 
-from playground.words import say
+from playground.i18n import translate
 
 ROWS = [{"c1": f"What is {n}?", "c2": f"It is <b>{n}</b>.", "kind": "odd" if n % 2 else "even"} for n in range(1, 21)]
 
@@ -34,27 +34,31 @@ def test_a_file_is_mapped_looked_at_sliced_and_taught(page, app, file):
     upload(page, file)
     expect(told(page)).to_contain_text("c1, c2, kind")
     unfold(page, "rows.columns")
-    expect(page.get_by_role("cell", name="What is 1?").or_(page.get_by_text("What is 1?")).locator("visible=true").first).to_be_visible()
+    expect(
+        page.get_by_role("cell", name="What is 1?").or_(page.get_by_text("What is 1?")).locator("visible=true").first
+    ).to_be_visible()
     for part, name in (("instruction", "c1"), ("output", "c2"), ("category", "kind")):
-        choose(page, say("en", f"rows.part.{part}"), name)
+        choose(page, translate("en", f"rows.part.{part}"), name)
     expect(page.locator(".rows .columns li")).to_have_count(3)
     expect(page.locator(".told.bad").locator("visible=true")).to_have_count(0)
     counted = page.locator(".rows", has_text="rows to learn")
     expect(counted).to_contain_text("18 rows to learn, 2 held out to measure on, of 22", timeout=LONG)
-    expect(counted.locator(".dropped")).to_contain_text(f"{say('en', 'dropped.duplicate')}: 1 (rows 21)")
-    expect(counted.locator(".dropped")).to_contain_text(f"{say('en', 'dropped.empty')}: 1 (rows 22)")
+    expect(counted.locator(".dropped")).to_contain_text(f"{translate('en', 'dropped.duplicate')}: 1 (rows 21)")
+    expect(counted.locator(".dropped")).to_contain_text(f"{translate('en', 'dropped.empty')}: 1 (rows 22)")
     trained = page.locator(".xray .tokens .run.trained")
     expect(trained).to_contain_text("<b>", timeout=LONG)  # as text: nothing of a row is ever markup
     assert page.locator(".xray .tokens b").count() == 0
     unfold(page, "rows.filter")
-    choose(page, say("en", "data.category"), "even")
+    choose(page, translate("en", "data.category"), "even")
     expect(counted).to_contain_text("9 rows to learn, 1 held out", timeout=LONG)
     expect(page.locator(".price .facts")).to_contain_text("tokens an epoch", timeout=LONG)
     tab(page, "tab.tune")
-    fill(page, say("en", "train.epochs"), "1")
+    fill(page, translate("en", "train.epochs"), "1")
     press(page, "tune.go")
-    expect(page.locator(".live .notes")).to_contain_text("9 rows to learn, 1 held out, of 22", timeout=LONG)  # until then the chart shows the run before
-    expect(page.locator(".live .phase")).to_have_text(say("en", "chart.outcome.done"), timeout=LONG)
+    expect(page.locator(".live .notes")).to_contain_text(
+        "9 rows to learn, 1 held out, of 22", timeout=LONG
+    )  # until then the chart shows the run before
+    expect(page.locator(".live .phase")).to_have_text(translate("en", "chart.outcome.done"), timeout=LONG)
 
 
 def test_a_template_of_ones_own_is_seen_at_once_and_refused_without_a_place_for_the_answer(page, app):
@@ -63,8 +67,8 @@ def test_a_template_of_ones_own_is_seen_at_once_and_refused_without_a_place_for_
     tab(page, "tab.data")
     tokens = page.locator(".xray .tokens")
     expect(tokens).to_contain_text("password", timeout=LONG)
-    choose(page, say("en", "data.template"), "own")
-    form = page.get_by_label(say("en", "data.form")).locator("visible=true").first
+    choose(page, translate("en", "data.prompt_format"), "custom")
+    form = page.get_by_label(translate("en", "data.custom_format")).locator("visible=true").first
     form.fill("Q: {instruction}")
     form.press("Tab")
     expect(told(page)).to_contain_text("{answer}", timeout=LONG)
@@ -79,7 +83,7 @@ def test_a_cutoff_moves_what_is_cut_and_what_it_costs(page, app):
     tab(page, "tab.data")
     expect(page.locator(".price svg rect.within").first).to_be_visible(timeout=LONG)
     assert page.locator(".price svg rect.over").count() == 0
-    cutoff = page.get_by_label(f"number input for {say('en', 'rows.cutoff')}")
+    cutoff = page.get_by_label(f"number input for {translate('en', 'rows.cutoff')}")
     cutoff.fill("64")
     cutoff.press("Tab")
     expect(page.locator(".price svg rect.over").first).to_be_visible(timeout=LONG)
@@ -89,7 +93,7 @@ def test_a_cutoff_moves_what_is_cut_and_what_it_costs(page, app):
 def test_pasted_rows_are_taken_for_what_they_are(page, app):
     tab(page, "tab.data")
     unfold(page, "rows.paste")
-    page.get_by_placeholder(say("en", "rows.paste.info")).fill("question,answer\nWhere?,Here.\nWhen?,Now.\n")
+    page.get_by_placeholder(translate("en", "rows.paste.info")).fill("question,answer\nWhere?,Here.\nWhen?,Now.\n")
     press(page, "rows.paste.go")
     expect(page.locator(".rows .quiet").first).to_contain_text("CSV")
     expect(page.locator(".rows", has_text="rows to learn")).to_contain_text("1 rows to learn, 1 held out", timeout=LONG)
@@ -100,7 +104,7 @@ def test_the_data_tab_fits_a_phone_in_japanese(browser, app):
     page.goto(app.url + "/ja")
     page.get_by_role("tab").first.wait_for()
     for key in ("tab.plan", "tab.load", "tab.data", "tab.tune", "tab.chat", "tab.runs"):
-        expect(page.get_by_role("tab", name=say("ja", key)).locator("visible=true").first).to_be_in_viewport()
+        expect(page.get_by_role("tab", name=translate("ja", key)).locator("visible=true").first).to_be_in_viewport()
     tab(page, "tab.data", "ja")
     expect(page.locator(".rows", has_text="330").first).to_be_visible(timeout=LONG)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390

@@ -8,11 +8,25 @@ from dataclasses import fields
 
 import psutil
 import toys
-from hands import LONG, choose, choose_toy, fill, grown, idle, newest_run, points, press, shown, start_tuning, tab, training
+from hands import (
+    LONG,
+    choose,
+    choose_toy,
+    fill,
+    grown,
+    idle,
+    newest_run,
+    points,
+    press,
+    shown,
+    start_tuning,
+    tab,
+    training,
+)
 from playwright.sync_api import expect
 
+from playground.i18n import translate
 from playground.settings import Data, Lora, Train
-from playground.words import say
 
 
 def test_load_tune_and_compare(page, app):
@@ -20,20 +34,20 @@ def test_load_tune_and_compare(page, app):
     press(page, "load.go")
     expect(page.locator(".told.good", has_text="toy-llama").first).to_be_visible(timeout=LONG)
     start_tuning(page, app, "1")
-    expect(page.locator(".told.good", has_text=say("en", "tune.done")[:20]).first).to_be_visible(timeout=LONG)
+    expect(page.locator(".told.good", has_text=translate("en", "tune.done")[:20]).first).to_be_visible(timeout=LONG)
     run = newest_run(app)
     assert (run / "adapter" / "adapter_model.safetensors").is_file()
     expect(page.locator(".live .measures tbody tr")).to_have_count(9)
     expect(page.locator(".live .samples dt")).to_have_count(3)
     tab(page, "tab.chat")
     expect(page.locator(".badge", has_text=run.name)).to_be_visible()
-    page.get_by_label(say("en", "chat.ask")).fill("What is the Wi-Fi password?")
+    page.get_by_label(translate("en", "chat.ask")).fill("What is the Wi-Fi password?")
     page.keyboard.press("Enter")
     expect(page.get_by_text(re.compile("tokens/s together"))).to_be_visible(timeout=LONG)
     for side in ("side-base", "side-tuned"):
         expect(page.locator(f".{side}").get_by_text("What is the Wi-Fi password?")).to_be_visible()
     kinds = {json.loads(line)["kind"] for line in (run / "events.jsonl").read_text().splitlines()}
-    assert {"run", "phase", "memory", "step", "score", "sample", "note", "done"} <= kinds
+    assert {"run_started", "phase", "memory", "step", "eval", "sample", "note", "done"} <= kinds
 
 
 def test_a_model_with_an_encoder_goes_through_the_same_tabs(page, app, tmp_path):
@@ -42,14 +56,14 @@ def test_a_model_with_an_encoder_goes_through_the_same_tabs(page, app, tmp_path)
     press(page, "load.go")
     expect(page.locator(".told.good", has_text="toy-t5").first).to_be_visible(timeout=LONG)
     tab(page, "tab.tune")
-    fill(page, say("en", "train.epochs"), "0.2")
+    fill(page, translate("en", "train.epochs"), "0.2")
     press(page, "tune.go")
-    expect(page.locator(".told.good", has_text=say("en", "tune.done")[:20]).first).to_be_visible(timeout=LONG)
+    expect(page.locator(".told.good", has_text=translate("en", "tune.done")[:20]).first).to_be_visible(timeout=LONG)
     run = newest_run(app)
     assert json.loads((run / "adapter" / "adapter_config.json").read_text())["task_type"] == "SEQ_2_SEQ_LM"
     tab(page, "tab.chat")
     expect(page.locator(".badge", has_text=run.name)).to_be_visible()
-    page.get_by_label(say("en", "chat.ask")).fill("What is the Wi-Fi password?")
+    page.get_by_label(translate("en", "chat.ask")).fill("What is the Wi-Fi password?")
     page.keyboard.press("Enter")
     expect(page.get_by_text(re.compile("tokens/s together"))).to_be_visible(timeout=LONG)
 
@@ -67,7 +81,7 @@ def test_the_chart_moves_and_a_reload_and_a_second_page_find_the_run(page, app, 
     second.close()
     tab(page, "tab.tune")
     press(page, "tune.stop")
-    expect(page.locator(".told.good", has_text=say("en", "tune.stopped")[:20]).first).to_be_visible(timeout=LONG)
+    expect(page.locator(".told.good", has_text=translate("en", "tune.stopped")[:20]).first).to_be_visible(timeout=LONG)
     assert (newest_run(app) / "adapter" / "adapter_config.json").is_file()
 
 
@@ -76,13 +90,13 @@ def test_a_stopped_run_is_resumed_and_its_chart_goes_on(page, app):
     start_tuning(page, app, "400")
     training(page)
     press(page, "tune.stop")
-    expect(page.locator(".live .phase")).to_have_text(say("en", "chart.outcome.stopped"), timeout=LONG)
+    expect(page.locator(".live .phase")).to_have_text(translate("en", "chart.outcome.stopped"), timeout=LONG)
     run = newest_run(app)
     assert (run / "checkpoint.pt").is_file()
     idle(page)
     tab(page, "tab.runs")
-    resume = page.get_by_role("button", name=say("en", "runs.resume"), exact=True)
-    expect(page.get_by_label(say("en", "runs.pick"), exact=True).first).to_have_value(run.name)
+    resume = page.get_by_role("button", name=translate("en", "runs.resume"), exact=True)
+    expect(page.get_by_label(translate("en", "runs.pick"), exact=True).first).to_have_value(run.name)
     expect(resume).to_be_enabled()
     before = points(page)
     resume.click()
@@ -91,7 +105,7 @@ def test_a_stopped_run_is_resumed_and_its_chart_goes_on(page, app):
     assert grown(page, before) > before
     tab(page, "tab.tune")
     press(page, "tune.stop")
-    expect(page.locator(".live .phase")).to_have_text(say("en", "chart.outcome.stopped"), timeout=LONG)
+    expect(page.locator(".live .phase")).to_have_text(translate("en", "chart.outcome.stopped"), timeout=LONG)
     events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
     assert [e["kind"] for e in events].count("run") == 1 and [e["kind"] for e in events].count("done") == 2
     drawn = page.evaluate("() => [...document.querySelector('.live .loss .plot').data[0].x]")
@@ -101,15 +115,25 @@ def test_a_stopped_run_is_resumed_and_its_chart_goes_on(page, app):
 def test_every_setting_has_a_field_and_nothing_is_wider_than_a_phone(browser, app):
     page = browser.new_page(viewport={"width": 390, "height": 844})
     page.goto(app.url)
-    for key, folded, groups in (("tab.data", ("rows.paste", "rows.columns", "rows.filter"), (Data,)), ("tab.tune", ("tune.lora", "tune.train", "tune.memory"), (Lora, Train))):
+    for key, folded, groups in (
+        ("tab.data", ("rows.paste", "rows.columns", "rows.filter"), (Data,)),
+        ("tab.tune", ("tune.lora", "tune.train", "tune.memory"), (Lora, Train)),
+    ):
         tab(page, key)
         for part in folded:
-            page.get_by_role("button", name=say("en", part)).locator("visible=true").first.click()
+            page.get_by_role("button", name=translate("en", part)).locator("visible=true").first.click()
         for name in (f"{group.__name__.lower()}.{field.name}" for group in groups for field in fields(group)):
-            if name != "data.form":  # there only for a template of one's own
-                expect(page.get_by_text(say("en", f"{name}.info"), exact=True).locator("visible=true").first).to_be_visible()
+            if name != "data.custom_format":  # there only for a template of one's own
+                expect(
+                    page.get_by_text(translate("en", f"{name}.info"), exact=True).locator("visible=true").first
+                ).to_be_visible()
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
-        assert page.evaluate("() => [...document.querySelectorAll('.form > .block')].filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.innerText)") == []
+        assert (
+            page.evaluate(
+                "() => [...document.querySelectorAll('.form > .block')].filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.innerText)"
+            )
+            == []
+        )
     page.close()
 
 
@@ -117,13 +141,13 @@ def test_all_problems_of_a_form_are_told_at_once_and_nothing_is_lost(page, app):
     idle(page)
     choose_toy(page, app)
     tab(page, "tab.tune")
-    fill(page, say("en", "lora.r"), "0")
-    fill(page, say("en", "train.epochs"), "0")
+    fill(page, translate("en", "lora.r"), "0")
+    fill(page, translate("en", "train.epochs"), "0")
     press(page, "tune.go")
     told = page.locator(".told.bad").locator("visible=true").first
     expect(told).to_contain_text("rank r")
     expect(told).to_contain_text("epochs is 0")
-    assert shown(page, say("en", "lora.r")).input_value() == "0"
+    assert shown(page, translate("en", "lora.r")).input_value() == "0"
 
 
 def test_a_broken_file_is_told_with_its_line(page, app, tmp_path):
@@ -136,12 +160,14 @@ def test_a_broken_file_is_told_with_its_line(page, app, tmp_path):
 
 def test_a_model_that_is_not_there_is_told_in_one_sentence(page, app):
     idle(page)
-    field = shown(page, say("en", "load.model"))
+    field = shown(page, translate("en", "load.model"))
     field.fill("nobody/no-such-model")
     field.press("Enter")
     field.press("Tab")
     press(page, "load.go")
-    expect(page.locator(".told.bad").locator("visible=true").first).to_contain_text("smollm2-135m-instruct", timeout=20_000)
+    expect(page.locator(".told.bad").locator("visible=true").first).to_contain_text(
+        "smollm2-135m-instruct", timeout=20_000
+    )
 
 
 def test_a_killed_engine_is_told_and_the_next_click_starts_a_fresh_one(page, app):
@@ -149,10 +175,14 @@ def test_a_killed_engine_is_told_and_the_next_click_starts_a_fresh_one(page, app
     start_tuning(page, app, "400")
     training(page)
     page.wait_for_timeout(1500)
-    worker = next(p for p in psutil.Process(app.process.pid).children(recursive=True) if "playground.worker" in " ".join(p.cmdline()))
+    worker = next(
+        p
+        for p in psutil.Process(app.process.pid).children(recursive=True)
+        if "playground.engine.process" in " ".join(p.cmdline())
+    )
     os.kill(worker.pid, signal.SIGKILL)
     expect(page.locator(".live .failure")).to_contain_text("signal 9", timeout=LONG)
-    assert '"failure"' in (newest_run(app) / "events.jsonl").read_text()
+    assert '"error"' in (newest_run(app) / "events.jsonl").read_text()
     choose_toy(page, app)
     press(page, "load.go")
     expect(page.locator(".told.good", has_text="toy-llama").first).to_be_visible(timeout=LONG)
@@ -161,16 +191,16 @@ def test_a_killed_engine_is_told_and_the_next_click_starts_a_fresh_one(page, app
 def test_without_an_adapter_the_page_says_that_the_columns_cannot_differ(page, app):
     idle(page)
     tab(page, "tab.chat")
-    choose(page, say("en", "chat.adapter"), say("en", "chat.none"))
-    expect(page.get_by_text(say("en", "chat.same"))).to_be_visible()
+    choose(page, translate("en", "chat.adapter"), translate("en", "chat.none"))
+    expect(page.get_by_text(translate("en", "chat.same"))).to_be_visible()
 
 
 def test_the_japanese_page_is_japanese_down_to_its_errors(browser, app):
     page = browser.new_page(viewport={"width": 390, "height": 844})
     page.goto(app.url + "/ja")
-    expect(page.get_by_role("heading", name=say("ja", "app.title"))).to_be_visible(timeout=30_000)
+    expect(page.get_by_role("heading", name=translate("ja", "app.title"))).to_be_visible(timeout=30_000)
     tab(page, "tab.tune", "ja")
-    fill(page, say("ja", "lora.r"), "0")
+    fill(page, translate("ja", "lora.r"), "0")
     press(page, "tune.go", "ja")
     expect(page.locator(".told.bad").locator("visible=true").first).to_contain_text("ランク r")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
@@ -180,12 +210,12 @@ def test_the_japanese_page_is_japanese_down_to_its_errors(browser, app):
 def test_a_run_of_the_past_is_shown_again_and_its_folder_deleted(page, app):
     idle(page)
     tab(page, "tab.runs")
-    picked = page.get_by_label(say("en", "runs.pick"), exact=True).first
+    picked = page.get_by_label(translate("en", "runs.pick"), exact=True).first
     expect(picked).not_to_have_value("")
     run = picked.input_value()
     press(page, "runs.show")
     expect(page.locator(".live .what")).to_contain_text("toy-llama")
     press(page, "runs.delete")
     press(page, "runs.really")
-    expect(page.get_by_text(say("en", "runs.deleted", run=run))).to_be_visible()
+    expect(page.get_by_text(translate("en", "runs.deleted", run=run))).to_be_visible()
     assert not (app.runs / run).exists()

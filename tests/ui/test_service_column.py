@@ -8,7 +8,7 @@ import pytest
 from hands import LONG, answered, choose_toy, fill, idle, press, tab
 from playwright.sync_api import expect
 
-from playground.words import say
+from playground.i18n import translate
 
 KEY = "sk-never-written-anywhere"
 
@@ -38,29 +38,29 @@ def test_a_service_answers_beside_the_models_and_its_key_is_written_nowhere(page
     tab(page, "tab.chat")
     third = page.locator(".side-service")
     expect(third).to_be_hidden()
-    page.get_by_role("button", name=say("en", "chat.beside_service")).click()
-    page.get_by_label(say("en", "chat.service_on")).check()
+    page.get_by_role("button", name=translate("en", "chat.beside_service")).click()
+    page.get_by_label(translate("en", "chat.service_on")).check()
     expect(third).to_be_visible()
-    page.get_by_label(say("en", "chat.ask")).fill("What is blue?")
+    page.get_by_label(translate("en", "chat.ask")).fill("What is blue?")
     press(page, "chat.send")
     expect(page.locator(".told.bad").locator("visible=true")).to_contain_text("http://")
     for label, value in (("chat.service_url", service), ("chat.service_model", "toy")):
-        fill(page, say("en", label), value)
+        fill(page, translate("en", label), value)
     page.locator("input[type=password]").fill(KEY)
     press(page, "chat.send")
     expect(third).to_contain_text("1 heard, <b>What is blue?</b>", timeout=LONG)
     expect(page.locator(".side-base .bot, .side-base [data-testid=bot]").first).to_be_visible(timeout=LONG)
-    expect(page.get_by_label(say("en", "chat.ask"))).to_have_value("")
+    expect(page.get_by_label(translate("en", "chat.ask"))).to_have_value("")
     answered(page)
     tab(page, "tab.chat")
-    page.get_by_label(say("en", "chat.ask")).fill("And then?")
+    page.get_by_label(translate("en", "chat.ask")).fill("And then?")
     press(page, "chat.send")
     expect(third).to_contain_text("3 heard", timeout=LONG)
     answered(page)
     assert not any(KEY in path.read_text(errors="replace") for path in app.runs.rglob("*") if path.is_file())
     tab(page, "tab.chat")
-    fill(page, say("en", "chat.service_url"), "http://127.0.0.1:9/v1")
-    page.get_by_label(say("en", "chat.ask")).fill("Still there?")
+    fill(page, translate("en", "chat.service_url"), "http://127.0.0.1:9/v1")
+    page.get_by_label(translate("en", "chat.ask")).fill("Still there?")
     press(page, "chat.send")
     expect(page.locator(".told.bad").locator("visible=true")).to_contain_text("can't be reached", timeout=LONG)
     expect(page.locator(".side-base")).to_contain_text("Still there?")

@@ -6,9 +6,9 @@ import pytest
 import torch
 from toys import make_model, make_tokenizer
 
-from playground.chat.ask import LONGEST, SHORTEST, ask, askable, limit
 from playground.data.source import Row
 from playground.data.template import Template
+from playground.eval.answer_rows import LONGEST, SHORTEST, answer_rows, answer_token_limit, answerable_rows
 
 ROWS = [Row(instruction=f"What is the answer to question {n}?", output="The answer is blue.") for n in range(5)]
 
@@ -20,7 +20,7 @@ def template():
 
 def asked(model, template, stop=None, most=6, rows=ROWS):
     """What `ask` returns of the base side, and the rows that it told of on the way."""
-    going, told = ask(model, template, rows, ("base",), most, stop or threading.Event()), []
+    going, told = answer_rows(model, template, rows, ("base",), most, stop or threading.Event()), []
     while True:
         try:
             told.append(next(going)["done"])
@@ -47,7 +47,9 @@ def tight(monkeypatch):
     return fits
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
 def test_rows_are_asked_at_once_or_as_many_as_there_is_memory_for(template, tight, error):
     model, stop = make_model("llama"), threading.Event()
     whole, told = asked(model, template)
@@ -77,7 +79,9 @@ def test_an_answer_is_closed_by_its_end_alone(template):
     """A head that knows one token only: the end closes an empty answer, any other fills the limit."""
     model = make_model("llama")
     for token, closed, written in ((template.tokenizer.eos_token_id, True, []), (65, False, [65] * 6)):
-        model.lm_head.forward = lambda hidden, token=token: torch.nn.functional.one_hot(torch.full(hidden.shape[:-1], token), 336).float()
+        model.lm_head.forward = lambda hidden, token=token: torch.nn.functional.one_hot(
+            torch.full(hidden.shape[:-1], token), 336
+        ).float()
         found, _ = asked(model, template)
         assert {(answer.closed, tuple(answer.tokens)) for answer in found["base"]} == {(closed, tuple(written))}
         assert (found["base"][0].text == "") is closed
@@ -86,15 +90,21 @@ def test_an_answer_is_closed_by_its_end_alone(template):
 def test_the_limit_is_what_the_longest_reference_needs_within_bounds(template):
     [(_, answer)] = template.tokens([Row("?", "word " * 8)])
     tokens = len(answer)
-    assert SHORTEST < tokens < LONGEST and limit([Row("?", "word " * 8), *ROWS], template) == tokens
-    assert limit([Row("?", "a")], template) == SHORTEST == limit([], template) and limit([Row("?", "word " * 500)], template) == LONGEST
+    assert SHORTEST < tokens < LONGEST and answer_token_limit([Row("?", "word " * 8), *ROWS], template) == tokens
+    assert (
+        answer_token_limit([Row("?", "a")], template) == SHORTEST == answer_token_limit([], template)
+        and answer_token_limit([Row("?", "word " * 500)], template) == LONGEST
+    )
 
 
 def test_texts_alone_and_prompts_that_leave_no_room_are_not_asked(template):
     long = Row("word " * 200, "yes")
-    assert askable([*ROWS, Row("", "a text"), long], template, 400, None) == ROWS
+    assert answerable_rows([*ROWS, Row("", "a text"), long], template, 400, None) == ROWS
     size = max(len(template.ids([_turn(row)])) for row in ROWS)
-    assert askable(ROWS, template, 400, size + SHORTEST) == ROWS and askable(ROWS, template, 400, size + SHORTEST - 1) != ROWS
+    assert (
+        answerable_rows(ROWS, template, 400, size + SHORTEST) == ROWS
+        and answerable_rows(ROWS, template, 400, size + SHORTEST - 1) != ROWS
+    )
 
 
 def _turn(row):

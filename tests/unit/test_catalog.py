@@ -5,15 +5,40 @@ import json
 import pytest
 from toys import PROJECT
 
-from playground import ASSETS, catalog, shelf
-from playground.memory import needs
-from playground.memory.cards import cards, smallest, verdict
-from playground.words import LANGUAGES
+from playground import ASSETS, catalog
+from playground.catalog import filters
+from playground.catalog.cards import cards, smallest_card, verdict
+from playground.i18n import LANGUAGES
+from playground.planning import build_requirements
 
 MODELS = catalog.models()
 WRITTEN = {entry["id"]: entry for entry in json.loads((ASSETS / "catalog" / "models.json").read_text(encoding="utf-8"))}
-TALK = {"gpt_neox": ("open-calm", "stablelm", "dolly"), "falcon": ("falcon",), "bloom": ("bloom-", "bloomz"), "llama": ("llama-7b",), "opt": ("opt-",), "gptj": ("gpt-j",), "gpt2": ("gpt2",), "mt5": ("mt0",), "t5": ("T0", "t5-")}  # fmt: skip
-TODAY = ("Qwen2.5", "Qwen3", "gemma-3", "SmolLM2", "smollm2", "SmolLM3", "Llama-3.2", "Phi-", "llm-jp", "sarashina", "TinySwallow", "Mistral", "OLMoE")
+TALK = {
+    "gpt_neox": ("open-calm", "stablelm", "dolly"),
+    "falcon": ("falcon",),
+    "bloom": ("bloom-", "bloomz"),
+    "llama": ("llama-7b",),
+    "opt": ("opt-",),
+    "gptj": ("gpt-j",),
+    "gpt2": ("gpt2",),
+    "mt5": ("mt0",),
+    "t5": ("T0", "t5-"),
+}
+TODAY = (
+    "Qwen2.5",
+    "Qwen3",
+    "gemma-3",
+    "SmolLM2",
+    "smollm2",
+    "SmolLM3",
+    "Llama-3.2",
+    "Phi-",
+    "llm-jp",
+    "sarashina",
+    "TinySwallow",
+    "Mistral",
+    "OLMoE",
+)
 GIB = 2**30
 
 
@@ -30,7 +55,9 @@ def test_the_talk_s_models_are_marked_and_today_s_are_there_too():
 def test_no_entry_states_what_its_shape_does():
     for id, entry in WRITTEN.items():
         shape = catalog.shapes()[MODELS[id]["shape"]]
-        assert {"family", "parameters", "config"}.isdisjoint(entry) and ("shape" in entry) == ("name" in entry) == (MODELS[id]["shape"] != id)
+        assert {"family", "parameters", "config"}.isdisjoint(entry) and ("shape" in entry) == ("name" in entry) == (
+            MODELS[id]["shape"] != id
+        )
         assert (MODELS[id]["family"], MODELS[id]["parameters"]) == (shape["config"]["model_type"], shape["parameters"])
 
 
@@ -38,16 +65,18 @@ def test_every_entry_is_whole():
     for id, entry in MODELS.items():
         assert entry["languages"] and set(entry["languages"]) <= {"ja", "en", "many"} and entry["licence"], id
         assert isinstance(entry["instruct"], bool) and isinstance(entry["gated"], bool)
-        assert entry["template"] in (None, "chat", "alpaca", "talk", "text") and (entry["template"] or not entry["instruct"]), id
-        assert catalog.source_of(entry, "hub").count("/") == 1 and catalog.needs()[entry["shape"]]["targets"]
+        assert entry["template"] in (None, "chat", "alpaca", "talk", "text") and (
+            entry["template"] or not entry["instruct"]
+        ), id
+        assert catalog.source_of(entry, "hub").count("/") == 1 and catalog.requirements()[entry["shape"]]["targets"]
         for lang in LANGUAGES:
-            assert shelf.facts(id, lang)["for"]
+            assert filters.model_facts(id, lang)["for"]
 
 
 @pytest.mark.parametrize("model", ["smollm2-135m-instruct", "cyberagent/open-calm-7b", "google-t5/t5-small"])
 def test_what_is_written_down_is_what_is_predicted(model):
     """Where it isn't: `python -m playground.memory.needs`. Libraries of other versions may keep a little more or less."""
-    written, now = catalog.needs()[model], needs.needs(model)
+    written, now = catalog.requirements()[model], build_requirements.requirements(model)
     assert written["targets"] == now["targets"]
     for device in ("cuda", "cpu"):
         assert written[device] == pytest.approx(now[device], rel=0.02)
@@ -55,9 +84,13 @@ def test_what_is_written_down_is_what_is_predicted(model):
 
 def test_the_smallest_card_is_the_first_that_it_fits():
     sizes = [card["gib"] for card in cards()]
-    assert smallest(6 * GIB)["gib"] == sizes[0] and smallest(6 * GIB + 1)["gib"] == sizes[1] and smallest(sizes[-1] * GIB + 1) is None
+    assert (
+        smallest_card(6 * GIB)["gib"] == sizes[0]
+        and smallest_card(6 * GIB + 1)["gib"] == sizes[1]
+        and smallest_card(sizes[-1] * GIB + 1) is None
+    )
     for id in MODELS:
-        told = shelf.facts(id, "en")
+        told = filters.model_facts(id, "en")
         for kind, gib in told["card"].items():
             smaller = [size for size in sizes if gib is None or size < gib]
             assert all(verdict(told["memory"]["cuda"][kind], size * GIB) == "no" for size in smaller)
@@ -65,24 +98,32 @@ def test_the_smallest_card_is_the_first_that_it_fits():
 
 
 def test_filters_leave_what_they_say_and_together_what_each_leaves():
-    assert shelf.matching() == list(MODELS)
-    japanese, small = shelf.matching("ja"), shelf.matching(size="small")
-    assert "cyberagent/open-calm-7b" in japanese and "facebook/opt-125m" not in japanese and "ja" in MODELS[japanese[-1]]["languages"]
+    assert filters.matching_models() == list(MODELS)
+    japanese, small = filters.matching_models("ja"), filters.matching_models(size="small")
+    assert (
+        "cyberagent/open-calm-7b" in japanese
+        and "facebook/opt-125m" not in japanese
+        and "ja" in MODELS[japanese[-1]]["languages"]
+    )
     assert all(MODELS[id]["parameters"] < 1e9 for id in small) and "smollm2-135m-instruct" in small
-    assert sorted(id for size in shelf.SIZES for id in shelf.matching(size=size)) == sorted(MODELS)
-    card = shelf.matching(room=8 * GIB)
+    assert sorted(id for size in filters.SIZES for id in filters.matching_models(size=size)) == sorted(MODELS)
+    card = filters.matching_models(room=8 * GIB)
     assert "cyberagent/open-calm-7b" in card and "bigscience/T0pp" not in card
-    assert shelf.matching("ja", "small", 8 * GIB) == [id for id in MODELS if id in japanese and id in small and id in card]
-    assert shelf.matching("ja", "huge", 6 * GIB) == []
+    assert filters.matching_models("ja", "small", 8 * GIB) == [
+        id for id in MODELS if id in japanese and id in small and id in card
+    ]
+    assert filters.matching_models("ja", "huge", 6 * GIB) == []
 
 
 def test_without_a_gpu_main_memory_counts():
-    assert "cyberagent/open-calm-7b" not in shelf.matching(room=16 * GIB, device="cpu") and "cyberagent/open-calm-7b" in shelf.matching(room=16 * GIB)
-    assert "smollm2-135m-instruct" in shelf.matching(room=2 * GIB, device="cpu")
+    assert "cyberagent/open-calm-7b" not in filters.matching_models(
+        room=16 * GIB, device="cpu"
+    ) and "cyberagent/open-calm-7b" in filters.matching_models(room=16 * GIB)
+    assert "smollm2-135m-instruct" in filters.matching_models(room=2 * GIB, device="cpu")
 
 
 def test_a_model_with_another_s_shape_is_planned_without_its_files():
-    from playground.memory.shape import config_of
+    from playground.predict.meta_model import config_of
 
     id = next(id for id, entry in MODELS.items() if entry["shape"] != id)
     assert config_of(id).hidden_size == catalog.shapes()[MODELS[id]["shape"]]["config"]["hidden_size"]
@@ -92,4 +133,6 @@ def test_no_card_is_named_outside_the_catalog():
     names = [name for card in cards() for name in (card["id"], *card["name"].split(", "))]
     for path in (PROJECT / "playground" / "ui").glob("*.py"):
         text = path.read_text(encoding="utf-8")
-        assert [name for name in names if name in text.replace(f'START_CARD = "{cards()[1]["id"]}"', "")] == [], path.name
+        assert [name for name in names if name in text.replace(f'START_CARD = "{cards()[1]["id"]}"', "")] == [], (
+            path.name
+        )

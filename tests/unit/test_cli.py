@@ -13,7 +13,14 @@ from playground import catalog
 
 
 def _call(*arguments) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "playground", *map(str, arguments)], cwd=PROJECT, capture_output=True, text=True, timeout=120, env=os.environ)
+    return subprocess.run(
+        [sys.executable, "-m", "playground", *map(str, arguments)],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ,
+    )
 
 
 def _main(capsys, *arguments) -> tuple[int, dict, str]:
@@ -32,7 +39,16 @@ def test_tune_then_compare_in_processes_of_their_own(chosen, tmp_path):
     for job in ("Load", "Fine-tune"):
         told = [line.split("(")[-1] for line in tuned.stderr.splitlines() if line.strip().startswith(f"{job}, ")]
         assert told == ["predicted)", "measured)"], tuned.stderr
-    compared = _call("compare", result["run"], "--prompt", "What is the answer to question 3?", "--runs", tmp_path / "runs", "--max-new-tokens", "8")
+    compared = _call(
+        "compare",
+        result["run"],
+        "--prompt",
+        "What is the answer to question 3?",
+        "--runs",
+        tmp_path / "runs",
+        "--max-new-tokens",
+        "8",
+    )
     assert compared.returncode == 0, compared.stderr
     answer = json.loads(compared.stdout)
     assert answer["base"] and answer["base"] != answer["tuned"] and answer["adapter"] == result["run"]
@@ -46,7 +62,24 @@ def test_models_lists_the_catalog(capsys):
 
 @pytest.mark.parametrize("lang", ["en", "ja"])
 def test_all_bad_settings_are_listed_at_once(capsys, tmp_path, lang):
-    status, found, err = _main(capsys, "tune", "--r", "0", "--length", "0", "--epochs", "0", "--batch", "16", "--micro-batch", "3", "--lang", lang, "--runs", tmp_path)
+    status, found, err = _main(
+        capsys,
+        "tune",
+        "--r",
+        "0",
+        "--length",
+        "0",
+        "--epochs",
+        "0",
+        "--batch",
+        "16",
+        "--micro-batch",
+        "3",
+        "--lang",
+        lang,
+        "--runs",
+        tmp_path,
+    )
     assert status == 1 and found["error"].count("\n") == 3 and found["error"] in err
     assert list(tmp_path.iterdir()) == []
 
@@ -64,12 +97,15 @@ def test_comparing_a_run_that_is_none_or_has_no_adapter_is_told(capsys, tmp_path
 
     status, found, _ = _main(capsys, "compare", "../x", "--prompt", "?", "--runs", tmp_path)
     assert status == 1 and "../x" in found["error"]
-    run = runs.create(tmp_path, "load", chosen().to_dict())
+    run = runs.create(tmp_path, "load", chosen())
     status, found, _ = _main(capsys, "compare", run.id, "--prompt", "?", "--runs", tmp_path)
     assert status == 1 and run.id in found["error"]
 
 
-@pytest.mark.parametrize("arguments", [[], ["dance"], ["tune", "--r", "many"], ["tune", "--preset", "none"], ["compare", "x"], ["tune", "--lang", "fr"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["dance"], ["tune", "--r", "many"], ["tune", "--preset", "none"], ["compare", "x"], ["tune", "--lang", "fr"]],
+)
 def test_wrong_usage_ends_with_two(capsys, arguments):
     with pytest.raises(SystemExit) as caught:
         cli.main(arguments)

@@ -37,7 +37,10 @@ def _told(path, **values) -> tuple[str, str]:
 # --- bundled ---
 
 
-@pytest.mark.parametrize("name,train,held_out", [("helpdesk.en", 330, 90), ("helpdesk.ja", 330, 90), ("plain-qa.en", 180, 20), ("plain-qa.ja", 180, 20)])
+@pytest.mark.parametrize(
+    "name,train,held_out",
+    [("helpdesk.en", 330, 90), ("helpdesk.ja", 330, 90), ("plain-qa.en", 180, 20), ("plain-qa.ja", 180, 20)],
+)
 def test_a_bundled_set_keeps_its_own_held_out_rows_apart(name, train, held_out):
     rows = read(Data(source=name))
     assert (len(rows.train), len(rows.held_out), rows.total) == (train, held_out, train)
@@ -56,7 +59,11 @@ LISTS = json.loads((Path(__file__).parent / "function_words.json").read_text(enc
 
 
 def _english(question: str) -> set[str]:
-    return {w[:5] for w in re.findall(r"[a-z0-9]+", question.lower()) if w not in LISTS["en"] and w != LISTS["place"]["en"].lower()}
+    return {
+        w[:5]
+        for w in re.findall(r"[a-z0-9]+", question.lower())
+        if w not in LISTS["en"] and w != LISTS["place"]["en"].lower()
+    }
 
 
 def _blanked(question: str) -> str:
@@ -138,19 +145,23 @@ def test_each_kind_of_file_gives_the_same_rows(tmp_path):
         writer.writeheader()
         writer.writerows(rows)
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
-    wanted = [Row(r["instruction"], r["output"], r["input"]) for r in rows]
+    targets = [Row(r["instruction"], r["output"], r["input"]) for r in rows]
     for name in ("a.json", "wrapped.json", "lines.json", "a.jsonl", "crlf.jsonl", "a.csv", "a.parquet"):
-        assert _read(tmp_path / name).train == wanted, name
+        assert _read(tmp_path / name).train == targets, name
 
 
-@pytest.mark.parametrize("columns", [("question", "context", "answer"), ("Prompt", "Input", "Completion"), (" query ", "input", "response")])
+@pytest.mark.parametrize(
+    "columns", [("question", "context", "answer"), ("Prompt", "Input", "Completion"), (" query ", "input", "response")]
+)
 def test_usual_names_of_columns_are_known(tmp_path, columns):
     row = dict(zip(columns, ("q", "given", "a")))
     assert _read(_jsonl(tmp_path / "a.jsonl", [row])).train == [Row("q", "a", "given")]
 
 
 def test_numbers_stay_readable_as_answers(tmp_path):
-    assert _read(_jsonl(tmp_path / "a.jsonl", [{"instruction": "6*7?", "output": 42, "input": None}])).train == [Row("6*7?", "42")]
+    assert _read(_jsonl(tmp_path / "a.jsonl", [{"instruction": "6*7?", "output": 42, "input": None}])).train == [
+        Row("6*7?", "42")
+    ]
 
 
 def test_broken_json_names_its_line(tmp_path):
@@ -184,11 +195,23 @@ def test_empty_rows_are_numbered_as_they_stand_in_the_file_also_below_held_out_o
     assert key == "error.empty_rows" and "rows 3" in text
 
 
-@pytest.mark.parametrize("name,content,key", [
-    ("a.jsonl", "", "error.no_rows"), ("a.json", "[]", "error.no_rows"), ("a.csv", "", "error.no_rows"), ("a.csv", "instruction,output\n", "error.no_rows"),
-    ("a.jsonl", "[1, 2]\n", "error.not_object"), ("a.json", '["x"]', "error.not_object"), ("a.json", "3", "error.not_object"),
-    ("a.docx", "x", "error.file_kind"), ("a.txt", " \n", "error.no_rows"), ("a.parquet", "no parquet", "error.parquet"), ("a.csv", 'instruction,output\n"x,y\n', "error.csv_quote"), ("a.csv", 'instruction,output\n"x"y,z\n', "error.csv"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name,content,key",
+    [
+        ("a.jsonl", "", "error.no_rows"),
+        ("a.json", "[]", "error.no_rows"),
+        ("a.csv", "", "error.no_rows"),
+        ("a.csv", "instruction,output\n", "error.no_rows"),
+        ("a.jsonl", "[1, 2]\n", "error.not_object"),
+        ("a.json", '["x"]', "error.not_object"),
+        ("a.json", "3", "error.not_object"),
+        ("a.docx", "x", "error.file_kind"),
+        ("a.txt", " \n", "error.no_rows"),
+        ("a.parquet", "no parquet", "error.parquet"),
+        ("a.csv", 'instruction,output\n"x,y\n', "error.csv_quote"),
+        ("a.csv", 'instruction,output\n"x"y,z\n', "error.csv"),
+    ],
+)
 def test_a_useless_file_is_told_for_what_it_is(tmp_path, name, content, key):
     (tmp_path / name).write_text(content)
     assert _told(tmp_path / name)[0] == key
@@ -221,21 +244,21 @@ def test_html_in_a_row_is_left_as_it_is(tmp_path):
 
 def test_a_slice_counts_from_one_and_takes_in_both_ends(tmp_path):
     path = _jsonl(tmp_path / "a.jsonl", ROWS)
-    rows = _read(path, first=3, last=5)
+    rows = _read(path, start_row=3, end_row=5)
     assert [r.instruction for r in rows.train] == ["Q3", "Q4", "Q5"] and rows.total == 20
-    assert [r.instruction for r in _read(path, first=20, last=20).train] == ["Q20"]
-    assert len(_read(path, first=19, last=400).train) == 2
+    assert [r.instruction for r in _read(path, start_row=20, end_row=20).train] == ["Q20"]
+    assert len(_read(path, start_row=19, end_row=400).train) == 2
 
 
 def test_a_slice_behind_the_end_is_told_with_the_number_of_rows(tmp_path):
-    key, text = _told(_jsonl(tmp_path / "a.jsonl", ROWS), first=21)
+    key, text = _told(_jsonl(tmp_path / "a.jsonl", ROWS), start_row=21)
     assert key == "error.empty_slice" and "20 rows" in text
 
 
 def test_one_row_cannot_be_split(tmp_path):
     path = _jsonl(tmp_path / "a.jsonl", ROWS)
-    assert _told(path, first=4, last=4, held_out=0.1)[0] == "error.too_few"
-    assert len(_read(path, first=4, last=4).train) == 1
+    assert _told(path, start_row=4, end_row=4, held_out=0.1)[0] == "error.too_few"
+    assert len(_read(path, start_row=4, end_row=4).train) == 1
 
 
 @pytest.mark.parametrize("share,apart", [(0.01, 1), (0.1, 2), (0.5, 10)])
@@ -260,13 +283,13 @@ def test_rows_that_ask_the_same_thing_never_stand_on_both_sides(tmp_path):
 
 def test_a_sample_is_drawn_from_the_slice_without_repeats(tmp_path):
     path = _jsonl(tmp_path / "a.jsonl", ROWS)
-    drawn = [r.instruction for r in _read(path, first=6, last=15, sample=5).train]
+    drawn = [r.instruction for r in _read(path, start_row=6, end_row=15, sample=5).train]
     assert len(set(drawn)) == 5 and set(drawn) <= {f"Q{n}" for n in range(6, 16)}
-    assert _told(path, first=6, last=15, sample=11)[0] == "error.sample"
+    assert _told(path, start_row=6, end_row=15, sample=11)[0] == "error.sample"
 
 
 @pytest.mark.skipif(not DOLLY.is_file(), reason="databricks-dolly-15k-ja.jsonl is not in ../shared/data")
 def test_a_real_set_of_fifteen_thousand_rows_is_read():
-    rows = read(Data(source=str(DOLLY), first=1, last=1000, held_out=0.1))
+    rows = read(Data(source=str(DOLLY), start_row=1, end_row=1000, held_out=0.1))
     assert rows.total == 15015 and len(rows.train) + len(rows.held_out) == 1000
     assert any(r.input for r in rows.train) and all(r.output.strip() for r in rows.train)

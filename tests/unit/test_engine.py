@@ -8,11 +8,11 @@ import pytest
 from toys import keys
 
 from playground import runs
-from playground.engine import Engine
+from playground.engine.client import Engine
 from playground.errors import PlaygroundError
 from playground.settings import Generation, Settings
 
-LONG = {"train": {"steps": 100_000}}
+LONG = {"train": {"max_steps": 100_000}}
 ASK = {"base": [{"instruction": "What?", "answer": None}]}
 
 
@@ -57,7 +57,7 @@ def test_a_second_job_is_refused_while_one_runs_and_stop_ends_that_one(engine, c
 
 
 def test_a_stopped_fine_tune_is_resumed_in_its_own_run(engine, chosen):
-    stopped = engine.tune(chosen(train={"steps": 60}))
+    stopped = engine.tune(chosen(train={"max_steps": 60}))
     _first(stopped, "step")
     engine.stop()
     assert _result(stopped)["stopped"]
@@ -77,10 +77,10 @@ def test_a_stop_that_comes_after_a_job_does_not_touch_the_next(engine, chosen):
 
 
 def test_bad_settings_end_the_job_with_all_that_is_wrong(engine):
-    job = engine.tune(Settings().with_values({"lora": {"r": 0}, "train": {"length": 0}}))
+    job = engine.tune(Settings().with_values({"lora": {"r": 0}, "train": {"max_seq_length": 0}}))
     with pytest.raises(PlaygroundError) as caught:
         list(job.events())
-    assert keys(caught) == ["problem.r", "problem.length"]
+    assert keys(caught) == ["problem.r", "problem.max_seq_length"]
 
 
 def test_a_killed_worker_is_told_written_into_its_run_and_replaced(engine, chosen):
@@ -92,7 +92,7 @@ def test_a_killed_worker_is_told_written_into_its_run_and_replaced(engine, chose
         list(job.events())
     assert keys(caught) == ["error.engine_killed"] and engine.job is None
     events = list(runs.find(engine.root, job.run).events())
-    assert (events[-1]["kind"], events[-1]["problems"][0]["key"]) == ("failure", "error.engine_killed")
+    assert (events[-1]["kind"], events[-1]["problems"][0]["key"]) == ("error", "error.engine_killed")
     assert runs.history(engine.root)[0].state == "failed"
     assert _result(engine.tune(chosen()))["steps"] == 3 and engine._process.pid != dead
 

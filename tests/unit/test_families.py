@@ -15,10 +15,10 @@ from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from safetensors.torch import load_file
 from torch import nn
 
-from playground.chat.pair import Asked, answers
-from playground.jobs import Workbench
+from playground.chat.generate import Prompt, generate_answers
+from playground.engine.workbench import Workbench
 from playground.model import adapt
-from playground.model.load import load
+from playground.model.load import load_model
 from playground.settings import Generation, Lora
 
 QKVO = "self_attn.q_proj self_attn.k_proj self_attn.v_proj self_attn.o_proj"
@@ -43,28 +43,46 @@ ADAPTED = {  # by itself: by "attention", and beside them by "all-linear"
     "mt5": (T5, "DenseReluDense.wi_0 DenseReluDense.wi_1 DenseReluDense.wo"),
     "mixtral": (QKVO, ""),  # its experts are one parameter
     "qwen2_moe": (QKVO, "shared_expert.gate_proj shared_expert.up_proj shared_expert.down_proj"),
-}  # fmt: skip
-UNTIED = dict.fromkeys(("bloom", "opt", "gemma2", "gemma3_text", "smollm3"), {"tie_word_embeddings": False})  # tied and random, a head repeats the last token for ever
-GENTLE = dict.fromkeys(("t5", "mt5"), {"initializer_factor": 1.0, "decoder_start_token_id": 120})  # T5 doesn't divide what its attention compares
+}
+UNTIED = dict.fromkeys(
+    ("bloom", "opt", "gemma2", "gemma3_text", "smollm3"), {"tie_word_embeddings": False}
+)  # tied and random, a head repeats the last token for ever
+GENTLE = dict.fromkeys(
+    ("t5", "mt5"), {"initializer_factor": 1.0, "decoder_start_token_id": 120}
+)  # T5 doesn't divide what its attention compares
 LAYERS = {32: nn.Linear, 16: nn.Linear, 8: Linear8bitLt, 4: Linear4bit}
 PROMPT = [40, 99, 30, 31, 120, 121, 87, 75]
 
 
-@pytest.fixture(scope="module", params=[(family, bits) for family in ADAPTED for bits in LAYERS], ids=lambda p: f"{p[0]}-{p[1]}")
+@pytest.fixture(
+    scope="module", params=[(family, bits) for family in ADAPTED for bits in LAYERS], ids=lambda p: f"{p[0]}-{p[1]}"
+)
 def taught(request, toy, lesson, tmp_path_factory):
     """A family's toy model at a bit width after two steps of the job `tune`, and the same model as it was loaded."""
     from playground.settings import Settings
 
     family, bits = request.param
     folder = toy(family, **(UNTIED | GENTLE).get(family, {}))
-    settings = Settings().with_values({
-        "load": {"model": str(folder), "bits": bits, "dtype": "bfloat16", "device": "cpu"}, "data": {"source": str(lesson), "held_out": 0.2},
-        "lora": {"r": 4}, "train": {"steps": 2, "batch": 4, "length": 128, "lr": 3e-2},
-    })  # fmt: skip
+    settings = Settings().with_values(
+        {
+            "load": {"model": str(folder), "bits": bits, "dtype": "bfloat16", "device": "cpu"},
+            "data": {"source": str(lesson), "held_out": 0.2},
+            "lora": {"r": 4},
+            "train": {"max_steps": 2, "batch_size": 4, "max_seq_length": 128, "lr": 3e-2},
+        }
+    )
     bench = Workbench(tmp_path_factory.mktemp("runs"))
     events = list(bench.tune(settings))
-    fresh = load(folder, settings.load, lambda *_: None)
-    yield SimpleNamespace(family=family, bits=bits, events=events, model=bench.loaded.model, fresh=fresh, adapter=bench.run.adapter, lora=settings.lora)
+    fresh = load_model(folder, settings.load, lambda *_: None)
+    yield SimpleNamespace(
+        family=family,
+        bits=bits,
+        events=events,
+        model=bench.loaded.model,
+        fresh=fresh,
+        adapter=bench.run.adapter,
+        lora=settings.lora,
+    )
     bench.free()
     gc.collect()
 
@@ -83,8 +101,12 @@ def logits(model) -> torch.Tensor:
 
 
 def said(found, model, sides, **generation) -> list[dict]:
-    asked = [Asked(PROMPT, side) for side in sides]
-    return list(answers(model, found.fresh.tokenizer, asked, [], Generation(max_new_tokens=6, **generation), threading.Event()))
+    asked = [Prompt(PROMPT, side) for side in sides]
+    return list(
+        generate_answers(
+            model, found.fresh.tokenizer, asked, [], Generation(max_new_tokens=6, **generation), threading.Event()
+        )
+    )
 
 
 def bare(found):
@@ -95,14 +117,14 @@ def bare(found):
 
 def read_back(found):
     """The fresh model with the adapter as it was saved."""
-    found.fresh.model = adapt.read_lora(bare(found), found.adapter, found.fresh.dtype)
+    found.fresh.model = adapt.load_lora(bare(found), found.adapter, found.fresh.dtype)
     return found.fresh.model
 
 
 def test_lora_finds_a_family_s_layers_but_neither_its_head_nor_a_router(taught):
     attention, others = (set(names.split()) for names in ADAPTED[taught.family])
     assert adapted(taught.model) == attention | others
-    taught.fresh.model = adapt.add_lora(bare(taught), Lora(r=4, targets="attention"), taught.fresh.dtype, 0)
+    taught.fresh.model = adapt.add_lora(bare(taught), Lora(r=4, target_modules="attention"), taught.fresh.dtype, 0)
     assert adapted(taught.fresh.model) == attention
 
 

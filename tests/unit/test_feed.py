@@ -5,9 +5,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from toys import make_model
 
-from playground.data.batch import Example, batches, collate, pack, shared_prefix
-from playground.model.adapt import targets
-from playground.train.feed import MASKED_TOKENS, MULTIPLE, Feed
+from playground.data.batch import Example, collate, epoch_batches, pack, shared_prefix
+from playground.model.adapt import resolve_target_modules
+from playground.train.batching import MASKED_TOKENS, MULTIPLE, Batcher
 from playground.train.loss import Loss
 
 KNOWN_TO_PACK = ("llama", "gpt_neox", "gpt2", "gemma3_text")
@@ -27,7 +27,9 @@ def tuned(family: str, **changes):
     """A toy model with an adapter that does something."""
     model = make_model(family, **changes)
     torch.manual_seed(1)
-    model = get_peft_model(model, LoraConfig(r=4, target_modules=targets(model, "all-linear"), task_type="CAUSAL_LM"))
+    model = get_peft_model(
+        model, LoraConfig(r=4, target_modules=resolve_target_modules(model, "all-linear"), task_type="CAUSAL_LM")
+    )
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
@@ -37,66 +39,70 @@ def tuned(family: str, **changes):
 def learned(model, inputs) -> tuple[float, dict[str, torch.Tensor]]:
     """Summed loss of batches, and the gradients of the adapter."""
     model.zero_grad()
-    loss_of, total = Loss(model), 0.0
+    loss_module, total = Loss(model), 0.0
     for batch in inputs:
-        loss = loss_of(batch)
+        loss = loss_module(batch)
         loss.backward()
         total += loss.item()
     return total, {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
 
 
-def assert_same_lesson(model, feed: Feed, rows):
-    fed, gradients = learned(model, [feed.batch(rows)])
-    alone, wanted = learned(model, [collate([row], 2, "cpu") for row in rows])
+def assert_same_lesson(model, batcher: Batcher, rows):
+    fed, gradients = learned(model, [batcher.batch(rows)])
+    alone, targets = learned(model, [collate([row], 2, "cpu") for row in rows])
     assert fed == pytest.approx(alone, rel=1e-5)
-    assert gradients.keys() == wanted.keys() and any(g.abs().max() > 0 for g in wanted.values())
+    assert gradients.keys() == targets.keys() and any(g.abs().max() > 0 for g in targets.values())
     for name, gradient in gradients.items():
-        torch.testing.assert_close(gradient, wanted[name], rtol=1e-4, atol=1e-5 * max(1.0, wanted[name].abs().max().item()), msg=name)
+        torch.testing.assert_close(
+            gradient, targets[name], rtol=1e-4, atol=1e-5 * max(1.0, targets[name].abs().max().item()), msg=name
+        )
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt_neox", "gpt2", "gemma3_text", "gemma2", "opt", "bloom", "falcon", "falcon_alibi"])
+@pytest.mark.parametrize(
+    "family", ["llama", "gpt_neox", "gpt2", "gemma3_text", "gemma2", "opt", "bloom", "falcon", "falcon_alibi"]
+)
 def test_each_family_learns_from_a_batch_what_it_learns_from_its_rows_alone(family):
     model, rows = tuned(family), examples([(3, 4), (5, 9), (1, 2), (12, 6)])
-    assert_same_lesson(model, Feed(Loss(model), rows, 2, "cpu"), rows)
+    assert_same_lesson(model, Batcher(Loss(model), rows, 2, "cpu"), rows)
 
 
 @pytest.mark.parametrize("family", KNOWN_TO_PACK)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_families_that_keep_rows_apart_are_packed(family, dtype):
     model, rows = tuned(family).to(dtype), examples([(3, 4), (5, 9), (1, 2), (12, 6)])
-    feed = Feed(Loss(model), rows, 2, "cpu")
-    assert feed.packed and feed.prefix == 7
+    batcher = Batcher(Loss(model), rows, 2, "cpu")
+    assert batcher.packed and batcher.prefix == 7
     tokens, multiple = 7 + sum(len(r.ids) - 7 for r in rows), 1 if dtype == torch.float32 else MULTIPLE
-    assert feed.batch(rows).inputs["input_ids"].shape == (1, -(-tokens // multiple) * multiple)
+    assert batcher.batch(rows).inputs["input_ids"].shape == (1, -(-tokens // multiple) * multiple)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("family", ["bloom", "falcon_alibi", "gemma2"])
 def test_a_family_that_doesnt_keep_rows_apart_is_padded_in_any_precision(family, dtype):
     model, rows = tuned(family).to(dtype), examples([(3, 4), (5, 9), (1, 2)])
-    assert not Feed(Loss(model), rows, 2, "cpu").packed
+    assert not Batcher(Loss(model), rows, 2, "cpu").packed
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_attention_that_adds_its_mask_is_padded_however_little_a_leak_would_show(dtype):
     model, rows = tuned("gptj").to(dtype), examples([(3, 4), (5, 4)], prefix=200)
     assert model.config._attn_implementation == "eager"
-    assert not Feed(Loss(model), rows, 2, "cpu").packed
+    assert not Batcher(Loss(model), rows, 2, "cpu").packed
 
 
 @pytest.mark.parametrize("prefix", [0, 7])
 def test_rows_longer_than_a_sliding_window_are_learned_as_the_model_sees_them_alone(prefix):
     model, rows = tuned("gemma3_window"), examples([(40, 120), (8, 20), (90, 90)], prefix)
-    assert_same_lesson(model, Feed(Loss(model), rows, 2, "cpu"), rows)
+    assert_same_lesson(model, Batcher(Loss(model), rows, 2, "cpu"), rows)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_rows_that_share_nothing_or_are_trained_on_whole_pack_just_as_exactly(family):
     model = tuned(family)
     rows = [Example(r.ids, 0) for r in examples([(2, 3), (4, 6), (9, 1)], prefix=0)]
-    feed = Feed(Loss(model), rows, 2, "cpu")
-    assert feed.prefix == 0 and feed.packed
-    assert_same_lesson(model, feed, rows)
+    batcher = Batcher(Loss(model), rows, 2, "cpu")
+    assert batcher.prefix == 0 and batcher.packed
+    assert_same_lesson(model, batcher, rows)
 
 
 def test_the_shared_prefix_never_takes_in_a_trained_token_nor_the_one_before_it():
@@ -109,40 +115,40 @@ def test_the_shared_prefix_never_takes_in_a_trained_token_nor_the_one_before_it(
 def test_a_packed_batch_labels_exactly_the_tokens_that_its_rows_label():
     rows = examples([(3, 4), (5, 9), (1, 2)]) + [Example([*examples([(1, 1)])[0].ids, 40, 41], 8)]
     batch = pack(rows, shared_prefix(rows), "cpu")
-    wanted = [t for r in rows for t in r.ids[r.trained_from :]]
-    assert batch.wanted.tolist() == wanted and batch.labelled == sum(r.labelled for r in rows)
-    assert batch.inputs["input_ids"].flatten()[batch.predicts + 1].tolist() == wanted
-    assert collate(rows, 2, "cpu").wanted.tolist() == wanted
+    targets = [t for r in rows for t in r.ids[r.trained_from :]]
+    assert batch.targets.tolist() == targets and batch.labelled == sum(r.labelled for r in rows)
+    assert batch.inputs["input_ids"].flatten()[batch.positions + 1].tolist() == targets
+    assert collate(rows, 2, "cpu").targets.tolist() == targets
 
 
 def test_padding_is_masked_and_unlabelled():
     batch = collate([Example([5, 6, 7, 8], 2), Example([9, 9], 1)], 2, "cpu")
     assert batch.inputs["input_ids"].tolist() == [[5, 6, 7, 8], [9, 9, 2, 2]]
     assert batch.inputs["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
-    assert batch.predicts.tolist() == [1, 2, 4] and batch.wanted.tolist() == [7, 8, 9]
+    assert batch.positions.tolist() == [1, 2, 4] and batch.targets.tolist() == [7, 8, 9]
 
 
 def test_micro_batches_hold_every_row_once_and_no_sequence_is_longer_than_it_pays():
     model, rows = tuned("llama"), examples([(60, 140)] * 11 + [(3, 4)] * 5)
-    feed = Feed(Loss(model), rows, 2, "cpu")
-    made = list(feed.parts(rows, 8))
+    batcher = Batcher(Loss(model), rows, 2, "cpu")
+    made = list(batcher.parts(rows, 8))
     assert [r for part in made for r in part] == rows and max(map(len, made)) <= 8
-    assert all(feed.batch(part).inputs["input_ids"].shape[1] == feed.size(part) <= MASKED_TOKENS for part in made)
-    assert sum(feed.batch(part).labelled for part in feed.parts(rows, 4)) == 11 * 140 + 5 * 4
+    assert all(batcher.batch(part).inputs["input_ids"].shape[1] == batcher.size(part) <= MASKED_TOKENS for part in made)
+    assert sum(batcher.batch(part).labelled for part in batcher.parts(rows, 4)) == 11 * 140 + 5 * 4
 
 
 @pytest.mark.parametrize("family", ["llama", "bloom"])
 def test_no_micro_batch_is_above_the_token_budget_but_a_row_that_is(family):
     model, rows = tuned(family), examples([(20, 30), (5, 9), (90, 90), (3, 2), (8, 8)])
-    feed = Feed(Loss(model), rows, 2, "cpu")
-    made = list(feed.parts(rows, 5, 100))
+    batcher = Batcher(Loss(model), rows, 2, "cpu")
+    made = list(batcher.parts(rows, 5, 100))
     assert [r for part in made for r in part] == rows
-    assert [len(part) for part in made if feed.size(part) > 100] == [1]
+    assert [len(part) for part in made if batcher.size(part) > 100] == [1]
 
 
 def test_an_epoch_holds_every_row_once_and_repeats_with_its_seed():
     rows = examples([(n % 5 + 1, 2) for n in range(37)])
-    once, again, other = batches(rows, 8, 3), batches(rows, 8, 3), batches(rows, 8, 4)
+    once, again, other = epoch_batches(rows, 8, 3), epoch_batches(rows, 8, 3), epoch_batches(rows, 8, 4)
     assert once == again != other
     assert sorted(map(id, (r for part in once for r in part))) == sorted(map(id, rows))
     assert max(map(len, once)) == 8
@@ -150,15 +156,17 @@ def test_an_epoch_holds_every_row_once_and_repeats_with_its_seed():
 
 def test_in_half_precision_a_cpu_sees_few_sizes_and_learns_the_same():
     model, rows = tuned("llama"), examples([(n, n + 3) for n in range(3, 12)])
-    bare = Feed(Loss(model), rows, 2, "cpu")
+    bare = Batcher(Loss(model), rows, 2, "cpu")
     model.to(torch.bfloat16)
-    even = Feed(Loss(model), rows, 2, "cpu")
+    even = Batcher(Loss(model), rows, 2, "cpu")
     assert even.mode == bare.mode == "masked"
     for part in (rows[:4], rows[2:9], rows):
         filled, whole = even.batch(part), bare.batch(part)
         size = filled.inputs["input_ids"].shape[1]
         assert size % MULTIPLE == 0 and size - MULTIPLE < whole.inputs["input_ids"].shape[1] <= size == even.size(part)
-        assert filled.wanted.tolist() == whole.wanted.tolist() and filled.predicts.tolist() == whole.predicts.tolist()
+        assert (
+            filled.targets.tolist() == whole.targets.tolist() and filled.positions.tolist() == whole.positions.tolist()
+        )
         kept = whole.inputs["attention_mask"].shape[-1]
         assert torch.equal(filled.inputs["attention_mask"][..., :kept, :kept], whole.inputs["attention_mask"])
         assert not filled.inputs["attention_mask"][..., :kept, kept:].any()  # nobody sees what fills it up

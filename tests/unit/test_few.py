@@ -5,18 +5,29 @@ import torch
 from toys import FAMILIES
 from transformers import AutoConfig
 
-from playground.memory import few, planner, predict, shape, trace, traced
+from playground.planning import forecast
+from playground.predict import allocation_trace, layer_extrapolation, meta_model, phases, trace_cache
 from playground.settings import Load, Lora, Settings, Train
 
 DEEP = 13  # layers: enough for two periods of two and one left out, and for seven with adapters above six without
 ROWS = [40, 33, 20, 9]
 DEPTHS = ("num_hidden_layers", "n_layer", "num_layers", "num_decoder_layers", "encoder_layers", "decoder_layers")
 CASES = [
-    ("llama", 16, {"checkpointing": "off"}, 0), ("llama", 8, {"checkpointing": "all"}, 0), ("llama", 4, {"checkpointing": "2"}, 0), ("llama", 32, {"checkpointing": "2", "method": "full"}, 0),
-    ("gpt_neox", 4, {"checkpointing": "all", "tokens": 60}, 0), ("gpt_neox", 16, {"checkpointing": "auto"}, 7), ("gpt2", 16, {"checkpointing": "offload"}, 0),
-    ("gemma3_text", 4, {"checkpointing": "off"}, 0), ("smollm3", 8, {"checkpointing": "all"}, 0), ("bloom", 4, {"checkpointing": "off"}, 0), ("opt", 16, {"checkpointing": "all"}, 0),
-    ("falcon", 16, {"checkpointing": "all"}, 0), ("t5", 16, {"checkpointing": "off"}, 0), ("bart", 4, {"checkpointing": "all"}, 0),
-]  # fmt: skip
+    ("llama", 16, {"gradient_checkpointing": "off"}, 0),
+    ("llama", 8, {"gradient_checkpointing": "all"}, 0),
+    ("llama", 4, {"gradient_checkpointing": "2"}, 0),
+    ("llama", 32, {"gradient_checkpointing": "2", "method": "full"}, 0),
+    ("gpt_neox", 4, {"gradient_checkpointing": "all", "max_tokens_per_micro_batch": 60}, 0),
+    ("gpt_neox", 16, {"gradient_checkpointing": "auto"}, 7),
+    ("gpt2", 16, {"gradient_checkpointing": "offload"}, 0),
+    ("gemma3_text", 4, {"gradient_checkpointing": "off"}, 0),
+    ("smollm3", 8, {"gradient_checkpointing": "all"}, 0),
+    ("bloom", 4, {"gradient_checkpointing": "off"}, 0),
+    ("opt", 16, {"gradient_checkpointing": "all"}, 0),
+    ("falcon", 16, {"gradient_checkpointing": "all"}, 0),
+    ("t5", 16, {"gradient_checkpointing": "off"}, 0),
+    ("bart", 4, {"gradient_checkpointing": "all"}, 0),
+]
 
 
 def deep(family: str):
@@ -34,105 +45,158 @@ def deep(family: str):
 @pytest.fixture
 def depths(monkeypatch):
     """How many layers each trace that was told from had."""
-    found, told = [], predict._told
-    monkeypatch.setattr(predict, "_told", lambda network, *rest: (told(network, *rest), found.append(len(few.layers(network.held.model))))[0])
+    found, told = [], phases._prediction
+    monkeypatch.setattr(
+        phases,
+        "_prediction",
+        lambda network, *rest: (
+            told(network, *rest),
+            found.append(len(layer_extrapolation.repeated_layers(network.loaded.model))),
+        )[0],
+    )
     return found
 
 
 @pytest.mark.parametrize(("family", "bits", "train", "last"), CASES)
 def test_it_is_what_all_layers_take(family, bits, train, last, depths, monkeypatch):
-    config, place = deep(family), predict.Place("cuda", torch.float32 if bits == 32 else torch.bfloat16, 2**31)
-    settings = Settings(load=Load(bits=bits), lora=Lora(r=4, layers=last), train=Train(batch=4, **train))
-    quick = [predict.chat.__wrapped__(config, settings, place, 64), predict.tune.__wrapped__(config, settings, place, ROWS)]
+    config, place = deep(family), phases.Target("cuda", torch.float32 if bits == 32 else torch.bfloat16, 2**31)
+    settings = Settings(load=Load(bits=bits), lora=Lora(r=4, layers=last), train=Train(batch_size=4, **train))
+    quick = [
+        phases.predict_chat.__wrapped__(config, settings, place, 64),
+        phases.predict_tune.__wrapped__(config, settings, place, ROWS),
+    ]
     whole = DEEP * (1 + config.is_encoder_decoder)
     assert len(depths) == 2 and max(depths) < whole  # none fell back on all of them
-    monkeypatch.setattr(traced, "few", lambda *_: None)
-    assert quick == [predict.chat.__wrapped__(config, settings, place, 64), predict.tune.__wrapped__(config, settings, place, ROWS)]
+    monkeypatch.setattr(trace_cache, "shallow_model", lambda *_: None)
+    assert quick == [
+        phases.predict_chat.__wrapped__(config, settings, place, 64),
+        phases.predict_tune.__wrapped__(config, settings, place, ROWS),
+    ]
     assert depths[2:] == [whole] * 2
 
 
 def test_with_what_is_dropped_at_random(depths, monkeypatch):
-    settings = Settings(load=Load(bits=16), lora=Lora(r=4, dropout=0.1), train=Train(batch=4, checkpointing="all"))
-    quick = predict.tune.__wrapped__(deep("llama"), settings, predict.Place("cuda", torch.bfloat16), ROWS)
-    monkeypatch.setattr(traced, "few", lambda *_: None)
-    assert quick == predict.tune.__wrapped__(deep("llama"), settings, predict.Place("cuda", torch.bfloat16), ROWS)
+    settings = Settings(
+        load=Load(bits=16), lora=Lora(r=4, dropout=0.1), train=Train(batch_size=4, gradient_checkpointing="all")
+    )
+    quick = phases.predict_tune.__wrapped__(deep("llama"), settings, phases.Target("cuda", torch.bfloat16), ROWS)
+    monkeypatch.setattr(trace_cache, "shallow_model", lambda *_: None)
+    assert quick == phases.predict_tune.__wrapped__(
+        deep("llama"), settings, phases.Target("cuda", torch.bfloat16), ROWS
+    )
     assert depths == [5, DEEP]
 
 
 def test_on_a_cpu_too(monkeypatch):
-    place, settings = predict.Place("cpu", torch.float32), Settings(load=Load(bits=4), train=Train(batch=4))
-    quick = predict.tune.__wrapped__(deep("llama"), settings, place, ROWS)
-    monkeypatch.setattr(traced, "few", lambda *_: None)
-    assert quick == predict.tune.__wrapped__(deep("llama"), settings, place, ROWS)
+    place, settings = phases.Target("cpu", torch.float32), Settings(load=Load(bits=4), train=Train(batch_size=4))
+    quick = phases.predict_tune.__wrapped__(deep("llama"), settings, place, ROWS)
+    monkeypatch.setattr(trace_cache, "shallow_model", lambda *_: None)
+    assert quick == phases.predict_tune.__wrapped__(deep("llama"), settings, place, ROWS)
 
 
 def test_layers_that_are_not_alike_are_all_traced(depths, monkeypatch):
     config = deep("llama")
-    monkeypatch.setattr(shape.few, "kinds", lambda model: (tuple(range(DEEP)),))
+    monkeypatch.setattr(meta_model.layer_extrapolation, "layer_kinds", lambda model: (tuple(range(DEEP)),))
     config.rope_theta = 12345.0  # not remembered from another test
-    settings = Settings(load=Load(bits=16), lora=Lora(r=4), train=Train(batch=4))
-    predict.tune.__wrapped__(config, settings, predict.Place("cuda", torch.bfloat16), ROWS)
+    settings = Settings(load=Load(bits=16), lora=Lora(r=4), train=Train(batch_size=4))
+    phases.predict_tune.__wrapped__(config, settings, phases.Target("cuda", torch.bfloat16), ROWS)
     assert depths == [DEEP]
 
 
 def test_an_adapter_on_a_layer_by_its_number_is_traced_there(depths):
-    settings = Settings(load=Load(bits=16), lora=Lora(r=4, targets="layers.7.self_attn.q_proj"), train=Train(batch=4))
-    predict.tune.__wrapped__(deep("llama"), settings, predict.Place("cuda", torch.bfloat16), ROWS)
+    settings = Settings(
+        load=Load(bits=16), lora=Lora(r=4, target_modules="layers.7.self_attn.q_proj"), train=Train(batch_size=4)
+    )
+    phases.predict_tune.__wrapped__(deep("llama"), settings, phases.Target("cuda", torch.bfloat16), ROWS)
     assert depths == [DEEP]
 
 
-REGION = few.Region(2, 1, 3)
+REGION = layer_extrapolation.Region(2, 1, 3)
 FORWARD = [(n, 512, "activations") for n in range(6)]  # one event before the layers, then one a layer
 
 
 def test_what_was_left_out_is_put_back_in_every_pass():
-    events = [*FORWARD, (5, -512, "activations"), (4, -512, "activations"), (3, -512, "activations"), (2, -512, "activations"), (1, -512, "activations")]
-    made = few.stretched(events, [-1, 0, 1, 2, 3, 4, 4, 3, 2, 1, 0], [REGION])
+    events = [
+        *FORWARD,
+        (5, -512, "activations"),
+        (4, -512, "activations"),
+        (3, -512, "activations"),
+        (2, -512, "activations"),
+        (1, -512, "activations"),
+    ]
+    made = layer_extrapolation.extrapolate(events, [-1, 0, 1, 2, 3, 4, 4, 3, 2, 1, 0], [REGION])
     assert [name for name, _, _ in made] == [*range(9), *range(8, 0, -1)]
 
 
 @pytest.mark.parametrize("labels", [[-1, 0, 1, 2, 3, 4, 4, 3, -1, 1, 0], [-1, 0, 1, 2, 3, 4, 4, 2, 3, 1, 0]])
 def test_a_pass_that_misses_a_layer_or_takes_them_out_of_turn_is_none(labels):
     events = [*FORWARD, *((n, -512, "activations") for n in (5, 4, 3, 2, 1))]
-    with pytest.raises(few.Unalike):
-        few.stretched(events, labels, [REGION])
+    with pytest.raises(layer_extrapolation.LayersDiffer):
+        layer_extrapolation.extrapolate(events, labels, [REGION])
 
 
 def test_neighbours_that_differ_are_noticed():
     events = [(n, 512 * (1 + (n == 4)), "activations") for n in range(6)]
-    with pytest.raises(few.Unalike):
-        few.stretched(events, [-1, 0, 1, 2, 3, 4], [REGION])
+    with pytest.raises(layer_extrapolation.LayersDiffer):
+        layer_extrapolation.extrapolate(events, [-1, 0, 1, 2, 3, 4], [REGION])
 
 
 def test_what_depends_on_nothing_that_moved_is_not_asked_again(toy, monkeypatch):
-    settings = Settings().with_values({"load": {"model": str(toy()), "bits": 16}, "train": {"batch": 2, "length": 64}})
-    first, asked = planner.forecast(settings, context=64), []
-    begin = traced.Traced.__init__
-    monkeypatch.setattr(traced.Traced, "__init__", lambda self, *rest, **more: (asked.append(1), begin(self, *rest, **more))[1])
-    assert planner.forecast(settings, context=64)["phases"] == first["phases"]
+    settings = Settings().with_values(
+        {"load": {"model": str(toy()), "bits": 16}, "train": {"batch_size": 2, "max_seq_length": 64}}
+    )
+    first, asked = forecast.forecast(settings, context=64), []
+    begin = trace_cache.TracedModel.__init__
+    monkeypatch.setattr(
+        trace_cache.TracedModel,
+        "__init__",
+        lambda self, *rest, **more: (asked.append(1), begin(self, *rest, **more))[1],
+    )
+    assert forecast.forecast(settings, context=64)["phases"] == first["phases"]
     assert not asked
-    moved = planner.forecast(settings.with_values({"train": {"batch": 3}}), context=64)["phases"]
-    assert len(asked) == 1 and moved["chat"] == first["phases"]["chat"] and moved["tune"]["allocated"] > first["phases"]["tune"]["allocated"]
-    planner.forecast(settings, context=96)
+    moved = forecast.forecast(settings.with_values({"train": {"batch_size": 3}}), context=64)["phases"]
+    assert (
+        len(asked) == 1
+        and moved["chat"] == first["phases"]["chat"]
+        and moved["tune"]["allocated"] > first["phases"]["tune"]["allocated"]
+    )
+    forecast.forecast(settings, context=96)
     assert len(asked) == 2
 
 
 def test_a_network_that_is_kept_says_the_same_again_and_again():
     """One step after the other on it, with gradients that are summed in place (32 bits), under other dials and rows in between."""
-    place, moves = predict.Place("cuda", torch.float32), [(ROWS, "off"), (ROWS[:2], "all"), (ROWS, "off")]
-    said = [predict.tune.__wrapped__(deep("llama"), Settings(load=Load(bits=32), train=Train(batch=4, micro_batch=2, checkpointing=dial)), place, rows) for rows, dial in moves]
-    assert said[0] == said[2] != said[1] and len(traced._kept) <= traced.KEPT
-    traced._kept.clear()
-    assert said[0] == predict.tune.__wrapped__(deep("llama"), Settings(load=Load(bits=32), train=Train(batch=4, micro_batch=2, checkpointing="off")), place, ROWS)
+    place, moves = phases.Target("cuda", torch.float32), [(ROWS, "off"), (ROWS[:2], "all"), (ROWS, "off")]
+    said = [
+        phases.predict_tune.__wrapped__(
+            deep("llama"),
+            Settings(load=Load(bits=32), train=Train(batch_size=4, micro_batch_size=2, gradient_checkpointing=policy)),
+            place,
+            rows,
+        )
+        for rows, policy in moves
+    ]
+    assert said[0] == said[2] != said[1] and len(trace_cache._kept) <= trace_cache.KEPT
+    trace_cache._kept.clear()
+    assert said[0] == phases.predict_tune.__wrapped__(
+        deep("llama"),
+        Settings(load=Load(bits=32), train=Train(batch_size=4, micro_batch_size=2, gradient_checkpointing="off")),
+        place,
+        ROWS,
+    )
 
 
 def test_what_is_remembered_is_bounded(monkeypatch):
-    trace.KNOWN.clear()
-    monkeypatch.setattr(trace, "MOST", 40)
-    monkeypatch.setattr(traced, "REMEMBERED", 2)
-    monkeypatch.setattr(shape, "REMEMBERED", 2)
-    monkeypatch.setattr(shape, "_known", {})
-    place = predict.Place("cuda", torch.bfloat16)
+    allocation_trace._known_calls.clear()
+    monkeypatch.setattr(allocation_trace, "MAX_KNOWN_CALLS", 40)
+    monkeypatch.setattr(trace_cache, "REMEMBERED", 2)
+    monkeypatch.setattr(meta_model, "REMEMBERED", 2)
+    monkeypatch.setattr(meta_model, "_known", {})
+    place = phases.Target("cuda", torch.bfloat16)
     for family in ("llama", "gpt_neox", "opt"):
-        predict.chat(deep(family), Settings(load=Load(bits=16)), place, 64)
-    assert len(trace.KNOWN) <= 40 and len(shape._known) <= 2 and len(predict.chat.answers) == 2
+        phases.predict_chat(deep(family), Settings(load=Load(bits=16)), place, 64)
+    assert (
+        len(allocation_trace._known_calls) <= 40
+        and len(meta_model._known) <= 2
+        and len(phases.predict_chat.answers) == 2
+    )

@@ -5,18 +5,20 @@ from toys import keys, make_tokenizer, make_unigram
 
 from playground.data.batch import encode
 from playground.data.source import Row
-from playground.data.template import Template, Turn, choose, turns
+from playground.data.template import Template, Turn, choose_template, turns
 from playground.errors import PlaygroundError
 from playground.settings import Settings, problems
 
 PLAIN, CHATTY = make_tokenizer(False), make_tokenizer(True)
 FORM = "System: {system}\nQ: {instruction}\nGiven: {input}\nA: {answer} ###"
-NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + CHATTY.chat_template
+NO_SYSTEM = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + CHATTY.chat_template
+)
 DEAF = CHATTY.chat_template.replace("in messages", "in messages if m['role'] != 'system'")
 
 
 def own(form: str = FORM, tokenizer=PLAIN) -> Template:
-    return choose("own", tokenizer, ["?"], own=form)
+    return choose_template("custom", tokenizer, ["?"], own=form)
 
 
 def written(row: Row, template: Template) -> tuple[str, str]:
@@ -27,7 +29,10 @@ def written(row: Row, template: Template) -> tuple[str, str]:
 
 
 def test_an_own_template_is_written_as_it_stands_and_what_follows_the_answer_closes_it():
-    assert written(Row("What?", "Blue.", input="the sky", system="Be brief."), own()) == ("System: Be brief.\nQ: What?\nGiven: the sky\nA: ", "Blue. ###</s>")
+    assert written(Row("What?", "Blue.", input="the sky", system="Be brief."), own()) == (
+        "System: Be brief.\nQ: What?\nGiven: the sky\nA: ",
+        "Blue. ###</s>",
+    )
 
 
 def test_a_line_for_what_a_row_has_not_is_left_out():
@@ -36,7 +41,10 @@ def test_a_line_for_what_a_row_has_not_is_left_out():
 
 
 def test_what_a_form_has_no_place_for_stands_with_the_question():
-    assert written(Row("What?", "Blue.", input="the sky", system="Be brief."), own("<{instruction}>{answer}"))[0] == "<Be brief.\n\nWhat?\n\nthe sky>"
+    assert (
+        written(Row("What?", "Blue.", input="the sky", system="Be brief."), own("<{instruction}>{answer}"))[0]
+        == "<Be brief.\n\nWhat?\n\nthe sky>"
+    )
 
 
 def test_what_was_said_before_is_written_the_same_way_and_the_end_comes_once():
@@ -44,9 +52,10 @@ def test_what_was_said_before_is_written_the_same_way_and_the_end_comes_once():
     asked, answered = written(row, own())
     assert asked == "System: S.\nQ: One?\nA: 1 ###\nQ: And?\nA: {answer} ###\nQ: Two?\nA: " and answered == "2 ###</s>"
     for name, asked in (
-        ("alpaca", ["One?", "1", "And?", "{answer}", "Two?"]), ("talk", ["S.", "One?", "1", "And?", "{answer}", "Two?"]),
+        ("alpaca", ["One?", "1", "And?", "{answer}", "Two?"]),
+        ("talk", ["S.", "One?", "1", "And?", "{answer}", "Two?"]),
         ("chat", ["system\nS.", "user\nOne?", "assistant\n1", "user\nAnd?", "assistant\n{answer}", "user\nTwo?"]),
-    ):  # fmt: skip
+    ):
         text, answered = written(row, Template(name, CHATTY))
         places = [text.index(part) for part in asked]
         assert places == sorted(places) and text.count("S.") == 1
@@ -54,43 +63,60 @@ def test_what_was_said_before_is_written_the_same_way_and_the_end_comes_once():
 
 
 def test_braces_in_a_row_and_doubled_ones_in_a_form_stay():
-    assert written(Row("{x} {answer} %s", "{{y}}"), own("{{{instruction}}}: {answer}")) == ("{{x} {answer} %s}: ", "{{y}}</s>")
+    assert written(Row("{x} {answer} %s", "{{y}}"), own("{{{instruction}}}: {answer}")) == (
+        "{{x} {answer} %s}: ",
+        "{{y}}</s>",
+    )
 
 
-@pytest.mark.parametrize("form,key,seen", [
-    ("", "form_empty", "empty"), ("Q: {instruction}", "form_no_answer", "{answer}"), ("{answer}", "form_no_instruction", "{instruction}"),
-    ("{instruction} {{answer}}", "form_no_answer", "{answer}"), ("{instruction}{answer}{answer}", "form_answers", "2 times"),
-    ("{answer} {instruction}", "form_late", "{instruction}"), ("{instruction} {question} {} {answer}", "form_names", "{question}, {}"),
-    ("{instruction!r}{instruction}{answer}", "form_names", "{instruction!r}"), ("{instruction.__class__} {instruction}{answer}", "form_names", "__class__"),
-    ("a } {instruction}{answer}", "form_braces", "twice"), ("{instruction} {answer", "form_braces", "twice"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "form,key,seen",
+    [
+        ("", "custom_format_empty", "empty"),
+        ("Q: {instruction}", "custom_format_no_answer", "{answer}"),
+        ("{answer}", "custom_format_no_instruction", "{instruction}"),
+        ("{instruction} {{answer}}", "custom_format_no_answer", "{answer}"),
+        ("{instruction}{answer}{answer}", "custom_format_answers", "2 times"),
+        ("{answer} {instruction}", "custom_format_late", "{instruction}"),
+        ("{instruction} {question} {} {answer}", "custom_format_names", "{question}, {}"),
+        ("{instruction!r}{instruction}{answer}", "custom_format_names", "{instruction!r}"),
+        ("{instruction.__class__} {instruction}{answer}", "custom_format_names", "__class__"),
+        ("a } {instruction}{answer}", "custom_format_braces", "twice"),
+        ("{instruction} {answer", "custom_format_braces", "twice"),
+    ],
+)
 def test_a_form_that_cannot_be_used_is_refused_with_a_sentence(form, key, seen):
-    [found] = problems(Settings().with_values({"data": {"template": "own", "form": form}}))
+    [found] = problems(Settings().with_values({"data": {"prompt_format": "custom", "custom_format": form}}))
     assert found.key == f"problem.{key}" and seen in found.text("en") and found.text("ja")
     with pytest.raises(PlaygroundError) as caught:
-        choose("own", PLAIN, [], own=form)
+        choose_template("custom", PLAIN, [], own=form)
     assert keys(caught) == [found.key]
 
 
 def test_a_form_is_only_looked_at_where_it_is_used():
-    assert problems(Settings().with_values({"data": {"template": "talk", "form": "{"}})) == []
-    assert [p.key for p in problems(Settings().with_values({"data": {"template": "mine"}}))] == ["problem.choice"]
+    assert problems(Settings().with_values({"data": {"prompt_format": "talk", "custom_format": "{"}})) == []
+    assert [p.key for p in problems(Settings().with_values({"data": {"prompt_format": "mine"}}))] == ["problem.choice"]
 
 
 def test_a_text_alone_is_all_answer_in_whichever_template():
     row = Row("", "It is blue.")
-    assert choose("auto", CHATTY, ["", " "]).name == "text"
+    assert choose_template("auto", CHATTY, ["", " "]).name == "text"
     for template in (Template("text", PLAIN), Template("chat", CHATTY), own()):
         asked, answered = written(row, template)
         assert asked == "" and answered.startswith("It is blue.")
     [example], _ = encode([row], Template("text", make_unigram()), 64)
-    assert example.trained_from == 1 and example.ids[0] == 1 and example.ids[-1] == 2  # where texts begin with a token of their own
+    assert (
+        example.trained_from == 1 and example.ids[0] == 1 and example.ids[-1] == 2
+    )  # where texts begin with a token of their own
     assert written(Row("Asked?", "Blue."), Template("text", PLAIN)) == ("", "Blue.</s>")
     assert Template("text", PLAIN).prompt([Turn("Once upon", " a time."), Turn("Then")]) == "Once upon a time.\nThen"
 
 
 def test_text_alone_cannot_teach_a_model_with_an_encoder():
-    for asked in (lambda: choose("auto", PLAIN, [""], encoder=True), lambda: encode([Row("", "x"), Row("Q", "A")], Template("talk", PLAIN, encoder=True), 64)):
+    for asked in (
+        lambda: choose_template("auto", PLAIN, [""], encoder=True),
+        lambda: encode([Row("", "x"), Row("Q", "A")], Template("talk", PLAIN, encoder=True), 64),
+    ):
         with pytest.raises(PlaygroundError) as caught:
             asked()
         assert keys(caught) == ["error.text_encoder"] and caught.value.text("ja")
@@ -106,11 +132,17 @@ def test_a_system_prompt_without_a_place_stands_before_the_first_question(chat_t
 
 
 def test_what_closes_an_own_template_s_answer_is_not_shown_as_part_of_it():
-    assert own().answer("Blue. ###") == "Blue. " and own().answer("Blue. ##") == "Blue. ##" and Template("talk", PLAIN).answer("x ###") == "x ###"
+    assert (
+        own().answer("Blue. ###") == "Blue. "
+        and own().answer("Blue. ##") == "Blue. ##"
+        and Template("talk", PLAIN).answer("x ###") == "x ###"
+    )
 
 
 def test_many_rows_are_encoded_as_each_by_itself():
-    rows = [Row(f"What {n}?", "blue " * (n % 7), input="sky" * (n % 3), before=(("a", "b"),) * (n % 2)) for n in range(600)]
+    rows = [
+        Row(f"What {n}?", "blue " * (n % 7), input="sky" * (n % 3), before=(("a", "b"),) * (n % 2)) for n in range(600)
+    ]
     for template in (own(), Template("chat", CHATTY), Template("alpaca", make_unigram())):
         together, _ = encode(rows, template, 1024)
         assert together[::97] == [encode([row], template, 1024)[0][0] for row in rows[::97]]

@@ -1,13 +1,54 @@
-"""What each half of the program must never import."""
+"""The direction of imports between rooms, and what each half of the program must never import."""
 
 import subprocess
 import sys
 
+import pytest
+from import_graph import file_cycles, import_arrows, room_cycles
 from toys import PROJECT
+
+# Every room, from the top down. A room may import rooms that stand below it, never one beside or above it.
+DIRECTION = [
+    {"app", "__main__"},
+    {"ui"},
+    {"engine", "planning"},  # the two processes
+    {"predict", "eval"},
+    {"train", "chat"},
+    {"data"},
+    {"model"},
+    {"engine.client", "planning.client"},  # their clients in the page's process
+    {"memory"},
+    {"catalog", "runs"},
+    {"settings"},
+    {"errors"},
+    {"i18n", "background", "compat", "jsonl_process"},
+]
+PAGE_ONLY = {"ui": {"engine.client", "planning.client"}, "app": set()}  # of the two processes, the page knows these
 
 
 def _python(code: str, *arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-c", code, *arguments], cwd=PROJECT, capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=120)
+
+
+def test_rooms_import_only_rooms_below_them():
+    level = {room: number for number, rooms in enumerate(DIRECTION) for room in rooms}
+    arrows = import_arrows()
+    assert set(arrows) <= set(level), f"rooms without a level: {set(arrows) - set(level)}"
+    upwards = [
+        f"{room} → {target}" for room, targets in arrows.items() for target in targets if level[target] <= level[room]
+    ]
+    assert upwards == []
+
+
+def test_no_cycles_between_rooms_or_files():
+    assert room_cycles(import_arrows()) == [] and file_cycles() == []
+
+
+@pytest.mark.parametrize("room", PAGE_ONLY)
+def test_the_page_knows_of_the_processes_only_their_clients(room):
+    processes = {"engine", "planning", "engine.client", "planning.client"}
+    assert import_arrows()[room] & processes <= PAGE_ONLY[room]
 
 
 def test_no_backend_module_imports_gradio():
@@ -24,7 +65,8 @@ print("gradio" in sys.modules)
 
 
 def test_building_the_whole_page_imports_no_torch(tmp_path):
-    found = _python("""
+    found = _python(
+        """
 import sys
 from pathlib import Path
 from playground.ui.build import build_app
@@ -32,5 +74,7 @@ app = build_app(Path(sys.argv[1]))
 app.engine.close()
 assert len(app.blocks) > 50
 print(sorted({"torch", "transformers", "peft", "bitsandbytes"} & set(sys.modules)))
-""", str(tmp_path / "runs"))
+""",
+        str(tmp_path / "runs"),
+    )
     assert found.stdout.strip().splitlines()[-1:] == ["[]"], found.stderr

@@ -11,10 +11,11 @@ from peft import PeftModel
 from toys import keys
 from transformers import AutoModelForCausalLM
 
-from playground import jobs, runs
-from playground.data.source import Row, Rows
+from playground import runs
+from playground.data.source import Row, SelectedRows
+from playground.engine import workbench
+from playground.engine.workbench import Workbench
 from playground.errors import PlaygroundError
-from playground.jobs import Workbench
 from playground.model import adapt
 from playground.settings import Generation
 
@@ -35,7 +36,17 @@ def test_a_fine_tune_tells_its_events_in_order_and_leaves_a_whole_run(chosen, tm
     bench, settings = Workbench(tmp_path), chosen()
     events = list(bench.tune(settings))
     phases = [e["name"] for e in events if e["kind"] == "phase"]
-    assert [p for p in phases if p != "free"] == ["data", "load", "prepare", "evaluate", "train", "save", "evaluate", "compare", "idle"]
+    assert [p for p in phases if p != "free"] == [
+        "data",
+        "load",
+        "prepare",
+        "evaluate",
+        "train",
+        "save",
+        "evaluate",
+        "compare",
+        "idle",
+    ]
     assert events[0] == {"kind": "opened", "run": bench.run.id} and events[-1]["kind"] == "done"
     assert [e["step"] for e in events if e["kind"] == "step"] == [1, 2, 3]
     result = events[-1]["result"]
@@ -45,21 +56,29 @@ def test_a_fine_tune_tells_its_events_in_order_and_leaves_a_whole_run(chosen, tm
 
     run = runs.find(tmp_path, result["run"])
     assert {p.name for p in run.folder.iterdir()} == {"settings.json", "events.jsonl", "adapter", "answers.jsonl"}
-    assert run.settings() == settings.to_dict()
+    assert run.settings() == settings
     kept = list(run.events())
-    assert kept[0]["kind"] == "run" and kept[0]["settings"] == settings.to_dict() and kept[0]["versions"]["torch"] == torch.__version__
-    assert [e for e in kept if e["kind"] not in ("run", "memory")] == events[1:]
+    assert (
+        kept[0]["kind"] == "run_started"
+        and kept[0]["settings"] == settings.to_dict()
+        and kept[0]["versions"]["torch"] == torch.__version__
+    )
+    assert [e for e in kept if e["kind"] not in ("run_started", "memory")] == events[1:]
     assert [e["t"] for e in kept] == sorted(e["t"] for e in kept)
-    assert {tuple(e["parts"]) for e in kept if e["kind"] == "memory" and "parts" in e} == {("weights", "quant_constants", "adapters", "gradients", "optimizer")}
+    assert {tuple(e["parts"]) for e in kept if e["kind"] == "memory" and "parts" in e} == {
+        ("weights", "quant_constants", "adapters", "gradients", "optimizer")
+    }
     assert runs.history(tmp_path)[0].state == "done"
-    assert [s["when"] for s in kept if s["kind"] == "score"] == ["before", "after", "measures"]
+    assert [s["when"] for s in kept if s["kind"] == "eval"] == ["before", "after", "measures"]
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "llama-tied"])
 def test_the_adapter_loads_with_plain_peft_and_gives_the_same_logits(chosen, tmp_path, toy, family):
     bench = Workbench(tmp_path)
     result = list(bench.tune(chosen(load={"model": str(toy(family))})))[-1]["result"]
-    plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(toy(family), dtype=torch.float32), result["adapter"]).eval()
+    plain = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(toy(family), dtype=torch.float32), result["adapter"]
+    ).eval()
     with torch.no_grad():
         ours, theirs = bench.loaded.model(input_ids=IDS).logits, plain(input_ids=IDS).logits
         with plain.disable_adapter():
@@ -70,7 +89,7 @@ def test_the_adapter_loads_with_plain_peft_and_gives_the_same_logits(chosen, tmp
 
 def test_stop_while_training_keeps_what_was_learned_and_says_so(chosen, tmp_path):
     bench = Workbench(tmp_path)
-    events = _until(bench.tune(chosen(train={"steps": 5000})), bench.stop, 2)
+    events = _until(bench.tune(chosen(train={"max_steps": 5000})), bench.stop, 2)
     result = events[-1]["result"]
     assert events[-1]["kind"] == "done" and result["stopped"] and result["steps"] < 5000
     assert runs.find(tmp_path, result["run"]).adapter.is_dir() and runs.history(tmp_path)[0].state == "stopped"
@@ -92,18 +111,24 @@ def test_stop_before_training_leaves_no_adapter_and_a_bench_that_works(chosen, t
 def test_a_failed_tune_stands_in_its_run_and_leaves_the_bench_usable(chosen, tmp_path):
     bench = Workbench(tmp_path)
     with pytest.raises(PlaygroundError) as caught:
-        list(bench.tune(chosen(lora={"targets": "q_proj,qqq"})))
+        list(bench.tune(chosen(lora={"target_modules": "q_proj,qqq"})))
     assert keys(caught) == ["error.targets"] and "qqq" in str(caught.value) and "v_proj" in str(caught.value)
     *_, phase, failure = (e for e in bench.run.events() if e["kind"] != "memory")
-    assert phase["name"] == "idle" and (failure["kind"], failure["problems"][0]["key"]) == ("failure", "error.targets")
+    assert phase["name"] == "idle" and (failure["kind"], failure["problems"][0]["key"]) == ("error", "error.targets")
     assert runs.history(tmp_path)[0].state == "failed"
     assert list(bench.tune(chosen()))[-1]["result"]["loss"]["after"] > 0
 
 
-@pytest.mark.parametrize("groups,key", [
-    ({"data": {"template": "chat"}}, "error.no_chat_template"), ({"train": {"length": 5000}}, "error.length"), ({"train": {"length": 8}}, "error.all_too_long"),
-    ({"data": {"source": "missing.jsonl"}}, "error.no_file"), ({"data": {"first": 99}}, "error.empty_slice"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "groups,key",
+    [
+        ({"data": {"prompt_format": "chat"}}, "error.no_chat_template"),
+        ({"train": {"max_seq_length": 5000}}, "error.length"),
+        ({"train": {"max_seq_length": 8}}, "error.all_too_long"),
+        ({"data": {"source": "missing.jsonl"}}, "error.no_file"),
+        ({"data": {"start_row": 99}}, "error.empty_slice"),
+    ],
+)
 def test_what_only_the_model_or_the_data_can_refuse_is_told(chosen, tmp_path, groups, key):
     with pytest.raises(PlaygroundError) as caught:
         list(Workbench(tmp_path).tune(chosen(**groups)))
@@ -129,7 +154,11 @@ def test_a_loss_that_is_no_number_ends_the_fine_tune_with_that_said(chosen, tmp_
 
 
 def test_float16_learns_too(chosen, tmp_path):
-    settings = chosen(load={"bits": 16, "dtype": "float16"}, data={"last": 6, "held_out": 0.3}, train={"steps": 3, "batch": 2})
+    settings = chosen(
+        load={"bits": 16, "dtype": "float16"},
+        data={"end_row": 6, "held_out": 0.3},
+        train={"max_steps": 3, "batch_size": 2},
+    )
     result = list(Workbench(tmp_path).tune(settings))[-1]["result"]
     assert result["loss"]["after"] < result["loss"]["before"]
 
@@ -139,7 +168,7 @@ def test_micro_batches_learn_what_the_whole_batch_learns(chosen, tmp_path, micro
     tensors = []
     for number in (0, micro_batch):
         bench = Workbench(tmp_path)
-        list(bench.tune(chosen(data={"last": 9}, train={"micro_batch": number, "steps": 2})))
+        list(bench.tune(chosen(data={"end_row": 9}, train={"micro_batch_size": number, "max_steps": 2})))
         tensors.append({n: p for n, p in bench.loaded.model.named_parameters() if "lora_B" in n})
     for name, value in tensors[0].items():
         torch.testing.assert_close(value, tensors[1][name], rtol=1e-3, atol=1e-4)
@@ -164,7 +193,11 @@ def test_what_is_said_to_a_model_stays_out_of_the_run(chosen, tmp_path):
     bench = Workbench(tmp_path)
     said = {"base": [{"instruction": "My secret is mellon", "answer": None}]}
     answers = [e for e in bench.chat(chosen(), None, said, Generation(max_new_tokens=8)) if e["kind"] == "answer"]
-    assert answers and "mellon" not in (bench.run.folder / "events.jsonl").read_text() and not [e for e in bench.run.events() if e["kind"] == "answer"]
+    assert (
+        answers
+        and "mellon" not in (bench.run.folder / "events.jsonl").read_text()
+        and not [e for e in bench.run.events() if e["kind"] == "answer"]
+    )
 
 
 def test_an_adapter_of_another_model_is_told(chosen, tmp_path, toy):
@@ -199,7 +232,10 @@ def test_a_save_that_fails_leaves_the_adapter_that_was_there(chosen, tmp_path, m
 def small_disk(tmp_path):
     folder = tmp_path / "small"
     folder.mkdir()
-    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", folder], capture_output=True).returncode:
+    if (
+        os.geteuid() != 0
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", folder], capture_output=True).returncode
+    ):
         pytest.skip("mounting a small file system needs root")
     yield folder
     subprocess.run(["umount", "-l", folder], check=True)
@@ -207,12 +243,16 @@ def small_disk(tmp_path):
 
 def test_a_disk_that_fills_up_while_saving_is_told_and_earlier_runs_stay_whole(chosen, small_disk):
     bench = Workbench(small_disk)
-    first = list(bench.tune(chosen(lora={"r": 1}, train={"steps": 1})))[-1]["result"]["run"]
+    first = list(bench.tune(chosen(lora={"r": 1}, train={"max_steps": 1})))[-1]["result"]["run"]
     with pytest.raises(PlaygroundError) as caught:
-        list(bench.tune(chosen(lora={"r": 256}, train={"steps": 1})))
+        list(bench.tune(chosen(lora={"r": 256}, train={"max_steps": 1})))
     assert keys(caught) == ["error.disk_full"]
     failed, kept = runs.history(small_disk)
-    assert (failed.state, failed.has_adapter) == ("failed", False) and (kept.id, kept.state, kept.has_adapter) == (first, "done", True)
+    assert (failed.state, failed.has_adapter) == ("failed", False) and (kept.id, kept.state, kept.has_adapter) == (
+        first,
+        "done",
+        True,
+    )
     assert json.loads((small_disk / first / "adapter" / "adapter_config.json").read_text())["r"] == 1
     assert list(bench.chat(chosen(), first, ASK, Generation(max_new_tokens=4)))[-1]["kind"] == "done"
 
@@ -225,29 +265,33 @@ def asked_of(bench, settings, run, monkeypatch) -> set[str]:
         written.update(tokenizer.decode(one.ids) for one in asked)
         yield {"texts": ["blue <"] * len(asked), "tokens": 1}
 
-    monkeypatch.setattr(jobs, "answers", answers)
+    monkeypatch.setattr(workbench, "generate_answers", answers)
     events = list(bench.chat(settings, run, ASK, Generation(max_new_tokens=4)))
-    assert [e for e in events if e["kind"] == "answer"][-1]["tuned"] == "blue "  # what closes an answer isn't part of it
+    assert [e for e in events if e["kind"] == "answer"][-1][
+        "tuned"
+    ] == "blue "  # what closes an answer isn't part of it
     return written
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_a_chat_asks_in_the_own_template_that_the_run_was_taught_in(chosen, tmp_path, monkeypatch, method):
     form = "Q> {instruction}\n{input}\nA> {answer} <"
-    settings = chosen(data={"template": "own", "form": form}, train={"steps": 1, "method": method})
+    settings = chosen(data={"prompt_format": "custom", "custom_format": form}, train={"max_steps": 1, "method": method})
     bench = Workbench(tmp_path)
     run = list(bench.tune(settings))[-1]["result"]
-    assert run["template"] == "own"
+    assert run["template"] == "custom"
     for other in (bench, Workbench(tmp_path)):
         prompts = asked_of(other, chosen(), run["run"], monkeypatch)
         assert prompts and all(prompt.startswith("Q> ") and prompt.endswith("\nA> ") for prompt in prompts)
 
 
 def test_a_text_alone_is_learned_and_gone_on_with(chosen, tmp_path, monkeypatch):
-    rows = Rows([Row("", f"The answer to question {n} is blue.") for n in range(12)], [Row("", "The answer is blue.")], 13)
+    rows = SelectedRows(
+        [Row("", f"The answer to question {n} is blue.") for n in range(12)], [Row("", "The answer is blue.")], 13
+    )
     monkeypatch.setattr("playground.data.source.read", lambda *_: rows)
     bench = Workbench(tmp_path)
-    result = list(bench.tune(chosen(train={"steps": 2})))[-1]["result"]
+    result = list(bench.tune(chosen(train={"max_steps": 2})))[-1]["result"]
     assert result["template"] == "text" and result["loss"]["after"] > 0 and result["recall"] is None
     told = list(bench.chat(chosen(), result["run"], ASK, Generation(max_new_tokens=4)))
     assert told[-1]["result"]["template"] == "text" and any(e["kind"] == "answer" for e in told)

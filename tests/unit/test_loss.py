@@ -36,7 +36,9 @@ def test_value_and_gradient_are_those_of_cross_entropy(monkeypatch, bias, logits
     ours = chunked_loss(hidden, head, *_asked(labels))
     (3.0 * ours).backward()
     mine, hidden.grad = hidden.grad, None
-    theirs = functional.cross_entropy(head(hidden[:, :-1]).flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100, reduction="sum")
+    theirs = functional.cross_entropy(
+        head(hidden[:, :-1]).flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100, reduction="sum"
+    )
     (3.0 * theirs).backward()
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(mine, hidden.grad, rtol=1e-5, atol=1e-5)
@@ -52,16 +54,20 @@ def test_rows_without_a_label_cost_nothing():
 ROWS = [Example([0, 9, 17, 33, 60, 70], 3), Example([0, 12, 8, 1], 1)]
 
 
-@pytest.mark.parametrize("family", ["llama", "llama-tied", "gpt_neox", "gpt2", "gemma3_text", "gemma2", "opt", "bloom", "falcon"])
+@pytest.mark.parametrize(
+    "family", ["llama", "llama-tied", "gpt_neox", "gpt2", "gemma3_text", "gemma2", "opt", "bloom", "falcon"]
+)
 def test_each_family_has_the_loss_of_its_own_logits(family):
     model = make_model(family).requires_grad_(False)
     batch = collate(ROWS, 2, "cpu")
     total = Loss(model)(batch)
     logits = model(**batch.inputs).logits
     labels = torch.tensor([[-100] * 3 + ROWS[0].ids[3:], [-100, *ROWS[1].ids[1:], -100, -100]])
-    wanted = functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100, reduction="sum")
+    targets = functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100, reduction="sum"
+    )
     assert batch.labelled == 6
-    torch.testing.assert_close(total, wanted, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(total, targets, rtol=1e-5, atol=1e-5)
 
 
 def test_a_plain_frozen_head_is_chunked():

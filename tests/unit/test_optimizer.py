@@ -11,7 +11,10 @@ from playground.train.optimizer import LARGEST_NORM, Optimizer
 
 def parameters(dtype=torch.float32, seed=0):
     torch.manual_seed(seed)
-    return [("x.lora_A.weight", nn.Parameter(torch.randn(4, 8).to(dtype))), ("x.lora_B.weight", nn.Parameter(torch.randn(8, 4).to(dtype)))]
+    return [
+        ("x.lora_A.weight", nn.Parameter(torch.randn(4, 8).to(dtype))),
+        ("x.lora_B.weight", nn.Parameter(torch.randn(8, 4).to(dtype))),
+    ]
 
 
 def teach(optimizer, named, steps, lr=1e-2, parts=1, seed=1):
@@ -25,7 +28,10 @@ def teach(optimizer, named, steps, lr=1e-2, parts=1, seed=1):
 @pytest.mark.parametrize("copies", [True, False])
 def test_it_is_torch_s_adamw_with_clipped_gradients(copies):
     ours, theirs = parameters(), parameters()
-    optimizer, reference = Optimizer(ours, copies=copies), torch.optim.AdamW([p for _, p in theirs], lr=1e-2, weight_decay=0.0)
+    optimizer, reference = (
+        Optimizer(ours, copies=copies),
+        torch.optim.AdamW([p for _, p in theirs], lr=1e-2, weight_decay=0.0),
+    )
     teach(optimizer, ours, 5)
     torch.manual_seed(1)
     for _ in range(5):
@@ -58,7 +64,7 @@ def test_gradients_of_several_passes_are_added_up_and_then_forgotten():
         optimizer.backward(sum(p.float().sum() for _, p in named))
     assert all(torch.equal(g, torch.full_like(g, 3.0)) and g.dtype == torch.float32 for g in optimizer.gradients())
     assert all(p.grad is None for _, p in named)
-    optimizer.forget()
+    optimizer.drop_gradients()
     assert optimizer.gradients() == []
 
 
@@ -115,6 +121,6 @@ def test_eight_bits_and_paging_want_cuda_and_say_so():
 def test_what_the_first_step_will_add_is_foretold():
     named = parameters()
     optimizer = Optimizer(named)
-    assert optimizer.to_come() == 3 * 64 * 4
+    assert optimizer.pending_bytes() == 3 * 64 * 4
     optimizer.backward(sum(p.sum() for _, p in named))
-    assert optimizer.to_come() == 2 * 64 * 4
+    assert optimizer.pending_bytes() == 2 * 64 * 4

@@ -26,33 +26,49 @@ import torch
 
 from playground.errors import PlaygroundError, problem
 from playground.settings import Settings
-from playground.train.parallel import Team, _messages, lost
+from playground.train.parallel import Team, _messages, is_lost_peer
 
-PLAIN, AGAIN, TAIL = ("llama", "off", 24), ("llama", "all", 24), ("llama-tied", "2", 17)  # family, dial, rows: of 17, an epoch's last step has one
-ARMS = {"whole": [PLAIN, TAIL], "split": [PLAIN, AGAIN, TAIL, ("gpt2", "all", 24), ("gemma2", "off", 24)], "offloaded": [AGAIN]}
+PLAIN, AGAIN, TAIL = (
+    ("llama", "off", 24),
+    ("llama", "all", 24),
+    ("llama-tied", "2", 17),
+)  # family, dial, rows: of 17, an epoch's last step has one
+ARMS = {
+    "whole": [PLAIN, TAIL],
+    "split": [PLAIN, AGAIN, TAIL, ("gpt2", "all", 24), ("gemma2", "off", 24)],
+    "offloaded": [AGAIN],
+}
 SPLIT = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 LAUNCHED = {"whole": {}, "split": SPLIT, "offloaded": SPLIT | {"FSDP_OFFLOAD_PARAMS": "true"}}
 
 
-def chosen(micro_batch: int, dial: str = "off", **train) -> Settings:
-    values = {"steps": 3, "batch": 8, "micro_batch": micro_batch, "lr": 1e-2, "checkpointing": dial} | train
+def chosen(micro_batch: int, policy: str = "off", **train) -> Settings:
+    values = {
+        "max_steps": 3,
+        "batch_size": 8,
+        "micro_batch_size": micro_batch,
+        "lr": 1e-2,
+        "gradient_checkpointing": policy,
+    } | train
     return Settings().with_values({"load": {"bits": 32, "device": "cpu"}, "train": values})
 
 
-def learned(team: Team, micro_batch: int, family: str, dial: str, count: int) -> dict:
+def learned(team: Team, micro_batch: int, family: str, policy: str, count: int) -> dict:
     """Three steps over `count` rows: loss and summed gradients of each, and the adapter after them."""
     import toys
 
     from playground.data.batch import Example
-    from playground.model.load import Loaded
+    from playground.model.load import LoadedModel
     from playground.train.loop import fine_tune
-    from playground.train.prepare import prepare
+    from playground.train.prepare import prepare_trainer
 
     draw = random.Random(0)
     rows = [Example([draw.randrange(5, 330) for _ in range(draw.randrange(8, 40))], 4) for _ in range(count)]
-    model, settings, steps = toys.make_model(family).requires_grad_(False), chosen(micro_batch, dial), []
+    model, settings, steps = toys.make_model(family).requires_grad_(False), chosen(micro_batch, policy), []
     team.check(settings)
-    trainer = prepare(Loaded(model, toys.make_tokenizer(False), "cpu", torch.float32, ""), settings, rows, [], team)
+    trainer = prepare_trainer(
+        LoadedModel(model, toys.make_tokenizer(False), "cpu", torch.float32, ""), settings, rows, [], team
+    )
     plain = team.sum
 
     def keeping(tensors):
@@ -60,12 +76,23 @@ def learned(team: Team, micro_batch: int, family: str, dial: str, count: int) ->
         steps.append([t.clone() for t in tensors])
 
     team.sum = keeping
-    told = [event["loss"] for event in fine_tune(trainer, rows, settings.train, threading.Event()) if event["kind"] == "step"]
+    told = [
+        event["loss"]
+        for event in fine_tune(trainer, rows, settings.train, threading.Event())
+        if event["kind"] == "step"
+    ]
     team.sum = plain
     adapter = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     frozen = [p for p in model.parameters() if not p.requires_grad]
     here = sum(getattr(p, "_local_tensor", p).numel() for p in frozen)
-    return {"told": told, "steps": steps, "adapter": adapter, "here": here, "all": sum(p.numel() for p in frozen), "mode": trainer.feed.mode}
+    return {
+        "told": told,
+        "steps": steps,
+        "adapter": adapter,
+        "here": here,
+        "all": sum(p.numel() for p in frozen),
+        "mode": trainer.batcher.mode,
+    }
 
 
 def away(ours, theirs) -> float:
@@ -84,9 +111,13 @@ def talk(team: Team, folder: Path) -> None:
     small, large = torch.full((2, 3), float(team.rank + 1)), torch.arange(5.0)
     team.sum([small, large])
     found = {
-        "sum": [small.tolist(), large.tolist()], "total": team.total(1, team.rank), "any": [team.any(team.rank == 1), team.any(False)],
-        "share": team.share([1, 2, 3]), "level": team.level([[1]] * (team.rank + 1), [0]), "none": team.level([], [0]),
-    }  # fmt: skip
+        "sum": [small.tolist(), large.tolist()],
+        "total": team.total(1, team.rank),
+        "any": [team.any(team.rank == 1), team.any(False)],
+        "share": team.share([1, 2, 3]),
+        "level": team.pad_micro_batches([[1]] * (team.rank + 1), [0]),
+        "none": team.pad_micro_batches([], [0]),
+    }
     with team.turns():
         (folder / "first").write_text("0") if team.main else (folder / "first").read_text()
     (folder / f"{team.rank}.json").write_text(json.dumps(found))
@@ -101,7 +132,7 @@ def die(team: Team, folder: Path) -> None:
     try:
         team.sum([torch.ones(1)])
     except RuntimeError as error:
-        (folder / "told").write_text(f"{lost(error)} {error}")
+        (folder / "told").write_text(f"{is_lost_peer(error)} {error}")
 
 
 def hang(team: Team, folder: Path) -> None:
@@ -123,12 +154,25 @@ def free_port() -> int:
 def start(job: str, folder: Path, **environment) -> list[subprocess.Popen]:
     """Two processes as `accelerate launch` would start them."""
     folder.mkdir(exist_ok=True)
-    told = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "ACCELERATE_MIXED_PRECISION": "no"}
+    told = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "ACCELERATE_MIXED_PRECISION": "no",
+    }
     command = [sys.executable, str(HERE), job, str(folder)]
     return [
-        subprocess.Popen(command, env=told | environment | {"RANK": rank, "LOCAL_RANK": rank}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        subprocess.Popen(
+            command,
+            env=told | environment | {"RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         for rank in ("0", "1")
-    ]  # fmt: skip
+    ]
 
 
 def finish(processes: list[subprocess.Popen]) -> None:
@@ -148,7 +192,11 @@ def two(request, tmp_path_factory):
     """What two processes learn, and what they told each other: (how, [rank 0's, rank 1's], [rank 0's, rank 1's])."""
     folder = tmp_path_factory.mktemp("team") / request.param
     finish(start("compare", folder, **LAUNCHED[request.param]))
-    return request.param, [torch.load(folder / f"{rank}.pt") for rank in (0, 1)], [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
+    return (
+        request.param,
+        [torch.load(folder / f"{rank}.pt") for rank in (0, 1)],
+        [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)],
+    )
 
 
 def test_two_processes_learn_what_one_learns(two):
@@ -160,7 +208,9 @@ def test_two_processes_learn_what_one_learns(two):
         assert loss.item() == pytest.approx(right.item(), rel=1e-6), arm
         assert away(gradients, wanted) < 2e-6, arm
         assert mine["told"] == theirs["told"] == pytest.approx(one["told"], abs=2e-5), arm
-        assert away(mine["adapter"].values(), one["adapter"].values()) < 1e-4, arm  # AdamW makes much of gradients near zero
+        assert away(mine["adapter"].values(), one["adapter"].values()) < 1e-4, (
+            arm
+        )  # AdamW makes much of gradients near zero
         assert all(torch.equal(mine["adapter"][name], weight) for name, weight in theirs["adapter"].items()), arm
         assert mine["here"] == mine["all"] if how == "whole" else mine["here"] < 0.55 * mine["all"]
 
@@ -171,7 +221,9 @@ def test_what_processes_tell_each_other(two):
     assert main["total"] == [2, 1] and main["any"] == [True, False]
     assert (main["share"], other["share"]) == ([1, 3], [2])
     assert main["none"] == [[[0], 0]] and other["level"] == [[[1], 1], [[1], 1]]
-    assert main["level"] == [[[1], 1]] + ([] if how == "whole" else [[[0], 0]])  # split weights are gathered as often everywhere
+    assert main["level"] == [[[1], 1]] + (
+        [] if how == "whole" else [[[0], 0]]
+    )  # split weights are gathered as often everywhere
 
 
 def test_a_dead_process_is_recognized_at_once(tmp_path):
@@ -195,10 +247,12 @@ def test_the_main_process_tells_its_end_even_from_within_a_collective(tmp_path):
 
 
 def test_a_collective_that_failed_is_told_from_other_errors():
-    assert lost(RuntimeError("[/pytorch/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1234"))
-    assert lost(torch.distributed.DistBackendError("NCCL communicator was aborted on rank 0."))
-    assert not lost(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
-    assert not lost(problem("error.memory")) and not lost(ConnectionError("connection closed by peer"))
+    assert is_lost_peer(
+        RuntimeError("[/pytorch/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1234")
+    )
+    assert is_lost_peer(torch.distributed.DistBackendError("NCCL communicator was aborted on rank 0."))
+    assert not is_lost_peer(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert not is_lost_peer(problem("error.memory")) and not is_lost_peer(ConnectionError("connection closed by peer"))
 
 
 def test_messages_are_of_limited_size(monkeypatch):
@@ -214,17 +268,51 @@ def command(chosen_toy, tmp_path):
     """`command(config, **train)` starts `accelerate launch … tune` on two processes; it writes below `tmp_path`."""
 
     def launched(config: str, *flags: str) -> subprocess.Popen:
-        line = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(PROJECT / "assets" / "accelerate" / f"{config}.yaml"), "--num_processes", "2"]
-        line += ["--main_process_port", str(free_port()), "-m", "playground", "tune", "--runs", str(tmp_path / "runs"), *chosen_toy, *flags]
+        line = [
+            sys.executable,
+            "-m",
+            "accelerate.commands.launch",
+            "--config_file",
+            str(PROJECT / "assets" / "accelerate" / f"{config}.yaml"),
+            "--num_processes",
+            "2",
+        ]
+        line += [
+            "--main_process_port",
+            str(free_port()),
+            "-m",
+            "playground",
+            "tune",
+            "--runs",
+            str(tmp_path / "runs"),
+            *chosen_toy,
+            *flags,
+        ]
         with open(tmp_path / "said", "w") as said:
-            return subprocess.Popen(line, cwd=PROJECT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=said, text=True)
+            return subprocess.Popen(
+                line,
+                cwd=PROJECT,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+                stdout=subprocess.PIPE,
+                stderr=said,
+                text=True,
+            )
 
     return launched
 
 
 @pytest.fixture
 def chosen_toy(toy, lesson) -> list[str]:
-    values = {"model": toy(), "bits": 32, "device": "cpu", "source": lesson, "batch": 4, "micro-batch": 2, "length": 128, "lr": 0.01}
+    values = {
+        "model": toy(),
+        "bits": 32,
+        "device": "cpu",
+        "source": lesson,
+        "batch-size": 4,
+        "micro-batch-size": 2,
+        "max-seq-length": 128,
+        "lr": 0.01,
+    }
     return [text for name, value in values.items() for text in (f"--{name}", str(value))]
 
 
@@ -257,7 +345,7 @@ def test_a_killed_process_ends_the_run_with_a_failure(command, tmp_path):
     killed = time.time()
     process.communicate(timeout=60)
     assert process.returncode != 0
-    failures = [e for e in events(tmp_path) if e["kind"] == "failure"]
+    failures = [e for e in events(tmp_path) if e["kind"] == "error"]
     assert [p["key"] for e in failures for p in e["problems"]] == ["error.rank_died"]
     assert time.time() - killed < 20
 
@@ -287,13 +375,13 @@ def test_more_processes_than_cards(team, monkeypatch):
 
 @pytest.mark.parametrize("batch, micro_batch, told", [(8, 8, 8), (9, 0, 1), (6, 2, 2)])
 def test_a_batch_that_cannot_be_shared_out(team, batch, micro_batch, told):
-    found = refused(team, chosen(micro_batch, batch=batch))
+    found = refused(team, chosen(micro_batch, batch_size=batch))
     assert found == {"error.accumulation": {"batch": batch, "micro_batch": told, "processes": 2}}
 
 
 def test_all_that_cannot_be_split_is_told_at_once(team):
     team.sharded = True
-    assert list(refused(team, chosen(3, batch=9, method="full"))) == ["error.accumulation", "error.sharded_full"]
+    assert list(refused(team, chosen(3, batch_size=9, method="full"))) == ["error.accumulation", "error.sharded_full"]
     assert refused(team, Settings().with_values({"load": {"bits": 8}})) == {"error.sharded_bits": {"bits": 8}}
 
 
@@ -307,7 +395,11 @@ def test_one_process_talks_to_nobody():
     team.check(chosen(0))
     team.sum([ones])
     assert team.main and team.accelerator is None and team.load_device == "cpu" and torch.equal(ones, torch.ones(3))
-    assert team.share([1, 2, 3]) == [1, 2, 3] and team.total(2) == [2] and team.level([[1], [2]], []) == [([1], 1), ([2], 1)]
+    assert (
+        team.share([1, 2, 3]) == [1, 2, 3]
+        and team.total(2) == [2]
+        and team.pad_micro_batches([[1], [2]], []) == [([1], 1), ([2], 1)]
+    )
 
 
 if __name__ == "__main__":

@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 
 from playground.catalog import cache_folder
-from playground.data.source import keep_pasted
+from playground.data.source import save_pasted
 from playground.errors import PlaygroundError
-from playground.reach import out_of_reach
 from playground.settings import Data, Load, Settings
+from playground.ui.access import forbidden_sources
 from playground.ui.page import Page
 
 
 def refused(model: str = "smollm2-135m-instruct", source: str = "demo-en") -> list[str]:
-    return [p.values["field"] for p in out_of_reach(Settings(load=Load(model=model), data=Data(source=source)))]
+    return [p.values["field"] for p in forbidden_sources(Settings(load=Load(model=model), data=Data(source=source)))]
 
 
 @pytest.fixture
@@ -28,7 +28,13 @@ def test_the_list_the_hub_uploads_and_pasted_rows_can_be_named(monkeypatch, tmp_
     uploaded = tmp_path / "gradio" / "abc" / "mine.csv"
     uploaded.parent.mkdir()
     uploaded.write_text("a,b\n")
-    for source in ("demo-ja", "yahma/alpaca-cleaned", "squad:plain_text", str(uploaded), str(keep_pasted("a,b\n1,2\n", cache_folder() / "pasted"))):
+    for source in (
+        "demo-ja",
+        "yahma/alpaca-cleaned",
+        "squad:plain_text",
+        str(uploaded),
+        str(save_pasted("a,b\n1,2\n", cache_folder() / "pasted")),
+    ):
         assert refused(source=source) == []
     for model in ("Qwen/Qwen3-0.6B", "someone/model/file.gguf", "x" * 5000, "a\0b"):
         assert refused(model) == []
@@ -38,7 +44,16 @@ def test_what_else_is_on_the_machine_cannot(monkeypatch, tmp_path, secret):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
     (tmp_path / "gradio" / "link").symlink_to(secret)
     monkeypatch.chdir(tmp_path)
-    for name in (str(secret), "secret.json", "./secret.json", "~/.ssh/id_rsa", "/no/such/file", "a/../secret.json", str(tmp_path / "gradio" / "../secret.json"), str(tmp_path / "gradio" / "link")):
+    for name in (
+        str(secret),
+        "secret.json",
+        "./secret.json",
+        "~/.ssh/id_rsa",
+        "/no/such/file",
+        "a/../secret.json",
+        str(tmp_path / "gradio" / "../secret.json"),
+        str(tmp_path / "gradio" / "link"),
+    ):
         assert refused(name, name) == ["load.model", "data.source"], name
 
 

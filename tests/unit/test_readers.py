@@ -11,7 +11,7 @@ import pytest
 from toys import PROJECT, keys
 
 from playground.data import encodings, parquet, readers
-from playground.data.source import Row, keep_pasted, preview, read
+from playground.data.source import Row, preview, read, save_pasted
 from playground.errors import PlaygroundError
 from playground.settings import Data, Settings, problems
 
@@ -43,9 +43,18 @@ def _notes(rows) -> list[str]:
 # --- encodings ---
 
 
-@pytest.mark.parametrize("encoding,guessed", [
-    ("utf-8", False), ("utf-8-sig", False), ("utf-16", False), ("utf-32", False), ("cp932", True), ("euc_jp", True), ("iso2022_jp", True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "encoding,guessed",
+    [
+        ("utf-8", False),
+        ("utf-8-sig", False),
+        ("utf-16", False),
+        ("utf-32", False),
+        ("cp932", True),
+        ("euc_jp", True),
+        ("iso2022_jp", True),
+    ],
+)
 def test_a_text_is_read_in_its_own_encoding_and_a_guess_is_told(tmp_path, encoding, guessed):
     path = tmp_path / "a.csv"
     path.write_bytes(TABLE.encode(encoding))
@@ -69,13 +78,15 @@ def test_a_japanese_sentence_is_enough_to_tell_its_encoding(tmp_path, encoding):
             path.write_bytes(sentence[:24].encode(encoding))
         except UnicodeEncodeError:
             continue
-        if encodings.find(path).name != encoding:
+        if encodings.detect(path).name != encoding:
             wrong.append(sentence[:24])
     assert wrong == []
 
 
 def test_bytes_of_no_encoding_are_told_with_their_line(tmp_path):
-    (tmp_path / "a.jsonl").write_bytes(b'{"instruction": "a", "output": "b"}\n{"instruction": "\xff\x00\x81", "output": "b"}\n')
+    (tmp_path / "a.jsonl").write_bytes(
+        b'{"instruction": "a", "output": "b"}\n{"instruction": "\xff\x00\x81", "output": "b"}\n'
+    )
     error = _told(tmp_path / "a.jsonl")
     assert keys_of(error) == ["error.encoding"] and "line 2, byte 53" in str(error)
 
@@ -93,17 +104,19 @@ def test_a_character_cut_between_two_reads_is_no_error(tmp_path, monkeypatch):
     monkeypatch.setattr(encodings, "CHUNK", 5)
     for encoding in ("utf-8", "cp932", "euc_jp", "utf-16"):
         (tmp_path / "a.csv").write_bytes(TABLE.encode(encoding))
-        assert encodings.find(tmp_path / "a.csv", encoding).name == encoding
+        assert encodings.detect(tmp_path / "a.csv", encoding).name == encoding
     (tmp_path / "b.txt").write_bytes("船は\n港の".encode() + b"\xff")
     with pytest.raises(PlaygroundError) as caught:
-        encodings.find(tmp_path / "b.txt", "utf-8")
+        encodings.detect(tmp_path / "b.txt", "utf-8")
     assert "line 2 (byte 13)" in str(caught.value)
 
 
 def test_a_preview_finds_the_same_encoding_as_reading_where_the_last_character_is_cut(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"plain words\nand the end\xc2")
     seen = preview(Data(source=str(tmp_path / "a.txt")))
-    assert (seen.encoding, seen.encoding_guessed) == ("cp1252", True) and [r.output for r in seen.rows] == [r.output for r in _read(tmp_path / "a.txt").train]
+    assert (seen.encoding, seen.encoding_guessed) == ("cp1252", True) and [r.output for r in seen.rows] == [
+        r.output for r in _read(tmp_path / "a.txt").train
+    ]
 
 
 def keys_of(error: PlaygroundError) -> list[str]:
@@ -116,8 +129,11 @@ def keys_of(error: PlaygroundError) -> list[str]:
 @pytest.mark.parametrize("newlines", ["\r\n", "\r", "mixed"])
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.txt"])
 def test_all_kinds_of_newlines_part_lines(tmp_path, newlines, name):
-    lines = {"a.csv": ["instruction,output", "a,b", "c,d", "e,f"], "a.txt": ["b", "d", "f"],
-             "a.jsonl": [json.dumps({"instruction": a, "output": b}) for a, b in ("ab", "cd", "ef")]}[name]
+    lines = {
+        "a.csv": ["instruction,output", "a,b", "c,d", "e,f"],
+        "a.txt": ["b", "d", "f"],
+        "a.jsonl": [json.dumps({"instruction": a, "output": b}) for a, b in ("ab", "cd", "ef")],
+    }[name]
     ends = [newlines] * len(lines) if newlines != "mixed" else ["\r\n", "\n", "\r", "\n"]
     (tmp_path / name).write_bytes("".join(line + end for line, end in zip(lines, ends)).encode())
     assert [row.output for row in _read(tmp_path / name).train] == ["b", "d", "f"]
@@ -176,11 +192,18 @@ def test_several_broken_lines_are_told_at_once(tmp_path):
 
 @pytest.mark.parametrize("chunk", [1, 7, 64, 2**20])
 def test_a_json_list_is_read_piece_by_piece(tmp_path, monkeypatch, chunk):
-    monkeypatch.setattr(readers.jsons, "CHUNK", chunk)
-    rows = [{"instruction": f"é\\ \"{n}\"\n", "output": "x" * n, "n": [n, -1.5e3, None, True]} for n in range(1, 40)]
+    monkeypatch.setattr(readers.json_stream, "CHUNK", chunk)
+    rows = [{"instruction": f'é\\ "{n}"\n', "output": "x" * n, "n": [n, -1.5e3, None, True]} for n in range(1, 40)]
     (tmp_path / "a.json").write_text(json.dumps(rows, indent=2), encoding="utf-8")
     assert _pairs(_read(tmp_path / "a.json")) == [(r["instruction"], r["output"]) for r in rows]
-    for broken, line in (("[\n{\"a\": 1},\n{\"a\" 2}]", 3), ("[{\"a\": 1}\n{\"a\": 2}]", 2), ("[\n\n{\"a\": 1},", 3), ("[\n{\"a\": tru", 2), ("[{\"a\": 1}]\n]", 2), ("[{\"a\": 1},\n]", 2)):
+    for broken, line in (
+        ('[\n{"a": 1},\n{"a" 2}]', 3),
+        ('[{"a": 1}\n{"a": 2}]', 2),
+        ('[\n\n{"a": 1},', 3),
+        ('[\n{"a": tru', 2),
+        ('[{"a": 1}]\n]', 2),
+        ('[{"a": 1},\n]', 2),
+    ):
         (tmp_path / "b.json").write_text(broken)
         error = _told(tmp_path / "b.json")
         assert keys_of(error)[-1] == "error.json" and f"line {line}:" in str(error), broken
@@ -190,14 +213,22 @@ def test_one_object_that_holds_lists(tmp_path):
     one = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
     (tmp_path / "one.json").write_text(json.dumps(one, indent=1))
     assert _pairs(_read(tmp_path / "one.json")) == [("a", "b")]
-    (tmp_path / "two.json").write_text(json.dumps({"train": [{"question": "a", "answer": "b"}], "test": [{"question": "c", "answer": "d"}]}))
+    (tmp_path / "two.json").write_text(
+        json.dumps({"train": [{"question": "a", "answer": "b"}], "test": [{"question": "c", "answer": "d"}]})
+    )
     rows = _read(tmp_path / "two.json")
     assert _pairs(rows) == [("a", "b")] and rows.notes[0].values == {"lists": ["test"]}
 
 
 def test_json_is_read_for_what_it_is_under_either_name(tmp_path):
     rows = [{"question": "a", "answer": "b"}, {"question": "c", "answer": "d"}]
-    for text in (json.dumps(rows), json.dumps(rows, indent=2), "\n".join(map(json.dumps, rows)), "\n\n".join(map(json.dumps, rows)) + "\n", json.dumps({"rows": rows}, indent=2)):
+    for text in (
+        json.dumps(rows),
+        json.dumps(rows, indent=2),
+        "\n".join(map(json.dumps, rows)),
+        "\n\n".join(map(json.dumps, rows)) + "\n",
+        json.dumps({"rows": rows}, indent=2),
+    ):
         for name in ("a.json", "a.jsonl"):
             (tmp_path / name).write_text(text)
             assert _pairs(_read(tmp_path / name)) == [("a", "b"), ("c", "d")], (name, text)
@@ -206,7 +237,11 @@ def test_json_is_read_for_what_it_is_under_either_name(tmp_path):
 def test_plain_text_is_a_row_a_paragraph_or_a_row_a_line(tmp_path):
     (tmp_path / "a.txt").write_text("\n\none\ntwo\n \nthree\n\n\nfour")
     rows = _read(tmp_path / "a.txt")
-    assert [(r.instruction, r.output, r.number) for r in rows.train] == [("", "one\ntwo", 1), ("", "three", 2), ("", "four", 3)] and _notes(rows) == ["note.paragraphs"]
+    assert [(r.instruction, r.output, r.number) for r in rows.train] == [
+        ("", "one\ntwo", 1),
+        ("", "three", 2),
+        ("", "four", 3),
+    ] and _notes(rows) == ["note.paragraphs"]
     (tmp_path / "b.txt").write_text("one\ntwo\nthree\n")
     rows = _read(tmp_path / "b.txt")
     assert [r.output for r in rows.train] == ["one", "two", "three"] and _notes(rows) == ["note.lines"]
@@ -217,12 +252,17 @@ def test_real_plain_text():
     assert _read(SENTENCES, drop_duplicates=False).total == 543
     rows = _read(DATA / "wikitext-2-raw.test.txt", drop_duplicates=False)
     paragraphs = re.split(r"\n(?:[ \t]*\n)+", (DATA / "wikitext-2-raw.test.txt").read_text(encoding="utf-8"))
-    assert [r.output.strip() for r in rows.train] == [p.strip() for p in paragraphs if p.strip()] and rows.notes[0].key == "note.paragraphs"
+    assert [r.output.strip() for r in rows.train] == [p.strip() for p in paragraphs if p.strip()] and rows.notes[
+        0
+    ].key == "note.paragraphs"
 
 
 def test_a_text_of_one_long_line_is_read_in_no_time(tmp_path):
     (tmp_path / "a.txt").write_text("x" * 3_000_000 + "\nsecond")
-    assert [len(r.output) for r in _read(tmp_path / "a.txt").train] == [3_000_000, 6]  # a search that looks on from each character would take hours
+    assert [len(r.output) for r in _read(tmp_path / "a.txt").train] == [
+        3_000_000,
+        6,
+    ]  # a search that looks on from each character would take hours
 
 
 # --- what is packed or large ---
@@ -232,7 +272,13 @@ def test_packed_files_are_named_and_left_packed(tmp_path):
     bomb = io.BytesIO()
     with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("a.jsonl", b"0" * 2**24)
-    for name, data, kind in (("a.zip", bomb.getvalue(), "zip"), ("a.jsonl", bomb.getvalue(), "zip"), ("a.jsonl.gz", gzip.compress(b"{}"), "gzip"), ("b.csv", gzip.compress(b"{}"), "gzip"), ("c.zip", b"", "zip")):
+    for name, data, kind in (
+        ("a.zip", bomb.getvalue(), "zip"),
+        ("a.jsonl", bomb.getvalue(), "zip"),
+        ("a.jsonl.gz", gzip.compress(b"{}"), "gzip"),
+        ("b.csv", gzip.compress(b"{}"), "gzip"),
+        ("c.zip", b"", "zip"),
+    ):
         (tmp_path / name).write_bytes(data)
         error = _told(tmp_path / name)
         assert keys_of(error) == ["error.packed"] and kind in str(error)
@@ -243,7 +289,11 @@ def test_a_parquet_file_that_grows_when_unpacked_is_refused_by_its_size(tmp_path
     import pyarrow.parquet
 
     path = tmp_path / "a.parquet"
-    pyarrow.parquet.write_table(pyarrow.table({"instruction": ["q" * 10**6] * 3, "output": ["a" * 10**6, "b" * 10**6, "c" * 10**6]}), path, compression="zstd")
+    pyarrow.parquet.write_table(
+        pyarrow.table({"instruction": ["q" * 10**6] * 3, "output": ["a" * 10**6, "b" * 10**6, "c" * 10**6]}),
+        path,
+        compression="zstd",
+    )
     assert path.stat().st_size < 10**5 and len(_read(path).train) == 3
     monkeypatch.setattr(parquet, "MOST_UNPACKED", 10**6)
     error = _told(path)
@@ -255,18 +305,31 @@ def test_a_value_that_stands_for_many_parquet_rows_is_not_unpacked_all_at_once(t
     import pyarrow.parquet
 
     path = tmp_path / "a.parquet"
-    pyarrow.parquet.write_table(pyarrow.table({"text": pyarrow.DictionaryArray.from_arrays([0] * 1000, ["x" * 10**6])}), path, compression="zstd")
+    pyarrow.parquet.write_table(
+        pyarrow.table({"text": pyarrow.DictionaryArray.from_arrays([0] * 1000, ["x" * 10**6])}),
+        path,
+        compression="zstd",
+    )
     monkeypatch.setattr(parquet, "AT_ONCE", 2**25)
     taken = []
     iter_batches = pyarrow.parquet.ParquetFile.iter_batches
-    monkeypatch.setattr(pyarrow.parquet.ParquetFile, "iter_batches", lambda self, batch_size: taken.append(batch_size) or iter_batches(self, batch_size=batch_size))
+    monkeypatch.setattr(
+        pyarrow.parquet.ParquetFile,
+        "iter_batches",
+        lambda self, batch_size: taken.append(batch_size) or iter_batches(self, batch_size=batch_size),
+    )
     assert len(preview(Data(source=str(path), drop_duplicates=False)).rows) == 20
     assert 1 < taken[0] and taken[0] * 10**6 <= parquet.AT_ONCE
 
 
 def test_a_row_of_ten_megabytes_is_read_and_told(tmp_path):
     long = "長" * (10 * 2**20 // 3)
-    (tmp_path / "a.jsonl").write_text(json.dumps({"instruction": "q", "output": long}, ensure_ascii=False) + "\n" + json.dumps({"instruction": "q2", "output": "a"}), encoding="utf-8")
+    (tmp_path / "a.jsonl").write_text(
+        json.dumps({"instruction": "q", "output": long}, ensure_ascii=False)
+        + "\n"
+        + json.dumps({"instruction": "q2", "output": "a"}),
+        encoding="utf-8",
+    )
     with open(tmp_path / "a.csv", "w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([["instruction", "output"], ["q", long], ["q2", "a"]])
     for name in ("a.jsonl", "a.csv"):
@@ -289,26 +352,36 @@ def test_a_parquet_under_another_name_is_seen_by_its_first_bytes(tmp_path):
 # --- pasted ---
 
 
-@pytest.mark.parametrize("text,kind,taught", [
-    ('[{"question": "a", "answer": "b"}]', "json", [("a", "b")]), ('{"question": "a", "answer": "b"}\n{"question": "c", "answer": "d"}\n', "jsonl", [("a", "b"), ("c", "d")]),
-    ('{"question": "a",\n "answer": "b"}', "json", [("a", "b")]), ("question\tanswer\na\tb, c\n", "tsv", [("a", "b, c")]), ("質問,回答\nか,き\n", "csv", [("か", "き")]),
-    ("question;answer\na;b\n", "csv", [("a", "b")]), ("Hello, world.\nBye, world.\n", "txt", [("", "Hello, world."), ("", "Bye, world.")]),
-    ("[1] a note\n\nand more", "txt", [("", "[1] a note"), ("", "and more")]), ("今日は晴れ、明日は雨。", "txt", [("", "今日は晴れ、明日は雨。")]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text,kind,taught",
+    [
+        ('[{"question": "a", "answer": "b"}]', "json", [("a", "b")]),
+        ('{"question": "a", "answer": "b"}\n{"question": "c", "answer": "d"}\n', "jsonl", [("a", "b"), ("c", "d")]),
+        ('{"question": "a",\n "answer": "b"}', "json", [("a", "b")]),
+        ("question\tanswer\na\tb, c\n", "tsv", [("a", "b, c")]),
+        ("質問,回答\nか,き\n", "csv", [("か", "き")]),
+        ("question;answer\na;b\n", "csv", [("a", "b")]),
+        ("Hello, world.\nBye, world.\n", "txt", [("", "Hello, world."), ("", "Bye, world.")]),
+        ("[1] a note\n\nand more", "txt", [("", "[1] a note"), ("", "and more")]),
+        ("今日は晴れ、明日は雨。", "txt", [("", "今日は晴れ、明日は雨。")]),
+    ],
+)
 def test_a_pasted_text_becomes_a_file_of_its_kind(tmp_path, text, kind, taught):
-    path = keep_pasted(text, tmp_path / "pasted")
+    path = save_pasted(text, tmp_path / "pasted")
     assert path.suffix == f".{kind}" and _pairs(_read(path)) == taught
-    assert keep_pasted(text, tmp_path / "pasted") == path
+    assert save_pasted(text, tmp_path / "pasted") == path
 
 
 def test_an_empty_paste_is_told(tmp_path):
     with pytest.raises(PlaygroundError) as caught:
-        keep_pasted(" \n", tmp_path)
+        save_pasted(" \n", tmp_path)
     assert keys(caught) == ["error.pasted_empty"] and list(tmp_path.iterdir()) == []
 
 
 def test_half_characters_are_mended_and_all_else_stays(tmp_path):
-    (tmp_path / "a.jsonl").write_text('{"instruction": "x\\ud800y \\ud83d\\ude00", "output": "<script>\\u0000\\u202e\\u200b</script>"}')
+    (tmp_path / "a.jsonl").write_text(
+        '{"instruction": "x\\ud800y \\ud83d\\ude00", "output": "<script>\\u0000\\u202e\\u200b</script>"}'
+    )
     rows = _read(tmp_path / "a.jsonl")
     assert rows.train == [Row("x\ufffdy 😀", "<script>\0\u202e\u200b</script>")]
     assert [(n.key, n.values) for n in rows.notes] == [("note.hidden", {"count": 1, "rows": [1]})]

@@ -11,7 +11,11 @@ TABLE = README[README.index("| file |") : README.index("How the training loop")]
 
 
 def test_every_file_of_the_program_is_in_the_table():
-    tracked = [p.relative_to(PROJECT) for p in [PROJECT / "app.py", *(PROJECT / "playground").rglob("*.py")] if p.name != "__init__.py"]
+    tracked = [
+        p.relative_to(PROJECT)
+        for p in [PROJECT / "app.py", *(PROJECT / "playground").rglob("*.py")]
+        if p.name != "__init__.py"
+    ]
     missing = [str(path) for path in tracked if not re.search(rf"`(?:[\w/]*/)?{re.escape(path.name)}`", TABLE)]
     assert tracked and not missing
 
@@ -22,6 +26,8 @@ def test_every_path_in_the_table_is_there():
 
 
 def test_the_flags_that_it_names_exist():
-    told = subprocess.run([sys.executable, "app.py", "--help"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout
+    told = subprocess.run(
+        [sys.executable, "app.py", "--help"], cwd=PROJECT, capture_output=True, text=True, check=True
+    ).stdout
     for flag in ("--port", "--host", "--lang", "--runs", "--share"):
         assert flag in told and flag in README

@@ -9,21 +9,32 @@ from toys import keys
 
 from playground import runs
 from playground.errors import PlaygroundError
+from playground.settings import Settings
 
 
 @pytest.fixture
 def run(tmp_path):
-    return runs.create(tmp_path, "tune", {"load": {"model": "toy", "bits": 4}, "data": {"source": "set"}}, hardware={"device": "cpu"})
+    return runs.create(
+        tmp_path,
+        "tune",
+        Settings().with_values({"load": {"model": "toy", "bits": 4}, "data": {"source": "set"}}),
+        hardware={"device": "cpu"},
+    )
 
 
 def test_a_new_run_says_first_what_it_is(run, tmp_path):
     first = next(run.events())
-    assert (first["kind"], first["schema"], first["job"], first["hardware"]) == ("run", runs.SCHEMA, "tune", {"device": "cpu"})
-    assert run.settings() == first["settings"] and runs.find(tmp_path, run.id).began() == first["began"]
+    assert (first["kind"], first["schema"], first["job"], first["hardware"]) == (
+        "run_started",
+        runs.SCHEMA,
+        "tune",
+        {"device": "cpu"},
+    )
+    assert run.settings().to_dict() == first["settings"] and runs.find(tmp_path, run.id).began() == first["began"]
 
 
 def test_runs_of_the_same_second_get_folders_of_their_own(tmp_path):
-    made = [runs.create(tmp_path, "load", {}) for _ in range(5)]
+    made = [runs.create(tmp_path, "load", Settings()) for _ in range(5)]
     assert len({r.id for r in made}) == 5 and len(runs.history(tmp_path)) == 5
 
 
@@ -31,15 +42,17 @@ def test_a_torn_last_line_is_skipped_and_what_is_appended_after_it_is_read(run):
     run.append("note", key="a", values={})
     with open(run.folder / "events.jsonl", "ab") as file:
         file.write('{"t": 1.0, "kind": "step", "text": "切'.encode()[:-1])
-    assert [e["kind"] for e in run.events()] == ["run", "note"]
+    assert [e["kind"] for e in run.events()] == ["run_started", "note"]
     runs.Run(run.folder).append("done", result={})
-    assert [e["kind"] for e in run.events()] == ["run", "note", "done"]
+    assert [e["kind"] for e in run.events()] == ["run_started", "note", "done"]
 
 
 def test_lines_that_are_no_events_are_skipped_and_unknown_kinds_kept(run):
     with open(run.folder / "events.jsonl", "a", encoding="utf-8") as file:
-        file.write('[1]\n"x"\n{"kind": "no time"}\n{"t": "soon", "kind": "x"}\n\nnull\n{"t": 2, "kind": "from the future", "extra": {}}\n')
-    assert [e["kind"] for e in run.events()] == ["run", "from the future"]
+        file.write(
+            '[1]\n"x"\n{"kind": "no time"}\n{"t": "soon", "kind": "x"}\n\nnull\n{"t": 2, "kind": "from the future", "extra": {}}\n'
+        )
+    assert [e["kind"] for e in run.events()] == ["run_started", "from the future"]
     assert runs.history(run.folder.parent)[0].state == "open"
 
 
@@ -61,7 +74,7 @@ def test_a_small_block_still_reads_everything_in_the_end(run):
     found, cursor, after = [], -1, 0
     while after != cursor:
         cursor = after
-        part, after = run.since(cursor, most=700)
+        part, after = run.since(cursor, max_bytes=2000)
         found += part
     assert found == list(run.events())
 
@@ -77,7 +90,10 @@ def test_a_cursor_leaves_a_line_that_is_being_written_for_the_next_time(run):
 
 
 def test_threads_append_whole_lines(run):
-    threads = [threading.Thread(target=lambda n=n: [run.append("step", step=n, text="あ" * 500) for _ in range(40)]) for n in range(4)]
+    threads = [
+        threading.Thread(target=lambda n=n: [run.append("step", step=n, text="あ" * 500) for _ in range(40)])
+        for n in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -85,12 +101,18 @@ def test_threads_append_whole_lines(run):
     assert len(list(run.events())) == 161
 
 
-@pytest.mark.parametrize("events,state", [
-    ([], "open"), ([("step", {"step": 1})], "open"), ([("done", {"job": "tune", "result": {"loss": 1}})], "done"),
-    ([("done", {"job": "tune", "result": {"stopped": True}})], "stopped"), ([("failure", {"job": "tune", "problems": []})], "failed"),
-    ([("done", {"job": "tune", "result": {}}), ("failure", {"job": "chat", "problems": []})], "done"),
-    ([("failure", {"job": "tune", "problems": []}), ("done", {"job": "chat", "result": {}})], "failed"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "events,state",
+    [
+        ([], "open"),
+        ([("step", {"step": 1})], "open"),
+        ([("done", {"job": "tune", "result": {"loss": 1}})], "done"),
+        ([("done", {"job": "tune", "result": {"stopped": True}})], "stopped"),
+        ([("error", {"job": "tune", "problems": []})], "failed"),
+        ([("done", {"job": "tune", "result": {}}), ("error", {"job": "chat", "problems": []})], "done"),
+        ([("error", {"job": "tune", "problems": []}), ("done", {"job": "chat", "result": {}})], "failed"),
+    ],
+)
 def test_history_tells_how_a_run_ended(run, events, state):
     for kind, more in events:
         run.append(kind, **more)
@@ -102,7 +124,7 @@ def test_history_notices_what_is_new_and_stands_newest_first(run, tmp_path):
     assert not runs.history(tmp_path)[0].has_adapter
     run.adapter.mkdir()
     run.append("done", job="tune", result={"loss": 2})
-    late = runs.create(tmp_path, "tune", {})
+    late = runs.create(tmp_path, "tune", Settings())
     late.folder.rename(tmp_path / "29991231-000000-tune")
     found = runs.history(tmp_path)
     assert [s.id for s in found] == ["29991231-000000-tune", run.id]
@@ -120,10 +142,10 @@ def test_history_survives_strange_folders(run, tmp_path):
 
 
 def test_the_result_is_that_of_the_run_s_own_job_not_of_a_chat_in_it(run):
-    assert runs.result(run) == {}
+    assert runs.last_result(run) == {}
     run.append("done", job="tune", result={"a": 1})
     run.append("done", job="chat", result={"a": 2})
-    assert runs.result(run) == {"a": 1}
+    assert runs.last_result(run) == {"a": 1}
 
 
 def test_replay_gives_the_events_in_order_with_long_pauses_cut(run):
@@ -138,7 +160,9 @@ def test_replay_gives_the_events_in_order_with_long_pauses_cut(run):
     assert found == list(run.events()) and max(waited) == 0.5 and min(waited) >= 0
 
 
-@pytest.mark.parametrize("run_id", ["../x", "..", ".", "", "/etc", "a/b", "a\\b", "x\x00", "-x", None, "a" * 200, "absent", "x\n"])
+@pytest.mark.parametrize(
+    "run_id", ["../x", "..", ".", "", "/etc", "a/b", "a\\b", "x\x00", "-x", None, "a" * 200, "absent", "x\n"]
+)
 def test_what_is_no_run_is_refused(tmp_path, run_id):
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "events.jsonl").write_text("")
@@ -150,6 +174,6 @@ def test_what_is_no_run_is_refused(tmp_path, run_id):
 
 
 def test_delete_removes_that_run_alone(run, tmp_path):
-    other = runs.create(tmp_path, "load", {})
+    other = runs.create(tmp_path, "load", Settings())
     runs.delete(tmp_path, run.id)
     assert [s.id for s in runs.history(tmp_path)] == [other.id]

@@ -9,11 +9,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from toys import keys
 
-from playground.chat import service
-from playground.chat.service import Asked, Service, answer, service_problems
+from playground.chat import openai_client
+from playground.chat.openai_client import PendingAnswer, Service, service_problems, stream_answer
 from playground.errors import PlaygroundError
+from playground.i18n import LANGUAGES, translate
 from playground.settings import Generation
-from playground.words import LANGUAGES, say
 
 
 @pytest.fixture
@@ -22,7 +22,9 @@ def server():
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
-            self.server.asked.append((self.path, dict(self.headers), json.loads(self.rfile.read(int(self.headers["content-length"])))))
+            self.server.asked.append(
+                (self.path, dict(self.headers), json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            )
             self.send_response(self.server.status)
             self.end_headers()
             try:
@@ -50,30 +52,51 @@ def delta(text: str) -> str:
 
 def told(found: Service) -> tuple[list[str], str]:
     with pytest.raises(PlaygroundError) as caught:
-        list(answer(found, [{"role": "user", "content": "?"}], Generation(), threading.Event()))
+        list(stream_answer(found, [{"role": "user", "content": "?"}], Generation(), threading.Event()))
     return keys(caught), str(caught.value)
 
 
 def test_pieces_become_the_growing_text_and_the_request_is_that_of_a_chat_completion(server):
-    server.lines = [": hello", 'data: {"choices": [{"delta": {"role": "assistant"}}]}', delta("青い"), delta("です"), 'data: {"choices": []}', "data: [DONE]"]
+    server.lines = [
+        ": hello",
+        'data: {"choices": [{"delta": {"role": "assistant"}}]}',
+        delta("青い"),
+        delta("です"),
+        'data: {"choices": []}',
+        "data: [DONE]",
+    ]
     messages = [{"role": "user", "content": "何色？"}]
-    assert list(answer(server.service, messages, Generation(max_new_tokens=7, temperature=0.5), threading.Event())) == ["青い", "青いです"]
+    assert list(
+        stream_answer(server.service, messages, Generation(max_new_tokens=7, temperature=0.5), threading.Event())
+    ) == ["青い", "青いです"]
     [(path, headers, body)] = server.asked
     assert path == "/v1/chat/completions" and headers["authorization"] == "Bearer sk-secret"
-    assert body["messages"] == messages and body["model"] == "some-model" and (body["max_tokens"], body["temperature"], body["stream"]) == (7, 0.5, True)
+    assert (
+        body["messages"] == messages
+        and body["model"] == "some-model"
+        and (body["max_tokens"], body["temperature"], body["stream"]) == (7, 0.5, True)
+    )
 
 
 def test_a_service_that_does_not_stream_is_understood_too(server):
     server.lines = [json.dumps({"choices": [{"message": {"content": "whole"}}]})]
-    assert list(answer(server.service, [], Generation(), threading.Event())) == ["whole"]
+    assert list(stream_answer(server.service, [], Generation(), threading.Event())) == ["whole"]
 
 
-@pytest.mark.parametrize("status,body,key,seen", [
-    (401, "{}", "error.service_key", "401"), (403, "no", "error.service_key", "403"), (429, "{}", "error.service_busy", "quota"),
-    (404, '{"error": {"message": "no such model"}}', "error.service_absent", "no such model"), (500, "<html>oops", "error.service_said", "<html>oops"),
-    (400, '{"error": "bad"}', "error.service_said", "bad"), (200, 'data: {"error": {"message": "overloaded"}}', "error.service_said", "overloaded"),
-    (200, "data: {broken", "error.service_said", "{broken"), (200, 'data: {"choices": [3]}', "error.service_said", "choices"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "status,body,key,seen",
+    [
+        (401, "{}", "error.service_key", "401"),
+        (403, "no", "error.service_key", "403"),
+        (429, "{}", "error.service_busy", "quota"),
+        (404, '{"error": {"message": "no such model"}}', "error.service_absent", "no such model"),
+        (500, "<html>oops", "error.service_said", "<html>oops"),
+        (400, '{"error": "bad"}', "error.service_said", "bad"),
+        (200, 'data: {"error": {"message": "overloaded"}}', "error.service_said", "overloaded"),
+        (200, "data: {broken", "error.service_said", "{broken"),
+        (200, 'data: {"choices": [3]}', "error.service_said", "choices"),
+    ],
+)
 def test_what_a_service_refuses_is_told_without_the_key(server, status, body, key, seen):
     server.status, server.lines = status, [body]
     found, text = told(server.service)
@@ -86,7 +109,7 @@ def test_a_service_that_is_not_there_is_told():
 
 def test_a_stopped_answer_hangs_up(server):
     server.lines, server.pause = [delta("word ")] * 2000, 0.01
-    asked = Asked(server.service, [], Generation())
+    asked = PendingAnswer(server.service, [], Generation())
     while not asked.text:
         time.sleep(0.01)
     asked.stop()
@@ -96,25 +119,33 @@ def test_a_stopped_answer_hangs_up(server):
 
 
 def test_a_service_that_never_ends_is_left(server, monkeypatch):
-    monkeypatch.setattr(service, "MOST", 50)
+    monkeypatch.setattr(openai_client, "MOST", 50)
     server.lines = [delta("0123456789")] * 1000
-    *_, last = answer(server.service, [], Generation(), threading.Event())
+    *_, last = stream_answer(server.service, [], Generation(), threading.Event())
     assert 50 < len(last) < 100
 
 
-@pytest.mark.parametrize("url", ["", "api.openai.com/v1", "file:///etc/passwd", "http://", "https://user:word@host/v1", "http://[broken"])
+@pytest.mark.parametrize(
+    "url", ["", "api.openai.com/v1", "file:///etc/passwd", "http://", "https://user:word@host/v1", "http://[broken"]
+)
 def test_only_web_addresses_are_asked(url):
     assert [p.key for p in service_problems(Service(url, "m"))] == ["problem.service_url"]
 
 
 def test_all_problems_come_at_once_and_a_key_is_never_printed():
     found = Service("ftp://x", " ", "sk with space")
-    assert [p.key for p in service_problems(found)] == ["problem.service_url", "problem.service_model", "problem.service_key"]
+    assert [p.key for p in service_problems(found)] == [
+        "problem.service_url",
+        "problem.service_model",
+        "problem.service_key",
+    ]
     assert "sk" not in repr(found) and all("sk" not in p.text() for p in service_problems(found))
     assert service_problems(Service("http://127.0.0.1:11434/v1", "m")) == []
 
 
-@pytest.mark.parametrize("space, flags, offered", [(None, [], True), ("someone/playground", [], False), (None, ["--share"], False)])
+@pytest.mark.parametrize(
+    "space, flags, offered", [(None, [], True), ("someone/playground", [], False), (None, ["--share"], False)]
+)
 def test_where_strangers_may_come_no_service_is_offered(monkeypatch, tmp_path, space, flags, offered):
     import gradio as gr
 
@@ -129,8 +160,12 @@ def test_where_strangers_may_come_no_service_is_offered(monkeypatch, tmp_path, s
     program.main()
     [page] = launched
     page.engine.close()
-    named = [say(lang, "chat.beside_service") for lang in LANGUAGES]
+    named = [translate(lang, "chat.beside_service") for lang in LANGUAGES]
     folds = [block for block in page.blocks.values() if isinstance(block, gr.Accordion) and block.label in named]
     assert len(folds) == 2 and {fold.visible for fold in folds} == {offered}
-    switches = [block for block in page.blocks.values() if isinstance(block, gr.Checkbox) and block.label in [say(lang, "chat.service_on") for lang in LANGUAGES]]
+    switches = [
+        block
+        for block in page.blocks.values()
+        if isinstance(block, gr.Checkbox) and block.label in [translate(lang, "chat.service_on") for lang in LANGUAGES]
+    ]
     assert [switch.value for switch in switches] == [False, False]

@@ -7,14 +7,17 @@ import threading
 import pytest
 from toys import PROJECT, keys
 
-from playground.data import slices
+from playground.background import Stopped, run_in_background
+from playground.data import selection
 from playground.data.source import Row, preview, read
 from playground.errors import PlaygroundError
 from playground.settings import Data, Settings, problems
-from playground.watched import Stopped, watched
 
 DOLLY = PROJECT.parent / "shared" / "data" / "databricks-dolly-15k-ja.jsonl"
-ROWS = [{"instruction": f"Q{n}", "input": "", "output": f"A{n}" * n, "category": "even" if n % 2 == 0 else "odd"} for n in range(1, 21)]
+ROWS = [
+    {"instruction": f"Q{n}", "input": "", "output": f"A{n}" * n, "category": "even" if n % 2 == 0 else "odd"}
+    for n in range(1, 21)
+]
 
 
 def _write(tmp_path, records):
@@ -38,16 +41,23 @@ def _numbers(rows) -> list[int]:
     return [row.number for row in rows]
 
 
-@pytest.mark.parametrize("values,kept,dropped", [
-    ({"category": "even"}, [2, 4, 6, 8, 10, 12, 14, 16, 18, 20], {"category": 10}), ({"contains": "a7"}, [7], {"contains": 19}), ({"contains": "q2"}, [2, 20], {"contains": 18}),
-    ({"shortest": 44}, list(range(14, 21)), {"shortest": 13}), ({"longest": 8}, [1, 2, 3], {"longest": 17}), ({"shortest": 4, "longest": 4}, [1], {"shortest": 0, "longest": 19}),
-    ({"category": "odd", "longest": 20, "first": 3}, [3, 5, 7, 9], {"category": 9, "longest": 5}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "values,kept,dropped",
+    [
+        ({"category": "even"}, [2, 4, 6, 8, 10, 12, 14, 16, 18, 20], {"category": 10}),
+        ({"contains": "a7"}, [7], {"contains": 19}),
+        ({"contains": "q2"}, [2, 20], {"contains": 18}),
+        ({"min_chars": 44}, list(range(14, 21)), {"shortest": 13}),
+        ({"max_chars": 8}, [1, 2, 3], {"longest": 17}),
+        ({"min_chars": 4, "max_chars": 4}, [1], {"shortest": 0, "longest": 19}),
+        ({"category": "odd", "max_chars": 20, "start_row": 3}, [3, 5, 7, 9], {"category": 9, "longest": 5}),
+    ],
+)
 def test_filters_keep_what_is_asked_for_and_count_the_rest_by_reason(tmp_path, values, kept, dropped):
     rows = _read(tmp_path, ROWS, **values)
     assert _numbers(rows.train) == kept and rows.total == 20
     assert rows.dropped == {reason: count for reason, count in dropped.items() if count}
-    assert sum(rows.dropped.values()) + len(kept) == 21 - values.get("first", 1)
+    assert sum(rows.dropped.values()) + len(kept) == 21 - values.get("start_row", 1)
     assert all(f"{count}" in rows.notes[-1].text(lang) for lang in ("en", "ja") for count in rows.dropped.values())
 
 
@@ -60,36 +70,77 @@ def test_a_sample_is_drawn_from_what_the_filters_left(tmp_path):
 def test_of_rows_that_are_the_same_the_first_is_kept(tmp_path):
     records = [ROWS[0], ROWS[1], {**ROWS[0], "category": "another"}, {**ROWS[0], "input": "x"}, ROWS[0]]
     rows = _read(tmp_path, records)
-    assert _numbers(rows.train) == [1, 2, 4] and rows.dropped == {"duplicate": 2} and rows.where == {"duplicate": [3, 5]}
+    assert (
+        _numbers(rows.train) == [1, 2, 4] and rows.dropped == {"duplicate": 2} and rows.where == {"duplicate": [3, 5]}
+    )
     assert _numbers(_read(tmp_path, records, drop_duplicates=False).train) == [1, 2, 3, 4, 5]
     rows = _read(tmp_path, records, drop_duplicates=False, held_out=0.3)
-    assert not {r.instruction + r.input for r in rows.train} & {r.instruction + r.input for r in rows.held_out} and len(rows.train + rows.held_out) == 5
+    assert (
+        not {r.instruction + r.input for r in rows.train} & {r.instruction + r.input for r in rows.held_out}
+        and len(rows.train + rows.held_out) == 5
+    )
 
 
 def test_citation_marks_are_taken_out_of_all_texts(tmp_path):
-    messages = [{"role": "user", "content": "who[1]?"}, {"role": "assistant", "content": "he [2]."}, {"role": "user", "content": "when"}, {"role": "assistant", "content": "then"}]
-    records = [{"instruction": "q[12]", "input": "a [3], b[4][5]。", "output": "x [a] [要出典] y[1994]"}, {"instruction": "q [1]", "input": "", "output": "[x]"}]
+    messages = [
+        {"role": "user", "content": "who[1]?"},
+        {"role": "assistant", "content": "he [2]."},
+        {"role": "user", "content": "when"},
+        {"role": "assistant", "content": "then"},
+    ]
+    records = [
+        {"instruction": "q[12]", "input": "a [3], b[4][5]。", "output": "x [a] [要出典] y[1994]"},
+        {"instruction": "q [1]", "input": "", "output": "[x]"},
+    ]
     rows = _read(tmp_path, records, strip_citations=True)
     assert rows.train == [Row("q", "x [a] [要出典] y", "a, b。"), Row("q", "[x]")]
-    assert rows.notes[-1].key == "note.marks" and (rows.notes[-1].values["count"], rows.notes[-1].values["asked"]) == (1, 1)
-    assert _read(tmp_path, [{"messages": messages}], strip_citations=True).train == [Row("who?", "he."), Row("when", "then", before=(("who?", "he."),))]
+    assert rows.notes[-1].key == "note.marks" and (rows.notes[-1].values["count"], rows.notes[-1].values["asked"]) == (
+        1,
+        1,
+    )
+    assert _read(tmp_path, [{"messages": messages}], strip_citations=True).train == [
+        Row("who?", "he."),
+        Row("when", "then", before=(("who?", "he."),)),
+    ]
     assert _read(tmp_path, records).train[0].input == "a [3], b[4][5]。"
 
 
 def test_rows_of_nothing_but_invisible_characters_are_empty(tmp_path):
-    records = [ROWS[0], {"instruction": "q", "output": "\u200b\ufeff\u202e \n"}, {"instruction": "\u2060", "output": "a"}, {"instruction": "e", "output": "👩\u200d💻"}]
+    records = [
+        ROWS[0],
+        {"instruction": "q", "output": "\u200b\ufeff\u202e \n"},
+        {"instruction": "\u2060", "output": "a"},
+        {"instruction": "e", "output": "👩\u200d💻"},
+    ]
     rows = _read(tmp_path, records)
-    assert _numbers(rows.train) == [1, 4] and rows.where["empty"] == [2, 3] and [n.key for n in rows.notes] == ["note.dropped"]
+    assert (
+        _numbers(rows.train) == [1, 4]
+        and rows.where["empty"] == [2, 3]
+        and [n.key for n in rows.notes] == ["note.dropped"]
+    )
 
 
 def test_a_slice_of_which_nothing_is_left_says_why(tmp_path):
     caught = _told(tmp_path, [*ROWS, {"instruction": "", "output": ""}], contains="nowhere", category="even")
     assert keys(caught) == ["error.nothing_left", "error.category"]
-    assert "21" in str(caught.value) and "of another category 10" in str(caught.value) and "without the text 10" in str(caught.value) and "odd, even" in str(caught.value)
-    assert keys(_told(tmp_path, [{"instruction": "q", "output": "a"}], category="x")) == ["error.nothing_left", "error.no_category"]
+    assert (
+        "21" in str(caught.value)
+        and "of another category 10" in str(caught.value)
+        and "without the text 10" in str(caught.value)
+        and "odd, even" in str(caught.value)
+    )
+    assert keys(_told(tmp_path, [{"instruction": "q", "output": "a"}], category="x")) == [
+        "error.nothing_left",
+        "error.no_category",
+    ]
     assert keys(_told(tmp_path, [{"instruction": "", "output": ""}] * 3)) == ["error.nothing_left"]
     seen = preview(Data(source=_write(tmp_path, ROWS), contains="nowhere"))
-    assert len(seen.records) == 20 and seen.rows == [] and [p.key for p in seen.problems] == ["error.nothing_left"] and seen.categories == ["odd", "even"]
+    assert (
+        len(seen.records) == 20
+        and seen.rows == []
+        and [p.key for p in seen.problems] == ["error.nothing_left"]
+        and seen.categories == ["odd", "even"]
+    )
 
 
 def test_a_set_of_one_row(tmp_path):
@@ -98,7 +149,11 @@ def test_a_set_of_one_row(tmp_path):
 
 
 def test_a_sets_own_held_out_rows_are_filtered_and_never_taught(tmp_path):
-    records = [*ROWS, *({**ROWS[n], "split": "held-out", "output": "other"} for n in (1, 2)), {"split": "held-out", "instruction": "new", "output": "o", "category": "even"}]
+    records = [
+        *ROWS,
+        *({**ROWS[n], "split": "held-out", "output": "other"} for n in (1, 2)),
+        {"split": "held-out", "instruction": "new", "output": "o", "category": "even"},
+    ]
     rows = _read(tmp_path, records, category="even", held_out=0.1)
     assert [r.instruction for r in rows.held_out] == ["new"] and len(rows.train) == 10 and rows.total == 20
     assert rows.dropped == {"category": 11, "taught": 1} and rows.where["taught"] == [21]
@@ -110,16 +165,16 @@ def test_texts_alone_are_held_out_by_what_they_say(tmp_path):
 
 
 def test_a_slice_is_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(slices, "MOST_ROWS", 10)
+    monkeypatch.setattr(selection, "MOST_ROWS", 10)
     caught = _told(tmp_path, ROWS)
-    assert keys(caught) == ["error.large_slice"] and len(_read(tmp_path, ROWS, last=10).train) == 10
-    monkeypatch.setattr(slices, "MOST_TEXT", 30)
-    assert keys(_told(tmp_path, ROWS, last=10)) == ["error.large_slice"]
+    assert keys(caught) == ["error.large_slice"] and len(_read(tmp_path, ROWS, end_row=10).train) == 10
+    monkeypatch.setattr(selection, "MOST_TEXT", 30)
+    assert keys(_told(tmp_path, ROWS, end_row=10)) == ["error.large_slice"]
 
 
 def test_bounds_that_contradict_are_told_before_anything_is_read():
-    assert [p.key for p in problems(Settings(data=Data(shortest=5, longest=4)))] == ["problem.longest"]
-    assert problems(Settings(data=Data(shortest=5, longest=0))) == []
+    assert [p.key for p in problems(Settings(data=Data(min_chars=5, max_chars=4)))] == ["problem.max_chars"]
+    assert problems(Settings(data=Data(min_chars=5, max_chars=0))) == []
 
 
 def test_reading_tells_how_far_it_is_and_stops_when_told_to(tmp_path):
@@ -129,15 +184,20 @@ def test_reading_tells_how_far_it_is_and_stops_when_told_to(tmp_path):
     stop = threading.Event()
     stop.set()
     with pytest.raises(Stopped):
-        list(watched(lambda tell: read(Data(source=path), tell), stop))
+        list(run_in_background(lambda on_progress: read(Data(source=path), on_progress), stop))
 
 
 def test_a_preview_reads_no_further_than_it_needs(tmp_path):
     path = _write(tmp_path, ROWS * 5000)
     with open(path, "a") as file:
         file.write("broken\n")
-    seen = preview(Data(source=path, first=5), rows=4)
-    assert seen.numbers == [5, 6, 7, 8] == _numbers(seen.rows) and seen.total is None and not seen.whole and seen.problems == []
+    seen = preview(Data(source=path, start_row=5), rows=4)
+    assert (
+        seen.numbers == [5, 6, 7, 8] == _numbers(seen.rows)
+        and seen.total is None
+        and not seen.whole
+        and seen.problems == []
+    )
     assert preview(Data(source=_write(tmp_path, ROWS))).total == 20
 
 
@@ -147,10 +207,18 @@ def test_the_talks_set_is_counted_right():
     assert rows.total == 15015 and rows.dropped == {"duplicate": 12} and len(rows.train) + len(rows.held_out) == 15003
     marks = next(n for n in rows.notes if n.key == "note.marks")
     assert (marks.values["count"], marks.values["asked"]) == (2571, 5)
-    assert not any(re.search(r"\[[0-9]+\]", t) for r in rows.train + rows.held_out for t in (r.instruction, r.input, r.output))
+    assert not any(
+        re.search(r"\[[0-9]+\]", t) for r in rows.train + rows.held_out for t in (r.instruction, r.input, r.output)
+    )
     assert not {(r.instruction, r.input) for r in rows.train} & {(r.instruction, r.input) for r in rows.held_out}
     assert max(len(r.instruction) + len(r.input) + len(r.output) for r in rows.train + rows.held_out) > 10_000
     taken = read(Data(source=str(DOLLY), category="summarization", contains="東京", held_out=0))
     raw = [json.loads(line) for line in DOLLY.read_text(encoding="utf-8").splitlines()]
-    wanted = [n for n, r in enumerate(raw, 1) if r["category"] == "summarization" and "東京" in r["instruction"] + "\0" + r["input"] + "\0" + r["output"]]
-    assert _numbers(taken.train) == wanted and taken.dropped["category"] == sum(r["category"] != "summarization" for r in raw)
+    wanted = [
+        n
+        for n, r in enumerate(raw, 1)
+        if r["category"] == "summarization" and "東京" in r["instruction"] + "\0" + r["input"] + "\0" + r["output"]
+    ]
+    assert _numbers(taken.train) == wanted and taken.dropped["category"] == sum(
+        r["category"] != "summarization" for r in raw
+    )

@@ -13,20 +13,21 @@ import time
 import pytest
 from toys import PROJECT, keys
 
-from playground import catalog, hub
+from playground import catalog
+from playground.catalog import hub_status
 from playground.errors import PlaygroundError
 from playground.model import source, wheels
 
 
 def _told(model, accept=False):
     with pytest.raises(PlaygroundError) as caught:
-        list(source.obtain(model, accept, threading.Event()))
+        list(source.fetch_model(model, accept, threading.Event()))
     assert caught.value.text("ja")
     return keys(caught)[0], str(caught.value)
 
 
 def test_a_folder_is_used_as_it_is_without_an_event(toy):
-    steps = source.obtain(str(toy()), False, threading.Event())
+    steps = source.fetch_model(str(toy()), False, threading.Event())
     with pytest.raises(StopIteration) as end:
         next(steps)
     assert end.value.value == toy().resolve()
@@ -46,7 +47,9 @@ def test_an_empty_folder_is_told(tmp_path):
     assert _told(str(tmp_path))[0] == "error.no_model"
 
 
-@pytest.mark.parametrize("name", ["what is this", "a/b/c", "x/y!", "a//b", "../x/y/z", "name/", "https://huggingface.co/x/y"])
+@pytest.mark.parametrize(
+    "name", ["what is this", "a/b/c", "x/y!", "a//b", "../x/y/z", "name/", "https://huggingface.co/x/y"]
+)
 def test_what_can_be_no_hub_id_is_told_with_what_works_offline(name):
     key, text = _told(name)
     assert key in ("error.model_name", "error.no_folder")
@@ -70,14 +73,22 @@ def test_a_hub_that_never_answers_is_given_up_within_ten_seconds(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
     began = time.monotonic()
-    assert hub.trouble("a/b") == "unreachable"
+    assert hub_status.access_problem("a/b") == "unreachable"
     assert time.monotonic() - began < 10
     silent.close()
 
 
-@pytest.mark.parametrize("status,headers,trouble", [
-    (200, {}, None), (401, {}, "absent"), (403, {}, "gated"), (404, {}, "absent"), (404, {"x-error-code": "EntryNotFound"}, None), (503, {}, "unreachable"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "status,headers,trouble",
+    [
+        (200, {}, None),
+        (401, {}, "absent"),
+        (403, {}, "gated"),
+        (404, {}, "absent"),
+        (404, {"x-error-code": "EntryNotFound"}, None),
+        (503, {}, "unreachable"),
+    ],
+)
 def test_what_a_hub_answers_is_understood(monkeypatch, status, headers, trouble):
     from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -98,7 +109,7 @@ def test_what_a_hub_answers_is_understood(monkeypatch, status, headers, trouble)
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     try:
-        assert hub.trouble("a/b") == trouble
+        assert hub_status.access_problem("a/b") == trouble
     finally:
         server.shutdown()
 
@@ -112,18 +123,18 @@ def test_terms_must_be_accepted_before_anything_is_fetched():
 def test_a_model_of_the_catalog_is_found_where_it_was_converted_to(tmp_path, monkeypatch, toy):
     monkeypatch.setenv("PLAYGROUND_CACHE", str(tmp_path))
     name, entry = next((k, e) for k, e in catalog.models().items() if catalog.source_of(e, "folder"))
-    assert source.local(name) is None
+    assert source.local_folder(name) is None
     shutil.copytree(toy(), tmp_path / catalog.source_of(entry, "folder"))
-    assert source.local(name) == tmp_path / catalog.source_of(entry, "folder")
+    assert source.local_folder(name) == tmp_path / catalog.source_of(entry, "folder")
 
 
 def test_a_file_with_another_checksum_is_removed_and_told(tmp_path):
     file = tmp_path / "a.whl"
     file.write_bytes(b"whole")
-    wheels.must_match(file, hashlib.sha256(b"whole").hexdigest(), "a")
+    wheels.verify_sha256(file, hashlib.sha256(b"whole").hexdigest(), "a")
     assert file.read_bytes() == b"whole"
     with pytest.raises(PlaygroundError) as caught:
-        wheels.must_match(file, "0" * 64, "a")
+        wheels.verify_sha256(file, "0" * 64, "a")
     assert keys(caught) == ["error.damaged"] and not file.exists()
 
 
@@ -139,7 +150,9 @@ def test_a_repo_that_was_fetched_half_does_not_count_as_here(tmp_path, monkeypat
     (snapshot / "config.json").write_text("{}")
     for name in weights:
         (snapshot / name).write_bytes(b"")
-    (snapshot / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}))
+    (snapshot / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}})
+    )
     monkeypatch.setattr(file_download, "HF_HUB_CACHE", str(tmp_path), raising=False)
     assert source._in_hub_cache("a/b") is None
     for name in ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"):
@@ -169,7 +182,14 @@ AutoTokenizer.from_pretrained = lambda *a, **k: Slow()
 gguf.convert(Path("model.gguf"), Path(folder), lambda *_: None)
 """
     folder = tmp_path / "models" / "toy"
-    with subprocess.Popen([sys.executable, "-c", code, str(toy()), str(folder)], cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=os.environ) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(toy()), str(folder)],
+        cwd=PROJECT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=os.environ,
+    ) as process:
         assert process.stdout.readline().strip() == "half"
         process.send_signal(how)
         process.wait(20)

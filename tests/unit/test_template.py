@@ -5,7 +5,7 @@ from toys import keys, make_tokenizer
 
 from playground.data.batch import encode
 from playground.data.source import Row
-from playground.data.template import Template, Turn, choose
+from playground.data.template import Template, Turn, choose_template
 from playground.errors import PlaygroundError
 
 PLAIN, CHATTY = make_tokenizer(False), make_tokenizer(True)
@@ -36,8 +36,12 @@ def test_training_on_the_prompt_labels_everything():
 
 def test_the_alpaca_form_is_that_of_alpaca():
     with_input, without = (Template("alpaca", PLAIN).prompt([Turn(r.instruction, input=r.input)]) for r in (GIVEN, ROW))
-    assert "paired with an input" in with_input and with_input.endswith("### Instruction:\nTranslate.\n\n### Input:\n青い\n\n### Response:\n")
-    assert "paired with an input" not in without and without.endswith("### Instruction:\nWhat is the answer?\n\n### Response:\n")
+    assert "paired with an input" in with_input and with_input.endswith(
+        "### Instruction:\nTranslate.\n\n### Input:\n青い\n\n### Response:\n"
+    )
+    assert "paired with an input" not in without and without.endswith(
+        "### Instruction:\nWhat is the answer?\n\n### Response:\n"
+    )
 
 
 def test_the_talk_s_form_is_that_of_the_talk():
@@ -86,17 +90,29 @@ def test_rows_that_are_all_too_long_are_told():
 
 def test_a_chat_template_asked_of_a_model_without_one_is_told():
     with pytest.raises(PlaygroundError) as caught:
-        choose("chat", PLAIN, [])
+        choose_template("chat", PLAIN, [])
     assert keys(caught) == ["error.no_chat_template"]
 
 
-@pytest.mark.parametrize("tokenizer,texts,name", [(CHATTY, ["これは何？"], "chat"), (PLAIN, ["これは何？"], "talk"), (PLAIN, ["What is it?"], "alpaca"), (PLAIN, [], "alpaca")])
+@pytest.mark.parametrize(
+    "tokenizer,texts,name",
+    [
+        (CHATTY, ["これは何？"], "chat"),
+        (PLAIN, ["これは何？"], "talk"),
+        (PLAIN, ["What is it?"], "alpaca"),
+        (PLAIN, [], "alpaca"),
+    ],
+)
 def test_auto_takes_the_model_s_own_template_else_the_language_s(tokenizer, texts, name):
-    assert choose("auto", tokenizer, texts).name == name
+    assert choose_template("auto", tokenizer, texts).name == name
 
 
 def test_a_template_asked_for_by_name_is_taken():
-    assert [choose(name, CHATTY, ["これ"]).name for name in ("chat", "alpaca", "talk")] == ["chat", "alpaca", "talk"]
+    assert [choose_template(name, CHATTY, ["これ"]).name for name in ("chat", "alpaca", "talk")] == [
+        "chat",
+        "alpaca",
+        "talk",
+    ]
 
 
 def test_a_chat_template_that_fails_is_told():

@@ -8,11 +8,11 @@ from safetensors.torch import load_file
 from toys import keys, make_model
 
 from playground import runs
+from playground.engine.workbench import Workbench
 from playground.errors import PlaygroundError
-from playground.jobs import Workbench
 from playground.settings import Generation
 from playground.train import checkpoint, loop
-from playground.train.plan import Plan
+from playground.train.memory_policy import MemoryPlan
 
 
 def end(events) -> dict:
@@ -33,9 +33,11 @@ def weights(root, run: str) -> dict:
     return load_file(root / run / "adapter/adapter_model.safetensors")
 
 
-@pytest.mark.parametrize("lora", [{}, {"dropout": 0.3}, {"rslora": True, "lr_ratio": 4.0}, {"dora": True}])
+@pytest.mark.parametrize(
+    "lora", [{}, {"dropout": 0.3}, {"use_rslora": True, "loraplus_lr_ratio": 4.0}, {"use_dora": True}]
+)
 def test_a_stopped_fine_tune_goes_on_bit_for_bit(chosen, tmp_path, lora):
-    settings = chosen(lora=lora, train={"steps": 8})
+    settings = chosen(lora=lora, train={"max_steps": 8})
     whole = end(Workbench(tmp_path).tune(settings))
     bench = Workbench(tmp_path)
     broken = stopped_after(bench, bench.tune(settings), 3)
@@ -51,7 +53,7 @@ def test_a_stopped_fine_tune_goes_on_bit_for_bit(chosen, tmp_path, lora):
 
 
 def test_a_run_that_broke_off_goes_on_from_its_last_checkpoint(chosen, tmp_path, monkeypatch):
-    settings = chosen(train={"steps": 6, "save_every": 2})
+    settings = chosen(train={"max_steps": 6, "save_every": 2})
     whole = end(Workbench(tmp_path).tune(settings))
     accumulate, calls = loop._accumulate, []
 
@@ -80,7 +82,7 @@ def test_what_cannot_be_resumed_is_said(chosen, tmp_path, lesson):
     assert keys(told) == ["error.no_checkpoint"]
     own = tmp_path / "own.jsonl"
     own.write_text(lesson.read_text())
-    broken = stopped_after(bench, bench.tune(chosen(data={"source": str(own)}, train={"steps": 5})), 2)
+    broken = stopped_after(bench, bench.tune(chosen(data={"source": str(own)}, train={"max_steps": 5})), 2)
     own.write_text(lesson.read_text().replace("blue", "red").replace("question 1", "question one"))
     with pytest.raises(PlaygroundError) as told:
         list(bench.resume(broken["run"]))
@@ -93,12 +95,14 @@ def test_what_cannot_be_resumed_is_said(chosen, tmp_path, lesson):
 
 
 def test_out_of_memory_steps_the_dial_down_and_loses_nothing(chosen, tmp_path, monkeypatch):
-    settings = chosen(train={"steps": 4})
+    settings = chosen(train={"max_steps": 4})
     whole = [e["loss"] for e in Workbench(tmp_path).tune(settings) if e["kind"] == "step"]
     forward, calls = loop.Loss.forward, []
 
     def tight(self, batch, **how):
-        if torch.is_grad_enabled() and self.training and not next(self.parameters()).is_meta:  # not while it is predicted
+        if (
+            torch.is_grad_enabled() and self.training and not next(self.parameters()).is_meta
+        ):  # not while it is predicted
             calls.append(1)
             if len(calls) in (3, 5):  # the first is the plan's own look; then twice in the middle of a step
                 raise torch.OutOfMemoryError("CUDA out of memory")
@@ -112,7 +116,7 @@ def test_out_of_memory_steps_the_dial_down_and_loses_nothing(chosen, tmp_path, m
 
 
 def test_out_of_memory_with_nothing_left_to_try_is_told(chosen, tmp_path, monkeypatch):
-    monkeypatch.setattr(Plan, "step_down", lambda self: False)
+    monkeypatch.setattr(MemoryPlan, "step_down", lambda self: False)
     monkeypatch.setattr(loop, "_accumulate", lambda *args: (_ for _ in ()).throw(RuntimeError("can't allocate memory")))
     with pytest.raises(PlaygroundError) as told:
         list(Workbench(tmp_path).tune(chosen()))
@@ -120,7 +124,7 @@ def test_out_of_memory_with_nothing_left_to_try_is_told(chosen, tmp_path, monkey
 
 
 def test_a_compiler_that_fails_is_done_without(chosen, tmp_path, monkeypatch):
-    from playground.train import layers
+    from playground.train import checkpointing
 
     def broken(run, dynamic):
         def fails(*args, **kwargs):
@@ -128,10 +132,10 @@ def test_a_compiler_that_fails_is_done_without(chosen, tmp_path, monkeypatch):
 
         return fails
 
-    layers._compiled.cache_clear()
-    monkeypatch.setattr(layers.torch, "compile", broken)
+    checkpointing._compiled.cache_clear()
+    monkeypatch.setattr(checkpointing.torch, "compile", broken)
     events = list(Workbench(tmp_path).tune(chosen(train={"compile": "on"})))
-    layers._compiled.cache_clear()
+    checkpointing._compiled.cache_clear()
     assert [e["key"] for e in events if e["kind"] == "note"].count("note.compile_failed") == 1
     assert end(events)["steps"] == 3
 
@@ -139,7 +143,7 @@ def test_a_compiler_that_fails_is_done_without(chosen, tmp_path, monkeypatch):
 @pytest.mark.parametrize("bits", [32, 16])
 def test_a_full_fine_tune_trains_and_saves_every_weight(chosen, tmp_path, bits):
     bench = Workbench(tmp_path)
-    settings = chosen(load={"bits": bits, "dtype": "bfloat16"}, train={"method": "full", "steps": 6, "lr": 3e-3})
+    settings = chosen(load={"bits": bits, "dtype": "bfloat16"}, train={"method": "full", "max_steps": 6, "lr": 3e-3})
     events = list(bench.tune(settings))
     result, steps = end(events), [e["loss"] for e in events if e["kind"] == "step"]
     assert steps[-1] < steps[0] and "adapter" not in result
@@ -149,13 +153,16 @@ def test_a_full_fine_tune_trains_and_saves_every_weight(chosen, tmp_path, bits):
     assert 0 <= parts["optimizer"] - 2 * trained * size < 4096
     saved = load_file(tmp_path / result["run"] / "model/model.safetensors")
     before = make_model("llama").state_dict()
-    assert all((saved[name].float() - before[name]).abs().max() > 0 for name in ("lm_head.weight", "model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight"))
+    assert all(
+        (saved[name].float() - before[name]).abs().max() > 0
+        for name in ("lm_head.weight", "model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight")
+    )
     assert runs.history(tmp_path)[0].has_adapter
 
 
 def test_base_and_a_full_fine_tune_answer_side_by_side(chosen, tmp_path):
     bench = Workbench(tmp_path)
-    settings = chosen(train={"method": "full", "steps": 12, "lr": 5e-3})
+    settings = chosen(train={"method": "full", "max_steps": 12, "lr": 5e-3})
     turn = [{"instruction": "What is the answer to question 3?", "answer": None}]
 
     def ask(run, sides):

@@ -15,11 +15,12 @@ from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from safetensors.torch import load_file, save_file
 from toys import keys
 
+from playground.engine.workbench import Workbench
 from playground.errors import PlaygroundError
-from playground.jobs import Workbench
-from playground.memory import ledger, predict, shape
+from playground.memory import ledger
 from playground.model import adapt, gguf, source, weights
-from playground.model.load import load
+from playground.model.load import load_model
+from playground.predict import meta_model, phases
 from playground.settings import Load, Lora, Settings
 
 IDS = torch.tensor([[5, 6, 7, 8]])
@@ -29,18 +30,18 @@ def SILENT(*_):
     pass
 
 
-def held(folder, **values):
-    return load(folder, Load(**{"model": str(folder), "device": "cpu", "bits": 32, **values}), SILENT)
+def loaded(folder, **values):
+    return load_model(folder, Load(**{"model": str(folder), "device": "cpu", "bits": 32, **values}), SILENT)
 
 
 def logits(folder, **values) -> torch.Tensor:
     with torch.no_grad():
-        return held(folder, **values).model(input_ids=IDS).logits
+        return loaded(folder, **values).model(input_ids=IDS).logits
 
 
 def told(folder: Path, **values) -> tuple[list[str], str]:
     with pytest.raises(PlaygroundError) as caught:
-        held(folder, **values)
+        loaded(folder, **values)
     return keys(caught), str(caught.value)
 
 
@@ -81,15 +82,17 @@ def test_a_bin_file_that_holds_code_is_not_read(folder, tmp_path):
 
 @pytest.mark.parametrize("bits", [4, 8])
 def test_a_model_that_was_saved_quantized_is_loaded_as_it_is_and_trains(tmp_path, toy, bits):
-    first = held(toy(), bits=bits, dtype="bfloat16", quant_type="fp4" if bits == 4 else "nf4")
+    first = loaded(toy(), bits=bits, dtype="bfloat16", quant_type="fp4" if bits == 4 else "nf4")
     first.model.save_pretrained(tmp_path / "q")
     first.tokenizer.save_pretrained(tmp_path / "q")
-    again = held(tmp_path / "q", bits=bits, dtype="bfloat16")
+    again = loaded(tmp_path / "q", bits=bits, dtype="bfloat16")
     layers = [m for m in again.model.modules() if isinstance(m, (Linear4bit, Linear8bitLt))]
     assert len(layers) == 14
     if bits == 4:
-        assert {m.weight.quant_type for m in layers} == {"fp4"} and {m.compute_dtype for m in layers} == {torch.bfloat16}
-    assert ledger.parts(again.model) == ledger.parts(first.model)
+        assert {m.weight.quant_type for m in layers} == {"fp4"} and {m.compute_dtype for m in layers} == {
+            torch.bfloat16
+        }
+    assert ledger.bytes_by_part(again.model) == ledger.bytes_by_part(first.model)
     with torch.no_grad():
         assert torch.equal(again.model(input_ids=IDS).logits, first.model(input_ids=IDS).logits)
     tuned = adapt.add_lora(again.model, Lora(), torch.bfloat16, 0)
@@ -99,14 +102,16 @@ def test_a_model_that_was_saved_quantized_is_loaded_as_it_is_and_trains(tmp_path
 
 @pytest.mark.parametrize("bits,other", [(4, 16), (8, 4)])
 def test_another_width_than_the_stored_one_is_refused_and_the_stored_one_predicted(tmp_path, toy, bits, other):
-    first = held(toy("llama", hidden_size=256, intermediate_size=1024), bits=bits, dtype="bfloat16", double_quant=False)
+    first = loaded(
+        toy("llama", hidden_size=256, intermediate_size=1024), bits=bits, dtype="bfloat16", double_quant=False
+    )
     first.model.save_pretrained(tmp_path / "q")
     first.tokenizer.save_pretrained(tmp_path / "q")
     found, text = told(tmp_path / "q", bits=other)
     assert found == ["error.stored_bits"] and f"stored in {bits} bits" in text
-    config, place = shape.config_of(str(tmp_path / "q")), predict.Place("cpu", torch.bfloat16)
-    said = predict.load(config, Settings(load=Load(bits=bits)), place)["parts"]
-    parts = ledger.parts(first.model)
+    config, place = meta_model.config_of(str(tmp_path / "q")), phases.Target("cpu", torch.bfloat16)
+    said = phases.predict_load(config, Settings(load=Load(bits=bits)), place)["parts"]
+    parts = ledger.bytes_by_part(first.model)
     assert said["weights"] == pytest.approx(parts["weights"], rel=0.01)
     assert said["quant_constants"] == pytest.approx(parts["quant_constants"], rel=0.1)
 
@@ -114,20 +119,40 @@ def test_another_width_than_the_stored_one_is_refused_and_the_stored_one_predict
 @pytest.mark.parametrize("method", ["awq", "gptq", "fp8", "mxfp4"])
 def test_formats_of_other_libraries_are_named(folder, method):
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": method, "bits": 4}}))
+    (folder / "config.json").write_text(
+        json.dumps(config | {"quantization_config": {"quant_method": method, "bits": 4}})
+    )
     found, text = told(folder)
     assert found == ["error.quant_method"] and method in text
 
 
 # --- GGUF ---
 
-TABLE = {"llama.context_length": 512, "llama.embedding_length": 64, "llama.block_count": 2, "llama.feed_forward_length": 128,
-         "llama.attention.head_count": 4, "llama.attention.head_count_kv": 2, "llama.rope.dimension_count": 16, "llama.vocab_size": 336}  # fmt: skip
+TABLE = {
+    "llama.context_length": 512,
+    "llama.embedding_length": 64,
+    "llama.block_count": 2,
+    "llama.feed_forward_length": 128,
+    "llama.attention.head_count": 4,
+    "llama.attention.head_count_kv": 2,
+    "llama.rope.dimension_count": 16,
+    "llama.vocab_size": 336,
+}
 NAMES = {
-    "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output", "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "model.layers": "blk",
-}  # fmt: skip
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "model.layers": "blk",
+}
 
 
 def write_gguf(file: Path) -> dict[str, torch.Tensor]:
@@ -167,20 +192,20 @@ def test_a_gguf_file_is_converted_once_and_holds_the_same_weights(tmp_path, monk
     monkeypatch.setenv("PLAYGROUND_CACHE", str(tmp_path / "cache"))
     file = tmp_path / "toy model.gguf"
     wanted = write_gguf(file)
-    assert source.local(str(file)) is None
-    assert shape.config_of(str(file)).hidden_size == 64  # it can be planned before it is converted
+    assert source.local_folder(str(file)) is None
+    assert meta_model.config_of(str(file)).hidden_size == 64  # it can be planned before it is converted
     bench = Workbench(tmp_path / "runs")
     for _ in range(2):
         events = list(bench.load(Settings(load=Load(model=str(file), bits=16, device="cpu"))))
         bench.free()
     assert "convert" not in [e.get("name") for e in events]
-    folder = source.local(str(file))
+    folder = source.local_folder(str(file))
     found = load_file(folder / "model.safetensors")
     assert set(found) == set(wanted) and all(torch.equal(found[name], wanted[name].bfloat16()) for name in wanted)
-    tokenizer = held(folder, bits=16).tokenizer
+    tokenizer = loaded(folder, bits=16).tokenizer
     assert tokenizer.decode(tokenizer.encode("The answer is 青い.", add_special_tokens=False)) == "The answer is 青い."
     file.write_bytes(file.read_bytes() + b"\0")
-    assert source.local(str(file)) is None  # another file has come in its place
+    assert source.local_folder(str(file)) is None  # another file has come in its place
 
 
 def test_what_is_wrong_with_a_gguf_file_is_told(tmp_path):
@@ -205,8 +230,15 @@ def test_what_is_wrong_with_a_gguf_file_is_told(tmp_path):
 
 
 def test_a_gguf_file_on_a_hub_is_named_with_its_repo():
-    assert gguf.on_hub("someone/some-GGUF/sub/model-q4_k_m.gguf") == ("someone/some-GGUF", "sub/model-q4_k_m.gguf")
-    assert gguf.on_hub("someone/some-model") is None and gguf.on_hub("/home/me/model.gguf") is None and gguf.on_hub("me/model.gguf") is None
+    assert gguf.parse_hub_file("someone/some-GGUF/sub/model-q4_k_m.gguf") == (
+        "someone/some-GGUF",
+        "sub/model-q4_k_m.gguf",
+    )
+    assert (
+        gguf.parse_hub_file("someone/some-model") is None
+        and gguf.parse_hub_file("/home/me/model.gguf") is None
+        and gguf.parse_hub_file("me/model.gguf") is None
+    )
 
 
 # --- broken files ---
@@ -222,10 +254,17 @@ def test_every_broken_shard_is_named_at_once(shards):
     assert first.name in text and second.name in text and third.name in text
 
 
-@pytest.mark.parametrize("content,key", [
-    (b"<!DOCTYPE html><title>Sign in</title>", "error.web_page"), (b"", "error.not_safetensors"), (b"\xff" * 64, "error.not_safetensors"),
-    (struct.pack("<Q", 5000) + b"{", "error.truncated"), (struct.pack("<Q", 4) + b"oops", "error.not_safetensors"), (struct.pack("<Q", 6) + b'{"a":1}', "error.not_safetensors"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content,key",
+    [
+        (b"<!DOCTYPE html><title>Sign in</title>", "error.web_page"),
+        (b"", "error.not_safetensors"),
+        (b"\xff" * 64, "error.not_safetensors"),
+        (struct.pack("<Q", 5000) + b"{", "error.truncated"),
+        (struct.pack("<Q", 4) + b"oops", "error.not_safetensors"),
+        (struct.pack("<Q", 6) + b'{"a":1}', "error.not_safetensors"),
+    ],
+)
 def test_what_is_no_weight_file_is_told(folder, content, key):
     (folder / "model.safetensors").write_bytes(content)
     found, text = told(folder)

@@ -10,7 +10,7 @@ import pytest
 from toys import PROJECT
 
 from playground import ASSETS, catalog, settings
-from playground.words import LANGUAGES, say, table
+from playground.i18n import LANGUAGES, table, translate
 
 FILES = sorted((PROJECT / "playground").rglob("*.py"))
 TREES = {path.relative_to(PROJECT): ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
@@ -44,7 +44,9 @@ def test_both_languages_use_the_same_placeholders():
 
 
 def test_every_key_in_the_code_stands_in_the_tables():
-    key = re.compile(r"(problem|error|note|dtype|cli|plan|tune|load|chat|runs|accuracy|app|tab|rows|xray|price|preset|job|state|phase|lora|train|generation|relief|catalog)\.[a-z][a-z0-9_.]*[a-z0-9]")
+    key = re.compile(
+        r"(problem|error|note|dtype|cli|plan|tune|load|chat|runs|accuracy|app|tab|rows|xray|price|preset|job|state|phase|lora|train|generation|relief|catalog)\.[a-z][a-z0-9_.]*[a-z0-9]"
+    )
     used = [(f"{path}:{node.lineno}", node.value) for path, node in _constants() if key.fullmatch(node.value)]
     assert len(used) > 80
     assert [(where, word) for where, word in used if word not in table("en")] == []
@@ -63,8 +65,10 @@ def test_every_key_that_the_page_completes_has_texts_to_find():
     begun = set()
     for path, tree in TREES.items():
         for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) == "say":
-                for made in (a for a in node.args if isinstance(a, ast.JoinedStr) and isinstance(a.values[0], ast.Constant)):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) == "translate":
+                for made in (
+                    a for a in node.args if isinstance(a, ast.JoinedStr) and isinstance(a.values[0], ast.Constant)
+                ):
                     begun.add(made.values[0].value)
     assert len(begun) >= 4
     assert [start for start in begun if not any(key.startswith(start) for key in table("en"))] == []
@@ -86,7 +90,9 @@ def test_every_problem_brings_the_values_that_its_text_names():
     lacking, seen = [], 0
     for path, tree in TREES.items():
         for node in ast.walk(tree):
-            if not (isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("problem", "Problem") and node.args):
+            if not (
+                isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("problem", "Problem") and node.args
+            ):
                 continue
             key = getattr(node.args[0], "value", None)
             if not isinstance(key, str) or key not in table("en"):
@@ -103,7 +109,7 @@ def test_every_problem_brings_the_values_that_its_text_names():
 
 @pytest.mark.parametrize("lang", LANGUAGES)
 def test_bytes_are_written_in_gib(lang):
-    text = say(lang, "error.large_file", file="a.csv", size_bytes=3 * 2**30, most_bytes=50 * 2**20)
+    text = translate(lang, "error.large_file", file="a.csv", size_bytes=3 * 2**30, most_bytes=50 * 2**20)
     assert "3.00 GiB" in text and "50.0 MiB" in text
 
 

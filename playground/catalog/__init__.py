@@ -1,0 +1,36 @@
+"""Catalog: the models, data sets, presets, prompts and GPUs on offer, and whether a hub has a repo.
+
+May import: errors, i18n. Imports no torch.
+"""
+
+from playground.catalog.entries import (
+    cache_folder,
+    column_names,
+    data_sets,
+    display_name,
+    models,
+    offline_models,
+    presets,
+    prompts,
+    read_entries,
+    requirements,
+    shape_of,
+    shapes,
+    source_of,
+)
+
+__all__ = [
+    "cache_folder",
+    "column_names",
+    "data_sets",
+    "display_name",
+    "models",
+    "offline_models",
+    "presets",
+    "prompts",
+    "read_entries",
+    "requirements",
+    "shape_of",
+    "shapes",
+    "source_of",
+]

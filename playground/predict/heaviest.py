@@ -1,0 +1,44 @@
+"""Predict a fine-tune's memory from its rows: find the heaviest step, the one that holds the most tokens."""
+
+import math
+from collections.abc import Sequence
+from itertools import islice
+
+from transformers import PreTrainedConfig
+
+from playground.data.batch import Example, epoch_batches
+from playground.predict import phases
+from playground.settings import Settings, Train
+from playground.train.loop import total_steps
+
+EPOCHS_SEARCHED = 8
+
+
+def predict_heaviest_step(
+    config: PreTrainedConfig, settings: Settings, target: phases.Target, examples: Sequence[Example]
+) -> dict:
+    """`phases.predict_tune` for the heaviest step on these rows, with its rows' "lengths" and "labelled" token counts."""
+    for group_by_length in (config.is_encoder_decoder, True):
+        rows = heaviest_batch(examples, settings.train, group_by_length)
+        lengths, labelled = [len(e.ids) for e in rows], [e.labelled for e in rows]
+        prediction = phases.predict_tune(config, settings, target, lengths, labelled)
+        if group_by_length or prediction["batching"] != "padded":  # only padded rows are batched by their length
+            break
+    return prediction | {"lengths": lengths, "labelled": labelled}
+
+
+def heaviest_batch(examples: Sequence[Example], train: Train, group_by_length: bool) -> list[Example]:
+    """The batch of a run with the most tokens, padding included where rows are grouped by length."""
+
+    def tokens(batch: Sequence[Example]) -> int:
+        lengths = [len(e.ids) for e in batch]
+        return max(lengths) * len(lengths) if group_by_length else sum(lengths)
+
+    steps = total_steps(len(examples), train)
+    epochs = min(EPOCHS_SEARCHED, math.ceil(steps * train.batch_size / len(examples)))
+    batches = (
+        batch
+        for n in range(epochs)
+        for batch in epoch_batches(examples, train.batch_size, train.seed + n, group_by_length)
+    )
+    return max(islice(batches, steps), key=tokens)

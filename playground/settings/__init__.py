@@ -1,0 +1,49 @@
+"""Settings: what a person can choose for a run, which values are allowed, and the names that it had before.
+
+May import: errors, i18n. Imports no torch.
+"""
+
+from playground.settings.aliases import SCHEMA, with_current_names
+from playground.settings.schema import (
+    CHECKPOINTING_CHOICES,
+    COMPILE_CHOICES,
+    MAX_EVAL_ROWS,
+    METHODS,
+    OPTIMIZERS,
+    PROMPT_FORMATS,
+    SAMPLE_CHOICES,
+    TALK_GENERATION,
+    Data,
+    Generation,
+    Load,
+    Lora,
+    Settings,
+    Train,
+    merge_group,
+)
+from playground.settings.validate import generation_problems, is_text_encoding, parse, problems, raise_all
+
+__all__ = [
+    "CHECKPOINTING_CHOICES",
+    "COMPILE_CHOICES",
+    "MAX_EVAL_ROWS",
+    "METHODS",
+    "OPTIMIZERS",
+    "PROMPT_FORMATS",
+    "SAMPLE_CHOICES",
+    "SCHEMA",
+    "TALK_GENERATION",
+    "Data",
+    "Generation",
+    "Load",
+    "Lora",
+    "Settings",
+    "Train",
+    "generation_problems",
+    "is_text_encoding",
+    "merge_group",
+    "parse",
+    "problems",
+    "raise_all",
+    "with_current_names",
+]

@@ -1,0 +1,153 @@
+"""Find everything that is wrong with settings, all at once, before anything is loaded."""
+
+import codecs
+from collections.abc import Iterator
+
+from playground.errors import PlaygroundError, Problem
+from playground.settings import prompt_format
+from playground.settings.aliases import with_current_names
+from playground.settings.schema import (
+    CHECKPOINTING_CHOICES,
+    COMPILE_CHOICES,
+    MAX_EVAL_ROWS,
+    METHODS,
+    OPTIMIZERS,
+    PROMPT_FORMATS,
+    SAMPLE_CHOICES,
+    Data,
+    Generation,
+    Load,
+    Lora,
+    Settings,
+    Train,
+    merge,
+)
+
+Check = tuple[bool, str, dict]  # whether it is right, else the words key and its values
+
+
+def parse(values: dict, base: Settings | None = None) -> Settings:
+    """Validated settings from {group: {field: value}} over `base` (the defaults), of this or an earlier version.
+
+    The edge at which settings enter the program: a form, a command line, a settings file, a message between processes.
+    Raises PlaygroundError with all problems at once: what can't be read, and what isn't allowed.
+    """
+    settings, unreadable = merge(base or Settings(), with_current_names(values))
+    raise_all(unreadable + problems(settings))
+    return settings
+
+
+def problems(settings: Settings) -> list[Problem]:
+    """Everything that is wrong with these settings on their own, in the order of the form."""
+    checks = [
+        *_load_checks(settings.load),
+        *_data_checks(settings.data),
+        *_lora_checks(settings.lora),
+        *_train_checks(settings.train, settings.load.bits),
+    ]
+    return [Problem(key, values) for right, key, values in checks if not right]
+
+
+def generation_problems(generation: Generation) -> list[Problem]:
+    """Everything that is wrong with these generation settings."""
+    limits = {
+        "max_new_tokens": 1 <= generation.max_new_tokens <= 4096,
+        "temperature": 0 <= generation.temperature <= 5,
+        "top_p": 0 < generation.top_p <= 1,
+        "top_k": generation.top_k >= 0,
+        "num_beams": 1 <= generation.num_beams <= 32,
+        "repetition_penalty": generation.repetition_penalty > 0,
+    }
+    return [Problem(f"problem.{n}", {n: getattr(generation, n)}) for n, right in limits.items() if not right]
+
+
+def raise_all(found: list[Problem]) -> None:
+    """Raise one PlaygroundError with all of them, if there are any."""
+    if found:
+        raise PlaygroundError(*found)
+
+
+def is_text_encoding(name: str) -> bool:
+    """Whether Python has a codec of that name that decodes bytes to text."""
+    try:
+        codec = codecs.lookup(name)
+        return codec._is_text_encoding and name.lower() not in ("undefined", "idna", "punycode")
+    except (LookupError, ValueError):  # ValueError: a NUL in the name
+        return False
+
+
+def _load_checks(load: Load) -> Iterator[Check]:
+    yield load.model != "", "problem.model_empty", {}
+    yield load.bits in (0, 32, 16, 8, 4), "problem.bits", {"bits": load.bits}
+    yield _one_of("load.dtype", load.dtype, ("auto", "bfloat16", "float16"))
+    yield _one_of("load.quant_type", load.quant_type, ("nf4", "fp4"))
+    yield _one_of("load.device", load.device, ("auto", "cpu", "cuda"))
+    yield load.simulate_gpu_gib >= 0, "problem.simulate_gpu_gib", {"simulate_gpu_gib": load.simulate_gpu_gib}
+
+
+def _data_checks(data: Data) -> Iterator[Check]:
+    known = data.encoding.lower() == "auto" or is_text_encoding(data.encoding)
+    chars_in_order = (
+        data.min_chars >= 0 and data.max_chars >= 0 and (data.max_chars or data.min_chars) >= data.min_chars
+    )
+    yield data.source != "", "problem.source_empty", {}
+    yield data.start_row >= 1, "problem.start_row", {"start_row": data.start_row}
+    yield (
+        data.end_row == 0 or data.end_row >= data.start_row,
+        "problem.end_row",
+        {"start_row": data.start_row, "end_row": data.end_row},
+    )
+    yield data.sample >= 0, "problem.sample", {"sample": data.sample}
+    yield known, "error.encoding_unknown", {"encoding": data.encoding}
+    yield chars_in_order, "problem.max_chars", {"min_chars": data.min_chars, "max_chars": data.max_chars}
+    yield 0 <= data.held_out <= 0.5, "problem.held_out", {"held_out": data.held_out}
+    yield _one_of("data.prompt_format", data.prompt_format, PROMPT_FORMATS)
+    if data.prompt_format == "custom":
+        yield from ((False, key, values) for key, values in prompt_format.problems(data.custom_format))
+
+
+def _lora_checks(lora: Lora) -> Iterator[Check]:
+    yield 1 <= lora.r <= 1024, "problem.r", {"r": lora.r}
+    yield lora.alpha > 0, "problem.alpha", {"alpha": lora.alpha}
+    yield 0 <= lora.dropout < 1, "problem.dropout", {"dropout": lora.dropout}
+    yield lora.target_modules.strip(" ,") != "", "problem.target_modules", {}
+    yield lora.layers >= 0, "problem.layers", {"layers": lora.layers}
+    yield lora.loraplus_lr_ratio > 0, "problem.loraplus_lr_ratio", {"loraplus_lr_ratio": lora.loraplus_lr_ratio}
+
+
+def _train_checks(train: Train, bits: int) -> Iterator[Check]:
+    batch, micro, budget = train.batch_size, train.micro_batch_size, train.max_tokens_per_micro_batch
+    divides = micro >= 0 and (batch < 1 or batch % (micro or batch) == 0)
+    ends = train.max_steps >= 0 and (train.max_steps > 0 or train.epochs > 0)
+    samples = train.sample_every in SAMPLE_CHOICES or _is_number_from(1, train.sample_every)
+    recomputes = train.gradient_checkpointing in CHECKPOINTING_CHOICES or _is_number_from(
+        2, train.gradient_checkpointing
+    )
+    yield ends, "problem.epochs", {"epochs": train.epochs, "max_steps": train.max_steps}
+    yield 0 < train.lr <= 1, "problem.lr", {"lr": train.lr}
+    yield _one_of("train.schedule", train.schedule, ("linear", "cosine", "constant"))
+    yield 0 <= train.warmup <= 1, "problem.warmup", {"warmup": train.warmup}
+    yield batch >= 1, "problem.batch_size", {"batch_size": batch}
+    yield divides, "problem.micro_batch_size", {"batch_size": batch, "micro_batch_size": micro}
+    yield train.max_seq_length >= 8, "problem.max_seq_length", {"max_seq_length": train.max_seq_length}
+    yield budget == 0 or budget >= 8, "problem.max_tokens_per_micro_batch", {"max_tokens_per_micro_batch": budget}
+    yield train.save_every >= 0, "problem.save_every", {"save_every": train.save_every}
+    yield (
+        0 <= train.eval_rows <= MAX_EVAL_ROWS,
+        "problem.eval_rows",
+        {"eval_rows": train.eval_rows, "most": MAX_EVAL_ROWS},
+    )
+    yield samples, "problem.sample_every", {"sample_every": train.sample_every}
+    yield recomputes, "problem.gradient_checkpointing", {"gradient_checkpointing": train.gradient_checkpointing}
+    yield train.method != "full" or bits in (0, 16, 32), "problem.full_bits", {"bits": bits}
+    yield _one_of("train.method", train.method, METHODS)
+    yield _one_of("train.optimizer", train.optimizer, OPTIMIZERS)
+    yield _one_of("train.compile", train.compile, COMPILE_CHOICES)
+
+
+def _one_of(field: str, value: str, choices: tuple[str, ...]) -> Check:
+    return value in choices, "problem.choice", {"field": field, "value": value, "choices": list(choices)}
+
+
+def _is_number_from(least: int, text: str) -> bool:
+    return text.isdecimal() and int(text) >= least
