@@ -17,10 +17,10 @@ def main() -> None:
     parser.add_argument("--share", action="store_true", default=None, help="also open a public link through Gradio")
     parser.add_argument("--lang", choices=LANGUAGES, help="language of the first page; each page links to the other")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs (runs)")
-    asked = parser.parse_args()
-    private = not asked.share and "SPACE_ID" not in os.environ  # else strangers come
-    app = build_app(asked.runs, asked.lang or "en", private)
-    app.launch(server_name=asked.host, server_port=asked.port, share=asked.share, **launch_options())
+    arguments = parser.parse_args()
+    private = not arguments.share and "SPACE_ID" not in os.environ  # a shared link and a Space are open to anyone
+    app = build_app(arguments.runs, arguments.lang or "en", private)
+    app.launch(server_name=arguments.host, server_port=arguments.port, share=arguments.share, **launch_options())
 
 
 if __name__ == "__main__":

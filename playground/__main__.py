@@ -1,18 +1,19 @@
 """The same jobs without a page: `python -m playground plan | tune | compare | fetch | models`.
 
-Progress goes to standard error; the last line of standard output is one JSON object. Exit status: 0 done, 1 something a
-person can mend (the object is {"error": text}), 2 wrong usage.
+Progress goes to standard error; the last line of standard output is one JSON object, {"error": text} after an error.
+Exit status: 0 done, 1 an error, 2 wrong usage.
 """
 
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from playground import catalog, runs, settings
 from playground.errors import PlaygroundError, as_playground_error, problem
@@ -21,12 +22,13 @@ from playground.settings.aliases import OLD_FIELDS
 
 GROUPS = {"load": settings.Load, "data": settings.Data, "lora": settings.Lora, "train": settings.Train}
 PREFIXED = {("train", "seed"), ("lora", "layers")}  # fields whose flag begins with their group's name
+METAVARS: dict[Any, str] = {int: "N", float: "X", str: "TEXT"}  # of a flag's value, by its type
 IS_MAIN_PROCESS = os.environ.get("RANK", "0") == "0"  # under `accelerate launch`, rank 0 alone prints
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit status."""
-    options = _parser().parse_args(_with_current_flags(sys.argv[1:] if arguments is None else arguments))
+    """Run one command; returns the exit status. Raises SystemExit(2) for wrong usage."""
+    options = _parse_arguments(sys.argv[1:] if arguments is None else arguments)
     status = 0
     try:
         result = options.run_command(options)
@@ -40,9 +42,13 @@ def main(arguments: list[str] | None = None) -> int:
         text = as_playground_error(error).text(options.lang)
         print(text, file=sys.stderr)
         result, status = {"error": text}, 1
+    _print_result(result)
+    return status
+
+
+def _print_result(result: dict) -> None:
     if IS_MAIN_PROCESS:
         print(json.dumps(result, ensure_ascii=False))
-    return status
 
 
 def tune(options: argparse.Namespace) -> dict:
@@ -58,15 +64,13 @@ def tune(options: argparse.Namespace) -> dict:
 
 
 def compare(options: argparse.Namespace) -> dict:
-    """Ask a run's base and tuned model the same question."""
+    """Answer a prompt with a run's base model and with its tuned model."""
     from playground.engine.workbench import Workbench
 
     run = runs.find(options.runs, options.run)
     if not run.adapter.is_dir() and not run.model.is_dir():
         raise problem("error.no_adapter", run=run.id)
-    flags = _flag_values(options, "generation", settings.Generation)
-    generation, wrong = settings.merge_group(settings.Generation(), flags, "generation")
-    settings.raise_all(wrong)
+    generation = settings.parse_generation(_flag_values(options, "generation", settings.Generation))
     turn = [{"instruction": options.prompt, "answer": None}]
     answer: dict = {}
 
@@ -88,19 +92,23 @@ def plan(options: argparse.Namespace) -> dict:
     from playground.catalog.cards import cards, verdict
     from playground.planning import forecast
 
-    chosen = settings.parse({**_flags_by_group(options), "load": {**_load_flags(options), "model": options.model_id}})
-    found = forecast.forecast(chosen, options.context, round(options.gpu_gib * 2**30))
-    sizes = ("allocated", "reserved", "device_used")
-    totals = {phase: {size: told[size] for size in sizes} for phase, told in found["phases"].items()}
-    verdicts = {
-        phase: {card["gib"]: verdict(total["device_used"], card["bytes"]) for card in cards()}
-        for phase, total in totals.items()
+    values = _flags_by_group(options)
+    values["load"]["model"] = options.model_id
+    result = forecast.forecast(settings.parse(values), options.context, round(options.gpu_gib * 2**30))
+    totals = ("allocated", "reserved", "device_used")
+    predictions = result["phases"]
+    return {
+        **result,
+        **{phase: {total: prediction[total] for total in totals} for phase, prediction in predictions.items()},
+        "verdicts": {
+            phase: {card["gib"]: verdict(prediction["need"], card["bytes"]) for card in cards()}
+            for phase, prediction in predictions.items()
+        },
     }
-    return {**found, **totals, "verdicts": verdicts}
 
 
 def fetch(options: argparse.Namespace) -> dict:
-    """Bring a model's files onto this machine."""
+    """Download a model's files to this machine."""
     import threading
 
     from playground.model.source import fetch_model
@@ -120,6 +128,9 @@ def models(options: argparse.Namespace) -> dict:
 
     facts = (model_facts(model, options.lang) | {"here": local_folder(model) is not None} for model in catalog.models())
     return {"models": list(facts)}
+
+
+COMMANDS = {"tune": tune, "plan": plan, "compare": compare, "fetch": fetch, "models": models}
 
 
 def _follow(events: Iterable[dict], lang: str, keep: Callable[[dict], None] = lambda event: None) -> dict:
@@ -181,10 +192,6 @@ def _flags_by_group(options: argparse.Namespace) -> dict[str, dict]:
     return {group: _flag_values(options, group, kind) for group, kind in GROUPS.items()}
 
 
-def _load_flags(options: argparse.Namespace) -> dict:
-    return _flag_values(options, "load", settings.Load)
-
-
 def _flag_values(options: argparse.Namespace, group: str, kind: type) -> dict[str, Any]:
     """{field: value} of the flags of a settings group that were given."""
     flags = {field.name: getattr(options, f"{group}__{field.name}", None) for field in fields(kind)}
@@ -195,8 +202,36 @@ def _flag(group: str, name: str) -> str:
     return "--" + (f"{group}-{name}" if (group, name) in PREFIXED else name).replace("_", "-")
 
 
+# --- command line ---
+
+
+def _parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    """The command and its flags, also under names of earlier versions. Raises SystemExit(2) for wrong usage."""
+    parser = _build_parser()
+    command = arguments[0] if arguments else ""
+    if command and not command.startswith("-") and command not in COMMANDS:
+        near = get_close_matches(command, COMMANDS, 1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+        parser.error(f"unknown command {command}: {hint}")
+    options, unknown = parser.parse_known_args(_with_current_flags(arguments))
+    if unknown:
+        hints = _nearest_flags(options.parser, unknown)
+        options.parser.error("; ".join([f"unrecognized arguments: {' '.join(unknown)}", *hints]))
+    return options
+
+
+def _nearest_flags(parser: argparse.ArgumentParser, unknown: list[str]) -> list[str]:
+    """A suggestion for each unknown flag that abbreviates or resembles one of the parser's."""
+    known = re.findall(r"--[a-z-]*[a-z]", parser.format_help())
+    flags = [argument.partition("=")[0] for argument in unknown if argument.startswith("--")]
+    nearest = {
+        flag: [name for name in known if name.startswith(flag)] or get_close_matches(flag, known, 1) for flag in flags
+    }
+    return [f"did you mean {near[0]} instead of {flag}?" for flag, near in nearest.items() if near]
+
+
 def _with_current_flags(arguments: list[str]) -> list[str]:
-    """Flags of earlier versions under today's names; says so on standard error."""
+    """Replace flags of earlier versions by today's; each replacement is reported on standard error."""
     names = {"--layers": "--lora-layers", "--capacity": "--gpu-gib"}
     for group, renamed in OLD_FIELDS.items():
         for old, new in renamed.items():
@@ -212,35 +247,31 @@ def _with_current_flags(arguments: list[str]) -> list[str]:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Suggests the nearest flag for one that doesn't exist."""
+    """Reports wrong usage as JSON on standard output too."""
 
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        options, unknown = self.parse_known_args(args, namespace)
-        if unknown:
-            command = options.parser
-            known = [flag for action in command._actions for flag in action.option_strings]
-            near = {u: get_close_matches(u.partition("=")[0], known, 1) for u in unknown if u.startswith("-")}
-            hints = [f"did you mean {match[0]} instead of {flag}?" for flag, match in near.items() if match]
-            command.error("; ".join([f"unrecognized arguments: {' '.join(unknown)}", *hints]))
-        return options
+    def error(self, message: str) -> NoReturn:
+        _print_result({"error": message})
+        super().error(message)
 
 
-def _parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs (runs)")
-    common.add_argument("--lang", choices=LANGUAGES, default="en")
+def _build_parser() -> argparse.ArgumentParser:
+    common = _Parser(add_help=False)
+    common.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="folder of the runs (runs)")
+    common.add_argument("--lang", choices=LANGUAGES, default="en", help="language of messages (en)")
     parser = _Parser(prog="python -m playground", description=str(__doc__).split("\n")[0])
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=argparse.ArgumentParser)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add_command(run: Callable[[argparse.Namespace], dict]) -> argparse.ArgumentParser:
+    def add_command(name: str, usage: str | None = None) -> argparse.ArgumentParser:
+        run = COMMANDS[name]
         text = str(run.__doc__)
+        summary = text.split("\n")[0]
         command = commands.add_parser(
-            run.__name__, parents=[common], help=text.split("\n")[0], description=text, allow_abbrev=False
+            name, usage=usage, parents=[common], help=summary, description=text, allow_abbrev=False
         )
         command.set_defaults(run_command=run, parser=command)
         return command
 
-    command = add_command(tune)
+    command = add_command("tune", "%(prog)s [flags]  (--help lists them)")
     command.add_argument("--settings", metavar="FILE", help="a run's settings.json, or a part of one")
     command.add_argument(
         "--resume", metavar="RUN", help="continue a stopped or interrupted run from its last checkpoint"
@@ -250,25 +281,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_settings_flags(command)
 
-    command = add_command(plan)
-    command.add_argument("model_id", metavar="MODEL")
-    command.add_argument("--context", type=int, default=1024, help="tokens of a chat")
+    command = add_command("plan", "%(prog)s MODEL [flags]  (--help lists them)")
+    command.add_argument("model_id", metavar="MODEL", help="a catalog id, a hub id, a folder or a config.json")
+    command.add_argument("--context", type=int, default=1024, metavar="N", help="tokens of a chat")
     command.add_argument(
         "--gpu-gib", type=float, default=0, metavar="GIB", help="memory of the GPU that `auto` plans for (0: no limit)"
     )
     command.add_argument("--json", action="store_true", help="has no effect: the last line is always one JSON object")
     _add_settings_flags(command)
 
-    command = add_command(compare)
-    command.add_argument("run")
-    command.add_argument("--prompt", required=True)
+    command = add_command("compare", "%(prog)s RUN --prompt PROMPT [flags]  (--help lists them)")
+    command.add_argument("run", metavar="RUN", help="id of the run")
+    command.add_argument("--prompt", required=True, help="the question to both models")
     _add_flags(command.add_argument_group("generation"), "generation", settings.Generation)
 
-    command = add_command(fetch)
-    command.add_argument("model")
+    command = add_command("fetch")
+    command.add_argument("model", metavar="MODEL", help="a catalog id or a hub id")
     command.add_argument("--accept-terms", action="store_true", help="the model's terms were read and are accepted")
 
-    add_command(models)
+    add_command("models")
     return parser
 
 
@@ -280,7 +311,9 @@ def _add_settings_flags(command: argparse.ArgumentParser) -> None:
 def _add_flags(command: Any, group: str, kind: type) -> None:
     """A flag for every field of a settings group, its help from the words table."""
     for field in fields(kind):
-        options: dict = {"action": argparse.BooleanOptionalAction} if field.type is bool else {"type": field.type}
+        options: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
+        if field.type is not bool:
+            options = {"type": field.type, "metavar": METAVARS[field.type]}
         info = translate("en", f"{group}.{field.name}.info").replace("%", "%%")
         command.add_argument(_flag(group, field.name), dest=f"{group}__{field.name}", help=info, **options)
 

@@ -1,11 +1,12 @@
-"""What goes wrong, told to the person: what happened, the number seen, what to try.
+"""Errors that a person can read: what happened, the value that caused it, what to try.
 
-A `Problem` is a key of the words table with its values, so the same trouble can be told in either language,
-sent between processes, and kept in a run. `PlaygroundError` carries all problems of a request at once.
+A `Problem` is a key of the words table with its values, so that one error can be shown in either language, sent between
+processes, and stored in a run. `PlaygroundError` carries all problems of a request at once.
 """
 
 import errno
 from dataclasses import dataclass, field
+from typing import Any
 
 from playground.i18n import translate
 
@@ -18,39 +19,43 @@ class Problem:
     values: dict = field(default_factory=dict)
 
     def text(self, lang: str = "en") -> str:
+        """The problem as a sentence."""
         return translate(lang, self.key, **self.values)
 
 
 class PlaygroundError(Exception):
-    """Raised for everything that a person can mend; `text(lang)` is what they read, one line a problem."""
+    """An error that the person can fix; its text has one line a problem."""
 
     def __init__(self, *problems: Problem):
         self.problems = problems
         super().__init__(self.text())
 
     def text(self, lang: str = "en") -> str:
+        """All problems, one a line."""
         return "\n".join(problem.text(lang) for problem in self.problems)
 
     def to_dict(self) -> dict:
+        """The problems in JSON types: {"problems": [{"key", "values"}]}."""
         return {"problems": [{"key": p.key, "values": p.values} for p in self.problems]}
 
     @classmethod
     def from_dict(cls, data: dict) -> "PlaygroundError":
+        """The error that `to_dict` wrote."""
         return cls(*(Problem(p["key"], p["values"]) for p in data["problems"]))
 
 
-def problem(key: str, **values) -> PlaygroundError:
-    """The error of a single problem, ready to be raised."""
+def problem(key: str, **values: Any) -> PlaygroundError:
+    """An error of one problem, to be raised."""
     return PlaygroundError(Problem(key, values))
 
 
 def as_playground_error(error: BaseException) -> PlaygroundError:
-    """Any exception as one that can be shown: a full disk and a missing right by name, the rest as a defect of ours."""
+    """Any exception as one that a person can read: a full disk and a missing right by name, others as a defect here."""
     if isinstance(error, PlaygroundError):
         return error
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return problem("error.disk_full", path=str(error.filename or ""))
-    if "os error 28" in str(error):  # the same from safetensors, whose errors are its own
+    if "os error 28" in str(error):  # ENOSPC from safetensors, which raises its own error type
         return problem("error.disk_full", path="")
     if isinstance(error, PermissionError):
         return problem("error.permission", path=str(error.filename or ""))

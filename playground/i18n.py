@@ -1,11 +1,12 @@
-"""The words tables: every text that a person reads, by key, in Japanese and in English.
+"""Translate words keys: every text that a person reads, in Japanese and in English, from `assets/words/<lang>.json`.
 
-`assets/words/<lang>.json` is one flat object. A value named `*_bytes` is written in GiB, so that
-callers hand over plain bytes; `part`, `job` and `memory` are written as the chart names them, and `dropped` is {reason: count}.
+Each table is one flat object. Some placeholders have types: `*_bytes` is bytes, written in GiB; `part`, `job` and
+`memory` are names in the chart's keys, written as the chart labels them; `dropped` is {reason: count}.
 """
 
 import json
 from functools import cache
+from typing import Any
 
 from playground import ASSETS
 
@@ -18,19 +19,19 @@ def table(lang: str) -> dict[str, str]:
     return json.loads((ASSETS / "words" / f"{lang}.json").read_text(encoding="utf-8"))
 
 
-def translate(lang: str, key: str, **values) -> str:
-    """The text of `key` in `lang`, with its {names} filled in from `values`."""
+def translate(lang: str, key: str, **values: Any) -> str:
+    """The text of `key` in `lang`, its placeholders filled in from `values`. Raises KeyError for an unknown key."""
     return table(lang)[key].format(**{name: _format_value(lang, name, value) for name, value in values.items()})
 
 
 def format_bytes(size: int | None) -> str:
-    """Bytes as a person reads them: GiB, or MiB below a tenth of one."""
+    """Bytes as text: in GiB, or in MiB below a tenth of one; "–" for None."""
     if size is None:
         return "–"
     return f"{size / 2**30:.2f} GiB" if abs(size) >= 2**30 / 10 else f"{size / 2**20:.1f} MiB"
 
 
-def _format_value(lang: str, name: str, value):
+def _format_value(lang: str, name: str, value: Any) -> Any:
     if name.endswith("_bytes"):
         return format_bytes(value)
     if name in ("part", "job", "memory"):

@@ -1,13 +1,18 @@
-"""What every test gets: toy models saved once a session, no network, no cache of the person's."""
+"""Fixtures of all tests: toy models saved once a session, no network, no cache of the user's."""
 
 import gc
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import toys
+
+if TYPE_CHECKING:
+    from playground.settings import Settings
 
 _HOME = Path(tempfile.mkdtemp(prefix="playground-tests-"))
 os.environ |= {
@@ -20,38 +25,46 @@ os.environ |= {
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every browser test as slow: each waits for a real page."""
+    for item in items:
+        if Path(__file__).parent / "ui" in item.path.parents:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="module", autouse=True)
-def imported():
-    """What was imported so far stays: a model that is given back needn't have a million of the libraries' objects looked through each time."""
+def freeze_imported_objects() -> None:
+    """Exclude the libraries' million objects from garbage collection, which runs whenever a model is released."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(autouse=True)
-def patient(monkeypatch):
-    """A preview takes the time it needs: a busy machine is no reason for fewer rows."""
+def unlimited_preview_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a preview take the time it needs: a busy machine is no reason for fewer rows."""
     from playground.data import source
 
-    monkeypatch.setattr(source, "PATIENCE", 120.0)
+    monkeypatch.setattr(source, "PREVIEW_SECONDS", 120.0)
 
 
 @pytest.fixture(scope="session")
-def toy(tmp_path_factory):
-    """`toy(family, chat=False)`: the folder of a toy model, made on first use."""
-    home, made = tmp_path_factory.mktemp("models"), {}
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`toy(family, chat=False)`: the folder of a toy model, saved on first use."""
+    home = tmp_path_factory.mktemp("models")
+    saved: dict[str, Path] = {}
 
-    def folder(family: str = "llama", chat: bool = False, **changes) -> Path:
+    def folder(family: str = "llama", chat: bool = False, **changes: Any) -> Path:
         name = f"{family}{'-chat' if chat else ''}{''.join(f'-{k}-{v}' for k, v in changes.items())}"
-        if name not in made:
-            made[name] = toys.save(home / name, family, chat, **changes)
-        return made[name]
+        if name not in saved:
+            saved[name] = toys.save(home / name, family, chat, **changes)
+        return saved[name]
 
     return folder
 
 
 @pytest.fixture(scope="session")
-def lesson(tmp_path_factory) -> Path:
-    """A data file of 24 short rows."""
+def lesson(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training file of 24 short rows."""
     path = tmp_path_factory.mktemp("data") / "lesson.jsonl"
     rows = [
         {"instruction": f"What is the answer to question {n}?", "output": f"The answer is {n * 7 % 10}."}
@@ -62,12 +75,12 @@ def lesson(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def chosen(toy, lesson):
+def chosen(toy: Callable[..., Path], lesson: Path) -> "Callable[..., Settings]":
     """`chosen(load={...}, train={...})`: quick settings for the toy model."""
     from playground.settings import Settings
 
-    def settings(**groups) -> Settings:
-        quick = {
+    def settings(**groups: dict) -> Settings:
+        quick: dict[str, dict] = {
             "load": {"model": str(toy()), "bits": 32, "device": "cpu"},
             "data": {"source": str(lesson)},
             "train": {"max_steps": 3, "batch_size": 4, "max_seq_length": 128, "lr": 1e-2, "sample_every": "off"},

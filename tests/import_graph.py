@@ -1,17 +1,17 @@
-"""The project's import graph by rooms: `python tests/import_graph.py [FOLDER] [--mermaid]`.
+"""The project's import graph by rooms: `python tests/import_graph.py [FOLDER] [--mermaid] [--update FILE]`.
 
-A room is a folder of playground/ or a file beside them. Counts every import, also those inside functions. `client` of
-engine and planning are rooms of their own: they are all that the page's process may know of the other two processes.
+A room is a folder of playground/ or a single file next to them. Counts every import, also those inside functions. The
+clients of engine and planning count as separate rooms: the page's process may import nothing else of those two.
 """
 
 import argparse
 import ast
 import json
-from collections import defaultdict
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
 CLIENTS = ("engine.client", "planning.client")
+LABELS = {"__main__": "python -m playground"}  # shown in the picture instead of the room's name
 
 
 def import_arrows(project: Path = PROJECT) -> dict[str, set[str]]:
@@ -20,11 +20,8 @@ def import_arrows(project: Path = PROJECT) -> dict[str, set[str]]:
     known = {_module(project, file) for file in files}
     arrows: dict[str, set[str]] = {_room(module): set() for module in known}
     for file in files:
-        here = _room(_module(project, file))
-        for name in _imported(file, known):
-            there = _room(name)
-            if there not in (here, "playground"):
-                arrows[here].add(there)
+        room = _room(_module(project, file))
+        arrows[room] |= {_room(name) for name in _imported(file, known)} - {room, "playground"}
     arrows.pop("playground", None)
     return arrows
 
@@ -36,7 +33,7 @@ def file_cycles(project: Path = PROJECT) -> list[list[str]]:
     edges = {
         _module(project, f): {n for n in _imported(f, known, top_only=True) if n != _module(project, f)} for f in files
     }
-    return _cycles({m: {t for t in ts if not _is_face_of(t, m)} for m, ts in edges.items()})
+    return _cycles({m: {t for t in ts if not _is_own_package(t, m)} for m, ts in edges.items()})
 
 
 def room_cycles(arrows: dict[str, set[str]]) -> list[list[str]]:
@@ -45,16 +42,16 @@ def room_cycles(arrows: dict[str, set[str]]) -> list[list[str]]:
 
 
 def levels(arrows: dict[str, set[str]]) -> list[list[str]]:
-    """Rooms from the lowest, which import none, upwards; each stands above all that it imports."""
-    left, placed, found = dict(arrows), set(), []
-    while left:
-        level = sorted(room for room, targets in left.items() if targets <= placed)
+    """Rooms from the lowest, which import none, upwards; each is one level above the highest that it imports."""
+    remaining, placed, result = dict(arrows), set[str](), []
+    while remaining:
+        level = sorted(room for room, targets in remaining.items() if targets <= placed)
         if not level:
-            raise ValueError(f"a cycle among {sorted(left)}")
-        found.append(level)
+            raise ValueError(f"a cycle among {sorted(remaining)}")
+        result.append(level)
         placed |= set(level)
-        left = {room: targets for room, targets in left.items() if room not in placed}
-    return found
+        remaining = {room: targets for room, targets in remaining.items() if room not in placed}
+    return result
 
 
 def _module(project: Path, file: Path) -> str:
@@ -74,20 +71,20 @@ def _imported(file: Path, known: set[str], top_only: bool = False) -> set[str]:
     """The project's modules that a file imports."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     nodes = tree.body if top_only else ast.walk(tree)
-    found = set()
+    imported: set[str] = set()
     for node in nodes:
         if isinstance(node, ast.ImportFrom) and node.module:
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
-                found |= {inner} if inner in known else {node.module} & known
+                imported |= {inner} if inner in known else {node.module} & known
         elif isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names} & known
-    return found
+            imported |= {alias.name for alias in node.names} & known
+    return imported
 
 
-def _is_face_of(module: str, of: str) -> bool:
-    """Whether a module is the package that the other stands in: its __init__ re-exports it."""
-    return of.startswith(f"{module}.")
+def _is_own_package(package: str, module: str) -> bool:
+    """Whether `package` contains `module`: a package's __init__ re-exports its modules, which is no cycle."""
+    return module.startswith(f"{package}.")
 
 
 def _cycles(edges: dict[str, set[str]]) -> list[list[str]]:
@@ -95,7 +92,7 @@ def _cycles(edges: dict[str, set[str]]) -> list[list[str]]:
     index: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []
-    found = []
+    components: list[list[str]] = []
 
     def visit(node: str) -> None:
         index[node] = low[node] = len(index)
@@ -111,30 +108,49 @@ def _cycles(edges: dict[str, set[str]]) -> list[list[str]]:
             component = stack[at:]
             del stack[at:]
             if len(component) > 1:
-                found.append(sorted(component))
+                components.append(sorted(component))
 
     for node in sorted(edges):
         if node not in index:
             visit(node)
-    return found
+    return components
 
 
 def mermaid(arrows: dict[str, set[str]]) -> str:
-    """The graph as Mermaid text, without arrows that follow from others."""
+    """The graph as Mermaid text, without arrows that follow from others: one line a room, and one for each odd name."""
     lines = ["flowchart TD"]
-    for room, targets in sorted(arrows.items()):
-        lines += [f"  {room} --> {target}" for target in sorted(_direct(arrows, room, targets))]
+    lines += [f'  {_node(room)}["{LABELS.get(room, room)}"]' for room in sorted(arrows) if _node(room) != room]
+    for room in sorted(arrows):
+        targets = sorted(_direct(arrows, room))
+        if targets:
+            lines.append(f"  {_node(room)} --> {' & '.join(map(_node, targets))}")
     return "\n".join(lines)
 
 
-def _direct(arrows: dict[str, set[str]], room: str, targets: set[str]) -> set[str]:
-    reached: dict[str, set[str]] = defaultdict(set)
+def update_picture(document: Path, picture: str) -> None:
+    """Replace the content of the first Mermaid block of a Markdown file."""
+    before, opening, rest = document.read_text(encoding="utf-8").partition("```mermaid\n")
+    _, closing, after = rest.partition("```")
+    if not closing:
+        raise ValueError(f"{document} has no Mermaid block")
+    document.write_text(f"{before}{opening}{picture}\n{closing}{after}", encoding="utf-8")
+
+
+def _node(room: str) -> str:
+    """A room as a Mermaid node: no dots, no leading underscores."""
+    return room.replace(".", "_").strip("_")
+
+
+def _direct(arrows: dict[str, set[str]], room: str) -> set[str]:
+    """The rooms that a room imports and that none of its other imports leads to (transitive reduction)."""
+    reached: dict[str, set[str]] = {}
 
     def below(node: str) -> set[str]:
         if node not in reached:
-            reached[node] = set().union(*({t} | below(t) for t in arrows.get(node, ())), set())
+            reached[node] = set().union(*({t} | below(t) for t in arrows.get(node, ())))
         return reached[node]
 
+    targets = arrows[room]
     return {t for t in targets if not any(t in below(other) for other in targets - {t})}
 
 
@@ -142,14 +158,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
     parser.add_argument("folder", nargs="?", type=Path, default=PROJECT)
     parser.add_argument("--mermaid", action="store_true", help="print the graph as Mermaid text")
+    parser.add_argument("--update", type=Path, metavar="FILE", help="write it into a Markdown file's Mermaid block")
     options = parser.parse_args()
     arrows = import_arrows(options.folder)
+    if options.update:
+        update_picture(options.update, mermaid(arrows))
+        return
     if options.mermaid:
         print(mermaid(arrows))
         return
     cycles = room_cycles(arrows)
-    for floor, rooms in enumerate(levels(arrows) if not cycles else []):
-        print(floor, " ".join(rooms))
+    for number, rooms in enumerate(levels(arrows) if not cycles else []):
+        print(number, " ".join(rooms))
     count = sum(map(len, arrows.values()))
     print(
         json.dumps(

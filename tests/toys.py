@@ -1,7 +1,14 @@
-"""Toy models of real layers and a real tokenizer, and what tests share: random weights, the same every time."""
+"""Toy models with real layers, real tokenizers, and helpers that tests share. Weights are random, with a fixed seed."""
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pytest
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    from playground.errors import PlaygroundError
 
 PROJECT = Path(__file__).resolve().parent.parent
 CHAT = (
@@ -192,79 +199,85 @@ FAMILIES = {
 }
 
 
-def make_tokenizer(chat: bool):
-    """Byte-level BPE: bos 0, eos 1, pad 2, the chat's two marks 3 and 4; every text can be written, and read back."""
+def make_tokenizer(chat: bool) -> "PreTrainedTokenizerFast":
+    """Train a byte-level BPE tokenizer: bos 0, eos 1, pad 2, turn start 3, turn end 4. It can write any text."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    inner = Tokenizer(models.BPE())
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=330,
         special_tokens=["<s>", "</s>", "<pad>", "<|start|>", "<|end|>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
-    inner.train_from_iterator(
+    backend.train_from_iterator(
         ["What is the answer to the question? The answer is blue. ### Instruction: Response:"] * 3, trainer
     )
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
     tokenizer.chat_template = CHAT if chat else None
     return tokenizer
 
 
-def make_unigram():
-    """As sentencepiece's with byte fallback: bos 1 before every text, end 2, and what isn't known is written as bytes; full-width letters become narrow."""
+def make_unigram() -> "PreTrainedTokenizerFast":
+    """Make a unigram tokenizer like sentencepiece, with byte fallback and NFKC: bos 1 begins every text, eos 2."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    known = [(letter, -3.0) for letter in "▁abcdefghijklmnopqrstuvwxyzWT.?:"] + [
+    vocabulary = [(letter, -3.0) for letter in "▁abcdefghijklmnopqrstuvwxyzWT.?:"] + [
         ("▁the", -1.0),
         ("▁answer", -1.0),
         ("▁is", -1.0),
     ]
-    inner = Tokenizer(
+    backend = Tokenizer(
         models.Unigram(
-            [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0), *((f"<0x{byte:02X}>", -9.0) for byte in range(256)), *known],
+            [
+                ("<unk>", 0.0),
+                ("<s>", 0.0),
+                ("</s>", 0.0),
+                *((f"<0x{byte:02X}>", -9.0) for byte in range(256)),
+                *vocabulary,
+            ],
             0,
             byte_fallback=True,
         )
     )
-    inner.normalizer, inner.pre_tokenizer = normalizers.NFKC(), pre_tokenizers.Metaspace()
-    inner.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), decoders.Metaspace()])
-    inner.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    backend.normalizer, backend.pre_tokenizer = normalizers.NFKC(), pre_tokenizers.Metaspace()
+    backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), decoders.Metaspace()])
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     return PreTrainedTokenizerFast(
-        tokenizer_object=inner, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<unk>"
+        tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<unk>"
     )
 
 
-def make_model(family: str, **changes):
-    """A network of that family with random weights, the same every time."""
+def make_model(family: str, **changes: Any) -> "PreTrainedModel":
+    """Build a toy model of a family in float32. changes: fields of its config."""
     import torch
     from transformers import AutoConfig
 
-    from playground.model.load import model_class
+    from playground.model.load import model_from_config
 
     kind, values = FAMILIES[family]
     torch.manual_seed(0)
     config = AutoConfig.for_model(kind, **values | changes)
-    return model_class(config).from_config(config, dtype=torch.float32).eval()
+    return model_from_config(config, torch.float32).eval()
 
 
-def save(folder: Path, family: str = "llama", chat: bool = False, **changes) -> Path:
-    """A toy model and its tokenizer, saved into `folder`; returns it."""
+def save(folder: Path, family: str = "llama", chat: bool = False, **changes: Any) -> Path:
+    """Save a toy model and its tokenizer into `folder`; return it. chat: whether it has a chat template."""
     make_model(family, **changes).save_pretrained(folder)
     make_tokenizer(chat).save_pretrained(folder)
     return folder
 
 
-def keys(caught) -> list[str]:
-    """The words keys of a caught PlaygroundError."""
+def keys(caught: "pytest.ExceptionInfo[PlaygroundError]") -> list[str]:
+    """Return the words keys of a caught PlaygroundError."""
     return [problem.key for problem in caught.value.problems]
 
 
 def too_large(folder: Path) -> Path:
-    """A model that no machine of a tester holds: the config and tokenizer alone are real, its weights a web page."""
+    """Save a model too large for any test machine: a real config and tokenizer, and a web page as weights."""
     make_tokenizer(False).save_pretrained(folder)
     config = {
         "model_type": "llama",

@@ -1,4 +1,4 @@
-"""Catalog: the models, data sets, presets, prompts and GPUs on offer, and whether a hub has a repo.
+"""Catalog: the models, data sets, presets, prompts and GPUs to choose from, and whether a hub has a repo.
 
 May import: errors, i18n. Imports no torch.
 """

@@ -1,20 +1,22 @@
-"""Cards that a model may have to fit, and whether it does. Imports no torch."""
+"""The GPU sizes of the catalog, and whether a number of bytes fits one. Imports no torch."""
 
 from playground.catalog.entries import read_entries
 
-TIGHT = 0.92  # of a card: beyond, a desktop or one long row can tip it over
+TIGHT = 0.92  # share of a GPU's memory: beyond it, a desktop or one long row can be too much
 
 
 def cards() -> list[dict]:
-    """Every card size of the catalog by what it holds, smallest first: {"id", "name", "gib", "bytes"}."""
+    """Every GPU size of the catalog, smallest first: {"id", "name", "gib", "bytes"}, "peaks" where rates are known."""
     return [card | {"bytes": card["gib"] * 2**30} for card in read_entries("cards").values()]
 
 
-def verdict(device: int, capacity: int) -> str:
-    """ "fits", "tight" or "no": bytes that are needed on the card, bytes that it has."""
-    return "no" if device > capacity else "tight" if device > TIGHT * capacity else "fits"
+def verdict(need: int, capacity: int) -> str:
+    """Whether that many bytes fit into a capacity in bytes: "fits", "tight" or "no"."""
+    if need > capacity:
+        return "no"
+    return "tight" if need > TIGHT * capacity else "fits"
 
 
-def smallest_card(device: int) -> dict | None:
-    """The smallest card that has that many bytes, or None where even the largest is too small."""
-    return next((card for card in cards() if verdict(device, card["bytes"]) != "no"), None)
+def smallest_card(need: int) -> dict | None:
+    """The smallest GPU that has that many bytes, or None where the largest is too small."""
+    return next((card for card in cards() if verdict(need, card["bytes"]) != "no"), None)

@@ -1,87 +1,89 @@
-"""What is on offer: models, data sets and presets, read from `assets/catalog/`."""
+"""Read the catalog in `assets/catalog/`: models, data sets, presets, prompts and memory requirements."""
 
 import json
 import os
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from playground import ASSETS
 
 
 def cache_folder() -> Path:
-    """Where fetched wheels and converted models are kept: $PLAYGROUND_CACHE, else a folder in the user's cache."""
+    """The folder of fetched wheels and converted models: $PLAYGROUND_CACHE, else one in the user's cache."""
     return Path(os.environ.get("PLAYGROUND_CACHE") or Path.home() / ".cache" / "lora-playground")
 
 
 @cache
 def models() -> dict[str, dict]:
-    """Every model on offer by its id, with the "name", "family" and "parameters" of its "shape" (its own id, unless it says another).
+    """Every model of the catalog by its id, with the "name", "family" and "parameters" of its shape.
 
-    `sources` are tried in order: {"hub"}, {"folder"}, {"wheels"}; without any, its id is a hub's. "languages": "ja", "en",
-    "many" (others beside them). "template": what it was trained with (chat, alpaca, text: the question alone) or the talk
-    asked it with; a base model may have none. "talk": it is one of the talk's. "for": the words key of who it is for.
+    "shape": an id of `shapes`, by default the model's own. "sources": tried in order, each {"hub"}, {"folder"} or
+    {"wheels"}; by default the model's id is a hub's. "languages": "ja", "en", "many" (other languages as well).
+    "template": the prompt format that it was trained with, or that the talk used with it (chat, alpaca, talk, text);
+    None for a base model without one. "talk": whether it is one of the talk's models. "for": the words key of who it
+    is for.
     """
-    found = {}
+    models = {}
     for id, entry in read_entries("models").items():
         shape = shapes()[entry.get("shape", id)]
-        known = {key: shape[key] for key in ("name", "family", "parameters")}
-        found[id] = (
-            {"shape": shape["id"], "gated": False, "talk": False, "template": None, "sources": [{"hub": id}]}
-            | known
-            | entry
-        )
-    return found
+        defaults = {"shape": shape["id"], "gated": False, "talk": False, "template": None, "sources": [{"hub": id}]}
+        models[id] = defaults | {key: shape[key] for key in ("name", "family", "parameters")} | entry
+    return models
 
 
 @cache
 def shapes() -> dict[str, dict]:
-    """Models that can be planned with no file of theirs at hand, by id: {"name", "family", "parameters", "config", "source"}."""
+    """Architectures that can be predicted without the model's files, by id.
+
+    {"name", "family", "parameters", "config" (transformers'), "source" (where the config is from)}.
+    """
     return read_entries("shapes")
 
 
 @cache
 def requirements() -> dict[str, dict]:
-    """What each shape of a model on offer takes at 4 bits, by shape: see memory/needs.py, which writes it."""
-    return read_entries("needs")
+    """Bytes that a catalog model needs at 4 bits, by shape; planning/build_requirements.py writes them."""
+    return read_entries("requirements")
 
 
 @cache
 def data_sets() -> dict[str, dict]:
-    """Every data set entry by its id, each with a bundled "file" or a "hub" id."""
+    """Every data set of the catalog by its id, each with a bundled "file" or a "hub" id."""
     return read_entries("data")
 
 
 @cache
 def column_names() -> dict[str, dict]:
-    """The usual names of a data set's columns by what they hold: {"names": [...]}, in lower case."""
+    """Usual names of a data set's columns, in lower case, by the role of the column: {"names": [...]}."""
     return read_entries("columns")
 
 
 @cache
 def presets() -> dict[str, dict]:
-    """Named settings by id: {group: {field: value}} laid over the defaults."""
+    """Presets by id: {"settings": {group: {field: value}}} over the defaults."""
     return read_entries("presets")
 
 
 @cache
 def prompts() -> dict[str, dict]:
-    """Questions on offer by id: {"prompts": [...]}."""
+    """Example prompts by id: {"prompts": [...]}."""
     return read_entries("prompts")
 
 
 def display_name(model: str) -> str:
-    """What people call a model: its name in the catalog, or the end of its id or folder."""
+    """A model's name in the catalog, or else the last part of its id or folder."""
     entry = models().get(model) or shapes().get(model)
     return entry["name"] if entry else model.rstrip("/").rsplit("/", 1)[-1]
 
 
 def shape_of(model: str) -> dict | None:
-    """The bundled shape of a model on offer, or of that id; None where there is none."""
+    """The shape of a catalog model, or the shape of that id; None if there is neither."""
     entry = models().get(model)
     return shapes().get(entry["shape"] if entry else model)
 
 
-def source_of(entry: dict, kind: str):
+def source_of(entry: dict, kind: str) -> Any:
     """The value of an entry's first source of that kind ("hub", "folder", "wheels"), or None."""
     return next((source[kind] for source in entry["sources"] if kind in source), None)
 
@@ -92,5 +94,6 @@ def offline_models() -> list[str]:
 
 
 def read_entries(name: str) -> dict[str, dict]:
+    """The entries of `assets/catalog/<name>.json` by their "id"."""
     entries = json.loads((ASSETS / "catalog" / f"{name}.json").read_text(encoding="utf-8"))
     return {entry["id"]: entry for entry in entries}

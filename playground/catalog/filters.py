@@ -1,4 +1,4 @@
-"""Which of the models on offer suit a person, and what is to be known of each. Imports no torch."""
+"""Filter the catalog's models by language, size and memory, and collect the facts of each. Imports no torch."""
 
 from math import inf
 
@@ -6,35 +6,40 @@ from playground.catalog import entries
 from playground.catalog.cards import smallest_card, verdict
 from playground.i18n import translate
 
-SIZES = {"small": (0, 1e9), "medium": (1e9, 4e9), "large": (4e9, 10e9), "huge": (10e9, inf)}  # parameters: from, up to
+SIZES = {"small": (0, 1e9), "medium": (1e9, 4e9), "large": (4e9, 10e9), "huge": (10e9, inf)}  # parameters: from, below
+FACTS = ("id", "name", "family", "parameters", "languages", "instruct", "template", "licence", "gated", "talk")
 
 
 def matching_models(language: str = "", size: str = "", room: int = 0, device: str = "cuda") -> list[str]:
-    """The ids of the models that speak that language ("ja", "en"), are of that size, and fit.
+    """Ids of the models that pass all filters; a filter left at its default passes every model.
 
-    room: bytes of a card, or of main memory for the device "cpu", in which a model at 4 bits is to be chatted with and to be
-    fine-tuned. Whatever isn't asked for leaves all.
+    language: "ja" or "en". size: a key of SIZES. room: bytes of a GPU, or of main memory for the device "cpu", that
+    suffice to chat with the model and to fine-tune it at 4 bits.
     """
-    least, most = SIZES.get(size, (0, inf))
-    found = (entry for entry in entries.models().values() if least <= entry["parameters"] < most)
+    least, below = SIZES.get(size, (0, inf))
     return [
-        e["id"] for e in found if (not language or language in e["languages"]) and (not room or _fits(e, room, device))
+        entry["id"]
+        for entry in entries.models().values()
+        if least <= entry["parameters"] < below
+        and (not language or language in entry["languages"])
+        and (not room or _fits(entry, room, device))
     ]
 
 
 def model_facts(model: str, lang: str) -> dict:
-    """What is to be known of a model on offer before it is chosen; the plain values are the catalog's.
+    """What a person wants to know of a catalog model before choosing it: the catalog's fields (FACTS) and
 
-    "targets": the layers that LoRA adapts; "memory": bytes that it takes at 4 bits to "chat" and to "tune", on "cuda" and "cpu";
-    "card": GB of the smallest card for each, or None; "for": who it is for, in that language.
+    "targets": the layers that LoRA adapts by default; "memory": bytes needed at 4 bits, {"cuda" and "cpu": {"chat",
+    "tune"}}; "card": GiB of the smallest GPU for "chat" and for "tune", or None; "for": who it is for, in the
+    language `lang`; "offline": whether it needs no model hub.
     """
-    entry, needs = entries.models()[model], entries.requirements()[entries.models()[model]["shape"]]
-    cards = {kind: smallest_card(size) for kind, size in needs["cuda"].items()}
-    kept = ("id", "name", "family", "parameters", "languages", "instruct", "template", "licence", "gated", "talk")
-    return {key: entry[key] for key in kept} | {
-        "targets": needs["targets"],
-        "memory": {device: needs[device] for device in ("cuda", "cpu")},
-        "card": {kind: card and card["gib"] for kind, card in cards.items()},
+    entry = entries.models()[model]
+    requirements = entries.requirements()[entry["shape"]]
+    smallest = {job: smallest_card(need) for job, need in requirements["cuda"].items()}
+    return {key: entry[key] for key in FACTS} | {
+        "targets": requirements["targets"],
+        "memory": {device: requirements[device] for device in ("cuda", "cpu")},
+        "card": {job: card and card["gib"] for job, card in smallest.items()},
         "for": translate(lang, f"catalog.for.{entry['for']}"),
         "offline": model in entries.offline_models(),
     }

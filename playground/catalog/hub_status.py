@@ -1,43 +1,54 @@
-"""Asking a hub whether it has something, with an answer in seconds even on a dead network."""
+"""Check whether a Hugging Face hub offers a repo, with an answer in seconds even on a dead network."""
 
-import os
 import threading
 
 TIMEOUT = 6.0  # seconds
 
 
-def access_problem(repo: str, kind: str = "", file: str = "") -> str | None:
-    """Why the hub won't give this repo: "unreachable", "absent", "gated", or None where nothing is in the way.
+def access_problem(repo: str, repo_type: str = "model", file: str = "") -> str | None:
+    """Why the hub doesn't give access to a repo: "unreachable", "absent" or "gated"; None if nothing is in the way.
 
-    `kind`: "" for models, "datasets/" for data sets; `file`: the one that is wanted, where it isn't the repo's usual one. Asked in a thread of its own with one time limit over all,
-    because a name lookup on a dead network can hang for minutes and no client's own time limit covers it.
+    repo_type: "model" or "dataset"; file: a file that is needed, if not one that such a repo usually has.
+
+    The request runs in a thread with one time limit over all of it: a name lookup on a dead network can hang for
+    minutes, and no client's own timeout covers it.
     """
-    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+    import huggingface_hub  # before the clock starts: on a busy machine importing it takes seconds
+    from huggingface_hub.errors import HFValidationError
+
+    if huggingface_hub.is_offline_mode():
         return "unreachable"
-    answer: list[str | None] = ["unreachable"]
+    usual_file = "README.md" if repo_type == "dataset" else "config.json"
+    try:
+        url = huggingface_hub.hf_hub_url(repo, file or usual_file, repo_type=repo_type)
+    except HFValidationError:
+        return "absent"
+    result: list[str | None] = ["unreachable"]
 
-    def ask() -> None:
-        import httpx
-        from huggingface_hub import constants, get_token
+    def request() -> None:
+        result[0] = _request_access(url, bool(file))
 
-        token = get_token()
-        headers = {"authorization": f"Bearer {token}"} if token else {}
-        asked = file or ("README.md" if kind else "config.json")
-        try:
-            found = httpx.head(
-                f"{constants.ENDPOINT}/{kind}{repo}/resolve/main/{asked}",
-                headers=headers,
-                timeout=TIMEOUT,
-                follow_redirects=True,
-            )
-        except httpx.HTTPError:
-            return
-        # A repo that exists but lacks this one file says so in a header of its own.
-        missing_file = found.headers.get("x-error-code") == "EntryNotFound"
-        known = {401: "absent", 403: "gated", 404: None if missing_file and not file else "absent"}
-        answer[0] = known.get(found.status_code, None if found.status_code < 400 else "unreachable")
-
-    thread = threading.Thread(target=ask, daemon=True)
+    thread = threading.Thread(target=request, daemon=True)
     thread.start()
     thread.join(TIMEOUT + 2)
-    return answer[0]
+    return result[0]
+
+
+def _request_access(url: str, needs_file: bool) -> str | None:
+    """Request a file's metadata, with the person's token if they are logged in."""
+    from huggingface_hub import get_hf_file_metadata
+    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+    try:
+        get_hf_file_metadata(url, timeout=TIMEOUT)
+    except EntryNotFoundError:  # the repo exists and lacks this one file
+        return "absent" if needs_file else None
+    except GatedRepoError:
+        return "gated"
+    except RepositoryNotFoundError:
+        return "absent"
+    except HfHubHTTPError as error:  # a mirror that doesn't send the Hugging Face hub's error codes
+        return {401: "absent", 403: "gated", 404: "absent"}.get(error.response.status_code, "unreachable")
+    except Exception:  # each HTTP client that huggingface_hub has used raises its own kinds
+        return "unreachable"
+    return None

@@ -1,121 +1,181 @@
-"""Base and tuned answers from one batch over one copy of the frozen weights.
+"""Answers of the base and the tuned model from one batch, over one copy of the frozen weights.
 
-Each row of the batch names its adapter (PEFT's mixed batches); a row named `__base__` runs through the bare layers. Where
-rows can't be told apart inside the model, base answers first and tuned after it, still over the one copy of the weights.
+Each row of the batch names its adapter (PEFT's mixed batches); a row named `__base__` skips the adapter. Where the
+model can't treat rows separately, the base rows are answered first and the tuned ones after them, still over the one
+copy of the weights.
 """
 
 import functools
 import queue
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
 
+from playground import compat
 from playground.model.adapt import ADAPTER_NAME
 from playground.settings import Generation
-
-BASE = "__base__"  # PEFT's name for "no adapter"
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One row to be answered: its prompt's tokens, and whether the adapter answers."""
+    """One row to answer: the tokens of its prompt, and whether the tuned model (with the adapter) answers it."""
 
     ids: list[int]
     tuned: bool
 
 
 def generate_answers(
-    model: PreTrainedModel,
+    model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
-    asked: Sequence[Prompt],
-    ends: Sequence[int],
+    prompts: Sequence[Prompt],
+    end_ids: Sequence[int],
     generation: Generation,
     stop: threading.Event,
 ) -> Iterator[dict]:
-    """Answer all rows at once; yield {"texts": [...], "tokens": n} as they grow, the last one complete.
+    """Answer all prompts in one batch; yield {"texts": [...], "tokens": n} as answers grow, the last event complete.
 
-    Where all rows are of one side, the last one also has "ids": each answer's tokens, with the one that closes it if it was written.
-    With beams no text is known before the end: until then only `tokens` grows. Ends early, with what there is, once
-    `stop` is set. `ends`: the tokens that close an answer.
+    end_ids: tokens that end an answer. If all prompts are for the same side (base or tuned), the last event also has
+    "ids": each answer's tokens, including its end token if one was written. With beam search texts are only known at
+    the end: until then events have just "tokens". Once `stop` is set, ends early with the answers so far.
+
+    Errors of the generating thread are raised here. Closing the iterator early sets `stop` and waits for the thread.
     """
-    if len({a.tuned for a in asked}) == 2 and not _mixes(model):
-        yield from _one_after_the_other(model, tokenizer, asked, ends, generation, stop)
+    if len({prompt.tuned for prompt in prompts}) == 2 and not _supports_mixed_batches(model):
+        yield from _generate_base_then_tuned(model, tokenizer, prompts, end_ids, generation, stop)
         return
-    events: queue.Queue = queue.Queue()
-    begun = (
-        1 if model.config.is_encoder_decoder else max(len(a.ids) for a in asked)
-    )  # tokens before an answer: the decoder's start, or the prompt
-    writer = _Writer(tokenizer, begun, generation, stop, events, ends)
+    events: queue.Queue[dict | BaseException] = queue.Queue()
+    # tokens in front of an answer: the decoder's start token, or the prompt
+    start = 1 if model.config.is_encoder_decoder else max(len(prompt.ids) for prompt in prompts)
+    streamer = _AnswerStreamer(tokenizer, start, generation, stop, events.put, end_ids)
 
     def run() -> None:
         try:
             with torch.no_grad():
-                found = _generate(model, tokenizer, asked, ends, generation, writer)
-            written = found[:, begun:].tolist()
-            events.put(
-                {
-                    "texts": writer.texts(written),
-                    "ids": [ids[: writer.end(ids) + 1] for ids in written],
-                    "tokens": found.shape[1] - begun,
-                    "end": True,
-                }
-            )
-        except BaseException as error:  # handed over to the thread that reads the answers
+                output = _generate_batch(model, tokenizer, prompts, end_ids, generation, streamer)
+            events.put(streamer.last_event(output))
+        except BaseException as error:  # raised again in the thread that reads the events
             events.put(error)
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    ended = False
+    finished = False
     try:
-        while not ended:
+        while not finished:
             event = events.get()
-            ended = isinstance(event, BaseException) or event.pop("end", False)
             if isinstance(event, BaseException):
+                finished = True
                 raise event
+            finished = event.pop("end", False)
             yield event
     finally:
-        if not ended:  # nobody reads on: don't leave it writing
+        if not finished:  # the reader left early: don't keep generating
             stop.set()
         thread.join()
 
 
-def _mixes(model: PeftModel) -> bool:
-    """Whether the adapter can answer some rows of a batch alone: PEFT can't with DoRA, nor can experts that get some tokens of any row."""
-    layers = [(name, m) for name, m in model.named_modules() if isinstance(m, LoraLayer)]
-    return not any(m.use_dora.get(ADAPTER_NAME) or "experts" in name.split(".") for name, m in layers)
+def _supports_mixed_batches(model: torch.nn.Module) -> bool:
+    """Whether an adapter can be applied to some rows of a batch only.
+
+    PEFT can't do that with DoRA, nor in experts, which get some tokens of any row.
+    """
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
+    return not any(layer.use_dora.get(ADAPTER_NAME) or "experts" in name.split(".") for name, layer in layers)
 
 
-def _one_after_the_other(model, tokenizer, asked, ends, generation, stop) -> Iterator[dict]:
-    """As `answers`, the rows without the adapter first; `tokens` is the mean over all rows."""
-    texts, written = [""] * len(asked), 0
+def _generate_base_then_tuned(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    end_ids: Sequence[int],
+    generation: Generation,
+    stop: threading.Event,
+) -> Iterator[dict]:
+    """As `generate_answers`, but in two batches, base first; "tokens" is the mean over all rows."""
+    texts, finished_tokens = [""] * len(prompts), 0
     for tuned in (False, True):
-        rows, event = [n for n, a in enumerate(asked) if a.tuned == tuned], {"tokens": 0}
-        for event in generate_answers(model, tokenizer, [asked[n] for n in rows], ends, generation, stop):
+        rows = [n for n, prompt in enumerate(prompts) if prompt.tuned == tuned]
+        event: dict[str, Any] = {"tokens": 0}
+        for event in generate_answers(model, tokenizer, [prompts[n] for n in rows], end_ids, generation, stop):
             for n, text in zip(rows, event.get("texts", ())):
                 texts[n] = text
             known = {"texts": list(texts)} if "texts" in event else {}
-            yield {"tokens": (written + event["tokens"] * len(rows)) // len(asked), **known}
-        written += event["tokens"] * len(rows)
+            yield {"tokens": (finished_tokens + event["tokens"] * len(rows)) // len(prompts), **known}
+        finished_tokens += event["tokens"] * len(rows)
+
+
+def _generate_batch(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    end_ids: Sequence[int],
+    generation: Generation,
+    streamer: "_AnswerStreamer",
+) -> torch.Tensor:
+    """Run `model.generate` on the padded prompts; return its token ids, (rows, prompt and answer)."""
+    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end_ids[0]
+    ids, mask = _pad(prompts, pad_id, left=not model.config.is_encoder_decoder)
+    options = {
+        "max_new_tokens": generation.max_new_tokens,
+        "num_beams": generation.num_beams,
+        "do_sample": generation.temperature > 0,
+        "repetition_penalty": generation.repetition_penalty,
+        "eos_token_id": sorted({*end_ids}),
+        "pad_token_id": pad_id,
+    }
+    if generation.temperature > 0:
+        options |= {"temperature": generation.temperature, "top_p": generation.top_p, "top_k": generation.top_k}
+    torch.manual_seed(generation.seed)
+    model.eval()
+    sides = {prompt.tuned for prompt in prompts}
+    adapter_context: AbstractContextManager = nullcontext()
+    if sides == {True, False}:
+        options["adapter_names"] = [ADAPTER_NAME if prompt.tuned else compat.BASE_ROWS for prompt in prompts]
+        adapter_context = _restore_rows(model, len(prompts) * generation.num_beams)
+    elif isinstance(model, PeftModel) and sides == {False}:
+        adapter_context = model.disable_adapter()
+    ids, mask = ids.to(model.device), mask.to(model.device)
+    with adapter_context, _contiguous_head_input(model):
+        generate: Any = model.generate  # nn.Module's hint takes it for a tensor
+        return generate(input_ids=ids, attention_mask=mask, stopping_criteria=[streamer], **options)
+
+
+def _pad(prompts: Sequence[Prompt], pad_id: int, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and attention mask, (rows, longest prompt).
+
+    left: a decoder continues where its prompt ends, so the padding goes in front; an encoder's goes behind.
+    """
+    width = max(len(prompt.ids) for prompt in prompts)
+
+    def pad_row(row: list[int], value: int) -> list[int]:
+        padding = [value] * (width - len(row))
+        return padding + row if left else row + padding
+
+    ids = torch.tensor([pad_row(prompt.ids, pad_id) for prompt in prompts])
+    return ids, torch.tensor([pad_row([1] * len(prompt.ids), 0) for prompt in prompts])
 
 
 @contextmanager
-def _row_by_row(model: PeftModel, rows: int) -> Iterator[None]:
-    """Within it, adapted layers that get all rows' tokens in one line (OPT's) see them in rows, by which PEFT picks."""
+def _restore_rows(model: torch.nn.Module, rows: int) -> Iterator[None]:
+    """Give adapted layers (rows, tokens, features) as input where a model flattens it to (rows * tokens, features).
 
-    def seen(run, x, *args, **kwargs):
+    OPT does; PEFT picks the adapter by row.
+    """
+
+    def forward(original: Callable, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         if x.dim() > 2 or len(x) == rows:
-            return run(x, *args, **kwargs)
-        return run(x.view(rows, -1, x.shape[-1]), *args, **kwargs).flatten(0, 1)
+            return original(x, *args, **kwargs)
+        return original(x.view(rows, -1, x.shape[-1]), *args, **kwargs).flatten(0, 1)
 
-    layers = [m for m in model.modules() if isinstance(m, LoraLayer)]
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
     for layer in layers:
-        layer.forward = functools.partial(seen, layer.forward)
+        layer.forward = functools.partial(forward, layer.forward)
     try:
         yield
     finally:
@@ -123,52 +183,17 @@ def _row_by_row(model: PeftModel, rows: int) -> Iterator[None]:
             del layer.forward
 
 
-def _generate(model, tokenizer, asked, ends, generation, writer) -> torch.Tensor:
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0]
-    width = max(len(a.ids) for a in asked)
-
-    def padded(row: list[int], filler: int) -> list[int]:
-        """On the side where nothing is written: an answer goes on where its prompt ends, but for an encoder's."""
-        gap = [filler] * (width - len(row))
-        return row + gap if model.config.is_encoder_decoder else gap + row
-
-    ids = torch.tensor([padded(a.ids, pad) for a in asked], device=model.device)
-    mask = torch.tensor([padded([1] * len(a.ids), 0) for a in asked], device=model.device)
-    wanted = {
-        "max_new_tokens": generation.max_new_tokens,
-        "num_beams": generation.num_beams,
-        "do_sample": generation.temperature > 0,
-        "repetition_penalty": generation.repetition_penalty,
-        "eos_token_id": sorted({*ends}),
-        "pad_token_id": pad,
-    }
-    if generation.temperature > 0:
-        wanted |= {"temperature": generation.temperature, "top_p": generation.top_p, "top_k": generation.top_k}
-    torch.manual_seed(generation.seed)
-    model.eval()
-    sides, way = {a.tuned for a in asked}, nullcontext()
-    if sides == {True, False}:
-        wanted["adapter_names"] = [ADAPTER_NAME if a.tuned else BASE for a in asked]
-        way = _row_by_row(model, len(asked) * generation.num_beams)
-    elif isinstance(model, PeftModel) and sides == {False}:
-        way = model.disable_adapter()
-    with way, _head_in_one_product(model):
-        return model.generate(input_ids=ids, attention_mask=mask, stopping_criteria=[writer], **wanted)
-
-
 @contextmanager
-def _head_in_one_product(model: PreTrainedModel) -> Iterator[None]:
-    """Within it, the head multiplies all rows at once.
+def _contiguous_head_input(model: PreTrainedModel | PeftModel) -> Iterator[None]:
+    """Make the output head multiply all rows at once.
 
-    A model hands it the last token of each prompt as a view with gaps. Of those, torch makes a product a row, and on a CPU
-    a copy of the head for each: 2.4 GiB and 13 s for 45 prompts of a 135 M model.
+    A model gives its head the last token of each prompt as a strided view. For those torch computes one product a row,
+    and on a CPU copies the head for each: 2.4 GiB and 13 s for 45 prompts of a 135 M model.
     """
     head = model.get_output_embeddings()
-    hook = (
-        head.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(), *inputs[1:]))
-        if head is not None
-        else None
-    )
+    hook = None
+    if head is not None:
+        hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(), *inputs[1:]))
     try:
         yield
     finally:
@@ -176,27 +201,42 @@ def _head_in_one_product(model: PreTrainedModel) -> Iterator[None]:
             hook.remove()
 
 
-class _Writer(StoppingCriteria):
-    """Called after every token: says what is written so far, and stops when asked to."""
+class _AnswerStreamer(StoppingCriteria):
+    """Called by transformers after every token: sends what is written so far, and stops when `stop` is set."""
 
-    def __init__(self, tokenizer, begun, generation, stop, events, ends):
-        self.tokenizer, self.begun, self.stop, self.events = tokenizer, begun, stop, events
-        self.whole_only, self.ends = generation.num_beams > 1, set(ends)
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        start: int,
+        generation: Generation,
+        stop: threading.Event,
+        send: Callable[[dict], None],
+        end_ids: Sequence[int],
+    ) -> None:
+        self.tokenizer, self.start, self.stop, self.send = tokenizer, start, stop, send
+        self.streams_text, self.end_ids = generation.num_beams == 1, set(end_ids)
 
-    def __call__(self, input_ids, scores, **kwargs):
-        event = {"tokens": input_ids.shape[1] - self.begun}
-        if not self.whole_only:
-            event["texts"] = self.texts(input_ids[:, self.begun :].tolist())
-        self.events.put(event)
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        event: dict[str, Any] = {"tokens": input_ids.shape[1] - self.start}
+        if self.streams_text:
+            event["texts"] = self._texts(input_ids[:, self.start :].tolist())
+        self.send(event)
         return torch.full((input_ids.shape[0],), self.stop.is_set(), device=input_ids.device)
 
-    def texts(self, rows: list[list[int]]) -> list[str]:
+    def last_event(self, output: torch.Tensor) -> dict:
+        """The complete answers, with "ids" up to and including each end token."""
+        rows = output[:, self.start :].tolist()
+        ids = [row[: self._answer_length(row) + 1] for row in rows]
+        return {"texts": self._texts(rows), "ids": ids, "tokens": output.shape[1] - self.start, "end": True}
+
+    def _texts(self, rows: list[list[int]]) -> list[str]:
         return [self._text(ids) for ids in rows]
 
-    def end(self, ids: list[int]) -> int:
-        """Where an answer is closed, or how long it is."""
-        return next((at for at, token in enumerate(ids) if token in self.ends), len(ids))
-
     def _text(self, ids: list[int]) -> str:
-        # A character of several tokens shows as U+FFFD until its last one is there.
-        return self.tokenizer.decode(ids[: self.end(ids)], skip_special_tokens=True).rstrip("\ufffd").strip()
+        # A character of several tokens decodes to U+FFFD until its last token is written.
+        text = self.tokenizer.decode(ids[: self._answer_length(ids)], skip_special_tokens=True)
+        return str(text).rstrip("\ufffd").strip()
+
+    def _answer_length(self, ids: list[int]) -> int:
+        """Tokens before the first end token, or all."""
+        return next((at for at, token in enumerate(ids) if token in self.end_ids), len(ids))

@@ -1,10 +1,11 @@
-"""A third answer beside base and tuned: from any service that speaks OpenAI's chat completions.
+"""A streaming client for any service with OpenAI's chat completions API, for a third answer next to base and tuned.
 
-The talk begins with such a service and says why not to depend on one. What is sent leaves this machine; the key is held
-for the one request, and neither is written anywhere.
+The talk begins with such a service and says why not to depend on one. What is sent leaves this machine; the key is kept
+for the one request, and neither is written to disk.
 """
 
 import json
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,13 +16,15 @@ import httpx
 from playground.errors import PlaygroundError, Problem, as_playground_error, problem
 from playground.settings import Generation
 
-CONNECT, SILENCE = 6.0, 60.0  # seconds until it must have answered the call; between two pieces of an answer
-MOST = 100_000  # characters: a service that never ends is left
+CONNECT_TIMEOUT = 6.0  # seconds
+READ_TIMEOUT = 60.0  # seconds between two pieces of an answer
+MAX_CHARACTERS = 100_000  # of an answer; after them the connection is closed, for services that never end
+MAX_ERROR_BYTES = 20_000
 
 
 @dataclass(frozen=True)
 class Service:
-    """Where to ask. base_url as clients of OpenAI's API take it, such as http://127.0.0.1:11434/v1."""
+    """Address, model and key of a service. base_url as OpenAI's clients take it, such as http://127.0.0.1:11434/v1."""
 
     base_url: str
     model: str
@@ -29,28 +32,30 @@ class Service:
 
 
 def service_problems(service: Service) -> list[Problem]:
-    """Everything that is wrong with what was typed."""
-    wrong = []
+    """Return everything that is wrong with a service as it was typed in."""
+    problems = []
     try:
         parts = urlsplit(service.base_url.strip())
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.username
     except ValueError:
         usable = False
     if not usable:
-        wrong.append(Problem("problem.service_url", {"url": service.base_url[:120]}))
+        problems.append(Problem("problem.service_url", {"url": service.base_url[:120]}))
     if not service.model.strip():
-        wrong.append(Problem("problem.service_model"))
+        problems.append(Problem("problem.service_model"))
     if not service.key.isascii() or any(c.isspace() for c in service.key.strip()):
-        wrong.append(Problem("problem.service_key"))
-    return wrong
+        problems.append(Problem("problem.service_key"))
+    return problems
 
 
 def stream_answer(
     service: Service, messages: Sequence[dict], generation: Generation, stop: threading.Event
 ) -> Iterator[str]:
-    """The whole text so far, each time more of it has come. messages: {"role", "content"}, the question last.
+    """Request a chat completion; yield the answer so far each time it grows.
 
-    Raises PlaygroundError: unreachable, key refused, no such model or address, too many requests, anything else it says.
+    messages: {"role", "content"}, the question last.
+    Raises PlaygroundError: service unreachable, key refused, no such model or address, too many requests, any other
+    error that the service reports.
     """
     body = {
         "model": service.model.strip(),
@@ -63,63 +68,86 @@ def stream_answer(
     }
     url, key = service.base_url.strip().rstrip("/") + "/chat/completions", service.key.strip()
     headers = {"authorization": f"Bearer {key}"} if key else {}
+    timeout = httpx.Timeout(READ_TIMEOUT, connect=CONNECT_TIMEOUT)
     try:
-        with httpx.stream(
-            "POST", url, json=body, headers=headers, timeout=httpx.Timeout(SILENCE, connect=CONNECT)
-        ) as reply:
-            if reply.status_code != 200:
-                raise _refused(service, reply.status_code, reply.read()[:20_000])
-            yield from _pieces(reply, stop)
+        with httpx.stream("POST", url, json=body, headers=headers, timeout=timeout) as response:
+            if response.status_code != 200:
+                raise _status_error(service, response.status_code, response.read()[:MAX_ERROR_BYTES])
+            yield from _growing_text(response, stop)
     except httpx.HTTPError as error:
         raise problem("error.service_unreachable", url=service.base_url[:120], detail=type(error).__name__) from error
 
 
-def _pieces(reply: httpx.Response, stop: threading.Event) -> Iterator[str]:
-    """The `data:` lines of server-sent events; a service that doesn't stream says it all at once."""
+def _growing_text(response: httpx.Response, stop: threading.Event) -> Iterator[str]:
+    """Join the pieces in the `data:` lines of server-sent events; a service that doesn't stream sends one JSON line."""
     text = ""
-    for line in reply.iter_lines():
-        if stop.is_set() or len(text) > MOST:
+    for line in _event_lines(response):
+        if stop.is_set() or len(text) > MAX_CHARACTERS:
             return
         data = line.removeprefix("data:").strip()
         if not data.startswith("{"):  # [DONE], a comment, an empty line
             continue
-        try:
-            said = json.loads(data)
-            choices = said.get("choices") or []
-            piece = "".join(
-                (choice.get("delta") or choice.get("message") or {}).get("content") or "" for choice in choices[:1]
-            )
-        except (ValueError, AttributeError, TypeError) as error:
-            raise problem("error.service_said", status=reply.status_code, detail=data[:160]) from error
-        if "error" in said:
-            raise problem("error.service_said", status=reply.status_code, detail=str(said["error"])[:240])
+        piece = _parse_piece(data, response.status_code)
         if piece:
             text += piece
             yield text
 
 
-def _refused(service: Service, status: int, body: bytes) -> PlaygroundError:
+def _event_lines(response: httpx.Response) -> Iterator[str]:
+    """Split a response into lines at CR and LF only, as server-sent events end them.
+
+    httpx's `iter_lines` also splits at U+2028, U+0085 and others, which JSON may contain unescaped. (httpx-sse splits
+    correctly, but needs the content type that some services don't send, and hides the comment lines that some send for
+    minutes while a request is queued: a stopped answer couldn't hang up meanwhile.)
+    """
+    rest = ""
+    for chunk in response.iter_text():
+        *lines, rest = re.split(r"[\r\n]", rest + chunk)
+        yield from lines
+    yield rest
+
+
+def _parse_piece(data: str, status: int) -> str:
+    """The text in one chunk of a chat completion. Raises PlaygroundError for an error message, or other JSON."""
+    try:
+        chunk = json.loads(data)
+        choices = chunk.get("choices") or []
+        piece = "".join(
+            (choice.get("delta") or choice.get("message") or {}).get("content") or "" for choice in choices[:1]
+        )
+    except (ValueError, AttributeError, TypeError) as error:
+        raise problem("error.service_said", status=status, detail=data[:160]) from error
+    if "error" in chunk:
+        raise problem("error.service_said", status=status, detail=str(chunk["error"])[:240])
+    return piece
+
+
+def _status_error(service: Service, status: int, body: bytes) -> PlaygroundError:
+    """The error for a status other than 200, with the service's own message."""
     if status in (401, 403):
         return problem("error.service_key", status=status)
     if status == 429:
         return problem("error.service_busy")
     try:
-        said = json.loads(body)["error"]
-        detail = said.get("message") if isinstance(said, dict) else str(said)
+        error = json.loads(body)["error"]
+        message = error.get("message") if isinstance(error, dict) else str(error)
     except (ValueError, KeyError, TypeError):
-        detail = body.decode("utf-8", "replace").strip().split("\n")[0]
+        message = body.decode("utf-8", "replace").strip().split("\n")[0]
+    detail = str(message)[:240]
     if status == 404:
-        return problem(
-            "error.service_absent", url=service.base_url[:120], model=service.model[:80], detail=str(detail)[:240]
-        )
-    return problem("error.service_said", status=status, detail=str(detail)[:240])
+        return problem("error.service_absent", url=service.base_url[:120], model=service.model[:80], detail=detail)
+    return problem("error.service_said", status=status, detail=detail)
 
 
 class PendingAnswer:
-    """An answer on its way, read in a thread of its own: `text` grows until `ended`; `error` says what went wrong."""
+    """An answer being streamed in a background thread.
 
-    def __init__(self, service: Service, messages: Sequence[dict], generation: Generation):
-        self.text, self.error = "", None
+    `text` grows until `ended`; `error` is then what went wrong, or None.
+    """
+
+    def __init__(self, service: Service, messages: Sequence[dict], generation: Generation) -> None:
+        self.text = ""
+        self.error: PlaygroundError | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._read, args=(service, messages, generation), daemon=True)
         self._thread.start()
@@ -134,9 +162,9 @@ class PendingAnswer:
     def wait(self, seconds: float) -> None:
         self._thread.join(seconds)
 
-    def _read(self, *asked) -> None:
+    def _read(self, service: Service, messages: Sequence[dict], generation: Generation) -> None:
         try:
-            for text in stream_answer(*asked, self._stop):
+            for text in stream_answer(service, messages, generation, self._stop):
                 self.text = text
         except Exception as error:
             self.error = as_playground_error(error)

@@ -1,4 +1,4 @@
-"""Data: records of files and hubs, rows of them, the prompt format, tokens and batches.
+"""Data: records of files and hub data sets, rows, prompt templates, tokens and batches.
 
 May import: model, memory, settings, catalog and below.
 """

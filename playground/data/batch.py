@@ -1,195 +1,207 @@
-"""Rows as tokens; tokens as padded batches, or packed into one sequence that holds what all rows begin with once."""
+"""Tokenize rows into examples, and collate examples into padded or packed batches."""
 
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.nn import functional
 
-from playground.data.source import Row
+from playground.data.row import Row
 from playground.data.template import Template
 from playground.errors import problem
 
-IGNORED = -100  # the label of tokens that aren't trained on (torch's cross-entropy leaves them out)
+IGNORED = -100  # the label of tokens that aren't trained on: torch's cross-entropy skips it
 
 
 @dataclass(frozen=True)
 class Example:
-    """A row's tokens; those from `trained_from` on carry a label.
+    """A row's token ids; those from `trained_from` on carry a label.
 
-    Of a model with an encoder, the encoder reads the tokens before that, and the decoder writes the others.
+    For an encoder-decoder model the encoder reads the ids before `trained_from` and the decoder writes the rest.
     """
 
-    ids: list[int]
+    ids: Sequence[int]
     trained_from: int
 
     @property
     def labelled(self) -> int:
-        """How many tokens are predicted and trained on; a row's first one has nothing before it."""
+        """Number of tokens that are predicted and trained on; a row's first token is never predicted."""
         return len(self.ids) - max(self.trained_from, 1)
 
 
 def encode(
     rows: Sequence[Row], template: Template, length: int, train_on_prompt: bool = False
 ) -> tuple[list[Example], int]:
-    """Examples of at most `length` tokens, and how many answers lost their end to that.
+    """Tokenize rows and truncate them to `length` tokens. Returns the examples and the number of truncated answers.
 
-    A row whose prompt alone fills the length can teach nothing and is left out. Raises PlaygroundError if all are, and
-    where a prompt is to be trained on that an encoder reads: nothing there is predicted.
+    A row whose prompt alone fills `length` has no label left: it is dropped, and counted as truncated. Raises
+    PlaygroundError if that drops every row, and if the prompt of an encoder-decoder model is to be trained on: its
+    encoder predicts nothing.
     """
     if train_on_prompt and template.encoder:
         raise problem("error.prompt_is_read")
-    examples, cut = [], 0
+    examples, truncated = [], 0
     for prompt, answer in template.tokens(rows):
         if len(prompt) >= length:
-            cut += 1
+            truncated += 1
             continue
-        cut += len(prompt) + len(answer) > length
+        truncated += len(prompt) + len(answer) > length
         examples.append(Example((prompt + answer)[:length], 0 if train_on_prompt else len(prompt)))
     if rows and not examples:
         raise problem("error.all_too_long", rows=len(rows), length=length)
-    return examples, cut
+    return examples, truncated
 
 
-def epoch_batches(examples: Sequence[Example], size: int, seed: int, alike: bool = True) -> list[list[Example]]:
-    """One epoch in random order; alike: rows of like length together, so that little of padded batches is padding.
+def epoch_batches(
+    examples: Sequence[Example], size: int, seed: int, group_by_length: bool = True
+) -> list[list[Example]]:
+    """Split one shuffled epoch into batches of `size` rows.
 
-    Neighbours are sorted within a window of eight batches then: order stays random from window to window.
+    group_by_length: sort rows by length within windows of eight batches, so that padded batches hold little padding
+    while the order stays random from window to window.
     """
-    draw = random.Random(seed)
+    generator = random.Random(seed)
     order = list(examples)
-    draw.shuffle(order)
+    generator.shuffle(order)
     window = 8 * size
-    for start in range(0, len(order) if alike else 0, window):
-        order[start : start + window] = sorted(order[start : start + window], key=lambda e: len(e.ids))
-    made = [order[start : start + size] for start in range(0, len(order), size)]
-    draw.shuffle(made)
-    return made
+    if group_by_length:
+        for start in range(0, len(order), window):
+            order[start : start + window] = sorted(order[start : start + window], key=lambda e: len(e.ids))
+    batches = [order[start : start + size] for start in range(0, len(order), size)]
+    generator.shuffle(batches)
+    return batches
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows ready for a model on its device.
+    """Rows ready for a model, on its device.
 
-    inputs: what it reads. predicts (labelled,): the positions, over the flattened batch, whose next token is
-    trained on; wanted (labelled,): those tokens. Both are found before anything is on the device, so nothing waits for it.
+    inputs: the model's keyword arguments. positions (labelled,): indices into the flattened batch whose next token is
+    trained on; targets (labelled,): those tokens. Both are computed before anything is copied to the device, so that
+    nothing waits for it.
     """
 
-    inputs: dict
+    inputs: dict[str, Any]
     positions: torch.Tensor
     targets: torch.Tensor
 
     @property
     def labelled(self) -> int:
-        """How many tokens are trained on."""
+        """Number of tokens that are trained on."""
         return len(self.targets)
 
 
 def collate(examples: Sequence[Example], pad: int, device: str) -> Batch:
-    """Rows of their own, padded on the right: `input_ids` and `attention_mask`, each (rows, longest row)."""
-    made = {
+    """Pad rows on the right, one sequence each: `input_ids` and `attention_mask`, each (rows, longest row)."""
+    inputs = {
         "input_ids": _padded([e.ids for e in examples], pad),
         "attention_mask": _padded([[1] * len(e.ids) for e in examples], 0),
     }
-    labels = _padded([[IGNORED] * e.trained_from + e.ids[e.trained_from :] for e in examples], IGNORED)
-    return _batch(made, _ahead(labels), device)
+    labels = _padded([[IGNORED] * e.trained_from + [*e.ids[e.trained_from :]] for e in examples], IGNORED)
+    return _make_batch(inputs, _next_labels(labels), device)
 
 
 def collate_seq2seq(examples: Sequence[Example], pad: int, start: int, device: str) -> Batch:
-    """Rows for a model with an encoder, both sides padded on the right.
+    """Pad rows for an encoder-decoder model, both sides on the right.
 
     `input_ids` and `attention_mask`, each (rows, longest prompt), are the encoder's. `decoder_input_ids` (rows, longest
-    answer) begin with `start`, and every position predicts the answer's token there: the one that comes in next. They need
-    no mask, for no token sees the padding behind it.
+    answer) are the answer shifted right behind `start`, so that every position predicts the answer's token at that
+    position. They need no mask: no token attends to the padding behind it.
     """
     prompts, answers = [e.ids[: e.trained_from] for e in examples], [e.ids[e.trained_from :] for e in examples]
-    made = {
+    inputs = {
         "input_ids": _padded(prompts, pad),
         "attention_mask": _padded([[1] * len(ids) for ids in prompts], 0),
         "decoder_input_ids": _padded([[start, *ids[:-1]] for ids in answers], pad),
     }
-    return _batch(made, _padded(answers, IGNORED), device)
+    return _make_batch(inputs, _padded(answers, IGNORED), device)
 
 
 def shared_prefix(examples: Sequence[Example]) -> int:
-    """How many tokens all examples begin with, as far as none of them is trained on or stands right before one that is.
+    """Number of leading tokens that all examples share and that a packed batch can store once.
 
-    With a chat template that is its whole preamble, often half of a short row.
+    Tokens that are trained on don't count, nor does the one right before the first of them. With a chat template the
+    prefix is the template's whole preamble, often half of a short row.
     """
     first = examples[0].ids
-    most = min(max(e.trained_from - 1, 0) for e in examples)
-    return next((at for at in range(most) if any(e.ids[at] != first[at] for e in examples)), most)
+    limit = min(max(e.trained_from - 1, 0) for e in examples)
+    return next((i for i in range(limit) if any(e.ids[i] != first[i] for e in examples)), limit)
 
 
 def pack(examples: Sequence[Example], prefix: int, device: str, masked: bool = True, multiple: int = 1) -> Batch:
-    """All rows in one sequence without padding, their first `prefix` tokens, the same in all, only once.
+    """Pack rows into one sequence without padding, their shared first `prefix` tokens stored once.
 
-    Masked, a last row that nothing is learned of fills the sequence up to a `multiple` of tokens.
-
-    `input_ids`, `position_ids`: (1, tokens); positions go on from the prefix in every row. Masked: `attention_mask`
-    (1, 1, tokens, tokens), true where a token may look: at the prefix, and at its own row up to itself. Otherwise, which
-    needs a prefix of 0: where each row begins and ends, as transformers names it for attention that reads it.
+    Inputs: `input_ids` and `position_ids`, each (1, tokens); positions continue from the prefix in every row.
+    Masked: `attention_mask` (1, 1, tokens, tokens), true where a token may attend: to the prefix, and to its own row up
+    to itself; a last, unlabelled row fills the sequence up to a `multiple` of tokens.
+    Unmasked, which needs a prefix of 0: the row boundaries under the names that transformers gives them for
+    variable-length attention (`cu_seq_lens_q`, `max_length_q`, …).
     """
-    ids, positions, owner, labels = (
-        list(examples[0].ids[:prefix]),
-        list(range(prefix)),
-        [0] * prefix,
-        [IGNORED] * prefix,
-    )
+    ids, positions = list(examples[0].ids[:prefix]), list(range(prefix))
+    owner, labels = [0] * prefix, [IGNORED] * prefix  # owner: number of each token's row, 0 for the prefix
     for row, example in enumerate(examples, 1):
         size = len(example.ids)
-        trained_from = max(example.trained_from, prefix + 1)  # a row's first token has another row before it
+        trained_from = max(example.trained_from, prefix + 1)  # a row's first token follows another row
         ids += example.ids[prefix:]
         positions += range(prefix, size)
         owner += [row] * (size - prefix)
-        labels += [IGNORED] * (trained_from - prefix) + example.ids[trained_from:]
+        labels += [IGNORED] * (trained_from - prefix) + [*example.ids[trained_from:]]
     if masked and len(ids) % multiple:
-        filled = multiple - len(ids) % multiple
-        ids, positions, labels = (
-            ids + ids[-1:] * filled,
-            positions + list(range(prefix, prefix + filled)),
-            labels + [IGNORED] * filled,
-        )
-        owner += [len(examples) + 1] * filled
-    made = {"input_ids": torch.tensor([ids]), "position_ids": torch.tensor([positions])}
+        missing = multiple - len(ids) % multiple
+        ids += ids[-1:] * missing
+        positions += range(prefix, prefix + missing)
+        owner += [len(examples) + 1] * missing
+        labels += [IGNORED] * missing
+    inputs: dict[str, Any] = {"input_ids": torch.tensor([ids]), "position_ids": torch.tensor([positions])}
     if masked:
-        own = torch.tensor(owner)
-        sees = (own[:, None] == own[None]) | (own[None] == 0)
-        made["attention_mask"] = (sees & torch.ones(len(ids), len(ids), dtype=torch.bool).tril())[None, None]
+        inputs["attention_mask"] = _row_mask(torch.tensor(owner))
     else:
-        ends = torch.tensor([0, *(len(e.ids) for e in examples)]).cumsum(0, dtype=torch.int32)
-        longest = (
-            1 << max(len(e.ids) - 1 for e in examples).bit_length()
-        )  # a bound; few values, so that compiled layers serve all
-        made |= {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
-    return _batch(made, _ahead(torch.tensor([labels])), device)
+        inputs |= _row_boundaries([len(e.ids) for e in examples])
+    return _make_batch(inputs, _next_labels(torch.tensor([labels])), device)
+
+
+def _row_mask(owner: torch.Tensor) -> torch.Tensor:
+    """Causal attention mask (1, 1, tokens, tokens) within each row and to the shared prefix, whose owner is 0."""
+    visible = (owner[:, None] == owner[None]) | (owner[None] == 0)
+    return (visible & torch.ones(len(owner), len(owner), dtype=torch.bool).tril())[None, None]
+
+
+def _row_boundaries(sizes: list[int]) -> dict[str, Any]:
+    """Cumulative row ends and an upper bound of the row length, as transformers names them.
+
+    The bound is a power of two: with few distinct values, one compiled layer serves all batches.
+    """
+    ends = torch.tensor([0, *sizes]).cumsum(0, dtype=torch.int32)
+    longest = 1 << (max(sizes) - 1).bit_length()
+    return {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
 
 
 def _padded(rows: Sequence[Sequence[int]], filler: int) -> torch.Tensor:
-    """Rows of any length as (rows, longest row), filled up on the right."""
+    """Rows of any length as a tensor (rows, longest row), padded on the right."""
     width = max(map(len, rows))
     return torch.tensor([[*row, *[filler] * (width - len(row))] for row in rows])
 
 
-def _ahead(labels: torch.Tensor) -> torch.Tensor:
-    """What each position is to predict, of labels (rows, tokens) that stand at the tokens themselves: the next one's."""
+def _next_labels(labels: torch.Tensor) -> torch.Tensor:
+    """Labels (rows, tokens) shifted left by one: each position gets the label of the token that follows it."""
     return functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
 
 
-def _batch(inputs: dict, ahead: torch.Tensor, device: str) -> Batch:
-    """ahead: (rows, tokens), the token that is to be predicted there, or IGNORED."""
-    positions = (ahead.flatten() != IGNORED).nonzero().squeeze(1)
-    targets = ahead.flatten()[positions]
+def _make_batch(inputs: dict[str, Any], next_labels: torch.Tensor, device: str) -> Batch:
+    """next_labels: (rows, tokens), the token to predict at each position, or IGNORED."""
+    flat = next_labels.flatten()
+    positions = (flat != IGNORED).nonzero().squeeze(1)
     return Batch(
-        {name: _there(value, device) for name, value in inputs.items()},
-        _there(positions, device),
-        _there(targets, device),
+        {name: _to_device(value, device) for name, value in inputs.items()},
+        _to_device(positions, device),
+        _to_device(flat[positions], device),
     )
 
 
-def _there(value, device: str):
-    """A tensor on the device; a copy to CUDA is only begun, nothing waits for it."""
+def _to_device(value: Any, device: str) -> Any:
+    """Move a tensor to the device, other values unchanged; a copy to CUDA is asynchronous, from pinned memory."""
     if not isinstance(value, torch.Tensor) or device == "cpu":
         return value
     if device == "meta":

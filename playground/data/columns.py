@@ -1,13 +1,14 @@
-"""Which column is what, guessed from names or said by hand, and what a record then teaches.
+"""Column mapping: which column of a record is the instruction, output, messages, …; guessed from names or set by hand.
 
-A record is one of three things: a question with its answer, a conversation (`messages`, of which every answer is a row), or a
-text alone. The usual names of columns stand in `assets/catalog/columns.json`.
+A record has one of three layouts: a question and answer pair, a conversation (`messages`, of which every answer
+becomes a row), or a text alone. Known column names are listed in `assets/catalog/columns.json`.
 """
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 from playground import catalog
 from playground.data import conversation
@@ -15,50 +16,56 @@ from playground.data.row import Row, text_of
 from playground.errors import problem
 
 FIELDS = ("instruction", "input", "output", "messages", "text", "system", "category")
-SHOWN = 12  # names of columns in a message
+MAX_NAMES = 12  # column names in an error message
+SEPARATORS = "[,\uff0c\u3001]"  # of a mapping: ASCII, full-width and ideographic commas
 
 
 @dataclass(frozen=True)
 class ColumnMapping:
-    """{part: column}, and those parts that are a guess. `form`: "pair", "messages" or "text"."""
+    """Names of columns by field, {field: column}, and the fields whose column is a guess."""
 
     names: dict[str, str]
     guessed: frozenset[str] = frozenset()
 
     @cached_property
-    def form(self) -> str:
-        return next((form for form in ("messages", "text") if form in self.names), "pair")
+    def layout(self) -> str:
+        """ "pair", "messages" or "text"."""
+        return next((field for field in ("messages", "text") if field in self.names), "pair")
 
     def rows(self, record: dict, number: int) -> tuple[list[Row], tuple[str, ...]]:
-        """What a record teaches, an answer each, and what is to be remarked of it ("nested", "greeting"); parts that it lacks are empty. Raises Unfit."""
-        shared = {
-            "system": text_of(self._of(record, "system")),
-            "category": text_of(self._of(record, "category")),
-            "number": number,
-        }
-        if self.form == "messages":
-            return conversation.rows(conversation.turns(self._of(record, "messages")), shared)
-        values = {part: self._of(record, part) for part in ("instruction", "input", "output", "text")}
-        if conversation.is_conversation(values["instruction"]) or conversation.is_conversation(values["output"]):
-            asked = conversation.turns(values["instruction"], "user") + conversation.turns(
-                values["output"], "assistant"
-            )
-            return conversation.rows(asked, shared)
-        nested = ("nested",) if any(isinstance(value, (dict, list)) for value in values.values()) else ()
-        if self.form == "text":
-            return [Row("", text_of(values["text"]), **shared)], nested
-        key = record.get("key")
-        shared["key"] = tuple(str(k) for k in key) if isinstance(key, list) else ()
-        return [
-            Row(text_of(values["instruction"]), text_of(values["output"]), text_of(values["input"]), **shared)
-        ], nested
+        """Convert a record to rows, one per answer, and remarks about it ("nested", "greeting").
 
-    def _of(self, record: dict, part: str):
-        name = self.names.get(part)
+        Fields that the record lacks are empty. Raises UnusableRecord.
+        """
+        system, category = (text_of(self.value(record, field)) for field in ("system", "category"))
+        common = Row("", "", system=system, category=category, number=number)
+        if self.layout == "messages":
+            return conversation.split_into_rows(conversation.parse_messages(self.value(record, "messages")), common)
+        values = {field: self.value(record, field) for field in ("instruction", "input", "output", "text")}
+        if conversation.is_conversation(values["instruction"]) or conversation.is_conversation(values["output"]):
+            messages = conversation.parse_messages(values["instruction"], "user")
+            messages += conversation.parse_messages(values["output"], "assistant")
+            return conversation.split_into_rows(messages, common)
+        remarks = ("nested",) if any(isinstance(value, (dict, list)) for value in values.values()) else ()
+        if self.layout == "text":
+            return [replace(common, output=text_of(values["text"]))], remarks
+        key = record.get("key")
+        row = replace(
+            common,
+            instruction=text_of(values["instruction"]),
+            output=text_of(values["output"]),
+            input=text_of(values["input"]),
+            key=tuple(str(k) for k in key) if isinstance(key, list) else (),
+        )
+        return [row], remarks
+
+    def value(self, record: dict, field: str) -> Any:
+        """The record's value of a field; the column may be a path into nested values, like answers.text.0."""
+        name = self.names.get(field)
         if name is None or name in record:
             return record.get(name)
-        value = record
-        for step in name.split("."):  # a column within a column: answers.text.0
+        value: Any = record
+        for step in name.split("."):
             if isinstance(value, dict):
                 value = value.get(step)
             elif isinstance(value, list) and step.isdecimal():
@@ -68,96 +75,98 @@ class ColumnMapping:
         return value
 
 
-def resolve_columns(by_hand: str, records: list[dict], source: str) -> ColumnMapping:
-    """The columns said by hand, and a guess for what wasn't said.
+def resolve_columns(mapping: str, records: list[dict], source: str) -> ColumnMapping:
+    """Combine the mapping set by hand with a guess for the fields that it leaves open.
 
-    Raises PlaygroundError: a part or a column that doesn't exist, and no columns for a question and an answer, with those found.
+    Raises PlaygroundError, naming the columns that exist: an unknown field or column, no columns for a question and an
+    answer.
     """
-    found, said = column_names_of(records), parse_mapping(by_hand)
+    columns, chosen = column_names_of(records), parse_mapping(mapping)
     absent = [
         name
-        for name in said.values()
-        if name and name not in found and not any(_reaches(record, name) for record in records)
+        for name in chosen.values()
+        if name and name not in columns and not any(_has_value(record, name) for record in records)
     ]
     if absent:
-        raise problem("error.column_absent", source=source, absent=absent, found=found[:SHOWN])
-    guess = _guess(found, records)
-    if {"instruction", "output"} & set(said):
-        guess = {part: name for part, name in guess.items() if part not in ("messages", "text")} | _lone_input(
-            said, guess
-        )
-    elif {"messages", "text"} & set(said):
-        guess = {part: name for part, name in guess.items() if part in ("system", "category")}
-    taken = set(said.values())
-    guess = {part: name for part, name in guess.items() if part not in said and name not in taken}
-    names = {part: name for part, name in {**guess, **said}.items() if name}
+        raise problem("error.column_absent", source=source, absent=absent, found=columns[:MAX_NAMES])
+    guess = _guess(columns, records)
+    if {"instruction", "output"} & set(chosen):
+        guess = {field: name for field, name in guess.items() if field not in ("messages", "text")}
+        guess |= _input_as_instruction(chosen, guess)
+    elif {"messages", "text"} & set(chosen):
+        guess = {field: name for field, name in guess.items() if field in ("system", "category")}
+    taken = set(chosen.values())
+    guess = {field: name for field, name in guess.items() if field not in chosen and name not in taken}
+    names = {field: name for field, name in {**guess, **chosen}.items() if name}
     if not ({"messages", "text"} & set(names) or {"instruction", "output"} <= set(names)):
-        raise problem("error.columns", source=source, found=found[:SHOWN])
+        raise problem("error.columns", source=source, found=columns[:MAX_NAMES])
     return ColumnMapping(names, frozenset(guess))
 
 
 def column_names_of(records: list[dict]) -> list[str]:
-    """The columns of these records, in the order in which they first appear."""
+    """The columns of these records, in order of first appearance."""
     return list(dict.fromkeys(name for record in records for name in record))
 
 
-def parse_mapping(by_hand: str) -> dict[str, str]:
-    """{part: column} from "instruction=Question, output=Reply", or from a JSON object where names hold commas. Raises PlaygroundError."""
-    text = by_hand.strip()
+def parse_mapping(mapping: str) -> dict[str, str]:
+    """Parse "instruction=Question, output=Reply", or a JSON object where names contain commas, to {field: column}.
+
+    Raises PlaygroundError.
+    """
+    text = mapping.strip()
     if text.startswith("{"):
         try:
-            said = {str(part): str(name) for part, name in json.loads(text).items()}
+            names = {str(field): str(name) for field, name in json.loads(text).items()}
         except (ValueError, RecursionError) as error:
             raise problem("error.column_form", given=text[:80], parts=FIELDS) from error
     else:
-        pairs = [pair.split("=", 1) for pair in re.split("[,\uff0c\u3001]", text) if pair.strip()]
+        pairs = [pair.split("=", 1) for pair in re.split(SEPARATORS, text) if pair.strip()]
         if any(len(pair) != 2 for pair in pairs):
             raise problem("error.column_form", given=text[:80], parts=FIELDS)
-        said = {part.strip().lower(): name.strip() for part, name in pairs}
-    if not set(said) <= set(FIELDS):
+        names = {field.strip().lower(): name.strip() for field, name in pairs}
+    if not set(names) <= set(FIELDS):
         raise problem("error.column_form", given=text[:80], parts=FIELDS)
-    return said
+    return names
 
 
 def format_mapping(names: dict[str, str]) -> str:
-    """{part: column} as `parsed` reads it."""
-    plain = not any(re.search("[,\uff0c\u3001]|^\\s|\\s$", name) for name in names.values())
-    return (
-        ", ".join(f"{part}={name}" for part, name in names.items()) if plain else json.dumps(names, ensure_ascii=False)
-    )
+    """Format {field: column} as text that `parse_mapping` reads."""
+    if any(re.search(rf"{SEPARATORS}|^\s|\s$", name) for name in names.values()):
+        return json.dumps(names, ensure_ascii=False)
+    return ", ".join(f"{field}={name}" for field, name in names.items())
 
 
-def _guess(found: list[str], records: list[dict]) -> dict[str, str]:
-    """{part: column} from the names of columns, without regard to case; a set of one column is a text."""
-    lower: dict[str, str] = {}
-    for name in found:
-        lower.setdefault(name.strip().lower(), name)
+def _guess(columns: list[str], records: list[dict]) -> dict[str, str]:
+    """Guess {field: column} from column names, ignoring case; a lone column is a text."""
+    by_lower_name: dict[str, str] = {}
+    for column in columns:
+        by_lower_name.setdefault(column.strip().lower(), column)
     guess = {}
-    for part, entry in catalog.column_names().items():
-        name = next((lower[known] for known in entry["names"] if known in lower), None)
-        if name is not None:
-            guess[part] = name
-    if "messages" in guess and not any(
-        conversation.is_conversation(record.get(guess["messages"]), True) for record in records
-    ):
-        del guess["messages"]
+    for field, entry in catalog.column_names().items():
+        known = next((name for name in entry["names"] if name in by_lower_name), None)
+        if known is not None:
+            guess[field] = by_lower_name[known]
     if "messages" in guess:
-        return {part: name for part, name in guess.items() if part in ("messages", "system", "category")}
-    guess |= _lone_input({}, guess)
+        if any(conversation.is_conversation(record.get(guess["messages"]), True) for record in records):
+            return {field: name for field, name in guess.items() if field in ("messages", "system", "category")}
+        del guess["messages"]
+    guess |= _input_as_instruction({}, guess)
     if {"instruction", "output"} <= set(guess):
         guess.pop("text", None)
-        return {part: name for part, name in guess.items() if part != "input" or name != guess["instruction"]}
-    kept = {part: name for part, name in guess.items() if part in ("text", "system", "category")}
-    if len(found) == 1:
-        kept = {"text": found[0]}
-    return kept if "text" in kept else guess
+        return {field: name for field, name in guess.items() if field != "input" or name != guess["instruction"]}
+    text_only = {field: name for field, name in guess.items() if field in ("text", "system", "category")}
+    if len(columns) == 1:
+        text_only = {"text": columns[0]}
+    return text_only if "text" in text_only else guess
 
 
-def _lone_input(said: dict, guess: dict) -> dict:
-    """Where only an input and an output are there, the input is the question."""
-    asked = "instruction" in said or "instruction" in guess
-    return {} if asked or "input" in said or "input" not in guess else {"instruction": guess["input"]}
+def _input_as_instruction(chosen: dict[str, str], guess: dict[str, str]) -> dict[str, str]:
+    """Without any instruction column, the input column is the question."""
+    has_instruction = "instruction" in chosen or "instruction" in guess
+    if has_instruction or "input" in chosen or "input" not in guess:
+        return {}
+    return {"instruction": guess["input"]}
 
 
-def _reaches(record: dict, name: str) -> bool:
-    return ColumnMapping({"text": name})._of(record, "text") is not None
+def _has_value(record: dict, name: str) -> bool:
+    return ColumnMapping({"text": name}).value(record, "text") is not None

@@ -1,18 +1,20 @@
-"""Which encoding a text file is in: what its marks say, UTF-8 where all of it is, else the best guess for Japanese and Western text.
+"""Detect a text file's encoding: its byte order mark, else UTF-8 if all of it decodes, else a guess.
 
-Own scores and not charset-normalizer, which is made for longer texts: of short Japanese ones it gives back half to nine in ten, where
-kana tell the few encodings that come into question apart nearly always (tests/bench/encodings.py).
+The guess covers Japanese (Shift_JIS, EUC-JP, ISO-2022-JP) and Western text. It has its own scoring and doesn't use
+charset-normalizer, which is made for longer texts: of short Japanese ones that library decodes half to nine in ten
+correctly, while kana tell these few encodings apart nearly always (tests/bench/encodings.py).
 """
 
 import codecs
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from playground.errors import problem
 from playground.settings import is_text_encoding
 
-MARKS = {
+BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -21,11 +23,11 @@ MARKS = {
 }
 JAPANESE = ("cp932", "euc_jp")  # cp932: Shift_JIS as Windows writes it
 WESTERN = "cp1252"
-SHIFTS = (b"\x1b$B", b"\x1b$@", b"\x1b(J")  # of ISO-2022-JP, as mail has it: all of its bytes are ASCII
-CHUNK = 2**20
-SCORED = 2**14  # characters that a guess is made from
-BACK = 4096  # bytes that a line's beginning is looked for
-PLAIN = 0.75  # share of ASCII that text in Western letters has at least
+ISO2022_JP_ESCAPES = (b"\x1b$B", b"\x1b$@", b"\x1b(J")  # ISO-2022-JP, used in mail, consists of ASCII bytes only
+CHUNK = 2**20  # bytes
+SAMPLE_CHARS = 2**14  # characters that a guess is scored on
+MAX_LINE_SEARCH = 4096  # bytes to search backwards for the beginning of a line
+MIN_WESTERN_ASCII = 0.75  # share of ASCII bytes that Western text has at least
 
 
 @dataclass(frozen=True)
@@ -36,90 +38,115 @@ class Encoding:
     guessed: bool = False
 
 
-def detect(path: Path, chosen: str = "auto", most: int = 0, on_progress: Callable = lambda *_: None) -> Encoding:
-    """The encoding of a file; with `most`, found out from that many bytes at its beginning alone. `tell` hears now and then, and may raise to stop it.
+class InvalidPlace(NamedTuple):
+    """Where a file stops being valid: offset in bytes, from 0, and line, from 1."""
 
-    Raises PlaygroundError: bytes that the chosen encoding doesn't know (with their place and line), no such encoding,
-    bytes that no known encoding explains.
+    position: int
+    line: int
+
+
+class FileDecoder:
+    """Try encodings on a file, or on its first `limit` bytes (0: all)."""
+
+    def __init__(self, path: Path, limit: int = 0, on_progress: Callable = lambda *_: None):
+        self.path, self.limit, self.on_progress = path, limit, on_progress
+
+    def first_error(self, encoding: str) -> InvalidPlace | None:
+        """The first invalid place in that encoding, or None if all of it decodes."""
+        codec, size = codecs.getincrementaldecoder(encoding)(), self.path.stat().st_size
+        done, line = 0, 1
+        with open(self.path, "rb") as file:
+            while True:
+                chunk = file.read(min(CHUNK, self.limit - done) if self.limit else CHUNK)
+                pending = len(codec.getstate()[0])  # bytes of a character that the last chunk cut
+                try:
+                    codec.decode(chunk, final=not chunk and (not self.limit or done >= size))
+                except UnicodeError as error:  # some codecs raise no UnicodeDecodeError, and so no position
+                    offset = getattr(error, "start", 0) - pending
+                    return InvalidPlace(done + offset, line + chunk.count(b"\n", 0, max(0, offset)))
+                self.on_progress(0, size, "bytes")
+                if not chunk:
+                    return None
+                line, done = line + chunk.count(b"\n"), done + len(chunk)
+
+    def can_decode(self, encoding: str) -> bool:
+        return self.first_error(encoding) is None
+
+
+def detect(path: Path, chosen: str = "auto", limit: int = 0, on_progress: Callable = lambda *_: None) -> Encoding:
+    """Detect a file's encoding, or check the chosen one; with `limit`, from that many bytes at its beginning alone.
+
+    on_progress(done, total, unit) is called now and then, and may raise to cancel. Raises PlaygroundError: bytes that
+    are invalid in the chosen or marked encoding (with their position and line), an unknown encoding, bytes that no
+    known encoding explains.
     """
     with open(path, "rb") as file:
         start = file.read(CHUNK)
+    decoder = FileDecoder(path, limit, on_progress)
     if chosen.lower() != "auto":
         if not is_text_encoding(chosen):
             raise problem("error.encoding_unknown", encoding=chosen)
-        wrong = _wrong(path, chosen, most, on_progress)
-        if wrong:
-            raise problem("error.encoding_chosen", file=path.name, encoding=chosen, position=wrong[0], line=wrong[1])
-        marked = codecs.lookup(chosen).name == "utf-8" and start.startswith(codecs.BOM_UTF8)
-        return Encoding("utf-8-sig" if marked else chosen)
-    for mark, name in MARKS.items():
+        _require(decoder, chosen)
+        has_mark = codecs.lookup(chosen).name == "utf-8" and start.startswith(codecs.BOM_UTF8)
+        return Encoding("utf-8-sig" if has_mark else chosen)
+    for mark, name in BYTE_ORDER_MARKS.items():
         if start.startswith(mark):
-            wrong = _wrong(path, name, most, on_progress)
-            if wrong:
-                raise problem("error.encoding_chosen", file=path.name, encoding=name, position=wrong[0], line=wrong[1])
+            _require(decoder, name)
             return Encoding(name)
-    wrong = _wrong(path, "utf-8", most, on_progress)
-    if not wrong:
-        return (
-            Encoding("iso2022_jp", True)
-            if any(shift in start for shift in SHIFTS) and not _wrong(path, "iso2022_jp", most, on_progress)
-            else Encoding("utf-8")
-        )
-    guess = _guess(path, most, wrong[0], on_progress)
+    error = decoder.first_error("utf-8")
+    if error is None:
+        if any(escape in start for escape in ISO2022_JP_ESCAPES) and decoder.can_decode("iso2022_jp"):
+            return Encoding("iso2022_jp", True)
+        return Encoding("utf-8")
+    guess = _guess(decoder, _sample(path, error.position))
     if guess is None:
-        raise problem("error.encoding", file=path.name, position=wrong[0], line=wrong[1])
+        raise problem("error.encoding", file=path.name, position=error.position, line=error.line)
     return Encoding(guess, True)
 
 
-def _wrong(path: Path, name: str, most: int, on_progress: Callable) -> tuple[int, int] | None:
-    """Where a file stops being text in that encoding: (byte, counted from 0, line, counted from 1), or None if it never does."""
-    decoder, done, line, size = codecs.getincrementaldecoder(name)(), 0, 1, path.stat().st_size
-    with open(path, "rb") as file:
-        while True:
-            chunk = file.read(min(CHUNK, most - done) if most else CHUNK)
-            kept = len(decoder.getstate()[0])
-            try:
-                decoder.decode(chunk, final=not chunk and (not most or done >= size))
-            except UnicodeError as error:  # some codecs raise no UnicodeDecodeError, and so no place
-                at = getattr(error, "start", 0) - kept
-                return done + at, line + chunk.count(b"\n", 0, max(0, at))
-            on_progress(0, size, "bytes")
-            if not chunk:
-                return None
-            line, done = line + chunk.count(b"\n"), done + len(chunk)
+def _require(decoder: FileDecoder, encoding: str) -> None:
+    error = decoder.first_error(encoding)
+    if error:
+        raise problem(
+            "error.encoding_chosen",
+            file=decoder.path.name,
+            encoding=encoding,
+            position=error.position,
+            line=error.line,
+        )
 
 
-def _guess(path: Path, most: int, wrong: int, on_progress: Callable) -> str | None:
-    """The encoding that reads best from where UTF-8 ends, of those that all bytes can be in."""
+def _sample(path: Path, position: int) -> bytes:
+    """The bytes around `position`, from the beginning of a line, where no character is cut."""
     with open(path, "rb") as file:
-        file.seek(max(0, wrong - 64))
-        while file.tell() > 0 and wrong - file.tell() < BACK:  # back to a line's beginning, where no character is cut
+        file.seek(max(0, position - 64))
+        while file.tell() > 0 and position - file.tell() < MAX_LINE_SEARCH:
             file.seek(-1, 1)
             if file.read(1) in b"\r\n":
                 break
             file.seek(-1, 1)
-        sample = file.read(SCORED * 2)
+        return file.read(SAMPLE_CHARS * 2)
+
+
+def _guess(decoder: FileDecoder, sample: bytes) -> str | None:
+    """The encoding that reads best on the sample, of those that can decode the file."""
     if b"\0" in sample:
         return None
-    scores = {}
-    for name in JAPANESE:
-        if not _wrong(path, name, most, on_progress):
-            scores[name] = _japanese(sample.decode(name, "ignore"))
+    scores = {name: _japanese_score(sample.decode(name, "ignore")) for name in JAPANESE if decoder.can_decode(name)}
     ascii_share = sum(byte < 0x80 for byte in sample) / len(sample)
-    if (
-        ascii_share >= PLAIN
-        and max(scores.values(), default=-1.0) < 0.5
-        and not _wrong(path, WESTERN, most, on_progress)
-    ):
+    if ascii_share >= MIN_WESTERN_ASCII and max(scores.values(), default=-1.0) < 0.5 and decoder.can_decode(WESTERN):
         return WESTERN
-    best = max(scores, key=scores.get, default=None)
+    best = max(scores, key=lambda name: scores[name], default=None)
     return best if best is None or scores[best] > 0 else None
 
 
-def _japanese(text: str) -> float:
-    """How much the characters beyond ASCII look like Japanese, from -1 to 1: kana and usual marks speak for it, half-width kana and rare kanji against it."""
+def _japanese_score(text: str) -> float:
+    """How Japanese the characters beyond ASCII look, from -1 to 1.
+
+    Kana and common punctuation count for it, half-width kana and rare kanji against it.
+    """
     score = count = 0.0
-    for char in text[:SCORED]:
+    for char in text[:SAMPLE_CHARS]:
         code = ord(char)
         if code < 0x80:
             continue
@@ -127,14 +154,14 @@ def _japanese(text: str) -> float:
         if 0x3001 <= code <= 0x30FF or 0xFF01 <= code <= 0xFF5E:
             score += 1
         elif 0x4E00 <= code <= 0x9FFF:
-            score += 0.5 if _usual(char) else -0.5
+            score += 0.5 if _is_common_kanji(char) else -0.5
         else:
             score -= 1
     return score / count if count else 0.0
 
 
-def _usual(char: str) -> bool:
-    """Whether a kanji is of the first of the two levels of JIS X 0208."""
+def _is_common_kanji(char: str) -> bool:
+    """Whether a kanji is in the first of the two levels of JIS X 0208."""
     try:
         return 0xB0 <= char.encode("euc_jp")[0] <= 0xCF
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""How many tokens rows have, and what a cutoff makes of them. Only lengths are kept, whatever the size of the data."""
+"""Token counts of rows, and what a cutoff does to them. Only the counts are stored, whatever the size of the data."""
 
 from array import array
 from collections.abc import Callable, Sequence
@@ -7,33 +7,37 @@ from dataclasses import dataclass
 import numpy as np
 
 from playground.data.batch import Example, epoch_batches
-from playground.data.source import Row
-from playground.data.template import AT_ONCE, Template
+from playground.data.row import Row
+from playground.data.template import ROWS_AT_ONCE, Template
 
-BARS = 48
-TAIL = 0.995  # of the rows have bars of their own; those beyond share the last, lest one long row flatten all others
-FAR = 1.25  # times that: a longest row nearer than this has a bar of its own
+MAX_BARS = 48
+QUANTILE = 0.995  # rows up to here have bars; longer ones share the last, so that one long row doesn't flatten the rest
+OUTLIER = 1.25  # times the quantile: a longest row below this isn't an outlier, and has its own bar
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Tokens of every row's prompt and answer, the end included: int32, (rows,) each. encoder: prompts are read apart from answers."""
+    """Tokens of every row's prompt and answer, its end token included: int32, (rows,) each.
+
+    encoder: whether an encoder reads the prompts, separately from the answers.
+    """
 
     prompts: np.ndarray
     answers: np.ndarray
     encoder: bool = False
 
     def within(self, cutoff: int) -> "Lengths":
-        """What `encode` keeps at this cutoff: rows whose prompt alone fills it are left out, answers are cut."""
+        """Truncate as `encode` does: drop rows whose prompt alone fills the cutoff, cut the other answers."""
         kept = self.prompts < cutoff
         return Lengths(self.prompts[kept], np.minimum(self.answers[kept], cutoff - self.prompts[kept]), self.encoder)
 
     @property
     def rows(self) -> np.ndarray:
+        """Tokens of every row."""
         return self.prompts + self.answers
 
     def examples(self, train_on_prompt: bool = False) -> list[Example]:
-        """Stand-ins of the right lengths, for what looks at nothing else."""
+        """Placeholder examples of these lengths, for code that reads nothing else of them."""
         return [
             Example(range(size), 0 if train_on_prompt else prompt)
             for size, prompt in zip(self.rows.tolist(), self.prompts.tolist())
@@ -41,10 +45,13 @@ class Lengths:
 
 
 def count_tokens(rows: Sequence[Row], template: Template, on_progress: Callable = lambda *_: None) -> Lengths:
-    """The lengths of all rows, uncut. `tell(done, total, unit)` hears how far it is, and may raise to stop it."""
+    """Count the tokens of all rows, without truncation.
+
+    on_progress(done, total, unit) is called now and then, and may raise to cancel.
+    """
     prompts, answers = array("i"), array("i")
     for done, (prompt, answer) in enumerate(template.tokens(rows)):
-        if done % AT_ONCE == 0:
+        if done % ROWS_AT_ONCE == 0:
             on_progress(done, len(rows), "rows")
         prompts.append(len(prompt))
         answers.append(len(answer))
@@ -52,20 +59,22 @@ def count_tokens(rows: Sequence[Row], template: Template, on_progress: Callable 
 
 
 def cutoff_effect(lengths: Lengths, cutoff: int, train_on_prompt: bool = False) -> dict:
-    """What a cutoff does: {"rows", "kept", "left_out", "truncated" (kept rows whose answer loses its end), "lost_share"
-    (truncated and left out, of all), "tokens", "trained" (of an epoch), "uncut" (tokens without a cutoff)}."""
+    """What a cutoff does to the rows.
+
+    {"rows", "kept", "left_out" (rows whose prompt alone fills the cutoff), "truncated" (kept rows whose answer loses
+    its end), "lost_share" (left out and truncated, of all rows), "tokens" and "trained" (tokens of an epoch, and those
+    with a label), "uncut" (tokens without a cutoff)}.
+    """
     kept, rows = lengths.within(cutoff), len(lengths.prompts)
-    left_out, over = (
-        rows - len(kept.prompts),
-        int((lengths.rows > cutoff).sum()),
-    )  # a row that is left out is over as well: no answer is without its end
+    left_out = rows - len(kept.prompts)
+    too_long = int((lengths.rows > cutoff).sum())  # including those left out: no answer is without its end token
     trained = kept.rows - np.maximum(0 if train_on_prompt else kept.prompts, 1)
     return {
         "rows": rows,
         "kept": rows - left_out,
         "left_out": left_out,
-        "truncated": over - left_out,
-        "lost_share": over / max(1, rows),
+        "truncated": too_long - left_out,
+        "lost_share": too_long / max(1, rows),
         "tokens": int(kept.rows.sum()),
         "trained": int(trained.sum()),
         "uncut": int(lengths.rows.sum()),
@@ -73,33 +82,38 @@ def cutoff_effect(lengths: Lengths, cutoff: int, train_on_prompt: bool = False) 
 
 
 def padding(kept: Lengths, batch: int, seed: int) -> dict:
-    """Tokens of an epoch alone and with the padding of batches of `batch` rows, of like length as a run puts them
-    together: {"tokens", "padded", "saved": the share of the padded ones that packing saves}."""
-    made = epoch_batches(kept.examples(), batch, seed)
+    """Tokens of an epoch without and with the padding of batches of `batch` rows, grouped by length as in training.
+
+    {"tokens", "padded", "saved": the share of the padded tokens that packing saves}.
+    """
+    batches = epoch_batches(kept.examples(), batch, seed)
     tokens = int(kept.rows.sum())
     if kept.encoder:
         padded = sum(
             len(rows) * (max(e.trained_from for e in rows) + max(len(e.ids) - e.trained_from for e in rows))
-            for rows in made
+            for rows in batches
         )
     else:
-        padded = sum(len(rows) * max(len(e.ids) for e in rows) for rows in made)
+        padded = sum(len(rows) * max(len(e.ids) for e in rows) for rows in batches)
     return {"tokens": tokens, "padded": padded, "saved": 1 - tokens / padded if padded else 0.0}
 
 
 def histogram(lengths: Lengths, cutoff: int) -> dict:
-    """Rows by their tokens: {"width" (tokens a bar), "counts", "over" (of those, longer than the cutoff), "open" (the last bar
-    also holds what is longer), "longest", "median", "mean"}."""
+    """Histogram of the rows' token counts.
+
+    {"width" (tokens a bar), "counts" (rows a bar), "over" (of these, longer than the cutoff), "open" (whether the last
+    bar includes all longer rows), "longest", "median", "mean"}.
+    """
     sizes = lengths.rows
-    longest, top = int(sizes.max()), int(np.quantile(sizes, TAIL, method="higher"))
-    top = longest if longest <= FAR * top else top
-    width = _width(top / BARS)
+    longest, top = int(sizes.max()), int(np.quantile(sizes, QUANTILE, method="higher"))
+    top = longest if longest <= OUTLIER * top else top
+    width = _round_width(top / MAX_BARS)
     bars = top // width + 1
-    places = np.minimum(sizes // width, bars - 1)
+    bar_of_row = np.minimum(sizes // width, bars - 1)
     return {
         "width": width,
-        "counts": np.bincount(places, minlength=bars).tolist(),
-        "over": np.bincount(places[sizes > cutoff], minlength=bars).tolist(),
+        "counts": np.bincount(bar_of_row, minlength=bars).tolist(),
+        "over": np.bincount(bar_of_row[sizes > cutoff], minlength=bars).tolist(),
         "open": longest >= bars * width,
         "longest": longest,
         "median": float(np.median(sizes)),
@@ -107,6 +121,6 @@ def histogram(lengths: Lengths, cutoff: int) -> dict:
     }
 
 
-def _width(least: float) -> int:
-    """The smallest of 1, 2, 5, 10, 20, … that is at least that."""
-    return next(size for power in range(9) for size in (10**power, 2 * 10**power, 5 * 10**power) if size >= least)
+def _round_width(minimum: float) -> int:
+    """The smallest of 1, 2, 5, 10, 20, … that is at least `minimum`."""
+    return next(size for power in range(9) for size in (10**power, 2 * 10**power, 5 * 10**power) if size >= minimum)

@@ -1,46 +1,49 @@
-"""Parquet files as records, a few at a time, however much they grow when unpacked."""
+"""Read Parquet files record by record, with bounds on what they unpack to."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from playground.errors import PlaygroundError, problem
 
-MOST_UNPACKED = 400 * 2**20  # bytes of all columns once unpacked, as the file states them
-AT_ONCE = 2**29  # bytes unpacked at once
+MAX_UNPACKED_BYTES = 400 * 2**20  # of all columns together, as the file's metadata states them
+MAX_BATCH_BYTES = 2**29  # unpacked at once
 
 
-def open_parquet(path: Path, most: int) -> tuple[int, Iterator[dict]]:
-    """(how many records, the records), read `most` at a time or fewer. Raises PlaygroundError, here or while they are read: no Parquet, too large once unpacked.
+def open_parquet(path: Path, batch_rows: int) -> tuple[int, Iterator[dict]]:
+    """Open a Parquet file. Returns its number of records and an iterator over them, reading up to `batch_rows` at once.
 
-    A value may stand for many rows, and so a small file for a huge one; but no value is larger than its row group.
+    Batches are smaller where one value may be large: with a dictionary one stored value may stand for many rows, so
+    that a small file unpacks to a huge table, but no value is larger than its row group. Raises PlaygroundError, at
+    once or while records are read: not Parquet, too large once unpacked.
     """
     import pyarrow
     import pyarrow.parquet
 
     try:
         file = pyarrow.parquet.ParquetFile(path)
-        groups = [file.metadata.row_group(number).total_byte_size for number in range(file.num_row_groups)]
+        group_bytes = [file.metadata.row_group(number).total_byte_size for number in range(file.num_row_groups)]
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise _broken(path, error) from error
-    if sum(groups) > MOST_UNPACKED:
-        raise problem("error.unpacked", file=path.name, size_bytes=sum(groups), most_bytes=MOST_UNPACKED)
-    at_once = min(most, max(1, AT_ONCE // max([1, *groups])))
-    return file.metadata.num_rows, _records(file.iter_batches(batch_size=at_once), path)
+        raise _read_error(path, error) from error
+    if sum(group_bytes) > MAX_UNPACKED_BYTES:
+        raise problem("error.unpacked", file=path.name, size_bytes=sum(group_bytes), most_bytes=MAX_UNPACKED_BYTES)
+    rows = min(batch_rows, max(1, MAX_BATCH_BYTES // max([1, *group_bytes])))
+    return file.metadata.num_rows, _records(file.iter_batches(batch_size=rows), path)
 
 
-def _records(batches, path: Path) -> Iterator[dict]:
+def _records(batches: Iterator[Any], path: Path) -> Iterator[dict]:
     import pyarrow
 
     while True:
         try:
             batch = next(batches, None)
-            found = batch.to_pylist() if batch is not None else None
+            records = batch.to_pylist() if batch is not None else None
         except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
-            raise _broken(path, error) from error
-        if found is None:
+            raise _read_error(path, error) from error
+        if records is None:
             return
-        yield from found
+        yield from records
 
 
-def _broken(path: Path, error: Exception) -> PlaygroundError:
+def _read_error(path: Path, error: Exception) -> PlaygroundError:
     return problem("error.parquet", file=path.name, detail=str(error).split("\n")[0][:160])

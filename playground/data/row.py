@@ -1,22 +1,22 @@
-"""What one record teaches: the row itself, and texts as they come."""
+"""Row: one training example as text, and the conversion of any value to text."""
 
 import json
 import math
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 VISIBLE = re.compile("[^\\s\u00ad\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
-HIDDEN = re.compile(
-    "[\u200b\u200e\u200f\u061c\u202a-\u202e\u2060-\u2069\ufeff]"
-)  # joiners are left out: emoji and some scripts need them
+# Zero-width joiners don't count as hidden: emoji and some scripts need them.
+HIDDEN = re.compile("[\u200b\u200e\u200f\u061c\u202a-\u202e\u2060-\u2069\ufeff]")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One thing to learn: an answer (`output`) to a question (`instruction`, with an `input` to it), or a text alone, which is all answer.
+    """One training example: an answer (`output`) to a question (`instruction`, `input`), or a text alone in `output`.
 
-    `key`: strings of which a right answer holds one (the bundled help desk has them). `before`: what was said earlier in a
-    conversation, (question, answer) each. `number`: where it stands in its source, counted from 1.
+    key: strings of which a correct answer contains one (the bundled help desk has them). before: earlier turns of the
+    conversation as (question, answer) pairs. number: the record's number in its source, from 1.
     """
 
     instruction: str
@@ -30,33 +30,38 @@ class Row:
 
 
 class UnusableRecord(Exception):
-    """A record that teaches nothing; its text is the reason, as in the words table under `dropped.`."""
+    """A record that yields no row; the message is the reason, a key of the words table under `dropped.`."""
 
 
 def has_visible_text(text: str) -> bool:
-    """Whether a text holds anything that can be seen."""
+    """Whether a text has a visible character."""
     return VISIBLE.search(text) is not None
 
 
 def has_hidden_characters(text: str) -> bool:
-    """Whether a text holds characters of no width, or such as turn the direction of what follows."""
+    """Whether a text has characters of zero width or that change the direction of writing."""
     return not text.isascii() and HIDDEN.search(text) is not None
 
 
-def text_of(value) -> str:
-    """Any value as text: nothing where there is none, JSON for what is nested. Half characters, which no tokenizer takes, become U+FFFD."""
+def text_of(value: Any) -> str:
+    """Convert any value to text: missing values to "", nested ones to JSON.
+
+    Lone surrogates, which no tokenizer accepts, become U+FFFD.
+    """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, bytes):
-        value = value.decode("utf-8", "replace")
-    elif not isinstance(value, str):
-        value = (
-            json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, (dict, list, bool)) else str(value)
-        )
-    if value.isascii():
-        return value
+        text = value.decode("utf-8", "replace")
+    elif isinstance(value, str):
+        text = value
+    elif isinstance(value, (dict, list, bool)):
+        text = json.dumps(value, ensure_ascii=False, default=str)
+    else:
+        text = str(value)
+    if text.isascii():
+        return text
     try:
-        value.encode("utf-8")
+        text.encode("utf-8")
     except UnicodeEncodeError:
-        value = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return value
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text

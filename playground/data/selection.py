@@ -1,4 +1,4 @@
-"""Which rows are taught: a slice of a set, filtered, without duplicates, a share held out; what was left out is counted by reason."""
+"""Select the rows to train on: slice, filter, deduplicate and hold out, counting what is dropped by reason."""
 
 import random
 import re
@@ -6,25 +6,26 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from playground.data.columns import ColumnMapping
-from playground.data.readers import Record
+from playground.data.records import Record
 from playground.data.row import Row, UnusableRecord, has_hidden_characters, has_visible_text
 from playground.errors import PlaygroundError, Problem, problem
 from playground.settings import Data
 
-MARK = re.compile(r" ?\[[0-9]+\]")
-MOST_ROWS = 1_000_000  # in a slice
-MOST_TEXT = 400 * 2**20  # characters in a slice
-LONG = 10**6  # characters of a row that is worth a word
-NAMED = 8  # numbers of rows in a message
-SHOWN = 12  # categories in a message
+CITATION = re.compile(r" ?\[[0-9]+\]")
+MAX_ROWS = 1_000_000  # in a slice
+MAX_CHARS = 400 * 2**20  # in a slice
+LONG_ROW = 10**6  # characters from which a row gets a note
+MAX_NUMBERS = 8  # row numbers in a message
+MAX_CATEGORIES = 12  # in a message
 
 
 @dataclass(frozen=True)
 class SelectedRows:
-    """The rows to train on, and those kept apart to measure on; `total` records were there before slicing.
+    """Rows to train on, and held-out rows to evaluate on.
 
-    `dropped`: rows left out, by reason (keys of the words table under `dropped.`), and `where` the first of them stand; `notes`:
-    what was guessed and what is odd about the rows. `columns`: which column is what.
+    total: records in the source before slicing. dropped: number of dropped rows by reason, a key of the words table
+    under `dropped.`; where: row numbers of the first of them. notes: what was guessed, and oddities of the rows.
+    columns: which column is which field.
     """
 
     train: list[Row]
@@ -37,197 +38,206 @@ class SelectedRows:
 
 
 class RowSelector:
-    """Takes in records one by one, and keeps of them what is to be taught.
+    """Takes records one by one and keeps the rows that pass the settings' filters.
 
-    `total`: records so far but held-out ones; `kept` and `held_out`: rows; `dropped` and `remarked`: counts by reason.
+    total: records so far, without the set's own held-out ones; in_slice: those of them within the slice. kept,
+    held_out: rows. dropped, remarked: counts by reason; where: row numbers of the first of each.
     """
 
     def __init__(self, settings: Data, columns: ColumnMapping):
         self.settings, self.columns = settings, columns
         self.kept: list[Row] = []
         self.held_out: list[Row] = []
-        self.total = self.seen = self.text = 0
-        self.dropped: Counter = Counter()
-        self.remarked: Counter = Counter()
+        self.total = self.in_slice = self.chars = 0
+        self.dropped: Counter[str] = Counter()
+        self.remarked: Counter[str] = Counter()
         self.where: dict[str, list[int]] = {}
-        self.categories: Counter = Counter()
-        self._known: set[tuple] = set()
+        self.categories: Counter[str] = Counter()
+        self._distinct: set[tuple] = set()
         self._contains = settings.contains.casefold()
 
     @property
-    def past(self) -> bool:
-        """Whether what follows lies behind the slice."""
+    def is_past_slice(self) -> bool:
+        """Whether all further records lie behind the slice."""
         return bool(self.settings.end_row) and self.total >= self.settings.end_row
 
     def add(self, record: Record) -> None:
-        """Raises PlaygroundError: more than a slice may hold."""
-        apart = record.values.get("split") == "held-out"
-        if not apart:
+        """Add a record. Raises PlaygroundError if the slice grows too large."""
+        held_out = record.values.get("split") == "held-out"
+        if not held_out:
             self.total += 1
             if self.total < self.settings.start_row or (self.settings.end_row and self.total > self.settings.end_row):
                 return
-            self.seen += 1
+            self.in_slice += 1
         try:
-            if record.unfit:
-                raise UnusableRecord(record.unfit)
+            if record.unusable:
+                raise UnusableRecord(record.unusable)
             rows, remarks = self.columns.rows(record.values, record.number)
-        except UnusableRecord as reason:
-            self._drop(str(reason), record.number)
+        except UnusableRecord as error:
+            self._drop(str(error), record.number)
             return
         for remark in remarks:
             self._remark(remark, record.number)
         for row in rows:
-            row = self._stripped(row)
-            reason = self._reason(row)
+            if self.settings.strip_citations:
+                row = self._strip_citations(row)
+            reason = self._drop_reason(row)
             if reason:
                 self._drop(reason, row.number)
             else:
-                self._keep(row, apart)
+                self._keep(row, held_out)
 
     def rows(self) -> tuple[list[Row], list[Row]]:
-        """Train and held-out rows. Raises PlaygroundError: nothing there, nothing left (with counts by reason), too few to split or to sample from."""
+        """Train and held-out rows, sampled and split.
+
+        Raises PlaygroundError: an empty slice, nothing left of it (with counts by reason), too few rows to split or to
+        sample from.
+        """
         settings = self.settings
-        if not self.seen:
+        if not self.in_slice:
             raise problem(
                 "error.empty_slice", first=settings.start_row, last=settings.end_row or self.total, total=self.total
             )
         if not settings.drop_empty and self.dropped["empty"]:
             raise problem("error.empty_rows", count=self.dropped["empty"], rows=self.where["empty"])
         if not self.kept:
-            raise self._nothing()
-        draw, chosen, held_out = random.Random(settings.seed), self.kept, self.held_out
+            raise self._nothing_left()
+        generator, train = random.Random(settings.seed), self.kept
         if settings.sample:
-            if settings.sample > len(chosen):
-                raise problem("error.sample", sample=settings.sample, rows=len(chosen))
-            chosen = draw.sample(chosen, settings.sample)
-        if held_out:
-            taught = {_asked(row) for row in chosen}
-            for row in held_out:
-                if _asked(row) in taught:
-                    self._drop("taught", row.number)
-            held_out = [row for row in held_out if _asked(row) not in taught]
+            if settings.sample > len(train):
+                raise problem("error.sample", sample=settings.sample, rows=len(train))
+            train = generator.sample(train, settings.sample)
+        held_out = self._unseen(self.held_out, train)
         if not held_out and settings.held_out:
-            chosen, held_out = split_held_out(chosen, settings.held_out, draw)
-        return chosen, held_out
+            train, held_out = split_held_out(train, settings.held_out, generator)
+        return train, held_out
 
     def notes(self) -> list[Problem]:
-        """What was left out, and what is odd about the rows that were kept, with the numbers of the first of them."""
-        found = []
-        if self.dropped:
-            found.append(Problem("note.dropped", {"dropped": dict(self.dropped)}))
-        found += [
-            Problem(f"note.{name}", {"count": count, "rows": self.where[name]})
-            for name, count in self.remarked.items()
-            if name != "asked_marks"
-        ]
-        return [
-            Problem(p.key, {**p.values, "asked": self.remarked["asked_marks"]}) if p.key == "note.marks" else p
-            for p in found
-        ]
+        """What was dropped, and oddities of the rows that were kept, with the numbers of the first of them."""
+        notes = [Problem("note.dropped", {"dropped": dict(self.dropped)})] if self.dropped else []
+        for name, count in self.remarked.items():
+            if name == "asked_marks":
+                continue
+            values = {"count": count, "rows": self.where[name]}
+            if name == "marks":
+                values["asked"] = self.remarked["asked_marks"]
+            notes.append(Problem(f"note.{name}", values))
+        return notes
 
-    def _reason(self, row: Row) -> str:
-        """Why a row isn't taught, or ""."""
+    def _unseen(self, held_out: list[Row], train: list[Row]) -> list[Row]:
+        """Drop the set's own held-out rows whose question is trained on."""
+        if not held_out:
+            return held_out
+        train_questions = {_question(row) for row in train}
+        unseen = []
+        for row in held_out:
+            if _question(row) in train_questions:
+                self._drop("taught", row.number)
+            else:
+                unseen.append(row)
+        return unseen
+
+    def _drop_reason(self, row: Row) -> str:
+        """Why a row is filtered out, or ""."""
         settings = self.settings
         self.categories[row.category] += 1
-        if not has_visible_text(row.output) or (self.columns.form != "text" and not has_visible_text(row.instruction)):
+        if not has_visible_text(row.output) or (
+            self.columns.layout != "text" and not has_visible_text(row.instruction)
+        ):
             return "empty"
         if settings.category and row.category != settings.category:
             return "category"
-        if self._contains and not any(
-            self._contains in text.casefold() for text in (row.instruction, row.input, row.output)
-        ):
+        texts = (row.instruction, row.input, row.output)
+        if self._contains and not any(self._contains in text.casefold() for text in texts):
             return "contains"
-        length = len(row.instruction) + len(row.input) + len(row.output)
+        length = sum(map(len, texts))
         if length < settings.min_chars:
             return "shortest"
         if settings.max_chars and length > settings.max_chars:
             return "longest"
         return ""
 
-    def _keep(self, row: Row, apart: bool) -> None:
-        if self.settings.drop_duplicates and not apart:
-            same = (row.system, row.before, row.instruction, row.input, row.output)
-            if same in self._known:
+    def _keep(self, row: Row, held_out: bool) -> None:
+        texts = (row.instruction, row.input, row.output)
+        if self.settings.drop_duplicates and not held_out:
+            content = (row.system, row.before, *texts)
+            if content in self._distinct:
                 self._drop("duplicate", row.number)
                 return
-            self._known.add(same)
-        length = len(row.instruction) + len(row.input) + len(row.output)
-        if length > LONG:
+            self._distinct.add(content)
+        length = sum(map(len, texts))
+        if length > LONG_ROW:
             self._remark("long", row.number)
-        if (
-            has_hidden_characters(row.instruction)
-            or has_hidden_characters(row.input)
-            or has_hidden_characters(row.output)
-        ):
+        if any(map(has_hidden_characters, texts)):
             self._remark("hidden", row.number)
-        self.text += length
-        (self.held_out if apart else self.kept).append(row)
-        if len(self.kept) > MOST_ROWS or self.text > MOST_TEXT:
+        self.chars += length
+        (self.held_out if held_out else self.kept).append(row)
+        if len(self.kept) > MAX_ROWS or self.chars > MAX_CHARS:
             raise problem(
                 "error.large_slice",
                 rows=len(self.kept),
-                most=MOST_ROWS,
-                characters=self.text,
-                most_characters=MOST_TEXT,
+                most=MAX_ROWS,
+                characters=self.chars,
+                most_characters=MAX_CHARS,
             )
 
-    def _stripped(self, row: Row) -> Row:
-        """The row without citation marks, where they're to be taken out."""
-        if not self.settings.strip_citations:
-            return row
-        texts = {
-            name: MARK.sub("", text)
+    def _strip_citations(self, row: Row) -> Row:
+        """The row without citation marks like [3]."""
+        stripped = {
+            name: CITATION.sub("", text)
             for name in ("instruction", "input", "output", "system")
             if "[" in (text := getattr(row, name))
         }
-        texts = {name: text for name, text in texts.items() if text != getattr(row, name)}
-        before = tuple((MARK.sub("", asked), MARK.sub("", said)) for asked, said in row.before)
-        if not texts and before == row.before:
+        changed = {name: text for name, text in stripped.items() if text != getattr(row, name)}
+        before = tuple((CITATION.sub("", question), CITATION.sub("", answer)) for question, answer in row.before)
+        if not changed and before == row.before:
             return row
-        self._remark("marks" if {"input", "output"} & set(texts) else "asked_marks", row.number)
-        return Row(**{**vars(row), **texts, "before": before})
+        self._remark("marks" if {"input", "output"} & set(changed) else "asked_marks", row.number)
+        return Row(**{**vars(row), **changed, "before": before})
 
     def _drop(self, reason: str, number: int) -> None:
         self.dropped[reason] += 1
-        self._note_place(reason, number)
+        self._add_number(reason, number)
 
     def _remark(self, name: str, number: int) -> None:
         self.remarked[name] += 1
-        self._note_place(name, number)
+        self._add_number(name, number)
 
-    def _note_place(self, name: str, number: int) -> None:
-        places = self.where.setdefault(name, [])
-        if len(places) < NAMED:
-            places.append(number)
+    def _add_number(self, name: str, number: int) -> None:
+        numbers = self.where.setdefault(name, [])
+        if len(numbers) < MAX_NUMBERS:
+            numbers.append(number)
 
-    def _nothing(self) -> PlaygroundError:
-        found = [Problem("error.nothing_left", {"count": sum(self.dropped.values()), "dropped": dict(self.dropped)})]
+    def _nothing_left(self) -> PlaygroundError:
+        count = sum(self.dropped.values())
+        problems = [Problem("error.nothing_left", {"count": count, "dropped": dict(self.dropped)})]
         if self.dropped["category"]:
-            named = [name for name, _ in self.categories.most_common(SHOWN) if name]
-            key = "error.category" if named else "error.no_category"
-            found.append(Problem(key, {"category": self.settings.category, "found": named}))
-        return PlaygroundError(*found)
+            categories = [name for name, _ in self.categories.most_common(MAX_CATEGORIES) if name]
+            key = "error.category" if categories else "error.no_category"
+            problems.append(Problem(key, {"category": self.settings.category, "found": categories}))
+        return PlaygroundError(*problems)
 
 
-def split_held_out(rows: list[Row], share: float, draw: random.Random) -> tuple[list[Row], list[Row]]:
-    """Train and held-out rows, disjoint in what they ask: rows that ask the same thing, and those of one conversation, land on the same side.
+def split_held_out(rows: list[Row], share: float, generator: random.Random) -> tuple[list[Row], list[Row]]:
+    """Split rows into train and held-out rows, at least one question on either side.
 
-    Raises PlaygroundError where all rows ask the same.
+    No question is on both sides: rows with the same question stay together, as do those of one conversation. Raises
+    PlaygroundError if all rows have the same question.
     """
-    asked: dict[tuple, list[Row]] = {}
+    by_question: dict[tuple, list[Row]] = {}
     for row in rows:
-        asked.setdefault(_asked(row), []).append(row)
-    groups = list(asked.values())
+        by_question.setdefault(_question(row), []).append(row)
+    groups = list(by_question.values())
     if len(groups) < 2:
         raise problem("error.too_few", rows=len(rows))
-    draw.shuffle(groups)
+    generator.shuffle(groups)
     count = min(max(1, round(len(groups) * share)), len(groups) - 1)
-    apart = {id(row) for group in groups[:count] for row in group}
-    return [r for r in rows if id(r) not in apart], [r for r in rows if id(r) in apart]
+    held_out = {id(row) for group in groups[:count] for row in group}
+    return [row for row in rows if id(row) not in held_out], [row for row in rows if id(row) in held_out]
 
 
-def _asked(row: Row) -> tuple:
-    """What a row asks: a conversation's first question, which all of its rows share; a text alone asks for itself."""
+def _question(row: Row) -> tuple[str, str]:
+    """A row's question: its conversation's first one, which all rows of it share; for a text alone, the text."""
     if row.before:
         return row.before[0][0], ""
     return (row.instruction, row.input) if row.instruction else ("", row.output)

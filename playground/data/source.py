@@ -1,6 +1,7 @@
-"""Rows of a data set: bundled, a file, pasted, or a hub's. No torch in here.
+"""Read a data set: bundled, a file, pasted text, or from the hub. Imports no torch.
 
-A set becomes records (readers.py, hub_sets.py), records become rows (columns.py), and of these a slice is taken (slices.py).
+A source yields records (readers.py, hub_sets.py), records become rows (columns.py), and rows are selected
+(selection.py).
 """
 
 import hashlib
@@ -12,30 +13,48 @@ from pathlib import Path
 
 from playground import ASSETS, catalog
 from playground.data.columns import ColumnMapping, column_names_of, format_mapping, resolve_columns
+from playground.data.file_kind import ARCHIVE_SUFFIXES, KINDS, kind_of_text
 from playground.data.hub_sets import is_id, read_hub
-from playground.data.readers import KINDS, MOST_BYTES, PACKED_ENDS, Reading, Record, guess_kind, read_file
+from playground.data.readers import MAX_FILE_BYTES, read_file
+from playground.data.records import Reading, Record
 from playground.data.row import Row, text_of
-from playground.data.selection import MOST_ROWS, RowSelector, SelectedRows
+from playground.data.selection import MAX_ROWS, RowSelector, SelectedRows
 from playground.errors import PlaygroundError, Problem, problem
 from playground.settings import Data
 
-__all__ = ["MOST_BYTES", "Preview", "Row", "SelectedRows", "is_file", "preview", "read", "save_pasted"]
+__all__ = [
+    "MAX_FILE_BYTES",
+    "Preview",
+    "Row",
+    "SelectedRows",
+    "is_file",
+    "is_remote",
+    "preview",
+    "read",
+    "save_pasted",
+    "short_name",
+]
 
 HEAD = 100  # records that columns are guessed from
-EVERY = 100  # records between two words on the progress
-LOOKED, PATIENCE = 5000, 1.0  # records and seconds that a preview looks through for rows
-AHEAD, AHEAD_BYTES = 1000, 2**20  # and that it looks at anyway in a file, for categories and how many there are
-LOOKED_BYTES = 4 * 2**20  # bytes that a preview finds out the encoding from
-CUT = 2000  # characters of a text in a preview
-ENDS = {*KINDS, *PACKED_ENDS}  # a source with one of these is meant as a file
+PROGRESS_EVERY = 100  # records
+FILE_SUFFIXES = {*KINDS, *ARCHIVE_SUFFIXES}  # a source with one of these means a file
+
+# A preview searches up to so many records and seconds for rows.
+PREVIEW_RECORDS, PREVIEW_SECONDS = 5000, 1.0
+# It reads on at least so far in a file, for its categories and its number of records.
+PREVIEW_MIN_RECORDS, PREVIEW_MIN_BYTES = 1000, 2**20
+PREVIEW_ENCODING_BYTES = 4 * 2**20  # that it detects the encoding from
+PREVIEW_CHARS = 2000  # of a text
 
 
 @dataclass(frozen=True)
 class Preview:
-    """The beginning of a slice: `records` as they stand ({column: text}, cut to 2,000 characters), with their `numbers`, and the `rows` they'd be taught as.
+    """The beginning of a slice.
 
-    `columns`: which is what, None where that is told in `problems`, which also name broken rows; `size` in bytes and `total` records are
-    None where they aren't known yet. `dropped`: by reason, of the `looked` records that were looked at; `whole`: these were all there are.
+    records: as they stand, {column: text} truncated to 2,000 characters, with their `numbers`. rows: the first rows to
+    train on. found: the columns. columns: the mapping, None if it has `problems`, which also name broken rows. size
+    (bytes), total (records): None while unknown. dropped: counts by reason among the `looked` records that were read.
+    whole: whether these are all there are.
     """
 
     kind: str
@@ -58,78 +77,90 @@ class Preview:
 
 
 def read(settings: Data, on_progress: Callable = lambda *_: None) -> SelectedRows:
-    """The chosen slice, its held-out rows kept apart.
+    """Read the chosen slice, its held-out rows apart.
 
-    Raises PlaygroundError: no such file, too large, broken lines (with their numbers), no known columns (with those found), an
-    empty slice, nothing left of it (with counts by reason). `tell(done, total, unit)` hears of the progress, and may raise to stop it.
+    on_progress(done, total, unit) is called now and then, and may raise to cancel. Raises PlaygroundError: no such
+    file, too large, broken lines (with their numbers), unknown columns (naming those that exist), an empty slice,
+    nothing left of it (with counts by reason).
     """
     name = short_name(settings.source)
     with _open(settings, 0, on_progress) as reading:
-        head, records = _head(reading.records)
+        head = list(itertools.islice(reading.records, HEAD))
         if not head:
-            reading.end()
+            reading.raise_problems()
             raise problem("error.no_rows", source=name)
-        slicer = RowSelector(settings, resolve_columns(settings.columns, [record.values for record in head], name))
-        if reading.kind == "hub" and not settings.end_row and (reading.total or 0) - settings.start_row >= MOST_ROWS:
-            raise problem("error.large_hub", source=name, rows=reading.total, most=MOST_ROWS)
-        for count, record in enumerate(records, 1):
-            slicer.add(record)
-            if count % EVERY == 0:
+        selector = _selector(settings, head)
+        if reading.kind == "hub" and not settings.end_row and (reading.total or 0) - settings.start_row >= MAX_ROWS:
+            raise problem("error.large_hub", source=name, rows=reading.total, most=MAX_ROWS)
+        for count, record in enumerate(itertools.chain(head, reading.records), 1):
+            selector.add(record)
+            if count % PROGRESS_EVERY == 0:
                 on_progress(*_progress(reading, settings, count))
-            if reading.kind == "hub" and slicer.past:
-                break  # what isn't asked for isn't downloaded
+            if reading.kind == "hub" and selector.is_past_slice:
+                break  # nothing behind the slice is downloaded
         on_progress(*_progress(reading, settings, count))
-    train, held_out = slicer.rows()
-    known = reading.total if reading.kind == "hub" and reading.total else slicer.total
+    train, held_out = selector.rows()
+    total = reading.total if reading.kind == "hub" and reading.total else selector.total
     return SelectedRows(
-        train, held_out, known, dict(slicer.dropped), slicer.where, _notes(reading, slicer), slicer.columns
+        train,
+        held_out,
+        total,
+        dict(selector.dropped),
+        selector.where,
+        _notes(reading, selector),
+        selector.columns,
     )
 
 
 def preview(settings: Data, rows: int = 20) -> Preview:
-    """The first `rows` records of the slice, and the first rows that would be taught. Reads no more than it needs.
+    """Read the first `rows` records of the slice, and as far as needed for the first rows to train on.
 
-    Raises PlaygroundError where nothing can be read at all; what is wrong with rows or columns is told in the result.
+    Raises PlaygroundError if nothing can be read at all; problems of rows or columns are in the result.
     """
-    name = short_name(settings.source)
-    with _open(settings, LOOKED_BYTES) as reading:
-        shown, slicer, problems, whole, looked, until = [], None, [], False, 0, time.monotonic() + PATIENCE
-        records = _until_broken(reading, problems)
+    with _open(settings, PREVIEW_ENCODING_BYTES) as reading:
+        deadline = time.monotonic() + PREVIEW_SECONDS
+        problems: list[Problem] = []
+        records = _until_error(reading, problems)
         head = list(itertools.islice(records, HEAD))
         if not head:
-            raise PlaygroundError(*problems or problem("error.no_rows", source=name).problems)
+            raise PlaygroundError(*problems or problem("error.no_rows", source=short_name(settings.source)).problems)
+        selector: RowSelector | None = None
         try:
-            slicer = RowSelector(settings, resolve_columns(settings.columns, [record.values for record in head], name))
+            selector = _selector(settings, head)
         except PlaygroundError as error:
             problems += error.problems
-        for place, record in enumerate(itertools.chain(head, records), 1):
-            if slicer:
-                slicer.add(record)
-            if place >= settings.start_row:
+        shown: list[Record] = []
+        looked, whole = 0, False
+        for count, record in enumerate(itertools.chain(head, records), 1):
+            if selector:
+                selector.add(record)
+            if count >= settings.start_row:
                 shown += [record] if len(shown) < rows else []
                 looked += 1
-            ahead = reading.raw and reading.done < AHEAD_BYTES and looked < AHEAD
-            if looked >= LOOKED or (shown and time.monotonic() > until) or (_enough(slicer, shown, rows) and not ahead):
+            is_enough = len(shown) >= rows and (selector is None or len(selector.kept) >= rows)
+            must_read_on = reading.file and reading.bytes_read < PREVIEW_MIN_BYTES and looked < PREVIEW_MIN_RECORDS
+            is_late = shown and time.monotonic() > deadline
+            if looked >= PREVIEW_RECORDS or is_late or (is_enough and not must_read_on):
                 break
         else:
             whole = True
-        problems += [p for p in reading.problems if p not in problems]
-        if whole and slicer and not slicer.kept:
-            problems += _why_nothing(slicer)
-        return _previewed(reading, slicer, shown, problems, rows, looked, whole)
+        problems += [broken for broken in reading.problems if broken not in problems]
+        if whole and selector and not selector.kept:
+            problems += _problems_of_selection(selector)
+        return _make_preview(reading, selector, shown, problems, rows, looked, whole)
 
 
 def save_pasted(text: str, folder: Path) -> Path:
-    """A pasted text as a file in that folder, of the kind that it looks like; the same text is the same file.
+    """Save a pasted text as a file of the kind that it looks like; the same text gets the same file.
 
-    Raises PlaygroundError: nothing but blanks, too large.
+    Raises PlaygroundError: only blanks, too large.
     """
     data = text.encode("utf-8", "replace")
     if not text.strip():
         raise problem("error.pasted_empty")
-    if len(data) > MOST_BYTES:
-        raise problem("error.pasted_large", size_bytes=len(data), most_bytes=MOST_BYTES)
-    kind = guess_kind(text)
+    if len(data) > MAX_FILE_BYTES:
+        raise problem("error.pasted_large", size_bytes=len(data), most_bytes=MAX_FILE_BYTES)
+    kind = kind_of_text(text)
     path = folder / f"pasted-{hashlib.sha256(data).hexdigest()[:12]}.{'txt' if kind == 'text' else kind}"
     folder.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
@@ -145,17 +176,17 @@ def is_file(source: str) -> bool:
 
 
 def is_remote(source: str) -> bool:
-    """Whether a hub has to be asked for a source."""
+    """Whether reading a source needs a hub."""
     entry = catalog.data_sets().get(source)
     return "hub" in entry if entry else is_id(source) and not is_file(source)
 
 
 def short_name(source: str) -> str:
-    """What a source is called: a file by its name alone."""
+    """A source's name for messages: a file without its folders."""
     return Path(source).name if "\\" in source or source.startswith(("/", ".", "~")) else source
 
 
-def _open(settings: Data, look: int, on_progress: Callable = lambda *_: None) -> Reading:
+def _open(settings: Data, preview_bytes: int, on_progress: Callable = lambda *_: None) -> Reading:
     source = settings.source
     entry = catalog.data_sets().get(source)
     if entry and "file" in entry:
@@ -163,85 +194,80 @@ def _open(settings: Data, look: int, on_progress: Callable = lambda *_: None) ->
     if entry:
         return read_hub(entry["hub"])
     if is_file(source):
-        return read_file(Path(source).expanduser(), settings.encoding, look, on_progress)
-    if Path(source).is_absolute() or not is_id(source) or Path(source).suffix.lower() in ENDS:
+        return read_file(Path(source).expanduser(), settings.encoding, preview_bytes, on_progress)
+    if Path(source).is_absolute() or not is_id(source) or Path(source).suffix.lower() in FILE_SUFFIXES:
         raise problem("error.no_file", source=short_name(source))
     return read_hub(source)
 
 
-def _head(records: Iterator[Record]) -> tuple[list[Record], Iterator[Record]]:
-    head = list(itertools.islice(records, HEAD))
-    return head, itertools.chain(head, records)
+def _selector(settings: Data, head: list[Record]) -> RowSelector:
+    values = [record.values for record in head]
+    return RowSelector(settings, resolve_columns(settings.columns, values, short_name(settings.source)))
 
 
 def _progress(reading: Reading, settings: Data, count: int) -> tuple[int, int, str]:
-    """(done, of how many, unit): bytes of a file, else records."""
-    if reading.raw:
-        return reading.done, reading.size, "bytes"
+    """(done, total, unit): bytes of a file, else records."""
+    if reading.file:
+        return reading.bytes_read, reading.size, "bytes"
     total = max(count, reading.total or settings.end_row)
     return count, min(total, settings.end_row or total) if reading.kind == "hub" else total, "rows"
 
 
-def _notes(reading: Reading, slicer: RowSelector | None) -> list[Problem]:
-    """What was guessed, and what is odd about the rows."""
-    if slicer is None:
+def _notes(reading: Reading, selector: RowSelector | None) -> list[Problem]:
+    """What was guessed, and oddities of the rows."""
+    if selector is None:
         return reading.notes
-    guessed = {
-        part: name for part, name in slicer.columns.names.items() if part in slicer.columns.guessed and part != name
-    }
-    return (
-        reading.notes
-        + ([Problem("note.columns_guessed", {"columns": format_mapping(guessed)})] if guessed else [])
-        + slicer.notes()
-    )
+    columns = selector.columns
+    guessed = {field: name for field, name in columns.names.items() if field in columns.guessed and field != name}
+    notes = [Problem("note.columns_guessed", {"columns": format_mapping(guessed)})] if guessed else []
+    return reading.notes + notes + selector.notes()
 
 
-def _until_broken(reading: Reading, problems: list[Problem]) -> Iterator[Record]:
-    """The records as long as they can be read; what ends them early is added to `problems`."""
+def _until_error(reading: Reading, problems: list[Problem]) -> Iterator[Record]:
+    """The records up to the first error that ends reading, which is added to `problems`."""
     try:
         yield from reading.records
     except PlaygroundError as error:
         problems += error.problems
 
 
-def _enough(slicer: RowSelector | None, shown: list[Record], rows: int) -> bool:
-    return len(shown) >= rows and (slicer is None or len(slicer.kept) >= rows)
-
-
-def _why_nothing(slicer: RowSelector) -> list[Problem]:
+def _problems_of_selection(selector: RowSelector) -> list[Problem]:
     try:
-        slicer.rows()
+        selector.rows()
     except PlaygroundError as error:
         return list(error.problems)
     return []
 
 
-def _previewed(
+def _make_preview(
     reading: Reading,
-    slicer: RowSelector | None,
+    selector: RowSelector | None,
     shown: list[Record],
     problems: list[Problem],
     rows: int,
     looked: int,
     whole: bool,
 ) -> Preview:
+    total = reading.total
+    if total is None and whole and selector:
+        total = selector.total
     values = [record.values for record in shown]
     return Preview(
-        reading.kind,
-        reading.encoding.name if reading.encoding else "",
-        bool(reading.encoding and reading.encoding.guessed),
-        reading.size or None,
-        reading.total if reading.total is not None else slicer.total if whole and slicer else None,
-        column_names_of(values),
-        slicer.columns if slicer else None,
-        [record.number for record in shown],
-        [{name: text_of(value)[:CUT] for name, value in record.items()} for record in values],
-        slicer.kept[:rows] if slicer else [],
-        [name for name, _ in slicer.categories.most_common() if name] if slicer else [],
-        dict(slicer.dropped) if slicer else {},
-        dict(slicer.where) if slicer else {},
-        _notes(reading, slicer),
-        problems,
-        looked,
-        whole,
+        kind=reading.kind,
+        encoding=reading.encoding.name if reading.encoding else "",
+        encoding_guessed=bool(reading.encoding and reading.encoding.guessed),
+        size=reading.size or None,
+        total=total,
+        found=column_names_of(values),
+        columns=selector.columns if selector else None,
+        numbers=[record.number for record in shown],
+        records=[{name: text_of(value)[:PREVIEW_CHARS] for name, value in record.items()} for record in values],
+        rows=selector.kept[:rows] if selector else [],
+        categories=[name for name, _ in selector.categories.most_common() if name] if selector else [],
+        dropped=dict(selector.dropped) if selector else {},
+        where=dict(selector.where) if selector else {},
+        notes=_notes(reading, selector),
+        problems=problems,
+        looked=looked,
+        whole=whole,
     )

@@ -1,170 +1,180 @@
-"""A row token by token, as the model will see it: what is trained on, what is only read, what the cutoff takes away."""
+"""Show a row token by token: which tokens are trained on, which are masked, and which the cutoff truncates."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from playground.data.source import Row
-from playground.data.template import Template, turns
+from transformers import PreTrainedTokenizerBase
+
+from playground.data.conversation import turns
+from playground.data.row import Row
+from playground.data.template import Template
 from playground.errors import problem
 
-SHOWN = 4000  # tokens at most that are told one by one
-LONGEST_PIECE = 16  # tokens that are tried together until they make whole characters
-SKIPPED = 4  # characters, spaces mostly, that a tokenizer may have dropped before them
+SHOWN = 4000  # tokens at most that are listed one by one
+MAX_GROUP = 16  # tokens that are decoded together until they make whole characters
+MAX_SKIPPED = 4  # characters, mostly spaces, that a tokenizer may have dropped before a token
+
+Span = tuple[int, int]  # begin and end of a token's characters in the text
+Part = tuple[str, str]  # kind and text
 
 
 @dataclass(frozen=True)
 class Token:
     """kind: template, content, answer, end or special; state: trained, masked or truncated.
 
-    text: what the tokens of a group stand for together, the group being this token alone, or `parts` neighbours that share
-    characters, of which it is the `part`th. was: the same as it was written, where the tokenizer changes it.
+    text: the characters of the token's group, which is the token alone, or `parts` neighbours that share characters, of
+    which it is the `part`th. was: the text as it was written, where the tokenizer changes it.
     """
 
     id: int
     kind: str
     text: str
-    span: tuple[int, int] = (0, 0)
+    span: Span = (0, 0)
     part: int = 1
     parts: int = 1
     was: str | None = None
     state: str = "masked"
 
+    def to_dict(self) -> dict:
+        """JSON types, for the page."""
+        names = ("id", "kind", "state", "text", "part", "parts", "was")
+        return {name: getattr(self, name) for name in names}
+
 
 def xray(row: Row, template: Template, length: int, train_on_prompt: bool = False) -> dict:
-    """A row's tokens in order, those within `length` first: exactly what `encode` makes of it, and then what it cuts off.
+    """A row's tokens in order: those that `encode` makes of it within `length`, then the truncated ones.
 
-    JSON types: {"template", "encoder", "length", "tokens": [{"id", "kind", "state", "text", "part", "parts", "was"}], "more"
-    (tokens that aren't told), "total", "kept", "trained_from", "left_out" (the prompt alone fills the length), "end"
-    ("there" or "cut"), "states" and "kinds" (counts), "rates" (characters a token, by part)}. Raises PlaygroundError as `encode` does.
+    JSON types: {"template", "encoder", "length", "tokens": [{"id", "kind", "state", "text", "part", "parts", "was"}],
+    "more" (number of tokens that aren't listed), "total", "kept", "trained_from", "left_out" (whether the prompt alone
+    fills the length), "end" ("there" or "cut"), "states" and "kinds" (counts), "rates" (characters a token, by part)}.
+    Raises PlaygroundError as `encode` does.
     """
     if train_on_prompt and template.encoder:
         raise problem("error.prompt_is_read")
-    [(prompt, answer)] = template.tokens([row])
-    asked = template.parts(turns(row), row.system) if template.asks(row) else []
-    found = [*_tokens(template, asked, prompt, template.name != "chat"), *_answered(template, row.output, answer)]
-    left_out = len(prompt) >= length
-    kept = 0 if left_out else min(len(found), length)
-    first = max(0 if train_on_prompt else len(prompt), 1)
-    found = [
-        replace(token, state="truncated" if at >= kept else "trained" if at >= first else "masked")
-        for at, token in enumerate(found)
+    [(prompt_ids, answer_ids)] = template.tokens([row])
+    prompt_parts = template.parts(turns(row), row.system) if template.has_prompt(row) else []
+    tokens = [
+        *_tokens(template, prompt_parts, prompt_ids, template.name != "chat"),
+        *_answer_tokens(template, row.output, answer_ids),
+    ]
+    left_out = len(prompt_ids) >= length
+    kept = 0 if left_out else min(len(tokens), length)
+    trained_from = 0 if train_on_prompt else len(prompt_ids)
+    first_label = max(trained_from, 1)
+    tokens = [
+        replace(token, state="truncated" if i >= kept else "trained" if i >= first_label else "masked")
+        for i, token in enumerate(tokens)
     ]
     return {
         "template": template.name,
         "encoder": template.encoder,
         "length": length,
-        "tokens": [_told(token) for token in found[:SHOWN]],
-        "more": max(0, len(found) - SHOWN),
-        "total": len(found),
+        "tokens": [token.to_dict() for token in tokens[:SHOWN]],
+        "more": max(0, len(tokens) - SHOWN),
+        "total": len(tokens),
         "kept": kept,
-        "trained_from": 0 if train_on_prompt else len(prompt),
+        "trained_from": trained_from,
         "left_out": left_out,
-        "end": "there" if kept == len(found) else "cut",
-        "states": {state: sum(token.state == state for token in found) for state in ("trained", "masked", "truncated")},
-        "kinds": {
-            kind: sum(token.kind == kind for token in found)
-            for kind in ("template", "content", "answer", "end", "special")
-        },
-        "rates": _rates(asked, row.output, found),
+        "end": "there" if kept == len(tokens) else "cut",
+        "states": _counts([token.state for token in tokens], ("trained", "masked", "truncated")),
+        "kinds": _counts([token.kind for token in tokens], ("template", "content", "answer", "end", "special")),
+        "rates": _rates(prompt_parts, row.output, tokens),
     }
 
 
-def _told(token: Token) -> dict:
-    return {
-        "id": token.id,
-        "kind": token.kind,
-        "state": token.state,
-        "text": token.text,
-        "part": token.part,
-        "parts": token.parts,
-        "was": token.was,
-    }
+def _counts(values: Sequence[str], names: Sequence[str]) -> dict[str, int]:
+    return {name: values.count(name) for name in names}
 
 
-def _rates(asked: Sequence[tuple[str, str]], answer: str, found: Sequence[Token]) -> dict[str, float]:
-    """Characters a token, of what the template brings, of what was asked and of the answer, and of all three."""
-    written = {kind: sum(len(text) for part, text in asked if part == kind) for kind in ("template", "content")} | {
-        "answer": len(answer)
-    }
-    tokens = {kind: sum(token.kind == kind for token in found) for kind in written}
-    rates = {kind: written[kind] / tokens[kind] for kind in written if tokens[kind]}
-    if any(tokens.values()):
-        rates["all"] = sum(written[kind] for kind in rates) / sum(tokens.values())
+def _rates(prompt_parts: Sequence[Part], answer: str, tokens: Sequence[Token]) -> dict[str, float]:
+    """Characters a token: of the template's text, the row's content, the answer, and all three."""
+    chars = {kind: sum(len(text) for part, text in prompt_parts if part == kind) for kind in ("template", "content")}
+    chars["answer"] = len(answer)
+    counts = {kind: sum(token.kind == kind for token in tokens) for kind in chars}
+    rates = {kind: chars[kind] / counts[kind] for kind in chars if counts[kind]}
+    if any(counts.values()):
+        rates["all"] = sum(chars[kind] for kind in rates) / sum(counts.values())
     return {kind: round(rate, 3) for kind, rate in rates.items()}
 
 
-def _answered(template: Template, text: str, ids: Sequence[int]) -> Iterator[Token]:
-    """An answer's tokens and those that close it."""
-    closing = len(template.closing)
+def _answer_tokens(template: Template, text: str, ids: Sequence[int]) -> Iterator[Token]:
+    """An answer's tokens, and those that close it."""
+    closing = len(template.closing_ids)
     yield from _tokens(template, [("answer", text)], ids[:-closing], template.encoder)
     if template.name == "custom":
-        yield from _tokens(template, [("end", template.written.closing)], ids[-closing:-1], False)
-    yield Token(ids[-1], "end", template.tokenizer.convert_ids_to_tokens(ids[-1]))
+        yield from _tokens(template, [("end", template.parsed_format.closing)], ids[-closing:-1], False)
+    yield Token(ids[-1], "end", _name(template.tokenizer, ids[-1]))
 
 
-def _tokens(template: Template, parts: Sequence[tuple[str, str]], ids: Sequence[int], special: bool) -> Iterator[Token]:
-    """The tokens `ids` of a text in parts (kind, text), as it is encoded with or without what the tokenizer adds by itself."""
+def _tokens(template: Template, parts: Sequence[Part], ids: Sequence[int], special: bool) -> Iterator[Token]:
+    """The tokens `ids` of a text given in parts; special: whether it was encoded with special tokens added."""
     tokenizer, text = template.tokenizer, "".join(text for _, text in parts)
-    kinds = [kind for kind, text in parts for _ in text]
-    named = _special(tokenizer)
+    kind_of_char = [kind for kind, text in parts for _ in text]
+    special_ids = _special_ids(tokenizer)
     for group in _groups(ids, _spans(tokenizer, text, ids, special)):
         begin, end = group[0][1][0], max(span[1] for _, span in group)
-        if end <= begin or group[0][0] in named:
-            kind = "special" if group[0][0] in named or not kinds else kinds[min(begin, len(kinds) - 1)]
-            yield from (Token(id, kind, tokenizer.convert_ids_to_tokens(id)) for id, _ in group)
+        is_special = group[0][0] in special_ids
+        if end <= begin or is_special:
+            kind = "special" if is_special or not kind_of_char else kind_of_char[min(begin, len(kind_of_char) - 1)]
+            yield from (Token(id, kind, _name(tokenizer, id)) for id, _ in group)
             continue
-        written, seen = text[begin:end], tokenizer.decode([id for id, _ in group], clean_up_tokenization_spaces=False)
-        was = None if seen.strip() == written.strip() or "\ufffd" in seen else written
+        written = text[begin:end]
+        decoded = str(tokenizer.decode([id for id, _ in group], clean_up_tokenization_spaces=False))
+        is_unchanged = decoded.strip() == written.strip() or "\ufffd" in decoded
+        shown, was = (written, None) if is_unchanged else (decoded, written)
         for part, (id, span) in enumerate(group, 1):
-            yield Token(
-                id, kinds[min(end, len(kinds)) - 1], written if was is None else seen, span, part, len(group), was
-            )
+            kind = kind_of_char[min(end, len(kind_of_char)) - 1]
+            yield Token(id, kind, shown, span, part, len(group), was)
 
 
-def _special(tokenizer) -> set[int]:
-    """The ids that stand for no text; one for what isn't known does, unless it has another office."""
-    named = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special} | set(
-        tokenizer.all_special_ids
-    )
-    return named - {tokenizer.unk_token_id} | (
-        {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id} - {None}
-    )
+def _name(tokenizer: PreTrainedTokenizerBase, id: int) -> str:
+    """The vocabulary's name of a token."""
+    return str(tokenizer.convert_ids_to_tokens(id))
 
 
-def _spans(tokenizer, text: str, ids: Sequence[int], special: bool) -> list[tuple[int, int]]:
-    """Where in the text each token's characters begin and end; (0, 0) for one that stands for none.
+def _special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Ids of tokens that represent no text. The unknown token does represent some, unless it also has another role."""
+    special = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special |= set(tokenizer.all_special_ids)
+    with_role = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id} - {None}
+    return (special - {tokenizer.unk_token_id}) | with_role
 
-    Tokenizers that are written in Python can't tell: there, tokens are read back until they make characters that come next.
+
+def _spans(tokenizer: PreTrainedTokenizerBase, text: str, ids: Sequence[int], special: bool) -> list[Span]:
+    """Where in the text each token's characters begin and end; an empty span for a token without characters.
+
+    Tokenizers written in Python have no offsets: for them tokens are decoded until they make characters that come next.
     """
     if tokenizer.is_fast:
-        return tokenizer(text, add_special_tokens=special, return_offsets_mapping=True, verbose=False)[
-            "offset_mapping"
-        ][: len(ids)]
-    spans, at, named = [], 0, _special(tokenizer)
+        encoding = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True, verbose=False)
+        return encoding["offset_mapping"][: len(ids)]
+    spans: list[Span] = []
+    position, special_ids = 0, _special_ids(tokenizer)
     while len(spans) < len(ids):
         begin = len(spans)
-        if ids[begin] in named:
-            spans.append((at, at))
+        if ids[begin] in special_ids:
+            spans.append((position, position))
             continue
-        for size in range(1, min(LONGEST_PIECE, len(ids) - begin) + 1):
-            said = tokenizer.decode(ids[begin : begin + size])
-            place = text.find(said, at, at + len(said) + SKIPPED) if said else -1
-            if place >= 0:
+        for size in range(1, min(MAX_GROUP, len(ids) - begin) + 1):
+            decoded = str(tokenizer.decode(list(ids[begin : begin + size])))
+            start = text.find(decoded, position, position + len(decoded) + MAX_SKIPPED) if decoded else -1
+            if start >= 0:
                 break
         else:
-            size, place, said = 1, at, ""
-        spans += [(at, place + len(said))] * size
-        at = place + len(said)
+            size, start, decoded = 1, position, ""
+        spans += [(position, start + len(decoded))] * size
+        position = start + len(decoded)
     return spans
 
 
-def _groups(ids: Sequence[int], spans: Sequence[tuple[int, int]]) -> Iterator[list[tuple[int, tuple[int, int]]]]:
-    """Tokens that share characters together: the bytes of one, or of several that are written as bytes."""
-    group: list[tuple[int, tuple[int, int]]] = []
-    for id, span in zip(ids, spans):
-        if group and not (span[0] < max(end for _, (_, end) in group) and span[0] < span[1]):
+def _groups(ids: Sequence[int], spans: Sequence[Span]) -> Iterator[list[tuple[int, Span]]]:
+    """Group neighbouring tokens that share characters: the bytes of one, or of several that are written as bytes."""
+    group: list[tuple[int, Span]] = []
+    for id, (begin, end) in zip(ids, spans):
+        overlaps = begin < end and any(begin < other_end for _, (_, other_end) in group)
+        if group and not overlaps:
             yield group
             group = []
-        group.append((id, tuple(span)))
+        group.append((id, (begin, end)))
     if group:
         yield group

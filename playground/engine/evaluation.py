@@ -1,160 +1,207 @@
-"""What a fine-tune is measured by, as the job tune goes on: the held-out loss and answers before and after, and a few answers during it.
-
-What one side is measured by comes as events; `Measured` keeps it until both sides are there.
-"""
+"""Evaluate a fine-tune on held-out rows: loss and answers before and after it, and sample answers during it."""
 
 import json
 import math
+import threading
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from playground.data.batch import Example
 from playground.data.source import Row
 from playground.data.template import Template
+from playground.engine.job import JobContext
 from playground.eval import metrics
 from playground.eval.answer_rows import answer_rows
 from playground.memory.meter import is_out_of_memory
 from playground.memory.release import release_memory
+from playground.model.load import LoadedModel
 from playground.runs import Run
-from playground.train.loop import held_out_losses
+from playground.train.loop import Trainer, held_out_losses
+from playground.train.parallel import Team
 
-ANSWERS = "answers.jsonl"  # in the run's folder: every row that was asked, with both answers
-ASKED_MEANWHILE = 3  # rows that are asked during training
-TIMES, APART = 4, 5  # "auto": so many times a run, and never fewer than so many steps apart
+ANSWERS = "answers.jsonl"  # in the run's folder: every question with the answers of both sides
+SAMPLE_ROWS = 3  # that are answered during training
+AUTO_SAMPLES, AUTO_MIN_STEPS = 4, 5  # sample_every "auto": times a run, and the fewest steps between two
+
+Answers = dict[str, list[metrics.Answer]]  # by side, "base" and "tuned"
 
 
-@dataclass
+@dataclass(frozen=True)
 class EvalSet:
-    """What is measured on, and what was found so far: losses by "before" and "after", answers by side.
+    """The held-out rows that a fine-tune is evaluated on.
 
-    examples: the rows as the loss reads them; asked: those of them that ask something; limit: tokens an answer may have.
+    examples: encoded, for the loss. questions: those rows that can be answered, which a text alone can't.
+    max_new_tokens: of an answer.
     """
 
     examples: list[Example]
-    asked: list[Row]
+    questions: list[Row]
     template: Template
-    limit: int
-    losses: dict[str, list[list]] = field(default_factory=dict)
-    answers: dict[str, list[metrics.Answer]] = field(default_factory=dict)
+    max_new_tokens: int
 
 
-def evaluate_loss(when: str, bench, found: EvalSet) -> Generator[dict, None, float | None]:
-    """The held-out loss as a `score` event, with each row's [nats, labelled tokens]; returns the mean, or None where there is nothing to measure on."""
-    if not found.examples or bench.stop.is_set():
+@dataclass(frozen=True)
+class HeldOutLoss:
+    """The mean loss in nats a labelled token, and each row's (nats, labelled tokens).
+
+    rows: None where a run that is resumed was evaluated on other rows.
+    """
+
+    mean: float | None
+    rows: list[tuple[float, int]] | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Figures of base and tuned model: facts recalled by side, and every metric; None where it wasn't measured."""
+
+    recall: dict | None
+    measures: dict | None
+
+
+def evaluate_loss(
+    when: str, trainer: Trainer, eval_set: EvalSet, stop: threading.Event
+) -> Generator[dict, None, HeldOutLoss | None]:
+    """Measure the held-out loss, "before" or "after", and emit it as an `eval` event.
+
+    Returns None where there are no rows, or where it was stopped.
+    """
+    if not eval_set.examples or stop.is_set():
         return None
     yield {"kind": "phase", "name": "evaluate"}
-    each = yield from held_out_losses(bench.trainer, found.examples, bench.stop)
-    if each is None:
+    losses = yield from held_out_losses(trainer, eval_set.examples, stop)
+    if losses is None:
         return None
-    found.losses[when] = [
-        [round(nats, 4), tokens] for nats, tokens in each
-    ]  # as the run keeps it, so that a resumed one finds the same
-    mean = round(sum(nats for nats, _ in found.losses[when]) / max(1, sum(tokens for _, tokens in each)), 5)
-    yield {"kind": "eval", "when": when, "loss": mean, "each": found.losses[when]}
-    return mean
+    rows = [(round(nats, 4), tokens) for nats, tokens in losses]  # as recorded, so that a resumed run has the same
+    mean = round(sum(nats for nats, _ in rows) / max(1, sum(tokens for _, tokens in rows)), 5)
+    yield {"kind": "eval", "when": when, "loss": mean, "each": [list(row) for row in rows]}
+    return HeldOutLoss(mean, rows)
 
 
-def loss_before(run: Run, found: EvalSet) -> float | None:
-    """What `loss` found before a fine-tune that is now resumed."""
-    event = next((e for e in run.events() if e["kind"] == "eval" and e.get("when") == "before"), {})
-    if len(event.get("each", ())) == len(found.examples):
-        found.losses["before"] = event["each"]
-    return event.get("loss")
+def recorded_loss_before(run: Run, eval_set: EvalSet) -> HeldOutLoss | None:
+    """The held-out loss before a fine-tune that is resumed now, from its run; None where it wasn't measured."""
+    event = next((e for e in run.events() if e["kind"] == "eval" and e.get("when") == "before"), None)
+    if event is None:
+        return None
+    rows = [(nats, tokens) for nats, tokens in event.get("each", ())]
+    return HeldOutLoss(event.get("loss"), rows if len(rows) == len(eval_set.examples) else None)
 
 
-def evaluate_answers(bench, found: EvalSet, sides: tuple[str, ...]) -> Iterator[dict]:
-    """Ask the rows of those sides; only the main process does, and nobody where weights are split."""
-    if not found.asked or bench.stop.is_set() or not bench.team.main or bench.team.sharded:
-        return
+def evaluate_answers(
+    context: JobContext, loaded: LoadedModel, eval_set: EvalSet, sides: tuple[str, ...]
+) -> Generator[dict, None, Answers]:
+    """Answer the questions on these sides. Returns {} where there are none, or where it was stopped."""
+    if not eval_set.questions or context.stop.is_set() or not _can_answer(context.team):
+        return {}
     yield {"kind": "phase", "name": "compare"}
-    found.answers |= (
-        yield from answer_rows(bench.loaded.model, found.template, found.asked, sides, found.limit, bench.stop)
-    ) or {}
+    answers = yield from answer_rows(
+        loaded.model, eval_set.template, eval_set.questions, sides, eval_set.max_new_tokens, context.stop
+    )
+    return answers or {}
 
 
-def report(bench, found: EvalSet) -> Generator[dict, None, dict]:
-    """What was found of both sides, as `score` events; the answers go into the run's folder. Returns {"recall", "measures"}, each None where it wasn't measured."""
-    figures, recall, more = {}, None, {}
-    if len(found.losses) == 2:
-        figures |= metrics.loss_figures(found.losses["before"], found.losses["after"])
-    if len(found.answers) == 2:
-        rows = metrics.score_rows(found.asked, found.answers["base"], found.answers["tuned"])
+def compare(
+    context: JobContext, eval_set: EvalSet, before: HeldOutLoss | None, after: HeldOutLoss | None, answers: Answers
+) -> Generator[dict, None, Comparison]:
+    """Compute every figure for which both sides were measured and emit them as `eval` events.
+
+    The answers are written to the run's folder.
+    """
+    figures: dict[str, Any] = {}
+    rows_shown: dict[str, Any] = {}
+    if before and after and before.rows is not None and after.rows is not None:
+        figures |= metrics.loss_figures(before.rows, after.rows)
+    if len(answers) == 2:
+        rows = metrics.score_rows(eval_set.questions, answers["base"], answers["tuned"])
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        (bench.run.folder / ANSWERS).write_text(text, encoding="utf-8")
+        (context.run.folder / ANSWERS).write_text(text, encoding="utf-8")
         figures |= metrics.answer_figures(rows)
-        more = {"asked": len(rows), "limit": found.limit, **metrics.most_changed_rows(rows)}
+        rows_shown = {"asked": len(rows), "limit": eval_set.max_new_tokens, **metrics.most_changed_rows(rows)}
+    recall = None
     if "recall" in figures:
-        recall = {
-            "base": round(figures["recall"]["base"], 4),
-            "tuned": round(figures["recall"]["tuned"], 4),
-            "rows": figures["recall"]["rows"],
-        }
+        recall = {side: round(figures["recall"][side], 4) for side in ("base", "tuned")}
+        recall["rows"] = figures["recall"]["rows"]
         yield {"kind": "eval", "when": "recall", **recall}
-    if figures and bench.team.main:
-        yield {"kind": "eval", "when": "measures", "rows": len(found.examples), "figures": figures, **more}
-    return {"recall": recall, "measures": figures or None}
-
-
-def _return_value(events: Generator):
-    """What a generator returns, whatever it yields."""
-    while True:
-        try:
-            next(events)
-        except StopIteration as end:
-            return end.value
+    if figures and context.team.main:
+        yield {"kind": "eval", "when": "measures", "rows": len(eval_set.examples), "figures": figures, **rows_shown}
+    return Comparison(recall, figures or None)
 
 
 class SampleAnswers:
-    """What the model answers to a few of the rows while it learns, always the same ones.
+    """Answers of the model to some of the questions while it trains, always the same ones.
 
-    Training goes on as if nobody had asked: what is drawn at random is drawn from where it was, and memory that isn't enough
-    for asking ends the asking alone.
+    Sampling preserves the random state, so training gives the same model with and without it. Where memory isn't enough
+    for it, sampling ends and training goes on.
     """
 
-    def __init__(self, bench, found: EvalSet, every: str, steps: int):
-        wanted = int(every) if every.isdecimal() else {"auto": max(APART, math.ceil(steps / TIMES)), "off": 0}[every]
-        rows = found.asked[:: max(1, math.ceil(len(found.asked) / ASKED_MEANWHILE))][:ASKED_MEANWHILE]
-        self._bench, self._found, self._rows, self._steps = bench, found, rows, steps
-        self._every = wanted if rows and bench.team.main and not bench.team.sharded else 0
+    def __init__(self, context: JobContext, loaded: LoadedModel, eval_set: EvalSet, every: str, steps: int):
+        """every: "auto", "off" or a number of steps; steps: of the whole run, which ends with a sample."""
+        stride = max(1, math.ceil(len(eval_set.questions) / SAMPLE_ROWS))
+        self._questions = eval_set.questions[::stride][:SAMPLE_ROWS]
+        self._loaded, self._eval_set, self._stop, self._steps = loaded, eval_set, context.stop, steps
+        self._every = _steps_between_samples(every, steps) if self._questions and _can_answer(context.team) else 0
 
     def at(self, step: int) -> Iterator[dict] | None:
-        """The `sample` events of that step, one a row, or None if nothing is to be asked after it."""
-        due = self._every and (step % self._every == 0 or step == self._steps)
-        return self._events(step) if due and not self._bench.stop.is_set() else None
+        """The `sample` events after that many steps, one a question, or None where no sample is due."""
+        is_due = self._every and (step % self._every == 0 or step == self._steps)
+        return self._sample(step) if is_due and not self._stop.is_set() else None
 
-    def _events(self, step: int) -> Iterator[dict]:
-        loaded, told = self._bench.loaded, None
-        with torch.random.fork_rng([loaded.model.device] if loaded.device == "cuda" else []):
-            try:
-                told = (
-                    _return_value(
-                        answer_rows(
-                            loaded.model,
-                            self._found.template,
-                            self._rows,
-                            ("tuned",),
-                            self._found.limit,
-                            self._bench.stop,
-                        )
-                    )
-                    or {}
-                )
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-                self._every = 0
-        if told is None:
-            release_memory()  # once the error and what its frames held are gone
+    def _sample(self, step: int) -> Iterator[dict]:
+        try:
+            answers = self._answer()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            answers = None
+        if answers is None:
+            release_memory()  # after the except block: the error's frames held the tensors until then
+            self._every = 0
             yield {"kind": "note", "key": "note.not_sampled", "values": {"step": step}}
-        for row, answer in zip(self._rows, (told or {}).get("tuned", ())):
-            question = f"{row.instruction}\n{row.input}".strip()
+            return
+        for row, answer in zip(self._questions, answers):
             yield {
                 "kind": "sample",
                 "step": step,
-                "prompt": question,
+                "prompt": f"{row.instruction}\n{row.input}".strip(),
                 "reference": row.output,
                 "text": answer.text,
                 "closed": answer.closed,
             }
+
+    def _answer(self) -> list[metrics.Answer]:
+        """The tuned side's answers; [] if it was stopped."""
+        model, devices = self._loaded.model, [self._loaded.model.device] if self._loaded.device == "cuda" else []
+        with torch.random.fork_rng(devices):
+            answering = answer_rows(
+                model,
+                self._eval_set.template,
+                self._questions,
+                ("tuned",),
+                self._eval_set.max_new_tokens,
+                self._stop,
+            )
+            return (_return_value(answering) or {}).get("tuned", [])
+
+
+def _steps_between_samples(every: str, steps: int) -> int:
+    """0 for "off"."""
+    if every.isdecimal():
+        return int(every)
+    return {"auto": max(AUTO_MIN_STEPS, math.ceil(steps / AUTO_SAMPLES)), "off": 0}[every]
+
+
+def _can_answer(team: Team) -> bool:
+    """Whether this process answers questions: the main process does, unless the weights are split over processes."""
+    return team.main and not team.sharded
+
+
+def _return_value(generator: Generator[Any, None, Any]) -> Any:
+    """Run a generator to its end, ignoring what it yields; return what it returns."""
+    while True:
+        try:
+            next(generator)
+        except StopIteration as end:
+            return end.value

@@ -1,10 +1,11 @@
-"""Prediction beside measurement: what a job says before a phase, and what was found once it was over.
+"""Emit predicted memory before a phase and measured memory after it.
 
-A phase is load, chat or tune. Said is a `prediction` event: {"phase", "parts", and bytes by kind: "allocated", "reserved"
-and "device" on CUDA, "rss" on a CPU; "need", the one of them that decides, "capacity", "verdict"}. Found is a `measured` event: {"phase", "parts", "peak": bytes
-by kind}. accuracy.py pairs them.
+A phase is load, chat or tune. Predicted: a `memory_predicted` event {"phase", "parts", and bytes by kind: "allocated",
+"reserved" and "device_used" on CUDA, "rss" on a CPU; "need", the one of them that decides, "capacity", "verdict"}.
+Measured: a `memory_measured` event {"phase", "parts", "peak": bytes by kind}. runs/accuracy.py pairs them.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -20,105 +21,95 @@ from playground.predict import phases
 from playground.predict.heaviest import predict_heaviest_step
 from playground.settings import Load, Settings
 
-WORKING = ("activations", "loss", "kv_cache", "buffers")  # parts of which only the sum can be measured
+logger = logging.getLogger(__name__)
 
 
-def predict_load_event(load: Load, config: PreTrainedConfig, device: str) -> Iterator[dict]:
-    """What loading a model of this config will take."""
-    yield from _said(
-        "load",
-        load,
-        device,
-        compute_dtype(load, device)[0],
-        lambda place: phases.predict_load(config, Settings(load=load), place),
+def predict_load_memory(load: Load, config: PreTrainedConfig, device: str) -> Iterator[dict]:
+    """What loading a model of this config takes."""
+    dtype = compute_dtype(load, device)[0]
+    yield from _predict("load", load, device, dtype, lambda t: phases.predict_load(config, Settings(load=load), t))
+
+
+def predict_tune_memory(settings: Settings, loaded: LoadedModel, examples: Sequence[Example]) -> Iterator[dict]:
+    """What the heaviest step of a fine-tune on these rows takes."""
+    config = loaded.model.config
+    yield from _predict(
+        "tune",
+        settings.load,
+        loaded.device,
+        loaded.dtype,
+        lambda target: predict_heaviest_step(config, settings, target, examples),
     )
 
 
-def predict_tune_event(
-    settings: Settings, loaded: LoadedModel, examples: Sequence[Example], wanted: bool = True
-) -> Iterator[dict]:
-    """What the heaviest step of a fine-tune on these rows will take; `wanted` False yields nothing, as in the following."""
+def predict_chat_memory(settings: Settings, loaded: LoadedModel, sequences: int, context: int) -> Iterator[dict]:
+    """What an answer takes: `sequences` (sides × beams) of `context` tokens each.
 
-    if wanted:
-        yield from _said(
-            "tune",
-            settings.load,
-            loaded.device,
-            loaded.dtype,
-            lambda place: predict_heaviest_step(loaded.model.config, settings, place, examples),
-        )
-
-
-def predict_chat_event(
-    settings: Settings, loaded: LoadedModel, rows: int, context: int, wanted: bool = True
-) -> Iterator[dict]:
-    """What an answer took by the same reckoning: `rows` sequences (sides × beams) of `context` tokens."""
-    shared = max(
-        2, -(-rows * context // phases.CHAT_ROWS)
-    )  # it reckons with that many rows: with as many tokens in all, the KV cache is as large
-    if wanted:
-        yield from _said(
-            "chat",
-            settings.load,
-            loaded.device,
-            loaded.dtype,
-            lambda place: phases.predict_chat(loaded.model.config, settings, place, shared),
-        )
+    predict_chat assumes CHAT_ROWS sequences, so its context is chosen such that the KV cache has as many tokens in all.
+    """
+    context_of_rows = max(2, -(-sequences * context // phases.CHAT_ROWS))
+    config = loaded.model.config
+    yield from _predict(
+        "chat",
+        settings.load,
+        loaded.device,
+        loaded.dtype,
+        lambda target: phases.predict_chat(config, settings, target, context_of_rows),
+    )
 
 
-def measured_event(phase: str, peaks: PeakTracker, parts: dict[str, int]) -> dict:
-    """The `measured` event of a phase that is over; parts: the ledger as the phase left it."""
-    return {
-        "kind": "memory_measured",
-        "phase": phase,
-        "parts": with_remainder(parts, peaks.phase_peak()),
-        "peak": peaks.phase_peak(),
-    }
+def measured_memory_event(phase: str, peaks: PeakTracker, parts: dict[str, int]) -> dict:
+    """The `memory_measured` event of a phase that is over; parts: the ledger as the phase left it."""
+    peak = peaks.phase_peak()
+    return {"kind": "memory_measured", "phase": phase, "parts": with_remainder(parts, peak), "peak": peak}
 
 
 def with_remainder(parts: dict[str, int], peak: dict[str, int]) -> dict[str, int]:
-    """The parts of a measured peak: exact ones, and what is left over. On a CPU that can't be told from the program itself."""
-    known = sum(parts.values())
-    rest = (
-        {"working": peak["allocated"] - known, "runtime": peak["device_used"] - peak["allocated"]}
-        if "allocated" in peak
-        else {}
-    )
-    return {part: size for part, size in (parts | rest).items() if size > 0}
+    """The parts of a measured peak: the exact ones, and on CUDA the remainder as `working` and `runtime`.
+
+    On a CPU the remainder can't be distinguished from the program itself and is left out.
+    """
+    remainder = {}
+    if "allocated" in peak:
+        remainder = {
+            "working": peak["allocated"] - sum(parts.values()),
+            "runtime": peak["device_used"] - peak["allocated"],
+        }
+    return {part: size for part, size in (parts | remainder).items() if size > 0}
 
 
 def full_ledger(parts: dict[str, int], peak: dict[str, int]) -> dict[str, int]:
-    """The same with everything in it, also on a CPU; parts: empty while a model is loaded, when all that is allocated is weights."""
-    if "allocated" in peak and not any(parts.values()):
+    """The parts of a measured peak that add up to it, on a CPU too (`rest_cpu`).
+
+    parts: all zero in the middle of a load, when all that is allocated is weights.
+    """
+    if "allocated" not in peak:
+        exact = with_remainder(parts, peak)
+        return exact | {"rest_cpu": peak["rss"] - sum(exact.values())}
+    if not any(parts.values()):
         parts = {"weights": peak["allocated"]}
-    ledger = with_remainder(parts, peak)
-    return ledger if "allocated" in peak else ledger | {"rest_cpu": peak["rss"] - sum(ledger.values())}
+    return with_remainder(parts, peak)
 
 
-def _said(
-    phase: str, load: Load, device: str, dtype: torch.dtype, predicted: Callable[[phases.Target], dict]
+def _predict(
+    phase: str, load: Load, device: str, dtype: torch.dtype, predict: Callable[[phases.Target], dict]
 ) -> Iterator[dict]:
-    """A prediction as an event. One that fails must not fail the job: not every model can be built without its weights."""
+    """The `memory_predicted` event of a phase, and on a CPU a note on whether it would fit the simulated card.
+
+    A prediction that fails must not fail the job, since not every model can be built without its weights: it becomes a
+    note, and its traceback goes to the log.
+    """
     try:
-        said, most = predicted(phases.Target(device, dtype, available_memory(load, device))), capacity(load, device)
-        yield {
-            "kind": "memory_predicted",
-            "phase": phase,
-            **said,
-            "capacity": most,
-            "verdict": verdict(said["need"], most),
-        }
+        prediction = predict(phases.Target(device, dtype, available_memory(load, device)))
+        limit = capacity(load, device)
+        fits = verdict(prediction["need"], limit)
+        yield {"kind": "memory_predicted", "phase": phase, **prediction, "capacity": limit, "verdict": fits}
         if load.simulate_gpu_gib and device == "cpu":
             card = int(load.simulate_gpu_gib * 2**30)
-            need = predicted(phases.Target("cuda", dtype, card))["need"]
-            yield {
-                "kind": "note",
-                "key": f"note.card_{verdict(need, card)}",
-                "values": {"job": phase, "need_bytes": need, "card_bytes": card},
-            }
+            need = predict(phases.Target("cuda", dtype, card))["need"]
+            values = {"job": phase, "need_bytes": need, "card_bytes": card}
+            yield {"kind": "note", "key": f"note.card_{verdict(need, card)}", "values": values}
     except Exception as error:
-        yield {
-            "kind": "note",
-            "key": "note.not_predicted",
-            "values": {"job": phase, "detail": str(as_playground_error(error)).split("\n")[0][:200]},
-        }
+        logger.exception("the memory of phase %s can't be predicted", phase)
+        detail = str(as_playground_error(error)).split("\n")[0][:200]
+        yield {"kind": "note", "key": "note.not_predicted", "values": {"job": phase, "detail": detail}}

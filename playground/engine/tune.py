@@ -1,172 +1,220 @@
-"""The job `tune`: rows to examples, a fine-tune, what it learned; and the same taken up again from a checkpoint."""
+"""The job `tune`: encode rows, fine-tune, evaluate; and the same continued from a checkpoint."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from peft import PeftModel
 
 from playground.background import Stopped, run_in_background
 from playground.data import source as data_source
 from playground.data.batch import Example, encode
+from playground.data.source import Row, SelectedRows
 from playground.data.template import Template, choose_template_for
 from playground.engine import evaluation, predictions
-from playground.engine.evaluation import EvalSet, SampleAnswers
+from playground.engine.evaluation import EvalSet, HeldOutLoss, SampleAnswers
+from playground.engine.job import JobContext, JobResult
+from playground.engine.load import ensure_loaded
+from playground.engine.model_slot import Adapter, ModelSlot
 from playground.errors import problem
 from playground.eval.answer_rows import answer_token_limit, answerable_rows
 from playground.model import adapt
+from playground.model.load import LoadedModel
 from playground.model.tokenizer import round_trip_notes
-from playground.settings import Settings
+from playground.settings import Settings, Train
 from playground.train import checkpoint
 from playground.train.loop import Trainer, fine_tune, total_steps
+from playground.train.memory_policy import MemoryPlan
 from playground.train.prepare import prepare_trainer
 
-SETTLED = 2  # steps until a step is like every later one: the first makes the optimizer's averages
+MIN_MEASURED_STEPS = 2  # the first step allocates the optimizer's averages; the later ones are alike
 
 
 @dataclass
 class TrainingSet:
-    """What is taught and what is measured on."""
+    """Encoded rows to train on and to evaluate on, and notes for the person about them."""
 
     template: Template
     examples: list[Example]
-    measured: EvalSet
-    rows: int = 0
+    eval_set: EvalSet
+    rows: int
     notes: list[dict] = field(default_factory=list)
 
 
-def tune(bench, settings: Settings, resumed: bool) -> Iterator[dict]:
-    """Fine-tune the model that the workbench holds, loading it first where it isn't; the result as `Workbench.tune` says."""
-    run, team, stop, full = bench.run, bench.team, bench.stop, settings.train.method == "full"
-    team.check(settings)
-    yield {"kind": "phase", "name": "data"}
-    rows = yield from run_in_background(lambda on_progress: data_source.read(settings.data, on_progress), stop)
-    yield from bench.ensure_loaded(settings.load)
-    yield {"kind": "phase", "name": "prepare"}
-    bench.unload_adapter()
-    loaded = bench.loaded
-    lesson = _lesson(rows, settings, loaded)
-    yield from lesson.notes
-    bench.template, bench.form = lesson.template.name, lesson.template.form
-    if full:
-        bench.invalidate()
+@dataclass
+class TuneResult(JobResult):
+    """loss: held-out loss {"before", "after"}; recall and measures: as of evaluation.Comparison; parts: the ledger in
+    bytes; adapter or model: the path that was saved to, by the main process."""
+
+    loss: dict[str, float | None]
+    recall: dict | None
+    measures: dict | None
+    tokens_per_s: float
+    steps: int
+    rows: int
+    template: str
+    packed: bool
+    parts: dict[str, int]
+    adapter: str | None = None
+    model: str | None = None
+
+
+def tune(
+    context: JobContext, slot: ModelSlot, settings: Settings, resumed: bool = False
+) -> Generator[dict, None, TuneResult]:
+    """Fine-tune with LoRA or in full, from the start or from the run's checkpoint; loads the model unless it is loaded.
+
+    Raises Stopped where it was stopped before the first step, and PlaygroundError for rows, a model or processes that
+    the settings don't fit.
+    """
+    is_full = settings.train.method == "full"
+    context.team.check(settings)
+    loaded, training_set = yield from _load_model_and_rows(context, slot, settings)
+    eval_set = training_set.eval_set
+    answers: evaluation.Answers = {}
+    if is_full:
+        slot.invalidate()
         if loaded.dtype.itemsize == 2:
             yield {"kind": "note", "key": "note.full_bf16", "values": {}}
-        yield from evaluation.evaluate_answers(bench, lesson.measured, ("base",))
-    yield from predictions.predict_tune_event(settings, loaded, lesson.examples, bench.predicts)
-    trainer = bench.trainer = prepare_trainer(loaded, settings, lesson.examples, lesson.measured.examples, team)
-    if trainer.plan.peak is not None:
-        policy = trainer.plan.policy
-        yield {
-            "kind": "note",
-            "key": "note.plan",
-            "values": {"checkpointing": policy.checkpointing, "tokens": policy.tokens, "peak_bytes": trainer.plan.peak},
-        }
+        answers = yield from evaluation.evaluate_answers(context, loaded, eval_set, ("base",))
+    if context.predicts_memory:
+        yield from predictions.predict_tune_memory(settings, loaded, training_set.examples)
+    trainer = prepare_trainer(loaded, settings, training_set.examples, eval_set.examples, context.team)
+    context.optimizer = trainer.optimizer.inner
+    yield from _plan_note(trainer.plan)
 
-    loss = {"before": None, "after": None}
     if resumed:
-        checkpoint.restore(trainer, lesson.examples, run.folder / checkpoint.NAME)
-        loss["before"] = evaluation.loss_before(run, lesson.measured)
-        yield {"kind": "note", "key": "note.resumed", "values": {"step": trainer.step}}
+        before = yield from _restore(context, trainer, training_set)
     else:
-        loss["before"] = yield from evaluation.evaluate_loss("before", bench, lesson.measured)
-    last = yield from _train(bench, trainer, lesson, settings)
-    if last is None:
+        before = yield from evaluation.evaluate_loss("before", trainer, eval_set, context.stop)
+    last_step = yield from _train(context, loaded, trainer, training_set, settings.train)
+    if last_step is None:
         raise Stopped
     yield {"kind": "phase", "name": "save"}
-    saved = _save(bench, full)
-    loss["after"] = yield from evaluation.evaluate_loss("after", bench, lesson.measured)
-    team.leave()  # the rest is the main process's
-    yield from evaluation.evaluate_answers(bench, lesson.measured, ("tuned",) if full else ("base", "tuned"))
-    found = yield from evaluation.report(bench, lesson.measured)
-    parts = bench.parts()
-    bench.trainer = None  # gradients and optimizer go; what was learned stays
-    return {
-        "loss": loss,
-        **found,
-        "tokens_per_s": last["tokens_per_s"],
-        "steps": last["step"],
-        "rows": lesson.rows,
-        "template": lesson.template.name,
-        "packed": trainer.batcher.packed,
-        "parts": parts,
-        **saved,
-    }
+    saved_to = _save(context, loaded, is_full)
+    slot.adapter = Adapter(context.run.id, training_set.template.name, settings.data.custom_format)
+    after = yield from evaluation.evaluate_loss("after", trainer, eval_set, context.stop)
+    context.team.leave()  # the rest is the main process's
+    sides = ("tuned",) if is_full else ("base", "tuned")
+    answers |= yield from evaluation.evaluate_answers(context, loaded, eval_set, sides)
+    comparison = yield from evaluation.compare(context, eval_set, before, after, answers)
+    parts = context.bytes_by_part()
+    context.optimizer = None  # freed with the trainer; the adapter stays
+    return TuneResult(
+        loss={"before": before.mean if before else None, "after": after.mean if after else None},
+        recall=comparison.recall,
+        measures=comparison.measures,
+        tokens_per_s=last_step["tokens_per_s"],
+        steps=last_step["step"],
+        rows=training_set.rows,
+        template=training_set.template.name,
+        packed=trainer.batcher.packed,
+        parts=parts,
+        adapter=str(saved_to) if saved_to and not is_full else None,
+        model=str(saved_to) if saved_to and is_full else None,
+    )
 
 
-def _lesson(rows, settings: Settings, loaded) -> TrainingSet:
+def _load_model_and_rows(
+    context: JobContext, slot: ModelSlot, settings: Settings
+) -> Generator[dict, None, tuple[LoadedModel, TrainingSet]]:
+    """The model without any adapter, and the rows encoded for it."""
+    yield {"kind": "phase", "name": "data"}
+    rows = yield from run_in_background(lambda on_progress: data_source.read(settings.data, on_progress), context.stop)
+    loaded = yield from ensure_loaded(context, slot, settings.load)
+    yield {"kind": "phase", "name": "prepare"}
+    slot.unload_adapter()
+    training_set = _encode_rows(rows, settings, loaded)
+    yield from training_set.notes
+    return loaded, training_set
+
+
+def _encode_rows(rows: SelectedRows, settings: Settings, loaded: LoadedModel) -> TrainingSet:
+    """Encode rows with the template that suits model and data. Raises PlaygroundError where they don't fit."""
     train, data = settings.train, settings.data
-    template, notes = choose_template_for(
-        loaded, data.prompt_format, [r.instruction for r in rows.train], data.custom_format
-    )
-    longest = getattr(loaded.model.config, "max_position_embeddings", None)
-    if longest and train.max_seq_length > longest:
-        raise problem("error.length", length=train.max_seq_length, longest=longest)
+    instructions = [row.instruction for row in rows.train]
+    template, notes = choose_template_for(loaded, data.prompt_format, instructions, data.custom_format)
+    positions = getattr(loaded.model.config, "max_position_embeddings", None)
+    if positions and train.max_seq_length > positions:
+        raise problem("error.length", length=train.max_seq_length, longest=positions)
     examples, cut = encode(rows.train, template, train.max_seq_length, data.train_on_prompt)
-    measured = rows.held_out[:: max(1, math.ceil(len(rows.held_out) / train.eval_rows))] if train.eval_rows else []
-    apart, _ = encode(measured, template, train.max_seq_length) if measured else ([], 0)
-    notes += round_trip_notes(
-        loaded.tokenizer, (text for row in rows.train for text in (row.output, row.instruction, row.input))
-    )
-    notes += [{"kind": "note", "key": found.key, "values": found.values} for found in rows.notes]
-    notes.append(
-        {
-            "kind": "note",
-            "key": "note.data",
-            "values": {
-                "rows": len(rows.train),
-                "held_out": len(measured),
-                "total": rows.total,
-                "template": template.name,
-            },
-        }
-    )
+    eval_rows = _eval_rows(rows, train.eval_rows)
+    eval_examples = encode(eval_rows, template, train.max_seq_length)[0] if eval_rows else []
+    questions = answerable_rows(eval_rows, template, train.max_seq_length, positions)
+    eval_set = EvalSet(eval_examples, questions, template, answer_token_limit(eval_rows, template))
+    texts = (text for row in rows.train for text in (row.output, row.instruction, row.input))
+    notes = [*notes, *round_trip_notes(loaded.tokenizer, texts)]
+    notes += [{"kind": "note", "key": note.key, "values": note.values} for note in rows.notes]
+    counts = {"rows": len(rows.train), "held_out": len(eval_rows), "total": rows.total, "template": template.name}
+    notes.append({"kind": "note", "key": "note.data", "values": counts})
     if cut:
         notes.append({"kind": "note", "key": "note.cut", "values": {"cut": cut, "length": train.max_seq_length}})
-    found = EvalSet(
-        apart,
-        answerable_rows(measured, template, train.max_seq_length, longest),
-        template,
-        answer_token_limit(measured, template),
-    )
-    return TrainingSet(template, examples, found, len(rows.train), notes)
+    return TrainingSet(template, examples, eval_set, len(rows.train), notes)
 
 
-def _train(bench, trainer: Trainer, lesson: TrainingSet, settings: Settings):
-    """The steps, with a checkpoint now and then and one where it was stopped; returns the last step's event, or None."""
-    every, path, last = settings.train.save_every, bench.run.folder / checkpoint.NAME, None
-    samples = SampleAnswers(
-        bench, lesson.measured, settings.train.sample_every, total_steps(len(lesson.examples), settings.train)
-    )
+def _eval_rows(rows: SelectedRows, count: int) -> list[Row]:
+    """At most `count` of the held-out rows, evenly spaced."""
+    return rows.held_out[:: max(1, math.ceil(len(rows.held_out) / count))] if count else []
+
+
+def _plan_note(plan: MemoryPlan) -> Iterator[dict]:
+    """What `auto` chose to recompute, where it did."""
+    if plan.peak is not None:
+        values = {"checkpointing": plan.policy.checkpointing, "tokens": plan.policy.tokens, "peak_bytes": plan.peak}
+        yield {"kind": "note", "key": "note.plan", "values": values}
+
+
+def _restore(
+    context: JobContext, trainer: Trainer, training_set: TrainingSet
+) -> Generator[dict, None, HeldOutLoss | None]:
+    """Take the trainer to its checkpoint; return the held-out loss that was measured before the first step."""
+    checkpoint.restore(trainer, training_set.examples, context.run.folder / checkpoint.NAME)
+    yield {"kind": "note", "key": "note.resumed", "values": {"step": trainer.step}}
+    return evaluation.recorded_loss_before(context.run, training_set.eval_set)
+
+
+def _train(
+    context: JobContext, loaded: LoadedModel, trainer: Trainer, training_set: TrainingSet, train: Train
+) -> Generator[dict, None, dict | None]:
+    """Train to the end or until it is stopped; return the last `step` event, or None where there was no step.
+
+    Saves a checkpoint every `save_every` steps and where it was stopped; a finished run has none.
+    """
+    path, examples, last_step = context.run.folder / checkpoint.NAME, training_set.examples, None
+    steps = total_steps(len(examples), train)
+    samples = SampleAnswers(context, loaded, training_set.eval_set, train.sample_every, steps)
     yield {"kind": "phase", "name": "train"}
-    begun = trainer.step
-    if not begun:
+    first_step = trainer.step
+    if not first_step:
         yield from samples.at(0) or ()
-    bench.peaks.start_phase()
-    for event in fine_tune(trainer, lesson.examples, settings.train, bench.stop, samples.at):
+    context.peaks.start_phase()
+    for event in fine_tune(trainer, examples, train, context.stop, samples.at):
         yield event
         if event["kind"] != "step":
             continue
-        last = event
-        if every and event["step"] % every == 0 and event["step"] < event["steps"] and bench.team.main:
-            checkpoint.save(trainer, lesson.examples, path)
-    if trainer.step - begun >= SETTLED:
-        yield predictions.measured_event("tune", bench.peaks, bench.parts())
-    if last and bench.team.main:
-        if last["step"] < last["steps"]:
-            checkpoint.save(trainer, lesson.examples, path)
+        last_step = event
+        is_due = train.save_every and event["step"] % train.save_every == 0 and event["step"] < event["steps"]
+        if is_due and context.team.main:
+            checkpoint.save(trainer, examples, path)
+    if trainer.step - first_step >= MIN_MEASURED_STEPS:
+        yield predictions.measured_memory_event("tune", context.peaks, context.bytes_by_part())
+    if last_step and context.team.main:
+        if last_step["step"] < last_step["steps"]:
+            checkpoint.save(trainer, examples, path)
         else:
             path.unlink(missing_ok=True)
-    return last
+    return last_step
 
 
-def _save(bench, full: bool) -> dict:
-    """Keep what was learned in the run's folder: {"adapter": path} or {"model": path}."""
-    run, loaded = bench.run, bench.loaded
-    bench.adapter = run.id
-    if not bench.team.main:
-        return {}
-    if not full:
-        adapt.save_lora(loaded.model, run.adapter)
-        return {"adapter": str(run.adapter)}
-    loaded.model.save_pretrained(run.model)
-    loaded.tokenizer.save_pretrained(run.model)
-    return {"model": str(run.model)}
+def _save(context: JobContext, loaded: LoadedModel, is_full: bool) -> Path | None:
+    """Save the adapter or, after a full fine-tune, the model in the run's folder; None in all but the main process."""
+    if not context.team.main:
+        return None
+    if not is_full:
+        assert isinstance(loaded.model, PeftModel)
+        adapt.save_lora(loaded.model, context.run.adapter)
+        return context.run.adapter
+    loaded.model.save_pretrained(context.run.model)
+    loaded.tokenizer.save_pretrained(context.run.model)
+    return context.run.model

@@ -1,4 +1,4 @@
-"""Evaluate: answers to held-out rows, and what changed between base and tuned, with intervals.
+"""Evaluate: answers to held-out rows, and how they differ between base and tuned, with confidence intervals.
 
 May import: chat, data, model, memory and below.
 """

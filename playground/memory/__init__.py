@@ -1,4 +1,4 @@
-"""Memory: the exact ledger of what is held, measured memory, and limits on it.
+"""Memory: exact bytes of tensors by part, measured memory, its peaks, and limits on it.
 
 May import: settings, catalog, runs, errors, i18n, compat.
 """

@@ -1,4 +1,4 @@
-"""The meter: measured memory, ten times a second, for as long as a job runs. Bytes."""
+"""Measure memory ten times a second while a job runs; in bytes."""
 
 import os
 import sys
@@ -8,26 +8,29 @@ from pathlib import Path
 
 import psutil
 
-PERIOD = 0.1
-SCARCE = 2**28  # bytes free of the whole machine
+PERIOD = 0.1  # seconds between readings
+LOW_MEMORY = 2**28  # bytes available on the whole machine
 
 
 def read_memory() -> dict[str, int]:
-    """Resident memory of this process; where CUDA is in use also what torch allocated and reserved, and the card's use."""
-    now = {"rss": psutil.Process().memory_info().rss}
+    """Bytes by kind: "rss" of this process; where it uses CUDA also "allocated", "reserved" and "device_used".
+
+    The first two of these are torch's; device_used is of the whole GPU, by all processes.
+    """
+    reading = {"rss": psutil.Process().memory_info().rss}
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         free, total = torch.cuda.mem_get_info()
-        now |= {
+        reading |= {
             "allocated": torch.cuda.memory_allocated(),
             "reserved": torch.cuda.memory_reserved(),
             "device_used": total - free,
         }
-    return now
+    return reading
 
 
 def main_memory_capacity() -> int:
-    """Bytes of main memory that this process may use: the machine's, or its container's limit where that is less."""
+    """Bytes of main memory that this process may use: the machine's, or its container's limit if that is less."""
     total = psutil.virtual_memory().total
     for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:
@@ -38,19 +41,19 @@ def main_memory_capacity() -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out.
+    """Whether memory ran out.
 
-    oneDNN says of everything only that it "could not create a primitive"; where this process may address only so much, as
-    under `ulimit -v` or where next to nothing is free, memory is why.
+    oneDNN reports any failure as "could not create a primitive". That is taken for an out-of-memory where the process's
+    address space is limited (`ulimit -v`), or where next to no memory is available.
     """
     if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
         return True
     return "could not create a primitive" in str(error) and (
-        _held_to_a_limit() or psutil.virtual_memory().available < SCARCE
+        _address_space_is_limited() or psutil.virtual_memory().available < LOW_MEMORY
     )
 
 
-def _held_to_a_limit() -> bool:
+def _address_space_is_limited() -> bool:
     try:
         import resource
     except ImportError:  # Windows has no such limits
@@ -59,17 +62,20 @@ def _held_to_a_limit() -> bool:
 
 
 def hardware(device: str) -> dict:
-    """What a run is measured on: {"device", "name", "capacity" (bytes), "cores"}."""
+    """The device that a run is measured on: {"device", "name", "capacity" (bytes), "cores"}."""
     if device == "cuda":
         import torch
 
         card = torch.cuda.get_device_properties(torch.cuda.current_device())
         return {"device": "cuda", "name": card.name, "capacity": card.total_memory, "cores": os.cpu_count()}
-    return {"device": "cpu", "name": _processor(), "capacity": main_memory_capacity(), "cores": os.cpu_count()}
+    return {"device": "cpu", "name": _processor_name(), "capacity": main_memory_capacity(), "cores": os.cpu_count()}
 
 
 class Meter:
-    """Calls `sink(reading)` every tenth of a second between `start` and `stop`, and keeps the peak of each kind."""
+    """A thread that calls `sink(reading)` every tenth of a second between `start` and `stop`.
+
+    peak: the largest bytes by kind so far.
+    """
 
     def __init__(self, sink: Callable[[dict], None]):
         self.peak: dict[str, int] = {}
@@ -78,26 +84,28 @@ class Meter:
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def start(self) -> "Meter":
+        """Start measuring."""
         self._thread.start()
         return self
 
     def stop(self) -> None:
+        """Stop measuring, once a reading in progress is over."""
         self._halt.set()
         self._thread.join()
 
     def take(self) -> None:
-        """One reading now."""
-        now = read_memory()
-        for kind, size in now.items():
+        """Take a reading now."""
+        reading = read_memory()
+        for kind, size in reading.items():
             self.peak[kind] = max(size, self.peak.get(kind, 0))
-        self._sink(now)
+        self._sink(reading)
 
     def _run(self) -> None:
         while not self._halt.wait(PERIOD):
             self.take()
 
 
-def _processor() -> str:
+def _processor_name() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

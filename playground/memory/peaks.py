@@ -8,7 +8,8 @@ from playground.memory import meter
 class PeakTracker:
     """The largest readings in bytes by kind (rss, allocated, reserved, device_used), per phase and per job.
 
-    device: "cuda" or "cpu"; on a CPU only rss is tracked, since what an earlier job left on a GPU isn't this one's.
+    device: "cuda" or "cpu"; on a CPU only rss is tracked, since memory that an earlier job left on a GPU isn't this
+    one's.
     """
 
     def __init__(self, device: str):
@@ -27,7 +28,7 @@ class PeakTracker:
         self._reset()
 
     def phase_peak(self) -> dict[str, int]:
-        """This phase's peak so far: torch's own counters are exact, the rest is sampled by the meter and once more now."""
+        """This phase's peak so far: exact by torch's counters, the rest as sampled by the meter and once more now."""
         self.update(meter.read_memory())
         exact = {}
         if self._on_gpu():

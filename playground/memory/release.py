@@ -1,4 +1,4 @@
-"""Give freed memory back to the system, and close the holes that a load leaves in the GPU's memory."""
+"""Return freed memory to the system, and close the holes that loading a model leaves in the GPU's memory."""
 
 import contextlib
 import ctypes
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from playground import compat
 from playground.memory.ledger import tensors_by_part
 
 MIN_FRAGMENTATION = 0.05  # of the reserved memory: below that, defragmenting isn't worth its time
@@ -19,14 +20,14 @@ def release_memory() -> None:
     """Return freed memory to the system: torch's cache on CUDA, the C library's free lists on Linux."""
     gc.collect()
     if torch.cuda.is_available() and torch.cuda.is_initialized():
-        torch._C._cuda_clearCublasWorkspaces()  # allocated by torch at the first product: 96 MiB on an H100
+        compat.clear_cublas_workspaces()
         torch.cuda.empty_cache()
     _call_glibc("malloc_trim", 0)
 
 
 @contextlib.contextmanager
 def mmap_large_blocks() -> Iterator[None]:
-    """Within it, the C library maps each block above 1 MiB separately and returns it as soon as it is freed.
+    """A context in which the C library maps each block above 1 MiB separately and returns it as soon as it is freed.
 
     Left alone, glibc raises that threshold as large blocks are freed and keeps them, so that a model which is quantized
     tensor by tensor leaves as much again. Afterwards the thresholds are set to the highest that glibc itself would

@@ -1,6 +1,7 @@
-"""LoRA on any family: which layers, added and taken off again (Hu et al. 2021, arXiv 2106.09685; PEFT)."""
+"""LoRA adapters on any model family: choose layers, attach, save, load, remove (Hu et al. 2021, arXiv 2106.09685)."""
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -19,69 +20,83 @@ ADAPTER_NAME = "default"  # PEFT's name for a first adapter; its folder then loa
 
 
 def linear_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
-    """Every linear layer of the network by its full name; the output head and what routes a mixture of experts left out.
+    """Map full module names to the model's linear layers, without the output head and mixture-of-experts routers.
 
-    Experts that a model holds together as one three-dimensional parameter (Mixtral, Qwen3-MoE, OLMoE) are no linear
-    layers: there LoRA adapts the attention, and whatever else is a layer of its own, and the experts stay as they are.
+    Experts stored together as one three-dimensional parameter (Mixtral, Qwen3-MoE, OLMoE) are not linear layers: in
+    these models LoRA adapts the attention and any other linear layer, and the experts stay unadapted.
     """
     head = model.get_output_embeddings()
     return {
-        name: m
-        for name, m in model.named_modules()
-        if isinstance(m, (nn.Linear, Conv1D)) and m is not head and not _routes(name)
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Linear, Conv1D)) and module is not head and not _is_router(name)
     }
 
 
-def _routes(name: str) -> bool:
+def _is_router(name: str) -> bool:
     return "router" in name or name.rsplit(".", 1)[-1] in ("gate", "shared_expert_gate")
 
 
-def resolve_target_modules(model: PreTrainedModel, wanted: str, last: int = 0) -> list[str]:
-    """The names that PEFT is to adapt, each the shortest ending that fits no other module.
+def resolve_target_modules(model: PreTrainedModel, target_modules: str, last_layers: int = 0) -> list[str]:
+    """Return PEFT's `target_modules` for a model: name suffixes, each the shortest that matches no other module.
 
-    wanted: "attention", "all-linear", or names typed with commas; last: only those of so many layers at the end (0: of
-    all), an encoder's layers coming before its decoder's. Below the lowest adapted layer nothing is learned, so no
-    activation is kept there and no gradient computed. Raises PlaygroundError that lists the names there are, for a typed
-    name that fits no layer.
+    target_modules: "attention", "all-linear", or module names separated by commas.
+    last_layers: adapt only this many layers at the end (0: all). An encoder's layers count as before its decoder's.
+        Nothing below the lowest adapted layer is trained, so no activations are kept and no gradients computed there.
+
+    Raises PlaygroundError, with the names that exist, for a module name that matches no linear layer.
     """
-    layers = list(linear_layers(model))
-    if wanted == "all-linear":
-        chosen = layers
-    elif wanted == "attention":
-        chosen = [
-            n for n in layers if any("attn" in p.lower() or "attention" in p.lower() for p in n.split(".")[:-1])
-        ] or layers
-    else:
-        typed = [name.strip() for name in wanted.split(",") if name.strip()]
-        missing = [name for name in typed if not any(_ends_with(full, name) for full in layers)]
-        if missing:
-            raise problem("error.targets", missing=missing, found=sorted({name.rsplit(".", 1)[-1] for name in layers}))
-        chosen = [full for full in layers if any(_ends_with(full, name) for name in typed)]
-    repeated = [name + "." for name, m in model.named_modules() if isinstance(m, GradientCheckpointingLayer)]
-    if 0 < last < len(repeated):
-        chosen = [name for name in chosen if name.startswith(tuple(repeated[-last:]))]
-    others = {ending for name, _ in model.named_modules() if name not in chosen for ending in _endings(name)}
-    return sorted({next(ending for ending in _endings(name) if ending not in others) for name in chosen})
+    selected = _select_layers(list(linear_layers(model)), target_modules)
+    layers = [name + "." for name, module in model.named_modules() if isinstance(module, GradientCheckpointingLayer)]
+    if 0 < last_layers < len(layers):
+        selected = [name for name in selected if name.startswith(tuple(layers[-last_layers:]))]
+    return _unambiguous_suffixes(selected, [name for name, _ in model.named_modules()])
 
 
-def _endings(name: str) -> list[str]:
-    """What a module's name ends with, whole words alone, from the shortest on."""
-    words = name.split(".")
-    return [".".join(words[-count:]) for count in range(1, len(words) + 1)]
+def _select_layers(names: list[str], target_modules: str) -> list[str]:
+    """The linear layers among `names` that a `target_modules` setting stands for."""
+    if target_modules == "all-linear":
+        return names
+    if target_modules == "attention":
+        return [name for name in names if _is_in_attention(name)] or names
+    wanted = [name.strip() for name in target_modules.split(",") if name.strip()]
+    missing = [suffix for suffix in wanted if not any(_has_suffix(name, suffix) for name in names)]
+    if missing:
+        raise problem("error.targets", missing=missing, found=sorted({name.rsplit(".", 1)[-1] for name in names}))
+    return [name for name in names if any(_has_suffix(name, suffix) for suffix in wanted)]
 
 
-def _ends_with(name: str, ending: str) -> bool:
-    return f".{name}".endswith(f".{ending}")
+def _is_in_attention(name: str) -> bool:
+    """Whether a layer's parent modules include an attention block: "self_attn", "SelfAttention", "attn", ..."""
+    return any("attn" in parent or "attention" in parent for parent in name.lower().split(".")[:-1])
+
+
+def _unambiguous_suffixes(selected: list[str], every_module: Iterable[str]) -> list[str]:
+    """For each selected module the shortest suffix that no other module's name has; PEFT matches names by suffix."""
+    chosen = set(selected)
+    taken = {suffix for name in every_module if name not in chosen for suffix in _suffixes(name)}
+    return sorted({next(suffix for suffix in _suffixes(name) if suffix not in taken) for name in selected})
+
+
+def _suffixes(name: str) -> list[str]:
+    """The suffixes of a dotted module name, in whole parts, shortest first."""
+    parts = name.split(".")
+    return [".".join(parts[-count:]) for count in range(1, len(parts) + 1)]
+
+
+def _has_suffix(name: str, suffix: str) -> bool:
+    return f".{name}".endswith(f".{suffix}")
 
 
 def add_lora(model: PreTrainedModel, settings: Lora, dtype: torch.dtype, seed: int) -> PeftModel:
-    """The model with a fresh adapter in `dtype`; base weights stay frozen and as they are.
+    """Wrap a model with a new LoRA adapter; the base weights are frozen and unchanged.
 
-    The adapter computes in its layer's own type: PEFT's default (float32) copies every input of every adapted layer.
+    The adapter gets the dtype that its layer computes in: PEFT's default (float32) copies every input of every adapted
+    layer. dtype: for adapters of quantized layers.
     """
     config = LoraConfig(
         r=settings.r,
-        lora_alpha=settings.alpha,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # PEFT's hint says int; it only scales by alpha / r
         lora_dropout=settings.dropout,
         target_modules=resolve_target_modules(model, settings.target_modules, settings.layers),
         use_rslora=settings.use_rslora,
@@ -89,50 +104,56 @@ def add_lora(model: PreTrainedModel, settings: Lora, dtype: torch.dtype, seed: i
         task_type="SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM",
     )
     torch.manual_seed(seed)
-    tuned = get_peft_model(model, config, adapter_name=ADAPTER_NAME, autocast_adapter_dtype=False)
-    return _in_type(tuned, dtype)
+    adapted = get_peft_model(model, config, adapter_name=ADAPTER_NAME, autocast_adapter_dtype=False)
+    assert isinstance(adapted, PeftModel)  # PEFT also names its mixed models as a possible result
+    return _cast_adapters(adapted, dtype)
 
 
 def load_lora(model: PreTrainedModel, folder: Path, dtype: torch.dtype) -> PeftModel:
-    """The model with the adapter of `folder`. Raises PlaygroundError where it can't be read or doesn't fit."""
+    """Wrap a model with a saved adapter, to evaluate. Raises PlaygroundError if it can't be read or doesn't fit."""
     try:
-        tuned = PeftModel.from_pretrained(model, folder, adapter_name=ADAPTER_NAME, autocast_adapter_dtype=False)
+        adapted = PeftModel.from_pretrained(model, folder, adapter_name=ADAPTER_NAME, autocast_adapter_dtype=False)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise problem("error.adapter", path=folder.parent.name, detail=str(error).split("\n")[0][:200]) from error
-    tuned.eval()
-    return _in_type(tuned, dtype)
+    adapted.eval()
+    return _cast_adapters(adapted, dtype)
 
 
 def save_lora(model: PeftModel, folder: Path) -> None:
-    """The adapter in PEFT's format, whole or not at all.
+    """Save the adapter in PEFT's format, replacing `folder` only once the new one is complete.
 
-    PEFT would save nothing of a model whose tensors are missing, so what was written is opened and counted.
+    PEFT silently saves nothing for a model whose tensors are missing, so the written file is opened and checked.
     """
-    fresh = folder.with_name("adapter.partial")
-    shutil.rmtree(fresh, ignore_errors=True)
+    partial = folder.with_name("adapter.partial")
+    shutil.rmtree(partial, ignore_errors=True)
     try:
-        model.save_pretrained(fresh)
-        with safe_open(fresh / "adapter_model.safetensors", "pt") as file:
+        model.save_pretrained(str(partial))
+        with safe_open(partial / "adapter_model.safetensors", "pt") as file:
             if not any("lora_B" in name for name in file.keys()):
                 raise problem("error.unexpected", kind="adapter", detail="no tensors were saved")
         shutil.rmtree(folder, ignore_errors=True)
-        fresh.replace(folder)
+        partial.replace(folder)
     except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
         raise
 
 
 def remove_lora(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
-    """The bare base model again, with its own layers in place."""
+    """Detach the adapter: return the base model with its original layers."""
     return model.unload() if isinstance(model, PeftModel) else model
 
 
-def _in_type(model: PeftModel, dtype: torch.dtype) -> PeftModel:
-    """Adapters in the type that their layers compute in: `dtype`, or a layer's own (T5's `wo` is float32 beside float16)."""
+def _cast_adapters(model: PeftModel, dtype: torch.dtype) -> PeftModel:
+    """Cast each adapter to the dtype of its base layer, or to `dtype` where that layer is quantized.
+
+    Layers of one model can differ: T5's `wo` stays float32 in a float16 model.
+    """
     for layer in model.modules():
         if isinstance(layer, LoraLayer):
-            own = layer.get_base_layer().weight.dtype
+            weight = layer.get_base_layer().weight
+            assert isinstance(weight, torch.Tensor)
+            target = weight.dtype if weight.dtype.is_floating_point else dtype
             for name, parameter in layer.named_parameters():
                 if name.startswith("lora_"):
-                    parameter.data = parameter.data.to(own if own.is_floating_point else dtype)
+                    parameter.data = parameter.data.to(target)
     return model

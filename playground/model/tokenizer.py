@@ -1,134 +1,122 @@
-"""A model's tokenizer and its troubles: read, completed where its makers left something out, and tried on real text."""
+"""Tokenizers: load, fill in missing special tokens, and check them on real text."""
 
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
 import torch
 from torch.distributed.tensor import DTensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from playground import compat
 from playground.errors import problem
 
-TRIED = 200  # texts
-AROUND = 4  # characters shown on either side of what came back changed
-BLOCK = 8192  # rows of an embedding at once
-ALIKE = 0.98  # cosine beyond which a row can't be told from another
-SEVERAL = 3
+MAX_TEXTS = 200  # checked by a round trip
+CONTEXT = 4  # characters shown on either side of a difference
+BLOCK_ROWS = 8192  # of an output head compared at once
+SAME_DIRECTION = 0.98  # cosine similarity above which two rows of the head count as alike
+MIN_ALIKE = 3  # other rows alike for a token to count as untrained
 
 
 def load_tokenizer(folder: Path, model: PreTrainedModel) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder, with tokens for padding and the end as far as the model's own files name any.
+    """Load the tokenizer of a folder, with padding and end tokens as far as the model's own files name any.
 
-    Raises PlaygroundError where there is none, or its files can't be read.
+    Raises PlaygroundError if there is none, its files can't be read, or its special tokens lie outside the model's
+    embedding.
     """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # tokenizers, sentencepiece and tiktoken each raise their own kinds
-        found = sorted(
-            p.name
-            for p in Path(folder).iterdir()
-            if "token" in p.name or p.suffix in (".model", ".tiktoken") or p.name in ("vocab.json", "merges.txt")
-        )
-        raise problem(
-            "error.tokenizer", path=Path(folder).name, found=found or ["–"], detail=str(error).split("\n")[0][:160]
-        ) from error
-    tokenizer.clean_up_tokenization_spaces = False  # it takes spaces away that the model wrote
-    _lighten(tokenizer)
+    folder = Path(folder)
+    tokenizer = _read_tokenizer(folder)
+    tokenizer.clean_up_tokenization_spaces = False  # it would remove spaces that the model wrote
+    compat.drop_python_vocabulary(tokenizer)
     rows = model.get_input_embeddings().num_embeddings
     if tokenizer.eos_token_id is None:
-        ends = model_eos_ids(model)
-        if ends:
-            tokenizer.eos_token = tokenizer.convert_ids_to_tokens(ends[0])
+        end_ids = model_eos_ids(model)
+        if end_ids:
+            tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end_ids[0])
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= rows:  # added to a tokenizer, never to its model
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
-    beyond = [
-        name
-        for name, token in (("bos", tokenizer.bos_token_id), ("eos", tokenizer.eos_token_id))
-        if token is not None and token >= rows
-    ]
-    if beyond:
-        raise problem("error.tokenizer_rows", path=Path(folder).name, tokens=len(tokenizer), rows=rows)
+    if any(token is not None and token >= rows for token in (tokenizer.bos_token_id, tokenizer.eos_token_id)):
+        raise problem("error.tokenizer_rows", path=folder.name, tokens=len(tokenizer), rows=rows)
     return tokenizer
 
 
-def _lighten(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Drop the vocabulary and merges that transformers' own classes keep as Python's objects, beside those that the tokenizers library works with.
+def _read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # tokenizers, sentencepiece and tiktoken each raise their own kinds
+        files = sorted(
+            file.name
+            for file in folder.iterdir()
+            if "token" in file.name
+            or file.suffix in (".model", ".tiktoken")
+            or file.name in ("vocab.json", "merges.txt")
+        )
+        raise problem(
+            "error.tokenizer", path=folder.name, found=files or ["–"], detail=str(error).split("\n")[0][:160]
+        ) from error
 
-    They are read when a tokenizer is made and never again; Gemma 3's are 147 of 258 MiB.
-    """
-    for name in ("_vocab", "_merges"):
-        if tokenizer.is_fast and isinstance(getattr(tokenizer, name, None), (dict, list)):
-            setattr(tokenizer, name, None)
 
-
-def model_eos_ids(model: PreTrainedModel) -> list[int]:
-    """The tokens that end an answer by the model's own files."""
-    for config in (getattr(model, "generation_config", None), model.config):
-        ends = getattr(config, "eos_token_id", None)
-        if ends is not None:
-            return list(ends) if isinstance(ends, (list, tuple)) else [ends]
+def model_eos_ids(model: torch.nn.Module) -> list[int]:
+    """Return the tokens that end an answer by the model's own files: its generation config, else its config."""
+    for config in (getattr(model, "generation_config", None), getattr(model, "config", None)):
+        ids = getattr(config, "eos_token_id", None)
+        if ids is not None:
+            return list(ids) if isinstance(ids, (list, tuple)) else [ids]
     return []
 
 
 @torch.no_grad()
 def is_trained_token(model: PreTrainedModel, token: int) -> bool:
-    """Whether a model was ever taught this token. Not: its own files don't end an answer with it, and its row of the head
-    points where those of several others do, as rows do that no text has moved apart (Land and Bartolo 2024, arXiv 2405.05417).
+    """Whether a model was trained to write this token.
+
+    A token counts as untrained if the model's files don't end an answer with it, and its row of the output head points
+    in the same direction as those of several others: rows do that if no text has moved them apart (Land and Bartolo
+    2024, arXiv 2405.05417).
     """
     head = model.get_output_embeddings()
     if token in model_eos_ids(model) or head is None or isinstance(head.weight, DTensor) or head.weight.is_meta:
         return True
     weight = head.weight
-    middle = weight.mean(0, dtype=torch.float32)
-    row = torch.nn.functional.normalize(weight[token].float() - middle, dim=0)
+    assert isinstance(weight, torch.Tensor)
+    mean = weight.mean(0, dtype=torch.float32)
+    row = torch.nn.functional.normalize(weight[token].float() - mean, dim=0)
     alike = sum(
-        int((torch.nn.functional.normalize(block.float() - middle) @ row > ALIKE).sum())
-        for block in weight.split(BLOCK)
+        int((torch.nn.functional.normalize(block.float() - mean) @ row > SAME_DIRECTION).sum())
+        for block in weight.split(BLOCK_ROWS)
     )
-    return alike - 1 < SEVERAL
+    return alike - 1 < MIN_ALIKE  # the row itself is one of them
 
 
 def round_trip_notes(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> list[dict]:
-    """What becomes of texts in this tokenizer, as `note` events: none where all of them come back as they were.
+    """Encode and decode texts; return a `note` event if some come back changed or with unknown tokens, else nothing.
 
-    Some tokenizers know no Japanese at all; some write full-width characters as narrow ones, or drop spaces.
+    Some tokenizers don't know any Japanese; some write full-width characters as half-width ones, or drop spaces.
     """
-    texts = [text for text, _ in zip(filter(None, texts), range(TRIED))]
-    changed, unknown, total, example = 0, 0, 0, None
+    texts = list(islice(filter(None, texts), MAX_TEXTS))
+    changed, unknown, total, example = 0, 0, 0, ("", "")
     for text in texts:
         ids = tokenizer.encode(text, add_special_tokens=False)
         total += len(ids)
         unknown += ids.count(tokenizer.unk_token_id) if tokenizer.unk_token_id is not None else 0
-        back = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
-        if back.strip() != text.strip():
+        decoded = str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+        if decoded.strip() != text.strip():
             changed += 1
-            example = example or _difference(text.strip(), back.strip())
-    notes = []
+            if changed == 1:
+                example = _first_difference(text.strip(), decoded.strip())
+    before, after = example
     if unknown:
         percent = max(1, round(100 * unknown / total))
-        notes.append(
-            {
-                "kind": "note",
-                "key": "note.tokenizer_unknown",
-                "values": {
-                    "percent": percent,
-                    "before": example[0] if example else "",
-                    "after": example[1] if example else "",
-                },
-            }
-        )
-    elif changed:
-        notes.append(
-            {
-                "kind": "note",
-                "key": "note.tokenizer_changes",
-                "values": {"changed": changed, "rows": len(texts), "before": example[0], "after": example[1]},
-            }
-        )
-    return notes
+        values = {"percent": percent, "before": before, "after": after}
+        return [{"kind": "note", "key": "note.tokenizer_unknown", "values": values}]
+    if changed:
+        values = {"changed": changed, "rows": len(texts), "before": before, "after": after}
+        return [{"kind": "note", "key": "note.tokenizer_changes", "values": values}]
+    return []
 
 
-def _difference(text: str, back: str) -> tuple[str, str]:
-    """The first place where two texts part, with what is around it."""
-    at = next((n for n, (one, other) in enumerate(zip(text, back)) if one != other), min(len(text), len(back)))
-    return text[max(0, at - AROUND) : at + AROUND + 1], back[max(0, at - AROUND) : at + AROUND + 1]
+def _first_difference(before: str, after: str) -> tuple[str, str]:
+    """The first position where two texts differ, in each of them, with some characters around it."""
+    shorter = min(len(before), len(after))
+    at = next((n for n, (one, other) in enumerate(zip(before, after)) if one != other), shorter)
+    around = slice(max(0, at - CONTEXT), at + CONTEXT + 1)
+    return before[around], after[around]

@@ -1,6 +1,6 @@
-"""The weight files of a model's folder, looked at before they are loaded: are they whole, and how are they stored?
+"""Check a model folder's weight files before loading: are they complete, and how are they quantized?
 
-Only headers are read, so a folder of 100 GB takes no longer than a small one. All that is wrong is told at once.
+Only headers are read, so a folder of 100 GB takes no longer than a small one. All problems are reported at once.
 """
 
 import json
@@ -9,109 +9,109 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from transformers import PreTrainedConfig
+
 from playground.errors import PlaygroundError, Problem, problem
 from playground.settings import Load
 
-LARGEST_HEADER = 100_000_000  # bytes, as the safetensors library has it
-POINTER = b"version https://git-lfs"  # what a clone holds in a large file's place until Git LFS fetches it
+MAX_HEADER = 100_000_000  # bytes, the safetensors library's own limit
+LFS_POINTER = b"version https://git-lfs"  # a clone's stand-in for a large file until Git LFS fetches it
 SHOWN = 6  # names in a message
 
 
 def check_files(folder: Path) -> None:
-    """Raises PlaygroundError with every weight file that is missing, cut off or no weight file at all."""
-    found = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
-    wrong = [Problem(key, values) for key, values in _missing(folder)]
-    wrong += [Problem(key, values) for file in found for key, values in _of_file(file)]
-    if wrong:
-        raise PlaygroundError(*wrong)
+    """Raise PlaygroundError with every weight file that is missing, truncated or not a weight file."""
+    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    problems = [*_missing_shards(folder), *(error for file in files for error in _file_problems(file))]
+    if problems:
+        raise PlaygroundError(*problems)
 
 
-def _missing(folder: Path) -> Iterator[tuple[str, dict]]:
-    """Shards that an index names and that aren't there."""
+def _missing_shards(folder: Path) -> Iterator[Problem]:
+    """Shards that an index names and the folder lacks."""
     for index in (folder / "model.safetensors.index.json", folder / "pytorch_model.bin.index.json"):
         if not index.is_file():
             continue
         try:
-            named = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         except (ValueError, KeyError, AttributeError, TypeError):
-            yield "error.index_damaged", {"file": index.name}
+            yield Problem("error.index_damaged", {"file": index.name})
             continue
-        gone = [name for name in named if not (folder / name).is_file()]
-        if gone:
-            yield "error.shards_missing", {"missing": gone[:SHOWN], "gone": len(gone), "count": len(named)}
+        missing = [name for name in shards if not (folder / name).is_file()]
+        if missing:
+            yield Problem(
+                "error.shards_missing", {"missing": missing[:SHOWN], "gone": len(missing), "count": len(shards)}
+            )
         return  # transformers reads the first of the two
 
 
-def _of_file(file: Path) -> Iterator[tuple[str, dict]]:
+def _file_problems(file: Path) -> Iterator[Problem]:
+    """What is wrong with one weight file, by its first bytes and its size."""
     size = file.stat().st_size
     with open(file, "rb") as stream:
-        begins = stream.read(max(len(POINTER), 8))
-        if begins.startswith(POINTER):
-            yield "error.lfs_pointer", {"file": file.name, "size": size}
-        elif begins.lstrip()[:1] == b"<":
-            yield "error.web_page", {"file": file.name}
+        start = stream.read(max(len(LFS_POINTER), 8))
+        if start.startswith(LFS_POINTER):
+            yield Problem("error.lfs_pointer", {"file": file.name, "size": size})
+        elif start.lstrip()[:1] == b"<":
+            yield Problem("error.web_page", {"file": file.name})
         elif file.suffix == ".bin":
-            # the older format than zip has no size to check; torch says what is wrong with it
-            if begins[:2] == b"PK" and not zipfile.is_zipfile(file):
-                yield "error.truncated", {"file": file.name, "size_bytes": size}
+            # torch's format before zip has no size to check; torch reports what is wrong with it
+            if start[:2] == b"PK" and not zipfile.is_zipfile(file):
+                yield Problem("error.truncated", {"file": file.name, "size_bytes": size})
         else:
-            length = int.from_bytes(begins[:8], "little")
-            if size < 8 or length > LARGEST_HEADER:
-                yield "error.not_safetensors", {"file": file.name, "size_bytes": size}
+            length = int.from_bytes(start[:8], "little")
+            if size < 8 or length > MAX_HEADER:
+                yield Problem("error.not_safetensors", {"file": file.name, "size_bytes": size})
             elif size < 8 + length:
-                yield "error.truncated", {"file": file.name, "size_bytes": size}
+                yield Problem("error.truncated", {"file": file.name, "size_bytes": size})
             else:
                 stream.seek(8)
-                yield from _of_header(file, stream.read(length), size - 8 - length)
+                yield from _header_problems(file, stream.read(length), size)
 
 
-def _of_header(file: Path, header: bytes, data: int) -> Iterator[tuple[str, dict]]:
-    """data: bytes that come after the header."""
+def _header_problems(file: Path, header: bytes, size: int) -> Iterator[Problem]:
+    """Whether a safetensors file of `size` bytes has a readable header and all the tensors that it lists."""
     try:
         tensors = {name: entry for name, entry in json.loads(header).items() if name != "__metadata__"}
-        ends = max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
+        data = max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
+        expected = 8 + len(header) + data
     except (ValueError, KeyError, AttributeError, TypeError, IndexError):
-        yield "error.not_safetensors", {"file": file.name, "size_bytes": file.stat().st_size}
+        yield Problem("error.not_safetensors", {"file": file.name, "size_bytes": size})
         return
-    if data < ends:
-        whole = file.stat().st_size - data + ends
-        yield "error.cut_off", {"file": file.name, "size_bytes": file.stat().st_size, "whole_bytes": whole}
+    if size < expected:
+        yield Problem("error.cut_off", {"file": file.name, "size_bytes": size, "whole_bytes": expected})
 
 
 def check_fit(folder: Path, missing: Sequence[str], mismatched: Sequence[tuple]) -> None:
-    """Raises PlaygroundError where the files have no, or another, tensor for a layer of the config.
+    """Raise PlaygroundError if the files lack a tensor that the config's network has, or have it in another shape.
 
-    What is missing would be filled with random numbers, and answer nonsense. missing: names; mismatched: (name, shape in
-    the file, shape by the config).
+    Missing tensors would be filled with random numbers, and the model would answer nonsense.
+    missing: tensor names; mismatched: (name, shape in the file, shape by the config).
     """
-    wrong = []
+    problems = []
     if mismatched:
-        name, stored, wanted = min(mismatched)
-        wrong.append(
+        name, stored, expected = min(mismatched)
+        problems.append(
             Problem(
                 "error.mismatched",
                 {
                     "path": folder.name,
                     "count": len(mismatched),
                     "name": name,
-                    "stored": _shape(stored),
-                    "wanted": _shape(wanted),
+                    "stored": _format_shape(stored),
+                    "wanted": _format_shape(expected),
                 },
             )
         )
     if missing:
-        wrong.append(
-            Problem(
-                "error.tensors_missing",
-                {"path": folder.name, "count": len(missing), "missing": sorted(missing)[:SHOWN]},
-            )
-        )
-    if wrong:
-        raise PlaygroundError(*wrong)
+        some = sorted(missing)[:SHOWN]
+        problems.append(Problem("error.tensors_missing", {"path": folder.name, "count": len(missing), "missing": some}))
+    if problems:
+        raise PlaygroundError(*problems)
 
 
-def with_stored_quantization(config, load: Load) -> Load:
-    """The settings under which weights that are quantized already can be loaded: as they are, or not at all.
+def with_stored_quantization(config: PreTrainedConfig, load: Load) -> Load:
+    """Return the load settings with the quantization that the weights are stored in, if they are stored quantized.
 
     Raises PlaygroundError for another bit width than the stored one, and for formats that only other libraries read.
     """
@@ -126,16 +126,14 @@ def with_stored_quantization(config, load: Load) -> Load:
     bits = 4 if stored.get("load_in_4bit") else 8
     if load.bits != bits:
         raise problem("error.stored_bits", stored=bits, bits=load.bits)
-    return (
-        replace(
-            load,
-            quant_type=stored.get("bnb_4bit_quant_type", load.quant_type),
-            double_quant=bool(stored.get("bnb_4bit_use_double_quant", False)),
-        )
-        if bits == 4
-        else load
+    if bits == 8:
+        return load
+    return replace(
+        load,
+        quant_type=stored.get("bnb_4bit_quant_type", load.quant_type),
+        double_quant=bool(stored.get("bnb_4bit_use_double_quant", False)),
     )
 
 
-def _shape(sizes: Sequence[int]) -> str:
+def _format_shape(sizes: Sequence[int]) -> str:
     return " × ".join(map(str, sizes))

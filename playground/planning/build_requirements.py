@@ -1,7 +1,10 @@
-"""What the models on offer take at 4 bits, and which layers LoRA finds in them: `python -m playground.memory.needs` writes assets/catalog/needs.json.
+"""Write assets/catalog/requirements.json: each model's memory needs at 4 bits, and the layers that LoRA adapts.
 
-Written once for every shape, because the page shows all of them at once, and predicting takes seconds a model. To be
-run again after a change of the catalog or of the predictions; tests/unit/test_catalog.py says when.
+    python -m playground.planning.build_requirements
+
+Predicting takes seconds a model and the page shows all models at once, so the figures are written down once for every
+shape in the catalog. Run it again after a change of the catalog or of the predictions; tests/unit/test_catalog.py
+says when.
 """
 
 import json
@@ -19,24 +22,27 @@ BITS = 4
 
 
 def requirements(model: str) -> dict:
-    """Bytes to chat and to fine-tune, of a card and of main memory without one, and the default's LoRA targets.
+    """One shape's entry: {"id", "cuda": {"chat", "tune"}, "cpu": {"chat", "tune"} (bytes), "targets" (module names)}.
 
-    {"id": shape, "cuda": {"chat", "tune"}, "cpu": {"chat", "tune"}, "targets": [names]}, as planner.need asks.
+    Bytes as forecast.required_memory predicts them, on the GPU and in main memory without one; targets of the default
+    LoRA settings.
     """
     network = meta_model.build(meta_model.config_of(model), Load(bits=16), torch.bfloat16, "cuda")
-    taken = {
-        device: {kind: forecast.required_memory(model, BITS, kind, device) for kind in ("chat", "tune")}
+    needs = {
+        device: {job: forecast.required_memory(model, BITS, job, device) for job in ("chat", "tune")}
         for device in ("cuda", "cpu")
     }
-    return {"id": model, **taken, "targets": adapt.resolve_target_modules(network, Lora().target_modules)}
+    return {"id": model, **needs, "targets": adapt.resolve_target_modules(network, Lora().target_modules)}
 
 
 def main() -> None:
+    """Write the file, with the name of each finished model on standard error."""
     lines = []
     for model in dict.fromkeys(entry["shape"] for entry in catalog.models().values()):
         lines.append("  " + json.dumps(requirements(model)))
         print(model, file=sys.stderr)
-    (ASSETS / "catalog" / "needs.json").write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
+    text = "[\n" + ",\n".join(lines) + "\n]\n"
+    (ASSETS / "catalog" / "requirements.json").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,158 +1,151 @@
-"""The planner, seen from the page: helper processes that predict memory, so that one can plan while a run goes on.
+"""The planner seen from the page: worker processes that predict memory, so that one can plan while a run goes on.
 
-They see no GPU, are started by the first question, and are replaced if they die. What was answered once is remembered.
+They see no GPU, start with the first question, and are replaced when they die. Answers are remembered.
 """
 
 import json
-import os
+import queue
 import subprocess
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from playground.errors import PlaygroundError, problem
+from playground.jsonl_process import Connection, Message
 from playground.memory import meter
 
-PROJECT = Path(__file__).resolve().parents[2]
 COMMAND = (sys.executable, "-m", "playground.planning.process")
-CHANGING = ("count_rows", "xray", "cutoff_cost")  # what rows say isn't remembered here: their file may change
-LANES = {
-    "forecast": "quick",
-    "largest_models": "survey",
-    **dict.fromkeys(CHANGING, "data"),
-}  # each has its own process, so that a slider needn't wait for a survey
-REMEMBERED = 512  # answers
-TRIES = 2  # a process that died between two questions is replaced; one that dies of a question isn't asked for ever
+NOT_REMEMBERED = ("count_rows", "xray", "cutoff_cost")  # about rows, whose file may change
+WORKERS = {"forecast": "forecast", "largest_models": "largest_models", **dict.fromkeys(NOT_REMEMBERED, "rows")}
+OTHER_WORKER = "other"  # of questions that WORKERS doesn't name: each worker is a process, so a slider never waits long
+MAX_ANSWERS = 512  # that are remembered; the oldest is forgotten first
+ATTEMPTS = 2  # a process that died between two questions is replaced; a question that kills it isn't repeated for ever
+
+OnProgress = Callable[[float, float, str], Any]
 
 
 class Planner:
-    """Asks one question of a kind after the other. Safe to use from several threads."""
+    """Asks questions of the planning process and remembers the answers. Safe to use from several threads."""
 
     def __init__(self, root: Path, command: tuple[str, ...] = COMMAND):
-        self._lanes = {name: WorkerLane(root, command) for name in ("quick", "slow", "survey", "data")}
-        self._answers: OrderedDict[str, object] = OrderedDict()
+        names = {*WORKERS.values(), OTHER_WORKER}
+        self._workers = {name: Worker(root / "engine.log", command) for name in names}
+        self._answers: OrderedDict[str, Any] = OrderedDict()
 
-    def ask(self, do: str, on_progress: Callable | None = None, **values):
-        """What `do` of memory/planner.py, relief.py or preview.py says to these JSON values (settings as a dict).
+    def ask(self, do: str, on_progress: OnProgress | None = None, **arguments: Any) -> Any:
+        """The result of a function of the planning process with these JSON arguments (settings as a dict).
 
-        `tell(done, total, unit)` hears how far a long question is. Raises PlaygroundError: what is wrong with the values, that
-        the process died of them, or, with no problem to tell of, that the question was stopped.
+        `on_progress(done, total, unit)` is called while a long question is answered; what it raises ends the question.
+        Raises PlaygroundError: for wrong arguments, for a question that killed the process and, without any problem to
+        show, for one that was stopped.
         """
-        key = json.dumps([do, values], sort_keys=True)
+        key = json.dumps([do, arguments], sort_keys=True)
         answer = self._answers.get(key)
-        if answer is not None:  # what is remembered doesn't wait for a question under way
+        if answer is not None:  # a remembered answer doesn't wait for a question under way
             return answer
-        lane = self._lane(do)
-        with lane.lock:
+        worker = self._worker(do)
+        with worker.lock:
             answer = self._answers.get(key)
             if answer is None:
-                answer = lane.ask(do, values, on_progress)
-                if do not in CHANGING:
+                answer = worker.ask(do, arguments, on_progress)
+                if do not in NOT_REMEMBERED:
                     self._answers[key] = answer
-                if len(self._answers) > REMEMBERED:
+                if len(self._answers) > MAX_ANSWERS:
                     self._answers.popitem(last=False)
             return answer
 
     def stop(self, do: str) -> None:
-        """Break off the question that is under way where `do` is asked, if one is; whoever waits for it hears so."""
-        self._lane(do).stop()
-
-    def _lane(self, do: str) -> "WorkerLane":
-        return self._lanes[LANES.get(do, "slow")]
+        """Stop the question under way, if there is one, in the process that answers `do`; its asker gets an error."""
+        self._worker(do).stop()
 
     def close(self) -> None:
-        """End the processes; the next question starts another."""
-        for lane in self._lanes.values():
-            lane.close()
+        """End the processes; the next question starts a new one."""
+        for worker in self._workers.values():
+            worker.close()
+
+    def pid(self, do: str) -> int | None:
+        """Id of the process that answers `do`; None before its first question."""
+        connection = self._worker(do).connection
+        return connection.pid if connection else None
+
+    def _worker(self, do: str) -> "Worker":
+        return self._workers[WORKERS.get(do, OTHER_WORKER)]
 
 
-class WorkerLane:
-    """One process, for whoever holds the `lock`."""
+class Worker:
+    """One planning process and the question that it answers. `ask` is for the thread that has the `lock`."""
 
-    def __init__(self, root: Path, command: tuple[str, ...]):
-        self.root, self.lock, self.process = root, threading.Lock(), None
-        self._command, self._count = command, 0
-        self._asked = self._stopped = False
+    def __init__(self, log: Path, command: tuple[str, ...]):
+        self.lock = threading.Lock()
+        self.connection: Connection | None = None
+        self._log, self._command = log, command
+        self._asking = self._stopped = False
 
-    def ask(self, do: str, values: dict, on_progress: Callable | None = None):
-        self._count, self._stopped, self._asked = self._count + 1, False, True
+    def ask(self, do: str, arguments: dict, on_progress: OnProgress | None) -> Any:
+        """The result of one question; see Planner.ask."""
+        self._stopped, self._asking = False, True
         try:
-            told = self._answer(do, values, on_progress)
+            for _ in range(ATTEMPTS):
+                last = self._ask_once(do, arguments, on_progress)
+                if "result" in last:
+                    return last["result"]
+                if "error" in last:
+                    raise PlaygroundError.from_dict(last["error"])
+                if self._stopped:
+                    raise PlaygroundError
+            raise problem("error.planner_died", code=last["exit"])
         finally:
-            self._asked = False
-        if "error" in told:
-            raise PlaygroundError.from_dict(told["error"])
-        return told["result"]
+            self._asking = False
 
     def stop(self) -> None:
-        if self._asked:
+        """Stop the question under way, if there is one."""
+        if self._asking:
             self._stopped = True
             self.close()
 
-    def _answer(self, do: str, values: dict, on_progress: Callable | None) -> dict:
-        request = json.dumps({"id": self._count, "do": do, "values": values}, ensure_ascii=False) + "\n"
-        for _ in range(TRIES):
-            process = self._living()
-            for line in self._lines(process, request):
-                told = json.loads(line)
-                if "progress" not in told:
-                    return told
-                if on_progress:
-                    self._pass_on(on_progress, told["progress"])
-            code = process.wait()  # until it is gone, it would pass for living
-            if self._stopped:
-                raise PlaygroundError
-        raise problem("error.planner_died", code=code)
-
-    def _lines(self, process: subprocess.Popen, request: str) -> Iterator[str]:
-        try:
-            process.stdin.write(request)
-            process.stdin.flush()
-            while line := process.stdout.readline():
-                yield line
-        except OSError:
-            return
-
-    def _pass_on(self, on_progress: Callable, progress: list) -> None:
-        try:
-            on_progress(*progress)
-        except BaseException:
-            self.close()  # nobody waits for the rest, which the next question would take for its own answer
-            raise
-
     def close(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
+        """End the process."""
+        if self.connection:
+            self.connection.close(grace=0)
 
-    def _living(self) -> subprocess.Popen:
-        if self.process is None or self.process.poll() is not None:
-            self.root.mkdir(parents=True, exist_ok=True)
-            with open(self.root / "engine.log", "a", encoding="utf-8") as log:
-                self.process = subprocess.Popen(
-                    self._command,
-                    cwd=PROJECT,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=log,
-                    text=True,
-                    encoding="utf-8",
-                    env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false"},
-                )
-        return self.process
+    def _ask_once(self, do: str, arguments: dict, on_progress: OnProgress | None) -> Message:
+        """The last message about one question: its result, its error, or the exit of the process."""
+        messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        connection = self._live_connection()
+        connection.send(do, arguments, messages.put)
+        if self._stopped:  # before there was a process that could be ended
+            self.close()
+        while True:
+            message = messages.get()
+            if "event" not in message:
+                return message
+            if on_progress:
+                progress = message["event"]
+                try:
+                    on_progress(progress["done"], progress["total"], progress["unit"])
+                except BaseException:
+                    self.close()  # nobody waits for the rest, and the next question shouldn't
+                    raise
+
+    def _live_connection(self) -> Connection:
+        if not self.connection or not self.connection.alive or self.connection.closing:
+            environment = {"CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false"}
+            self.connection = Connection(self._command, self._log, environment)
+        return self.connection
 
 
 @cache
 def this_machine() -> dict:
-    """What a model would run on here: {"device": "cuda" or "cpu", "name", "bytes"}."""
-    asked = ["nvidia-smi", "--query-gpu=name,memory.total,memory.reserved", "--format=csv,noheader,nounits", "--id=0"]
+    """What a model would run on here: {"device": "cuda" or "cpu", "name", "bytes"}, found without importing torch."""
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,memory.reserved", "--format=csv,noheader,nounits", "--id=0"]
     try:
-        told = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True).stdout
-        name, total, kept = (part.strip() for part in told.splitlines()[0].split(","))
-        return {"device": "cuda", "name": name, "bytes": (int(total) - int(kept)) * 2**20}
+        reply = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
+        name, total, reserved = (part.strip() for part in reply.splitlines()[0].split(","))
+        return {"device": "cuda", "name": name, "bytes": (int(total) - int(reserved)) * 2**20}
     except (OSError, subprocess.SubprocessError, ValueError, IndexError):  # no NVIDIA card, or no driver for it
-        here = meter.hardware("cpu")
-        return {"device": "cpu", "name": here["name"], "bytes": here["capacity"]}
+        machine = meter.hardware("cpu")
+        return {"device": "cpu", "name": machine["name"], "bytes": machine["capacity"]}

@@ -1,15 +1,14 @@
-"""What would have helped where memory ran out: single changes of the settings, the one that is predicted to save most first."""
+"""Rank single changes of the settings by the memory they are predicted to save, after an out-of-memory."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-import torch
-
 from playground.catalog.cards import verdict
+from playground.planning.forecast import resolve_target
 from playground.predict import meta_model, phases
 from playground.settings import Settings
 
-SHORTEST = 32  # tokens of a row that still say something
+MIN_ROW_TOKENS = 32  # a shorter row has little left to learn from
 
 
 def suggest_changes(
@@ -20,37 +19,31 @@ def suggest_changes(
     lengths: Sequence[int] = (),
     labelled: Sequence[int] = (),
 ) -> list[dict]:
-    """Changes that save memory in `phase` ("load" or "tune"): [{"group", "field", "value", "bytes", "saved", "verdict"}].
+    """Changes that save memory in `phase` ("load" or "tune"), the largest saving first.
 
-    settings: those that ran out, their bit width decided. capacity: bytes of the memory. lengths, labelled: tokens of the
-    rows of a step, all and trained on; without them every row is of full length. `bytes` is the peak with that change alone.
+    settings: validated, those that ran out of memory, their bit width resolved. capacity: bytes of that memory.
+    lengths, labelled: tokens of each row of a step, all of them and those trained on; without them every row has full
+    length. Returns [{"group", "field", "value", "bytes" (needed with that change alone), "saved" (bytes),
+    "verdict"}].
     """
-    before = _need(settings, phase, capacity, device, lengths, labelled)
-    found = []
-    for group, field, value in _changes(settings, phase, device):
+    before = _bytes_needed(settings, phase, capacity, device, lengths, labelled)
+    suggestions = []
+    for group, field, value in _possible_changes(settings, phase, device):
         changed = replace(settings, **{group: replace(getattr(settings, group), **{field: value})})
-        most = changed.train.max_seq_length
-        rows = [
-            (min(n, most), max(1, part - max(0, n - most))) for n, part in zip(lengths, labelled)
-        ]  # what is cut off a row is of its answer
-        after = _need(changed, phase, capacity, device, *map(list, zip(*rows)))
+        rows = _truncated(lengths, labelled, changed.train.max_seq_length)
+        after = _bytes_needed(changed, phase, capacity, device, *rows)
         if after < before:
-            found.append(
-                {
-                    "group": group,
-                    "field": field,
-                    "value": value,
-                    "bytes": after,
-                    "saved": before - after,
-                    "verdict": verdict(after, capacity),
-                }
-            )
-    return sorted(found, key=lambda change: -change["saved"])
+            change = {"group": group, "field": field, "value": value}
+            suggestions.append(change | {"bytes": after, "saved": before - after, "verdict": verdict(after, capacity)})
+    return sorted(suggestions, key=lambda suggestion: -suggestion["saved"])
 
 
-def _changes(settings: Settings, phase: str, device: str) -> Iterator[tuple[str, str, object]]:
-    """Everything that might help, as (group, field, value); `auto` has tried checkpointing and the tokens at once already."""
-    load, lora, train = settings.load, settings.lora, settings.train
+def _possible_changes(settings: Settings, phase: str, device: str) -> Iterator[tuple[str, str, int | str]]:
+    """Every change that might help, as (group, field, value): always to a valid value.
+
+    Under "auto" the run has tried all checkpointing and fewer tokens at once already.
+    """
+    load, train = settings.load, settings.train
     full = train.method == "full" and phase == "tune"
     yield from (("load", "bits", bits) for bits in (16, 8, 4) if bits < load.bits and (bits == 16 or not full))
     if phase == "load":
@@ -59,7 +52,7 @@ def _changes(settings: Settings, phase: str, device: str) -> Iterator[tuple[str,
         yield "train", "method", "lora"
         if device == "cuda" and train.optimizer == "adamw":
             yield "train", "optimizer", "adamw8bit"
-    elif lora.target_modules == "all-linear":
+    elif settings.lora.target_modules == "all-linear":
         yield "lora", "target_modules", "attention"
     if train.gradient_checkpointing not in ("auto", "all", "offload"):
         yield "train", "gradient_checkpointing", "all"
@@ -67,26 +60,24 @@ def _changes(settings: Settings, phase: str, device: str) -> Iterator[tuple[str,
         yield "train", "gradient_checkpointing", "offload"
     if train.gradient_checkpointing != "auto" and not 0 < train.max_tokens_per_micro_batch <= train.max_seq_length:
         yield "train", "max_tokens_per_micro_batch", train.max_seq_length
-    if train.max_seq_length >= 2 * SHORTEST:
+    if train.max_seq_length >= 2 * MIN_ROW_TOKENS:
         yield "train", "max_seq_length", train.max_seq_length // 2
 
 
-def _need(
-    settings: Settings,
-    phase: str,
-    capacity: int,
-    device: str,
-    lengths: Sequence[int] = (),
-    labelled: Sequence[int] = (),
+def _truncated(lengths: Sequence[int], labelled: Sequence[int], cutoff: int) -> tuple[list[int], list[int]]:
+    """Rows' tokens and labelled tokens at that cutoff: what is cut off a row is of its answer."""
+    return (
+        [min(tokens, cutoff) for tokens in lengths],
+        [max(1, part - max(0, tokens - cutoff)) for tokens, part in zip(lengths, labelled)],
+    )
+
+
+def _bytes_needed(
+    settings: Settings, phase: str, capacity: int, device: str, lengths: Sequence[int], labelled: Sequence[int]
 ) -> int:
-    """Bytes at the peak of that phase."""
-    half = torch.float16 if settings.load.dtype == "float16" else torch.bfloat16
-    place = phases.Target(device, torch.float32 if settings.load.bits == 32 else half, capacity)
+    settings, target = resolve_target(settings, device, capacity)
     config = meta_model.config_of(settings.load.model)
     if phase == "load":
-        told = phases.predict_load(config, settings, place)
-    else:
-        told = phases.predict_tune(
-            config, settings, place, lengths or [settings.train.max_seq_length] * settings.train.batch_size, labelled
-        )
-    return told["need"]
+        return phases.predict_load(config, settings, target)["need"]
+    lengths = lengths or [settings.train.max_seq_length] * settings.train.batch_size
+    return phases.predict_tune(config, settings, target, lengths, labelled)["need"]

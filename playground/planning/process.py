@@ -1,75 +1,53 @@
-"""The planning process: says what a model would take, while the engine is free for a run. Started by planner.py.
+"""The planning process: predicts memory and looks at rows while the engine is free for a run. Started by client.py.
 
-One JSON object a line. In: {"id", "do": a function of memory/planner.py or preview.py, or "relief", "values": its arguments}.
-Out: {"id", "progress": [done, total, unit]} as preview's go on, then {"id", "result"} or {"id", "error"}. What libraries print
-goes to standard error.
+Requests, in the JSON lines of jsonl_process.py: a function of forecast.py or rows.py or `suggest_changes` of
+oom_suggestions.py, with its arguments. Settings are validated here, at the edge of the process. Functions of rows.py
+send their progress as events {"kind": "progress", "done", "total", "unit"}.
 """
 
-import json
-import os
-import queue
-import sys
-import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
-EVERY = 0.2  # seconds between two lines of progress
-ASKED = ("forecast", "waterfall", "largest_models", "fastest_settings")
-ABOUT_ROWS = ("count_rows", "xray", "cutoff_cost")
+from playground.jsonl_process import Emit, Server
+from playground.settings import parse
+
+PROGRESS_SECONDS = 0.2  # between two progress events: as many as a person can read
+OF_ROWS = ("count_rows", "xray", "cutoff_cost")
+OF_MEMORY = ("forecast", "waterfall", "largest_models", "fastest_settings")
 
 
 def main() -> None:
-    out = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
-    os.dup2(2, 1)
-    asked: queue.Queue = queue.Queue()
-
-    def listen() -> None:
-        for line in sys.stdin:
-            asked.put(json.loads(line))
-        os._exit(0)  # the page's process is gone: nobody is left to answer
-
-    threading.Thread(target=listen, daemon=True).start()
-    while True:
-        request = asked.get()
-
-        def say(message: dict) -> None:
-            out.write(json.dumps({"id": request["id"], **message}, ensure_ascii=False) + "\n")
-
-        say(_answer(request["do"], request["values"], say))
+    """Serve requests until the page's process is gone."""
+    Server().serve(answer)
 
 
-def _answer(do: str, values: dict, say: Callable) -> dict:
-    from playground.errors import as_playground_error
-    from playground.settings import Settings
+def answer(do: str, arguments: dict, emit: Emit) -> Any:
+    """The result of one question. Raises PlaygroundError with everything that is wrong with its arguments."""
+    if "settings" in arguments:
+        arguments = arguments | {"settings": parse(arguments["settings"])}
+    if do in OF_ROWS:
+        from playground.planning import rows
 
-    try:
+        return getattr(rows, do)(**arguments, on_progress=_throttled(emit))
+    if do in OF_MEMORY:
         from playground.planning import forecast
-        from playground.planning.oom_suggestions import suggest_changes
 
-        if "settings" in values:
-            values["settings"] = Settings().with_values(values["settings"])
-        known = {name: getattr(forecast, name) for name in ASKED} | {"suggest_changes": suggest_changes}
-        if do in ABOUT_ROWS:
-            from playground.planning import rows
+        return getattr(forecast, do)(**arguments)
+    from playground.planning.oom_suggestions import suggest_changes
 
-            known, values = {name: getattr(rows, name) for name in ABOUT_ROWS}, values | {"on_progress": _telling(say)}
-        return {"result": known[do](**values)}
-    except Exception as error:
-        import traceback
-
-        traceback.print_exc()  # to the engine's log; the person reads the sentence
-        return {"error": as_playground_error(error).to_dict()}
+    return {"suggest_changes": suggest_changes}[do](**arguments)
 
 
-def _telling(say: Callable) -> Callable:
-    """`tell(done, total, unit)` that passes on as much as a person can read."""
+def _throttled(emit: Emit) -> Callable[..., None]:
+    """`on_progress(done, total, unit)` that emits at most one event each PROGRESS_SECONDS."""
     last = 0.0
 
     def on_progress(done: float, total: float, unit: str = "bytes") -> None:
         nonlocal last
-        if time.monotonic() - last >= EVERY:
+        if time.monotonic() - last >= PROGRESS_SECONDS:
             last = time.monotonic()
-            say({"progress": [done, total, unit]})
+            emit({"kind": "progress", "done": done, "total": total, "unit": unit})
 
     return on_progress
 

@@ -1,65 +1,80 @@
-"""Questions about rows before anything is loaded: one as the model will see it, and what a cutoff costs.
+"""Answer questions about rows before a model is loaded: their count, one row token by token, the cost of a cutoff.
 
-Asked in the planning process. A model's tokenizer has to be on this machine already: nothing is fetched for it.
+The model's tokenizer has to be on this machine already: nothing is fetched. Every function takes validated settings,
+and an `on_progress(done, total, unit)` that may raise to stop it. What was read stays in bounded caches
+(predict/lru.py): functools.lru_cache would make on_progress a part of the key, and cachetools, which wouldn't, would
+be a new dependency in place of 40 lines that the predictions need as well.
 """
 
-from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel
 
 from playground import catalog, runs
 from playground.data import source
-from playground.data import xray as rays
-from playground.data.lengths import count_tokens, histogram
+from playground.data import xray as xray_rows
+from playground.data.lengths import Lengths, count_tokens, histogram
 from playground.data.source import Row, SelectedRows
 from playground.data.template import Template, choose_template_for
 from playground.errors import problem
+from playground.model.load import LoadedModel
 from playground.model.source import local_folder
 from playground.model.tokenizer import load_tokenizer
-from playground.planning import cost as costs
+from playground.planning import cost
 from playground.predict import meta_model
+from playground.predict.lru import LruCache
 from playground.settings import Data, Load, Settings, problems, raise_all
 
+ROW_TEXTS = ("instruction", "input", "output", "system", "category")
 
-def xray(settings: Settings, row: int = 1, on_progress: Callable = lambda *_: None) -> dict:
-    """One row token by token; what data/xray.py says of it, and "row" (its texts), "number" and "rows" (to learn).
+_models: LruCache[LoadedModel] = LruCache(3)
+_row_sets: LruCache[SelectedRows] = LruCache(2)
+_lengths: LruCache[Lengths] = LruCache(16)
 
-    row: its number in its source (the next one's that is left, if it isn't), or where rows have none its place among those to
-    learn, from 1. Raises PlaygroundError: settings that can't be, rows that can't be read, no such row, a tokenizer that isn't here.
+
+def ignore_progress(done: float, total: float, unit: str = "bytes") -> None:
+    """An `on_progress` that shows nothing."""
+
+
+def count_rows(settings: Settings, on_progress: Callable = ignore_progress) -> dict:
+    """How many rows of the data set remain after selection.
+
+    Returns {"train", "held_out", "total" (rows), "dropped" ({reason: rows}), "where" ({reason: row numbers}), "notes"
+    ([{"key", "values"}])}. Raises PlaygroundError: rows that can't be read, none left.
     """
-    raise_all(problems(settings))
-    (_, loaded), (_, rows) = _held(settings.load), _rows(settings.data, on_progress)
-    template = _template(loaded, settings.data, rows)
-    chosen = _numbered(rows, row)
-    told = rays.xray(chosen, template, settings.train.max_seq_length, settings.data.train_on_prompt)
-    shown = {name: getattr(chosen, name) for name in ("instruction", "input", "output", "system", "category")}
-    return told | {
-        "row": shown | {"before": [list(pair) for pair in chosen.before]},
-        "number": chosen.number,
-        "rows": len(rows.train),
+    _, rows = _read_rows(settings.data, on_progress)
+    return {
+        "train": len(rows.train),
+        "held_out": len(rows.held_out),
+        "total": rows.total,
+        "dropped": rows.dropped,
+        "where": rows.where,
+        "notes": [{"key": note.key, "values": note.values} for note in rows.notes],
     }
 
 
-def count_rows(settings: Settings, on_progress: Callable = lambda *_: None) -> dict:
-    """What is left of a set: {"train", "held_out", "total" (rows), "dropped" ({reason: count}), "where" ({reason: row numbers}), "notes"}.
+def xray(settings: Settings, row: int = 1, on_progress: Callable = ignore_progress) -> dict:
+    """One row token by token, as the model will see it.
 
-    Raises PlaygroundError: settings that can't be, rows that can't be read, nothing left.
+    row: its number in its source (or else the next number that is left); where rows have no numbers, its place among
+    the training rows, from 1. Returns data.xray's answer with "row" (its texts), "number", and "rows" (training
+    rows). Raises PlaygroundError: rows that can't be read, no such row, a tokenizer that isn't on this machine.
     """
-    raise_all(problems(settings))
-    _, found = _rows(settings.data, on_progress)
-    notes = [{"key": note.key, "values": note.values} for note in found.notes]
-    return {
-        "train": len(found.train),
-        "held_out": len(found.held_out),
-        "total": found.total,
-        "dropped": found.dropped,
-        "where": found.where,
-        "notes": notes,
+    _, model = _read_model(settings.load)
+    _, rows = _read_rows(settings.data, on_progress)
+    template = _choose_template(model, settings.data, rows)
+    chosen = _find_row(rows, row)
+    tokens = xray_rows.xray(chosen, template, settings.train.max_seq_length, settings.data.train_on_prompt)
+    texts: dict[str, Any] = {name: getattr(chosen, name) for name in ROW_TEXTS}
+    return tokens | {
+        "row": texts | {"before": [list(turn) for turn in chosen.before]},
+        "number": chosen.number,
+        "rows": len(rows.train),
     }
 
 
@@ -71,32 +86,35 @@ def cutoff_cost(
     card: str = "",
     sample: int = 0,
     root: str = "",
-    on_progress: Callable = lambda *_: None,
+    on_progress: Callable = ignore_progress,
 ) -> dict:
-    """What price.py says of a cutoff (0: settings.train.max_seq_length), and "histogram", "template", "counted" of "rows" rows.
+    """What a fine-tune costs at a cutoff, in tokens (0: settings.train.max_seq_length).
 
-    card: an id of the catalog's, or a device's name; sample: count only so many rows, evenly spread (0: all); root: the folder of
-    the runs, to tell of an earlier one's speed. Raises PlaygroundError as `xray` does.
+    capacity: bytes of the memory, 0: no limit. card: a GPU's id in the catalog, or a device's name. sample: count
+    this many rows, evenly spread (0: all). root: the folder of the runs, to use the speed of an earlier one. Returns
+    planning.cost's answer with "histogram" (data.lengths), "template", "counted" and "rows" (rows counted, and in
+    all). Raises PlaygroundError as `xray` does.
     """
-    settings = replace(settings, train=replace(settings.train, max_seq_length=cutoff or settings.train.max_seq_length))
-    raise_all(problems(settings))
-    (model, loaded), (data, rows) = _held(settings.load), _rows(settings.data, on_progress)
-    template = _template(loaded, settings.data, rows)
+    if cutoff:  # not one of the settings that the edge has validated
+        settings = replace(settings, train=replace(settings.train, max_seq_length=cutoff))
+        raise_all(problems(settings))
+    model_key, model = _read_model(settings.load)
+    rows_key, rows = _read_rows(settings.data, on_progress)
+    template = _choose_template(model, settings.data, rows)
     counted = rows.train[:: max(1, -(-len(rows.train) // sample))] if sample else rows.train
-    lengths = COUNTS.get(
-        (model, data, len(counted), template.name, template.form, template.plain_end),
+    lengths = _lengths.get_or_compute(
+        (model_key, rows_key, len(counted), template.name, template.custom_format, template.plain_end),
         lambda: count_tokens(counted, template, on_progress),
     )
-    measured = runs.measured_speed(Path(root), settings.load.model, settings.load.bits, card) if root else None
-    told = costs.cutoff_cost(
+    answer = cost.cutoff_cost(
         lengths,
         settings,
-        loaded.model.config,
-        costs.Place(device, capacity, card),
-        measured,
+        model.model.config,
+        cost.Machine(device, capacity, card),
+        runs.measured_speed(Path(root), settings.load.model, settings.load.bits, card) if root else None,
         len(rows.train) / len(counted),
     )
-    return told | {
+    return answer | {
         "histogram": histogram(lengths, settings.train.max_seq_length),
         "template": template.name,
         "counted": len(lengths.prompts),
@@ -104,88 +122,62 @@ def cutoff_cost(
     }
 
 
-def _template(loaded: "Known", data: Data, rows: SelectedRows) -> Template:
-    return choose_template_for(loaded, data.prompt_format, [row.instruction for row in rows.train], data.custom_format)[
-        0
-    ]
+def _choose_template(model: LoadedModel, data: Data, rows: SelectedRows) -> Template:
+    questions = [row.instruction for row in rows.train]
+    template, _ = choose_template_for(model, data.prompt_format, questions, data.custom_format)
+    return template
 
 
-def _numbered(rows: SelectedRows, number: int) -> Row:
+def _find_row(rows: SelectedRows, number: int) -> Row:
     every = [*rows.train, *rows.held_out]
     if any(row.number for row in every):
-        found = min((row for row in every if row.number >= number), key=lambda row: row.number, default=None)
+        row = min((row for row in every if row.number >= number), key=lambda row: row.number, default=None)
     else:
-        found = rows.train[number - 1] if 1 <= number <= len(rows.train) else None
-    if found is None:
+        row = rows.train[number - 1] if 1 <= number <= len(rows.train) else None
+    if row is None:
         raise problem("error.no_row", row=number, rows=len(rows.train))
-    return found
+    return row
 
 
-# --- what is kept between questions ---
+def _read_rows(data: Data, on_progress: Callable) -> tuple[Hashable, SelectedRows]:
+    """The selected rows, and a key that changes with their file and with every setting that selects them."""
+    modified = Path(data.source).expanduser().stat().st_mtime_ns if source.is_file(data.source) else 0
+    key = (replace(data, prompt_format="", custom_format="", train_on_prompt=False), modified)
+    return key, _row_sets.get_or_compute(key, lambda: source.read(data, on_progress))
 
 
-@dataclass(frozen=True, eq=False)
-class Known:
-    """A model's tokenizer, and its network with no values but the head's: all that a template asks of a loaded model."""
+def _read_model(load: Load) -> tuple[Hashable, LoadedModel]:
+    """A model's tokenizer with its network on the meta device, and a key that changes with its files.
 
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-
-
-class Kept:
-    """The last few things that were made, by what they were made of."""
-
-    def __init__(self, most: int):
-        self._most, self._made = most, OrderedDict()
-
-    def get(self, key, make: Callable):
-        if key not in self._made:
-            self._made[key] = make()
-            while len(self._made) > self._most:
-                self._made.popitem(last=False)
-        self._made.move_to_end(key)
-        return self._made[key]
-
-
-MODELS, SETS, COUNTS = Kept(3), Kept(2), Kept(16)
-
-
-def _held(load: Load) -> tuple[tuple, Known]:
+    Of the weights only the head's are read: all that a template asks of a loaded model.
+    """
     folder = local_folder(load.model)
     if folder is None:
         raise problem("error.tokenizer_absent", model=catalog.display_name(load.model))
     key = (str(folder), max(file.stat().st_mtime_ns for file in folder.iterdir()))
-    return key, MODELS.get(key, lambda: _known(folder))
+    return key, _models.get_or_compute(key, lambda: _build_model(folder))
 
 
-def _known(folder: Path) -> Known:
+def _build_model(folder: Path) -> LoadedModel:
     model = meta_model.build(meta_model.config_of(str(folder)), Load(bits=16), torch.float32, "cpu")
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
-    stored = _head(folder, model)
-    if stored is not None:
-        model.get_output_embeddings().weight = torch.nn.Parameter(stored, requires_grad=False)
-    return Known(model, load_tokenizer(folder, model))
+    head = _read_head(folder, model)
+    if head is not None:
+        model.get_output_embeddings().weight = torch.nn.Parameter(head, requires_grad=False)
+    return LoadedModel(model, load_tokenizer(folder, model), "meta", torch.float32, "dtype.float32")
 
 
-def _head(folder: Path, model: PreTrainedModel) -> torch.Tensor | None:
-    """The rows of the head, or of the embedding that serves as one, as a file of the folder has them; None where none is found."""
+def _read_head(folder: Path, model: PreTrainedModel) -> torch.Tensor | None:
+    """The weights of the head, or of the embedding tied to it, from the folder's files; None where absent."""
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     if head is None:
         return None
     names = {module: f"{name}.weight" for name, module in model.named_modules()}
-    wanted = [names[head], *([names[embedding]] if head.weight is embedding.weight else [])]
+    accepted = [names[head], *([names[embedding]] if head.weight is embedding.weight else [])]
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, "pt") as tensors:
             for name in tensors.keys():
-                if name in wanted and tensors.get_slice(name).get_shape() == list(head.weight.shape):
+                if name in accepted and tensors.get_slice(name).get_shape() == list(head.weight.shape):
                     return tensors.get_tensor(name)
     return None
-
-
-def _rows(data: Data, on_progress: Callable) -> tuple[tuple, SelectedRows]:
-    key = (
-        replace(data, prompt_format="", custom_format="", train_on_prompt=False),
-        Path(data.source).expanduser().stat().st_mtime_ns if source.is_file(data.source) else 0,
-    )
-    return key, SETS.get(key, lambda: source.read(data, on_progress))

@@ -1,284 +1,235 @@
-"""The tape: every tensor that code makes and drops, recorded while it runs on torch's meta device.
+"""Record every tensor that code allocates and frees while it runs on torch's meta device.
 
-Meta tensors have a shape and no values, so a 7 B model takes no memory and a training step a second, and yet it is the
-program's own code that runs: what autograd keeps, what a layer that is computed again makes anew, is there. What a tape
-can't see, because a kernel takes it by itself, stands in table.py.
+Meta tensors have a shape and no values, so a model of 7 B parameters takes no memory and a training step a second. It
+is the program's own code that runs, so the trace has what autograd keeps and what a checkpointed layer computes again.
+Memory that a trace can't see, because a kernel allocates it internally, is listed in memory/constants.py.
 """
 
-import functools
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.nn import functional
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.hooks import RemovableHandle
 
+from playground import compat
 from playground.memory import constants
 from playground.predict import meta_kernels
+from playground.predict.call_cache import CallCache
 
-OUTSIDE = -1  # of all layers
-ROUND = 512  # bytes; torch's caching allocator gives multiples of it
+OUTSIDE = -1  # layer number of what belongs to no repeated layer
+UNKNOWN = -2  # layer number of what isn't assigned to a layer yet
+ALIGNMENT = 512  # bytes; torch's caching allocator hands out multiples of it
+
+call_cache = CallCache()  # shared by all traces of the process
 
 
-class AllocationTrace(TorchDispatchMode):
-    """Within it, `events` grows: (name, bytes, part) where a storage is made, (name, -bytes, part) where it is dropped.
+class AllocationEvent(NamedTuple):
+    """One block of memory allocated or freed."""
 
-    `part` is the name under which what is made now is booked. Storages that were there before are told of by `hold`. Once it
-    knows a network's layers (`know`), it notes which of them each event belongs to: the one whose weight was last looked at.
+    block: int  # the block's id: the index of its allocation in the list of events
+    size: int  # bytes, a multiple of ALIGNMENT
+    part: str  # of the ledger: weights, activations, …
+    is_free: bool = False
+    layer: int = OUTSIDE  # number of the repeated layer that the event belongs to
+    is_unordered: bool = False  # a free while no layer is running: Python frees a deep graph in an arbitrary order
+
+    @property
+    def change(self) -> int:
+        """Bytes by which the allocated memory grows: negative for a free."""
+        return -self.size if self.is_free else self.size
+
+
+class AllocationTrace(compat.dispatch_mode()):  # type: ignore[misc]
+    """A context in which each storage's allocation and free is appended to `events`.
+
+    part: the part under which new storages are booked. Storages made outside the context are added by `book`. Once it
+    knows which weights are whose (`assign_layer`), each event is assigned to the layer that is running: the one whose
+    weight was last passed to an operator.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self.events: list[tuple[int, int, str]] = []
+        self.events: list[AllocationEvent] = []
         self.part = "buffers"
-        self.layer: int | None = None  # that works now; OUTSIDE: none; None: not known
-        self._live: dict[
-            int, int
-        ] = {}  # a storage's address → where its making stands in `events`, which also is its name
-        self._layers: list[int | None] = []  # of each event
-        self._owners: dict[int, int] = {}  # the address of a weight's storage → its layer
-        self._loose: list[bool] = []  # of each event, whether it is something dropped while no layer works
-        self._copied: dict[int, int] = {}  # where something was made while no layer was known → where its original was
+        self.layer = UNKNOWN  # that is running; OUTSIDE: none
+        self._blocks: dict[int, int] = {}  # address of each live storage → its block
+        self._weight_layers: dict[int, int] = {}  # address of a weight's storage → its layer
+        self._copied_from: dict[int, int | None] = {}  # block made while the layer was UNKNOWN → its original's block
 
-    def __enter__(self):
-        functional.scaled_dot_product_attention, functional.dropout = meta_kernels.attention, meta_kernels.dropout
+    def __enter__(self) -> "AllocationTrace":
+        meta_kernels.install()
         return super().__enter__()
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: Any) -> None:
         super().__exit__(*exception)
-        functional.scaled_dot_product_attention, functional.dropout = (
-            meta_kernels.TORCH_ATTENTION,
-            meta_kernels.TORCH_DROPOUT,
-        )
+        meta_kernels.uninstall()
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
-            return False if args[0].dtype == torch.bool else 1  # whether no row is padded: some are
-        if self._owners:
-            self._look(function, args)
-        made = _made(function, args, kwargs or {})
-        for tensor in made if isinstance(made, (tuple, list)) else (made,):
+    def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if compat.reads_a_number(function) and args[0].is_meta:
+            return False if args[0].dtype == torch.bool else 1  # to "is no row padded?" the answer is no
+        if self._weight_layers:
+            self._detect_layer(function, args)
+        result = call_cache.call(function, args, kwargs or {})
+        part = "buffers" if function.namespace == "bitsandbytes" else self.part
+        for tensor in result if isinstance(result, (tuple, list)) else (result,):
             if isinstance(tensor, torch.Tensor) and tensor.is_meta:
-                self._note(
-                    tensor, "buffers" if function.namespace == "bitsandbytes" else self.part, args[0] if args else None
-                )
-        for size in constants.kernel_temporaries(function, args, made):
-            self.passing(size)
-        return made
+                self._record(tensor, part, args[0] if args else None)
+        for size in constants.kernel_temporaries(function, args, result):
+            self.allocate_and_free(size)
+        return result
 
-    def hold(self, part: str, tensor: torch.Tensor) -> None:
-        """Book a tensor under `part`, whether it was made outside or is known under another."""
-        address = tensor.untyped_storage()._cdata
-        self.layer, at = self._owners.get(address, self.layer), self._live.get(address)
-        if at is None:
-            self._note(tensor, part)
+    def book(self, part: str, tensor: torch.Tensor) -> None:
+        """Book a tensor under `part`, whether it was made outside or is booked under another part."""
+        address = compat.storage_id(tensor)
+        self.layer, block = self._weight_layers.get(address, self.layer), self._blocks.get(address)
+        if block is None:
+            self._record(tensor, part)
         else:
-            self.events[at] = (*self.events[at][:2], part)
+            self.events[block] = self.events[block]._replace(part=part)
 
-    def keep(self, size: int, part: str) -> int:
-        """Something that is taken now and stays until `drop`; returns its name."""
-        self.events.append((len(self.events), _rounded(size), part))
-        self._layers.append(self.layer)
-        self._loose.append(False)
-        return len(self.events) - 1
+    def allocate(self, size: int, part: str) -> int:
+        """Allocate a block of `size` bytes that no tensor stands for; returns its id, for `free`."""
+        block = len(self.events)
+        self.events.append(AllocationEvent(block, _aligned(size), part, False, self.layer))
+        return block
 
-    def drop(self, name: int) -> None:
-        """What is known under that name is given back."""
-        _, size, part = self.events[name]
-        self.events.append((name, -size, part))
-        loose = self.layer in (None, OUTSIDE)
-        self._loose.append(loose)
-        self._layers.append(self._layers[name] if loose else self.layer)
+    def free(self, block: int) -> None:
+        """Free a block."""
+        allocated = self.events[block]
+        unordered = self.layer in (UNKNOWN, OUTSIDE)
+        layer = allocated.layer if unordered else self.layer
+        self.events.append(AllocationEvent(block, allocated.size, allocated.part, True, layer, unordered))
 
-    def passing(self, size: int, part: str = "buffers") -> None:
-        """Something that a kernel takes and gives back by itself."""
-        self.drop(self.keep(size, part))
+    def allocate_and_free(self, size: int, part: str = "buffers") -> None:
+        """A block that a kernel allocates and frees internally."""
+        self.free(self.allocate(size, part))
 
-    def know(self, layer: int, tensors: Iterable[torch.Tensor]) -> None:
-        """These belong to that layer (OUTSIDE: to none), and so does the making of those that were made under this tape."""
+    def assign_layer(self, layer: int, tensors: Iterable[torch.Tensor]) -> None:
+        """Assign weights to a layer (OUTSIDE: to none), with the allocations that made them within this trace."""
         for tensor in tensors:
-            address = tensor.untyped_storage()._cdata
-            self._owners[address] = layer
-            at = self._live.get(address)
-            while at is not None and self._layers[at] is None:
-                self._layers[at] = layer
-                at = self._copied.get(at)
+            address = compat.storage_id(tensor)
+            self._weight_layers[address] = layer
+            block = self._blocks.get(address)
+            while block is not None and self.events[block].layer == UNKNOWN:
+                self.events[block] = self.events[block]._replace(layer=layer)
+                block = self._copied_from.get(block)
 
-    def of(self, tensor: torch.Tensor) -> int:
-        """The layer that a tensor belongs to or was made in; OUTSIDE for none."""
-        address = tensor.untyped_storage()._cdata
-        at = self._live.get(address)
-        known = self._owners.get(address, self._layers[at] if at is not None else None)
-        return OUTSIDE if known is None else known
+    def layer_of(self, tensor: torch.Tensor) -> int:
+        """The layer that a tensor is assigned to or was made in; OUTSIDE for none."""
+        address = compat.storage_id(tensor)
+        block = self._blocks.get(address)
+        made_in = UNKNOWN if block is None else self.events[block].layer
+        layer = self._weight_layers.get(address, made_in)
+        return OUTSIDE if layer == UNKNOWN else layer
 
-    def by_layers(self) -> tuple[list[tuple[int, int, str]], list[int]]:
-        """The events and the layer of each. Of what was made before layers were known, it is the one that was made before it.
+    def events_by_layer(self) -> list[AllocationEvent]:
+        """The events, each assigned to a layer.
 
-        What is dropped in a row while no layer works is put in order: Python frees a deep graph in whichever it likes, and what
-        is free in the end is the same.
+        What was made before layers were known goes to the layer of the event before it. Unordered frees that follow
+        each other are sorted: what is free after them is the same in any order.
         """
-        events, found = list(self.events), []
-        for (name, _, _), layer in zip(events, self._layers):
-            own = found[name] if layer is None and name < len(found) else None
-            found.append(
-                layer if layer is not None else own if own not in (None, OUTSIDE) else found[-1] if found else OUTSIDE
-            )
-        for loose, run in groupby(range(len(events)), self._loose.__getitem__):
-            if loose:
-                run = list(run)
-                order = sorted(run, key=lambda at: (found[at], events[at][0]))
-                events[run[0] : run[-1] + 1], found[run[0] : run[-1] + 1] = (
-                    [events[at] for at in order],
-                    [found[at] for at in order],
-                )
-        return events, found
+        resolved: list[AllocationEvent] = []
+        for event in self.events:
+            if event.layer == UNKNOWN:
+                event = event._replace(layer=_infer_layer(event, resolved))
+            resolved.append(event)
+        sorted_events: list[AllocationEvent] = []
+        for unordered, group in groupby(resolved, key=lambda event: event.is_unordered):
+            run = list(group)
+            sorted_events += sorted(run, key=lambda event: (event.layer, event.block)) if unordered else run
+        return sorted_events
 
-    def again(self) -> "AllocationTrace":
-        """Another tape that begins as this one ends. What is there stays there: that it is dropped would be told to this one."""
+    def fork(self) -> "AllocationTrace":
+        """A second trace that begins with this one's events.
+
+        Blocks that are live now stay allocated in it: when their storages are freed, only this trace is notified.
+        """
         other = AllocationTrace()
-        other.part, other.layer = self.part, self.layer
-        other.events, other._layers, other._loose = list(self.events), list(self._layers), list(self._loose)
-        other._live, other._owners, other._copied = dict(self._live), dict(self._owners), dict(self._copied)
+        other.events, other.part, other.layer = list(self.events), self.part, self.layer
+        other._blocks, other._weight_layers = dict(self._blocks), dict(self._weight_layers)
+        other._copied_from = dict(self._copied_from)
         return other
 
-    def _look(self, function, args: tuple) -> None:
-        """Whose weights an operator is given: their layer works now."""
-        if function.__name__.startswith("_foreach"):  # of all layers at once
+    def _detect_layer(self, function: Any, args: tuple) -> None:
+        """Set the running layer from the weights that an operator is given."""
+        if function.__name__.startswith("_foreach"):  # works on all layers at once
             self.layer = OUTSIDE
-        for one in args:
-            if isinstance(one, torch.Tensor):
-                owner = self._owners.get(one.untyped_storage()._cdata)
-                if owner is not None:
-                    self.layer = owner
+        for argument in args:
+            if isinstance(argument, torch.Tensor):
+                layer = self._weight_layers.get(compat.storage_id(argument))
+                if layer is not None:
+                    self.layer = layer
                     return
 
-    def _note(self, tensor: torch.Tensor, part: str, original=None) -> None:
+    def _record(self, tensor: torch.Tensor, part: str, original: Any = None) -> None:
+        """Append the allocation of a tensor's storage, and later its free; nothing if it is known already, or empty.
+
+        original: what it may be a copy of.
+        """
         storage = tensor.untyped_storage()
-        if storage._cdata in self._live or not storage.nbytes():
+        address = compat.storage_id(tensor)
+        if address in self._blocks or not storage.nbytes():
             return
-        if self.layer is None and isinstance(original, torch.Tensor):
-            self._copied[len(self.events)] = self._live.get(original.untyped_storage()._cdata)
-        self._live[storage._cdata] = len(self.events)
-        self.keep(storage.nbytes(), part)
-        weakref.finalize(storage, self._gone, storage._cdata).atexit = False
+        if self.layer == UNKNOWN and isinstance(original, torch.Tensor):
+            self._copied_from[len(self.events)] = self._blocks.get(compat.storage_id(original))
+        self._blocks[address] = self.allocate(storage.nbytes(), part)
+        weakref.finalize(storage, self._storage_freed, address).atexit = False
 
-    def _gone(self, address: int) -> None:
-        self.drop(self._live.pop(address))
-        self._owners.pop(address, None)
+    def _storage_freed(self, address: int) -> None:
+        self.free(self._blocks.pop(address))
+        self._weight_layers.pop(address, None)
 
 
-def peak(events: list[tuple[int, int, str]]) -> tuple[int, dict[str, int]]:
-    """The most bytes that were there at once, and by part at that moment."""
-    now, most, at, parts = 0, 0, -1, {}
-    for n, (_, size, _part) in enumerate(events):
-        now += size
-        if now > most:
-            most, at = now, n
-    for _, size, part in events[: at + 1]:
-        parts[part] = parts.get(part, 0) + size
-    return most, {part: size for part, size in parts.items() if size}
+def peak(events: Sequence[AllocationEvent]) -> tuple[int, dict[str, int]]:
+    """The most bytes allocated at once, and the bytes by part at that moment."""
+    allocated, most, at = 0, 0, -1
+    for n, event in enumerate(events):
+        allocated += -event.size if event.is_free else event.size  # inlined: called for every event of a deep network
+        if allocated > most:
+            most, at = allocated, n
+    return most, bytes_by_part(events[: at + 1])
+
+
+def bytes_by_part(events: Iterable[AllocationEvent]) -> dict[str, int]:
+    """Bytes by part that are still allocated after these events; parts with none left out."""
+    parts: dict[str, int] = {}
+    for event in events:
+        parts[event.part] = parts.get(event.part, 0) + event.change
+    return {part: size for part, size in parts.items() if size}
 
 
 @contextmanager
-def booked_as(tape: AllocationTrace, part: str) -> Iterator[None]:
-    """Within it, what is made is booked under `part`."""
-    before, tape.part = tape.part, part
+def booked_as(trace: AllocationTrace, part: str) -> Iterator[None]:
+    """A context in which new storages are booked under `part`."""
+    before, trace.part = trace.part, part
     try:
         yield
     finally:
-        tape.part = before
+        trace.part = before
 
 
-def book_layer_stack(tape: AllocationTrace, stack: nn.Module) -> list:
-    """What a stack of layers makes is its activations, what comes after it the loss's; returns the hooks to be removed."""
+def book_layer_stack(trace: AllocationTrace, stack: nn.Module) -> list[RemovableHandle]:
+    """Book what a stack of layers makes as activations, and what comes after it as the loss; returns the hooks."""
 
-    def begins(*_):
-        tape.part = "activations"
+    def before(*_: Any) -> None:
+        trace.part = "activations"
 
-    def ends(*_):
-        tape.part = "loss"
+    def after(*_: Any) -> None:
+        trace.part = "loss"
 
-    return [stack.register_forward_pre_hook(begins, with_kwargs=True), stack.register_forward_hook(ends)]
-
-
-# --- what an operator makes ---
+    return [stack.register_forward_pre_hook(before, with_kwargs=True), stack.register_forward_hook(after)]
 
 
-def _made(function, args: tuple, kwargs: dict):
-    """What the operator returns; shapes that it made for like arguments before aren't worked out again.
-
-    A model has its layers many times over, and torch works out many a shape in Python: asked once a kind of call, a tape
-    of 32 layers takes a third of the time. Views are left to torch, which makes them fast.
-    """
-    how = _returns(function)
-    key = (function, _likeness(args), _likeness(tuple(kwargs.items()))) if how else (None,)
-    function = meta_kernels.REPLACEMENTS.get(function, function)
-    if None in key:
-        return function(*args, **kwargs)
-    if key not in _known_calls:
-        if len(_known_calls) >= MAX_KNOWN_CALLS:
-            _known_calls.clear()
-        made = function(*args, **kwargs)
-        if how == "itself":
-            _known_calls[key] = True
-            return made
-        parts = made if isinstance(made, tuple) else (made,)
-        taken = {one.untyped_storage()._cdata for one in args if isinstance(one, torch.Tensor)}
-        plain = all(
-            one.untyped_storage()._cdata not in taken
-            if isinstance(one, torch.Tensor) and one.is_meta
-            else one is None or isinstance(one, (int, float))
-            for one in parts
-        )
-        if not plain:  # _unsafe_view, of which the schema doesn't say that it is one
-            return made
-        _known_calls[key] = (
-            isinstance(made, tuple),
-            [(one.shape, one.stride(), one.dtype) if isinstance(one, torch.Tensor) else one for one in parts],
-        )
-        return made
-    if how == "itself":
-        return args[0]
-    several, parts = _known_calls[key]
-    made = tuple(
-        torch.empty_strided(one[0], one[1], dtype=one[2], device="meta") if isinstance(one, tuple) else one
-        for one in parts
-    )
-    return made if several else made[0]
+def _infer_layer(event: AllocationEvent, earlier: Sequence[AllocationEvent]) -> int:
+    """The layer of an event that was assigned to none: of a free its allocation's, else that of the event before it."""
+    if event.is_free and earlier[event.block].layer != OUTSIDE:
+        return earlier[event.block].layer
+    return earlier[-1].layer if earlier else OUTSIDE
 
 
-@functools.cache
-def _returns(function) -> str:
-    """By its schema: "fresh" tensors; "itself", what it wrote into, its first argument; "" for anything else."""
-    takes, gives = function._schema.arguments, function._schema.returns
-    if not any(part.alias_info for part in (*takes, *gives)):
-        return "fresh"
-    if torch.Tag.inplace_view in function.tags:  # changes what its argument looks like
-        return ""
-    written = [part.alias_info is not None and part.alias_info.is_write for part in takes]
-    return (
-        "itself"
-        if len(gives) == 1 and written[0] and sum(written) == 1 and gives[0].alias_info and gives[0].alias_info.is_write
-        else ""
-    )
-
-
-def _likeness(value):
-    """What an operator's results' shapes depend on, hashable; None where that isn't known, such as for a tensor with values."""
-    if isinstance(value, torch.Tensor):
-        return (value.shape, value.stride(), value.dtype) if value.is_meta else None
-    if isinstance(value, (tuple, list)):
-        parts = tuple(_likeness(one) for one in value)
-        return None if None in parts else (type(value), parts)
-    return (type(value), value)
-
-
-_known_calls: dict = {}
-MAX_KNOWN_CALLS = 20_000  # kinds of calls that are remembered, some 20 MB; a slider's move brings a few hundred
-
-
-def _rounded(size: int) -> int:
-    return -(-size // ROUND) * ROUND
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT

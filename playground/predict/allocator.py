@@ -1,75 +1,78 @@
-"""What torch's caching allocator reserves for a tape: holes between what is held count as taken.
+"""Simulate torch's caching allocator on CUDA: the bytes that it reserves for a trace, holes between blocks included.
 
-After CUDACachingAllocator.cpp of torch 2.11 with `expandable_segments:True`, which this program sets. Two pools, of
-tensors up to 1 MiB and above; each is one range of addresses that grows in pages of 2 and 20 MiB. A tensor goes into the
-smallest hole that holds it, the lowest of those; else onto the end. Freed neighbours become one hole. Nothing is given back.
+After CUDACachingAllocator.cpp of torch 2.11 with `expandable_segments:True`, which this program sets. There are two
+pools, for blocks up to 1 MiB and for larger ones; each is one range of addresses that grows in pages of 2 and 20 MiB. A
+block goes into the smallest hole that fits, the lowest of those, else to the end. Adjacent holes are merged. Pages are
+never returned.
 """
 
 import bisect
 from collections.abc import Iterable
 
-SMALL = 2**20
-PAGES = (2 * 2**20, 20 * 2**20)
+from playground.predict.allocation_trace import AllocationEvent
+
+MAX_SMALL_BLOCK = 2**20  # bytes
+SMALL_PAGE, LARGE_PAGE = 2 * 2**20, 20 * 2**20  # bytes
 
 
 class Pool:
-    """One range of addresses. `mapped`: bytes taken of the card."""
+    """One range of addresses, in bytes. `reserved`: its size, a multiple of the page size."""
 
     def __init__(self, page: int):
-        self.page, self.mapped, self.end = page, 0, 0
+        self.page, self.reserved = page, 0
         self._holes: list[tuple[int, int]] = []  # (size, address), sorted
-        self._starts: dict[int, int] = {}  # of holes: address → size, and end → address
-        self._ends: dict[int, int] = {}
+        self._size_by_start: dict[int, int] = {}  # of each hole
+        self._start_by_end: dict[int, int] = {}
 
-    def take(self, size: int) -> int:
-        """The address of a fresh piece."""
+    def allocate(self, size: int) -> int:
+        """Allocate a block; returns its address."""
         at = bisect.bisect_left(self._holes, (size, 0))
         if at < len(self._holes):
             hole, address = self._holes[at]
-            self._remove(address, hole)
+            self._remove_hole(address, hole)
         else:
-            address = self._ends.get(self.mapped, self.mapped)  # the hole at the end grows, if there is one
-            hole = self.mapped - address
+            address = self._start_by_end.get(self.reserved, self.reserved)  # a hole at the end grows
+            hole = self.reserved - address
             if hole:
-                self._remove(address, hole)
-            more = -(-(size - hole) // self.page) * self.page
-            self.mapped, hole = self.mapped + more, hole + more
+                self._remove_hole(address, hole)
+            growth = -(-(size - hole) // self.page) * self.page
+            self.reserved, hole = self.reserved + growth, hole + growth
         if hole > size:
-            self._add(address + size, hole - size)
+            self._add_hole(address + size, hole - size)
         return address
 
-    def give(self, address: int, size: int) -> None:
-        """Back to the pool; grown together with the holes beside it."""
-        after = self._starts.get(address + size)
-        if after:
-            self._remove(address + size, after)
-            size += after
-        before = self._ends.get(address)
-        if before is not None:
-            length = address - before
-            self._remove(before, length)
-            address, size = before, size + length
-        self._add(address, size)
+    def free(self, address: int, size: int) -> None:
+        """Free a block, and merge the hole with its neighbours."""
+        next_size = self._size_by_start.get(address + size)
+        if next_size is not None:
+            self._remove_hole(address + size, next_size)
+            size += next_size
+        previous = self._start_by_end.get(address)
+        if previous is not None:
+            previous_size = address - previous
+            self._remove_hole(previous, previous_size)
+            address, size = previous, size + previous_size
+        self._add_hole(address, size)
 
-    def _add(self, address: int, size: int) -> None:
+    def _add_hole(self, address: int, size: int) -> None:
         bisect.insort(self._holes, (size, address))
-        self._starts[address], self._ends[address + size] = size, address
+        self._size_by_start[address], self._start_by_end[address + size] = size, address
 
-    def _remove(self, address: int, size: int) -> None:
+    def _remove_hole(self, address: int, size: int) -> None:
         self._holes.pop(bisect.bisect_left(self._holes, (size, address)))
-        del self._starts[address], self._ends[address + size]
+        del self._size_by_start[address], self._start_by_end[address + size]
 
 
-def simulate_reserved(events: Iterable[tuple[int, int, str]]) -> int:
-    """The bytes that are reserved once these were taken and given back; see trace.Tape for the events."""
-    pools, there = {True: Pool(PAGES[0]), False: Pool(PAGES[1])}, {}
-    for name, size, _ in events:
-        if not size:
+def simulate_reserved(events: Iterable[AllocationEvent]) -> int:
+    """Bytes that torch has reserved on CUDA after these events."""
+    small, large = Pool(SMALL_PAGE), Pool(LARGE_PAGE)
+    addresses: dict[int, int] = {}  # of live blocks
+    for event in events:
+        if not event.size:
             continue
-        if size > 0:
-            pool = pools[size <= SMALL]
-            there[name] = pool, pool.take(size), size
+        pool = small if event.size <= MAX_SMALL_BLOCK else large
+        if event.is_free:
+            pool.free(addresses.pop(event.block), event.size)
         else:
-            pool, address, taken = there.pop(name)
-            pool.give(address, taken)
-    return sum(pool.mapped for pool in pools.values())
+            addresses[event.block] = pool.allocate(event.size)
+    return small.reserved + large.reserved

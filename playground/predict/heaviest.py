@@ -1,4 +1,4 @@
-"""Predict a fine-tune's memory from its rows: find the heaviest step, the one that holds the most tokens."""
+"""Predict a fine-tune's memory from its rows: find the heaviest step, the one with the most tokens."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ EPOCHS_SEARCHED = 8
 def predict_heaviest_step(
     config: PreTrainedConfig, settings: Settings, target: phases.Target, examples: Sequence[Example]
 ) -> dict:
-    """`phases.predict_tune` for the heaviest step on these rows, with its rows' "lengths" and "labelled" token counts."""
+    """Predict the heaviest step on these rows (phases.predict_tune), with its rows' "lengths" and "labelled" tokens."""
     for group_by_length in (config.is_encoder_decoder, True):
         rows = heaviest_batch(examples, settings.train, group_by_length)
         lengths, labelled = [len(e.ids) for e in rows], [e.labelled for e in rows]

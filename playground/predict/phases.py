@@ -1,322 +1,279 @@
-"""What a model and a fine-tune will take, before either is there: from the config alone, on no GPU.
+"""Predict the memory of loading a model, chatting with it and fine-tuning it: from its config alone, without a GPU.
 
-The program's own code is run on shapes without values (shape.py, trace.py), the allocator is simulated (allocator.py), and
-what no trace sees is added from a table (table.py). Phases: load; chat, two rows of `context` tokens, base and tuned; tune,
-the heaviest optimizer step. Each has `parts`, which add up to `allocated`, and on CUDA `reserved` and `device`, what nvidia-smi
-shows; on a CPU `resident`, the whole program's main memory.
+The program's own code runs on tensors without values (meta_model.py, allocation_trace.py), the allocator is simulated
+(allocator.py), and what no trace can see is added from measured constants (memory/constants.py). On as few layers as
+can represent all, with earlier results remembered (trace_cache.py).
 
-A few layers are traced where they can stand for all (few.py), and what was predicted once is remembered: after a slider has
-moved, only the phases that depend on it are predicted anew.
+Phases: load; chat, two rows of `context` tokens, base and tuned; tune, the heaviest optimizer step. A prediction is a
+dict of bytes: `parts`, by part of the ledger, which add up to `allocated`, what tensors take at the peak; on CUDA
+`reserved`, what torch's allocator takes, and `device_used`, what nvidia-smi shows, where `parts` includes the `runtime`
+and adds up to that; on a CPU `rss`, the process's resident memory. `need` is the one of them that has to fit.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedConfig, PreTrainedModel
 
 from playground.data.batch import Example
 from playground.memory import constants
-from playground.memory.ledger import tensors_by_part
-from playground.model import adapt
-from playground.model.load import LoadedModel
-from playground.predict.allocation_trace import AllocationTrace, book_layer_stack, booked_as, peak
+from playground.predict.allocation_trace import (
+    UNKNOWN,
+    AllocationTrace,
+    book_layer_stack,
+    booked_as,
+    bytes_by_part,
+    peak,
+)
 from playground.predict.allocator import simulate_reserved
-from playground.predict.trace_cache import Target, TracedModel, cached_prediction, checkpoint_interval, trace_shallow
+from playground.predict.cpu_memory import memory_outside_tensors
+from playground.predict.load_order import staged_elements, warmup_bytes, weights_in_load_order
+from playground.predict.trace_cache import cached_prediction, trace_phase
+from playground.predict.traced_model import Target, TracedModel, checkpoint_interval
 from playground.settings import Lora, Settings, Train
 from playground.train.loop import Trainer, training_mode
 from playground.train.parallel import Team
 from playground.train.prepare import build_trainer, make_trainable
 
-LABELLED_SHARE = 0.6  # of a row's tokens, where no rows are given: a guess
-CHAT_ROWS = 2  # rows: base and tuned
+LABELLED_SHARE = 0.6  # of a row's tokens, where no rows are known: a guess
+CHAT_ROWS = 2  # base and tuned
+UNLIMITED = 2**60  # bytes
 
 
-@cached_prediction
-def predict_load(config: PreTrainedConfig, settings: Settings, place: Target) -> dict:
-    """The phase `load`: weights as they come in, each of those that are quantized in 16 bits at first.
+@cached_prediction("load")
+def predict_load(config: PreTrainedConfig, settings: Settings, target: Target) -> dict:
+    """Predict the memory of loading: weights arrive one by one, and those that are quantized arrive in 16 bits.
 
-    On a CPU also "after": resident once the model is there, and the file's pages are gone if they go.
+    `parts` are what stays, and as `buffers` what the peak needs beyond that. On a CPU also "after": resident bytes once
+    the model is loaded, without the pages of its file where they are released.
     """
-    traced = TracedModel(config, settings.load, place, None, empty=True)
-    loaded, tape = traced.loaded, traced.tape
-    if place.device == "cuda":
-        tape.passing(_warm_up(loaded), "weights")
-    for tensor, quant_constants in _arriving(loaded.model):
-        whole = tape.keep(_before_quantizing(tensor) * place.dtype.itemsize, "buffers")
-        tape.hold("weights", tensor)
-        for constant in quant_constants:
-            tape.hold("quant_constants", constant)
-        tape.drop(whole)
-    told, parts = _prediction(traced, place, "load", settings.load.bits), {}
-    for _, size, part in tape.events:
-        parts[part] = parts.get(part, 0) + size
-    parts = {part: size for part, size in parts.items() if size}  # as it stays; beside it, what came and went
-    passed = {"buffers": told["allocated"] - sum(parts.values())} if told["allocated"] > sum(parts.values()) else {}
-    runtime = {"runtime": told["parts"]["runtime"]} if "runtime" in told["parts"] else {}
-    after = (
-        {"after": sum(parts.values()) + _memory_beside_tensors(traced, place, "after", settings.load.bits)}
-        if "rss" in told
-        else {}
-    )
-    return told | {"parts": parts | passed | runtime} | after
+    bits = settings.load.bits
+    traced = TracedModel(config, settings.load, target, None, with_weights=False)
+    model, trace = traced.loaded.model, traced.trace
+    if target.device == "cuda":
+        trace.allocate_and_free(warmup_bytes(model), "weights")
+    for weight, quant_constants in weights_in_load_order(model):
+        staged = trace.allocate(staged_elements(weight) * target.dtype.itemsize, "buffers")
+        trace.book("weights", weight)
+        for tensor in quant_constants:
+            trace.book("quant_constants", tensor)
+        trace.free(staged)
+    prediction = _prediction_from_trace(traced, target, "load", bits)
+    parts = bytes_by_part(trace.events)
+    loaded = sum(parts.values())
+    if prediction["allocated"] > loaded:
+        parts["buffers"] = prediction["allocated"] - loaded
+    if "runtime" in prediction["parts"]:
+        parts["runtime"] = prediction["parts"]["runtime"]
+    prediction["parts"] = parts
+    if "rss" in prediction:
+        prediction["after"] = loaded + memory_outside_tensors(traced, target, "loaded", bits)
+    return prediction
 
 
-def _arriving(model: PreTrainedModel) -> list[tuple[torch.Tensor, list[torch.Tensor]]]:
-    """Each weight and what is kept beside it, in the order in which transformers loads them: by name, numbers as numbers, the head first."""
-    head = model.get_output_embeddings().weight
-    names = {id(tensor): name.split(".") for name, tensor in (*model.named_parameters(), *model.named_buffers())}
-    found: list[tuple[torch.Tensor, list[torch.Tensor]]] = []
-    for part, tensor in tensors_by_part(model):
-        if part == "quant_constants":
-            found[-1][1].append(tensor)
-        else:
-            found.append((tensor, []))
-    found.sort(
-        key=lambda pair: [
-            (pair[0] is not head, 0, ""),
-            *((not word.isdigit(), int(word) if word.isdigit() else 0, word) for word in names.get(id(pair[0]), ())),
-        ]
-    )
-    return found
+@cached_prediction("load")
+def predict_chat(config: PreTrainedConfig, settings: Settings, target: Target, context: int) -> dict:
+    """Predict the memory of an answer: the prompts are read, then a last token is generated, `context` tokens in all.
 
-
-def _warm_up(loaded: LoadedModel) -> int:
-    """Bytes that transformers takes and gives back before it loads (caching_allocator_warmup): about the weights'."""
-    own = {
-        tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes()
-        for part, tensor in tensors_by_part(loaded.model)
-        if part == "weights"
-    }
-    return sum(own.values())
-
-
-def _before_quantizing(tensor: torch.Tensor) -> int:
-    """How many numbers wait on the device to be quantized into this tensor; 0 for one that isn't quantized."""
-    if getattr(tensor, "quant_state", None) is not None:
-        return tensor.quant_state.shape.numel()
-    return 2 * tensor.numel() if getattr(tensor, "SCB", None) is not None else 0  # LLM.int8() makes a copy in float16
-
-
-@cached_prediction
-def predict_chat(config: PreTrainedConfig, settings: Settings, place: Target, context: int) -> dict:
-    """The phase `chat`: prompts are read, and the last token is written, with `context` tokens in all.
-
-    Of a model with an encoder, that reads one half of them and writes the other.
+    An encoder-decoder model reads one half of them and generates the other.
     """
-    return trace_shallow(partial(_chat, context=context), config, replace(settings, lora=Lora(), train=Train()), place)
+    untrained = replace(settings, lora=Lora(), train=Train())
+    return trace_phase(partial(_trace_chat, context=context), config, untrained, target)
 
 
-def _chat(traced: TracedModel, settings: Settings, place: Target, context: int) -> dict:
-    loaded, tape = traced.loaded, traced.tape
-    with torch.no_grad(), tape:
-        if place.device == "cuda":
-            tape.keep(constants.CUBLAS_WORKSPACE, "buffers")
-        with booked_as(tape, "activations"):
-            for inputs in first_and_last(loaded.model, context, partial(_hold_layer, tape)):
-                _hold_cache(tape, loaded.model(**inputs, use_cache=True).past_key_values)
-    return _prediction(traced, place, "chat", settings.load.bits)
+def _trace_chat(traced: TracedModel, settings: Settings, target: Target, context: int) -> dict:
+    model, trace = traced.loaded.model, traced.trace
+    with torch.no_grad(), trace:
+        if target.device == "cuda":
+            trace.allocate(constants.CUBLAS_WORKSPACE, "buffers")
+        with booked_as(trace, "activations"):
+            for inputs in prefill_and_decode_inputs(model, context, partial(_book_cache_layer, trace)):
+                _book_cache(trace, model(**inputs, use_cache=True).past_key_values)
+    return _prediction_from_trace(traced, target, "chat", settings.load.bits)
 
 
-def first_and_last(model: PreTrainedModel, context: int, hold: Callable = lambda layer: None) -> Iterator[dict]:
-    """What the model reads at first, and then with a cache of all but one of `context` tokens; it is called in between.
+def prefill_and_decode_inputs(
+    model: PreTrainedModel, context: int, on_filled_layer: Callable[[Any], None] = lambda layer: None
+) -> Iterator[dict]:
+    """The model's inputs when it reads the prompts, and then when it generates the last of `context` tokens.
 
-    hold: is told of each layer of a cache that is filled up here. The cache is passed on from what the model returned.
+    The caller calls the model between the two, which fills the cache. An encoder-decoder model's cache is filled up to
+    length by this function; `on_filled_layer` is called with each of its layers after that.
     """
     ids = partial(torch.zeros, dtype=torch.long, device=model.device)
     if not model.config.is_encoder_decoder:
         cache = DynamicCache(config=model.config)
         yield {"input_ids": ids(CHAT_ROWS, context - 1), "past_key_values": cache, "logits_to_keep": 1}
-        yield {
-            "input_ids": ids(CHAT_ROWS, 1),
-            "past_key_values": cache,
-            "position_ids": torch.full((CHAT_ROWS, 1), context - 1, device=model.device),
-        }
+        position_ids = torch.full((CHAT_ROWS, 1), context - 1, device=model.device)
+        yield {"input_ids": ids(CHAT_ROWS, 1), "past_key_values": cache, "position_ids": position_ids}
         return
-    reads, states = context // 2, model.get_encoder()(input_ids=ids(CHAT_ROWS, context // 2))
-    cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-    yield {"encoder_outputs": states, "decoder_input_ids": ids(CHAT_ROWS, 1), "past_key_values": cache}
-    for layer in cache.self_attention_cache.layers:
+    prompt, encoder = context // 2, model.get_encoder()
+    states = encoder(input_ids=ids(CHAT_ROWS, prompt))
+    caches: Any = EncoderDecoderCache(DynamicCache(), DynamicCache())
+    yield {"encoder_outputs": states, "decoder_input_ids": ids(CHAT_ROWS, 1), "past_key_values": caches}
+    for layer in caches.self_attention_cache.layers:
         layer.keys, layer.values = (
-            tensor.expand(-1, -1, context - reads - 1, -1).contiguous() for tensor in (layer.keys, layer.values)
+            tensor.expand(-1, -1, context - prompt - 1, -1).contiguous() for tensor in (layer.keys, layer.values)
         )
-        hold(layer)
-    yield {"encoder_outputs": states, "decoder_input_ids": ids(CHAT_ROWS, 1), "past_key_values": cache}
+        on_filled_layer(layer)
+    yield {"encoder_outputs": states, "decoder_input_ids": ids(CHAT_ROWS, 1), "past_key_values": caches}
 
 
-@cached_prediction
+@cached_prediction("load", "lora", "train")
 def predict_tune(
     config: PreTrainedConfig,
     settings: Settings,
-    place: Target,
+    target: Target,
     lengths: Sequence[int],
     labelled: Sequence[int] = (),
     prefix: int = 0,
     all_logits: bool = False,
 ) -> dict:
-    """The phase `tune`: a step over rows of these lengths, in tokens, of which so many are `labelled`, and all begin with the same `prefix`.
+    """Predict the memory of a fine-tune's optimizer step over rows of these lengths in tokens.
 
-    all_logits: as if the loss weren't chunked. Beside the usual: "checkpointing" and "budget" of tokens, as planned for what
-    the place has, and the "work" of a token under them, in forward passes; "tokens" and "rows" at once; "batching", how they
-    are packed; "trainable" parameters. Raises PlaygroundError for settings that don't fit the model.
+    labelled: how many tokens of each row are labelled. prefix: how many tokens all rows begin with alike.
+    all_logits: the loss isn't chunked. The prediction also has, as planned for the target's capacity, "checkpointing",
+    "budget", the most tokens in a micro-batch (0: no limit), and "work", a token's cost in forward passes; "tokens" and
+    "rows" of the largest micro-batch; "batching", how rows are packed; and the number of "trainable" parameters. Raises
+    PlaygroundError for settings that don't fit the model.
     """
     labelled = labelled or [max(1, round(n * LABELLED_SHARE)) for n in lengths]
     rows = [
         Example([5] * prefix + [6 + row] * (n - prefix), max(1, n - part))
         for row, (n, part) in enumerate(zip(lengths, labelled))
     ]
-    settings = replace(
-        settings, train=replace(settings.train, batch_size=min(settings.train.batch_size, len(rows)), compile="off")
-    )
-    return trace_shallow(
-        partial(_tune, rows=rows, all_logits=all_logits),
+    train = replace(settings.train, batch_size=min(settings.train.batch_size, len(rows)), compile="off")
+    return trace_phase(
+        partial(_trace_tune, rows=rows, all_logits=all_logits),
         config,
-        settings,
-        place,
-        checkpoint_interval(settings.train.gradient_checkpointing),
-        _learning,
+        replace(settings, train=train),
+        target,
+        checkpoint_interval(train.gradient_checkpointing),
+        _prepare_training,
     )
 
 
-def _learning(traced: TracedModel, settings: Settings, place: Target) -> None:
-    """The network as it learns, before anything depends on rows."""
-    for _ in range(2 if place.device == "cuda" else 0):  # the thread that goes forward, and autograd's
-        traced.tape.keep(constants.CUBLAS_WORKSPACE, "buffers")
-    with traced.tape:
-        traced.tape.layer = None
+def _prepare_training(traced: TracedModel, settings: Settings, target: Target) -> None:
+    """Make the network trainable; nothing here depends on rows."""
+    if target.device == "cuda":
+        for _ in range(2):  # the forward pass and autograd run in a thread each
+            traced.trace.allocate(constants.CUBLAS_WORKSPACE, "buffers")
+    with traced.trace:
+        traced.trace.layer = UNKNOWN
         make_trainable(traced.loaded, settings)
-    traced.know()
+    traced.assign_layers()
 
 
-def _tune(traced: TracedModel, settings: Settings, place: Target, rows: Sequence[Example], all_logits: bool) -> dict:
-    loaded, tape, train = traced.loaded, traced.tape, settings.train
-    room = (
-        place.capacity
-        - constants.cuda_runtime_bytes("tune", settings.load.bits)
-        - 2 * constants.CUBLAS_WORKSPACE
-        - traced.weights
-        if place.capacity
-        else 2**60
-    )
-    with tape:
-        trainer = build_trainer(
-            loaded, settings, rows, [], Team("meta"), room, lambda tensor: traced.count(tape.of(tensor))
-        )
+def _trace_tune(
+    traced: TracedModel, settings: Settings, target: Target, rows: Sequence[Example], all_logits: bool
+) -> dict:
+    trace, train = traced.trace, settings.train
+    at_once = train.micro_batch_size or train.batch_size
+    with trace:
+        room = _room_to_plan_with(traced, target, settings.load.bits)
+        trainer = build_trainer(traced.loaded, settings, rows, [], Team("meta"), room, traced.tensor_multiplicity)
         policy, batcher = trainer.plan.policy, trainer.batcher
-        traced.check(policy)
+        traced.check_interval(policy)
         trainer.loss_module.chunked &= not all_logits
-        _hold_trained(tape, loaded, trainer)
-        _step(tape, trainer, rows, train.micro_batch_size or train.batch_size)
-    told = _prediction(traced, place, "tune", settings.load.bits)
-    part = next(batcher.parts(rows, train.micro_batch_size or train.batch_size, policy.tokens))
-    return told | {
+        _book_trained(traced, trainer)
+        _trace_step(trace, trainer, rows, at_once)
+    prediction = _prediction_from_trace(traced, target, "tune", settings.load.bits)
+    largest = next(batcher.micro_batches(rows, at_once, policy.tokens))
+    return prediction | {
         "checkpointing": policy.checkpointing,
         "budget": policy.tokens if policy.tokens < sum(len(row.ids) for row in rows) else 0,
-        "work": trainer.plan.work,
-        "tokens": batcher.size(part),
-        "rows": len(part),
+        "work": trainer.plan.forward_passes,
+        "tokens": batcher.computed_tokens(largest),
+        "rows": len(largest),
         "batching": batcher.mode,
-        "trainable": sum(p.numel() * traced.count(tape.of(p)) for p in trainer.optimizer.parameters),
+        "trainable": sum(p.numel() * traced.tensor_multiplicity(p) for p in trainer.optimizer.parameters),
     }
 
 
-def _step(tape: AllocationTrace, trainer: Trainer, rows: Sequence[Example], at_once: int) -> None:
-    """One optimizer step as it is from the second on, the optimizer's averages there already; of many micro-batches, two."""
+def _room_to_plan_with(traced: TracedModel, target: Target, bits: int) -> int:
+    """Bytes that the training plan may use besides the weights."""
+    if not target.capacity:
+        return UNLIMITED
+    runtime = constants.cuda_runtime_bytes("tune", bits) + 2 * constants.CUBLAS_WORKSPACE
+    return target.capacity - runtime - traced.weight_bytes
+
+
+def _trace_step(trace: AllocationTrace, trainer: Trainer, rows: Sequence[Example], at_once: int) -> None:
+    """Trace an optimizer step such as the second one, with the optimizer's moments there already.
+
+    Of many micro-batches, the two largest are traced.
+    """
     for copy in trainer.optimizer.copies:
-        tape.layer = tape.of(copy)
-        tape.keep(trainer.optimizer.moment_bytes(copy) // 2, "optimizer")
-        tape.keep(trainer.optimizer.moment_bytes(copy) // 2, "optimizer")
-    parts = sorted(
-        trainer.batcher.parts(rows, at_once, trainer.plan.policy.tokens), key=trainer.batcher.size, reverse=True
+        trace.layer = trace.layer_of(copy)
+        for _ in range(2):  # both moments
+            trace.allocate(trainer.optimizer.moment_bytes(copy) // 2, "optimizer")
+    micro_batches = sorted(
+        trainer.batcher.micro_batches(rows, at_once, trainer.plan.policy.tokens),
+        key=trainer.batcher.computed_tokens,
+        reverse=True,
     )
-    network = trainer.batcher.model
-    stacks = (
-        [network.get_encoder(), network.get_decoder()]
-        if trainer.batcher.encoder
-        else [getattr(network, network.base_model_prefix, None)]
-    )
-    hooks = [hook for stack in stacks if stack is not None for hook in book_layer_stack(tape, stack)]
+    hooks = [hook for stack in _layer_stacks(trainer) for hook in book_layer_stack(trace, stack)]
     with training_mode(trainer, learning=True):
-        for part in parts[:2]:
-            with booked_as(tape, "loss"):
-                loss = trainer.loss_module(trainer.batcher.batch(part)) * 1.0
-                tape.part = "activations"
+        for micro_batch in micro_batches[:2]:
+            with booked_as(trace, "loss"):
+                loss = trainer.loss_module(trainer.batcher.batch(micro_batch)) * 1.0
+                trace.part = "activations"
                 trainer.optimizer.backward(loss)
                 del loss
             for gradient in trainer.optimizer.gradients():
-                tape.hold("gradients", gradient)
+                trace.book("gradients", gradient)
     for hook in hooks:
         hook.remove()
 
 
-def _hold_trained(tape: AllocationTrace, loaded: LoadedModel, trainer: Trainer) -> None:
-    for part, tensor in tensors_by_part(loaded.model):
-        tape.hold(part, tensor)
-    if trainer.optimizer.copies is not trainer.optimizer.parameters:
-        for copy, parameter in zip(trainer.optimizer.copies, trainer.optimizer.parameters):
-            tape.know(tape.of(parameter), [copy])
-            tape.hold("optimizer", copy)
+def _layer_stacks(trainer: Trainer) -> list[Any]:
+    """The modules that contain the repeated layers, without the output head."""
+    network: Any = trainer.batcher.model
+    if trainer.batcher.encoder:
+        return [network.get_encoder(), network.get_decoder()]
+    stack = getattr(network, network.base_model_prefix, None)
+    return [] if stack is None else [stack]
 
 
-def _hold_cache(tape: AllocationTrace, cache) -> None:
-    apart = (
-        (cache.self_attention_cache, cache.cross_attention_cache)
-        if isinstance(cache, EncoderDecoderCache)
-        else (cache,)
-    )
-    for layer in (layer for one in apart for layer in one.layers):
-        _hold_layer(tape, layer)
+def _book_trained(traced: TracedModel, trainer: Trainer) -> None:
+    """Book the trainable model's tensors, and the optimizer's float32 copies where it has some."""
+    trace, optimizer = traced.trace, trainer.optimizer
+    traced.book_weights()
+    if optimizer.copies is not optimizer.parameters:
+        for copy, parameter in zip(optimizer.copies, optimizer.parameters):
+            trace.assign_layer(trace.layer_of(parameter), [copy])
+            trace.book("optimizer", copy)
 
 
-def _hold_layer(tape: AllocationTrace, layer) -> None:
+def _book_cache(trace: AllocationTrace, cache: Any) -> None:
+    is_pair = isinstance(cache, EncoderDecoderCache)
+    for one in (cache.self_attention_cache, cache.cross_attention_cache) if is_pair else (cache,):
+        for layer in one.layers:
+            _book_cache_layer(trace, layer)
+
+
+def _book_cache_layer(trace: AllocationTrace, layer: Any) -> None:
     for tensor in (layer.keys, layer.values):
-        tape.know(tape.of(tensor), [tensor])
-        tape.hold("kv_cache", tensor)
+        trace.assign_layer(trace.layer_of(tensor), [tensor])
+        trace.book("kv_cache", tensor)
 
 
-def _memory_beside_tensors(traced: TracedModel, place: Target, phase: str, bits: int) -> int:
-    """Bytes of main memory beside tensors: the program, its kernels, the tokenizer, and pages of the file that weights were read from.
-
-    A file of 16 bits a weight is assumed, which is mapped and read (load.read_in). Weights of 16 bits lie in its pages themselves;
-    where they are made into 32 bits the pages go once they are; where into fewer, those that are left as they were keep the
-    whole file, and are in it.
-    """
-    model, pages = traced.loaded.model, 0
-
-    def count(sizes: Iterable[tuple[torch.Tensor, int]]) -> int:
-        return sum(traced.count(traced.tape.of(tensor)) * size for tensor, size in sizes)
-
-    base = [p for name, p in model.named_parameters() if "lora_" not in name]
-    if bits > 16:
-        pages = 2 * count((p, p.numel()) for p in base) if phase == "load" else 0
-    elif bits < 16:
-        pages = 2 * count(
-            (m.weight, m.in_features * m.out_features)
-            for m in adapt.linear_layers(model).values()
-            if hasattr(m, "in_features") and m.weight.dtype.itemsize == 1
-        )
-    vocabulary = model.config.get_text_config().vocab_size
-    return (
-        constants.PROGRAM_RSS
-        + constants.TOKENIZER_BYTES_PER_TOKEN * vocabulary
-        + pages
-        + (constants.CPU_KERNELS[place.dtype] if phase in ("chat", "tune") else 0)
-    )
-
-
-def _prediction(traced: TracedModel, place: Target, phase: str, bits: int) -> dict:
-    events = traced.events()
+def _prediction_from_trace(traced: TracedModel, target: Target, phase: str, bits: int) -> dict:
+    """The prediction of a phase whose trace is complete."""
+    events = traced.whole_events()
     allocated, parts = peak(events)
-    if place.device == "cpu":
-        rss = allocated + _memory_beside_tensors(traced, place, phase, bits)
+    if target.device == "cpu":
+        rss = allocated + memory_outside_tensors(traced, target, phase, bits)
         return {"parts": parts, "allocated": allocated, "rss": rss, "need": rss}
-    taken = simulate_reserved(events)
-    device = taken + constants.cuda_runtime_bytes(phase, bits)
+    reserved = simulate_reserved(events)
+    device_used = reserved + constants.cuda_runtime_bytes(phase, bits)
     return {
-        "parts": parts | {"runtime": device - allocated},
+        "parts": parts | {"runtime": device_used - allocated},
         "allocated": allocated,
-        "reserved": taken,
-        "device_used": device,
-        "need": device,
+        "reserved": reserved,
+        "device_used": device_used,
+        "need": device_used,
     }

@@ -1,207 +1,151 @@
-"""A network of shapes under a tape: of few layers where they can stand for all (few.py), of all where they can't; and what was asked before is remembered."""
+"""Trace a phase on as few layers as possible, and remember what was computed for earlier predictions.
 
-import copy
-from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+After a slider has moved, most of the work is done already. Three caches, all of the least recently used kind:
+
+- each phase's predictions (`cached_prediction`): a phase whose inputs didn't change is not traced again;
+- shallow networks, ready to be traced (`ShallowTraces.networks`): other rows or batch sizes reuse them;
+- the checkpoint interval that `auto` chose last (`ShallowTraces.intervals`): tracing begins with enough layers for it.
+
+What is known of whole networks is remembered in meta_model.py, and operators' output shapes in call_cache.py.
+"""
+
+import logging
+from collections.abc import Callable, Hashable
+from dataclasses import replace
 from functools import wraps
+from typing import Any, Protocol
 
-import torch
 from transformers import PreTrainedConfig
 
 from playground.errors import PlaygroundError
-from playground.memory.ledger import tensors_by_part
-from playground.model.load import LoadedModel
 from playground.predict import meta_model
-from playground.predict.allocation_trace import OUTSIDE, AllocationTrace
-from playground.predict.layer_extrapolation import (
-    LayersDiffer,
-    ShallowModel,
-    extrapolate,
-    repeated_layers,
-    shallow_model,
-)
-from playground.settings import Load, Settings
-from playground.train.checkpointing import CheckpointPolicy
+from playground.predict.lru import LruCache
+from playground.predict.shallow_model import LayersDiffer, ShallowModel, choose_shallow_model
+from playground.predict.traced_model import MoreLayersNeeded, Target, TracedModel, checkpoint_interval
+from playground.settings import Settings
 
-REMEMBERED = 256  # predictions of a phase
-KEPT = 12  # networks of few layers, some MB each
+MAX_PREDICTIONS = 256  # of each phase
+MAX_SHALLOW_NETWORKS = 12  # some MB each
+
+logger = logging.getLogger(__name__)
+
+Prepare = Callable[[TracedModel, Settings, Target], None]
 
 
-@dataclass(frozen=True)
-class Target:
-    """Where it is to run. device: "cuda" or "cpu"; dtype: what is computed in; capacity: bytes of that memory, 0: no limit."""
+class CachedPrediction(Protocol):
+    """A function that predicts a phase, with its cache."""
 
-    device: str
-    dtype: torch.dtype
-    capacity: int = 0
+    cache: LruCache[dict]
+    __wrapped__: Callable[..., dict]
+
+    def __call__(
+        self, config: PreTrainedConfig, settings: Settings, target: Target, *args: Any, **kwargs: Any
+    ) -> dict: ...
 
 
-def cached_prediction(predict: Callable) -> Callable:
-    """The same function, which answers for the same config and arguments without asking again; but for `tune`, all of the settings that count is how the model is loaded."""
-    answers: OrderedDict[tuple, dict] = OrderedDict()
-    tunes = predict.__name__ == "predict_tune"
+def cached_prediction(*sections: str) -> Callable[[Callable[..., dict]], CachedPrediction]:
+    """Decorate a function (config, settings, target, …) that predicts a phase: remember its results.
 
-    @wraps(predict)
-    def answer(config: PreTrainedConfig, settings: Settings, place: Target, *args, **more) -> dict:
-        counts = (
-            (settings.load, settings.lora, settings.train, place)
-            if tunes
-            else (settings.load, replace(place, capacity=0))
-        )
+    sections: of the settings that it depends on. It depends on the target's capacity only if it depends on "train".
+    """
+
+    def decorate(predict: Callable[..., dict]) -> CachedPrediction:
+        cache: LruCache[dict] = LruCache(MAX_PREDICTIONS)
+
+        @wraps(predict)
+        def cached(config: PreTrainedConfig, settings: Settings, target: Target, *args: Any, **kwargs: Any) -> dict:
+            key = (
+                meta_model.config_key(config),
+                target if "train" in sections else replace(target, capacity=0),
+                *(getattr(settings, section) for section in sections),
+                *map(_hashable, args),
+                *((name, _hashable(value)) for name, value in kwargs.items()),
+            )
+            prediction = cache.get_or_compute(key, lambda: predict(config, settings, target, *args, **kwargs))
+            return prediction | {"parts": dict(prediction["parts"])}  # a copy, which the caller may change
+
+        cached.cache = cache  # type: ignore[attr-defined]
+        return cached  # type: ignore[return-value]
+
+    return decorate
+
+
+class ShallowTraces:
+    """What is kept of shallow networks from one prediction to the next."""
+
+    def __init__(self) -> None:
+        self.networks: LruCache[TracedModel] = LruCache(MAX_SHALLOW_NETWORKS)
+        self.intervals: LruCache[int] = LruCache(meta_model.MAX_KNOWN_MODELS)  # that `auto` chose, by kinds of layers
+
+    def prepared(
+        self, config: PreTrainedConfig, target: Target, shallow: ShallowModel, prepare: Prepare
+    ) -> TracedModel:
+        """A fork of the shallow network after `prepare`."""
+        settings = shallow.settings
         key = (
-            meta_model.config_key(config),
-            *counts,
-            *map(_hashable, args),
-            *((name, _hashable(value)) for name, value in more.items()),
+            meta_model.config_key(shallow.config),
+            shallow.regions,
+            shallow.interval,
+            target.device,
+            target.dtype,
+            prepare,
+            settings.load,
+            settings.lora,
+            settings.train.method,
+            settings.train.seed,
         )
-        if key not in answers:
-            answers[key] = predict(config, settings, place, *args, **more)
-            while len(answers) > REMEMBERED:
-                answers.popitem(last=False)
-        answers.move_to_end(key)
-        return answers[key] | {"parts": dict(answers[key]["parts"])}
 
-    answer.answers = answers
-    return answer
+        def build() -> TracedModel:
+            traced = TracedModel(config, settings.load, target, shallow)
+            prepare(traced, settings, target)
+            return traced
+
+        return self.networks.get_or_compute(key, build).fork()
 
 
-def _hashable(value):
-    return tuple(value) if isinstance(value, (list, tuple)) else value
+shallow_traces = ShallowTraces()
 
 
-class MoreLayersNeeded(Exception):
-    """Every so many layers are computed twice, as was planned only now: more of them have to be traced."""
-
-    def __init__(self, every: int):
-        self.every = every
+def no_preparation(traced: TracedModel, settings: Settings, target: Target) -> None:
+    """For phases that run on the network as it was loaded."""
 
 
-class TracedModel:
-    """A network of shapes, and the tape of what it does, its weights there already unless it is `empty`. few: what it stands for; None: for itself."""
-
-    def __init__(
-        self, config: PreTrainedConfig, load: Load, place: Target, shallow: ShallowModel | None, empty: bool = False
-    ):
-        self.loaded, self.tape, self.few = (
-            meta_model.build_loaded(shallow.config if shallow else config, load, place.dtype, place.device),
-            AllocationTrace(),
-            shallow,
-        )
-        if shallow:
-            shallow.check(self.loaded.model)
-        self.know()
-        if not empty:
-            book_weights(self.tape, self.loaded)
-        self.tape.layer = OUTSIDE
-        self.weights = sum(
-            size * self.count(layer) for (_, size, _), layer in zip(*self.tape.by_layers())
-        )  # bytes, of the whole network
-
-    def again(self) -> "TracedModel":
-        """The same network with a tape of its own, that begins as this one ends."""
-        other = copy.copy(self)
-        other.tape = self.tape.again()
-        for parameter in self.loaded.model.parameters():
-            parameter.grad = None
-        return other
-
-    def know(self) -> None:
-        """Tell the tape which layer each weight belongs to."""
-        if self.few:
-            stack, model = repeated_layers(self.loaded.model), self.loaded.model
-            inside = {id(tensor) for layer in stack for _, tensor in tensors_by_part(layer)}
-            self.tape.know(OUTSIDE, (tensor for _, tensor in tensors_by_part(model) if id(tensor) not in inside))
-            for number, layer in enumerate(stack):
-                self.tape.know(number, (tensor for _, tensor in tensors_by_part(layer)))
-
-    def check(self, policy: CheckpointPolicy) -> None:
-        """Raises Deeper if more layers are needed to stand for all under this dial."""
-        every = checkpoint_interval(policy.checkpointing)
-        if self.few and self.few.every % every:
-            raise MoreLayersNeeded(every)
-
-    def count(self, layer: int) -> int:
-        """How many layers of the whole network this one stands for."""
-        return self.few.counts[layer] if self.few and layer != OUTSIDE else 1
-
-    def events(self) -> list[tuple[int, int, str]]:
-        """The whole network's. Raises Unalike where few layers can't stand for all."""
-        return extrapolate(*self.tape.by_layers(), self.few.regions) if self.few else self.tape.events
-
-
-_kept: OrderedDict[tuple, TracedModel] = OrderedDict()
-_planned: dict[
-    tuple, int
-] = {}  # of networks, by their layers' kinds: every how manieth layer `auto` last chose to compute twice
-
-
-def checkpoint_interval(checkpointing: str) -> int:
-    return int(checkpointing) if checkpointing.isdigit() else 1
-
-
-def trace_shallow(
-    trace: Callable,
+def trace_phase(
+    trace: Callable[[TracedModel, Settings, Target], dict],
     config: PreTrainedConfig,
     settings: Settings,
-    place: Target,
-    every: int = 1,
-    begin: Callable = lambda traced, settings, place: None,
+    target: Target,
+    interval: int = 1,
+    prepare: Prepare = no_preparation,
 ) -> dict:
-    """What `trace` says of few layers, where they can stand for all, else of all. every: as of `few`.
+    """What `trace` predicts from a shallow network; from all layers where no shallow one can represent them.
 
-    begin: what is done to a network first; few layers it is done to are kept. It depends on how the model is loaded, on
-    what learns and on nothing else.
+    interval: every how many layers one is treated apart. prepare: what is done to a network before it is traced;
+    shallow networks are kept after it. It may depend on how the model is loaded and on what is trained, on nothing
+    else.
     """
-    kinds = meta_model.model_facts(config, settings.load, place.dtype, place.device).kinds
-    every = max(every, _planned.get(kinds, 1)) if settings.train.gradient_checkpointing == "auto" else every
+    kinds = meta_model.model_facts(config, settings.load, target.dtype, target.device).kinds
+    if settings.train.gradient_checkpointing == "auto":
+        interval = max(interval, shallow_traces.intervals.get(kinds) or 1)
     try:
-        while fewer := shallow_model(config, settings, kinds, every):
+        while shallow := choose_shallow_model(config, settings, kinds, interval):
             try:
-                told = trace(_begun(config, place, fewer, begin), fewer.settings, place)
+                prediction = trace(shallow_traces.prepared(config, target, shallow, prepare), shallow.settings, target)
             except MoreLayersNeeded as error:
-                every = error.every
+                interval = error.interval
                 continue
             except Exception:
-                _kept.clear()  # who knows in which state it was left
+                shallow_traces.networks.clear()  # the network may have been left in any state
                 raise
-            if "checkpointing" in told:
-                _planned[kinds] = checkpoint_interval(told["checkpointing"])
-                while len(_planned) > meta_model.REMEMBERED:
-                    _planned.pop(next(iter(_planned)))
-            return told
-    except (LayersDiffer, PlaygroundError):  # what is really wrong is so for all layers
-        pass
-    traced = TracedModel(config, settings.load, place, None)
-    begin(traced, settings, place)
-    return trace(traced, settings, place)
+            if "checkpointing" in prediction:
+                shallow_traces.intervals.put(kinds, checkpoint_interval(prediction["checkpointing"]))
+            return prediction
+    except (LayersDiffer, PlaygroundError):  # settings that don't fit the model raise the same from all layers
+        logger.info("tracing all layers of %s instead of a shallow network", config.model_type, exc_info=True)
+    traced = TracedModel(config, settings.load, target, None)
+    prepare(traced, settings, target)
+    return trace(traced, settings, target)
 
 
-def _begun(config: PreTrainedConfig, place: Target, fewer: ShallowModel, begin: Callable) -> TracedModel:
-    """That network once it has begun, kept from before if it is among the last ones."""
-    chosen = fewer.settings
-    key = (
-        meta_model.config_key(fewer.config),
-        fewer.regions,
-        fewer.every,
-        place.device,
-        place.dtype,
-        begin,
-        chosen.load,
-        chosen.lora,
-        chosen.train.method,
-        chosen.train.seed,
-    )
-    if key not in _kept:
-        made = TracedModel(config, chosen.load, place, fewer)
-        begin(made, chosen, place)
-        _kept[key] = made
-        while len(_kept) > KEPT:
-            _kept.popitem(last=False)
-    _kept.move_to_end(key)
-    return _kept[key].again()
-
-
-def book_weights(tape: AllocationTrace, loaded: LoadedModel) -> None:
-    for part, tensor in tensors_by_part(loaded.model):
-        tape.hold(part, tensor)
+def _hashable(value: Any) -> Hashable:
+    return tuple(value) if isinstance(value, (list, tuple)) else value

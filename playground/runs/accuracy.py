@@ -1,8 +1,9 @@
-"""How right the predictions were: what a run said beforehand, beside what was measured in it. No torch here.
+"""Compare predicted with measured memory, run by run. Imports no torch.
 
-A job says before a phase what it will take (`prediction` events) and after it what it took (`measured`): see beside.py.
-What is compared depends on where it ran. On CUDA: what tensors take, what torch's allocator reserves, the whole card. On
-a CPU the process's resident memory, and the parts that are known one by one: what else tensors take can't be measured there.
+A job writes a `memory_predicted` event before a phase and a `memory_measured` event after it (engine/predictions.py).
+Which figures are comparable depends on the device. On CUDA: what tensors take, what torch's allocator reserves, and
+the whole GPU. On a CPU: the process's resident memory, and the parts that are known exactly; other tensors can't be
+measured there.
 """
 
 from collections.abc import Iterable
@@ -18,7 +19,7 @@ TOTALS = ("allocated", "reserved", "device_used", "rss")
 
 @dataclass(frozen=True)
 class Pair:
-    """One figure of one phase (load, chat, tune): bytes predicted and bytes measured. `kind`: one of TOTALS, or a part."""
+    """A predicted and a measured figure of one phase (load, chat, tune), in bytes. `kind`: one of TOTALS, or a part."""
 
     run: str
     phase: str
@@ -28,13 +29,13 @@ class Pair:
 
     @property
     def error(self) -> float:
-        """Signed, as a share of what was measured: above 0, too much was predicted."""
+        """The error as a share of the measured bytes; above 0 where too much was predicted."""
         return self.predicted / self.measured - 1
 
 
 @dataclass(frozen=True)
 class Score:
-    """How far off predictions of one kind were: `median` of the errors' sizes, the `worst` error with its sign."""
+    """Errors of one kind: the `median` of their sizes, and the `worst` with its sign."""
 
     kind: str
     count: int
@@ -43,51 +44,57 @@ class Score:
 
 
 def pairs(run_id: str, events: Iterable[dict]) -> list[Pair]:
-    """Every figure of a run that was both predicted and measured, of each phase the last time that it was done."""
-    said, found = {}, {}
+    """Every figure of a run that was both predicted and measured; of each phase, the last time it ran."""
+    predictions: dict[str, dict] = {}
+    pairs_by_phase: dict[str, list[Pair]] = {}
     for event in events:
-        phase = event.get("phase")
+        phase = event.get("phase", "")
         if event["kind"] == "memory_predicted":
-            said[phase] = event
-        elif event["kind"] == "memory_measured" and phase in said:
-            found[phase] = _paired(run_id, phase, said[phase], event)
-    return [pair for phase in found.values() for pair in phase]
+            predictions[phase] = event
+        elif event["kind"] == "memory_measured" and phase in predictions:
+            pairs_by_phase[phase] = _pair_figures(run_id, phase, predictions[phase], event)
+    return [pair for phase_pairs in pairs_by_phase.values() for pair in phase_pairs]
 
 
-def record(root: Path) -> list[Pair]:
-    """The totals of every run under `root`, newest run first."""
-    folders = [(root / summary.id, (root / summary.id / "events.jsonl").stat()) for summary in store.history(root)]
+def all_totals(root: Path) -> list[Pair]:
+    """The pairs of TOTALS of every run under `root`, newest run first."""
+    files = ((root / summary.id, (root / summary.id / "events.jsonl").stat()) for summary in store.history(root))
     return [
         pair
-        for folder, stat in folders
-        for pair in _kept(folder, stat.st_mtime_ns, stat.st_size)
+        for folder, stat in files
+        for pair in _read_pairs(folder, stat.st_mtime_ns, stat.st_size)
         if pair.kind in TOTALS
     ]
 
 
-def scores(found: Iterable[Pair]) -> list[Score]:
-    """One score a kind, in the order of TOTALS."""
-    errors = {kind: [pair.error for pair in found if pair.kind == kind] for kind in TOTALS}
+def scores(pairs: Iterable[Pair]) -> list[Score]:
+    """One score for each kind that has pairs, in the order of TOTALS."""
+    pairs = list(pairs)
+    errors = {kind: [pair.error for pair in pairs if pair.kind == kind] for kind in TOTALS}
     return [
-        Score(kind, len(all_of), median(map(abs, all_of)), max(all_of, key=abs))
-        for kind, all_of in errors.items()
-        if all_of
+        Score(kind, len(kind_errors), median(map(abs, kind_errors)), max(kind_errors, key=abs))
+        for kind, kind_errors in errors.items()
+        if kind_errors
     ]
 
 
-def _paired(run_id: str, phase: str, said: dict, found: dict) -> list[Pair]:
-    parts, measured = dict(said.get("parts", {})), found.get("parts", {})
-    if "working" in measured and "allocated" in said:  # everything but the parts that are known one by one
-        parts["working"] = said["allocated"] - sum(
-            size for part, size in parts.items() if part in measured and part != "runtime"
+def _pair_figures(run_id: str, phase: str, prediction: dict, measurement: dict) -> list[Pair]:
+    predicted_parts, measured_parts = dict(prediction.get("parts", {})), measurement.get("parts", {})
+    if "working" in measured_parts and "allocated" in prediction:
+        # Measured as one sum: all that is allocated beyond the parts that are known one by one.
+        predicted_parts["working"] = prediction["allocated"] - sum(
+            size for part, size in predicted_parts.items() if part in measured_parts and part != "runtime"
         )
-    both = [(kind, said.get(kind), found["peak"].get(kind)) for kind in TOTALS] + [
-        (part, size, measured.get(part)) for part, size in parts.items()
+    totals = [(kind, prediction.get(kind), measurement["peak"].get(kind)) for kind in TOTALS]
+    parts = [(part, size, measured_parts.get(part)) for part, size in predicted_parts.items()]
+    return [
+        Pair(run_id, phase, kind, predicted, measured)
+        for kind, predicted, measured in totals + parts
+        if predicted is not None and measured
     ]
-    return [Pair(run_id, phase, kind, before, after) for kind, before, after in both if before is not None and after]
 
 
 @lru_cache(maxsize=1024)
-def _kept(folder: Path, changed: int, size: int) -> list[Pair]:
-    """Read once per state of the file: `changed` and `size` are there to notice a new one."""
+def _read_pairs(folder: Path, modified: int, size: int) -> list[Pair]:
+    """A run's pairs, read once for each state of its file: `modified` and `size` only tell one state from another."""
     return pairs(folder.name, store.Run(folder).events())

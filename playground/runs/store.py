@@ -6,11 +6,12 @@
     runs/<id>/answers.jsonl   base and tuned answers to the held-out rows, one row a line
     runs/<id>/checkpoint.pt   what an unfinished fine-tune resumes from
 
-Kinds of events, schema 2: `run_started` (first line: schema, began, job, settings, hardware, versions), `phase` (name;
-lasts until the next one, "idle" ends the last), `progress` (done, total, unit), `memory` (bytes: rss, allocated,
-reserved, device_used, and `parts` where they are exact), `memory_predicted` and `memory_measured`
-(engine/predictions.py), `step`, `eval`, `sample`, `note`, `error`, `done`. An `eval` has "when": before, after (held-out
-loss), recall, measures (every metric of both sides, and some rows); a `sample` is one answer during training.
+Kinds of events, schema 2: `run_started` (first line: schema, began, job, settings, hardware, versions), `phase`
+(name; lasts until the next one, "idle" ends the last), `progress` (done, total, unit), `memory` (bytes: rss,
+allocated, reserved, device_used, and `parts` where they are exact), `memory_predicted` and `memory_measured`
+(engine/predictions.py), `step`, `eval`, `sample`, `note`, `error`, `done`. An `eval` has "when": before, after
+(held-out loss), recall, measures (every metric of both sides, and some rows); a `sample` is one answer during
+training.
 
 Readers skip a torn line and ignore kinds and fields that they don't know. Live chart, reload, history, comparison and
 replay all read through this module, which also reads runs of earlier schema versions (upgrade.py).

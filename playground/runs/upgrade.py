@@ -1,7 +1,7 @@
 """Read events of earlier schema versions as events of today's, so that old runs open, chart and compare as new ones do.
 
-Schema 1 had other names for five kinds, for the whole GPU's memory (`device`), for settings fields and for the words keys
-of problems about them.
+Schema 1 had other names for five kinds, for the whole GPU's memory (`device`), for settings fields and for the words
+keys of problems about them.
 """
 
 from typing import Any
@@ -17,22 +17,27 @@ OLD_KINDS = {
     "score": "eval",
     "failure": "error",
 }
-OLD_RESULT_KEYS = {"feed": "batching"}
-_OLD_PROBLEMS = {old: new for names in OLD_FIELDS.values() for old, new in names.items()}
+OLD_HARDWARE_KEYS = {"pretended": "simulated"}
+OLD_PREDICTION_KEYS = {"feed": "batching"}
+OLD_NAMES = {old: new for names in OLD_FIELDS.values() for old, new in names.items()}  # of fields, in problems
+OLD_FORMAT_PROBLEMS = "form_"  # began the words keys of problems with a custom format, as in problem.form_empty
 
 
 def upgraded(event: dict) -> dict:
-    """An event of any schema version up to SCHEMA under today's names; unknown kinds and fields stay as they are."""
+    """An event of any schema version up to SCHEMA, under today's names; unknown kinds and fields are kept unchanged."""
     kind = OLD_KINDS.get(event["kind"], event["kind"])
     event = event | {"kind": kind}
     if kind in ("memory", "memory_predicted") and isinstance(event.get("device"), int):
         event = _renamed(event, {"device": "device_used"})
     if isinstance(event.get("peak"), dict):
         event["peak"] = _renamed(event["peak"], {"device": "device_used"})
-    if kind == "run_started" and isinstance(event.get("settings"), dict):
-        event["settings"] = rename_fields(event["settings"])
+    if kind == "run_started":
+        if isinstance(event.get("settings"), dict):
+            event["settings"] = rename_fields(event["settings"])
+        if isinstance(event.get("hardware"), dict):
+            event["hardware"] = _renamed(event["hardware"], OLD_HARDWARE_KEYS)
     elif kind == "memory_predicted":
-        event = _renamed(event, OLD_RESULT_KEYS)
+        event = _renamed(event, OLD_PREDICTION_KEYS)
     elif kind == "done" and isinstance(event.get("result"), dict):
         event["result"] = _upgraded_result(event["result"])
     elif kind == "error" and isinstance(event.get("problems"), list):
@@ -49,14 +54,16 @@ def _upgraded_result(result: dict) -> dict:
 
 
 def _upgraded_problem(problem: Any) -> Any:
-    """A problem about a settings field has the field's name in its key, and in the names of its values."""
+    """A problem about a settings field has the field's name in its words key, and in the names of its values."""
     if not isinstance(problem, dict) or not str(problem.get("key", "")).startswith("problem."):
         return problem
     name = str(problem["key"]).removeprefix("problem.")
+    if name.startswith(OLD_FORMAT_PROBLEMS):
+        name = "custom_format_" + name.removeprefix(OLD_FORMAT_PROBLEMS)
     values = problem.get("values", {})
     return problem | {
-        "key": f"problem.{_OLD_PROBLEMS.get(name, name)}",
-        "values": _renamed(values, _OLD_PROBLEMS) if isinstance(values, dict) else values,
+        "key": f"problem.{OLD_NAMES.get(name, name)}",
+        "values": _renamed(values, OLD_NAMES) if isinstance(values, dict) else values,
     }
 
 

@@ -21,7 +21,14 @@ from playground.settings.schema import (
     Train,
     merge_group,
 )
-from playground.settings.validate import generation_problems, is_text_encoding, parse, problems, raise_all
+from playground.settings.validate import (
+    generation_problems,
+    is_text_encoding,
+    parse,
+    parse_generation,
+    problems,
+    raise_all,
+)
 
 __all__ = [
     "CHECKPOINTING_CHOICES",
@@ -43,6 +50,7 @@ __all__ = [
     "is_text_encoding",
     "merge_group",
     "parse",
+    "parse_generation",
     "problems",
     "raise_all",
     "with_current_names",

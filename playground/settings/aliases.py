@@ -34,9 +34,9 @@ OLD_VALUES = {("data", "prompt_format", "own"): "custom"}
 
 
 def with_current_names(values: dict) -> dict:
-    """{group: {field: value}} as a settings file of this or an earlier version has it, under today's names.
+    """Rename the fields of a settings file, {group: {field: value}}, of this or an earlier version to today's names.
 
-    A field that stands there under both names keeps the value of today's. Raises PlaygroundError for a file of a newer
+    A field that is given under both names keeps the value of today's. Raises PlaygroundError for a file of a newer
     version.
     """
     schema = values.get("schema", 1)

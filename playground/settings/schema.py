@@ -1,6 +1,6 @@
 """Everything a person can choose for a run: frozen dataclasses of plain values.
 
-Labels and help of each field stand in the words tables under `<group>.<field>` and `<group>.<field>.info`. Field names
+Labels and help of each field are in the words tables under `<group>.<field>` and `<group>.<field>.info`. Field names
 follow transformers, peft and bitsandbytes where these have one. validate.py says which values are allowed.
 """
 
@@ -67,7 +67,7 @@ class Lora:
     alpha: float = 16
     dropout: float = 0.0
     target_modules: str = "all-linear"  # attention, all-linear, or module names separated by commas
-    layers: int = 0  # adapt only the last so many layers; 0: all
+    layers: int = 0  # adapt only this many layers, the last ones; 0: all
     use_rslora: bool = False  # scale by alpha / √r instead of alpha / r
     use_dora: bool = False  # learn each weight's magnitude and direction separately
     loraplus_lr_ratio: float = 1.0  # LoRA+: learning rate of the B matrices over that of the A matrices
@@ -88,14 +88,12 @@ class Train:
     seed: int = 0
     method: str = "lora"  # lora, or full: every weight is trained
     optimizer: str = "adamw"  # adamw, adamw8bit, paged_adamw, paged_adamw8bit
-    gradient_checkpointing: str = (
-        "auto"  # layers recomputed in the backward pass: auto, off, n (every n-th), all, offload
-    )
+    gradient_checkpointing: str = "auto"  # layers recomputed in backward: auto, off, n (every n-th), all, offload
     max_tokens_per_micro_batch: int = 0  # 0: as many as fit
     compile: str = "auto"  # torch.compile per layer: auto (where it pays), on, off
     save_every: int = 0  # steps between two checkpoints to resume from; 0: only when stopped
     eval_rows: int = 45  # held-out rows evaluated before and after, at most, evenly spread over the set; 0: none
-    sample_every: str = "auto"  # steps between two rounds of sample answers: a number, off, auto (a handful a run)
+    sample_every: str = "auto"  # steps between two rounds of sample answers: a number, off, auto (a few a run)
 
 
 @dataclass(frozen=True)
@@ -124,10 +122,11 @@ class Settings:
     train: Train = field(default_factory=Train)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
+        """{group: {field: value}} of every field, as `with_values` reads it."""
         return asdict(self)
 
     def with_values(self, values: dict) -> "Settings":
-        """Replace fields by {group: {field: value}}; whether the new values are allowed is left to validate.py.
+        """Replace fields by {group: {field: value}}; validate.py checks whether the new values are allowed.
 
         Raises PlaygroundError with every unknown group and field, and every value of a wrong type.
         """
@@ -139,28 +138,28 @@ class Settings:
 
 def merge(settings: Settings, values: dict) -> tuple[Settings, list[Problem]]:
     """Settings with {group: {field: value}} applied as far as it can be read, and a Problem for all that can't."""
+    known = [f.name for f in fields(settings)]
     wrong: list[Problem] = []
     groups: dict[str, Any] = {}
     for group, group_values in values.items():
-        current = getattr(settings, group, None) if group in {f.name for f in fields(settings)} else None
-        if current is None or not isinstance(group_values, dict):
-            wrong.append(
-                Problem("problem.unknown_group", {"group": group, "known": [f.name for f in fields(settings)]})
-            )
-            continue
-        groups[group], more = merge_group(current, group_values, group)
-        wrong += more
+        if group not in known:
+            wrong.append(_unknown_group(group, known))
+        elif not isinstance(group_values, dict):
+            wrong.append(Problem("problem.group_kind", {"group": group, "value": str(group_values)[:80]}))
+        else:
+            groups[group], more = merge_group(getattr(settings, group), group_values, group)
+            wrong += more
     return replace(settings, **groups), wrong
 
 
 def merge_group(current: Any, values: dict, group: str) -> tuple[Any, list[Problem]]:
     """One settings group (a dataclass) with `values` applied, and a Problem for each that can't be read."""
-    types = {f.name: f.type for f in fields(current)}
-    converted, wrong = {}, []
+    types: dict[str, Any] = {f.name: f.type for f in fields(current)}
+    converted: dict[str, Any] = {}
+    wrong: list[Problem] = []
     for name, value in values.items():
         if name not in types:
-            near = get_close_matches(name, types, 1) or list(types)
-            wrong.append(Problem("problem.unknown_field", {"field": f"{group}.{name}", "near": near}))
+            wrong.append(_unknown_field(group, name, list(types)))
             continue
         try:
             converted[name] = _convert(types[name], value)
@@ -168,6 +167,19 @@ def merge_group(current: Any, values: dict, group: str) -> tuple[Any, list[Probl
             kind = types[name].__name__
             wrong.append(Problem("problem.kind", {"field": f"{group}.{name}", "value": str(value)[:80], "kind": kind}))
     return replace(current, **converted), wrong
+
+
+def _unknown_group(group: str, known: list[str]) -> Problem:
+    if near := get_close_matches(group, known, 1):
+        return Problem("problem.unknown_group_near", {"group": group, "near": near, "known": known})
+    return Problem("problem.unknown_group", {"group": group, "known": known})
+
+
+def _unknown_field(group: str, name: str, known: list[str]) -> Problem:
+    field = f"{group}.{name}"
+    if near := get_close_matches(name, known, 1):
+        return Problem("problem.unknown_field", {"field": field, "near": near})
+    return Problem("problem.unknown_field_known", {"field": field, "known": known})
 
 
 def _convert(kind: Any, value: Any) -> Any:

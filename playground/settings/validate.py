@@ -1,6 +1,7 @@
 """Find everything that is wrong with settings, all at once, before anything is loaded."""
 
 import codecs
+import io
 from collections.abc import Iterator
 
 from playground.errors import PlaygroundError, Problem
@@ -21,9 +22,10 @@ from playground.settings.schema import (
     Settings,
     Train,
     merge,
+    merge_group,
 )
 
-Check = tuple[bool, str, dict]  # whether it is right, else the words key and its values
+Check = tuple[bool, str, dict]  # whether the value is allowed; the words key and values of the problem if it isn't
 
 
 def parse(values: dict, base: Settings | None = None) -> Settings:
@@ -37,20 +39,27 @@ def parse(values: dict, base: Settings | None = None) -> Settings:
     return settings
 
 
+def parse_generation(values: dict) -> Generation:
+    """Validated generation settings from {field: value} over the defaults; the same edge as `parse`."""
+    generation, unreadable = merge_group(Generation(), values, "generation")
+    raise_all(unreadable + generation_problems(generation))
+    return generation
+
+
 def problems(settings: Settings) -> list[Problem]:
-    """Everything that is wrong with these settings on their own, in the order of the form."""
+    """Everything that is wrong with these settings, whatever the model and the data, in the order of the form."""
     checks = [
         *_load_checks(settings.load),
         *_data_checks(settings.data),
         *_lora_checks(settings.lora),
         *_train_checks(settings.train, settings.load.bits),
     ]
-    return [Problem(key, values) for right, key, values in checks if not right]
+    return [Problem(key, values) for allowed, key, values in checks if not allowed]
 
 
 def generation_problems(generation: Generation) -> list[Problem]:
     """Everything that is wrong with these generation settings."""
-    limits = {
+    allowed = {
         "max_new_tokens": 1 <= generation.max_new_tokens <= 4096,
         "temperature": 0 <= generation.temperature <= 5,
         "top_p": 0 < generation.top_p <= 1,
@@ -58,20 +67,23 @@ def generation_problems(generation: Generation) -> list[Problem]:
         "num_beams": 1 <= generation.num_beams <= 32,
         "repetition_penalty": generation.repetition_penalty > 0,
     }
-    return [Problem(f"problem.{n}", {n: getattr(generation, n)}) for n, right in limits.items() if not right]
+    return [Problem(f"problem.{n}", {n: getattr(generation, n)}) for n, valid in allowed.items() if not valid]
 
 
-def raise_all(found: list[Problem]) -> None:
-    """Raise one PlaygroundError with all of them, if there are any."""
-    if found:
-        raise PlaygroundError(*found)
+def raise_all(problems: list[Problem]) -> None:
+    """Raise one PlaygroundError with all these problems, if there are any."""
+    if problems:
+        raise PlaygroundError(*problems)
 
 
 def is_text_encoding(name: str) -> bool:
-    """Whether Python has a codec of that name that decodes bytes to text."""
+    """Whether Python has a codec of that name that decodes bytes to text, as `open` would use it."""
+    if name.lower() in ("undefined", "idna", "punycode"):
+        return False
     try:
-        codec = codecs.lookup(name)
-        return codec._is_text_encoding and name.lower() not in ("undefined", "idna", "punycode")
+        codecs.lookup(name)  # "locale", which only `open` knows, is no codec
+        io.TextIOWrapper(io.BytesIO(), encoding=name)
+        return True
     except (LookupError, ValueError):  # ValueError: a NUL in the name
         return False
 

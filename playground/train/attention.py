@@ -1,55 +1,48 @@
-"""Attention over packed rows on CUDA: each row looks at itself alone, and no mask of tokens × tokens is made.
+"""Attention over packed rows on CUDA: each row attends to itself alone, without a mask of tokens × tokens.
 
 torch.nn.attention.varlen reads where rows begin and end (flash attention: Dao 2023, arXiv 2307.08691); transformers'
 `AttentionInterface` lets any of its models use it.
 """
 
 import contextlib
-import inspect
 from collections.abc import Iterator
+from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import AttentionInterface, PreTrainedModel
 
-try:
-    from torch.nn.attention.varlen import varlen_attn
-except ImportError:  # torch without it
-    varlen_attn = None
+from playground import compat
 
 NAME = "packed_rows"
-NEEDS_GQA_FLAG = (
-    varlen_attn is not None and "enable_gqa" in inspect.signature(varlen_attn).parameters
-)  # before torch 2.12 fewer heads of key and value needed no flag
+VARLEN_ATTENTION, NEEDS_GQA_FLAG = compat.varlen_attention()
 
 
 def supports_packed_rows(model: PreTrainedModel) -> bool:
-    """Whether this model's attention can go that way here: on CUDA, in half precision, with heads that the kernel takes."""
+    """Whether this model can use it: on CUDA, in half precision, without dropout, and with a head size it takes."""
     config = model.config.get_text_config()
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    capable = getattr(model, "stands_for", "") == "cuda" or (
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    on_cuda = getattr(model, "stands_for", "") == "cuda" or (
         model.device.type == "cuda" and torch.cuda.get_device_capability(model.device)[0] >= 8
     )
-    drops = any(
+    has_dropout = any(
         getattr(config, name, 0) for name in ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob")
-    )  # the kernel can't
-    settable = getattr(
-        model, "_can_set_attn_implementation", lambda: True
-    )()  # an older family's attention can't be set
+    )
     return (
-        varlen_attn is not None
-        and capable
-        and settable
-        and not drops
+        VARLEN_ATTENTION is not None
+        and on_cuda
+        and compat.can_set_attention(model)
+        and not has_dropout
         and model.dtype in (torch.float16, torch.bfloat16)
-        and head % 8 == 0
-        and head <= 256
+        and head_size % 8 == 0
+        and head_size <= 256
     )
 
 
 @contextlib.contextmanager
 def packed_rows(model: PreTrainedModel) -> Iterator[None]:
-    """Within it, the model's attention is ours."""
-    before = model.config._attn_implementation
+    """Let the model attend within packed rows, by the batch's `cu_seq_lens_q`."""
+    before = compat.attention_implementation(model.config)
     model.set_attn_implementation(NAME)
     try:
         yield
@@ -58,32 +51,31 @@ def packed_rows(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _attend(
-    module,
-    query,
-    key,
-    value,
-    attention_mask,
-    scaling=None,
-    cu_seq_lens_q=None,
-    max_length_q=0,
-    softcap=None,
-    s_aux=None,
-    **_,
-):
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    cu_seq_lens_q: Tensor | None = None,
+    max_length_q: int = 0,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
     """query, key, value: (1, heads, tokens, head size), fewer heads of key and value where they are grouped.
 
-    Raises ValueError for what the kernel can't: capped logits, sinks.
+    Raises ValueError for what the kernel doesn't do: capped logits, sinks.
     """
-    if softcap or s_aux is not None or cu_seq_lens_q is None:
+    if softcap or s_aux is not None or cu_seq_lens_q is None or VARLEN_ATTENTION is None:
         raise ValueError(NAME)
-    rows = [
-        tensor.transpose(1, 2).flatten(0, 1).contiguous() for tensor in (query, key, value)
-    ]  # keeps no wider tensor alive
+    # contiguous, so that autograd keeps no wider tensor alive
+    rows = [tensor.transpose(1, 2).flatten(0, 1).contiguous() for tensor in (query, key, value)]
     grouped = {"enable_gqa": True} if NEEDS_GQA_FLAG and key.shape[1] != query.shape[1] else {}
-    made = varlen_attn(
+    output = VARLEN_ATTENTION(
         *rows, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q, window_size=(-1, 0), scale=scaling, **grouped
     )
-    return made[None], None
+    return output[None], None
 
 
 AttentionInterface.register(NAME, _attend)

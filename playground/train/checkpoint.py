@@ -1,4 +1,4 @@
-"""What a stopped fine-tune needs to go on exactly where it was: one file beside the run's events."""
+"""Save and restore a stopped fine-tune, so that it continues exactly where it was: one file in the run's folder."""
 
 import hashlib
 import os
@@ -16,29 +16,37 @@ NAME = "checkpoint.pt"
 
 
 def save(trainer: Trainer, examples: Sequence[Example], path: Path) -> None:
-    """Write step, optimizer, random state and the dial, whole or not at all."""
+    """Write step, optimizer, random state and checkpointing policy to a file, completely or not at all.
+
+    The keys are those of version 0.1, so that its checkpoints can be restored: "lesson" is a digest of the examples,
+    "dial" the policy.
+    """
+    policy = trainer.plan.policy
     state = {
         "step": trainer.step,
         "tokens": trainer.tokens,
-        "lesson": _lesson(examples),
-        "dial": (trainer.plan.policy.checkpointing, trainer.plan.policy.tokens),
+        "lesson": _digest(examples),
+        "dial": (policy.checkpointing, policy.tokens),
         "optimizer": trainer.optimizer.state(),
         "random": torch.get_rng_state(),
         "random_cuda": torch.cuda.get_rng_state_all() if trainer.batcher.device == "cuda" else [],
     }
-    fresh = path.with_suffix(".partial")
+    partial = path.with_suffix(".partial")
     try:
-        torch.save(state, fresh)
-        os.replace(fresh, path)
+        torch.save(state, partial)
+        os.replace(partial, path)
     finally:
-        fresh.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
 
 
 def restore(trainer: Trainer, examples: Sequence[Example], path: Path) -> None:
-    """Take the trainer to where the file was written. Raises PlaygroundError if it can't be read, or is of other rows or settings."""
+    """Bring a trainer to the state in the file.
+
+    Raises PlaygroundError if the file can't be read, or was written for other examples or settings.
+    """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["lesson"] != _lesson(examples):
+        if state["lesson"] != _digest(examples):
             raise ValueError("the rows are not the same any more")
         trainer.optimizer.load_state(state["optimizer"])
         trainer.step, trainer.tokens = state["step"], state["tokens"]
@@ -50,8 +58,8 @@ def restore(trainer: Trainer, examples: Sequence[Example], path: Path) -> None:
         raise problem("error.checkpoint", run=path.parent.name, detail=str(error).split("\n")[0][:200]) from error
 
 
-def _lesson(examples: Sequence[Example]) -> str:
-    """A digest of the rows as tokens."""
+def _digest(examples: Sequence[Example]) -> str:
+    """SHA-256 of the examples as tokens."""
     digest = hashlib.sha256()
     for example in examples:
         digest.update(repr((example.ids, example.trained_from)).encode())

@@ -1,18 +1,20 @@
-"""The dial of memory against speed, turned on a model's repeated layers.
+"""Gradient checkpointing of a model's repeated layers: which are recomputed, compiled or offloaded.
 
 Gradient checkpointing (Chen et al. 2016, arXiv 1604.06174) keeps a layer's input alone and computes the layer again in
-the backward pass: a layer's activations less, a forward pass of that layer more. `Dial` says for which layers:
+the backward pass. It saves a layer's activations and costs one more forward pass of that layer. `CheckpointPolicy` says
+for which layers:
 
 off      none: fastest, and everything is kept
 n        every n-th layer (n a number from 2 on): 1/n of the extra work, 1/n of the saving
 all      every layer: about a third slower
-offload  every layer, and what is kept of it waits in main memory: slowest, and leanest
+offload  every layer, and its kept input waits in main memory: slowest, and least memory
 """
 
 import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,7 +26,7 @@ from playground import catalog
 
 @dataclass(frozen=True)
 class CheckpointPolicy:
-    """Which layers are computed twice, and how many tokens a micro-batch holds at most (0: no limit)."""
+    """Which layers are recomputed, and the most tokens of a micro-batch (0: no limit)."""
 
     checkpointing: str = "off"
     tokens: int = 0
@@ -37,91 +39,100 @@ class CheckpointPolicy:
 
 
 class CheckpointedLayers:
-    """A model's repeated layers. `set` may be called again at any time between two micro-batches; `restore` ends it."""
+    """A model's repeated layers (`all`) under a policy.
+
+    `set` may be called again at any time between two micro-batches; `restore` gives every layer its own forward again.
+    """
 
     def __init__(self, model: nn.Module):
         self.all = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
         self._random = uses_random_dropout(model)
 
-    def set(self, policy: CheckpointPolicy, compiled: bool = False) -> None:
-        """Turn the dial; `compiled`: layers are compiled, once for all layers of a kind and all lengths of a batch.
+    @property
+    def first_trainable(self) -> int:
+        """Number of the first layer with something to train, or 0. No gradient reaches the layers before it."""
+        return next((n for n, layer in enumerate(self.all) if any(p.requires_grad for p in layer.parameters())), 0)
 
-        Up to the first layer that learns, no gradient comes in: those stay as they are, for they would be compiled anew.
+    def set(self, policy: CheckpointPolicy, compiled: bool = False) -> None:
+        """Apply a policy. compiled: also compile the layers, once for all layers of a class and all batch lengths.
+
+        Layers up to the first trainable one aren't compiled: without a gradient for their input they would need a
+        compilation by themselves.
         """
         self.restore()
-        first = next((n for n, layer in enumerate(self.all) if any(p.requires_grad for p in layer.parameters())), 0)
+        first = self.first_trainable
         for number, layer in enumerate(self.all):
-            run = layer.forward
-            again = policy.recomputes(number)
-            if compiled and number > first:  # the compiler itself computes again, and only what the gradients need
-                inside = again and policy.checkpointing != "offload"
-                run, again = (
-                    functools.partial(_compiled(type(layer), inside, self._random), layer),
-                    again and not inside,
-                )
-            if again:
-                run = functools.partial(_offloaded if policy.checkpointing == "offload" else _again, run, self._random)
-            if run != layer.forward:
-                layer.forward = run
+            recompute, compile_it = policy.recomputes(number), compiled and number > first
+            if recompute or compile_it:
+                layer.forward = self._forward(layer, recompute, policy.checkpointing == "offload", compile_it)
 
     def restore(self) -> None:
+        """Undo `set`."""
         for layer in self.all:
             layer.__dict__.pop("forward", None)
 
-
-_HOW = {
-    "use_reentrant": False,
-    "determinism_check": "none",
-}  # tests show that both runs are the same; checking each time costs
+    def _forward(self, layer: nn.Module, recompute: bool, offload: bool, compile_it: bool) -> Callable:
+        kind: Any = type(layer)
+        if compile_it and recompute and not offload:  # the compiler recomputes, and only what the gradients need
+            return functools.partial(_compiled(kind, True, self._random), layer)
+        forward: Callable = layer.forward
+        if compile_it:
+            forward = functools.partial(_compiled(kind, False, self._random), layer)
+        if not recompute:
+            return forward
+        return functools.partial(_recomputed_offloaded if offload else _recomputed, forward, self._random)
 
 
 def uses_random_dropout(model: nn.Module) -> bool:
-    """Whether the model drops anything at random in training: then a layer computed again has to draw the same."""
-    config = next((m.config.get_text_config() for m in model.modules() if hasattr(m, "config")), None)
-    rates = (
-        [value for name, value in vars(config).items() if "drop" in name and isinstance(value, float)] if config else []
-    )
+    """Whether the model drops anything at random in training: then a recomputed layer has to draw the same numbers."""
+    config: Any = next((m.config for m in model.modules() if hasattr(m, "config")), None)
+    settings = vars(config.get_text_config()) if config else {}
+    rates = [value for name, value in settings.items() if "drop" in name and isinstance(value, float)]
     return any(rates) or any(m.p > 0 for m in model.modules() if isinstance(m, nn.Dropout))
 
 
+def _checkpoint(function: Callable, random: bool, *args: Any) -> Any:
+    """torch's checkpoint, without its check that both runs agree: tests show that, and it costs time in every step."""
+    return checkpoint(function, *args, use_reentrant=False, determinism_check="none", preserve_rng_state=random)
+
+
 @functools.cache
-def _compiled(kind: type, again: bool, random: bool) -> Callable:
-    def checkpointed(layer, hidden, *args, **kwargs):
-        return checkpoint(
-            functools.partial(kind.forward, layer, **kwargs), hidden, *args, **_HOW, preserve_rng_state=random
-        )
+def _compiled(kind: Any, recompute: bool, random: bool) -> Callable:
+    """The forward of a class of layers, compiled; `recompute`: with checkpointing inside."""
 
-    os.environ.setdefault(
-        "TORCHINDUCTOR_CACHE_DIR", str(catalog.cache_folder() / "compiled")
-    )  # a second run takes it from there
-    return torch.compile(checkpointed if again else kind.forward, dynamic=True)
+    def checkpointed(layer: nn.Module, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        return _checkpoint(functools.partial(kind.forward, layer, **kwargs), random, hidden, *args)
+
+    # a second run takes compiled code from this folder
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(catalog.cache_folder() / "compiled"))
+    return torch.compile(checkpointed if recompute else kind.forward, dynamic=True)
 
 
-def _again(run: Callable, random: bool, hidden: torch.Tensor, *args, **kwargs):
+def _recomputed(forward: Callable, random: bool, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
     if not torch.is_grad_enabled():
-        return run(hidden, *args, **kwargs)
-    return checkpoint(functools.partial(run, **kwargs), hidden, *args, **_HOW, preserve_rng_state=random)
+        return forward(hidden, *args, **kwargs)
+    return _checkpoint(functools.partial(forward, **kwargs), random, hidden, *args)
 
 
-def _offloaded(run: Callable, random: bool, hidden: torch.Tensor, *args, **kwargs):
-    """Like `_again`, but the layer's input is copied to main memory and fetched back to be computed on.
+def _recomputed_offloaded(forward: Callable, random: bool, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Like `_recomputed`, but the layer's input is copied to main memory, and back to the device to recompute.
 
-    The second run of a checkpoint only makes the tensors that the first one didn't keep, so any copy of the input will do.
+    The second run of a checkpoint only makes the tensors that the first one didn't keep, so any copy of the input does.
     """
     if not torch.is_grad_enabled() or hidden.device.type == "cpu":
-        return _again(run, random, hidden, *args, **kwargs)
-    parked = _parked(hidden.detach())
-    kept, learns = [hidden], hidden.requires_grad
+        return _recomputed(forward, random, hidden, *args, **kwargs)
+    fetch = _offload(hidden.detach())
+    first_input, requires_grad = [hidden], hidden.requires_grad
 
-    def once_or_again(_, *more):
-        now = kept.pop() if kept else parked().requires_grad_(learns)
-        return run(now, *more, **kwargs)
+    def run(_: None, *more: Any) -> Any:
+        is_first = bool(first_input)
+        return forward(first_input.pop() if is_first else fetch().requires_grad_(requires_grad), *more, **kwargs)
 
-    return checkpoint(once_or_again, None, *args, **_HOW, preserve_rng_state=random)
+    return _checkpoint(run, random, None, *args)
 
 
-def _parked(hidden: torch.Tensor) -> Callable[[], torch.Tensor]:
-    """A copy in main memory; called, it gives back one on the device."""
+def _offload(hidden: torch.Tensor) -> Callable[[], torch.Tensor]:
+    """Copy a tensor to main memory; returns a function that copies it back to the device."""
     if hidden.is_meta:
         shape, dtype = hidden.shape, hidden.dtype
         return lambda: torch.empty(shape, dtype=dtype, device="meta")

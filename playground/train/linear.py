@@ -1,17 +1,16 @@
-"""Frozen linear layers, with and without a LoRA adapter: forward and backward by hand.
+"""Memory-efficient frozen linear layers, with and without a LoRA adapter: forward and backward by hand.
 
-y = x Wᵀ + bias + s (x Aᵀ) Bᵀ, where only A and B learn (Hu et al. 2021, arXiv 2106.09685). Written out by hand because
+y = x Wᵀ + bias + s (x Aᵀ) Bᵀ, where only A and B are trained (Hu et al. 2021, arXiv 2106.09685). By hand because
 
 * nothing is kept for the backward pass but x and the r numbers a token of x Aᵀ; a layer without adapter keeps nothing;
 * the adapter's product is added in place, so the wide output is read and written once instead of four times;
-* 4- and 8-bit weights are made dense when they are multiplied, forward and backward, and dropped right after. At 8 bits
-  that is one product in the type of the activations: faster and more exact than LLM.int8()'s own, which also rounds the
-  activations and keeps its input through gradient checkpointing.
+* 4- and 8-bit weights are dequantized when they are multiplied, forward and backward, and dropped right after. At 8
+  bits that is one product in the type of the activations: faster and more exact than LLM.int8()'s own, which also
+  rounds the activations and keeps its input through gradient checkpointing.
 """
 
-import contextlib
-from collections.abc import Iterator
 from functools import cache
+from typing import Any
 
 import torch
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
@@ -19,143 +18,136 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from playground import compat
 from playground.train import quantized_ops
+from playground.train.quantized_ops import FrozenWeight
 
 
-def frozen_weight(layer: nn.Module) -> tuple[Tensor, str, list[Tensor], int, int, int, int]:
-    """A layer's weight as it lies in memory, and what `operators.dense` needs to read it.
-
-    That is its kind, constants, the block sizes of 4-bit weights and of their constants, out and in. Kinds: dense; int8
-    (constants: scales (out,)); nf4 and fp4 (constants: absmax; quantized twice also its code book, scales and offset).
-    """
+def frozen_weight(layer: Any) -> FrozenWeight:
+    """The weight of a linear layer of bitsandbytes (4 or 8 bits), torch or transformers (`Conv1D`), without a copy."""
     if isinstance(layer, Linear4bit):
-        state = layer.weight.quant_state
+        state: Any = layer.weight.quant_state  # type: ignore[attr-defined]
         inner = state.state2
         constants = [state.absmax] if inner is None else [state.absmax, inner.code, inner.absmax, state.offset]
-        return (
-            layer.weight.data,
-            state.quant_type,
-            constants,
-            state.blocksize,
-            inner.blocksize if inner else 0,
-            *state.shape,
+        inner_block_size = inner.blocksize if inner else 0
+        return FrozenWeight(
+            layer.weight.data, state.quant_type, constants, state.blocksize, inner_block_size, *state.shape
         )
     if isinstance(layer, Linear8bitLt):
-        return (
-            layer.weight.data,
-            "int8",
-            [layer.state.SCB if layer.state.SCB is not None else layer.weight.SCB],
-            0,
-            0,
-            *layer.weight.shape,
-        )
+        return FrozenWeight(layer.weight.data, "int8", [compat.int8_row_scales(layer)], 0, 0, *layer.weight.shape)
     weight = layer.weight.T if isinstance(layer, Conv1D) else layer.weight
-    return weight, "dense", [], 0, 0, *weight.shape
+    return FrozenWeight(weight, "dense", [], 0, 0, *weight.shape)
 
 
-class _Plain(torch.autograd.Function):
+class _FrozenLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, read, bias):
-        ctx.read = read
-        return quantized_ops.product(x, *read, bias)
+    def forward(ctx: Any, weight: FrozenWeight, x: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.weight = weight
+        return quantized_ops.frozen_linear(weight, x, bias)
 
     @staticmethod
-    def backward(ctx, upstream):
-        return quantized_ops.product_backward(upstream, *ctx.read), None, None
+    def backward(ctx: Any, upstream: Tensor) -> tuple:
+        return None, quantized_ops.frozen_linear_backward(ctx.weight, upstream), None
 
 
-class _Low(torch.autograd.Function):
-    """x Aᵀ, and the keeper of what `_Adapted` needs for its gradients.
+class _LoraDown(torch.autograd.Function):
+    """x Aᵀ; also saves what `_LoraLinear` needs for its gradients, and hands its context to `contexts`.
 
-    Kept here, before the large product: gradient checkpointing stops computing a layer again at the last tensor that was
-    kept, so the last product of a layer, a third of it, isn't computed twice.
+    Saved here, before the large product: gradient checkpointing stops recomputing a layer at the last tensor that was
+    saved, so the last product of a layer, a third of it, isn't computed twice.
     """
 
     @staticmethod
-    def forward(ctx, x, a, keeper):
+    def forward(ctx: Any, x: Tensor, a: Tensor, contexts: list) -> Tensor:
         low = x @ a.T
         ctx.save_for_backward(x, low)
         ctx.set_materialize_grads(False)
-        keeper.append(ctx)
+        contexts.append(ctx)
         return low
 
     @staticmethod
-    def backward(ctx, _):
-        return None, None, None  # `_Adapted` has made them all
+    def backward(ctx: Any, _: Tensor) -> tuple:
+        return None, None, None  # `_LoraLinear` has computed them all
 
 
-class _Adapted(torch.autograd.Function):
+class _LoraLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, read, bias, low, a, b, scale, keeper):
-        ctx.read, ctx.factors, ctx.keeper = read, (a, b, scale), keeper
-        return quantized_ops.adapted(x, *read, bias, low, a, b, scale)
+    def forward(
+        ctx: Any,
+        weight: FrozenWeight,
+        x: Tensor,
+        bias: Tensor | None,
+        low: Tensor,
+        a: Tensor,
+        b: Tensor,
+        scale: float,
+        contexts: list,
+    ) -> Tensor:
+        ctx.weight, ctx.adapter, ctx.contexts = weight, (a, b, scale), contexts
+        return quantized_ops.lora_linear(weight, x, bias, low, a, b, scale)
 
     @staticmethod
-    def backward(ctx, upstream):
-        (a, b, scale), (x, low) = ctx.factors, ctx.keeper.pop().saved_tensors
-        below, for_a, for_b = quantized_ops.adapter_backward(upstream, x, low, b, scale)
-        del x, low  # where they were computed again, this makes room for what comes
-        for_x = (
-            quantized_ops.product_backward(upstream, *ctx.read).addmm_(below, a) if ctx.needs_input_grad[0] else None
-        )
-        return for_x, None, None, None, for_a, for_b, None, None
+    def backward(ctx: Any, upstream: Tensor) -> tuple:
+        (a, b, scale), (x, low) = ctx.adapter, ctx.contexts.pop().saved_tensors
+        for_low, for_a, for_b = quantized_ops.lora_backward(upstream, x, low, b, scale)
+        del x, low  # recomputed tensors: free them before the large product
+        for_x = None
+        if ctx.needs_input_grad[1]:
+            for_x = quantized_ops.frozen_linear_backward(ctx.weight, upstream).addmm_(for_low, a)
+        return None, for_x, None, None, for_a, for_b, None, None
 
 
-class _Lean:
-    """The forward pass of the lean classes, each of which also is the class of the layer that it stands in for."""
+class _EfficientLinear:
+    """The forward pass of the replacement classes. Each is also a subclass of the class that it replaces."""
 
-    def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
+    def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
-        if isinstance(self, LoraLayer):
-            name, read, bias = self.active_adapters[0], frozen_weight(self.base_layer), self.base_layer.bias
-            a, b, scale = self.lora_A[name].weight, self.lora_B[name].weight, float(self.scaling[name])
-            if torch.compiler.is_compiling():
-                made = quantized_ops.compiled(flat, read, bias, a, b, scale)
-            else:
-                keeper: list = []
-                made = _Adapted.apply(flat, read, bias, _Low.apply(flat, a, keeper), a, b, scale, keeper)
-        elif torch.compiler.is_compiling():
-            made = quantized_ops.product_op(flat, *frozen_weight(self), self.bias)
-        else:
-            made = _Plain.apply(flat, frozen_weight(self), self.bias)
-        return made.view(*x.shape[:-1], made.shape[-1])
+        output = _lora_forward(self, flat) if isinstance(self, LoraLayer) else _frozen_forward(self, flat)
+        return output.view(*x.shape[:-1], output.shape[-1])
 
 
-@contextlib.contextmanager
-def patch_linear(model: nn.Module) -> Iterator[None]:
-    """Within it, every frozen linear layer of the model that can be computes as this module says.
+def _frozen_forward(layer: Any, x: Tensor) -> Tensor:
+    if torch.compiler.is_compiling():
+        return quantized_ops.frozen_linear_op(*frozen_weight(layer), x, layer.bias)
+    return _FrozenLinear.apply(frozen_weight(layer), x, layer.bias)
 
-    Left to PEFT: adapters with dropout or a bias, and DoRA. Left alone as well: unquantized layers without an adapter, of
-    which torch keeps nothing anyway.
+
+def _lora_forward(layer: Any, x: Tensor) -> Tensor:
+    name, weight, bias = layer.active_adapters[0], frozen_weight(layer.base_layer), layer.base_layer.bias
+    a, b, scale = layer.lora_A[name].weight, layer.lora_B[name].weight, float(layer.scaling[name])
+    if torch.compiler.is_compiling():
+        return quantized_ops.lora_linear_compiled(weight, x, bias, a, b, scale)
+    contexts: list = []
+    low = _LoraDown.apply(x, a, contexts)
+    return _LoraLinear.apply(weight, x, bias, low, a, b, scale, contexts)
+
+
+def efficient_linears(model: nn.Module) -> dict[nn.Module, type]:
+    """The frozen linear layers of the model that this module can compute, each with the class to swap in.
+
+    Left to PEFT: adapters with dropout or a bias, and DoRA. Left alone as well: unquantized layers without an adapter,
+    of which torch keeps nothing either.
     """
-    fit = [module for module in model.modules() if _fits(module)]
-    inside = {id(module.base_layer) for module in fit if isinstance(module, LoraLayer)}
-    swapped = {module: type(module) for module in fit if id(module) not in inside}
-    try:
-        for module, kind in swapped.items():
-            module.__class__ = _lean_class(kind)
-        yield
-    finally:
-        for module, kind in swapped.items():
-            module.__class__ = kind
+    supported: list[Any] = [module for module in model.modules() if _is_supported(module)]
+    base_layers = {id(module.base_layer) for module in supported if isinstance(module, LoraLayer)}
+    return {module: _efficient_class(module.__class__) for module in supported if id(module) not in base_layers}
 
 
 @cache
-def _lean_class(kind: type) -> type:
-    return type(f"Lean{kind.__name__}", (_Lean, kind), {})
+def _efficient_class(kind: Any) -> type:
+    return type(f"Efficient{kind.__name__}", (_EfficientLinear, kind), {})
 
 
-def _fits(module: nn.Module) -> bool:
+def _is_supported(module: nn.Module) -> bool:
     if isinstance(module, (Linear4bit, Linear8bitLt)):
         return not module.weight.requires_grad
     if not isinstance(module, LoraLayer) or not isinstance(module.base_layer, (nn.Linear, Conv1D)):
         return False
-    name = module.active_adapters[0] if len(module.active_adapters) == 1 else None
+    if len(module.active_adapters) != 1:
+        return False
+    name = module.active_adapters[0]
     return (
-        name in module.lora_A
-        and not module.merged
-        and not module.lora_variant.get(name)
-        and not module.lora_bias.get(name)
+        compat.is_plain_lora(module, name)
         and isinstance(module.lora_dropout[name], nn.Identity)
         and not module.base_layer.weight.requires_grad
     )

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import torch
 
@@ -23,16 +24,18 @@ from playground.train.optimizer import Optimizer
 from playground.train.parallel import Team
 from playground.train.patches import patch_modules
 
-TIMED_STEPS = 3  # steps, after which the time left is known well enough
-COMPILE_SECONDS, COMPILE_GAIN = (
-    16,
-    0.08,
-)  # seconds to compile a layer, and the share of the time it saves: 13–17 and 6–9 % on an H100 (README)
+TIMED_STEPS = 3  # steps after which the time left is known well enough to decide whether to compile
+COMPILE_SECONDS = 16  # seconds to compile the layers: 13–17 on an H100 (tests/bench/README.md)
+COMPILE_GAIN = 0.08  # share of the time that compiled layers save: 6–9 % on an H100 (tests/bench/README.md)
+EVAL_ROWS, EVAL_TOKENS = 16, 2048  # rows and tokens of a batch of held-out rows, at most
 
 
 @dataclass
 class Trainer:
-    """What a fine-tune works with. `step` optimizer steps over `tokens` tokens are done."""
+    """Everything that a fine-tune works with, and how far it is.
+
+    step: optimizer steps done; tokens: tokens in their rows, with prompts and without padding.
+    """
 
     loss_module: Loss
     optimizer: Optimizer
@@ -45,18 +48,18 @@ class Trainer:
 
 
 def total_steps(rows: int, settings: Train) -> int:
-    """Optimizer steps of a run over that many rows."""
+    """Optimizer steps of a run over this number of rows."""
     return settings.max_steps or max(1, math.ceil(math.ceil(rows / settings.batch_size) * settings.epochs))
 
 
 def learning_rate_at(step: int, steps: int, settings: Train) -> float:
-    """Learning rate of step 0, 1, …: a linear warm-up, then the chosen way down to zero."""
-    warm = math.ceil(settings.warmup * steps)
-    if step < warm:
-        return settings.lr * (step + 1) / warm
-    done = (step - warm) / max(1, steps - warm)
-    falls = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}
-    return settings.lr * falls[settings.schedule]
+    """Learning rate of step 0, 1, …: a linear warm-up, then the chosen schedule down to zero."""
+    warmup = math.ceil(settings.warmup * steps)
+    if step < warmup:
+        return settings.lr * (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    schedules = {"constant": 1.0, "linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2}
+    return settings.lr * schedules[settings.schedule]
 
 
 def fine_tune(
@@ -66,84 +69,138 @@ def fine_tune(
     stop: threading.Event,
     between: Callable[[int], Iterator[dict] | None] = lambda step: None,
 ) -> Iterator[dict]:
-    """Train from `trainer.step` on; yield a `step` event after each optimizer step. Ends within a micro-batch of `stop`.
+    """Train from `trainer.step` on; yield a `step` event after each step, and a `note` where the plan changes.
 
-    `between(steps done)`: events of what is to be done before the next step with the model as it is outside of training, or None.
-    Event: {"step", "steps", "loss" (mean nats a labelled token), "tokens" (so far, with prompts, without padding), "lr",
-    "tokens_per_s", "left_s"}; a `note` where the plan had to change. Raises PlaygroundError if the loss is no longer a
-    number, torch.OutOfMemoryError if no plan is left that needs less.
+    Ends within a micro-batch of `stop`.
+    between(steps done): the events of a pause before the next step, such as sampling, or None. In a pause the model is
+    out of training mode, and its time doesn't count as training time.
+    Event: {"step", "steps", "loss" (mean nats a labelled token), "tokens" (so far, with prompts, without padding),
+    "lr", "tokens_per_s", "left_s" (seconds)}.
+    Raises PlaygroundError if the loss is no longer a number, torch.OutOfMemoryError if no fallback needs less memory.
     """
-    steps, began, first = total_steps(len(examples), settings), time.perf_counter(), (trainer.step, trainer.tokens)
+    progress = _Progress(trainer, total_steps(len(examples), settings), settings.lr)
+    batches = islice(_endless_batches(examples, settings, trainer.batcher), trainer.step, progress.steps)
+    while True:
+        with training_mode(trainer, learning=True):
+            progress.resume()
+            pause = yield from _train_until_pause(trainer, batches, settings, stop, between, progress)
+            progress.pause()
+        if pause is None:
+            return
+        yield from pause
 
-    def report(loss: Callable[[], float], lr: float) -> dict:
-        value = loss()
-        if not math.isfinite(value):
-            raise problem("error.diverged", step=trainer.step, lr=settings.lr)
-        seconds = time.perf_counter() - began
+
+class _Progress:
+    """Measures training time, without pauses, and makes `step` events."""
+
+    def __init__(self, trainer: Trainer, steps: int, base_lr: float):
+        self.trainer, self.steps, self.base_lr = trainer, steps, base_lr
+        self._first_step, self._first_tokens = trainer.step, trainer.tokens
+        self._start, self._paused_at = time.perf_counter(), 0.0
+
+    @property
+    def steps_done(self) -> int:
+        """Steps since this fine-tune began or was resumed."""
+        return self.trainer.step - self._first_step
+
+    @property
+    def seconds(self) -> float:
+        """Training time so far."""
+        return time.perf_counter() - self._start
+
+    def pause(self) -> None:
+        self._paused_at = time.perf_counter()
+
+    def resume(self) -> None:
+        """End a pause, if there was one."""
+        if self._paused_at:
+            self._start += time.perf_counter() - self._paused_at
+            self._paused_at = 0.0
+
+    def event(self, read_loss: Callable[[], float], lr: float) -> dict:
+        """The event of the last step. Raises PlaygroundError if its loss isn't a number."""
+        loss = read_loss()
+        if not math.isfinite(loss):
+            raise problem("error.diverged", step=self.trainer.step, lr=self.base_lr)
+        seconds = self.seconds
         return {
             "kind": "step",
-            "step": trainer.step,
-            "steps": steps,
-            "loss": round(value, 5),
-            "tokens": trainer.tokens,
+            "step": self.trainer.step,
+            "steps": self.steps,
+            "loss": round(loss, 5),
+            "tokens": self.trainer.tokens,
             "lr": lr,
-            "tokens_per_s": round((trainer.tokens - first[1]) / seconds, 1),
-            "left_s": round(seconds / (trainer.step - first[0]) * (steps - trainer.step), 1),
+            "tokens_per_s": round((self.trainer.tokens - self._first_tokens) / seconds, 1),
+            "left_s": round(seconds / self.steps_done * (self.steps - self.trainer.step), 1),
         }
 
-    with contextlib.ExitStack() as training:
-        training.enter_context(training_mode(trainer, learning=True))
-        done = None
-        for batch in islice(_forever(examples, settings, trainer.batcher), trainer.step, steps):
-            if settings.compile == "auto" and not trainer.plan.compiled and trainer.step - first[0] == TIMED_STEPS:
-                yield from _compile_if_it_pays(
-                    trainer, (time.perf_counter() - began) / TIMED_STEPS * (steps - trainer.step)
-                )
-            loss = yield from _gradients(trainer, batch, settings, stop)
-            if done and trainer.batcher.device == "cuda":  # told only now, so that the card always has work
-                yield report(*done)
-            if loss is None:
-                return
-            lr = learning_rate_at(trainer.step, steps, settings)
-            trainer.optimizer.step(lr)
-            trainer.step, trainer.tokens, done = (
-                trainer.step + 1,
-                trainer.tokens + sum(len(e.ids) for e in batch),
-                (_later(loss), lr),
-            )
-            if trainer.batcher.device != "cuda":
-                yield report(*done)
-            if aside := between(trainer.step):
-                if trainer.batcher.device == "cuda":
-                    yield report(*done)
-                done, paused = None, time.perf_counter()
-                training.close()
-                yield from aside
-                training.enter_context(training_mode(trainer, learning=True))
-                began += time.perf_counter() - paused  # no time of training's
-        if done and trainer.batcher.device == "cuda":
-            yield report(*done)
+
+def _train_until_pause(
+    trainer: Trainer,
+    batches: Iterator[list[Example]],
+    settings: Train,
+    stop: threading.Event,
+    between: Callable[[int], Iterator[dict] | None],
+    progress: _Progress,
+) -> Generator[dict, None, Iterator[dict] | None]:
+    """Train and yield events; return the events of the next pause, or None at the end of training.
+
+    On CUDA a step's event is yielded only once the next step's work is queued, so that the card never waits for work.
+    """
+    on_cuda = trainer.batcher.device == "cuda"
+    unreported: tuple[Callable[[], float], float] | None = None
+    for batch in batches:
+        if settings.compile == "auto" and not trainer.plan.compiled and progress.steps_done == TIMED_STEPS:
+            seconds_left = progress.seconds / TIMED_STEPS * (progress.steps - trainer.step)
+            yield from _compile_if_worthwhile(trainer, seconds_left)
+        loss = yield from _gradients(trainer, batch, settings, stop)
+        if unreported:
+            yield progress.event(*unreported)
+        if loss is None:
+            return None
+        lr = learning_rate_at(trainer.step, progress.steps, settings)
+        trainer.optimizer.step(lr)
+        trainer.step += 1
+        trainer.tokens += sum(len(example.ids) for example in batch)
+        unreported = (_read_later(loss), lr)
+        if not on_cuda:
+            yield progress.event(*unreported)
+            unreported = None
+        if pause := between(trainer.step):
+            if unreported:
+                yield progress.event(*unreported)
+            return pause
+    if unreported:
+        yield progress.event(*unreported)
+    return None
 
 
 def held_out_losses(
     trainer: Trainer, examples: Sequence[Example], stop: threading.Event
 ) -> Generator[dict, None, list[tuple[float, int]] | None]:
-    """Yield `progress`; return each row's (loss in nats, labelled tokens), shorter rows first, or None if stopped before the end."""
-    found = []
+    """Measure the loss of held-out rows. Yields `progress` events.
+
+    Returns each row's (loss in nats, labelled tokens), shorter rows first, or None if stopped before the end.
+    """
+    losses: list[tuple[float, int]] = []
     with training_mode(trainer, learning=False), torch.no_grad():
-        for part in trainer.batcher.parts(sorted(examples, key=lambda e: len(e.ids)), 16, 2048):
+        by_length = sorted(examples, key=lambda example: len(example.ids))
+        for part in trainer.batcher.micro_batches(by_length, EVAL_ROWS, EVAL_TOKENS):
             if stop.is_set():
                 return None
-            sizes = [e.labelled for e in part]
-            each = trainer.loss_module(trainer.batcher.batch(part), each=True).double()
-            found += [(row.sum().item(), size) for row, size in zip(each.split(sizes), sizes)]
-            yield {"kind": "progress", "done": len(found), "total": len(examples), "unit": "rows"}
-    return found
+            labelled = [example.labelled for example in part]
+            per_token = trainer.loss_module(trainer.batcher.batch(part), per_token=True).double()
+            losses += [(row.sum().item(), count) for row, count in zip(per_token.split(labelled), labelled)]
+            yield {"kind": "progress", "done": len(losses), "total": len(examples), "unit": "rows"}
+    return losses
 
 
 @contextlib.contextmanager
-def training_mode(trainer: Trainer, learning: bool):
-    """Within it, the model computes as the loop wants it: lean layers, attention over packed rows, the dial."""
+def training_mode(trainer: Trainer, learning: bool) -> Iterator[None]:
+    """The model as the loop computes it: memory-efficient modules, attention over packed rows, checkpointed layers.
+
+    learning: with dropout, and with compiled layers where the plan has them.
+    """
     trainer.loss_module.train(learning)
     with patch_modules(trainer.loss_module, trainer.batcher.model), trainer.batcher.attention():
         try:
@@ -154,66 +211,75 @@ def training_mode(trainer: Trainer, learning: bool):
             trainer.loss_module.eval()
 
 
-def _gradients(trainer: Trainer, batch: Sequence[Example], settings: Train, stop: threading.Event):
+def _gradients(
+    trainer: Trainer, batch: Sequence[Example], settings: Train, stop: threading.Event
+) -> Generator[dict, None, torch.Tensor | None]:
     """Gradients of a whole batch, every labelled token weighing the same; yields a `note` where the plan had to change.
 
-    Returns the mean loss as a tensor, or None if it was stopped in between. Out of memory, the batch is begun again
-    under a plan that needs less.
+    Returns the mean loss as a tensor, or None if it was stopped in between. Out of memory, the batch is started again
+    under a policy that needs less.
     """
     plan = trainer.plan
     while True:
         try:
             loss = _accumulate(trainer, batch, settings, stop)
-            plan.proven = plan.compiled
+            plan.compile_proven = plan.compiled
             return loss
         except RuntimeError as error:
-            failed = error.with_traceback(None)  # its frames hold what has to go
-            leaner = is_out_of_memory(error)
-        if trainer.team.size > 1 or not (
-            leaner or (plan.compiled and not plan.proven)
-        ):  # others would wait for this one
-            raise failed
-        trainer.optimizer.drop_gradients()
-        release_memory()
-        before = plan.policy
-        if not leaner:  # what a compiler raises is none of our business, as long as it goes without it
-            plan.compiled = False
-            note = {"key": "note.compile_failed", "values": {"detail": str(failed).split("\n")[0][:200]}}
-        elif plan.step_down():
-            now = plan.policy
-            note = {
-                "key": "note.stepped_down",
-                "values": {
-                    "before": before.checkpointing,
-                    "before_tokens": before.tokens,
-                    "now": now.checkpointing,
-                    "now_tokens": now.tokens,
-                },
-            }
-        else:
-            raise failed
+            failure = error.with_traceback(None)  # its frames keep tensors that have to be freed
+        note = _fall_back(trainer, failure)
         trainer.layers.set(plan.policy, plan.compiled)
         yield {"kind": "note", **note}
 
 
-def _later(value: torch.Tensor) -> Callable[[], float]:
-    """A way to read a number once it is there, without waiting for what is begun on the card after this call."""
+def _fall_back(trainer: Trainer, failure: RuntimeError) -> dict:
+    """Change the plan after an error, drop the batch's gradients, and return the note about it.
+
+    Raises the error again if no change can help; also with several processes, where the others would wait for this one.
+    """
+    plan, out_of_memory = trainer.plan, is_out_of_memory(failure)
+    compiler_failed = plan.compiled and not plan.compile_proven and not out_of_memory
+    if trainer.team.size > 1 or not (out_of_memory or compiler_failed):
+        raise failure
+    trainer.optimizer.drop_gradients()
+    release_memory()
+    if compiler_failed:  # whatever a compiler raises, training goes on without it
+        plan.compiled = False
+        return {"key": "note.compile_failed", "values": {"detail": str(failure).split("\n")[0][:200]}}
+    before = plan.policy
+    if not plan.step_down():
+        raise failure
+    now = plan.policy
+    return {
+        "key": "note.stepped_down",
+        "values": {
+            "before": before.checkpointing,
+            "before_tokens": before.tokens,
+            "now": now.checkpointing,
+            "now_tokens": now.tokens,
+        },
+    }
+
+
+def _read_later(value: torch.Tensor) -> Callable[[], float]:
+    """A function that reads a number once it is computed, without waiting for work that is queued after this call."""
     if value.device.type != "cuda":
         return value.item
     copy = torch.empty((), dtype=value.dtype, pin_memory=True).copy_(value.detach(), non_blocking=True)
-    there = torch.cuda.Event()
-    there.record()
+    copied = torch.cuda.Event()
+    copied.record()
 
     def read() -> float:
-        there.synchronize()
+        copied.synchronize()
         return copy.item()
 
     return read
 
 
-def _compile_if_it_pays(trainer: Trainer, left: float) -> Iterator[dict]:
-    """Compile the layers on CUDA if that earns back its time in the `left` seconds. Never on a CPU: there a run repeats bit for bit."""
-    if trainer.batcher.device == "cuda" and trainer.team.size == 1 and left * COMPILE_GAIN > 2 * COMPILE_SECONDS:
+def _compile_if_worthwhile(trainer: Trainer, seconds_left: float) -> Iterator[dict]:
+    """Compile the layers on CUDA if that earns back its time. Never on a CPU: there a run repeats bit for bit."""
+    pays = seconds_left * COMPILE_GAIN > 2 * COMPILE_SECONDS
+    if trainer.batcher.device == "cuda" and trainer.team.size == 1 and pays:
         trainer.plan.compiled = True
         trainer.layers.set(trainer.plan.policy, True)
         yield {"kind": "note", "key": "note.compiling", "values": {"seconds": COMPILE_SECONDS}}
@@ -222,11 +288,15 @@ def _compile_if_it_pays(trainer: Trainer, left: float) -> Iterator[dict]:
 def _accumulate(
     trainer: Trainer, batch: Sequence[Example], settings: Train, stop: threading.Event
 ) -> torch.Tensor | None:
-    """This process's micro-batches of a batch, then the sum over all processes."""
-    team, total = trainer.team, 0.0
-    labelled = max(1, sum(e.labelled for e in batch))
-    parts = trainer.batcher.parts(
-        team.share(batch), settings.micro_batch_size or len(batch), trainer.plan.policy.tokens
+    """Backward passes of this process's micro-batches of a batch, then the sum over all processes.
+
+    Returns the batch's mean loss, or None if stopped before the end.
+    """
+    team = trainer.team
+    total: Any = 0.0
+    labelled = max(1, sum(example.labelled for example in batch))
+    parts = trainer.batcher.micro_batches(
+        team.local_rows(batch), settings.micro_batch_size or len(batch), trainer.plan.policy.tokens
     )
     if team.any(stop.is_set()):
         return None
@@ -236,12 +306,13 @@ def _accumulate(
         loss = trainer.loss_module(trainer.batcher.batch(part)) * (weight / labelled)
         trainer.optimizer.backward(loss)
         total = total + loss.detach()
-    trainer.team.sum([total, *trainer.optimizer.gradients()])
+    team.all_reduce([total, *trainer.optimizer.gradients()])
     return total
 
 
-def _forever(examples: Sequence[Example], settings: Train, batcher: Batcher) -> Iterator[list[Example]]:
+def _endless_batches(examples: Sequence[Example], settings: Train, batcher: Batcher) -> Iterator[list[Example]]:
+    """The batches of one epoch after another, each in an order of its own."""
     epoch = 0
     while True:
-        yield from epoch_batches(examples, settings.batch_size, settings.seed + epoch, alike=not batcher.packed)
+        yield from epoch_batches(examples, settings.batch_size, settings.seed + epoch, not batcher.packed)
         epoch += 1

@@ -1,58 +1,65 @@
-"""Next-token loss that never holds all logits: only labelled positions, a chunk at a time.
+"""Next-token loss that never keeps all logits: only those of labelled positions, a chunk at a time.
 
-With a frozen head the gradient with respect to the hidden states is softmax minus one-hot, times the head. It is made in
-the forward pass while the chunk's logits are there, so that neither logits nor their gradient outlive their chunk.
+With a frozen head the gradient with respect to the hidden states is softmax minus one-hot, times the head. It is
+computed in the forward pass while the chunk's logits exist, so that neither logits nor their gradient outlive their
+chunk.
 """
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from playground.data.batch import Batch
 
 CHUNK_LOGITS = 2**24  # logits in memory at once: 64 MiB in float32
+MIN_CHUNK = 16  # positions of a chunk, however large the vocabulary
 
+# names in the configs of families that scale or cap their logits
 SCALED = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier_scale", "logits_soft_cap")
 
 
-class _Chunked(torch.autograd.Function):
+class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, bias, positions, targets, chunk):
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, positions: Tensor, targets: Tensor, chunk: int
+    ) -> Tensor:
         total = hidden.new_zeros((), dtype=torch.float32)
         gradient = torch.zeros_like(hidden) if ctx.needs_input_grad[0] else None
         for start in range(0, len(targets), chunk):
             at, token = positions[start : start + chunk], targets[start : start + chunk, None]
             logits = functional.linear(hidden[at], weight, bias).float()
-            most = logits.logsumexp(-1, keepdim=True)
-            total += (most - logits.gather(1, token)).sum()
+            normalizer = logits.logsumexp(-1, keepdim=True)
+            total += (normalizer - logits.gather(1, token)).sum()
             if gradient is not None:
-                share = logits.sub_(most).exp_().scatter_add_(1, token, logits.new_full(token.shape, -1.0))
-                gradient[at] = share.to(hidden.dtype) @ weight
+                for_logits = logits.sub_(normalizer).exp_().scatter_add_(1, token, logits.new_full(token.shape, -1.0))
+                gradient[at] = for_logits.to(hidden.dtype) @ weight
         ctx.save_for_backward(gradient)
         return total
 
     @staticmethod
-    def backward(ctx, upstream):
+    def backward(ctx: Any, upstream: Tensor) -> tuple:
         (gradient,) = ctx.saved_tensors
         return gradient * upstream.to(gradient.dtype), None, None, None, None, None
 
 
-def chunked_loss(hidden: torch.Tensor, head: nn.Linear, positions: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Sum of the cross-entropies, in nats, of predicting `wanted` from the hidden states at `predicts`.
+def chunked_loss(hidden: Tensor, head: nn.Linear, positions: Tensor, targets: Tensor) -> Tensor:
+    """Sum of the cross-entropies, in nats, of predicting `targets` from the hidden states at `positions`.
 
-    hidden: (rows, tokens, width) after the last norm; predicts: (labelled,) positions over rows × tokens, each at most
-    once; wanted: (labelled,) token ids. The head is frozen.
+    hidden: (rows, tokens, width) after the last norm; positions: (labelled,) over rows × tokens, each at most once;
+    targets: (labelled,) token ids. The head is frozen.
     """
-    chunk = max(16, CHUNK_LOGITS // head.weight.shape[0])
-    return _Chunked.apply(hidden.flatten(0, 1), head.weight, head.bias, positions, targets, chunk)
+    return _ChunkedLoss.apply(
+        hidden.flatten(0, 1), head.weight, head.bias, positions, targets, _chunk_size(head.weight.shape[0])
+    )
 
 
-def token_losses(hidden: torch.Tensor, head: nn.Linear, positions: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """The same, each labelled token's cross-entropy by itself: (labelled,). Nothing is kept for a gradient's sake."""
-    hidden, chunk = hidden.flatten(0, 1), max(16, CHUNK_LOGITS // head.weight.shape[0])
+def token_losses(hidden: Tensor, head: nn.Linear, positions: Tensor, targets: Tensor) -> Tensor:
+    """The same, but the cross-entropy of each labelled token: (labelled,). Without gradients."""
+    hidden, chunk = hidden.flatten(0, 1), _chunk_size(head.weight.shape[0])
     parts = zip(positions.split(chunk), targets.split(chunk))
     return torch.cat(
         [
@@ -64,64 +71,67 @@ def token_losses(hidden: torch.Tensor, head: nn.Linear, positions: torch.Tensor,
     )
 
 
+def _chunk_size(vocabulary: int) -> int:
+    return max(MIN_CHUNK, CHUNK_LOGITS // vocabulary)
+
+
 class Loss(nn.Module):
     """The summed loss of a batch, in nats over its labelled tokens: chunked where that is exact, else over all logits.
 
     `chunked` says which. It is exact where logits are the plain frozen head over the decoder's output, which is tried
-    out once on a few tokens against the model's own logits rather than believed from a list of names. Of a model with an
-    encoder, what is predicted is what its head is given, for T5's first version scales it on the way there. A module, so
-    that what shards a model (FSDP) sees one forward pass with everything in it.
+    once on a few tokens against the model's own logits rather than believed from a list of names. Of a model with an
+    encoder, the loss starts from the head's input, for T5's first version scales it on the way there. A module, so that
+    what shards a model (FSDP) sees one forward pass with everything in it.
     """
 
     def __init__(self, model: nn.Module):
         super().__init__()
-        causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+        causal: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
         self.model = model
-        self.causal = (causal,)  # in tuples, so that nothing is a child twice
+        self.causal = (causal,)  # in tuples, so that nothing is registered twice as a submodule
         self._encoder = causal.config.is_encoder_decoder
         self._parts = (getattr(causal, causal.base_model_prefix, None), causal.get_output_embeddings())
-        self.chunked = self._exact(causal)
+        self.chunked = self._chunking_is_exact(causal)
 
-    def forward(self, batch: Batch, states: bool = False, each: bool = False) -> torch.Tensor:
-        """The loss; or, for `states`, the decoder's hidden states (rows, tokens, width); for `each`, every labelled token's own loss."""
-        if states or self.chunked:
-            hidden = self._states(batch.inputs)
-            return (
-                hidden
-                if states
-                else (token_losses if each else chunked_loss)(hidden, self._parts[1], batch.positions, batch.targets)
-            )
+    def forward(self, batch: Batch, return_hidden: bool = False, per_token: bool = False) -> Tensor:
+        """The loss, a number.
+
+        return_hidden: the decoder's hidden states (rows, tokens, width) instead; per_token: each labelled token's loss.
+        """
+        if return_hidden:
+            return self._hidden_states(batch.inputs)
+        if self.chunked:
+            loss = token_losses if per_token else chunked_loss
+            return loss(self._hidden_states(batch.inputs), self._parts[1], batch.positions, batch.targets)
         logits = self.model(**batch.inputs, use_cache=False).logits.flatten(0, 1)[batch.positions]
-        return functional.cross_entropy(logits.float(), batch.targets, reduction="none" if each else "sum")
+        return functional.cross_entropy(logits.float(), batch.targets, reduction="none" if per_token else "sum")
 
-    def _states(self, inputs: dict) -> torch.Tensor:
-        """What the head is given: (rows, tokens, width)."""
+    def _hidden_states(self, inputs: dict) -> Tensor:
+        """The head's input: (rows, tokens, width)."""
         decoder, head = self._parts
         if decoder is not None:
             return decoder(**inputs, use_cache=False)[0]
-        with _let_through(head):
+        with _bypass(head):
             return self.model(**inputs, use_cache=False).logits
 
-    def _exact(self, causal) -> bool:
+    def _chunking_is_exact(self, causal: Any) -> bool:
         decoder, head = self._parts
         plain = type(head) is nn.Linear and not head.weight.requires_grad and (self._encoder or decoder is not None)
         if not plain or any(getattr(causal.config, name, None) for name in SCALED):
             return False
-        if head.weight.is_meta:  # no values to compare: a trial of its shapes alone (memory/)
+        if head.weight.is_meta:  # shapes alone, of a prediction: no values to compare
             return True
-        inputs = dict.fromkeys(
-            ("input_ids", "decoder_input_ids")[: 1 + self._encoder],
-            torch.arange(3, 11, device=head.weight.device)[None],
-        )
+        names = ("input_ids", "decoder_input_ids") if self._encoder else ("input_ids",)
+        inputs = dict.fromkeys(names, torch.arange(3, 11, device=head.weight.device)[None])
         with torch.no_grad():
-            ours = head(self._states(inputs))
-            theirs = self.model(**inputs, use_cache=False).logits
-        return torch.equal(ours, theirs.to(ours.dtype))
+            from_hidden = head(self._hidden_states(inputs))
+            logits = self.model(**inputs, use_cache=False).logits
+        return torch.equal(from_hidden, logits.to(from_hidden.dtype))
 
 
 @contextlib.contextmanager
-def _let_through(head: nn.Linear) -> Iterator[None]:
-    """Within it, the head hands on what it is given."""
+def _bypass(head: Any) -> Iterator[None]:
+    """Let the head return its input."""
     head.forward = lambda hidden: hidden
     try:
         yield

@@ -1,10 +1,11 @@
-"""Which dial a fine-tune starts on, and what comes next when memory runs out: the fastest that fits what is free.
+"""Choose the fastest checkpointing policy that fits free memory, and the fallbacks for when memory runs out.
 
-What a token costs isn't looked up: one forward pass over a few of the run's own rows counts the bytes that autograd
-keeps. Time is counted in forward passes: with frozen weights a step is one forward and one backward of about the same
-work, and a layer computed again is one more forward of that layer. A micro-batch has a fixed price besides, as many
-tokens' work as `FIXED` says: quantized weights are made dense once for each pass over them. And on CUDA it takes at
-least as long as the processor needs to launch its kernels, so that a fast card gains nothing from few tokens at once.
+Memory isn't looked up: one forward pass over a piece of the run's longest row counts the bytes that autograd keeps.
+
+Time is counted in forward passes: with frozen weights a step is one forward and one backward pass of about the same
+work, and a recomputed layer is one more forward pass of that layer. A micro-batch also has a fixed cost of as much work
+as `FIXED_TOKENS` tokens: quantized weights are dequantized once for each pass over them. And on CUDA it takes at least
+as long as the processor needs to launch its kernels, so that a fast card gains nothing from few tokens at once.
 """
 
 import functools
@@ -17,6 +18,7 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+from playground import compat
 from playground.data.batch import Example, epoch_batches
 from playground.errors import problem
 from playground.settings import Train
@@ -26,39 +28,62 @@ from playground.train.loss import CHUNK_LOGITS, Loss
 from playground.train.optimizer import Optimizer
 from playground.train.patches import patch_modules
 
-FIXED_TOKENS = 300  # tokens; nf4 on an H100: 24 ms for three passes over a 7B model beside 0.08 ms a token
-LAUNCH_SECONDS = 3.5e-3  # seconds to launch one pass through one layer with adapters, a backward pass too: 0.26 s a micro-batch of 32 layers seen
-RATE_REACHED = 0.6  # of the rate of one large product, by a whole pass: 55 to 64 % of the limit on an H100 (README)
-ASSUMED_RATE = 790e12  # floating-point operations a second where there is no card to try: an H100's, in bfloat16
-SAMPLE_TOKENS = 128  # tokens of the forward pass that counts: few, for it keeps everything
-CHOICES = ("off", "4", "3", "2", "all", "offload")
-OFFLOAD_COST = 0.15  # of a forward pass: each layer's input copied out and in; 9,491 tokens/s beside 10,000 on an H100
-GRADIENT_SHARE = 0.4  # of what a layer keeps: what its backward pass takes besides, a guess on the safe side
-MARGIN = 0.95  # of what is free: the rest is for what the allocator can't use, 4 to 7 % of what is allocated on an H100 (README)
+# tokens; nf4 on an H100: 24 ms for three passes over a 7B model, compared with 0.08 ms a token
+FIXED_TOKENS = 300
+# seconds to launch one pass through one layer with adapters, forward or backward; measured: 0.26 s for a micro-batch of
+# 32 layers
+LAUNCH_SECONDS = 3.5e-3
+# share of the rate of one large product that a whole pass reaches: 55 to 64 % of the limit on an H100
+# (tests/bench/README.md)
+RATE_REACHED = 0.6
+# floating-point operations a second where there is no card to measure: an H100's, in bfloat16
+ASSUMED_RATE = 790e12
+# forward passes that offloading adds: each layer's input copied out and in; 9,491 instead of 10,000 tokens/s on an H100
+OFFLOAD_COST = 0.15
+# share of what a layer keeps that its backward pass takes in addition: a guess on the safe side
+GRADIENT_SHARE = 0.4
+# share of free memory to plan with: the rest is what the allocator can't use, 4 to 7 % of what is allocated on an H100
+# (tests/bench/README.md)
+USABLE_SHARE = 0.95
+SAMPLE_TOKENS = 128  # tokens of the forward pass that counts bytes; not more, because it keeps everything
+AUTO_CHOICES = ("off", "4", "3", "2", "all", "offload")  # what `gradient_checkpointing` "auto" chooses from
+SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 32)  # micro-batches that the largest batch may be split into
+FALLBACK_SHARE = 0.85  # a fallback keeps less than this share of the activations of the policy before it
 
 
 @dataclass(frozen=True)
 class ActivationCost:
-    """Bytes that a token costs, and bytes that any micro-batch does."""
+    """Bytes of activations: for each token, and for any micro-batch.
 
-    layer: float  # everything that one layer keeps
-    entry: float  # a layer's input alone
-    layers: int  # that learn or carry a gradient
+    layer: bytes a token that one layer keeps.
+    entry: bytes a token of a layer's input alone.
+    layers: how many layers are trained or carry a gradient.
+    fixed: bytes that any micro-batch takes.
+    launch: tokens whose work in a layer takes as long as launching it.
+    """
+
+    layer: float
+    entry: float
+    layers: int
     fixed: int
-    launch: float = 0  # tokens whose work takes a layer as long as launching it
+    launch: float = 0
 
     def peak(self, policy: CheckpointPolicy, tokens: int) -> int:
-        """Bytes beyond weights and optimizer at the worst moment of a micro-batch."""
-        kept = sum(self._keeps(policy, n) for n in range(self.layers))
-        most = 0.0
-        for n in reversed(
-            range(self.layers)
-        ):  # backward: what this layer kept is still there, what later ones kept isn't any more
-            most = max(most, kept + self.layer * (GRADIENT_SHARE + policy.recomputes(n)))
-            kept -= self._keeps(policy, n)
-        return int(tokens * most) + self.fixed
+        """Bytes in addition to weights and optimizer at the peak of a micro-batch."""
+        kept = sum(self._kept(policy, n) for n in range(self.layers))
+        peak = 0.0
+        for n in reversed(range(self.layers)):  # backward: layers before n still keep theirs, those after it don't
+            peak = max(peak, kept + self.layer * (GRADIENT_SHARE + policy.recomputes(n)))
+            kept -= self._kept(policy, n)
+        return int(tokens * peak) + self.fixed
 
-    def _keeps(self, policy: CheckpointPolicy, layer: int) -> float:
+    def forward_passes(self, policy: CheckpointPolicy) -> float:
+        """Time of a token in a step under this policy, as a multiple of the time of a forward pass."""
+        recomputed = sum(policy.recomputes(n) for n in range(self.layers)) / self.layers
+        passes = 2 + recomputed + (OFFLOAD_COST if policy.checkpointing == "offload" else 0)
+        return passes * max(policy.tokens + FIXED_TOKENS, self.launch) / policy.tokens
+
+    def _kept(self, policy: CheckpointPolicy, layer: int) -> float:
         if not policy.recomputes(layer):
             return self.layer
         return 0 if policy.checkpointing == "offload" else self.entry
@@ -66,25 +91,31 @@ class ActivationCost:
 
 @dataclass
 class MemoryPlan:
-    """The dial in use, those that need less (each less than the one before), and whether layers are compiled."""
+    """The policy in use, its fallbacks, and whether layers are compiled.
+
+    fallbacks: each needs less memory than the one before.
+    compile_proven: a step went through with compiled layers.
+    forward_passes: predicted time of a token, in forward passes; 1 where nothing was predicted.
+    peak: bytes of activations predicted for the first policy; None where there was no choice.
+    """
 
     policy: CheckpointPolicy
-    leaner: list[CheckpointPolicy] = field(default_factory=list)
+    fallbacks: list[CheckpointPolicy] = field(default_factory=list)
     compiled: bool = False
-    proven: bool = False  # a step went through compiled
-    work: float = 1  # a token's, in what it takes in a forward pass, as predicted; 1 where nothing was
-    peak: int | None = None  # bytes, predicted for the dial it began with, where there was a choice
+    compile_proven: bool = False
+    forward_passes: float = 1
+    peak: int | None = None
 
     def step_down(self) -> bool:
-        """Take the next dial that needs less; False if there is none."""
-        if not self.leaner:
+        """Switch to the next fallback; False if there is none."""
+        if not self.fallbacks:
             return False
-        self.policy = self.leaner.pop(0)
+        self.policy = self.fallbacks.pop(0)
         return True
 
 
 def count_once(tensor: torch.Tensor) -> int:
-    """A tensor of a whole network stands for itself."""
+    """The multiplicity of a tensor of a whole network: it stands for itself alone."""
     return 1
 
 
@@ -95,50 +126,67 @@ def choose_plan(
     layers: CheckpointedLayers,
     examples: Sequence[Example],
     settings: Train,
-    room: int | None = None,
-    multiplicity: Callable = count_once,
+    free_bytes: int | None = None,
+    multiplicity: Callable[[torch.Tensor], int] = count_once,
 ) -> MemoryPlan:
-    """The plan for these rows and settings on this device, now. Raises PlaygroundError for a budget below one row.
+    """The fastest policy for these rows and settings that fits, with fallbacks. If none fits, the one that needs least.
 
-    room: bytes that can be taken (None: what is free now). Beside them stands what a micro-batch and the optimizer's first step will still take.
-    times: of a network of few layers that stands for one of many (memory/few.py), for how many tensors one of its stands.
+    free_bytes: what the optimizer's first step and micro-batches may take (None: what is free on the device now).
+    multiplicity: in a shallow network that stands for a deep one (predict/layer_extrapolation.py), how many tensors a
+    tensor stands for. Raises PlaygroundError for a token budget below the longest row.
     """
-    longest = batcher.size([max(examples, key=lambda e: len(e.ids))])
+    longest = batcher.computed_tokens([max(examples, key=lambda e: len(e.ids))])
     if 0 < settings.max_tokens_per_micro_batch < longest:
         raise problem("error.tokens", tokens=settings.max_tokens_per_micro_batch, longest=longest)
-    rows = settings.micro_batch_size or settings.batch_size
-    most = max(
-        batcher.size(part)
-        for batch in epoch_batches(examples, settings.batch_size, settings.seed, not batcher.packed)
-        for part in batcher.parts(batch, rows)
-    )
-    budgets = (
-        [settings.max_tokens_per_micro_batch]
-        if settings.max_tokens_per_micro_batch
-        else sorted({max(longest, -(-most // k)) for k in (1, 2, 3, 4, 6, 8, 12, 16, 32)}, reverse=True)
-    )
-    dials = [
-        CheckpointPolicy(how, budget)
-        for how in (CHOICES if settings.gradient_checkpointing == "auto" else (settings.gradient_checkpointing,))
-        for budget in budgets
-    ]
-    if len(dials) == 1 or not layers.all:
-        return MemoryPlan(dials[0])
+    most = most_tokens(batcher, examples, settings)
+    candidates = _candidates(settings, longest, most)
+    if len(candidates) == 1 or not layers.all:
+        return MemoryPlan(candidates[0])
     cost = measure_cost(loss_module, batcher, layers, examples, multiplicity)
-    needs = {policy: cost.peak(policy, min(policy.tokens, most)) for policy in dials}
-    dials.sort(key=lambda policy: (_slowness(policy, cost), needs[policy]))
-    room = ((free_memory(batcher.device) if room is None else room) - optimizer.pending_bytes(multiplicity)) * MARGIN
-    start = next((n for n, policy in enumerate(dials) if needs[policy] <= room), None)
-    if start is None:
-        leanest = min(dials, key=needs.get)
-        return MemoryPlan(
-            leanest, peak=needs[leanest], work=_slowness(leanest, cost)
-        )  # nothing fits by this count: the leanest is tried anyway
-    ladder = [dials[start]]
-    for policy in dials[start + 1 :]:
-        if needs[policy] - cost.fixed < 0.85 * (needs[ladder[-1]] - cost.fixed):
-            ladder.append(policy)
-    return MemoryPlan(ladder[0], ladder[1:], peak=needs[ladder[0]], work=_slowness(ladder[0], cost))
+    peaks = {policy: cost.peak(policy, min(policy.tokens, most)) for policy in candidates}
+    candidates.sort(key=lambda policy: (cost.forward_passes(policy), peaks[policy]))
+    if free_bytes is None:
+        free_bytes = free_memory(batcher.device)
+    usable = (free_bytes - optimizer.pending_bytes(multiplicity)) * USABLE_SHARE
+    fitting = next((n for n, policy in enumerate(candidates) if peaks[policy] <= usable), None)
+    if fitting is None:
+        chosen, fallbacks = min(candidates, key=lambda policy: peaks[policy]), []
+    else:
+        chosen = candidates[fitting]
+        activations = {policy: peak - cost.fixed for policy, peak in peaks.items()}
+        fallbacks = _fallbacks(chosen, candidates[fitting + 1 :], activations)
+    return MemoryPlan(chosen, fallbacks, forward_passes=cost.forward_passes(chosen), peak=peaks[chosen])
+
+
+def most_tokens(batcher: Batcher, examples: Sequence[Example], settings: Train) -> int:
+    """Computed tokens of an epoch's largest micro-batch, where no budget of tokens limits it."""
+    rows = settings.micro_batch_size or settings.batch_size
+    return max(
+        batcher.computed_tokens(part)
+        for batch in epoch_batches(examples, settings.batch_size, settings.seed, not batcher.packed)
+        for part in batcher.micro_batches(batch, rows)
+    )
+
+
+def _candidates(settings: Train, longest: int, most: int) -> list[CheckpointPolicy]:
+    """Every policy that these settings allow. longest: tokens of the longest row; most: of the largest micro-batch."""
+    budgets = [settings.max_tokens_per_micro_batch]
+    if not settings.max_tokens_per_micro_batch:
+        budgets = sorted({max(longest, -(-most // parts)) for parts in SPLITS}, reverse=True)
+    choices = AUTO_CHOICES if settings.gradient_checkpointing == "auto" else (settings.gradient_checkpointing,)
+    return [CheckpointPolicy(checkpointing, budget) for checkpointing in choices for budget in budgets]
+
+
+def _fallbacks(
+    chosen: CheckpointPolicy, slower: Sequence[CheckpointPolicy], activations: dict[CheckpointPolicy, int]
+) -> list[CheckpointPolicy]:
+    """Of slower policies, fastest first, those that each keep clearly less than the one before. activations: bytes."""
+    fallbacks, last = [], chosen
+    for policy in slower:
+        if activations[policy] < FALLBACK_SHARE * activations[last]:
+            fallbacks.append(policy)
+            last = policy
+    return fallbacks
 
 
 def measure_cost(
@@ -146,26 +194,47 @@ def measure_cost(
     batcher: Batcher,
     layers: CheckpointedLayers,
     examples: Sequence[Example],
-    multiplicity: Callable = count_once,
+    multiplicity: Callable[[torch.Tensor], int] = count_once,
 ) -> ActivationCost:
-    """What these rows cost on this model, counted in one forward pass over a piece of the longest: bytes go with tokens."""
+    """What these rows cost on this model, counted in one forward pass over a piece of the longest row."""
     longest = max(examples, key=lambda e: len(e.ids))
-    upto = batcher.prefix + SAMPLE_TOKENS
-    part = [Example(longest.ids[:upto], min(longest.trained_from, upto - 1))]
-    own = {
-        t.untyped_storage()._cdata
-        for t in (*loss_module.parameters(), *loss_module.buffers())
-        if not isinstance(t, DTensor)
+    limit = batcher.prefix + SAMPLE_TOKENS
+    sample = [Example(longest.ids[:limit], min(longest.trained_from, limit - 1))]
+    kept, tokens = _kept_bytes(loss_module, batcher, layers, sample, multiplicity), batcher.computed_tokens(sample)
+    gradient_layers = max(1, sum(multiplicity(next(m.parameters())) for m in layers.all[layers.first_trainable :]))
+    matrices = [p for layer in layers.all[:1] for p in layer.parameters() if p.ndim == 2]
+    widest = max((p.shape[0] * p.shape[-1] for p in matrices), default=0)
+    item_bytes = batcher.model.dtype.itemsize
+    return ActivationCost(
+        layer=kept / tokens / gradient_layers,
+        entry=batcher.model.config.get_text_config().hidden_size * item_bytes,
+        layers=gradient_layers,
+        fixed=3 * 4 * CHUNK_LOGITS + 3 * widest * item_bytes,
+        launch=_launch_tokens(batcher, layers),
+    )
+
+
+def _kept_bytes(
+    loss_module: Loss,
+    batcher: Batcher,
+    layers: CheckpointedLayers,
+    sample: Sequence[Example],
+    multiplicity: Callable[[torch.Tensor], int],
+) -> int:
+    """Bytes that autograd keeps in a forward pass over these rows when nothing is recomputed, without weights."""
+    weights = {
+        compat.storage_id(tensor)
+        for tensor in (*loss_module.parameters(), *loss_module.buffers())
+        if not isinstance(tensor, DTensor)
     }
     kept: dict[int, int] = {}
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        weight = isinstance(
-            tensor._base if tensor._is_view() else tensor, nn.Parameter
-        )  # of split weights, one that was gathered
-        if not weight and storage._cdata not in own:
-            kept[storage._cdata] = storage.nbytes() * multiplicity(tensor)
+    def save(tensor: torch.Tensor) -> torch.Tensor:
+        storage = compat.storage_id(tensor)
+        # true of a weight that FSDP has gathered, whose storage is new
+        is_weight = isinstance(compat.viewed_tensor(tensor), nn.Parameter)
+        if not is_weight and storage not in weights:
+            kept[storage] = tensor.untyped_storage().nbytes() * multiplicity(tensor)
         return tensor.detach()  # with its history it would keep itself alive
 
     loss_module.train()
@@ -173,28 +242,15 @@ def measure_cost(
     with (
         patch_modules(loss_module, batcher.model),
         batcher.attention(),
-        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor),
     ):
-        loss_module(batcher.batch(part))
+        loss_module(batcher.batch(sample))
     layers.restore()
-    config, tokens = batcher.model.config.get_text_config(), batcher.size(part)
-    first = next((n for n, layer in enumerate(layers.all) if any(p.requires_grad for p in layer.parameters())), 0)
-    learning = max(1, sum(multiplicity(next(layer.parameters())) for layer in layers.all[first:]))
-    widest = max(
-        (p.shape[0] * p.shape[-1] for layer in layers.all[:1] for p in layer.parameters() if p.ndim == 2), default=0
-    )
-    size = batcher.model.dtype.itemsize
-    return ActivationCost(
-        sum(kept.values()) / tokens / learning,
-        config.hidden_size * size,
-        learning,
-        3 * 4 * CHUNK_LOGITS + 3 * widest * size,
-        _launch(batcher, layers),
-    )
+    return sum(kept.values())
 
 
 def free_memory(device: str) -> int:
-    """Bytes that this process can still take there, with what torch holds and doesn't use."""
+    """Bytes that this process can still take on the device, including what torch has reserved and doesn't use."""
     if device == "cpu":
         return psutil.virtual_memory().available
     unused, total = torch.cuda.mem_get_info()
@@ -203,42 +259,34 @@ def free_memory(device: str) -> int:
     return min(unused, allowed - reserved) + reserved - torch.cuda.memory_allocated()
 
 
-def _slowness(policy: CheckpointPolicy, cost: ActivationCost) -> float:
-    """Time that a token takes under this dial, in what one takes in a forward pass."""
-    again = sum(policy.recomputes(n) for n in range(cost.layers)) / cost.layers
-    passes = 2 + again + (OFFLOAD_COST if policy.checkpointing == "offload" else 0)
-    return passes * max(policy.tokens + FIXED_TOKENS, cost.launch) / policy.tokens
-
-
-def _launch(batcher: Batcher, layers: CheckpointedLayers) -> float:
-    """How many tokens' work in a layer takes as long as launching the layer's kernels; 0 on a CPU, which does both itself."""
+def _launch_tokens(batcher: Batcher, layers: CheckpointedLayers) -> float:
+    """Tokens whose work in a layer takes as long as launching the layer's kernels; 0 on a CPU, which launches none."""
     device = getattr(batcher.model, "stands_for", batcher.device)
     if device != "cuda":
         return 0.0
-    a_token = 2 * max(
-        sum(linear_weights(m) for m in layer.modules()) for layer in layers.all
-    )  # a multiplication and an addition each
-    return LAUNCH_SECONDS * RATE_REACHED * _rate(batcher.device, batcher.model.dtype) / a_token
+    weights = max(sum(linear_weights(module) for module in layer.modules()) for layer in layers.all)
+    operations = 2 * weights  # for a token: a multiplication and an addition each
+    return LAUNCH_SECONDS * RATE_REACHED * _matmul_rate(batcher.device, batcher.model.dtype) / operations
 
 
 def linear_weights(module: nn.Module) -> int:
-    """Of a linear layer as it computes, however few bytes they are kept in; 0 for anything else."""
+    """How many weights a linear layer multiplies with, however they are stored; 0 for any other module."""
     if isinstance(module, nn.Linear):
         return module.in_features * module.out_features
-    return module.weight.numel() if type(module).__name__ == "Conv1D" else 0
+    return module.weight.numel() if type(module).__name__ == "Conv1D" else 0  # type: ignore[operator]
 
 
 @functools.cache
-def _rate(device: str, dtype: torch.dtype) -> float:
-    """Floating-point operations a second that this card does in a large product, tried once (some 5 ms)."""
+def _matmul_rate(device: str, dtype: torch.dtype) -> float:
+    """Floating-point operations a second of this card in a large product, measured once (some 5 ms)."""
     if device != "cuda":
         return ASSUMED_RATE
-    size, took = 4096, []
-    left = torch.ones(size, size, dtype=dtype, device=device)
+    size, seconds = 4096, []
+    matrix = torch.ones(size, size, dtype=dtype, device=device)
     for _ in range(4):
         torch.cuda.synchronize()
-        began = time.perf_counter()
-        left @ left
+        start = time.perf_counter()
+        matrix @ matrix
         torch.cuda.synchronize()
-        took.append(time.perf_counter() - began)
-    return 2 * size**3 / min(took)
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / min(seconds)

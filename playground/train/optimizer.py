@@ -1,70 +1,82 @@
-"""AdamW over what is trained (Loshchilov & Hutter 2019, arXiv 1711.05101), in the forms that memory asks for.
+"""AdamW over the trained parameters (Loshchilov & Hutter 2019, arXiv 1711.05101), in variants that use less memory.
 
 Adapters compute in the model's own type, while the optimizer keeps float32 copies of them (Micikevicius et al. 2018,
-arXiv 1710.03740): small updates aren't lost to rounding, and adapters are small enough for that to cost next to nothing.
-A full fine-tune has no copies: there the optimizer's state is most of the memory, and `kind` says how it is kept.
+arXiv 1710.03740): small updates aren't lost to rounding, and adapters are small enough for that to cost next to
+nothing. A full fine-tune has no copies: there the optimizer's state is most of the memory, and `kind` says how it is
+kept.
 """
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from playground import compat
 from playground.errors import problem
 
-LARGEST_NORM = 1.0
-KINDS = ("adamw", "adamw8bit", "paged_adamw", "paged_adamw8bit")
+MAX_GRAD_NORM = 1.0  # gradients are clipped to this norm
 
 
 class Optimizer:
-    """Gradients are gathered after every backward pass, then one step clips, updates and forgets them.
+    """Collects gradients over several backward passes; one step clips them, updates the parameters and drops them.
 
-    named: what is trained. copies: of what isn't float32, keep copies that are and sum gradients there. ratio: B matrices learn that many times
-    as fast as A (LoRA+: Hayou et al. 2024, arXiv 2402.12354).
+    named: trained parameters by name. kind: "adamw", "adamw8bit", "paged_adamw" or "paged_adamw8bit" (all but the first
+    need CUDA). copies: for parameters that aren't float32, keep float32 copies and sum gradients there. ratio: learning
+    rate of B matrices, as a multiple of A's (LoRA+: Hayou et al. 2024, arXiv 2402.12354).
     """
 
     def __init__(
         self, named: Iterable[tuple[str, nn.Parameter]], kind: str = "adamw", copies: bool = True, ratio: float = 1.0
     ):
         named, self.kind = list(named), kind
-        self.parameters = [parameter for _, parameter in named]
-        self._copied = copies and any(p.dtype != torch.float32 for p in self.parameters)
-        self.copies = (
-            [p.detach().float().clone().requires_grad_() for p in self.parameters] if self._copied else self.parameters
-        )
-        groups = [{"params": [], "ratio": 1.0}, {"params": [], "ratio": ratio}]
+        self.parameters: list[Tensor] = [parameter for _, parameter in named]
+        self._has_copies = copies and any(p.dtype != torch.float32 for p in self.parameters)
+        self.copies = self.parameters
+        if self._has_copies:
+            self.copies = [p.detach().float().clone().requires_grad_() for p in self.parameters]
+        groups: list[dict[str, Any]] = [{"params": [], "ratio": 1.0}, {"params": [], "ratio": ratio}]
         for (name, _), copy in zip(named, self.copies):
             groups["lora_B" in name]["params"].append(copy)
-        self.inner = _adamw(kind, [group for group in groups if group["params"]], self.parameters[0].device.type)
+        device = self.parameters[0].device.type
+        self.inner = _adamw(kind, [group for group in groups if group["params"]], device)
         half = any(p.dtype == torch.float16 for p in self.parameters)
-        self.scaler = torch.amp.GradScaler(self.parameters[0].device.type, enabled=half)
+        self.scaler = torch.amp.GradScaler(device, enabled=half)
 
-    def backward(self, loss: torch.Tensor) -> None:
-        """The loss's gradients, added to those of this step so far."""
+    def backward(self, loss: Tensor) -> None:
+        """Compute the loss's gradients and add them to those of this step so far."""
         self.scaler.scale(loss).backward()
-        if self._copied:
-            pairs = [
-                (copy, parameter) for copy, parameter in zip(self.copies, self.parameters) if parameter.grad is not None
-            ]
-            new = [copy for copy, _ in pairs if copy.grad is None]
-            for copy in new:
-                copy.grad = torch.empty_like(copy)
-            gather = torch._foreach_copy_ if len(new) == len(pairs) else torch._foreach_add_
-            if new and len(new) < len(pairs):  # some have learned nothing so far
-                torch._foreach_zero_([copy.grad for copy in new])
-            gather([copy.grad for copy, _ in pairs], [parameter.grad for _, parameter in pairs])
-            for _, parameter in pairs:
-                parameter.grad = None
+        if self._has_copies:
+            self._move_gradients()
 
-    def pending_bytes(self, multiplicity: Callable = lambda tensor: 1) -> int:
-        """Bytes on the device that the first step will add: gradients, and what `averages` says. times: as of plan.py."""
+    def _move_gradients(self) -> None:
+        """Add the parameters' gradients to their copies' and drop them."""
+        pairs = [
+            (copy, parameter) for copy, parameter in zip(self.copies, self.parameters) if parameter.grad is not None
+        ]
+        without = [copy for copy, _ in pairs if copy.grad is None]
+        for copy in without:
+            copy.grad = torch.empty_like(copy)
+        all_new = len(without) == len(pairs)
+        if without and not all_new:  # some parameters have their first gradient only now
+            compat.foreach_zero([copy.grad for copy in without])
+        gather = compat.foreach_copy if all_new else compat.foreach_add
+        gather([copy.grad for copy, _ in pairs], [parameter.grad for _, parameter in pairs])
+        for _, parameter in pairs:
+            parameter.grad = None
+
+    def pending_bytes(self, multiplicity: Callable[[Tensor], int] = lambda tensor: 1) -> int:
+        """Bytes on the device that the first step will still allocate: gradients and moments.
+
+        multiplicity: as in `memory_policy.choose_plan`.
+        """
         return sum(
-            multiplicity(p) * (self.moment_bytes(c) + (0 if c.grad is not None else c.nbytes))
-            for p, c in zip(self.parameters, self.copies)
+            multiplicity(parameter) * (self.moment_bytes(copy) + (0 if copy.grad is not None else copy.nbytes))
+            for parameter, copy in zip(self.parameters, self.copies)
         )
 
-    def moment_bytes(self, copy: torch.Tensor) -> int:
-        """Bytes of the two running averages of one tensor; paged ones are in main memory.
+    def moment_bytes(self, copy: Tensor) -> int:
+        """Bytes on the device of the two running averages of one tensor; paged ones are in main memory.
 
         bitsandbytes keeps 8 bits and a float32 scale for each 256 of them, and tensors of less than 4,096 numbers in
         float32 (its `block_wise` and `min_8bit_size`).
@@ -75,7 +87,7 @@ class Optimizer:
             return 2 * (copy.numel() * 4 if copy.numel() < 4096 else copy.numel() + 4 * -(-copy.numel() // 256))
         return 0
 
-    def gradients(self) -> list[torch.Tensor]:
+    def gradients(self) -> list[Tensor]:
         """This step's gradients so far."""
         return [copy.grad for copy in self.copies if copy.grad is not None]
 
@@ -85,29 +97,29 @@ class Optimizer:
             parameter.grad = None
 
     def step(self, lr: float) -> None:
-        """Clip, update, write the copies back into the model, and forget the gradients."""
+        """Clip the gradients, update the parameters, and drop the gradients."""
         for group in self.inner.param_groups:
             group["lr"] = lr * group["ratio"]
         self.scaler.unscale_(self.inner)
-        torch.nn.utils.clip_grad_norm_(self.copies, LARGEST_NORM)
+        torch.nn.utils.clip_grad_norm_(self.copies, MAX_GRAD_NORM)
         self.scaler.step(self.inner)
         self.scaler.update()
         self.drop_gradients()
-        if self._copied:
+        if self._has_copies:
             with torch.no_grad():
-                torch._foreach_copy_(self.parameters, self.copies)
+                compat.foreach_copy(self.parameters, self.copies)
 
     def state(self) -> dict:
-        """Everything that a later `load_state` needs to go on exactly from here."""
+        """Everything that `load_state` needs to continue exactly from here."""
         return {
-            "copies": [c.detach().cpu() for c in self.copies],
+            "copies": [copy.detach().cpu() for copy in self.copies],
             "inner": self.inner.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
 
     def load_state(self, state: dict) -> None:
-        """Go on from a `state` of the same parameters. Raises ValueError if they differ."""
-        if [c.shape for c in self.copies] != [c.shape for c in state["copies"]]:
+        """Continue from a `state` of the same parameters. Raises ValueError if they differ."""
+        if [copy.shape for copy in self.copies] != [copy.shape for copy in state["copies"]]:
             raise ValueError("other parameters")
         with torch.no_grad():
             for copy, parameter, saved in zip(self.copies, self.parameters, state["copies"]):
@@ -118,7 +130,7 @@ class Optimizer:
 
 
 def _adamw(kind: str, groups: list[dict], device: str) -> torch.optim.Optimizer:
-    if device == "meta":  # only gradients are made there; `to_come` counts the rest
+    if device == "meta":  # only gradients are made there; `pending_bytes` counts the rest
         return torch.optim.AdamW(groups, weight_decay=0.0)
     if kind == "adamw":
         return torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
@@ -126,9 +138,9 @@ def _adamw(kind: str, groups: list[dict], device: str) -> torch.optim.Optimizer:
         raise problem("error.optimizer_needs_cuda", optimizer=kind)
     import bitsandbytes.optim
 
-    made = {
+    classes = {
         "adamw8bit": bitsandbytes.optim.AdamW8bit,
         "paged_adamw": bitsandbytes.optim.PagedAdamW32bit,
         "paged_adamw8bit": bitsandbytes.optim.PagedAdamW8bit,
     }
-    return made[kind](groups, weight_decay=0.0)
+    return classes[kind](groups, weight_decay=0.0)

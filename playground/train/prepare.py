@@ -1,6 +1,7 @@
-"""From a loaded model and encoded rows to a trainer that is ready to begin."""
+"""Prepare a trainer from a loaded model and encoded rows."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -18,47 +19,47 @@ from playground.train.parallel import Team
 
 
 def prepare_trainer(
-    loaded: LoadedModel, settings: Settings, examples: Sequence[Example], apart: Sequence[Example], team: Team
+    loaded: LoadedModel, settings: Settings, examples: Sequence[Example], held_out: Sequence[Example], team: Team
 ) -> Trainer:
-    """Put the adapter on the held model, or free its weights for a full fine-tune, and decide how it is computed.
+    """Make the loaded model trainable and build its trainer.
 
-    examples: what is trained on; apart: what is only measured on. Raises PlaygroundError for settings that don't fit them.
+    examples: rows to train on; held_out: rows to measure on. Raises PlaygroundError for settings that don't fit them.
     """
     make_trainable(loaded, settings)
-    return build_trainer(loaded, settings, examples, apart, team)
+    return build_trainer(loaded, settings, examples, held_out, team)
 
 
 def make_trainable(loaded: LoadedModel, settings: Settings) -> None:
-    """The held model as it learns: with a fresh adapter, or with all its weights free."""
+    """Add a new LoRA adapter to the loaded model, or let all its weights be trained in a full fine-tune."""
     if settings.train.method == "full":
         loaded.model.requires_grad_(True)
-    else:
-        loaded.model = adapt.add_lora(loaded.model, settings.lora, loaded.dtype, settings.train.seed)
+        return
+    model: Any = adapt.add_lora(loaded.model, settings.lora, loaded.dtype, settings.train.seed)
+    loaded.model = model
 
 
 def build_trainer(
     loaded: LoadedModel,
     settings: Settings,
     examples: Sequence[Example],
-    apart: Sequence[Example],
+    held_out: Sequence[Example],
     team: Team,
-    room: int | None = None,
-    multiplicity: Callable = count_once,
+    free_bytes: int | None = None,
+    multiplicity: Callable[[torch.Tensor], int] = count_once,
 ) -> Trainer:
-    """The rest of `prepare`. room: bytes to plan with (None: what is free); times: as of `plan`."""
-    train, full = settings.train, settings.train.method == "full"
-    loss_module = team.split(Loss(loaded.model))
-    batcher = Batcher(loss_module, [*examples, *apart], loaded.tokenizer.pad_token_id or 0, team.device)
-    trained = [(name, p) for name, p in loaded.model.named_parameters() if p.requires_grad]
+    """The trainer of a model that is trainable already. free_bytes, multiplicity: as in `memory_policy.choose_plan`."""
+    train = settings.train
+    loss_module = team.shard_weights(Loss(loaded.model))
+    batcher = Batcher(loss_module, [*examples, *held_out], loaded.tokenizer.pad_token_id or 0, team.device)
     optimizer = Optimizer(
-        trained,
+        [(name, p) for name, p in loaded.model.named_parameters() if p.requires_grad],
         train.optimizer,
-        copies=not full or loaded.dtype == torch.float16,
+        copies=train.method != "full" or loaded.dtype == torch.float16,
         ratio=settings.lora.loraplus_lr_ratio,
     )
     layers = CheckpointedLayers(loaded.model)
-    chosen = choose_plan(loss_module, optimizer, batcher, layers, examples, train, room, multiplicity)
-    chosen.compiled = train.compile == "on" and not team.sharded
+    plan = choose_plan(loss_module, optimizer, batcher, layers, examples, train, free_bytes, multiplicity)
+    plan.compiled = train.compile == "on" and not team.sharded
     if team.size > 1:
-        torch.manual_seed(train.seed + team.rank)  # what is dropped at random differs between processes
-    return Trainer(loss_module, optimizer, batcher, layers, chosen, team)
+        torch.manual_seed(train.seed + team.rank)  # dropout differs between processes
+    return Trainer(loss_module, optimizer, batcher, layers, plan, team)

@@ -1,193 +1,199 @@
-"""The product of a frozen linear layer with its adapter's, its gradients, and how compiled layers have both (see linear.py).
+"""Frozen linear layers and their LoRA adapters, forward and backward, as functions and as registered operators.
 
-For compiled layers these are operators of torch's registry, which the compiler calls and doesn't look into. Layers that
-aren't compiled call the functions: calling an operator costs several times as much.
+linear.py calls the functions. Compiled layers call the same functions as operators of torch's registry, which the
+compiler calls without looking inside. Calling an operator costs several times as much as calling a function, so layers
+that aren't compiled don't.
 
-Shapes: x and `upstream` (tokens, in or out), A (r, in), B (out, r), low = x Aᵀ (tokens, r). From `weight` to `columns`,
-arguments say what the frozen weight is and how it is read, as `linear.frozen` gives them.
+Shapes: x (tokens, in), upstream gradient (tokens, out), A (r, in), B (out, r), low = x Aᵀ (tokens, r).
 """
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-bits = torch.ops.bitsandbytes
 
+class FrozenWeight(NamedTuple):
+    """A frozen linear layer's weight as it lies in memory, with everything that is needed to read it.
 
-def dequantize(
-    weight: Tensor,
-    kind: str,
-    constants: list[Tensor],
-    block: int,
-    outer_block: int,
-    rows: int,
-    columns: int,
-    dtype: torch.dtype,
-) -> Tensor:
-    """A frozen weight as a matrix (rows, columns) in `dtype`; a fresh one if it was quantized."""
-    if kind == "dense":
-        return weight
-    if kind == "int8":  # code × largest of its row / 127 (Dettmers et al. 2022, arXiv 2208.07339)
-        return torch.mul(
-            weight, constants[0][:, None] / 127, out=torch.empty(weight.shape, dtype=dtype, device=weight.device)
-        )
-    absmax = constants[0]
-    if (
-        len(constants) > 1
-    ):  # double quantization: the constants are codes themselves (Dettmers et al. 2023, arXiv 2305.14314)
-        _, code, inner, offset = constants
-        absmax = bits.dequantize_blockwise(absmax, inner, code, outer_block, torch.float32).add_(offset)
-    return bits.dequantize_4bit(weight, absmax, block, kind, [rows, columns], dtype)
-
-
-def product(
-    x: Tensor,
-    weight: Tensor,
-    kind: str,
-    constants: list[Tensor],
-    block: int,
-    outer_block: int,
-    rows: int,
-    columns: int,
-    bias: Tensor | None,
-) -> Tensor:
-    """x Wᵀ + bias"""
-    return functional.linear(x, dequantize(weight, kind, constants, block, outer_block, rows, columns, x.dtype), bias)
-
-
-def product_backward(
-    upstream: Tensor,
-    weight: Tensor,
-    kind: str,
-    constants: list[Tensor],
-    block: int,
-    outer_block: int,
-    rows: int,
-    columns: int,
-) -> Tensor:
-    """The gradient for x."""
-    return upstream @ dequantize(weight, kind, constants, block, outer_block, rows, columns, upstream.dtype)
-
-
-def adapted(
-    x: Tensor,
-    weight: Tensor,
-    kind: str,
-    constants: list[Tensor],
-    block: int,
-    outer_block: int,
-    rows: int,
-    columns: int,
-    bias: Tensor | None,
-    low: Tensor,
-    a: Tensor,
-    b: Tensor,
-    scale: float,
-) -> Tensor:
-    """x Wᵀ + bias + scale low Bᵀ, added in place. A is only here to have a gradient."""
-    return product(x, weight, kind, constants, block, outer_block, rows, columns, bias).addmm_(low, b.T, alpha=scale)
-
-
-def adapter_backward(
-    upstream: Tensor, x: Tensor, low: Tensor, b: Tensor, scale: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients for low (tokens, r), A and B."""
-    below = (upstream @ b).mul_(scale)
-    return below, below.T @ x, (upstream.T @ low).mul_(scale)
-
-
-def adapted_backward(
-    upstream: Tensor,
-    x: Tensor,
-    low: Tensor,
-    weight: Tensor,
-    kind: str,
-    constants: list[Tensor],
-    block: int,
-    outer_block: int,
-    rows: int,
-    columns: int,
-    a: Tensor,
-    b: Tensor,
-    scale: float,
-    for_x: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients for x (empty unless `for_x`), A and B."""
-    below, for_a, for_b = adapter_backward(upstream, x, low, b, scale)
-    if not for_x:
-        return x.new_empty(0), for_a, for_b
-    return (
-        product_backward(upstream, weight, kind, constants, block, outer_block, rows, columns).addmm_(below, a),
-        for_a,
-        for_b,
-    )
-
-
-# --- for compiled layers ---
-
-product_op = torch.library.custom_op("playground::product", product, mutates_args=())
-product_backward_op = torch.library.custom_op("playground::product_backward", product_backward, mutates_args=())
-adapted_op = torch.library.custom_op("playground::adapted", adapted, mutates_args=())
-adapted_backward_op = torch.library.custom_op("playground::adapted_backward", adapted_backward, mutates_args=())
-
-
-def compiled(x: Tensor, read: tuple, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
-    """x Wᵀ + bias + scale (x Aᵀ) Bᵀ for the compiler; `read`: the arguments from `weight` to `columns`.
-
-    x Aᵀ stands apart, so that a layer that is computed again for its gradients leaves its last product out.
+    data: dense (out, in), int8 (out, in), or packed 4-bit codes.
+    format: "dense", "int8", "nf4" or "fp4".
+    constants: none for dense; int8: [scales (out,)]; nf4 and fp4: [absmax], or, quantized twice, [absmax as codes, code
+        book, scales of the absmax, offset of the absmax].
+    block_size: weights that share one absmax (4 bits; else 0).
+    constants_block_size: absmax codes that share one scale (4 bits, quantized twice; else 0).
     """
-    return adapted_op(x, *read, bias, x.detach() @ a.detach().T, a, b, scale)
+
+    data: Tensor
+    format: str
+    constants: list[Tensor]
+    block_size: int
+    constants_block_size: int
+    out_features: int
+    in_features: int
 
 
-@product_op.register_fake
-def _(x, weight, kind, constants, block, outer_block, rows, columns, bias):
-    return x.new_empty(x.shape[0], rows)
+def dequantize(weight: FrozenWeight, dtype: torch.dtype) -> Tensor:
+    """The weight as a matrix (out, in) in `dtype`: a new one if it is quantized; a dense one is returned unchanged."""
+    if weight.format == "dense":
+        return weight.data
+    if weight.format == "int8":  # code × largest of its row / 127 (Dettmers et al. 2022, arXiv 2208.07339)
+        dense = torch.empty(weight.data.shape, dtype=dtype, device=weight.data.device)
+        return torch.mul(weight.data, weight.constants[0][:, None] / 127, out=dense)
+    bitsandbytes = torch.ops.bitsandbytes
+    absmax = weight.constants[0]
+    if (
+        len(weight.constants) > 1
+    ):  # double quantization: absmax is quantized too (Dettmers et al. 2023, arXiv 2305.14314)
+        codes, code_book, scales, offset = weight.constants
+        absmax = bitsandbytes.dequantize_blockwise(
+            codes, scales, code_book, weight.constants_block_size, torch.float32
+        ).add_(offset)
+    shape = [weight.out_features, weight.in_features]
+    return bitsandbytes.dequantize_4bit(weight.data, absmax, weight.block_size, weight.format, shape, dtype)
 
 
-@product_backward_op.register_fake
-def _(upstream, weight, kind, constants, block, outer_block, rows, columns):
-    return upstream.new_empty(upstream.shape[0], columns)
+def frozen_linear(weight: FrozenWeight, x: Tensor, bias: Tensor | None) -> Tensor:
+    """x Wᵀ + bias"""
+    return functional.linear(x, dequantize(weight, x.dtype), bias)
 
 
-@adapted_op.register_fake
-def _(x, weight, kind, constants, block, outer_block, rows, columns, bias, low, a, b, scale):
-    return x.new_empty(x.shape[0], rows)
+def frozen_linear_backward(weight: FrozenWeight, upstream: Tensor) -> Tensor:
+    """The gradient for x."""
+    return upstream @ dequantize(weight, upstream.dtype)
 
 
-@adapted_backward_op.register_fake
-def _(upstream, x, low, weight, kind, constants, block, outer_block, rows, columns, a, b, scale, for_x):
-    return x.new_empty(x.shape) if for_x else x.new_empty(0), a.new_empty(a.shape), b.new_empty(b.shape)
+def lora_linear(
+    weight: FrozenWeight, x: Tensor, bias: Tensor | None, low: Tensor, a: Tensor, b: Tensor, scale: float
+) -> Tensor:
+    """x Wᵀ + bias + scale low Bᵀ, added in place. A is an argument only so that it gets a gradient."""
+    return frozen_linear(weight, x, bias).addmm_(low, b.T, alpha=scale)
 
 
-def _keep_product(ctx, inputs, output):
-    _, weight, ctx.kind, constants, *ctx.sizes, _ = inputs
-    ctx.save_for_backward(weight, *constants)
+def lora_backward(upstream: Tensor, x: Tensor, low: Tensor, b: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients for low (tokens, r), A and B."""
+    for_low = (upstream @ b).mul_(scale)
+    return for_low, for_low.T @ x, (upstream.T @ low).mul_(scale)
 
 
-def _product_gradients(ctx, upstream):
-    weight, *constants = ctx.saved_tensors
-    return (
-        product_backward_op(upstream, weight, ctx.kind, constants, *ctx.sizes),
-        None,
-        None,
-        [None] * len(constants),
-        *[None] * 5,
-    )
+def lora_linear_backward(
+    weight: FrozenWeight,
+    upstream: Tensor,
+    x: Tensor,
+    low: Tensor,
+    a: Tensor,
+    b: Tensor,
+    scale: float,
+    needs_x: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients for x (an empty tensor unless `needs_x`), A and B."""
+    for_low, for_a, for_b = lora_backward(upstream, x, low, b, scale)
+    if not needs_x:
+        return x.new_empty(0), for_a, for_b
+    return frozen_linear_backward(weight, upstream).addmm_(for_low, a), for_a, for_b
 
 
-def _keep_adapted(ctx, inputs, output):
-    x, weight, ctx.kind, constants, *ctx.sizes, _, low, a, b, ctx.scale = inputs
-    ctx.save_for_backward(x, low, weight, a, b, *constants)
+def lora_linear_compiled(
+    weight: FrozenWeight, x: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float
+) -> Tensor:
+    """x Wᵀ + bias + scale (x Aᵀ) Bᵀ for code that is being compiled.
+
+    x Aᵀ is computed outside the operator, so that a layer that is recomputed for its gradients skips its last product.
+    """
+    return lora_linear_op(*weight, x, bias, x.detach() @ a.detach().T, a, b, scale)
 
 
-def _adapted_gradients(ctx, upstream):
-    x, low, weight, a, b, *constants = ctx.saved_tensors
-    for_x = ctx.needs_input_grad[0]
-    down, for_a, for_b = adapted_backward_op(
-        upstream, x, low, weight, ctx.kind, constants, *ctx.sizes, a, b, ctx.scale, for_x
-    )
-    return down if for_x else None, None, None, [None] * len(constants), *[None] * 6, for_a, for_b, None
+# An operator's schema has no tuples: operators take a weight's fields one by one, first of all arguments.
+_WEIGHT_SCHEMA = (
+    "Tensor data, str format, Tensor[] constants, int block_size, int constants_block_size, "
+    "int out_features, int in_features"
+)
 
 
-product_op.register_autograd(_product_gradients, setup_context=_keep_product)
-adapted_op.register_autograd(_adapted_gradients, setup_context=_keep_adapted)
+def _unflatten(arguments: tuple) -> tuple:
+    """An operator's arguments, with the weight's fields as one `FrozenWeight`."""
+    fields = len(FrozenWeight._fields)
+    return FrozenWeight(*arguments[:fields]), *arguments[fields:]
+
+
+def _no_gradients(weight: FrozenWeight) -> tuple:
+    """What a backward pass returns for the fields of a weight."""
+    return None, None, [None] * len(weight.constants), None, None, None, None
+
+
+def _operator(function: Callable, arguments: str, returns: str, shapes: Callable) -> Any:
+    """Register `function(weight, …)`. arguments, returns: the rest of its schema; shapes: the same on fake tensors."""
+    name, schema = f"playground::{function.__name__}", f"({_WEIGHT_SCHEMA}, {arguments}) -> {returns}"
+    operator = torch.library.custom_op(name, lambda *flat: function(*_unflatten(flat)), mutates_args=(), schema=schema)
+    operator.register_fake(lambda *flat: shapes(*_unflatten(flat)))
+    return operator
+
+
+frozen_linear_op = _operator(
+    frozen_linear,
+    "Tensor x, Tensor? bias",
+    "Tensor",
+    lambda weight, x, bias: x.new_empty(x.shape[0], weight.out_features),
+)
+frozen_linear_backward_op = _operator(
+    frozen_linear_backward,
+    "Tensor upstream",
+    "Tensor",
+    lambda weight, upstream: upstream.new_empty(upstream.shape[0], weight.in_features),
+)
+lora_linear_op = _operator(
+    lora_linear,
+    "Tensor x, Tensor? bias, Tensor low, Tensor a, Tensor b, float scale",
+    "Tensor",
+    lambda weight, x, bias, low, a, b, scale: x.new_empty(x.shape[0], weight.out_features),
+)
+lora_linear_backward_op = _operator(
+    lora_linear_backward,
+    "Tensor upstream, Tensor x, Tensor low, Tensor a, Tensor b, float scale, bool needs_x",
+    "(Tensor, Tensor, Tensor)",
+    lambda weight, upstream, x, low, a, b, scale, needs_x: (
+        x.new_empty(x.shape if needs_x else 0),
+        a.new_empty(a.shape),
+        b.new_empty(b.shape),
+    ),
+)
+
+
+def _save_weight(ctx: Any, weight: FrozenWeight, *tensors: Tensor) -> None:
+    """Save tensors for the backward pass, those of a weight last."""
+    ctx.format, ctx.sizes = weight.format, weight[3:]
+    ctx.save_for_backward(*tensors, weight.data, *weight.constants)
+
+
+def _saved_weight(ctx: Any, count: int) -> tuple:
+    """The weight and the `count` tensors that `_save_weight` saved."""
+    tensors, (data, *constants) = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
+    return FrozenWeight(data, ctx.format, constants, *ctx.sizes), *tensors
+
+
+def _save_frozen_linear(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    weight, _, _ = _unflatten(inputs)
+    _save_weight(ctx, weight)
+
+
+def _frozen_linear_gradients(ctx: Any, upstream: Tensor) -> tuple:
+    (weight,) = _saved_weight(ctx, 0)
+    return *_no_gradients(weight), frozen_linear_backward_op(*weight, upstream), None
+
+
+def _save_lora_linear(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    weight, x, _, low, a, b, ctx.scale = _unflatten(inputs)
+    _save_weight(ctx, weight, x, low, a, b)
+
+
+def _lora_linear_gradients(ctx: Any, upstream: Tensor) -> tuple:
+    weight, x, low, a, b = _saved_weight(ctx, 4)
+    needs_x = ctx.needs_input_grad[len(FrozenWeight._fields)]
+    for_x, for_a, for_b = lora_linear_backward_op(*weight, upstream, x, low, a, b, ctx.scale, needs_x)
+    return *_no_gradients(weight), for_x if needs_x else None, None, None, for_a, for_b, None
+
+
+frozen_linear_op.register_autograd(_frozen_linear_gradients, setup_context=_save_frozen_linear)
+lora_linear_op.register_autograd(_lora_linear_gradients, setup_context=_save_lora_linear)

@@ -1,40 +1,44 @@
-"""What a page that strangers open lets them name: models and data sets of the list and the hub, and what was uploaded or pasted there."""
+"""Inputs allowed on a public page: models and data sets of the catalog or a hub, and what was uploaded or pasted."""
 
 import os
+import re
 import tempfile
 from pathlib import Path
 
-from playground import catalog
+from playground import ASSETS, catalog
 from playground.errors import Problem
-from playground.settings import Settings
+
+PROJECT = ASSETS.parent  # the working directory of the engine and of the planner, whatever the page's own is
 
 
-def forbidden_sources(settings: Settings) -> list[Problem]:
-    """The settings that name a file or folder of this machine which no page has brought here."""
-    known = {
-        "load.model": (settings.load.model, catalog.models()),
-        "data.source": (settings.data.source, catalog.data_sets()),
+def forbidden_sources(model: str, source: str) -> list[Problem]:
+    """A Problem for the model and for the data set, where it names a path of this machine that no page uploaded."""
+    listed = {
+        "load.model": (model, catalog.models()),
+        "data.source": (source, catalog.data_sets()),
     }
     return [
         Problem("problem.not_here", {"field": field, "value": name[:120]})
-        for field, (name, listed) in known.items()
-        if name not in listed and _is_path(name) and not _brought(name)
+        for field, (name, entries) in listed.items()
+        if name not in entries and _is_path(name) and not _was_uploaded(name)
     ]
 
 
 def _is_path(name: str) -> bool:
-    """Whether it can't be anything of a hub, or would be taken for a path because there is one."""
-    path = Path(name)
+    """Whether a name has the form of a path, or would be taken for one because such a file or folder exists.
+
+    A hub id may end in ":config@split", and `datasets` takes a local folder for the hub's repo of the same name.
+    """
+    path, repo = Path(name), Path(re.split("[:@]", name, maxsplit=1)[0])
     try:
-        return path.is_absolute() or name.startswith((".", "~")) or ".." in path.parts or path.exists()
-    except (OSError, ValueError):  # too long, a NUL in it: nothing will open it
+        absolute = path.is_absolute() or name.startswith((".", "~")) or ".." in path.parts
+        return absolute or any((folder / one).exists() for folder in (Path(), PROJECT) for one in (path, repo))
+    except (OSError, ValueError):  # too long, or a NUL in it: nothing can open it
         return False
 
 
-def _brought(name: str) -> bool:
-    """Whether it lies where uploads (Gradio's folder, as its manual has it) and pasted texts are kept."""
+def _was_uploaded(name: str) -> bool:
+    """Whether a path lies in the folder of uploads (Gradio's, as its manual documents it) or of pasted texts."""
     uploads = os.environ.get("GRADIO_TEMP_DIR") or Path(tempfile.gettempdir()) / "gradio"
-    return any(
-        Path(name).resolve().is_relative_to(Path(folder).resolve())
-        for folder in (uploads, catalog.cache_folder() / "pasted")
-    )
+    folders = (Path(uploads), catalog.cache_folder() / "pasted")
+    return any(Path(name).resolve().is_relative_to(folder.resolve()) for folder in folders)

@@ -1,123 +1,110 @@
-"""Filters over the models on offer, and what is to be known of the one that is picked."""
+"""Filters over the catalog's models, and the facts of the chosen one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from html import escape
-from types import SimpleNamespace
+from typing import Any
 
 import gradio as gr
 
 from playground import catalog
-from playground.catalog import filters
+from playground.catalog import filters as catalog_filters
 from playground.ui.page import UNQUEUED, Page, card_choices, memory_of
 
-ANY = ""
+ANY = ""  # no filter
 
 
-def build(page: Page) -> SimpleNamespace:
-    """The filters, and the line that says what they leave."""
-    translate, shown = page.translate, {"min_width": 130}
+@dataclass(frozen=True)
+class ModelFilters:
+    """The filters, and the line that counts the models they leave."""
+
+    language: gr.Dropdown
+    size: gr.Dropdown
+    card: gr.Dropdown
+    count: gr.Markdown
+
+
+def build(page: Page) -> ModelFilters:
+    """The filters' components."""
+    translate = page.translate
+    languages = [(translate(f"catalog.language.{code or 'any'}"), code) for code in (ANY, "ja", "en")]
+    sizes = [(translate(f"catalog.size.{name or 'any'}"), name) for name in (ANY, *catalog_filters.SIZES)]
+    cards = [(translate("catalog.card.any"), ANY), *card_choices(page)]
     with gr.Row():
-        language = gr.Dropdown(
-            label=translate("catalog.language"),
-            choices=[(translate(f"catalog.language.{code or 'any'}"), code) for code in (ANY, "ja", "en")],
-            value=ANY,
-            **shown,
-        )
-        size = gr.Dropdown(
-            label=translate("catalog.size"),
-            choices=[(translate(f"catalog.size.{name or 'any'}"), name) for name in (ANY, *filters.SIZES)],
-            value=ANY,
-            **shown,
-        )
-        card = gr.Dropdown(
-            label=translate("catalog.card"),
-            choices=[(translate("catalog.card.any"), ANY), *card_choices(page)],
-            value=ANY,
-            **shown,
-        )
-    left = gr.Markdown(_left(page, choices(page)), elem_classes="quiet")
-    return SimpleNamespace(language=language, size=size, card=card, left=left)
+        language = gr.Dropdown(label=translate("catalog.language"), choices=languages, value=ANY, min_width=130)
+        size = gr.Dropdown(label=translate("catalog.size"), choices=sizes, value=ANY, min_width=130)
+        card = gr.Dropdown(label=translate("catalog.card"), choices=cards, value=ANY, min_width=130)
+    count = gr.Markdown(_count(page, choices(page)), elem_classes="quiet")
+    return ModelFilters(language, size, card, count)
 
 
-def connect(page: Page, filters: SimpleNamespace, model: gr.Dropdown) -> None:
-    """Have the model's choices follow the filters; what is picked already stays picked."""
+def connect(page: Page, filters: ModelFilters, model: gr.Dropdown) -> None:
+    """Update the model's choices with the filters; a model that is already chosen stays chosen."""
 
-    def follow(language, size, card):
-        found = choices(page, language, size, card)
-        return gr.update(choices=found), _left(page, found)
+    def update_choices(language: str, size: str, card: str) -> tuple:
+        matching = choices(page, language, size, card)
+        return gr.update(choices=matching), _count(page, matching)
 
-    asked = [filters.language, filters.size, filters.card]
-    gr.on([one.input for one in asked], follow, asked, [model, filters.left], **UNQUEUED)
+    inputs = [filters.language, filters.size, filters.card]
+    gr.on([one.input for one in inputs], update_choices, inputs, [model, filters.count], **UNQUEUED)
 
 
 def choices(page: Page, language: str = ANY, size: str = ANY, card: str = ANY) -> list[tuple[str, str]]:
-    """The models that the filters leave, as a dropdown's choices."""
-    memory = memory_of(card) if card else {"bytes": 0, "device": "cuda"}
-    found = filters.matching_models(language, size, memory["bytes"], memory["device"])
-    return [(_marked(page, name), name) for name in found]
+    """The models that match the filters, as a dropdown's choices."""
+    memory: dict[str, Any] = memory_of(card) if card else {"bytes": 0, "device": "cuda"}
+    matching = catalog_filters.matching_models(language, size, memory["bytes"], memory["device"])
+    return [(_label(page, name), name) for name in matching]
 
 
 def about(page: Page, model: str) -> str:
-    """What is to be known of a model of the catalog, and its terms where it has some of its own."""
+    """The facts of a catalog model as Markdown, with its terms of use where it has some; empty for any other model."""
     entry = catalog.models().get(model)
     if entry is None:
         return ""
-    lines = [
-        "".join(
-            f'<p class="facts">{line}</p>' for line in _lines(page.translate, filters.model_facts(model, page.lang))
-        )
-    ]
+    facts = _facts(page.translate, catalog_filters.model_facts(model, page.lang))
+    blocks = ["".join(f'<p class="facts">{line}</p>' for line in facts)]
     if entry.get("terms"):
-        lines.append(
-            page.translate("load.terms", model=entry["name"], terms=entry["terms"]["name"], url=entry["terms"]["url"])
-        )
-    return "\n\n".join(lines)
+        terms = entry["terms"]
+        blocks.append(page.translate("load.terms", model=entry["name"], terms=terms["name"], url=terms["url"]))
+    return "\n\n".join(blocks)
 
 
-def _marked(page: Page, model: str) -> str:
-    """A model's name, with marks where it is one of the talk's or needs no hub."""
+def _label(page: Page, model: str) -> str:
+    """A model's name, marked if the talk showed it or if it needs no hub."""
     mark = page.translate("catalog.mark") + " " if catalog.models()[model]["talk"] else ""
-    return (
-        mark
-        + catalog.display_name(model)
-        + (f" · {page.translate('load.offline')}" if model in catalog.offline_models() else "")
-    )
+    offline = f" · {page.translate('load.offline')}" if model in catalog.offline_models() else ""
+    return mark + catalog.display_name(model) + offline
 
 
-def _lines(translate: Callable, told: dict) -> list[str]:
-    languages = translate("catalog.and").join(translate(f"catalog.language.{code}") for code in told["languages"])
-    what = [
-        translate("catalog.family", family=told["family"]),
-        translate("catalog.parameters", parameters=f"{told['parameters']:,}"),
+def _facts(translate: Callable, facts: dict) -> list[str]:
+    """Lines of HTML: who a model is for, what it is, where it fits, and the layers that LoRA adapts."""
+    languages = translate("catalog.and").join(translate(f"catalog.language.{code}") for code in facts["languages"])
+    kind = [
+        translate("catalog.family", family=facts["family"]),
+        translate("catalog.parameters", parameters=f"{facts['parameters']:,}"),
         languages,
-        translate("catalog.instruct" if told["instruct"] else "catalog.base"),
-        *([translate(f"catalog.template.{told['template']}")] if told["template"] else []),
-        translate("load.licence", licence=told["licence"]),
-        translate("catalog.gated" if told["gated"] else "catalog.open"),
-        *([translate("catalog.offline")] if told["offline"] else []),
+        translate("catalog.instruct" if facts["instruct"] else "catalog.base"),
+        *([translate(f"catalog.template.{facts['template']}")] if facts["template"] else []),
+        translate("load.licence", licence=facts["licence"]),
+        translate("catalog.gated" if facts["gated"] else "catalog.open"),
+        *([translate("catalog.offline")] if facts["offline"] else []),
     ]
     cards = {
-        kind: translate("catalog.from", gib=gib) if gib else translate("catalog.none")
-        for kind, gib in told["card"].items()
+        job: translate("catalog.from", gib=gib) if gib else translate("catalog.none")
+        for job, gib in facts["card"].items()
     }
     fits = translate(
         "catalog.fits",
         **cards,
-        chat_bytes=told["memory"]["cuda"]["chat"],
-        tune_bytes=told["memory"]["cuda"]["tune"],
-        cpu_bytes=max(told["memory"]["cpu"].values()),
+        chat_bytes=facts["memory"]["cuda"]["chat"],
+        tune_bytes=facts["memory"]["cuda"]["tune"],
+        cpu_bytes=max(facts["memory"]["cpu"].values()),
     )
-    return [
-        f"<b>{escape(told['for'])}</b>",
-        escape(" · ".join(what)),
-        escape(fits),
-        escape(translate("catalog.targets", targets=told["targets"])),
-    ]
+    targets = translate("catalog.targets", targets=facts["targets"])
+    return [f"<b>{escape(facts['for'])}</b>", escape(" · ".join(kind)), escape(fits), escape(targets)]
 
 
-def _left(page: Page, found: list) -> str:
-    return (
-        page.translate("catalog.left", count=len(found), all=len(catalog.models()))
-        if found
-        else page.translate("catalog.nothing")
-    )
+def _count(page: Page, matching: Sequence) -> str:
+    if not matching:
+        return page.translate("catalog.nothing")
+    return page.translate("catalog.left", count=len(matching), all=len(catalog.models()))

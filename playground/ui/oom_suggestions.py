@@ -1,129 +1,132 @@
-"""Under a job that ran out of memory, or wasn't begun because it would: the changes that are predicted to save most, one click each."""
+"""Suggestions under a job that ran out of memory, or that was refused because it would: one click applies a change."""
 
 from collections.abc import Iterator
-from dataclasses import replace
-from types import SimpleNamespace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import gradio as gr
 
 from playground import runs
 from playground.engine.client import Job
 from playground.errors import PlaygroundError, Problem
-from playground.ui.page import QUIET, Page, message, message_box, wait_until_opened
+from playground.ui.page import QUIET, FieldName, Page, Update, message, message_box, wait_until_opened
 
-OFFERED = 3
-TOLD = ("error.out_of_memory", "error.too_large")  # it ran out; it was predicted to
-# what a change may be of, by job
-CHANGED = {
+MAX_SUGGESTIONS = 3
+RAN_OUT, REFUSED = "error.out_of_memory", "error.too_large"  # it ran out; it was predicted to, and was not loaded
+TRAIN_FIELDS = ("method", "optimizer", "gradient_checkpointing", "max_tokens_per_micro_batch", "max_seq_length")
+# The fields that a suggestion may change, by job.
+FIELDS: dict[str, tuple[FieldName, ...]] = {
     "load": (("load", "bits"),),
-    "tune": (
-        ("load", "bits"),
-        ("lora", "target_modules"),
-        *(
-            ("train", name)
-            for name in (
-                "method",
-                "optimizer",
-                "gradient_checkpointing",
-                "max_tokens_per_micro_batch",
-                "max_seq_length",
-            )
-        ),
-    ),
+    "tune": (("load", "bits"), ("lora", "target_modules"), *(("train", name) for name in TRAIN_FIELDS)),
 }
 
 
-def build(page: Page) -> SimpleNamespace:
-    """The buttons, hidden until there is something to offer, and what is said about them."""
-    told = message_box()
-    with gr.Row(elem_classes="actions relief"):
-        buttons = [gr.Button(visible=False, size="sm") for _ in range(OFFERED)]
-        anyway = gr.Button(page.translate("load.force"), visible=False, size="sm", variant="stop")
-    return SimpleNamespace(message=told, buttons=buttons, anyway=anyway)
+@dataclass(frozen=True)
+class SuggestionBox:
+    """A message, a button for each suggestion, and one that loads the model regardless."""
+
+    message: gr.HTML
+    buttons: list[gr.Button]
+    force: gr.Button
 
 
-def connect(page: Page, box: SimpleNamespace, do: str, chart: gr.HTML) -> None:
-    """The listeners for jobs of that kind, once all fields of the page are there."""
-    fields = [page.fields[key] for key in CHANGED[do]]
+def build(page: Page) -> SuggestionBox:
+    """The box's components, hidden until there is a suggestion."""
+    box = message_box()
+    with gr.Row(elem_classes="actions suggestions"):
+        buttons = [gr.Button(visible=False, size="sm") for _ in range(MAX_SUGGESTIONS)]
+        force = gr.Button(page.translate("load.force"), visible=False, size="sm", variant="stop")
+    return SuggestionBox(box, buttons, force)
 
-    def shown():
-        yield from _shown(page, do)
 
-    def anyway(*values):
-        chosen = page.settings(values)
+def connect(page: Page, box: SuggestionBox, do: str, live_view: gr.HTML) -> None:
+    """Attach the listeners for jobs of kind `do` ("load" or "tune"), once all fields of the page exist."""
+    fields = [page.fields[name] for name in FIELDS[do]]
+
+    def update() -> Iterator[list]:
+        yield from _updates(page, do)
+
+    def force(*values: Any) -> Update:
+        settings = page.settings(values)
         start = page.engine.load if do == "load" else page.engine.tune
-        wait_until_opened(start(replace(chosen, load=replace(chosen.load, force=True))))
+        wait_until_opened(start(replace(settings, load=replace(settings.load, force=True))))
         return message()
 
-    for place, button in enumerate(box.buttons):
-        button.click(lambda place=place: _take(page, do, place), None, [*fields, box.message], **QUIET)
-    box.anyway.click(page.telling(anyway), page.inputs(), box.message, **QUIET)
-    chart.change(shown, None, [box.message, *box.buttons, box.anyway], **QUIET)
+    for index, button in enumerate(box.buttons):
+        button.click(lambda index=index: _apply(page, do, index), None, [*fields, box.message], **QUIET)
+    box.force.click(page.with_error_message(force), page.inputs(), box.message, **QUIET)
+    live_view.change(update, None, [box.message, *box.buttons, box.force], **QUIET)
 
 
-def offers(page: Page, do: str) -> list[dict]:
-    """What is offered now, as planning/oom_suggestions.py has it; empty unless the last job was of that kind and memory was too small for it."""
+def suggestions(page: Page, do: str) -> list[dict]:
+    """The current suggestions, as planning/oom_suggestions.py returns them.
+
+    Empty unless the last job was of kind `do` and memory was too small for it.
+    """
     job = page.engine.last
-    full = _full(job, do)
-    if full is None or job.run is None:
+    problem = _memory_problem(job, do)
+    if job is None or job.run is None or problem is None:
         return []
     run = runs.find(page.root, job.run)
     events = list(run.events())
-    phase = do if full.key == "error.out_of_memory" else "load"
-    said = next((e for e in reversed(events) if e["kind"] == "memory_predicted" and e.get("phase") == phase), {})
-    rows = {name: said[name] for name in ("lengths", "labelled") if name in said}
-    device = events[0].get("hardware", {}).get("device", "cuda")
+    phase = do if problem.key == RAN_OUT else "load"
+    predictions = (e for e in reversed(events) if e["kind"] == "memory_predicted" and e.get("phase") == phase)
+    prediction: dict = next(predictions, {})
+    rows = {name: prediction[name] for name in ("lengths", "labelled") if name in prediction}
     return page.planner.ask(
         "suggest_changes",
         settings=run.settings().to_dict(),
         phase=phase,
-        capacity=full.values["capacity_bytes"],
-        device=device,
+        capacity=problem.values["capacity_bytes"],
+        device=events[0].get("hardware", {}).get("device", "cuda"),
         **rows,
-    )[:OFFERED]
+    )[:MAX_SUGGESTIONS]
 
 
-def _full(job: Job | None, do: str) -> Problem | None:
-    """What the last job, of that kind, said of memory that is too small for it; None if it said nothing such."""
-    return next((p for p in job.error.problems if p.key in TOLD), None) if job and job.do == do and job.error else None
+def describe(page: Page, suggestion: dict) -> str:
+    """The change that a suggestion makes, in words."""
+    key = f"suggestion.{suggestion['group']}.{suggestion['field']}"
+    return page.translate(key, value=suggestion["value"])
 
 
-def change(page: Page, offer: dict) -> str:
-    """What an offer changes, in words."""
-    return page.translate(f"suggestion.{offer['group']}.{offer['field']}", value=offer["value"])
+def _memory_problem(job: Job | None, do: str) -> Problem | None:
+    """The problem of too little memory that the last job ended with, if it was of kind `do`; else None."""
+    if job is None or job.do != do or job.error is None:
+        return None
+    return next((problem for problem in job.error.problems if problem.key in (RAN_OUT, REFUSED)), None)
 
 
-def _shown(page: Page, do: str) -> Iterator[list]:
-    """Updates of the message and the buttons: they're counted only after the failure, so that is said first."""
-    hidden = [gr.update(visible=False)] * OFFERED
-    full = _full(page.engine.last, do)
-    anyway = gr.update(visible=full is not None and full.key == "error.too_large")
-    if full:
-        yield [message(page.translate("suggestion.counting")), *hidden, anyway]
+def _updates(page: Page, do: str) -> Iterator[list]:
+    """Updates of the box's components: first that suggestions are being computed, which takes a while, then they."""
+    hidden = [gr.update(visible=False)] * MAX_SUGGESTIONS
+    problem = _memory_problem(page.engine.last, do)
+    force = gr.update(visible=problem is not None and problem.key == REFUSED)
+    if problem:
+        yield [message(page.translate("suggestion.counting")), *hidden, force]
     try:
-        found = offers(page, do)
-    except PlaygroundError:  # the failure itself is told already
-        found = []
-    told = [
-        gr.update(
-            value=page.translate(
-                f"suggestion.offer.{o['verdict']}",
-                change=change(page, o),
-                need_bytes=o["bytes"],
-                saved_bytes=o["saved"],
-            ),
-            visible=True,
-        )
-        for o in found
-    ]
-    yield [message(page.translate("suggestion.lead")) if told else message(), *told, *hidden[len(told) :], anyway]
+        current = suggestions(page, do)
+    except PlaygroundError:  # the page shows the failure itself already
+        current = []
+    buttons = [gr.update(value=_label(page, suggestion), visible=True) for suggestion in current]
+    lead = message(page.translate("suggestion.lead")) if buttons else message()
+    yield [lead, *buttons, *hidden[len(buttons) :], force]
 
 
-def _take(page: Page, do: str, place: int) -> list:
-    """Write one of them into the form."""
+def _label(page: Page, suggestion: dict) -> str:
+    return page.translate(
+        f"suggestion.offer.{suggestion['verdict']}",
+        change=describe(page, suggestion),
+        need_bytes=suggestion["bytes"],
+        saved_bytes=suggestion["saved"],
+    )
+
+
+def _apply(page: Page, do: str, index: int) -> list:
+    """Updates that write a suggestion into the form; none if another job has ended since."""
     try:
-        offer = offers(page, do)[place]  # remembered by the planner
-    except (PlaygroundError, IndexError):  # another job has ended since
-        return [*(gr.skip() for _ in CHANGED[do]), gr.skip()]
-    values = [offer["value"] if key == (offer["group"], offer["field"]) else gr.skip() for key in CHANGED[do]]
-    return [*values, message(page.translate("suggestion.taken", change=change(page, offer)))]
+        suggestion = suggestions(page, do)[index]  # the planner remembers its answer
+    except (PlaygroundError, IndexError):
+        return [*(gr.skip() for _ in FIELDS[do]), gr.skip()]
+    changed = (suggestion["group"], suggestion["field"])
+    values = [suggestion["value"] if name == changed else gr.skip() for name in FIELDS[do]]
+    return [*values, message(page.translate("suggestion.taken", change=describe(page, suggestion)))]

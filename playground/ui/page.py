@@ -1,106 +1,150 @@
-"""What the tabs of one page share: its language, the engine, the runs, and the form's fields."""
+"""The state that the tabs of one page share: language, engine, planner, runs, the form's fields; and their messages."""
 
 import functools
 import html
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
 from playground.catalog.cards import cards
 from playground.engine.client import Engine, Job
-from playground.errors import as_playground_error
+from playground.errors import PlaygroundError, Problem, as_playground_error
 from playground.i18n import translate
 from playground.planning.client import Planner, this_machine
-from playground.settings import Settings, problems, raise_all
+from playground.settings import Settings, parse, raise_all
 from playground.ui.access import forbidden_sources
 
-QUIET = {"show_progress": "hidden", "api_visibility": "private"}  # for listeners that only redraw
-UNQUEUED = {**QUIET, "queue": False}
-THIS_MACHINE = "here"  # this machine, among cards
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}  # for listeners that only redraw
+UNQUEUED: dict[str, Any] = {**QUIET, "queue": False}
+# Of the changes made while an answer is awaited, only the last is answered.
+LATEST_ONLY: dict[str, Any] = {**QUIET, "trigger_mode": "always_last"}
+THIS_MACHINE = "here"  # this machine, as a choice among the cards
+POLL_SECONDS = 0.3  # between two progress updates of a long question
+
+FieldName = tuple[str, str]  # group and name of a setting, for example ("train", "epochs")
+Update = Any  # what a handler gives Gradio for a component: its value, or gr.update(...)
 
 
 class Page:
-    """One page in one language. Pages share the engine, the planner and the runs, never a component."""
+    """One page in one language. Pages share the engine, the planner and the runs, never a component.
 
-    def __init__(self, lang: str, root: Path, engine: Engine, planner: Planner, start: Settings, private: bool = False):
+    private: only its owner opens it, who may name files of this machine and have it call any service.
+    """
+
+    def __init__(
+        self, lang: str, root: Path, engine: Engine, planner: Planner, start: Settings, private: bool = False
+    ) -> None:
         self.lang, self.root, self.engine, self.planner, self.start = lang, root, engine, planner, start
-        self.private = (
-            private  # only its owner opens it: strangers neither name this machine's files nor have it call any address
-        )
-        self.fields: dict[tuple[str, str], gr.components.Component] = {}
+        self.private = private
+        self.fields: dict[FieldName, Any] = {}  # components; Gradio adds their events at run time
 
-    def translate(self, key: str, **values) -> str:
+    def translate(self, key: str, **values: Any) -> str:
+        """The text of `key` in the page's language."""
         return translate(self.lang, key, **values)
 
-    def field(self, component: type, group: str, name: str, **options):
+    def field(self, component: type, group: str, name: str, **options: Any) -> Any:
         """A form field for `group`.`name` of the settings, labelled and explained by the words table."""
-        value = getattr(getattr(self.start, group), name)
-        made = component(
-            **{
-                "value": value,
-                "label": self.translate(f"{group}.{name}"),
-                "info": self.translate(f"{group}.{name}.info"),
-                **options,
-            }
-        )
-        self.fields[group, name] = made
-        return made
+        labelled = {
+            "value": getattr(getattr(self.start, group), name),
+            "label": self.translate(f"{group}.{name}"),
+            "info": self.translate(f"{group}.{name}.info"),
+        }
+        self.fields[group, name] = component(**{**labelled, **options})
+        return self.fields[group, name]
 
     def inputs(self) -> list:
         """Every settings field's component, in the order that `settings` takes their values."""
         return list(self.fields.values())
 
-    def settings(self, values) -> Settings:
-        """Settings of the form's values. Raises PlaygroundError with all problems at once."""
-        return self.chosen(self.fields, values)
+    def settings(self, values: Sequence) -> Settings:
+        """Validated settings from the form's values. Raises PlaygroundError with all problems at once."""
+        return self.parse_fields(self.fields, values)
 
-    def chosen(self, fields: Iterable[tuple[str, str]], values) -> Settings:
-        """Settings of the values of those fields, (group, name) each. Raises PlaygroundError with all problems at once."""
-        given: dict[str, dict] = {}
+    def parse_fields(self, fields: Iterable[FieldName], values: Sequence) -> Settings:
+        """Validated settings from the values of `fields`. Raises PlaygroundError with all problems at once."""
+        groups: dict[str, dict[str, Any]] = {}
         for (group, name), value in zip(fields, values):
-            given.setdefault(group, {})[name] = value
-        chosen = Settings().with_values(given)
-        raise_all(problems(chosen) + ([] if self.private else forbidden_sources(chosen)))
-        return chosen
+            groups.setdefault(group, {})[name] = value
+        try:
+            settings = parse(groups)
+        except PlaygroundError as error:
+            raise PlaygroundError(*error.problems, *self._forbidden(groups)) from error
+        raise_all(self._forbidden(settings.to_dict()))
+        return settings
 
     def values(self, settings: Settings) -> list:
-        """What the form's fields show for these settings, in the order of `inputs`."""
+        """The form's values for these settings, in the order of `inputs`."""
         return [getattr(getattr(settings, group), name) for group, name in self.fields]
 
-    def telling(self, handler: Callable) -> Callable:
-        """A handler whose PlaygroundError becomes the message that it otherwise returns."""
+    def with_error_message(self, handler: Callable) -> Callable:
+        """A handler that returns a message, with its exceptions turned into one as well."""
 
         @functools.wraps(handler)
-        def safe(*values):
+        def safe(*values: Any) -> Update:
             try:
                 return handler(*values)
             except Exception as error:
-                return self.trouble(error)
+                return self.error_message(error)
 
         return safe
 
-    def trouble(self, error: Exception):
-        """What went wrong, as an update of a message box."""
+    def error_message(self, error: Exception) -> Update:
+        """An update of a message box that shows an exception's text."""
         return message(as_playground_error(error).text(self.lang), bad=True)
+
+    def ask_with_progress(self, question: str, **values: Any) -> Generator[Sequence | None, None, dict]:
+        """The planner's answer; meanwhile yield its latest progress (done, total, unit), or None before the first.
+
+        Raises what the planner raises.
+        """
+        progress: list[Sequence] = []
+        answer: dict[str, Any] = {}
+
+        def ask() -> None:
+            try:
+                answer["result"] = self.planner.ask(question, lambda *step: progress.append(step), **values)
+            except BaseException as error:
+                answer["error"] = error
+
+        thread = threading.Thread(target=ask, daemon=True)
+        thread.start()
+        while thread.is_alive():
+            thread.join(POLL_SECONDS)
+            if thread.is_alive():
+                yield progress[-1] if progress else None
+        if "error" in answer:
+            raise answer["error"]
+        return answer["result"]
+
+    def _forbidden(self, groups: dict[str, dict[str, Any]]) -> list[Problem]:
+        """Problems of the model and data set named in {group: {field: value}}, unless the page is private."""
+        if self.private:
+            return []
+        defaults = Settings()
+        model = groups.get("load", {}).get("model", defaults.load.model)
+        source = groups.get("data", {}).get("source", defaults.data.source)
+        return forbidden_sources(str(model or "").strip(), str(source or "").strip())
 
 
 def card_choices(page: Page) -> list[tuple[str, str]]:
     """This machine, and every card of the catalog, as choices."""
-    here = this_machine()
-    key = "plan.here_card" if here["device"] == "cuda" else "plan.here_cpu"
+    machine = this_machine()
+    key = "plan.here_card" if machine["device"] == "cuda" else "plan.here_cpu"
     return [
-        (page.translate(key, name=here["name"], size_bytes=here["bytes"]), THIS_MACHINE),
+        (page.translate(key, name=machine["name"], size_bytes=machine["bytes"]), THIS_MACHINE),
         *((page.translate("plan.card_name", gib=c["gib"], name=c["name"]), c["id"]) for c in cards()),
     ]
 
 
-def memory_of(card: str) -> dict:
-    """What there is of memory on that card, or on this machine: {"device": "cuda" or "cpu", "name", "bytes"}."""
+def memory_of(card: str) -> dict[str, Any]:
+    """The memory of a card, or of this machine: {"device": "cuda" or "cpu", "name", "bytes"}."""
     if card == THIS_MACHINE:
         return this_machine()
-    one = next(one for one in cards() if one["id"] == card)
-    return {"device": "cuda", "name": one["id"], "bytes": one["bytes"]}
+    entry = next(entry for entry in cards() if entry["id"] == card)
+    return {"device": "cuda", "name": entry["id"], "bytes": entry["bytes"]}
 
 
 def wait_until_opened(job: Job) -> None:
@@ -110,11 +154,11 @@ def wait_until_opened(job: Job) -> None:
             return
 
 
-def message(text: str = "", bad: bool = False):
-    """An update of a message box: hidden when there is nothing to say; whatever it says is escaped."""
+def message(text: str = "", bad: bool = False) -> Update:
+    """An update of a message box: hidden when the text is empty. The text is escaped."""
     lines = "".join(f"<p>{html.escape(line)}</p>" for line in text.split("\n") if line)
     return gr.update(
-        value=f'<div class="told {"bad" if bad else "good"}" role="status">{lines}</div>', visible=bool(text)
+        value=f'<div class="notice {"bad" if bad else "good"}" role="status">{lines}</div>', visible=bool(text)
     )
 
 
@@ -123,8 +167,8 @@ def message_box() -> gr.HTML:
     return gr.HTML(visible=False)
 
 
-def outcome(page: Page, job: Job | None, do: str, success: Callable[[], str]):
-    """The message that the last job of that kind leaves: what went wrong, or what to do next."""
+def job_message(page: Page, job: Job | None, do: str, success: Callable[[], str]) -> Update:
+    """The message after the last job, if it was of kind `do`: its error, or the text of `success`."""
     if job is None or job.do != do or not job.ended:
         return message()
     if job.error:

@@ -1,4 +1,4 @@
-"""Do adapters in bfloat16 learn what they learn in float32? 200 steps at learning rate 3e-4, loss by loss.
+"""Compare loss curves of adapters in bfloat16 and in float32: 200 steps at learning rate 3e-4.
 
     python tests/bench/curves.py            # SmolLM2-135M on the CPU; a few minutes
 
@@ -6,9 +6,10 @@
   ours-bf16        playground's fine-tune: model and adapters in bfloat16, float32 copies in the optimizer
   bf16-no-copies   the same, but AdamW works on the bfloat16 adapters themselves
 
-All see the same rows in the same order from the same beginning: helpdesk.en, r 8, alpha 16, all linear layers, 2 rows a
-step. Each runs in a process of its own. `away`: root mean square of the difference from the reference, over the steps, of
-losses averaged over 10 steps (one step's loss is noisy); `bias`: the mean of that difference. In nats a token.
+All arms train on the same rows in the same order from the same initial weights: helpdesk.en, r 8, alpha 16, all
+linear layers, 2 rows a step. Each runs in a separate process. `away`: root mean square over the steps of the
+difference from the reference, of losses averaged over 10 steps (one step's loss is noisy); `bias`: the mean of that
+difference. In nats a token.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import sys
 import threading
 from pathlib import Path
 
-import arms  # beside this file
+import arms
 
 ARMS = ("reference", "ours-bf16", "bf16-no-copies")
 LIBRARIES = ("torch", "transformers", "peft", "accelerate")
@@ -26,39 +27,41 @@ COLOURS = {"reference": "#1f2937", "ours-bf16": "#2563eb", "bf16-no-copies": "#d
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--out", type=Path, default=arms.PROJECT / "tests/bench/results/curves.json")
     parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.arm:
-        print(json.dumps(curve(asked.arm, asked.steps)))
+    options = parser.parse_args()
+    if options.arm:
+        print(json.dumps(train_arm(options.arm, options.steps)))
         return
-    rounds, smooth, hardware = [], {}, None
+    rounds: list[dict] = []
+    smooth: dict[str, list[float]] = {}
+    hardware = None
     for arm in ARMS:
-        found = arms.last_line([sys.executable, __file__, "--arm", arm, "--steps", str(asked.steps)])
-        hardware = found.pop("hardware")
-        smooth[arm] = [statistics.mean(found["losses"][at : at + 10]) for at in range(asked.steps - 9)]
-        apart = [ours - theirs for ours, theirs in zip(smooth[arm], smooth["reference"])]
-        found = {
-            "away": round(statistics.mean(d * d for d in apart) ** 0.5, 5),
-            "bias": round(statistics.mean(apart), 5),
+        result = arms.last_line([sys.executable, __file__, "--arm", arm, "--steps", str(options.steps)])
+        hardware = result.pop("hardware")
+        smooth[arm] = [statistics.mean(result["losses"][at : at + 10]) for at in range(options.steps - 9)]
+        differences = [loss - reference for loss, reference in zip(smooth[arm], smooth["reference"])]
+        result = {
+            "away": round(statistics.mean(d * d for d in differences) ** 0.5, 5),
+            "bias": round(statistics.mean(differences), 5),
             "last": round(smooth[arm][-1], 4),
-        } | found
-        print({"arm": arm} | {name: value for name, value in found.items() if name != "losses"}, flush=True)
-        rounds.append({"round": 1, "arm": arm} | found)
+        } | result
+        print({"arm": arm} | {name: value for name, value in result.items() if name != "losses"}, flush=True)
+        rounds.append({"round": 1, "arm": arm} | result)
     report = arms.report(
         "loss curves at learning rate 3e-4",
         LIBRARIES,
         [{k: v for k, v in r.items() if k != "losses"} for r in rounds],
         hardware=hardware,
     )
-    arms.write(asked.out, report | {"losses": {r["arm"]: r["losses"] for r in rounds}})
-    asked.out.with_suffix(".svg").write_text(figure(smooth), encoding="utf-8")
+    arms.write(options.out, report | {"losses": {r["arm"]: r["losses"] for r in rounds}})
+    options.out.with_suffix(".svg").write_text(figure(smooth), encoding="utf-8")
 
 
-def curve(arm: str, steps: int) -> dict:
-    """The loss of every step."""
+def train_arm(arm: str, steps: int) -> dict:
+    """Train one arm; returns {"hardware", "losses": of every step}."""
     import torch
 
     from playground import catalog
@@ -74,7 +77,7 @@ def curve(arm: str, steps: int) -> dict:
     from playground.train.parallel import Team
     from playground.train.prepare import prepare_trainer
 
-    chosen = Settings().with_values(catalog.presets()["demo-en"]["settings"])
+    preset = Settings().with_values(catalog.presets()["demo-en"]["settings"])
     train = Train(
         batch_size=2,
         max_steps=steps,
@@ -84,51 +87,53 @@ def curve(arm: str, steps: int) -> dict:
         max_tokens_per_micro_batch=2048,
     )
     bits = {"bits": 32} if arm == "reference" else {"bits": 16, "dtype": "bfloat16"}
-    wanted = chosen.with_values({"load": bits | {"device": "cpu"}}).load
-    loaded = load_model(local_folder(wanted.model), wanted, lambda *told: None)
-    rows = read(chosen.data)
-    template = choose_template(chosen.data.prompt_format, loaded.tokenizer, [r.instruction for r in rows.train])
+    load = preset.with_values({"load": bits | {"device": "cpu"}}).load
+    loaded = load_model(local_folder(load.model), load, lambda *_: None)
+    rows = read(preset.data)
+    template = choose_template(preset.data.prompt_format, loaded.tokenizer, [r.instruction for r in rows.train])
     examples, _ = encode(rows.train, template, train.max_seq_length)
-    facts = {"hardware": hardware("cpu")}
+    machine = {"hardware": hardware("cpu")}
     if arm != "reference":
         trainer = prepare_trainer(loaded, Settings(lora=Lora(), train=train), examples, [], Team("cpu"))
         if arm == "bf16-no-copies":
             named = [(n, p) for n, p in loaded.model.named_parameters() if p.requires_grad]
             trainer.optimizer = type(trainer.optimizer)(named, copies=False)
-        return facts | {
-            "losses": [e["loss"] for e in fine_tune(trainer, examples, train, threading.Event()) if e["kind"] == "step"]
-        }
+        events = fine_tune(trainer, examples, train, threading.Event())
+        return machine | {"losses": [e["loss"] for e in events if e["kind"] == "step"]}
     model = adapt.add_lora(loaded.model, Lora(), torch.float32, train.seed)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer, losses, epoch = torch.optim.AdamW(trained, weight_decay=0.0), [], []
     model.train()
     for step in range(steps):
         epoch = epoch or epoch_batches(
-            examples, train.batch_size, train.seed + step // -(-len(examples) // train.batch_size), alike=False
+            examples, train.batch_size, train.seed + step // -(-len(examples) // train.batch_size), False
         )
         batch = collate(epoch.pop(0), loaded.tokenizer.pad_token_id or 0, "cpu")
-        logits = model(**batch.inputs, use_cache=False).logits.flatten(0, 1)[batch.predicts]
-        loss = torch.nn.functional.cross_entropy(logits, batch.wanted)
+        logits = model(**batch.inputs, use_cache=False).logits.flatten(0, 1)[batch.positions]
+        loss = torch.nn.functional.cross_entropy(logits, batch.targets)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.param_groups[0]["lr"] = learning_rate_at(step, steps, train)
         optimizer.step()
         optimizer.zero_grad()
         losses.append(round(loss.item(), 5))
-    return facts | {"losses": losses}
+    return machine | {"losses": losses}
 
 
 def figure(curves: dict[str, list[float]], width: int = 720, height: int = 320) -> str:
-    """The curves as an SVG."""
+    """Draw the curves as an SVG."""
     low, high = 0.95 * min(map(min, curves.values())), max(map(max, curves.values()))
     steps = max(map(len, curves.values()))
-    x, y = (
-        (lambda at: 50 + at / (steps - 1) * (width - 70)),
-        (lambda loss: 20 + (high - loss) / (high - low) * (height - 60)),
-    )
+
+    def x(step: int) -> float:
+        return 50 + step / (steps - 1) * (width - 70)
+
+    def y(loss: float) -> float:
+        return 20 + (high - loss) / (high - low) * (height - 60)
+
     lines = [
         f'<polyline fill="none" stroke="{COLOURS[arm]}" stroke-width="{3 if arm == "reference" else 1.5}" points="'
-        + " ".join(f"{x(at):.1f},{y(loss):.1f}" for at, loss in enumerate(losses))
+        + " ".join(f"{x(step):.1f},{y(loss):.1f}" for step, loss in enumerate(losses))
         + '"/>'
         for arm, losses in curves.items()
     ]
@@ -139,8 +144,10 @@ def figure(curves: dict[str, list[float]], width: int = 720, height: int = 320) 
     foot = (
         f'<text x="50" y="{height - 12}">step 10</text><text x="{width - 75}" y="{height - 12}">step {steps + 9}</text>'
     )
-    ground = f'<rect width="{width}" height="{height}" fill="white"/>'
-    return f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif" font-size="13">{ground}{"".join(lines + names + marks)}{foot}</svg>\n'
+    size = f'width="{width}" height="{height}"'
+    background = f'<rect {size} fill="white"/>'
+    opening = f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="13">'
+    return f"{opening}{background}{''.join(lines + names + marks)}{foot}</svg>\n"
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""How often the encoding of a short Japanese text is found, beside charset-normalizer.
+"""How often the encoding of a short Japanese text is detected, compared with charset-normalizer.
 
     python tests/bench/encodings.py --save tests/bench/results/encodings.json
 
-Texts: sentences of UD Japanese-GSD and questions of Dolly 15k in Japanese (of ../shared/data), whole and their first 5 and 10 characters, each as a
-little CSV file in Shift_JIS and in EUC-JP. Right is what gives the text back.
+Texts: sentences of UD Japanese-GSD and questions of Dolly 15k in Japanese (of ../shared/data), the questions also cut
+to their first 5 and 10 characters, each as a small CSV file in Shift_JIS and in EUC-JP. A detection is right if it
+decodes to the same text.
 """
 
 import argparse
@@ -17,6 +18,7 @@ DATA = PROJECT.parent / "shared" / "data"
 
 
 def texts() -> dict[str, list[str]]:
+    """Texts by kind."""
     sentences = (DATA / "ud_japanese_gsd.test.txt").read_text(encoding="utf-8").splitlines()
     questions = [
         json.loads(line)["instruction"]
@@ -42,10 +44,10 @@ def main() -> None:
     chosen, rounds = flags.parse_args(), []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.csv"
-        for kind, found in texts().items():
+        for kind, samples in texts().items():
             for encoding in ("cp932", "euc_jp"):
-                tried = ours = theirs = 0
-                for text in found:
+                tried = right = charset_normalizer = 0
+                for text in samples:
                     table = f"instruction,output\n{text},{text}\n"
                     try:
                         data = table.encode(encoding)
@@ -56,17 +58,17 @@ def main() -> None:
                     path.write_bytes(data)
                     tried += 1
                     try:
-                        ours += data.decode(encodings.detect(path).name) == table
+                        right += data.decode(encodings.detect(path).name) == table
                     except (PlaygroundError, UnicodeError):
                         pass
-                    theirs += str(from_bytes(data).best()) == table
+                    charset_normalizer += str(from_bytes(data).best()) == table
                 rounds.append(
                     {
                         "round": 0,
                         "arm": f"{kind}, {encoding}",
                         "texts": tried,
-                        "right": ours,
-                        "charset_normalizer": theirs,
+                        "right": right,
+                        "charset_normalizer": charset_normalizer,
                     }
                 )
                 print(rounds[-1])

@@ -1,8 +1,9 @@
-"""Files as nobody would make them, by hypothesis: each becomes rows or is told in both languages, and no record is lost uncounted.
+"""Fuzz the readers with hypothesis: any file becomes rows or a problem with a text in both languages.
 
     python tests/bench/fuzz_readers.py --cases 12000 --save tests/bench/results/fuzz_readers.json
 
-What is asked of each is in tests/fuzzed.py. Rounds are kinds of files; `outcomes` counts how often each ended in rows or in which problem.
+No record may be lost uncounted; the checks are in tests/random_files.py. Rounds are kinds of files; `outcomes` counts
+how many cases ended in rows or in which problem.
 """
 
 import argparse
@@ -12,11 +13,12 @@ from collections import Counter
 from pathlib import Path
 
 from arms import report, write
-from fuzzed import check, files, settings
 from hypothesis import HealthCheck, Phase, given, seed
-from hypothesis import settings as trying
+from hypothesis import settings as hypothesis_settings
+from random_files import check, files, settings
 
 from playground.memory.meter import hardware
+from playground.settings import Data
 
 
 def main() -> None:
@@ -25,11 +27,13 @@ def main() -> None:
     flags.add_argument("--seed", type=int, default=0)
     flags.add_argument("--save", type=Path)
     chosen = flags.parse_args()
-    found, kinds, begun = Counter(), Counter(), time.perf_counter()
+    outcomes: Counter[str] = Counter()
+    kinds: Counter[tuple[str, bool]] = Counter()
+    begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
 
         @seed(chosen.seed)
-        @trying(
+        @hypothesis_settings(
             max_examples=chosen.cases,
             deadline=None,
             database=None,
@@ -38,12 +42,12 @@ def main() -> None:
             print_blob=False,
         )
         @given(file=files(), data=settings)
-        def each(file, data):
+        def run_case(file: tuple[str, bytes], data: Data) -> None:
             outcome = check(Path(folder), *file, data)
-            found[outcome] += 1
+            outcomes[outcome] += 1
             kinds[Path(file[0]).suffix, outcome == "rows"] += 1
 
-        each()
+        run_case()
     rounds = [
         {"round": 0, "arm": kind, "cases": kinds[kind, True] + kinds[kind, False], "rows": kinds[kind, True]}
         for kind in sorted({kind for kind, _ in kinds})
@@ -53,11 +57,11 @@ def main() -> None:
         ("hypothesis", "pyarrow"),
         rounds,
         hardware=hardware("cpu"),
-        cases=sum(found.values()),
+        cases=sum(outcomes.values()),
         failed=0,
         seed=chosen.seed,
         seconds=round(time.perf_counter() - begun, 1),
-        outcomes=dict(found.most_common()),
+        outcomes=dict(outcomes.most_common()),
     )
     print(result["cases"], "cases,", result["seconds"], "s:", result["outcomes"])
     if chosen.save:

@@ -1,11 +1,11 @@
-"""Predicted main memory beside measured, on this CPU: loading, and the steps of a fine-tune, a fresh process a round.
+"""Compare predicted with measured main memory on this CPU: loading, and the steps of a fine-tune.
 
     python -m playground fetch smollm2-135m-instruct && python tests/bench/predict_cpu.py    # about 5 minutes
 
-An arm is model:bits. Each round runs `python -m playground tune` for a few steps over the demo's rows and reads both figures
-from its events; what is measured is the process's resident memory (playground/memory/meter.py), ten times a second: `load` and
-`tune` at the peak of that phase, `loaded` once the model is there and what loading left is given back. Errors are signed, in %
-of what was measured. A process is ended once its steps are measured.
+An arm is model:bits. Each round runs `python -m playground tune` in a new process for a few steps over the demo's
+rows and reads both figures from its events. Measured is the process's resident memory (playground/memory/meter.py),
+ten times a second: `load` and `tune` at the peak of that phase, `loaded` once the model is loaded and loading's
+temporaries are released. Errors are signed, in % of the measurement. A process is ended once its steps are measured.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import arms  # beside this file
+import arms
 
 from playground.memory.meter import hardware
 from playground.runs import accuracy
@@ -28,33 +28,31 @@ LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "safetensors")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "--model", action="append", choices=MODELS, help="may be given several times (all that are here)"
-    )
+    parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
+    parser.add_argument("--model", action="append", choices=MODELS, help="may be given several times (all)")
     parser.add_argument("--bits", action="append", type=int, choices=BITS, help="may be given several times (all)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--out", type=Path, default=arms.PROJECT / "tests/bench/results/predict_cpu.json")
-    asked = parser.parse_args()
-    found = []
-    for n in range(asked.rounds):
-        for model in asked.model or MODELS:
-            for bits in asked.bits or BITS:
-                found.append(
+    options = parser.parse_args()
+    rounds = []
+    for n in range(options.rounds):
+        for model in options.model or MODELS:
+            for bits in options.bits or BITS:
+                rounds.append(
                     {"arm": f"{model}:{bits}", "round": n}
-                    | arms.attempt(lambda model=model, bits=bits: measured(model, bits, asked.steps))
+                    | arms.attempt(lambda model=model, bits=bits: run_arm(model, bits, options.steps))
                 )
-                print(json.dumps(found[-1]), file=sys.stderr, flush=True)
-    told = arms.report(
-        "predicted main memory beside measured", LIBRARIES, found, hardware=hardware("cpu"), steps=asked.steps
+                print(json.dumps(rounds[-1]), file=sys.stderr, flush=True)
+    report = arms.report(
+        "predicted and measured main memory", LIBRARIES, rounds, hardware=hardware("cpu"), steps=options.steps
     )
-    arms.write(asked.out, told)
-    print(json.dumps(told["medians"], indent=1))
+    arms.write(options.out, report)
+    print(json.dumps(report["medians"], indent=1))
 
 
-def measured(model: str, bits: int, steps: int) -> dict:
-    """{phase: error, phase_predicted and phase_measured: MiB} of one run's phases."""
+def run_arm(model: str, bits: int, steps: int) -> dict:
+    """Run one fine-tune; returns {phase: error in %, phase_predicted and phase_measured: MiB}."""
     with tempfile.TemporaryDirectory() as root:
         command = [
             sys.executable,
@@ -65,7 +63,7 @@ def measured(model: str, bits: int, steps: int) -> dict:
             model,
             "--bits",
             str(bits),
-            "--steps",
+            "--max-steps",
             str(steps),
             "--device",
             "cpu",
@@ -77,10 +75,10 @@ def measured(model: str, bits: int, steps: int) -> dict:
             command, cwd=arms.PROJECT, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}, stdout=log, stderr=log
         )
         try:
-            until = time.time() + arms.LONGEST
+            until = time.time() + arms.MAX_ARM_SECONDS
             while time.time() < until:
                 ended = process.poll() is not None
-                pairs = {pair.phase: pair for pair in accuracy.record(Path(root))}
+                pairs = {pair.phase: pair for pair in accuracy.all_totals(Path(root))}
                 if ended or "tune" in pairs:
                     break
                 time.sleep(0.5)
@@ -90,26 +88,24 @@ def measured(model: str, bits: int, steps: int) -> dict:
         if "tune" not in pairs:
             log.seek(0)
             raise RuntimeError(log.read()[-1500:])
-        after = _after(next(Path(root).glob("*/events.jsonl")))
-    found = {}
-    for phase, predicted, seen in (
-        *((phase, pair.predicted, pair.measured) for phase, pair in pairs.items()),
-        ("loaded", *after),
-    ):
-        found |= {
-            phase: round(100 * (predicted / seen - 1), 2),
+        loaded = _loaded_bytes(next(Path(root).glob("*/events.jsonl")))
+    result = {}
+    phases = [(phase, pair.predicted, pair.measured) for phase, pair in pairs.items()]
+    for phase, predicted, measured in (*phases, ("loaded", *loaded)):
+        result |= {
+            phase: round(100 * (predicted / measured - 1), 2),
             f"{phase}_predicted": predicted >> 20,
-            f"{phase}_measured": seen >> 20,
+            f"{phase}_measured": measured >> 20,
         }
-    return found
+    return result
 
 
-def _after(events: Path) -> tuple[int, int]:
-    """Bytes once the model is there: predicted, and at the first reading after the load was over."""
-    lines = [json.loads(line) for line in events.read_text(encoding="utf-8").splitlines()]
-    over = next(n for n, event in enumerate(lines) if event["kind"] == "memory_measured")
-    said = next(event["after"] for event in lines if event["kind"] == "memory_predicted" and event["phase"] == "load")
-    return said, next(event["rss"] for event in lines[over:] if event["kind"] == "memory")
+def _loaded_bytes(path: Path) -> tuple[int, int]:
+    """Bytes once the model is loaded: predicted, and at the first reading after loading ended."""
+    events = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    end = next(n for n, e in enumerate(events) if e["kind"] == "memory_measured")
+    predicted = next(e["after"] for e in events if e["kind"] == "memory_predicted" and e["phase"] == "load")
+    return predicted, next(e["rss"] for e in events[end:] if e["kind"] == "memory")
 
 
 if __name__ == "__main__":

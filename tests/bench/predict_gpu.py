@@ -1,14 +1,14 @@
-"""Predicted memory beside measured, on one card: shapes of real models with random weights, a fresh process a cell.
+"""Compare predicted with measured memory on one GPU: shapes of real models with random weights.
 
     python tests/bench/predict_gpu.py                     # every cell; about 10 minutes on an H100
     python tests/bench/predict_gpu.py --only 'llama*'
 
-Cells are named model:bits:method:dial:rows:attention. The method is LoRA r 8 on all linear layers (lora), on others by name,
-or full; rows are a step's, as mix (32 rows, 5,024 tokens, at most 256 a row) or rows x tokens. Two phases are compared:
-tune (three steps) and chat (two rows, 1,024 tokens). Cells load:model:bits read made-up weights from disk. Predictions
-are made from the config alone before the model is there. Errors are signed, in % of what was measured; device is all of
-the card that is in use. Halves: `known` are the families and settings that the prediction was built with; `held_out` are
-those that it met here first.
+Each cell runs in a new process and is named model:bits:method:checkpointing:rows:attention. The method is LoRA r 8 on
+all linear layers (lora), on others by name, or full; rows are a step's, as mix (32 rows, 5,024 tokens, at most 256 a
+row) or rows x tokens. Two phases are compared: tune (three steps) and chat (two rows, 1,024 tokens). Cells
+load:model:bits read random weights from disk. Predictions are made from the config alone before the model exists.
+Errors are signed, in % of the measurement; device is everything in use on the GPU. Halves: `known` are the families
+and settings that the prediction was built with; `held_out` are those that were measured only afterwards.
 """
 
 import argparse
@@ -24,8 +24,9 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from types import SimpleNamespace
 
-import arms  # beside this file
-from train_gpu import LIBRARIES, _in_use, turn
+import arms
+import random_models
+from train_gpu import LIBRARIES, exclusive_gpu, used_bytes
 
 MODELS = {
     "calm": "cyberagent/open-calm-7b",
@@ -83,28 +84,28 @@ LOADS = [
     f"load:{model}:{bits}" for model, widths in (("qwen2-1b", (32, 16, 8, 4)), ("bloom", (16, 8, 4))) for bits in widths
 ]
 CONTEXT = 1024  # tokens of a chat
-COLOURS = {"allocated": "#2563eb", "reserved": "#d97706", "device": "#059669"}
-KINDS = tuple(COLOURS)
+COLORS = {"allocated": "#2563eb", "reserved": "#d97706", "device": "#059669"}
+KINDS = tuple(COLORS)  # as result files name them; a prediction has "device" as "device_used"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
     parser.add_argument("--only", action="append", metavar="PATTERN")
     parser.add_argument("--out", type=Path, default=arms.PROJECT / "tests/bench/results/predict_gpu.json")
     parser.add_argument("--ahead", type=int, default=7, help="processes that import and predict side by side")
     parser.add_argument("--cell", help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.cell:
-        print(json.dumps(cell(asked.cell, asked.work)))
+    options = parser.parse_args()
+    if options.cell:
+        print(json.dumps(run_cell(options.cell, options.work)))
         return
     names = [
         name
         for name in (*LOADS, *KNOWN, *HELD_OUT)
-        if not asked.only or any(fnmatch.fnmatchcase(name, p) for p in asked.only)
+        if not options.only or any(fnmatch.fnmatchcase(name, p) for p in options.only)
     ]
-    cells = []
-    with tempfile.TemporaryDirectory() as work, ThreadPoolExecutor(asked.ahead) as pool:
+    cells: list[dict] = []
+    with tempfile.TemporaryDirectory() as work, ThreadPoolExecutor(options.ahead) as pool:
         command = [sys.executable, __file__, "--work", work, "--cell"]
         env = os.environ | {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
         for model in dict.fromkeys(name.split(":")[1] for name in names if name in LOADS):
@@ -117,26 +118,27 @@ def main() -> None:
                 {"cell": started[done], "half": "held_out" if started[done] in HELD_OUT else "known"} | done.result()
             )
             print(json.dumps(cells[-1]), file=sys.stderr, flush=True)
-            found = arms.report("predicted memory beside measured", LIBRARIES, [], errors=summary(cells), cells=cells)
-            arms.write(asked.out, found)
-    asked.out.with_suffix(".svg").write_text(figure(cells), encoding="utf-8")
-    print(json.dumps(found["errors"], indent=1))
+            report = arms.report("predicted and measured memory", LIBRARIES, [], errors=summary(cells), cells=cells)
+            arms.write(options.out, report)
+    options.out.with_suffix(".svg").write_text(figure(cells), encoding="utf-8")
+    print(json.dumps(report["errors"], indent=1))
 
 
-def cell(name: str, work: Path) -> dict:
-    """{"error", "measured", "predicted"}, each by phase and kind, of one cell."""
+def run_cell(name: str, work: Path) -> dict:
+    """Measure one cell; returns {"error", "measured", "predicted"}, each by phase and kind."""
     if name.startswith("save:"):
-        return save(name.split(":")[1], work)
-    return loaded(name, work) if name.startswith("load:") else worked(name, work)
+        return save_weights(name.split(":")[1], work)
+    return measure_load(name, work) if name.startswith("load:") else measure_tune_and_chat(name, work)
 
 
-def worked(name: str, work: Path) -> dict:
+def measure_tune_and_chat(name: str, work: Path) -> dict:
+    """Predict and measure three steps of a fine-tune and a chat's first tokens."""
     import torch
     from accelerate import init_empty_weights
 
     from playground.memory.meter import hardware
     from playground.memory.release import release_memory
-    from playground.model.load import LoadedModel, model_class
+    from playground.model.load import LoadedModel, model_from_config
     from playground.predict import meta_model, phases
     from playground.settings import Load, Lora, Settings, Train
     from playground.train.loop import fine_tune
@@ -144,7 +146,7 @@ def worked(name: str, work: Path) -> dict:
     from playground.train.prepare import prepare_trainer
 
     model, bits, method, policy, rows, attention = name.split(":")
-    examples, dtype = _rows(rows), torch.float32 if bits == "32" else torch.bfloat16
+    examples, dtype = _examples(rows), torch.float32 if bits == "32" else torch.bfloat16
     train = Train(
         batch_size=len(examples),
         max_steps=3,
@@ -152,64 +154,64 @@ def worked(name: str, work: Path) -> dict:
         compile="off",
         method="full" if method == "full" else "lora",
     )
-    lora = Lora(r=arms.RANK, target_modules="all-linear" if method in ("lora", "full") else method)
+    lora = Lora(r=random_models.RANK, target_modules="all-linear" if method in ("lora", "full") else method)
     settings = Settings(load=Load(model=MODELS[model], bits=int(bits)), lora=lora, train=train)
-    config, place = meta_model.config_of(MODELS[model]), phases.Target("cuda", dtype)
+    config, target = meta_model.config_of(MODELS[model]), phases.Target("cuda", dtype)
     config._attn_implementation = attention
     lengths = [len(e.ids) for e in examples]
     predicted = {
-        "chat": phases.predict_chat(config, settings, place, CONTEXT),
-        "tune": phases.predict_tune(config, settings, place, lengths, [e.labelled for e in examples]),
+        "chat": phases.predict_chat(config, settings, target, CONTEXT),
+        "tune": phases.predict_tune(config, settings, target, lengths, [e.labelled for e in examples]),
     }
     with init_empty_weights(include_buffers=False):
-        network = model_class(config).from_config(config, dtype=dtype)
-    network.tie_weights()  # which making them without values undid
-    with turn(work):
-        loaded = LoadedModel(
-            arms.made_up(network, int(bits), "cuda"), SimpleNamespace(pad_token_id=arms.PAD), "cuda", dtype, ""
-        )
+        network = model_from_config(config, dtype)
+    network.tie_weights()  # creating them without values untied them
+    with exclusive_gpu(work):
+        network = random_models.with_random_weights(network, int(bits), "cuda")
+        loaded = LoadedModel(network, SimpleNamespace(pad_token_id=random_models.PAD), "cuda", dtype, "")
         release_memory()
-        measured, most = {"held": _now()}, [0]
+        measured, used = {"held": _current_bytes()}, [0]
         torch.cuda.reset_peak_memory_stats()
         with torch.no_grad():
-            for inputs in phases.first_and_last(loaded.model, CONTEXT):
+            for inputs in phases.prefill_and_decode_inputs(loaded.model, CONTEXT):
                 loaded.model(**inputs, use_cache=True)
-        measured["chat"] = _peaks(_in_use())
+        measured["chat"] = _peak_bytes(used_bytes())
         del inputs
         release_memory()
         torch.cuda.reset_peak_memory_stats()
         trainer = prepare_trainer(loaded, settings, examples, [], Team("cuda"))
         for _ in fine_tune(trainer, examples, train, threading.Event()):
-            most.append(_in_use())
-        measured["tune"] = _peaks(max(most))
+            used.append(used_bytes())
+        measured["tune"] = _peak_bytes(max(used))
         return {
             "error": _errors(predicted, measured),
             "batching": [predicted["tune"]["batching"], trainer.batcher.mode],
             "measured": measured,
-            "predicted": _short(predicted),
+            "predicted": _for_result_file(predicted),
             "hardware": hardware("cuda"),
         }
 
 
-def save(model: str, work: Path) -> dict:
-    """Made-up weights on disk, for the cells that load them."""
+def save_weights(model: str, work: Path) -> dict:
+    """Write random weights to disk, for the cells that load them."""
     import torch
     from accelerate import init_empty_weights
     from toys import make_tokenizer
 
-    from playground.model.load import model_class
+    from playground.model.load import model_from_config
     from playground.predict import meta_model
 
     config = meta_model.config_of(MODELS[model])
     with init_empty_weights(include_buffers=False):
-        network = model_class(config).from_config(config, dtype=torch.bfloat16)
+        network = model_from_config(config, torch.bfloat16)
     network.tie_weights()
-    arms.made_up(network, 16, "cuda").save_pretrained(work / model)
+    random_models.with_random_weights(network, 16, "cuda").save_pretrained(work / model)
     make_tokenizer(False).save_pretrained(work / model)
     return {}
 
 
-def loaded(name: str, work: Path) -> dict:
+def measure_load(name: str, work: Path) -> dict:
+    """Predict and measure loading from disk."""
     import torch
 
     from playground.memory.meter import hardware
@@ -226,69 +228,78 @@ def loaded(name: str, work: Path) -> dict:
             phases.Target("cuda", torch.float32 if bits == "32" else torch.bfloat16),
         )
     }
-    with turn(work):
+    with exclusive_gpu(work):
         torch.ones(1, device="cuda")
         torch.cuda.reset_peak_memory_stats()
-        loaded = load_model(work / model, settings.load, lambda *told: None)
-        measured = {"load": _peaks(_in_use()), "held": _now()}
+        loaded = load_model(work / model, settings.load, lambda *_: None)
+        measured = {"load": _peak_bytes(used_bytes()), "held": _current_bytes()}
         del loaded
     return {
         "error": _errors(predicted, measured),
         "measured": measured,
-        "predicted": _short(predicted),
+        "predicted": _for_result_file(predicted),
         "hardware": hardware("cuda"),
     }
 
 
-def _rows(how: str) -> list:
-    """One step's examples."""
+def _examples(rows_and_tokens: str) -> list:
+    """One step's examples: "mix", or rows x tokens."""
     from playground.data.batch import Example
 
-    if how == "mix":
-        return arms.rows()
-    rows, tokens = map(int, how.split("x"))
+    if rows_and_tokens == "mix":
+        return random_models.example_rows()
+    rows, tokens = map(int, rows_and_tokens.split("x"))
     return [
-        Example([5 + (7 * row + n) % 400 for n in range(tokens)], round(tokens * (1 - arms.LABELLED)))
+        Example([5 + (7 * row + n) % 400 for n in range(tokens)], round(tokens * (1 - random_models.LABELLED)))
         for row in range(rows)
     ]
 
 
 def _errors(predicted: dict, measured: dict) -> dict:
+    """Signed errors in % by phase and kind."""
     return {
-        phase: {kind: round(100 * (told[kind] / measured[phase][kind] - 1), 2) for kind in KINDS}
-        for phase, told in predicted.items()
+        phase: {kind: round(100 * (sizes[kind] / measured[phase][kind] - 1), 2) for kind in KINDS}
+        for phase, sizes in _for_result_file(predicted).items()
     }
 
 
-def _short(predicted: dict) -> dict:
-    return {phase: {k: v for k, v in told.items() if k in (*KINDS, "parts")} for phase, told in predicted.items()}
+def _for_result_file(predicted: dict) -> dict:
+    """Predictions by phase, reduced to the bytes and parts, under the names of result files."""
+    return {
+        phase: {
+            "parts": prediction["parts"],
+            "allocated": prediction["allocated"],
+            "reserved": prediction["reserved"],
+            "device": prediction["device_used"],
+        }
+        for phase, prediction in predicted.items()
+    }
 
 
 def summary(cells: list[dict]) -> dict:
     """Median and worst absolute error in %, by half, phase and kind, over the cells that worked."""
-    found = {}
+    result = {}
     for half in ("known", "held_out", None):
         for phase in ("load", "chat", "tune", None):
             for kind in KINDS:
-                told = [
-                    e
-                    for c in cells
-                    if "error" in c and half in (c["half"], None)
-                    for p, e in c["error"].items()
-                    if phase in (p, None)
+                sizes = [
+                    abs(errors[kind])
+                    for cell in cells
+                    if "error" in cell and half in (cell["half"], None)
+                    for cell_phase, errors in cell["error"].items()
+                    if phase in (cell_phase, None)
                 ]
-                sizes = [abs(e[kind]) for e in told]
                 if sizes:
-                    found[f"{half or 'all'} {phase or 'all'} {kind}"] = {
+                    result[f"{half or 'all'} {phase or 'all'} {kind}"] = {
                         "count": len(sizes),
                         "median": round(statistics.median(sizes), 2),
                         "worst": max(sizes),
                     }
-    return found
+    return result
 
 
 def figure(cells: list[dict]) -> str:
-    """Every peak, predicted against measured, on logarithmic axes; hollow: the half held out."""
+    """Draw every peak, predicted against measured, on logarithmic axes as an SVG; hollow: the held-out half."""
     size, edge, low, high, unit = 460, 56, 1.0, 64.0, 2**30
 
     def at(value: float) -> float:
@@ -298,34 +309,37 @@ def figure(cells: list[dict]) -> str:
     for decade in (1, 2, 4, 8, 16, 32, 64):
         x, y = edge + at(decade), size - edge - at(decade)
         marks.append(f'<path d="M{x:.1f} {edge}V{size - edge}M{edge} {y:.1f}H{size - edge}" stroke="#d1d5db"/>')
-        marks.append(
-            f'<text x="{x:.1f}" y="{size - edge + 18}" text-anchor="middle">{decade}</text><text x="{edge - 8}" y="{y + 4:.1f}" text-anchor="end">{decade}</text>'
-        )
+        marks.append(f'<text x="{x:.1f}" y="{size - edge + 18}" text-anchor="middle">{decade}</text>')
+        marks.append(f'<text x="{edge - 8}" y="{y + 4:.1f}" text-anchor="end">{decade}</text>')
     marks.append(f'<path d="M{edge} {size - edge}L{size - edge} {edge}" stroke="#6b7280" stroke-dasharray="4 3"/>')
     for cell in (c for c in cells if "error" in c):
         for phase in cell["predicted"]:
-            for kind, colour in COLOURS.items():
+            for kind, color in COLORS.items():
                 x, y = (at(cell[side][phase][kind] / unit) for side in ("measured", "predicted"))
-                inside = "none" if cell["half"] == "held_out" else colour
-                marks.append(
-                    f'<circle cx="{edge + x:.1f}" cy="{size - edge - y:.1f}" r="3" fill="{inside}" fill-opacity=".5" stroke="{colour}"/>'
-                )
-    for n, (kind, colour) in enumerate(COLOURS.items()):
-        marks.append(
-            f'<circle cx="{edge + 14}" cy="{edge + 14 + 18 * n}" r="4" fill="{colour}"/><text x="{edge + 24}" y="{edge + 18 + 18 * n}">{kind}</text>'
-        )
+                fill = "none" if cell["half"] == "held_out" else color
+                style = f'fill="{fill}" fill-opacity=".5" stroke="{color}"'
+                marks.append(f'<circle cx="{edge + x:.1f}" cy="{size - edge - y:.1f}" r="3" {style}/>')
+    for n, (kind, color) in enumerate(COLORS.items()):
+        marks.append(f'<circle cx="{edge + 14}" cy="{edge + 14 + 18 * n}" r="4" fill="{color}"/>')
+        marks.append(f'<text x="{edge + 24}" y="{edge + 18 + 18 * n}">{kind}</text>')
     marks.append(f'<text x="{size / 2}" y="{size - 12}" text-anchor="middle">measured, GiB</text>')
     marks.append(f'<text transform="translate(16 {size / 2}) rotate(-90)" text-anchor="middle">predicted, GiB</text>')
-    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size} {size}" font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="#fff"/>{"".join(marks)}</svg>\n'
+    opening = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size} {size}" font-family="sans-serif" font-size="12">'
+    )
+    return f'{opening}<rect width="100%" height="100%" fill="#fff"/>{"".join(marks)}</svg>\n'
 
 
-def _now() -> dict:
+def _current_bytes() -> dict:
+    """Bytes now: allocated and reserved by this process, in use on the GPU."""
     import torch
 
-    return {"allocated": torch.cuda.memory_allocated(), "reserved": torch.cuda.memory_reserved(), "device": _in_use()}
+    allocated, reserved = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
+    return {"allocated": allocated, "reserved": reserved, "device": used_bytes()}
 
 
-def _peaks(device: int) -> dict:
+def _peak_bytes(device: int) -> dict:
+    """Peaks in bytes of this process, with what was in use on the GPU at most."""
     import torch
 
     return {

@@ -1,16 +1,18 @@
-"""fitcheck-llm beside this program, on the cells of predict_gpu.json that it accepts: gated MLPs, LoRA, all layers or none computed twice.
+"""Compare fitcheck-llm's predictions with this program's, on the cells of predict_gpu.json that fitcheck-llm accepts.
 
     pip install fitcheck-llm==0.3.1 && python tests/bench/predict_peer.py
 
-It estimates transformers' Trainer, which makes all logits and keeps more of a layer, and pads 20 rows of 256 tokens where
-32 rows of 5,024 tokens in all were trained. So its errors here say what a Trainer would take more, not how well it knows a
-Trainer. Errors are signed, in % of what was measured of this program's step.
+It accepts gated MLPs with LoRA, all layers checkpointed or none. It estimates transformers' Trainer, which makes all
+logits and keeps more of a layer, and pads 20 rows of 256 tokens where 32 rows of 5,024 tokens in all were trained. So
+its errors here say how much more a Trainer takes, not how well it knows a Trainer. Errors are signed, in % of this
+program's measured step.
 """
 
 import json
 import statistics
 
-import arms  # beside this file
+import arms
+import random_models
 
 RESULTS = arms.PROJECT / "tests/bench/results"
 QUANTIZED = {"32": "none", "16": "none", "8": "int8", "4": "nf4"}
@@ -18,26 +20,26 @@ QUANTIZED = {"32": "none", "16": "none", "8": "int8", "4": "nf4"}
 
 def main() -> None:
     measured = json.loads((RESULTS / "predict_gpu.json").read_text(encoding="utf-8"))
-    cells = [found for cell in measured["cells"] if "error" in cell and (found := beside(cell))]
-    middle = {}
-    for whose in ("fitcheck", "ours"):
+    cells = [errors for cell in measured["cells"] if "error" in cell and (errors := both_errors(cell))]
+    summary = {}
+    for program in ("fitcheck", "ours"):
         for kind in ("allocated", "device"):
-            sizes = [abs(cell[whose][kind]) for cell in cells]
-            middle[f"{whose} {kind}"] = {"median": round(statistics.median(sizes), 2), "worst": max(sizes)}
-    found = arms.report(
-        "fitcheck-llm beside this program, a fine-tune's step",
+            sizes = [abs(cell[program][kind]) for cell in cells]
+            summary[f"{program} {kind}"] = {"median": round(statistics.median(sizes), 2), "worst": max(sizes)}
+    report = arms.report(
+        "fitcheck-llm and this program, a fine-tune's step",
         ("fitcheck-llm",),
         [],
         measured=measured["date"],
-        errors=middle,
+        errors=summary,
         cells=cells,
     )
-    arms.write(RESULTS / "predict_peer.json", found)
-    print(json.dumps(middle, indent=1))
+    arms.write(RESULTS / "predict_peer.json", report)
+    print(json.dumps(summary, indent=1))
 
 
-def beside(cell: dict) -> dict | None:
-    """Both errors of a cell, or None for what fitcheck doesn't take."""
+def both_errors(cell: dict) -> dict | None:
+    """Both programs' errors in a cell, or None for a cell that fitcheck doesn't accept."""
     from fitcheck.config_parser import ModelConfig
     from fitcheck.estimator import TrainingConfig, estimate
     from fitcheck.gpu_db import GPU_DB
@@ -72,19 +74,23 @@ def beside(cell: dict) -> dict | None:
         double_quant=how[0] == "4",
         batch_size=rows,
         seq_len=tokens,
-        lora_rank=arms.RANK,
+        lora_rank=random_models.RANK,
         lora_targets=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
         grad_checkpoint=how[2] == "all",
         flash_attn=True,
     )
-    told = estimate(model, training, GPU_DB["h100"])
-    allocated = told.total_mib - told.overhead_mib
+    prediction = estimate(model, training, GPU_DB["h100"])
+    allocated = prediction.total_mib - prediction.overhead_mib
     step = cell["measured"]["tune"]
-    theirs = {
+    fitcheck = {
         kind: round(100 * (size * 2**20 / step[kind] - 1), 2)
-        for kind, size in (("allocated", allocated), ("device", told.total_mib))
+        for kind, size in (("allocated", allocated), ("device", prediction.total_mib))
     }
-    return {"cell": cell["cell"], "fitcheck": theirs, "ours": {kind: cell["error"]["tune"][kind] for kind in theirs}}
+    return {
+        "cell": cell["cell"],
+        "fitcheck": fitcheck,
+        "ours": {kind: cell["error"]["tune"][kind] for kind in fitcheck},
+    }
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
-"""100,000 rows of a kilobyte, all their tokens counted in the background: how long, how far apart its words on the progress, how soon it stops, and the page meanwhile.
+"""Count the tokens of 100,000 rows of 1 kB in the background: seconds, progress, stopping, and the page meanwhile.
 
-    python -m playground fetch smollm2-135m-instruct && python tests/bench/tokens.py --save tests/bench/results/tokens.json
+    python -m playground fetch smollm2-135m-instruct
+    python tests/bench/tokens.py --save tests/bench/results/tokens.json
 
-The page is the real one, asked over HTTP twice a second, alone and while rows are counted by a planner of its own kind beside it.
+`words` is the number of progress reports, `longest_silence_s` the longest time between two. The page is the real one,
+requested over HTTP twice a second, alone and while another planner counts the rows.
 """
 
 import argparse
+import itertools
 import os
 import socket
 import statistics
@@ -15,6 +18,7 @@ import tempfile
 import threading
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -27,19 +31,18 @@ from playground.planning.client import Planner
 from playground.settings import Settings
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "gradio")
-LOOKS = 10  # at the page alone
-PRESSED = 5.0  # seconds after which Stop is pressed
+REQUESTS = 10  # of the page alone
+STOP_AFTER = 5.0  # seconds
 
 
 def count(root: Path, file: Path, stop_after: float = 0) -> dict:
-    """Count the file's tokens; after so many seconds, stop."""
-    planner, heard, peak, begun = Planner(root), [], [0], time.perf_counter()
+    """Count the file's tokens; with `stop_after`, stop after that many seconds."""
+    planner, progress_at, peak, begun = Planner(root), [], [0], time.perf_counter()
     settings = Settings().with_values({"data": {"source": str(file)}, "train": {"max_seq_length": 256}}).to_dict()
 
     def on_progress(*_) -> None:
-        heard.append(time.perf_counter())
-        process = planner._lanes["data"].process
-        peak[0] = max(peak[0], psutil.Process(process.pid).memory_info().rss)
+        progress_at.append(time.perf_counter())
+        peak[0] = max(peak[0], psutil.Process(planner.pid("cutoff_cost")).memory_info().rss)
 
     if stop_after:
         threading.Timer(stop_after, planner.stop, ("cutoff_cost",)).start()
@@ -53,24 +56,24 @@ def count(root: Path, file: Path, stop_after: float = 0) -> dict:
             capacity=24 * 2**30,
             card="rtx-4090",
         )
-        ended = {}
+        stopped = {}
     except PlaygroundError:
-        ended = {"stopped_after_s": round(time.perf_counter() - begun - stop_after, 3)}
+        stopped = {"stopped_after_s": round(time.perf_counter() - begun - stop_after, 3)}
     seconds = time.perf_counter() - begun
     planner.close()
-    apart = [b - a for a, b in zip(heard, heard[1:])]
+    pauses = [b - a for a, b in itertools.pairwise(progress_at)]
     return {
         "seconds": round(seconds, 1),
-        "words": len(heard),
-        "longest_silence_s": round(max(apart, default=0), 2),
+        "words": len(progress_at),
+        "longest_silence_s": round(max(pauses, default=0), 2),
         "peak_mib": round(peak[0] / 2**20),
-    } | ended
+    } | stopped
 
 
-def looks(url: str, enough) -> list[float]:
-    """Seconds of each look at the page, two a second, until it is enough."""
-    took = []
-    while not enough(took):
+def request_page(url: str, is_enough: Callable[[list[float]], bool]) -> list[float]:
+    """Request the page twice a second until `is_enough`; returns the seconds of each request."""
+    took: list[float] = []
+    while not is_enough(took):
         begun = time.perf_counter()
         urllib.request.urlopen(url, timeout=60).read()
         took.append(time.perf_counter() - begun)
@@ -103,13 +106,13 @@ def main() -> None:
                 except OSError:
                     time.sleep(0.5)
             time.sleep(20)  # its engine starts
-            alone, during, over = looks(url, lambda took: len(took) >= LOOKS), [], threading.Event()
-            looking = threading.Thread(target=lambda: during.extend(looks(url, lambda _: over.is_set())))
-            looking.start()
-            whole = count(root / "a", root / "a.jsonl")
+            alone, during, over = request_page(url, lambda took: len(took) >= REQUESTS), [], threading.Event()
+            requests = threading.Thread(target=lambda: during.extend(request_page(url, lambda _: over.is_set())))
+            requests.start()
+            complete = count(root / "a", root / "a.jsonl")
             over.set()
-            looking.join()
-            stopped = count(root / "b", root / "a.jsonl", PRESSED)
+            requests.join()
+            stopped = count(root / "b", root / "a.jsonl", STOP_AFTER)
         finally:
             app.terminate()
             app.wait(20)
@@ -118,8 +121,8 @@ def main() -> None:
         "page_meanwhile_s": round(statistics.median(during), 4),
         "page_slowest_s": round(max(during), 3),
     }
-    rounds = [{"round": 1, "arm": "all counted", **whole, **page}, {"round": 1, "arm": "stopped", **stopped}]
-    found = report(
+    rounds = [{"round": 1, "arm": "all counted", **complete, **page}, {"round": 1, "arm": "stopped", **stopped}]
+    result = report(
         "tokens of 100,000 rows of 1 kB counted in the background",
         LIBRARIES,
         rounds,
@@ -128,12 +131,12 @@ def main() -> None:
     )
     print(
         table(
-            found["medians"],
+            result["medians"],
             dict.fromkeys(("seconds", "words", "longest_silence_s", "stopped_after_s", "peak_mib", *page), "{}"),
         )
     )
     if chosen.save:
-        write(chosen.save, found)
+        write(chosen.save, result)
 
 
 if __name__ == "__main__":

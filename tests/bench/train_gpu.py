@@ -1,24 +1,27 @@
-"""The fine-tune on one card: speed and memory on the shapes of 7 B models, beside transformers.Trainer + PEFT.
+"""Compare speed and memory of training 7B shapes on one GPU with transformers.Trainer + PEFT.
 
     python tests/bench/train_gpu.py                           # one round of everything; about 7 minutes on an H100
     python tests/bench/train_gpu.py --only 'calm/nf4*' --rounds 3 --profile profiles
     python tests/bench/train_gpu.py --only '*wall*' --disk /tmp/models
-    python tests/bench/train_gpu.py --toy                     # does every arm run? tiny, on the CPU; its numbers mean nothing
+    python tests/bench/train_gpu.py --toy                     # does every arm run? tiny, on the CPU
 
 Arms are named shape/arm: calm is OpenCALM-7B, llama is Llama-2-7B, both with random weights, which cost what trained
-ones do. Every step takes the same 32 rows: 5,024 tokens, at most 256 a row, 60 % of each labelled. r 8, all linear layers.
-  bf16, nf4, int8   playground's own fine-tune. -off, -all: how many layers are computed twice; -22GiB, -7GiB: the process
-                    may take that much of the card, its runtime included, and picks the rest itself; -compiled: layers are
-  peer-*-talk       alpaca-lora's recipe: 4 rows at once × 8, prepare_model_for_kbit_training and its checkpointing
+ones do. Every step takes the same 32 rows: 5,024 tokens, at most 256 a row, 60 % of each labelled. r 8, all linear
+layers.
+  bf16, nf4, int8   playground's own fine-tune. -off, -all: how many layers are checkpointed; -22GiB, -7GiB: the process
+                    may take that much of the GPU, its runtime included, and picks the rest itself; -compiled: layers
+                    are compiled
+  peer-*-talk       alpaca-lora's recipe: 4 rows at once x 8, prepare_model_for_kbit_training and its checkpointing
   peer-*-best       the peer's fastest flags: 32 rows at once, no checkpointing
-  wall-50           `python -m playground tune` on weights and rows on disk, nf4, all by default: seconds from the start of
-                    the process to 50 trained steps. Only with --disk
+  wall-50           `python -m playground tune` on weights and rows on disk, nf4, default settings: seconds from the
+                    start of the process to 50 trained steps. Only with --disk
 
-Every arm has a fresh process. Processes are started ahead and import side by side, so import_s is longer than by itself;
-the card belongs to one at a time. tokens_per_s: the median over the steps, the first two left out.
-first_step_s: from the start of training to the end of its first step, compiled from nothing; first_step_again_s: in a later
-round, from the compiler's cache. of_limit: tokens_per_s over what the layers' multiplications alone allow at 790 TFLOP/s.
-Peaks are torch's from the made model on; device_gib: all that is in use on the card, device_before_gib: before the model. A failed arm stays in the table.
+Every arm has a new process. Processes are started ahead and import side by side, so import_s is longer than alone; one
+at a time uses the GPU. tokens_per_s: the median over the steps, the first two left out. first_step_s: from the start of
+training to the end of its first step, compiled from nothing; first_step_again_s: in a later round, from the compiler's
+cache. of_limit: tokens_per_s over what the layers' multiplications alone allow at 790 TFLOP/s. Peaks are torch's,
+counted once the model is made; device_gib: everything in use on the GPU, device_before_gib: before the model. "dial" in
+results is the checkpointing and the tokens of a micro-batch. A failed arm stays in the table.
 """
 
 import argparse
@@ -32,16 +35,19 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
-import arms  # beside this file
+import arms
+import random_models
 
-RATE = 790e12  # floating-point operations a second that an H100 was seen to do on large bf16 products
-RUNTIME = 0.3  # GiB that CUDA and its libraries take once training runs, beyond what they have by then
+PRODUCT_RATE = 790e12  # floating-point operations a second of large bf16 products, measured on an H100
+RUNTIME_GIB = 0.3  # what CUDA and its libraries take once training runs, beyond what they took before
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")
 COLUMNS = {
     "tokens_per_s": "{:,.0f}",
@@ -63,14 +69,14 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Arm:
-    """bits a weight; dial: checkpointing; gib: of the card at most (0: all); peer: rows at once, if it is the peer's."""
+    """One configuration that is measured."""
 
     bits: int
-    policy: str = "auto"
+    checkpointing: str = "auto"
     compiled: bool = False
-    gib: float = 0
-    tokens: int = 0  # of a micro-batch at most; 0: as many as fit
-    peer: int = 0
+    gib: float = 0  # of the GPU's memory at most; 0: all
+    max_tokens: int = 0  # of a micro-batch; 0: as many as fit
+    peer_rows: int = 0  # rows at once, for an arm of the peer; 0: an arm of ours
     steps: int = 8
 
 
@@ -87,19 +93,19 @@ OURS = {
     "int8-all": Arm(8, "all"),
 }
 PEERS = {
-    "peer-int8-talk": Arm(8, "all", peer=4, steps=4),
-    "peer-nf4-talk": Arm(4, "all", peer=4, steps=4),
-    "peer-bf16-best": Arm(16, "off", peer=32),
-    "peer-nf4-best": Arm(4, "off", peer=32),
+    "peer-int8-talk": Arm(8, "all", peer_rows=4, steps=4),
+    "peer-nf4-talk": Arm(4, "all", peer_rows=4, steps=4),
+    "peer-bf16-best": Arm(16, "off", peer_rows=32),
+    "peer-nf4-best": Arm(4, "off", peer_rows=32),
 }
-ARMS = {f"{shape}/{name}": arm for shape in arms.SHAPES for name, arm in OURS.items()} | {
+ARMS = {f"{shape}/{name}": arm for shape in random_models.SHAPES for name, arm in OURS.items()} | {
     f"calm/{name}": arm for name, arm in PEERS.items()
 }
 WALL = "calm/wall-50"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
     parser.add_argument(
         "--only",
         action="append",
@@ -117,203 +123,211 @@ def main() -> None:
     parser.add_argument("--toy", action="store_true", help="tiny shapes on the CPU")
     parser.add_argument("--arm", help=argparse.SUPPRESS)  # what an arm's own process is started with
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.toy:
+    options = parser.parse_args()
+    if options.toy:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    if asked.arm:
-        print(
-            json.dumps(save_model(asked) if asked.arm == WALL else peer(asked) if ARMS[asked.arm].peer else ours(asked))
-        )
+    if options.arm:
+        print(json.dumps(run_arm(options)))
         return
     names = [
         name
-        for name in (*ARMS, *([WALL] if asked.disk else []))
-        if not asked.only or any(fnmatch.fnmatchcase(name, p) for p in asked.only)
+        for name in (*ARMS, *([WALL] if options.disk else []))
+        if not options.only or any(fnmatch.fnmatchcase(name, p) for p in options.only)
     ]
-    before = json.loads(asked.out.read_text(encoding="utf-8")) if asked.add and asked.out.exists() else {"rounds": []}
+    add = options.add and options.out.exists()
+    before = json.loads(options.out.read_text(encoding="utf-8")) if add else {"rounds": []}
     rounds, hardware = before["rounds"], before.get("hardware")
-    first, found = 1 + max((r["round"] for r in rounds), default=0), None
+    first, report = 1 + max((r["round"] for r in rounds), default=0), None
     with tempfile.TemporaryDirectory() as work:
-        for number, name, measured in measurements(names, asked, Path(work)):
+        for number, name, measured in measurements(names, options, Path(work)):
             hardware = measured.pop("hardware", hardware)
             rounds.append({"round": first + number, "arm": name} | measured)
             print(json.dumps(rounds[-1]), file=sys.stderr, flush=True)
-            found = arms.report(
+            report = arms.report(
                 "fine-tuning on one card, random weights",
                 LIBRARIES,
                 rounds,
                 hardware=hardware,
-                toy=asked.toy,
-                lengths=arms.LENGTHS,
+                toy=options.toy,
+                lengths=random_models.LENGTHS,
             )
-            arms.write(asked.out, found)
-    if not found:
+            arms.write(options.out, report)
+    if not report:
         parser.error(f"no such arm; there are {', '.join((*ARMS, WALL))}")
-    print(f"\n{hardware and hardware['name']}\n\n{arms.table(found['medians'], COLUMNS)}\n{arms.failures(rounds)}")
+    print(f"\n{hardware and hardware['name']}\n\n{arms.table(report['medians'], COLUMNS)}\n{arms.failures(rounds)}")
     sys.exit(any("failed" in r for r in rounds))
 
 
-def measurements(names: list[str], asked, work: Path):
-    """(round, arm, what it measured), as they end: all rounds, every other one backwards; what has to be alone last."""
+def measurements(
+    names: list[str], options: argparse.Namespace, work: Path
+) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """(round, arm, measurements) as arms end: every other round backwards; the arm that must run alone last."""
 
-    def one(name: str) -> dict:
-        command = [sys.executable, __file__, "--arm", name, "--work", str(work), *(["--toy"] if asked.toy else [])]
-        command += ["--profile", str(asked.profile.resolve())] if asked.profile else []
-        cache = work / "compiled" / name  # an arm's own, so that its first round compiles from nothing
-        allocator = f"expandable_segments:{not ARMS[name].peer}"  # the peer's is torch's default
-        return arms.attempt(
-            lambda: arms.last_line(
-                command, os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(cache), "PYTORCH_ALLOC_CONF": allocator}
-            )
-        )
+    def run(name: str) -> dict:
+        command = [sys.executable, __file__, "--arm", name, "--work", str(work), *(["--toy"] if options.toy else [])]
+        command += ["--profile", str(options.profile.resolve())] if options.profile else []
+        cache = work / "compiled" / name  # separate for each arm, so that its first round compiles from nothing
+        allocator = f"expandable_segments:{not ARMS[name].peer_rows}"  # the peer uses torch's default
+        env = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(cache), "PYTORCH_ALLOC_CONF": allocator}
+        return arms.attempt(lambda: arms.last_line(command, env))
 
-    with ThreadPoolExecutor(asked.ahead) as pool:
-        alone = {}
-        for number in range(asked.rounds):
+    with ThreadPoolExecutor(options.ahead) as pool:
+        started = {}
+        for number in range(options.rounds):
             for name in names[:: -1 if number % 2 else 1]:
                 if name != WALL:
-                    alone[pool.submit(one, name)] = number, name
-        for done in as_completed(alone):
-            yield *alone[done], done.result()
+                    started[pool.submit(run, name)] = number, name
+        for done in as_completed(started):
+            number, name = started[done]
+            yield number, name, done.result()
     if WALL in names:
-        made = arms.attempt(
-            lambda: arms.last_line(
-                [sys.executable, __file__, "--arm", WALL, "--disk", str(asked.disk), *(["--toy"] if asked.toy else [])]
-            )
-        )
-        for number in range(asked.rounds):
-            yield number, WALL, made if "failed" in made else made | arms.attempt(lambda: wall(asked))
+        command = [sys.executable, __file__, "--arm", WALL, "--disk", str(options.disk)]
+        command += ["--toy"] if options.toy else []
+        saved = arms.attempt(lambda: arms.last_line(command))
+        for number in range(options.rounds):
+            yield number, WALL, saved if "failed" in saved else saved | arms.attempt(lambda: time_wall(options))
 
 
-# --- an arm's own process ---
+def run_arm(options: argparse.Namespace) -> dict:
+    """Run one arm in this process."""
+    if options.arm == WALL:
+        return save_model(options)
+    return train_peer(options) if ARMS[options.arm].peer_rows else train_ours(options)
 
 
 @contextlib.contextmanager
-def turn(work: Path):
-    """Within it, the card belongs to this process: the one before has given back what it held, which takes it a moment."""
+def exclusive_gpu(work: Path) -> Iterator[None]:
+    """Use the GPU alone: wait until the process before has ended and its memory is free, which takes a moment."""
     with open(work / "turn", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         for _ in range(150):
-            if _in_use() < 1.5 * 2**30:  # contexts of those that wait
+            if used_bytes() < 1.5 * 2**30:  # CUDA contexts of the processes that wait
                 break
             time.sleep(0.1)
         yield
 
 
-def _age() -> float:
+def _process_seconds() -> float:
     """Seconds since this process began."""
     import psutil
 
     return round(time.time() - psutil.Process().create_time(), 2)
 
 
-def _made(shape, asked) -> tuple:
-    """The arm's model, to be trained from here on; the work of it, as `arms.work_of` says; and what making it took."""
+def _build_model(meta_model: Any, options: argparse.Namespace) -> tuple[Any, tuple[float, float], dict]:
+    """The arm's model with random weights, its `operations_per_token`, and measurements of building it.
+
+    Memory peaks are counted from here on.
+    """
     from playground.memory.meter import hardware
 
-    arm, device, before, began = ARMS[asked.arm], "cpu" if asked.toy else "cuda", _in_use(), time.perf_counter()
-    model = arms.made_up(shape, arm.bits, device)
-    work = arms.work_of(model)
-    _from_here(0 if asked.toy else arm.gib)
-    return (
-        model,
-        work,
-        {
-            "hardware": hardware(device),
-            "device_before_gib": arms.gib(before),
-            "build_s": round(time.perf_counter() - began, 2),
-        },
-    )
+    arm, device = ARMS[options.arm], "cpu" if options.toy else "cuda"
+    before, began = used_bytes(), time.perf_counter()
+    model = random_models.with_random_weights(meta_model, arm.bits, device)
+    operations = random_models.operations_per_token(model)
+    _start_counting(0 if options.toy else arm.gib)
+    measurements = {
+        "hardware": hardware(device),
+        "device_before_gib": arms.gib(before),
+        "build_s": round(time.perf_counter() - began, 2),
+    }
+    return model, operations, measurements
 
 
-def ours(asked) -> dict:
+def train_ours(options: argparse.Namespace) -> dict:
     """The fine-tune as playground prepares and runs it."""
     from playground.model.load import LoadedModel
     from playground.settings import Lora, Settings, Train
     from playground.train.parallel import Team
     from playground.train.prepare import prepare_trainer
 
-    arm, examples, shape, imported = (
-        ARMS[asked.arm],
-        arms.rows(),
-        arms.shape_of(asked.arm.split("/")[0], asked.toy),
-        _age(),
-    )
+    arm, examples = ARMS[options.arm], random_models.example_rows()
+    meta_model = random_models.meta_model(options.arm.split("/")[0], options.toy)
+    imported = _process_seconds()
     train = Train(
-        batch_size=arms.BATCH,
+        batch_size=random_models.BATCH,
         max_steps=arm.steps + 3,
         lr=3e-4,
         schedule="constant",
-        gradient_checkpointing=arm.policy,
-        max_tokens_per_micro_batch=arm.tokens,
+        gradient_checkpointing=arm.checkpointing,
+        max_tokens_per_micro_batch=arm.max_tokens,
         compile="on" if arm.compiled else "off",
     )
-    with turn(asked.work):
-        compiled = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"], "whole")  # is there once it is
+    with exclusive_gpu(options.work):
+        compiled = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"], "whole")  # a mark that an earlier round has compiled
         first = "first_step_again_s" if arm.compiled and compiled.exists() else "first_step_s"
-        model, (needed, again), facts = _made(shape, asked)
+        model, (operations, recomputation), built = _build_model(meta_model, options)
         began = time.perf_counter()
-        loaded = LoadedModel(model, SimpleNamespace(pad_token_id=arms.PAD), model.device.type, model.dtype, "")
+        loaded = LoadedModel(model, SimpleNamespace(pad_token_id=random_models.PAD), model.device.type, model.dtype, "")
         trainer = prepare_trainer(
-            loaded, Settings(lora=Lora(r=arms.RANK), train=train), examples, [], Team(loaded.device)
+            loaded, Settings(lora=Lora(r=random_models.RANK), train=train), examples, [], Team(loaded.device)
         )
         trainer.plan.compiled = arm.compiled
         prepared = time.perf_counter()
-        at, memory, notes = _steps(trainer, examples, train, arm.steps, asked)
+        at, memory, notes = _run_steps(trainer, examples, train, arm.steps, options)
         if trainer.plan.compiled != arm.compiled:
-            raise RuntimeError(f"it was not compiled: {notes}")
+            raise RuntimeError(f"not compiled: {notes}")
         compiled.parent.mkdir(parents=True, exist_ok=True)
         compiled.touch()
-        policy, layers, step = trainer.plan.policy, range(len(trainer.layers.all)), _typical(at[1:])
-        told_late = 0 if asked.toy else step  # on CUDA a step's loss is asked for once the next one is under way
+        policy, layers, step = trainer.plan.policy, range(len(trainer.layers.all)), _median_interval(at[1:])
+        delay = 0 if options.toy else step  # on CUDA a step is reported once the next one is under way
         return {
-            **_rates(step, needed + again * sum(map(policy.recomputes, layers)) / len(layers)),
+            **_rates(step, operations + recomputation * sum(map(policy.recomputes, layers)) / len(layers)),
             **memory,
-            first: round(at[0] - prepared - told_late, 2),
+            first: round(at[0] - prepared - delay, 2),
             "dial": f"{policy.checkpointing} {policy.tokens}",
             "batching": trainer.batcher.mode,
             "notes": notes,
             "import_s": imported,
             "prepare_s": round(prepared - began, 2),
-            **facts,
+            **built,
         }
 
 
-def _steps(trainer, examples, train, count: int, asked) -> tuple[list[float], dict, str]:
-    """When each of `count` steps was told of, the memory until then, and what the loop noted; then a step for the profile."""
+def _run_steps(
+    trainer: Any, examples: list, train: Any, count: int, options: argparse.Namespace
+) -> tuple[list[float], dict, str]:
+    """Moments at which `count` steps were reported, peaks of memory until then, and the loop's notes.
+
+    With --profile, one more step is profiled.
+    """
+    from peer import synchronize
     from torch.profiler import ProfilerActivity, profile
 
     from playground.train.loop import fine_tune
 
-    at, most, memory, notes = [], 0, {}, []
-    watching = profile(activities=[ProfilerActivity.CPU] + ([] if asked.toy else [ProfilerActivity.CUDA]))
+    at: list[float] = []
+    notes: list[str] = []
+    used, memory = 0, {}
+    profiler = profile(activities=[ProfilerActivity.CPU] + ([] if options.toy else [ProfilerActivity.CUDA]))
     for event in fine_tune(trainer, examples, train, threading.Event()):
         if event["kind"] != "step":
             notes.append(f"{event['key']} {event['values']}")
             continue
         at.append(time.perf_counter())
-        most = max(most, _in_use())
+        used = max(used, used_bytes())
         if event["step"] == count:
-            memory = _peaks(most)
-            if not asked.profile:
+            memory = _peaks(used)
+            if not options.profile:
                 break
         elif event["step"] == count + 1:
-            watching.start()
+            profiler.start()
         elif event["step"] == count + 2:
-            arms.wait()
-            watching.stop()
-            sort = "self_cpu_time_total" if asked.toy else "self_cuda_time_total"
-            asked.profile.mkdir(parents=True, exist_ok=True)
-            path = asked.profile / f"{asked.arm.replace('/', '-')}.txt"
+            synchronize()
+            profiler.stop()
+            sort = "self_cpu_time_total" if options.toy else "self_cuda_time_total"
+            options.profile.mkdir(parents=True, exist_ok=True)
+            path = options.profile / f"{options.arm.replace('/', '-')}.txt"
             path.write_text(
-                watching.key_averages().table(sort_by=sort, row_limit=40, max_name_column_width=90), encoding="utf-8"
+                profiler.key_averages().table(sort_by=sort, row_limit=40, max_name_column_width=90), encoding="utf-8"
             )
     return at[:count], memory, "; ".join(notes)
 
 
-def peer(asked) -> dict:
-    """The same through transformers.Trainer and PEFT."""
-    import bitsandbytes  # noqa: F401  it and the trainer take long to import: not while the card waits
+def train_peer(options: argparse.Namespace) -> dict:
+    """The same fine-tune with transformers.Trainer and PEFT."""
+    import bitsandbytes  # noqa: F401  it and the trainer take long to import: not while the GPU waits
+    from peer import hf_trainer
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
     from toys import make_tokenizer
     from transformers import Trainer  # noqa: F401  likewise
@@ -321,62 +335,60 @@ def peer(asked) -> dict:
     from playground.model import adapt
     from playground.settings import Train
 
-    arm, examples, shape, tokenizer, imported = (
-        ARMS[asked.arm],
-        arms.rows(),
-        arms.shape_of(asked.arm.split("/")[0], asked.toy),
-        make_tokenizer(False),
-        _age(),
-    )
+    arm, examples, tokenizer = ARMS[options.arm], random_models.example_rows(), make_tokenizer(False)
+    meta_model = random_models.meta_model(options.arm.split("/")[0], options.toy)
+    imported = _process_seconds()
     train = Train(
-        batch_size=arms.BATCH, micro_batch_size=arm.peer, max_steps=arm.steps, lr=3e-4, schedule="constant", warmup=0
+        batch_size=random_models.BATCH,
+        micro_batch_size=arm.peer_rows,
+        max_steps=arm.steps,
+        lr=3e-4,
+        schedule="constant",
+        warmup=0,
     )
-    with turn(asked.work), tempfile.TemporaryDirectory() as out:
-        model, (needed, again), facts = _made(shape, asked)
+    with exclusive_gpu(options.work), tempfile.TemporaryDirectory() as out:
+        model, (operations, recomputation), built = _build_model(meta_model, options)
         began = time.perf_counter()
         model.config.use_cache = False
-        wanted = LoraConfig(
-            r=arms.RANK,
-            lora_alpha=2 * arms.RANK,
+        lora_config = LoraConfig(
+            r=random_models.RANK,
+            lora_alpha=2 * random_models.RANK,
             target_modules=adapt.resolve_target_modules(model, "all-linear"),
             task_type="CAUSAL_LM",
         )
-        if arm.policy == "all":
+        if arm.checkpointing == "all":
             model = prepare_model_for_kbit_training(model)
-        model = get_peft_model(model, wanted)
-        trainer, clock = arms.hf_trainer(
-            model, tokenizer, examples, train, out, {"pad_to_multiple_of": 8}, bf16=True, use_cpu=asked.toy
+        model = get_peft_model(model, lora_config)
+        trainer, clock = hf_trainer(
+            model, tokenizer, examples, train, out, {"pad_to_multiple_of": 8}, bf16=True, use_cpu=options.toy
         )
         prepared = time.perf_counter()
         trainer.train()
         return {
-            **_rates(_typical(clock.at[2:]), needed + again * (arm.policy == "all")),
-            **_peaks(_in_use()),
+            **_rates(_median_interval(clock.at[2:]), operations + recomputation * (arm.checkpointing == "all")),
+            **_peaks(used_bytes()),
             "first_step_s": round(clock.at[1] - clock.at[0], 2),
-            "dial": arm.policy,
-            "batching": f"padded, {arm.peer} rows",
+            "dial": arm.checkpointing,
+            "batching": f"padded, {arm.peer_rows} rows",
             "import_s": imported,
             "prepare_s": round(prepared - began, 2),
-            **facts,
+            **built,
         }
 
 
-def _typical(at: list[float]) -> float:
-    """Seconds from one of these moments to the next: the median."""
+def _median_interval(at: list[float]) -> float:
+    """Median of the seconds between consecutive moments."""
     return statistics.median(after - now for now, after in pairwise(at))
 
 
 def _rates(step: float, operations: float) -> dict:
-    """What a step of that many seconds comes to, with that many floating-point operations a token at least."""
-    speed = sum(arms.LENGTHS) / step
-    return {"tokens_per_s": round(speed, 1), "of_limit": round(speed * operations / RATE, 4)}
+    """Speed of a step of that many seconds; operations: floating-point operations that a token needs at least."""
+    speed = sum(random_models.LENGTHS) / step
+    return {"tokens_per_s": round(speed, 1), "of_limit": round(speed * operations / PRODUCT_RATE, 4)}
 
 
-# --- the card ---
-
-
-def _from_here(most: float = 0) -> None:
-    """Peaks count from here; of the card, this process takes `most` GiB at most, all in all (0: no limit)."""
+def _start_counting(max_gib: float = 0) -> None:
+    """Reset memory peaks, and limit this process to `max_gib` of the GPU, its runtime included (0: no limit)."""
     import torch
 
     from playground.memory.release import release_memory
@@ -385,14 +397,14 @@ def _from_here(most: float = 0) -> None:
     if not torch.cuda.is_available():
         return
     torch.cuda.reset_peak_memory_stats()
-    if most:
+    if max_gib:
         total = torch.cuda.mem_get_info()[1]
-        runtime = _in_use() - torch.cuda.memory_reserved() + RUNTIME * 2**30
-        torch.cuda.set_per_process_memory_fraction((most * 2**30 - runtime) / total)
+        runtime = used_bytes() - torch.cuda.memory_reserved() + RUNTIME_GIB * 2**30
+        torch.cuda.set_per_process_memory_fraction((max_gib * 2**30 - runtime) / total)
 
 
-def _in_use() -> int:
-    """Bytes of the card that are taken, by whatever; 0 without one."""
+def used_bytes() -> int:
+    """Bytes in use on the GPU, by whatever process; 0 without one."""
     import torch
 
     if not torch.cuda.is_available():
@@ -402,6 +414,7 @@ def _in_use() -> int:
 
 
 def _peaks(device: int) -> dict:
+    """Peaks of this process in GiB, with the bytes that were in use on the GPU at most."""
     import torch
 
     if not torch.cuda.is_available():
@@ -415,11 +428,8 @@ def _peaks(device: int) -> dict:
     }
 
 
-# --- from disk, with the program's own command ---
-
-
-def save_model(asked) -> dict:
-    """Write the OpenCALM shape in bf16, with a tokenizer, and rows of about the usual lengths, into --disk."""
+def save_model(options: argparse.Namespace) -> dict:
+    """Write the OpenCALM shape in bf16, a tokenizer, and rows of about the usual lengths into --disk."""
     import random
 
     from toys import make_tokenizer
@@ -427,38 +437,37 @@ def save_model(asked) -> dict:
     from playground.data.template import Template, Turn
 
     tokenizer, draw = make_tokenizer(False), random.Random(0)
-    arms.made_up(arms.shape_of(WALL.split("/")[0], asked.toy), 16, "cpu" if asked.toy else "cuda").save_pretrained(
-        asked.disk
-    )
-    tokenizer.save_pretrained(asked.disk)
-    around = len(Template("talk", tokenizer).ids([Turn("")]))  # of the prompt, beside what is asked
-    with open(asked.disk / "rows.jsonl", "w", encoding="utf-8") as file:
-        for length in arms.LENGTHS * 50:
-            asks = max(1, round(length * (1 - arms.LABELLED)) - around)
-            letters = "".join(
-                draw.choice("BCDFGJKQVXYZ") for _ in range(length - around - 1)
-            )  # a token each, and one more ends it
-            file.write(json.dumps({"instruction": letters[:asks], "output": letters[asks:]}) + "\n")
+    meta_model = random_models.meta_model(WALL.split("/")[0], options.toy)
+    model = random_models.with_random_weights(meta_model, 16, "cpu" if options.toy else "cuda")
+    model.save_pretrained(options.disk)
+    tokenizer.save_pretrained(options.disk)
+    overhead = len(Template("talk", tokenizer).ids([Turn("")]))  # tokens of the prompt without the instruction
+    with open(options.disk / "rows.jsonl", "w", encoding="utf-8") as file:
+        for length in random_models.LENGTHS * 50:
+            split = max(1, round(length * (1 - random_models.LABELLED)) - overhead)
+            # one token a letter, and one more for the end
+            letters = "".join(draw.choice("BCDFGJKQVXYZ") for _ in range(length - overhead - 1))
+            file.write(json.dumps({"instruction": letters[:split], "output": letters[split:]}) + "\n")
     return {}
 
 
-def wall(asked) -> dict:
-    """Seconds from the start of `playground tune` until it was so far, read from its run's events."""
+def time_wall(options: argparse.Namespace) -> dict:
+    """Seconds from the start of `playground tune` until each stage, read from its run's events."""
     from playground.runs import Run
 
     flags = {
-        "model": asked.disk,
+        "model": options.disk,
         "bits": 4,
-        "source": asked.disk / "rows.jsonl",
-        "template": "talk",
+        "source": options.disk / "rows.jsonl",
+        "prompt-format": "talk",
         "held-out": 0,
-        "length": 256,
-        "batch": arms.BATCH,
-        "steps": 50,
-        "r": arms.RANK,
-        "layers": 0,
+        "max-seq-length": 256,
+        "batch-size": random_models.BATCH,
+        "max-steps": 50,
+        "r": random_models.RANK,
+        "lora-layers": 0,
         "lr": 3e-4,
-        "device": "cpu" if asked.toy else "cuda",
+        "device": "cpu" if options.toy else "cuda",
     }
     with tempfile.TemporaryDirectory() as runs:
         command = [

@@ -1,17 +1,15 @@
-"""What needs a CUDA device: every bit width loads, trains, chats and is given back; memory is told as it is."""
+"""On a CUDA device: every bit width loads, trains, chats and is freed; memory is measured exactly."""
 
 import pytest
-
-torch = pytest.importorskip("torch")
-if not torch.cuda.is_available():
-    pytest.skip("no CUDA device", allow_module_level=True)
-
+import torch
 import toys
 
 from playground import runs
 from playground.engine.workbench import Workbench
 from playground.errors import PlaygroundError
 from playground.settings import Data, Generation, Load, Lora, Settings, Train
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 KINDS = {
     "32": {"bits": 32},
@@ -38,10 +36,10 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture
-def bench(tmp_path):
-    loaded = Workbench(tmp_path / "runs")
-    yield loaded
-    loaded.free()
+def workbench(tmp_path):
+    workbench = Workbench(tmp_path / "runs")
+    yield workbench
+    workbench.free()
 
 
 def settings(model, kind: str, **train) -> Settings:
@@ -57,47 +55,49 @@ def result(events) -> dict:
     return [event for event in events if event["kind"] == "done"][-1]["result"]
 
 
-def answer(bench, chosen, adapter) -> dict:
+def answer(workbench, chosen, adapter) -> dict:
     sides = {"base": [TURN], "tuned": [TURN]} if adapter else {"base": [TURN]}
-    return [e for e in bench.chat(chosen, adapter, sides, Generation(max_new_tokens=12)) if e["kind"] == "answer"][-1]
+    return [e for e in workbench.chat(chosen, adapter, sides, Generation(max_new_tokens=12)) if e["kind"] == "answer"][
+        -1
+    ]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_loads_trains_chats_and_gives_back(bench, model, kind):
+def test_load_tune_chat_and_free(workbench, model, kind):
     before = torch.cuda.memory_allocated()
     chosen = settings(model, kind)
-    loaded = result(bench.load(chosen))
+    loaded = result(workbench.load(chosen))
     exact = sum(loaded["parts"].values())
     measured = torch.cuda.memory_allocated() - before
     assert exact <= measured <= 1.02 * exact + 2**20
-    alone = answer(bench, chosen, None)["base"]
-    tuned = result(bench.tune(chosen))
+    base = answer(workbench, chosen, None)["base"]
+    tuned = result(workbench.tune(chosen))
     assert tuned["steps"] == 3 and tuned["peak"]["allocated"] > exact and tuned["packed"]
-    both = answer(bench, chosen, tuned["run"])
-    assert both["base"] == alone or kind == "8"  # LLM.int8() looks for outliers over the whole batch
-    bench.free()
+    both = answer(workbench, chosen, tuned["run"])
+    assert both["base"] == base or kind == "8"  # LLM.int8() looks for outliers over the whole batch
+    workbench.free()
     assert torch.cuda.memory_allocated() - before < 2**20
 
 
-def test_chat_before_training_leaves_the_gradients_as_they_are(bench, model):
+def test_chat_before_training_does_not_change_the_gradients(workbench, model):
     chosen = settings(model, "nf4")
-    fresh = [e["loss"] for e in bench.tune(chosen) if e["kind"] == "step"]
-    answer(bench, chosen, None)
-    again = [e["loss"] for e in bench.tune(chosen) if e["kind"] == "step"]
+    fresh = [e["loss"] for e in workbench.tune(chosen) if e["kind"] == "step"]
+    answer(workbench, chosen, None)
+    again = [e["loss"] for e in workbench.tune(chosen) if e["kind"] == "step"]
     assert again == pytest.approx(fresh, rel=2e-2)
     assert again[0] > again[-1]
 
 
-def test_out_of_memory_is_told_with_what_filled_it_and_the_next_job_works(bench, model):
+def test_out_of_memory_error_names_the_largest_part_and_the_next_job_works(workbench, model):
     chosen = settings(model, "16")
-    bench.load(chosen)
+    workbench.load(chosen)
     total = torch.cuda.get_device_properties(0).total_memory
-    result(bench.load(chosen))
+    result(workbench.load(chosen))
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 64 * 2**20) / total)
     try:
-        with pytest.raises(PlaygroundError) as told:
+        with pytest.raises(PlaygroundError) as caught:
             list(
-                bench.tune(
+                workbench.tune(
                     settings(
                         model,
                         "16",
@@ -109,9 +109,9 @@ def test_out_of_memory_is_told_with_what_filled_it_and_the_next_job_works(bench,
                     )
                 )
             )
-        assert told.value.problems[0].key == "error.out_of_memory"
-        assert "weights" in told.value.text()
+        assert caught.value.problems[0].key == "error.out_of_memory"
+        assert "weights" in caught.value.text()
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    assert runs.history(bench.root)[0].state == "failed"
-    assert result(bench.tune(chosen))["steps"] == 3
+    assert runs.history(workbench.root)[0].state == "failed"
+    assert result(workbench.tune(chosen))["steps"] == 3

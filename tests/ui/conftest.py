@@ -1,20 +1,14 @@
-"""A real browser on the real app: chromium, app.py, the engine, and a toy model on disk."""
+"""A real browser on the real app: Chromium, app.py, the engine, and a toy model on disk."""
 
-import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from pathlib import Path
 
 import pytest
 import toys
 from playwright.sync_api import expect, sync_playwright
-from toys import PROJECT
+from served_app import ServedApp
 
-expect.set_options(timeout=20_000)  # a busy machine is no defect of the page
+expect.set_options(timeout=20_000)  # ms; a busy machine is no defect of the page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [
@@ -28,33 +22,12 @@ FLAGS = [
 ]
 
 
-class App:
-    """The running playground: its address, its runs folder, and the toy model's folder."""
+class App(ServedApp):
+    """The running playground, and the toy model's folder."""
 
-    def __init__(self, folder: Path, model: Path):
-        self.runs, self.model = folder / "runs", model
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.log = open(folder / "app.log", "w")
-        environment = os.environ | {
-            "PLAYGROUND_CACHE": str(folder / "cache"),
-            "HF_HUB_OFFLINE": "1",
-            "GRADIO_ANALYTICS_ENABLED": "False",
-        }
-        command = [sys.executable, "app.py", "--port", str(self.port), "--runs", str(self.runs)]
-        self.process = subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=self.log, stderr=self.log)
-
-    def wait(self) -> None:
-        for _ in range(300):
-            try:
-                urllib.request.urlopen(self.url, timeout=2)
-                return
-            except OSError:
-                assert self.process.poll() is None, Path(self.log.name).read_text()
-                time.sleep(0.2)
-        raise AssertionError("the page never answered")
+    def __init__(self, folder: Path, model: Path) -> None:
+        super().__init__(folder, {"PLAYGROUND_CACHE": str(folder / "cache"), "HF_HUB_OFFLINE": "1"})
+        self.model = model
 
 
 @pytest.fixture(scope="session")
@@ -65,11 +38,9 @@ def toy_chat_model(tmp_path_factory):
 @pytest.fixture(scope="session")
 def app(tmp_path_factory, toy_chat_model):
     running = App(tmp_path_factory.mktemp("ui"), toy_chat_model)
-    running.wait()
+    running.wait_until_served()
     yield running
-    running.process.terminate()
-    running.process.wait(10)
-    running.log.close()
+    running.close()
 
 
 @pytest.fixture(scope="session")
@@ -86,11 +57,11 @@ def browser():
 def page(browser, app):
     """A fresh page whose console errors fail the test."""
     opened = browser.new_page(viewport={"width": 1440, "height": 900})
-    troubles = []
-    opened.on("pageerror", lambda error: troubles.append(str(error)))
+    errors = []
+    opened.on("pageerror", lambda error: errors.append(str(error)))
     opened.set_default_timeout(30_000)
     opened.goto(app.url)
     opened.get_by_role("tab").first.wait_for()
     yield opened
     opened.close()
-    assert not troubles, troubles
+    assert not errors, errors

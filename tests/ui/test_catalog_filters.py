@@ -1,6 +1,6 @@
-"""The filters over the models on offer, in a real browser: what they leave, what is told of a model, and typed ids beside them."""
+"""The filters over the catalog's models in a real browser: their choices, a model's facts, and typed ids."""
 
-from hands import choose, choose_toy, press, shown, tab
+from actions import choose, choose_toy, open_tab, press, visible_field
 from playwright.sync_api import expect
 
 from playground import catalog
@@ -10,14 +10,14 @@ from playground.i18n import translate
 
 def pick(page, lang: str, key: str, value: str) -> None:
     """Choose in a dropdown by what it shows."""
-    shown(page, translate(lang, key)).click()
+    visible_field(page, translate(lang, key)).click()
     page.get_by_role("option", name=value, exact=True).click()
     expect(page.get_by_role("option")).to_have_count(0)
 
 
 def offered(page, lang: str = "en") -> list[str]:
     """The names that the dropdown of models offers now."""
-    field = shown(page, translate(lang, "load.model"))
+    field = visible_field(page, translate(lang, "load.model"))
     field.click()
     names = page.get_by_role("option").all_inner_texts()
     field.blur()
@@ -36,7 +36,7 @@ def named(models: list[str]) -> list[str]:
 
 
 def test_the_choices_follow_the_filters_and_facts_follow_the_choice(page):
-    tab(page, "tab.load")
+    open_tab(page, "tab.load")
     left = page.get_by_text(
         translate("en", "catalog.left", count=len(catalog.models()), all=len(catalog.models()))[:20]
     )
@@ -55,22 +55,22 @@ def test_the_choices_follow_the_filters_and_facts_follow_the_choice(page):
         page.get_by_text(translate("en", "catalog.left", count=len(found), all=len(catalog.models()))[:16]).first
     ).to_be_visible()
     assert offered(page) == named(found)
-    told = filters.model_facts(found[0], "en")
+    expected = filters.model_facts(found[0], "en")
     pick(page, "en", "load.model", named(found)[0])
     facts = page.locator(".facts").locator("visible=true")
     for text in (
-        told["for"],
-        told["family"],
-        f"{told['parameters']:,}",
-        told["licence"],
-        translate("en", "catalog.from", gib=told["card"]["tune"]),
-        told["targets"][0],
+        expected["for"],
+        expected["family"],
+        f"{expected['parameters']:,}",
+        expected["licence"],
+        translate("en", "catalog.from", gib=expected["card"]["tune"]),
+        expected["targets"][0],
     ):
         expect(facts.filter(has_text=text).first).to_be_visible()
 
 
-def test_nothing_that_matches_is_said_and_typed_names_still_work(page, app):
-    tab(page, "tab.load")
+def test_no_match_is_reported_and_typed_names_still_work(page, app):
+    open_tab(page, "tab.load")
     card = _cards()[0]
     assert not filters.matching_models("ja", "huge", card["bytes"])
     pick(page, "en", "catalog.language", translate("en", "catalog.language.ja"))
@@ -82,13 +82,13 @@ def test_nothing_that_matches_is_said_and_typed_names_still_work(page, app):
     expect(page.locator(".facts").locator("visible=true")).to_have_count(0)
     choose_toy(page, app)
     press(page, "load.go")
-    expect(page.locator(".told.good", has_text="toy-llama").first).to_be_visible(timeout=60_000)
+    expect(page.locator(".notice.good", has_text="toy-llama").first).to_be_visible(timeout=60_000)
 
 
 def test_the_filters_fit_a_phone_in_japanese(browser, app):
     page = browser.new_page(viewport={"width": 390, "height": 844})
     page.goto(app.url + "/ja")
-    tab(page, "tab.load", "ja")
+    open_tab(page, "tab.load", "ja")
     pick(page, "ja", "catalog.language", translate("ja", "catalog.language.en"))
     expect(
         page.get_by_text(

@@ -1,9 +1,9 @@
-"""The Data tab in a real browser: a file of one's own is mapped, looked at token by token, sliced, priced and taught."""
+"""The Data tab in a real browser: an uploaded file is mapped, drawn token by token, filtered, costed and trained on."""
 
 import json
 
 import pytest
-from hands import LONG, choose, choose_toy, fill, idle, press, tab, unfold
+from actions import LONG, choose, choose_toy, expand, fill, notices, open_tab, press, wait_until_idle
 from playwright.sync_api import expect
 
 from playground.i18n import translate
@@ -22,25 +22,21 @@ def upload(page, path) -> None:
     page.locator("input[type=file]").first.set_input_files(path)
 
 
-def told(page):
-    return page.locator(".told.bad").locator("visible=true").first
-
-
-def test_a_file_is_mapped_looked_at_sliced_and_taught(page, app, file):
-    idle(page)
+def test_uploaded_file_is_mapped_drawn_filtered_and_trained_on(page, app, file):
+    wait_until_idle(page)
     choose_toy(page, app)
-    tab(page, "tab.data")
+    open_tab(page, "tab.data")
     expect(page.locator(".rows b", has_text="330").first).to_be_visible(timeout=LONG)  # the bundled set is counted
     upload(page, file)
-    expect(told(page)).to_contain_text("c1, c2, kind")
-    unfold(page, "rows.columns")
+    expect(notices(page).first).to_contain_text("c1, c2, kind")
+    expand(page, "rows.columns")
     expect(
         page.get_by_role("cell", name="What is 1?").or_(page.get_by_text("What is 1?")).locator("visible=true").first
     ).to_be_visible()
     for part, name in (("instruction", "c1"), ("output", "c2"), ("category", "kind")):
         choose(page, translate("en", f"rows.part.{part}"), name)
     expect(page.locator(".rows .columns li")).to_have_count(3)
-    expect(page.locator(".told.bad").locator("visible=true")).to_have_count(0)
+    expect(notices(page)).to_have_count(0)
     counted = page.locator(".rows", has_text="rows to learn")
     expect(counted).to_contain_text("18 rows to learn, 2 held out to measure on, of 22", timeout=LONG)
     expect(counted.locator(".dropped")).to_contain_text(f"{translate('en', 'dropped.duplicate')}: 1 (rows 21)")
@@ -48,11 +44,11 @@ def test_a_file_is_mapped_looked_at_sliced_and_taught(page, app, file):
     trained = page.locator(".xray .tokens .run.trained")
     expect(trained).to_contain_text("<b>", timeout=LONG)  # as text: nothing of a row is ever markup
     assert page.locator(".xray .tokens b").count() == 0
-    unfold(page, "rows.filter")
+    expand(page, "rows.filter")
     choose(page, translate("en", "data.category"), "even")
     expect(counted).to_contain_text("9 rows to learn, 1 held out", timeout=LONG)
-    expect(page.locator(".price .facts")).to_contain_text("tokens an epoch", timeout=LONG)
-    tab(page, "tab.tune")
+    expect(page.locator(".cost .facts")).to_contain_text("tokens an epoch", timeout=LONG)
+    open_tab(page, "tab.tune")
     fill(page, translate("en", "train.epochs"), "1")
     press(page, "tune.go")
     expect(page.locator(".live .notes")).to_contain_text(
@@ -61,38 +57,38 @@ def test_a_file_is_mapped_looked_at_sliced_and_taught(page, app, file):
     expect(page.locator(".live .phase")).to_have_text(translate("en", "chart.outcome.done"), timeout=LONG)
 
 
-def test_a_template_of_ones_own_is_seen_at_once_and_refused_without_a_place_for_the_answer(page, app):
-    idle(page)
+def test_custom_format_is_drawn_at_once_and_refused_without_an_answer(page, app):
+    wait_until_idle(page)
     choose_toy(page, app)
-    tab(page, "tab.data")
+    open_tab(page, "tab.data")
     tokens = page.locator(".xray .tokens")
     expect(tokens).to_contain_text("password", timeout=LONG)
     choose(page, translate("en", "data.prompt_format"), "custom")
     form = page.get_by_label(translate("en", "data.custom_format")).locator("visible=true").first
     form.fill("Q: {instruction}")
     form.press("Tab")
-    expect(told(page)).to_contain_text("{answer}", timeout=LONG)
+    expect(notices(page).first).to_contain_text("{answer}", timeout=LONG)
     form.fill("Frage: {instruction}\nAntwort: {answer}")
     form.press("Tab")
     expect(tokens).to_contain_text("Antwort", timeout=LONG)
 
 
-def test_a_cutoff_moves_what_is_cut_and_what_it_costs(page, app):
-    idle(page)
+def test_cutoff_changes_the_truncated_rows_and_the_cost(page, app):
+    wait_until_idle(page)
     choose_toy(page, app)
-    tab(page, "tab.data")
-    expect(page.locator(".price svg rect.within").first).to_be_visible(timeout=LONG)
-    assert page.locator(".price svg rect.over").count() == 0
+    open_tab(page, "tab.data")
+    expect(page.locator(".cost svg rect.within").first).to_be_visible(timeout=LONG)
+    assert page.locator(".cost svg rect.over").count() == 0
     cutoff = page.get_by_label(f"number input for {translate('en', 'rows.cutoff')}")
     cutoff.fill("64")
     cutoff.press("Tab")
-    expect(page.locator(".price svg rect.over").first).to_be_visible(timeout=LONG)
-    expect(page.locator(".price .facts .no").first).to_be_visible()
+    expect(page.locator(".cost svg rect.over").first).to_be_visible(timeout=LONG)
+    expect(page.locator(".cost .facts .no").first).to_be_visible()
 
 
-def test_pasted_rows_are_taken_for_what_they_are(page, app):
-    tab(page, "tab.data")
-    unfold(page, "rows.paste")
+def test_format_of_pasted_rows_is_detected(page, app):
+    open_tab(page, "tab.data")
+    expand(page, "rows.paste")
     page.get_by_placeholder(translate("en", "rows.paste.info")).fill("question,answer\nWhere?,Here.\nWhen?,Now.\n")
     press(page, "rows.paste.go")
     expect(page.locator(".rows .quiet").first).to_contain_text("CSV")
@@ -105,7 +101,7 @@ def test_the_data_tab_fits_a_phone_in_japanese(browser, app):
     page.get_by_role("tab").first.wait_for()
     for key in ("tab.plan", "tab.load", "tab.data", "tab.tune", "tab.chat", "tab.runs"):
         expect(page.get_by_role("tab", name=translate("ja", key)).locator("visible=true").first).to_be_in_viewport()
-    tab(page, "tab.data", "ja")
+    open_tab(page, "tab.data", "ja")
     expect(page.locator(".rows", has_text="330").first).to_be_visible(timeout=LONG)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.close()

@@ -1,12 +1,12 @@
-"""Predictions beside measurements: which figures are paired, with which sign, and what is left out."""
+"""Predicted and measured memory: which figures are paired, with which sign, and which are left out."""
 
 import pytest
 
 from playground import runs
-from playground.runs.accuracy import Pair, pairs, record, scores
+from playground.runs.accuracy import Pair, all_totals, pairs, scores
 from playground.settings import Settings
 
-SAID = {
+PREDICTED = {
     "kind": "memory_predicted",
     "phase": "tune",
     "parts": {"weights": 90, "activations": 13, "loss": 7, "runtime": 20},
@@ -14,7 +14,7 @@ SAID = {
     "reserved": 130,
     "device_used": 200,
 }
-FOUND = {
+MEASURED = {
     "kind": "memory_measured",
     "phase": "tune",
     "peak": {"allocated": 100, "device_used": 250, "rss": 5},
@@ -22,83 +22,83 @@ FOUND = {
 }
 
 
-def test_what_was_predicted_and_measured_is_paired_with_a_signed_error():
-    found = pairs("r", [SAID, FOUND])
-    assert [(p.phase, p.kind, p.predicted, p.measured) for p in found] == [
+def test_predicted_and_measured_figures_are_paired_with_a_signed_error():
+    result = pairs("r", [PREDICTED, MEASURED])
+    assert [(p.phase, p.kind, p.predicted, p.measured) for p in result] == [
         ("tune", "allocated", 110, 100),
         ("tune", "device_used", 200, 250),
         ("tune", "weights", 90, 100),
     ]
-    assert [round(p.error, 6) for p in found] == [0.1, -0.2, -0.1]
+    assert [round(p.error, 6) for p in result] == [0.1, -0.2, -0.1]
 
 
-def test_what_is_measured_only_as_a_sum_is_compared_as_one():
-    found = pairs("r", [SAID, FOUND | {"parts": {"weights": 80, "working": 16, "runtime": 150}}])
-    assert [(p.kind, p.predicted, p.measured) for p in found[2:]] == [
+def test_parts_measured_only_as_a_sum_are_compared_as_a_sum():
+    result = pairs("r", [PREDICTED, MEASURED | {"parts": {"weights": 80, "working": 16, "runtime": 150}}])
+    assert [(p.kind, p.predicted, p.measured) for p in result[2:]] == [
         ("weights", 90, 80),
         ("runtime", 20, 150),
         ("working", 20, 16),
     ]
 
 
-def test_on_a_cpu_resident_memory_and_the_exact_parts_are_compared():
-    said = {
+def test_on_a_cpu_resident_memory_and_exact_parts_are_compared():
+    predicted = {
         "kind": "memory_predicted",
         "phase": "load",
         "parts": {"weights": 90, "activations": 10},
         "allocated": 100,
         "rss": 700,
     }
-    found = {"kind": "memory_measured", "phase": "load", "peak": {"rss": 1000}, "parts": {"weights": 90}}
-    assert [(p.kind, p.predicted, p.measured) for p in pairs("r", [said, found])] == [
+    measured = {"kind": "memory_measured", "phase": "load", "peak": {"rss": 1000}, "parts": {"weights": 90}}
+    assert [(p.kind, p.predicted, p.measured) for p in pairs("r", [predicted, measured])] == [
         ("rss", 700, 1000),
         ("weights", 90, 90),
     ]
-    del said["rss"]
-    assert [p.kind for p in pairs("r", [said, found])] == ["weights"]
+    del predicted["rss"]
+    assert [p.kind for p in pairs("r", [predicted, measured])] == ["weights"]
 
 
-def test_each_phase_of_a_run_counts_once_as_it_was_done_last():
-    load = [SAID | {"phase": "load", "allocated": 1}, FOUND | {"phase": "load", "peak": {"allocated": 1}}]
+def test_each_phase_of_a_run_counts_once_by_its_last_execution():
+    load = [PREDICTED | {"phase": "load", "allocated": 1}, MEASURED | {"phase": "load", "peak": {"allocated": 1}}]
     chat = [
-        SAID | {"phase": "chat"},
-        FOUND | {"phase": "chat"},
-        SAID | {"phase": "chat", "allocated": 90},
-        FOUND | {"phase": "chat"},
+        PREDICTED | {"phase": "chat"},
+        MEASURED | {"phase": "chat"},
+        PREDICTED | {"phase": "chat", "allocated": 90},
+        MEASURED | {"phase": "chat"},
     ]
-    found = [(p.phase, p.predicted) for p in pairs("r", [*load, *chat]) if p.kind == "allocated"]
-    assert found == [("load", 1), ("chat", 90)]
+    allocated = [(p.phase, p.predicted) for p in pairs("r", [*load, *chat]) if p.kind == "allocated"]
+    assert allocated == [("load", 1), ("chat", 90)]
 
 
 @pytest.mark.parametrize(
     "events",
     [
         [],
-        [SAID],
-        [FOUND],
-        [SAID, FOUND | {"phase": "chat"}],
-        [SAID, {"kind": "error", "job": "tune"}],
-        [SAID, FOUND | {"peak": {"allocated": 0}, "parts": {}}],
+        [PREDICTED],
+        [MEASURED],
+        [PREDICTED, MEASURED | {"phase": "chat"}],
+        [PREDICTED, {"kind": "error", "job": "tune"}],
+        [PREDICTED, MEASURED | {"peak": {"allocated": 0}, "parts": {}}],
     ],
 )
-def test_what_has_only_one_side_is_left_out(events):
+def test_a_figure_that_was_only_predicted_or_only_measured_is_left_out(events):
     assert pairs("r", events) == []
 
 
-def test_the_record_holds_the_totals_of_all_runs_and_notices_a_new_measurement(tmp_path):
+def test_totals_of_all_runs_include_a_new_measurement(tmp_path):
     for job in ("load", "tune"):
         run = runs.create(tmp_path, job, Settings())
-        run.append(**SAID | {"phase": job})
-    assert record(tmp_path) == []
-    run.append(**FOUND)
-    assert {(p.run, p.kind) for p in record(tmp_path)} == {(run.id, "allocated"), (run.id, "device_used")}
+        run.append(**PREDICTED | {"phase": job})
+    assert all_totals(tmp_path) == []
+    run.append(**MEASURED)
+    assert {(p.run, p.kind) for p in all_totals(tmp_path)} == {(run.id, "allocated"), (run.id, "device_used")}
 
 
-def test_the_score_is_the_median_size_and_the_worst_with_its_sign():
-    found = [Pair("r", "load", "device_used", predicted, 100) for predicted in (101, 104, 90)] + [
+def test_a_score_is_the_median_size_and_the_signed_worst_error():
+    errors = [Pair("r", "load", "device_used", predicted, 100) for predicted in (101, 104, 90)] + [
         Pair("r", "load", "rss", 80, 100)
     ]
-    device, rss = scores(found)
+    device, rss = scores(errors)
     assert (device.kind, device.count, round(device.median, 6), round(device.worst, 6)) == (
         "device_used",
         3,

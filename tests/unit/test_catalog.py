@@ -1,4 +1,4 @@
-"""The models on offer: their facts agree with the shapes and the predictions, and the filters leave what they say."""
+"""The catalog: its entries agree with the shapes and the predictions, and the filters select the right models."""
 
 import json
 
@@ -12,7 +12,7 @@ from playground.i18n import LANGUAGES
 from playground.planning import build_requirements
 
 MODELS = catalog.models()
-WRITTEN = {entry["id"]: entry for entry in json.loads((ASSETS / "catalog" / "models.json").read_text(encoding="utf-8"))}
+ENTRIES = {entry["id"]: entry for entry in json.loads((ASSETS / "catalog" / "models.json").read_text(encoding="utf-8"))}
 TALK = {
     "gpt_neox": ("open-calm", "stablelm", "dolly"),
     "falcon": ("falcon",),
@@ -24,7 +24,7 @@ TALK = {
     "mt5": ("mt0",),
     "t5": ("T0", "t5-"),
 }
-TODAY = (
+CURRENT = (
     "Qwen2.5",
     "Qwen3",
     "gemma-3",
@@ -42,18 +42,18 @@ TODAY = (
 GIB = 2**30
 
 
-def test_the_talk_s_models_are_marked_and_today_s_are_there_too():
+def test_the_talks_models_are_marked_and_current_ones_are_listed_too():
     marked, others = [id for id, e in MODELS.items() if e["talk"]], [id for id, e in MODELS.items() if not e["talk"]]
     for family, names in TALK.items():
         for name in names:
-            found = [id for id in marked if name in id]
-            assert found and {MODELS[id]["family"] for id in found} == {family}, name
+            matching = [id for id in marked if name in id]
+            assert matching and {MODELS[id]["family"] for id in matching} == {family}, name
     assert all(any(name in id for _, names in TALK.items() for name in names) for id in marked)
-    assert len(others) >= 20 and all(any(name in id for id in others) for name in TODAY)
+    assert len(others) >= 20 and all(any(name in id for id in others) for name in CURRENT)
 
 
-def test_no_entry_states_what_its_shape_does():
-    for id, entry in WRITTEN.items():
+def test_no_entry_repeats_fields_of_its_shape():
+    for id, entry in ENTRIES.items():
         shape = catalog.shapes()[MODELS[id]["shape"]]
         assert {"family", "parameters", "config"}.isdisjoint(entry) and ("shape" in entry) == ("name" in entry) == (
             MODELS[id]["shape"] != id
@@ -61,7 +61,7 @@ def test_no_entry_states_what_its_shape_does():
         assert (MODELS[id]["family"], MODELS[id]["parameters"]) == (shape["config"]["model_type"], shape["parameters"])
 
 
-def test_every_entry_is_whole():
+def test_every_entry_is_complete():
     for id, entry in MODELS.items():
         assert entry["languages"] and set(entry["languages"]) <= {"ja", "en", "many"} and entry["licence"], id
         assert isinstance(entry["instruct"], bool) and isinstance(entry["gated"], bool)
@@ -73,16 +73,17 @@ def test_every_entry_is_whole():
             assert filters.model_facts(id, lang)["for"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["smollm2-135m-instruct", "cyberagent/open-calm-7b", "google-t5/t5-small"])
-def test_what_is_written_down_is_what_is_predicted(model):
-    """Where it isn't: `python -m playground.memory.needs`. Libraries of other versions may keep a little more or less."""
-    written, now = catalog.requirements()[model], build_requirements.requirements(model)
-    assert written["targets"] == now["targets"]
+def test_stored_requirements_are_those_predicted(model):
+    """If not, run `python -m playground.planning.build_requirements`. Versions of libraries differ by up to 2 %."""
+    stored, predicted = catalog.requirements()[model], build_requirements.requirements(model)
+    assert stored["targets"] == predicted["targets"]
     for device in ("cuda", "cpu"):
-        assert written[device] == pytest.approx(now[device], rel=0.02)
+        assert stored[device] == pytest.approx(predicted[device], rel=0.02)
 
 
-def test_the_smallest_card_is_the_first_that_it_fits():
+def test_the_smallest_card_is_the_first_that_fits():
     sizes = [card["gib"] for card in cards()]
     assert (
         smallest_card(6 * GIB)["gib"] == sizes[0]
@@ -90,14 +91,14 @@ def test_the_smallest_card_is_the_first_that_it_fits():
         and smallest_card(sizes[-1] * GIB + 1) is None
     )
     for id in MODELS:
-        told = filters.model_facts(id, "en")
-        for kind, gib in told["card"].items():
+        facts = filters.model_facts(id, "en")
+        for kind, gib in facts["card"].items():
             smaller = [size for size in sizes if gib is None or size < gib]
-            assert all(verdict(told["memory"]["cuda"][kind], size * GIB) == "no" for size in smaller)
-            assert gib is None or verdict(told["memory"]["cuda"][kind], gib * GIB) != "no"
+            assert all(verdict(facts["memory"]["cuda"][kind], size * GIB) == "no" for size in smaller)
+            assert gib is None or verdict(facts["memory"]["cuda"][kind], gib * GIB) != "no"
 
 
-def test_filters_leave_what_they_say_and_together_what_each_leaves():
+def test_filters_select_by_language_size_and_memory_and_combine():
     assert filters.matching_models() == list(MODELS)
     japanese, small = filters.matching_models("ja"), filters.matching_models(size="small")
     assert (
@@ -115,21 +116,21 @@ def test_filters_leave_what_they_say_and_together_what_each_leaves():
     assert filters.matching_models("ja", "huge", 6 * GIB) == []
 
 
-def test_without_a_gpu_main_memory_counts():
+def test_on_a_cpu_main_memory_is_compared():
     assert "cyberagent/open-calm-7b" not in filters.matching_models(
         room=16 * GIB, device="cpu"
     ) and "cyberagent/open-calm-7b" in filters.matching_models(room=16 * GIB)
     assert "smollm2-135m-instruct" in filters.matching_models(room=2 * GIB, device="cpu")
 
 
-def test_a_model_with_another_s_shape_is_planned_without_its_files():
+def test_a_model_with_another_models_shape_needs_no_files_to_be_predicted():
     from playground.predict.meta_model import config_of
 
     id = next(id for id, entry in MODELS.items() if entry["shape"] != id)
     assert config_of(id).hidden_size == catalog.shapes()[MODELS[id]["shape"]]["config"]["hidden_size"]
 
 
-def test_no_card_is_named_outside_the_catalog():
+def test_no_gpu_is_named_outside_the_catalog():
     names = [name for card in cards() for name in (card["id"], *card["name"].split(", "))]
     for path in (PROJECT / "playground" / "ui").glob("*.py"):
         text = path.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The same jobs without a page."""
+"""The command line: jobs without a page, errors as sentences, old flags, suggestions for unknown ones."""
 
 import json
 import os
@@ -10,9 +10,12 @@ from toys import PROJECT
 
 from playground import __main__ as cli
 from playground import catalog
+from playground.i18n import translate
+from playground.settings import SCHEMA
+from playground.settings.aliases import OLD_FIELDS
 
 
-def _call(*arguments) -> subprocess.CompletedProcess:
+def _run_process(*arguments) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-m", "playground", *map(str, arguments)],
         cwd=PROJECT,
@@ -24,22 +27,27 @@ def _call(*arguments) -> subprocess.CompletedProcess:
 
 
 def _main(capsys, *arguments) -> tuple[int, dict, str]:
-    status = cli.main([str(a) for a in arguments])
-    said = capsys.readouterr()
-    return status, json.loads(said.out.strip().splitlines()[-1]), said.err
+    """The exit status, the JSON object on standard output, and standard error."""
+    try:
+        status = cli.main([str(a) for a in arguments])
+    except SystemExit as end:
+        status = int(end.code or 0)
+    output = capsys.readouterr()
+    return status, json.loads(output.out.strip().splitlines()[-1]), output.err
 
 
-def test_tune_then_compare_in_processes_of_their_own(chosen, tmp_path):
+@pytest.mark.slow
+def test_tune_then_compare_as_separate_processes(chosen, tmp_path):
     (tmp_path / "s.json").write_text(json.dumps(chosen().to_dict()))
-    tuned = _call("tune", "--settings", tmp_path / "s.json", "--runs", tmp_path / "runs", "--steps", "2")
+    tuned = _run_process("tune", "--settings", tmp_path / "s.json", "--runs", tmp_path / "runs", "--max-steps", "2")
     assert tuned.returncode == 0, tuned.stderr
     assert len(tuned.stdout.splitlines()) == 1
     result = json.loads(tuned.stdout)
     assert result["steps"] == 2 and "step 2/2" in tuned.stderr
     for job in ("Load", "Fine-tune"):
-        told = [line.split("(")[-1] for line in tuned.stderr.splitlines() if line.strip().startswith(f"{job}, ")]
-        assert told == ["predicted)", "measured)"], tuned.stderr
-    compared = _call(
+        labels = [line.split("(")[-1] for line in tuned.stderr.splitlines() if line.strip().startswith(f"{job}, ")]
+        assert labels == ["predicted)", "measured)"], tuned.stderr
+    compared = _run_process(
         "compare",
         result["run"],
         "--prompt",
@@ -55,63 +63,176 @@ def test_tune_then_compare_in_processes_of_their_own(chosen, tmp_path):
 
 
 def test_models_lists_the_catalog(capsys):
-    status, found, _ = _main(capsys, "models")
-    assert status == 0 and [m["id"] for m in found["models"]] == list(catalog.models())
-    assert {m["here"] for m in found["models"]} == {False} and any(m["offline"] for m in found["models"])
+    status, result, _ = _main(capsys, "models")
+    assert status == 0 and [m["id"] for m in result["models"]] == list(catalog.models())
+    assert {m["here"] for m in result["models"]} == {False} and any(m["offline"] for m in result["models"])
 
 
 @pytest.mark.parametrize("lang", ["en", "ja"])
 def test_all_bad_settings_are_listed_at_once(capsys, tmp_path, lang):
-    status, found, err = _main(
+    status, result, err = _main(
         capsys,
         "tune",
         "--r",
         "0",
-        "--length",
+        "--max-seq-length",
         "0",
         "--epochs",
         "0",
-        "--batch",
+        "--batch-size",
         "16",
-        "--micro-batch",
+        "--micro-batch-size",
         "3",
         "--lang",
         lang,
         "--runs",
         tmp_path,
     )
-    assert status == 1 and found["error"].count("\n") == 3 and found["error"] in err
+    assert status == 1 and result["error"].count("\n") == 3 and result["error"] in err
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("content", [None, "{", "[1]", "3", '{"lora": {"rank": 8}}', '{"lora": 3}'])
-def test_a_settings_file_that_cannot_be_read_is_told(capsys, tmp_path, content):
+def test_an_unreadable_settings_file_is_an_error(capsys, tmp_path, content):
     if content is not None:
         (tmp_path / "s.json").write_text(content)
-    status, found, err = _main(capsys, "tune", "--settings", tmp_path / "s.json", "--runs", tmp_path / "runs")
-    assert status == 1 and found["error"] and "Traceback" not in err
+    status, result, err = _main(capsys, "tune", "--settings", tmp_path / "s.json", "--runs", tmp_path / "runs")
+    assert status == 1 and result["error"] and "Traceback" not in err
 
 
-def test_comparing_a_run_that_is_none_or_has_no_adapter_is_told(capsys, tmp_path, chosen):
+def test_comparing_needs_a_run_with_an_adapter(capsys, tmp_path, chosen):
     from playground import runs
 
-    status, found, _ = _main(capsys, "compare", "../x", "--prompt", "?", "--runs", tmp_path)
-    assert status == 1 and "../x" in found["error"]
+    status, result, _ = _main(capsys, "compare", "../x", "--prompt", "?", "--runs", tmp_path)
+    assert status == 1 and "../x" in result["error"]
     run = runs.create(tmp_path, "load", chosen())
-    status, found, _ = _main(capsys, "compare", run.id, "--prompt", "?", "--runs", tmp_path)
-    assert status == 1 and run.id in found["error"]
+    status, result, _ = _main(capsys, "compare", run.id, "--prompt", "?", "--runs", tmp_path)
+    assert status == 1 and run.id in result["error"]
 
 
 @pytest.mark.parametrize(
     "arguments",
     [[], ["dance"], ["tune", "--r", "many"], ["tune", "--preset", "none"], ["compare", "x"], ["tune", "--lang", "fr"]],
 )
-def test_wrong_usage_ends_with_two(capsys, arguments):
+def test_wrong_usage_exits_with_2_and_a_json_error(capsys, arguments):
+    status, result, err = _main(capsys, *arguments)
+    assert status == 2 and result["error"] in err
+
+
+def test_fetching_an_unknown_model_is_an_error(capsys):
+    status, result, _ = _main(capsys, "fetch", "no such/thing!")
+    assert status == 1 and "smollm2-135m-instruct" in result["error"]
+
+
+@pytest.fixture
+def tuned_settings(monkeypatch):
+    """The settings that `tune` was started with, as a list; nothing is trained."""
+    started = []
+    monkeypatch.setattr(cli, "_follow", lambda events, lang: {})
+    monkeypatch.setattr("playground.engine.workbench.Workbench.tune", lambda self, settings: started.append(settings))
+    return started
+
+
+OLD_FLAGS = [
+    (f"--{old.replace('_', '-')}", group, new) for group, names in OLD_FIELDS.items() for old, new in names.items()
+]
+SAMPLE_VALUES = {
+    ("load", "force"): True,
+    ("lora", "use_rslora"): True,
+    ("lora", "use_dora"): True,
+    ("lora", "target_modules"): "attention",
+    ("data", "prompt_format"): "talk",
+    ("data", "custom_format"): "{instruction} {answer}",
+    ("data", "start_row"): 1,
+    ("train", "micro_batch_size"): 4,
+    ("train", "gradient_checkpointing"): "all",
+}
+
+
+@pytest.mark.parametrize("flag,group,field", OLD_FLAGS)
+def test_an_old_flag_sets_todays_field(capsys, tmp_path, tuned_settings, flag, group, field):
+    value = SAMPLE_VALUES.get((group, field), 16)
+    arguments = [flag] if value is True else [flag, value]
+    status, _, err = _main(capsys, "tune", *arguments, "--runs", tmp_path)
+    assert status == 0 and getattr(getattr(tuned_settings[0], group), field) == value
+    assert f"{flag} is now --{field.replace('_', '-')}" in err
+
+
+def test_old_flags_take_values_after_an_equals_sign_and_can_be_negated(capsys, tuned_settings):
+    assert (
+        _main(
+            capsys,
+            "tune",
+            "--steps=7",
+            "--no-dora",
+            "--layers",
+            "2",
+            "--template",
+            "own",
+            "--form={instruction}{answer}",
+        )[0]
+        == 0
+    )
+    [settings] = tuned_settings
+    assert (settings.train.max_steps, settings.lora.use_dora, settings.lora.layers) == (7, False, 2)
+    assert settings.data.prompt_format == "custom"
+
+
+@pytest.mark.parametrize(
+    "arguments,suggestion",
+    [
+        (["tune", "--max-step", "3"], "--max-steps instead of --max-step?"),
+        (["tune", "--batchsize=3"], "--batch-size instead of --batchsize?"),
+        (["plan", "gpt2", "--gpu-gb", "8"], "--gpu-gib instead of --gpu-gb?"),
+        (["compare", "x", "--prompt", "?", "--temprature", "1"], "--temperature instead of --temprature?"),
+        (["tunes"], "did you mean tune?"),
+        (["fecth", "gpt2"], "did you mean fetch?"),
+        (["dance"], "there are tune, plan, compare, fetch, models"),
+    ],
+)
+def test_an_unknown_flag_or_command_suggests_the_nearest(capsys, arguments, suggestion):
+    status, result, err = _main(capsys, *arguments)
+    assert status == 2 and suggestion in result["error"] and suggestion in err
+
+
+def test_an_unknown_flag_without_a_near_one_is_only_named(capsys):
+    _, result, _ = _main(capsys, "models", "--zzzzzz")
+    assert result["error"] == "unrecognized arguments: --zzzzzz"
+
+
+def test_a_flag_may_not_be_abbreviated(capsys):
+    status, result, _ = _main(capsys, "tune", "--max-seq", "64")
+    assert status == 2 and "did you mean --max-seq-length" in result["error"]
+
+
+@pytest.mark.parametrize("lang", ["en", "ja"])
+def test_a_settings_file_of_a_newer_schema_is_refused(capsys, tmp_path, lang):
+    (tmp_path / "s.json").write_text(json.dumps({"schema": 99}))
+    status, result, err = _main(capsys, "tune", "--settings", tmp_path / "s.json", "--lang", lang)
+    assert status == 1 and "99" in result["error"] and result["error"] in err
+    assert result["error"] == translate(lang, "error.settings_newer", schema="99", known=SCHEMA)
+
+
+def test_a_settings_file_of_an_old_schema_is_read_under_todays_names(capsys, tmp_path, tuned_settings):
+    old = {"train": {"steps": 5, "length": 64}, "data": {"template": "own", "form": "{instruction}{answer}"}}
+    (tmp_path / "s.json").write_text(json.dumps(old))
+    assert _main(capsys, "tune", "--settings", tmp_path / "s.json", "--batch", "2")[0] == 0
+    [settings] = tuned_settings
+    assert (settings.train.max_steps, settings.train.max_seq_length, settings.train.batch_size) == (5, 64, 2)
+    assert (settings.data.prompt_format, settings.data.custom_format) == ("custom", "{instruction}{answer}")
+
+
+def test_plan_reports_totals_and_verdicts(capsys, toy):
+    status, result, _ = _main(capsys, "plan", toy(), "--bits", "16", "--max-seq-length", "64", "--context", "64")
+    assert status == 0 and set(result["verdicts"]["tune"].values()) == {"fits"}
+    for phase in ("load", "chat", "tune"):
+        prediction = result["phases"][phase]
+        assert result[phase] == {total: prediction[total] for total in ("allocated", "reserved", "device_used")}
+
+
+@pytest.mark.parametrize("command", [[], ["tune"], ["plan"], ["compare"], ["fetch"], ["models"]])
+def test_help_is_printed(capsys, command):
     with pytest.raises(SystemExit) as caught:
-        cli.main(arguments)
-    assert caught.value.code == 2
-
-
-def test_fetching_what_is_no_model_is_told(capsys):
-    status, found, _ = _main(capsys, "fetch", "no such/thing!")
-    assert status == 1 and "smollm2-135m-instruct" in found["error"]
+        cli.main([*command, "--help"])
+    text = capsys.readouterr().out
+    assert caught.value.code == 0 and text.startswith("usage: python -m playground") and "__" not in text

@@ -1,19 +1,53 @@
-"""The engine with its real worker process: jobs, death, disconnection."""
+"""The engine: jobs in its worker process, the worker's death, and messages that come too late."""
 
+import json
 import os
 import signal
+import sys
+import threading
 import time
+from collections.abc import Callable
 
 import pytest
 from toys import keys
 
 from playground import runs
-from playground.engine.client import Engine
+from playground.engine.client import Engine, Job
 from playground.errors import PlaygroundError
+from playground.jsonl_process import Connection
 from playground.settings import Generation, Settings
 
 LONG = {"train": {"max_steps": 100_000}}
-ASK = {"base": [{"instruction": "What?", "answer": None}]}
+QUESTION = {"base": [{"instruction": "What?", "answer": None}]}
+WAIT = 60  # seconds at most, for any state
+
+STUB = """
+import json, os, sys, time
+from pathlib import Path
+
+folder = Path(sys.argv[1])
+
+def send(**message):
+    print(json.dumps(message), flush=True)
+
+send(ready={"cuda": False, "pid": os.getpid()})
+if (folder / "stray").exists():
+    print((folder / "stray").read_text(), flush=True)
+for line in sys.stdin:
+    request = json.loads(line)
+    send(id=request["id"], event={"kind": "opened", "run": f"run-of-{os.getpid()}"})
+    while not (folder / "finish").exists():
+        time.sleep(0.01)
+    send(id=request["id"], event={"kind": "done", "result": {"pid": os.getpid()}})
+    send(id=request["id"], result=None)
+"""
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT
+    while not condition():
+        assert time.monotonic() < deadline, "the state never came"
+        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +65,8 @@ def _first(job, kind: str) -> dict:
     return next(e for e in job.events() if e["kind"] == kind)
 
 
-def test_a_job_starts_the_worker_and_brings_its_result(engine, chosen):
+@pytest.mark.slow
+def test_job_starts_the_worker_and_returns_its_result(engine, chosen):
     assert engine.state == "off"
     job = engine.load(chosen())
     assert engine.state == "busy"
@@ -40,13 +75,13 @@ def test_a_job_starts_the_worker_and_brings_its_result(engine, chosen):
     assert result["run"] == engine.run == job.run
 
 
-def test_two_readers_hear_the_same_of_one_job(engine, chosen):
-    job = engine.chat(chosen(), None, ASK, Generation(max_new_tokens=12))
+def test_two_readers_get_the_same_events_of_one_job(engine, chosen):
+    job = engine.chat(chosen(), None, QUESTION, Generation(max_new_tokens=12))
     assert list(job.events()) == list(job.events())
     assert [e for e in job.latest() if e["kind"] != "answer"] == [e for e in job.events() if e["kind"] != "answer"]
 
 
-def test_a_second_job_is_refused_while_one_runs_and_stop_ends_that_one(engine, chosen):
+def test_second_job_is_refused_while_one_runs_and_stop_ends_that_one(engine, chosen):
     job = engine.tune(chosen(**LONG))
     _first(job, "step")
     with pytest.raises(PlaygroundError) as caught:
@@ -56,7 +91,8 @@ def test_a_second_job_is_refused_while_one_runs_and_stop_ends_that_one(engine, c
     assert _result(job)["stopped"] and engine.state == "ready"
 
 
-def test_a_stopped_fine_tune_is_resumed_in_its_own_run(engine, chosen):
+@pytest.mark.slow
+def test_stopped_fine_tune_resumes_in_its_own_run(engine, chosen):
     stopped = engine.tune(chosen(train={"max_steps": 60}))
     _first(stopped, "step")
     engine.stop()
@@ -71,57 +107,139 @@ def test_a_stopped_fine_tune_is_resumed_in_its_own_run(engine, chosen):
     assert keys(caught) == ["error.no_checkpoint"] and engine.state == "ready"
 
 
-def test_a_stop_that_comes_after_a_job_does_not_touch_the_next(engine, chosen):
+def test_stop_after_a_job_does_not_stop_the_next(engine, chosen):
     engine.stop()
     assert _result(engine.tune(chosen()))["steps"] == 3
 
 
-def test_bad_settings_end_the_job_with_all_that_is_wrong(engine):
+def test_invalid_settings_fail_the_job_with_every_problem(engine):
     job = engine.tune(Settings().with_values({"lora": {"r": 0}, "train": {"max_seq_length": 0}}))
     with pytest.raises(PlaygroundError) as caught:
         list(job.events())
     assert keys(caught) == ["problem.r", "problem.max_seq_length"]
 
 
-def test_a_killed_worker_is_told_written_into_its_run_and_replaced(engine, chosen):
+@pytest.mark.slow
+def test_killed_worker_fails_its_job_and_its_run_and_is_replaced(engine, chosen):
     job = engine.tune(chosen(**LONG))
     _first(job, "step")
-    dead = engine._process.pid
-    os.kill(dead, signal.SIGKILL)
+    killed = engine.pid
+    os.kill(killed, signal.SIGKILL)
     with pytest.raises(PlaygroundError) as caught:
         list(job.events())
     assert keys(caught) == ["error.engine_killed"] and engine.job is None
     events = list(runs.find(engine.root, job.run).events())
     assert (events[-1]["kind"], events[-1]["problems"][0]["key"]) == ("error", "error.engine_killed")
     assert runs.history(engine.root)[0].state == "failed"
-    assert _result(engine.tune(chosen()))["steps"] == 3 and engine._process.pid != dead
+    assert _result(engine.tune(chosen()))["steps"] == 3 and engine.pid != killed
 
 
-def test_a_worker_killed_while_idle_is_replaced_by_the_next_job(engine, chosen):
-    os.kill(engine._process.pid, signal.SIGTERM)
-    engine._process.wait(20)
-    assert engine.state == "off"
+@pytest.mark.slow
+def test_worker_killed_while_idle_is_replaced_by_the_next_job(engine, chosen):
+    os.kill(engine.pid, signal.SIGTERM)
+    wait_until(lambda: engine.state == "off")
     assert _result(engine.load(chosen()))["run"]
 
 
-def test_closing_ends_the_worker_and_says_so_to_its_job(engine, chosen):
+def test_close_ends_the_worker_and_its_job(engine, chosen):
     job = engine.tune(chosen(**LONG))
     _first(job, "step")
-    process = engine._process
     engine.close()
+    assert engine.state == "off" and job.ended
     with pytest.raises(PlaygroundError) as caught:
         list(job.events())
     assert keys(caught) == ["error.engine_closed"]
-    assert process.poll() is not None and engine.state == "off"
+    with pytest.raises(ProcessLookupError):
+        os.kill(engine.pid, 0)
     engine.close()
 
 
-def test_a_worker_whose_page_is_gone_ends_by_itself(engine):
+def test_worker_ends_with_the_page(engine):
     engine.start()
-    process = engine._process
-    process.stdin.close()
-    assert process.wait(30) == 0
-    until = time.time() + 5
-    while engine.state != "off" and time.time() < until:
-        time.sleep(0.02)
-    assert engine.state == "off"
+    assert engine.state == "starting" and engine.cuda is None
+    connection = engine._connection
+    connection.close_input()
+    assert connection.wait(WAIT) == 0 and engine.state == "off"
+
+
+@pytest.fixture
+def held_reader(monkeypatch):
+    """The first connection's reader starts only once this is set, as a busy machine might let it."""
+    may_read, read, connections = threading.Event(), Connection._read, []
+
+    def read_late(self):
+        connections.append(self)
+        if self is connections[0]:
+            assert may_read.wait(WAIT)
+        read(self)
+
+    monkeypatch.setattr(Connection, "_read", read_late)
+    return may_read
+
+
+@pytest.fixture
+def stub_engine(tmp_path):
+    engine = Engine(tmp_path / "runs", (sys.executable, "-c", STUB))
+    engine.root.mkdir()
+    yield engine
+    engine.close()
+
+
+def _replace_idle_worker(engine: Engine) -> tuple[Connection, Job]:
+    """Kill the idle worker and submit a job before the death is noticed: the dead one's connection, and the job."""
+    dead = engine._connection
+    os.kill(dead.pid, signal.SIGKILL)
+    wait_until(lambda: not dead.alive)
+    job = engine.load(Settings())
+    wait_until(lambda: job.run is not None)
+    assert engine.pid != dead.pid
+    return dead, job
+
+
+def test_idle_workers_death_noticed_late_does_not_end_the_next_job(stub_engine, held_reader):
+    stub_engine.start()
+    dead, job = _replace_idle_worker(stub_engine)
+    held_reader.set()
+    assert dead.wait(WAIT) == -signal.SIGKILL
+    assert not job.ended and stub_engine.job is job and stub_engine.state == "busy"
+    (stub_engine.root / "finish").touch()
+    assert _result(job) == {"pid": stub_engine.pid} and stub_engine.state == "ready"
+
+
+def test_late_lines_of_a_dead_worker_do_not_reach_the_next_job(stub_engine, held_reader, caplog):
+    lines = [
+        {"id": 1, "event": {"kind": "opened", "run": "late"}},
+        {"id": 1, "result": None},
+        {"id": 2, "result": None},
+    ]
+    text = "\n".join(["not JSON", *map(json.dumps, lines)])
+    (stub_engine.root / "stray").write_text(text)
+    stub_engine.start()
+    wait_until(lambda: _bytes_waiting(stub_engine._connection) > len(text))
+    (stub_engine.root / "stray").unlink()
+    dead, job = _replace_idle_worker(stub_engine)
+    held_reader.set()
+    assert dead.wait(WAIT) == -signal.SIGKILL
+    assert not job.ended and job.run == stub_engine.run == f"run-of-{stub_engine.pid}"
+    assert sum("can't be handled" in record.getMessage() for record in caplog.records) == 1 + len(lines)
+    (stub_engine.root / "finish").touch()
+    assert [event["kind"] for event in job.events()] == ["opened", "done"]
+
+
+def test_lines_after_a_job_do_not_kill_the_reader(stub_engine, caplog):
+    (stub_engine.root / "finish").touch()
+    (stub_engine.root / "stray").write_text('not JSON\n{"id": 7, "event": {"kind": "step"}}\n{"event": {}}\n[]')
+    for _ in range(2):
+        assert _result(stub_engine.load(Settings())) == {"pid": stub_engine.pid}
+    assert sum("can't be handled" in record.getMessage() for record in caplog.records) == 4
+
+
+def _bytes_waiting(connection: Connection) -> int:
+    """Bytes that the worker has written and nobody has read."""
+    import array
+    import fcntl
+    import termios
+
+    count = array.array("i", [0])
+    fcntl.ioctl(connection._process.stdout, termios.FIONREAD, count)
+    return count[0]

@@ -1,6 +1,6 @@
-"""Every family of models at every bit width: loaded, adapted, trained, saved, read back, asked and merged by the program itself.
+"""Every model family at every bit width: load, add an adapter, train, save, load again, answer and merge.
 
-At toy size, with each family's real layers and real bitsandbytes. Two families hold a mixture of experts.
+At toy size, with each family's real layers and real bitsandbytes. Two families have a mixture of experts.
 """
 
 import gc
@@ -24,7 +24,7 @@ from playground.settings import Generation, Lora
 QKVO = "self_attn.q_proj self_attn.k_proj self_attn.v_proj self_attn.o_proj"
 GATED = "mlp.gate_proj mlp.up_proj mlp.down_proj"
 T5 = " ".join(f"{side}.{name}" for side in ("SelfAttention", "EncDecAttention") for name in "qkvo")
-ADAPTED = {  # by itself: by "attention", and beside them by "all-linear"
+TARGETS = {  # layers adapted by "attention", and those that "all-linear" adds
     "gpt_neox": ("attention.query_key_value attention.dense", "mlp.dense_h_to_4h mlp.dense_4h_to_h"),
     "falcon": ("self_attention.query_key_value self_attention.dense", "mlp.dense_h_to_4h mlp.dense_4h_to_h"),
     "bloom": ("self_attention.query_key_value self_attention.dense", "mlp.dense_h_to_4h mlp.dense_4h_to_h"),
@@ -44,25 +44,23 @@ ADAPTED = {  # by itself: by "attention", and beside them by "all-linear"
     "mixtral": (QKVO, ""),  # its experts are one parameter
     "qwen2_moe": (QKVO, "shared_expert.gate_proj shared_expert.up_proj shared_expert.down_proj"),
 }
-UNTIED = dict.fromkeys(
-    ("bloom", "opt", "gemma2", "gemma3_text", "smollm3"), {"tie_word_embeddings": False}
-)  # tied and random, a head repeats the last token for ever
-GENTLE = dict.fromkeys(
-    ("t5", "mt5"), {"initializer_factor": 1.0, "decoder_start_token_id": 120}
-)  # T5 doesn't divide what its attention compares
+# a tied random head repeats the last token forever
+UNTIED = {name: {"tie_word_embeddings": False} for name in ("bloom", "opt", "gemma2", "gemma3_text", "smollm3")}
+# T5 doesn't scale its attention scores
+SMALL_WEIGHTS = {name: {"initializer_factor": 1.0, "decoder_start_token_id": 120} for name in ("t5", "mt5")}
 LAYERS = {32: nn.Linear, 16: nn.Linear, 8: Linear8bitLt, 4: Linear4bit}
 PROMPT = [40, 99, 30, 31, 120, 121, 87, 75]
 
 
 @pytest.fixture(
-    scope="module", params=[(family, bits) for family in ADAPTED for bits in LAYERS], ids=lambda p: f"{p[0]}-{p[1]}"
+    scope="module", params=[(family, bits) for family in TARGETS for bits in LAYERS], ids=lambda p: f"{p[0]}-{p[1]}"
 )
-def taught(request, toy, lesson, tmp_path_factory):
-    """A family's toy model at a bit width after two steps of the job `tune`, and the same model as it was loaded."""
+def trained(request, toy, lesson, tmp_path_factory):
+    """A family's toy model at a bit width after a `tune` job of two steps, and the same model freshly loaded."""
     from playground.settings import Settings
 
     family, bits = request.param
-    folder = toy(family, **(UNTIED | GENTLE).get(family, {}))
+    folder = toy(family, **(UNTIED | SMALL_WEIGHTS).get(family, {}))
     settings = Settings().with_values(
         {
             "load": {"model": str(folder), "bits": bits, "dtype": "bfloat16", "device": "cpu"},
@@ -87,8 +85,8 @@ def taught(request, toy, lesson, tmp_path_factory):
     gc.collect()
 
 
-def adapted(model) -> set[str]:
-    """What an adapter is on, in two words, numbers left out."""
+def adapted_layers(model) -> set[str]:
+    """The layers with an adapter: the last two parts of their names, without numbers."""
     names = {n.split(".lora_A")[0] for n, _ in model.named_parameters() if "lora_A" in n}
     return {".".join(re.sub(r"\.\d+\.", ".#.", name).split(".")[-2:]) for name in names}
 
@@ -100,85 +98,88 @@ def logits(model) -> torch.Tensor:
         return model(**inputs).logits.float()
 
 
-def said(found, model, sides, **generation) -> list[dict]:
-    asked = [Prompt(PROMPT, side) for side in sides]
+def answers(trained, model, sides, **generation) -> list[dict]:
+    prompts = [Prompt(PROMPT, tuned) for tuned in sides]
     return list(
         generate_answers(
-            model, found.fresh.tokenizer, asked, [], Generation(max_new_tokens=6, **generation), threading.Event()
+            model, trained.fresh.tokenizer, prompts, [], Generation(max_new_tokens=6, **generation), threading.Event()
         )
     )
 
 
-def bare(found):
-    """The fresh model without any adapter."""
-    found.fresh.model = adapt.remove_lora(found.fresh.model)
-    return found.fresh.model
+def base_model(trained):
+    """The fresh model without an adapter."""
+    trained.fresh.model = adapt.remove_lora(trained.fresh.model)
+    return trained.fresh.model
 
 
-def read_back(found):
-    """The fresh model with the adapter as it was saved."""
-    found.fresh.model = adapt.load_lora(bare(found), found.adapter, found.fresh.dtype)
-    return found.fresh.model
+def with_saved_adapter(trained):
+    """The fresh model with the adapter that was saved."""
+    trained.fresh.model = adapt.load_lora(base_model(trained), trained.adapter, trained.fresh.dtype)
+    return trained.fresh.model
 
 
-def test_lora_finds_a_family_s_layers_but_neither_its_head_nor_a_router(taught):
-    attention, others = (set(names.split()) for names in ADAPTED[taught.family])
-    assert adapted(taught.model) == attention | others
-    taught.fresh.model = adapt.add_lora(bare(taught), Lora(r=4, target_modules="attention"), taught.fresh.dtype, 0)
-    assert adapted(taught.fresh.model) == attention
+@pytest.mark.slow
+def test_lora_adapts_linear_layers_but_neither_head_nor_router(trained):
+    attention, others = (set(names.split()) for names in TARGETS[trained.family])
+    assert adapted_layers(trained.model) == attention | others
+    trained.fresh.model = adapt.add_lora(
+        base_model(trained), Lora(r=4, target_modules="attention"), trained.fresh.dtype, 0
+    )
+    assert adapted_layers(trained.fresh.model) == attention
 
 
-def test_linear_layers_are_in_the_bits_that_were_asked_for(taught):
-    kinds = {name.split(".")[-1]: type(m) for name, m in adapt.linear_layers(bare(taught)).items()}
+def test_linear_layers_have_the_chosen_bit_width(trained):
+    kinds = {name.split(".")[-1]: type(m) for name, m in adapt.linear_layers(base_model(trained)).items()}
     kinds.pop("wo", None)  # T5's needs float32's range
-    if taught.family == "gpt2" and taught.bits >= 16:
+    if trained.family == "gpt2" and trained.bits >= 16:
         assert {kind.__name__ for kind in kinds.values()} == {"Conv1D"}
     else:
-        assert set(kinds.values()) == {LAYERS[taught.bits]}
+        assert set(kinds.values()) == {LAYERS[trained.bits]}
 
 
-def test_what_stays_in_16_bits_is_said(taught):
-    told = [e["values"]["percent"] for e in taught.events if e.get("key") == "note.left_whole"]
-    wanted = {"t5": 20, "mt5": 17, "mixtral": 89, "qwen2_moe": 67}.get(taught.family) if taught.bits < 16 else None
-    assert told == ([wanted] if wanted else [])
+def test_the_share_left_in_16_bits_is_noted(trained):
+    percents = [e["values"]["percent"] for e in trained.events if e.get("key") == "note.left_whole"]
+    expected = {"t5": 20, "mt5": 17, "mixtral": 89, "qwen2_moe": 67}.get(trained.family) if trained.bits < 16 else None
+    assert percents == ([expected] if expected else [])
 
 
-def test_two_steps_teach_every_adapter_and_leave_the_weights_as_they_were(taught):
-    losses = [e["loss"] for e in taught.events if e["kind"] == "step"]
+def test_training_changes_every_adapter_and_no_base_weight(trained):
+    losses = [e["loss"] for e in trained.events if e["kind"] == "step"]
     assert len(losses) == 2 and all(map(math.isfinite, losses))
-    saved = load_file(taught.adapter / "adapter_model.safetensors")
+    saved = load_file(trained.adapter / "adapter_model.safetensors")
     assert all(tensor.isfinite().all() and tensor.abs().max() > 0 for tensor in saved.values())
-    with taught.model.disable_adapter():
-        assert torch.equal(logits(taught.model), logits(bare(taught)))
+    with trained.model.disable_adapter():
+        assert torch.equal(logits(trained.model), logits(base_model(trained)))
 
 
-def test_an_adapter_that_is_read_back_answers_as_the_one_that_was_saved(taught):
-    after, before = logits(taught.model), logits(bare(taught))
-    assert torch.equal(logits(read_back(taught)), after) and not torch.equal(after, before)
+def test_a_saved_adapter_gives_the_same_logits(trained):
+    after, before = logits(trained.model), logits(base_model(trained))
+    assert torch.equal(logits(with_saved_adapter(trained)), after) and not torch.equal(after, before)
 
 
-def test_base_and_tuned_stream_from_one_batch_as_each_does_alone(taught):
-    events = said(taught, taught.model, [False, True])
+def test_base_and_tuned_stream_from_one_batch_as_they_do_alone(trained):
+    events = answers(trained, trained.model, [False, True])
     assert [e["tokens"] for e in events[:-1]] == list(range(1, len(events))) and all("texts" in e for e in events)
     base, tuned = events[-1]["texts"]
-    if taught.bits != 8:  # LLM.int8() looks for outliers over the whole batch
-        assert said(taught, bare(taught), [False, False])[-1]["texts"] == [base, base]
-        assert said(taught, taught.model, [True, True])[-1]["texts"] == [tuned, tuned]
+    if trained.bits != 8:  # LLM.int8() looks for outliers over the whole batch
+        assert answers(trained, base_model(trained), [False, False])[-1]["texts"] == [base, base]
+        assert answers(trained, trained.model, [True, True])[-1]["texts"] == [tuned, tuned]
     assert base != tuned
 
 
-def test_beams_answer_both_sides(taught):
-    if taught.bits != 32:
-        pytest.skip("beams know nothing of bits")
-    base, tuned = said(taught, taught.model, [False, True], num_beams=3)[-1]["texts"]
-    assert said(taught, bare(taught), [False, False], num_beams=3)[-1]["texts"] == [base, base]
+def test_beam_search_answers_both_sides(trained):
+    if trained.bits != 32:
+        pytest.skip("beam search doesn't depend on bits")
+    base, tuned = answers(trained, trained.model, [False, True], num_beams=3)[-1]["texts"]
+    assert answers(trained, base_model(trained), [False, False], num_beams=3)[-1]["texts"] == [base, base]
     assert base != tuned
 
 
-def test_an_adapter_can_be_merged_into_the_weights(taught):
-    if taught.bits < 16:
-        pytest.skip("merging into quantized weights rounds them anew")
-    before = logits(bare(taught))
-    merged = logits(read_back(taught).merge_and_unload())
-    moved, off = (logits(taught.model) - before).norm(), (logits(taught.model) - merged).norm()
-    assert off < (1e-4 if taught.bits == 32 else 0.2) * moved
+def test_an_adapter_merges_into_the_weights(trained):
+    if trained.bits < 16:
+        pytest.skip("merging into quantized weights quantizes them again")
+    before = logits(base_model(trained))
+    merged = logits(with_saved_adapter(trained).merge_and_unload())
+    change, error = (logits(trained.model) - before).norm(), (logits(trained.model) - merged).norm()
+    assert error < (1e-4 if trained.bits == 32 else 0.2) * change

@@ -19,9 +19,9 @@ DIRECTION = [
     {"engine.client", "planning.client"},  # their clients in the page's process
     {"memory"},
     {"catalog", "runs"},
-    {"settings"},
+    {"settings", "jsonl_process"},
     {"errors"},
-    {"i18n", "background", "compat", "jsonl_process"},
+    {"i18n", "background", "compat"},
 ]
 PAGE_ONLY = {"ui": {"engine.client", "planning.client"}, "app": set()}  # of the two processes, the page knows these
 
@@ -51,10 +51,12 @@ def test_the_page_knows_of_the_processes_only_their_clients(room):
     assert import_arrows()[room] & processes <= PAGE_ONLY[room]
 
 
+@pytest.mark.slow
 def test_no_backend_module_imports_gradio():
     found = _python("""
 import importlib, pkgutil, sys, playground
-names = [m.name for m in pkgutil.walk_packages(playground.__path__, "playground.") if not m.name.startswith("playground.ui")]
+modules = pkgutil.walk_packages(playground.__path__, "playground.")
+names = [m.name for m in modules if not m.name.startswith("playground.ui")]
 assert len(names) > 20, names
 for name in names:
     importlib.import_module(name)
@@ -64,6 +66,7 @@ print("gradio" in sys.modules)
     assert found.stdout.strip() == "False", found.stderr
 
 
+@pytest.mark.slow
 def test_building_the_whole_page_imports_no_torch(tmp_path):
     found = _python(
         """

@@ -1,23 +1,26 @@
-"""Loading at each bit width: the ledger says what is really there, and giving back gives all of it back."""
+"""Loading at each bit width: the memory ledger matches the tensors, and freeing a model releases its memory."""
 
 import gc
 import platform
 import shutil
 import subprocess
 import sys
+import threading
 
 import psutil
 import pytest
 import torch
+import transformers
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from toys import PROJECT, keys
+from transformers.models.falcon import modeling_falcon
 
 from playground.engine.workbench import Workbench
 from playground.errors import PlaygroundError
 from playground.memory import ledger
 from playground.memory.release import defragment
 from playground.model import adapt
-from playground.model.load import load_model
+from playground.model.load import default_bits, load_model, model_from_config, quantizable_linear_layers
 from playground.settings import Load, Lora
 from playground.train.optimizer import Optimizer
 
@@ -25,12 +28,12 @@ LAYERS = 2 * (64 * 64 * 2 + 64 * 32 * 2 + 64 * 128 * 3)  # weights of the linear
 OTHERS = 336 * 64 * 2 + 64 * 5  # embedding, head, norms
 
 
-def SILENT(*_):  # progress that nobody hears
+def ignore_progress(*_):
     pass
 
 
-def loaded(folder, **values):
-    return load_model(folder, Load(model=str(folder), device="cpu", **values), SILENT)
+def load(folder, **values):
+    return load_model(folder, Load(model=str(folder), device="cpu", **values), ignore_progress)
 
 
 def _buffers(model) -> int:
@@ -38,63 +41,63 @@ def _buffers(model) -> int:
 
 
 @pytest.mark.parametrize("bits,dtype,size", [(32, "auto", 4), (16, "bfloat16", 2), (16, "float16", 2)])
-def test_unquantized_weights_are_parameters_times_their_size(toy, bits, dtype, size):
-    found = loaded(toy(), bits=bits, dtype=dtype)
-    assert found.model.dtype == found.dtype and found.dtype.itemsize == size
-    parts = ledger.bytes_by_part(found.model)
-    assert parts["weights"] == (LAYERS + OTHERS) * size + _buffers(found.model)
+def test_unquantized_weights_are_parameters_times_dtype_size(toy, bits, dtype, size):
+    loaded = load(toy(), bits=bits, dtype=dtype)
+    assert loaded.model.dtype == loaded.dtype and loaded.dtype.itemsize == size
+    parts = ledger.bytes_by_part(loaded.model)
+    assert parts["weights"] == (LAYERS + OTHERS) * size + _buffers(loaded.model)
     assert all(parts[name] == 0 for name in parts if name != "weights")
 
 
 @pytest.mark.parametrize("quant_type", ["nf4", "fp4"])
 @pytest.mark.parametrize("double_quant", [True, False])
-def test_four_bit_weights_are_half_a_byte_each_and_their_constants_are_counted_apart(toy, quant_type, double_quant):
-    found = loaded(toy(), bits=4, quant_type=quant_type, double_quant=double_quant, dtype="bfloat16")
-    layers = [m for m in found.model.modules() if isinstance(m, Linear4bit)]
+def test_four_bit_weights_take_half_a_byte_and_constants_are_counted_separately(toy, quant_type, double_quant):
+    loaded = load(toy(), bits=4, quant_type=quant_type, double_quant=double_quant, dtype="bfloat16")
+    layers = [m for m in loaded.model.modules() if isinstance(m, Linear4bit)]
     assert len(layers) == 14 and {m.weight.quant_type for m in layers} == {quant_type}
     blocks = [m.in_features * m.out_features // m.weight.quant_state.blocksize for m in layers]
-    parts = ledger.bytes_by_part(found.model)
-    assert parts["weights"] == LAYERS // 2 + OTHERS * 2 + _buffers(found.model)
-    books, scales = {}, 0
+    parts = ledger.bytes_by_part(loaded.model)
+    assert parts["weights"] == LAYERS // 2 + OTHERS * 2 + _buffers(loaded.model)
+    code_books, scales = {}, 0
     for layer, count in zip(layers, blocks):
         state = layer.weight.quant_state
-        books[state.code.data_ptr()] = state.code.nbytes
+        code_books[state.code.data_ptr()] = state.code.nbytes
         if double_quant:
-            books[state.state2.code.data_ptr()] = state.state2.code.nbytes
+            code_books[state.state2.code.data_ptr()] = state.state2.code.nbytes
             scales += (
                 count + 4 * -(-count // state.state2.blocksize) + 4
-            )  # a byte a block, a float a block of them, the offset
+            )  # a byte per block, a float per block of blocks, the offset
         else:
             scales += 4 * count
     offsets = {m.weight.quant_state.offset.untyped_storage().data_ptr() for m in layers} if double_quant else layers
     assert len(offsets) == len(layers)
-    assert parts["quant_constants"] == scales + sum(books.values())
+    assert parts["quant_constants"] == scales + sum(code_books.values())
 
 
-def test_eight_bit_weights_are_a_byte_each_before_and_after_they_are_used(toy):
-    found = loaded(toy(), bits=8, dtype="bfloat16")
-    layers = [m for m in found.model.modules() if isinstance(m, Linear8bitLt)]
+def test_eight_bit_weights_take_a_byte_before_and_after_a_forward_pass(toy):
+    loaded = load(toy(), bits=8, dtype="bfloat16")
+    layers = [m for m in loaded.model.modules() if isinstance(m, Linear8bitLt)]
     assert len(layers) == 14
-    wanted = {
-        "weights": LAYERS + OTHERS * 2 + _buffers(found.model),
+    expected = {
+        "weights": LAYERS + OTHERS * 2 + _buffers(loaded.model),
         "quant_constants": 4 * sum(m.out_features for m in layers),
     }
     for _ in range(2):
-        parts = ledger.bytes_by_part(found.model)
-        assert {name: parts[name] for name in wanted} == wanted
+        parts = ledger.bytes_by_part(loaded.model)
+        assert {name: parts[name] for name in expected} == expected
         with torch.no_grad():
-            found.model(input_ids=torch.tensor([[5, 6, 7]]))
+            loaded.model(input_ids=torch.tensor([[5, 6, 7]]))
 
 
 def test_tied_weights_count_once(toy):
-    found = loaded(toy("llama-tied"), bits=32)
-    assert ledger.bytes_by_part(found.model)["weights"] == (LAYERS + OTHERS - 336 * 64) * 4 + _buffers(found.model)
+    loaded = load(toy("llama-tied"), bits=32)
+    assert ledger.bytes_by_part(loaded.model)["weights"] == (LAYERS + OTHERS - 336 * 64) * 4 + _buffers(loaded.model)
 
 
 @pytest.mark.parametrize("bits,size", [(32, 4), (16, 2), (4, 2)])
-def test_adapters_gradients_and_optimizer_are_counted_as_they_come(toy, bits, size):
-    found = loaded(toy(), bits=bits, dtype="bfloat16")
-    tuned = adapt.add_lora(found.model, Lora(r=4), found.dtype, 0)
+def test_adapters_gradients_and_optimizer_are_counted_as_they_are_allocated(toy, bits, size):
+    loaded = load(toy(), bits=bits, dtype="bfloat16")
+    tuned = adapt.add_lora(loaded.model, Lora(r=4), loaded.dtype, 0)
     trained = 2 * 4 * ((64 + 64) * 2 + (64 + 32) * 2 + (64 + 128) * 3)
     optimizer = Optimizer([(n, p) for n, p in tuned.named_parameters() if p.requires_grad])
     parts = ledger.bytes_by_part(tuned, optimizer.inner)
@@ -108,73 +111,73 @@ def test_adapters_gradients_and_optimizer_are_counted_as_they_come(toy, bits, si
     assert parts["optimizer"] == copies + 2 * trained * 4 + steps and parts["gradients"] == 0
 
 
-def test_the_reason_for_the_type_is_told(toy):
-    assert loaded(toy(), bits=32).reason == "dtype.float32"
-    assert (loaded(toy(), bits=16, dtype="float16").dtype, loaded(toy(), bits=16, dtype="float16").reason) == (
+def test_the_reason_for_the_dtype_is_reported(toy):
+    assert load(toy(), bits=32).reason == "dtype.float32"
+    assert (load(toy(), bits=16, dtype="float16").dtype, load(toy(), bits=16, dtype="float16").reason) == (
         torch.float16,
         "dtype.chosen",
     )
-    found = loaded(toy(), bits=16)
-    assert found.dtype == torch.bfloat16 and found.reason in ("dtype.cpu_bf16", "dtype.cpu_slow_bf16")
+    loaded = load(toy(), bits=16)
+    assert loaded.dtype == torch.bfloat16 and loaded.reason in ("dtype.cpu_bf16", "dtype.cpu_slow_bf16")
 
 
-def test_cuda_asked_for_where_there_is_none_is_said(toy):
+def test_requesting_cuda_without_a_gpu_is_an_error(toy):
     with pytest.raises(PlaygroundError) as caught:
-        load_model(toy(), Load(model=str(toy()), bits=16, device="cuda"), SILENT)
+        load_model(toy(), Load(model=str(toy()), bits=16, device="cuda"), ignore_progress)
     assert keys(caught) == ["error.no_cuda"]
 
 
-def _fails(chosen, tmp_path, folder) -> str:
+def _load_error(chosen, tmp_path, folder) -> str:
     with pytest.raises(PlaygroundError) as caught:
         list(Workbench(tmp_path / "runs").load(chosen(load={"model": str(folder)})))
     assert caught.value.text("ja")
     return keys(caught)[0]
 
 
-def test_a_folder_without_a_model_is_told_with_what_it_holds(chosen, tmp_path):
+def test_a_folder_without_a_config_is_an_error(chosen, tmp_path):
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "notes.txt").write_text("")
-    assert _fails(chosen, tmp_path, tmp_path / "m") == "error.no_model"
+    assert _load_error(chosen, tmp_path, tmp_path / "m") == "error.no_model"
 
 
-def test_a_model_without_weights_is_told(chosen, tmp_path, toy):
+def test_a_folder_without_weights_is_an_error(chosen, tmp_path, toy):
     shutil.copytree(toy(), tmp_path / "m", ignore=shutil.ignore_patterns("*.safetensors"))
-    assert _fails(chosen, tmp_path, tmp_path / "m") == "error.no_weights"
+    assert _load_error(chosen, tmp_path, tmp_path / "m") == "error.no_weights"
 
 
-def test_torn_weights_are_told(chosen, tmp_path, toy):
+def test_truncated_weights_are_an_error(chosen, tmp_path, toy):
     shutil.copytree(toy(), tmp_path / "m")
     weights = tmp_path / "m" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
-    assert _fails(chosen, tmp_path, tmp_path / "m") == "error.cut_off"
+    assert _load_error(chosen, tmp_path, tmp_path / "m") == "error.cut_off"
 
 
-def test_a_model_without_a_tokenizer_is_told(chosen, tmp_path, toy):
+def test_a_folder_without_a_tokenizer_is_an_error(chosen, tmp_path, toy):
     shutil.copytree(toy(), tmp_path / "m", ignore=shutil.ignore_patterns("token*"))
-    assert _fails(chosen, tmp_path, tmp_path / "m") == "error.tokenizer"
+    assert _load_error(chosen, tmp_path, tmp_path / "m") == "error.tokenizer"
 
 
-def test_a_config_that_is_no_causal_model_is_told(chosen, tmp_path, toy):
+def test_a_config_of_no_language_model_is_an_error(chosen, tmp_path, toy):
     shutil.copytree(toy(), tmp_path / "m")
     (tmp_path / "m" / "config.json").write_text('{"model_type": "vit", "hidden_size": 64, "num_hidden_layers": 2}')
-    assert _fails(chosen, tmp_path, tmp_path / "m") == "error.load"
+    assert _load_error(chosen, tmp_path, tmp_path / "m") == "error.load"
 
 
-def test_code_that_comes_with_a_model_is_never_run(chosen, tmp_path, toy):
+def test_code_in_a_model_folder_is_never_run(chosen, tmp_path, toy):
     shutil.copytree(toy(), tmp_path / "m")
     (tmp_path / "m" / "config.json").write_text(
         '{"model_type": "evil", "auto_map": {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"}}'
     )
     (tmp_path / "m" / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    assert _fails(chosen, tmp_path, tmp_path / "m") == "error.model_type"
+    assert _load_error(chosen, tmp_path, tmp_path / "m") == "error.model_type"
     assert not (tmp_path / "ran").exists()
 
 
-def test_giving_back_a_model_gives_its_memory_back(chosen, tmp_path, toy):
+def test_freeing_a_model_releases_its_memory(chosen, tmp_path, toy):
     big = toy("llama", vocab_size=400_000)  # two tables of 49 MiB at 16 bits
     resident = psutil.Process().memory_info
     bench = Workbench(tmp_path / "runs")
-    list(bench.load(chosen(load={"model": str(toy())})))  # what only a first load costs isn't the model's
+    list(bench.load(chosen(load={"model": str(toy())})))  # a first load's one-time costs aren't the model's
     gc.collect()
     before = resident().rss
     list(bench.load(chosen(load={"model": str(big), "bits": 16, "dtype": "bfloat16"})))
@@ -185,38 +188,98 @@ def test_giving_back_a_model_gives_its_memory_back(chosen, tmp_path, toy):
     assert sum(bench.parts().values()) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
-    sys.platform != "linux" or "glibc" not in platform.libc_ver(), reason="GNU's C library alone is asked"
+    sys.platform != "linux" or "glibc" not in platform.libc_ver(), reason="only GNU's C library has these settings"
 )
-def test_while_a_model_is_loaded_large_blocks_go_back_as_they_are_freed():
+def test_large_blocks_are_returned_as_they_are_freed_while_loading():
     script = """if True:
         import psutil, torch
         from playground.model.load import mmap_large_blocks
 
-        def kept():
+        def unreturned():
             before, large, small = psutil.Process().memory_info().rss, [], []
             for _ in range(64):
                 large.append(torch.ones(2**19))  # 2 MiB
-                small.append(bytearray(10_000))  # behind each, so that no end of the heap can be given back
+                small.append(bytearray(10_000))  # behind each, so that the heap can't shrink at its end
             large.clear()
             return (psutil.Process().memory_info().rss - before) / 2**20
 
         with mmap_large_blocks():
-            within = kept()
-        print(within, kept())"""
-    told = subprocess.run(
+            within = unreturned()
+        print(within, unreturned())"""
+    process = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=PROJECT, timeout=120
     )
-    within, afterwards = map(float, told.stdout.split())
+    within, afterwards = map(float, process.stdout.split())
     assert within < 10 and afterwards > 60
 
 
 @pytest.mark.parametrize("bits", [16, 8, 4])
-def test_weights_that_were_laid_side_by_side_are_what_they_were(toy, bits):
-    model = loaded(toy("llama-tied"), bits=bits).model
+def test_defragmenting_changes_no_weights(toy, bits):
+    model = load(toy("llama-tied"), bits=bits).model
     ids, before = torch.arange(5, 15)[None], ledger.bytes_by_part(model)
     with torch.no_grad():
-        answered = model(ids).logits
+        logits = model(ids).logits
         defragment(model)
-        assert torch.equal(model(ids).logits, answered)
+        assert torch.equal(model(ids).logits, logits)
     assert ledger.bytes_by_part(model) == before
+
+
+def test_falcon_is_quantized_and_the_library_s_linear_class_is_restored(toy):
+    folder = toy("falcon")
+    assert modeling_falcon.FalconLinear.__name__ == "FalconLinear"
+    for bits, layer_class in ((32, torch.nn.Linear), (8, Linear8bitLt), (4, Linear4bit)):
+        layers = adapt.linear_layers(load(folder, bits=bits).model)
+        assert len(layers) == 8 and {type(layer) for layer in layers.values()} == {layer_class}
+        assert modeling_falcon.FalconLinear.__name__ == "FalconLinear"
+    config = transformers.AutoConfig.from_pretrained(folder)
+    layers = adapt.linear_layers(model_from_config(config, torch.float32))
+    assert {type(layer) for layer in layers.values()} == {torch.nn.Linear}
+    assert modeling_falcon.FalconLinear.__name__ == "FalconLinear"
+
+
+def test_falcon_s_linear_class_is_restored_after_errors_and_nested_use(toy):
+    config = transformers.AutoConfig.from_pretrained(toy("falcon"))
+    with pytest.raises(KeyError), quantizable_linear_layers(config):
+        with quantizable_linear_layers(config):
+            assert modeling_falcon.FalconLinear is torch.nn.Linear
+        assert modeling_falcon.FalconLinear is torch.nn.Linear
+        raise KeyError
+    assert modeling_falcon.FalconLinear.__name__ == "FalconLinear"
+
+
+def test_falcon_s_linear_class_is_patched_by_one_thread_at_a_time(toy):
+    config = transformers.AutoConfig.from_pretrained(toy("falcon"))
+    entered, release, seen = threading.Event(), threading.Event(), []
+
+    def other():
+        with quantizable_linear_layers(config):
+            seen.append(modeling_falcon.FalconLinear)
+            entered.set()
+            release.wait(60)
+
+    with quantizable_linear_layers(config):
+        thread = threading.Thread(target=other)
+        thread.start()
+        assert not entered.wait(0.5)  # it waits until this block has ended
+    assert entered.wait(60)
+    release.set()
+    thread.join()
+    assert seen == [torch.nn.Linear] and modeling_falcon.FalconLinear.__name__ == "FalconLinear"
+
+
+def test_default_bits_need_a_clear_speedup_on_a_cpu(monkeypatch):
+    for speedup, bits in ((1.3, 16), (1.1, 32), (0.5, 32)):
+        monkeypatch.setattr("playground.model.load._bf16_speedup", lambda speedup=speedup: speedup)
+        assert default_bits("cpu") == bits and default_bits("cuda") == 16
+
+
+def test_progress_bars_of_transformers_are_reported_and_the_hook_is_restored(toy):
+    from transformers.utils import logging as transformers_logging
+
+    calls = []
+    load_model(toy(), Load(model=str(toy()), bits=32, device="cpu"), lambda *progress: calls.append(progress))
+    assert calls and {unit for _, _, unit in calls} == {"tensors"}
+    assert calls[-1][0] == calls[-1][1] and [done for done, _, _ in calls] == sorted(done for done, _, _ in calls)
+    assert transformers_logging.set_tqdm_hook(None) is None

@@ -1,4 +1,4 @@
-"""The meter: what counts as memory that ran out."""
+"""Readings and peaks of memory, and what counts as out of memory."""
 
 import resource
 import subprocess
@@ -11,7 +11,7 @@ from playground.memory import meter
 
 
 @pytest.mark.parametrize(
-    ("error", "says"),
+    ("error", "expected"),
     [
         (torch.OutOfMemoryError("CUDA out of memory"), True),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1"), True),
@@ -19,17 +19,39 @@ from playground.memory import meter
         (RuntimeError("shapes don't match"), False),
     ],
 )
-def test_an_error_that_says_so_ran_out_of_memory(error, says):
-    assert meter.is_out_of_memory(error) is says
+def test_an_error_that_names_memory_is_out_of_memory(error, expected):
+    assert meter.is_out_of_memory(error) is expected
 
 
-def test_what_doesnt_say_why_ran_out_of_memory_where_that_is_held_to_a_limit():
-    asked = "from playground.memory import meter; print([meter.is_out_of_memory(RuntimeError(text)) for text in ('could not create a primitive', 'shapes')])"
+def test_a_failed_primitive_is_out_of_memory_where_the_address_space_is_limited():
+    code = (
+        "from playground.memory import meter; "
+        "print([meter.is_out_of_memory(RuntimeError(text)) for text in ('could not create a primitive', 'shapes')])"
+    )
     limit = 4 * 2**30
-    told = subprocess.run(
-        [sys.executable, "-c", asked],
+    completed = subprocess.run(
+        [sys.executable, "-c", code],
         capture_output=True,
         text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
     )
-    assert told.stdout.strip() == "[True, False]"
+    assert completed.stdout.strip() == "[True, False]"
+
+
+def test_the_meter_keeps_the_peak_of_each_kind(monkeypatch):
+    readings = [{"rss": 5}, {"rss": 9, "reserved": 3}, {"rss": 2, "reserved": 4}]
+    passed_on = []
+    gauge = meter.Meter(passed_on.append)
+    for reading in readings:
+        monkeypatch.setattr(meter, "read_memory", lambda reading=reading: reading)
+        gauge.take()
+    assert passed_on == readings and gauge.peak == {"rss": 9, "reserved": 4}
+
+
+def test_the_meter_measures_until_it_is_stopped(monkeypatch):
+    monkeypatch.setattr(meter, "PERIOD", 0.001)
+    ready = meter.threading.Event()
+    gauge = meter.Meter(lambda reading: ready.set()).start()
+    assert ready.wait(60)
+    gauge.stop()
+    assert gauge.peak["rss"] > 2**20 and not gauge._thread.is_alive()

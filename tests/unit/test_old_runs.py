@@ -60,6 +60,7 @@ def test_an_old_run_is_listed_with_its_result(old_runs):
 def test_events_of_an_old_run_are_read_as_todays_kinds(old_runs):
     events = list(runs.find(old_runs, "finished").events())
     assert events[0]["kind"] == "run_started" and events[0]["settings"]["train"]["max_steps"] == 6
+    assert events[0]["hardware"]["simulated"] is False
     kinds = {event["kind"] for event in events}
     assert {"memory_predicted", "memory_measured", "eval", "memory", "step", "sample", "done"} <= kinds
     assert not {"run", "prediction", "measured", "score"} & kinds
@@ -67,7 +68,7 @@ def test_events_of_an_old_run_are_read_as_todays_kinds(old_runs):
     assert {("load", "rss"), ("tune", "rss"), ("load", "weights")} <= compared
 
 
-def test_an_old_adapter_answers_beside_its_base(old_runs):
+def test_an_old_adapter_answers_and_differs_from_its_base(old_runs):
     run = runs.find(old_runs, "finished")
     turn = [{"instruction": "What is the answer to question 3?", "answer": None}]
     events = Workbench(old_runs).chat(

@@ -1,4 +1,4 @@
-"""Two processes (gloo) learn what one learns, with weights whole or split; and what is told when that can't be.
+"""Two processes (gloo) train as one does, with weights whole or split; and the errors where they can't.
 
 Run as a script, this file is one of those processes: `test_parallel.py JOB FOLDER`.
 """
@@ -15,11 +15,6 @@ import time
 from functools import cache
 from pathlib import Path
 
-HERE = Path(__file__).resolve()
-PROJECT = HERE.parents[2]
-if __name__ == "__main__":
-    sys.path[:0] = [str(PROJECT), str(HERE.parents[1])]
-
 import psutil
 import pytest
 import torch
@@ -28,21 +23,22 @@ from playground.errors import PlaygroundError, problem
 from playground.settings import Settings
 from playground.train.parallel import Team, _messages, is_lost_peer
 
-PLAIN, AGAIN, TAIL = (
-    ("llama", "off", 24),
-    ("llama", "all", 24),
-    ("llama-tied", "2", 17),
-)  # family, dial, rows: of 17, an epoch's last step has one
-ARMS = {
+HERE = Path(__file__).resolve()
+PROJECT = HERE.parents[2]
+
+# family, gradient checkpointing, rows
+PLAIN, RECOMPUTED = ("llama", "off", 24), ("llama", "all", 24)
+TAIL = ("llama-tied", "2", 17)  # an epoch's last step has one row
+CASES = {
     "whole": [PLAIN, TAIL],
-    "split": [PLAIN, AGAIN, TAIL, ("gpt2", "all", 24), ("gemma2", "off", 24)],
-    "offloaded": [AGAIN],
+    "split": [PLAIN, RECOMPUTED, TAIL, ("gpt2", "all", 24), ("gemma2", "off", 24)],
+    "offloaded": [RECOMPUTED],
 }
-SPLIT = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
-LAUNCHED = {"whole": {}, "split": SPLIT, "offloaded": SPLIT | {"FSDP_OFFLOAD_PARAMS": "true"}}
+FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+ENVIRONMENT = {"whole": {}, "split": FSDP, "offloaded": FSDP | {"FSDP_OFFLOAD_PARAMS": "true"}}
 
 
-def chosen(micro_batch: int, policy: str = "off", **train) -> Settings:
+def make_settings(micro_batch: int, policy: str = "off", **train) -> Settings:
     values = {
         "max_steps": 3,
         "batch_size": 8,
@@ -53,7 +49,7 @@ def chosen(micro_batch: int, policy: str = "off", **train) -> Settings:
     return Settings().with_values({"load": {"bits": 32, "device": "cpu"}, "train": values})
 
 
-def learned(team: Team, micro_batch: int, family: str, policy: str, count: int) -> dict:
+def train(team: Team, micro_batch: int, family: str, policy: str, count: int) -> dict:
     """Three steps over `count` rows: loss and summed gradients of each, and the adapter after them."""
     import toys
 
@@ -64,84 +60,84 @@ def learned(team: Team, micro_batch: int, family: str, policy: str, count: int) 
 
     draw = random.Random(0)
     rows = [Example([draw.randrange(5, 330) for _ in range(draw.randrange(8, 40))], 4) for _ in range(count)]
-    model, settings, steps = toys.make_model(family).requires_grad_(False), chosen(micro_batch, policy), []
+    model, settings, sums = toys.make_model(family).requires_grad_(False), make_settings(micro_batch, policy), []
     team.check(settings)
     trainer = prepare_trainer(
         LoadedModel(model, toys.make_tokenizer(False), "cpu", torch.float32, ""), settings, rows, [], team
     )
-    plain = team.sum
+    all_reduce = team.all_reduce
 
-    def keeping(tensors):
-        plain(tensors)
-        steps.append([t.clone() for t in tensors])
+    def recorded(tensors):
+        all_reduce(tensors)
+        sums.append([t.clone() for t in tensors])
 
-    team.sum = keeping
-    told = [
+    team.all_reduce = recorded
+    losses = [
         event["loss"]
         for event in fine_tune(trainer, rows, settings.train, threading.Event())
         if event["kind"] == "step"
     ]
-    team.sum = plain
+    team.all_reduce = all_reduce
     adapter = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     frozen = [p for p in model.parameters() if not p.requires_grad]
-    here = sum(getattr(p, "_local_tensor", p).numel() for p in frozen)
+    local_numbers = sum(getattr(p, "_local_tensor", p).numel() for p in frozen)
     return {
-        "told": told,
-        "steps": steps,
+        "losses": losses,
+        "sums": sums,
         "adapter": adapter,
-        "here": here,
-        "all": sum(p.numel() for p in frozen),
+        "local_numbers": local_numbers,
+        "numbers": sum(p.numel() for p in frozen),
         "mode": trainer.batcher.mode,
     }
 
 
-def away(ours, theirs) -> float:
-    """How far apart two lists of tensors are, relative to the second."""
-    ours, theirs = (torch.cat([t.flatten() for t in tensors]).double() for tensors in (ours, theirs))
-    return ((ours - theirs).norm() / theirs.norm()).item()
+def distance(actual, expected) -> float:
+    """The norm of the difference of two lists of tensors, as a share of the norm of the second."""
+    actual, expected = (torch.cat([t.flatten() for t in tensors]).double() for tensors in (actual, expected))
+    return ((actual - expected).norm() / expected.norm()).item()
 
 
 def compare(team: Team, folder: Path) -> None:
-    torch.save([learned(team, 4, *arm) for arm in ARMS[folder.name]], folder / f"{team.rank}.pt")
-    talk(team, folder)
+    torch.save([train(team, 4, *case) for case in CASES[folder.name]], folder / f"{team.rank}.pt")
+    communicate(team, folder)
 
 
-def talk(team: Team, folder: Path) -> None:
-    """What the processes tell each other, by itself."""
+def communicate(team: Team, folder: Path) -> None:
+    """Each way of communicating, by itself."""
     small, large = torch.full((2, 3), float(team.rank + 1)), torch.arange(5.0)
-    team.sum([small, large])
-    found = {
+    team.all_reduce([small, large])
+    results = {
         "sum": [small.tolist(), large.tolist()],
-        "total": team.total(1, team.rank),
+        "numbers": team.sum_numbers(1, team.rank),
         "any": [team.any(team.rank == 1), team.any(False)],
-        "share": team.share([1, 2, 3]),
-        "level": team.pad_micro_batches([[1]] * (team.rank + 1), [0]),
+        "rows": team.local_rows([1, 2, 3]),
+        "padded": team.pad_micro_batches([[1]] * (team.rank + 1), [0]),
         "none": team.pad_micro_batches([], [0]),
     }
-    with team.turns():
+    with team.local_main_first():
         (folder / "first").write_text("0") if team.main else (folder / "first").read_text()
-    (folder / f"{team.rank}.json").write_text(json.dumps(found))
+    (folder / f"{team.rank}.json").write_text(json.dumps(results))
     team.leave()
 
 
 def die(team: Team, folder: Path) -> None:
     """Rank 1 dies; rank 0 waits for it."""
-    team.sum([torch.ones(1)])
+    team.all_reduce([torch.ones(1)])
     if not team.main:
         os.kill(os.getpid(), signal.SIGKILL)
     try:
-        team.sum([torch.ones(1)])
+        team.all_reduce([torch.ones(1)])
     except RuntimeError as error:
-        (folder / "told").write_text(f"{is_lost_peer(error)} {error}")
+        (folder / "report").write_text(f"{is_lost_peer(error)} {error}")
 
 
 def hang(team: Team, folder: Path) -> None:
     """Rank 0 waits in a collective for a process that is alive and never comes."""
-    team.watch(lambda: (folder / "told").write_text("ended"))
-    team.sum([torch.ones(1)])
+    team.report_on_sigterm(lambda: (folder / "report").write_text("ended"))
+    team.all_reduce([torch.ones(1)])
     (folder / f"ready{team.rank}").touch()
     if team.main:
-        team.sum([torch.ones(1)])
+        team.all_reduce([torch.ones(1)])
     time.sleep(60)
 
 
@@ -154,7 +150,8 @@ def free_port() -> int:
 def start(job: str, folder: Path, **environment) -> list[subprocess.Popen]:
     """Two processes as `accelerate launch` would start them."""
     folder.mkdir(exist_ok=True)
-    told = os.environ | {
+    shared = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(PROJECT), str(HERE.parents[1])]),
         "OMP_NUM_THREADS": "1",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port()),
@@ -166,7 +163,7 @@ def start(job: str, folder: Path, **environment) -> list[subprocess.Popen]:
     return [
         subprocess.Popen(
             command,
-            env=told | environment | {"RANK": rank, "LOCAL_RANK": rank},
+            env=shared | environment | {"RANK": rank, "LOCAL_RANK": rank},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -177,21 +174,21 @@ def start(job: str, folder: Path, **environment) -> list[subprocess.Popen]:
 
 def finish(processes: list[subprocess.Popen]) -> None:
     for process in processes:
-        said, _ = process.communicate(timeout=120)
-        assert process.returncode == 0, said
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, output
 
 
 @cache
-def alone(arm: tuple) -> dict:
-    """What one process learns, with micro-batches of all rows."""
-    return learned(Team("cpu"), 8, *arm)
+def alone(case: tuple) -> dict:
+    """The results of one process, with micro-batches of all rows."""
+    return train(Team("cpu"), 8, *case)
 
 
-@pytest.fixture(scope="module", params=list(ARMS))
+@pytest.fixture(scope="module", params=list(CASES))
 def two(request, tmp_path_factory):
-    """What two processes learn, and what they told each other: (how, [rank 0's, rank 1's], [rank 0's, rank 1's])."""
+    """Two processes: (placement of weights, training results by rank, communication results by rank)."""
     folder = tmp_path_factory.mktemp("team") / request.param
-    finish(start("compare", folder, **LAUNCHED[request.param]))
+    finish(start("compare", folder, **ENVIRONMENT[request.param]))
     return (
         request.param,
         [torch.load(folder / f"{rank}.pt") for rank in (0, 1)],
@@ -199,41 +196,43 @@ def two(request, tmp_path_factory):
     )
 
 
-def test_two_processes_learn_what_one_learns(two):
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(two):
     how, (main, other), _ = two
-    for arm, mine, theirs in zip(ARMS[how], main, other):
-        one = alone(arm)
-        assert mine["mode"] == one["mode"]
-        (loss, *gradients), (right, *wanted) = mine["steps"][0], one["steps"][0]
-        assert loss.item() == pytest.approx(right.item(), rel=1e-6), arm
-        assert away(gradients, wanted) < 2e-6, arm
-        assert mine["told"] == theirs["told"] == pytest.approx(one["told"], abs=2e-5), arm
-        assert away(mine["adapter"].values(), one["adapter"].values()) < 1e-4, (
-            arm
-        )  # AdamW makes much of gradients near zero
-        assert all(torch.equal(mine["adapter"][name], weight) for name, weight in theirs["adapter"].items()), arm
-        assert mine["here"] == mine["all"] if how == "whole" else mine["here"] < 0.55 * mine["all"]
+    for case, first, second in zip(CASES[how], main, other):
+        one = alone(case)
+        assert first["mode"] == one["mode"]
+        (loss, *gradients), (expected_loss, *expected) = first["sums"][0], one["sums"][0]
+        assert loss.item() == pytest.approx(expected_loss.item(), rel=1e-6), case
+        assert distance(gradients, expected) < 2e-6, case
+        assert first["losses"] == second["losses"] == pytest.approx(one["losses"], abs=2e-5), case
+        # AdamW divides by the gradients' size, so that rounding of gradients near zero shows
+        assert distance(first["adapter"].values(), one["adapter"].values()) < 1e-4, case
+        assert all(torch.equal(first["adapter"][name], weight) for name, weight in second["adapter"].items()), case
+        share = first["local_numbers"] / first["numbers"]
+        assert share == 1 if how == "whole" else share < 0.55
 
 
-def test_what_processes_tell_each_other(two):
+def test_processes_communicate(two):
     how, _, (main, other) = two
     assert main["sum"] == other["sum"] == [[[3.0] * 3] * 2, [0.0, 2.0, 4.0, 6.0, 8.0]]
-    assert main["total"] == [2, 1] and main["any"] == [True, False]
-    assert (main["share"], other["share"]) == ([1, 3], [2])
-    assert main["none"] == [[[0], 0]] and other["level"] == [[[1], 1], [[1], 1]]
-    assert main["level"] == [[[1], 1]] + (
-        [] if how == "whole" else [[[0], 0]]
-    )  # split weights are gathered as often everywhere
+    assert main["numbers"] == [2, 1] and main["any"] == [True, False]
+    assert (main["rows"], other["rows"]) == ([1, 3], [2])
+    assert main["none"] == [[[0], 0]] and other["padded"] == [[[1], 1], [[1], 1]]
+    padding = [] if how == "whole" else [[[0], 0]]  # split weights are gathered equally often by all processes
+    assert main["padded"] == [[[1], 1], *padding]
 
 
+@pytest.mark.slow
 def test_a_dead_process_is_recognized_at_once(tmp_path):
     main, other = start("die", tmp_path)
     assert other.wait(60) == -signal.SIGKILL
     assert main.wait(10) == 0, main.communicate()
-    assert (tmp_path / "told").read_text().startswith("True"), (tmp_path / "told").read_text()
+    assert (tmp_path / "report").read_text().startswith("True"), (tmp_path / "report").read_text()
 
 
-def test_the_main_process_tells_its_end_even_from_within_a_collective(tmp_path):
+@pytest.mark.slow
+def test_the_main_process_reports_its_end_even_from_within_a_collective(tmp_path):
     main, other = start("hang", tmp_path)
     until = time.time() + 60
     while not (tmp_path / "ready0").exists() and time.time() < until:
@@ -241,12 +240,12 @@ def test_the_main_process_tells_its_end_even_from_within_a_collective(tmp_path):
     time.sleep(0.5)
     main.terminate()
     assert main.wait(10) == 1
-    assert (tmp_path / "told").read_text() == "ended"
+    assert (tmp_path / "report").read_text() == "ended"
     other.kill()
     other.wait()
 
 
-def test_a_collective_that_failed_is_told_from_other_errors():
+def test_the_error_of_a_lost_peer_is_distinguished_from_others():
     assert is_lost_peer(
         RuntimeError("[/pytorch/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1234")
     )
@@ -255,17 +254,14 @@ def test_a_collective_that_failed_is_told_from_other_errors():
     assert not is_lost_peer(problem("error.memory")) and not is_lost_peer(ConnectionError("connection closed by peer"))
 
 
-def test_messages_are_of_limited_size(monkeypatch):
-    monkeypatch.setattr("playground.train.parallel.MESSAGE", 5)
+def test_messages_have_a_limited_size(monkeypatch):
+    monkeypatch.setattr("playground.train.parallel.MESSAGE_NUMBERS", 5)
     assert [[len(t) for t in m] for m in _messages([torch.ones(n) for n in (2, 3, 1, 9, 1)])] == [[2, 3], [1], [9], [1]]
 
 
-# --- the command itself ---
-
-
 @pytest.fixture
-def command(chosen_toy, tmp_path):
-    """`command(config, **train)` starts `accelerate launch … tune` on two processes; it writes below `tmp_path`."""
+def command(toy_flags, tmp_path):
+    """`command(config, *flags)` starts `accelerate launch … tune` on two processes; it writes below `tmp_path`."""
 
     def launched(config: str, *flags: str) -> subprocess.Popen:
         line = [
@@ -285,16 +281,16 @@ def command(chosen_toy, tmp_path):
             "tune",
             "--runs",
             str(tmp_path / "runs"),
-            *chosen_toy,
+            *toy_flags,
             *flags,
         ]
-        with open(tmp_path / "said", "w") as said:
+        with open(tmp_path / "stderr", "w") as stderr:
             return subprocess.Popen(
                 line,
                 cwd=PROJECT,
                 env=os.environ | {"OMP_NUM_THREADS": "1"},
                 stdout=subprocess.PIPE,
-                stderr=said,
+                stderr=stderr,
                 text=True,
             )
 
@@ -302,7 +298,7 @@ def command(chosen_toy, tmp_path):
 
 
 @pytest.fixture
-def chosen_toy(toy, lesson) -> list[str]:
+def toy_flags(toy, lesson) -> list[str]:
     values = {
         "model": toy(),
         "bits": 32,
@@ -317,17 +313,18 @@ def chosen_toy(toy, lesson) -> list[str]:
 
 
 def events(folder: Path) -> list[dict]:
-    """What the one run below `folder` says so far."""
-    found = list((folder / "runs").glob("*/events.jsonl"))
-    assert len(found) <= 1
-    return [json.loads(line) for line in found[0].read_text().splitlines() if line.endswith("}")] if found else []
+    """The events so far of the one run below `folder`."""
+    files = list((folder / "runs").glob("*/events.jsonl"))
+    assert len(files) <= 1
+    return [json.loads(line) for line in files[0].read_text().splitlines() if line.endswith("}")] if files else []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", ["ddp", "fsdp2"])
 def test_the_launched_command_leaves_one_run(command, config, tmp_path):
     process = command(config, "--steps", "3")
     answer, _ = process.communicate(timeout=200)
-    assert process.returncode == 0, (tmp_path / "said").read_text()
+    assert process.returncode == 0, (tmp_path / "stderr").read_text()
     assert [e["step"] for e in events(tmp_path) if e["kind"] == "step"] == [1, 2, 3]
     assert [e["kind"] for e in events(tmp_path)].count("done") == 1
     assert len(answer.strip().splitlines()) == 1 and json.loads(answer)["steps"] == 3
@@ -335,6 +332,7 @@ def test_the_launched_command_leaves_one_run(command, config, tmp_path):
     assert len(list((tmp_path / "runs").rglob("adapter_model.safetensors"))) == 1
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_run_with_a_failure(command, tmp_path):
     process = command("ddp", "--steps", "100000")
     until = time.time() + 200
@@ -350,54 +348,54 @@ def test_a_killed_process_ends_the_run_with_a_failure(command, tmp_path):
     assert time.time() - killed < 20
 
 
-# --- what can't be ---
-
-
 @pytest.fixture
 def team():
-    """One process that says of itself that it is one of two."""
-    made = Team("cpu")
-    made.size = made._here = 2
-    return made
+    """A single process whose team claims two."""
+    team = Team("cpu")
+    team.size = team._local_size = 2
+    return team
 
 
-def refused(team: Team, settings: Settings) -> dict:
+def errors(team: Team, settings: Settings) -> dict:
     with pytest.raises(PlaygroundError) as caught:
         team.check(settings)
     return {p.key: p.values for p in caught.value.problems}
 
 
-def test_more_processes_than_cards(team, monkeypatch):
+def test_more_processes_than_cards_are_refused(team, monkeypatch):
     team.device = "cuda"
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    assert refused(team, chosen(0)) == {"error.processes": {"processes": 2, "devices": 1}}
+    assert errors(team, make_settings(0)) == {"error.processes": {"processes": 2, "devices": 1}}
 
 
-@pytest.mark.parametrize("batch, micro_batch, told", [(8, 8, 8), (9, 0, 1), (6, 2, 2)])
-def test_a_batch_that_cannot_be_shared_out(team, batch, micro_batch, told):
-    found = refused(team, chosen(micro_batch, batch_size=batch))
-    assert found == {"error.accumulation": {"batch": batch, "micro_batch": told, "processes": 2}}
+@pytest.mark.parametrize("batch, micro_batch, reported", [(8, 8, 8), (9, 0, 1), (6, 2, 2)])
+def test_a_batch_that_cannot_be_divided_is_refused(team, batch, micro_batch, reported):
+    problems = errors(team, make_settings(micro_batch, batch_size=batch))
+    assert problems == {"error.accumulation": {"batch": batch, "micro_batch": reported, "processes": 2}}
 
 
-def test_all_that_cannot_be_split_is_told_at_once(team):
+def test_everything_that_cannot_be_sharded_is_reported_at_once(team):
     team.sharded = True
-    assert list(refused(team, chosen(3, batch_size=9, method="full"))) == ["error.accumulation", "error.sharded_full"]
-    assert refused(team, Settings().with_values({"load": {"bits": 8}})) == {"error.sharded_bits": {"bits": 8}}
+    assert list(errors(team, make_settings(3, batch_size=9, method="full"))) == [
+        "error.accumulation",
+        "error.sharded_full",
+    ]
+    assert errors(team, Settings().with_values({"load": {"bits": 8}})) == {"error.sharded_bits": {"bits": 8}}
 
 
 def test_deepspeed_is_refused(monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    assert list(refused(Team("cpu"), chosen(0))) == ["error.deepspeed"]
+    assert list(errors(Team("cpu"), make_settings(0))) == ["error.deepspeed"]
 
 
-def test_one_process_talks_to_nobody():
+def test_one_process_needs_no_communication():
     team, ones = Team("cpu"), torch.ones(3)
-    team.check(chosen(0))
-    team.sum([ones])
+    team.check(make_settings(0))
+    team.all_reduce([ones])
     assert team.main and team.accelerator is None and team.load_device == "cpu" and torch.equal(ones, torch.ones(3))
     assert (
-        team.share([1, 2, 3]) == [1, 2, 3]
-        and team.total(2) == [2]
+        team.local_rows([1, 2, 3]) == [1, 2, 3]
+        and team.sum_numbers(2) == [2]
         and team.pad_micro_batches([[1], [2]], []) == [([1], 1), ([2], 1)]
     )
 

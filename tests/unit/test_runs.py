@@ -1,4 +1,4 @@
-"""A run is a folder, read back whatever happened to it."""
+"""A run folder can be read back whatever happened to it."""
 
 import json
 import threading
@@ -22,7 +22,7 @@ def run(tmp_path):
     )
 
 
-def test_a_new_run_says_first_what_it_is(run, tmp_path):
+def test_a_new_run_begins_with_its_settings_and_hardware(run, tmp_path):
     first = next(run.events())
     assert (first["kind"], first["schema"], first["job"], first["hardware"]) == (
         "run_started",
@@ -33,12 +33,12 @@ def test_a_new_run_says_first_what_it_is(run, tmp_path):
     assert run.settings().to_dict() == first["settings"] and runs.find(tmp_path, run.id).began() == first["began"]
 
 
-def test_runs_of_the_same_second_get_folders_of_their_own(tmp_path):
+def test_runs_of_the_same_second_get_different_folders(tmp_path):
     made = [runs.create(tmp_path, "load", Settings()) for _ in range(5)]
     assert len({r.id for r in made}) == 5 and len(runs.history(tmp_path)) == 5
 
 
-def test_a_torn_last_line_is_skipped_and_what_is_appended_after_it_is_read(run):
+def test_a_torn_last_line_is_skipped_and_later_events_are_read(run):
     run.append("note", key="a", values={})
     with open(run.folder / "events.jsonl", "ab") as file:
         file.write('{"t": 1.0, "kind": "step", "text": "切'.encode()[:-1])
@@ -47,10 +47,11 @@ def test_a_torn_last_line_is_skipped_and_what_is_appended_after_it_is_read(run):
     assert [e["kind"] for e in run.events()] == ["run_started", "note", "done"]
 
 
-def test_lines_that_are_no_events_are_skipped_and_unknown_kinds_kept(run):
+def test_invalid_lines_are_skipped_and_unknown_kinds_kept(run):
     with open(run.folder / "events.jsonl", "a", encoding="utf-8") as file:
         file.write(
-            '[1]\n"x"\n{"kind": "no time"}\n{"t": "soon", "kind": "x"}\n\nnull\n{"t": 2, "kind": "from the future", "extra": {}}\n'
+            '[1]\n"x"\n{"kind": "no time"}\n{"t": "soon", "kind": "x"}\n\nnull\n'
+            '{"t": 2, "kind": "from the future", "extra": {}}\n'
         )
     assert [e["kind"] for e in run.events()] == ["run_started", "from the future"]
     assert runs.history(run.folder.parent)[0].state == "open"
@@ -61,25 +62,25 @@ def test_a_cursor_follows_the_file_without_losing_or_repeating_an_event(run):
     for number in range(30):
         run.append("step", step=number, loss=1.0)
         if number % 7 == 0:
-            found, cursor = run.since(cursor)
-            seen += found
-    found, cursor = run.since(cursor)
-    assert [e["step"] for e in [*seen, *found] if e["kind"] == "step"] == list(range(30))
+            events, cursor = run.since(cursor)
+            seen += events
+    events, cursor = run.since(cursor)
+    assert [e["step"] for e in [*seen, *events] if e["kind"] == "step"] == list(range(30))
     assert run.since(cursor) == ([], cursor)
 
 
-def test_a_small_block_still_reads_everything_in_the_end(run):
+def test_small_blocks_read_every_event(run):
     for number in range(50):
         run.append("step", step=number)
-    found, cursor, after = [], -1, 0
+    events, cursor, after = [], -1, 0
     while after != cursor:
         cursor = after
-        part, after = run.since(cursor, max_bytes=2000)
-        found += part
-    assert found == list(run.events())
+        block, after = run.since(cursor, max_bytes=2000)
+        events += block
+    assert events == list(run.events())
 
 
-def test_a_cursor_leaves_a_line_that_is_being_written_for_the_next_time(run):
+def test_an_unfinished_line_is_left_for_the_next_read(run):
     _, cursor = run.since(0)
     with open(run.folder / "events.jsonl", "ab") as file:
         file.write(b'{"t": 1, "kind": "no')
@@ -113,22 +114,22 @@ def test_threads_append_whole_lines(run):
         ([("error", {"job": "tune", "problems": []}), ("done", {"job": "chat", "result": {}})], "failed"),
     ],
 )
-def test_history_tells_how_a_run_ended(run, events, state):
+def test_history_shows_how_a_run_ended(run, events, state):
     for kind, more in events:
         run.append(kind, **more)
-    found = runs.history(run.folder.parent)[0]
-    assert (found.state, found.model, found.bits, found.data, found.job) == (state, "toy", 4, "set", "tune")
+    summary = runs.history(run.folder.parent)[0]
+    assert (summary.state, summary.model, summary.bits, summary.data, summary.job) == (state, "toy", 4, "set", "tune")
 
 
-def test_history_notices_what_is_new_and_stands_newest_first(run, tmp_path):
+def test_history_is_newest_first_and_notices_changes(run, tmp_path):
     assert not runs.history(tmp_path)[0].has_adapter
     run.adapter.mkdir()
     run.append("done", job="tune", result={"loss": 2})
     late = runs.create(tmp_path, "tune", Settings())
     late.folder.rename(tmp_path / "29991231-000000-tune")
-    found = runs.history(tmp_path)
-    assert [s.id for s in found] == ["29991231-000000-tune", run.id]
-    assert found[1].has_adapter and found[1].result == {"loss": 2}
+    summaries = runs.history(tmp_path)
+    assert [s.id for s in summaries] == ["29991231-000000-tune", run.id]
+    assert summaries[1].has_adapter and summaries[1].result == {"loss": 2}
 
 
 def test_history_survives_strange_folders(run, tmp_path):
@@ -141,29 +142,26 @@ def test_history_survives_strange_folders(run, tmp_path):
     assert runs.history(tmp_path / "nowhere") == []
 
 
-def test_the_result_is_that_of_the_run_s_own_job_not_of_a_chat_in_it(run):
+def test_the_last_result_is_of_the_runs_own_job_not_of_a_chat(run):
     assert runs.last_result(run) == {}
     run.append("done", job="tune", result={"a": 1})
     run.append("done", job="chat", result={"a": 2})
     assert runs.last_result(run) == {"a": 1}
 
 
-def test_replay_gives_the_events_in_order_with_long_pauses_cut(run):
+def test_replay_yields_the_events_in_order_with_long_pauses_shortened(run, monkeypatch):
     with open(run.folder / "events.jsonl", "a") as file:
         file.writelines(json.dumps({"t": t, "kind": "step", "step": t}) + "\n" for t in (100, 200, 50, 5000))
-    waited, real = [], time.sleep
-    try:
-        time.sleep = waited.append
-        found = list(run.replay(speed=1.0, longest_pause=0.5))
-    finally:
-        time.sleep = real
-    assert found == list(run.events()) and max(waited) == 0.5 and min(waited) >= 0
+    pauses = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    replayed = list(run.replay(speed=1.0, longest_pause=0.5))
+    assert replayed == list(run.events()) and max(pauses) == 0.5 and min(pauses) >= 0
 
 
 @pytest.mark.parametrize(
     "run_id", ["../x", "..", ".", "", "/etc", "a/b", "a\\b", "x\x00", "-x", None, "a" * 200, "absent", "x\n"]
 )
-def test_what_is_no_run_is_refused(tmp_path, run_id):
+def test_an_invalid_run_id_is_refused(tmp_path, run_id):
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "events.jsonl").write_text("")
     inside = tmp_path / "runs"
@@ -173,7 +171,7 @@ def test_what_is_no_run_is_refused(tmp_path, run_id):
     assert keys(caught) == ["error.no_run"] and (tmp_path / "x").is_dir()
 
 
-def test_delete_removes_that_run_alone(run, tmp_path):
+def test_delete_removes_only_that_run(run, tmp_path):
     other = runs.create(tmp_path, "load", Settings())
     runs.delete(tmp_path, run.id)
     assert [s.id for s in runs.history(tmp_path)] == [other.id]

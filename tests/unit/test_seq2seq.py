@@ -1,4 +1,4 @@
-"""Models with an encoder (T5, mT5, umT5, BART): their two sides, through the same rooms as models without one."""
+"""Encoder-decoder models (T5, mT5, umT5, BART): batches, training, bit widths and answers."""
 
 import itertools
 import threading
@@ -35,17 +35,17 @@ ROW = Row("What is the answer?", "It is blue.")
 PROMPTS = ([40, 41, 42, 60, 1], [99, 30, 31, 120, 121, 7, 8, 1])
 
 
-def gentle(family, **changes):
-    """Weights small enough that gradients aren't all rounding; T5 doesn't divide what its attention compares."""
+def small_model(family, **changes):
+    """A toy with weights so small that gradients aren't lost in rounding; T5 doesn't scale its attention scores."""
     return make_model(family, **changes, **({"init_std": 0.1} if family == "bart" else {"initializer_factor": 1.0}))
 
 
-def loaded(folder, bits=32, dtype="bfloat16"):
+def load(folder, bits=32, dtype="bfloat16"):
     return load_model(folder, Load(model=str(folder), bits=bits, device="cpu", dtype=dtype), lambda *_: None)
 
 
-def tuned(model, dtype=torch.float32, **lora):
-    """The model with an adapter that does something."""
+def with_adapter(model, dtype=torch.float32, **lora):
+    """The model with an adapter that changes its answers."""
     model = adapt.add_lora(model.requires_grad_(False), Lora(r=4, **lora), dtype, 0)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
@@ -53,8 +53,8 @@ def tuned(model, dtype=torch.float32, **lora):
     return model.eval()
 
 
-def learned(model, batches, policy=None) -> tuple[float, dict[str, torch.Tensor]]:
-    """Summed loss of the batches, and the gradients of what is trained; the training loop's way where a dial is given."""
+def loss_and_gradients(model, batches, policy=None) -> tuple[float, dict[str, torch.Tensor]]:
+    """Summed loss and gradients of the trained parameters; with a policy, computed as in the training loop."""
     model.zero_grad()
     loss_module, layers, total = Loss(model), CheckpointedLayers(model), 0.0
     for batch in batches:
@@ -71,51 +71,49 @@ def learned(model, batches, policy=None) -> tuple[float, dict[str, torch.Tensor]
     return total, {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
 
 
-def assert_same(ours, theirs):
-    assert ours[0] == pytest.approx(theirs[0], rel=1e-5)
-    assert ours[1].keys() == theirs[1].keys() and all(g.abs().max() > 0 for g in theirs[1].values())
-    for name, gradient in theirs[1].items():
+def assert_same(actual, expected):
+    assert actual[0] == pytest.approx(expected[0], rel=1e-5)
+    assert actual[1].keys() == expected[1].keys() and all(g.abs().max() > 0 for g in expected[1].values())
+    for name, gradient in expected[1].items():
         torch.testing.assert_close(
-            ours[1][name], gradient, rtol=1e-4, atol=1e-5 * max(1.0, gradient.abs().max().item()), msg=name
+            actual[1][name], gradient, rtol=1e-4, atol=1e-5 * max(1.0, gradient.abs().max().item()), msg=name
         )
 
 
-# --- rows ---
-
-
-def with_end(tokenizer):
-    """As T5's tokenizer: every text that is encoded ends with the end-of-text token."""
+def with_end_token(tokenizer):
+    """Make a tokenizer append the end-of-text token to every text, as T5's does."""
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single="$A </s>", special_tokens=[("</s>", tokenizer.eos_token_id)]
     )
     return tokenizer
 
 
-def test_the_encoder_reads_the_prompt_with_its_end_and_the_decoder_writes_the_answer_with_its_own():
-    tokenizer = with_end(make_tokenizer(False))
+def test_prompt_and_answer_each_end_with_an_end_token():
+    tokenizer = with_end_token(make_tokenizer(False))
     template = choose_template("alpaca", tokenizer, [], encoder=True)
     [example], cut = encode([ROW], template, 512)
-    asked, answered = example.ids[: example.trained_from], example.ids[example.trained_from :]
-    assert cut == 0 and tokenizer.decode(asked) == template.prompt([Turn(ROW.instruction)]) + "</s>"
-    assert tokenizer.decode(answered) == "It is blue.</s>" and example.labelled == len(answered)
-    alone = Template("alpaca", tokenizer)  # without an encoder, the prompt mustn't end
-    assert tokenizer.decode(alone.ids([Turn(ROW.instruction)])) == alone.prompt([Turn(ROW.instruction)])
+    prompt, answer = example.ids[: example.trained_from], example.ids[example.trained_from :]
+    assert cut == 0 and tokenizer.decode(prompt) == template.prompt([Turn(ROW.instruction)]) + "</s>"
+    assert tokenizer.decode(answer) == "It is blue.</s>" and example.labelled == len(answer)
+    decoder_only = Template("alpaca", tokenizer)  # without an encoder, the prompt mustn't end
+    turns = [Turn(ROW.instruction)]
+    assert tokenizer.decode(decoder_only.ids(turns)) == decoder_only.prompt(turns)
 
 
-def test_an_answer_that_is_too_long_loses_its_end():
+def test_a_truncated_answer_has_no_end_token():
     template = Template("talk", make_tokenizer(False), encoder=True)
     prompt = len(template.ids([Turn(ROW.instruction)]))
     [example], cut = encode([Row(ROW.instruction, "blue " * 200)], template, prompt + 12)
     assert (cut, example.trained_from, len(example.ids)) == (1, prompt, prompt + 12)
 
 
-def test_an_encoder_s_prompt_cannot_be_trained_on():
+def test_training_on_an_encoder_s_prompt_is_an_error():
     with pytest.raises(PlaygroundError) as caught:
         encode([ROW], Template("alpaca", make_tokenizer(False), encoder=True), 512, train_on_prompt=True)
     assert keys(caught) == ["error.prompt_is_read"] and caught.value.text("ja")
 
 
-def test_both_sides_are_padded_and_every_position_predicts_the_token_that_comes_in_next():
+def test_collation_pads_encoder_and_decoder_and_shifts_the_targets():
     batch = collate_seq2seq(ROWS[:2], 2, 0, "cpu")
     assert batch.inputs["input_ids"].tolist() == [[9, 17, 33, 60], [12, 8, 2, 2]]
     assert batch.inputs["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
@@ -133,27 +131,28 @@ def test_both_sides_are_padded_and_every_position_predicts_the_token_that_comes_
     ]
 
 
-def test_micro_batches_keep_the_token_budget_of_both_sides():
+def test_micro_batches_keep_the_token_budget_of_encoder_and_decoder():
     batcher = Batcher(Loss(make_model("t5")), ROWS, 2, "cpu")
-    assert not batcher.packed and batcher.size(ROWS) == 3 * (5 + 6)
-    assert [len(part) for part in batcher.parts(ROWS, 3, 20)] == [2, 1] and batcher.size(ROWS[:2]) == 2 * (4 + 6)
-
-
-# --- what is learned ---
+    assert not batcher.packed and batcher.computed_tokens(ROWS) == 3 * (5 + 6)
+    assert [len(part) for part in batcher.micro_batches(ROWS, 3, 20)] == [2, 1] and batcher.computed_tokens(
+        ROWS[:2]
+    ) == 2 * (4 + 6)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_loss_is_the_model_s_own_without_all_logits(family):
+def test_the_chunked_loss_equals_the_model_s_own(family):
     model = make_model(family).requires_grad_(False)
     loss_module = Loss(model)
     assert loss_module.chunked and "forward" not in vars(model.lm_head)
     labels = torch.tensor([[70, 71, 1, -100, -100, -100], [40, 41, 42, 43, 44, 1]])
     batch = Batcher(loss_module, ROWS[:2], 2, "cpu").batch(ROWS[:2])
-    own = model(input_ids=batch.inputs["input_ids"], attention_mask=batch.inputs["attention_mask"], labels=labels).loss
-    assert loss_module(batch).item() == pytest.approx(own.item() * batch.labelled, rel=1e-5)
+    expected = model(
+        input_ids=batch.inputs["input_ids"], attention_mask=batch.inputs["attention_mask"], labels=labels
+    ).loss
+    assert loss_module(batch).item() == pytest.approx(expected.item() * batch.labelled, rel=1e-5)
 
 
-def test_a_trained_head_keeps_the_model_s_own_loss():
+def test_a_trained_head_uses_the_model_s_own_loss():
     loss_module = Loss(make_model("t5"))
     assert not loss_module.chunked
     batch = Batcher(loss_module, ROWS, 2, "cpu").batch(ROWS)
@@ -163,81 +162,83 @@ def test_a_trained_head_keeps_the_model_s_own_loss():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_batch_teaches_what_its_rows_teach_alone(family):
-    model = tuned(gentle(family))
+def test_a_batch_gives_the_gradients_of_its_rows(family):
+    model = with_adapter(small_model(family))
     batcher = Batcher(Loss(model), ROWS, 2, "cpu")
-    assert_same(learned(model, [batcher.batch(ROWS)]), learned(model, [batcher.batch([row]) for row in ROWS]))
+    assert_same(
+        loss_and_gradients(model, [batcher.batch(ROWS)]),
+        loss_and_gradients(model, [batcher.batch([row]) for row in ROWS]),
+    )
 
 
-@pytest.mark.parametrize("how", ["off", "2", "all", "offload"])
+@pytest.mark.parametrize("checkpointing", ["off", "2", "all", "offload"])
 @pytest.mark.parametrize("family", ["t5", "bart"])
-def test_lean_layers_and_layers_computed_twice_teach_the_same_on_both_sides(family, how):
-    model = tuned(gentle(family, **{"dropout_rate" if family == "t5" else "dropout": 0.1})).train()
+def test_patched_and_checkpointed_layers_give_the_same_gradients(family, checkpointing):
+    model = with_adapter(small_model(family, **{"dropout_rate" if family == "t5" else "dropout": 0.1})).train()
     batch = [Batcher(Loss(model), ROWS, 2, "cpu").batch(ROWS)]
     assert len(CheckpointedLayers(model).all) == 4
     torch.manual_seed(4)
-    targets = learned(model, batch)
+    expected = loss_and_gradients(model, batch)
     torch.manual_seed(4)
-    assert_same(learned(model, batch, CheckpointPolicy(how)), targets)
+    assert_same(loss_and_gradients(model, batch, CheckpointPolicy(checkpointing)), expected)
 
 
 @pytest.mark.parametrize(
-    "count,places",
+    "count,layers",
     [
         (0, ["encoder.block.0", "encoder.block.1", "decoder.block.0", "decoder.block.1"]),
         (1, ["decoder.block.1"]),
         (3, ["encoder.block.1", "decoder.block.0", "decoder.block.1"]),
     ],
 )
-def test_the_last_layers_are_the_decoder_s_before_they_are_the_encoder_s(count, places):
-    model = tuned(make_model("t5"), layers=count, target_modules="attention")
-    found = {
+def test_the_last_layers_are_the_decoder_s_before_the_encoder_s(count, layers):
+    model = with_adapter(make_model("t5"), layers=count, target_modules="attention")
+    adapted = {
         name.split("base_model.model.")[1].split(".layer.")[0]
         for name, p in model.named_parameters()
         if p.requires_grad
     }
-    assert sorted(found) == sorted(places)
+    assert sorted(adapted) == sorted(layers)
     assert model.peft_config["default"].task_type == "SEQ_2_SEQ_LM"
-
-
-# --- bits ---
 
 
 @pytest.mark.parametrize("family", ["t5", "mt5"])
 @pytest.mark.parametrize("bits,kind", [(32, nn.Linear), (16, nn.Linear), (8, Linear8bitLt), (4, Linear4bit)])
-def test_each_bit_width_holds_all_linear_layers_but_wo_and_the_head(toy, family, bits, kind):
-    found = loaded(toy(family), bits)
-    kinds = {name: type(m) for name, m in adapt.linear_layers(found.model).items()}
+def test_all_linear_layers_but_wo_and_the_head_have_the_bit_width(toy, family, bits, kind):
+    loaded = load(toy(family), bits)
+    kinds = {name: type(m) for name, m in adapt.linear_layers(loaded.model).items()}
     assert len(kinds) == 2 * 4 + 2 * 8 + 4 * (2 if family == "t5" else 3)
     assert {k for name, k in kinds.items() if not name.endswith("wo")} == {kind} and {
         k for name, k in kinds.items() if name.endswith("wo")
     } == {nn.Linear}
-    assert type(found.model.lm_head) is nn.Linear
+    assert type(loaded.model.lm_head) is nn.Linear
 
 
 @pytest.mark.parametrize("bits", [16, 4])
-def test_wo_stays_in_float32_beside_float16_and_so_does_its_adapter(toy, bits):
-    found = loaded(toy("t5"), bits, "float16")
-    model = tuned(found.model, found.dtype).train()
+def test_wo_and_its_adapter_stay_float32_in_a_float16_model(toy, bits):
+    loaded = load(toy("t5"), bits, "float16")
+    model = with_adapter(loaded.model, loaded.dtype).train()
     types = {name.split("lora_")[0][-3:-1]: p.dtype for name, p in model.named_parameters() if "lora_" in name}
     assert types.pop("wo") == torch.float32 and set(types.values()) == {torch.float16}
-    assert_finite = learned(model, [Batcher(Loss(model), ROWS, 2, "cpu").batch(ROWS)], CheckpointPolicy("all"))
-    assert all(torch.isfinite(g).all() and g.abs().max() > 0 for g in assert_finite[1].values())
+    _, gradients = loss_and_gradients(
+        model, [Batcher(Loss(model), ROWS, 2, "cpu").batch(ROWS)], CheckpointPolicy("all")
+    )
+    assert all(torch.isfinite(g).all() and g.abs().max() > 0 for g in gradients.values())
 
 
 @pytest.mark.parametrize("family,tied", [("t5", True), ("t5-gated", False)])
 @pytest.mark.parametrize("bits", [32, 4])
-def test_one_table_serves_both_sides_and_the_head_if_that_is_tied(tmp_path, family, tied, bits):
+def test_the_shared_embedding_is_counted_once_and_the_head_only_if_untied(tmp_path, family, tied, bits):
     model = make_model(family)
-    if not tied:  # as in T5's later versions, whose files hold a head of its own
+    if not tied:  # as in T5's later versions, whose files have a separate head
         model.lm_head.weight = nn.Parameter(torch.randn(336, 64))
     model.save_pretrained(tmp_path)
     make_tokenizer(False).save_pretrained(tmp_path)
-    found = loaded(tmp_path, bits)
-    assert (found.model.lm_head.weight is found.model.shared.weight) == tied
-    size, parts = found.dtype.itemsize, ledger.bytes_by_part(found.model)
+    loaded = load(tmp_path, bits)
+    assert (loaded.model.lm_head.weight is loaded.model.shared.weight) == tied
+    size, parts = loaded.dtype.itemsize, ledger.bytes_by_part(loaded.model)
     tables = (1 if tied else 2) * 336 * 64 * size
-    layers = {name: m.in_features * m.out_features for name, m in adapt.linear_layers(found.model).items()}
+    layers = {name: m.in_features * m.out_features for name, m in adapt.linear_layers(loaded.model).items()}
     quantized = (
         sum(count for name, count in layers.items() if not name.endswith("wo"))
         // (2 if bits == 4 else 1)
@@ -245,7 +246,7 @@ def test_one_table_serves_both_sides_and_the_head_if_that_is_tied(tmp_path, fami
     )
     others = sum(
         p.nbytes
-        for name, p in found.model.named_parameters()
+        for name, p in loaded.model.named_parameters()
         if name.endswith(("layer_norm.weight", "relative_attention_bias.weight"))
     )
     assert (
@@ -255,34 +256,33 @@ def test_one_table_serves_both_sides_and_the_head_if_that_is_tied(tmp_path, fami
     assert (parts["quant_constants"] > 0) == (bits == 4)
 
 
-# --- answers ---
-
-
-def said(model, tokenizer, asked, generation, stop=None) -> list[dict]:
-    return list(generate_answers(model, tokenizer, asked, [1], generation, stop or threading.Event()))
+def answers(model, tokenizer, prompts, generation, stop=None) -> list[dict]:
+    return list(generate_answers(model, tokenizer, prompts, [1], generation, stop or threading.Event()))
 
 
 @pytest.mark.parametrize("beams", [1, 3])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_base_and_tuned_answer_in_one_batch_as_they_do_alone(toy, family, beams):
-    found, bare = loaded(toy(family)), loaded(toy(family))
-    model, generation = tuned(found.model), Generation(max_new_tokens=12, num_beams=beams)
-    together = said(
+    loaded, base_model = load(toy(family)), load(toy(family))
+    model, generation = with_adapter(loaded.model), Generation(max_new_tokens=12, num_beams=beams)
+    together = answers(
         model,
-        found.tokenizer,
+        loaded.tokenizer,
         [Prompt(PROMPTS[0], False), Prompt(PROMPTS[1], False), Prompt(PROMPTS[1], True)],
         generation,
     )[-1]["texts"]
-    base = [said(bare.model, found.tokenizer, [Prompt(ids, False)], generation)[-1]["texts"][0] for ids in PROMPTS]
-    only_tuned = said(model, found.tokenizer, [Prompt(PROMPTS[1], True)], generation)[-1]["texts"][0]
+    base = [
+        answers(base_model.model, loaded.tokenizer, [Prompt(ids, False)], generation)[-1]["texts"][0] for ids in PROMPTS
+    ]
+    only_tuned = answers(model, loaded.tokenizer, [Prompt(PROMPTS[1], True)], generation)[-1]["texts"][0]
     assert together == [*base, only_tuned] and only_tuned != base[1]
 
 
-def test_answers_stream_from_the_first_token_on_and_stop(toy):
-    found = loaded(toy("mt5"))
-    model, stop = tuned(found.model), threading.Event()
+def test_answers_stream_token_by_token_and_stop(toy):
+    loaded = load(toy("mt5"))
+    model, stop = with_adapter(loaded.model), threading.Event()
     both, events = [Prompt(PROMPTS[0], False), Prompt(PROMPTS[0], True)], []
-    for event in generate_answers(model, found.tokenizer, both, [], Generation(max_new_tokens=300), stop):
+    for event in generate_answers(model, loaded.tokenizer, both, [], Generation(max_new_tokens=300), stop):
         events.append(event)
         if len(events) == 4:
             stop.set()
@@ -291,11 +291,9 @@ def test_answers_stream_from_the_first_token_on_and_stop(toy):
         assert all(new.startswith(old) for old, new in zip(before["texts"], after["texts"]))
 
 
-# --- the jobs ---
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("family,bits", [("t5", 32), ("mt5", 16), ("t5", 8), ("mt5", 4)])
-def test_a_fine_tune_learns_and_its_adapter_answers_after_reading_it_back(chosen, toy, tmp_path, family, bits):
+def test_training_lowers_the_loss_and_the_saved_adapter_answers_the_same(chosen, toy, tmp_path, family, bits):
     settings = chosen(
         load={"model": str(toy(family)), "bits": bits, "dtype": "bfloat16"},
         data={"held_out": 0.2},
@@ -318,7 +316,7 @@ def test_a_fine_tune_learns_and_its_adapter_answers_after_reading_it_back(chosen
     assert ask(Workbench(tmp_path)) == first and first["tuned"] != first["base"]
 
 
-def test_prompt_and_answer_have_the_model_s_length_each_for_themselves(chosen, toy, tmp_path):
+def test_prompt_and_answer_each_have_the_full_context_length(chosen, toy, tmp_path):
     settings = chosen(load={"model": str(toy("bart"))})
 
     def ask(words, tokens):

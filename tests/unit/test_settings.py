@@ -1,10 +1,21 @@
-"""What a person can choose, and how all that is wrong with it is told at once."""
+"""Validation of settings: every problem is reported at once, by name, in both languages."""
+
+import json
 
 import pytest
 from toys import keys
 
 from playground.errors import PlaygroundError
-from playground.settings import TALK_GENERATION, Generation, Settings, generation_problems, parse, problems
+from playground.i18n import LANGUAGES
+from playground.settings import (
+    TALK_GENERATION,
+    Generation,
+    Settings,
+    generation_problems,
+    is_text_encoding,
+    parse,
+    problems,
+)
 
 BAD = [
     ("load", "model", "", "problem.model_empty"),
@@ -38,7 +49,7 @@ BAD = [
 ]
 
 
-def test_the_defaults_are_right():
+def test_the_defaults_are_valid():
     assert (
         problems(Settings()) == []
         and generation_problems(Generation()) == []
@@ -47,14 +58,14 @@ def test_the_defaults_are_right():
 
 
 @pytest.mark.parametrize("group,field,value,key", BAD)
-def test_a_bad_value_is_named_and_nothing_else_is(group, field, value, key):
-    found = problems(Settings().with_values({group: {field: value}}))
-    assert [p.key for p in found] == [key]
-    shown = found[0].text("en"), found[0].text("ja")
-    assert not str(value).strip(" ,") or all(str(value) in text for text in shown)
+def test_only_the_bad_value_is_reported(group, field, value, key):
+    [problem] = problems(Settings().with_values({group: {field: value}}))
+    assert problem.key == key
+    if str(value).strip(" ,"):
+        assert all(str(value) in problem.text(lang) for lang in LANGUAGES)
 
 
-def test_all_that_is_wrong_is_told_at_once_in_the_order_of_the_form():
+def test_all_problems_are_reported_at_once_in_the_order_of_the_form():
     bad = {
         "data": {"start_row": 5, "end_row": 2},
         "lora": {"r": 0},
@@ -72,7 +83,7 @@ def test_all_that_is_wrong_is_told_at_once_in_the_order_of_the_form():
     assert caught.value.text("ja").count("\n") == 4
 
 
-def test_unreadable_values_unknown_names_and_bad_values_are_told_together():
+def test_unreadable_values_unknown_names_and_bad_values_are_reported_together():
     with pytest.raises(PlaygroundError) as caught:
         parse(
             {
@@ -85,7 +96,7 @@ def test_unreadable_values_unknown_names_and_bad_values_are_told_together():
         "problem.alpha",
         "problem.kind",
         "problem.max_seq_length",
-        "problem.unknown_field",
+        "problem.unknown_field_known",
         "problem.unknown_group",
     ]
     assert "lora.rank" in str(caught.value) and "lora.r" in str(caught.value) and "optimizer" in str(caught.value)
@@ -107,7 +118,7 @@ def test_unreadable_values_unknown_names_and_bad_values_are_told_together():
         ("train", "max_steps", float("nan")),
     ],
 )
-def test_a_value_of_a_wrong_type_is_refused_by_name(group, field, value):
+def test_a_value_of_a_wrong_type_is_refused(group, field, value):
     with pytest.raises(PlaygroundError) as caught:
         Settings().with_values({group: {field: value}})
     assert keys(caught) == ["problem.kind"] and f"{group}.{field}" in str(caught.value)
@@ -120,23 +131,24 @@ def test_a_value_of_a_wrong_type_is_refused_by_name(group, field, value):
         ("lr", float("inf")),
         ("epochs", float("inf")),
         ("epochs", float("nan")),
-        ("steps", float("inf")),
+        ("max_steps", float("inf")),
     ],
 )
-def test_what_is_no_finite_number_is_refused(field, value):
-    with pytest.raises(PlaygroundError):
+def test_numbers_that_are_not_finite_are_refused(field, value):
+    with pytest.raises(PlaygroundError) as caught:
         parse({"train": {field: value}})
+    assert keys(caught) == ["problem.kind"]
 
 
-def test_numbers_that_a_form_or_a_json_file_writes_otherwise_are_understood():
+def test_whole_floats_and_numeric_strings_are_read_as_numbers():
     chosen = Settings().with_values({"lora": {"r": 16.0, "alpha": 32}, "train": {"lr": "0.001", "batch_size": "8"}})
     assert (chosen.lora.r, chosen.lora.alpha, chosen.train.lr, chosen.train.batch_size) == (16, 32.0, 0.001, 8)
     assert type(chosen.lora.r) is int and type(chosen.lora.alpha) is float
 
 
-def test_settings_survive_a_run_s_file():
+def test_settings_survive_a_round_trip_through_json():
     chosen = Settings().with_values({"load": {"bits": 4}, "train": {"lr": 0.5}})
-    assert parse(chosen.to_dict()) == chosen
+    assert parse(json.loads(json.dumps(chosen.to_dict()))) == chosen
 
 
 @pytest.mark.parametrize(
@@ -150,5 +162,34 @@ def test_settings_survive_a_run_s_file():
         ("repetition_penalty", 0),
     ],
 )
-def test_a_bad_generation_value_is_named(field, value):
+def test_a_bad_generation_value_is_reported(field, value):
     assert [p.key for p in generation_problems(Generation(**{field: value}))] == [f"problem.{field}"]
+
+
+@pytest.mark.parametrize(
+    "values,key,expected",
+    [
+        ({"lora": {"alhpa": 8}}, "problem.unknown_field", "alpha"),
+        ({"lora": {"zzz": 8}}, "problem.unknown_field_known", "r, alpha, dropout"),
+        ({"trian": {}}, "problem.unknown_group_near", "train"),
+        ({"zzz": {}}, "problem.unknown_group", "load, data, lora, train"),
+        ({"lora": 3}, "problem.group_kind", "3"),
+    ],
+)
+def test_an_unknown_name_is_reported_with_the_names_that_exist(values, key, expected):
+    with pytest.raises(PlaygroundError) as caught:
+        parse(values)
+    assert keys(caught) == [key]
+    assert all(expected in caught.value.text(lang) for lang in LANGUAGES)
+
+
+@pytest.mark.parametrize("name", ["utf-8", "UTF-8", "cp932", "shift_jis", "latin-1", "utf-16", "mac-roman"])
+def test_text_encodings_are_recognized(name):
+    assert is_text_encoding(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "rot13", "hex", "base64", "zlib", "idna", "Punycode", "undefined", "locale", "\0"]
+)
+def test_names_that_are_no_text_encoding_are_refused(name):
+    assert not is_text_encoding(name)

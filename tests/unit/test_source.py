@@ -14,9 +14,8 @@ import pytest
 from toys import PROJECT, keys
 
 from playground import catalog
-from playground.catalog import hub_status
 from playground.errors import PlaygroundError
-from playground.model import source, wheels
+from playground.model import hub, source, wheels
 
 
 def _told(model, accept=False):
@@ -64,56 +63,6 @@ def test_a_hub_that_is_off_is_said_at_once_with_what_works_offline(name):
     assert time.monotonic() - began < 10
 
 
-def test_a_hub_that_never_answers_is_given_up_within_ten_seconds(monkeypatch):
-    import socket
-
-    from huggingface_hub import constants
-
-    silent = socket.create_server(("127.0.0.1", 0))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
-    began = time.monotonic()
-    assert hub_status.access_problem("a/b") == "unreachable"
-    assert time.monotonic() - began < 10
-    silent.close()
-
-
-@pytest.mark.parametrize(
-    "status,headers,trouble",
-    [
-        (200, {}, None),
-        (401, {}, "absent"),
-        (403, {}, "gated"),
-        (404, {}, "absent"),
-        (404, {"x-error-code": "EntryNotFound"}, None),
-        (503, {}, "unreachable"),
-    ],
-)
-def test_what_a_hub_answers_is_understood(monkeypatch, status, headers, trouble):
-    from http.server import BaseHTTPRequestHandler, HTTPServer
-
-    from huggingface_hub import constants
-
-    class Hub(BaseHTTPRequestHandler):
-        def do_HEAD(self):
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.end_headers()
-
-        def log_message(self, *_):
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    try:
-        assert hub_status.access_problem("a/b") == trouble
-    finally:
-        server.shutdown()
-
-
 def test_terms_must_be_accepted_before_anything_is_fetched():
     name = next(k for k, e in catalog.models().items() if e.get("terms"))
     key, text = _told(name)
@@ -154,12 +103,13 @@ def test_a_repo_that_was_fetched_half_does_not_count_as_here(tmp_path, monkeypat
         json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}})
     )
     monkeypatch.setattr(file_download, "HF_HUB_CACHE", str(tmp_path), raising=False)
-    assert source._in_hub_cache("a/b") is None
+    assert hub.cached_folder("a/b") is None
     for name in ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"):
         (snapshot / name).write_bytes(b"")
-    assert source._in_hub_cache("a/b") == snapshot
+    assert hub.cached_folder("a/b") == snapshot
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_a_conversion_that_is_killed_leaves_no_model_behind(tmp_path, toy, how):
     """Killed while writing, at the moment the weights are there but the tokenizer isn't."""

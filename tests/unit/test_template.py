@@ -1,4 +1,4 @@
-"""How rows become tokens: what is trained on, where answers end, what is cut."""
+"""Tokenize rows: which tokens are trained on, where answers end, what is truncated."""
 
 import pytest
 from toys import keys, make_tokenizer
@@ -10,18 +10,18 @@ from playground.errors import PlaygroundError
 
 PLAIN, CHATTY = make_tokenizer(False), make_tokenizer(True)
 ROW = Row("What is the answer?", "It is blue.")
-GIVEN = Row("Translate.", "blue", input="青い")
+ROW_WITH_INPUT = Row("Translate.", "blue", input="青い")
 
 
-def _all() -> list[Template]:
+def _templates() -> list[Template]:
     return [Template("alpaca", PLAIN), Template("talk", PLAIN), Template("chat", CHATTY)]
 
 
-@pytest.mark.parametrize("template", _all(), ids=lambda t: t.name)
-@pytest.mark.parametrize("row", [ROW, GIVEN], ids=["plain", "input"])
-def test_only_the_answer_is_trained_on_and_it_ends_with_the_end(template, row):
-    [example], cut = encode([row], template, 512)
-    assert cut == 0
+@pytest.mark.parametrize("template", _templates(), ids=lambda t: t.name)
+@pytest.mark.parametrize("row", [ROW, ROW_WITH_INPUT], ids=["plain", "input"])
+def test_only_the_answer_is_trained_on_and_ends_with_the_end_token(template, row):
+    [example], truncated = encode([row], template, 512)
+    assert truncated == 0
     decode = template.tokenizer.decode
     assert decode(example.ids[: example.trained_from]) == template.prompt([Turn(row.instruction, input=row.input)])
     end = "<|end|>" if template.name == "chat" else "</s>"
@@ -34,8 +34,9 @@ def test_training_on_the_prompt_labels_everything():
     assert example.trained_from == 0
 
 
-def test_the_alpaca_form_is_that_of_alpaca():
-    with_input, without = (Template("alpaca", PLAIN).prompt([Turn(r.instruction, input=r.input)]) for r in (GIVEN, ROW))
+def test_the_alpaca_format_is_alpacas():
+    template = Template("alpaca", PLAIN)
+    with_input, without = (template.prompt([Turn(r.instruction, input=r.input)]) for r in (ROW_WITH_INPUT, ROW))
     assert "paired with an input" in with_input and with_input.endswith(
         "### Instruction:\nTranslate.\n\n### Input:\n青い\n\n### Response:\n"
     )
@@ -44,14 +45,14 @@ def test_the_alpaca_form_is_that_of_alpaca():
     )
 
 
-def test_the_talk_s_form_is_that_of_the_talk():
+def test_the_talks_format_is_the_talks():
     template = Template("talk", PLAIN)
     assert template.prompt([Turn("訳して", input="blue")]) == "指示: 訳して 入力: blue\n回答: "
     assert template.prompt([Turn("訳して")]) == "指示: 訳して\n回答: "
 
 
-@pytest.mark.parametrize("template", _all(), ids=lambda t: t.name)
-def test_a_conversation_holds_every_turn_in_order_and_ends_where_the_answer_begins(template):
+@pytest.mark.parametrize("template", _templates(), ids=lambda t: t.name)
+def test_a_conversation_has_every_turn_in_order_and_ends_where_the_answer_begins(template):
     text = template.prompt([Turn("one?", "ONE."), Turn("two?", "TWO."), Turn("three?")])
     places = [text.index(part) for part in ("one?", "ONE.", "two?", "TWO.", "three?")]
     assert places == sorted(places)
@@ -59,36 +60,36 @@ def test_a_conversation_holds_every_turn_in_order_and_ends_where_the_answer_begi
     assert text.endswith(single[-10:]) and text.count("three?") == 1
 
 
-def test_braces_in_a_question_stay_as_they_are():
-    for template in _all():
+def test_braces_in_a_question_are_unchanged():
+    for template in _templates():
         assert "{x} %s {{y}}" in template.prompt([Turn("{x} %s {{y}}")])
 
 
-def test_rows_that_are_too_long_are_cut_and_counted_and_hopeless_ones_left_out():
+def test_long_answers_are_truncated_and_rows_with_too_long_prompts_dropped():
     template = Template("talk", PLAIN)
     prompt = len(template.ids([Turn(ROW.instruction)]))
     rows = [ROW, Row(ROW.instruction, "blue " * 200), Row("what " * 200, "blue")]
-    examples, cut = encode(rows, template, prompt + 12)
-    assert (len(examples), cut) == (2, 2)
+    examples, truncated = encode(rows, template, prompt + 12)
+    assert (len(examples), truncated) == (2, 2)
     assert examples[0].ids[-1] == PLAIN.eos_token_id
     assert len(examples[1].ids) == prompt + 12 and examples[1].ids[-1] != PLAIN.eos_token_id
     assert all(e.trained_from < len(e.ids) for e in examples)
 
 
-def test_a_row_that_just_fits_is_not_cut():
+def test_a_row_that_just_fits_is_not_truncated():
     template = Template("talk", PLAIN)
     size = sum(map(len, next(template.tokens([ROW]))))
     assert encode([ROW], template, size)[1] == 0
     assert encode([ROW], template, size - 1)[1] == 1
 
 
-def test_rows_that_are_all_too_long_are_told():
+def test_rows_that_are_all_too_long_are_reported():
     with pytest.raises(PlaygroundError) as caught:
-        encode([ROW, GIVEN], Template("alpaca", PLAIN), 8)
+        encode([ROW, ROW_WITH_INPUT], Template("alpaca", PLAIN), 8)
     assert keys(caught) == ["error.all_too_long"] and "2 rows" in str(caught.value)
 
 
-def test_a_chat_template_asked_of_a_model_without_one_is_told():
+def test_choosing_a_missing_chat_template_is_reported():
     with pytest.raises(PlaygroundError) as caught:
         choose_template("chat", PLAIN, [])
     assert keys(caught) == ["error.no_chat_template"]
@@ -103,11 +104,11 @@ def test_a_chat_template_asked_of_a_model_without_one_is_told():
         (PLAIN, [], "alpaca"),
     ],
 )
-def test_auto_takes_the_model_s_own_template_else_the_language_s(tokenizer, texts, name):
+def test_auto_chooses_the_models_template_else_the_languages(tokenizer, texts, name):
     assert choose_template("auto", tokenizer, texts).name == name
 
 
-def test_a_template_asked_for_by_name_is_taken():
+def test_a_template_is_chosen_by_name():
     assert [choose_template(name, CHATTY, ["これ"]).name for name in ("chat", "alpaca", "talk")] == [
         "chat",
         "alpaca",
@@ -115,7 +116,7 @@ def test_a_template_asked_for_by_name_is_taken():
     ]
 
 
-def test_a_chat_template_that_fails_is_told():
+def test_a_chat_template_that_fails_is_reported():
     broken = make_tokenizer(True)
     broken.chat_template = "{{ raise_exception('no such role') }}"
     with pytest.raises(PlaygroundError) as caught:
@@ -123,7 +124,7 @@ def test_a_chat_template_that_fails_is_told():
     assert keys(caught) == ["error.chat_template"] and "no such role" in str(caught.value)
 
 
-def test_a_tokenizer_without_an_end_is_told():
+def test_a_tokenizer_without_an_end_token_is_reported():
     endless = make_tokenizer(False)
     endless.eos_token = None
     with pytest.raises(PlaygroundError) as caught:

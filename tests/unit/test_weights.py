@@ -1,4 +1,4 @@
-"""Weight files of every format that is read, and those that are broken, mismatched or made for other libraries."""
+"""Weight files: every supported format, and files that are broken, mismatched or made for other libraries."""
 
 import json
 import pickle
@@ -26,22 +26,23 @@ from playground.settings import Load, Lora, Settings
 IDS = torch.tensor([[5, 6, 7, 8]])
 
 
-def SILENT(*_):
+def ignore_progress(*_):
     pass
 
 
-def loaded(folder, **values):
-    return load_model(folder, Load(**{"model": str(folder), "device": "cpu", "bits": 32, **values}), SILENT)
+def load(folder, **values):
+    return load_model(folder, Load(**{"model": str(folder), "device": "cpu", "bits": 32, **values}), ignore_progress)
 
 
 def logits(folder, **values) -> torch.Tensor:
     with torch.no_grad():
-        return loaded(folder, **values).model(input_ids=IDS).logits
+        return load(folder, **values).model(input_ids=IDS).logits
 
 
-def told(folder: Path, **values) -> tuple[list[str], str]:
+def load_error(folder: Path, **values) -> tuple[list[str], str]:
+    """The words keys and the text of the error that loading raises."""
     with pytest.raises(PlaygroundError) as caught:
-        loaded(folder, **values)
+        load(folder, **values)
     return keys(caught), str(caught.value)
 
 
@@ -57,10 +58,7 @@ def shards(tmp_path) -> Path:
     return tmp_path / "s"
 
 
-# --- formats ---
-
-
-def test_shards_and_bin_files_hold_the_same_model(folder, shards, tmp_path):
+def test_shards_and_bin_files_load_the_same_model(folder, shards, tmp_path):
     assert len(list(shards.glob("*.safetensors"))) > 2
     assert torch.equal(logits(shards), logits(folder))
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
@@ -69,23 +67,23 @@ def test_shards_and_bin_files_hold_the_same_model(folder, shards, tmp_path):
     assert torch.equal(logits(folder), before)
 
 
-def test_a_bin_file_that_holds_code_is_not_read(folder, tmp_path):
+def test_a_bin_file_with_code_is_not_executed(folder, tmp_path):
     class Evil:
         def __reduce__(self):
             return open, (str(tmp_path / "ran"), "w")
 
     torch.save({"model.embed_tokens.weight": Evil()}, folder / "pytorch_model.bin", pickle_module=pickle)
     (folder / "model.safetensors").unlink()
-    assert told(folder)[0] == ["error.unsafe_weights"]
+    assert load_error(folder)[0] == ["error.unsafe_weights"]
     assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-def test_a_model_that_was_saved_quantized_is_loaded_as_it_is_and_trains(tmp_path, toy, bits):
-    first = loaded(toy(), bits=bits, dtype="bfloat16", quant_type="fp4" if bits == 4 else "nf4")
+def test_a_model_saved_quantized_loads_unchanged_and_trains(tmp_path, toy, bits):
+    first = load(toy(), bits=bits, dtype="bfloat16", quant_type="fp4" if bits == 4 else "nf4")
     first.model.save_pretrained(tmp_path / "q")
     first.tokenizer.save_pretrained(tmp_path / "q")
-    again = loaded(tmp_path / "q", bits=bits, dtype="bfloat16")
+    again = load(tmp_path / "q", bits=bits, dtype="bfloat16")
     layers = [m for m in again.model.modules() if isinstance(m, (Linear4bit, Linear8bitLt))]
     assert len(layers) == 14
     if bits == 4:
@@ -101,34 +99,30 @@ def test_a_model_that_was_saved_quantized_is_loaded_as_it_is_and_trains(tmp_path
 
 
 @pytest.mark.parametrize("bits,other", [(4, 16), (8, 4)])
-def test_another_width_than_the_stored_one_is_refused_and_the_stored_one_predicted(tmp_path, toy, bits, other):
-    first = loaded(
-        toy("llama", hidden_size=256, intermediate_size=1024), bits=bits, dtype="bfloat16", double_quant=False
-    )
+def test_a_bit_width_other_than_the_stored_one_is_an_error_and_the_stored_one_is_predicted(tmp_path, toy, bits, other):
+    first = load(toy("llama", hidden_size=256, intermediate_size=1024), bits=bits, dtype="bfloat16", double_quant=False)
     first.model.save_pretrained(tmp_path / "q")
     first.tokenizer.save_pretrained(tmp_path / "q")
-    found, text = told(tmp_path / "q", bits=other)
-    assert found == ["error.stored_bits"] and f"stored in {bits} bits" in text
-    config, place = meta_model.config_of(str(tmp_path / "q")), phases.Target("cpu", torch.bfloat16)
-    said = phases.predict_load(config, Settings(load=Load(bits=bits)), place)["parts"]
+    error_keys, text = load_error(tmp_path / "q", bits=other)
+    assert error_keys == ["error.stored_bits"] and f"stored in {bits} bits" in text
+    config, target = meta_model.config_of(str(tmp_path / "q")), phases.Target("cpu", torch.bfloat16)
+    prediction = phases.predict_load(config, Settings(load=Load(bits=bits)), target)["parts"]
     parts = ledger.bytes_by_part(first.model)
-    assert said["weights"] == pytest.approx(parts["weights"], rel=0.01)
-    assert said["quant_constants"] == pytest.approx(parts["quant_constants"], rel=0.1)
+    assert prediction["weights"] == pytest.approx(parts["weights"], rel=0.01)
+    assert prediction["quant_constants"] == pytest.approx(parts["quant_constants"], rel=0.1)
 
 
 @pytest.mark.parametrize("method", ["awq", "gptq", "fp8", "mxfp4"])
-def test_formats_of_other_libraries_are_named(folder, method):
+def test_an_unsupported_quantization_format_is_named(folder, method):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(
         json.dumps(config | {"quantization_config": {"quant_method": method, "bits": 4}})
     )
-    found, text = told(folder)
-    assert found == ["error.quant_method"] and method in text
+    error_keys, text = load_error(folder)
+    assert error_keys == ["error.quant_method"] and method in text
 
 
-# --- GGUF ---
-
-TABLE = {
+GGUF_METADATA = {
     "llama.context_length": 512,
     "llama.embedding_length": 64,
     "llama.block_count": 2,
@@ -138,7 +132,7 @@ TABLE = {
     "llama.rope.dimension_count": 16,
     "llama.vocab_size": 336,
 }
-NAMES = {
+GGUF_NAMES = {  # transformers' names of tensors to llama.cpp's
     "model.embed_tokens": "token_embd",
     "model.norm": "output_norm",
     "lm_head": "output",
@@ -156,12 +150,12 @@ NAMES = {
 
 
 def write_gguf(file: Path) -> dict[str, torch.Tensor]:
-    """The toy llama as llama.cpp writes one, in float32; returns its tensors as transformers names them."""
+    """Write the toy llama as llama.cpp does, in float32; return its tensors by their names in transformers."""
     from gguf import GGUFWriter
 
     tensors = toys.make_model("llama").state_dict()
     writer = GGUFWriter(file, "llama")
-    for name, value in TABLE.items():
+    for name, value in GGUF_METADATA.items():
         writer.add_uint32(name, value)
     writer.add_float32("llama.attention.layer_norm_rms_epsilon", 1e-6)
     writer.add_float32("llama.rope.freq_base", 10000.0)
@@ -175,8 +169,8 @@ def write_gguf(file: Path) -> dict[str, torch.Tensor]:
     writer.add_eos_token_id(1)
     for name, tensor in tensors.items():
         short = name.removesuffix(".weight")
-        for ours, theirs in NAMES.items():
-            short = short.replace(ours, theirs)
+        for transformers_name, gguf_name in GGUF_NAMES.items():
+            short = short.replace(transformers_name, gguf_name)
         if short.endswith(("attn_q", "attn_k")):  # llama.cpp turns the halves of a head into pairs
             heads = 4 if short.endswith("attn_q") else 2
             tensor = tensor.view(heads, 2, 8, 64).transpose(1, 2).reshape(tensor.shape)
@@ -188,27 +182,28 @@ def write_gguf(file: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def test_a_gguf_file_is_converted_once_and_holds_the_same_weights(tmp_path, monkeypatch):
+def test_a_gguf_file_is_converted_once_with_the_same_weights(tmp_path, monkeypatch):
     monkeypatch.setenv("PLAYGROUND_CACHE", str(tmp_path / "cache"))
     file = tmp_path / "toy model.gguf"
-    wanted = write_gguf(file)
+    expected = write_gguf(file)
     assert source.local_folder(str(file)) is None
-    assert meta_model.config_of(str(file)).hidden_size == 64  # it can be planned before it is converted
+    assert meta_model.config_of(str(file)).hidden_size == 64  # it can be planned for before it is converted
     bench = Workbench(tmp_path / "runs")
     for _ in range(2):
         events = list(bench.load(Settings(load=Load(model=str(file), bits=16, device="cpu"))))
         bench.free()
     assert "convert" not in [e.get("name") for e in events]
     folder = source.local_folder(str(file))
-    found = load_file(folder / "model.safetensors")
-    assert set(found) == set(wanted) and all(torch.equal(found[name], wanted[name].bfloat16()) for name in wanted)
-    tokenizer = loaded(folder, bits=16).tokenizer
+    converted = load_file(folder / "model.safetensors")
+    assert set(converted) == set(expected)
+    assert all(torch.equal(converted[name], expected[name].bfloat16()) for name in expected)
+    tokenizer = load(folder, bits=16).tokenizer
     assert tokenizer.decode(tokenizer.encode("The answer is 青い.", add_special_tokens=False)) == "The answer is 青い."
     file.write_bytes(file.read_bytes() + b"\0")
-    assert source.local_folder(str(file)) is None  # another file has come in its place
+    assert source.local_folder(str(file)) is None  # it has been replaced by another file
 
 
-def test_what_is_wrong_with_a_gguf_file_is_told(tmp_path):
+def test_broken_gguf_files_are_errors(tmp_path):
     def error(file):
         with pytest.raises(PlaygroundError) as caught:
             gguf.check_file(file)
@@ -229,7 +224,7 @@ def test_what_is_wrong_with_a_gguf_file_is_told(tmp_path):
     assert error(part) == "error.gguf_part"
 
 
-def test_a_gguf_file_on_a_hub_is_named_with_its_repo():
+def test_a_gguf_file_of_a_hub_is_split_into_repo_and_file():
     assert gguf.parse_hub_file("someone/some-GGUF/sub/model-q4_k_m.gguf") == (
         "someone/some-GGUF",
         "sub/model-q4_k_m.gguf",
@@ -241,16 +236,13 @@ def test_a_gguf_file_on_a_hub_is_named_with_its_repo():
     )
 
 
-# --- broken files ---
-
-
-def test_every_broken_shard_is_named_at_once(shards):
+def test_all_broken_shards_are_reported_at_once(shards):
     first, second, third, *_ = sorted(shards.glob("*.safetensors"))
     first.write_bytes(first.read_bytes()[:-100])
     second.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 5\n")
     third.unlink()
-    found, text = told(shards)
-    assert sorted(found) == ["error.cut_off", "error.lfs_pointer", "error.shards_missing"]
+    error_keys, text = load_error(shards)
+    assert sorted(error_keys) == ["error.cut_off", "error.lfs_pointer", "error.shards_missing"]
     assert first.name in text and second.name in text and third.name in text
 
 
@@ -265,44 +257,44 @@ def test_every_broken_shard_is_named_at_once(shards):
         (struct.pack("<Q", 6) + b'{"a":1}', "error.not_safetensors"),
     ],
 )
-def test_what_is_no_weight_file_is_told(folder, content, key):
+def test_a_file_that_is_no_weight_file_is_an_error(folder, content, key):
     (folder / "model.safetensors").write_bytes(content)
-    found, text = told(folder)
-    assert found == [key] and "model.safetensors" in text
+    error_keys, text = load_error(folder)
+    assert error_keys == [key] and "model.safetensors" in text
 
 
-def test_a_bin_file_that_was_cut_off_is_told(folder):
+def test_a_truncated_bin_file_is_an_error(folder):
     file = folder / "pytorch_model.bin"
     torch.save(load_file(folder / "model.safetensors"), file)
     (folder / "model.safetensors").unlink()
     file.write_bytes(file.read_bytes()[:-2000])
     assert not zipfile.is_zipfile(file)
-    assert told(folder)[0] == ["error.truncated"]
+    assert load_error(folder)[0] == ["error.truncated"]
 
 
-def test_an_index_that_is_no_index_is_told(shards):
+def test_a_damaged_index_is_an_error(shards):
     (shards / "model.safetensors.index.json").write_text("[]")
-    assert "error.index_damaged" in told(shards)[0]
+    assert "error.index_damaged" in load_error(shards)[0]
 
 
-def test_weights_of_another_model_are_told_instead_of_being_filled_up_at_random(folder):
+def test_weights_of_another_model_are_an_error_instead_of_random_numbers(folder):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
-    found, text = told(folder)
-    assert found == ["error.tensors_missing"] and "model.layers.2" in text
+    error_keys, text = load_error(folder)
+    assert error_keys == ["error.tensors_missing"] and "model.layers.2" in text
     (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 96}))
-    found, text = told(folder)
-    assert found == ["error.mismatched"] and "64 × 128 instead of 64 × 96" in text
+    error_keys, text = load_error(folder)
+    assert error_keys == ["error.mismatched"] and "64 × 128 instead of 64 × 96" in text
 
 
-def test_a_file_without_some_of_its_tensors_is_told(folder):
+def test_a_missing_tensor_is_an_error(folder):
     tensors = load_file(folder / "model.safetensors")
     tensors.pop("model.norm.weight")
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    found, text = told(folder)
-    assert found == ["error.tensors_missing"] and "model.norm.weight" in text
+    error_keys, text = load_error(folder)
+    assert error_keys == ["error.tensors_missing"] and "model.norm.weight" in text
 
 
-def test_a_whole_folder_passes(folder, shards):
+def test_a_complete_folder_passes(folder, shards):
     weights.check_files(folder)
     weights.check_files(shards)

@@ -1,4 +1,4 @@
-"""A row as the model will see it: exactly the tokens of `encode`, what each is, and HTML that no row can break."""
+"""X-ray of a row: exactly the tokens of `encode`, their kinds and states, and HTML that no row can break."""
 
 import functools
 import html
@@ -34,7 +34,9 @@ TEMPLATES = {
     "talk": Template("talk", PLAIN),
     "chat": Template("chat", CHATTY),
     "text": Template("text", PLAIN),
-    "custom": choose_template("custom", PLAIN, [], own="[{system}]\nQ: {instruction}\n{input}\nA: {answer} ###"),
+    "custom": choose_template(
+        "custom", PLAIN, [], custom_format="[{system}]\nQ: {instruction}\n{input}\nA: {answer} ###"
+    ),
     "unigram": Template("talk", UNIGRAM),
     "plain end": Template("chat", CHATTY, plain_end=True),
     "encoder": Template("talk", BYTES, encoder=True),
@@ -66,7 +68,7 @@ NASTY = [
 ]
 
 
-def seen(row: Row, template: Template, length: int = 4096, **values) -> dict:
+def xray_of(row: Row, template: Template, length: int = 4096, **values) -> dict:
     return xray(row, template, length, **values)
 
 
@@ -74,65 +76,74 @@ def seen(row: Row, template: Template, length: int = 4096, **values) -> dict:
 @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
 @pytest.mark.parametrize("prompts", [False, True])
 @pytest.mark.parametrize("length", [4096, 72, 20])
-def test_its_tokens_are_those_that_are_trained_on(row, template, prompts, length):
+def test_tokens_and_states_are_those_of_encode(row, template, prompts, length):
     if template.encoder and (prompts or not row.instruction):
-        pytest.skip("refused: see test_forms and test_seq2seq")
-    found = seen(row, template, length, train_on_prompt=prompts)
+        pytest.skip("rejected: see the tests of prompt formats and test_seq2seq")
+    result = xray_of(row, template, length, train_on_prompt=prompts)
     try:
         [example] = encode([row], template, length, prompts)[0]
     except PlaygroundError:
-        assert found["left_out"] and found["kept"] == 0
+        assert result["left_out"] and result["kept"] == 0
         return
-    kept = [token for token in found["tokens"] if token["state"] != "truncated"]
+    kept = [token for token in result["tokens"] if token["state"] != "truncated"]
     assert (
         [token["id"] for token in kept] == example.ids
-        and found["kept"] == len(example.ids)
-        and found["trained_from"] == example.trained_from
+        and result["kept"] == len(example.ids)
+        and result["trained_from"] == example.trained_from
     )
     assert [token["state"] for token in kept] == ["masked"] * (len(example.ids) - example.labelled) + [
         "trained"
     ] * example.labelled
-    assert found["states"]["trained"] == example.labelled and found["total"] == len(found["tokens"]) == sum(
-        found["states"].values()
-    ) == sum(found["kinds"].values())
+    assert result["states"]["trained"] == example.labelled and result["total"] == len(result["tokens"]) == sum(
+        result["states"].values()
+    ) == sum(result["kinds"].values())
     whole = encode([row], template, 4096)[0][0].ids
-    assert [token["id"] for token in found["tokens"]] == whole
-    assert found["end"] == ("there" if len(whole) <= length else "cut")
+    assert [token["id"] for token in result["tokens"]] == whole
+    assert result["end"] == ("there" if len(whole) <= length else "cut")
 
 
-def texts(found: dict, *kinds: str) -> str:
-    return "".join(token["text"] for token in found["tokens"] if token["kind"] in kinds and token["part"] == 1)
+def texts(result: dict, *kinds: str) -> str:
+    return "".join(token["text"] for token in result["tokens"] if token["kind"] in kinds and token["part"] == 1)
 
 
-def test_the_template_s_own_text_is_told_from_what_the_row_asks():
-    found = seen(ROWS["whole"], TEMPLATES["custom"])
+def test_template_text_and_row_content_are_distinguished():
+    result = xray_of(ROWS["whole"], TEMPLATES["custom"])
     assert (
-        texts(found, "content") == "Be brief.One?1userassistantWhich one?the sky" and texts(found, "answer") == "Blue."
+        texts(result, "content") == "Be brief.One?1userassistantWhich one?the sky"
+        and texts(result, "answer") == "Blue."
     )
     assert (
-        texts(found, "template") == "[]\nQ: \nA:  ###\nQ: \nA:  ###\nQ: \n\nA: " and texts(found, "end") == " ###</s>"
+        texts(result, "template") == "[]\nQ: \nA:  ###\nQ: \nA:  ###\nQ: \n\nA: " and texts(result, "end") == " ###</s>"
     )
-    found = seen(ROWS["whole"], TEMPLATES["chat"])  # where "user" is also a role and "assistant" an answer
-    assert texts(found, "content") == "Be brief.One?1userassistantWhich one?\n\nthe sky"
-    assert texts(found, "template").split() == ["system", "user", "assistant", "user", "assistant", "user", "assistant"]
-    assert found["kinds"]["special"] == 13 and texts(found, "end") == "<|end|>"
+    result = xray_of(ROWS["whole"], TEMPLATES["chat"])  # where "user" is also a role and "assistant" an answer
+    assert texts(result, "content") == "Be brief.One?1userassistantWhich one?\n\nthe sky"
+    assert texts(result, "template").split() == [
+        "system",
+        "user",
+        "assistant",
+        "user",
+        "assistant",
+        "user",
+        "assistant",
+    ]
+    assert result["kinds"]["special"] == 13 and texts(result, "end") == "<|end|>"
 
 
-def test_a_chat_template_that_alters_what_is_said_is_not_guessed_at():
+def test_the_content_is_not_split_where_a_chat_template_alters_it():
     tokenizer = make_tokenizer(True)
     tokenizer.chat_template = tokenizer.chat_template.replace("m['content']", "m['content'] | upper")
-    found = seen(Row("what?", "Blue."), Template("chat", tokenizer))
-    assert not found["kinds"]["template"] and "WHAT?" in texts(found, "content")
+    result = xray_of(Row("what?", "Blue."), Template("chat", tokenizer))
+    assert not result["kinds"]["template"] and "WHAT?" in texts(result, "content")
 
 
-def test_the_bytes_of_a_character_stand_together():
-    found = seen(Row("?", "東a"), TEMPLATES["talk"])
-    *pieces, letter, end = [token for token in found["tokens"] if token["kind"] in ("answer", "end")]
+def test_the_bytes_of_a_character_are_grouped():
+    result = xray_of(Row("?", "東a"), TEMPLATES["talk"])
+    *pieces, letter, end = [token for token in result["tokens"] if token["kind"] in ("answer", "end")]
     assert [(token["text"], token["part"], token["parts"]) for token in pieces] == [("東", n, 3) for n in (1, 2, 3)]
     assert (letter["text"], letter["parts"], end["text"]) == ("a", 1, "</s>")
-    drawn = drawing.draw(ENGLISH, found)
+    drawn = drawing.draw(ENGLISH, result)
     assert drawn.count("東") == 1 and "東<sub>3</sub>" in drawn
-    cut = drawing.draw(ENGLISH, seen(Row("?", "東a"), TEMPLATES["talk"], found["total"] - 3))
+    cut = drawing.draw(ENGLISH, xray_of(Row("?", "東a"), TEMPLATES["talk"], result["total"] - 3))
     assert "東<sub>2/3</sub>" in cut and "東<sub>1/3</sub>" in cut
 
 
@@ -140,39 +151,39 @@ def test_the_bytes_of_a_character_stand_together():
     "template", [TEMPLATES["unigram"], TEMPLATES["encoder"]], ids=["bytes where unknown", "no offsets"]
 )
 def test_other_tokenizers_lose_no_character(template):
-    found = seen(Row("東京 is", "青い sky 👩‍👧."), template)
-    assert texts(found, "content").strip() == "東京 is" and texts(found, "answer") == "青い sky 👩‍👧."
-    assert any(token["parts"] >= 3 for token in found["tokens"])
+    result = xray_of(Row("東京 is", "青い sky 👩‍👧."), template)
+    assert texts(result, "content").strip() == "東京 is" and texts(result, "answer") == "青い sky 👩‍👧."
+    assert any(token["parts"] >= 3 for token in result["tokens"])
 
 
-def test_what_the_tokenizer_changes_is_shown_as_the_model_sees_it():
-    found = seen(Row("ＡＢ？", "ok"), TEMPLATES["unigram"])
-    changed = [token for token in found["tokens"] if token["was"]]
-    assert changed and "AB" in texts(found, "content") and "ＡＢ" in changed[0]["was"]
-    assert "written as “ＡＢ" in drawing.draw(ENGLISH, found)
+def test_text_that_the_tokenizer_changes_is_shown_as_the_model_sees_it():
+    result = xray_of(Row("ＡＢ？", "ok"), TEMPLATES["unigram"])
+    changed = [token for token in result["tokens"] if token["was"]]
+    assert changed and "AB" in texts(result, "content") and "ＡＢ" in changed[0]["was"]
+    assert "written as “ＡＢ" in drawing.draw(ENGLISH, result)
 
 
-def test_characters_a_token_tell_japanese_on_an_english_tokenizer():
-    english, japanese = (seen(ROWS[name], TEMPLATES["talk"])["rates"] for name in ("plain", "japanese"))
+def test_characters_per_token_show_japanese_on_an_english_tokenizer():
+    english, japanese = (xray_of(ROWS[name], TEMPLATES["talk"])["rates"] for name in ("plain", "japanese"))
     assert english["answer"] > 1 and 0.2 < japanese["answer"] < 0.5
-    found = seen(ROWS["text"], TEMPLATES["text"])
-    assert found["rates"] == {"answer": found["rates"]["answer"], "all": found["rates"]["answer"]}
-    assert found["rates"]["answer"] == round(len(ROWS["text"].output) / found["kinds"]["answer"], 3)
+    result = xray_of(ROWS["text"], TEMPLATES["text"])
+    assert result["rates"] == {"answer": result["rates"]["answer"], "all": result["rates"]["answer"]}
+    assert result["rates"]["answer"] == round(len(ROWS["text"].output) / result["kinds"]["answer"], 3)
 
 
-def test_a_long_row_is_told_as_far_as_anybody_reads():
-    found = seen(Row("?", "blue " * SHOWN), TEMPLATES["talk"], 100)
+def test_the_token_list_of_a_long_row_is_limited():
+    result = xray_of(Row("?", "blue " * SHOWN), TEMPLATES["talk"], 100)
     assert (
-        len(found["tokens"]) == SHOWN
-        and found["more"] == found["total"] - SHOWN > 0
-        and found["states"]["truncated"] == found["total"] - 100
+        len(result["tokens"]) == SHOWN
+        and result["more"] == result["total"] - SHOWN > 0
+        and result["states"]["truncated"] == result["total"] - 100
     )
-    assert f"{found['more']:,} more" in drawing.draw(ENGLISH, found)
+    assert f"{result['more']:,} more" in drawing.draw(ENGLISH, result)
 
 
-def test_a_prompt_cannot_be_trained_on_where_an_encoder_reads_it():
+def test_a_prompt_that_an_encoder_reads_cannot_be_trained_on():
     with pytest.raises(PlaygroundError) as caught:
-        seen(ROWS["plain"], TEMPLATES["encoder"], train_on_prompt=True)
+        xray_of(ROWS["plain"], TEMPLATES["encoder"], train_on_prompt=True)
     assert keys(caught) == ["error.prompt_is_read"]
 
 
@@ -201,7 +212,7 @@ ATTRIBUTES = {"class", "title", "role", "aria-label", "dir", "scope"}
 
 
 class Page(HTMLParser):
-    """What a browser would find in it: nothing but tags and attributes of ours, well nested, and its text."""
+    """Parse HTML as a browser does, and check that it has only allowed tags and attributes, well nested."""
 
     def __init__(self, page: str):
         super().__init__(convert_charrefs=True)
@@ -232,8 +243,8 @@ class Page(HTMLParser):
 
 
 def check(row: Row, template: Template) -> None:
-    found = seen(row, template, 300)
-    page = drawing.draw(ENGLISH, found)
+    result = xray_of(row, template, 300)
+    page = drawing.draw(ENGLISH, result)
     read = Page(page)
     plain = "".join(read.texts) + "".join(re.findall(r'title="([^"]*)"', page))
     assert not [
@@ -241,8 +252,8 @@ def check(row: Row, template: Template) -> None:
         for char in plain
         if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp") and char != "\n"
     ]
-    assert len(read.tokens) >= sum(token["part"] == 1 for token in found["tokens"])
-    assert [token for token in found["tokens"] if f">{drawing.visible(token['text'])}<" not in page] == []
+    assert len(read.tokens) >= sum(token["part"] == 1 for token in result["tokens"])
+    assert [token for token in result["tokens"] if f">{drawing.visible(token['text'])}<" not in page] == []
 
 
 @pytest.mark.parametrize("text", NASTY, ids=range(len(NASTY)))
@@ -251,7 +262,7 @@ def check(row: Row, template: Template) -> None:
     [TEMPLATES[name] for name in ("chat", "custom", "unigram", "text", "encoder")],
     ids=lambda t: f"{t.name}-{t.encoder}",
 )
-def test_no_row_breaks_out_of_its_page(text, template):
+def test_no_hostile_row_breaks_out_of_the_page(text, template):
     check(Row(f"a{text}b", text, input=text, before=((text, text),), system=text), template)
 
 
@@ -260,11 +271,11 @@ def test_no_row_breaks_out_of_its_page(text, template):
     text=strategies.text(strategies.characters(codec="utf-8"), min_size=1, max_size=40),
     name=strategies.sampled_from(["chat", "custom", "unigram", "text", "encoder"]),
 )
-def test_nor_does_any_other_text(text, name):
+def test_no_random_text_breaks_out_of_the_page(text, name):
     check(Row(text, text, input=text), TEMPLATES[name])
 
 
-def test_every_character_of_a_token_is_there_and_hidden_ones_by_name():
+def test_every_character_is_shown_and_hidden_ones_by_name():
     assert (
         drawing.visible("a<b\u200bc\u202e d\n\u0301")
         == 'a&lt;b<i class="m u">U+200B</i>c<i class="m u">U+202E</i><i class="m">·</i><wbr>d<i class="m">↵</i>\n\u0301'
@@ -273,16 +284,16 @@ def test_every_character_of_a_token_is_there_and_hidden_ones_by_name():
 
 
 @pytest.mark.parametrize("lang", LANGUAGES)
-@pytest.mark.parametrize("length,told", [(4096, "there"), (60, "cut"), (10, "left_out")])
-def test_it_says_what_becomes_of_the_row_in_words_not_only_in_colour(lang, length, told):
+@pytest.mark.parametrize("length,outcome", [(4096, "there"), (60, "cut"), (10, "left_out")])
+def test_states_are_shown_in_words_not_only_in_colour(lang, length, outcome):
     words = functools.partial(translate, lang)
-    found = seen(
-        Row("What is it?", "blue " * 40), TEMPLATES["alpaca"] if told == "left_out" else TEMPLATES["talk"], length
+    result = xray_of(
+        Row("What is it?", "blue " * 40), TEMPLATES["alpaca"] if outcome == "left_out" else TEMPLATES["talk"], length
     )
-    page = drawing.draw(words, found)
-    assert html.escape(words(f"xray.end.{told}")) in page
-    for state, count in found["states"].items():
+    page = drawing.draw(words, result)
+    assert html.escape(words(f"xray.end.{outcome}")) in page
+    for state, count in result["states"].items():
         assert f"{words(f'xray.state.{state}')} <b>{count:,}</b>" in page and (
             not count or f'class="run {state}"' in page
         )
-        assert (f'<span class="said">{words(f"xray.state.{state}")}: </span>' in page) is bool(count)
+        assert (f'<span class="screen-reader">{words(f"xray.state.{state}")}: </span>' in page) is bool(count)

@@ -1,0 +1,268 @@
+"""Every private or fragile API of torch, transformers, peft, bitsandbytes and datasets that this program relies on.
+
+One function for each, and for each one contract test (tests/unit/test_compat.py) whose message names the library and
+its version when it changes. Libraries are imported inside the functions: the page's process imports this module, and no
+torch.
+"""
+
+import contextlib
+import copy
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+_falcon_lock = threading.RLock()
+
+# torch
+
+
+def storage_id(tensor: Any) -> int:
+    """The identity of a tensor's storage, equal for views of one storage; meta tensors have one too."""
+    return tensor.untyped_storage()._cdata
+
+
+def viewed_tensor(tensor: Any) -> Any:
+    """The tensor that a view was made from; the tensor itself if it is no view."""
+    return tensor._base if tensor._is_view() else tensor
+
+
+def local_shard(tensor: Any) -> Any:
+    """This process's part of a weight that FSDP2 shards; any other tensor as it is."""
+    return getattr(tensor, "_local_tensor", tensor)
+
+
+def clear_cublas_workspaces() -> None:
+    """Free cuBLAS' workspaces, which torch allocates at the first product: 96 MiB on an H100."""
+    import torch
+
+    torch._C._cuda_clearCublasWorkspaces()
+
+
+def dispatch_mode() -> type:
+    """The class whose `__torch_dispatch__` sees every operator call within its context."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    return TorchDispatchMode
+
+
+def operator_name(operator: Any) -> str:
+    """An operator's qualified name without its overload, such as "aten::mm"."""
+    return operator._schema.name
+
+
+def operator_arguments(operator: Any) -> tuple[list[Any], list[Any]]:
+    """The arguments and returns of an operator's schema; `alias_info` is None unless one is a view or written to."""
+    return operator._schema.arguments, operator._schema.returns
+
+
+def reads_a_number(operator: Any) -> bool:
+    """Whether an operator reads a tensor's value into Python (`item()`), which a meta tensor doesn't have."""
+    import torch
+
+    return operator is torch.ops.aten._local_scalar_dense.default
+
+
+def flash_attention(*args: Any, **options: Any) -> Any:
+    """The operator behind scaled_dot_product_attention where CUDA takes the flash kernel; returns its output."""
+    import torch
+
+    return torch.ops.aten._scaled_dot_product_flash_attention(*args, **options)[0]
+
+
+def efficient_attention(*args: Any, **options: Any) -> Any:
+    """The operator behind scaled_dot_product_attention where CUDA takes the memory-efficient kernel: its output."""
+    import torch
+
+    return torch.ops.aten._scaled_dot_product_efficient_attention(*args, **options)[0]
+
+
+def safe_softmax(scores: Any, dim: int) -> Any:
+    """Softmax that gives zeros, not NaN, for rows that are masked entirely."""
+    import torch
+
+    return torch._safe_softmax(scores, dim)
+
+
+def foreach_copy(targets: list[Any], sources: list[Any]) -> None:
+    """Copy each source into its target with few kernel launches."""
+    import torch
+
+    torch._foreach_copy_(targets, sources)
+
+
+def foreach_add(targets: list[Any], sources: list[Any]) -> None:
+    """Add each source to its target with few kernel launches."""
+    import torch
+
+    torch._foreach_add_(targets, sources)
+
+
+def foreach_zero(targets: list[Any]) -> None:
+    """Fill each tensor with zeros with few kernel launches."""
+    import torch
+
+    torch._foreach_zero_(targets)
+
+
+def own_tensors(module: Any) -> Iterator[tuple[str, Any]]:
+    """(name, parameter or buffer) that a module itself registers; None where one is registered without a value."""
+    yield from module._parameters.items()
+    yield from module._buffers.items()
+
+
+def varlen_attention() -> tuple[Callable | None, bool]:
+    """torch.nn.attention.varlen's function (torch ≥ 2.10), and whether grouped heads need a flag (≥ 2.12)."""
+    import inspect
+
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None, False
+    return varlen_attn, "enable_gqa" in inspect.signature(varlen_attn).parameters
+
+
+# transformers
+
+
+def attention_implementation(config: Any) -> str:
+    """Which attention a model's config asks for: "sdpa", "eager" or a registered name."""
+    return config._attn_implementation
+
+
+def can_set_attention(model: Any) -> bool:
+    """Whether a model's attention can be exchanged by name; an older family's can't."""
+    return getattr(model, "_can_set_attn_implementation", lambda: True)()
+
+
+def modules_not_to_quantize(model: Any) -> list[str]:
+    """Modules that transformers leaves unquantized: the head, tied weights, those kept in float32 (T5's wo)."""
+    from transformers.quantizers.base import get_keys_to_not_convert
+
+    return [*get_keys_to_not_convert(model), *(model._keep_in_fp32_modules or ())]
+
+
+def replace_linear_layers(model: Any, skip: list[str], quantization: Any) -> None:
+    """Put bitsandbytes' layers in the place of linear ones, as transformers does when it loads a model."""
+    from transformers.integrations.bitsandbytes import replace_with_bnb_linear
+
+    replace_with_bnb_linear(model, skip, quantization)
+
+
+@contextlib.contextmanager
+def falcon_as_linear() -> Iterator[None]:
+    """Within it, Falcon is built from nn.Linear.
+
+    Its own class computes the same, but transformers' bitsandbytes integration replaces only modules of the exact type
+    nn.Linear, and would leave a Falcon unquantized. One thread at a time, so that each restores what it found.
+    """
+    from torch import nn
+    from transformers.models.falcon import modeling_falcon
+
+    library: Any = modeling_falcon
+    with _falcon_lock:
+        own = library.FalconLinear
+        library.FalconLinear = nn.Linear
+        try:
+            yield
+        finally:
+            library.FalconLinear = own
+
+
+@contextlib.contextmanager
+def progress_bars(make_bar: Callable[..., Any]) -> Iterator[None]:
+    """Within it, transformers' progress bars are made by `make_bar(*args, **kwargs)` of tqdm's arguments."""
+    from transformers.utils import logging
+
+    before = logging.set_tqdm_hook(lambda factory, args, kwargs: make_bar(*args, **kwargs))
+    try:
+        yield
+    finally:
+        logging.set_tqdm_hook(before)
+
+
+def drop_python_vocabulary(tokenizer: Any) -> None:
+    """Drop the vocabulary and merges that transformers keeps as Python objects next to the tokenizers library's own.
+
+    They are read when a tokenizer is made and never again; Gemma 3's are 147 of 258 MiB.
+    """
+    for name in ("_vocab", "_merges"):
+        if tokenizer.is_fast and isinstance(getattr(tokenizer, name, None), (dict, list)):
+            setattr(tokenizer, name, None)
+
+
+# peft
+
+
+BASE_ROWS = "__base__"  # the adapter name of rows that no adapter applies to, in a batch with `adapter_names`
+
+
+def is_plain_lora(layer: Any, adapter: str) -> bool:
+    """Whether a LoRA layer computes Wx + b + s·B·A·x for this adapter: no variant (DoRA), no LoRA bias, not merged."""
+    return adapter in layer.lora_A and not (
+        layer.merged or layer.lora_variant.get(adapter) or layer.lora_bias.get(adapter)
+    )
+
+
+# bitsandbytes
+
+
+def quantize_to(weight: Any, device: str) -> Any:
+    """Quantize an unquantized Params4bit or Int8Params onto a device, "meta" included, which `.to()` doesn't do."""
+    return weight._quantize(device)
+
+
+@contextlib.contextmanager
+def separate_code_books() -> Iterator[None]:
+    """Within it, code books may be made without values (on meta): no real layer gets one of them afterwards."""
+    import bitsandbytes.functional
+
+    books = copy.copy(bitsandbytes.functional.name2qmap)
+    try:
+        yield
+    finally:
+        bitsandbytes.functional.name2qmap.clear()
+        bitsandbytes.functional.name2qmap.update(books)
+
+
+def int8_row_scales(layer: Any) -> Any:
+    """The scale of each output row of a Linear8bitLt: on its state once it has run, else on its weight."""
+    return layer.state.SCB if layer.state.SCB is not None else layer.weight.SCB
+
+
+def quantization_constants(tensor: Any) -> Iterator[Any]:
+    """What a quantized weight carries with it: at 4 bits a scale a block and the code book (both again with double
+    quantization, and an offset), at 8 bits a scale a row."""
+    state, constants = getattr(tensor, "quant_state", None), [getattr(tensor, "SCB", None)]
+    while state is not None:
+        constants += [state.absmax, state.code, getattr(state, "offset", None)]
+        state = getattr(state, "state2", None)
+    yield from (constant for constant in constants if constant is not None)
+
+
+def disable_cpu_repacking(layers: Iterable[Any]) -> None:
+    """Stop 4-bit layers from repacking their weights in place on a CPU at the first forward pass without gradients.
+
+    Repacked for the AVX-512 kernel, no gradient flows through them any more: chat, then train, breaks silently
+    (bitsandbytes issue 2078).
+    """
+    for layer in layers:
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
+
+
+def set_4bit_compute_dtype(layer: Any, dtype: Any) -> None:
+    """Have a Linear4bit compute in this type, whatever the stored config says."""
+    layer.compute_dtype, layer.compute_type_is_set = dtype, True
+
+
+# datasets
+
+
+def keep_torch_out_of_datasets() -> None:
+    """Have `datasets` stream without torch, which it imports only to share a counter with torch's data loaders."""
+    import sys
+
+    import datasets
+
+    if "torch" not in sys.modules:
+        datasets.config.TORCH_AVAILABLE = False

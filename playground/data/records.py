@@ -1,0 +1,64 @@
+"""Records as they stand in their source, and the state of a source that is being read."""
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import NamedTuple
+
+from playground.data.encodings import Encoding
+from playground.errors import PlaygroundError, Problem
+
+MAX_PROBLEMS = 5  # broken lines in one message
+
+
+class Record(NamedTuple):
+    """One record of a source. `number` counts from 1; `unusable` is why it can't become a row, or ""."""
+
+    number: int
+    values: dict
+    unusable: str = ""
+
+
+@dataclass
+class Reading:
+    """A source that is being read, and its records, which are read while they are iterated over.
+
+    size: bytes, 0 if unknown. total: number of records, where it is known before the end. problems: broken lines so
+    far, raised at the end. notes: what was guessed. file: the open file, where there is one.
+    """
+
+    name: str
+    kind: str
+    size: int = 0
+    encoding: Encoding | None = None
+    total: int | None = None
+    records: Iterator[Record] = field(default_factory=lambda: iter(()))
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[Problem] = field(default_factory=list)
+    file: io.BufferedReader | None = None
+
+    def __enter__(self) -> "Reading":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.file:
+            self.file.close()
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes read so far."""
+        return self.file.tell() if self.file and not self.file.closed else self.size  # closed at its end
+
+    def add_problem(self, problem: Problem) -> None:
+        """Record a broken line and read on, so that one error names several. Raises PlaygroundError at the fifth."""
+        self.problems.append(problem)
+        if len(self.problems) >= MAX_PROBLEMS:
+            raise PlaygroundError(*self.problems)
+
+    def raise_problems(self) -> None:
+        """Raise PlaygroundError if any line was broken."""
+        if self.problems:
+            raise PlaygroundError(*self.problems)

@@ -1,0 +1,148 @@
+"""The job `chat`: answer the last turn of the base model's and the tuned model's conversation."""
+
+import time
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+
+from peft import PeftModel
+
+from playground import runs
+from playground.chat.generate import Prompt, generate_answers
+from playground.data.template import Template, Turn, choose_template_for
+from playground.engine import predictions
+from playground.engine.job import JobContext, JobResult
+from playground.engine.load import ensure_loaded
+from playground.engine.model_slot import ModelSlot, adapter_of
+from playground.errors import problem
+from playground.model.load import LoadedModel
+from playground.model.tokenizer import model_eos_ids
+from playground.settings import Generation, Settings
+
+Sides = dict[str, list[dict]]  # "base" and "tuned" → turns {"instruction", "answer"}
+
+
+@dataclass
+class ChatResult(JobResult):
+    """adapter: id of the run that answered on the tuned side; template: name of the prompt's."""
+
+    adapter: str | None
+    template: str
+    tokens: int | None = None
+    tokens_per_s: float | None = None
+
+
+def chat(
+    context: JobContext,
+    slot: ModelSlot,
+    settings: Settings,
+    tuned_run: runs.Run | None,
+    sides: Sides,
+    generation: Generation,
+) -> Generator[dict, None, ChatResult]:
+    """Answer all sides. tuned_run: the run whose fine-tune answers on the tuned side; see Workbench.chat."""
+    if tuned_run and tuned_run.model.is_dir():
+        return (yield from _chat_after_full_fine_tune(context, slot, settings, tuned_run, sides, generation))
+    loaded = yield from ensure_loaded(context, slot, settings.load)
+    yield from _switch_adapter(slot, tuned_run)
+    return (yield from _answer(context, slot, loaded, settings, sides, generation))
+
+
+def _chat_after_full_fine_tune(
+    context: JobContext, slot: ModelSlot, settings: Settings, run: runs.Run, sides: Sides, generation: Generation
+) -> Generator[dict, None, ChatResult]:
+    """A full fine-tune is a model of its own: the sides answer one after the other, since only one model fits."""
+    adapter = adapter_of(run)
+    data = replace(settings.data, prompt_format=adapter.template, custom_format=adapter.custom_format)
+    answers: dict[str, str] = {}
+    for side, model in (("base", settings.load.model), ("tuned", str(run.model))):
+        if side not in sides:
+            continue
+        of_side = replace(settings, load=replace(settings.load, model=model), data=data)
+        for event in chat(context, slot, of_side, None, {"base": sides[side]}, generation):
+            if event["kind"] == "answer":
+                answers[side] = event.pop("base")
+                event |= answers
+            yield event
+    return ChatResult(run.id, adapter.template)
+
+
+def _switch_adapter(slot: ModelSlot, run: runs.Run | None) -> Generator[dict, None, None]:
+    """Make the adapter of this run, or none, the one on the model."""
+    if (slot.adapter.run_id if slot.adapter else None) == (run.id if run else None):
+        return
+    slot.unload_adapter()
+    if run:
+        yield {"kind": "phase", "name": "prepare"}
+        slot.load_adapter(run)
+
+
+def _answer(
+    context: JobContext,
+    slot: ModelSlot,
+    loaded: LoadedModel,
+    settings: Settings,
+    sides: Sides,
+    generation: Generation,
+) -> Generator[dict, None, ChatResult]:
+    """Answer both sides in one batch, the adapter applied to the tuned one only."""
+    prompt_format, custom_format = settings.data.prompt_format, settings.data.custom_format
+    if slot.adapter:
+        prompt_format, custom_format = slot.adapter.template, slot.adapter.custom_format
+    questions = [turn["instruction"] for turns in sides.values() for turn in turns]
+    template, notes = choose_template_for(loaded, prompt_format, questions, custom_format)
+    yield from notes
+    has_adapter = isinstance(loaded.model, PeftModel)
+    names = [side for side in ("base", "tuned") if side in sides and (side == "base" or has_adapter)]
+    prompts = [_prompt(template, sides[side], side == "tuned") for side in names]
+    prompt_length = max(len(prompt.ids) for prompt in prompts)
+    _check_context(loaded, prompt_length, generation)
+    yield {"kind": "phase", "name": "chat"}
+    context.peaks.start_phase()
+    began = time.time()
+    tokens = yield from _generate(context, loaded, template, dict(zip(names, prompts)), generation)
+    seconds = time.time() - began
+    measured = predictions.measured_memory_event("chat", context.peaks, context.bytes_by_part())
+    if context.predicts_memory:  # only now, so that no answer waits for it
+        sequences = len(prompts) * generation.num_beams
+        yield from predictions.predict_chat_memory(settings, loaded, sequences, prompt_length + tokens)
+    yield measured
+    return ChatResult(
+        slot.adapter.run_id if slot.adapter else None,
+        template.name,
+        tokens,
+        round(tokens * len(prompts) / seconds, 1),
+    )
+
+
+def _generate(
+    context: JobContext, loaded: LoadedModel, template: Template, prompts: dict[str, Prompt], generation: Generation
+) -> Generator[dict, None, int]:
+    """Yield `answer` events with each side's text so far, and `progress`; return the tokens of an answer."""
+    event: dict = {}
+    ends = list({*template.end_ids(), *model_eos_ids(loaded.model)})
+    batch = list(prompts.values())
+    for event in generate_answers(loaded.model, loaded.tokenizer, batch, ends, generation, context.stop):
+        if "texts" in event:
+            answers = dict(zip(prompts, map(template.answer, event["texts"])))
+            yield {"kind": "answer", **answers, "tokens": event["tokens"]}
+        else:
+            total = generation.max_new_tokens
+            yield {"kind": "progress", "done": event["tokens"], "total": total, "unit": "tokens"}
+    return event["tokens"]
+
+
+def _prompt(template: Template, turns: list[dict], tuned: bool) -> Prompt:
+    return Prompt(template.ids([Turn(turn["instruction"], turn.get("answer")) for turn in turns]), tuned)
+
+
+def _check_context(loaded: LoadedModel, prompt_length: int, generation: Generation) -> None:
+    """Raise PlaygroundError where prompt and answer need more positions than the model has.
+
+    An encoder-decoder model has that many for each of the two.
+    """
+    longest = getattr(loaded.model.config, "max_position_embeddings", None)
+    answer_length = generation.max_new_tokens
+    separate = loaded.model.config.is_encoder_decoder
+    used = max(prompt_length, answer_length) if separate else prompt_length + answer_length
+    if longest and used > longest:
+        raise problem("error.context", used=used, longest=longest)

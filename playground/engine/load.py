@@ -1,0 +1,107 @@
+"""The job `load`, and how every job gets its model: predict, fetch, load, measure."""
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, replace
+
+from playground import catalog
+from playground.background import run_in_background
+from playground.engine import predictions
+from playground.engine.job import JobContext, JobResult
+from playground.engine.model_slot import ModelSlot
+from playground.errors import problem
+from playground.model.load import LoadedModel, default_bits, load_model, resolve_device, unquantized_share
+from playground.model.source import config_available, fetch_model, local_folder
+from playground.predict import meta_model
+from playground.settings import Load, Settings
+
+MIN_UNQUANTIZED_SHARE = 0.01  # of the weights: more than that is worth a note
+
+
+@dataclass
+class LoadResult(JobResult):
+    """dtype: the type that is computed in, "float32", …; parts: the ledger in bytes."""
+
+    dtype: str
+    parts: dict[str, int]
+
+
+def load(context: JobContext, slot: ModelSlot, load: Load) -> Generator[dict, None, LoadResult]:
+    """Load a model anew, whatever was loaded."""
+    yield from _free(slot)
+    loaded = yield from ensure_loaded(context, slot, load)
+    return LoadResult(_dtype_name(loaded), context.bytes_by_part())
+
+
+def ensure_loaded(context: JobContext, slot: ModelSlot, load: Load) -> Generator[dict, None, LoadedModel]:
+    """Load the model unless it is loaded with these settings; one with other settings is freed first.
+
+    Raises PlaygroundError for a model that is predicted not to fit, unless `load.force`, and what load_model raises.
+    """
+    if slot.loaded and slot.is_loaded_as(load):
+        return slot.loaded
+    yield from _free(slot)
+    predicted = yield from _check_fit(context, load)  # before anything large is fetched, if the config is at hand
+    with context.team.local_main_first():
+        folder = yield from fetch_model(load.model, load.accept_terms, context.stop)
+    if not predicted:
+        yield from _check_fit(context, replace(load, model=str(folder)))
+    yield {"kind": "phase", "name": "load"}
+    context.peaks.start_phase()
+    loaded = yield from run_in_background(
+        lambda on_progress: load_model(folder, load, on_progress, context.team.load_device), context.stop
+    )
+    slot.fill(loaded, load)
+    yield predictions.measured_memory_event("load", context.peaks, context.bytes_by_part())
+    yield from _load_notes(loaded, load)
+    return loaded
+
+
+def resolve_bits(settings: Settings) -> Settings:
+    """The same settings with the bit width decided, where it was left to the hardware."""
+    bits = settings.load.bits or default_bits(resolve_device(settings.load))
+    return replace(settings, load=replace(settings.load, bits=bits))
+
+
+def _free(slot: ModelSlot) -> Iterator[dict]:
+    if slot.loaded:
+        yield {"kind": "phase", "name": "free"}
+        slot.free()
+
+
+def _check_fit(context: JobContext, load: Load) -> Generator[dict, None, bool]:
+    """Predict what loading takes; return whether that was possible.
+
+    Raises PlaygroundError where the model won't fit, unless `load.force`.
+    """
+    event: dict = {}
+    if context.predicts_memory and config_available(load.model):
+        source = local_folder(load.model) or load.model  # local_folder raises for a path that isn't a model
+        config = meta_model.config_of(str(source))
+        for event in predictions.predict_load_memory(load, config, context.team.device):
+            yield event
+            if event.get("verdict") == "no" and not load.force:
+                raise problem(
+                    "error.too_large",
+                    model=catalog.display_name(load.model),
+                    bits=load.bits,
+                    need_bytes=event["need"],
+                    capacity_bytes=event["capacity"],
+                )
+    return bool(event)
+
+
+def _load_notes(loaded: LoadedModel, load: Load) -> Iterator[dict]:
+    """Why the model computes in its type, and what is worth knowing about a quantized one."""
+    yield {"kind": "note", "key": loaded.reason, "values": {"dtype": _dtype_name(loaded)}}
+    if load.bits >= 16:
+        return
+    if loaded.device == "cpu":
+        yield {"kind": "note", "key": "note.cpu_quantized", "values": {"bits": load.bits}}
+    unquantized = unquantized_share(loaded.model)
+    if unquantized > MIN_UNQUANTIZED_SHARE:
+        values = {"percent": round(100 * unquantized), "bits": load.bits}
+        yield {"kind": "note", "key": "note.left_whole", "values": values}
+
+
+def _dtype_name(loaded: LoadedModel) -> str:
+    return str(loaded.dtype).removeprefix("torch.")

@@ -1,0 +1,78 @@
+"""The one model of the process, and the adapter on it."""
+
+from dataclasses import dataclass, replace
+from typing import cast
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from playground import runs
+from playground.memory.release import release_memory
+from playground.model import adapt
+from playground.model.load import LoadedModel
+from playground.settings import Load
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """Which run's fine-tune is on the model, and how that run's rows were written: template name and custom format."""
+
+    run_id: str
+    template: str
+    custom_format: str
+
+
+class ModelSlot:
+    """At most one loaded model with at most one adapter; it outlives the jobs.
+
+    loaded_as: the settings that it was loaded with; None for weights that have been trained themselves since.
+    """
+
+    def __init__(self) -> None:
+        self.loaded: LoadedModel | None = None
+        self.loaded_as: Load | None = None
+        self.adapter: Adapter | None = None
+
+    def fill(self, loaded: LoadedModel, load: Load) -> None:
+        """Take in a model that was loaded with these settings."""
+        self.loaded, self.loaded_as, self.adapter = loaded, replace(load, force=False), None
+
+    def is_loaded_as(self, load: Load) -> bool:
+        """Whether the model is loaded with exactly these settings (`force` doesn't change what is loaded)."""
+        return self.loaded is not None and self.loaded_as == replace(load, force=False)
+
+    def get_model(self) -> nn.Module | None:
+        return self.loaded.model if self.loaded else None
+
+    def free(self) -> None:
+        """Drop the model with its adapter and release their memory."""
+        self.loaded = self.loaded_as = self.adapter = None
+        release_memory()
+
+    def invalidate(self) -> None:
+        """Note that the weights are about to be trained themselves, so that the next job loads the model anew."""
+        self.loaded_as = None
+
+    def load_adapter(self, run: runs.Run) -> None:
+        """Put the adapter of a run on the model. Raises PlaygroundError where it can't be read or doesn't fit."""
+        assert self.loaded
+        tuned = adapt.load_lora(self.loaded.model, run.adapter, self.loaded.dtype)
+        self.loaded.model = cast(PreTrainedModel, tuned)  # PeftModel passes on all that is asked of the base model
+        self.adapter = adapter_of(run)
+
+    def unload_adapter(self) -> None:
+        """Take the adapter off the model, if there is one."""
+        self.adapter = None
+        if self.loaded:
+            self.loaded.model = adapt.remove_lora(self.loaded.model)
+
+    def discard_unsaved_adapter(self) -> None:
+        """After a job that didn't end: drop a half-trained adapter and freeze the weights. The model stays."""
+        if self.loaded and self.adapter is None:
+            self.unload_adapter()
+            self.loaded.model.requires_grad_(False)
+
+
+def adapter_of(run: runs.Run) -> Adapter:
+    """The adapter that a fine-tune's run has saved."""
+    return Adapter(run.id, runs.last_result(run).get("template", "auto"), run.settings().data.custom_format)

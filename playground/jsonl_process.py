@@ -1,0 +1,259 @@
+"""A child process that answers requests over its pipes, one JSON object a line: `Connection` and `Server` are the ends.
+
+To the child's standard input:
+    {"id": number, "do": name, "arguments": {…}}   a request; they are answered one after the other
+    {"cancel": id}                                 a wish to end that request early
+From what was its standard output:
+    {"ready": {…}}                                 once, when it is ready for its first request
+    {"id": number, "event": {…}}                   as often as a request has news
+    {"id": number, "result": …}                    the end of a request, or:
+    {"id": number, "error": {"problems": […]}}     its failure, as PlaygroundError.to_dict()
+
+What the child and its libraries print goes to standard error, which the connection appends to a log file. The child
+ends itself when its standard input closes: nobody is left to work for.
+"""
+
+import json
+import logging
+import os
+import queue
+import subprocess
+import sys
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
+
+from playground.errors import as_playground_error
+
+PROJECT = Path(__file__).resolve().parents[1]
+LOG_LINES = 40  # of standard error that are kept in memory
+GRACE_SECONDS = 5.0  # between asking a process to end (SIGTERM) and killing it
+
+Message = dict[str, Any]
+OnMessage = Callable[[Message], None]
+Emit = Callable[[dict], None]
+
+logger = logging.getLogger(__name__)
+
+
+class Connection:
+    """The parent's end: one child process, from its start to its exit. A new process takes a new connection.
+
+    Each message of the child goes to the request whose id it carries, so a late one can't reach a request that was sent
+    over another connection. When the process exits, its unfinished requests get a last message, {"exit": code}.
+    Safe to use from several threads.
+    """
+
+    def __init__(self, command: Sequence[str], log: Path, environment: dict[str, str] | None = None):
+        self.ready: dict | None = None  # what the child announced, once it has
+        self.closing = False  # whether its end was asked for
+        self._log = log
+        self._log_tail: deque[str] = deque(maxlen=LOG_LINES)
+        self._requests: dict[int, OnMessage] = {}  # those without an end
+        self._last_id = 0
+        self._exited = False  # whether the unfinished requests have got the exit code
+        self._lock = threading.Lock()  # of the requests
+        self._writing = threading.Lock()
+        self._process = subprocess.Popen(
+            command,
+            cwd=PROJECT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            env=os.environ | {"PYTHONUNBUFFERED": "1"} | (environment or {}),
+        )
+        self._logging_thread = threading.Thread(target=self._keep_log, daemon=True)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._logging_thread.start()
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs, as far as the system knows now."""
+        return self._process.poll() is None
+
+    @property
+    def last_log_line(self) -> str:
+        """The last line that the process wrote to standard error, or ""."""
+        return self._log_tail[-1] if self._log_tail else ""
+
+    def send(self, do: str, arguments: dict, on_message: OnMessage) -> int:
+        """Send a request; returns its id.
+
+        `on_message` is called from the reader's thread with every message of this request, the last of which has one of
+        the keys "result", "error" and "exit". A request to a process that has died gets {"exit": code} as well.
+        """
+        with self._lock:
+            self._last_id += 1
+            request_id, exited = self._last_id, self._exited
+            if not exited:
+                self._requests[request_id] = on_message
+        if exited:
+            on_message({"exit": self._process.wait()})
+        else:
+            self._write({"id": request_id, "do": do, "arguments": arguments})
+        return request_id
+
+    def cancel(self, request_id: int) -> None:
+        """Ask the process to end a request early; its end still comes as a message."""
+        self._write({"cancel": request_id})
+
+    def close(self, grace: float = GRACE_SECONDS) -> None:
+        """End the process, and with it its unfinished requests: SIGTERM, after `grace` seconds SIGKILL."""
+        self.closing = True
+        if self.alive:
+            if grace:
+                self._process.terminate()
+            try:
+                self._process.wait(grace)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        if threading.current_thread() is not self._reader:
+            self._reader.join(GRACE_SECONDS)
+
+    def close_input(self) -> None:
+        """Close the process's standard input, as the end of this process would; it ends itself then."""
+        assert self._process.stdin
+        self._process.stdin.close()
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code, once the process has ended and its unfinished requests know. Raises TimeoutExpired."""
+        code = self._process.wait(timeout)
+        self._reader.join(timeout)
+        return code
+
+    def _write(self, message: Message) -> None:
+        assert self._process.stdin
+        with self._writing:
+            try:
+                self._process.stdin.write(json.dumps(message, ensure_ascii=False) + "\n")
+                self._process.stdin.flush()
+            except (OSError, ValueError):  # it has just died, ValueError: its input is closed; the reader will notice
+                pass
+
+    def _read(self) -> None:
+        assert self._process.stdout
+        for line in self._process.stdout:
+            try:
+                self._dispatch(json.loads(line))
+            except Exception:
+                logger.exception("process %d: a message that can't be handled: %.200r", self.pid, line)
+        code = self._process.wait()
+        self._logging_thread.join(1.0)  # its last words; not for ever, since children of the child may keep the pipe
+        with self._lock:
+            self._exited, unfinished, self._requests = True, list(self._requests.values()), {}
+        for on_message in unfinished:
+            try:
+                on_message({"exit": code})
+            except Exception:
+                logger.exception("process %d: its exit can't be handled", self.pid)
+
+    def _dispatch(self, message: Message) -> None:
+        if "ready" in message:
+            self.ready = message["ready"]
+            return
+        with self._lock:
+            is_end = "event" not in message
+            on_message = self._requests.pop(message["id"]) if is_end else self._requests[message["id"]]
+        on_message(message)
+
+    def _keep_log(self) -> None:
+        assert self._process.stderr
+        try:
+            self._log.parent.mkdir(parents=True, exist_ok=True)
+            with open(self._log, "a", encoding="utf-8") as file:
+                for line in self._process.stderr:
+                    self._log_tail.append(line.strip())
+                    file.write(line)
+                    file.flush()
+        except OSError:
+            for line in self._process.stderr:  # the pipe must be emptied even where nothing can be written
+                self._log_tail.append(line.strip())
+
+
+class Server:
+    """The child's end: reads requests from standard input and answers them one after another.
+
+    To be made before slow imports: from then on the process ends with its parent, and what is printed goes to standard
+    error. `cancelled` is set while the request that is being answered is to end early.
+    """
+
+    def __init__(self) -> None:
+        self.cancelled = threading.Event()
+        self._output: TextIO = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+        os.dup2(2, 1)
+        self._writing = threading.Lock()
+        self._requests: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._lock = threading.Lock()  # of the two following
+        self._answering: int | None = None
+        self._cancelled_ids: set[int] = set()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def announce_ready(self, **facts: Any) -> None:
+        self._write({"ready": facts})
+
+    def serve(self, answer: Callable[[str, dict, Emit], Any]) -> NoReturn:
+        """Answer requests for ever: `answer(do, arguments, emit)` returns the result; `emit(event)` sends an event.
+
+        What it raises becomes the request's error, its traceback goes to the log.
+        """
+        while True:
+            request = self._requests.get()
+            request_id = request["id"]
+            self._begin(request_id)
+            try:
+                end = {"result": answer(request["do"], request["arguments"], partial(self._emit, request_id))}
+            except Exception as error:
+                traceback.print_exc()
+                end = {"error": as_playground_error(error).to_dict()}
+            with self._lock:
+                self._answering = None
+            self._write({"id": request_id, **end})
+
+    def _emit(self, request_id: int, event: dict) -> None:
+        self._write({"id": request_id, "event": event})
+
+    def _begin(self, request_id: int) -> None:
+        with self._lock:
+            self._answering = request_id
+            if request_id in self._cancelled_ids:  # while it waited for its turn
+                self.cancelled.set()
+            else:
+                self.cancelled.clear()
+            self._cancelled_ids = {cancelled for cancelled in self._cancelled_ids if cancelled > request_id}
+
+    def _listen(self) -> None:
+        for line in open(sys.stdin.fileno(), encoding="utf-8", closefd=False):
+            try:
+                message = json.loads(line)
+                if "cancel" in message:
+                    self._cancel(message["cancel"])
+                else:
+                    self._requests.put(message)
+            except Exception:
+                traceback.print_exc()
+        os._exit(0)
+
+    def _cancel(self, request_id: int) -> None:
+        with self._lock:
+            if request_id == self._answering:
+                self.cancelled.set()
+            else:
+                self._cancelled_ids.add(request_id)
+
+    def _write(self, message: Message) -> None:
+        line = json.dumps(message, ensure_ascii=False) + "\n"
+        with self._writing:
+            self._output.write(line)

@@ -1,0 +1,140 @@
+"""Models of a Hugging Face hub: the local cache, whole repos, and single GGUF files."""
+
+import json
+import os
+import threading
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+from playground import catalog
+from playground.background import run_in_background
+from playground.catalog.hub_status import TIMEOUT, access_problem
+from playground.errors import PlaygroundError, problem
+
+MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
+IGNORED_FILES = ["*.py", "*.pkl", "*.pt", "*.msgpack", "*.h5", "*.onnx", "*.gguf", "onnx/*", "original/*"]
+SHOWN = 6  # file names in a message
+
+
+def cached_folder(repo: str | None) -> Path | None:
+    """Return the snapshot folder of a repo in the hub's cache, or None if any of its weight files is missing."""
+    if not repo:
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(repo, "config.json")
+    if not isinstance(config, str):
+        return None
+    folder = Path(config).parent
+    for index in folder.glob("*.index.json"):
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        return folder if all((folder / name).is_file() for name in shards) else None
+    return folder if any(folder.glob("*.safetensors")) or any(folder.glob("*.bin")) else None
+
+
+def cached_file(repo: str, name: str) -> Path | None:
+    """Return the path of one file in the hub's cache, or None."""
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(repo, name)
+    return Path(path) if isinstance(path, str) else None
+
+
+def check_access(repo: str, file: str = "") -> None:
+    """Raise PlaygroundError if the hub can't be reached, or doesn't give access to the repo or file."""
+    reason = access_problem(repo, file=file)
+    if reason:
+        raise access_error(reason, f"{repo}/{file}" if file else repo)
+
+
+def access_error(reason: str, name: str) -> PlaygroundError:
+    """The error for a reason of `hub_status.access_problem`, with the models that need no hub."""
+    return problem(f"error.hub_{reason}", repo=name, offline=catalog.offline_models())
+
+
+def download_config(repo: str) -> Path:
+    """Download a repo's config.json alone; return its path. Raises PlaygroundError."""
+    check_access(repo)
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(repo, "config.json"))
+    except (OSError, ValueError) as error:
+        raise problem("error.hub_broke", repo=repo, detail=type(error).__name__) from error
+
+
+def download_file(repo: str, name: str, stop: threading.Event) -> Generator[dict, None, Path]:
+    """Download one file of a repo; yield `phase` and `progress` events, return its path. Raises PlaygroundError."""
+    yield {"kind": "phase", "name": "fetch"}
+    check_access(repo, name)
+
+    def download(on_progress: Callable[..., None]) -> Path:
+        from huggingface_hub import hf_hub_download
+
+        return Path(hf_hub_download(repo, name, tqdm_class=_progress_bar_class(on_progress)))
+
+    return (yield from _run_download(download, f"{repo}/{name}", stop))
+
+
+def download_model(repo: str, stop: threading.Event) -> Generator[dict, None, Path]:
+    """Download a repo's config, tokenizer and weights; yield `progress` events, return the folder.
+
+    Safetensors are preferred; *.bin files are fetched only from repos without any. Raises PlaygroundError for a repo
+    without weights, with GGUF files only, or when the connection breaks.
+    """
+
+    def download(on_progress: Callable[..., None]) -> Path:
+        from huggingface_hub import HfApi, snapshot_download
+
+        names = [file.rfilename for file in HfApi().model_info(repo, timeout=TIMEOUT).siblings or ()]
+        if not any(name.endswith((".safetensors", ".bin")) for name in names):
+            ggufs = [name for name in names if name.endswith(".gguf")]
+            key = "error.only_gguf" if ggufs else "error.no_weights_hub"
+            raise problem(key, repo=repo, found=(ggufs or names)[:SHOWN])
+        patterns = MODEL_FILES if any(name.endswith(".safetensors") for name in names) else [*MODEL_FILES, "*.bin"]
+        return Path(
+            snapshot_download(
+                repo,
+                allow_patterns=patterns,
+                ignore_patterns=IGNORED_FILES,
+                tqdm_class=_progress_bar_class(on_progress),
+            )
+        )
+
+    return (yield from _run_download(download, repo, stop))
+
+
+def _run_download(
+    download: Callable[[Callable[..., None]], Path], name: str, stop: threading.Event
+) -> Generator[dict, None, Path]:
+    """Run a download in the background. If the connection breaks, what has arrived is kept and resumed next time."""
+    try:
+        path = yield from run_in_background(download, stop)
+    except (OSError, ValueError) as error:
+        raise problem("error.hub_broke", repo=name, detail=type(error).__name__) from error
+    assert isinstance(path, Path)
+    return path
+
+
+def _progress_bar_class(on_progress: Callable[..., None]) -> type:
+    """A tqdm class that draws nothing and reports the bytes of all files together."""
+    from tqdm.auto import tqdm
+
+    bars: list = []
+
+    class ByteCounter(tqdm):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            kwargs["disable"] = False
+            kwargs["file"] = open(os.devnull, "w")
+            super().__init__(*args, **kwargs)
+            if kwargs.get("unit") == "B":
+                bars.append(self)
+
+        def update(self, n: float | None = 1) -> bool | None:
+            drawn = super().update(n)
+            if bars:
+                on_progress(sum(bar.n for bar in bars), sum(bar.total or bar.n for bar in bars))
+            return drawn
+
+    return ByteCounter

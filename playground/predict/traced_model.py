@@ -1,0 +1,111 @@
+"""A network on the meta device together with the trace of what it allocates."""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedConfig
+
+from playground.memory.ledger import tensors_by_part
+from playground.predict import meta_model
+from playground.predict.allocation_trace import OUTSIDE, AllocationEvent, AllocationTrace
+from playground.predict.layer_extrapolation import extrapolate
+from playground.predict.shallow_model import ShallowModel, repeated_layers
+from playground.settings import Load
+from playground.train.checkpointing import CheckpointPolicy
+
+
+@dataclass(frozen=True)
+class Target:
+    """The device that is predicted for.
+
+    device: "cuda" or "cpu". dtype: that the model computes in. capacity: bytes of the device's memory; 0: no limit.
+    """
+
+    device: str
+    dtype: torch.dtype
+    capacity: int = 0
+
+
+class MoreLayersNeeded(Exception):
+    """The training plan checkpoints every `interval` layers, and the shallow network is too shallow for that."""
+
+    def __init__(self, interval: int):
+        super().__init__(interval)
+        self.interval = interval
+
+
+class TracedModel:
+    """A network on the meta device and its allocation trace, which begins with the weights.
+
+    shallow: the shallow network to build in place of the one of `config`; None: all layers are traced. with_weights:
+    False for a trace that begins empty. weight_bytes: of the whole network's weights in the trace.
+    """
+
+    def __init__(
+        self,
+        config: PreTrainedConfig,
+        load: Load,
+        target: Target,
+        shallow: ShallowModel | None,
+        with_weights: bool = True,
+    ):
+        self.shallow = shallow
+        self.loaded = meta_model.build_loaded(shallow.config if shallow else config, load, target.dtype, target.device)
+        if shallow:
+            shallow.check(self.loaded.model)
+        self.trace = AllocationTrace()
+        self.assign_layers()
+        if with_weights:
+            self.book_weights()
+        self.trace.layer = OUTSIDE
+        self.weight_bytes = sum(event.size * self.multiplicity(event.layer) for event in self.trace.events_by_layer())
+
+    def fork(self) -> "TracedModel":
+        """The same network, without gradients, with a second trace that begins with this one's events."""
+        other = copy.copy(self)
+        other.trace = self.trace.fork()
+        for parameter in self.loaded.model.parameters():
+            parameter.grad = None
+        return other
+
+    def book_weights(self) -> None:
+        """Book each of the model's tensors under its part of the ledger."""
+        for part, tensor in tensors_by_part(self.loaded.model):
+            self.trace.book(part, tensor)
+
+    def assign_layers(self) -> None:
+        """Assign the weights to their layers in the trace; not needed where all layers are traced."""
+        if self.shallow is None:
+            return
+        model, layers = self.loaded.model, repeated_layers(self.loaded.model)
+        in_layers = {id(tensor) for layer in layers for _, tensor in tensors_by_part(layer)}
+        others = (tensor for _, tensor in tensors_by_part(model) if id(tensor) not in in_layers)
+        self.trace.assign_layer(OUTSIDE, others)
+        for number, layer in enumerate(layers):
+            self.trace.assign_layer(number, (tensor for _, tensor in tensors_by_part(layer)))
+
+    def check_interval(self, policy: CheckpointPolicy) -> None:
+        """Raise MoreLayersNeeded if the shallow network can't represent the deep one under this policy."""
+        interval = checkpoint_interval(policy.checkpointing)
+        if self.shallow and self.shallow.interval % interval:
+            raise MoreLayersNeeded(interval)
+
+    def multiplicity(self, layer: int) -> int:
+        """How many layers of the whole network a traced layer represents."""
+        return self.shallow.multiplicities[layer] if self.shallow and layer != OUTSIDE else 1
+
+    def tensor_multiplicity(self, tensor: torch.Tensor) -> int:
+        """How many tensors of the whole network a tensor of this one represents."""
+        return self.multiplicity(self.trace.layer_of(tensor))
+
+    def whole_events(self) -> list[AllocationEvent]:
+        """The whole network's events. Raises LayersDiffer where a shallow network can't represent it."""
+        if self.shallow is None:
+            return self.trace.events
+        return extrapolate(self.trace.events_by_layer(), self.shallow.regions)
+
+
+def checkpoint_interval(checkpointing: str) -> int:
+    """Every how many layers one is treated apart under this setting: "2" checkpoints every second layer."""
+    return int(checkpointing) if checkpointing.isdigit() else 1

@@ -1,0 +1,122 @@
+"""What a person does and reads on the page, for the browser tests of this folder."""
+
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Locator, Page, expect
+
+from playground.i18n import translate
+
+LONG = 60_000  # ms, for what the engine or the planner does
+DRAWN_POINTS = """
+() => Math.max(0, ...[...document.querySelectorAll('.live .memory .plot')]
+  .flatMap(plot => (plot.data ?? []).map(line => (line.y ?? []).length)))
+"""
+# Gradio writes a field's value again in the frame after it was mounted, over anything that was typed by then.
+RENDERED = """
+() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => requestIdleCallback(done))))
+"""
+
+
+def visible_field(page: Page, label: str) -> Locator:
+    """The field of that label in the open tab: other tabs have some of the same."""
+    return page.get_by_label(label, exact=True).locator("visible=true").first
+
+
+def fill(page: Page, label: str, value: str) -> None:
+    """Write into a field and leave it: Gradio reads a value when its field is left."""
+    field = visible_field(page, label)
+    field.wait_for()
+    page.evaluate(RENDERED)
+    field.fill(value)
+    field.press("Tab")
+
+
+def choose(page: Page, label: str, value: str) -> None:
+    """Write into a dropdown and take the text; again where it took another, its choices having come only then."""
+    field = visible_field(page, label)
+    field.wait_for()
+    for attempt in range(4):
+        page.evaluate(RENDERED)
+        field.fill(value)
+        field.press("Enter")
+        field.press("Tab")
+        try:
+            expect(field).to_have_value(value, timeout=1_000 if attempt < 3 else 20_000)
+            return
+        except AssertionError:
+            if attempt == 3:
+                raise
+
+
+def open_tab(page: Page, key: str, lang: str = "en") -> None:
+    page.get_by_role("tab", name=translate(lang, key)).click()
+
+
+def press(page: Page, key: str, lang: str = "en") -> None:
+    page.get_by_role("button", name=translate(lang, key), exact=True).locator("visible=true").first.click()
+
+
+def expand(page: Page, key: str) -> None:
+    """Open an accordion of the form and wait for its fields, which Gradio makes only then."""
+    header = page.get_by_role("button", name=translate("en", key)).locator("visible=true").first
+    header.click()
+    header.locator("xpath=..").locator("input, textarea").locator("visible=true").first.wait_for()
+    page.evaluate(RENDERED)
+
+
+def check_radio(page: Page, label: str) -> None:
+    page.get_by_role("radio", name=label, exact=True).locator("visible=true").first.check()
+
+
+def notices(page: Page, kind: str = "bad") -> Locator:
+    """The messages on the open tab: "bad" for errors, "good" for the rest."""
+    return page.locator(f".notice.{kind}").locator("visible=true")
+
+
+def choose_toy(page: Page, app: Any, model: Path | None = None) -> None:
+    open_tab(page, "tab.load")
+    choose(page, translate("en", "load.model"), str(model or app.model))
+
+
+def start_fine_tune(page: Page, app: Any, epochs: str) -> None:
+    choose_toy(page, app)
+    open_tab(page, "tab.tune")
+    fill(page, translate("en", "train.epochs"), epochs)
+    press(page, "tune.go")
+
+
+def wait_until_training(page: Page) -> None:
+    """Wait until the live view shows the speed of training steps."""
+    expect(page.locator(".live .phase")).to_have_text(translate("en", "phase.train"), timeout=LONG)
+    expect(page.locator(".live .facts")).to_contain_text("tokens/s", timeout=LONG)
+
+
+def wait_until_idle(page: Page) -> None:
+    """Wait until no job runs: the Load button is enabled."""
+    open_tab(page, "tab.load")
+    expect(page.get_by_role("button", name=translate("en", "load.go"))).to_be_enabled(timeout=LONG)
+
+
+def wait_until_answered(page: Page) -> None:
+    """Wait until an answer is complete and the engine is free."""
+    speed = page.locator(".quiet", has_text="tokens/s together (measured)").locator("visible=true").first
+    expect(speed).to_be_visible(timeout=LONG)
+    wait_until_idle(page)
+
+
+def newest_run(app: Any) -> Path:
+    return max((f for f in app.runs.iterdir() if f.is_dir()), key=lambda f: f.stat().st_mtime)
+
+
+def drawn_points(page: Page) -> int:
+    """Points of the memory line as it is drawn."""
+    return page.evaluate(DRAWN_POINTS)
+
+
+def wait_for_new_points(page: Page, more_than: int) -> int:
+    """Wait until the memory line has more points than that, and then gains another; returns how many it has then."""
+    grown = f"than => ({DRAWN_POINTS.strip()})() > than"
+    page.wait_for_function(grown, arg=more_than, timeout=LONG)
+    page.wait_for_function(grown, arg=drawn_points(page), timeout=LONG)
+    return drawn_points(page)

@@ -1,0 +1,121 @@
+"""Inputs allowed on a public page: the catalog, hubs, uploads and pasted rows; no other path of the machine."""
+
+from pathlib import Path
+
+import pytest
+
+from playground import catalog
+from playground.catalog import cache_folder
+from playground.data.source import save_pasted
+from playground.errors import PlaygroundError
+from playground.settings import Settings
+from playground.ui.access import forbidden_sources
+from playground.ui.page import Page
+
+PROJECT = Path(__file__).resolve().parents[2]
+BOTH = ["load.model", "data.source"]
+
+
+def forbidden_fields(name: str) -> list[str]:
+    """The fields in which `name` is forbidden, of the model and the data set."""
+    return [problem.values["field"] for problem in forbidden_sources(name, name)]
+
+
+@pytest.fixture
+def machine(monkeypatch, tmp_path) -> Path:
+    """A working directory with a folder of uploads and a secret file outside of it."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gradio").mkdir()
+    (tmp_path / "secret.json").write_text('[{"instruction": "a", "output": "b"}]')
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", [*catalog.data_sets(), *catalog.models()])
+def test_catalog_entries_are_allowed_even_where_a_path_has_their_name(machine, name):
+    model, source = next(iter(catalog.models())), next(iter(catalog.data_sets()))
+    (machine / name).mkdir(parents=True)
+    if name in catalog.data_sets():
+        assert forbidden_sources(model, name) == []
+    if name in catalog.models():
+        assert forbidden_sources(name, source) == []
+
+
+def test_a_path_with_the_name_of_the_other_kind_of_entry_is_forbidden(machine):
+    model, source = "smollm2-135m-instruct", "helpdesk.en"
+    for name in (model, source):
+        (machine / name).mkdir()
+    assert [p.values["field"] for p in forbidden_sources(source, model)] == BOTH
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "yahma/alpaca-cleaned",
+        "squad:plain_text",
+        "name/set:config@split",
+        "Qwen/Qwen3-0.6B",
+        "someone/model/file.gguf",
+        "x" * 5000,
+        "a\0b",
+    ],
+)
+def test_hub_ids_and_names_that_nothing_can_open_are_allowed(machine, name):
+    assert forbidden_fields(name) == []
+
+
+def test_uploads_and_pasted_rows_are_allowed(machine):
+    uploaded = machine / "gradio" / "abc" / "mine.csv"
+    uploaded.parent.mkdir()
+    uploaded.write_text("a,b\n")
+    assert forbidden_fields(str(uploaded)) == []
+    assert forbidden_fields(str(save_pasted("a,b\n1,2\n", cache_folder() / "pasted"))) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "{machine}/secret.json",
+        "secret.json",
+        "./secret.json",
+        "gradio/../secret.json",
+        "{machine}/gradio/../secret.json",
+        "{machine}/gradio/link",
+        "{machine}-gradio/secret.json",
+        "~/.ssh/id_rsa",
+        "/no/such/file",
+        "{machine}",
+        "folder/of-a-set:config@split",
+    ],
+)
+def test_every_other_path_of_the_machine_is_forbidden(machine, name):
+    (machine / "gradio" / "link").symlink_to(machine / "secret.json")
+    (machine / "folder" / "of-a-set").mkdir(parents=True)
+    assert forbidden_fields(name.format(machine=machine)) == BOTH
+
+
+@pytest.mark.parametrize("name", ["README.md", "assets/data/helpdesk.en.jsonl", "tests/data"])
+def test_paths_in_the_engines_working_directory_are_forbidden(machine, name):
+    assert (PROJECT / name).exists() and not Path(name).exists()
+    assert forbidden_fields(name) == BOTH
+
+
+@pytest.mark.parametrize("private", [True, False])
+def test_a_public_page_reports_forbidden_paths_with_all_other_problems(machine, private):
+    page = Page("en", machine, None, None, Settings(), private)
+    fields = [("load", "model"), ("load", "bits"), ("data", "source")]
+    with pytest.raises(PlaygroundError) as raised:
+        page.parse_fields(fields, [str(machine), 3, str(machine / "secret.json")])
+    forbidden = [] if private else ["problem.not_here"] * 2
+    assert [problem.key for problem in raised.value.problems] == ["problem.bits", *forbidden]
+    assert private or "anyone can open this page" in raised.value.text("en")
+
+
+@pytest.mark.parametrize("field", [("load", "model"), ("data", "source")])
+def test_a_public_page_refuses_a_forbidden_path_among_valid_settings(machine, field):
+    path = f"  {machine / 'secret.json'} "  # settings strip spaces
+    with pytest.raises(PlaygroundError) as raised:
+        Page("en", machine, None, None, Settings()).parse_fields([field], [path])
+    assert [problem.key for problem in raised.value.problems] == ["problem.not_here"]
+    settings = Page("en", machine, None, None, Settings(), private=True).parse_fields([field], [path])
+    assert getattr(getattr(settings, field[0]), field[1]) == path.strip()

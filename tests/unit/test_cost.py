@@ -1,0 +1,88 @@
+"""A cutoff's cost: memory as a run predicts it, seconds that scale with the run, errors that leave the counts."""
+
+import pytest
+import torch
+from toy_rows import varied_rows
+from toys import make_tokenizer
+
+from playground.catalog.cards import verdict
+from playground.data.batch import encode
+from playground.data.lengths import count_tokens
+from playground.data.template import Template
+from playground.planning import cost as cost_module
+from playground.planning.cost import Machine, cutoff_cost
+from playground.predict import meta_model, phases
+from playground.predict.heaviest import predict_heaviest_step
+from playground.settings import Settings
+from playground.train.loop import total_steps
+
+TEMPLATE = Template("talk", make_tokenizer(False))
+ROWS = varied_rows()
+GIB = 2**30
+
+
+def settings_for(model, **train) -> Settings:
+    return Settings().with_values({"load": {"model": str(model), "bits": 16}, "train": train})
+
+
+def test_memory_is_what_a_run_predicts(toy):
+    train = {"batch_size": 64, "gradient_checkpointing": "off"}
+    settings = settings_for(toy(), max_seq_length=90, **train)
+    config, lengths = meta_model.config_of(str(toy())), count_tokens(ROWS, TEMPLATE)
+    cost = cutoff_cost(lengths, settings, config, Machine(capacity=GIB))
+    examples, _ = encode(ROWS, TEMPLATE, 90)
+    prediction = predict_heaviest_step(config, settings, phases.Target("cuda", torch.bfloat16, GIB), examples)
+    need, policy = prediction["need"], ("checkpointing", "budget", "batching", "tokens", "rows")
+    assert need == prediction["device_used"]
+    assert cost["memory"] == {"bytes": need, "capacity": GIB, "verdict": verdict(need, GIB)} | {
+        name: prediction[name] for name in policy
+    }
+    assert cost["steps"] == total_steps(len(examples), settings.train)
+    assert cost["estimates"] == []  # no GPU was named
+    longer = cutoff_cost(lengths, settings_for(toy(), max_seq_length=400, **train), config, Machine())
+    assert longer["memory"]["bytes"] > cost["memory"]["bytes"] and longer["memory"]["verdict"] is None
+
+
+def test_seconds_grow_with_epochs_and_a_sample_stands_for_all_rows(toy):
+    lengths, config = count_tokens(ROWS, TEMPLATE), meta_model.config_of(str(toy()))
+
+    def seconds(epochs: float, scale: float = 1.0) -> float:
+        settings = settings_for(toy(), batch_size=2, max_seq_length=300, epochs=epochs)
+        return cutoff_cost(lengths, settings, config, Machine(name="rtx-4090"), scale=scale)["estimates"][0]["seconds"]
+
+    assert seconds(8.0) == pytest.approx(4 * seconds(2.0), rel=0.02)
+    assert seconds(8.0) == pytest.approx(seconds(2.0, scale=4.0), rel=0.02)
+
+
+@pytest.mark.parametrize("batching", ["packed", "padded"])
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_the_mean_step_times_the_steps_is_the_whole_run(toy, monkeypatch, scale, batching):
+    steps_taken = []
+    monkeypatch.setattr(cost_module, "step_work", lambda config, settings, prediction, step: steps_taken.append(step))
+    predict = cost_module.predict_heaviest_step
+    monkeypatch.setattr(cost_module, "predict_heaviest_step", lambda *args: predict(*args) | {"batching": batching})
+    settings, config = settings_for(toy(), batch_size=8, max_seq_length=90), meta_model.config_of(str(toy()))
+    lengths = count_tokens(ROWS, TEMPLATE)
+    cost = cutoff_cost(lengths, settings, config, Machine(name="rtx-4090"), scale=scale)
+    [step] = steps_taken
+    epoch_tokens = cost["padding"]["padded"] if batching == "padded" else cost["tokens"]
+    assert step.tokens * cost["steps"] == pytest.approx(epoch_tokens * cost["epochs"] * scale)
+    assert step.trained_tokens * cost["steps"] == pytest.approx(cost["trained"] * cost["epochs"] * scale)
+    kept = lengths.within(90).rows
+    assert step.rows == 8 and step.row_length == pytest.approx((kept**2).sum() / kept.sum())
+
+
+@pytest.mark.parametrize("family", ["t5", "mixtral", "qwen2_moe"])
+def test_seconds_are_not_estimated_for_encoders_and_experts(toy, family):
+    template = Template("talk", TEMPLATE.tokenizer, encoder=family == "t5")
+    settings, config = settings_for(toy(family), max_seq_length=120), meta_model.config_of(str(toy(family)))
+    cost = cutoff_cost(count_tokens(ROWS, template), settings, config, Machine(name="h100"))
+    assert cost["memory"]["bytes"] > 0 and cost["estimates"] == [] and cost["measured"] is None
+
+
+@pytest.mark.parametrize("cutoff,key", [(600, "error.length"), (8, "error.all_too_long")])
+def test_a_cutoff_that_cannot_be_trained_has_an_error_and_the_counts(toy, cutoff, key):
+    config, lengths = meta_model.config_of(str(toy())), count_tokens(ROWS, TEMPLATE)
+    cost = cutoff_cost(lengths, settings_for(toy(), max_seq_length=cutoff), config, Machine())
+    assert [problem["key"] for problem in cost["trouble"]["problems"]] == [key] and cost["memory"] is None
+    assert (cost["tokens"] > 0) == (cutoff == 600) and (cost["left_out"] == len(ROWS)) == (cutoff == 8)

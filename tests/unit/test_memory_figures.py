@@ -1,0 +1,91 @@
+"""Figures and tables of the Plan and Runs tabs: every name has words, every number a place, and all text is escaped."""
+
+import functools
+import re
+
+import pytest
+
+from playground import runs
+from playground.i18n import LANGUAGES, table, translate
+from playground.planning import forecast
+from playground.runs.accuracy import Pair, scores
+from playground.settings import Settings
+from playground.ui import memory_figures, run_tables
+
+GIB = 2**30
+ENGLISH = functools.partial(translate, "en")
+
+
+@pytest.fixture(scope="module")
+def settings(toy) -> Settings:
+    return Settings().with_values(
+        {"load": {"model": str(toy()), "bits": 16}, "train": {"batch_size": 2, "max_seq_length": 64}}
+    )
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_every_step_of_the_waterfall_has_words_and_a_verdict(settings, lang):
+    steps = forecast.waterfall(settings)
+    assert (
+        len(steps) >= 6 and [step["step"] for step in steps if f"plan.saving.{step['step']}" not in table(lang)] == []
+    )
+    capacity = steps[2]["device_used"] + 1
+    drawn = memory_figures.waterfall(functools.partial(translate, lang), steps, capacity)
+    assert drawn.count("<li>") == len(steps) and {"no", "tight"} <= set(re.findall(r'class="verdict (\w+)"', drawn))
+
+
+def test_forecast_draws_and_names_every_part(settings):
+    prediction = forecast.forecast(settings, context=64)
+    drawn = memory_figures.forecast(ENGLISH, prediction, 8 * GIB, 6 * GIB)
+    for phase in prediction["phases"].values():
+        assert set(phase["parts"]) <= set(memory_figures.PARTS)
+        for part in phase["parts"]:
+            assert ENGLISH(f"chart.part.{part}") in drawn
+    assert drawn.count('class="bar"') == 3 and ENGLISH("plan.verdict.fits") in drawn and ENGLISH("plan.here") in drawn
+
+
+def test_on_a_cpu_the_program_itself_is_a_part_of_the_need():
+    phase = {"parts": {"weights": 3 * GIB, "activations": GIB}, "allocated": 4 * GIB, "rss": 5 * GIB, "need": 5 * GIB}
+    assert memory_figures._parts_with_program(phase)["program"] == GIB
+
+
+def test_accuracy_table_groups_figures_by_phase():
+    pairs = [
+        Pair("r", "load", "weights", 90, 100),
+        Pair("r", "tune", "device_used", 3 * GIB, 2 * GIB),
+        Pair("r", "tune", "working", 5, 4),
+    ]
+    drawn = run_tables.accuracy(ENGLISH, pairs)
+    assert drawn.count('class="group"') == 2 and drawn.index("Load") < drawn.index("weights") < drawn.index(
+        "Fine-tune"
+    ) < drawn.index("3.00 GiB")
+    assert "−10.0%" in drawn and "+50.0%" in drawn
+
+
+def test_accuracy_record_has_one_row_per_phase_with_the_model(tmp_path):
+    run = runs.create(tmp_path, "tune", Settings().with_values({"load": {"model": "/x/<b>toy", "bits": 4}}))
+    pairs = [
+        Pair(run.id, phase, kind, 2 * GIB, GIB) for phase in ("load", "tune") for kind in ("allocated", "device_used")
+    ]
+    drawn = run_tables.record(ENGLISH, pairs, {summary.id: summary for summary in runs.history(tmp_path)})
+    assert drawn.count(run.id) == 2 and drawn.count("+100.0%") == 4 and "reserved" not in drawn
+    assert "&lt;b&gt;toy, 4 bits" in drawn and "<b>" not in drawn
+    assert run_tables.scores(ENGLISH, scores(pairs)).count("+100.0%") == 2
+
+
+def test_history_lists_job_model_losses_recall_and_state(tmp_path):
+    run = runs.create(tmp_path, "tune", Settings().with_values({"load": {"bits": 4}}))
+    run.append(
+        "done", job="tune", result={"loss": {"before": 3.0, "after": 1.5}, "recall": {"base": 0.0, "tuned": 0.91}}
+    )
+    runs.create(tmp_path, "load", Settings())
+    drawn = run_tables.history(ENGLISH, runs.history(tmp_path))
+    for text in (
+        run.id,
+        "SmolLM2 135M Instruct, 4 bits, helpdesk.en",
+        "3.000 → 1.500",
+        "0% → 91%",
+        ENGLISH("state.done"),
+        ENGLISH("state.open"),
+    ):
+        assert text in drawn

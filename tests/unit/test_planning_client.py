@@ -1,0 +1,189 @@
+"""The planning processes seen from the page: started late, asked once, replaced when they die, their errors raised."""
+
+import json
+import os
+import signal
+import sys
+import threading
+
+import pytest
+from toys import keys
+
+from playground.errors import PlaygroundError
+from playground.planning.client import Planner, this_machine
+
+WAIT = 60  # seconds at most, for any state
+
+STUB = """
+import os, time
+from playground.errors import problem
+from playground.jsonl_process import Server
+
+def answer(do, arguments, emit):
+    if do == "die":
+        os._exit(3)
+    if do == "refuse":
+        raise problem("problem.r", r=0)
+    if do == "cutoff_cost":
+        for done in (1, 2):
+            emit({"kind": "progress", "done": done, "total": 2, "unit": "rows"})
+        if arguments.get("long"):
+            time.sleep(600)
+    return {"pid": os.getpid(), "cuda": os.environ["CUDA_VISIBLE_DEVICES"], **arguments}
+
+Server().serve(answer)
+"""
+
+
+@pytest.fixture
+def planner(tmp_path):
+    planner = Planner(tmp_path / "runs", (sys.executable, "-c", STUB))
+    yield planner
+    planner.close()
+
+
+def test_process_starts_with_the_first_question_and_sees_no_gpu(planner):
+    assert planner.pid("forecast") is None
+    assert planner.ask("forecast", context=5) == {"pid": planner.pid("forecast"), "cuda": "", "context": 5}
+
+
+def test_same_question_is_answered_from_memory(planner):
+    first = planner.ask("forecast", context=5, settings={"load": {"bits": 4}})
+    planner.close()
+    assert planner.ask("forecast", settings={"load": {"bits": 4}}, context=5) is first
+    assert planner.ask("forecast", context=6)["pid"] != first["pid"]
+
+
+def test_process_that_died_is_replaced(planner):
+    dead = planner.ask("forecast")["pid"]
+    os.kill(dead, signal.SIGKILL)
+    assert planner.ask("forecast", context=1)["pid"] != dead
+
+
+def test_question_that_kills_the_process_fails_and_the_next_one_is_answered(planner):
+    with pytest.raises(PlaygroundError) as caught:
+        planner.ask("die")
+    assert keys(caught) == ["error.planner_died"] and "3" in str(caught.value)
+    assert planner.ask("forecast")["pid"] and planner.ask("fastest_settings")["pid"]
+
+
+def test_long_questions_have_their_own_processes(planner):
+    assert len({planner.ask(do)["pid"] for do in ("forecast", "waterfall", "fastest_settings", "largest_models")}) == 3
+
+
+def test_errors_are_raised_and_not_remembered(planner):
+    for _ in range(2):
+        with pytest.raises(PlaygroundError) as caught:
+            planner.ask("refuse")
+        assert keys(caught) == ["problem.r"]
+    assert not planner._answers
+
+
+def test_questions_about_rows_report_progress_and_are_asked_anew(planner):
+    reports = []
+    first = planner.ask("cutoff_cost", lambda *progress: reports.append(progress), cutoff=5)
+    assert (
+        reports == [(1, 2, "rows"), (2, 2, "rows")]
+        and first["cutoff"] == 5
+        and first["pid"] != planner.ask("forecast")["pid"]
+    )
+    assert planner.ask("cutoff_cost", cutoff=5) is not first and not any(
+        "cutoff_cost" in key for key in planner._answers
+    )
+
+
+def test_exception_of_the_progress_callback_ends_the_question(planner):
+    def interrupt(*_):
+        raise InterruptedError
+
+    before = planner.ask("cutoff_cost", cutoff=0)["pid"]
+    with pytest.raises(InterruptedError):
+        planner.ask("cutoff_cost", interrupt, cutoff=1)
+    answer = planner.ask("cutoff_cost", cutoff=2)
+    assert answer["cutoff"] == 2 and answer["pid"] != before  # nobody waits for what that process was computing
+
+
+def test_stopped_question_fails_without_a_problem_and_the_next_one_is_answered(planner):
+    planner.stop("cutoff_cost")  # nothing to stop
+    progressed, caught = threading.Event(), []
+
+    def ask():
+        with pytest.raises(PlaygroundError) as error:
+            planner.ask("cutoff_cost", lambda *_: progressed.set(), long=True)
+        caught.append(error)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    assert progressed.wait(WAIT)
+    planner.stop("forecast")  # another process
+    assert asking.is_alive()
+    planner.stop("xray")
+    asking.join(WAIT)
+    assert not asking.is_alive() and keys(caught[0]) == [] and str(caught[0].value) == ""
+    assert planner.ask("cutoff_cost")["pid"]
+
+
+def test_oldest_answers_are_forgotten(planner, monkeypatch):
+    monkeypatch.setattr("playground.planning.client.MAX_ANSWERS", 3)
+    for context in range(5):
+        planner.ask("forecast", context=context)
+    assert len(planner._answers) == 3
+
+
+def test_this_machine_is_known_without_torch():
+    machine = this_machine()
+    assert machine["device"] in ("cpu", "cuda") and machine["name"] and machine["bytes"] > 2**28
+    assert json.loads(json.dumps(machine)) == machine
+
+
+@pytest.mark.slow
+def test_real_process_answers_questions_about_rows(tmp_path, toy):
+    planner, settings = (
+        Planner(tmp_path),
+        {"load": {"model": str(toy()), "bits": 16}, "data": {"source": "plain-qa.ja"}},
+    )
+    xray = planner.ask("xray", settings=settings, row=2)
+    assert xray["states"]["trained"] and xray["row"]["output"]
+    reports = []
+    assert (
+        planner.ask(
+            "cutoff_cost",
+            lambda *progress: reports.append(progress),
+            settings=settings,
+            cutoff=99,
+            capacity=2**34,
+            card="rtx-4080",
+        )["cutoff"]
+        == 99
+    )
+    assert reports[0] == (0, xray["rows"], "rows")
+    with pytest.raises(PlaygroundError) as caught:
+        planner.ask("xray", settings=settings | {"load": {"model": "gemma-3-270m"}}, row=1)
+    assert keys(caught) == ["error.tokenizer_absent"]
+    planner.close()
+
+
+@pytest.mark.slow
+def test_real_process_predicts_refuses_and_ends_with_the_page(tmp_path, toy):
+    planner = Planner(tmp_path)
+    settings = {
+        "load": {"model": str(toy()), "bits": 16, "device": "cuda"},
+        "train": {"batch_size": 2, "max_seq_length": 64},
+    }
+    forecast = planner.ask("forecast", settings=settings, context=128, capacity=2**33, device="cuda")
+    assert set(forecast["phases"]) == {"load", "chat", "tune"} and forecast["bits"] == 16
+    for phase in forecast["phases"].values():
+        assert (
+            sum(size for part, size in phase["parts"].items() if part != "runtime")
+            == phase["allocated"]
+            <= phase["device_used"]
+        )
+    with pytest.raises(PlaygroundError) as caught:
+        planner.ask("forecast", settings=settings | {"load": {"model": str(tmp_path / "absent")}}, context=128)
+    assert len(keys(caught)) == 1
+    with pytest.raises(PlaygroundError) as caught:
+        planner.ask("forecast", settings=settings | {"lora": {"r": 0, "rank": 1}}, context=128)
+    assert keys(caught) == ["problem.unknown_field_known", "problem.r"]
+    connection = planner._worker("forecast").connection
+    connection.close_input()
+    assert connection.wait(WAIT) == 0
