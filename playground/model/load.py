@@ -135,7 +135,7 @@ def _read_model(
         weights.with_stored_quantization(config, settings)
         weights.check_files(folder)
         stored = getattr(config, "quantization_config", None)
-        quantization = {} if stored else {"quantization_config": _quantization_config(settings, dtype)}
+        quantization = {} if stored else {"quantization_config": quantization_config(settings, dtype)}
         with loading_progress(on_progress), mmap_large_blocks(), quantizable_linear_layers(config):
             model, info = model_class(config).from_pretrained(  # type: ignore[misc]  # with output_loading_info a pair
                 folder,
@@ -157,7 +157,8 @@ def _read_model(
     return model
 
 
-def _quantization_config(settings: Load, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+def quantization_config(settings: Load, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    """How bitsandbytes stores the weights at this bit width and computes with them in `dtype`; None from 16 bits on."""
     if settings.bits == 8:
         return BitsAndBytesConfig(load_in_8bit=True)
     if settings.bits == 4:

@@ -18,7 +18,7 @@ from playground.model.dtype import requested_dtype
 from playground.predict import meta_model, phases
 from playground.predict.formulas import explain
 from playground.predict.seconds import RELATIVE_TOKEN_SECONDS
-from playground.settings import Settings
+from playground.settings import BIT_WIDTHS, Settings
 
 MIN_CONTEXT = 32  # tokens of a chat, at least
 
@@ -178,7 +178,8 @@ def largest_models(context: int = 1024, batch: int = 1, length: int = 256) -> li
             **{job: largest(bits, job, card["bytes"]) for job in ("chat", "tune")},
         }
         for card in cards()
-        for bits in (16, 8, 4)
+        for bits in BIT_WIDTHS
+        if bits < 32
     ]
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from playground.catalog.cards import verdict
 from playground.planning.forecast import resolve_target
 from playground.predict import meta_model, phases
-from playground.settings import Settings
+from playground.settings import BIT_WIDTHS, Settings
 
 MIN_ROW_TOKENS = 32  # a shorter row has little left to learn from
 
@@ -45,7 +45,7 @@ def _possible_changes(settings: Settings, phase: str, device: str) -> Iterator[t
     """
     load, train = settings.load, settings.train
     full = train.method == "full" and phase == "tune"
-    yield from (("load", "bits", bits) for bits in (16, 8, 4) if bits < load.bits and (bits == 16 or not full))
+    yield from (("load", "bits", bits) for bits in BIT_WIDTHS if bits < load.bits and (bits == 16 or not full))
     if phase == "load":
         return
     if full:

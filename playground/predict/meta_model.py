@@ -11,12 +11,12 @@ import torch
 import transformers
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from huggingface_hub.errors import StrictDataclassError
-from transformers import CONFIG_MAPPING, AutoConfig, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from playground import catalog, compat
 from playground.errors import problem
 from playground.model import adapt
-from playground.model.load import LoadedModel, model_from_config
+from playground.model.load import LoadedModel, model_from_config, quantization_config
 from playground.model.weights import with_stored_quantization
 from playground.predict import shallow_model
 from playground.predict.lru import LruCache
@@ -94,13 +94,7 @@ def build(config: PreTrainedConfig, load: Load, dtype: torch.dtype, device: str)
 
 def quantize(model: PreTrainedModel, load: Load, dtype: torch.dtype) -> None:
     """Replace linear layers by bitsandbytes' quantized ones, those that transformers would replace."""
-    config = BitsAndBytesConfig(
-        load_in_4bit=load.bits == 4,
-        load_in_8bit=load.bits == 8,
-        bnb_4bit_quant_type=load.quant_type,
-        bnb_4bit_use_double_quant=load.double_quant,
-        bnb_4bit_compute_dtype=dtype,
-    )
+    config = quantization_config(load, dtype)
     biases = {name: module.bias for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     with compat.separate_code_books():
         compat.replace_linear_layers(model, compat.modules_not_to_quantize(model), config)

@@ -5,6 +5,7 @@ May import: errors, i18n. Imports no torch.
 
 from playground.settings.aliases import SCHEMA, with_current_names
 from playground.settings.schema import (
+    BIT_WIDTHS,
     CHECKPOINTING_CHOICES,
     COMPILE_CHOICES,
     MAX_EVAL_ROWS,
@@ -31,6 +32,7 @@ from playground.settings.validate import (
 )
 
 __all__ = [
+    "BIT_WIDTHS",
     "CHECKPOINTING_CHOICES",
     "COMPILE_CHOICES",
     "MAX_EVAL_ROWS",

@@ -11,6 +11,7 @@ from typing import Any
 
 from playground.errors import PlaygroundError, Problem
 
+BIT_WIDTHS = (32, 16, 8, 4)  # that a weight can be loaded at; 0 leaves the choice to the hardware
 PROMPT_FORMATS = ("auto", "chat", "alpaca", "talk", "text", "custom")
 METHODS = ("lora", "full")
 OPTIMIZERS = ("adamw", "adamw8bit", "paged_adamw", "paged_adamw8bit")

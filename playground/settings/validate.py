@@ -8,6 +8,7 @@ from playground.errors import PlaygroundError, Problem
 from playground.settings import prompt_format
 from playground.settings.aliases import with_current_names
 from playground.settings.schema import (
+    BIT_WIDTHS,
     CHECKPOINTING_CHOICES,
     COMPILE_CHOICES,
     MAX_EVAL_ROWS,
@@ -90,7 +91,7 @@ def is_text_encoding(name: str) -> bool:
 
 def _load_checks(load: Load) -> Iterator[Check]:
     yield load.model != "", "problem.model_empty", {}
-    yield load.bits in (0, 32, 16, 8, 4), "problem.bits", {"bits": load.bits}
+    yield load.bits in (0, *BIT_WIDTHS), "problem.bits", {"bits": load.bits}
     yield _one_of("load.dtype", load.dtype, ("auto", "bfloat16", "float16"))
     yield _one_of("load.quant_type", load.quant_type, ("nf4", "fp4"))
     yield _one_of("load.device", load.device, ("auto", "cpu", "cuda"))

@@ -80,7 +80,7 @@ class Team:
                 "error.accumulation",
                 {"batch": train.batch_size, "micro_batch": micro_batch, "processes": self.size},
             ),
-            (self.sharded and bits in (4, 8), "error.sharded_bits", {"bits": bits}),
+            (self.sharded and 0 < bits < 16, "error.sharded_bits", {"bits": bits}),
             (self.sharded and train.method == "full", "error.sharded_full", {}),
         ]
         raise_all([Problem(key, values) for is_wrong, key, values in checks if is_wrong])

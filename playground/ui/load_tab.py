@@ -7,12 +7,13 @@ import gradio as gr
 
 from playground import catalog
 from playground.catalog.cards import cards
+from playground.settings import BIT_WIDTHS
 from playground.ui import model_filters, oom_suggestions
 from playground.ui.model_filters import ModelFilters
 from playground.ui.oom_suggestions import SuggestionBox
 from playground.ui.page import QUIET, UNQUEUED, Page, Update, message, message_box, wait_until_opened
 
-BITS = [("auto", 0), ("32", 32), ("16", 16), ("8", 8), ("4", 4)]
+BITS = [("auto", 0), *((str(bits), bits) for bits in BIT_WIDTHS)]
 
 
 @dataclass(frozen=True)
