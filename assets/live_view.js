@@ -215,8 +215,9 @@ function receive(fresh) {
   for (const event of fresh.events) reduceEvent(state, event);
   if (catchingUp) return;
   const value = JSON.stringify({ run: fresh.run, engine: fresh.engine, ended: state.outcome !== "" });
-  // The template doesn't mention the value, so that setting it redraws nothing; Gradio fires `change` by itself.
-  if (!fresh.more && announcedValue !== value) props.value = JSON.parse(announcedValue = value);
+  // The template doesn't mention the value, so that setting it redraws nothing; Gradio fires `change` by itself. As text: an
+  // object is copied by Gradio at every comparison, counts as new each time, and can fire `change` without end.
+  if (!fresh.more && announcedValue !== value) props.value = announcedValue = value;
   if (needsDrawing) draw();
 }
 

@@ -50,7 +50,7 @@ def _unmarked(tree: ast.Module, names: set[str]) -> list[ast.FunctionDef]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
     parser.add_argument("report", type=Path, help="a JUnit report")
-    parser.add_argument("--seconds", type=float, default=2.0, help="tests that take longer are slow (2)")
+    parser.add_argument("--seconds", type=float, default=1.0, help="tests that take longer are slow (1)")
     parser.add_argument("--write", action="store_true", help="add the markers")
     options = parser.parse_args()
     for path, times in sorted(slow_tests(options.report, options.seconds).items()):

@@ -85,7 +85,7 @@ def live_view(lang: str, root: Path, current: Callable[[], dict]) -> gr.HTML:
     """The view of the run that `current` returns, or of the run whose id is written into the property `follow`.
 
     `current()` returns {"run": id or None, "busy": bool, "engine": "starting" | "ready" | "busy" | "off"}. The value
-    becomes {"run", "engine", "ended"} whenever one of them changes, which fires `change`.
+    becomes {"run", "engine", "ended"}, as JSON text, whenever one of them changes, which fires `change`.
     """
     last_run: str | None = None
 

@@ -31,6 +31,7 @@ def machine(monkeypatch, tmp_path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*catalog.data_sets(), *catalog.models()])
 def test_catalog_entries_are_allowed_even_where_a_path_has_their_name(machine, name):
     model, source = next(iter(catalog.models())), next(iter(catalog.data_sets()))

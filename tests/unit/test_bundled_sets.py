@@ -83,6 +83,7 @@ def test_shared_words_are_found():
     assert _shared_words("en", "What is it?", ["What is that?"]) == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lang", ["en", "ja"])
 def test_held_out_questions_share_no_content_word_with_training_questions_of_their_fact(lang):
     shared = {}

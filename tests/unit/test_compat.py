@@ -296,6 +296,7 @@ def test_a_4bit_layer_computes_in_the_type_it_was_set_to():
 # datasets
 
 
+@pytest.mark.slow
 def test_datasets_streams_without_importing_torch(tmp_path):
     (tmp_path / "train.jsonl").write_text('{"a": 1}\n')
     code = (

@@ -54,6 +54,7 @@ def test_sampling_changes_neither_losses_nor_weights(chosen, tmp_path, load, lor
     assert all(torch.equal(plain[2][name], sampled[2][name]) for name in plain[2])
 
 
+@pytest.mark.slow
 def test_last_samples_are_the_tuned_answers_and_first_samples_the_base_answers(chosen, tmp_path):
     events, result, _ = followed(tmp_path, chosen(train={"max_steps": 12, "sample_every": "auto"}))
     assert samples(events) == [0, 5, 10, 12]
@@ -69,6 +70,7 @@ def test_last_samples_are_the_tuned_answers_and_first_samples_the_base_answers(c
     }
 
 
+@pytest.mark.slow
 def test_run_records_every_figure_of_both_sides(chosen, tmp_path):
     events, result, _ = followed(tmp_path, chosen(train={"max_steps": 30}))
     [event] = [e for e in events if e["kind"] == "eval" and e["when"] == "measures"]
@@ -105,6 +107,7 @@ def test_resumed_fine_tune_has_the_same_measures_as_one_that_never_stopped(chose
     assert samples(runs.find(tmp_path, stopped["run"]).events()) == [0, 3, 6, 8]
 
 
+@pytest.mark.slow
 def test_out_of_memory_while_sampling_ends_only_the_sampling(chosen, tmp_path, monkeypatch):
     plain = followed(tmp_path, chosen(train={"max_steps": 4}))
     answer_rows = evaluation.answer_rows
@@ -136,6 +139,7 @@ def test_run_without_eval_rows_resumes(chosen, tmp_path):
     assert resumed["steps"] == 5 and resumed["loss"] == {"before": None, "after": None} and resumed["measures"] is None
 
 
+@pytest.mark.slow
 def test_eval_event_without_rows_resumes_with_its_mean_alone(chosen, tmp_path):
     _, stopped, _ = followed(tmp_path, chosen(train={"max_steps": 5}), stop_at=2)
     path = tmp_path / stopped["run"] / "events.jsonl"

@@ -41,6 +41,7 @@ def both_sides(ids) -> list[Prompt]:
     return [Prompt(ids, False), Prompt(ids, True)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "family", ["llama", "gpt2", "gpt_neox", "opt"]
 )  # OPT flattens rows and tokens to one dimension
@@ -58,6 +59,7 @@ def test_base_answers_equal_those_of_a_model_without_adapter(toy, family, bits):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family,lora", [("llama", {"use_dora": True}), ("switch", {}), ("qwen2_moe", {})])
 @pytest.mark.parametrize("beams", [1, 3])
 def test_base_answers_are_the_same_where_mixed_batches_are_not_supported(toy, family, lora, beams):

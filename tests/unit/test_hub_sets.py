@@ -159,6 +159,7 @@ def test_every_hub_set_of_the_catalog_has_a_language_and_a_licence():
         )
 
 
+@pytest.mark.slow
 def test_reading_and_previewing_import_no_torch(tmp_path):
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "train.jsonl").write_text('{"question": "q", "answer": "a"}\n' * 50)

@@ -95,6 +95,7 @@ def test_prediction_with_dropout_equals_that_of_all_layers(depths, monkeypatch):
     assert depths == [5, DEEP]
 
 
+@pytest.mark.slow
 def test_prediction_for_a_cpu_equals_that_of_all_layers(monkeypatch):
     target, settings = phases.Target("cpu", torch.float32), Settings(load=Load(bits=4), train=Train(batch_size=4))
     shallow = predict_tune(deep("llama"), settings, target)
@@ -102,6 +103,7 @@ def test_prediction_for_a_cpu_equals_that_of_all_layers(monkeypatch):
     assert shallow == predict_tune(deep("llama"), settings, target)
 
 
+@pytest.mark.slow
 def test_all_layers_are_traced_where_layers_differ(depths, monkeypatch):
     config = deep("llama")
     monkeypatch.setattr(shallow_model, "layer_kinds", lambda model: (tuple(range(DEEP)),))
@@ -117,6 +119,7 @@ def test_all_layers_are_traced_where_an_adapter_names_a_layer(depths):
     assert depths == [DEEP]
 
 
+@pytest.mark.slow
 def test_falling_back_on_all_layers_is_logged_with_its_traceback(depths, monkeypatch, caplog):
     def differ(*_):
         raise LayersDiffer("two layers of another size")

@@ -157,6 +157,7 @@ def test_a_folder_without_a_tokenizer_is_an_error(chosen, tmp_path, toy):
     assert _load_error(chosen, tmp_path, tmp_path / "m") == "error.tokenizer"
 
 
+@pytest.mark.slow
 def test_a_config_of_no_language_model_is_an_error(chosen, tmp_path, toy):
     shutil.copytree(toy(), tmp_path / "m")
     (tmp_path / "m" / "config.json").write_text('{"model_type": "vit", "hidden_size": 64, "num_hidden_layers": 2}')
@@ -173,6 +174,7 @@ def test_code_in_a_model_folder_is_never_run(chosen, tmp_path, toy):
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.slow
 def test_freeing_a_model_releases_its_memory(chosen, tmp_path, toy):
     big = toy("llama", vocab_size=400_000)  # two tables of 49 MiB at 16 bits
     resident = psutil.Process().memory_info

@@ -23,6 +23,7 @@ def settings(toy) -> Settings:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lang", LANGUAGES)
 def test_every_step_of_the_waterfall_has_words_and_a_verdict(settings, lang):
     steps = forecast.waterfall(settings)

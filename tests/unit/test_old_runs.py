@@ -78,6 +78,7 @@ def test_an_old_adapter_answers_and_differs_from_its_base(old_runs):
     assert answers and answers[-1]["base"] != answers[-1]["tuned"]
 
 
+@pytest.mark.slow
 def test_an_old_checkpoint_resumes(old_runs):
     steps = [event["step"] for event in Workbench(old_runs).resume("stopped") if event["kind"] == "step"]
     assert steps == [5, 6, 7, 8]

@@ -156,6 +156,7 @@ def test_all_problems_are_returned_at_once_and_a_key_is_never_printed():
     assert service_problems(Service("http://127.0.0.1:11434/v1", "m")) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "space, flags, offered", [(None, [], True), ("someone/playground", [], False), (None, ["--share"], False)]
 )

@@ -72,6 +72,7 @@ def test_load_tune_and_chat_are_predicted_near_what_is_measured(chosen, tmp_path
     } == {}
 
 
+@pytest.mark.slow
 def test_prediction_is_of_the_heaviest_step(chosen, tmp_path):
     events = list(Workbench(tmp_path).tune(chosen(train={"batch_size": 5})))
     prediction = by_phase(events, "memory_predicted")["tune"]
@@ -159,6 +160,7 @@ def test_parts_add_up_to_the_peak_on_cuda_and_are_the_exact_ones_on_a_cpu():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("card,verdict", [(80.0, "note.card_fits"), (0.5, "note.card_no")])
 def test_on_a_cpu_a_simulated_card_is_compared_with_but_limits_nothing(chosen, tmp_path, card, verdict):
     events = list(Workbench(tmp_path).tune(chosen(load={"simulate_gpu_gib": card})))

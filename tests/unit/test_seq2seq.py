@@ -316,6 +316,7 @@ def test_training_lowers_the_loss_and_the_saved_adapter_answers_the_same(chosen,
     assert ask(Workbench(tmp_path)) == first and first["tuned"] != first["base"]
 
 
+@pytest.mark.slow
 def test_prompt_and_answer_each_have_the_full_context_length(chosen, toy, tmp_path):
     settings = chosen(load={"model": str(toy("bart"))})
 

@@ -39,6 +39,7 @@ def test_only_phases_whose_inputs_changed_are_traced_again(toy, built):
     assert len(built) == 2
 
 
+@pytest.mark.slow
 def test_a_remembered_network_predicts_the_same_again():
     """Steps one after the other, with gradients summed in place (32 bits), and other policies and rows in between."""
 

@@ -99,6 +99,7 @@ def test_resume_without_a_usable_checkpoint_is_refused(chosen, tmp_path, lesson)
     assert keys(caught) == ["error.checkpoint"]
 
 
+@pytest.mark.slow
 def test_out_of_memory_steps_the_memory_plan_down_and_trains_the_same(chosen, tmp_path, monkeypatch):
     settings = chosen(train={"max_steps": 4})
     whole = [e["loss"] for e in Workbench(tmp_path).tune(settings) if e["kind"] == "step"]
@@ -165,6 +166,7 @@ def test_full_fine_tune_trains_and_saves_every_weight(chosen, tmp_path, bits):
     assert runs.history(tmp_path)[0].has_adapter
 
 
+@pytest.mark.slow
 def test_base_and_full_fine_tune_answer_side_by_side(chosen, tmp_path):
     workbench = Workbench(tmp_path)
     settings = chosen(train={"method": "full", "max_steps": 12, "lr": 5e-3})
@@ -188,6 +190,7 @@ def test_full_fine_tune_of_quantized_weights_is_refused(chosen, tmp_path):
     assert keys(caught) == ["problem.full_bits"]
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_run(chosen, tmp_path):
     results = [result_of(Workbench(tmp_path).tune(chosen(lora={"dropout": 0.1}))) for _ in range(2)]
     first, second = (weights(tmp_path, result["run"]) for result in results)

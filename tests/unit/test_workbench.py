@@ -172,6 +172,7 @@ def test_float16_lowers_the_loss(chosen, tmp_path):
     assert result["loss"]["after"] < result["loss"]["before"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("micro_batch", [1, 2])
 def test_micro_batches_train_the_same_weights_as_the_whole_batch(chosen, tmp_path, micro_batch):
     tensors = []
@@ -252,6 +253,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", folder], check=True)
 
 
+@pytest.mark.slow
 def test_full_disk_fails_the_save_and_leaves_earlier_runs_complete(chosen, small_disk):
     workbench = Workbench(small_disk)
     first = list(workbench.tune(chosen(lora={"r": 1}, train={"max_steps": 1})))[-1]["result"]["run"]
@@ -282,6 +284,7 @@ def prompts_of_chat(workbench, settings, run, monkeypatch) -> set[str]:
     return prompts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_chat_uses_the_custom_format_that_the_run_was_trained_with(chosen, tmp_path, monkeypatch, method):
     form = "Q> {instruction}\n{input}\nA> {answer} <"
