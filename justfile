@@ -8,7 +8,7 @@ default:
 test *arguments:
     python -m pytest {{arguments}}
 
-# Tests without the slow ones: under two minutes on two cores
+# Tests without the slow ones: about six minutes on one core
 fast *arguments:
     python -m pytest -m "not slow" {{arguments}}
 
