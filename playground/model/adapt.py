@@ -1,4 +1,4 @@
-"""LoRA adapters on any model family: choose layers, attach, save, load, remove (Hu and others 2021, arXiv 2106.09685)."""
+"""LoRA adapters on any model family: choose layers, attach, save, load, remove (Hu and others, arXiv 2106.09685)."""
 
 import shutil
 from collections.abc import Iterable

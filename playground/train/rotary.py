@@ -1,4 +1,4 @@
-"""Rotary position embedding (Su and others 2021, arXiv 2104.09864) in a third of the memory traffic of the usual code.
+"""Rotary position embedding (Su and others, arXiv 2104.09864) in a third of the memory traffic of the usual code.
 
 A vector's two halves are rotated by an angle: (a, b) → (a cos - b sin, b cos + a sin). Models write that as x cos +
 rotate_half(x) sin, which copies x three times before it is added up. The gradient is rotated back by the same angle.
