@@ -6,6 +6,7 @@ Exit status: 0 done, 1 an error, 2 wrong usage.
 
 import argparse
 import json
+import math
 import os
 import re
 import sys
@@ -174,18 +175,8 @@ def _settings(options: argparse.Namespace) -> settings.Settings:
     if options.preset or not options.settings:
         base = base.with_values(catalog.presets()[options.preset or "demo-en"]["settings"])
     if options.settings:
-        base = settings.parse(_read_settings_file(options.settings), base)
+        base = settings.read_file(Path(options.settings), options.settings, base)
     return settings.parse(_flags_by_group(options), base)
-
-
-def _read_settings_file(path: str) -> dict:
-    try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise problem("error.settings_file", path=path, detail=str(error)) from error
-    if not isinstance(values, dict):
-        raise problem("error.settings_file", path=path, detail=type(values).__name__)
-    return values
 
 
 def _flags_by_group(options: argparse.Namespace) -> dict[str, dict]:
@@ -254,6 +245,17 @@ class _Parser(argparse.ArgumentParser):
         super().error(message)
 
 
+def _gib(text: str) -> float:
+    """A size in GiB from a flag."""
+    try:
+        size = float(text)
+    except ValueError:
+        size = math.nan
+    if not 0 <= size < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} isn't a number of GiB: 0 or more, and finite")
+    return size
+
+
 def _build_parser() -> argparse.ArgumentParser:
     common = _Parser(add_help=False)
     common.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="folder of the runs (runs)")
@@ -285,7 +287,7 @@ def _build_parser() -> argparse.ArgumentParser:
     command.add_argument("model_id", metavar="MODEL", help="a catalog id, a hub id, a folder or a config.json")
     command.add_argument("--context", type=int, default=1024, metavar="N", help="tokens of a chat")
     command.add_argument(
-        "--gpu-gib", type=float, default=0, metavar="GIB", help="memory of the GPU that `auto` plans for (0: no limit)"
+        "--gpu-gib", type=_gib, default=0, metavar="GIB", help="memory of the GPU that `auto` plans for (0: no limit)"
     )
     command.add_argument("--json", action="store_true", help="has no effect: the last line is always one JSON object")
     _add_settings_flags(command)

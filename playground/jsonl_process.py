@@ -2,7 +2,7 @@
 
 To the child's standard input:
     {"id": number, "do": name, "arguments": {…}}   a request; they are answered one after the other
-    {"cancel": id}                                 a wish to end that request early
+    {"cancel": id}                                 asks to end that request early
 From what was its standard output:
     {"ready": {…}}                                 once, when it is ready for its first request
     {"id": number, "event": {…}}                   as often as a request has news

@@ -41,3 +41,8 @@ def note_keys(rows: SelectedRows) -> list[str]:
 def pairs(rows: SelectedRows) -> list[tuple[str, str]]:
     """(instruction, output) of the rows to train on."""
     return [(row.instruction, row.output) for row in rows.train]
+
+
+def messages(*texts: str, roles: tuple = ("user", "assistant"), names: tuple = ("role", "content")) -> list[dict]:
+    """A conversation as chat data sets store it: the texts in turn of both roles."""
+    return [dict(zip(names, (roles[n % 2], text))) for n, text in enumerate(texts)]

@@ -254,14 +254,19 @@ def make_unigram() -> "PreTrainedTokenizerFast":
 def make_model(family: str, **changes: Any) -> "PreTrainedModel":
     """Build a toy model of a family in float32. changes: fields of its config."""
     import torch
-    from transformers import AutoConfig
 
     from playground.model.load import model_from_config
 
-    kind, values = FAMILIES[family]
     torch.manual_seed(0)
-    config = AutoConfig.for_model(kind, **values | changes)
-    return model_from_config(config, torch.float32).eval()
+    return model_from_config(toy_config(family, **changes), torch.float32).eval()
+
+
+def toy_config(family: str, **changes: Any) -> Any:
+    """The config of a family's toy, with these fields changed."""
+    from transformers import AutoConfig
+
+    kind, values = FAMILIES[family]
+    return AutoConfig.for_model(kind, **values | changes)
 
 
 def save(folder: Path, family: str = "llama", chat: bool = False, **changes: Any) -> Path:

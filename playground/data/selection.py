@@ -3,7 +3,8 @@
 import random
 import re
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from playground.data.columns import ColumnMapping
 from playground.data.records import Record
@@ -188,12 +189,12 @@ class RowSelector:
             for name in ("instruction", "input", "output", "system")
             if "[" in (text := getattr(row, name))
         }
-        changed = {name: text for name, text in stripped.items() if text != getattr(row, name)}
+        changed: dict[str, Any] = {name: text for name, text in stripped.items() if text != getattr(row, name)}
         before = tuple((CITATION.sub("", question), CITATION.sub("", answer)) for question, answer in row.before)
         if not changed and before == row.before:
             return row
         self._remark("marks" if {"input", "output"} & set(changed) else "asked_marks", row.number)
-        return Row(**{**vars(row), **changed, "before": before})
+        return replace(row, before=before, **changed)
 
     def _drop(self, reason: str, number: int) -> None:
         self.dropped[reason] += 1

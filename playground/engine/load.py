@@ -40,10 +40,10 @@ def ensure_loaded(context: JobContext, slot: ModelSlot, load: Load) -> Generator
     if slot.loaded and slot.is_loaded_as(load):
         return slot.loaded
     yield from _free(slot)
-    predicted = yield from _check_fit(context, load)  # before anything large is fetched, if the config is at hand
+    checked = yield from _check_fit(context, load)  # before anything large is fetched, if the config is at hand
     with context.team.local_main_first():
         folder = yield from fetch_model(load.model, load.accept_terms, context.stop)
-    if not predicted:
+    if not checked:
         yield from _check_fit(context, replace(load, model=str(folder)))
     yield {"kind": "phase", "name": "load"}
     context.peaks.start_phase()
@@ -69,25 +69,25 @@ def _free(slot: ModelSlot) -> Iterator[dict]:
 
 
 def _check_fit(context: JobContext, load: Load) -> Generator[dict, None, bool]:
-    """Predict what loading takes; return whether that was possible.
+    """Predict what loading takes; return whether it was tried, which needs the config at hand and a single process.
 
     Raises PlaygroundError where the model won't fit, unless `load.force`.
     """
-    event: dict = {}
-    if context.predicts_memory and config_available(load.model):
-        source = local_folder(load.model) or load.model  # local_folder raises for a path that isn't a model
-        config = meta_model.config_of(str(source))
-        for event in predictions.predict_load_memory(load, config, context.team.device):
-            yield event
-            if event.get("verdict") == "no" and not load.force:
-                raise problem(
-                    "error.too_large",
-                    model=catalog.display_name(load.model),
-                    bits=load.bits,
-                    need_bytes=event["need"],
-                    capacity_bytes=event["capacity"],
-                )
-    return bool(event)
+    if not context.predicts_memory or not config_available(load.model):
+        return False
+    source = local_folder(load.model) or load.model  # local_folder raises for a path that isn't a model
+    config = meta_model.config_of(str(source))
+    for event in predictions.predict_load_memory(load, config, context.team.device):
+        yield event
+        if event.get("verdict") == "no" and not load.force:
+            raise problem(
+                "error.too_large",
+                model=catalog.display_name(load.model),
+                bits=load.bits,
+                need_bytes=event["need"],
+                capacity_bytes=event["capacity"],
+            )
+    return True
 
 
 def _load_notes(loaded: LoadedModel, load: Load) -> Iterator[dict]:

@@ -114,7 +114,7 @@ def load_model(
     dtype, reason = compute_dtype(settings, device)
     model = _read_model(folder, settings, dtype, initial_device or device, on_progress)
     if settings.bits == 4 and device == "cpu":
-        disable_cpu_repacking(model)
+        compat.disable_cpu_repacking(model.modules())
     if settings.bits < 16 and device == "cuda":
         defragment_after_load(model)
     model.requires_grad_(False)
@@ -184,11 +184,7 @@ def model_from_config(config: PreTrainedConfig, dtype: torch.dtype) -> PreTraine
 
 @contextlib.contextmanager
 def quantizable_linear_layers(config: PreTrainedConfig) -> Iterator[None]:
-    """While a Falcon model is built or loaded, replace transformers' FalconLinear by nn.Linear; afterwards restore it.
-
-    FalconLinear computes the same, but transformers' bitsandbytes integration replaces only modules of the exact type
-    nn.Linear, and would leave a Falcon unquantized. Other families need nothing.
-    """
+    """A context to build or load a model in, so that its linear layers can be quantized; only Falcon needs anything."""
     if config.model_type != "falcon":
         yield
         return
@@ -201,15 +197,6 @@ def set_compute_dtype(model: PreTrainedModel, dtype: torch.dtype) -> None:
     for module in model.modules():
         if isinstance(module, Linear4bit):
             compat.set_4bit_compute_dtype(module, dtype)
-
-
-def disable_cpu_repacking(model: PreTrainedModel) -> None:
-    """Stop bitsandbytes from repacking 4-bit weights in place on CPU.
-
-    One forward pass without gradients would pack them for its AVX-512 kernel, after which no gradient flows through
-    the layer any more: chat, then train, breaks silently (bitsandbytes issue 2078).
-    """
-    compat.disable_cpu_repacking(model.modules())
 
 
 def unquantized_share(model: PreTrainedModel) -> float:

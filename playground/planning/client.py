@@ -19,8 +19,8 @@ from playground.jsonl_process import Connection, Message
 from playground.memory import meter
 
 COMMAND = (sys.executable, "-m", "playground.planning.process")
-NOT_REMEMBERED = ("count_rows", "xray", "cutoff_cost")  # about rows, whose file may change
-WORKERS = {"forecast": "forecast", "largest_models": "largest_models", **dict.fromkeys(NOT_REMEMBERED, "rows")}
+OF_ROWS = ("count_rows", "xray", "cutoff_cost")  # questions whose answers aren't remembered: the file may change
+WORKERS = {"forecast": "forecast", "largest_models": "largest_models", **dict.fromkeys(OF_ROWS, "rows")}
 OTHER_WORKER = "other"  # of questions that WORKERS doesn't name: each worker is a process, so a slider never waits long
 MAX_ANSWERS = 512  # that are remembered; the oldest is forgotten first
 ATTEMPTS = 2  # a process that died between two questions is replaced; a question that kills it isn't repeated for ever
@@ -52,7 +52,7 @@ class Planner:
             answer = self._answers.get(key)
             if answer is None:
                 answer = worker.ask(do, arguments, on_progress)
-                if do not in NOT_REMEMBERED:
+                if do not in OF_ROWS:
                     self._answers[key] = answer
                 if len(self._answers) > MAX_ANSWERS:
                     self._answers.popitem(last=False)

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 from playground.jsonl_process import Emit, Server
+from playground.planning.client import OF_ROWS
 from playground.settings import parse
 
 PROGRESS_SECONDS = 0.2  # between two progress events: as many as a person can read
-OF_ROWS = ("count_rows", "xray", "cutoff_cost")
 OF_MEMORY = ("forecast", "waterfall", "largest_models", "fastest_settings")
 
 

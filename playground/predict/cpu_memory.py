@@ -22,9 +22,9 @@ def memory_outside_tensors(traced: TracedModel, target: Target, phase: str, bits
 def _file_pages(traced: TracedModel, phase: str, bits: int) -> int:
     """Resident bytes of the file that the weights were read from.
 
-    A file of 16 bits a weight is assumed, which is mapped and read (load.read_in). Weights of 16 bits lie in its pages
-    themselves. Where they are converted to 32 bits, the pages are released once they are. Where they are quantized to
-    fewer, those that stay as they were keep the whole file mapped.
+    A file of 16 bits a weight is assumed, which is mapped and read (load.page_in_weights). Weights of 16 bits lie in
+    its pages themselves. Where they are converted to 32 bits, the pages are released once they are. Where they are
+    quantized to fewer, those that stay as they were keep the whole file mapped.
     """
     model = traced.loaded.model
     if bits > 16:

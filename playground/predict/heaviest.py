@@ -11,7 +11,7 @@ from playground.predict import phases
 from playground.settings import Settings, Train
 from playground.train.loop import total_steps
 
-EPOCHS_SEARCHED = 8
+EPOCHS_SEARCHED = 8  # at most, to bound the time: a later epoch may have a heavier batch
 
 
 def predict_heaviest_step(
@@ -28,7 +28,7 @@ def predict_heaviest_step(
 
 
 def heaviest_batch(examples: Sequence[Example], train: Train, group_by_length: bool) -> list[Example]:
-    """The batch of a run with the most tokens, padding included where rows are grouped by length."""
+    """The batch with the most tokens in a run's first epochs, padding included where rows are grouped by length."""
 
     def tokens(batch: Sequence[Example]) -> int:
         lengths = [len(e.ids) for e in batch]

@@ -147,6 +147,6 @@ def unquantized_size(layer: Any) -> int:
 
 
 def build_loaded(config: PreTrainedConfig, load: Load, dtype: torch.dtype, device: str) -> LoadedModel:
-    """What model.load would return for this config, without weights; its tokenizer has nothing but a pad token."""
+    """What load.load_model would return for this config, without weights; its tokenizer has nothing but a pad token."""
     model = build(config, with_stored_quantization(config, load), dtype, device)
     return LoadedModel(model, cast(Any, SimpleNamespace(pad_token_id=PAD_TOKEN_ID)), "meta", dtype, "")

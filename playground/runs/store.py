@@ -33,7 +33,7 @@ from typing import Any
 from playground.errors import problem
 from playground.runs.upgrade import SCHEMA, upgraded
 from playground.settings import SCHEMA as SETTINGS_SCHEMA
-from playground.settings import Settings, parse
+from playground.settings import Settings, read_file
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
 
@@ -94,14 +94,7 @@ class Run:
 
     def settings(self) -> Settings:
         """The run's settings. Raises PlaygroundError where they can't be read, or are of a newer version."""
-        path = self.folder / "settings.json"
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise problem("error.settings_file", path=f"{self.id}/{path.name}", detail=str(error)[:200]) from error
-        if not isinstance(values, dict):
-            raise problem("error.settings_file", path=f"{self.id}/{path.name}", detail=type(values).__name__)
-        return parse(values)
+        return read_file(self.folder / "settings.json", f"{self.id}/settings.json")
 
     def replay(self, speed: float = 1.0, longest_pause: float = 1.0) -> Iterator[dict]:
         """The events again, in their own timing times `speed`; no pause is longer than `longest_pause` seconds."""

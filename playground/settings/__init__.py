@@ -3,7 +3,7 @@
 May import: errors, i18n. Imports no torch.
 """
 
-from playground.settings.aliases import SCHEMA, with_current_names
+from playground.settings.aliases import SCHEMA
 from playground.settings.schema import (
     BIT_WIDTHS,
     CHECKPOINTING_CHOICES,
@@ -29,6 +29,7 @@ from playground.settings.validate import (
     parse_generation,
     problems,
     raise_all,
+    read_file,
 )
 
 __all__ = [
@@ -55,5 +56,5 @@ __all__ = [
     "parse_generation",
     "problems",
     "raise_all",
-    "with_current_names",
+    "read_file",
 ]

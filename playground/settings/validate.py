@@ -2,9 +2,11 @@
 
 import codecs
 import io
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
-from playground.errors import PlaygroundError, Problem
+from playground.errors import PlaygroundError, Problem, problem
 from playground.settings import prompt_format
 from playground.settings.aliases import with_current_names
 from playground.settings.schema import (
@@ -38,6 +40,17 @@ def parse(values: dict, base: Settings | None = None) -> Settings:
     settings, unreadable = merge(base or Settings(), with_current_names(values))
     raise_all(unreadable + problems(settings))
     return settings
+
+
+def read_file(path: Path, name: str, base: Settings | None = None) -> Settings:
+    """Validated settings from a JSON file, as `parse`; `name` is how errors call the file. Raises PlaygroundError."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise problem("error.settings_file", path=name, detail=str(error)[:200]) from error
+    if not isinstance(values, dict):
+        raise problem("error.settings_file", path=name, detail=type(values).__name__)
+    return parse(values, base)
 
 
 def parse_generation(values: dict) -> Generation:

@@ -25,8 +25,10 @@ from playground.train.parallel import Team
 from playground.train.patches import patch_modules
 
 TIMED_STEPS = 3  # steps after which the time left is known well enough to decide whether to compile
-COMPILE_SECONDS = 16  # seconds to compile the layers: 13–17 on an H100 (tests/bench/README.md)
-COMPILE_GAIN = 0.08  # share of the time that compiled layers save: 6–9 % on an H100 (tests/bench/README.md)
+# seconds to compile the layers; on an H100 14 to 16, but 23 and 78 where every 4th or 3rd layer is recomputed
+# (tests/bench/README.md)
+COMPILE_SECONDS = 16
+COMPILE_GAIN = 0.08  # share of the time that compiled layers save: 7 to 10 % on an H100 (tests/bench/README.md)
 EVAL_ROWS, EVAL_TOKENS = 16, 2048  # rows and tokens of a batch of held-out rows, at most
 
 

@@ -33,12 +33,13 @@ FIXED_TOKENS = 300
 # seconds to launch one pass through one layer with adapters, forward or backward; measured: 0.26 s for a micro-batch of
 # 32 layers
 LAUNCH_SECONDS = 3.5e-3
-# share of the rate of one large product that a whole pass reaches: 55 to 64 % of the limit on an H100
+# share of the rate of one large product that a whole pass reaches: 53 to 61 % on an H100, compiled 58 to 67 %
 # (tests/bench/README.md)
 RATE_REACHED = 0.6
 # floating-point operations a second where there is no card to measure: an H100's, in bfloat16
 ASSUMED_RATE = 790e12
-# forward passes that offloading adds: each layer's input copied out and in; 9,491 instead of 10,000 tokens/s on an H100
+# forward passes that offloading adds: each layer's input copied out and in. From an early run on an H100 that wasn't
+# kept; the figures of tests/bench/README.md (11,216 instead of 12,053 tokens/s) give 0.22
 OFFLOAD_COST = 0.15
 # share of what a layer keeps that its backward pass takes in addition: a guess on the safe side
 GRADIENT_SHARE = 0.4

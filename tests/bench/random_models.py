@@ -56,7 +56,8 @@ def with_random_weights(model: Any, bits: int, device: str) -> Any:
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
-    from playground.model.load import defragment_after_load, disable_cpu_repacking
+    from playground import compat
+    from playground.model.load import defragment_after_load
 
     torch.manual_seed(0)
     unquantized = _unquantized_modules(model) if bits < 16 else []
@@ -72,7 +73,7 @@ def with_random_weights(model: Any, bits: int, device: str) -> Any:
         setattr(model, f"is_loaded_in_{bits}bit", True)  # the flag by which PEFT recognizes a quantized model
         if device == "cuda":
             defragment_after_load(model)
-    disable_cpu_repacking(model)
+    compat.disable_cpu_repacking(model.modules())
     return model.eval()
 
 

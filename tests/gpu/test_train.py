@@ -153,8 +153,8 @@ def test_the_plan_fits_a_capped_card(tmp_path):
         finally:
             bench.free()
             torch.cuda.set_per_process_memory_fraction(1.0)
-        assert events[-1]["result"]["steps"] == 3 and events[-1]["result"]["peak"]["reserved"] <= room * 2**20
-        policies.append(
-            next(e["values"]["checkpointing"] for e in events if e["kind"] == "note" and e["key"] == "note.plan")
-        )
-    assert policies[0] == "off"
+        notes = {event["key"]: event["values"] for event in events if event["kind"] == "note"}
+        assert events[-1]["result"]["steps"] == 3
+        assert "note.stepped_down" not in notes, notes  # the plan itself fitted
+        policies.append(notes["note.plan"])
+    assert policies[0]["checkpointing"] == "off" and policies[1] != policies[0]

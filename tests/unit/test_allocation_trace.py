@@ -9,8 +9,7 @@ from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from toys import FAMILIES
-from transformers import AutoConfig
+from toys import toy_config
 
 from playground.memory import constants
 from playground.memory.ledger import tensors_by_part
@@ -52,11 +51,6 @@ class StorageCount(TorchDispatchMode):
 
 def is_meta(value: object) -> bool:
     return isinstance(value, torch.Tensor) and value.is_meta
-
-
-def toy_config(family: str, **changes):
-    kind, values = FAMILIES[family]
-    return AutoConfig.for_model(kind, **values | changes)
 
 
 def training_steps(family: str, bits: int, method: str, checkpointing: bool) -> tuple[nn.Module, Callable[[], None]]:

@@ -112,7 +112,15 @@ def test_comparing_needs_a_run_with_an_adapter(capsys, tmp_path, chosen):
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["dance"], ["tune", "--r", "many"], ["tune", "--preset", "none"], ["compare", "x"], ["tune", "--lang", "fr"]],
+    [
+        [],
+        ["dance"],
+        ["tune", "--r", "many"],
+        ["tune", "--preset", "none"],
+        ["compare", "x"],
+        ["tune", "--lang", "fr"],
+        *(["plan", "gpt2", "--gpu-gib", size] for size in ("inf", "nan", "-1", "8GB")),
+    ],
 )
 def test_wrong_usage_exits_with_2_and_a_json_error(capsys, arguments):
     status, result, err = _main(capsys, *arguments)

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from data_files import read_rows, write_jsonl
+from data_files import messages, read_rows, write_jsonl
 from toys import keys
 
 from playground.data import columns
@@ -16,10 +16,6 @@ from playground.settings import Data
 
 def _read(tmp_path, records, **values):
     return read_rows(write_jsonl(tmp_path / "a.jsonl", records), **values)
-
-
-def _messages(*texts, roles=("user", "assistant"), names=("role", "content")) -> list[dict]:
-    return [dict(zip(names, (roles[n % 2], text))) for n, text in enumerate(texts)]
 
 
 @pytest.mark.parametrize(
@@ -43,9 +39,9 @@ def _messages(*texts, roles=("user", "assistant"), names=("role", "content")) ->
         ({"input": "q", "output": "a"}, {"instruction": "input", "output": "output"}),
         ({"text": "t", "label": 1}, {"text": "text"}),
         ({"whatever": "t"}, {"text": "whatever"}),
-        ({"messages": _messages("q", "a"), "prompt": "q"}, {"messages": "messages"}),
+        ({"messages": messages("q", "a"), "prompt": "q"}, {"messages": "messages"}),
         (
-            {"system": "s", "conversations": _messages("q", "a", names=("from", "value"))},
+            {"system": "s", "conversations": messages("q", "a", names=("from", "value"))},
             {"messages": "conversations", "system": "system"},
         ),
         ({"instruction": "q", "output": "a", "text": "### q a"}, {"instruction": "instruction", "output": "output"}),

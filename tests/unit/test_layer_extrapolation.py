@@ -96,11 +96,12 @@ def test_prediction_with_dropout_equals_that_of_all_layers(depths, monkeypatch):
 
 
 @pytest.mark.slow
-def test_prediction_for_a_cpu_equals_that_of_all_layers(monkeypatch):
+def test_prediction_for_a_cpu_equals_that_of_all_layers(depths, monkeypatch):
     target, settings = phases.Target("cpu", torch.float32), Settings(load=Load(bits=4), train=Train(batch_size=4))
     shallow = predict_tune(deep("llama"), settings, target)
     trace_all_layers(monkeypatch)
     assert shallow == predict_tune(deep("llama"), settings, target)
+    assert depths[0] < depths[1] == DEEP and len(depths) == 2
 
 
 @pytest.mark.slow

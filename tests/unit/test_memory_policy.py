@@ -83,13 +83,13 @@ def test_every_fallback_needs_clearly_less_memory_until_there_is_none():
     while plan.step_down():
         activations.append(run.activations(plan.policy))
     assert len(activations) >= 4
-    assert all(later < memory_policy.FALLBACK_SHARE * before for before, later in itertools.pairwise(activations))
+    assert all(later < 0.9 * before for before, later in itertools.pairwise(activations))
 
 
 def test_fallbacks_are_ever_slower():
     run, plan = ToyRun.make(), plan_with(1.1)
     times = [run.cost().forward_passes(policy) for policy in (plan.policy, *plan.fallbacks)]
-    assert times == sorted(times) and plan.forward_passes == times[0]
+    assert times == sorted(times) and times[0] < times[-1] and plan.forward_passes == times[0]
 
 
 def test_where_nothing_fits_the_policy_that_needs_least_is_tried():
@@ -125,7 +125,7 @@ def test_activations_are_those_of_each_layer_and_grow_with_tokens():
 def test_the_more_layers_are_recomputed_the_lower_the_peak():
     cost = ActivationCost(layer=1000, entry=64, layers=32, fixed=0)
     peaks = [cost.peak(CheckpointPolicy(how), 100) for how in ("off", "4", "2", "all", "offload")]
-    assert peaks == sorted(peaks, reverse=True)
+    assert peaks == sorted(set(peaks), reverse=True)
 
 
 def test_a_batch_is_not_split_where_launching_takes_longer_than_computing():

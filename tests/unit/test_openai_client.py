@@ -123,7 +123,7 @@ def test_an_unreachable_service_is_an_error():
 def test_stopping_an_answer_closes_the_connection(server):
     server.lines, server.pause = [delta("word ")] * 2000, 0.01
     answer = PendingAnswer(server.service, [], Generation())
-    while not answer.text:
+    while not answer.text and not answer.ended:
         time.sleep(0.01)
     answer.stop()
     answer.wait(10)

@@ -199,7 +199,7 @@ def two(request, tmp_path_factory):
 @pytest.mark.slow
 def test_two_processes_train_as_one_does(two):
     how, (main, other), _ = two
-    for case, first, second in zip(CASES[how], main, other):
+    for case, first, second in zip(CASES[how], main, other, strict=True):
         one = alone(case)
         assert first["mode"] == one["mode"]
         (loss, *gradients), (expected_loss, *expected) = first["sums"][0], one["sums"][0]
@@ -208,6 +208,7 @@ def test_two_processes_train_as_one_does(two):
         assert first["losses"] == second["losses"] == pytest.approx(one["losses"], abs=2e-5), case
         # AdamW divides by the gradients' size, so that rounding of gradients near zero shows
         assert distance(first["adapter"].values(), one["adapter"].values()) < 1e-4, case
+        assert first["adapter"].keys() == second["adapter"].keys() != set(), case
         assert all(torch.equal(first["adapter"][name], weight) for name, weight in second["adapter"].items()), case
         share = first["local_numbers"] / first["numbers"]
         assert share == 1 if how == "whole" else share < 0.55

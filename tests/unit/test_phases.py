@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from toys import FAMILIES
+from toys import FAMILIES, toy_config
 from transformers import AutoConfig
 
 from playground.memory import constants, ledger
@@ -13,11 +13,6 @@ from playground.predict.load_order import weights_in_load_order
 from playground.settings import Load, Settings
 
 CUDA = phases.Target("cuda", torch.bfloat16)
-
-
-def toy_config(family: str, **changes):
-    kind, values = FAMILIES[family]
-    return AutoConfig.for_model(kind, **values | changes)
 
 
 @pytest.mark.parametrize("bits", [32, 16, 8, 4])

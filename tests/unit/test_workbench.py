@@ -229,6 +229,14 @@ def test_chat_with_a_deleted_run_is_refused(chosen, tmp_path):
     assert keys(caught) == ["error.no_run"]
 
 
+def test_chat_goes_on_after_the_run_that_loaded_its_model_was_deleted(chosen, tmp_path):
+    workbench = Workbench(tmp_path)
+    loaded = list(workbench.load(chosen()))[-1]["result"]["run"]
+    runs.delete(tmp_path, loaded)
+    answered = list(workbench.chat(chosen(), None, ASK, Generation(max_new_tokens=4)))[-1]
+    assert answered["kind"] == "done" and answered["result"]["run"] != loaded
+
+
 def test_failed_save_keeps_the_previous_adapter(chosen, tmp_path, monkeypatch):
     workbench = Workbench(tmp_path)
     list(workbench.tune(chosen()))
