@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import toys
 if TYPE_CHECKING:
     from playground.settings import Settings
 
+MAX_PROCESSES = 4  # of the whole suite; each takes 1 to 2 GiB
 _HOME = Path(tempfile.mkdtemp(prefix="playground-tests-"))
 os.environ |= {
     "HF_HUB_OFFLINE": "1",
@@ -23,6 +25,12 @@ os.environ |= {
     "GRADIO_ANALYTICS_ENABLED": "False",
     "OMP_NUM_THREADS": "1",  # threads that wait for each other cost toys more than they save
 }
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Processes for the whole suite; none for named files, which start faster without, and where tests share a GPU."""
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    return min(MAX_PROCESSES, os.cpu_count() or 1) if whole and not shutil.which("nvidia-smi") else 0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
