@@ -75,6 +75,38 @@ function metricRow(name, metric) {
   };
 }
 
+// The score card of a fine-tune that ended: [name, value, small print] of each tile; [] while it goes on, and for other jobs.
+function scoreTiles(state) {
+  const { figures = {} } = state.measures ?? {}, { recall } = figures, { before, after } = state.evals;
+  if (!state.outcome || state.outcome === "failed" || !state.step) return [];
+  const arrow = (from, to) => `${from} → ${to}`, tune = state.predictions.get("tune"), tiles = [];
+  if (recall) tiles.push([say("score.facts"), arrow(percentText(recall.base), percentText(recall.tuned)), say("score.of", { rows: recall.rows })]);
+  if (before && after) tiles.push([say("score.loss"), arrow(before[1].toFixed(2), after[1].toFixed(2)), say("score.held_out")]);
+  tiles.push([say("score.time"), formatSeconds(state.result.seconds ?? state.time), say("score.steps", { step: state.step.step, steps: state.step.steps })]);
+  if (tune?.peak) tiles.push([say("score.memory"), formatBytes(tune.peak), say("score.predicted", { predicted: formatBytes(tune.prediction[tune.kind]) })]);
+  return tiles;
+}
+const percentText = (share) => `${Math.round(100 * share)} %`;
+
+// What the status strip shows: {loaded, run: {text, more, share, state}, memory: {text, capacity, share}}.
+function stripState(state, reply) {
+  const { progress, step, hardware, latestMemory, about, outcome } = state, phase = state.phases.at(-1)?.name;
+  const working = reply.busy && phase && phase !== "idle" && !outcome, capacity = hardware.capacity;
+  const amount = working && progress?.total ? sayEither(`amount.${progress.unit}`, "amount.other",
+    Object.fromEntries(["done", "total"].map((key) => [key, (progress.unit === "bytes" ? formatBytes : formatCount)(progress[key])]))) : "";
+  const left = working && phase === "train" && isNumber(step?.left_s) ? say("strip_left", { time: formatSeconds(step.left_s) }) : "";
+  const bytes = reply.busy || reply.loaded ? memoryKinds(state).map((kind) => latestMemory[kind]).find(isNumber) ?? reply.memory : reply.memory;
+  return {
+    loaded: reply.loaded,
+    run: {
+      text: working ? `${jobName(about.job)}: ${phaseName(phase)}` : outcome ? `${jobName(about.job)}: ${say(`outcome.${outcome}`)}` : "",
+      more: [amount, left].filter(Boolean).join(" · "), state: outcome,
+      share: working && progress?.total ? progress.done / progress.total : working ? 0 : null,
+    },
+    memory: { text: formatBytes(bytes), capacity: isNumber(capacity) ? formatBytes(capacity) : "", share: isNumber(capacity) && isNumber(bytes) ? bytes / capacity : null },
+  };
+}
+
 const column = (rows, i, scale = 1) => rows.map((row) => row[i] === null || scale === 1 ? row[i] : row[i] / scale);
 const coarsePointer = matchMedia("(pointer: coarse)").matches; // a finger scrolls the page, so it can't zoom by dragging
 const axisTitle = (text) => ({ text, font: { size: 12 } });

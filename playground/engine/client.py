@@ -115,6 +115,22 @@ class Engine:
         return self._job
 
     @property
+    def loaded(self) -> dict | None:
+        return None
+
+    @property
+    def memory(self) -> int | None:
+        return None
+
+    @property
+    def stopping(self) -> bool:
+        return False
+
+    def unload(self) -> None:
+        self.close()
+        self.start()
+
+    @property
     def pid(self) -> int | None:
         """Process id of the worker that was started last."""
         return self._connection.pid if self._connection else None

@@ -115,6 +115,11 @@ def _stream_service(
     yield gr.skip(), *conversations.values(), speed, result
 
 
+def chat_messages(question: str, answer: str) -> list[dict]:
+    """A chatbot's messages of one question and its answer."""
+    return [_chat_message("user", question), _chat_message("assistant", answer)]
+
+
 def _chat_message(role: str, text: str) -> dict:
     """A chatbot's message. Escaped: the chatbot draws tags even without Markdown, and answers are shown verbatim."""
     return {"role": role, "content": html.escape(text, quote=False)}

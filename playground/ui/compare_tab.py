@@ -12,7 +12,7 @@ from playground.chat.openai_client import Service, service_problems
 from playground.data import source
 from playground.errors import Problem
 from playground.settings import TALK_GENERATION, Data, Generation, generation_problems, merge_group, raise_all
-from playground.ui.compare_answers import SIDES, Request, answer
+from playground.ui.compare_answers import SIDES, Request, answer, chat_messages
 from playground.ui.page import QUIET, UNQUEUED, Page, message, message_box
 
 COLUMNS = (*SIDES, "service")
@@ -45,7 +45,6 @@ class CompareTab:
     speed: gr.Markdown
     question: gr.Textbox
     send: gr.Button
-    stop: gr.Button
     clear: gr.Button
     talk_preset: gr.Button
     plain_preset: gr.Button
@@ -72,7 +71,6 @@ def build(page: Page) -> CompareTab:
         question = gr.Textbox(label=translate("chat.ask"), placeholder=placeholder, lines=1, max_lines=4, scale=5)
     with gr.Row(elem_classes="actions"):
         send = gr.Button(translate("chat.send"), variant="primary")
-        stop = gr.Button(translate("chat.stop"), variant="stop", interactive=False)
         clear = gr.Button(translate("chat.clear"))
     gr.Examples(_example_questions(page), question, label=translate("chat.prompts"), examples_per_page=12)
     with gr.Accordion(translate("chat.generation"), open=False):
@@ -91,7 +89,6 @@ def build(page: Page) -> CompareTab:
         speed=speed,
         question=question,
         send=send,
-        stop=stop,
         clear=clear,
         talk_preset=talk_preset,
         plain_preset=plain_preset,
@@ -159,7 +156,6 @@ def connect(page: Page, tab: CompareTab) -> None:
     inputs = [tab.question, tab.adapter, *chats, *page.inputs(), *tab.generation, *tab.service.components]
     for trigger in (tab.send.click, tab.question.submit):
         trigger(ask, inputs, outputs, **QUIET)
-    tab.stop.click(page.engine.stop, **UNQUEUED)
     tab.clear.click(lambda: ([], [], [], "", message()), None, [*chats, tab.speed, tab.message], **UNQUEUED)
     for button, preset in ((tab.talk_preset, TALK_GENERATION), (tab.plain_preset, Generation())):
         button.click(lambda preset=preset: list(asdict(preset).values()), None, tab.generation, **UNQUEUED)
@@ -169,6 +165,11 @@ def connect(page: Page, tab: CompareTab) -> None:
     for component in described:
         labels = [*tab.badges.values(), tab.no_adapter]
         component.change(lambda *values: badge_updates(page, *values), described, labels, **UNQUEUED)
+
+
+def conversation(answers: Sequence[tuple[str, str]]) -> list[dict]:
+    """A chatbot's messages of these questions and answers."""
+    return [turn for pair in answers for turn in chat_messages(*pair)]
 
 
 def badge(title: str, text: str) -> str:

@@ -1,22 +1,27 @@
-"""Tab "Fine-tune": the adapter, the training and its memory; start and stop."""
+"""Tab "Fine-tune": the adapter, the training and its memory; what a start would do, and the start."""
 
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import gradio as gr
 
+from playground.errors import as_playground_error
 from playground.settings import CHECKPOINTING_CHOICES, COMPILE_CHOICES, METHODS, OPTIMIZERS, SAMPLE_CHOICES
 from playground.ui import oom_suggestions
 from playground.ui.oom_suggestions import SuggestionBox
-from playground.ui.page import QUIET, UNQUEUED, Page, Update, message, message_box, wait_until_opened
+from playground.ui.page import LATEST_ONLY, QUIET, UNQUEUED, Page, Update, message, message_box, wait_until_opened
 
 
 @dataclass(frozen=True)
 class FineTuneTab:
     """The tab's components that listeners use; its fields are the page's."""
 
+    summary: gr.HTML
     start: gr.Button
-    stop: gr.Button
+    compare: gr.Button
     message: gr.HTML
     suggestions: SuggestionBox
 
@@ -25,6 +30,12 @@ def build(page: Page) -> FineTuneTab:
     """The tab's components."""
     translate, field = page.translate, page.field
     gr.Markdown(translate("tune.lead"), elem_classes="lead")
+    summary = gr.HTML(f'<p class="summary">{escape(translate("summary.counting"))}</p>', elem_classes="counted")
+    with gr.Row(elem_classes="actions"):
+        start = gr.Button(translate("tune.go"), variant="primary")
+        compare = gr.Button(translate("tune.compare"), variant="primary", visible=False)
+    box = message_box()
+    suggestions = oom_suggestions.build(page)
     with gr.Row():
         field(gr.Number, "lora", "r", precision=0)
         field(gr.Number, "train", "epochs")
@@ -35,23 +46,51 @@ def build(page: Page) -> FineTuneTab:
         _training_fields(page)
     with gr.Accordion(translate("tune.memory"), open=False):
         _memory_fields(page)
-    with gr.Row(elem_classes="actions"):
-        start = gr.Button(translate("tune.go"), variant="primary")
-        stop = gr.Button(translate("tune.stop"), variant="stop", interactive=False)
-    box = message_box()
-    return FineTuneTab(start, stop, box, oom_suggestions.build(page))
+    return FineTuneTab(summary, start, compare, box, suggestions)
 
 
-def connect(page: Page, tab: FineTuneTab, live_view: gr.HTML) -> None:
-    """Attach the tab's listeners, once all fields of the page exist."""
+def connect(page: Page, tab: FineTuneTab, app: gr.Blocks, live_view: gr.HTML, tabs: gr.Tabs, strip: gr.HTML) -> None:
+    """Attach the tab's listeners, once all fields of the page exist. strip: its `data` is updated with the summary."""
 
     def tune(*values: Any) -> Update:
         wait_until_opened(page.engine.tune(page.settings(values)))
         return message()
 
     tab.start.click(page.with_error_message(tune), page.inputs(), tab.message, **QUIET)
-    tab.stop.click(page.engine.stop, **UNQUEUED)
+    tab.compare.click(lambda: gr.update(selected="chat"), None, tabs, **UNQUEUED)
     oom_suggestions.connect(page, tab.suggestions, "tune", live_view)
+    form = page.inputs()
+    triggers = [app.load, *(component.change for component in form)]
+    gr.on(triggers, lambda *values: _summarize(page, values), form, [tab.summary, strip], **LATEST_ONLY)
+
+
+def _summarize(page: Page, values: Sequence) -> tuple:
+    """What a fine-tune with these settings would do, in a sentence, and the data set for the status strip."""
+    try:
+        summary = page.planner.ask("tune_summary", settings=page.settings(values).to_dict())
+    except Exception as error:
+        text = as_playground_error(error).text(page.lang)
+        return f'<p class="summary bad">{escape(text)}</p>', gr.update(data="")
+    data = {"name": summary["data"], "rows": summary["rows"]}
+    return summary_html(page.translate, summary), gr.update(data=json.dumps(data, ensure_ascii=False))
+
+
+def summary_html(translate: Callable, summary: Mapping[str, Any]) -> str:
+    """The sentence as HTML, with the verdict. summary: of the planner's `tune_summary`."""
+    facts = [translate("summary.steps", **summary)]
+    if summary["seconds"]:
+        facts.append(translate("summary.time", time=minutes(summary["seconds"])))
+    facts.append(translate("summary.memory", need_bytes=summary["need_bytes"]))
+    sentence = translate("summary.teach", facts=translate("summary.and").join(facts), **summary)
+    fit = summary["verdict"]
+    verdict = f'<b class="verdict {fit}">{escape(translate(f"plan.verdict.{fit}"))}</b>'
+    return f'<p class="plan summary">{escape(sentence)} {verdict}</p>'
+
+
+def minutes(seconds: float) -> str:
+    """Seconds as m:ss."""
+    whole = round(seconds)
+    return f"{whole // 60}:{whole % 60:02d}"
 
 
 def _lora_fields(page: Page) -> None:

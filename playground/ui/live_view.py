@@ -17,11 +17,12 @@ import gradio as gr
 from playground import ASSETS, runs
 from playground.errors import PlaygroundError
 from playground.i18n import table, translate
+from playground.runs.recordings import read_recording
 
 BLOCK = 4_000_000  # bytes of events in a reply; the browser polls again at once while there are more
 FRESH = 3.0  # seconds: a run written to this recently is still going, even if another process writes it
 MAX_MEMORY_EVENTS = 2000  # in a reply
-SCRIPTS = ("live_reducer.js", "live_figures.js", "live_view.js")
+SCRIPTS = ("live_reducer.js", "live_figures.js", "live_recording.js", "live_view.js")
 
 
 def _plotly_script() -> Path:
@@ -40,16 +41,22 @@ TEMPLATE = """
 <section class="live">
   <p class="empty" hidden></p>
   <div class="filled" hidden>
+    <p class="recorded" hidden></p>
     <header><strong class="run-title"></strong> <span class="hardware"></span></header>
     <p class="state"><strong class="phase"></strong> <span class="amount"></span> <span class="engine"></span></p>
     <div class="progress" role="progressbar" aria-valuemin="0" aria-valuemax="100"><i></i></div>
     <dl class="facts"></dl>
     <p class="failure" role="alert" hidden></p>
     <ul class="notes" hidden></ul>
-    <div class="memory" hidden>
-      <h4><span></span> <small></small></h4><ul class="legend"></ul><div class="plot" role="img"></div>
+    <dl class="score" hidden></dl>
+    <div class="samples" hidden>
+      <h4><span></span> <small></small></h4>
+      <input type="range" min="0" step="1" value="0"><dl></dl>
     </div>
     <div class="loss" hidden>
+      <h4><span></span> <small></small></h4><ul class="legend"></ul><div class="plot" role="img"></div>
+    </div>
+    <div class="memory" hidden>
       <h4><span></span> <small></small></h4><ul class="legend"></ul><div class="plot" role="img"></div>
     </div>
     <div class="measures" hidden>
@@ -59,10 +66,6 @@ TEMPLATE = """
       </table>
       <p class="how"></p>
       <h5></h5><ul class="rows"></ul><h5></h5><ul class="rows"></ul>
-    </div>
-    <div class="samples" hidden>
-      <h4><span></span> <small></small></h4>
-      <input type="range" min="0" step="1" value="0"><dl></dl>
     </div>
     <div class="comparison" hidden>
       <h4><span></span></h4>
@@ -84,8 +87,10 @@ TEMPLATE = """
 def live_view(lang: str, root: Path, current: Callable[[], dict]) -> gr.HTML:
     """The view of the run that `current` returns, or of the run whose id is written into the property `follow`.
 
-    `current()` returns {"run": id or None, "busy": bool, "engine": "starting" | "ready" | "busy" | "off"}. The value
-    becomes {"run", "engine", "ended"}, as JSON text, whenever one of them changes, which fires `change`.
+    `current()` returns {"run": id or None, "busy": bool, "engine": "starting" | "ready" | "busy" | "off", "loaded":
+    {"name", "bits"} or None, "memory": bytes of the engine's process or None}. The value becomes {"run", "engine",
+    "ended", "loaded"}, as JSON text, whenever one of them changes, which fires `change`. Until there is a run, the
+    recording of the language's demo is played.
     """
     last_run: str | None = None
 
@@ -95,7 +100,7 @@ def live_view(lang: str, root: Path, current: Callable[[], dict]) -> gr.HTML:
         now = current()
         last_run = now["run"] or last_run  # a run stays on the screen after its end, also over a reload
         empty = {"run": "", "cursor": 0, "events": [], "more": False, "live": False}
-        empty |= {"busy": now["busy"], "engine": now["engine"]}
+        empty |= {name: now[name] for name in ("busy", "engine", "loaded", "memory")}
         query = _validated(request)
         if query is None:
             return empty
@@ -117,13 +122,17 @@ def live_view(lang: str, root: Path, current: Callable[[], dict]) -> gr.HTML:
             "live": fresh or (now["busy"] and now["run"] == run.id),
         }
 
+    def recording(request: Any) -> list[dict]:
+        """The events of the recorded demo; [] if there is none in this language."""
+        return [_with_text(event, lang) for event in read_recording(f"demo-{lang}")]
+
     return gr.HTML(
         html_template=TEMPLATE,
         css_template=(ASSETS / "live_view.css").read_text(encoding="utf-8"),
         js_on_load="\n".join((ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS),
         apply_default_css=False,
         container=True,
-        server_functions=[since],
+        server_functions=[since, recording],
         follow="",
         words=_words(lang),
         lang=lang,

@@ -1,4 +1,4 @@
-"""Tab "Load": choose a model and its bit width, load it, release its memory."""
+"""Tab "Load": choose a model and its bit width, and load it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +25,6 @@ class LoadTab:
     about: gr.Markdown
     terms: gr.Checkbox
     load: gr.Button
-    release: gr.Button
     message: gr.HTML
     suggestions: SuggestionBox
 
@@ -50,9 +49,8 @@ def build(page: Page) -> LoadTab:
             field(gr.Radio, "load", "device", choices=["auto", "cpu", "cuda"])
     with gr.Row(elem_classes="actions"):
         load = gr.Button(translate("load.go"), variant="primary")
-        release = gr.Button(translate("load.release"))
     box = message_box()
-    return LoadTab(filters, model, about, terms, load, release, box, oom_suggestions.build(page))
+    return LoadTab(filters, model, about, terms, load, box, oom_suggestions.build(page))
 
 
 def connect(page: Page, tab: LoadTab, live_view: gr.HTML) -> None:
@@ -62,11 +60,6 @@ def connect(page: Page, tab: LoadTab, live_view: gr.HTML) -> None:
         wait_until_opened(page.engine.load(page.settings(values)))
         return message()
 
-    def release() -> Update:
-        page.engine.close()
-        page.engine.start()
-        return message(page.translate("load.released"))
-
     def describe(model: str) -> tuple:
         has_terms = bool(catalog.models().get(model, {}).get("terms"))
         return model_filters.about(page, model), gr.update(visible=has_terms)
@@ -74,5 +67,4 @@ def connect(page: Page, tab: LoadTab, live_view: gr.HTML) -> None:
     model_filters.connect(page, tab.filters, tab.model)
     tab.model.change(describe, tab.model, [tab.about, tab.terms], **UNQUEUED)
     tab.load.click(page.with_error_message(load), page.inputs(), tab.message, **QUIET)
-    tab.release.click(page.with_error_message(release), None, tab.message, **QUIET)
     oom_suggestions.connect(page, tab.suggestions, "load", live_view)

@@ -16,6 +16,7 @@ from playground.i18n import translate
 from playground.planning.client import Planner, this_machine
 from playground.settings import Settings, parse, raise_all
 from playground.ui.access import forbidden_sources
+from playground.ui.story import Story
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}  # for listeners that only redraw
 UNQUEUED: dict[str, Any] = {**QUIET, "queue": False}
@@ -35,10 +36,17 @@ class Page:
     """
 
     def __init__(
-        self, lang: str, root: Path, engine: Engine, planner: Planner, start: Settings, private: bool = False
+        self,
+        lang: str,
+        root: Path,
+        engine: Engine,
+        planner: Planner,
+        story: Story,
+        start: Settings,
+        private: bool = False,
     ) -> None:
         self.lang, self.root, self.engine, self.planner, self.start = lang, root, engine, planner, start
-        self.private = private
+        self.story, self.private = story, private
         self.fields: dict[FieldName, Any] = {}  # components; Gradio adds their events at run time
 
     def translate(self, key: str, **values: Any) -> str:
