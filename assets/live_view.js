@@ -285,7 +285,7 @@ part(".samples input").addEventListener("input", ({ target }) => {
   pickedStep = Number(target.value) < state.samples.length - 1 ? state.samples[target.value][0] : null;
   drawSamples();
 });
-put(part(".memory h4 small"), say("measured")), part(".progress").setAttribute("aria-label", say("progress"));
+put(part(".memory h4 small"), say("measured")), root.setAttribute("aria-label", say("name")), part(".progress").setAttribute("aria-label", say("progress"));
 document.addEventListener("visibilitychange", poll, { signal: removed.signal });
 resizes.observe(root), themeChanges.observe(document.body, { attributeFilter: ["class"] });
 watch("follow", poll);

@@ -38,7 +38,7 @@ HEAD = f'<script defer src="gradio_api/file={quote(PLOTLY.as_posix())}"></script
 
 # Static on purpose: Gradio leaves the page alone when the rendered template stays the same text.
 TEMPLATE = """
-<section class="live">
+<section class="live" tabindex="0">
   <p class="empty" hidden></p>
   <div class="filled" hidden>
     <p class="recorded" hidden></p>
