@@ -19,13 +19,22 @@ from playground.i18n import LANGUAGES, translate
 from playground.planning.client import Planner
 from playground.runs import find
 from playground.settings import Settings
-from playground.ui import compare_tab, data_listeners, data_tab, fine_tune_tab, load_tab, plan_tab, runs_tab
+from playground.ui import (
+    compare_tab,
+    data_listeners,
+    data_tab,
+    fine_tune_tab,
+    load_tab,
+    plan_listeners,
+    plan_tab,
+    runs_tab,
+)
 from playground.ui.live_view import HEAD, STATIC, live_view
 from playground.ui.page import UNQUEUED, Page, job_message
 from playground.ui.theme import theme
 
 START_PRESET = "demo-en"  # that the form opens with
-STYLES = ("style.css", "figures.css", "tokens.css")
+STYLES = ("style.css", "figures.css", "plan.css", "tokens.css")
 
 
 def build_app(root: Path, lang: str = "en", private: bool = False) -> gr.Blocks:
@@ -84,13 +93,14 @@ def _build_page(app: gr.Blocks, page: Page, other_path: str) -> None:
             tabs = _build_tabs(page)
         with gr.Column(scale=5, min_width=320, elem_classes="watch"):
             view = live_view(page.lang, page.root, lambda: _current_run(page.engine))
-    plan_tab.connect(page, tabs.plan)
+    plan_listeners.connect(page, tabs.plan)
     load_tab.connect(page, tabs.load, view)
     data_listeners.connect(page, tabs.data, tabs.data_header)
     fine_tune_tab.connect(page, tabs.fine_tune, view)
     compare_tab.connect(page, tabs.compare)
     runs_tab.connect(page, tabs.runs, view)
     tabs.preset.input(lambda name: page.values(_preset(name)), tabs.preset, page.inputs(), **UNQUEUED)
+    tabs.plan.choice.use.click(lambda: None, None, tabs.preset, **UNQUEUED)  # the form no longer holds a preset
     _connect_engine_state(app, page, tabs, view)
 
 
