@@ -35,12 +35,13 @@ def format_bytes(size: int | None) -> str:
 
 
 def format_large(lang: str, count: int) -> str:
-    """A count in three digits and the language's word for their power of ten: "6.87 billion", "135 million"."""
+    """A count in at most three digits and the language's word for their power of ten: "6.87 billion", "135 million"."""
     for scale in table(lang)["number.scales"].split(", "):
         power, name = scale.split(" ")
         number = count / 10 ** int(power)
         if number >= 1:
-            return f"{number:,.{max(0, 2 - int(math.log10(number)))}f} {name}"
+            digits = f"{number:,.{max(0, 2 - int(math.log10(number)))}f}"
+            return f"{digits.rstrip('0').rstrip('.') if '.' in digits else digits} {name}"
     return f"{count:,}"
 
 
