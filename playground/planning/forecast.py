@@ -3,6 +3,7 @@
 Every function takes validated settings; the planning process parses them.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -29,10 +30,10 @@ def forecast(settings: Settings, context: int = 1024, capacity: int = 0, device:
 
     context: tokens of the chat. capacity: bytes of the memory that `auto` plans for, 0: no limit. Returns {"model",
     "name", "family", "parameters", "layers", "longest" (tokens that the model can take), "bits", "method",
-    "trainable" (parameters), "context", "phases": {phase: predict.phases' prediction}, "explained" (predict.formulas)}.
-    Raises PlaygroundError.
+    "trainable" (parameters), "context", "seconds" (of this forecast), "phases": {phase: predict.phases' prediction},
+    "explained" (predict.formulas)}. Raises PlaygroundError.
     """
-    config = meta_model.config_of(settings.load.model)
+    began, config = time.perf_counter(), meta_model.config_of(settings.load.model)
     settings, target = resolve_target(settings, device, capacity)
     check_context_length(config, max(context, settings.train.max_seq_length))
     chat_context = max(context, MIN_CONTEXT)
@@ -53,6 +54,7 @@ def forecast(settings: Settings, context: int = 1024, capacity: int = 0, device:
         "method": settings.train.method,
         "trainable": predictions["tune"]["trainable"],
         "context": context,
+        "seconds": round(time.perf_counter() - began, 2),
         "phases": predictions,
         "explained": explain(config, facts, settings, predictions, chat_context),
     }

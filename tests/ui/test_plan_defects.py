@@ -77,7 +77,8 @@ def test_every_size_is_in_gib_and_every_count_in_words(plan):
     parameters = catalog.shapes()["cyberagent/open-calm-7b"]["parameters"]
     expect(plan.locator(".plan header p")).to_contain_text(f"{format_large('en', parameters)} parameters")
     open_tab(plan, "tab.load")
-    assert not re.search(r"\d ?[BM]\b", plan.locator(".facts").locator("visible=true").nth(1).inner_text())
+    facts = " ".join(plan.locator(".facts").locator("visible=true").all_inner_texts())
+    assert re.findall(r"\d (?:GB|MB|B|M)\b", facts) == [] and "135 million parameters" in facts
 
 
 def test_one_plan_has_one_figure_wherever_it_appears(plan):
@@ -116,6 +117,7 @@ def test_settings_with_a_model_of_a_hub_offer_one_that_works_offline(plan):
     expect(plan.locator(".plan header strong")).to_have_text(offline, timeout=LONG)
     open_tab(plan, "tab.load")
     expect(visible_field(plan, say("load.model"))).to_have_value(f"{offline} · {say('load.offline')}")
+    expect(visible_field(plan, say("preset.label"))).to_have_value("")
 
 
 def test_largest_models_are_there_at_once_and_count_up_for_other_sizes(plan):
