@@ -17,7 +17,7 @@ function show(name, main, more = "", share = null, state = "") {
 function showData() {
   let data = {};
   try { data = JSON.parse(props.data || "{}"); } catch {}
-  show("data", data.name ?? "–", data.rows ? say("rows", { rows: data.rows.toLocaleString(props.lang) }) : "");
+  show("data", data.name || "–", data.rows);
 }
 
 function showState({ detail: { loaded, run, memory } }) {

@@ -1,10 +1,13 @@
 """Translate words keys: every text that a person reads, in Japanese and in English, from `assets/words/<lang>.json`.
 
-Each table is one flat object. Some placeholders have types: `*_bytes` is bytes, written in GiB; `part`, `job` and
-`memory` are names in the chart's keys, written as the chart labels them; `dropped` is {reason: count}.
+Each table is one flat object. Some placeholders have types: `*_bytes` is bytes, written in GiB; `parameters` and
+`trainable` are counts of weights, written as "6.87 billion"; `part`, `job` and `memory` are names in the chart's keys,
+written as the chart labels them; `dropped` is {reason: count}. A whole number brings its noun along where the text
+gives both forms: `{rows:row|rows}` is "1 row" or "1,200 rows".
 """
 
 import json
+import math
 from functools import cache
 from typing import Any
 
@@ -31,9 +34,34 @@ def format_bytes(size: int | None) -> str:
     return f"{size / 2**30:.2f} GiB" if abs(size) >= 2**30 / 10 else f"{size / 2**20:.1f} MiB"
 
 
+def format_large(lang: str, count: int) -> str:
+    """A count in at most three digits and the language's word for their power of ten: "6.87 billion", "135 million"."""
+    for scale in table(lang)["number.scales"].split(", "):
+        power, name = scale.split(" ")
+        number = count / 10 ** int(power)
+        if number >= 1:
+            digits = f"{number:,.{max(0, 2 - int(math.log10(number)))}f}"
+            return f"{digits.rstrip('0').rstrip('.') if '.' in digits else digits} {name}"
+    return f"{count:,}"
+
+
+class _Count(int):
+    """A whole number with its noun: formatted by "row|rows" it is "1 row" or "1,200 rows"."""
+
+    def __format__(self, form: str) -> str:
+        if "|" not in form:
+            return super().__format__(form)
+        singular, plural = form.split("|")
+        return f"{self:,} {singular if self == 1 else plural}"
+
+
 def _format_value(lang: str, name: str, value: Any) -> Any:
     if name.endswith("_bytes"):
         return format_bytes(value)
+    if name in ("parameters", "trainable"):
+        return format_large(lang, value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return _Count(value)
     if name in ("part", "job", "memory"):
         return table(lang).get(f"chart.{name}.{value}", value)
     if name == "dropped":

@@ -2,7 +2,7 @@
 
 Requests, in the JSON lines of jsonl_process.py: a function of forecast.py or rows.py or `suggest_changes` of
 oom_suggestions.py, with its arguments. Settings are validated here, at the edge of the process. Functions of rows.py
-send their progress as events {"kind": "progress", "done", "total", "unit"}.
+and `largest_models` send their progress as events {"kind": "progress", "done", "total", "unit"}.
 """
 
 import time
@@ -33,7 +33,8 @@ def answer(do: str, arguments: dict, emit: Emit) -> Any:
     if do in OF_MEMORY:
         from playground.planning import forecast
 
-        return getattr(forecast, do)(**arguments)
+        progress = {"on_progress": _throttled(emit)} if do == "largest_models" else {}
+        return getattr(forecast, do)(**arguments, **progress)
     from playground.planning.oom_suggestions import suggest_changes
 
     return {"suggest_changes": suggest_changes}[do](**arguments)

@@ -25,6 +25,7 @@ from playground.ui import (
     header,
     kept_state,
     load_tab,
+    plan_listeners,
     plan_tab,
     runs_tab,
     start_tab,
@@ -35,7 +36,7 @@ from playground.ui.page import UNQUEUED, Page, job_message
 from playground.ui.story import Story
 from playground.ui.theme import theme
 
-STYLES = ("style.css", "figures.css", "tokens.css")
+STYLES = ("style.css", "figures.css", "plan.css", "tokens.css")
 TABS = ("start", "plan", "load", "data", "tune", "chat", "runs")  # in their order; "start" is what opens
 
 
@@ -97,7 +98,7 @@ def _build_page(app: gr.Blocks, page: Page, other_path: str) -> None:
         with gr.Column(scale=5, min_width=320, elem_classes="watch"):
             view = live_view(page.lang, page.root, lambda: _engine_state(page.engine))
     start_tab.connect(page, tabs.start, app, tabs.tabs, tabs.compare)
-    plan_tab.connect(page, tabs.plan)
+    plan_listeners.connect(page, tabs.plan)
     load_tab.connect(page, tabs.load, view)
     data_listeners.connect(page, tabs.data, tabs.headers["data"])
     fine_tune_tab.connect(page, tabs.fine_tune, app, view, tabs.tabs, strip.view)
@@ -105,6 +106,7 @@ def _build_page(app: gr.Blocks, page: Page, other_path: str) -> None:
     runs_tab.connect(page, tabs.runs, view)
     status_strip.connect(page, strip)
     tabs.preset.input(lambda name: page.values(_preset(name)), tabs.preset, page.inputs(), **UNQUEUED)
+    tabs.plan.choice.use.click(lambda: None, None, tabs.preset, **UNQUEUED)  # the form no longer holds a preset
     _connect_engine_state(app, page, tabs, strip, view)
     kept_state.keep_tab(app, tabs.tabs, tabs.headers)
     kept_state.keep_fields(app, _kept_components(page, tabs))

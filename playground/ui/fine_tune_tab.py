@@ -71,7 +71,7 @@ def _summarize(page: Page, values: Sequence) -> tuple:
     except Exception as error:
         text = as_playground_error(error).text(page.lang)
         return f'<p class="summary bad">{escape(text)}</p>', gr.update(data="")
-    data = {"name": summary["data"], "rows": summary["rows"]}
+    data = {"name": summary["data"], "rows": page.translate("strip.rows", rows=summary["rows"])}
     return summary_html(page.translate, summary), gr.update(data=json.dumps(data, ensure_ascii=False))
 
 

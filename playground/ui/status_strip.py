@@ -24,7 +24,7 @@ TEMPLATE = """
 
 @dataclass(frozen=True)
 class StatusStrip:
-    """The strip's components. `view` has the property `data`: JSON text of {"name", "rows"}."""
+    """The strip's components. `view` has the property `data`: JSON text of {"name", "rows"}, both as they are shown."""
 
     view: gr.HTML
     stop: gr.Button

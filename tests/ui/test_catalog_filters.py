@@ -1,11 +1,16 @@
 """The filters over the catalog's models in a real browser: their choices, a model's facts, and typed ids."""
 
+from pathlib import Path
+
 from actions import choose, choose_toy, open_tab, press, visible_field
 from playwright.sync_api import expect
 
 from playground import catalog
 from playground.catalog import filters
 from playground.i18n import translate
+from playground.settings import Settings
+from playground.ui.model_choices import model_choices
+from playground.ui.page import Page
 
 
 def pick(page, lang: str, key: str, value: str) -> None:
@@ -26,13 +31,14 @@ def offered(page, lang: str = "en") -> list[str]:
 
 
 def named(models: list[str]) -> list[str]:
-    mark, offline = translate("en", "catalog.mark"), catalog.offline_models()
-    return [
-        (f"{mark} " if catalog.models()[m]["talk"] else "")
-        + catalog.display_name(m)
-        + (f" · {translate('en', 'load.offline')}" if m in offline else "")
-        for m in models
-    ]
+    """What the dropdown shows for these models, in its order."""
+    page = Page("en", Path("runs"), None, None, Settings())
+    return [label for label, _ in model_choices(page, models)]
+
+
+def outside() -> str:
+    """How the form's first model is offered when the filters exclude it."""
+    return f"{named([Settings().load.model])[0]} · {translate('en', 'catalog.outside.mark')}"
 
 
 def test_the_choices_follow_the_filters_and_facts_follow_the_choice(page):
@@ -54,19 +60,36 @@ def test_the_choices_follow_the_filters_and_facts_follow_the_choice(page):
     expect(
         page.get_by_text(translate("en", "catalog.left", count=len(found), all=len(catalog.models()))[:16]).first
     ).to_be_visible()
-    assert offered(page) == named(found)
+    assert offered(page) == [*named(found), outside()]
     expected = filters.model_facts(found[0], "en")
     pick(page, "en", "load.model", named(found)[0])
     facts = page.locator(".facts").locator("visible=true")
     for text in (
         expected["for"],
         expected["family"],
-        f"{expected['parameters']:,}",
+        translate("en", "catalog.parameters", parameters=expected["parameters"]),
         expected["licence"],
         translate("en", "catalog.from", gib=expected["card"]["tune"]),
         expected["targets"][0],
     ):
         expect(facts.filter(has_text=text).first).to_be_visible()
+
+
+def test_model_outside_the_filters_stays_chosen_by_its_name_and_is_said_to_be_outside(page):
+    open_tab(page, "tab.load")
+    chosen, field = named([Settings().load.model])[0], visible_field(page, translate("en", "load.model"))
+    said = page.get_by_text(translate("en", "catalog.outside", model=chosen))
+    expect(field).to_have_value(chosen)
+    pick(page, "en", "catalog.language", translate("en", "catalog.language.ja"))
+    expect(said).to_be_visible()
+    expect(field).to_have_value(outside())
+    taken = named(["cyberagent/open-calm-small"])[0]
+    pick(page, "en", "load.model", taken)
+    expect(said).to_have_count(0)
+    assert outside() not in offered(page)
+    expect(field).to_have_value(taken)
+    pick(page, "en", "catalog.language", translate("en", "catalog.language.any"))
+    expect(field).to_have_value(taken)
 
 
 def test_no_match_is_reported_and_typed_names_still_work(page, app):
@@ -77,7 +100,7 @@ def test_no_match_is_reported_and_typed_names_still_work(page, app):
     pick(page, "en", "catalog.size", translate("en", "catalog.size.huge"))
     pick(page, "en", "catalog.card", translate("en", "plan.card_name", gib=card["gib"], name=card["name"]))
     expect(page.get_by_text(translate("en", "catalog.nothing"))).to_be_visible()
-    assert offered(page) == []
+    assert offered(page) == [outside()]
     choose(page, translate("en", "load.model"), "nobody/no-such-model")
     expect(page.locator(".facts").locator("visible=true")).to_have_count(0)
     choose_toy(page, app)

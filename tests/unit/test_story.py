@@ -33,7 +33,7 @@ class StandInEngine:
         self.jobs.append((do, adapter, sides))
         job = Job(do)
         job.add({"kind": "opened", "run": f"run-{len(self.jobs)}"})
-        for side in sides or ():
+        if sides:
             job.add({"kind": "answer", **{one: f"{one} says so" for one in sides}})
         job.add({"kind": "done", "result": {"stopped": do == self.stopped}})
         job.end(problem("error.busy") if do == self.failing else None)
