@@ -173,7 +173,7 @@ def measure_tune_and_chat(name: str, work: Path) -> dict:
         measured, used = {"held": _current_bytes()}, [0]
         torch.cuda.reset_peak_memory_stats()
         with torch.no_grad():
-            for inputs in phases.prefill_and_decode_inputs(loaded.model, CONTEXT):
+            for inputs in phase_traces.prefill_and_decode_inputs(loaded.model, CONTEXT):
                 loaded.model(**inputs, use_cache=True)
         measured["chat"] = _peak_bytes(used_bytes())
         del inputs
