@@ -49,8 +49,10 @@ class AllocationTrace(compat.dispatch_mode()):  # type: ignore[misc]
 
     part: the part under which new storages are booked. Storages made outside the context are added by `book`. Once it
     knows which weights are whose (`assign_layer`), each event is assigned to the layer that is running: the one whose
-    weight was last passed to an operator. stage: of the computation, set by whoever runs it; autograd's stages, backward
-    and recompute, are detected, and what follows them is the optimizer's until another stage is set.
+    weight was last passed to an operator.
+
+    stage: of the computation, set by whoever runs it. Autograd's stages, backward and recompute, are detected, and what
+    follows them is the optimizer's until another stage is set.
     """
 
     def __init__(self) -> None:

@@ -11,7 +11,7 @@ from playground.catalog.cards import cards
 from playground.errors import problem
 from playground.planning.client import this_machine
 from playground.settings import CHECKPOINTING_CHOICES, METHODS, OPTIMIZERS, Settings
-from playground.ui import memory_figures
+from playground.ui import card_picture, memory_figures
 from playground.ui.page import (
     LATEST_ONLY,
     QUIET,
@@ -50,6 +50,7 @@ class PlanTab:
     fields: dict[FieldName, Any]
     card: gr.Dropdown
     context: gr.Slider
+    picture: gr.HTML
     message: gr.HTML
     forecast: gr.HTML
     find_fastest: gr.Button
@@ -82,6 +83,7 @@ def build(page: Page) -> PlanTab:
     """The tab's components."""
     translate = page.translate
     gr.Markdown(translate("plan.lead"), elem_classes="lead")
+    picture = card_picture.build(page)
     fields, card, context = _build_inputs(page)
     box = message_box()
     forecast = gr.HTML(f'<p class="quiet">{translate("plan.counting")}</p>', elem_classes="counted")
@@ -106,6 +108,7 @@ def build(page: Page) -> PlanTab:
         fields=fields,
         card=card,
         context=context,
+        picture=picture,
         message=box,
         forecast=forecast,
         find_fastest=find_fastest,
@@ -179,8 +182,16 @@ def connect(page: Page, tab: PlanTab) -> None:
         sizes = {"context": inputs.context, "batch": train["batch_size"], "length": train["max_seq_length"]}
         return memory_figures.largest_models(page.translate, page.planner.ask("largest_models", **sizes), **sizes)
 
+    def picture(forecast: str, *values: Any) -> Iterator[Any]:
+        if forecast:  # without one, its message says what is wrong
+            inputs = _parse(page, tab, values)
+            room = card_picture.room_of(values[-2])
+            yield from card_picture.updates(page, Settings().with_values(inputs.settings), "tune", room)
+
     outputs = [tab.forecast, tab.arithmetic, tab.message]
     gr.on(None, forecast, tab.inputs, outputs, show_progress_on=tab.forecast, **DIMMED_LATEST_ONLY)
+    tab.forecast.change(picture, [tab.forecast, *tab.inputs], tab.picture, **DIMMED_LATEST_ONLY)
+    tab.picture.select(card_picture.chosen_bits, None, tab.fields["load", "bits"], **UNQUEUED)
     _answer_while_open(page, tab, waterfall, tab.savings, tab.waterfall, "plan.counting")
     _answer_while_open(page, tab, largest, tab.largest, tab.largest_models, "plan.largest.waiting")
     _connect_choice(page, tab)
