@@ -5,14 +5,16 @@ const GIB = 2 ** 30, VISITS_PER_SECOND = 12;
 const root = element.querySelector(".picture"), part = (selector) => root.querySelector(selector);
 const widths = part(".widths"), cells = part(".cells"), scrub = part(".scrub"), line = part(".line");
 const removed = new AbortController(); // ends the listeners once the element has left the page
-let picture = null, tapeText = "", frames = [], scale = null, at = 0;
+let picture = null, tape = null, tapeText = "", frames = [], scale = null, at = 0;
 let playing = false, played = false, inView = false, timer, readLayer = null; // readLayer: of the cell whose bytes are shown
 
 const say = (key, values = {}) => (props.words[key] ?? "").replace(/\{(\w+)\}/g, (_, name) => values[name] ?? "–");
 const formatBytes = (bytes) => bytes >= GIB / 10 ? `${(bytes / GIB).toFixed(2)} GiB` : `${(bytes / 2 ** 20).toFixed(1)} MiB`;
 const put = (node, text) => { if (node.textContent !== text) node.textContent = text; };
 const color = (name) => `var(--live-part-${name})`;
-const listParts = (parts) => orderedParts(parts).map(([name, bytes]) => `${say(`part.${name}`)} ${formatBytes(bytes)}`).join(" · ");
+// On a CPU the file of the weights is in memory beside the program, and can't be told from it.
+const partName = (name) => name === "program" ? say("program") : say(`part.${name}`);
+const listParts = (parts) => orderedParts(parts).map(([name, bytes]) => `${partName(name)} ${formatBytes(bytes)}`).join(" · ");
 
 // As many children as items, kept from one drawing to the next, so that the focus and a selection stay where they are.
 function fill(list, items, tag, update) {
@@ -53,7 +55,7 @@ function drawBars() {
 function drawBar(node, parts, full) {
   fill(node, barSegments(parts, full), "i", (segment, { part: name, bytes, share, apart }) => {
     segment.style.width = `${100 * share}%`, segment.style.setProperty("--swatch", color(name));
-    segment.classList.toggle("apart", apart), segment.title = `${say(`part.${name}`)}: ${formatBytes(bytes)}`;
+    segment.classList.toggle("apart", apart), segment.title = `${partName(name)}: ${formatBytes(bytes)}`;
   });
 }
 
@@ -62,19 +64,19 @@ function drawLegend() {
   for (const name of picture.tape?.names ?? []) names.add(name);
   const items = orderedParts(Object.fromEntries([...names].map((name) => [name, 1])));
   fill(part(".legend"), items, "li", (node, [name]) => {
-    put(node, APART.includes(name) ? say("apart", { part: say(`part.${name}`) }) : say(`part.${name}`)), node.style.setProperty("--swatch", color(name));
+    put(node, APART.includes(name) ? say("apart", { part: partName(name) }) : partName(name)), node.style.setProperty("--swatch", color(name));
   });
 }
 
 function drawTape() {
-  const { tape, reason, awaited } = picture, text = JSON.stringify(tape ?? null);
+  const { reason, awaited } = picture, text = JSON.stringify(picture.tape ?? null);
   root.classList.toggle("awaited", Boolean(awaited));
   part(".reason").hidden = !reason, put(part(".reason"), reason ?? "");
   if (awaited || text === tapeText) return; // the old strip stays, dimmed, until the new one is here
-  tapeText = text, part(".steps").hidden = !tape, frames = tape ? tapeFrames(tape) : [];
+  tape = picture.tape, tapeText = text, part(".steps").hidden = !tape, frames = tape ? tapeFrames(tape) : [];
   if (!tape) return pause();
   scale = cellScale(frames), scrub.max = frames.length - 1;
-  makeCells(tape.layers), drawLine(tape);
+  makeCells(tape.layers), drawLine();
   const moves = !matchMedia("(prefers-reduced-motion: reduce)").matches;
   if (playing || (moves && !played)) show(0), play();
   else show(peakFrame(tape));
@@ -83,6 +85,7 @@ function drawTape() {
 function makeCells(layers) {
   cells.replaceChildren();
   cells.setAttribute("aria-label", say("cells", { layers }));
+  cells.style.setProperty("--columns", rowLength(layers + scale.columns, 48)), cells.style.setProperty("--narrow-columns", rowLength(layers + scale.columns, 22));
   for (const layer of [OUTSIDE, ...Array(layers).keys()]) {
     const cell = document.createElement("button");
     cell.type = "button", cell.className = "cell", cell.dataset.layer = layer, cell.tabIndex = layer === OUTSIDE ? 0 : -1;
@@ -92,26 +95,21 @@ function makeCells(layers) {
 }
 
 // One bar a visit, in a path for each stage.
-function drawLine(tape) {
-  const bars = Map.groupBy ? Map.groupBy(tape.visits.map((visit, n) => [visit, n]), ([visit]) => visit.stage) : groupByStage(tape.visits);
+function drawLine() {
+  const paths = {};
+  tape.visits.forEach(({ stage, allocated }, n) => {
+    paths[stage] = `${paths[stage] ?? ""}M${n} 100V${(100 - (96 * allocated) / tape.allocated).toFixed(2)}H${n + 1}V100Z`;
+  });
   line.setAttribute("viewBox", `0 0 ${frames.length} 100`);
-  line.innerHTML = [...bars].map(([stage, visits]) => {
-    const path = visits.map(([{ allocated }, n]) => `M${n} 100V${(100 - (96 * allocated) / tape.allocated).toFixed(2)}H${n + 1}V100Z`).join("");
-    return `<path data-stage="${stage}" d="${path}"/>`;
-  }).join("") + '<rect class="here" y="0" width="1" height="100"/>';
-}
-
-function groupByStage(visits) {
-  const groups = new Map();
-  visits.forEach((visit, n) => groups.set(visit.stage, [...(groups.get(visit.stage) ?? []), [visit, n]]));
-  return groups;
+  line.innerHTML = Object.entries(paths).map(([stage, path]) => `<path data-stage="${stage}" d="${path}"/>`).join("") + '<rect class="here" y="0" width="1" height="100"/>';
 }
 
 function show(number) {
   at = Math.max(0, Math.min(frames.length - 1, number));
-  const { visit, held } = frames[at], { layers } = picture.tape ?? { layers: cells.children.length - 1 }, outside = visit.layer === OUTSIDE;
-  const stage = say(outside ? `stage.${visit.stage}.outside` : `stage.${visit.stage}`, { layer: visit.layer + 1, layers });
+  const { visit, held } = frames[at], outside = visit.layer === OUTSIDE;
+  const stage = say(outside ? `stage.${visit.stage}.outside` : `stage.${visit.stage}`, { layer: visit.layer + 1, layers: tape.layers });
   put(part(".stage"), stage), put(part(".bytes"), formatBytes(visit.allocated));
+  put(part(".peak"), at === peakFrame(tape) ? say("peak") : say("of_peak", { bytes: formatBytes(tape.allocated) }));
   part(".stage").dataset.stage = visit.stage;
   put(part(".account"), accountOf(visit));
   scrub.value = at, scrub.setAttribute("aria-valuetext", `${stage}: ${formatBytes(visit.allocated)}`);

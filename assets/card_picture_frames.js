@@ -53,5 +53,8 @@ function cellScale(frames) {
   return { bytes: Math.max(layer, outside / columns), columns };
 }
 
+// Cells in a row, so that rows of at most `most` are equally long.
+const rowLength = (cells, most) => Math.ceil(cells / Math.ceil(cells / most));
+
 // The number of the instant at which the most bytes are allocated.
 const peakFrame = (tape) => tape.visits.reduce((best, visit, n) => (visit.allocated > tape.visits[best].allocated ? n : best), 0);

@@ -19,8 +19,10 @@ from playground.i18n import table
 from playground.planning.client import this_machine
 from playground.runs.measured import Measurement, latest_measurements
 from playground.settings import BIT_WIDTHS, Settings
-from playground.ui.page import THIS_MACHINE, Page, Update, memory_of
+from playground.ui.page import LATEST_ONLY, THIS_MACHINE, Page, Update, memory_of
 
+# For listeners that draw a picture: the old one stays, dimmed, until the new one is there.
+DRAWING: dict[str, Any] = {**LATEST_ONLY, "show_progress": "minimal"}
 SCRIPTS = ("card_picture_frames.js", "card_picture.js")
 SECTIONS = {"load": ("load",), "chat": ("load",), "tune": ("load", "lora", "train")}  # of the settings, by job
 # Settings of loading that its memory doesn't depend on: without them, more questions are the same.
@@ -33,7 +35,8 @@ TEMPLATE = """
   <div class="widths" role="radiogroup"></div>
   <ul class="legend"></ul>
   <div class="steps">
-    <p class="now"><strong class="stage"></strong> <b class="bytes"></b> <span class="account"></span></p>
+    <p class="now"><strong class="stage"></strong> <b class="bytes"></b> <span class="peak"></span>
+      <span class="account"></span></p>
     <svg class="line" preserveAspectRatio="none" aria-hidden="true"></svg>
     <div class="controls">
       <button class="play" type="button"></button>

@@ -13,7 +13,7 @@ from playground.settings import BIT_WIDTHS
 from playground.ui import card_picture, model_filters, oom_suggestions
 from playground.ui.model_filters import ModelFilters
 from playground.ui.oom_suggestions import SuggestionBox
-from playground.ui.page import LATEST_ONLY, QUIET, UNQUEUED, Page, Update, message, message_box, wait_until_opened
+from playground.ui.page import QUIET, UNQUEUED, Page, Update, message, message_box, wait_until_opened
 
 BITS = [("auto", 0), *((str(bits), bits) for bits in BIT_WIDTHS)]
 
@@ -92,9 +92,10 @@ def _connect_picture(page: Page, tab: LoadTab, live_view: gr.HTML) -> None:
         try:
             load = page.parse_fields(names, values)
         except PlaygroundError:  # what is wrong is said when it is loaded
+            yield gr.skip()
             return
         room = card_picture.room_of_size(load.load.simulate_gpu_gib)
         yield from card_picture.updates(page, load, "load", room)
 
-    gr.on([field.change for field in fields] + [live_view.change], draw, fields, tab.picture, **LATEST_ONLY)
+    gr.on([field.change for field in fields] + [live_view.change], draw, fields, tab.picture, **card_picture.DRAWING)
     tab.picture.select(card_picture.chosen_bits, None, page.fields["load", "bits"], **UNQUEUED)

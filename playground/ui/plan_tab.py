@@ -8,7 +8,7 @@ import gradio as gr
 
 from playground import catalog
 from playground.catalog.cards import cards
-from playground.errors import problem
+from playground.errors import PlaygroundError, problem
 from playground.planning.client import this_machine
 from playground.settings import CHECKPOINTING_CHOICES, METHODS, OPTIMIZERS, Settings
 from playground.ui import card_picture, memory_figures
@@ -182,15 +182,17 @@ def connect(page: Page, tab: PlanTab) -> None:
         sizes = {"context": inputs.context, "batch": train["batch_size"], "length": train["max_seq_length"]}
         return memory_figures.largest_models(page.translate, page.planner.ask("largest_models", **sizes), **sizes)
 
-    def picture(forecast: str, *values: Any) -> Iterator[Any]:
-        if forecast:  # without one, its message says what is wrong
-            inputs = _parse(page, tab, values)
-            room = card_picture.room_of(values[-2])
-            yield from card_picture.updates(page, Settings().with_values(inputs.settings), "tune", room)
+    def picture(*values: Any) -> Iterator[Any]:
+        try:
+            settings = page.parse_fields(tab.fields, values[:-2])
+        except PlaygroundError:  # the forecast's message says what is wrong
+            yield gr.skip()
+            return
+        yield from card_picture.updates(page, settings, "tune", card_picture.room_of(values[-2]))
 
     outputs = [tab.forecast, tab.arithmetic, tab.message]
     gr.on(None, forecast, tab.inputs, outputs, show_progress_on=tab.forecast, **DIMMED_LATEST_ONLY)
-    tab.forecast.change(picture, [tab.forecast, *tab.inputs], tab.picture, **DIMMED_LATEST_ONLY)
+    gr.on(None, picture, tab.inputs, tab.picture, **card_picture.DRAWING)
     tab.picture.select(card_picture.chosen_bits, None, tab.fields["load", "bits"], **UNQUEUED)
     _answer_while_open(page, tab, waterfall, tab.savings, tab.waterfall, "plan.counting")
     _answer_while_open(page, tab, largest, tab.largest, tab.largest_models, "plan.largest.waiting")

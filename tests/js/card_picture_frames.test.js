@@ -6,8 +6,8 @@ const { readFileSync } = require("node:fs");
 const { join } = require("node:path");
 
 const text = readFileSync(join(__dirname, "../../assets/card_picture_frames.js"), "utf8");
-const { orderedParts, barScale, barSegments, tapeFrames, cellScale, peakFrame, heldBytes, OUTSIDE } = new Function(
-  `${text}\nreturn { orderedParts, barScale, barSegments, tapeFrames, cellScale, peakFrame, heldBytes, OUTSIDE };`)();
+const { orderedParts, barScale, barSegments, tapeFrames, cellScale, peakFrame, heldBytes, rowLength, OUTSIDE } = new Function(
+  `${text}\nreturn { orderedParts, barScale, barSegments, tapeFrames, cellScale, peakFrame, heldBytes, rowLength, OUTSIDE };`)();
 
 const TAPE = {
   layers: 2, names: ["weights", "activations"],
@@ -55,4 +55,8 @@ test("what the program itself takes stands last and apart", () => {
     { part: "activations", bytes: 3, share: 0.375, apart: false },
     { part: "runtime", bytes: 1, share: 0.125, apart: true },
   ]);
+});
+
+test("rows of cells are equally long", () => {
+  assert.deepEqual([rowLength(34, 48), rowLength(90, 48), rowLength(34, 22)], [34, 45, 17]);
 });
