@@ -9,7 +9,7 @@ let picture = null, tape = null, tapeText = "", frames = [], scale = null, at = 
 let playing = false, played = false, inView = false, timer, readLayer = null; // readLayer: of the cell whose bytes are shown
 
 const say = (key, values = {}) => (props.words[key] ?? "").replace(/\{(\w+)\}/g, (_, name) => values[name] ?? "–");
-const formatBytes = (bytes) => bytes >= GIB / 10 ? `${(bytes / GIB).toFixed(2)} GiB` : `${(bytes / 2 ** 20).toFixed(1)} MiB`;
+const formatBytes = (bytes) => bytes === undefined ? "–" : bytes >= GIB / 10 ? `${(bytes / GIB).toFixed(2)} GiB` : `${(bytes / 2 ** 20).toFixed(1)} MiB`;
 const put = (node, text) => { if (node.textContent !== text) node.textContent = text; };
 const color = (name) => `var(--live-part-${name})`;
 // On a CPU the file of the weights is in memory beside the program, and can't be told from it.

@@ -114,7 +114,7 @@ def updates(page: Page, settings: Settings, job: str, room: Room, context: int =
     }
     told = _told_width(picture["bars"], settings.load.bits)
     if told is None:
-        yield _update(picture | {"tape": None, "reason": ""})
+        yield _update(picture | {"tape": None} | _told_once(picture["bars"]))
         return
     yield _update(picture | {"awaited": True})
     answer = ask("job_tape", told)
@@ -135,6 +135,14 @@ def _told_width(bars: list[dict], chosen: int) -> int | None:
     """The width whose tape is shown: the chosen one, else 16 bits; None where neither can be predicted."""
     predicted = [bar["bits"] for bar in bars if "need" in bar]
     return next((bits for bits in (chosen, 16) if bits in predicted), None)
+
+
+def _told_once(bars: list[dict]) -> dict:
+    """Bars that can't be predicted, with a trouble that they all share told once, as the picture's reason."""
+    troubles = {bar.get("trouble") for bar in bars}
+    if len(troubles) > 1:
+        return {"bars": bars, "reason": ""}
+    return {"bars": [bar | {"trouble": None} for bar in bars], "reason": troubles.pop()}
 
 
 def _measured(page: Page, settings: Settings, job: str, room: Room) -> dict[int, dict]:
