@@ -62,6 +62,20 @@ def reads_a_number(operator: Any) -> bool:
     return operator is torch.ops.aten._local_scalar_dense.default
 
 
+def in_backward_pass() -> bool:
+    """Whether autograd is computing gradients in this thread now."""
+    import torch
+
+    return torch._C._current_graph_task_id() != -1
+
+
+def in_recomputation() -> bool:
+    """Whether a checkpointed layer is being computed again: in a backward pass, under checkpoint's hooks."""
+    import torch
+
+    return in_backward_pass() and torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+
+
 def flash_attention(*args: Any, **options: Any) -> Any:
     """The operator behind scaled_dot_product_attention where CUDA takes the flash kernel; returns its output."""
     import torch

@@ -19,6 +19,7 @@ from playground.memory.peaks import PeakTracker
 from playground.model.load import LoadedModel, compute_dtype
 from playground.predict import phases
 from playground.predict.heaviest import predict_heaviest_step
+from playground.predict.phase_traces import CHAT_ROWS
 from playground.settings import Load, Settings
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ def predict_chat_memory(settings: Settings, loaded: LoadedModel, sequences: int,
 
     predict_chat assumes CHAT_ROWS sequences, so its context is chosen such that the KV cache has as many tokens in all.
     """
-    context_of_rows = max(2, -(-sequences * context // phases.CHAT_ROWS))
+    context_of_rows = max(2, -(-sequences * context // CHAT_ROWS))
     config = loaded.model.config
     yield from _predict(
         "chat",

@@ -23,7 +23,13 @@ from playground.memory import meter
 
 COMMAND = (sys.executable, "-m", "playground.planning.process")
 OF_ROWS = ("count_rows", "xray", "cutoff_cost")  # questions whose answers aren't remembered: the file may change
-WORKERS = {"forecast": "forecast", "largest_models": "largest_models", **dict.fromkeys(OF_ROWS, "rows")}
+WORKERS = {
+    "forecast": "forecast",
+    "bar": "forecast",  # each is answered soon, and shares what the process remembers of a model with the forecast
+    "job_tape": "forecast",
+    "largest_models": "largest_models",
+    **dict.fromkeys(OF_ROWS, "rows"),
+}
 OTHER_WORKER = "other"  # of questions that WORKERS doesn't name: each worker is a process, so a slider never waits long
 MAX_ANSWERS = 512  # that are remembered; the oldest is forgotten first
 STORED_ANSWERS = ASSETS / "catalog" / "answers.json"

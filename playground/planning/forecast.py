@@ -40,7 +40,7 @@ def forecast(settings: Settings, context: int = 1024, capacity: int = 0, device:
     predictions = {
         "load": phases.predict_load(config, settings, target),
         "chat": phases.predict_chat(config, settings, target, chat_context),
-        "tune": phases.predict_tune(config, settings, target, _full_rows(settings)),
+        "tune": phases.predict_tune(config, settings, target, full_rows(settings)),
     }
     facts = meta_model.model_facts(config, settings.load, target.dtype, device)
     return {
@@ -151,7 +151,7 @@ def required_memory(
     config = meta_model.config_of(model)
     if job == "chat":
         return phases.predict_chat(config, settings, target, context)["need"]
-    return phases.predict_tune(config, settings, target, _full_rows(settings))["need"]
+    return phases.predict_tune(config, settings, target, full_rows(settings))["need"]
 
 
 def largest_models(
@@ -202,10 +202,10 @@ def _open_cells(table: dict[tuple[str, int], dict]) -> Iterator[tuple[int, str, 
 def _predict_tune(settings: Settings, capacity: int = 0, device: str = "cuda", all_logits: bool = False) -> dict:
     settings, target = resolve_target(settings, device, capacity)
     config = meta_model.config_of(settings.load.model)
-    return phases.predict_tune(config, settings, target, _full_rows(settings), all_logits=all_logits)
+    return phases.predict_tune(config, settings, target, full_rows(settings), all_logits=all_logits)
 
 
-def _full_rows(settings: Settings) -> list[int]:
+def full_rows(settings: Settings) -> list[int]:
     """The lengths of a batch whose rows all have the full number of tokens."""
     return [settings.train.max_seq_length] * settings.train.batch_size
 

@@ -1,7 +1,7 @@
 """The planning process: predicts memory and looks at rows while the engine is free for a run. Started by client.py.
 
-Requests, in the JSON lines of jsonl_process.py: a function of forecast.py or rows.py or `suggest_changes` of
-oom_suggestions.py, with its arguments. Settings are validated here, at the edge of the process. Functions of rows.py
+Requests, in the JSON lines of jsonl_process.py: a function of forecast.py, picture.py or rows.py or `suggest_changes`
+of oom_suggestions.py, with its arguments. Settings are validated here, at the edge of the process. Functions of rows.py
 and `largest_models` send their progress as events {"kind": "progress", "done", "total", "unit"}.
 """
 
@@ -15,6 +15,7 @@ from playground.settings import parse
 
 PROGRESS_SECONDS = 0.2  # between two progress events: as many as a person can read
 OF_MEMORY = ("forecast", "waterfall", "largest_models", "fastest_settings")
+OF_PICTURE = ("bar", "job_tape")
 
 
 def main() -> None:
@@ -35,6 +36,10 @@ def answer(do: str, arguments: dict, emit: Emit) -> Any:
 
         progress = {"on_progress": _throttled(emit)} if do == "largest_models" else {}
         return getattr(forecast, do)(**arguments, **progress)
+    if do in OF_PICTURE:
+        from playground.planning import picture
+
+        return getattr(picture, do)(**arguments)
     from playground.planning.oom_suggestions import suggest_changes
 
     return {"suggest_changes": suggest_changes}[do](**arguments)

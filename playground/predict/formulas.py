@@ -6,7 +6,7 @@ from typing import NamedTuple
 from transformers import PreTrainedConfig
 
 from playground.predict.meta_model import ModelFacts
-from playground.predict.phases import CHAT_ROWS
+from playground.predict.phase_traces import CHAT_ROWS
 from playground.settings import Settings
 
 TOLERANCE = 0.05  # of the traced bytes; a formula further off doesn't agree

@@ -14,6 +14,7 @@ from playground import catalog
 from playground.catalog.cards import cards
 from playground.errors import PlaygroundError, problem
 from playground.model.source import local_folder
+from playground.ui import card_picture
 from playground.ui.model_choices import offline_model
 from playground.ui.page import LATEST_ONLY, QUIET, THIS_MACHINE, UNQUEUED, FieldName, Page, Update, message
 from playground.ui.plan_tab import (
@@ -39,6 +40,7 @@ RANKED_FIELDS: tuple[FieldName, ...] = (  # that one of the fastest settings set
 def connect(page: Page, tab: PlanTab) -> None:
     """Attach the tab's listeners, once all fields of the page exist."""
     _connect_forecast(page, tab)
+    _connect_picture(page, tab)
     _connect_largest(page, tab)
     _connect_ranking(page, tab)
     _connect_use(page, tab)
@@ -71,6 +73,21 @@ def _connect_forecast(page: Page, tab: PlanTab) -> None:
     outputs = [result.forecast, result.details, result.message]
     gr.on(None, forecast, tab.inputs, outputs, show_progress_on=result.forecast, **DIMMED_LATEST_ONLY)
     result.forecast.change(waterfall, tab.inputs, result.waterfall, **DIMMED_LATEST_ONLY)
+
+
+def _connect_picture(page: Page, tab: PlanTab) -> None:
+    """Draw the picture of a fine-tune with these settings; a click on a bar chooses its width."""
+
+    def draw(*values: Any) -> Iterator[Update]:
+        try:
+            settings = page.parse_fields(tab.fields, values[: len(tab.fields)])
+        except PlaygroundError:  # said by the forecast
+            yield gr.skip()
+            return
+        yield from card_picture.updates(page, settings, "tune", card_picture.room_of(values[-2]))
+
+    gr.on(None, draw, tab.inputs, tab.result.picture, **card_picture.DRAWING)
+    tab.result.picture.select(card_picture.chosen_bits, None, tab.fields["load", "bits"], **UNQUEUED)
 
 
 def _connect_largest(page: Page, tab: PlanTab) -> None:

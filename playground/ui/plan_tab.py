@@ -12,7 +12,7 @@ import gradio as gr
 from playground import catalog
 from playground.planning.client import plan_questions, this_machine
 from playground.settings import CHECKPOINTING_CHOICES, METHODS, OPTIMIZERS, Settings
-from playground.ui import memory_figures, plan_figures
+from playground.ui import card_picture, memory_figures, plan_figures
 from playground.ui.load_tab import BITS
 from playground.ui.model_choices import model_choices, offline_model
 from playground.ui.page import FieldName, Page, card_choices, memory_of, message_box
@@ -51,6 +51,7 @@ class PlanResult:
 
     message: gr.HTML
     forecast: gr.HTML
+    picture: gr.HTML
     waterfall: gr.HTML
     details: gr.HTML
     largest: gr.Accordion
@@ -171,6 +172,7 @@ def _build_result(page: Page) -> PlanResult:
     drawn = _first_drawings(page)
     box = message_box()
     forecast = gr.HTML(drawn["forecast"], elem_classes="counted")
+    picture = card_picture.build(page)
     gr.Markdown(f"### {page.translate('plan.waterfall')}")
     waterfall = gr.HTML(drawn["waterfall"], elem_classes="counted")
     with gr.Accordion(page.translate("plan.explained"), open=False):
@@ -178,7 +180,7 @@ def _build_result(page: Page) -> PlanResult:
     with gr.Accordion(page.translate("plan.largest"), open=False, elem_classes="largest") as largest:
         progress = gr.HTML(elem_classes="largest-progress")
         models = gr.HTML(drawn["largest"], elem_classes="counted")
-    return PlanResult(box, forecast, waterfall, details, largest, progress, models)
+    return PlanResult(box, forecast, picture, waterfall, details, largest, progress, models)
 
 
 def _first_drawings(page: Page) -> dict[str, str]:

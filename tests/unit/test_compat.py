@@ -44,6 +44,29 @@ def test_viewed_tensor_is_the_original_of_a_view():
     )
 
 
+def test_a_backward_pass_and_a_recomputation_in_it_are_noticed():
+    seen = []
+
+    class Probe(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            seen.append(("forward", compat.in_backward_pass(), compat.in_recomputation()))
+            ctx.save_for_backward(x)
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, gradient):
+            ctx.saved_tensors  # noqa: B018  # is computed again now
+            seen.append(("backward", compat.in_backward_pass(), compat.in_recomputation()))
+            return gradient * 2
+
+    inputs = torch.ones(2, requires_grad=True)
+    torch.utils.checkpoint.checkpoint(Probe.apply, inputs, use_reentrant=False).sum().backward()
+    assert seen == [("forward", False, False), ("forward", True, True), ("backward", True, False)], changed(
+        "torch", "_current_graph_task_id or _top_saved_tensors_default_hooks"
+    )
+
+
 def test_local_shard_of_an_unsharded_tensor_is_itself():
     from torch.distributed.tensor import DTensor
 
