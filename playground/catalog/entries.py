@@ -67,7 +67,7 @@ def presets() -> dict[str, dict]:
 
 @cache
 def prompts() -> dict[str, dict]:
-    """Example prompts by id: {"prompts": [...]}."""
+    """Example prompts by id: {"prompts": {language: [...]}}."""
     return read_entries("prompts")
 
 

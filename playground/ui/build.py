@@ -25,7 +25,8 @@ from playground.ui.page import UNQUEUED, Page, job_message
 from playground.ui.theme import theme
 
 START_PRESET = "demo-en"  # that the form opens with
-STYLES = ("style.css", "figures.css", "tokens.css")
+FINE_TUNE = "tune"  # the id of that tab
+STYLES = ("style.css", "figures.css", "tokens.css", "compare.css")
 
 
 def build_app(root: Path, lang: str = "en", private: bool = False) -> gr.Blocks:
@@ -65,6 +66,7 @@ def launch_options() -> dict[str, Any]:
 class Tabs:
     """Every tab's components, the preset above the form, and the tabs that are filled when they are opened."""
 
+    bar: gr.Tabs
     plan: plan_tab.PlanTab
     preset: gr.Dropdown
     load: load_tab.LoadTab
@@ -88,14 +90,14 @@ def _build_page(app: gr.Blocks, page: Page, other_path: str) -> None:
     load_tab.connect(page, tabs.load, view)
     data_listeners.connect(page, tabs.data, tabs.data_header)
     fine_tune_tab.connect(page, tabs.fine_tune, view)
-    compare_tab.connect(page, tabs.compare)
+    compare_tab.connect(page, tabs.compare, lambda: gr.Tabs(selected=FINE_TUNE), tabs.bar)
     runs_tab.connect(page, tabs.runs, view)
     tabs.preset.input(lambda name: page.values(_preset(name)), tabs.preset, page.inputs(), **UNQUEUED)
     _connect_engine_state(app, page, tabs, view)
 
 
 def _build_tabs(page: Page) -> Tabs:
-    with gr.Tabs():
+    with gr.Tabs() as bar:
         with gr.Tab(page.translate("tab.plan")):
             plan = plan_tab.build(page)
         with gr.Tab(page.translate("tab.load")):
@@ -108,22 +110,21 @@ def _build_tabs(page: Page) -> Tabs:
             load = load_tab.build(page)
         with gr.Tab(page.translate("tab.data")) as data_header:
             data = data_tab.build(page)
-        with gr.Tab(page.translate("tab.tune")):
+        with gr.Tab(page.translate("tab.tune"), id=FINE_TUNE):
             fine_tune = fine_tune_tab.build(page)
         with gr.Tab(page.translate("tab.chat")):
             compare = compare_tab.build(page)
         with gr.Tab(page.translate("tab.runs")) as runs_header:
             runs = runs_tab.build(page)
-    return Tabs(plan, preset, load, data, fine_tune, compare, runs, data_header, runs_header)
+    return Tabs(bar, plan, preset, load, data, fine_tune, compare, runs, data_header, runs_header)
 
 
 def _connect_engine_state(app: gr.Blocks, page: Page, tabs: Tabs, view: gr.HTML) -> None:
     """Listeners that update buttons, messages and lists at every start and end of a job, and when the page opens."""
     load, fine_tune, compare = tabs.load, tabs.fine_tune, tabs.compare
-    start_buttons = [load.load, fine_tune.start, compare.send]
-    stop_buttons = [fine_tune.stop, compare.stop]
+    start_buttons = [load.load, fine_tune.start]
 
-    def refresh(adapter: str, model: str, bits: int) -> tuple:
+    def refresh(adapter: str) -> tuple:
         job, busy, choices = page.engine.last, page.engine.state == "busy", compare_tab.adapter_choices(page)
         ids = [run_id for _, run_id in choices]
         tuned_now = job.run if job and job.do == "tune" and job.ended and job.run in ids else None
@@ -132,25 +133,21 @@ def _connect_engine_state(app: gr.Blocks, page: Page, tabs: Tabs, view: gr.HTML)
             job_message(page, job, "load", lambda: _loaded_text(page)),
             job_message(page, job, "tune", lambda: _tuned_text(page, job.result if job else {})),
             *(gr.update(interactive=not busy) for _ in start_buttons),
-            *(gr.update(interactive=busy) for _ in stop_buttons),
+            gr.update(interactive=busy),
             gr.update(choices=choices, value=selected),
-            *compare_tab.badge_updates(page, selected, model, bits),
             *runs_tab.listing_updates(page),
         )
 
-    inputs = [compare.adapter, load.model, page.fields["load", "bits"]]
     outputs = [
         load.message,
         fine_tune.message,
         *start_buttons,
-        *stop_buttons,
+        fine_tune.stop,
         compare.adapter,
-        *compare.badges.values(),
-        compare.no_adapter,
         *tabs.runs.listing,
     ]
     for event in (app.load, view.change):  # the live view changes at every start and end of a job
-        event(refresh, inputs, outputs, **UNQUEUED)
+        event(refresh, compare.adapter, outputs, **UNQUEUED)
     opened = tabs.runs_header.select
     opened(lambda run_id: runs_tab.listing_updates(page, run_id), tabs.runs.choice, tabs.runs.listing, **UNQUEUED)
 
