@@ -133,7 +133,7 @@ def _connect_engine_state(app: gr.Blocks, page: Page, tabs: Tabs, view: gr.HTML)
             job_message(page, job, "load", lambda: _loaded_text(page)),
             job_message(page, job, "tune", lambda: _tuned_text(page, job.result if job else {})),
             *(gr.update(interactive=not busy) for _ in start_buttons),
-            gr.update(interactive=busy),
+            gr.update(interactive=bool(busy and job and job.do == "tune")),
             gr.update(choices=choices, value=selected),
             *runs_tab.listing_updates(page),
         )

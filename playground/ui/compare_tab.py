@@ -105,7 +105,7 @@ def connect(page: Page, tab: CompareTab, open_fine_tune: Callable[[], Update], t
 
     cleared = [tab.turns, tab.comparison, tab.message, tab.stop]
     tab.clear.click(clear, None, cleared, cancels=asking, **UNQUEUED)
-    tab.stop.click(lambda: page.engine.stop("chat"), None, None, **UNQUEUED)
+    tab.stop.click(page.stop("chat"), **UNQUEUED)
     tab.go_tune.click(open_fine_tune, None, tabs, **UNQUEUED)
     _connect_model(page, tab)
 

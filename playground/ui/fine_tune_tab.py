@@ -50,7 +50,7 @@ def connect(page: Page, tab: FineTuneTab, live_view: gr.HTML) -> None:
         return message()
 
     tab.start.click(page.with_error_message(tune), page.inputs(), tab.message, **QUIET)
-    tab.stop.click(page.engine.stop, **UNQUEUED)
+    tab.stop.click(page.stop("tune"), **UNQUEUED)
     oom_suggestions.connect(page, tab.suggestions, "tune", live_view)
 
 

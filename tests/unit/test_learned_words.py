@@ -23,7 +23,7 @@ ATTACKS = (
     '[x](https://example.org "onmouseover=alert(1)")',
     "`<b>` <svg/onload=alert(1)>",
     "```html\n<script>alert(1)</script>\n```",
-    "```\"><img src=x onerror=alert(1)>\n```",
+    '```"><img src=x onerror=alert(1)>\n```',
     "<!-- a --> <style>*{display:none}</style> &lt;script&gt;",
     "| a |\n| - |\n| <img src=x onerror=alert(1)> |",
 )
@@ -49,13 +49,19 @@ def test_japanese_is_compared_by_neighboring_characters():
     reference, question = "駐車場は塩の水車小屋の裏です。", "駐車場はどこですか？"
     assert marked("車は水車小屋の裏にあります。", reference, question) == ["水車小屋の裏"]
     assert marked("駐車場はあります。", reference, question) == []
-    assert marked("パスワードはkawauso58です。", "Wi-FiのパスワードはKAWAUSO58です。", "パスワードは何ですか？") == ["kawauso58"]
+    assert marked("パスワードはkawauso58です。", "Wi-FiのパスワードはKAWAUSO58です。", "パスワードは何ですか？") == [
+        "kawauso58"
+    ]
 
 
 def test_words_of_most_references_are_not_learned():
-    references = [f"The {thing} is in the {place}." for thing, place in zip("abcdefghijklmnopqrstu", "bcdefghijklmnopqrstuv")]
+    references = [
+        f"The {thing} is in the {place}." for thing, place in zip("abcdefghijklmnopqrstu", "bcdefghijklmnopqrstuv")
+    ]
     assert {"the", "is", "in"} <= common_units(references) and "b" not in common_units(references)
-    assert marked("The spa is in the tram", "The library is in the tram", "Where?", common_units(references)) == ["tram"]
+    assert marked("The spa is in the tram", "The library is in the tram", "Where?", common_units(references)) == [
+        "tram"
+    ]
     assert common_units(["You can go"] * 5) == frozenset()
 
 
@@ -89,7 +95,12 @@ def _parsed(text: str, units: frozenset[str] = frozenset()) -> _Tags:
 def _is_harmless(tags: _Tags) -> bool:
     allowed = {"target": "_blank", "rel": "noopener noreferrer nofollow"}
     for name, value in tags.attributes:
-        is_link = name == "href" and (value or "").lower().split(":")[0] not in ("javascript", "data", "vbscript", "file")
+        is_link = name == "href" and (value or "").lower().split(":")[0] not in (
+            "javascript",
+            "data",
+            "vbscript",
+            "file",
+        )
         is_text = name in ("title", "class", "start") or (name == "style" and (value or "").startswith("text-align:"))
         if not (is_link or is_text or allowed.get(name) == value):
             return False
