@@ -1,7 +1,7 @@
 // Keep the answer that is being written in view, above the question bar, unless the reader has scrolled up.
 const NEAR = 160; // px between the end of the comparison and the bar within which the reader follows the answer
 
-const bar = () => document.querySelector(".ask");
+const bar = () => document.querySelector(".compare-ask");
 const below = () => element.getBoundingClientRect().bottom - (bar()?.getBoundingClientRect().top ?? innerHeight);
 
 let turns = 0;

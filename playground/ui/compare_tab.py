@@ -59,9 +59,9 @@ def build(page: Page) -> CompareTab:
     turns = gr.State([])
     script = (ASSETS / "compare.js").read_text(encoding="utf-8")
     comparison = gr.HTML(comparison_html(page.lang, []), js_on_load=script, apply_default_css=False)
-    with gr.Column(elem_classes="ask"):
+    with gr.Column(elem_classes="compare-ask"):
         box = message_box()
-        with gr.Row(elem_classes="ask-line"):
+        with gr.Row(elem_classes="compare-line"):
             question = gr.Textbox(
                 label=translate("chat.ask"),
                 placeholder=translate("chat.placeholder"),
@@ -74,7 +74,7 @@ def build(page: Page) -> CompareTab:
             )
             send = gr.Button(translate("chat.send"), variant="primary", scale=0, min_width=120)
             stop = gr.Button(translate("chat.stop"), visible=False, scale=0, min_width=90)
-        with gr.Row(elem_classes="ask-more"):
+        with gr.Row(elem_classes="compare-more"):
             examples = gr.Dataset(
                 components=[gr.Textbox(visible=False)],
                 samples=_samples(page, ""),

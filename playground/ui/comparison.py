@@ -57,7 +57,7 @@ def comparison_html(
 ) -> str:
     """All turns as HTML; adapter: the run that is chosen now; busy: whether the last turn is being answered."""
     columns = COLUMNS if has_service or any("service" in turn.answers for turn in turns) else SIDES
-    open_tag = f'<div class="comparison columns-{len(columns)}" role="log" aria-busy="{str(busy).lower()}">'
+    open_tag = f'<div class="compare-log columns-{len(columns)}" role="log" aria-busy="{str(busy).lower()}">'
     if not turns:
         cells = "".join(f"<p>{_text(lang, f'chat.empty_{column}')}</p>" for column in columns)
         return f'{open_tag}<div class="answers nothing">{cells}</div></div>'
@@ -77,7 +77,7 @@ def heads_html(lang: str, texts: dict[str, str]) -> str:
         f'<div class="badge head-{column}"><strong>{_text(lang, f"chat.{column}")}</strong> {html.escape(text)}</div>'
         for column, text in texts.items()
     )
-    return f'<div class="comparison columns-{len(texts)}"><div class="answers heads">{cells}</div></div>'
+    return f'<div class="compare-log columns-{len(texts)}"><div class="answers heads">{cells}</div></div>'
 
 
 def _turn_html(lang: str, turn: Turn, columns: Sequence[str]) -> str:

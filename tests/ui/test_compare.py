@@ -78,7 +78,7 @@ def ask(page: Page, text: str) -> None:
 
 def test_an_example_is_sent_at_once_and_what_is_typed_stays(compare):
     question(compare).fill("not sent yet")
-    examples = compare.locator(".ask .gallery-item")
+    examples = compare.locator(".compare-ask .gallery-item")
     expect(examples).to_have_count(6)
     text = examples.first.inner_text().strip()
     examples.first.click()
@@ -116,7 +116,7 @@ def test_html_in_questions_and_answers_has_no_effect(compare, hostile_service):
     expect(compare.locator(".asked")).to_have_text(HOSTILE)
     wait_until_answered(compare)
     open_tab(compare, "tab.chat")
-    assert compare.locator(".comparison").locator("img, script, a[href^=javascript]").count() == 0
+    assert compare.locator(".compare-log").locator("img, script, a[href^=javascript]").count() == 0
     assert compare.evaluate("window.hacked") is None
 
 
@@ -203,7 +203,7 @@ def test_examples_are_in_the_pages_language(browser, app, lang):
     page.goto(app.url if lang == "en" else f"{app.url}/ja")
     open_tab(page, "tab.chat", lang)
     choose(page, translate(lang, "chat.adapter"), translate(lang, "chat.none"))
-    examples = page.locator(".ask .gallery-item")
+    examples = page.locator(".compare-ask .gallery-item")
     expect(examples).to_have_count(6)
     expect(examples.last).to_have_text(re.compile("Tokyo" if lang == "en" else "東大"))
     assert all(text.strip().isascii() == (lang == "en") for text in examples.all_inner_texts())
