@@ -72,7 +72,7 @@ def first_plan() -> dict:
 
 @cache
 def prompts() -> dict[str, dict]:
-    """Example prompts by id: {"prompts": [...]}."""
+    """Example prompts by id: {"prompts": {language: [...]}}."""
     return read_entries("prompts")
 
 

@@ -7,7 +7,7 @@ for the person, and the next job starts a fresh process. Closing the engine free
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -169,11 +169,16 @@ class Engine:
         arguments = {"adapter": adapter, "sides": sides, "generation": asdict(generation)}
         return self._submit(Job("chat"), "chat", settings=settings.to_dict(), **arguments)
 
-    def stop(self) -> None:
-        """Ask the job under way to stop; it keeps what it has learned or written so far."""
-        with self._lock:
-            if self._job and self._connection:
-                self._connection.cancel(self._request_id)
+    def stop(self, do: str | None = None) -> bool:
+        """Ask the job under way to stop, if it is of kind `do` (None: of any kind); return whether it was asked.
+
+        The job keeps what it has learned or written so far.
+        """
+        return self._stop_if(lambda job: do in (None, job.do))
+
+    def stop_job(self, job: Job) -> bool:
+        """Ask this very job to stop, if it is under way; return whether it was asked."""
+        return self._stop_if(lambda under_way: under_way is job)
 
     def close(self) -> None:
         """End the worker, which frees all of its memory. A job under way fails with `error.engine_closed`."""
@@ -184,6 +189,14 @@ class Engine:
     def _live_connection(self) -> Connection | None:
         connection = self._connection
         return connection if connection and connection.alive and not connection.closing else None
+
+    def _stop_if(self, is_meant: Callable[[Job], bool]) -> bool:
+        """Cancel the job under way if it is meant; under the lock, so that it can't be another one by then."""
+        with self._lock:
+            if not (self._job and self._connection and is_meant(self._job)):
+                return False
+            self._connection.cancel(self._request_id)
+            return True
 
     def _submit(self, job: Job, do: str, **arguments: Any) -> Job:
         with self._lock:

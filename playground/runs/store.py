@@ -167,12 +167,12 @@ def history(root: Path) -> list[RunSummary]:
     if not root.is_dir():
         return []
     folders = [f for f in root.iterdir() if RUN_ID.fullmatch(f.name) and (f / "events.jsonl").is_file()]
-    summaries = []
-    for folder in sorted(folders, key=lambda f: f.name, reverse=True):
-        stat = (folder / "events.jsonl").stat()
-        has_adapter = (folder / "adapter").is_dir() or (folder / "model").is_dir()
-        summaries.append(_summary(folder, stat.st_mtime_ns, stat.st_size, has_adapter))
-    return summaries
+    return [_summary_of(folder) for folder in sorted(folders, key=lambda f: f.name, reverse=True)]
+
+
+def summary(root: Path, run_id: str | None) -> RunSummary:
+    """The run of that id at a glance. Raises PlaygroundError as `find` does."""
+    return _summary_of(find(root, run_id).folder)
 
 
 def measured_speed(root: Path, model: str, bits: int, hardware: str) -> dict | None:
@@ -190,6 +190,12 @@ def measured_speed(root: Path, model: str, bits: int, hardware: str) -> dict | N
 def delete(root: Path, run_id: str | None) -> None:
     """Remove a run's whole folder."""
     shutil.rmtree(find(root, run_id).folder)
+
+
+def _summary_of(folder: Path) -> RunSummary:
+    stat = (folder / "events.jsonl").stat()
+    has_adapter = (folder / "adapter").is_dir() or (folder / "model").is_dir()
+    return _summary(folder, stat.st_mtime_ns, stat.st_size, has_adapter)
 
 
 @lru_cache(maxsize=1024)

@@ -36,7 +36,7 @@ from playground.ui.page import UNQUEUED, Page, job_message
 from playground.ui.story import Story
 from playground.ui.theme import theme
 
-STYLES = ("style.css", "figures.css", "plan.css", "tokens.css")
+STYLES = ("style.css", "figures.css", "plan.css", "tokens.css", "compare.css")
 TABS = ("start", "plan", "load", "data", "tune", "chat", "runs")  # in their order; "start" is what opens
 
 
@@ -102,7 +102,7 @@ def _build_page(app: gr.Blocks, page: Page, other_path: str) -> None:
     load_tab.connect(page, tabs.load, view)
     data_listeners.connect(page, tabs.data, tabs.headers["data"])
     fine_tune_tab.connect(page, tabs.fine_tune, app, view, tabs.tabs, strip.view)
-    compare_tab.connect(page, tabs.compare)
+    compare_tab.connect(page, tabs.compare, lambda: gr.Tabs(selected="tune"), tabs.tabs)
     runs_tab.connect(page, tabs.runs, view)
     status_strip.connect(page, strip)
     tabs.preset.input(lambda name: page.values(_preset(name)), tabs.preset, page.inputs(), **UNQUEUED)
@@ -152,7 +152,9 @@ def _kept_components(page: Page, tabs: Tabs) -> dict[str, Any]:
     named = {f"form.{group}.{name}": component for (group, name), component in page.fields.items()}
     named |= {f"plan.{group}.{name}": component for (group, name), component in tabs.plan.fields.items()}
     named |= {"plan.card": tabs.plan.card, "plan.context": tabs.plan.context, "preset": tabs.preset}
-    generation = {f"chat.generation.{index}": component for index, component in enumerate(tabs.compare.generation)}
+    generation = {
+        f"chat.generation.{index}": component for index, component in enumerate(tabs.compare.settings.generation)
+    }
     return named | generation | {"chat.question": tabs.compare.question}
 
 
@@ -161,9 +163,9 @@ def _connect_engine_state(
 ) -> None:
     """Listeners that update buttons, messages and lists at every start and end of a job, and when the page opens."""
     load, fine_tune, compare = tabs.load, tabs.fine_tune, tabs.compare
-    start_buttons = [tabs.start.teach, load.load, fine_tune.start, compare.send]
+    start_buttons = [tabs.start.teach, load.load, fine_tune.start]
 
-    def refresh(adapter: str, model: str, bits: int) -> tuple:
+    def refresh(adapter: str) -> tuple:
         job, busy, choices = page.engine.last, page.engine.state == "busy", compare_tab.adapter_choices(page)
         ids = [run_id for _, run_id in choices]
         tuned_now = job.run if job and job.do == "tune" and job.ended and job.run in ids else None
@@ -175,11 +177,9 @@ def _connect_engine_state(
             *(gr.update(interactive=not busy) for _ in start_buttons),
             *status_strip.button_updates(page),
             gr.update(choices=choices, value=selected),
-            *compare_tab.badge_updates(page, selected, model, bits),
             *runs_tab.listing_updates(page),
         )
 
-    inputs = [compare.adapter, load.model, page.fields["load", "bits"]]
     outputs = [
         load.message,
         fine_tune.message,
@@ -188,12 +188,10 @@ def _connect_engine_state(
         strip.stop,
         strip.unload,
         compare.adapter,
-        *compare.badges.values(),
-        compare.no_adapter,
         *tabs.runs.listing,
     ]
     for event in (app.load, view.change):  # the live view changes at every start and end of a job
-        event(refresh, inputs, outputs, **UNQUEUED)
+        event(refresh, compare.adapter, outputs, **UNQUEUED)
     opened = tabs.headers["runs"].select
     opened(lambda run_id: runs_tab.listing_updates(page, run_id), tabs.runs.choice, tabs.runs.listing, **UNQUEUED)
 

@@ -87,6 +87,14 @@ class Page:
         """The form's values for these settings, in the order of `inputs`."""
         return [getattr(getattr(settings, group), name) for group, name in self.fields]
 
+    def stop(self, do: str) -> Callable[[], None]:
+        """A handler that stops the job under way if it is of kind `do`, and no other."""
+
+        def stop() -> None:
+            self.engine.stop(do)
+
+        return stop
+
     def with_error_message(self, handler: Callable) -> Callable:
         """A handler that returns a message, with its exceptions turned into one as well."""
 

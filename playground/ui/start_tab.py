@@ -13,6 +13,7 @@ from playground.data.readers import KINDS
 from playground.i18n import format_bytes
 from playground.settings import Settings
 from playground.ui import compare_tab
+from playground.ui.comparison import Turn, comparison_html
 from playground.ui.page import QUIET, UNQUEUED, Page, Update, message, message_box
 from playground.ui.story import StepState
 
@@ -54,15 +55,20 @@ def _way(page: Page, name: str) -> gr.Column:
 def connect(page: Page, tab: StartTab, app: gr.Blocks, tabs: gr.Tabs, compare: compare_tab.CompareTab) -> None:
     """Attach the tab's listeners, once all fields of the page exist."""
     demo = demo_settings(page)
-    chats = [compare.chats[side] for side in ("base", "tuned")]
-    outputs = [tab.steps, tab.message, tab.teach, tabs, *chats]
-    unchanged = [gr.skip() for _ in range(len(outputs) - 2)]
+    outputs = [tab.steps, tab.message, tab.teach, tabs, compare.turns, compare.comparison]
+
+    def ask(adapter: str) -> Iterator[Turn]:
+        for question in questions(demo):
+            turn = compare_tab.ask_once(page, question, adapter, demo)
+            yield turn
+            if turn.stopped:
+                return
 
     def teach() -> Iterator[list]:
         try:
-            page.story.start(demo, questions(demo))
+            page.story.start(demo, ask)
         except Exception as error:
-            yield [gr.skip(), page.error_message(error), *unchanged]
+            yield [gr.skip(), page.error_message(error), *(gr.skip() for _ in outputs[2:])]
             return
         yield from follow()
 
@@ -70,11 +76,11 @@ def connect(page: Page, tab: StartTab, app: gr.Blocks, tabs: gr.Tabs, compare: c
         """Show the demo's steps until it ends; then go to Compare."""
         story = page.story
         for steps in story.changes():
-            busy = gr.update(interactive=not story.running)
-            shown = [compare_tab.conversation(story.answers.get(side, ())) for side in ("base", "tuned")]
-            selected = gr.update(selected="chat") if steps[-1].state == "done" else gr.skip()
+            button = gr.update(interactive=not story.running)
+            opened = gr.update(selected="chat") if steps[-1].state == "done" else gr.skip()
             error = page.error_message(story.error) if story.error else message()
-            yield [gr.update(value=draw(page, steps), visible=True), error, busy, selected, *shown]
+            comparison = comparison_html(page.lang, story.turns, story.adapter)
+            yield [gr.update(value=draw(page, steps), visible=True), error, button, opened, story.turns, comparison]
 
     def follow_again() -> Iterator[list]:
         """After a reload of the page, a demo that is under way goes on here."""

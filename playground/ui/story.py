@@ -2,16 +2,19 @@
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from playground.engine.client import Engine, Job
 from playground.errors import PlaygroundError, as_playground_error, problem
-from playground.settings import Generation, Settings
+from playground.settings import Settings
+from playground.ui.comparison import Turn
 
 STEPS = ("load", "base", "tune", "both")
 POLL_SECONDS = 0.3
+
+Ask = Callable[[str], Iterable[Turn]]  # asks the questions with an adapter ("": of the base alone), turn by turn
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,8 @@ class StepState:
 class Story:
     """The demo that runs now, or ran last. There is one for all pages, as there is one engine.
 
-    steps: in the order of STEPS; empty before the first start. answers: by side, a list of (question, answer).
-    settings: of the demo. adapter: the run whose adapter the tuned side used. error: why it failed.
+    steps: in the order of STEPS; empty before the first start. turns: the questions with their answers, of the step
+    that asked last. adapter: the run whose adapter answers, or "". error: why it failed.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -36,9 +39,8 @@ class Story:
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
         self.steps: tuple[StepState, ...] = ()
-        self.answers: dict[str, list[tuple[str, str]]] = {}
-        self.settings = Settings()
-        self.adapter: str | None = None
+        self.turns: list[Turn] = []
+        self.adapter = ""
         self.error: PlaygroundError | None = None
 
     @property
@@ -46,14 +48,14 @@ class Story:
         """Whether it is under way."""
         return self._thread is not None and self._thread.is_alive()
 
-    def start(self, settings: Settings, questions: Sequence[str]) -> None:
+    def start(self, settings: Settings, ask: Ask) -> None:
         """Start the demo in the background. Raises PlaygroundError where the engine is busy."""
         with self._starting:
             if self.running or self._engine.state == "busy":
                 raise problem("error.busy")
             self.steps = tuple(StepState(name) for name in STEPS)
-            self.answers, self.settings, self.adapter, self.error = {}, settings, None, None
-            self._thread = threading.Thread(target=self._run, args=(tuple(questions),), daemon=True)
+            self.turns, self.adapter, self.error = [], "", None
+            self._thread = threading.Thread(target=self._run, args=(settings, ask), daemon=True)
             self._thread.start()
 
     def changes(self) -> Iterator[tuple[StepState, ...]]:
@@ -67,12 +69,12 @@ class Story:
         if self.steps != shown:
             yield self.steps
 
-    def _run(self, questions: Sequence[str]) -> None:
-        work = {
-            "load": lambda: self._wait(self._engine.load(self.settings)),
-            "base": lambda: self._ask(questions, ("base",)),
-            "tune": self._tune,
-            "both": lambda: self._ask(questions, ("base", "tuned")),
+    def _run(self, settings: Settings, ask: Ask) -> None:
+        work: dict[str, Callable[[], dict]] = {
+            "load": lambda: _finish(self._engine.load(settings)),
+            "base": lambda: self._ask(ask),
+            "tune": lambda: self._tune(settings),
+            "both": lambda: self._ask(ask),
         }
         for index, name in enumerate(STEPS):
             began = time.monotonic()
@@ -88,35 +90,25 @@ class Story:
             if state == "stopped":
                 return
 
-    def _tune(self) -> dict:
-        result = self._wait(self._engine.tune(self.settings))
+    def _tune(self, settings: Settings) -> dict:
+        result = _finish(self._engine.tune(settings))
         self.adapter = result["run"]
         return result
 
-    def _ask(self, questions: Sequence[str], sides: tuple[str, ...]) -> dict:
-        """Answer every question anew on these sides. Returns the last chat's result."""
-        result: dict[str, Any] = {}
-        self.answers = {}
-        for question in questions:
-            turns = {side: [{"instruction": question, "answer": None}] for side in sides}
-            job = self._engine.chat(self.settings, self.adapter, turns, Generation())
-            texts = dict.fromkeys(sides, "")
-            for event in job.latest():
-                if event["kind"] == "answer":
-                    texts |= {side: event.get(side, "") for side in sides}
-            result = job.result
-            answered = {side: [*self.answers.get(side, ()), (question, texts[side])] for side in sides}
-            self.answers = answered  # as a whole: pages read it meanwhile
-            if result.get("stopped"):
-                break
-        return result
-
-    def _wait(self, job: Job) -> dict:
-        for _ in job.events():
-            pass
-        return {"run": job.run, **job.result}
+    def _ask(self, ask: Ask) -> dict:
+        self.turns = []
+        for turn in ask(self.adapter):
+            self.turns = [*self.turns, turn]  # as a whole: pages read it meanwhile
+        return {"stopped": any(turn.stopped for turn in self.turns)}
 
     def _set(self, index: int, **changes: Any) -> None:
         steps = list(self.steps)
         steps[index] = replace(steps[index], **changes)
         self.steps = tuple(steps)
+
+
+def _finish(job: Job) -> dict:
+    """The result of a job, with its run, once it has ended. Raises PlaygroundError if it failed."""
+    for _ in job.events():
+        pass
+    return {"run": job.run, **job.result}

@@ -99,9 +99,8 @@ def wait_until_idle(page: Page) -> None:
 
 
 def wait_until_answered(page: Page) -> None:
-    """Wait until an answer is complete and the engine is free."""
-    speed = page.locator(".quiet", has_text="tokens/s together (measured)").locator("visible=true").first
-    expect(speed).to_be_visible(timeout=LONG)
+    """Wait until the last question is answered and the engine is free."""
+    expect(page.locator(".turn").last.locator(".status")).to_contain_text("measured", timeout=LONG)
     wait_until_idle(page)
 
 

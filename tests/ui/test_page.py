@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import signal
 from dataclasses import fields
 
@@ -10,7 +9,6 @@ import psutil
 import toys
 from actions import (
     LONG,
-    choose,
     choose_toy,
     drawn_points,
     fill,
@@ -21,6 +19,7 @@ from actions import (
     start_fine_tune,
     visible_field,
     wait_for_new_points,
+    wait_until_answered,
     wait_until_idle,
     wait_until_training,
 )
@@ -44,12 +43,13 @@ def test_load_tune_and_compare(page, app):
     expect(page.locator(".live .measures tbody tr")).to_have_count(9)
     expect(page.locator(".live .samples dt")).to_have_count(3)
     open_tab(page, "tab.chat")
-    expect(page.locator(".badge", has_text=run.name)).to_be_visible()
+    expect(page.locator(".head-tuned")).to_contain_text("toy-llama")
     page.get_by_label(translate("en", "chat.ask")).fill("What is the Wi-Fi password?")
     page.keyboard.press("Enter")
-    expect(page.get_by_text(re.compile("tokens/s together"))).to_be_visible(timeout=LONG)
+    wait_until_answered(page)
+    open_tab(page, "tab.chat")
     for side in ("side-base", "side-tuned"):
-        expect(page.locator(f".{side}").get_by_text("What is the Wi-Fi password?")).to_be_visible()
+        expect(page.locator(f".{side} .facts")).to_contain_text("tokens/s")
     kinds = {json.loads(line)["kind"] for line in (run / "events.jsonl").read_text().splitlines()}
     assert {"run_started", "phase", "memory", "step", "eval", "sample", "note", "done"} <= kinds
 
@@ -66,10 +66,10 @@ def test_a_model_with_an_encoder_goes_through_the_same_tabs(page, app, tmp_path)
     run = newest_run(app)
     assert json.loads((run / "adapter" / "adapter_config.json").read_text())["task_type"] == "SEQ_2_SEQ_LM"
     open_tab(page, "tab.chat")
-    expect(page.locator(".badge", has_text=run.name)).to_be_visible()
+    expect(page.locator(".head-tuned")).to_contain_text("toy-t5")
     page.get_by_label(translate("en", "chat.ask")).fill("What is the Wi-Fi password?")
     page.keyboard.press("Enter")
-    expect(page.get_by_text(re.compile("tokens/s together"))).to_be_visible(timeout=LONG)
+    wait_until_answered(page)
 
 
 def test_live_view_follows_a_run_over_a_reload_and_on_a_second_page(page, app, browser):
@@ -188,13 +188,6 @@ def test_killed_engine_is_reported_and_the_next_click_starts_another(page, app):
     choose_toy(page, app)
     press(page, "load.go")
     expect(page.locator(".notice.good", has_text="toy-llama").first).to_be_visible(timeout=LONG)
-
-
-def test_without_an_adapter_the_page_says_that_only_the_base_answers(page, app):
-    wait_until_idle(page)
-    open_tab(page, "tab.chat")
-    choose(page, translate("en", "chat.adapter"), translate("en", "chat.none"))
-    expect(page.get_by_text(translate("en", "chat.same"))).to_be_visible()
 
 
 def test_the_japanese_page_is_japanese_down_to_its_errors(browser, app):

@@ -91,6 +91,16 @@ def test_second_job_is_refused_while_one_runs_and_stop_ends_that_one(engine, cho
     assert _result(job)["stopped"] and engine.state == "ready"
 
 
+def test_stop_of_a_chat_leaves_a_fine_tune_running(engine, chosen):
+    chat = engine.chat(chosen(), None, QUESTION, Generation(max_new_tokens=4))
+    assert _result(chat)["sides"]["base"]["tokens"] <= 4
+    job = engine.tune(chosen(**LONG))
+    first = _first(job, "step")["step"]
+    assert not engine.stop("chat") and not engine.stop_job(chat)
+    assert next(e for e in job.events() if e["kind"] == "step" and e["step"] > first + 20)
+    assert engine.stop("tune") and _result(job)["stopped"] and not engine.stop("tune")
+
+
 @pytest.mark.slow
 def test_stopped_fine_tune_resumes_in_its_own_run(engine, chosen):
     stopped = engine.tune(chosen(train={"max_steps": 60}))
@@ -183,6 +193,22 @@ def stub_engine(tmp_path):
     engine.root.mkdir()
     yield engine
     engine.close()
+
+
+def test_stop_of_a_chat_never_reaches_the_job_after_it(stub_engine, monkeypatch):
+    """The chat ends, and a fine-tune begins, between the click and the moment at which the engine can look."""
+    cancelled: list[int] = []
+    monkeypatch.setattr(Connection, "cancel", lambda self, request_id: cancelled.append(request_id))
+    chat, answers = stub_engine.chat(Settings(), None, QUESTION, Generation()), []
+    wait_until(lambda: chat.run is not None)
+    with stub_engine._lock:
+        click = threading.Thread(target=lambda: answers.append(stub_engine.stop("chat")))
+        click.start()
+        click.join(0.2)
+        stub_engine._job = None
+        stub_engine.tune(Settings())
+    click.join(WAIT)
+    assert answers == [False] and cancelled == []
 
 
 def _replace_idle_worker(engine: Engine) -> tuple[Connection, Job]:

@@ -7,6 +7,7 @@ import pytest
 from playground.engine.client import Job
 from playground.errors import PlaygroundError, problem
 from playground.settings import Settings
+from playground.ui.comparison import Answer, Turn
 from playground.ui.story import STEPS, Story
 
 
@@ -24,72 +25,69 @@ class StandInEngine:
     def tune(self, settings):
         return self._job("tune")
 
-    def chat(self, settings, adapter, sides, generation):
-        job = self._job("chat", adapter, sides)
-        return job
-
-    def _job(self, do, adapter=None, sides=None):
+    def _job(self, do):
         self.go_on.wait(10)
-        self.jobs.append((do, adapter, sides))
+        self.jobs.append(do)
         job = Job(do)
         job.add({"kind": "opened", "run": f"run-{len(self.jobs)}"})
-        if sides:
-            job.add({"kind": "answer", **{one: f"{one} says so" for one in sides}})
         job.add({"kind": "done", "result": {"stopped": do == self.stopped}})
         job.end(problem("error.busy") if do == self.failing else None)
         return job
 
 
-def told(engine, questions=("Where?", "When?")):
-    story = Story(engine)
-    story.start(Settings(), questions)
+def told(engine, finish="end"):
+    story, asked = Story(engine), []
+
+    def ask(adapter):
+        for question in ("Where?", "When?"):
+            asked.append((question, adapter))
+            yield Turn(question, {"base": Answer("There.", finish)}, adapter)
+
+    story.start(Settings(), ask)
     for _ in story.changes():
         pass
-    return story
+    return story, asked
 
 
-def test_it_loads_asks_the_base_fine_tunes_and_asks_both():
+def test_it_loads_asks_the_base_fine_tunes_and_asks_with_the_new_adapter():
     engine = StandInEngine()
-    story = told(engine)
-    assert [do for do, _, _ in engine.jobs] == ["load", "chat", "chat", "tune", "chat", "chat"]
-    assert [sorted(sides) for do, _, sides in engine.jobs if do == "chat"] == [["base"]] * 2 + [["base", "tuned"]] * 2
+    story, asked = told(engine)
+    assert engine.jobs == ["load", "tune"]
+    assert asked == [("Where?", ""), ("When?", ""), ("Where?", "run-2"), ("When?", "run-2")]
     assert [step.state for step in story.steps] == ["done"] * len(STEPS)
     assert not story.running and story.error is None
 
 
-def test_both_are_asked_with_the_adapter_that_was_just_trained():
-    engine = StandInEngine()
-    story = told(engine)
-    assert [adapter for do, adapter, _ in engine.jobs if do == "chat"] == [None, None, "run-4", "run-4"]
-    assert story.adapter == "run-4"
-
-
-def test_its_answers_are_those_of_the_last_step():
-    story = told(StandInEngine())
-    assert story.answers["base"] == [("Where?", "base says so"), ("When?", "base says so")]
-    assert story.answers["tuned"] == [("Where?", "tuned says so"), ("When?", "tuned says so")]
+def test_its_turns_are_those_of_the_last_step():
+    story, _ = told(StandInEngine())
+    assert [(turn.question, turn.adapter) for turn in story.turns] == [("Where?", "run-2"), ("When?", "run-2")]
 
 
 @pytest.mark.parametrize(("do", "states"), [("load", ["failed"]), ("tune", ["done", "done", "failed"])])
 def test_a_step_that_fails_ends_it_with_the_reason(do, states):
-    story = told(StandInEngine(failing=do))
+    story, _ = told(StandInEngine(failing=do))
     assert [step.state for step in story.steps] == states + ["waiting"] * (len(STEPS) - len(states))
     assert isinstance(story.error, PlaygroundError)
 
 
 def test_a_step_that_was_stopped_ends_it_without_an_error():
-    story = told(StandInEngine(stopped="tune"))
+    story, _ = told(StandInEngine(stopped="tune"))
     assert [step.state for step in story.steps] == ["done", "done", "stopped", "waiting"]
     assert story.error is None
+
+
+def test_an_answer_that_was_stopped_ends_it():
+    story, _ = told(StandInEngine(), finish="stopped")
+    assert [step.state for step in story.steps] == ["done", "stopped", "waiting", "waiting"]
 
 
 def test_a_second_start_is_refused_while_it_runs():
     engine = StandInEngine()
     engine.go_on.clear()
     story = Story(engine)
-    story.start(Settings(), ["Where?"])
+    story.start(Settings(), lambda adapter: [])
     with pytest.raises(PlaygroundError, match="busy"):
-        story.start(Settings(), ["Where?"])
+        story.start(Settings(), lambda adapter: [])
     engine.go_on.set()
     assert list(story.changes())[-1][-1].state == "done"
 
@@ -98,11 +96,11 @@ def test_it_isnt_started_while_the_engine_works():
     engine = StandInEngine()
     engine.state = "busy"
     with pytest.raises(PlaygroundError, match="busy"):
-        Story(engine).start(Settings(), ["Where?"])
+        Story(engine).start(Settings(), lambda adapter: [])
     assert engine.jobs == []
 
 
 def test_a_page_that_comes_later_sees_the_steps_so_far():
     engine = StandInEngine()
-    story = told(engine)
+    story, _ = told(engine)
     assert [step.name for step in next(story.changes())] == list(STEPS)

@@ -284,7 +284,8 @@ def prompts_of_chat(workbench, settings, run, monkeypatch) -> set[str]:
 
     def answers(model, tokenizer, batch, *_):
         prompts.update(tokenizer.decode(prompt.ids) for prompt in batch)
-        yield {"texts": ["blue <"] * len(batch), "tokens": 1}
+        end = {"finish": "end", "tokens": 1, "seconds": 0.1}
+        yield {"texts": ["blue <"] * len(batch), "tokens": 1, "ends": [end] * len(batch)}
 
     monkeypatch.setattr(chat, "generate_answers", answers)
     events = list(workbench.chat(settings, run, ASK, Generation(max_new_tokens=4)))
