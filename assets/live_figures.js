@@ -4,7 +4,9 @@ const GIB = 2 ** 30;
 const EXACT_PARTS = ["weights", "quant_constants", "adapters", "gradients", "optimizer"]; // measured tensor by tensor
 const PARTS = [...EXACT_PARTS, "activations", "loss", "kv_cache", "buffers", "working", "program", "runtime"];
 
-const say = (key, values = {}) => (props.words[key] ?? "").replace(/\{(\w+)\}/g, (_, name) => values[name] ?? "–");
+// As i18n.py's translate: {count:row/rows} is the singular for 1, else the plural.
+const say = (key, values = {}) => (props.words[key] ?? "").replace(/\{(\w+)(?::([^{}/]*)\/([^{}/]*))?\}/g,
+  (_, name, singular, plural) => singular === undefined ? values[name] ?? "–" : `${values[name]}` === "1" ? singular : plural);
 const sayEither = (key, otherwise, values) => say(Object.hasOwn(props.words, key) ? key : otherwise, values);
 const phaseName = (name) => sayEither(`phase.${name}`, "phase.other");
 const jobName = (name) => sayEither(`job.${name}`, "job.other");
