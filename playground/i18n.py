@@ -1,8 +1,8 @@
 """Translate words keys: every text that a person reads, in Japanese and in English, from `assets/words/<lang>.json`.
 
 Each table is one flat object. Some placeholders have types: `*_bytes` is bytes, written in GiB; `part`, `job` and
-`memory` are names in the chart's keys, written as the chart labels them; `dropped` is {reason: count}. A placeholder with
-two forms agrees with its number: "{count} {count:row/rows}" is "1 row" or "2 rows".
+`memory` are names in the chart's keys, written as the chart labels them; `dropped` is {reason: count}. A
+placeholder with two forms agrees with its number: "{count} {count:row/rows}" is "1 row" or "2 rows".
 """
 
 import json

@@ -6,6 +6,7 @@ draws most texts, what the browser shows. The second page takes about 2 s to bui
 """
 
 import html
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,7 @@ class Tabs:
 def _build_page(app: gr.Blocks, page: Page, other_path: str) -> None:
     """One language's page: header, tabs, live view and all listeners."""
     _build_header(page, other_path)
+    _describe_document(app, page)
     with gr.Row(elem_classes="stage"):
         with gr.Column(scale=6, min_width=320, elem_classes="desk"):
             tabs = _build_tabs(page)
@@ -176,6 +178,12 @@ def _tuned_text(page: Page, result: dict) -> str:
 def _current_run(engine: Engine) -> dict[str, Any]:
     """The engine's run and state, as the live view takes them."""
     return {"run": engine.run, "busy": engine.state == "busy", "engine": engine.state}
+
+
+def _describe_document(app: gr.Blocks, page: Page) -> None:
+    """Set the browser document's title and language: Gradio gives every page the first one's title, and English."""
+    title, lang = json.dumps(page.translate("app.title")), json.dumps(page.lang)
+    app.load(js=f"() => {{ document.title = {title}; document.documentElement.lang = {lang}; }}", **UNQUEUED)
 
 
 def _build_header(page: Page, other_path: str) -> None:

@@ -1,5 +1,6 @@
 """What a person does and reads on the page, for the browser tests of this folder."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def fill(page: Page, label: str, value: str) -> None:
 
 
 def choose(page: Page, label: str, value: str) -> None:
-    """Write into a dropdown and take the text; again where it took another, its choices having come only then."""
+    """Write into a dropdown and take the text or the choice of that value; again where its choices came only then."""
     field = visible_field(page, label)
     field.wait_for()
     for attempt in range(4):
@@ -42,7 +43,7 @@ def choose(page: Page, label: str, value: str) -> None:
         field.press("Enter")
         field.press("Tab")
         try:
-            expect(field).to_have_value(value, timeout=1_000 if attempt < 3 else 20_000)
+            expect(field).to_have_value(_labelled(value), timeout=1_000 if attempt < 3 else 20_000)
             return
         except AssertionError:
             if attempt == 3:
@@ -65,8 +66,13 @@ def expand(page: Page, key: str) -> None:
     page.evaluate(RENDERED)
 
 
-def check_radio(page: Page, label: str) -> None:
-    page.get_by_role("radio", name=label, exact=True).locator("visible=true").first.check()
+def check_radio(page: Page, value: str) -> None:
+    page.get_by_role("radio", name=_labelled(value)).locator("visible=true").first.check()
+
+
+def _labelled(value: str) -> re.Pattern:
+    """A choice's value, alone or with the explanation that its label has: "full" or "full (all weights)"."""
+    return re.compile(rf"^{re.escape(value)}( \(.*\))?$")
 
 
 def notices(page: Page, kind: str = "bad") -> Locator:
@@ -100,7 +106,7 @@ def wait_until_idle(page: Page) -> None:
 
 def wait_until_answered(page: Page) -> None:
     """Wait until an answer is complete and the engine is free."""
-    speed = page.locator(".quiet", has_text="tokens/s together (measured)").locator("visible=true").first
+    speed = page.locator(".quiet", has_text="tokens/s combined (measured)").locator("visible=true").first
     expect(speed).to_be_visible(timeout=LONG)
     wait_until_idle(page)
 

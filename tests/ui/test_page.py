@@ -47,7 +47,7 @@ def test_load_tune_and_compare(page, app):
     expect(page.locator(".badge", has_text=run.name)).to_be_visible()
     page.get_by_label(translate("en", "chat.ask")).fill("What is the Wi-Fi password?")
     page.keyboard.press("Enter")
-    expect(page.get_by_text(re.compile("tokens/s together"))).to_be_visible(timeout=LONG)
+    expect(page.get_by_text(re.compile("tokens/s combined"))).to_be_visible(timeout=LONG)
     for side in ("side-base", "side-tuned"):
         expect(page.locator(f".{side}").get_by_text("What is the Wi-Fi password?")).to_be_visible()
     kinds = {json.loads(line)["kind"] for line in (run / "events.jsonl").read_text().splitlines()}
@@ -69,7 +69,7 @@ def test_a_model_with_an_encoder_goes_through_the_same_tabs(page, app, tmp_path)
     expect(page.locator(".badge", has_text=run.name)).to_be_visible()
     page.get_by_label(translate("en", "chat.ask")).fill("What is the Wi-Fi password?")
     page.keyboard.press("Enter")
-    expect(page.get_by_text(re.compile("tokens/s together"))).to_be_visible(timeout=LONG)
+    expect(page.get_by_text(re.compile("tokens/s combined"))).to_be_visible(timeout=LONG)
 
 
 def test_live_view_follows_a_run_over_a_reload_and_on_a_second_page(page, app, browser):
