@@ -1,5 +1,7 @@
 // The header. Gradio runs this once, as a function of (element, props, …). `?present` opens the page in Present mode.
 
+document.title = props.title, document.documentElement.lang = props.lang;
+
 const button = element.querySelector(".present"), link = element.querySelector(".language");
 
 function present(on) {

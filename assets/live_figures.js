@@ -4,9 +4,11 @@ const GIB = 2 ** 30;
 const EXACT_PARTS = ["weights", "quant_constants", "adapters", "gradients", "optimizer"]; // measured tensor by tensor
 const PARTS = [...EXACT_PARTS, "activations", "loss", "kv_cache", "buffers", "working", "program", "runtime"];
 
-// A text with its values; {rows:row|rows} is a count with its noun, as in playground/i18n.py.
-const say = (key, values = {}) => (props.words[key] ?? "").replace(/\{(\w+)(?::([^{}|]*)\|([^{}|]*))?\}/g, (_, name, one, many) =>
-  one === undefined ? values[name] ?? "–" : `${values[name] ?? "–"} ${Number(values[name]) === 1 ? one : many}`);
+// A text with its values; {rows:row|rows} is a count with its noun, {rows:row/rows} the noun alone, as in playground/i18n.py.
+const say = (key, values = {}) => (props.words[key] ?? "").replace(/\{(\w+)(?::([^{}|/]*)([|/])([^{}|/]*))?\}/g, (_, name, one, mark, many) => {
+  const value = values[name] ?? "–", noun = `${value}` === "1" ? one : many;
+  return mark === undefined ? value : mark === "/" ? noun : `${value} ${noun}`;
+});
 const sayEither = (key, otherwise, values) => say(Object.hasOwn(props.words, key) ? key : otherwise, values);
 const phaseName = (name) => sayEither(`phase.${name}`, "phase.other");
 const jobName = (name) => sayEither(`job.${name}`, "job.other");

@@ -3,12 +3,13 @@
 Each table is one flat object. Some placeholders have types: `*_bytes` is bytes, written in GiB; `parameters` and
 `trainable` are counts of weights, written as "6.87 billion"; `part`, `job` and `memory` are names in the chart's keys,
 written as the chart labels them; `dropped` is {reason: count}. A whole number brings its noun along where the text
-gives both forms: `{rows:row|rows}` is "1 row" or "1,200 rows".
+gives both forms: `{rows:row|rows}` is "1 row" or "1,200 rows", `{rows:row/rows}` the noun alone.
 """
 
 import json
 import math
 from functools import cache
+from string import Formatter
 from typing import Any
 
 from playground import ASSETS
@@ -24,7 +25,8 @@ def table(lang: str) -> dict[str, str]:
 
 def translate(lang: str, key: str, **values: Any) -> str:
     """The text of `key` in `lang`, its placeholders filled in from `values`. Raises KeyError for an unknown key."""
-    return table(lang)[key].format(**{name: _format_value(lang, name, value) for name, value in values.items()})
+    formatted = {name: _format_value(lang, name, value) for name, value in values.items()}
+    return _FORMATTER.vformat(table(lang)[key], (), formatted)
 
 
 def format_bytes(size: int | None) -> str:
@@ -45,14 +47,22 @@ def format_large(lang: str, count: int) -> str:
     return f"{count:,}"
 
 
-class _Count(int):
-    """A whole number with its noun: formatted by "row|rows" it is "1 row" or "1,200 rows"."""
+class _Formatter(Formatter):
+    """`str.format`, where a format of two forms is a noun that agrees with its count."""
 
-    def __format__(self, form: str) -> str:
-        if "|" not in form:
-            return super().__format__(form)
-        singular, plural = form.split("|")
-        return f"{self:,} {singular if self == 1 else plural}"
+    def format_field(self, value: Any, format_spec: str) -> str:
+        """`row|rows`: the count and its noun; `row/rows`: the noun alone."""
+        mark = next((mark for mark in "|/" if mark in format_spec), None)
+        if mark is None:
+            return super().format_field(value, format_spec)
+        singular, plural = format_spec.split(mark)
+        noun = singular if str(value) == "1" else plural
+        if mark == "/":
+            return noun
+        return f"{value:,} {noun}" if isinstance(value, int) else f"{value} {noun}"
+
+
+_FORMATTER = _Formatter()
 
 
 def _format_value(lang: str, name: str, value: Any) -> Any:
@@ -60,12 +70,10 @@ def _format_value(lang: str, name: str, value: Any) -> Any:
         return format_bytes(value)
     if name in ("parameters", "trainable"):
         return format_large(lang, value)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return _Count(value)
     if name in ("part", "job", "memory"):
         return table(lang).get(f"chart.{name}.{value}", value)
     if name == "dropped":
-        return ", ".join(f"{table(lang)[f'dropped.{reason}']} {count}" for reason, count in value.items())
+        value = [f"{table(lang)[f'dropped.{reason}']} {count}" for reason, count in value.items()]
     if isinstance(value, (list, tuple)):
-        return ", ".join(str(item) for item in value)
+        return table(lang)["catalog.and"].join(str(item) for item in value)
     return value

@@ -126,7 +126,8 @@ def _build_columns(page: Page) -> tuple[dict[str, gr.Dropdown], gr.Dataframe]:
             }
         with gr.Row():
             field(gr.Textbox, "data", "columns", min_width=240)
-            field(gr.Dropdown, "data", "encoding", choices=ENCODINGS, allow_custom_value=True, min_width=160)
+            encodings = page.choices("data.encoding", ENCODINGS)
+            field(gr.Dropdown, "data", "encoding", choices=encodings, allow_custom_value=True, min_width=160)
         raw_table = gr.Dataframe(label=translate("rows.raw"), wrap=True, interactive=False, max_height=260, buttons=[])
     return columns, raw_table
 
@@ -158,7 +159,8 @@ def _build_token_view(page: Page) -> TokenView:
     gr.Markdown(f"### {translate('rows.xray')}\n{translate('rows.xray.info')}")
     with gr.Row():
         row_number = gr.Number(label=translate("rows.number"), value=1, precision=0, minimum=1, min_width=110)
-        field(gr.Dropdown, "data", "prompt_format", choices=PROMPT_FORMATS, min_width=200, scale=2)
+        formats = page.choices("data.prompt_format", PROMPT_FORMATS)
+        field(gr.Dropdown, "data", "prompt_format", choices=formats, min_width=200, scale=2)
     is_custom = page.start.data.prompt_format == "custom"
     custom_format = field(gr.Textbox, "data", "custom_format", lines=4, visible=is_custom)
     field(gr.Checkbox, "data", "train_on_prompt")

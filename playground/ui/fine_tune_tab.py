@@ -12,7 +12,19 @@ from playground.errors import as_playground_error
 from playground.settings import CHECKPOINTING_CHOICES, COMPILE_CHOICES, METHODS, OPTIMIZERS, SAMPLE_CHOICES
 from playground.ui import oom_suggestions
 from playground.ui.oom_suggestions import SuggestionBox
-from playground.ui.page import LATEST_ONLY, QUIET, UNQUEUED, Page, Update, message, message_box, wait_until_opened
+from playground.ui.page import (
+    LATEST_ONLY,
+    QUIET,
+    TARGET_MODULES,
+    UNQUEUED,
+    Page,
+    Update,
+    message,
+    message_box,
+    wait_until_opened,
+)
+
+SCHEDULES = ("linear", "cosine", "constant")
 
 
 @dataclass(frozen=True)
@@ -98,7 +110,8 @@ def _lora_fields(page: Page) -> None:
     with gr.Row():
         field(gr.Number, "lora", "alpha")
         field(gr.Number, "lora", "dropout")
-        field(gr.Dropdown, "lora", "target_modules", choices=["attention", "all-linear"], allow_custom_value=True)
+        targets = page.choices("lora.target_modules", TARGET_MODULES)
+        field(gr.Dropdown, "lora", "target_modules", choices=targets, allow_custom_value=True)
         field(gr.Number, "lora", "layers", precision=0)
     with gr.Row():
         field(gr.Checkbox, "lora", "use_rslora")
@@ -107,29 +120,31 @@ def _lora_fields(page: Page) -> None:
 
 
 def _training_fields(page: Page) -> None:
-    field = page.field
+    field, labelled = page.field, page.choices
     with gr.Row():
-        field(gr.Radio, "train", "method", choices=METHODS)
-        field(gr.Dropdown, "train", "optimizer", choices=OPTIMIZERS)
+        field(gr.Radio, "train", "method", choices=labelled("train.method", METHODS))
+        field(gr.Dropdown, "train", "optimizer", choices=labelled("train.optimizer", OPTIMIZERS))
     with gr.Row():
         field(gr.Number, "train", "batch_size", precision=0)
         field(gr.Number, "train", "max_seq_length", precision=0)
     with gr.Row():
         field(gr.Number, "train", "max_steps", precision=0)
-        field(gr.Dropdown, "train", "schedule", choices=["linear", "cosine", "constant"])
+        field(gr.Dropdown, "train", "schedule", choices=labelled("train.schedule", SCHEDULES))
         field(gr.Number, "train", "warmup")
     with gr.Row():
         field(gr.Number, "train", "save_every", precision=0)
         field(gr.Number, "train", "seed", precision=0)
     with gr.Row():
         field(gr.Number, "train", "eval_rows", precision=0)
-        field(gr.Dropdown, "train", "sample_every", choices=SAMPLE_CHOICES, allow_custom_value=True)
+        intervals = labelled("train.sample_every", SAMPLE_CHOICES)
+        field(gr.Dropdown, "train", "sample_every", choices=intervals, allow_custom_value=True)
 
 
 def _memory_fields(page: Page) -> None:
-    field = page.field
-    field(gr.Dropdown, "train", "gradient_checkpointing", choices=CHECKPOINTING_CHOICES, allow_custom_value=True)
+    field, labelled = page.field, page.choices
+    policies = labelled("train.gradient_checkpointing", CHECKPOINTING_CHOICES)
+    field(gr.Dropdown, "train", "gradient_checkpointing", choices=policies, allow_custom_value=True)
     with gr.Row():
         field(gr.Number, "train", "max_tokens_per_micro_batch", precision=0)
         field(gr.Number, "train", "micro_batch_size", precision=0)
-        field(gr.Dropdown, "train", "compile", choices=COMPILE_CHOICES)
+        field(gr.Dropdown, "train", "compile", choices=labelled("train.compile", COMPILE_CHOICES))

@@ -1,4 +1,7 @@
-"""The page's header: title, the other language, and Present, for the last row of a hall."""
+"""The page's header: title, the other language, and Present, for the last row of a hall.
+
+Its script also names the document: Gradio gives every page the first one's title, and English.
+"""
 
 from html import escape
 
@@ -33,4 +36,6 @@ def build(page: Page, other_path: str) -> gr.HTML:
         TEMPLATE.format(**{name: escape(text) for name, text in texts.items()}),
         js_on_load=(ASSETS / "header.js").read_text(encoding="utf-8"),
         apply_default_css=False,
+        title=page.translate("app.title"),
+        lang=page.lang,
     )

@@ -15,7 +15,10 @@ from playground.ui.model_filters import ModelFilters
 from playground.ui.oom_suggestions import SuggestionBox
 from playground.ui.page import QUIET, UNQUEUED, Page, Update, message, message_box, wait_until_opened
 
-BITS = [("auto", 0), *((str(bits), bits) for bits in BIT_WIDTHS)]
+BITS = (0, *BIT_WIDTHS)  # 0: auto
+QUANT_TYPES = ("nf4", "fp4")
+DTYPES = ("auto", "bfloat16", "float16")
+DEVICES = ("auto", "cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -34,23 +37,23 @@ class LoadTab:
 
 def build(page: Page) -> LoadTab:
     """The tab's components."""
-    translate, field = page.translate, page.field
+    translate, field, labelled = page.translate, page.field, page.choices
     gr.Markdown(translate("load.lead"), elem_classes="lead")
     filters = model_filters.build(page)
     model = field(gr.Dropdown, "load", "model", choices=model_filters.choices(page), allow_custom_value=True)
     about = gr.Markdown(model_filters.about(page, model.value), elem_classes="quiet")
     terms = field(gr.Checkbox, "load", "accept_terms", visible=False)
-    field(gr.Radio, "load", "bits", choices=BITS)
+    field(gr.Radio, "load", "bits", choices=labelled("load.bits", BITS))
     picture = card_picture.build(page)
     sizes = [(translate("load.simulate_gpu_gib.whole"), 0), *((f"{card['gib']} GiB", card["gib"]) for card in cards())]
     field(gr.Dropdown, "load", "simulate_gpu_gib", choices=sizes, allow_custom_value=True)
     with gr.Accordion(translate("load.details"), open=False):
         with gr.Row():
-            field(gr.Radio, "load", "quant_type", choices=["nf4", "fp4"])
+            field(gr.Radio, "load", "quant_type", choices=labelled("load.quant_type", QUANT_TYPES))
             field(gr.Checkbox, "load", "double_quant")
         with gr.Row():
-            field(gr.Radio, "load", "dtype", choices=["auto", "bfloat16", "float16"])
-            field(gr.Radio, "load", "device", choices=["auto", "cpu", "cuda"])
+            field(gr.Radio, "load", "dtype", choices=labelled("load.dtype", DTYPES))
+            field(gr.Radio, "load", "device", choices=labelled("load.device", DEVICES))
     with gr.Row(elem_classes="actions"):
         load = gr.Button(translate("load.go"), variant="primary")
     box = message_box()

@@ -12,7 +12,7 @@ import gradio as gr
 from playground.catalog.cards import cards
 from playground.engine.client import Engine, Job
 from playground.errors import PlaygroundError, Problem, as_playground_error
-from playground.i18n import translate
+from playground.i18n import table, translate
 from playground.planning.client import Planner, this_machine
 from playground.settings import Settings, parse, raise_all
 from playground.ui.access import forbidden_sources
@@ -23,6 +23,7 @@ UNQUEUED: dict[str, Any] = {**QUIET, "queue": False}
 # Of the changes made while an answer is awaited, only the last is answered.
 LATEST_ONLY: dict[str, Any] = {**QUIET, "trigger_mode": "always_last"}
 THIS_MACHINE = "here"  # this machine, as a choice among the cards
+TARGET_MODULES = ("attention", "all-linear")  # suggested; module names are accepted too
 POLL_SECONDS = 0.3  # between two progress updates of a long question
 
 FieldName = tuple[str, str]  # group and name of a setting, for example ("train", "epochs")
@@ -62,6 +63,13 @@ class Page:
         }
         self.fields[group, name] = component(**{**labelled, **options})
         return self.fields[group, name]
+
+    def choices(self, setting: str, values: Iterable) -> list[tuple[str, Any]]:
+        """Each value with its label, for a Radio or Dropdown of `setting`, for example "train.schedule".
+
+        A value's label is `choice.<setting>.<value>` in the words table, or else the value itself.
+        """
+        return [(table(self.lang).get(f"choice.{setting}.{value}", str(value)), value) for value in values]
 
     def inputs(self) -> list:
         """Every settings field's component, in the order that `settings` takes their values."""

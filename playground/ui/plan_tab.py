@@ -15,7 +15,7 @@ from playground.settings import CHECKPOINTING_CHOICES, METHODS, OPTIMIZERS, Sett
 from playground.ui import card_picture, memory_figures, plan_figures
 from playground.ui.load_tab import BITS
 from playground.ui.model_choices import model_choices, offline_model
-from playground.ui.page import FieldName, Page, card_choices, memory_of, message_box
+from playground.ui.page import TARGET_MODULES, FieldName, Page, card_choices, memory_of, message_box
 
 
 @dataclass(frozen=True)
@@ -130,20 +130,21 @@ def _build_inputs(page: Page) -> tuple[dict[FieldName, Any], gr.Dropdown, gr.Sli
     field(gr.Dropdown, "load", "model", choices=models, allow_custom_value=True, min_width=250)
     card = gr.Dropdown(label=translate("plan.card"), choices=card_choices(page), value=first["card"], min_width=250)
     with gr.Row():
-        field(gr.Radio, "load", "bits", choices=BITS, min_width=250)
-        field(gr.Radio, "train", "method", choices=METHODS, min_width=200)
+        field(gr.Radio, "load", "bits", choices=page.choices("load.bits", BITS), min_width=250)
+        field(gr.Radio, "train", "method", choices=page.choices("train.method", METHODS), min_width=200)
     with gr.Row():
         field(gr.Slider, "train", "batch_size", minimum=1, maximum=128, step=1, min_width=200)
         field(gr.Slider, "train", "max_seq_length", minimum=32, maximum=4096, step=32, min_width=200)
     with gr.Accordion(translate("plan.more"), open=False):
         with gr.Row():
             field(gr.Slider, "lora", "r", minimum=1, maximum=256, step=1, min_width=200)
-            field(gr.Dropdown, "lora", "target_modules", choices=["attention", "all-linear"], allow_custom_value=True)
+            targets = page.choices("lora.target_modules", TARGET_MODULES)
+            field(gr.Dropdown, "lora", "target_modules", choices=targets, allow_custom_value=True)
         with gr.Row():
-            checkpointing = {"choices": CHECKPOINTING_CHOICES, "allow_custom_value": True}
-            field(gr.Dropdown, "train", "gradient_checkpointing", **checkpointing)
+            policies = page.choices("train.gradient_checkpointing", CHECKPOINTING_CHOICES)
+            field(gr.Dropdown, "train", "gradient_checkpointing", choices=policies, allow_custom_value=True)
             field(gr.Number, "train", "max_tokens_per_micro_batch", precision=0)
-            field(gr.Dropdown, "train", "optimizer", choices=OPTIMIZERS)
+            field(gr.Dropdown, "train", "optimizer", choices=page.choices("train.optimizer", OPTIMIZERS))
         label = translate("plan.context")
         context = gr.Slider(label=label, value=first["context"], minimum=128, maximum=8192, step=128)
     return fields, card, context

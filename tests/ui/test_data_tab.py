@@ -37,8 +37,8 @@ def test_uploaded_file_is_mapped_drawn_filtered_and_trained_on(page, app, file):
         choose(page, translate("en", f"rows.part.{part}"), name)
     expect(page.locator(".rows .columns li")).to_have_count(3)
     expect(notices(page)).to_have_count(0)
-    counted = page.locator(".rows", has_text="rows to learn")
-    expect(counted).to_contain_text("18 rows to learn, 2 held out to measure on, of 22", timeout=LONG)
+    counted = page.locator(".rows", has_text="training rows")
+    expect(counted).to_contain_text("18 training rows, 2 held-out rows, 22 rows in all", timeout=LONG)
     expect(counted.locator(".dropped")).to_contain_text(f"{translate('en', 'dropped.duplicate')}: 1 (rows 21)")
     expect(counted.locator(".dropped")).to_contain_text(f"{translate('en', 'dropped.empty')}: 1 (rows 22)")
     trained = page.locator(".xray .tokens .run.trained")
@@ -46,13 +46,13 @@ def test_uploaded_file_is_mapped_drawn_filtered_and_trained_on(page, app, file):
     assert page.locator(".xray .tokens b").count() == 0
     expand(page, "rows.filter")
     choose(page, translate("en", "data.category"), "even")
-    expect(counted).to_contain_text("9 rows to learn, 1 held out", timeout=LONG)
-    expect(page.locator(".cost .facts")).to_contain_text("tokens an epoch", timeout=LONG)
+    expect(counted).to_contain_text("9 training rows, 1 held-out row,", timeout=LONG)
+    expect(page.locator(".cost .facts")).to_contain_text("tokens per epoch", timeout=LONG)
     open_tab(page, "tab.tune")
     fill(page, translate("en", "train.epochs"), "1")
     press(page, "tune.go")
     expect(page.locator(".live .notes")).to_contain_text(
-        "9 rows to learn, 1 held out, of 22", timeout=LONG
+        "9 training rows, 1 held-out row, 22 rows in all", timeout=LONG
     )  # until then the chart shows the run before
     expect(page.locator(".live .phase")).to_have_text(translate("en", "chart.outcome.done"), timeout=LONG)
 
@@ -92,7 +92,9 @@ def test_format_of_pasted_rows_is_detected(page, app):
     page.get_by_placeholder(translate("en", "rows.paste.info")).fill("question,answer\nWhere?,Here.\nWhen?,Now.\n")
     press(page, "rows.paste.go")
     expect(page.locator(".rows .quiet").first).to_contain_text("CSV")
-    expect(page.locator(".rows", has_text="rows to learn")).to_contain_text("1 rows to learn, 1 held out", timeout=LONG)
+    expect(page.locator(".rows", has_text="training row")).to_contain_text(
+        "1 training row, 1 held-out row,", timeout=LONG
+    )
 
 
 def test_the_data_tab_fits_a_phone_in_japanese(browser, app):

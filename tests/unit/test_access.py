@@ -109,7 +109,7 @@ def test_a_public_page_reports_forbidden_paths_with_all_other_problems(machine, 
         page.parse_fields(fields, [str(machine), 3, str(machine / "secret.json")])
     forbidden = [] if private else ["problem.not_here"] * 2
     assert [problem.key for problem in raised.value.problems] == ["problem.bits", *forbidden]
-    assert private or "anyone can open this page" in raised.value.text("en")
+    assert private or "Anyone can open this page" in raised.value.text("en")
 
 
 @pytest.mark.parametrize("field", [("load", "model"), ("data", "source")])

@@ -177,7 +177,7 @@ def test_a_slice_without_remaining_rows_reports_why(tmp_path):
     assert problem_keys(error) == ["error.nothing_left", "error.category"]
     assert (
         "21" in str(error)
-        and "of another category 10" in str(error)
+        and "other categories 10" in str(error)
         and "without the text 10" in str(error)
         and "odd, even" in str(error)
     )
