@@ -100,8 +100,9 @@ function drawLine() {
   tape.visits.forEach(({ stage, allocated }, n) => {
     paths[stage] = `${paths[stage] ?? ""}M${n} 100V${(100 - (96 * allocated) / tape.allocated).toFixed(2)}H${n + 1}V100Z`;
   });
-  line.setAttribute("viewBox", `0 0 ${frames.length} 100`);
-  line.innerHTML = Object.entries(paths).map(([stage, path]) => `<path data-stage="${stage}" d="${path}"/>`).join("") + '<rect class="here" y="0" width="1" height="100"/>';
+  const drawing = line.querySelector("svg");
+  drawing.setAttribute("viewBox", `0 0 ${frames.length} 100`);
+  drawing.innerHTML = Object.entries(paths).map(([stage, path]) => `<path data-stage="${stage}" d="${path}"/>`).join("");
 }
 
 function show(number) {
@@ -113,7 +114,7 @@ function show(number) {
   part(".stage").dataset.stage = visit.stage;
   put(part(".account"), accountOf(visit));
   scrub.value = at, scrub.setAttribute("aria-valuetext", `${stage}: ${formatBytes(visit.allocated)}`);
-  line.querySelector(".here")?.setAttribute("x", at);
+  part(".here").style.transform = `translateX(${(100 * (at + 0.5)) / frames.length}%)`;
   for (const cell of cells.children) {
     const layer = Number(cell.dataset.layer), parts = held.get(layer);
     const active = layer === visit.layer ? visit.stage : "";

@@ -37,7 +37,7 @@ TEMPLATE = """
   <div class="steps">
     <p class="now"><strong class="stage"></strong> <b class="bytes"></b> <span class="peak"></span>
       <span class="account"></span></p>
-    <svg class="line" preserveAspectRatio="none" aria-hidden="true"></svg>
+    <div class="line" aria-hidden="true"><svg preserveAspectRatio="none"></svg><i class="here"></i></div>
     <div class="controls">
       <button class="play" type="button"></button>
       <input class="scrub" type="range" min="0" step="1" value="0">
