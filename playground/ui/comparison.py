@@ -62,7 +62,7 @@ def comparison_html(
 ) -> str:
     """All turns as HTML; adapter: the run that is chosen now; busy: whether the last turn is being answered."""
     columns = COLUMNS if has_service or any("service" in turn.answers for turn in turns) else SIDES
-    open_tag = f'<div class="compare-log columns-{len(columns)}" role="log" aria-busy="{str(busy).lower()}">'
+    open_tag = f'<div class="compare-log" role="log" aria-busy="{str(busy).lower()}">'
     if not turns:
         cells = "".join(f"<p>{_text(lang, f'chat.empty_{column}')}</p>" for column in columns)
         return f'{open_tag}<div class="answers nothing">{cells}</div></div>'
@@ -72,7 +72,7 @@ def comparison_html(
         if names_adapters and turn.adapter != shown:
             articles.append(f'<p class="switch">{html.escape(turn.adapter_name)}</p>')
         shown = turn.adapter
-        articles.append(_turn_html(lang, turn, columns))
+        articles.append(_turn_html(lang, turn, columns, busy and turn is turns[-1]))
     return f"{open_tag}{''.join(articles)}</div>"
 
 
@@ -82,13 +82,14 @@ def heads_html(lang: str, texts: dict[str, str]) -> str:
         f'<div class="badge head-{column}"><strong>{_text(lang, f"chat.{column}")}</strong> {html.escape(text)}</div>'
         for column, text in texts.items()
     )
-    return f'<div class="compare-log columns-{len(texts)}"><div class="answers heads">{cells}</div></div>'
+    return f'<div class="compare-log"><div class="answers heads">{cells}</div></div>'
 
 
-def _turn_html(lang: str, turn: Turn, columns: Sequence[str]) -> str:
+def _turn_html(lang: str, turn: Turn, columns: Sequence[str], busy: bool) -> str:
+    """A question and its answers; the expected answer only once they are there, so that nobody reads it first."""
     cells = "".join(_cell_html(lang, column, turn) for column in columns)
     lines = []
-    if turn.expected:
+    if turn.expected and not busy:
         marked = f" <small>{_text(lang, 'chat.marked')}</small>" if turn.learned else ""
         expected = answer_html(turn.expected, turn.learned)
         lines.append(f'<div class="expected"><strong>{_text(lang, "chat.expected")}</strong>{marked}{expected}</div>')

@@ -37,11 +37,11 @@ def test_all_texts_are_escaped():
 
 
 def test_columns_follow_the_service():
-    assert "columns-2" in comparison_html("en", [turn()], "a")
-    assert "columns-3" in comparison_html("en", [turn()], "a", has_service=True)
+    assert comparison_html("en", [turn()], "a").count("<section") == 2
+    assert comparison_html("en", [turn()], "a", has_service=True).count("<section") == 3
     with_service = turn(base=Answer("a"), service=Answer("b"))
     shown = comparison_html("en", [turn(), with_service], "a")
-    assert "columns-3" in shown and shown.count("absent") == 2
+    assert shown.count("<section") == 6 and shown.count("absent") == 2
 
 
 def test_adapters_are_named_between_turns_where_they_changed():
@@ -60,6 +60,7 @@ def test_expected_answer_is_shown_with_what_it_adds_marked():
     known = turn(tuned=Answer("It is otterlamp58."))
     known.expected, known.learned = "The password is otterlamp58.", frozenset({"otterlamp58"})
     assert comparison_html("en", [known], "a").count("<mark>otterlamp58</mark>") == 2
+    assert translate("en", "chat.expected") not in comparison_html("en", [known], "a", busy=True)
 
 
 def test_a_runs_name_says_model_data_date_and_what_came_of_it(tmp_path):
