@@ -98,13 +98,14 @@ def _answer(
     _check_context(loaded, prompt_length, generation)
     yield {"kind": "phase", "name": "chat"}
     context.peaks.start_phase()
+    outside = predictions.memory_outside_tensors(context.bytes_by_part())
     began = time.time()
     tokens = yield from _generate(context, loaded, template, dict(zip(names, prompts)), generation)
     seconds = time.time() - began
     measured = predictions.measured_memory_event("chat", context.peaks, context.bytes_by_part())
     if context.predicts_memory:  # only now, so that no answer waits for it
         sequences = len(prompts) * generation.num_beams
-        yield from predictions.predict_chat_memory(settings, loaded, sequences, prompt_length + tokens)
+        yield from predictions.predict_chat_memory(settings, loaded, sequences, prompt_length + tokens, outside)
     yield measured
     return ChatResult(
         slot.adapter.run_id if slot.adapter else None,

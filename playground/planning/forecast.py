@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig
 from playground import catalog
 from playground.catalog.cards import cards, verdict
 from playground.errors import problem
-from playground.model.dtype import requested_dtype
+from playground.model.dtype import default_bits, requested_dtype
 from playground.predict import meta_model, phases
 from playground.predict.formulas import explain
 from playground.predict.seconds import RELATIVE_TOKEN_SECONDS
@@ -73,10 +73,10 @@ def check_context_length(config: PreTrainedConfig, tokens: int) -> None:
 def resolve_target(settings: Settings, device: str, capacity: int) -> tuple[Settings, phases.Target]:
     """The settings with a bit width, and the target to predict for.
 
-    Bits left open become 16. A half-precision type left open becomes bfloat16, whatever GPU the page runs on: float16
-    needs the same bytes.
+    Bits left open become those that "auto" means on that device. A half-precision type left open becomes bfloat16,
+    whatever GPU the page runs on: float16 needs the same bytes.
     """
-    settings = _with(settings, load={"bits": settings.load.bits or 16})
+    settings = _with(settings, load={"bits": settings.load.bits or default_bits(device)})
     dtype = requested_dtype(settings.load) or torch.bfloat16
     return settings, phases.Target(device, dtype, capacity)
 
@@ -181,6 +181,17 @@ def largest_models(context: int = 1024, batch: int = 1, length: int = 256) -> li
         for bits in BIT_WIDTHS
         if bits < 32
     ]
+
+
+def predict_full_rows(settings: Settings, device: str, capacity: int) -> dict:
+    """Predict a fine-tune whose rows all have the full number of tokens (phases.predict_tune).
+
+    Raises PlaygroundError for a model that is unknown or can't take so many tokens.
+    """
+    settings, target = resolve_target(settings, device, capacity)
+    config = meta_model.config_of(settings.load.model)
+    check_context_length(config, settings.train.max_seq_length)
+    return phases.predict_tune(config, settings, target, _full_rows(settings))
 
 
 def _predict_tune(settings: Settings, capacity: int = 0, all_logits: bool = False) -> dict:

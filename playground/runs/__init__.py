@@ -15,6 +15,7 @@ from playground.runs.store import (
     history,
     last_result,
     measured_speed,
+    seconds_besides_training,
 )
 
 __all__ = [
@@ -29,4 +30,5 @@ __all__ = [
     "history",
     "last_result",
     "measured_speed",
+    "seconds_besides_training",
 ]

@@ -187,6 +187,20 @@ def measured_speed(root: Path, model: str, bits: int, hardware: str) -> dict | N
     return None
 
 
+def seconds_besides_training(run: Run) -> float:
+    """Seconds that a fine-tune took besides its steps: loading, evaluating, sample answers; not fetching the model."""
+    events = list(run.events())
+    step = next((event for event in reversed(events) if event["kind"] == "step"), {})
+    training = step["tokens"] / step["tokens_per_s"] if step.get("tokens_per_s") else 0.0
+    phases = [event for event in events if event["kind"] == "phase"]
+    fetching = sum(
+        following["t"] - phase["t"]
+        for phase, following in zip(phases, phases[1:])
+        if phase["name"] in ("fetch", "convert")
+    )
+    return max(0.0, last_result(run).get("seconds", 0.0) - training - fetching)
+
+
 def delete(root: Path, run_id: str | None) -> None:
     """Remove a run's whole folder."""
     shutil.rmtree(find(root, run_id).folder)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import gradio as gr
 
 from playground.chat.openai_client import PendingAnswer, Service
-from playground.engine.client import Job
+from playground.job import Job
 from playground.settings import Generation, Settings
 from playground.ui.page import Page, Update, message
 

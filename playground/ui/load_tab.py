@@ -63,8 +63,7 @@ def connect(page: Page, tab: LoadTab, live_view: gr.HTML) -> None:
         return message()
 
     def release() -> Update:
-        page.engine.close()
-        page.engine.start()
+        page.engine.unload()
         return message(page.translate("load.released"))
 
     def describe(model: str) -> tuple:

@@ -12,8 +12,9 @@ import pytest
 from toys import keys
 
 from playground import runs
-from playground.engine.client import Engine, Job
+from playground.engine.client import Engine
 from playground.errors import PlaygroundError
+from playground.job import Job
 from playground.jsonl_process import Connection
 from playground.settings import Generation, Settings
 
