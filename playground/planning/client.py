@@ -19,12 +19,8 @@ from playground.jsonl_process import Connection, Message
 from playground.memory import meter
 
 COMMAND = (sys.executable, "-m", "playground.planning.process")
-OF_ROWS = (
-    "count_rows",
-    "xray",
-    "cutoff_cost",
-    "tune_summary",
-)  # questions whose answers aren't remembered: the file may change
+# Questions whose answers aren't remembered: the file may change.
+OF_ROWS = ("count_rows", "xray", "cutoff_cost", "tune_summary")
 WORKERS = {"forecast": "forecast", "largest_models": "largest_models", **dict.fromkeys(OF_ROWS, "rows")}
 OTHER_WORKER = "other"  # of questions that WORKERS doesn't name: each worker is a process, so a slider never waits long
 MAX_ANSWERS = 512  # that are remembered; the oldest is forgotten first

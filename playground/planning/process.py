@@ -1,8 +1,8 @@
 """The planning process: predicts memory and looks at rows while the engine is free for a run. Started by client.py.
 
-Requests, in the JSON lines of jsonl_process.py: a function of forecast.py, rows.py or tune_summary.py, or `suggest_changes` of
-oom_suggestions.py, with its arguments. Settings are validated here, at the edge of the process. Questions about rows
-send their progress as events {"kind": "progress", "done", "total", "unit"}.
+Requests, in the JSON lines of jsonl_process.py: a function of forecast.py, rows.py or tune_summary.py, or
+`suggest_changes` of oom_suggestions.py, with its arguments. Settings are validated here, at the edge of the process.
+Questions about rows send their progress as events {"kind": "progress", "done", "total", "unit"}.
 """
 
 import time

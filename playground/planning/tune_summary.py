@@ -1,4 +1,4 @@
-"""Sum up a fine-tune before it starts: its rows, steps, time and memory on this machine, for one sentence on the page."""
+"""Sum up a fine-tune before it starts: its rows, steps, time and memory on this machine."""
 
 from collections.abc import Callable
 from pathlib import Path
