@@ -116,11 +116,12 @@ def _answer(
     generation = _fit_context(loaded, prompt_length, generation)
     yield {"kind": "phase", "name": "chat"}
     context.peaks.start_phase()
+    outside = predictions.memory_outside_tensors(context.bytes_by_part())
     ends = yield from _generate(context, loaded, template, dict(zip(names, prompts)), generation)
     measured = predictions.measured_memory_event("chat", context.peaks, context.bytes_by_part())
     if context.predicts_memory:  # only now, so that no answer waits for it
-        sequences, longest = len(prompts) * generation.num_beams, max(end["tokens"] for end in ends.values())
-        yield from predictions.predict_chat_memory(settings, loaded, sequences, prompt_length + longest)
+        sequences, tokens = len(prompts) * generation.num_beams, prompt_length + max(e["tokens"] for e in ends.values())
+        yield from predictions.predict_chat_memory(settings, loaded, sequences, tokens, outside)
     yield measured
     together = len(prompts) > 1 and supports_mixed_batches(loaded.model)
     return ChatResult(slot.adapter.run_id if slot.adapter else None, template.name, ends, together)

@@ -22,7 +22,8 @@ from playground.jsonl_process import Connection, Message
 from playground.memory import meter
 
 COMMAND = (sys.executable, "-m", "playground.planning.process")
-OF_ROWS = ("count_rows", "xray", "cutoff_cost")  # questions whose answers aren't remembered: the file may change
+# Questions whose answers aren't remembered: the file may change.
+OF_ROWS = ("count_rows", "xray", "cutoff_cost", "tune_summary")
 WORKERS = {
     "forecast": "forecast",
     "bar": "forecast",  # each is answered soon, and shares what the process remembers of a model with the forecast

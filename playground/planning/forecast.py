@@ -14,8 +14,7 @@ from transformers import PreTrainedConfig
 from playground import catalog
 from playground.catalog.cards import cards, verdict
 from playground.errors import problem
-from playground.model.dtype import requested_dtype
-from playground.model.load import default_bits
+from playground.model.dtype import default_bits, requested_dtype
 from playground.predict import meta_model, phases
 from playground.predict.formulas import explain
 from playground.predict.seconds import RELATIVE_TOKEN_SECONDS
@@ -75,8 +74,8 @@ def check_context_length(config: PreTrainedConfig, tokens: int) -> None:
 def resolve_target(settings: Settings, device: str, capacity: int) -> tuple[Settings, phases.Target]:
     """The settings with a bit width, and the target to predict for.
 
-    Bits left open become what loading takes on that device. A half-precision type left open becomes bfloat16, whatever
-    GPU the page runs on: float16 needs the same bytes.
+    Bits left open become those that "auto" means on that device. A half-precision type left open becomes bfloat16,
+    whatever GPU the page runs on: float16 needs the same bytes.
     """
     settings = _with(settings, load={"bits": settings.load.bits or default_bits(device)})
     dtype = requested_dtype(settings.load) or torch.bfloat16
@@ -188,6 +187,17 @@ def largest_models(
                 if verdict(need, row["gib"] * 2**30) != "no":
                     row[job] = {"id": entry["id"], "name": entry["name"], "need": need}
     return list(table.values())
+
+
+def predict_full_rows(settings: Settings, device: str, capacity: int) -> dict:
+    """Predict a fine-tune whose rows all have the full number of tokens (phases.predict_tune).
+
+    Raises PlaygroundError for a model that is unknown or can't take so many tokens.
+    """
+    settings, target = resolve_target(settings, device, capacity)
+    config = meta_model.config_of(settings.load.model)
+    check_context_length(config, settings.train.max_seq_length)
+    return phases.predict_tune(config, settings, target, full_rows(settings))
 
 
 def _open_cells(table: dict[tuple[str, int], dict]) -> Iterator[tuple[int, str, list[dict]]]:

@@ -1,8 +1,8 @@
 """The planning process: predicts memory and looks at rows while the engine is free for a run. Started by client.py.
 
-Requests, in the JSON lines of jsonl_process.py: a function of forecast.py, picture.py or rows.py or `suggest_changes`
-of oom_suggestions.py, with its arguments. Settings are validated here, at the edge of the process. Functions of rows.py
-and `largest_models` send their progress as events {"kind": "progress", "done", "total", "unit"}.
+Requests, in the JSON lines of jsonl_process.py: a function of forecast.py, picture.py, rows.py or tune_summary.py, or
+`suggest_changes` of oom_suggestions.py, with its arguments. Settings are validated here, at the edge of the process.
+Questions about rows and `largest_models` send their progress as events {"kind": "progress", "done", "total", "unit"}.
 """
 
 import time
@@ -28,9 +28,10 @@ def answer(do: str, arguments: dict, emit: Emit) -> Any:
     if "settings" in arguments:
         arguments = arguments | {"settings": parse(arguments["settings"])}
     if do in OF_ROWS:
-        from playground.planning import rows
+        from playground.planning import rows, tune_summary
 
-        return getattr(rows, do)(**arguments, on_progress=_throttled(emit))
+        module = tune_summary if do == "tune_summary" else rows
+        return getattr(module, do)(**arguments, on_progress=_throttled(emit))
     if do in OF_MEMORY:
         from playground.planning import forecast
 

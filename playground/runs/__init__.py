@@ -15,6 +15,7 @@ from playground.runs.store import (
     history,
     last_result,
     measured_speed,
+    seconds_besides_training,
     summary,
 )
 
@@ -30,5 +31,6 @@ __all__ = [
     "history",
     "last_result",
     "measured_speed",
+    "seconds_besides_training",
     "summary",
 ]

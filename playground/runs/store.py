@@ -27,6 +27,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,18 @@ def measured_speed(root: Path, model: str, bits: int, hardware: str) -> dict | N
             if first.get("hardware", {}).get("name") == hardware:
                 return {"run": run.id, "tokens_per_s": run.result["tokens_per_s"]}
     return None
+
+
+def seconds_besides_training(run: Run) -> float:
+    """Seconds that a fine-tune took besides its steps: loading, evaluating, sample answers; not fetching the model."""
+    events = list(run.events())
+    step: dict = next((event for event in reversed(events) if event["kind"] == "step"), {})
+    training = step["tokens"] / step["tokens_per_s"] if step.get("tokens_per_s") else 0.0
+    phases = [event for event in events if event["kind"] == "phase"]
+    fetching = sum(
+        following["t"] - phase["t"] for phase, following in pairwise(phases) if phase["name"] in ("fetch", "convert")
+    )
+    return max(0.0, last_result(run).get("seconds", 0.0) - training - fetching)
 
 
 def delete(root: Path, run_id: str | None) -> None:

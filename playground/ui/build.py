@@ -203,7 +203,11 @@ def _preset(name: str) -> Settings:
 def _loaded_text(page: Page) -> str:
     """The message after a model was loaded; "" once it was unloaded."""
     loaded = page.engine.loaded
-    return page.translate("load.loaded", model=loaded["name"], bits=loaded["bits"]) if loaded else ""
+    return (
+        page.translate("load.loaded", model=catalog.display_name(loaded["model"]), bits=loaded["bits"])
+        if loaded
+        else ""
+    )
 
 
 def _tuned_text(page: Page, result: dict) -> str:
@@ -216,10 +220,11 @@ def _tuned_text(page: Page, result: dict) -> str:
 
 def _engine_state(engine: Engine) -> dict[str, Any]:
     """The engine's run and state, as the live view takes them."""
+    loaded, memory = engine.loaded, engine.memory or {}
     return {
         "run": engine.run,
         "busy": engine.state == "busy",
         "engine": engine.state,
-        "loaded": engine.loaded,
-        "memory": engine.memory,
+        "loaded": {"name": catalog.display_name(loaded["model"]), "bits": loaded["bits"]} if loaded else None,
+        "memory": memory.get("device_used", memory.get("rss")),
     }

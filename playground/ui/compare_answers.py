@@ -4,8 +4,8 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from playground.chat.openai_client import PendingAnswer, Service
-from playground.engine.client import Job
 from playground.errors import Problem
+from playground.job import Job
 from playground.settings import Generation, Settings, raise_all
 from playground.ui.comparison import SIDES, Answer, Turn, history
 from playground.ui.page import Page

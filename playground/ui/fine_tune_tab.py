@@ -8,6 +8,8 @@ from typing import Any
 
 import gradio as gr
 
+from playground import catalog
+from playground.data import source
 from playground.errors import as_playground_error
 from playground.settings import CHECKPOINTING_CHOICES, COMPILE_CHOICES, METHODS, OPTIMIZERS, SAMPLE_CHOICES
 from playground.ui import oom_suggestions
@@ -79,11 +81,12 @@ def connect(page: Page, tab: FineTuneTab, app: gr.Blocks, live_view: gr.HTML, ta
 def _summarize(page: Page, values: Sequence) -> tuple:
     """What a fine-tune with these settings would do, in a sentence, and the data set for the status strip."""
     try:
-        summary = page.planner.ask("tune_summary", settings=page.settings(values).to_dict())
+        settings = page.settings(values)
+        summary = page.planner.ask("tune_summary", settings=settings.to_dict(), root=str(page.root))
     except Exception as error:
         text = as_playground_error(error).text(page.lang)
         return f'<p class="summary bad">{escape(text)}</p>', gr.update(data="")
-    data = {"name": summary["data"], "rows": page.translate("strip.rows", rows=summary["rows"])}
+    data = {"name": data_name(page, settings.data.source), "rows": page.translate("strip.rows", rows=summary["rows"])}
     return summary_html(page.translate, summary), gr.update(data=json.dumps(data, ensure_ascii=False))
 
 
@@ -92,11 +95,18 @@ def summary_html(translate: Callable, summary: Mapping[str, Any]) -> str:
     facts = [translate("summary.steps", **summary)]
     if summary["seconds"]:
         facts.append(translate("summary.time", time=minutes(summary["seconds"])))
-    facts.append(translate("summary.memory", need_bytes=summary["need_bytes"]))
-    sentence = translate("summary.teach", facts=translate("summary.and").join(facts), **summary)
-    fit = summary["verdict"]
-    verdict = f'<b class="verdict {fit}">{escape(translate(f"plan.verdict.{fit}"))}</b>'
+    fit, verdict = summary["verdict"], ""
+    if fit:
+        facts.append(translate("summary.memory", need_bytes=summary["need_bytes"]))
+        verdict = f'<b class="verdict {fit}">{escape(translate(f"plan.verdict.{fit}"))}</b>'
+    sentence = translate("summary.teach", facts=translate("catalog.and").join(facts), **summary)
     return f'<p class="plan summary">{escape(sentence)} {verdict}</p>'
+
+
+def data_name(page: Page, name: str) -> str:
+    """A data set as it is named on the page."""
+    entry = catalog.data_sets().get(name)
+    return page.translate(entry["name"]) if entry else source.short_name(name)
 
 
 def minutes(seconds: float) -> str:

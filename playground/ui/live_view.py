@@ -18,6 +18,7 @@ from playground import ASSETS, runs
 from playground.errors import PlaygroundError
 from playground.i18n import table, translate
 from playground.runs.recordings import read_recording
+from playground.runs.thinning import thin_memory
 
 BLOCK = 4_000_000  # bytes of events in a reply; the browser polls again at once while there are more
 FRESH = 3.0  # seconds: a run written to this recently is still going, even if another process writes it
@@ -117,7 +118,7 @@ def live_view(lang: str, root: Path, current: Callable[[], dict]) -> gr.HTML:
         return empty | {
             "run": run.id,
             "cursor": cursor,
-            "events": [_with_text(event, lang) for event in _thinned(events)],
+            "events": [_with_text(event, lang) for event in thin_memory(events, MAX_MEMORY_EVENTS)],
             "more": cursor - start > BLOCK // 2,
             "live": fresh or (now["busy"] and now["run"] == run.id),
         }
@@ -169,21 +170,3 @@ def _line(item: dict, lang: str) -> str:
         return translate(lang, item["key"], **item.get("values", {}))
     except (KeyError, IndexError, TypeError, ValueError, AttributeError):
         return str(item.get("key", ""))
-
-
-def _thinned(events: list[dict]) -> list[dict]:
-    """The events with at most about MAX_MEMORY_EVENTS memory events, so that a run of hours loads quickly.
-
-    Of each group of neighbours the one with the most memory is kept, and the last one that has parts.
-    """
-    memory = [event for event in events if event["kind"] == "memory"]
-    group = -(-len(memory) // MAX_MEMORY_EVENTS)
-    if group <= 1:
-        return events
-    kept = {id(max(memory[i : i + group], key=_total_bytes)) for i in range(0, len(memory), group)}
-    kept |= {id(event) for event in [e for e in memory if "parts" in e][-1:]}
-    return [event for event in events if event["kind"] != "memory" or id(event) in kept]
-
-
-def _total_bytes(event: dict) -> float:
-    return sum(size for kind, size in event.items() if kind != "t" and isinstance(size, (int, float)))

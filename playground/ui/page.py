@@ -10,9 +10,10 @@ from typing import Any
 import gradio as gr
 
 from playground.catalog.cards import cards
-from playground.engine.client import Engine, Job
+from playground.engine.client import Engine
 from playground.errors import PlaygroundError, Problem, as_playground_error
 from playground.i18n import table, translate
+from playground.job import Job
 from playground.planning.client import Planner, this_machine
 from playground.settings import Settings, parse, raise_all
 from playground.ui.access import forbidden_sources

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from playground.engine.client import Engine, Job
+from playground.engine.client import Engine
 from playground.errors import PlaygroundError, as_playground_error, problem
+from playground.job import Job
 from playground.settings import Settings
 from playground.ui.comparison import Turn
 

@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
-from playground.engine.client import Job
 from playground.errors import PlaygroundError, problem
+from playground.job import Job
 from playground.settings import Settings
 from playground.ui.comparison import Answer, Turn
 from playground.ui.story import STEPS, Story
