@@ -26,8 +26,8 @@ from playground.ui.plan_tab import (
     parse_inputs,
 )
 
-# A figure of earlier settings is dimmed while the new one is computed. Values come as they were typed: Gradio's own check
-# would answer one outside a slider's range with a passing note, and the plan would never hear of it.
+# A figure of earlier settings is dimmed while the new one is computed. Values come as they were typed: Gradio's own
+# check would answer one outside a slider's range with a passing note, and the plan would never hear of it.
 AS_TYPED: dict[str, Any] = {**LATEST_ONLY, "show_progress": "minimal", "preprocess": False}
 RANKED_FIELDS: tuple[FieldName, ...] = (  # that one of the fastest settings sets
     ("load", "bits"),
