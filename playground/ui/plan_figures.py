@@ -1,6 +1,6 @@
 """The Plan tab's further figures as HTML: what each saving brings, the arithmetic, and the largest model a card takes.
 
-Styles are in assets/figures.css and assets/plan.css. All text is escaped here.
+Styles are in assets/figures.css and assets/plan_tab.css. All text is escaped here.
 """
 
 from collections.abc import Callable, Sequence
