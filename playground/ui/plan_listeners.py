@@ -1,7 +1,7 @@
 """Listeners of the Plan tab: forecast the settings, rank those that fit, and take them over into the form.
 
-Settings that can't be planned leave the last plan in place: the error stands above it, once, and assets/plan_tab.css dims
-what it no longer holds for.
+Settings that can't be planned leave the last plan in place: the error stands above it, once, and assets/plan_tab.css
+dims what it no longer holds for.
 """
 
 from collections.abc import Generator, Iterator, Sequence
