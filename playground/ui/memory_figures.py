@@ -183,7 +183,7 @@ def _phase_bar(
         parts=", ".join(text for _, text in parts),
     )
     blocks = "".join(
-        f'<i style="width:{100 * sizes[part] / scale:.3f}%;background:var(--live-part-{part})"'
+        f'<i style="width:{100 * sizes[part] / scale:.3f}%;background-color:var(--live-part-{part})"'
         f' title="{escape(text)}"></i>'
         for part, text in parts
     )

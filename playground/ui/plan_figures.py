@@ -1,6 +1,6 @@
 """The Plan tab's further figures as HTML: what each saving brings, the arithmetic, and the largest model a card takes.
 
-Styles are in assets/figures.css and assets/plan.css. All text is escaped here.
+Styles are in assets/figures.css and assets/plan_tab.css. All text is escaped here.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,8 +28,9 @@ def waterfall(translate: Callable, steps: Sequence[dict], capacity: int) -> str:
         bar = f'<i style="width:{100 * size / scale:.2f}%"></i>'
         rows.append(f"<li{' class=yours' if own else ''}><span>{label}</span>{bar}{total}<small>{saved}</small></li>")
         before = size
-    lead = escape(translate("plan.waterfall.lead", room_bytes=capacity))
-    return f'<section class="plan"><p class="small">{lead}</p><ol class="waterfall">{"".join(rows)}</ol></section>'
+    title, lead = escape(translate("plan.waterfall")), escape(translate("plan.waterfall.lead", room_bytes=capacity))
+    bars = f'<ol class="waterfall">{"".join(rows)}</ol>'
+    return f'<section class="plan"><h2>{title}</h2><p class="small">{lead}</p>{bars}</section>'
 
 
 def arithmetic(translate: Callable, lines: Sequence[dict]) -> str:

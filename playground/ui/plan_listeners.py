@@ -1,7 +1,7 @@
 """Listeners of the Plan tab: forecast the settings, rank those that fit, and take them over into the form.
 
-Settings that can't be planned leave the last plan in place: the error stands above it, once, and assets/plan.css dims
-what it no longer holds for.
+Settings that can't be planned leave the last plan in place: the error stands above it, once, and assets/plan_tab.css
+dims what it no longer holds for.
 """
 
 from collections.abc import Generator, Iterator, Sequence
@@ -27,8 +27,9 @@ from playground.ui.plan_tab import (
     parse_inputs,
 )
 
-# A figure of earlier settings is dimmed while the new one is computed.
-DIMMED_LATEST_ONLY: dict[str, Any] = {**LATEST_ONLY, "show_progress": "minimal"}
+# A figure of earlier settings is dimmed while the new one is computed. Values come as they were typed: Gradio's own
+# check would answer one outside a slider's range with a passing note, and the plan would never hear of it.
+AS_TYPED: dict[str, Any] = {**LATEST_ONLY, "show_progress": "minimal", "preprocess": False}
 RANKED_FIELDS: tuple[FieldName, ...] = (  # that one of the fastest settings sets
     ("load", "bits"),
     ("train", "method"),
@@ -65,14 +66,17 @@ def _connect_forecast(page: Page, tab: PlanTab) -> None:
         questions = inputs.questions()
         try:
             prediction = page.planner.ask("forecast", **questions["forecast"])  # remembered
+        except PlaygroundError:  # it is shown already
+            return gr.skip()
+        try:
             steps = page.planner.ask("waterfall", **questions["waterfall"])
         except Exception as error:
             return page.error_message(error)
         return draw_waterfall(page, inputs, steps, prediction)
 
     outputs = [result.forecast, result.details, result.message]
-    gr.on(None, forecast, tab.inputs, outputs, show_progress_on=result.forecast, **DIMMED_LATEST_ONLY)
-    result.forecast.change(waterfall, tab.inputs, result.waterfall, **DIMMED_LATEST_ONLY)
+    gr.on(None, forecast, tab.inputs, outputs, show_progress_on=result.forecast, **AS_TYPED)
+    result.forecast.change(waterfall, tab.inputs, result.waterfall, **AS_TYPED)
 
 
 def _connect_picture(page: Page, tab: PlanTab) -> None:
@@ -108,9 +112,9 @@ def _connect_largest(page: Page, tab: PlanTab) -> None:
 
     asked, outputs = [is_open, *tab.inputs], [result.largest_progress, result.largest_models]
     opened = result.largest.expand(lambda: True, None, is_open, **UNQUEUED)
-    opened.then(largest, asked, outputs, **QUIET)
+    opened.then(largest, asked, outputs, **QUIET, preprocess=False)
     result.largest.collapse(lambda: False, None, is_open, **UNQUEUED)
-    result.forecast.change(largest, asked, outputs, **LATEST_ONLY)
+    result.forecast.change(largest, asked, outputs, **LATEST_ONLY, preprocess=False)
 
 
 def _with_count(page: Page, sizes: dict) -> Generator[tuple, None, list[dict]]:

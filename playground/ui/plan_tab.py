@@ -89,7 +89,7 @@ def parse_inputs(page: Page, tab: PlanTab, values: Sequence) -> PlanInputs:
     """The values of `tab.inputs`. Raises PlaygroundError with all problems at once."""
     *fields, card, context = values
     settings, memory = page.parse_fields(tab.fields, fields), memory_of(card)
-    return PlanInputs(settings.to_dict(), memory["bytes"], memory["device"], int(context))
+    return PlanInputs(settings.to_dict(), memory["bytes"], memory["device"], int(context or 0))
 
 
 def draw_forecast(page: Page, inputs: PlanInputs, prediction: dict) -> str:
@@ -171,10 +171,9 @@ def _build_choice(page: Page) -> PlanChoice:
 def _build_result(page: Page) -> PlanResult:
     """The right column, from top to bottom, with the answers that are known before anything was asked."""
     drawn = _first_drawings(page)
-    box = message_box()
+    box = gr.HTML(visible=False, elem_classes="plan-error")
     forecast = gr.HTML(drawn["forecast"], elem_classes="counted")
     picture = card_picture.build(page)
-    gr.Markdown(f"### {page.translate('plan.waterfall')}")
     waterfall = gr.HTML(drawn["waterfall"], elem_classes="counted")
     with gr.Accordion(page.translate("plan.explained"), open=False):
         details = gr.HTML(drawn["details"], elem_classes="counted")
