@@ -71,7 +71,7 @@ def test_without_an_estimate_the_page_says_that_time_is_not_predicted():
 
 def test_a_measured_speed_is_labelled_as_measured():
     measured = {"run": "r", "tokens_per_s": 50.0, "seconds": 5.4}
-    assert "50 tokens/s measured here" in page(COST | {"measured": measured}, "en")
+    assert "50 tokens/s measured in run" in page(COST | {"measured": measured}, "en")
 
 
 @pytest.mark.parametrize("lang", LANGUAGES)

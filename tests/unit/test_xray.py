@@ -160,7 +160,7 @@ def test_text_that_the_tokenizer_changes_is_shown_as_the_model_sees_it():
     result = xray_of(Row("ＡＢ？", "ok"), TEMPLATES["unigram"])
     changed = [token for token in result["tokens"] if token["was"]]
     assert changed and "AB" in texts(result, "content") and "ＡＢ" in changed[0]["was"]
-    assert "written as “ＡＢ" in drawing.draw(ENGLISH, result)
+    assert "originally “ＡＢ" in drawing.draw(ENGLISH, result)
 
 
 def test_characters_per_token_show_japanese_on_an_english_tokenizer():
