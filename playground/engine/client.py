@@ -24,12 +24,13 @@ KILLED = (-9, 137)  # exit codes after the kernel's out-of-memory killer
 class Job:
     """A job under way or ended. Any number of threads can read its events, each from the first one on.
 
-    do: "load", "tune" or "chat". run: the id of its run, once that is open. result: of its `done` event. error: why it
-    failed, if it did.
+    do: "load", "tune" or "chat". resumes: the id of the run that it continues, if any. run: the id of its run, once
+    that is open. result: of its `done` event. error: why it failed, if it did.
     """
 
-    def __init__(self, do: str):
+    def __init__(self, do: str, resumes: str | None = None):
         self.do = do
+        self.resumes = resumes
         self.run: str | None = None
         self.ended = False
         self.error: PlaygroundError | None = None
@@ -114,6 +115,12 @@ class Engine:
         """The job under way, if any."""
         return self._job
 
+    def writes_to(self, run_id: str) -> bool:
+        """Whether the job under way writes to that run, or may be about to."""
+        with self._lock:
+            job = self._job
+            return job is not None and run_id in (job.run, job.resumes, self.run)
+
     @property
     def pid(self) -> int | None:
         """Process id of the worker that was started last."""
@@ -146,7 +153,7 @@ class Engine:
 
     def resume(self, run_id: str) -> Job:
         """Continue a fine-tune from its checkpoint, in its own run."""
-        return self._submit(Job("tune"), "resume", run_id=run_id)
+        return self._submit(Job("tune", resumes=run_id), "resume", run_id=run_id)
 
     def chat(self, settings: Settings, adapter: str | None, sides: dict, generation: Generation) -> Job:
         """Answer with the base and the tuned model. Arguments as of Workbench.chat."""

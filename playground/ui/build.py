@@ -17,11 +17,11 @@ from playground.data.source import MAX_FILE_BYTES
 from playground.engine.client import Engine
 from playground.i18n import LANGUAGES, translate
 from playground.planning.client import Planner
-from playground.runs import find
+from playground.runs import empty_trash, find
 from playground.settings import Settings
 from playground.ui import compare_tab, data_listeners, data_tab, fine_tune_tab, load_tab, plan_tab, runs_tab
 from playground.ui.live_view import HEAD, STATIC, live_view
-from playground.ui.page import UNQUEUED, Page, job_message
+from playground.ui.page import UNQUEUED, Page, Update, job_message
 from playground.ui.theme import theme
 
 START_PRESET = "demo-en"  # that the form opens with
@@ -32,8 +32,9 @@ def build_app(root: Path, lang: str = "en", private: bool = False) -> gr.Blocks:
     """The playground over the runs in `root`: the first page in `lang`, the other language's under its code.
 
     private: only its owner opens the page, and may name files of this machine and have it call any service.
-    Starts the engine in the background.
+    Starts the engine in the background. Runs that were deleted earlier are removed for good.
     """
+    empty_trash(root)
     engine = Engine(root)
     engine.start()
     planner = Planner(root)
@@ -89,9 +90,11 @@ def _build_page(app: gr.Blocks, page: Page, other_path: str) -> None:
     data_listeners.connect(page, tabs.data, tabs.data_header)
     fine_tune_tab.connect(page, tabs.fine_tune, view)
     compare_tab.connect(page, tabs.compare)
-    runs_tab.connect(page, tabs.runs, view)
+    runs_changed = runs_tab.connect(page, tabs.runs, view)
     tabs.preset.input(lambda name: page.values(_preset(name)), tabs.preset, page.inputs(), **UNQUEUED)
     _connect_engine_state(app, page, tabs, view)
+    for event in runs_changed:
+        event(lambda adapter: _adapter_update(page, adapter), tabs.compare.adapter, tabs.compare.adapter, **UNQUEUED)
 
 
 def _build_tabs(page: Page) -> Tabs:
@@ -135,7 +138,7 @@ def _connect_engine_state(app: gr.Blocks, page: Page, tabs: Tabs, view: gr.HTML)
             *(gr.update(interactive=busy) for _ in stop_buttons),
             gr.update(choices=choices, value=selected),
             *compare_tab.badge_updates(page, selected, model, bits),
-            *runs_tab.listing_updates(page),
+            runs_tab.listing_update(page),
         )
 
     inputs = [compare.adapter, load.model, page.fields["load", "bits"]]
@@ -147,12 +150,20 @@ def _connect_engine_state(app: gr.Blocks, page: Page, tabs: Tabs, view: gr.HTML)
         compare.adapter,
         *compare.badges.values(),
         compare.no_adapter,
-        *tabs.runs.listing,
+        tabs.runs.table,
     ]
     for event in (app.load, view.change):  # the live view changes at every start and end of a job
         event(refresh, inputs, outputs, **UNQUEUED)
-    opened = tabs.runs_header.select
-    opened(lambda run_id: runs_tab.listing_updates(page, run_id), tabs.runs.choice, tabs.runs.listing, **UNQUEUED)
+    tabs.runs_header.select(lambda: runs_tab.listing_update(page), None, tabs.runs.table, **UNQUEUED)
+    for button in (load.load, fine_tune.start):
+        button.click(lambda: gr.update(follow=""), None, view, **UNQUEUED)  # whoever starts a job wants to see it
+
+
+def _adapter_update(page: Page, adapter: str) -> Update:
+    """An update of the adapter's choices after a run came or went; the choice stays while its run is there."""
+    choices = compare_tab.adapter_choices(page)
+    ids = [run_id for _, run_id in choices]
+    return gr.update(choices=choices, value=adapter if adapter in ids else ids[0])
 
 
 def _preset(name: str) -> Settings:
