@@ -1,9 +1,9 @@
 // The table of runs (playground/ui/runs_table.py). Gradio runs this text once, as a function of (element, props, trigger,
-// server, upload, watch). A row is known by its run's id, never by its place, and keeps its node from one drawing to the
-// next: focus and scroll position stay where they were.
+// server, upload, watch), after the constants WORDS and LANG. A row is known by its run's id, never by its place, and keeps its
+// node from one drawing to the next: focus and scroll position stay where they were.
 
 const root = element.querySelector(".runs"), part = (selector) => root.querySelector(selector);
-const say = (key, values = {}) => (props.words[key] ?? "").replace(/\{(\w+)\}/g, (_, name) => values[name] ?? "–");
+const say = (key, values = {}) => (WORDS[key] ?? "").replace(/\{(\w+)\}/g, (_, name) => values[name] ?? "–");
 const TUNE_COLUMNS = ["run", "loss", "recall", "time", "state", "actions"], OTHER_COLUMNS = ["run", "time", "state", "actions"];
 const show = (node, shown) => { node.hidden = !shown; };
 
@@ -18,7 +18,7 @@ function make(tag, text = "", attributes = {}) {
 // The time of the browser's zone: "Nov 25, 14:02", with the year unless it is this one.
 function formatBegan(began) {
   const at = new Date(1000 * began), year = at.getFullYear() === new Date().getFullYear() ? {} : { year: "numeric" };
-  return new Intl.DateTimeFormat(props.lang, { ...year, month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", hourCycle: "h23" }).format(at);
+  return new Intl.DateTimeFormat(LANG, { ...year, month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", hourCycle: "h23" }).format(at);
 }
 
 // Roles are written out: a browser drops those of a table that CSS lays out as blocks, as it does on a narrow screen.
@@ -27,11 +27,11 @@ const CELLS = {
   loss: ({ loss }) => makeCell(loss?.join(" → "), { "data-head": say("head.loss") }),
   recall: ({ facts }) => makeCell(facts?.join(" → "), { "data-head": say("head.recall") }),
   time: ({ time }) => makeCell(time, { "data-head": say("head.time") }),
-  state: ({ state, status }) => makeCell(status, { "data-state": state }),
+  state: ({ state, status }) => makeCell(status, { "data-head": say("head.state"), "data-state": state }),
   actions(run, name) {
     const cell = makeCell("", { class: "actions" });
     const button = (event, key, more = {}) => cell.append(make("button", say(key), { type: "button", "data-event": event, "aria-label": `${say(key)}: ${name}`, ...more }));
-    button("show_run", run.id === props.shown ? "shown" : "show"), button("use_settings", "reuse");
+    button("show_run", run.shown ? "shown" : "show"), button("use_settings", "reuse");
     if (run.resume) button("resume_run", "resume", { disabled: run.resume === "busy" && "" });
     button("delete_run", "delete");
     return cell;
@@ -39,7 +39,7 @@ const CELLS = {
 };
 
 function drawRow(run, columns) {
-  const row = make("tr", "", { role: "row", "data-run": run.id, title: run.id, class: run.deleted ? "deleted" : false, "aria-current": !run.deleted && run.id === props.shown && "true" });
+  const row = make("tr", "", { role: "row", "data-run": run.id, title: run.id, class: run.deleted && "deleted", "aria-current": run.shown && "true" });
   const began = formatBegan(run.began), name = `${run.name} · ${began}`, head = make("th", "", { scope: "row", role: "rowheader" });
   head.append(make("span", run.name), " ", make("time", began, { datetime: new Date(1000 * run.began).toISOString() }));
   row.append(head);
@@ -54,7 +54,7 @@ function drawRow(run, columns) {
 function fill(body, runs, columns) {
   const rows = new Map([...body.children].map((row) => [row.dataset.run, row]));
   runs.forEach((run, i) => {
-    const drawnFrom = JSON.stringify([run, run.id === props.shown]);
+    const drawnFrom = JSON.stringify(run);
     let row = rows.get(run.id);
     rows.delete(run.id);
     if (row?.drawnFrom !== drawnFrom) row = replace(row, drawRow(run, columns)), row.drawnFrom = drawnFrom;
@@ -72,10 +72,12 @@ function replace(old, row) {
 }
 
 function draw() {
-  const runs = JSON.parse(props.runs), tunes = runs.filter(({ tune }) => tune), others = runs.filter(({ tune }) => !tune);
+  if (!props.value) return; // not listed yet
+  const { runs, shown, live } = JSON.parse(props.value), tunes = runs.filter(({ tune }) => tune), others = runs.filter(({ tune }) => !tune);
+  for (const run of runs) run.shown = run.id === shown && !run.deleted;
   const hadFocus = root.contains(document.activeElement);
   show(part(".none"), !runs.length), show(part(".tunes"), tunes.length), show(part(".others"), others.length);
-  show(part(".trash"), runs.some(({ deleted }) => deleted)), show(part(".live"), props.live);
+  show(part(".trash"), runs.some(({ deleted }) => deleted)), show(part(".live"), live);
   part(".others summary").textContent = say("others", { count: others.length });
   fill(part(".tunes tbody"), tunes, TUNE_COLUMNS), fill(part(".others tbody"), others, OTHER_COLUMNS);
   if (hadFocus && document.activeElement === document.body) root.querySelector("tbody button")?.focus();
@@ -95,5 +97,5 @@ part(".trash span").textContent = say("trash"), part(".trash button").textConten
   part(`${name} thead tr`).append(...columns.map((column) => make("th", say(`head.${column}`), { scope: "col", role: "columnheader" })));
   part(`${name} .scroll`).setAttribute("aria-label", say(label));
 });
-watch(["runs", "shown", "live"], draw);
+watch("value", draw);
 draw();

@@ -138,7 +138,6 @@ def _connect_engine_state(app: gr.Blocks, page: Page, tabs: Tabs, view: gr.HTML)
             *(gr.update(interactive=busy) for _ in stop_buttons),
             gr.update(choices=choices, value=selected),
             *compare_tab.badge_updates(page, selected, model, bits),
-            runs_tab.listing_update(page),
         )
 
     inputs = [compare.adapter, load.model, page.fields["load", "bits"]]
@@ -150,11 +149,11 @@ def _connect_engine_state(app: gr.Blocks, page: Page, tabs: Tabs, view: gr.HTML)
         compare.adapter,
         *compare.badges.values(),
         compare.no_adapter,
-        tabs.runs.table,
     ]
     for event in (app.load, view.change):  # the live view changes at every start and end of a job
         event(refresh, inputs, outputs, **UNQUEUED)
-    tabs.runs_header.select(lambda: runs_tab.listing_update(page), None, tabs.runs.table, **UNQUEUED)
+    for event in (app.load, tabs.runs_header.select):
+        event(lambda value: runs_tab.table_update(page, value), view, tabs.runs.table, **UNQUEUED)
     for button in (load.load, fine_tune.start):
         button.click(lambda: gr.update(follow=""), None, view, **UNQUEUED)  # whoever starts a job wants to see it
 

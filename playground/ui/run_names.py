@@ -35,7 +35,7 @@ def data_name(source: str, lang: str) -> str:
 
 
 def _time(began: float, lang: str) -> str:
-    """A Unix time as "Nov 25, 14:02" or "11月25日 14:02"; with the year unless it is this one."""
+    """A Unix time as the language writes it, in English "Nov 25, 14:02"; with the year unless it is this one."""
     at = datetime.fromtimestamp(began)
     month = translate(lang, "runs.months").split()[at.month - 1]
     key = "runs.time" if at.year == datetime.now().year else "runs.time_year"

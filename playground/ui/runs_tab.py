@@ -17,7 +17,7 @@ from playground.runs import accuracy
 from playground.ui import run_tables
 from playground.ui.page import QUIET, UNQUEUED, Page, Update, message, message_box, wait_until_opened
 from playground.ui.run_names import display_name
-from playground.ui.runs_table import listing, runs_table
+from playground.ui.runs_table import runs_table, table_value
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,9 @@ def connect(page: Page, tab: RunsTab, live_view: gr.HTML) -> list[Callable]:
             try:
                 action(_run_id(event))
             except Exception as error:
-                return listing_update(page), gr.skip(), page.error_message(error)
-            gone = _shown_run(shown) == _run_id(event) and action is delete
-            return listing_update(page), gr.update(follow="") if gone else gr.skip(), message()
+                return table_update(page, shown), gr.skip(), page.error_message(error)
+            gone = action is delete and _shown_run(shown) == _run_id(event)
+            return table_update(page, shown), gr.update(follow="") if gone else gr.skip(), message()
 
         return handler
 
@@ -95,15 +95,16 @@ def connect(page: Page, tab: RunsTab, live_view: gr.HTML) -> list[Callable]:
     deleted = table.delete_run(change(delete), live_view, outputs, **UNQUEUED)
     restored = table.restore_run(change(lambda run_id: runs.restore(page.root, run_id)), live_view, outputs, **UNQUEUED)
     emptied = table.empty_trash(lambda: runs.empty_trash(page.root), None, None, **UNQUEUED)
-    emptied.then(lambda: listing_update(page), None, table, **UNQUEUED)
-    live_view.change(lambda value: _shown_updates(page, value), live_view, [table, tab.accuracy], **UNQUEUED)
+    for event in (emptied.then, live_view.change):
+        event(lambda value: table_update(page, value), live_view, table, **UNQUEUED)
+    live_view.change(lambda value: _accuracy(page, _shown_run(value)), live_view, tab.accuracy, **UNQUEUED)
     tab.record.expand(lambda: _record(page), None, tab.record_tables, **UNQUEUED)
     return [deleted.then, restored.then]
 
 
-def listing_update(page: Page) -> Update:
-    """An update of the table with every run."""
-    return gr.update(runs=listing(page))
+def table_update(page: Page, live_view: str | None) -> Update:
+    """An update of the table with every run. live_view: its value, which tells what run is shown."""
+    return gr.update(value=table_value(page, _shown_run(live_view)))
 
 
 def _run_id(event: gr.EventData) -> str:
@@ -122,12 +123,6 @@ def _shown_run(value: str | None) -> str:
 def _name(page: Page, run_id: str) -> str:
     """The readable name of a run; its id if it is gone."""
     return next((display_name(run, page.lang) for run in runs.history(page.root) if run.id == run_id), run_id)
-
-
-def _shown_updates(page: Page, value: str | None) -> tuple[Update, str]:
-    """Updates of the table's mark and of the accuracy, for the live view's value."""
-    shown, live = _shown_run(value), page.engine.run
-    return gr.update(shown=shown, live=live is not None and shown != live), _accuracy(page, shown)
 
 
 def _accuracy(page: Page, run_id: str) -> str:

@@ -1,4 +1,4 @@
-"""The table of runs: a gr.HTML that draws its property `runs` and fires one event for each button of a row.
+"""The table of runs: a gr.HTML that draws its value and fires one event for each button of a row.
 
 Fine-tunes stand first; loads and chats are folded below them. Script and style: assets/runs_table.js and .css.
 Events, each with {"run": id} as its data: show_run, use_settings, resume_run, delete_run, restore_run; without a run:
@@ -31,32 +31,33 @@ TEMPLATE = """
 
 
 def runs_table(lang: str) -> gr.HTML:
-    """The table, empty. Properties: `runs`, JSON text as `listing` makes it; `shown`, the id of the run to mark;
-    `live`, whether "Back to the live run" is offered.
+    """The table, empty until it gets a value from `table_value`.
+
+    Its words stand in the script rather than in properties, which Gradio (6.31) loses where a component is updated
+    before the tab that it is in was first opened.
     """
     words = {key.removeprefix("runs."): text for key, text in table(lang).items() if key.startswith("runs.")}
+    constants = f"const WORDS = {json.dumps(words)}, LANG = {json.dumps(lang)};\n"
     return gr.HTML(
         html_template=TEMPLATE,
         css_template=(ASSETS / "runs_table.css").read_text(encoding="utf-8"),
-        js_on_load=(ASSETS / "runs_table.js").read_text(encoding="utf-8"),
+        js_on_load=constants + (ASSETS / "runs_table.js").read_text(encoding="utf-8"),
         apply_default_css=False,
-        runs="[]",
-        shown="",
-        live=False,
-        words=words,
-        lang=lang,
     )
 
 
-def listing(page: Page) -> str:
-    """Every run, also those in the trash, newest first, as JSON text.
+def table_value(page: Page, shown: str) -> str:
+    """The table's value as JSON text. shown: the id of the run in the live view, or "".
 
-    Each {"id", "tune", "deleted", "name", "began" (Unix time), "loss" and "facts" ([before, after] or None), "time",
-    "state", "status" (its text), "resume" ("", "ready", "busy")}; everything but ids, times and states is text to read.
+    {"shown", "live" (whether another run is live: the way back to it is offered), "runs"}; runs, newest first and also
+    those in the trash: {"id", "tune", "deleted", "name", "began" (Unix time), "loss" and "facts" ([before, after] or
+    None), "time", "state", "status" (its text), "resume" ("", "ready", "busy")}.
     """
-    entries = [_row(page, run, deleted=False) for run in runs.history(page.root)]
-    entries += [_row(page, run, deleted=True) for run in runs.deleted(page.root)]
-    return json.dumps(sorted(entries, key=lambda entry: entry["id"], reverse=True), ensure_ascii=False)
+    rows = [_row(page, run, deleted=False) for run in runs.history(page.root)]
+    rows += [_row(page, run, deleted=True) for run in runs.deleted(page.root)]
+    rows.sort(key=lambda row: row["id"], reverse=True)
+    live = page.engine.run is not None and shown != page.engine.run
+    return json.dumps({"shown": shown, "live": live, "runs": rows}, ensure_ascii=False)
 
 
 def _row(page: Page, run: RunSummary, deleted: bool) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def wait_until_answered(page: Page) -> None:
 
 
 def newest_run(app: Any) -> Path:
-    return max((f for f in app.runs.iterdir() if f.is_dir()), key=lambda f: f.stat().st_mtime)
+    return max((f for f in app.runs.iterdir() if (f / "events.jsonl").is_file()), key=lambda f: f.stat().st_mtime)
 
 
 def drawn_points(page: Page) -> int:
