@@ -71,14 +71,17 @@ function replace(old, row) {
   return row;
 }
 
+let listed = false;
 function draw() {
-  if (!props.value) return; // not listed yet
+  if (!props.value) return;
   const { runs, shown, live } = JSON.parse(props.value), tunes = runs.filter(({ tune }) => tune), others = runs.filter(({ tune }) => !tune);
   for (const run of runs) run.shown = run.id === shown && !run.deleted;
   const hadFocus = root.contains(document.activeElement);
   show(part(".none"), !runs.length), show(part(".tunes"), tunes.length), show(part(".others"), others.length);
   show(part(".trash"), runs.some(({ deleted }) => deleted)), show(part(".live"), live);
   part(".others summary").textContent = say("others", { count: others.length });
+  if (!listed && !tunes.length) part(".others").open = true;
+  listed = true;
   fill(part(".tunes tbody"), tunes, TUNE_COLUMNS), fill(part(".others tbody"), others, OTHER_COLUMNS);
   if (hadFocus && document.activeElement === document.body) root.querySelector("tbody button")?.focus();
 }

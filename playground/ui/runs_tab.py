@@ -103,8 +103,11 @@ def connect(page: Page, tab: RunsTab, live_view: gr.HTML) -> list[Callable]:
 
 
 def table_update(page: Page, live_view: str | None) -> Update:
-    """An update of the table with every run. live_view: its value, which tells what run is shown."""
-    return gr.update(value=table_value(page, _shown_run(live_view)))
+    """The table's value with every run. live_view: the live view's value, which tells what run is shown.
+
+    The value itself, not a gr.update: with one, Gradio (6.31) replaces a gr.HTML's properties by none.
+    """
+    return table_value(page, _shown_run(live_view))
 
 
 def _run_id(event: gr.EventData) -> str:
