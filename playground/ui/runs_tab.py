@@ -49,8 +49,10 @@ def connect(page: Page, tab: RunsTab, live_view: gr.HTML) -> list[Callable]:
 
     Returns what adds a listener that is called after a run was deleted or restored.
     """
-    table, outputs = tab.table, [tab.table, live_view, tab.message]
-    follow = {"outputs": live_view, **UNQUEUED}
+    table = tab.table
+
+    def show(event: gr.EventData) -> Update:
+        return gr.update(follow=_run_id(event))
 
     def reuse(event: gr.EventData) -> list:
         try:
@@ -66,39 +68,42 @@ def connect(page: Page, tab: RunsTab, live_view: gr.HTML) -> list[Callable]:
         except Exception as error:
             return page.error_message(error)
 
-    def change(action: Callable[[str], None]) -> Callable:
-        """A handler that deletes or restores the event's run; the live view leaves a run that is gone."""
-
-        def handler(event: gr.EventData, shown: str | None) -> tuple:
-            try:
-                action(_run_id(event))
-            except Exception as error:
-                return table_update(page, shown), gr.skip(), page.error_message(error)
-            gone = action is delete and _shown_run(shown) == _run_id(event)
-            return table_update(page, shown), gr.update(follow="") if gone else gr.skip(), message()
-
-        return handler
-
-    def delete(run_id: str) -> None:
-        if page.engine.writes_to(run_id):
-            raise problem("error.run_in_use")
-        runs.delete(page.root, run_id)
-
-    def show(event: gr.EventData) -> Update:
-        return gr.update(follow=_run_id(event))
-
-    table.show_run(show, None, **follow)
+    table.show_run(show, None, live_view, **UNQUEUED)
     for event in (table.show_live, table.resume_run):
-        event(lambda: gr.update(follow=""), None, **follow)
+        event(lambda: gr.update(follow=""), None, live_view, **UNQUEUED)
     table.resume_run(resume, None, tab.message, **QUIET)
     table.use_settings(reuse, None, [*page.inputs(), tab.message], **UNQUEUED)
-    deleted = table.delete_run(change(delete), live_view, outputs, **UNQUEUED)
-    restored = table.restore_run(change(lambda run_id: runs.restore(page.root, run_id)), live_view, outputs, **UNQUEUED)
-    emptied = table.empty_trash(lambda: runs.empty_trash(page.root), None, None, **UNQUEUED)
-    for event in (emptied.then, live_view.change):
-        event(lambda value: table_update(page, value), live_view, table, **UNQUEUED)
+    live_view.change(lambda value: table_update(page, value), live_view, table, **UNQUEUED)
     live_view.change(lambda value: _accuracy(page, _shown_run(value)), live_view, tab.accuracy, **UNQUEUED)
     tab.record.expand(lambda: _record(page), None, tab.record_tables, **UNQUEUED)
+    return _connect_trash(page, tab, live_view)
+
+
+def _connect_trash(page: Page, tab: RunsTab, live_view: gr.HTML) -> list[Callable]:
+    """Attach what deletes and restores runs; returns what `connect` returns."""
+    table, outputs = tab.table, [tab.table, live_view, tab.message]
+
+    def delete(event: gr.EventData, shown: str | None) -> tuple:
+        run_id = _run_id(event)
+        try:
+            if page.engine.writes_to(run_id):
+                raise problem("error.run_in_use")
+            runs.delete(page.root, run_id)
+        except Exception as error:
+            return table_update(page, shown), gr.skip(), page.error_message(error)
+        return table_update(page, shown), gr.update(follow="") if run_id == _shown_run(shown) else gr.skip(), message()
+
+    def restore(event: gr.EventData, shown: str | None) -> tuple:
+        try:
+            runs.restore(page.root, _run_id(event))
+        except Exception as error:
+            return table_update(page, shown), gr.skip(), page.error_message(error)
+        return table_update(page, shown), gr.skip(), message()
+
+    deleted = table.delete_run(delete, live_view, outputs, **UNQUEUED)
+    restored = table.restore_run(restore, live_view, outputs, **UNQUEUED)
+    emptied = table.empty_trash(lambda: runs.empty_trash(page.root), None, None, **UNQUEUED)
+    emptied.then(lambda value: table_update(page, value), live_view, table, **UNQUEUED)
     return [deleted.then, restored.then]
 
 
