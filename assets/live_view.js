@@ -91,7 +91,8 @@ function drawMemory() {
   if (latest) lines.push({ color: "predicted", kind: "dashdot", name: say("memory.predicted"), value: formatBytes(latest.prediction[latest.kind]), tag: say("predicted") });
   if (isNumber(state.hardware.capacity)) lines.push({ color: "capacity", kind: "dashed", name: say("memory.capacity"),
     value: formatBytes(state.hardware.capacity), tag: capacityInView(state) ? "" : say("memory.above") });
-  drawLegend(memoryLegend, lines), describe(memoryPlot, lines);
+  const bands = unnamedPhases(state, memoryPlot.clientWidth).map((name) => ({ color: bandColor(name), kind: "band", name: phaseName(name), value: "" }));
+  drawLegend(memoryLegend, [...lines, ...bands]), describe(memoryPlot, lines);
   drawComparison(), drawParts();
   plot(memoryPlot, memoryFigure, state.memory.at(-1)[0], state.phases.at(-1)?.to, state.predictions.size);
 }

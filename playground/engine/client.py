@@ -70,6 +70,12 @@ class Engine:
         """The job under way, if any."""
         return self._job
 
+    def writes_to(self, run_id: str) -> bool:
+        """Whether the job under way writes to that run, or may be about to."""
+        with self._lock:
+            job = self._job
+            return job is not None and run_id in (job.run, job.resumes, self.run)
+
     @property
     def stopping(self) -> bool:
         """Whether the job under way was asked to stop."""
@@ -133,7 +139,7 @@ class Engine:
 
     def resume(self, run_id: str) -> Job:
         """Continue a fine-tune from its checkpoint, in its own run."""
-        return self._submit(Job("tune"), "resume", run_id=run_id)
+        return self._submit(Job("tune", resumes=run_id), "resume", run_id=run_id)
 
     def chat(self, settings: Settings, adapter: str | None, sides: dict, generation: Generation) -> Job:
         """Answer with the base and the tuned model. Arguments as of Workbench.chat."""

@@ -10,7 +10,6 @@ from playground.runs.store import (
     Run,
     RunSummary,
     create,
-    delete,
     find,
     history,
     last_result,
@@ -18,6 +17,7 @@ from playground.runs.store import (
     seconds_besides_training,
     summary,
 )
+from playground.runs.trash import delete, deleted, empty_trash, restore
 
 __all__ = [
     "RUN_ID",
@@ -27,10 +27,13 @@ __all__ = [
     "RunSummary",
     "create",
     "delete",
+    "deleted",
+    "empty_trash",
     "find",
     "history",
     "last_result",
     "measured_speed",
+    "restore",
     "seconds_besides_training",
     "summary",
 ]

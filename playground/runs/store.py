@@ -1,4 +1,4 @@
-"""The run folder: create, append to, follow, list, replay and delete runs.
+"""The run folder: create, append to, follow, list and replay runs. trash.py deletes them.
 
     runs/<id>/settings.json   the settings, with their schema version
     runs/<id>/events.jsonl    one JSON object a line: {"t": seconds since the run began, "kind": ...}
@@ -20,7 +20,6 @@ replay all read through this module, which also reads runs of earlier schema ver
 import json
 import os
 import re
-import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -37,6 +36,7 @@ from playground.settings import SCHEMA as SETTINGS_SCHEMA
 from playground.settings import Settings, read_file
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
+TRASH = ".deleted"  # folder of the deleted runs, under that of the runs
 
 
 class Run:
@@ -135,6 +135,8 @@ def create(root: Path, job: str, settings: Settings, **facts: Any) -> Run:
     stem = f"{datetime.fromtimestamp(began):%Y%m%d-%H%M%S}-{job}"
     for number in range(1, 1000):
         folder = root / (stem if number == 1 else f"{stem}-{number}")
+        if (root / TRASH / folder.name).exists():  # a deleted run can come back under its id
+            continue
         try:
             folder.mkdir(parents=True)
             break
@@ -198,11 +200,6 @@ def seconds_besides_training(run: Run) -> float:
         following["t"] - phase["t"] for phase, following in pairwise(phases) if phase["name"] in ("fetch", "convert")
     )
     return max(0.0, last_result(run).get("seconds", 0.0) - training - fetching)
-
-
-def delete(root: Path, run_id: str | None) -> None:
-    """Remove a run's whole folder."""
-    shutil.rmtree(find(root, run_id).folder)
 
 
 def _summary_of(folder: Path) -> RunSummary:

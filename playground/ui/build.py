@@ -16,6 +16,7 @@ from playground.data.source import MAX_FILE_BYTES
 from playground.engine.client import Engine
 from playground.i18n import LANGUAGES, translate
 from playground.planning.client import Planner
+from playground.runs import empty_trash
 from playground.settings import Settings
 from playground.ui import (
     compare_tab,
@@ -32,7 +33,7 @@ from playground.ui import (
     status_strip,
 )
 from playground.ui.live_view import HEAD, STATIC, live_view
-from playground.ui.page import UNQUEUED, Page, job_message
+from playground.ui.page import UNQUEUED, Page, Update, job_message
 from playground.ui.story import Story
 from playground.ui.theme import theme
 
@@ -44,8 +45,9 @@ def build_app(root: Path, lang: str = "en", private: bool = False) -> gr.Blocks:
     """The playground over the runs in `root`: the first page in `lang`, the other language's under its code.
 
     private: only its owner opens the page, and may name files of this machine and have it call any service.
-    Starts the engine in the background.
+    Starts the engine in the background. Runs that were deleted earlier are removed for good.
     """
+    empty_trash(root)
     engine = Engine(root)
     engine.start()
     planner, story = Planner(root), Story(engine)
@@ -103,11 +105,13 @@ def _build_page(app: gr.Blocks, page: Page, other_path: str) -> None:
     data_listeners.connect(page, tabs.data, tabs.headers["data"])
     fine_tune_tab.connect(page, tabs.fine_tune, app, view, tabs.tabs, strip.view)
     compare_tab.connect(page, tabs.compare, lambda: gr.Tabs(selected="tune"), tabs.tabs)
-    runs_tab.connect(page, tabs.runs, view)
+    runs_changed = runs_tab.connect(page, tabs.runs, view)
     status_strip.connect(page, strip)
     tabs.preset.input(lambda name: page.values(_preset(name)), tabs.preset, page.inputs(), **UNQUEUED)
     tabs.plan.choice.use.click(lambda: None, None, tabs.preset, **UNQUEUED)  # the form no longer holds a preset
     _connect_engine_state(app, page, tabs, strip, view)
+    for event in runs_changed:
+        event(lambda adapter: _adapter_update(page, adapter), tabs.compare.adapter, tabs.compare.adapter, **UNQUEUED)
     kept_state.keep_tab(app, tabs.tabs, tabs.headers)
     kept_state.keep_fields(app, _kept_components(page, tabs))
 
@@ -177,7 +181,6 @@ def _connect_engine_state(
             *(gr.update(interactive=not busy) for _ in start_buttons),
             *status_strip.button_updates(page),
             gr.update(choices=choices, value=selected),
-            *runs_tab.listing_updates(page),
         )
 
     outputs = [
@@ -188,12 +191,20 @@ def _connect_engine_state(
         strip.stop,
         strip.unload,
         compare.adapter,
-        *tabs.runs.listing,
     ]
     for event in (app.load, view.change):  # the live view changes at every start and end of a job
         event(refresh, compare.adapter, outputs, **UNQUEUED)
-    opened = tabs.headers["runs"].select
-    opened(lambda run_id: runs_tab.listing_updates(page, run_id), tabs.runs.choice, tabs.runs.listing, **UNQUEUED)
+    for event in (app.load, tabs.headers["runs"].select):
+        event(lambda value: runs_tab.table_update(page, value), view, tabs.runs.table, **UNQUEUED)
+    for button in (tabs.start.teach, load.load, fine_tune.start):
+        button.click(lambda: gr.update(follow=""), None, view, **UNQUEUED)  # whoever starts a job wants to see it
+
+
+def _adapter_update(page: Page, adapter: str) -> Update:
+    """An update of the adapter's choices after a run came or went; the choice stays while its run is there."""
+    choices = compare_tab.adapter_choices(page)
+    ids = [run_id for _, run_id in choices]
+    return gr.update(choices=choices, value=adapter if adapter in ids else ids[0])
 
 
 def _preset(name: str) -> Settings:

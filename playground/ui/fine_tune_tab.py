@@ -8,8 +8,6 @@ from typing import Any
 
 import gradio as gr
 
-from playground import catalog
-from playground.data import source
 from playground.errors import as_playground_error
 from playground.settings import CHECKPOINTING_CHOICES, COMPILE_CHOICES, METHODS, OPTIMIZERS, SAMPLE_CHOICES
 from playground.ui import oom_suggestions
@@ -25,6 +23,7 @@ from playground.ui.page import (
     message_box,
     wait_until_opened,
 )
+from playground.ui.run_names import data_name
 
 SCHEDULES = ("linear", "cosine", "constant")
 
@@ -86,7 +85,10 @@ def _summarize(page: Page, values: Sequence) -> tuple:
     except Exception as error:
         text = as_playground_error(error).text(page.lang)
         return f'<p class="summary bad">{escape(text)}</p>', gr.update(data="")
-    data = {"name": data_name(page, settings.data.source), "rows": page.translate("strip.rows", rows=summary["rows"])}
+    data = {
+        "name": data_name(settings.data.source, page.lang),
+        "rows": page.translate("strip.rows", rows=summary["rows"]),
+    }
     return summary_html(page.translate, summary), gr.update(data=json.dumps(data, ensure_ascii=False))
 
 
@@ -101,12 +103,6 @@ def summary_html(translate: Callable, summary: Mapping[str, Any]) -> str:
         verdict = f'<b class="verdict {fit}">{escape(translate(f"plan.verdict.{fit}"))}</b>'
     sentence = translate("summary.teach", facts=translate("catalog.and").join(facts), **summary)
     return f'<p class="plan summary">{escape(sentence)} {verdict}</p>'
-
-
-def data_name(page: Page, name: str) -> str:
-    """A data set as it is named on the page."""
-    entry = catalog.data_sets().get(name)
-    return page.translate(entry["name"]) if entry else source.short_name(name)
 
 
 def minutes(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""Names of runs that a person can read: model, data set, date, and what came of it."""
+"""Names of runs that a person can tell apart: model, bits, data set, and when it began."""
 
 from datetime import datetime
 
@@ -7,10 +7,12 @@ from playground.data.source import short_name
 from playground.i18n import translate
 from playground.runs import RunSummary
 
+PASTED = "pasted-"  # begins the file name of a pasted text, as data/source.py saves it
+
 
 def adapter_name(lang: str, run: RunSummary) -> str:
-    """A fine-tune in one line: model · bits · data · date · facts named, else held-out loss."""
-    parts = [catalog.display_name(run.model), translate(lang, "chat.bits", bits=run.bits), data_and_date(lang, run)]
+    """A fine-tune in one line: its display name, and facts named, else held-out loss."""
+    parts = [display_name(run, lang)]
     recall, loss = run.result.get("recall"), (run.result.get("loss") or {}).get("after")
     if recall:
         parts.append(translate(lang, "chat.facts", tuned=recall["tuned"]))
@@ -21,6 +23,36 @@ def adapter_name(lang: str, run: RunSummary) -> str:
 
 def data_and_date(lang: str, run: RunSummary) -> str:
     """What a run was trained on, and when it began."""
-    entry = catalog.data_sets().get(run.data)
-    name = translate(lang, entry["name"]) if entry else short_name(run.data)
-    return f"{name} · {datetime.fromtimestamp(run.began):%Y-%m-%d %H:%M}"
+    return f"{data_name(run.data, lang)} · {_time(run.began, lang)}"
+
+
+def display_name(run: RunSummary, lang: str) -> str:
+    """The name of a run with its beginning, in this machine's time zone."""
+    return f"{short_display_name(run, lang)} · {_time(run.began, lang)}"
+
+
+def short_display_name(run: RunSummary, lang: str) -> str:
+    """The name of a run without its beginning: model, bits and, of a fine-tune, the data set; else the kind of job."""
+    parts = [catalog.display_name(run.model), translate(lang, "runs.bits", bits=run.bits)]
+    if run.job == "tune":
+        return " · ".join([*parts, data_name(run.data, lang)])
+    return " · ".join(
+        [translate(lang, f"chart.job.{run.job}" if run.job in ("load", "chat") else "chart.job.other"), *parts]
+    )
+
+
+def data_name(source: str, lang: str) -> str:
+    """A short name of a data set: the catalog's by the words table, a file without its folders, a hub id as it is."""
+    entry = catalog.data_sets().get(source)
+    if entry:
+        return translate(lang, f"{entry['name']}.short")
+    name = short_name(source)
+    return translate(lang, "data.pasted") if name != source and name.startswith(PASTED) else name
+
+
+def _time(began: float, lang: str) -> str:
+    """A Unix time as the language writes it, in English "Nov 25, 14:02"; with the year unless it is this one."""
+    at = datetime.fromtimestamp(began)
+    month = translate(lang, "runs.months").split()[at.month - 1]
+    key = "runs.time" if at.year == datetime.now().year else "runs.time_year"
+    return translate(lang, key, year=at.year, month=month, day=at.day, time=f"{at:%H:%M}")

@@ -69,6 +69,19 @@ def check_radio(page: Page, label: str) -> None:
     page.get_by_role("radio", name=label, exact=True).locator("visible=true").first.check()
 
 
+def run_row(page: Page, run_id: str) -> Locator:
+    """The row of a run in the Runs tab, unfolded where it is among the loads and chats."""
+    row = page.locator(f'.runs tr[data-run="{run_id}"]')
+    row.wait_for(state="attached")
+    row.evaluate("row => { const fold = row.closest('details'); if (fold) fold.open = true; }")
+    return row
+
+
+def row_button(page: Page, run_id: str, key: str, lang: str = "en") -> Locator:
+    """The button of that text in a run's row."""
+    return run_row(page, run_id).get_by_role("button", name=f"{translate(lang, key)}:")
+
+
 def notices(page: Page, kind: str = "bad") -> Locator:
     """The messages on the open tab: "bad" for errors, "good" for the rest."""
     return page.locator(f".notice.{kind}").locator("visible=true")
@@ -105,7 +118,7 @@ def wait_until_answered(page: Page) -> None:
 
 
 def newest_run(app: Any) -> Path:
-    return max((f for f in app.runs.iterdir() if f.is_dir()), key=lambda f: f.stat().st_mtime)
+    return max((f for f in app.runs.iterdir() if (f / "events.jsonl").is_file()), key=lambda f: f.stat().st_mtime)
 
 
 def drawn_points(page: Page) -> int:

@@ -16,6 +16,7 @@ from actions import (
     notices,
     open_tab,
     press,
+    row_button,
     start_fine_tune,
     visible_field,
     wait_for_new_points,
@@ -101,8 +102,7 @@ def test_stopped_run_resumes_and_its_live_view_continues(page, app):
     assert (run / "checkpoint.pt").is_file()
     wait_until_idle(page)
     open_tab(page, "tab.runs")
-    resume = page.get_by_role("button", name=translate("en", "runs.resume"), exact=True)
-    expect(page.get_by_label(translate("en", "runs.pick"), exact=True).first).to_have_value(run.name)
+    resume = row_button(page, run.name, "runs.resume")
     expect(resume).to_be_enabled()
     before = drawn_points(page)
     resume.click()
@@ -200,17 +200,3 @@ def test_the_japanese_page_is_japanese_down_to_its_errors(browser, app):
     expect(notices(page).first).to_contain_text("ランク r")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.close()
-
-
-def test_past_run_is_shown_again_and_its_folder_deleted(page, app):
-    wait_until_idle(page)
-    open_tab(page, "tab.runs")
-    picked = page.get_by_label(translate("en", "runs.pick"), exact=True).first
-    expect(picked).not_to_have_value("")
-    run = picked.input_value()
-    press(page, "runs.show")
-    expect(page.locator(".live .run-title")).to_contain_text("toy-llama")
-    press(page, "runs.delete")
-    press(page, "runs.really")
-    expect(page.get_by_text(translate("en", "runs.deleted", run=run))).to_be_visible()
-    assert not (app.runs / run).exists()

@@ -17,6 +17,8 @@ from actions import (
     notices,
     open_tab,
     press,
+    row_button,
+    run_row,
     start_fine_tune,
     visible_field,
     wait_until_idle,
@@ -133,12 +135,13 @@ def test_run_compares_prediction_with_measurement(page, app):
     run.append("done", job="load", result={"run": run.id})
     page.reload()
     open_tab(page, "tab.runs")
-    expect(page.get_by_label(translate("en", "runs.pick"), exact=True).first).to_have_value(run.id)
+    row_button(page, run.id, "runs.show").click()
+    press(page, "accuracy.title")
     row = page.locator(".plan tr", has_text=translate("en", "chart.memory.rss"))
     expect(row).to_contain_text("2.00 GiB")
     expect(row).to_contain_text("+100.0%")
     page.get_by_role("button", name=translate("en", "accuracy.record")).click()
-    expect(page.locator(".plan tr", has_text=run.id).filter(has_text="2.00 GiB → 1.00 GiB")).to_be_visible()
+    expect(page.locator(".scrolled tr", has_text="2.00 GiB → 1.00 GiB")).to_be_visible()
     runs.delete(app.runs, run.id)
 
 
@@ -155,14 +158,15 @@ def test_real_run_is_predicted_while_it_goes_and_its_errors_are_recorded(page, a
     run = newest_run(app)
     wait_until_idle(page)
     open_tab(page, "tab.runs")
-    expect(page.get_by_label(translate("en", "runs.pick"), exact=True).first).to_have_value(run.name)
+    expect(run_row(page, run.name)).to_have_attribute("aria-current", "true")
+    press(page, "accuracy.title")
     expect(page.locator(".plan tr.group")).to_have_text(
         [translate("en", "chart.job.load"), translate("en", "chart.job.tune")]
     )
     weights = page.locator(".plan tr", has_text=translate("en", "chart.part.weights")).locator("visible=true")
     expect(weights).to_have_count(2)
     expect(weights.first).to_contain_text("%")
-    expect(page.locator(".runs tr", has_text=run.name)).to_contain_text(translate("en", "state.done"))
+    expect(run_row(page, run.name)).to_contain_text(translate("en", "state.done"))
 
 
 @pytest.fixture

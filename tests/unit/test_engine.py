@@ -362,3 +362,13 @@ def _bytes_waiting(connection: Connection) -> int:
     count = array.array("i", [0])
     fcntl.ioctl(connection._process.stdout, termios.FIONREAD, count)
     return count[0]
+
+
+def test_engine_tells_what_run_its_job_writes_to_even_before_that_is_opened(stub_engine):
+    job = stub_engine.resume("resumed")
+    assert stub_engine.writes_to("resumed") and not stub_engine.writes_to("another")
+    wait_until(lambda: job.run is not None)
+    assert stub_engine.writes_to(job.run)
+    (stub_engine.root / "finish").write_text("")
+    wait_until(lambda: job.ended)
+    assert not stub_engine.writes_to(job.run) and not stub_engine.writes_to("resumed")

@@ -53,7 +53,8 @@ def test_every_key_in_the_code_is_in_the_tables():
 
 
 def test_every_key_made_from_a_name_is_in_the_tables():
-    expected = [e["name"] for e in catalog.data_sets().values()] + [f"preset.{name}" for name in catalog.presets()]
+    expected = [e["name"] + end for e in catalog.data_sets().values() for end in ("", ".short")]
+    expected += [f"preset.{name}" for name in catalog.presets()]
     expected += [f"catalog.for.{entry['for']}" for entry in catalog.models().values()]
     for group in (settings.Load, settings.Data, settings.Lora, settings.Train, settings.Generation):
         expected += [f"{group.__name__.lower()}.{f.name}{end}" for f in fields(group) for end in ("", ".info")]

@@ -95,30 +95,12 @@ def test_accuracy_table_groups_figures_by_phase():
     assert "−10.0%" in drawn and "+50.0%" in drawn
 
 
-def test_accuracy_record_has_one_row_per_phase_with_the_model(tmp_path):
+def test_accuracy_record_has_one_row_per_phase_with_the_runs_name(tmp_path):
     run = runs.create(tmp_path, "tune", Settings().with_values({"load": {"model": "/x/<b>toy", "bits": 4}}))
     pairs = [
         Pair(run.id, phase, kind, 2 * GIB, GIB) for phase in ("load", "tune") for kind in ("allocated", "device_used")
     ]
-    drawn = run_tables.record(ENGLISH, pairs, {summary.id: summary for summary in runs.history(tmp_path)})
-    assert drawn.count(run.id) == 2 and drawn.count("+100.0%") == 4 and "reserved" not in drawn
-    assert "&lt;b&gt;toy, 4 bits" in drawn and "<b>" not in drawn
+    drawn = run_tables.record(ENGLISH, pairs, {run.id: "<b>toy · 4 bits"})
+    assert drawn.count("toy") == 2 and drawn.count("+100.0%") == 4 and "reserved" not in drawn
+    assert "&lt;b&gt;toy · 4 bits" in drawn and "<b>" not in drawn
     assert run_tables.scores(ENGLISH, scores(pairs)).count("+100.0%") == 2
-
-
-def test_history_lists_job_model_losses_recall_and_state(tmp_path):
-    run = runs.create(tmp_path, "tune", Settings().with_values({"load": {"bits": 4}}))
-    run.append(
-        "done", job="tune", result={"loss": {"before": 3.0, "after": 1.5}, "recall": {"base": 0.0, "tuned": 0.91}}
-    )
-    runs.create(tmp_path, "load", Settings())
-    drawn = run_tables.history(ENGLISH, runs.history(tmp_path))
-    for text in (
-        run.id,
-        "SmolLM2 135M Instruct, 4 bits, helpdesk.en",
-        "3.000 → 1.500",
-        "0% → 91%",
-        ENGLISH("state.done"),
-        ENGLISH("state.open"),
-    ):
-        assert text in drawn

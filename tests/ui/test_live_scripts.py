@@ -1,4 +1,4 @@
-"""The live view's scripts (assets/live_reducer.js and live_figures.js), by Node's own test runner over tests/js/."""
+"""The live view's reducer and figures, by Node's own test runner over tests/js/."""
 
 import shutil
 import subprocess
