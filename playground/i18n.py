@@ -1,16 +1,19 @@
 """Translate words keys: every text that a person reads, in Japanese and in English, from `assets/words/<lang>.json`.
 
 Each table is one flat object. Some placeholders have types: `*_bytes` is bytes, written in GiB; `part`, `job` and
-`memory` are names in the chart's keys, written as the chart labels them; `dropped` is {reason: count}.
+`memory` are names in the chart's keys, written as the chart labels them; `dropped` is {reason: count}; `file`, `source`
+and `data` are names of data files, of which that of a pasted text is written in words.
 """
 
 import json
+import re
 from functools import cache
 from typing import Any
 
 from playground import ASSETS
 
 LANGUAGES = ("en", "ja")
+PASTED = re.compile(r"pasted-[0-9a-f]{12}\.\w+")
 
 
 @cache
@@ -31,9 +34,21 @@ def format_bytes(size: int | None) -> str:
     return f"{size / 2**30:.2f} GiB" if abs(size) >= 2**30 / 10 else f"{size / 2**20:.1f} MiB"
 
 
+def data_name(lang: str, name: str) -> str:
+    """A data file's name as people read it: the name itself, or that the rows were pasted."""
+    return table(lang)["rows.pasted"] if PASTED.fullmatch(name) else name
+
+
+def pasted_name(digest: str, suffix: str) -> str:
+    """The file name of a pasted text, by which it is known as one. digest: of its bytes, in hexadecimal."""
+    return f"pasted-{digest[:12]}.{suffix}"
+
+
 def _format_value(lang: str, name: str, value: Any) -> Any:
     if name.endswith("_bytes"):
         return format_bytes(value)
+    if name in ("file", "source", "data"):
+        return data_name(lang, str(value))
     if name in ("part", "job", "memory"):
         return table(lang).get(f"chart.{name}.{value}", value)
     if name == "dropped":

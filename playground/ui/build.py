@@ -25,7 +25,7 @@ from playground.ui.page import UNQUEUED, Page, job_message
 from playground.ui.theme import theme
 
 START_PRESET = "demo-en"  # that the form opens with
-STYLES = ("style.css", "figures.css", "tokens.css")
+STYLES = ("style.css", "figures.css", "tokens.css", "data.css")
 
 
 def build_app(root: Path, lang: str = "en", private: bool = False) -> gr.Blocks:

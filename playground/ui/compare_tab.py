@@ -14,6 +14,7 @@ from playground.errors import Problem
 from playground.settings import TALK_GENERATION, Data, Generation, generation_problems, merge_group, raise_all
 from playground.ui.compare_answers import SIDES, Request, answer
 from playground.ui.page import QUIET, UNQUEUED, Page, message, message_box
+from playground.ui.source_names import source_name
 
 COLUMNS = (*SIDES, "service")
 GENERATION_FIELDS = fields(Generation)
@@ -179,7 +180,7 @@ def badge(title: str, text: str) -> str:
 def adapter_choices(page: Page) -> list[tuple[str, str]]:
     """Every run that has an adapter, newest first, and "none"."""
     choices = [
-        (f"{catalog.display_name(run.model)} · {run.bits} bit · {run.data} · {run.id}", run.id)
+        (f"{catalog.display_name(run.model)} · {run.bits} bit · {source_name(page, run.data)} · {run.id}", run.id)
         for run in runs.history(page.root)
         if run.has_adapter
     ]

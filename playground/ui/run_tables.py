@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 
 from playground import catalog
+from playground.data.source import short_name
 from playground.i18n import format_bytes
 from playground.runs import RunSummary
 from playground.runs.accuracy import TOTALS, Pair, Score
@@ -24,7 +25,7 @@ def history(translate: Callable, runs: Sequence[RunSummary]) -> str:
             job=run.job,
             model=catalog.display_name(run.model),
             bits=run.bits,
-            data=run.data,
+            data=short_name(run.data),
         )
         rows.append(
             [
