@@ -23,29 +23,28 @@ CHOICES_AFFECTED = {("source", "encoding"): ALL_CHOICES, ("columns",): ("categor
 def connect(page: Page, tab: DataTab, header: gr.Tab) -> None:
     """Attach the tab's listeners, once all fields of the page exist.
 
-    header: the tab itself. Tokens are only looked at once it was opened, or a file was uploaded.
+    header: the tab itself.
     """
-    opened = gr.State(False)
-    _connect_analysis(page, tab, header, opened)
+    _connect_analysis(page, tab, header)
     _connect_row_number(tab)
     _connect_cutoff(page, tab)
-    connect_upload(page, tab, tab.inputs.upload, opened)
+    connect_upload(page, tab, tab.inputs.upload)
     _connect_pasted(page, tab)
     _connect_columns(page, tab)
 
 
-def connect_upload(page: Page, tab: DataTab, button: gr.UploadButton, opened: gr.State) -> Any:
+def connect_upload(page: Page, tab: DataTab, button: gr.UploadButton) -> Any:
     """Make what is uploaded with a button the data set, and look at it at once. Returns the event."""
 
     def use(path: str) -> tuple:
         return source_update(page, path), 1, True
 
-    return button.upload(use, button, [tab.inputs.source, tab.token_view.row_number, opened], **UNQUEUED)
+    return button.upload(use, button, [tab.inputs.source, tab.token_view.row_number, tab.opened], **UNQUEUED)
 
 
-def _connect_analysis(page: Page, tab: DataTab, header: gr.Tab, opened: gr.State) -> None:
+def _connect_analysis(page: Page, tab: DataTab, header: gr.Tab) -> None:
     """Keep the preview, the counts, the tokens and the cost up to date with the form."""
-    rows, tokens, costs = tab.rows, tab.token_view, tab.cost_view
+    rows, tokens, costs, opened = tab.rows, tab.token_view, tab.cost_view, tab.opened
     selection, row_fields = [page.fields[name] for name in SELECTION], [page.fields[name] for name in ROW]
     readable, shown = gr.State(True), gr.State([])  # whether rows can be read; lines of an error instead of tokens
     previewed = [rows.about, rows.table, rows.raw_table, tab.category, *tab.columns.values()]

@@ -70,7 +70,10 @@ class CostView:
 
 @dataclass(frozen=True)
 class DataTab:
-    """The tab's components; its other fields are the page's."""
+    """The tab's components; its other fields are the page's.
+
+    opened: whether to look at tokens, which needs the planning process: once the tab was opened or a file uploaded.
+    """
 
     inputs: SourceInputs
     columns: dict[str, gr.Dropdown]
@@ -79,6 +82,7 @@ class DataTab:
     rows: RowsView
     token_view: TokenView
     cost_view: CostView
+    opened: gr.State
 
 
 def build(page: Page) -> DataTab:
@@ -112,6 +116,7 @@ def build(page: Page) -> DataTab:
         rows=RowsView(message, about, table, raw_table, counts, busy, stop),
         token_view=token_view,
         cost_view=CostView(cutoff, card, cost, count_all),
+        opened=gr.State(False),
     )
 
 
@@ -206,16 +211,17 @@ def _build_cutoff(page: Page) -> tuple[gr.Slider, gr.Dropdown]:
 def _build_rows_view(page: Page) -> tuple[gr.HTML, gr.HTML, gr.Button]:
     """The first rows, and what is shown while many are counted."""
     translate = page.translate
-    gr.HTML(f"<h3>{translate('rows.first')}</h3>")
+    with gr.Row(elem_classes="result-head"):
+        gr.HTML(f"<h3>{translate('rows.first')}</h3>", elem_classes="grows")
+        busy = gr.HTML(visible=False, elem_classes="grows")
+        stop = gr.Button(translate("rows.stop"), size="sm", visible=False, scale=0, min_width=140)
     table = gr.HTML(js_on_load=SELECT_ROW, elem_classes="first-rows")
-    busy = gr.HTML(visible=False)
-    stop = gr.Button(translate("rows.stop"), variant="stop", size="sm", visible=False)
     return table, busy, stop
 
 
 def _build_token_view(page: Page) -> TokenView:
     translate = page.translate
-    with gr.Row(elem_classes="token-head"):
+    with gr.Row(elem_classes="result-head"):
         gr.HTML(
             f'<h3>{translate("rows.xray")}</h3><p class="quiet">{translate("rows.xray.info")}</p>',
             elem_classes="grows",
