@@ -1,6 +1,6 @@
 """Listeners of the Data tab: whatever changes, its rows, counts, tokens and costs follow (data_answers.py)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gradio as gr
@@ -42,63 +42,72 @@ def connect_upload(page: Page, tab: DataTab, button: gr.UploadButton) -> Any:
     return button.upload(use, button, [tab.inputs.source, tab.token_view.row_number, tab.opened], **UNQUEUED)
 
 
+class _Steps:
+    """The steps from the form to what the tab shows, each as a handler with its inputs and outputs."""
+
+    def __init__(self, page: Page, tab: DataTab) -> None:
+        self.page, self.tab = page, tab
+        self.readable = gr.State(False)  # whether the rows can be read; also False before the tab was opened
+        shown = gr.State([])  # lines of an error that stands where the tokens would
+        selection, row_fields = ([page.fields[name] for name in names] for names in (SELECTION, ROW))
+        rows, tokens, costs = tab.rows, tab.token_view, tab.cost_view
+        busy = [rows.busy, rows.stop]
+        self.selection = [tab.opened, *selection]
+        self.previewed = [rows.about, rows.table, rows.raw_table, tab.category, *tab.columns.values()]
+        self.previewed += [tab.inputs.fetch, rows.message, self.readable, rows.counts, tokens.tokens, costs.cost]
+        self.counting = self._count, [self.readable, *selection], [rows.counts, rows.message, self.readable, *busy]
+        self.drawing = self._draw, [self.readable, tokens.row_number, *row_fields], [tokens.tokens, shown]
+        inputs = [self.readable, shown, costs.cutoff, costs.card, *page.inputs()]
+        outputs = [costs.cost, costs.count_all, *busy]
+        self.costing, self.costing_all = (self._cost(SAMPLE_ROWS), inputs, outputs), (self._cost(0), inputs, outputs)
+
+    def previewing(self, choices: tuple[str, ...], fetch: bool = False) -> tuple:
+        """The step that reads the beginning of the data set; choices and fetch as in data_answers.preview."""
+
+        def preview(opened: bool, *values: Any) -> tuple:
+            *updates, is_readable = data_answers.preview(self.page, values, choices, fetch)
+            drawn = gr.skip() if is_readable else ""  # what was drawn stays until the next is, unless it has no rows
+            return *updates, opened and is_readable, drawn, drawn, drawn
+
+        return preview, self.selection, self.previewed
+
+    def _count(self, readable: bool, *values: Any) -> Iterator[tuple]:
+        yield from data_answers.count_rows(self.page, readable, values)
+
+    def _draw(self, readable: bool, number: float | None, *values: Any) -> tuple:
+        return data_answers.draw_tokens(self.page, readable, number, values)
+
+    def _cost(self, sample: int) -> Callable:
+        def cost(readable: bool, shown: list[str], cutoff: float, card: str, *values: Any) -> Iterator[tuple]:
+            yield from data_answers.cutoff_cost(self.page, readable, shown, cutoff, card, values, sample)
+
+        return cost
+
+
 def _connect_analysis(page: Page, tab: DataTab, header: gr.Tab) -> None:
     """Keep the preview, the counts, the tokens and the cost up to date with the form."""
-    rows, tokens, costs, opened = tab.rows, tab.token_view, tab.cost_view, tab.opened
-    selection, row_fields = [page.fields[name] for name in SELECTION], [page.fields[name] for name in ROW]
-    readable, shown = gr.State(True), gr.State([])  # whether rows can be read; lines of an error instead of tokens
-    previewed = [rows.about, rows.table, rows.raw_table, tab.category, *tab.columns.values()]
-    previewed += [tab.inputs.fetch, rows.message, readable]
-    busy = [rows.busy, rows.stop]
-
-    def preview(choices: tuple[str, ...], fetch: bool = False) -> Callable:
-        return lambda *values: data_answers.preview(page, values, choices, fetch)
-
-    def count(opened: bool, readable: bool, *values: Any) -> Iterator[tuple]:
-        skip = [tuple(gr.skip() for _ in range(5))]
-        yield from data_answers.count_rows(page, readable, values) if opened else skip
-
-    def draw(opened: bool, readable: bool, number: float, *values: Any) -> tuple:
-        return data_answers.draw_tokens(page, readable, number, values) if opened else (gr.skip(), gr.skip())
-
-    def cost(opened: bool, readable: bool, shown: list[str], cutoff: float, card: str, *values: Any) -> Iterator[tuple]:
-        skip = [tuple(gr.skip() for _ in range(4))]
-        answers = data_answers.cutoff_cost(page, readable, shown, cutoff, card, values, SAMPLE_ROWS)
-        yield from answers if opened else skip
-
-    def cost_of_all(*inputs: Any) -> Iterator[tuple]:
-        readable, shown, cutoff, card, *values = inputs
-        yield from data_answers.cutoff_cost(page, readable, shown, cutoff, card, values, 0)
-
-    counting = (count, [opened, readable, *selection], [rows.counts, rows.message, readable, *busy])
-    drawing = (draw, [opened, readable, tokens.row_number, *row_fields], [tokens.tokens, shown])
-    cost_inputs = [readable, shown, costs.cutoff, costs.card, *page.inputs()]
-    cost_outputs = [costs.cost, costs.count_all, *busy]
-    costing = (cost, [opened, *cost_inputs], cost_outputs)
+    steps, costs = _Steps(page, tab), tab.cost_view
 
     def analyse(event: Any) -> None:
         """Count, draw and cost after the preview: a problem of the rows is known by then."""
-        for step in (counting, drawing, costing):
+        for step in (steps.counting, steps.drawing, steps.costing):
             event = event.then(*step, **LATEST_ONLY)
 
-    data = {name: page.fields["data", name] for name in (*SELECTION_FIELDS, *FORMAT_FIELDS)}
-    others = tuple(name for name in SELECTION_FIELDS if not any(name in names for names in CHOICES_AFFECTED))
-    for names, choices in {**CHOICES_AFFECTED, others: ()}.items():
-        changes = [data[name].change for name in names]
-        analyse(gr.on(changes, preview(choices), selection, previewed, **LATEST_ONLY, queue=False))
-    analyse(
-        header.select(lambda: True, None, opened, **UNQUEUED).then(
-            preview(ALL_CHOICES), selection, previewed, **UNQUEUED
-        )
-    )
-    gr.on(tokens.row_number.change, *drawing, **LATEST_ONLY)
-    length = page.fields["train", "max_seq_length"]
-    redraw = [*(data[name].change for name in FORMAT_FIELDS), costs.cutoff.release, length.change]
-    gr.on(redraw, *drawing, **LATEST_ONLY).then(*costing, **LATEST_ONLY)
-    gr.on([costs.cutoff.change, costs.card.change], *costing, **LATEST_ONLY)
-    costs.count_all.click(cost_of_all, cost_inputs, cost_outputs, **QUIET)
-    tab.inputs.fetch.click(preview(ALL_CHOICES, fetch=True), selection, previewed, **QUIET)
-    rows.stop.click(lambda: page.planner.stop("count_rows"), **UNQUEUED)
+    def changes(names: Sequence[str]) -> list:
+        return [page.fields["data", name].change for name in names]
+
+    others = [name for name in SELECTION_FIELDS if not any(name in names for names in CHOICES_AFFECTED)]
+    for names, choices in [*CHOICES_AFFECTED.items(), (others, ())]:
+        analyse(gr.on(changes(names), *steps.previewing(choices), **LATEST_ONLY, queue=False))
+    opened = header.select(lambda: True, None, tab.opened, **UNQUEUED)
+    analyse(opened.then(*steps.previewing(ALL_CHOICES), **UNQUEUED))
+    gr.on(tab.token_view.row_number.change, *steps.drawing, **LATEST_ONLY)
+    redraw = [*changes(FORMAT_FIELDS), costs.cutoff.release, page.fields["train", "max_seq_length"].change]
+    gr.on(redraw, *steps.drawing, **LATEST_ONLY).then(*steps.costing, **LATEST_ONLY)
+    gr.on([costs.cutoff.change, costs.card.change], *steps.costing, **LATEST_ONLY)
+    costs.count_all.click(*steps.costing_all, **QUIET)
+    tab.inputs.fetch.click(*steps.previewing(ALL_CHOICES, fetch=True), **QUIET)
+    tab.rows.stop.click(lambda: page.planner.stop("count_rows"), **UNQUEUED)
 
 
 def _connect_row_number(tab: DataTab) -> None:

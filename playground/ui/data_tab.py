@@ -91,8 +91,8 @@ def build(page: Page) -> DataTab:
     with gr.Row(elem_classes="split data-tab"):
         with gr.Column(scale=5, min_width=320, elem_classes="controls"):
             with gr.Column(elem_classes="step source"):
-                inputs = _build_source(page)
-                message, about = message_box(), gr.HTML(elem_classes="about")
+                inputs, message = _build_source(page)
+                about = gr.HTML(elem_classes="about")
                 columns, raw_table = _build_columns(page)
             with gr.Column(elem_classes="step selection"):
                 category = _build_selection(page)
@@ -120,7 +120,8 @@ def build(page: Page) -> DataTab:
     )
 
 
-def _build_source(page: Page) -> SourceInputs:
+def _build_source(page: Page) -> tuple[SourceInputs, gr.HTML]:
+    """Where rows come from, and the place of their problems."""
     translate = page.translate
     choices = source_choices(page, page.start.data.source)
     source = page.field(gr.Dropdown, "data", "source", choices=choices, allow_custom_value=True)
@@ -130,6 +131,7 @@ def _build_source(page: Page) -> SourceInputs:
         )
         fetch = gr.Button(translate("rows.fetch"), size="sm", min_width=160, visible=False)
     gr.HTML(f'<p class="quiet">{translate("rows.upload.info")}</p>')
+    message = message_box()
     with gr.Accordion(translate("rows.paste"), open=False):
         text = gr.Textbox(
             label=translate("rows.paste"),
@@ -139,7 +141,7 @@ def _build_source(page: Page) -> SourceInputs:
             max_lines=14,
         )
         use_text = gr.Button(translate("rows.paste.go"), size="sm")
-    return SourceInputs(source, upload, fetch, text, use_text)
+    return SourceInputs(source, upload, fetch, text, use_text), message
 
 
 def _build_columns(page: Page) -> tuple[dict[str, gr.Dropdown], gr.HTML]:
@@ -226,7 +228,15 @@ def _build_token_view(page: Page) -> TokenView:
             f'<h3>{translate("rows.xray")}</h3><p class="quiet">{translate("rows.xray.info")}</p>',
             elem_classes="grows",
         )
-        row_number = gr.Number(label=translate("rows.number"), value=1, precision=0, minimum=1, min_width=110, scale=0)
+        row_number = gr.Number(
+            label=translate("rows.number"),
+            value=1,
+            precision=0,
+            minimum=1,
+            min_width=110,
+            scale=0,
+            elem_classes="row-number",
+        )
     return TokenView(row_number, gr.HTML(elem_classes="drawn-tokens"))
 
 

@@ -8,6 +8,7 @@ from playground.data.source import Preview
 from playground.i18n import format_bytes
 from playground.ui.tables import number
 
+SHOWN_SIZE = 2**20 // 10  # bytes: a smaller size would read 0.0 MiB
 MAX_COLUMNS = 8  # of the raw records
 MAX_CHARACTERS = 300  # of a text in a table
 
@@ -18,7 +19,7 @@ def about(translate: Callable, preview: Preview) -> str:
     facts = [translate(f"rows.kind.{preview.kind}")]
     if preview.encoding:
         facts.append(f"{preview.encoding} ({guess})" if preview.encoding_guessed else preview.encoding)
-    if preview.size:
+    if preview.size and preview.size >= SHOWN_SIZE:
         facts.append(format_bytes(preview.size))
     if preview.total is not None:
         facts.append(translate("rows.in_file", count=number(preview.total)))

@@ -146,8 +146,8 @@ def _legend_item(run: str, look: str, name: str, count: int, more: str = "") -> 
 def _parts(translate: Callable, xray: dict) -> str:
     """Every part that the row has, with its look, its tokens, and the characters a token where it has text."""
     kinds, rates = xray["kinds"], xray["rates"]
-    items = ""
+    items = f"<li>{escape(translate('xray.parts'))}</li>"
     for kind in filter(kinds.get, KINDS):
         rate = f" <small>({escape(translate('xray.per_token', rate=rates[kind]))})</small>" if kind in rates else ""
         items += _legend_item("run", f"t {kind}", translate(f"xray.kind.{kind}"), kinds[kind], rate)
-    return f'<p class="small">{escape(translate("xray.parts"))}</p><ul class="legend parts">{items}</ul>'
+    return f'<ul class="legend parts">{items}</ul>'
