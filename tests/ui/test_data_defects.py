@@ -92,6 +92,7 @@ def test_the_line_of_the_cutoff_is_where_longer_rows_begin(data_tab):
     cutoff = data_tab.get_by_label(f"number input for {translate('en', 'rows.cutoff')}")
     cutoff.fill("64")
     cutoff.press("Tab")
+    expect(data_tab.locator(".xray > p").first).to_contain_text("64", timeout=LONG)  # the row's tokens agree
     line = data_tab.locator(".cost .cutoff:not(.beyond)")
     expect(line).to_have_text(re.compile("64"), timeout=LONG)
     boxes = data_tab.evaluate("""() => [...document.querySelectorAll('.cost .columns > *')].map(node => {
