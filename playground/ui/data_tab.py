@@ -126,9 +126,7 @@ def _build_source(page: Page) -> tuple[SourceInputs, gr.HTML]:
     choices = source_choices(page, page.start.data.source)
     source = page.field(gr.Dropdown, "data", "source", choices=choices, allow_custom_value=True)
     with gr.Row():
-        upload = gr.UploadButton(
-            translate("rows.upload"), file_types=list(KINDS), size="sm", min_width=160, elem_id="upload-data"
-        )
+        upload = gr.UploadButton(translate("rows.upload"), file_types=list(KINDS), size="sm", min_width=160)
         fetch = gr.Button(translate("rows.fetch"), size="sm", min_width=160, visible=False)
     gr.HTML(f'<p class="quiet">{translate("rows.upload.info")}</p>')
     message = message_box()

@@ -124,7 +124,7 @@ def wait_for_new_points(page: Page, more_than: int) -> int:
 
 def upload(page: Page, path: Path) -> None:
     """Choose a file for the Data tab's upload button."""
-    page.locator("#upload-data input[type=file], input#upload-data").first.set_input_files(path)
+    page.locator(".data-tab .source input[type=file]").first.set_input_files(path)
 
 
 def expect_counts(page: Page, **counts: int) -> None:

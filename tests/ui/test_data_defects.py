@@ -57,13 +57,6 @@ def test_an_uploaded_file_is_drawn_at_once_under_its_own_name(data_tab, tmp_path
     assert "gradio/" not in data_tab.inner_text("body") and "/tmp" not in data_tab.inner_text("body")
 
 
-def test_an_upload_is_drawn_before_the_tab_was_ever_opened(page, app, tmp_path):
-    wait_until_idle(page)
-    choose_toy(page, app)
-    upload(page, write(tmp_path / "first.jsonl", ROWS))
-    expect(page.locator(".xray .tokens")).to_contain_text("What is 1?", timeout=LONG)
-
-
 def test_a_broken_file_is_reported_once_and_the_report_vanishes(data_tab, tmp_path):
     upload(data_tab, write(tmp_path / "broken.jsonl", ROWS, '{"question": "What"\n'))
     expect(notices(data_tab)).to_have_count(1)
