@@ -2,12 +2,14 @@
 
 Each table is one flat object. Some placeholders have types: `*_bytes` is bytes, written in GiB; `parameters` and
 `trainable` are counts of weights, written as "6.87 billion"; `part`, `job` and `memory` are names in the chart's keys,
-written as the chart labels them; `dropped` is {reason: count}. A whole number brings its noun along where the text
-gives both forms: `{rows:row|rows}` is "1 row" or "1,200 rows", `{rows:row/rows}` the noun alone.
+written as the chart labels them; `dropped` is {reason: count}; `file`, `source` and `data` are names of data files, of
+which that of a pasted text is written in words. A whole number brings its noun along where the text gives both forms:
+`{rows:row|rows}` is "1 row" or "1,200 rows", `{rows:row/rows}` the noun alone.
 """
 
 import json
 import math
+import re
 from functools import cache
 from string import Formatter
 from typing import Any
@@ -15,6 +17,7 @@ from typing import Any
 from playground import ASSETS
 
 LANGUAGES = ("en", "ja")
+PASTED = re.compile(r"pasted-[0-9a-f]{12}\.\w+")
 
 
 @cache
@@ -65,11 +68,23 @@ class _Formatter(Formatter):
 _FORMATTER = _Formatter()
 
 
+def data_name(lang: str, name: str) -> str:
+    """A data file's name as people read it: the name itself, or that the rows were pasted."""
+    return table(lang)["rows.pasted"] if PASTED.fullmatch(name) else name
+
+
+def pasted_name(digest: str, suffix: str) -> str:
+    """The file name of a pasted text, by which it is known as one. digest: of its bytes, in hexadecimal."""
+    return f"pasted-{digest[:12]}.{suffix}"
+
+
 def _format_value(lang: str, name: str, value: Any) -> Any:
     if name.endswith("_bytes"):
         return format_bytes(value)
     if name in ("parameters", "trainable"):
         return format_large(lang, value)
+    if name in ("file", "source", "data"):
+        return data_name(lang, str(value))
     if name in ("part", "job", "memory"):
         return table(lang).get(f"chart.{name}.{value}", value)
     if name == "dropped":

@@ -156,8 +156,8 @@ def _encode_rows(rows: SelectedRows, settings: Settings, loaded: LoadedModel) ->
     texts = (text for row in rows.train for text in (row.output, row.instruction, row.input))
     notes = [*notes, *round_trip_notes(loaded.tokenizer, texts)]
     notes += [{"kind": "note", "key": note.key, "values": note.values} for note in rows.notes]
-    counts = {"rows": len(rows.train), "held_out": len(eval_rows), "total": rows.total, "template": template.name}
-    notes.append({"kind": "note", "key": "note.data", "values": counts})
+    counts = {"rows": len(rows.train), "held_out": len(rows.held_out), "total": rows.total}
+    notes.append({"kind": "note", "key": "note.data", "values": counts | {"template": template.name}})
     if cut:
         notes.append({"kind": "note", "key": "note.cut", "values": {"cut": cut, "length": train.max_seq_length}})
     return TrainingSet(template, examples, eval_set, len(rows.train), notes)

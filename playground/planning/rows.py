@@ -45,15 +45,15 @@ def ignore_progress(done: float, total: float, unit: str = "bytes") -> None:
 def count_rows(settings: Settings, on_progress: Callable = ignore_progress) -> dict:
     """How many rows of the data set remain after selection.
 
-    Returns {"train", "held_out", "total" (rows), "dropped" ({reason: rows}), "where" ({reason: row numbers}), "notes"
-    ([{"key", "values"}])}. Raises PlaygroundError: rows that can't be read, none left.
+    Returns {"train", "held_out", "left_out" ({reason: rows}), "total" (the sum of these rows), "where" ({reason: row
+    numbers}), "notes" ([{"key", "values"}])}. Raises PlaygroundError: rows that can't be read, none left.
     """
     _, rows = _read_rows(settings.data, on_progress)
     return {
         "train": len(rows.train),
         "held_out": len(rows.held_out),
+        "left_out": rows.left_out,
         "total": rows.total,
-        "dropped": rows.dropped,
         "where": rows.where,
         "notes": [{"key": note.key, "values": note.values} for note in rows.notes],
     }

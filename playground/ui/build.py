@@ -37,7 +37,7 @@ from playground.ui.page import UNQUEUED, Page, Update, job_message
 from playground.ui.story import Story
 from playground.ui.theme import theme
 
-STYLES = ("style.css", "figures.css", "plan_tab.css", "tokens.css", "compare.css")
+STYLES = ("style.css", "figures.css", "plan_tab.css", "tokens.css", "data.css", "compare.css")
 TABS = ("start", "plan", "load", "data", "tune", "chat", "runs")  # in their order; "start" is what opens
 
 

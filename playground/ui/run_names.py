@@ -2,12 +2,10 @@
 
 from datetime import datetime
 
-from playground import catalog
+from playground import catalog, i18n
 from playground.data.source import short_name
 from playground.i18n import translate
 from playground.runs import RunSummary
-
-PASTED = "pasted-"  # begins the file name of a pasted text, as data/source.py saves it
 
 
 def adapter_name(lang: str, run: RunSummary) -> str:
@@ -46,8 +44,7 @@ def data_name(source: str, lang: str) -> str:
     entry = catalog.data_sets().get(source)
     if entry:
         return translate(lang, f"{entry['name']}.short")
-    name = short_name(source)
-    return translate(lang, "data.pasted") if name != source and name.startswith(PASTED) else name
+    return i18n.data_name(lang, short_name(source))
 
 
 def _time(began: float, lang: str) -> str:

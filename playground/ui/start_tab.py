@@ -15,6 +15,7 @@ from playground.settings import Settings
 from playground.ui import compare_tab
 from playground.ui.comparison import Turn, comparison_html
 from playground.ui.page import QUIET, UNQUEUED, Page, Update, message, message_box
+from playground.ui.source_names import source_update
 from playground.ui.story import StepState
 
 QUESTIONS = 2  # that the demo asks before and after
@@ -94,7 +95,7 @@ def connect(page: Page, tab: StartTab, app: gr.Blocks, tabs: gr.Tabs, compare: c
     tab.plan.click(lambda: gr.update(selected="plan"), None, tabs, **UNQUEUED)
 
     def open_data(path: str) -> tuple[Update, Update]:
-        return gr.update(value=path), gr.update(selected="data")
+        return source_update(page, path), gr.update(selected="data")
 
     tab.upload.upload(open_data, tab.upload, [page.fields["data", "source"], tabs], **UNQUEUED)
 

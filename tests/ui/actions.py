@@ -132,3 +132,14 @@ def wait_for_new_points(page: Page, more_than: int) -> int:
     page.wait_for_function(grown, arg=more_than, timeout=LONG)
     page.wait_for_function(grown, arg=drawn_points(page), timeout=LONG)
     return drawn_points(page)
+
+
+def upload(page: Page, path: Path) -> None:
+    """Choose a file for the Data tab's upload button."""
+    page.locator(".data-tab .source input[type=file]").first.set_input_files(path)
+
+
+def expect_counts(page: Page, **counts: int) -> None:
+    """Wait until the Data tab shows these numbers of rows: train, held_out, left_out, total."""
+    for name, count in counts.items():
+        expect(page.locator(f".rows .counts .{name} dd")).to_have_text(f"{count:,}", timeout=LONG)

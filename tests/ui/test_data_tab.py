@@ -3,7 +3,19 @@
 import json
 
 import pytest
-from actions import LONG, choose, choose_toy, expand, fill, notices, open_tab, press, wait_until_idle
+from actions import (
+    LONG,
+    choose,
+    choose_toy,
+    expand,
+    expect_counts,
+    fill,
+    notices,
+    open_tab,
+    press,
+    upload,
+    wait_until_idle,
+)
 from playwright.sync_api import expect
 
 from playground.i18n import translate
@@ -18,15 +30,11 @@ def file(tmp_path):
     return path
 
 
-def upload(page, path) -> None:
-    page.locator("input[type=file]").first.set_input_files(path)
-
-
 def test_uploaded_file_is_mapped_drawn_filtered_and_trained_on(page, app, file):
     wait_until_idle(page)
     choose_toy(page, app)
     open_tab(page, "tab.data")
-    expect(page.locator(".rows b", has_text="330").first).to_be_visible(timeout=LONG)  # the bundled set is counted
+    expect_counts(page, train=330, held_out=90, total=420)  # the bundled set
     upload(page, file)
     expect(notices(page).first).to_contain_text("c1, c2, kind")
     expand(page, "rows.columns")
@@ -37,22 +45,23 @@ def test_uploaded_file_is_mapped_drawn_filtered_and_trained_on(page, app, file):
         choose(page, translate("en", f"rows.part.{part}"), name)
     expect(page.locator(".rows .columns li")).to_have_count(3)
     expect(notices(page)).to_have_count(0)
-    counted = page.locator(".rows", has_text="training rows")
-    expect(counted).to_contain_text("18 training rows, 2 held-out rows, 22 rows in all", timeout=LONG)
-    expect(counted.locator(".dropped")).to_contain_text(f"{translate('en', 'dropped.duplicate')}: 1 (rows 21)")
-    expect(counted.locator(".dropped")).to_contain_text(f"{translate('en', 'dropped.empty')}: 1 (rows 22)")
+    expect_counts(page, train=18, held_out=2, left_out=2, total=22)
+    dropped = page.locator(".rows .dropped")
+    for reason, number in (("duplicate", 21), ("empty", 22)):
+        where = translate("en", "rows.numbers", rows=number)
+        expect(dropped).to_contain_text(f"{translate('en', f'dropped.{reason}')}: 1 ({where})")
     trained = page.locator(".xray .tokens .run.trained")
     expect(trained).to_contain_text("<b>", timeout=LONG)  # as text: nothing of a row is ever markup
     assert page.locator(".xray .tokens b").count() == 0
     expand(page, "rows.filter")
     choose(page, translate("en", "data.category"), "even")
-    expect(counted).to_contain_text("9 training rows, 1 held-out row,", timeout=LONG)
-    expect(page.locator(".cost .facts")).to_contain_text("tokens per epoch", timeout=LONG)
+    expect_counts(page, train=9, held_out=1, left_out=12, total=22)
+    expect(page.locator(".cost .facts")).to_contain_text("tokens an epoch", timeout=LONG)
     open_tab(page, "tab.tune")
     fill(page, translate("en", "train.epochs"), "1")
     press(page, "tune.go")
     expect(page.locator(".live .notes")).to_contain_text(
-        "9 training rows, 1 held-out row, 22 rows in all", timeout=LONG
+        translate("en", "note.data", rows=9, held_out=1, total=22, template="chat"), timeout=LONG
     )  # until then the chart shows the run before
     expect(page.locator(".live .phase")).to_have_text(translate("en", "chart.outcome.done"), timeout=LONG)
 
@@ -77,12 +86,12 @@ def test_cutoff_changes_the_truncated_rows_and_the_cost(page, app):
     wait_until_idle(page)
     choose_toy(page, app)
     open_tab(page, "tab.data")
-    expect(page.locator(".cost svg rect.within").first).to_be_visible(timeout=LONG)
-    assert page.locator(".cost svg rect.over").count() == 0
+    expect(page.locator(".cost .histogram i.within").first).to_be_visible(timeout=LONG)
+    assert page.locator(".cost .histogram i.over").count() == 0
     cutoff = page.get_by_label(f"number input for {translate('en', 'rows.cutoff')}")
     cutoff.fill("64")
     cutoff.press("Tab")
-    expect(page.locator(".cost svg rect.over").first).to_be_visible(timeout=LONG)
+    expect(page.locator(".cost .histogram i.over").first).to_be_visible(timeout=LONG)
     expect(page.locator(".cost .facts .no").first).to_be_visible()
 
 
@@ -92,9 +101,7 @@ def test_format_of_pasted_rows_is_detected(page, app):
     page.get_by_placeholder(translate("en", "rows.paste.info")).fill("question,answer\nWhere?,Here.\nWhen?,Now.\n")
     press(page, "rows.paste.go")
     expect(page.locator(".rows .quiet").first).to_contain_text("CSV")
-    expect(page.locator(".rows", has_text="training row")).to_contain_text(
-        "1 training row, 1 held-out row,", timeout=LONG
-    )
+    expect_counts(page, train=1, held_out=1, total=2)
 
 
 def test_the_data_tab_fits_a_phone_in_japanese(browser, app):
@@ -104,6 +111,6 @@ def test_the_data_tab_fits_a_phone_in_japanese(browser, app):
     for key in ("tab.plan", "tab.load", "tab.data", "tab.tune", "tab.chat", "tab.runs"):
         expect(page.get_by_role("tab", name=translate("ja", key)).locator("visible=true").first).to_be_in_viewport()
     open_tab(page, "tab.data", "ja")
-    expect(page.locator(".rows", has_text="330").first).to_be_visible(timeout=LONG)
+    expect_counts(page, train=330, held_out=90, total=420)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.close()

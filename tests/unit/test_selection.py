@@ -207,7 +207,7 @@ def test_a_sets_own_held_out_rows_are_filtered_and_never_trained_on(tmp_path):
         {"split": "held-out", "instruction": "new", "output": "o", "category": "even"},
     ]
     rows = _read(tmp_path, records, category="even", held_out=0.1)
-    assert [r.instruction for r in rows.held_out] == ["new"] and len(rows.train) == 10 and rows.total == 20
+    assert [r.instruction for r in rows.held_out] == ["new"] and len(rows.train) == 10 and rows.total == 23
     assert rows.dropped == {"category": 11, "taught": 1} and rows.where["taught"] == [21]
 
 

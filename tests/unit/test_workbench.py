@@ -308,7 +308,7 @@ def test_chat_uses_the_custom_format_that_the_run_was_trained_with(chosen, tmp_p
 
 def test_plain_texts_are_trained_on_and_continued(chosen, tmp_path, monkeypatch):
     rows = SelectedRows(
-        [Row("", f"The answer to question {n} is blue.") for n in range(12)], [Row("", "The answer is blue.")], 13
+        [Row("", f"The answer to question {n} is blue.") for n in range(12)], [Row("", "The answer is blue.")]
     )
     monkeypatch.setattr("playground.data.source.read", lambda *_: rows)
     workbench = Workbench(tmp_path)
