@@ -159,7 +159,7 @@ def _kept_components(page: Page, tabs: Tabs) -> dict[str, Any]:
     generation = {
         f"chat.generation.{index}": component for index, component in enumerate(tabs.compare.settings.generation)
     }
-    return named | generation | {"chat.question": tabs.compare.question}
+    return named | generation | {"question": tabs.compare.question}
 
 
 def _connect_engine_state(

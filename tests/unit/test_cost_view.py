@@ -77,7 +77,7 @@ def test_without_an_estimate_the_page_says_when_there_will_be_one():
 def test_a_measured_speed_is_labelled_as_measured():
     measured = {"run": "r", "tokens_per_s": 50.0, "seconds": 5.4}
     text = page(COST | {"measured": measured}, "en")
-    assert "50 tokens/s measured here" in text and "0:05" in text
+    assert "50 tokens/s measured in run" in text and "0:05" in text
 
 
 @pytest.mark.parametrize("lang", LANGUAGES)

@@ -8,8 +8,7 @@ import pytest
 from playground.data.source import Row, save_pasted
 from playground.errors import problem
 from playground.i18n import LANGUAGES, data_name, translate
-from playground.runs import RunSummary
-from playground.ui import rows_view, run_tables
+from playground.ui import rows_view
 
 COUNTS = {"train": 330, "held_out": 90, "left_out": {}, "total": 420, "where": {}, "notes": []}
 
@@ -39,9 +38,3 @@ def test_pasted_rows_are_named_so_wherever_their_file_would_be(lang, tmp_path):
     assert data_name(lang, path.name) == words and data_name(lang, "mine.csv") == "mine.csv"
     broken = problem("error.json", file=path.name, line=3, detail="odd").text(lang)
     assert words in broken and path.stem not in broken
-
-
-def test_past_runs_name_the_file_and_not_its_folder():
-    run = RunSummary("r", 0.0, "tune", "m", 16, "/tmp/gradio/0a1b/mine.jsonl", "done", True, 1.0, {})
-    page = run_tables.history(functools.partial(translate, "en"), [run])
-    assert "mine.jsonl" in page and "gradio" not in page

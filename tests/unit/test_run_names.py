@@ -53,7 +53,7 @@ def test_loads_and_chats_are_named_by_their_job_without_a_data_set():
     [
         ("/tmp/gradio/0a1b2c/my questions.csv", "my questions.csv"),
         ("~/sets/rows.jsonl", "rows.jsonl"),
-        ("/root/.cache/lora-playground/pasted/pasted-0123456789ab.jsonl", "pasted text"),
+        ("~/.cache/lora-playground/pasted/pasted-0123456789ab.jsonl", "pasted rows"),
         ("someone/some-set:config@train", "someone/some-set:config@train"),
         ("dolly-15k", "Dolly 15k (English)"),
         ("", ""),
