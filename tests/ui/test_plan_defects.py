@@ -82,9 +82,13 @@ def test_every_size_is_in_gib_and_every_count_in_words(plan):
 
 
 def test_one_plan_has_one_figure_wherever_it_appears(plan):
+    about = plan.locator(".plan header p")
+    check_radio(plan, "8")
+    expect(about).to_contain_text("8 bits", timeout=LONG)
     press(plan, "plan.fastest")
     option = plan.locator(".ranked label").first
     expect(option).to_contain_text("GiB", timeout=LONG)
+    expect(about).to_contain_text("4 bits", timeout=LONG)
     figure = re.search(r"(\d+\.\d\d) GiB", option.inner_text())[1]
     expect(plan.locator(".plan .headline")).to_contain_text(f"needs {figure} of", timeout=LONG)
     expect(plan.locator(".plan .waterfall .yours")).to_contain_text(f"{figure} GiB", timeout=LONG)
