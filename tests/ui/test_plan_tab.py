@@ -30,6 +30,7 @@ from playground.i18n import translate
 from playground.settings import Settings
 
 MIB = 2**20
+OPT = f"{translate('en', 'catalog.mark')} OPT 125M"
 
 
 @contextmanager
@@ -71,7 +72,7 @@ def test_forecast_follows_the_settings(page):
     check_radio(page, "32")
     expect(about).to_contain_text("32 bits", timeout=LONG)
     expect(verdicts.first).to_have_text(translate("en", "plan.verdict.no"))
-    choose(page, translate("en", "load.model"), "OPT 125M")
+    choose(page, translate("en", "load.model"), OPT)
     expect(page.locator(".plan header strong")).to_have_text("OPT 125M", timeout=LONG)
     expect(verdicts).to_have_text([translate("en", "plan.verdict.fits")] * 3)
     expect(page.locator(".plan .waterfall .yours")).to_contain_text("GiB")
@@ -79,7 +80,7 @@ def test_forecast_follows_the_settings(page):
 
 def test_fastest_settings_that_fit_are_ranked_and_copied_to_the_form(page):
     wait_for_forecast(page)
-    choose(page, translate("en", "load.model"), "OPT 125M")
+    choose(page, translate("en", "load.model"), OPT)
     expect(page.locator(".plan header strong")).to_have_text("OPT 125M", timeout=LONG)
     press(page, "plan.fastest")
     options = page.locator(".ranked label")
@@ -90,9 +91,7 @@ def test_fastest_settings_that_fit_are_ranked_and_copied_to_the_form(page):
     press(page, "plan.use")
     expect(page.get_by_text(translate("en", "plan.used_card", gib=8))).to_be_visible()
     open_tab(page, "tab.load")
-    expect(visible_field(page, translate("en", "load.model"))).to_have_value(
-        f"{translate('en', 'catalog.mark')} OPT 125M"
-    )
+    expect(visible_field(page, translate("en", "load.model"))).to_have_value(OPT)
     expect(visible_field(page, translate("en", "load.simulate_gpu_gib"))).to_have_value("8 GiB")
     expect(page.get_by_role("radio", name=bits, exact=True).locator("visible=true").first).to_be_checked()
     open_tab(page, "tab.tune")
