@@ -78,7 +78,7 @@ function draw() {
   for (const run of runs) run.shown = run.id === shown && !run.deleted;
   const hadFocus = root.contains(document.activeElement);
   show(part(".none"), !runs.length), show(part(".tunes"), tunes.length), show(part(".others"), others.length);
-  show(part(".trash"), runs.some(({ deleted }) => deleted)), show(part(".live"), live);
+  show(part(".trash"), runs.some(({ deleted }) => deleted)), show(part(".back"), live);
   part(".others summary").textContent = say("others", { count: others.length });
   if (!listed && !tunes.length) part(".others").open = true;
   listed = true;
@@ -93,7 +93,7 @@ root.addEventListener("click", ({ target }) => {
 });
 
 part(".none").textContent = say("empty");
-part(".live").textContent = say("live"), part(".live").dataset.event = "show_live";
+part(".back").textContent = say("live"), part(".back").dataset.event = "show_live";
 part(".tunes h4").textContent = say("tunes");
 part(".trash span").textContent = say("trash"), part(".trash button").textContent = say("empty_trash"), part(".trash button").dataset.event = "empty_trash";
 [[".tunes", TUNE_COLUMNS, "tunes"], [".others", OTHER_COLUMNS, "others_label"]].forEach(([name, columns, label]) => {

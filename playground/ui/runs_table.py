@@ -20,7 +20,7 @@ CHECKPOINT = "checkpoint.pt"  # as train/checkpoint.py names it, which imports t
 TEMPLATE = """
 <section class="runs">
   <p class="none" hidden></p>
-  <button type="button" class="live" hidden></button>
+  <button type="button" class="back" hidden></button>
   <div class="tunes" hidden><h4></h4><div class="scroll" tabindex="0" role="region"><table role="table">
     <thead role="rowgroup"><tr role="row"></tr></thead><tbody role="rowgroup"></tbody></table></div></div>
   <details class="others" hidden><summary></summary><div class="scroll" tabindex="0" role="region"><table role="table">
