@@ -37,7 +37,7 @@ function drawStatus() {
   const { about, step, progress, hardware, outcome } = state, load = about.settings?.load ?? {};
   const phase = state.phases.at(-1)?.name, active = (reply.live || reply.more) && !outcome, working = active && phase && phase !== "idle";
   const status = outcome ? `outcome.${outcome}` : !phase ? "outcome.begun" : working || phase === "idle" ? `phase.${phase}` : "outcome.interrupted";
-  put(part(".run-title"), say("title", { job: jobName(about.job), model: load.model, bits: load.bits }));
+  put(part(".run-title"), say("title", { job: jobName(about.job), model: about.name ?? load.model, bits: load.bits }));
   put(part(".hardware"), hardware.name ? say(hardware.simulated ? "where_card" : "where", { name: hardware.name, capacity: formatBytes(hardware.capacity) }) : "");
   const recorded = state.run === RECORDING;
   put(part(".recorded"), recorded ? say("recorded", { date: about.recorded ?? "" }) : ""), show(part(".recorded"), recorded);

@@ -99,12 +99,13 @@ def _build_page(app: gr.Blocks, page: Page, other_path: str) -> None:
             tabs = _build_tabs(page)
         with gr.Column(scale=5, min_width=320, elem_classes="watch"):
             view = live_view(page.lang, page.root, lambda: _engine_state(page.engine))
+    headers = tabs.headers
     start_tab.connect(page, tabs.start, app, tabs.tabs, tabs.compare)
-    plan_listeners.connect(page, tabs.plan)
-    load_tab.connect(page, tabs.load, view)
-    data_listeners.connect(page, tabs.data, tabs.headers["data"])
-    fine_tune_tab.connect(page, tabs.fine_tune, app, view, tabs.tabs, strip.view)
-    compare_tab.connect(page, tabs.compare, lambda: gr.Tabs(selected="tune"), tabs.tabs)
+    plan_listeners.connect(page, tabs.plan, headers["plan"])
+    load_tab.connect(page, tabs.load, headers["load"], view)
+    data_listeners.connect(page, tabs.data, headers["data"])
+    fine_tune_tab.connect(page, tabs.fine_tune, app, tabs.tabs, headers["tune"], view, strip.view)
+    compare_tab.connect(page, tabs.compare, tabs.tabs, headers["chat"], view)
     runs_changed = runs_tab.connect(page, tabs.runs, view)
     status_strip.connect(page, strip)
     tabs.preset.input(lambda name: page.values(_preset(name)), tabs.preset, page.inputs(), **UNQUEUED)
@@ -112,7 +113,7 @@ def _build_page(app: gr.Blocks, page: Page, other_path: str) -> None:
     _connect_engine_state(app, page, tabs, strip, view)
     for event in runs_changed:
         event(lambda adapter: _adapter_update(page, adapter), tabs.compare.adapter, tabs.compare.adapter, **UNQUEUED)
-    kept_state.keep_tab(app, tabs.tabs, tabs.headers)
+    kept_state.keep_tab(app, tabs.tabs, headers)
     kept_state.keep_fields(app, _kept_components(page, tabs))
 
 

@@ -6,7 +6,7 @@ a width fires `select`, with the bits as the event's value.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from playground.i18n import table
 from playground.planning.client import this_machine
 from playground.runs.measured import Measurement, latest_measurements
 from playground.settings import BIT_WIDTHS, Settings
-from playground.ui.page import LATEST_ONLY, THIS_MACHINE, Page, Update, memory_of
+from playground.ui.page import LATEST_ONLY, THIS_MACHINE, UNQUEUED, Page, Update, memory_of
 
 # For listeners that draw a picture: the old one stays, dimmed, until the new one is there.
 DRAWING: dict[str, Any] = {**LATEST_ONLY, "show_progress": "minimal"}
@@ -120,6 +120,45 @@ def updates(page: Page, settings: Settings, job: str, room: Room, context: int =
     answer = ask("job_tape", told)
     reason = answer.get("trouble") or (page.translate("picture.no_layers") if answer.get("reason") else "")
     yield _update(picture | {"tape": answer.get("tape"), "told": told, "reason": reason})
+
+
+def connect_form(page: Page, picture: gr.HTML, job: str, header: gr.Tab, live_view: gr.HTML) -> None:
+    """Keep a picture of a job with the form's settings, and after a job with what it measured. header: of its tab."""
+    names = [name for name in page.fields if name[0] in SECTIONS[job]]
+    fields = [page.fields[name] for name in names]
+
+    def draw(*values: Any) -> Iterator[Update]:
+        settings = page.parse_fields(names, values)
+        yield from updates(page, settings, job, room_of_size(settings.load.simulate_gpu_gib))
+
+    connect(picture, draw, fields, page.fields["load", "bits"], header, [live_view.change])
+
+
+def connect(
+    picture: gr.HTML,
+    draw: Callable[..., Iterator[Update]],
+    inputs: Sequence,
+    bits: gr.Radio,
+    header: gr.Tab,
+    triggers: Sequence[Callable] = (),
+) -> None:
+    """Draw a picture once its tab was opened, and again whenever an input changes; choosing a width in it sets `bits`.
+
+    draw: yields the updates for the inputs' values; where it raises PlaygroundError the old picture stays, since what
+    is wrong is said elsewhere. Nothing is computed for a tab that nobody looks at.
+    """
+    opened = gr.State(False)
+
+    def draw_if_open(is_open: bool, *values: Any) -> Iterator[Update]:
+        try:
+            yield from draw(*values) if is_open else [gr.skip()]
+        except PlaygroundError:
+            yield gr.skip()
+
+    listener = (draw_if_open, [opened, *inputs], picture)
+    header.select(lambda: True, None, opened, **UNQUEUED).then(*listener, **DRAWING)
+    gr.on([*(component.change for component in inputs), *triggers], *listener, **DRAWING)
+    picture.select(chosen_bits, None, bits, **UNQUEUED)
 
 
 def chosen_bits(event: gr.SelectData) -> int:

@@ -1,6 +1,6 @@
 """Tab "Compare": one question to the base and the tuned model, and to an OpenAI-compatible service if one is named."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,13 +9,13 @@ import gradio as gr
 from playground import ASSETS, catalog, runs
 from playground.errors import PlaygroundError, Problem
 from playground.settings import Generation, Settings, raise_all
-from playground.ui import chat_settings
+from playground.ui import card_picture, chat_settings
 from playground.ui.chat_settings import ChatSettings
 from playground.ui.compare_answers import Request, answer
 from playground.ui.comparison import Turn, comparison_html, heads_html
 from playground.ui.known_answers import help_desk_examples, known_answers
 from playground.ui.learned_words import learned_units
-from playground.ui.page import QUIET, UNQUEUED, Page, Update, message, message_box
+from playground.ui.page import QUIET, UNQUEUED, Page, message, message_box
 from playground.ui.run_names import adapter_name, data_and_date
 
 FOCUS_QUESTION = "() => { document.querySelector('#question textarea').focus(); }"
@@ -38,6 +38,7 @@ class CompareTab:
     clear: gr.Button
     examples: gr.Dataset
     settings: ChatSettings
+    picture: gr.HTML
 
 
 def build(page: Page) -> CompareTab:
@@ -84,17 +85,16 @@ def build(page: Page) -> CompareTab:
             )
             clear = gr.Button(translate("chat.clear"), size="sm", scale=0, min_width=160)
     settings = chat_settings.build(page)
+    with gr.Accordion(translate("chat.memory"), open=False):
+        picture = card_picture.build(page)
     return CompareTab(
         adapter, notice, use_model, go_tune, heads, turns, comparison, box, question, send, clear, examples,
-        settings,
+        settings, picture,
     )  # fmt: skip
 
 
-def connect(page: Page, tab: CompareTab, open_fine_tune: Callable[[], Update], tabs: gr.Tabs) -> None:
-    """Attach the tab's listeners, once all fields of the page exist.
-
-    open_fine_tune: returns the update of `tabs` that opens the Fine-tune tab.
-    """
+def connect(page: Page, tab: CompareTab, tabs: gr.Tabs, header: gr.Tab, live_view: gr.HTML) -> None:
+    """Attach the tab's listeners, once all fields of the page exist."""
     chat_settings.connect(tab.settings)
     asking = _connect_questions(page, tab)
 
@@ -103,8 +103,9 @@ def connect(page: Page, tab: CompareTab, open_fine_tune: Callable[[], Update], t
 
     cleared = [tab.turns, tab.comparison, tab.message]
     tab.clear.click(clear, None, cleared, cancels=asking, **UNQUEUED)
-    tab.go_tune.click(open_fine_tune, None, tabs, **UNQUEUED)
+    tab.go_tune.click(lambda: gr.update(selected="tune"), None, tabs, **UNQUEUED)
     _connect_model(page, tab)
+    card_picture.connect_form(page, tab.picture, "chat", header, live_view)
 
 
 def _connect_questions(page: Page, tab: CompareTab) -> list:

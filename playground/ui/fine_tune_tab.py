@@ -10,7 +10,7 @@ import gradio as gr
 
 from playground.errors import as_playground_error
 from playground.settings import CHECKPOINTING_CHOICES, COMPILE_CHOICES, METHODS, OPTIMIZERS, SAMPLE_CHOICES
-from playground.ui import oom_suggestions
+from playground.ui import card_picture, oom_suggestions
 from playground.ui.oom_suggestions import SuggestionBox
 from playground.ui.page import (
     LATEST_ONLY,
@@ -37,6 +37,7 @@ class FineTuneTab:
     compare: gr.Button
     message: gr.HTML
     suggestions: SuggestionBox
+    picture: gr.HTML
 
 
 def build(page: Page) -> FineTuneTab:
@@ -59,10 +60,18 @@ def build(page: Page) -> FineTuneTab:
         _training_fields(page)
     with gr.Accordion(translate("tune.memory"), open=False):
         _memory_fields(page)
-    return FineTuneTab(summary, start, compare, box, suggestions)
+    return FineTuneTab(summary, start, compare, box, suggestions, card_picture.build(page))
 
 
-def connect(page: Page, tab: FineTuneTab, app: gr.Blocks, live_view: gr.HTML, tabs: gr.Tabs, strip: gr.HTML) -> None:
+def connect(
+    page: Page,
+    tab: FineTuneTab,
+    app: gr.Blocks,
+    tabs: gr.Tabs,
+    header: gr.Tab,
+    live_view: gr.HTML,
+    strip: gr.HTML,
+) -> None:
     """Attach the tab's listeners, once all fields of the page exist. strip: its `data` is updated with the summary."""
 
     def tune(*values: Any) -> Update:
@@ -72,6 +81,7 @@ def connect(page: Page, tab: FineTuneTab, app: gr.Blocks, live_view: gr.HTML, ta
     tab.start.click(page.with_error_message(tune), page.inputs(), tab.message, **QUIET)
     tab.compare.click(lambda: gr.update(selected="chat"), None, tabs, **UNQUEUED)
     oom_suggestions.connect(page, tab.suggestions, "tune", live_view)
+    card_picture.connect_form(page, tab.picture, "tune", header, live_view)
     form = page.inputs()
     triggers = [app.load, *(component.change for component in form)]
     gr.on(triggers, lambda *values: _summarize(page, values), form, [tab.summary, strip], **LATEST_ONLY)

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import gradio as gr
 
-from playground import ASSETS, runs
+from playground import ASSETS, catalog, runs
 from playground.errors import PlaygroundError
 from playground.i18n import table, translate
 from playground.runs.recordings import read_recording
@@ -156,7 +156,10 @@ def _validated(request: Any) -> dict | None:
 
 
 def _with_text(event: dict, lang: str) -> dict:
-    """A note or an error with its `text` in the page's language; other events unchanged."""
+    """A note or an error with its `text` in the page's language, a run's beginning with its model's `name`."""
+    if event["kind"] == "run_started":
+        model = (event.get("settings") or {}).get("load", {}).get("model", "")
+        return event | {"name": catalog.display_name(str(model))}
     if event["kind"] not in ("note", "error"):
         return event
     messages = event.get("problems", []) if event["kind"] == "error" else [event]

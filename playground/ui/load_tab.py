@@ -1,6 +1,5 @@
 """Tab "Load": choose a model and its bit width, and load it."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +7,6 @@ import gradio as gr
 
 from playground import catalog
 from playground.catalog.cards import cards
-from playground.errors import PlaygroundError
 from playground.settings import BIT_WIDTHS
 from playground.ui import card_picture, model_filters, oom_suggestions
 from playground.ui.model_filters import ModelFilters
@@ -44,23 +42,24 @@ def build(page: Page) -> LoadTab:
     about = gr.Markdown(model_filters.about(page, model.value), elem_classes="quiet")
     terms = field(gr.Checkbox, "load", "accept_terms", visible=False)
     field(gr.Radio, "load", "bits", choices=labelled("load.bits", BITS))
+    with gr.Row(elem_classes="actions"):
+        load = gr.Button(translate("load.go"), variant="primary")
+    box = message_box()
+    suggestions = oom_suggestions.build(page)
     picture = card_picture.build(page)
     sizes = [(translate("load.simulate_gpu_gib.whole"), 0), *((f"{card['gib']} GiB", card["gib"]) for card in cards())]
-    field(gr.Dropdown, "load", "simulate_gpu_gib", choices=sizes, allow_custom_value=True)
     with gr.Accordion(translate("load.details"), open=False):
+        field(gr.Dropdown, "load", "simulate_gpu_gib", choices=sizes, allow_custom_value=True)
         with gr.Row():
             field(gr.Radio, "load", "quant_type", choices=labelled("load.quant_type", QUANT_TYPES))
             field(gr.Checkbox, "load", "double_quant")
         with gr.Row():
             field(gr.Radio, "load", "dtype", choices=labelled("load.dtype", DTYPES))
             field(gr.Radio, "load", "device", choices=labelled("load.device", DEVICES))
-    with gr.Row(elem_classes="actions"):
-        load = gr.Button(translate("load.go"), variant="primary")
-    box = message_box()
-    return LoadTab(filters, model, about, terms, load, box, oom_suggestions.build(page), picture)
+    return LoadTab(filters, model, about, terms, load, box, suggestions, picture)
 
 
-def connect(page: Page, tab: LoadTab, live_view: gr.HTML) -> None:
+def connect(page: Page, tab: LoadTab, header: gr.Tab, live_view: gr.HTML) -> None:
     """Attach the tab's listeners, once all fields of the page exist."""
 
     def load(*values: Any) -> Update:
@@ -75,22 +74,4 @@ def connect(page: Page, tab: LoadTab, live_view: gr.HTML) -> None:
     tab.model.change(describe, tab.model, [tab.about, tab.terms], **UNQUEUED)
     tab.load.click(page.with_error_message(load), page.inputs(), tab.message, **QUIET)
     oom_suggestions.connect(page, tab.suggestions, "load", live_view)
-    _connect_picture(page, tab, live_view)
-
-
-def _connect_picture(page: Page, tab: LoadTab, live_view: gr.HTML) -> None:
-    """Draw the picture when the page opens, when a field of loading changes, and when a job ends."""
-    names = [name for name in page.fields if name[0] == "load"]
-    fields = [page.fields[name] for name in names]
-
-    def draw(*values: Any) -> Iterator[Update]:
-        try:
-            load = page.parse_fields(names, values)
-        except PlaygroundError:  # what is wrong is said when it is loaded
-            yield gr.skip()
-            return
-        room = card_picture.room_of_size(load.load.simulate_gpu_gib)
-        yield from card_picture.updates(page, load, "load", room)
-
-    gr.on([field.change for field in fields] + [live_view.change], draw, fields, tab.picture, **card_picture.DRAWING)
-    tab.picture.select(card_picture.chosen_bits, None, page.fields["load", "bits"], **UNQUEUED)
+    card_picture.connect_form(page, tab.picture, "load", header, live_view)

@@ -31,7 +31,7 @@ def build(page: Page) -> ModelFilters:
     languages = [(translate(f"catalog.language.{code or 'any'}"), code) for code in (ANY, "ja", "en")]
     sizes = [(translate(f"catalog.size.{name or 'any'}"), name) for name in (ANY, *catalog_filters.SIZES)]
     cards = [(translate("catalog.card.any"), ANY), *card_choices(page)]
-    with gr.Row():
+    with gr.Accordion(translate("catalog.filter"), open=False), gr.Row():
         language = gr.Dropdown(label=translate("catalog.language"), choices=languages, value=ANY, min_width=130)
         size = gr.Dropdown(label=translate("catalog.size"), choices=sizes, value=ANY, min_width=130)
         card = gr.Dropdown(label=translate("catalog.card"), choices=cards, value=ANY, min_width=130)

@@ -38,10 +38,10 @@ RANKED_FIELDS: tuple[FieldName, ...] = (  # that one of the fastest settings set
 )
 
 
-def connect(page: Page, tab: PlanTab) -> None:
+def connect(page: Page, tab: PlanTab, header: gr.Tab) -> None:
     """Attach the tab's listeners, once all fields of the page exist."""
     _connect_forecast(page, tab)
-    _connect_picture(page, tab)
+    _connect_picture(page, tab, header)
     _connect_largest(page, tab)
     _connect_ranking(page, tab)
     _connect_use(page, tab)
@@ -79,19 +79,14 @@ def _connect_forecast(page: Page, tab: PlanTab) -> None:
     result.forecast.change(waterfall, tab.inputs, result.waterfall, **AS_TYPED)
 
 
-def _connect_picture(page: Page, tab: PlanTab) -> None:
-    """Draw the picture of a fine-tune with these settings; a click on a bar chooses its width."""
+def _connect_picture(page: Page, tab: PlanTab, header: gr.Tab) -> None:
+    """Draw the picture of a fine-tune with these settings."""
 
     def draw(*values: Any) -> Iterator[Update]:
-        try:
-            settings = page.parse_fields(tab.fields, values[: len(tab.fields)])
-        except PlaygroundError:  # said by the forecast
-            yield gr.skip()
-            return
+        settings = page.parse_fields(tab.fields, values[: len(tab.fields)])
         yield from card_picture.updates(page, settings, "tune", card_picture.room_of(values[-2]))
 
-    gr.on(None, draw, tab.inputs, tab.result.picture, **card_picture.DRAWING)
-    tab.result.picture.select(card_picture.chosen_bits, None, tab.fields["load", "bits"], **UNQUEUED)
+    card_picture.connect(tab.result.picture, draw, tab.inputs, tab.fields["load", "bits"], header)
 
 
 def _connect_largest(page: Page, tab: PlanTab) -> None:
