@@ -49,7 +49,8 @@ def test_rows_that_need_more_than_their_question_are_left_out(tmp_path):
 def test_a_public_page_reads_no_file_of_this_machine(tmp_path):
     file = tmp_path / "secret.jsonl"
     file.write_text(json.dumps({"instruction": "Sky?", "output": "Blue"}) + "\n")
-    run = runs.create(tmp_path, "tune", Settings().with_values({"data": {"source": "/etc/../" + str(file)}}))
+    run = runs.create(tmp_path, "tune", Settings().with_values({"data": {"source": str(file), "held_out": 0.0}}))
+    assert known_answers(tmp_path, run.id, private=True).reference("Sky?") == "Blue"
     assert known_answers(tmp_path, run.id, private=False) == KnownAnswers()
 
 
