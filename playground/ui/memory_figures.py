@@ -58,7 +58,7 @@ def forecast(translate: Callable, prediction: dict, capacity: int, machine_bytes
         f'<section class="plan">{_headline(translate, prediction["phases"], capacity)}'
         f"{_header(translate, prediction, auto_bits)}"
         f'<div class="bars">{axis}{bars}{_machine_axis(translate, lines)}</div>'
-        f'{_legend(translate, prediction["phases"])}<p class="small">{notes}</p></section>'
+        f'<p class="small">{notes}</p></section>'
     )
 
 
@@ -93,12 +93,6 @@ def _headline(translate: Callable, phases: dict, capacity: int) -> str:
     fit, job = verdict(need, capacity), translate(f"plan.headline.{name}")
     text = translate(f"plan.headline.{fit}", job=job, need=need / GIB, room_bytes=capacity)
     return f'<p class="headline verdict {fit}">{escape(text)}</p>'
-
-
-def _legend(translate: Callable, phases: dict) -> str:
-    """The colors of the bars' parts."""
-    items = (f"<li>{swatch(part)}{escape(translate('chart.part.' + part))}</li>" for part in _parts_present(phases))
-    return f'<ul class="legend">{"".join(items)}</ul>'
 
 
 def _parts_present(phases: dict) -> list[str]:

@@ -75,13 +75,15 @@ class PlanInputs:
 
 def build(page: Page) -> PlanTab:
     """The tab's components: the settings beside what is predicted for them."""
-    with gr.Row(elem_classes="split"):
+    drawn = _first_drawings(page)
+    with gr.Row(elem_classes="split plan-tab"):
         with gr.Column(scale=5, min_width=320, elem_classes="controls"):
             gr.Markdown(page.translate("plan.lead"), elem_classes="lead")
             fields, card, context = _build_inputs(page)
             choice = _build_choice(page)
+            waterfall = gr.HTML(drawn["waterfall"], elem_classes="counted plan-savings")
         with gr.Column(scale=6, min_width=320, elem_classes="result plan-result"):
-            result = _build_result(page)
+            result = _build_result(page, drawn, waterfall)
     return PlanTab(fields, card, context, choice, result)
 
 
@@ -168,13 +170,11 @@ def _build_choice(page: Page) -> PlanChoice:
     return PlanChoice(find_fastest, use, ranked, box, offline)
 
 
-def _build_result(page: Page) -> PlanResult:
+def _build_result(page: Page, drawn: dict[str, str], waterfall: gr.HTML) -> PlanResult:
     """The right column, from top to bottom, with the answers that are known before anything was asked."""
-    drawn = _first_drawings(page)
     box = gr.HTML(visible=False, elem_classes="plan-error")
     forecast = gr.HTML(drawn["forecast"], elem_classes="counted")
     picture = card_picture.build(page)
-    waterfall = gr.HTML(drawn["waterfall"], elem_classes="counted")
     with gr.Accordion(page.translate("plan.explained"), open=False):
         details = gr.HTML(drawn["details"], elem_classes="counted")
     with gr.Accordion(page.translate("plan.largest"), open=False, elem_classes="largest") as largest:
