@@ -98,20 +98,16 @@ def connect(page: Page, tab: CompareTab, open_fine_tune: Callable[[], Update], t
     open_fine_tune: returns the update of `tabs` that opens the Fine-tune tab.
     """
     chat_settings.connect(tab.settings)
-    asking = _connect_questions(page, tab)
-
-    def clear() -> tuple:
-        return [], comparison_html(page.lang, []), message(), gr.update(visible=False)
-
+    _connect_questions(page, tab)
     cleared = [tab.turns, tab.comparison, tab.message, tab.stop]
-    tab.clear.click(clear, None, cleared, cancels=asking, **UNQUEUED)
+    tab.clear.click(lambda turns: _clear(page, turns), tab.turns, cleared, **UNQUEUED)
     tab.stop.click(page.stop("chat"), **UNQUEUED)
     tab.go_tune.click(open_fine_tune, None, tabs, **UNQUEUED)
     _connect_model(page, tab)
 
 
-def _connect_questions(page: Page, tab: CompareTab) -> list:
-    """Send the question, or an example at once. Returns the listeners, which can be cancelled."""
+def _connect_questions(page: Page, tab: CompareTab) -> None:
+    """Send the question, or an example at once."""
 
     def ask(question: str, turns: list[Turn], adapter: str, *values: Any) -> Iterator[tuple]:
         """One generator answers all columns: several listeners of one click would answer one after the other."""
@@ -125,11 +121,9 @@ def _connect_questions(page: Page, tab: CompareTab) -> list:
     outputs = [tab.question, tab.turns, tab.comparison, tab.message, tab.stop]
     inputs = [tab.turns, tab.adapter, *page.inputs(), *tab.settings.components]
     tab.send.click(None, None, None, js=FOCUS_QUESTION)
-    return [
-        tab.send.click(ask, [tab.question, *inputs], outputs, **QUIET),
-        tab.question.submit(ask, [tab.question, *inputs], outputs, **QUIET),
-        tab.examples.click(ask_example, [tab.examples, *inputs], outputs, **QUIET),
-    ]
+    for trigger in (tab.send.click, tab.question.submit):
+        trigger(ask, [tab.question, *inputs], outputs, **QUIET)
+    tab.examples.click(ask_example, [tab.examples, *inputs], outputs, **QUIET)
 
 
 def _connect_model(page: Page, tab: CompareTab) -> None:
@@ -176,6 +170,9 @@ def _ask(page: Page, question: str, turns: list[Turn], adapter: str, values: Seq
     yield "", *shown(with_turn, busy=True), message(), gr.update(visible=True)
     try:
         for _ in answering:
+            if request.turn.dropped:  # again, since an update may have been under way
+                yield gr.skip(), *_cleared(page)
+                return
             # Not the question's field, where the next may be typed already.
             yield gr.skip(), *shown(with_turn, busy=True), message(), gr.skip()
         yield gr.skip(), *shown(with_turn), message(), gr.update(visible=False)
@@ -185,6 +182,20 @@ def _ask(page: Page, question: str, turns: list[Turn], adapter: str, values: Seq
         yield *rest, page.error_message(error), gr.update(visible=False)
     finally:
         answering.close()
+
+
+def _clear(page: Page, turns: list[Turn]) -> tuple:
+    """Drop all turns; one that is being answered knows from its mark that nobody reads it any more."""
+    for turn in turns:
+        turn.dropped = True
+        if any(not answer.finish for answer in turn.answers.values()):
+            page.engine.stop("chat")
+    return _cleared(page)
+
+
+def _cleared(page: Page) -> tuple:
+    """Updates of turns, comparison, message and Stop button for a new conversation."""
+    return [], comparison_html(page.lang, []), message(), gr.update(visible=False)
 
 
 def _parse(page: Page, question: str, adapter: str, values: Sequence) -> Request:
