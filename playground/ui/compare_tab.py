@@ -96,20 +96,16 @@ def build(page: Page) -> CompareTab:
 def connect(page: Page, tab: CompareTab, tabs: gr.Tabs, header: gr.Tab, live_view: gr.HTML) -> None:
     """Attach the tab's listeners, once all fields of the page exist."""
     chat_settings.connect(tab.settings)
-    asking = _connect_questions(page, tab)
-
-    def clear() -> tuple:
-        return [], comparison_html(page.lang, []), message()
-
+    _connect_questions(page, tab)
     cleared = [tab.turns, tab.comparison, tab.message]
-    tab.clear.click(clear, None, cleared, cancels=asking, **UNQUEUED)
+    tab.clear.click(lambda turns: _clear(page, turns), tab.turns, cleared, **UNQUEUED)
     tab.go_tune.click(lambda: gr.update(selected="tune"), None, tabs, **UNQUEUED)
     _connect_model(page, tab)
     card_picture.connect_form(page, tab.picture, "chat", header, live_view)
 
 
-def _connect_questions(page: Page, tab: CompareTab) -> list:
-    """Send the question, or an example at once. Returns the listeners, which can be cancelled."""
+def _connect_questions(page: Page, tab: CompareTab) -> None:
+    """Send the question, or an example at once."""
 
     def ask(question: str, turns: list[Turn], adapter: str, *values: Any) -> Iterator[tuple]:
         """One generator answers all columns: several listeners of one click would answer one after the other."""
@@ -123,11 +119,9 @@ def _connect_questions(page: Page, tab: CompareTab) -> list:
     outputs = [tab.question, tab.turns, tab.comparison, tab.message]
     inputs = [tab.turns, tab.adapter, *page.inputs(), *tab.settings.components]
     tab.send.click(None, None, None, js=FOCUS_QUESTION)
-    return [
-        tab.send.click(ask, [tab.question, *inputs], outputs, **QUIET),
-        tab.question.submit(ask, [tab.question, *inputs], outputs, **QUIET),
-        tab.examples.click(ask_example, [tab.examples, *inputs], outputs, **QUIET),
-    ]
+    for trigger in (tab.send.click, tab.question.submit):
+        trigger(ask, [tab.question, *inputs], outputs, **QUIET)
+    tab.examples.click(ask_example, [tab.examples, *inputs], outputs, **QUIET)
 
 
 def _connect_model(page: Page, tab: CompareTab) -> None:
@@ -174,6 +168,9 @@ def _ask(page: Page, question: str, turns: list[Turn], adapter: str, values: Seq
     yield "", *shown(with_turn, busy=True), message()
     try:
         for _ in answering:
+            if request.turn.dropped:  # again, since an update may have been under way
+                yield gr.skip(), *_cleared(page)
+                return
             # Not the question's field, where the next may be typed already.
             yield gr.skip(), *shown(with_turn, busy=True), message()
         yield gr.skip(), *shown(with_turn), message()
@@ -183,6 +180,20 @@ def _ask(page: Page, question: str, turns: list[Turn], adapter: str, values: Seq
         yield *rest, page.error_message(error)
     finally:
         answering.close()
+
+
+def _clear(page: Page, turns: list[Turn]) -> tuple:
+    """Drop all turns; one that is being answered knows from its mark that nobody reads it any more."""
+    for turn in turns:
+        turn.dropped = True
+        if any(not answer.finish for answer in turn.answers.values()):
+            page.engine.stop("chat")
+    return _cleared(page)
+
+
+def _cleared(page: Page) -> tuple:
+    """Updates of turns, comparison and message for a new conversation."""
+    return [], comparison_html(page.lang, []), message()
 
 
 def _parse(page: Page, question: str, adapter: str, values: Sequence) -> Request:

@@ -31,7 +31,7 @@ class Turn:
 
     adapter: the run that answered on the tuned side, or ""; adapter_name: in words. expected: the reference, or "";
     learned: its units (learned_words.py) to be marked. status: what is going on while no answer is complete; after
-    that, how the speed was measured.
+    that, how the speed was measured. dropped: whether the conversation was cleared while it was being answered.
     """
 
     question: str
@@ -41,6 +41,7 @@ class Turn:
     expected: str = ""
     learned: frozenset[str] = field(default_factory=frozenset)
     status: str = ""
+    dropped: bool = False
 
     @property
     def stopped(self) -> bool:

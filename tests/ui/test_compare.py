@@ -15,6 +15,7 @@ from actions import (
     open_tab,
     press,
     start_fine_tune,
+    visible_field,
     wait_for_new_points,
     wait_until_answered,
     wait_until_idle,
@@ -165,7 +166,7 @@ def test_an_adapter_of_another_model_is_named_and_its_model_taken_in_one_click(c
     press(compare, "chat.use_model")
     expect(notices(compare, "good")).to_have_count(0)
     open_tab(compare, "tab.load")
-    expect(compare.get_by_label(translate("en", "load.model"), exact=True).first).to_have_value(str(app.model))
+    expect(visible_field(compare, translate("en", "load.model"))).to_have_value(str(app.model))
 
 
 def test_by_keyboard_the_order_is_question_send_examples_and_focus_stays_in_the_question(compare):
