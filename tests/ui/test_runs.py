@@ -32,7 +32,7 @@ MARKED = "() => [...document.querySelectorAll('.runs tr[aria-current]')].map(row
 
 def _past_run(app, job="tune", source="helpdesk.en"):
     """A run of 1.6 seconds with phases too short for a label, as the engine would have written it."""
-    settings = Settings().with_values({"data": {"source": source}})
+    settings = Settings().with_values({"load": {"bits": 16}, "data": {"source": source}})
     run = runs.create(app.runs, job, settings, hardware=HARDWARE)
     for name, at in PHASES:
         run._began = time.time() - at  # so that an event is written as of that second
