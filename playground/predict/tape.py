@@ -101,6 +101,8 @@ def _find_visits(events: Sequence[AllocationEvent]) -> list[Visit]:
 
     for (stage, layer), run in groupby(events[at:], key):
         run_events = list(run)
+        if len(visits) == 1 and stage != "load":  # before its first weight, the computation is in no layer
+            layer = OUTSIDE
         last, start, at = visits[-1], at, at + len(run_events)
         if last.stage == stage and (last.layer == layer or all(event.is_free for event in run_events)):
             last.end = at

@@ -52,7 +52,7 @@ def since(tmp_path):
 
     from playground.ui.live_view import live_view
 
-    now = {"run": None, "busy": False, "engine": "ready"}
+    now = {"run": None, "busy": False, "engine": "ready", "loaded": None, "memory": None}
     with gr.Blocks():
         view = live_view("ja", tmp_path, lambda: now)
     return view.since, now, tmp_path

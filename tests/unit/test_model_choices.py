@@ -9,7 +9,7 @@ from playground.ui.page import Page
 
 
 def page(lang: str = "en") -> Page:
-    return Page(lang, Path("runs"), None, None, Settings())
+    return Page(lang, Path("runs"), None, None, None, Settings())
 
 
 def test_models_come_in_groups_and_each_series_grows():
@@ -28,7 +28,7 @@ def test_models_come_in_groups_and_each_series_grows():
 
 def test_labels_are_names_with_their_marks():
     labels = {model: label for label, model in model_choices(page(), [*catalog.offline_models(), "facebook/opt-125m"])}
-    assert labels["smollm2-135m-instruct"] == "SmolLM2 135M Instruct · works offline"
+    assert labels["smollm2-135m-instruct"] == "SmolLM2 135M Instruct · available offline"
     assert labels["facebook/opt-125m"] == "★ OPT 125M"
 
 
