@@ -101,8 +101,6 @@ def _find_visits(events: Sequence[AllocationEvent]) -> list[Visit]:
 
     for (stage, layer), run in groupby(events[at:], key):
         run_events = list(run)
-        if len(visits) == 1 and stage != "load":  # before its first weight, the computation is in no layer
-            layer = OUTSIDE
         last, start, at = visits[-1], at, at + len(run_events)
         if last.stage == stage and (last.layer == layer or all(event.is_free for event in run_events)):
             last.end = at
@@ -110,7 +108,14 @@ def _find_visits(events: Sequence[AllocationEvent]) -> list[Visit]:
             last.layer, last.end = layer, at
         else:
             visits.append(Visit(stage, layer, start, at))
+    _join_beginning(visits)
     return visits
+
+
+def _join_beginning(visits: list[Visit]) -> None:
+    """Join what the computation does before its first weight, in the layer that came last, to the embeddings after it."""
+    if len(visits) > 2 and visits[1].stage == visits[2].stage == "forward" and visits[2].layer == OUTSIDE:
+        visits[1:3] = [Visit("forward", OUTSIDE, visits[1].start, visits[2].end)]
 
 
 def _highest_of_neighbours(events: Sequence[AllocationEvent], visits: Sequence[Visit]) -> Iterator[int]:
