@@ -86,6 +86,17 @@ def test_quantized_weights_are_made_dense_in_the_layer_at_work():
     assert max(work[16]) < max(work[4])
 
 
+def test_loading_visits_one_layer_after_another_and_stages_its_weights_there():
+    told = tape.load_tape(deep("llama"), settings(4), CUDA)
+    assert layers_of(told, "load") == list(range(told["layers"]))
+    staged = [
+        (layer, told["names"][name]) for visit in told["visits"] for layer, name, size in visit["changes"] if size
+    ]
+    assert {layer for layer, part in staged if part == "buffers"} >= set(range(told["layers"]))
+    by_visit = [(visit["layer"], layer) for visit in told["visits"] for layer, name, size in visit["changes"] if size]
+    assert all(at_work == layer for at_work, layer in by_visit if layer == 5)
+
+
 def test_activations_are_gone_after_the_step():
     told = tape.tune_tape(deep("llama"), settings(), CUDA, ROWS)
     assert told["visits"][-1]["stage"] == "optimizer"
