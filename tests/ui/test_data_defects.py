@@ -30,7 +30,7 @@ def data_tab(page, app):
     wait_until_idle(page)
     choose_toy(page, app)
     open_tab(page, "tab.data")
-    expect(page.locator(".cost .histogram")).to_be_visible(timeout=LONG)
+    expect(page.locator(".cost .histogram")).to_be_visible(timeout=2 * LONG)  # the planning process starts
     return page
 
 
@@ -41,7 +41,7 @@ def write(path, rows, broken: str = ""):
 
 def test_counts_add_up_to_all_rows_of_the_set(data_tab):
     expect_counts(data_tab, train=330, held_out=90, total=420)
-    expect(data_tab.locator(".about")).to_contain_text(translate("en", "rows.in_file", count=420))
+    expect(data_tab.locator(".about").first).to_contain_text(translate("en", "rows.in_file", count=420))
 
 
 def test_the_tokens_of_a_row_are_counted_the_same_everywhere(data_tab):
@@ -62,7 +62,7 @@ def test_a_broken_file_is_reported_once_and_the_report_vanishes(data_tab, tmp_pa
     expect(notices(data_tab)).to_have_count(1)
     expect(notices(data_tab)).to_contain_text("broken.jsonl, line 9")
     for place in (".counted-rows", ".drawn-tokens", ".drawn-cost"):
-        expect(data_tab.locator(place)).to_have_text("", timeout=LONG)
+        expect(data_tab.locator(place).first).to_have_text("", timeout=LONG)
     assert data_tab.inner_text("body").count("line 9") == 1
     upload(data_tab, write(tmp_path / "whole.jsonl", ROWS))
     expect(notices(data_tab)).to_have_count(0, timeout=LONG)
