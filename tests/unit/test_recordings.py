@@ -34,8 +34,8 @@ def test_shipped_recording_is_a_whole_run_without_anything_private(file):
     assert last["result"]["recall"]["tuned"] > last["result"]["recall"]["base"]
 
 
-def test_there_is_a_recording_for_each_language():
-    assert {file.stem for file in RECORDINGS} >= {"demo-en", "demo-ja"}
+def test_the_default_demo_has_a_recording():
+    assert "demo-en" in {file.stem for file in RECORDINGS}
 
 
 @pytest.fixture
