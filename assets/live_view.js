@@ -251,7 +251,7 @@ async function showRecording(fresh) {
   if (!events.length) return receive(fresh);
   endRecording = playRecording(events, (batch, first) => {
     if (first) state = emptyState();
-    receive({ ...reply, ...fresh, run: RECORDING, events: batch, live: true });
+    receive({ ...reply, run: RECORDING, events: batch, live: true });
   });
 }
 
@@ -273,7 +273,7 @@ async function poll() {
     draw();
   }
   polling = false;
-  timer = setTimeout(poll, connectionLost ? 2000 : reply.more ? 0 : reply.busy || reply.live ? 250 : 1000);
+  timer = setTimeout(poll, connectionLost ? 2000 : reply.more ? 0 : reply.busy || (reply.live && reply.run !== RECORDING) ? 250 : 1000);
 }
 
 const resizes = new ResizeObserver(() => { if (reply) draw(); });

@@ -113,7 +113,7 @@ def _find_visits(events: Sequence[AllocationEvent]) -> list[Visit]:
 
 
 def _join_beginning(visits: list[Visit]) -> None:
-    """Join what the computation does before its first weight, in the layer that came last, to the embeddings after it."""
+    """Join what the computation does before its first weight, which no layer has, to the embeddings after it."""
     if len(visits) > 2 and visits[1].stage == visits[2].stage == "forward" and visits[2].layer == OUTSIDE:
         visits[1:3] = [Visit("forward", OUTSIDE, visits[1].start, visits[2].end)]
 
