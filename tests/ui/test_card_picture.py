@@ -22,6 +22,7 @@ def picture(page: Page):
 def drawn(page: Page):
     """The Plan tab's picture of a small model at 16 bits, not playing."""
     page.emulate_media(reduced_motion="reduce")
+    open_tab(page, "tab.plan")
     choose(page, translate("en", "load.model"), "OPT 125M")
     check_radio(page, "16")
     expect(picture(page).locator(".cell")).to_have_count(LAYERS + 1, timeout=LONG)

@@ -85,7 +85,7 @@ def test_live_view_follows_a_run_over_a_reload_and_on_a_second_page(page, app, b
     expect(second.locator(".live .facts")).to_contain_text("トークン/秒", timeout=LONG)
     second.close()
     open_tab(page, "tab.tune")
-    press(page, "tune.stop")
+    press(page, "strip.stop")
     expect(page.locator(".notice.good", has_text=translate("en", "tune.stopped")[:20]).first).to_be_visible(
         timeout=LONG
     )
@@ -96,7 +96,7 @@ def test_stopped_run_resumes_and_its_live_view_continues(page, app):
     wait_until_idle(page)
     start_fine_tune(page, app, "400")
     wait_until_training(page)
-    press(page, "tune.stop")
+    press(page, "strip.stop")
     expect(page.locator(".live .phase")).to_have_text(translate("en", "chart.outcome.stopped"), timeout=LONG)
     run = newest_run(app)
     assert (run / "checkpoint.pt").is_file()
@@ -110,7 +110,7 @@ def test_stopped_run_resumes_and_its_live_view_continues(page, app):
     expect(resume).to_be_disabled()
     assert wait_for_new_points(page, before) > before
     open_tab(page, "tab.tune")
-    press(page, "tune.stop")
+    press(page, "strip.stop")
     expect(page.locator(".live .phase")).to_have_text(translate("en", "chart.outcome.stopped"), timeout=LONG)
     events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
     assert [e["kind"] for e in events].count("run_started") == 1 and [e["kind"] for e in events].count("done") == 2

@@ -33,6 +33,12 @@ MIB = 2**20
 OPT = f"{translate('en', 'catalog.mark')} OPT 125M"
 
 
+@pytest.fixture
+def page(page):
+    open_tab(page, "tab.plan")
+    return page
+
+
 @contextmanager
 def address_space_limit(pid: int, limit: int):
     """Limit a process's address space to so many bytes, and lift the limit again whatever happens."""
@@ -212,7 +218,7 @@ def test_after_out_of_memory_one_click_applies_a_suggestion(page, app, padded_mo
     press(page, "tune.go")
     expect(page.locator(".live .phase")).to_have_text(translate("en", "phase.train"), timeout=LONG)
     expect(buttons).to_have_count(0)
-    press(page, "tune.stop")
+    press(page, "strip.stop")
     expect(page.locator(".live .phase")).to_have_text(translate("en", "chart.outcome.stopped"), timeout=LONG)
 
 

@@ -164,7 +164,7 @@ def test_the_run_at_work_cannot_be_deleted(app, page):
     expect(notices(page).first).to_have_text(translate("en", "error.run_in_use"))
     assert run.is_dir()
     open_tab(page, "tab.tune")
-    press(page, "tune.stop")
+    press(page, "strip.stop")
     wait_until_idle(page)
 
 
