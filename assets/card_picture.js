@@ -89,6 +89,7 @@ function makeCells(layers) {
   for (const layer of [OUTSIDE, ...Array(layers).keys()]) {
     const cell = document.createElement("button");
     cell.type = "button", cell.className = "cell", cell.dataset.layer = layer, cell.tabIndex = layer === OUTSIDE ? 0 : -1;
+    cell.ariaLabel = layer === OUTSIDE ? say("outside") : say("layer", { layer: layer + 1 });
     if (layer === OUTSIDE) cell.style.gridColumn = `span ${scale.columns}`, cell.classList.add("outside");
     cells.append(cell);
   }

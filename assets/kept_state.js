@@ -2,7 +2,7 @@
 
 const keptState = {
   fields: "playground.fields", tab: "playground.tab", // keys in sessionStorage
-  restored: false, // what Gradio sets before that is nobody's choice
+  restored: false, reopened: false, // what Gradio sets and selects before that is nobody's choice
 
   // Keep the values that differ from the page's start.
   save(names, start, values) {
@@ -21,14 +21,14 @@ const keptState = {
 
   open(tab) {
     document.body.dataset.tab = tab;
-    sessionStorage.setItem(this.tab, tab);
+    if (this.reopened) sessionStorage.setItem(this.tab, tab);
   },
 
   // Gradio's update of the tabs: the one that was open, or `?tab=…`, or the first.
   reopen(tabs) {
     const asked = new URLSearchParams(location.search).get("tab"), kept = sessionStorage.getItem(this.tab);
     const tab = [asked, kept].find((name) => tabs.includes(name)) ?? tabs[0];
-    document.body.dataset.tab = tab;
+    document.body.dataset.tab = tab, this.reopened = true;
     return { selected: tab, __type__: "update" };
   },
 };

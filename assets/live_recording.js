@@ -1,7 +1,7 @@
 // A recorded run, played in the live view until there is a real one. live_view.js, which follows in the same text, draws it.
 
 const RECORDING = "recording"; // stands for the id of a run
-const PLAYED_IN = 40, RESTS = 8, TICK = 0.25; // seconds: a longer recording is played faster; before it starts anew; between two drawings
+const PLAYED_IN = 40, RESTS = 8, TICK = 0.5; // seconds: a longer recording is played faster; before it starts anew; between two drawings
 
 // play(batch, first) is called with the events that are due. Returns a function that ends it.
 function playRecording(events, play) {

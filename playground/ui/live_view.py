@@ -124,8 +124,9 @@ def live_view(lang: str, root: Path, current: Callable[[], dict]) -> gr.HTML:
         }
 
     def recording(request: Any) -> list[dict]:
-        """The events of the recorded demo; [] if there is none in this language."""
-        return [_with_text(event, lang) for event in read_recording(f"demo-{lang}")]
+        """The events of the recorded demo; in English where there is none in this language."""
+        events = read_recording(f"demo-{lang}") or read_recording("demo-en")
+        return [_with_text(event, lang) for event in events]
 
     return gr.HTML(
         html_template=TEMPLATE,

@@ -56,7 +56,7 @@ def browser():
 @pytest.fixture
 def page(browser, app):
     """A fresh page whose console errors fail the test."""
-    opened = browser.new_page(viewport={"width": 1440, "height": 900})
+    opened = browser.new_page(viewport={"width": 1440, "height": 900}, reduced_motion="reduce")
     errors = []
     opened.on("pageerror", lambda error: errors.append(str(error)))
     opened.set_default_timeout(30_000)

@@ -23,7 +23,7 @@ def drawn(page: Page):
     """The Plan tab's picture of a small model at 16 bits, not playing."""
     page.emulate_media(reduced_motion="reduce")
     open_tab(page, "tab.plan")
-    choose(page, translate("en", "load.model"), "OPT 125M")
+    choose(page, translate("en", "load.model"), f"{translate('en', 'catalog.mark')} OPT 125M")
     check_radio(page, "16")
     expect(picture(page).locator(".cell")).to_have_count(LAYERS + 1, timeout=LONG)
     expect(picture(page).locator("[role=radio][data-bits='16']")).to_have_attribute("aria-checked", "true")
@@ -36,12 +36,11 @@ def scrub(picture, number: int) -> None:
     )
 
 
-def test_four_widths_have_hatched_bars_that_shrink_with_the_bits(drawn):
+def test_four_widths_have_hatched_bars_whose_weights_shrink_with_the_bits(drawn):
     rows = drawn.get_by_role("radio")
     expect(rows).to_have_count(4)
-    filled = """row => [...row.querySelectorAll('.bar:not(.measured) i:not(.apart)')]
-        .reduce((sum, part) => sum + part.getBoundingClientRect().width, 0)"""
-    widths = [rows.nth(n).evaluate(filled) for n in range(4)]
+    weights = "row => row.querySelector('.bar:not(.measured) i').getBoundingClientRect().width"
+    widths = [rows.nth(n).evaluate(weights) for n in range(4)]
     assert widths == sorted(widths, reverse=True) and widths[0] > 1.5 * widths[3] > 0
     expect(rows.first).to_contain_text(translate("en", "chart.verdict.fits"))
     expect(drawn.locator("header em")).to_have_text(translate("en", "picture.predicted"))
@@ -58,7 +57,7 @@ def test_scrubbing_shows_the_instant_and_pointing_at_a_cell_its_bytes(drawn):
     assert drawn.locator(".bytes").inner_text() != before
     assert drawn.locator(".scrub").get_attribute("aria-valuetext").endswith(drawn.locator(".bytes").inner_text())
     drawn.locator(".cell").nth(3).hover()
-    expect(drawn.locator(".cell-text")).to_contain_text(translate("en", "picture.layer").format(layer=3))
+    expect(drawn.locator(".cell-text")).to_contain_text(translate("en", "picture.layer", layer=3))
     expect(drawn.locator(".cell-text")).to_contain_text("MiB")
     expect(drawn.locator(".cell-text")).to_contain_text(translate("en", "chart.part.weights"))
 
@@ -91,7 +90,7 @@ def test_cells_are_read_by_keyboard(page, drawn):
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowRight")
     expect(drawn.locator(".cell").nth(2)).to_be_focused()
-    expect(drawn.locator(".cell-text")).to_contain_text(translate("en", "picture.layer").format(layer=2))
+    expect(drawn.locator(".cell-text")).to_contain_text(translate("en", "picture.layer", layer=2))
 
 
 def test_what_was_measured_here_is_drawn_filled_under_the_prediction(page, app):
@@ -104,7 +103,7 @@ def test_what_was_measured_here_is_drawn_filled_under_the_prediction(page, app):
     open_tab(page, "tab.load")
     check_radio(page, "8")
     row = picture(page).locator("[role=radio][data-bits='8']")
-    expect(row).to_contain_text(translate("en", "picture.measured").format(total=format_bytes(total)), timeout=LONG)
+    expect(row).to_contain_text(translate("en", "picture.measured", total=format_bytes(total)), timeout=LONG)
     image = row.locator(".bar.measured i").first.evaluate("node => getComputedStyle(node).backgroundImage")
     assert image == "none"
     expect(picture(page).locator(".bar.measured").locator("visible=true")).to_have_count(1)
@@ -113,6 +112,7 @@ def test_what_was_measured_here_is_drawn_filled_under_the_prediction(page, app):
 
 def test_nothing_moves_when_the_picture_is_drawn(page):
     """The picture keeps its place while it has nothing to show."""
+    open_tab(page, "tab.plan")
     before = json.loads(page.locator(".picture").first.evaluate("n => JSON.stringify(n.getBoundingClientRect())"))
     expect(page.locator(".picture .cell").first).to_be_attached(timeout=LONG)
     after = json.loads(page.locator(".picture").first.evaluate("n => JSON.stringify(n.getBoundingClientRect())"))

@@ -55,5 +55,8 @@ def test_another_tab_of_the_browser_starts_anew(changed, browser, app):
 def test_the_key_of_a_service_is_not_kept(page):
     open_tab(page, "tab.chat")
     expand(page, "chat.service_title")
-    fill(page, translate("en", "chat.service_key"), "secret-1234")
+    page.locator("input[type=password]").fill("secret-1234")
+    page.keyboard.press("Tab")
+    fill(page, translate("en", "chat.ask"), "Where?")
+    page.wait_for_function("sessionStorage.getItem('playground.fields')?.includes('Where?')")
     assert "secret-1234" not in page.evaluate("JSON.stringify({...sessionStorage, ...localStorage})")

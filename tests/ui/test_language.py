@@ -40,9 +40,7 @@ def test_custom_dropdown_shows_labels_and_still_takes_typed_values(localized, la
     """A typed value that is a choice is shown by its label; any other value by itself."""
     field = visible_field(localized, translate(lang, "train.gradient_checkpointing"))
     expect(field).to_have_value(translate(lang, "choice.train.gradient_checkpointing.auto"))
-    step = translate(lang, "plan.step", rows=0, tokens=0, checkpointing="\n").rsplit(
-        "、" if lang == "ja" else "; "
-    )[-1]
+    step = translate(lang, "plan.step", rows=0, tokens=0, checkpointing="\n").rsplit("、" if lang == "ja" else "; ")[-1]
     before, after = step.split("\n")
     for typed, shown in (("3", "3"), ("off", translate(lang, "choice.train.gradient_checkpointing.off"))):
         localized.evaluate(RENDERED)
