@@ -57,13 +57,13 @@ def trace_chat(
     """
 
     def trace(traced: TracedModel, settings: Settings, target: Target) -> dict:
-        _trace_answer(traced, target, context)
-        return summarize(traced)
+        return _trace_answer(summarize, traced, target, context)
 
     return trace_phase(trace, config, replace(settings, lora=Lora(), train=Train()), target)
 
 
-def _trace_answer(traced: TracedModel, target: Target, context: int) -> None:
+def _trace_answer(summarize: SummarizePhase, traced: TracedModel, target: Target, context: int) -> dict:
+    """Trace an answer and sum it up while its cache is still there: Python frees that in an arbitrary order."""
     model, trace = traced.loaded.model, traced.trace
     with torch.no_grad(), trace:
         if target.device == "cuda":
@@ -72,6 +72,7 @@ def _trace_answer(traced: TracedModel, target: Target, context: int) -> None:
             for inputs in prefill_and_decode_inputs(model, context, partial(_book_cache_layer, trace)):
                 trace.stage = "decode" if trace.stage == "prefill" else "prefill"
                 _book_cache(trace, model(**inputs, use_cache=True).past_key_values)
+    return summarize(traced)
 
 
 def prefill_and_decode_inputs(

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from actions import choose, choose_toy, open_tab, press, visible_field
+from actions import RENDERED, choose, choose_toy, open_tab, press, visible_field
 from playwright.sync_api import expect
 
 from playground import catalog
@@ -11,6 +11,14 @@ from playground.i18n import translate
 from playground.settings import Settings
 from playground.ui.model_choices import model_choices
 from playground.ui.page import Page
+
+
+def open_filters(page, lang: str = "en") -> None:
+    """Open the Load tab with its filters shown."""
+    open_tab(page, "tab.load", lang)
+    page.get_by_role("button", name=translate(lang, "catalog.filter")).click()
+    visible_field(page, translate(lang, "catalog.language")).wait_for()
+    page.evaluate(RENDERED)
 
 
 def pick(page, lang: str, key: str, value: str) -> None:
@@ -32,7 +40,7 @@ def offered(page, lang: str = "en") -> list[str]:
 
 def named(models: list[str]) -> list[str]:
     """What the dropdown shows for these models, in its order."""
-    page = Page("en", Path("runs"), None, None, Settings())
+    page = Page("en", Path("runs"), None, None, None, Settings())
     return [label for label, _ in model_choices(page, models)]
 
 
@@ -42,7 +50,7 @@ def outside() -> str:
 
 
 def test_the_choices_follow_the_filters_and_facts_follow_the_choice(page):
-    open_tab(page, "tab.load")
+    open_filters(page)
     left = page.get_by_text(
         translate("en", "catalog.left", count=len(catalog.models()), all=len(catalog.models()))[:20]
     )
@@ -76,7 +84,7 @@ def test_the_choices_follow_the_filters_and_facts_follow_the_choice(page):
 
 
 def test_model_outside_the_filters_stays_chosen_by_its_name_and_is_said_to_be_outside(page):
-    open_tab(page, "tab.load")
+    open_filters(page)
     chosen, field = named([Settings().load.model])[0], visible_field(page, translate("en", "load.model"))
     said = page.get_by_text(translate("en", "catalog.outside", model=chosen))
     expect(field).to_have_value(chosen)
@@ -93,7 +101,7 @@ def test_model_outside_the_filters_stays_chosen_by_its_name_and_is_said_to_be_ou
 
 
 def test_no_match_is_reported_and_typed_names_still_work(page, app):
-    open_tab(page, "tab.load")
+    open_filters(page)
     card = _cards()[0]
     assert not filters.matching_models("ja", "huge", card["bytes"])
     pick(page, "en", "catalog.language", translate("en", "catalog.language.ja"))
@@ -111,7 +119,7 @@ def test_no_match_is_reported_and_typed_names_still_work(page, app):
 def test_the_filters_fit_a_phone_in_japanese(browser, app):
     page = browser.new_page(viewport={"width": 390, "height": 844})
     page.goto(app.url + "/ja")
-    open_tab(page, "tab.load", "ja")
+    open_filters(page, "ja")
     pick(page, "ja", "catalog.language", translate("ja", "catalog.language.en"))
     expect(
         page.get_by_text(
