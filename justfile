@@ -8,7 +8,7 @@ default:
 test *arguments:
     python -m pytest {{arguments}}
 
-# Tests without the slow ones: about six minutes on one core
+# Tests without the slow ones: about four minutes on two cores
 fast *arguments:
     python -m pytest -m "not slow" {{arguments}}
 
