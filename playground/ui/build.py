@@ -34,6 +34,7 @@ from playground.ui import (
 )
 from playground.ui.live_view import HEAD, STATIC, live_view
 from playground.ui.page import UNQUEUED, Page, Update, job_message
+from playground.ui.separate_events import separate_events
 from playground.ui.story import Story
 from playground.ui.theme import theme
 
@@ -115,6 +116,7 @@ def _build_page(app: gr.Blocks, page: Page, other_path: str) -> None:
         event(lambda adapter: _adapter_update(page, adapter), tabs.compare.adapter, tabs.compare.adapter, **UNQUEUED)
     kept_state.keep_tab(app, tabs.tabs, headers)
     kept_state.keep_fields(app, _kept_components(page, tabs))
+    separate_events(app)
 
 
 def _build_tabs(page: Page) -> Tabs:

@@ -15,7 +15,7 @@ from playground.ui.compare_answers import Request, answer
 from playground.ui.comparison import Turn, comparison_html, heads_html
 from playground.ui.known_answers import help_desk_examples, known_answers
 from playground.ui.learned_words import learned_units
-from playground.ui.page import QUIET, UNQUEUED, Page, message, message_box
+from playground.ui.page import QUIET, UNQUEUED, Page, message, message_box, select_tab
 from playground.ui.run_names import adapter_name, data_and_date
 
 FOCUS_QUESTION = "() => { document.querySelector('#question textarea').focus(); }"
@@ -99,7 +99,7 @@ def connect(page: Page, tab: CompareTab, tabs: gr.Tabs, header: gr.Tab, live_vie
     _connect_questions(page, tab)
     cleared = [tab.turns, tab.comparison, tab.message]
     tab.clear.click(lambda turns: _clear(page, turns), tab.turns, cleared, **UNQUEUED)
-    tab.go_tune.click(lambda: gr.update(selected="tune"), None, tabs, **UNQUEUED)
+    select_tab(tab.go_tune.click, tabs, "tune")
     _connect_model(page, tab)
     card_picture.connect_form(page, tab.picture, "chat", header, live_view)
 

@@ -16,11 +16,11 @@ from playground.ui.page import (
     LATEST_ONLY,
     QUIET,
     TARGET_MODULES,
-    UNQUEUED,
     Page,
     Update,
     message,
     message_box,
+    select_tab,
     wait_until_opened,
 )
 from playground.ui.run_names import data_name
@@ -79,7 +79,7 @@ def connect(
         return message()
 
     tab.start.click(page.with_error_message(tune), page.inputs(), tab.message, **QUIET)
-    tab.compare.click(lambda: gr.update(selected="chat"), None, tabs, **UNQUEUED)
+    select_tab(tab.compare.click, tabs, "chat")
     oom_suggestions.connect(page, tab.suggestions, "tune", live_view)
     card_picture.connect_form(page, tab.picture, "tune", header, live_view)
     form = page.inputs()

@@ -58,7 +58,7 @@ def forecast(translate: Callable, prediction: dict, capacity: int, machine_bytes
         f'<section class="plan">{_headline(translate, prediction["phases"], capacity)}'
         f"{_header(translate, prediction, auto_bits)}"
         f'<div class="bars">{axis}{bars}{_machine_axis(translate, lines)}</div>'
-        f'<p class="small">{notes}</p></section>'
+        f'<p class="small step-notes">{notes}</p></section>'
     )
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import html
+import json
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
@@ -177,6 +178,16 @@ def wait_until_opened(job: Job) -> None:
     for event in job.events():
         if event["kind"] == "opened":
             return
+
+
+def select_tab(event: Callable, tabs: gr.Tabs, name: str, where: str = "true") -> None:
+    """Open a tab at an event, in the browser alone. where: a JavaScript condition.
+
+    No handler in Python may have the tabs, or another container, as its output: Gradio (6.31) then copies the state of
+    all that is in the container at each start and end of every handler, which took half a second each time.
+    """
+    js = f"() => ({{ ...({where} ? {{ selected: {json.dumps(name)} }} : {{}}), __type__: 'update' }})"
+    event(None, None, tabs, js=js, api_visibility="private")
 
 
 def message(text: str = "", bad: bool = False) -> Update:

@@ -14,11 +14,12 @@ from playground.i18n import format_bytes
 from playground.settings import Settings
 from playground.ui import compare_tab
 from playground.ui.comparison import Turn, comparison_html
-from playground.ui.page import QUIET, UNQUEUED, Page, Update, message, message_box
+from playground.ui.page import QUIET, UNQUEUED, Page, message, message_box, select_tab
 from playground.ui.source_names import source_update
 from playground.ui.story import StepState
 
 QUESTIONS = 2  # that the demo asks before and after
+DEMO_DONE = "document.querySelector('.story li:last-child')?.dataset.state === 'done'"  # JavaScript
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def _way(page: Page, name: str) -> gr.Column:
 def connect(page: Page, tab: StartTab, app: gr.Blocks, tabs: gr.Tabs, compare: compare_tab.CompareTab) -> None:
     """Attach the tab's listeners, once all fields of the page exist."""
     demo = demo_settings(page)
-    outputs = [tab.steps, tab.message, tab.teach, tabs, compare.turns, compare.comparison]
+    outputs = [tab.steps, tab.message, tab.teach, compare.turns, compare.comparison]
 
     def ask(adapter: str) -> Iterator[Turn]:
         for question in questions(demo):
@@ -74,14 +75,13 @@ def connect(page: Page, tab: StartTab, app: gr.Blocks, tabs: gr.Tabs, compare: c
         yield from follow()
 
     def follow() -> Iterator[list]:
-        """Show the demo's steps until it ends; then go to Compare."""
+        """Show the demo's steps until it ends."""
         story = page.story
         for steps in story.changes():
             button = gr.update(interactive=not story.running)
-            opened = gr.update(selected="chat") if steps[-1].state == "done" else gr.skip()
             error = page.error_message(story.error) if story.error else message()
             comparison = comparison_html(page.lang, story.turns, story.adapter)
-            yield [gr.update(value=draw(page, steps), visible=True), error, button, opened, story.turns, comparison]
+            yield [gr.update(value=draw(page, steps), visible=True), error, button, story.turns, comparison]
 
     def follow_again() -> Iterator[list]:
         """After a reload of the page, a demo that is under way goes on here."""
@@ -90,14 +90,12 @@ def connect(page: Page, tab: StartTab, app: gr.Blocks, tabs: gr.Tabs, compare: c
             yield from follow()
 
     filled = tab.teach.click(lambda: page.values(demo), None, page.inputs(), **UNQUEUED)
-    filled.then(teach, None, outputs, **QUIET)
-    app.load(follow_again, None, outputs, **QUIET)
-    tab.plan.click(lambda: gr.update(selected="plan"), None, tabs, **UNQUEUED)
-
-    def open_data(path: str) -> tuple[Update, Update]:
-        return source_update(page, path), gr.update(selected="data")
-
-    tab.upload.upload(open_data, tab.upload, [page.fields["data", "source"], tabs], **UNQUEUED)
+    for shown in (filled.then(teach, None, outputs, **QUIET), app.load(follow_again, None, outputs, **QUIET)):
+        select_tab(shown.then, tabs, "chat", where=DEMO_DONE)
+    select_tab(tab.plan.click, tabs, "plan")
+    source_field = page.fields["data", "source"]
+    tab.upload.upload(lambda path: source_update(page, path), tab.upload, source_field, **UNQUEUED)
+    select_tab(tab.upload.upload, tabs, "data")
 
 
 def demo_settings(page: Page) -> Settings:

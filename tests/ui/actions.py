@@ -29,7 +29,7 @@ def fill(page: Page, label: str, value: str) -> None:
     field.wait_for()
     page.evaluate(RENDERED)
     field.fill(value)
-    field.press("Tab")
+    field.blur()  # the Tab key would open the list of a dropdown that comes next, over what is clicked then
 
 
 def choose(page: Page, label: str, value: str) -> None:
@@ -39,8 +39,7 @@ def choose(page: Page, label: str, value: str) -> None:
     for attempt in range(4):
         page.evaluate(RENDERED)
         field.fill(value)
-        field.press("Enter")
-        field.press("Tab")
+        field.press("Enter")  # which leaves the field too
         try:
             expect(field).to_have_value(value, timeout=1_000 if attempt < 3 else 20_000)
             return

@@ -20,7 +20,7 @@ def set_slider(page, key: str, value: str) -> None:
     """Type a slider's value and leave its field."""
     field = page.get_by_label(f"number input for {say(key)}").locator("visible=true").first
     field.fill(value)
-    field.press("Tab")
+    field.blur()
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_a_plan_is_drawn_as_soon_as_the_page_is(browser, app):
 
 
 def test_invalid_length_leaves_the_last_plan_dimmed_under_one_error_until_it_is_valid(plan):
-    headline, step = plan.locator(".plan .headline"), plan.locator(".plan .small").first
+    headline, step = plan.locator(".plan .headline"), plan.locator(".plan .step-notes")
     before, forecast = step.inner_text(), plan.locator(".counted").filter(has=headline)
     plan.get_by_role("button", name=say("plan.explained")).click()
     plan.get_by_role("button", name=say("plan.largest")).click()

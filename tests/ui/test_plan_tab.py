@@ -144,7 +144,7 @@ def test_run_compares_prediction_with_measurement(page, app):
     page.reload()
     open_tab(page, "tab.runs")
     row_button(page, run.id, "runs.show").click()
-    press(page, "accuracy.title")
+    page.get_by_role("button", name=translate("en", "accuracy.title")).click()
     row = page.locator(".plan tr", has_text=translate("en", "chart.memory.rss"))
     expect(row).to_contain_text("2.00 GiB")
     expect(row).to_contain_text("+100.0%")
@@ -168,7 +168,7 @@ def test_real_run_is_predicted_while_it_goes_and_its_errors_are_recorded(page, a
     wait_until_idle(page)
     open_tab(page, "tab.runs")
     expect(run_row(page, run.name)).to_have_attribute("aria-current", "true")
-    press(page, "accuracy.title")
+    page.get_by_role("button", name=translate("en", "accuracy.title")).click()
     expect(page.locator(".plan tr.group")).to_have_text(
         [translate("en", "chart.job.load"), translate("en", "chart.job.tune")]
     )
