@@ -194,7 +194,7 @@ function moveFocus(event, group, chosen) {
 }
 
 function redraw() {
-  if (!props.picture) return;
+  if (!props.picture) return put(part("header strong"), say("awaited"));
   picture = JSON.parse(props.picture);
   root.classList.add("drawn");
   drawHeader(), drawBars(), drawTape();
