@@ -1,5 +1,6 @@
 """What a person does and reads on the page, for the browser tests of this folder."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ def choose(page: Page, label: str, value: str) -> None:
         field.fill(value)
         field.press("Enter")  # which leaves the field too
         try:
-            expect(field).to_have_value(value, timeout=1_000 if attempt < 3 else 20_000)
+            shown = re.compile(f"^{re.escape(value)}")  # a value with a label is shown by it, which begins with it
+            expect(field).to_have_value(shown, timeout=1_000 if attempt < 3 else 20_000)
             return
         except AssertionError:
             if attempt == 3:

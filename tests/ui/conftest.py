@@ -1,6 +1,7 @@
 """A real browser on the real app: Chromium, app.py, the engine, and a toy model on disk."""
 
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -53,9 +54,9 @@ def browser():
         started.close()
 
 
-@pytest.fixture
-def page(browser, app):
-    """A fresh page whose console errors fail the test."""
+@contextmanager
+def open_page(browser, app):
+    """A page of its own, closed at the end. Raises AssertionError if a script of it failed."""
     opened = browser.new_page(viewport={"width": 1440, "height": 900}, reduced_motion="reduce")
     errors = []
     opened.on("pageerror", lambda error: errors.append(str(error)))
@@ -65,3 +66,16 @@ def page(browser, app):
     yield opened
     opened.close()
     assert not errors, errors
+
+
+@pytest.fixture
+def page(browser, app):
+    with open_page(browser, app) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def shared_page(browser, app):
+    """One page for the tests of a file, for those that need no fresh one: opening a page takes 4 s."""
+    with open_page(browser, app) as opened:
+        yield opened

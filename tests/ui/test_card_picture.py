@@ -18,12 +18,18 @@ def picture(page: Page):
     return page.locator(".picture").locator("visible=true")
 
 
+@pytest.fixture(scope="module")
+def small_plan(shared_page: Page):
+    """The Plan tab with a small model."""
+    open_tab(shared_page, "tab.plan")
+    choose(shared_page, translate("en", "load.model"), f"{translate('en', 'catalog.mark')} OPT 125M")
+    return shared_page
+
+
 @pytest.fixture
-def drawn(page: Page):
+def drawn(small_plan: Page):
     """The Plan tab's picture of a small model at 16 bits, not playing."""
-    page.emulate_media(reduced_motion="reduce")
-    open_tab(page, "tab.plan")
-    choose(page, translate("en", "load.model"), f"{translate('en', 'catalog.mark')} OPT 125M")
+    page = small_plan
     check_radio(page, "16")
     expect(picture(page).locator(".cell")).to_have_count(LAYERS + 1, timeout=LONG)
     expect(picture(page).locator("[role=radio][data-bits='16']")).to_have_attribute("aria-checked", "true")
@@ -73,11 +79,8 @@ def test_play_advances_through_the_layers_and_pause_stops(drawn):
     expect(drawn.locator(".cell:not([data-stage=''])")).to_have_count(1)
 
 
-def test_without_motion_the_peak_is_shown(drawn):
-    expect(drawn.locator(".peak")).to_have_text(translate("en", "picture.peak"))
-
-
-def test_choosing_a_width_by_pointer_or_key_sets_the_field(page, drawn):
+def test_choosing_a_width_by_pointer_or_key_sets_the_field(drawn):
+    page = drawn.page
     drawn.locator("[role=radio][data-bits='8']").click()
     expect(page.get_by_role("radio", name="8", exact=True).locator("visible=true").first).to_be_checked(timeout=LONG)
     expect(drawn.locator("[role=radio][data-bits='8']")).to_be_focused()
@@ -85,7 +88,8 @@ def test_choosing_a_width_by_pointer_or_key_sets_the_field(page, drawn):
     expect(page.get_by_role("radio", name="4", exact=True).locator("visible=true").first).to_be_checked(timeout=LONG)
 
 
-def test_cells_are_read_by_keyboard(page, drawn):
+def test_cells_are_read_by_keyboard(drawn):
+    page = drawn.page
     drawn.locator(".cell").first.focus()
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowRight")
@@ -110,10 +114,11 @@ def test_what_was_measured_here_is_drawn_filled_under_the_prediction(page, app):
     runs.delete(app.runs, run.id)
 
 
-def test_nothing_moves_when_the_picture_is_drawn(page):
+def test_nothing_moves_when_the_picture_is_drawn_and_without_motion_it_shows_the_peak(page):
     """The picture keeps its place while it has nothing to show."""
     open_tab(page, "tab.plan")
     before = json.loads(page.locator(".picture").first.evaluate("n => JSON.stringify(n.getBoundingClientRect())"))
     expect(page.locator(".picture .cell").first).to_be_attached(timeout=LONG)
     after = json.loads(page.locator(".picture").first.evaluate("n => JSON.stringify(n.getBoundingClientRect())"))
     assert abs(after["height"] - before["height"]) <= 24
+    expect(picture(page).locator(".peak")).to_have_text(translate("en", "picture.peak"))

@@ -37,8 +37,22 @@ IN_VIEW = """selector => {
 
 
 @pytest.fixture
-def compare(page, app):
-    """The Compare tab of a page whose newest fine-tune is an adapter of the toy model."""
+def compare(shared_page, app):
+    """The Compare tab, cleared, of a page whose newest fine-tune is an adapter of the toy model."""
+    prepare(shared_page, app)
+    press(shared_page, "chat.clear")
+    question(shared_page).fill("")
+    return shared_page
+
+
+@pytest.fixture
+def fresh_compare(page, app):
+    """The same on a page of its own, for tests that change its settings."""
+    prepare(page, app)
+    return page
+
+
+def prepare(page: Page, app) -> None:
     wait_until_idle(page)
     if not any(app.runs.glob("*-tune*/adapter")):
         start_fine_tune(page, app, "0.1")
@@ -48,7 +62,6 @@ def compare(page, app):
     choose_toy(page, app)
     open_tab(page, "tab.chat")
     expect(page.locator(".head-tuned")).to_contain_text("toy-llama")
-    return page
 
 
 @pytest.fixture
@@ -95,7 +108,8 @@ def test_an_example_is_sent_at_once_and_what_is_typed_stays(compare):
     expect(compare.locator(".nothing p")).to_have_count(2)
 
 
-def test_a_known_question_shows_the_expected_answer_and_an_answers_limit(compare):
+def test_a_known_question_shows_the_expected_answer_and_an_answers_limit(fresh_compare):
+    compare = fresh_compare
     compare.get_by_role("button", name=translate("en", "chat.generation")).click()
     fill(compare, translate("en", "generation.max_new_tokens"), "3")
     ask(compare, KNOWN.upper())
@@ -104,7 +118,8 @@ def test_a_known_question_shows_the_expected_answer_and_an_answers_limit(compare
     expect(compare.locator(".facts .cut").first).to_have_text(translate("en", "chat.cut", tokens=3), timeout=LONG)
 
 
-def test_html_in_questions_and_answers_has_no_effect(compare, hostile_service):
+def test_html_in_questions_and_answers_has_no_effect(fresh_compare, hostile_service):
+    compare = fresh_compare
     compare.get_by_role("button", name=translate("en", "chat.service_title")).click()
     compare.get_by_label(translate("en", "chat.service_on")).check()
     for label, value in (("chat.service_url", hostile_service), ("chat.service_model", "toy")):
@@ -149,14 +164,16 @@ def test_stop_keeps_the_answers_so_far_and_clear_drops_them(compare, key):
     expect(compare.locator(".turn")).to_have_count(1 if key == "strip.stop" else 0)
 
 
-def test_without_an_adapter_one_click_leads_to_the_fine_tune_tab(compare):
+def test_without_an_adapter_one_click_leads_to_the_fine_tune_tab(fresh_compare):
+    compare = fresh_compare
     choose(compare, translate("en", "chat.adapter"), translate("en", "chat.none"))
     expect(notices(compare, "good")).to_contain_text(translate("en", "tab.tune"))
     compare.get_by_role("button", name=translate("en", "chat.go_tune", tab=translate("en", "tab.tune"))).click()
     expect(compare.get_by_role("tab", name=translate("en", "tab.tune"))).to_have_attribute("aria-selected", "true")
 
 
-def test_an_adapter_of_another_model_is_named_and_its_model_taken_in_one_click(compare, app):
+def test_an_adapter_of_another_model_is_named_and_its_model_taken_in_one_click(fresh_compare, app):
+    compare = fresh_compare
     open_tab(compare, "tab.load")
     choose(compare, translate("en", "load.model"), "somebody/else")
     open_tab(compare, "tab.chat")
@@ -195,6 +212,7 @@ def test_the_question_bar_is_always_in_view(compare, width, height):
     compare.evaluate("scrollTo(0, 300)")
     assert compare.evaluate("document.documentElement.scrollWidth") <= width
     wait_until_idle(compare)
+    compare.set_viewport_size({"width": 1440, "height": 900})
 
 
 @pytest.mark.parametrize("lang", ["en", "ja"])

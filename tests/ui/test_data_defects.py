@@ -26,7 +26,17 @@ ROWS = [{"question": f"What is {n}?", "answer": f"It is {n}."} for n in range(1,
 
 @pytest.fixture
 def data_tab(page, app):
-    """The Data tab with the toy model's tokenizer, once the bundled set is drawn."""
+    """The Data tab of a fresh page with the toy model's tokenizer, once the bundled set is drawn."""
+    return prepare(page, app)
+
+
+@pytest.fixture(scope="module")
+def bundled(shared_page, app):
+    """The same, for tests that leave the data set as it is."""
+    return prepare(shared_page, app)
+
+
+def prepare(page, app):
     wait_until_idle(page)
     choose_toy(page, app)
     open_tab(page, "tab.data")
@@ -39,14 +49,14 @@ def write(path, rows, broken: str = ""):
     return path
 
 
-def test_counts_add_up_to_all_rows_of_the_set(data_tab):
-    expect_counts(data_tab, train=330, held_out=90, total=420)
-    expect(data_tab.locator(".about").first).to_contain_text(translate("en", "rows.in_file", count=420))
+def test_counts_add_up_to_all_rows_of_the_set(bundled):
+    expect_counts(bundled, train=330, held_out=90, total=420)
+    expect(bundled.locator(".about").first).to_contain_text(translate("en", "rows.in_file", count=420))
 
 
-def test_the_tokens_of_a_row_are_counted_the_same_everywhere(data_tab):
-    total = int(re.search(r"Tokens: ([0-9]+)", data_tab.locator(".xray > p").first.inner_text()).group(1))
-    for legend in data_tab.locator(".xray .legend").all():
+def test_the_tokens_of_a_row_are_counted_the_same_everywhere(bundled):
+    total = int(re.search(r"Tokens: ([0-9]+)", bundled.locator(".xray > p").first.inner_text()).group(1))
+    for legend in bundled.locator(".xray .legend").all():
         assert sum(int(count) for count in legend.locator("b").all_inner_texts()) == total
 
 
@@ -97,31 +107,31 @@ def test_the_line_of_the_cutoff_is_where_longer_rows_begin(data_tab):
     assert all(right > x for look, _, right in boxes if look == "over") and any(look == "over" for look, *_ in boxes)
 
 
-def test_a_row_is_picked_by_keyboard_and_the_number_keeps_the_focus(data_tab):
-    button = data_tab.locator(".first-rows button[data-row='3']")
+def test_a_row_is_picked_by_keyboard_and_the_number_keeps_the_focus(bundled):
+    button = bundled.locator(".first-rows button[data-row='3']")
     button.focus()
     button.press("Enter")
-    number = visible_field(data_tab, translate("en", "rows.number"))
+    number = visible_field(bundled, translate("en", "rows.number"))
     expect(number).to_have_value("3")
-    expect(data_tab.locator(".xray > p").first).to_contain_text("Row 3.", timeout=LONG)
+    expect(bundled.locator(".xray > p").first).to_contain_text("Row 3.", timeout=LONG)
     number.focus()
     number.fill("5")
     number.press("Enter")
-    expect(data_tab.locator(".xray > p").first).to_contain_text("Row 5.", timeout=LONG)
+    expect(bundled.locator(".xray > p").first).to_contain_text("Row 5.", timeout=LONG)
     expect(number).to_be_focused()
 
 
-def test_a_problem_of_the_template_stands_by_the_tokens_once(data_tab):
-    data_tab.evaluate(RENDERED)
-    number = visible_field(data_tab, translate("en", "rows.number"))
+def test_a_problem_of_the_template_stands_by_the_tokens_once(bundled):
+    bundled.evaluate(RENDERED)
+    number = visible_field(bundled, translate("en", "rows.number"))
     number.fill("9999")
     number.press("Tab")
-    expect(notices(data_tab)).to_have_count(1, timeout=LONG)
-    expect(data_tab.locator(".drawn-tokens .notice")).to_contain_text("9999")
-    expect(data_tab.locator(".cost .histogram")).to_be_visible()
+    expect(notices(bundled)).to_have_count(1, timeout=LONG)
+    expect(bundled.locator(".drawn-tokens .notice")).to_contain_text("9999")
+    expect(bundled.locator(".cost .histogram")).to_be_visible()
     number.fill("2")
     number.press("Tab")
-    expect(notices(data_tab)).to_have_count(0, timeout=LONG)
+    expect(notices(bundled)).to_have_count(0, timeout=LONG)
 
 
 def test_on_a_phone_each_result_follows_its_choices(browser, app):

@@ -1,6 +1,5 @@
 """The Plan tab in a real browser: predictions follow their fields, are copied, and are compared with measurements."""
 
-import re
 import resource
 from contextlib import contextmanager
 
@@ -203,8 +202,6 @@ def test_after_out_of_memory_one_click_applies_a_suggestion(page, app, padded_mo
         expand(page, key)
         for name, value in values.items():
             choose(page, translate("en", name), value)
-            # a choice is shown by its label, which begins with it
-            expect(visible_field(page, translate("en", name))).to_have_value(re.compile(f"^{value}"))
     limit = worker.memory_info().vms + 60 * MIB  # a step of 256 padded rows takes some hundreds
     with address_space_limit(worker.pid, limit):
         press(page, "tune.go")

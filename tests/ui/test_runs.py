@@ -44,6 +44,12 @@ def _past_run(app, job="tune", source="helpdesk.en"):
 
 
 @pytest.fixture
+def page(shared_page):
+    open_tab(shared_page, "tab.load")  # so that opening the Runs tab lists the runs anew
+    return shared_page
+
+
+@pytest.fixture
 def past(app):
     """Two fine-tunes and a load; whatever a test does with them, they are gone after it."""
     made = [_past_run(app), _past_run(app, source="/tmp/gradio/0a1b/my rows.csv"), _past_run(app, "load")]
@@ -189,10 +195,10 @@ def test_a_short_run_has_ticks_that_differ_and_names_its_narrow_phases(app, past
 
 
 @pytest.mark.parametrize("width,height", [(1440, 900), (390, 844)])
-def test_thirty_runs_scroll_within_the_table(app, page, width, height):
+def test_thirty_runs_scroll_within_the_table(app, browser, width, height):
     made = [_past_run(app) for _ in range(30)]
+    page = browser.new_page(viewport={"width": width, "height": height})
     try:
-        page.set_viewport_size({"width": width, "height": height})
         page.goto(app.url + "/ja")
         open_tab(page, "tab.runs", "ja")
         expect(run_row(page, made[0].id)).to_be_attached()
@@ -205,5 +211,6 @@ def test_thirty_runs_scroll_within_the_table(app, page, width, height):
         if width == 1440:
             assert below.bounding_box()["y"] < 2 * height
     finally:
+        page.close()
         for run in made:
             shutil.rmtree(run.folder)
