@@ -1,10 +1,12 @@
 """What a person does and reads on the page, for the browser tests of this folder."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from playground.i18n import translate
 
@@ -17,6 +19,20 @@ DRAWN_POINTS = """
 RENDERED = """
 () => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => requestIdleCallback(done))))
 """
+
+
+@contextmanager
+def open_page(browser: Browser, app: Any) -> Iterator[Page]:
+    """A page of its own, closed at the end. Raises AssertionError if a script of it failed."""
+    opened = browser.new_page(viewport={"width": 1440, "height": 900}, reduced_motion="reduce")
+    errors: list[str] = []
+    opened.on("pageerror", lambda error: errors.append(str(error)))
+    opened.set_default_timeout(30_000)
+    opened.goto(app.url)
+    opened.get_by_role("tab").first.wait_for()
+    yield opened
+    opened.close()
+    assert not errors, errors
 
 
 def visible_field(page: Page, label: str) -> Locator:

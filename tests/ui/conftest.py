@@ -1,11 +1,11 @@
 """A real browser on the real app: Chromium, app.py, the engine, and a toy model on disk."""
 
 import shutil
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import toys
+from actions import open_page
 from playwright.sync_api import expect, sync_playwright
 from served_app import ServedApp
 
@@ -52,20 +52,6 @@ def browser():
         started = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield started
         started.close()
-
-
-@contextmanager
-def open_page(browser, app):
-    """A page of its own, closed at the end. Raises AssertionError if a script of it failed."""
-    opened = browser.new_page(viewport={"width": 1440, "height": 900}, reduced_motion="reduce")
-    errors = []
-    opened.on("pageerror", lambda error: errors.append(str(error)))
-    opened.set_default_timeout(30_000)
-    opened.goto(app.url)
-    opened.get_by_role("tab").first.wait_for()
-    yield opened
-    opened.close()
-    assert not errors, errors
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The filters over the catalog's models in a real browser: their choices, a model's facts, and typed ids."""
 
+import json
 from pathlib import Path
 
 from actions import RENDERED, choose, choose_toy, open_tab, press, visible_field
@@ -24,17 +25,17 @@ def open_filters(page, lang: str = "en") -> None:
 def pick(page, lang: str, key: str, value: str) -> None:
     """Choose in a dropdown by what it shows."""
     visible_field(page, translate(lang, key)).click()
-    page.get_by_role("option", name=value, exact=True).click()
-    expect(page.get_by_role("option")).to_have_count(0)
+    page.locator(f"[data-testid=dropdown-option][aria-label={json.dumps(value, ensure_ascii=False)}]").click()
+    expect(page.get_by_test_id("dropdown-option")).to_have_count(0)
 
 
 def offered(page, lang: str = "en") -> list[str]:
     """The names that the dropdown of models offers now."""
     field = visible_field(page, translate(lang, "load.model"))
     field.click()
-    names = page.get_by_role("option").all_inner_texts()
+    names = page.get_by_test_id("dropdown-option").all_inner_texts()
     field.blur()
-    expect(page.get_by_role("option")).to_have_count(0)
+    expect(page.get_by_test_id("dropdown-option")).to_have_count(0)
     return [name.replace("✓", "").strip() for name in names]
 
 

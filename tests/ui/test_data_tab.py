@@ -56,7 +56,7 @@ def test_uploaded_file_is_mapped_drawn_filtered_and_trained_on(page, app, file):
     expand(page, "rows.filter")
     choose(page, translate("en", "data.category"), "even")
     expect_counts(page, train=9, held_out=1, left_out=12, total=22)
-    expect(page.locator(".cost .facts")).to_contain_text("tokens an epoch", timeout=LONG)
+    expect(page.locator(".cost .facts")).to_contain_text("tokens per epoch", timeout=LONG)
     open_tab(page, "tab.tune")
     fill(page, translate("en", "train.epochs"), "1")
     press(page, "tune.go")

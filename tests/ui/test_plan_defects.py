@@ -43,7 +43,7 @@ def test_a_plan_is_drawn_as_soon_as_the_page_is(browser, app):
 
 def test_invalid_length_leaves_the_last_plan_dimmed_under_one_error_until_it_is_valid(plan):
     headline, step = plan.locator(".plan .headline"), plan.locator(".plan .step-notes")
-    before, forecast = step.inner_text(), plan.locator(".counted").filter(has=headline)
+    before, forecast = step.inner_text(), plan.locator(".block.counted").filter(has=headline)
     plan.get_by_role("button", name=say("plan.explained")).click()
     plan.get_by_role("button", name=say("plan.largest")).click()
     set_slider(plan, "train.max_seq_length", "4096")
@@ -61,13 +61,13 @@ def test_invalid_length_leaves_the_last_plan_dimmed_under_one_error_until_it_is_
 
 
 def test_settings_that_exclude_each_other_leave_the_last_plan_too(plan):
-    check_radio(plan, "full")
+    check_radio(plan, say("choice.train.method.full"))
     expect(notices(plan)).to_have_count(1)
     expect(notices(plan)).to_contain_text("16 or 32")
     expect(plan.locator(".plan .bar")).to_have_count(3)
     press(plan, "plan.use")
     expect(notices(plan).filter(has_text=say("plan.invalid"))).to_be_visible()
-    check_radio(plan, "lora")
+    check_radio(plan, say("choice.train.method.lora"))
     expect(notices(plan)).to_have_count(0, timeout=LONG)
 
 
@@ -97,16 +97,17 @@ def test_one_plan_has_one_figure_wherever_it_appears(plan):
 
 def test_the_list_of_models_opens_at_the_chosen_one(plan):
     visible_field(plan, say("load.model")).click()
-    chosen = plan.get_by_role("option", selected=True)
+    options = plan.get_by_test_id("dropdown-option")
+    chosen = plan.locator('[data-testid="dropdown-option"][aria-selected="true"]')
     expect(chosen).to_contain_text("OpenCALM 7B")
     expect(chosen).to_be_in_viewport(ratio=0.9)
-    names = [name.replace("✓", "").strip() for name in plan.get_by_role("option").all_inner_texts()]
+    names = [name.replace("✓", "").strip() for name in options.all_inner_texts()]
     assert names.index("★ OpenCALM 7B") == names.index("★ OpenCALM 1B") + 1
     assert [name for name in names if say("load.offline") in name] == names[: len(catalog.offline_models())]
 
 
 def test_auto_bits_say_which_width_they_take(plan):
-    check_radio(plan, "auto")
+    check_radio(plan, say("choice.load.bits.0"))
     expect(plan.locator(".plan header p")).to_contain_text(say("plan.about.auto", bits=16), timeout=LONG)
 
 
@@ -134,7 +135,7 @@ def test_largest_models_are_there_at_once_and_count_up_for_other_sizes(plan):
     counting = plan.locator(".largest .counting")
     expect(counting).to_contain_text(f"of {len(catalog.shapes())} models", timeout=3 * LONG)  # its process starts first
     expect(table.first).to_be_visible()
-    assert plan.locator(".largest .counted").evaluate(DIMMED)
+    assert plan.locator(".largest .block.counted").evaluate(DIMMED)
 
 
 @pytest.mark.parametrize("lang", ["en", "ja"])
