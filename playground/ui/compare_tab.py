@@ -72,7 +72,7 @@ def build(page: Page) -> CompareTab:
                 scale=5,
                 min_width=160,
             )
-            send = gr.Button(translate("chat.send"), variant="primary", scale=0, min_width=120)
+            send = gr.Button(translate("chat.send"), variant="primary", scale=0, min_width=150)
         with gr.Row(elem_classes="compare-more"):
             examples = gr.Dataset(
                 components=[gr.Textbox(visible=False)],

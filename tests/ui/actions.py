@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from playground.i18n import translate
 
-LONG = 60_000  # ms, for what the engine or the planner does
+LONG = 120_000  # ms, for what the engine or the planner does on a busy machine: their processes start first
 DRAWN_POINTS = """
 () => Math.max(0, ...[...document.querySelectorAll('.live .memory .plot')]
   .flatMap(plot => (plot.data ?? []).map(line => (line.y ?? []).length)))

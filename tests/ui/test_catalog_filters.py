@@ -72,7 +72,7 @@ def test_the_choices_follow_the_filters_and_facts_follow_the_choice(page):
     assert offered(page) == [*named(found), outside()]
     expected = filters.model_facts(found[0], "en")
     pick(page, "en", "load.model", named(found)[0])
-    facts = page.locator(".facts").locator("visible=true")
+    facts = page.locator(".facts:not(.live .facts)").locator("visible=true")
     for text in (
         expected["for"],
         expected["family"],
@@ -111,7 +111,7 @@ def test_no_match_is_reported_and_typed_names_still_work(page, app):
     expect(page.get_by_text(translate("en", "catalog.nothing"))).to_be_visible()
     assert offered(page) == [outside()]
     choose(page, translate("en", "load.model"), "nobody/no-such-model")
-    expect(page.locator(".facts").locator("visible=true")).to_have_count(0)
+    expect(page.locator(".facts:not(.live .facts)").locator("visible=true")).to_have_count(0)
     choose_toy(page, app)
     press(page, "load.go")
     expect(page.locator(".notice.good", has_text="toy-llama").first).to_be_visible(timeout=60_000)

@@ -42,6 +42,7 @@ def compare(shared_page, app):
     prepare(shared_page, app)
     press(shared_page, "chat.clear")
     question(shared_page).fill("")
+    limit_answers(shared_page, 64)
     return shared_page
 
 
@@ -81,6 +82,14 @@ def hostile_service():
         server.shutdown()
 
 
+def limit_answers(page: Page, tokens: int) -> None:
+    """Set how long answers may get: the toy's seldom end by themselves."""
+    label = translate("en", "generation.max_new_tokens")
+    if not page.get_by_label(label, exact=True).locator("visible=true").count():
+        page.get_by_role("button", name=translate("en", "chat.generation")).click()
+    fill(page, label, str(tokens))
+
+
 def question(page: Page):
     return page.locator("#question textarea")
 
@@ -110,8 +119,7 @@ def test_an_example_is_sent_at_once_and_what_is_typed_stays(compare):
 
 def test_a_known_question_shows_the_expected_answer_and_an_answers_limit(fresh_compare):
     compare = fresh_compare
-    compare.get_by_role("button", name=translate("en", "chat.generation")).click()
-    fill(compare, translate("en", "generation.max_new_tokens"), "3")
+    limit_answers(compare, 3)
     ask(compare, KNOWN.upper())
     expect(compare.locator(".expected")).to_contain_text("The Wi-Fi password is otterlamp58.", timeout=LONG)
     expect(compare.locator(".expected mark").last).to_have_text("otterlamp58")
@@ -120,6 +128,7 @@ def test_a_known_question_shows_the_expected_answer_and_an_answers_limit(fresh_c
 
 def test_html_in_questions_and_answers_has_no_effect(fresh_compare, hostile_service):
     compare = fresh_compare
+    limit_answers(compare, 64)
     compare.get_by_role("button", name=translate("en", "chat.service_title")).click()
     compare.get_by_label(translate("en", "chat.service_on")).check()
     for label, value in (("chat.service_url", hostile_service), ("chat.service_model", "toy")):
@@ -154,6 +163,7 @@ def test_during_a_fine_tune_a_question_is_answered_by_a_sentence_and_nothing_is_
 
 @pytest.mark.parametrize("key", ["strip.stop", "chat.clear"])
 def test_stop_keeps_the_answers_so_far_and_clear_drops_them(compare, key):
+    limit_answers(compare, 480)
     ask(compare, "Tell me everything.")
     expect(compare.locator(".side-tuned .text")).to_contain_text(re.compile(r"\w{2}"), timeout=LONG)
     press(compare, key)
@@ -203,6 +213,7 @@ def test_by_keyboard_the_order_is_question_send_examples_and_focus_stays_in_the_
 @pytest.mark.parametrize("width,height", [(1440, 900), (390, 844)])
 def test_the_question_bar_is_always_in_view(compare, width, height):
     compare.set_viewport_size({"width": width, "height": height})
+    limit_answers(compare, 300)
     ask(compare, "Tell me a very long story, with everything that happened.")
     expect(compare.locator(".turn .status")).to_contain_text("measured", timeout=LONG)
     for top in (0, 300, 10_000):

@@ -41,6 +41,8 @@ def test_service_answers_next_to_the_models_and_its_key_is_never_stored(page, ap
     page.get_by_role("button", name=translate("en", "chat.service_title")).click()
     page.get_by_label(translate("en", "chat.service_on")).check()
     expect(head).to_be_visible()
+    page.get_by_role("button", name=translate("en", "chat.generation")).click()
+    fill(page, translate("en", "generation.max_new_tokens"), "32")  # the toy's context is short
     page.get_by_label(translate("en", "chat.ask")).fill("What is blue?")
     press(page, "chat.send")
     expect(notices(page)).to_contain_text("http://")

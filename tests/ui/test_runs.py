@@ -26,7 +26,7 @@ from playground.runs.store import TRASH
 from playground.settings import Settings
 
 HARDWARE = {"device": "cpu", "name": "CPU", "capacity": 2**33}
-PHASES = (("fetch", 0.0), ("train", 0.02), ("save", 1.58), ("idle", 1.6))
+PHASES = (("fetch", 0.0), ("train", 0.1), ("save", 1.5), ("idle", 1.6))
 TICKS = "() => [...document.querySelectorAll('.live .memory .xtick text')].map(tick => tick.textContent)"
 MARKED = "() => [...document.querySelectorAll('.runs tr[aria-current]')].map(row => row.dataset.run)"
 
