@@ -25,7 +25,8 @@ class Reading:
     """A source that is being read, and its records, which are read while they are iterated over.
 
     size: bytes, 0 if unknown. total: number of records, where it is known before the end. problems: broken lines so
-    far, raised at the end. notes: what was guessed. file: the open file, where there is one.
+    far, raised at the end. notes: what was guessed. file: the open file, where there is one. bundled: whether it comes
+    with this program, so that its unused columns are no news.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Reading:
     problems: list[Problem] = field(default_factory=list)
     notes: list[Problem] = field(default_factory=list)
     file: io.BufferedReader | None = None
+    bundled: bool = False
 
     def __enter__(self) -> "Reading":
         return self

@@ -16,7 +16,8 @@ class Row:
     """One training example: an answer (`output`) to a question (`instruction`, `input`), or a text alone in `output`.
 
     key: strings of which a correct answer contains one (the bundled help desk has them). before: earlier turns of the
-    conversation as (question, answer) pairs. number: the record's number in its source, from 1.
+    conversation as (question, answer) pairs. empty_system: whether its source gives a system prompt that is empty, so
+    that a template puts none of its own in. number: the record's number in its source, from 1.
     """
 
     instruction: str
@@ -26,11 +27,15 @@ class Row:
     before: tuple[tuple[str, str], ...] = ()
     system: str = ""
     category: str = ""
+    empty_system: bool = False
     number: int = field(default=0, compare=False)
 
 
 class UnusableRecord(Exception):
-    """A record that yields no row; the message is the reason, a key of the words table under `dropped.`."""
+    """A record that yields no row; the message is the reason, a key of the words table under `dropped.`.
+
+    A reason may name what caused it behind a colon: "role:narrator".
+    """
 
 
 def has_visible_text(text: str) -> bool:

@@ -193,7 +193,9 @@ def _open(settings: Data, preview_bytes: int, on_progress: Callable = lambda *_:
     source = settings.source
     entry = catalog.data_sets().get(source)
     if entry and "file" in entry:
-        return read_file(ASSETS / "data" / entry["file"])
+        reading = read_file(ASSETS / "data" / entry["file"])
+        reading.bundled = True
+        return reading
     if entry:
         return read_hub(entry["hub"])
     if is_file(source):
@@ -223,7 +225,8 @@ def _notes(reading: Reading, selector: RowSelector | None) -> list[Problem]:
     columns = selector.columns
     guessed = {field: name for field, name in columns.names.items() if field in columns.guessed and field != name}
     notes = [Problem("note.columns_guessed", {"columns": format_mapping(guessed)})] if guessed else []
-    return reading.notes + notes + selector.notes()
+    unused = [] if reading.bundled else selector.unused.notes()
+    return reading.notes + notes + columns.notes() + unused + selector.notes()
 
 
 def _until_error(reading: Reading, problems: list[Problem]) -> Iterator[Record]:
