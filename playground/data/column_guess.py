@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from playground.data.cells import parse_cell
-from playground.data.messages import conversation_in, transcript
+from playground.data.messages import conversation_in, texts_in_turn, transcript
 from playground.data.names import columns_named, is_named, verdict
 from playground.data.row import has_visible_text, text_of
 
@@ -134,8 +134,7 @@ def _messages_column(columns: list[str], records: list[dict]) -> str:
 def _can_be_messages(value: Any) -> bool:
     if conversation_in(value) or (isinstance(value, str) and transcript(value)):
         return True
-    parsed = parse_cell(value)
-    return isinstance(parsed, list) and len(parsed) >= 2 and all(isinstance(item, (str, list)) for item in parsed)
+    return texts_in_turn(parse_cell(value)) is not None
 
 
 def _values(column: str, records: list[dict]) -> list:

@@ -38,13 +38,18 @@ def is_message(value: Any) -> bool:
     return isinstance(value, dict) and bool(columns_named(list(value), "role")) and bool(_content_keys(value))
 
 
+def is_message_list(value: Any) -> bool:
+    """Whether a value is a list of objects with a speaker and a text each."""
+    return isinstance(value, list) and bool(value) and all(map(is_message, value))
+
+
 def is_conversation(value: Any) -> bool:
-    """Whether a value is a list of messages; of a text, use `parse_cell` first."""
+    """Whether a value is a list of messages in any form; of a text, use `parse_cell` first."""
     if isinstance(value, dict):
         return bool(_zipped(value))
     if not isinstance(value, list) or not value:
         return False
-    return all(map(is_message, value)) or all(map(_is_by_role, value))
+    return is_message_list(value) or all(map(_is_by_role, value))
 
 
 def conversation_in(value: Any) -> Any:
@@ -71,7 +76,7 @@ def parse_messages(value: Any, role: str = "") -> list[Message]:
         return []
     found = conversation_in(value)
     if found is None:
-        found = _texts_in_turn(parse_cell(value)) if not role else None
+        found = texts_in_turn(parse_cell(value)) if not role else None
     if found is None and isinstance(value, str):
         found = transcript(value)
     if found is None and role:
@@ -212,7 +217,7 @@ def _zipped(value: Any) -> list[dict]:
     return [{key: items[n] for key, items in lists.items() if len(items) == size} for n in range(size)]
 
 
-def _texts_in_turn(value: Any) -> list[dict] | None:
+def texts_in_turn(value: Any) -> list[dict] | None:
     """Messages from texts of which user and assistant write one each in turn, or from pairs of such texts."""
     if not isinstance(value, list) or not value:
         return None

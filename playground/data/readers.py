@@ -12,7 +12,7 @@ from typing import TextIO
 
 from playground.data import encodings, parquet
 from playground.data.csv_reader import read_csv
-from playground.data.file_kind import KINDS, kind_of_file
+from playground.data.file_kind import KINDS, kind_of_file, kind_within, without_fence
 from playground.data.json_reader import read_json
 from playground.data.records import Reading, Record
 from playground.data.text_reader import read_text
@@ -21,6 +21,8 @@ from playground.errors import Problem, problem
 __all__ = ["KINDS", "MAX_FILE_BYTES", "read_file"]
 
 MAX_FILE_BYTES = 100 * 2**20
+KIND_NAMES = {"json": "JSON", "jsonl": "JSON Lines", "csv": "CSV", "tsv": "TSV"}
+SNIFFED_CHARS = 2**16  # of a text file, which tell JSON and tables from prose
 PARQUET_BATCH, PARQUET_PREVIEW_BATCH = 1000, 100  # rows read at once
 
 
@@ -46,11 +48,23 @@ def read_file(
     if detected.guessed:
         reading.notes.append(Problem("note.encoding_guessed", {"encoding": detected.name}))
     reading.encoding = detected
-    reading.file = open(path, "rb")
+    start = _start(path, detected.name)
+    fenced = reading.kind == "text" and start.lstrip("\ufeff \t\r\n").startswith("```")
+    found = kind_within(start.split("\n", 1)[-1] if fenced else start, reading.kind)
+    if found != reading.kind:
+        reading.notes.append(Problem("note.other_kind", {"kind": KIND_NAMES[found]}))
+    reading.kind, reading.file = found, open(path, "rb")
     newline = "" if reading.kind in ("csv", "tsv") else None  # csv parses line ends within quotes itself
-    stream = io.TextIOWrapper(reading.file, encoding=detected.name, newline=newline)
+    stream: TextIO = io.TextIOWrapper(reading.file, encoding=detected.name, newline=newline)
+    if fenced:
+        stream = io.StringIO(without_fence(stream.read(), True), newline)
     reading.records = _checked(_parse(stream, reading), reading, detected.name)
     return reading
+
+
+def _start(path: Path, encoding: str) -> str:
+    with open(path, encoding=encoding, errors="replace") as file:
+        return file.read(SNIFFED_CHARS)
 
 
 def _parse(stream: TextIO, reading: Reading) -> Iterator[Record]:

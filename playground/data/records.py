@@ -60,6 +60,11 @@ class Reading:
         if len(self.problems) >= MAX_PROBLEMS:
             raise PlaygroundError(*self.problems)
 
+    def add_note(self, note: Problem) -> None:
+        """Say once what was guessed or read over."""
+        if note not in self.notes:
+            self.notes.append(note)
+
     def raise_problems(self) -> None:
         """Raise PlaygroundError if any line was broken."""
         if self.problems:

@@ -9,6 +9,9 @@ from typing import Any
 VISIBLE = re.compile("[^\\s\u00ad\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
 # Zero-width joiners don't count as hidden: emoji and some scripts need them.
 HIDDEN = re.compile("[\u200b\u200e\u200f\u061c\u202a-\u202e\u2060-\u2069\ufeff]")
+# How texts begin that are data or markup rather than prose. Chat templates' marks like <s> and <|user|> are neither.
+JSON_START = re.compile(r"\s*(\{\s*[\"'][^\"']*[\"']\s*:|\[\s*(\{\s*[\"']|\[|\"[^\"]*\"\s*[,\]]))")
+MARKUP_START = re.compile(r"\s*<(\?xml|!doctype|!--|(?!s>|/s>|think)[a-z][\w:-]*(\s[^<>]*)?/?>)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,13 @@ class UnusableRecord(Exception):
 def has_visible_text(text: str) -> bool:
     """Whether a text has a visible character."""
     return VISIBLE.search(text) is not None
+
+
+def looks_like(text: str) -> str:
+    """What a text looks like that isn't prose: "json", "markup", or ""."""
+    if JSON_START.match(text):
+        return "json"
+    return "markup" if MARKUP_START.match(text) else ""
 
 
 def has_hidden_characters(text: str) -> bool:

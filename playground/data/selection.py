@@ -9,7 +9,7 @@ from typing import Any
 from playground.data.columns import ColumnMapping
 from playground.data.conversation import Converted
 from playground.data.records import Record
-from playground.data.row import Row, UnusableRecord, has_hidden_characters, has_visible_text
+from playground.data.row import Row, UnusableRecord, has_hidden_characters, has_visible_text, looks_like
 from playground.data.unused import UnusedColumns
 from playground.errors import PlaygroundError, Problem, problem
 from playground.settings import Data
@@ -20,6 +20,7 @@ MAX_CHARS = 400 * 2**20  # in a slice
 LONG_ROW = 10**6  # characters from which a row gets a note
 MAX_NUMBERS = 8  # row numbers in a message
 MAX_CATEGORIES = 12  # in a message
+MAX_FIRST = 80  # characters of a text that is shown
 MAX_REASONS = 40  # told apart by what caused them, like the name of an unknown role
 
 
@@ -71,6 +72,7 @@ class RowSelector:
         self.where: dict[str, list[int]] = {}
         self.categories: Counter[str] = Counter()
         self.unused = UnusedColumns(columns)
+        self._first: dict[str, str] = {}  # how the first text with a remark begins
         self._distinct: set[tuple] = set()
         self._contains = settings.contains.casefold()
 
@@ -111,8 +113,12 @@ class RowSelector:
             reason = self._drop_reason(row, is_text)
             if reason:
                 self._drop(reason, row.number)
-            else:
-                self._keep(row, held_out)
+                continue
+            kind = looks_like(row.output) if is_text else ""
+            if kind:
+                self._remark(f"looks_{kind}", row.number)
+                self._first.setdefault(f"looks_{kind}", row.output[:MAX_FIRST])
+            self._keep(row, held_out)
 
     def rows(self) -> tuple[list[Row], list[Row]]:
         """Train and held-out rows, sampled and split.
@@ -145,7 +151,9 @@ class RowSelector:
         for name, count in self.remarked.items():
             if name == "asked_marks":
                 continue
-            values = {"count": count, "rows": self.where[name]}
+            values: dict[str, Any] = {"count": count, "rows": self.where[name]}
+            if name in self._first:
+                values["first"] = " ".join(self._first[name].split())
             if name == "marks":
                 values["asked"] = self.remarked["asked_marks"]
             notes.append(Problem(f"note.{name}", values))

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from playground import ASSETS, catalog
+from playground.data.bare_messages import join_messages
 from playground.data.columns import ColumnMapping, column_names_of, format_mapping, resolve_columns
-from playground.data.file_kind import ARCHIVE_SUFFIXES, KINDS, kind_of_text
+from playground.data.file_kind import ARCHIVE_SUFFIXES, KINDS, kind_of_text, without_fence
 from playground.data.hub_sets import is_id, read_hub
 from playground.data.readers import MAX_FILE_BYTES, read_file
 from playground.data.records import Reading, Record
@@ -86,6 +87,7 @@ def read(settings: Data, on_progress: Callable = lambda *_: None) -> SelectedRow
     """
     name = short_name(settings.source)
     with _open(settings, 0, on_progress) as reading:
+        join_messages(reading)
         head = list(itertools.islice(reading.records, HEAD))
         if not head:
             reading.raise_problems()
@@ -121,6 +123,7 @@ def preview(settings: Data, rows: int = 20) -> Preview:
     Raises PlaygroundError if nothing can be read at all; problems of rows or columns are in the result.
     """
     with _open(settings, PREVIEW_ENCODING_BYTES) as reading:
+        join_messages(reading)
         deadline = time.monotonic() + PREVIEW_SECONDS
         problems: list[Problem] = []
         records = _until_error(reading, problems)
@@ -158,9 +161,10 @@ def save_pasted(text: str, folder: Path) -> Path:
 
     Raises PlaygroundError: only blanks, too large.
     """
-    data = text.encode("utf-8", "replace")
     if not text.strip():
         raise problem("error.pasted_empty")
+    text = without_fence(text)
+    data = text.encode("utf-8", "replace")
     if len(data) > MAX_FILE_BYTES:
         raise problem("error.pasted_large", size_bytes=len(data), most_bytes=MAX_FILE_BYTES)
     kind = kind_of_text(text)

@@ -105,8 +105,9 @@ def test_answers_that_are_not_to_be_trained_on_are_context(tmp_path, mark):
     turns[1] |= mark
     rows = _read(tmp_path, {"messages": turns})
     assert rows.train == [Row("q2", "right", before=(("q1", "WRONG"),))] and rows.dropped == {"not_trained": 1}
-    turns = [ASKED, BAD | mark, GOOD]  # an answer in two messages
-    assert "error.nothing_left" in problem_keys(read_error(write_jsonl(tmp_path / "b.jsonl", [{"messages": turns}])))
+    for turns in ([ASKED, BAD | mark, GOOD], [ASKED, GOOD, BAD | mark]):  # an answer in two messages
+        path = write_jsonl(tmp_path / "b.jsonl", [{"messages": turns}])
+        assert "error.nothing_left" in problem_keys(read_error(path))
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_a_json_list_is_read_in_chunks(tmp_path, monkeypatch, chunk):
         ('[\n\n{"a": 1},', 3),
         ('[\n{"a": tru', 2),
         ('[{"a": 1}]\n]', 2),
-        ('[{"a": 1},\n]', 2),
+        ('[{"a": 1},\n,]', 2),
     ):
         (tmp_path / "b.json").write_text(broken)
         error = read_error(tmp_path / "b.json")
