@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from playground.data.cells import parse_cell
-from playground.data.messages import conversation_in, texts_in_turn, transcript
+from playground.data.messages import conversation_in, is_message_list, texts_in_turn, transcript
 from playground.data.names import columns_named, is_named, verdict
 from playground.data.row import has_visible_text, text_of
 
@@ -20,6 +20,7 @@ def guess_columns(columns: list[str], records: list[dict]) -> dict[str, str]:
     A conversation is recognized by its structure, under any name; all else by name. A lone column is a text. Columns of
     answers marked as bad are never guessed.
     """
+    is_lone = len(columns) == 1
     columns = [column for column in columns if not is_named(column, "rejected")]
     guess: dict[str, str] = {part: found[0] for part in PARTS_BY_NAME if (found := columns_named(columns, part))}
     common = {part: guess[part] for part in ("system", "category", "history") if part in guess}
@@ -35,7 +36,7 @@ def guess_columns(columns: list[str], records: list[dict]) -> dict[str, str]:
         guess.pop("text", None)
         return {part: name for part, name in guess.items() if part == "instruction" or name != guess["instruction"]}
     text: dict[str, str] = {part: guess[part] for part in ("text", "system", "category") if part in guess}
-    if len(columns) == 1:
+    if is_lone and columns:
         text = {"text": columns[0]}
     return text if "text" in text else guess
 
@@ -68,7 +69,7 @@ def nested_columns(records: list[dict]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for record in records:
         for column, value in record.items():
-            if isinstance(value, (dict, list)):
+            if isinstance(value, (dict, list)) and not is_message_list(value):
                 for path, leaf in _leaves(str(column), value, 3):
                     if len(found) >= MAX_NESTED:
                         return found
@@ -93,13 +94,15 @@ def propose(columns: list[str], records: list[dict]) -> dict[str, str]:
         and not any(is_named(name.split(".")[0], kind) for kind in SPECIAL[1:])
     ]
     texts = [name for name in usable if any(char.isalpha() for char in text_of(leaves[name]))]
-    best = texts if len(texts) >= 2 else usable
     guess = guess_columns(columns, records)
-    output = guess.get("output") or next((name for name in best if name != guess.get("instruction")), "")
-    others = [name for name in best if name != output]
-    question = guess.get("instruction") or next((n for n in others if not output.startswith(n + ".")), "")
-    if output and not guess.get("output") and not guess.get("instruction") and len(best) >= 2:
-        question, output = best[0], best[1]
+    question, output = guess.get("instruction", ""), guess.get("output", "")
+    best = texts if len(texts) >= 2 or not (question or output or len(texts) == 0) else usable
+    if not question and not output and len(best) >= 2:
+        question, output = best[:2]
+    elif output:
+        question = next((name for name in best if name.split(".")[0] != output), "")
+    elif question:
+        output = next((name for name in best if name.split(".")[0] != question), "")
     if question and output:
         return {"instruction": question, "output": output}
     return {"text": next(iter([*texts, *usable, *columns]), "text")}

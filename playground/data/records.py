@@ -1,7 +1,7 @@
 """Records as they stand in their source, and the state of a source that is being read."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import NamedTuple
@@ -26,7 +26,8 @@ class Reading:
 
     size: bytes, 0 if unknown. total: number of records, where it is known before the end. problems: broken lines so
     far, raised at the end. notes: what was guessed. file: the open file, where there is one. bundled: whether it comes
-    with this program, so that its unused columns are no news.
+    with this program, so that its unused columns are no news. parts: the sheets or splits to choose from. closers:
+    called at the end.
     """
 
     name: str
@@ -39,6 +40,8 @@ class Reading:
     notes: list[Problem] = field(default_factory=list)
     file: io.BufferedReader | None = None
     bundled: bool = False
+    parts: list[str] = field(default_factory=list)
+    closers: list[Callable[[], object]] = field(default_factory=list)
 
     def __enter__(self) -> "Reading":
         return self
@@ -46,8 +49,19 @@ class Reading:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file, and remove what was unpacked from it."""
         if self.file:
             self.file.close()
+        while self.closers:
+            self.closers.pop()()
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether only the records that are needed are read at all."""
+        return self.kind in ("hub", "folder")
 
     @property
     def bytes_read(self) -> int:

@@ -143,8 +143,7 @@ def _find_row(rows: SelectedRows, number: int) -> Row:
 
 def _read_rows(data: Data, on_progress: Callable) -> tuple[Hashable, SelectedRows]:
     """The selected rows, and a key that changes with their file and with every setting that selects them."""
-    modified = Path(data.source).expanduser().stat().st_mtime_ns if source.is_file(data.source) else 0
-    key = (replace(data, prompt_format="", custom_format="", train_on_prompt=False), modified)
+    key = (replace(data, prompt_format="", custom_format="", train_on_prompt=False), source.modified(data.source))
     return key, _row_sets.get_or_compute(key, lambda: source.read(data, on_progress))
 
 

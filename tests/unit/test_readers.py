@@ -170,8 +170,8 @@ def test_archives_are_named_and_not_unpacked(tmp_path):
     for name, data, kind in (
         ("a.zip", bomb.getvalue(), "zip"),
         ("a.jsonl", bomb.getvalue(), "zip"),
-        ("a.jsonl.gz", gzip.compress(b"{}"), "gzip"),
-        ("b.csv", gzip.compress(b"{}"), "gzip"),
+        ("b.tgz", gzip.compress(b"{}"), "tar"),
+        ("b.7z", b"7z\xbc\xaf\x27\x1c", "7z"),
         ("c.zip", b"", "zip"),
     ):
         (tmp_path / name).write_bytes(data)
