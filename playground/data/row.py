@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 VISIBLE = re.compile("[^\\s\u00ad\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
@@ -32,6 +32,10 @@ class Row:
     category: str = ""
     empty_system: bool = False
     number: int = field(default=0, compare=False)
+
+    def with_recent_turns(self, count: int) -> "Row":
+        """The row with the last `count` of its earlier turns."""
+        return replace(self, before=self.before[len(self.before) - count :])
 
 
 class UnusableRecord(Exception):
