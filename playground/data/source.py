@@ -16,8 +16,9 @@ from playground.data.bare_messages import join_messages
 from playground.data.column_guess import nested_columns
 from playground.data.columns import ColumnMapping, column_names_of, format_mapping, resolve_columns
 from playground.data.file_kind import ARCHIVE_SUFFIXES, KINDS
-from playground.data.folders import is_data_folder, read_folder
+from playground.data.folders import read_folder
 from playground.data.hub_sets import is_id, read_hub
+from playground.data.locations import is_file, is_folder, is_remote, modified, short_name
 from playground.data.readers import MAX_FILE_BYTES, read_file
 from playground.data.records import Reading, Record
 from playground.data.row import Row, text_of
@@ -180,39 +181,6 @@ def save_pasted(text: str, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return path
-
-
-def is_file(source: str) -> bool:
-    """Whether a source names a file on this machine."""
-    try:
-        return Path(source).expanduser().is_file()
-    except (OSError, ValueError, RuntimeError):  # a name too long, a NUL in it, no such home
-        return False
-
-
-def is_folder(source: str) -> bool:
-    """Whether a source names a folder on this machine: by a path, or by a name under which a data set lies."""
-    try:
-        path = Path(source).expanduser()
-        return path.is_dir() and (not is_id(source) or is_data_folder(path))
-    except (OSError, ValueError, RuntimeError):
-        return False
-
-
-def modified(source: str) -> int:
-    """When a file or folder on this machine was last changed, in nanoseconds; 0 for any other source."""
-    return Path(source).expanduser().stat().st_mtime_ns if is_file(source) or is_folder(source) else 0
-
-
-def is_remote(source: str) -> bool:
-    """Whether reading a source needs a hub."""
-    entry = catalog.data_sets().get(source)
-    return "hub" in entry if entry else is_id(source) and not is_file(source) and not is_folder(source)
-
-
-def short_name(source: str) -> str:
-    """A source's name for messages: a file without its folders."""
-    return Path(source).name if "\\" in source or source.startswith(("/", ".", "~")) else source
 
 
 def _open(settings: Data, preview_bytes: int, on_progress: Callable = lambda *_: None) -> Reading:
