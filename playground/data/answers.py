@@ -60,5 +60,5 @@ def _have_ranks(answers: list) -> bool:
 
 def _text_in(value: dict) -> Any:
     """The text of an object that has one under a usual name and no speaker; any other object unchanged."""
-    keys = [key for key in columns_named(list(value), "content") if isinstance(value[key], str)]
+    keys = [key for key in columns_named(value, "content") if isinstance(value[key], str)]
     return text_of(value[keys[0]]) if keys and not is_message(value) else value

@@ -45,7 +45,7 @@ def _is_bare(record: Record) -> bool:
         return False
     if any(is_named(name, kind) for name in values for kind in ("messages", "instruction", "output", "chosen")):
         return False
-    return any(role_named(values[name]) for name in columns_named(list(values), "role"))
+    return any(role_named(values[name]) for name in columns_named(values, "role"))
 
 
 def _conversations(records: Iterator[Record]) -> Iterator[Record]:
@@ -53,9 +53,9 @@ def _conversations(records: Iterator[Record]) -> Iterator[Record]:
     id, number = None, 0
     for record in records:
         values = record.values
-        ids = columns_named(list(values), "conversation_id")
+        ids = columns_named(values, "conversation_id")
         new_id = values[ids[0]] if ids else None
-        roles = [role_named(values[name]) for name in columns_named(list(values), "role")]
+        roles = [role_named(values[name]) for name in columns_named(values, "role")]
         begins = new_id != id if ids else "system" in roles and any(not _is_system(message) for message in messages)
         if messages and begins:
             number += 1
@@ -68,4 +68,4 @@ def _conversations(records: Iterator[Record]) -> Iterator[Record]:
 
 
 def _is_system(message: dict) -> bool:
-    return any(role_named(message[name]) == "system" for name in columns_named(list(message), "role"))
+    return any(role_named(message[name]) == "system" for name in columns_named(message, "role"))

@@ -7,6 +7,7 @@ from typing import Any
 
 MAX_PYTHON_CHARS = 200_000  # a text of 1 MB makes a syntax tree of about 100 MB
 MAX_DEPTH = 60  # brackets within brackets; Python's parser gives up at 200
+STARTS = ("[", "{", "a", " ", "\n", "\r", "\t")  # characters that a list, an object, an array or a blank begins with
 STRING = r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\""
 PARTS = re.compile(rf"{STRING}|\barray\(|,\s*dtype=\w+\)|(?<=[\]}}])\s+(?=[\[{{])|\)", re.DOTALL)
 TRAILING_COMMA = re.compile(r'"(?:\\.|[^"\\])*"|,(?=\s*[}\]])', re.DOTALL)
@@ -14,7 +15,7 @@ TRAILING_COMMA = re.compile(r'"(?:\\.|[^"\\])*"|,(?=\s*[}\]])', re.DOTALL)
 
 def parse_cell(value: Any) -> Any:
     """The list or object that a text holds as JSON or Python; any other value unchanged."""
-    if not isinstance(value, str):
+    if not isinstance(value, str) or value[:1] not in STARTS:
         return value
     text = value.strip()
     if text[:1] not in ("[", "{") or text[-1:] not in ("]", "}"):

@@ -74,7 +74,7 @@ class ColumnMapping:
             made = conversation.split_into_rows(messages, common, last_only=self.preferred)
             if self.layout == "pair" and made.rows and "history" in self.names:
                 made.rows[-1] = replace(made.rows[-1], input=text_of(self.value(record, "input")))
-        return replace(made, remarks=(*made.remarks, *answer.remarks))
+        return replace(made, remarks=(*made.remarks, *answer.remarks)) if answer.remarks else made
 
     def value(self, record: dict, field: str) -> Any:
         """The record's value of a field; the column may be a path into nested values, like answers.text.0."""

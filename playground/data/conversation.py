@@ -49,7 +49,8 @@ def split_into_rows(messages: list[Message], common: Row, last_only: bool = Fals
     common: the fields that all rows share. An answer without a question before it is left out ("greeting"); of a
     conversation without any question, the answers are texts ("answers_only"). Raises UnusableRecord: no answer at all.
     """
-    common = replace(common, empty_system=_has_empty_system(messages, common))
+    if _has_empty_system(messages, common):
+        common = replace(common, empty_system=True)
     if not any(message.role == "user" for message in messages):
         return _texts(messages, common)
     exchanges, remarks = _exchanges(messages, common.system)
@@ -67,8 +68,14 @@ def split_into_rows(messages: list[Message], common: Row, last_only: bool = Fals
         elif not has_visible_text(exchange.question) or not has_visible_text(exchange.answer):
             made.dropped["empty"] += 1
         else:
-            row = replace(common, instruction=exchange.question, output=exchange.answer, system=exchange.system)
-            made.rows.append(replace(row, before=tuple(before[max(0, number - MAX_TURNS) : number])))
+            row = replace(
+                common,
+                instruction=exchange.question,
+                output=exchange.answer,
+                system=exchange.system,
+                before=tuple(before[max(0, number - MAX_TURNS) : number]),
+            )
+            made.rows.append(row)
     return made
 
 

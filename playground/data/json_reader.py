@@ -47,7 +47,7 @@ def _whole(text: str, reading: Reading) -> Iterable[Any]:
         yield from (first, second)
         yield from values
     elif isinstance(first, dict):
-        found, ignored = records_in(first)
+        found, ignored = records_in(first, reading.kind == "jsonl")
         if ignored:
             reading.add_note(Problem("note.other_lists", {"lists": ignored}))
         yield from found

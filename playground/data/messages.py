@@ -7,6 +7,7 @@ of these as JSON or Python in a text.
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from playground.data.cells import parse_cell
@@ -16,7 +17,7 @@ from playground.data.row import UnusableRecord, text_of
 MEDIA_PARTS = ("image", "audio", "video", "file", "document")  # begin the type of a part that isn't text
 REASONING_PARTS = ("thinking", "reasoning", "redacted_thinking")
 SPEAKER = re.compile(r"^[ \t]*([^\s:：]{1,20})[ \t]*[:：][ \t]*", re.MULTILINE)
-USED_KINDS = ("role", "content", "taught", "reasoning", "calls")  # of a message's keys
+USED_KINDS = ("role", "content", "taught", "masked", "reasoning", "calls")  # of a message's keys
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,13 @@ class Message:
 
 
 def is_message(value: Any) -> bool:
-    """Whether a value is an object with a speaker and a text."""
-    return isinstance(value, dict) and bool(columns_named(list(value), "role")) and bool(_content_keys(value))
+    """Whether a value is an object with a speaker and a text, or a call of a tool."""
+    return isinstance(value, dict) and _has_message_keys(tuple(value))
+
+
+@lru_cache(4096)
+def _has_message_keys(keys: tuple) -> bool:
+    return bool(columns_named(keys, "role") and (columns_named(keys, "content") or columns_named(keys, "calls")))
 
 
 def is_message_list(value: Any) -> bool:
@@ -60,7 +66,7 @@ def conversation_in(value: Any) -> Any:
     if isinstance(parsed, dict):
         if is_message(parsed):
             return [parsed]
-        for name in columns_named(list(parsed), "messages"):
+        for name in columns_named(parsed, "messages"):
             if is_conversation(parsed[name]):
                 return parsed[name]
     return None
@@ -110,43 +116,76 @@ def transcript(text: str) -> list[dict] | None:
 
 def unused_keys(value: Any) -> set[str]:
     """The keys of a conversation's messages that say something and aren't used."""
-    found = parse_cell(value)
+    found = parse_cell(value) if isinstance(value, str) else value
     if not isinstance(found, list) or not all(isinstance(message, dict) for message in found):
         return set()
+    if all(_plain_keys(tuple(message)) for message in found):
+        return set()
     keys = {key for message in found for key, item in message.items() if item not in (None, "", [], {})}
-    return {key for key in keys if not role_named(key) and not any(is_named(key, kind) for kind in USED_KINDS)}
+    return {key for key in keys if not _is_used(key)}
+
+
+@lru_cache(4096)
+def _is_used(key: Any) -> bool:
+    return bool(role_named(key)) or any(is_named(key, kind) for kind in USED_KINDS)
+
+
+@lru_cache(4096)
+def _plain_keys(keys: tuple) -> tuple[str, str] | None:
+    """The keys of speaker and text in a message that has no other keys: most have just these."""
+    roles, contents = columns_named(keys, "role"), columns_named(keys, "content")
+    return (roles[0], contents[0]) if len(keys) == 2 and len(roles) == len(contents) == 1 else None
 
 
 def _parse_message(message: Any, default_role: str = "") -> list[Message]:
+    plain = _plain_keys(tuple(message)) if isinstance(message, dict) else None
+    if plain and isinstance(message[plain[1]], str):
+        role = role_named(message[plain[0]])
+        if role in ("user", "assistant", "system"):
+            return [Message(role, text_of(message[plain[1]]))]
     if _is_by_role(message):
         return [Message(role_named(key), text_of(text)) for key, text in message.items() if text is not None]
     if not isinstance(message, dict):
         raise UnusableRecord("messages")
-    name = _first(message, columns_named(list(message), "role"))
+    name = _first(message, columns_named(message, "role"))
     if isinstance(name, dict):
-        name = _first(name, columns_named(list(name), "role"))
+        name = _first(name, columns_named(name, "role"))
     role = role_named(name) if name is not None else default_role
     if not role:
         raise UnusableRecord(f"role:{name.strip()[:40]}" if isinstance(name, str) and name.strip() else "messages")
     content = _first_content(message)
     if not isinstance(content, (str, list, dict, type(None))):
         raise UnusableRecord("messages")
+    if any(message[key] not in (None, "", [], {}) for key in columns_named(message, "media")):
+        raise UnusableRecord("images")
     text, reasoning = _content(content)
-    calls = [message[key] for key in columns_named(list(message), "calls") if message[key]]
+    calls = [message[key] for key in columns_named(message, "calls") if message[key]]
     calls += [part for part in _parts(content) if str(part.get("type", "")).startswith(("tool_use", "tool_call"))]
     if role == "result":
         return [Message("user", text, remark="tool_results")]
     if role == "call" or (role == "assistant" and calls):
         return [Message("assistant", "\n".join([*([text] if text else []), *map(text_of, calls)]), "tool_calls")]
-    reasoning = reasoning or any(text_of(message[key]).strip() for key in columns_named(list(message), "reasoning"))
+    reasoning = reasoning or any(text_of(message[key]).strip() for key in columns_named(message, "reasoning"))
     untaught = "not_trained" if role == "assistant" and not _is_taught(message) else ""
-    return [Message(role, text, untaught, "reasoning" if reasoning and role == "assistant" else "")]
+    remark = "reasoning" if reasoning else "weights" if _has_partial_weight(message) else ""
+    return [Message(role, text, untaught, remark if role == "assistant" else "")]
 
 
 def _is_taught(message: dict) -> bool:
-    """False for a message of weight 0, or whose `loss` or `train` is false."""
-    marks = [message[key] for key in columns_named(list(message), "taught")]
-    return not any(text_of(mark).strip().casefold() in ("0", "0.0", "false") for mark in marks)
+    """False for a message of weight 0, whose `loss` or `train` is false, or whose `mask` is true."""
+    marks = [_mark(message[key]) for key in columns_named(message, "taught")]
+    masks = [_mark(message[key]) for key in columns_named(message, "masked")]
+    return not any(mark in ("0", "0.0", "false") for mark in marks) and not any(m in ("1", "true") for m in masks)
+
+
+def _has_partial_weight(message: dict) -> bool:
+    """Whether a message has a weight between 0 and 1, or above, which training doesn't know."""
+    marks = {_mark(message[key]) for key in columns_named(message, "taught")}
+    return bool(marks - {"", "0", "0.0", "1", "1.0", "true", "false"})
+
+
+def _mark(value: Any) -> str:
+    return text_of(value).strip().casefold()
 
 
 def _content(content: Any) -> tuple[str, bool]:
@@ -189,7 +228,7 @@ def _first(values: dict, keys: list[str]) -> Any:
 
 def _content_keys(message: dict) -> list[str]:
     """The keys of a message that may hold its text; a dict of the role's key isn't one."""
-    return columns_named(list(message), "content")
+    return columns_named(message, "content")
 
 
 def _first_content(message: dict) -> Any:
@@ -210,7 +249,7 @@ def _zipped(value: Any) -> list[dict]:
     if not is_message(value):
         return []
     lists = {key: items for key, items in value.items() if isinstance(items, list)}
-    roles, contents = columns_named(list(lists), "role"), _content_keys(lists)
+    roles, contents = columns_named(lists, "role"), _content_keys(lists)
     if not roles or not contents or len(lists[roles[0]]) != len(lists[contents[0]]):
         return []
     size = len(lists[roles[0]])

@@ -5,6 +5,7 @@ The names themselves, in English and Japanese, are in `assets/catalog/columns.js
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from functools import cache, lru_cache
 from typing import Any
 
@@ -37,10 +38,16 @@ def is_named(name: Any, kind: str) -> bool:
     return isinstance(name, str) and fold(name) in _folded("column_names")[kind]
 
 
-def columns_named(columns: list[str], kind: str) -> list[str]:
+def columns_named(columns: Iterable, kind: str) -> list[str]:
     """Those of the columns with a usual name of that kind, the most usual first."""
+    return list(_columns_named(tuple(columns), kind))
+
+
+@lru_cache(4096)
+def _columns_named(columns: tuple, kind: str) -> tuple[str, ...]:
     places = _folded("column_names")[kind]
-    return sorted((c for c in columns if fold(c) in places), key=lambda column: places[fold(column)])
+    found = (column for column in columns if isinstance(column, str) and fold(column) in places)
+    return tuple(sorted(found, key=lambda column: places[fold(column)]))
 
 
 def is_known(name: str) -> bool:
@@ -51,8 +58,11 @@ def is_known(name: str) -> bool:
 
 def role_named(name: Any) -> str:
     """The role with that name: "system", "user", "assistant", "call", "result", or "" if it is unknown."""
-    if not isinstance(name, str):
-        return ""
+    return _role_named(name[:MAX_NAME]) if isinstance(name, str) else ""
+
+
+@lru_cache(4096)
+def _role_named(name: str) -> str:
     folded = fold(name)
     return next((role for role, names in _folded("role_names").items() if folded in names), "")
 

@@ -37,8 +37,10 @@ class RecordShaper:
         return dict(zip(names, value))
 
 
-def records_in(value: dict) -> tuple[list, list[str]]:
+def records_in(value: dict, is_line: bool = False) -> tuple[list, list[str]]:
     """The records in one object, as a list of elements, and the names of lists of objects that were ignored.
+
+    is_line: whether the object is a line of JSON Lines, which is a row unless its list has a set's name, like "data".
 
     A table by columns ({column: [values]}, {column: {index: value}}), by rows ({index: {column: value}}), pandas' split
     and table, a list of objects under any name, or the object itself.
@@ -51,7 +53,7 @@ def records_in(value: dict) -> tuple[list, list[str]]:
     table = _table(value)
     if table is not None:
         return table, []
-    lists = {name: item for name, item in value.items() if _is_record_list(item)}
+    lists = {name: item for name, item in value.items() if _is_record_list(item) and (not is_line or name in SPLITS)}
     if lists:
         first = next((name for name in SPLITS if name in lists), next(iter(lists)))
         return lists[first], [name for name in lists if name != first and name != "features"]
@@ -66,10 +68,10 @@ def records_in(value: dict) -> tuple[list, list[str]]:
 
 def _is_row(value: dict) -> bool:
     """Whether an object has a question and an answer in text, or a conversation, and so is a row itself."""
-    if any(is_message_list(value[name]) for name in columns_named(list(value), "messages")):
+    if any(is_message_list(value[name]) for name in columns_named(value, "messages")):
         return True
     texts = [name for name, text in value.items() if isinstance(text, str)]
-    return bool(columns_named(texts, "output")) and bool(columns_named(texts, "instruction"))
+    return bool(columns_named(value, "output")) and bool(columns_named(texts, "instruction"))
 
 
 def _split_table(value: dict) -> list[dict] | None:

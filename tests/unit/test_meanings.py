@@ -98,7 +98,7 @@ def test_a_label_whose_meaning_is_unknown_is_said(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "mark", [{"weight": 0}, {"weight": 0.0}, {"loss": False}, {"train": False}, {"train": "false"}]
+    "mark", [{"weight": 0}, {"weight": 0.0}, {"loss": False}, {"train": False}, {"train": "false"}, {"mask": True}]
 )
 def test_answers_that_are_not_to_be_trained_on_are_context(tmp_path, mark):
     turns = messages("q1", "WRONG", "q2", "right")
@@ -197,6 +197,31 @@ def test_reasoning_beside_an_answer_is_said_not_taught(tmp_path, beside):
     assert pairs(rows) == [("q", "2")] and _note(rows, "note.reasoning").values == {"count": 1, "rows": [1]}
 
 
+def test_weights_between_nothing_and_all_are_said(tmp_path):
+    rows = _read(tmp_path, {"messages": [ASKED, GOOD | {"weight": 0.5}]}, {"messages": [ASKED, BAD | {"weight": 1}]})
+    assert len(rows.train) == 2 and _note(rows, "note.weights").values == {"count": 1, "rows": [1]}
+
+
+def test_parts_of_any_service_are_read(tmp_path):
+    bedrock = {
+        "system": [{"text": "s"}],
+        "messages": [{"role": "user", "content": [{"text": "q"}]}, {"role": "assistant", "content": [{"text": "a"}]}],
+    }
+    gemini = {
+        "systemInstruction": {"parts": [{"text": "s"}]},
+        "contents": [{"role": "user", "parts": [{"text": "q"}]}, {"role": "model", "parts": [{"text": "a"}]}],
+    }
+    chatgpt = {
+        "system": "s",
+        "messages": [
+            {"author": {"role": "user"}, "content": {"parts": ["q"]}},
+            {"author": {"role": "assistant"}, "content": {"parts": ["a"]}},
+        ],
+    }
+    for record in (bedrock, gemini, chatgpt):
+        assert _read(tmp_path, record).train == [Row("q", "a", system="s")]
+
+
 def test_one_line_says_which_columns_are_not_used(tmp_path):
     records = [{"id": n, "question": f"q{n}", "answer": "a", "source": "web" if n else None} for n in range(3)]
     rows = _read(tmp_path, *records)
@@ -217,65 +242,6 @@ def test_an_empty_system_prompt_is_kept_as_one(tmp_path):
         tmp_path, {"messages": [{"role": "system", "content": ""}, ASKED, GOOD]}, {"messages": messages("p", "a")}
     )
     assert [(row.system, row.empty_system) for row in rows.train] == [("", True), ("", False)]
-
-
-@pytest.mark.parametrize(
-    "user,assistant",
-    [
-        ("User", "Chatbot"),
-        ("human", "bot"),
-        ("ユーザー", "アシスタント"),
-        ("Ｑ", "Ａ"),
-        ("質問", "回答"),
-        ("問い", "答え"),
-        ("HUMAN ", "Model"),
-        ("Prompter", "GPT"),
-    ],
-)
-@pytest.mark.parametrize("names", [("role", "content"), ("from", "value"), ("speaker", "text"), ("話者", "発言")])
-def test_roles_are_known_by_their_names_in_the_field(tmp_path, user, assistant, names):
-    turns = [dict(zip(names, pair)) for pair in (("System", "s"), (user, "q"), (assistant, "a"))]
-    assert _read(tmp_path, {"messages": turns}).train == [Row("q", "a", system="s")]
-
-
-def test_a_narrator_speaks_as_the_system_and_an_unknown_role_is_named(tmp_path):
-    told = [{"role": "narrator", "content": "It rains."}, ASKED, GOOD]
-    rows = _read(tmp_path, {"messages": told}, {"messages": [{"role": "Zarathustra", "content": "x"}, ASKED, GOOD]})
-    assert rows.train == [Row("q", "good", system="It rains.")] and rows.dropped == {"role:Zarathustra": 1}
-    assert all("Zarathustra" in _note(rows, "note.dropped").text(lang) for lang in LANGUAGES)
-
-
-def test_a_set_of_many_unknown_roles_keeps_the_list_of_reasons_short(tmp_path):
-    records = [{"messages": [{"role": f"someone {n}", "content": "x"}, ASKED, GOOD]} for n in range(100)]
-    rows = _read(tmp_path, {"messages": [ASKED, GOOD]}, *records)
-    assert len(rows.dropped) <= 41 and sum(rows.dropped.values()) == 100
-
-
-@pytest.mark.parametrize(
-    "question,answer",
-    [
-        ("質問", "回答"),
-        ("問い", "答え"),
-        ("Ｑ", "Ａ"),
-        ("入力文", "出力文"),
-        ("ユーザー", "アシスタント"),
-        ("User Message", "Bot-Response"),
-        ("【質問】", "回答："),
-        ("ＱＵＥＳＴＩＯＮ", "Ａｎｓｗｅｒ"),
-        ("human", "model_output"),
-    ],
-)
-def test_headers_are_known_by_their_names_in_the_field(tmp_path, question, answer):
-    assert pairs(_read(tmp_path, {question: "q", answer: "a"})) == [("q", "a")]
-    assert pairs(_read(tmp_path, {"指示": "q", "入力": "i", "出力": "a"})) == [("q", "a")]
-
-
-def test_empty_twins_of_keys_are_skipped(tmp_path):
-    twins = {"role": None, "content": None}
-    turns = [{"from": "human", "value": "q"} | twins, {"from": "gpt", "value": "a"} | twins]
-    assert pairs(_read(tmp_path, {"conversations": turns})) == [("q", "a")]
-    empty = {"from": "", "value": ""}
-    assert pairs(_read(tmp_path, {"conversations": [ASKED | empty, GOOD | empty]})) == [("q", "good")]
 
 
 def test_a_very_long_conversation_keeps_the_turns_before_each_answer_within_bounds(tmp_path):
