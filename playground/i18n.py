@@ -73,6 +73,12 @@ def data_name(lang: str, name: str) -> str:
     return table(lang)["rows.pasted"] if PASTED.fullmatch(name) else name
 
 
+def dropped_text(lang: str, reason: str) -> str:
+    """Why rows were left out, in words. A reason may name its cause behind a colon: "role:narrator"."""
+    key, _, name = reason.partition(":")
+    return translate(lang, f"dropped.{key}", name=name)
+
+
 def pasted_name(digest: str, suffix: str) -> str:
     """The file name of a pasted text, by which it is known as one. digest: of its bytes, in hexadecimal."""
     return f"pasted-{digest[:12]}.{suffix}"
@@ -88,7 +94,7 @@ def _format_value(lang: str, name: str, value: Any) -> Any:
     if name in ("part", "job", "memory"):
         return table(lang).get(f"chart.{name}.{value}", value)
     if name == "dropped":
-        value = [f"{table(lang)[f'dropped.{reason}']} {count}" for reason, count in value.items()]
+        value = [f"{dropped_text(lang, reason)} {count}" for reason, count in value.items()]
     if isinstance(value, (list, tuple)):
         return table(lang)["catalog.and"].join(str(item) for item in value)
     return value

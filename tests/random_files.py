@@ -28,6 +28,12 @@ NAMES = (
     "text",
     "system",
     "category",
+    "history",
+    "label",
+    "score",
+    "chosen",
+    "rejected",
+    "image",
     "split",
     "key",
     "x",
@@ -64,10 +70,10 @@ texts = st.one_of(
     st.sampled_from(UNUSUAL_TEXTS), st.text(max_size=30), st.text(alphabet='あいう漢字。\n,"a ', max_size=20)
 )
 scalars = st.one_of(texts, st.none(), st.booleans(), st.integers(), st.floats())
-roles = st.sampled_from(("user", "assistant", "human", "gpt", "system", "tool", "", "x"))
+roles = st.sampled_from(("user", "assistant", "human", "gpt", "system", "tool", "function_call", "", "x"))
 messages = st.lists(
     st.one_of(
-        st.fixed_dictionaries({"role": roles, "content": scalars}),
+        st.fixed_dictionaries({"role": roles, "content": scalars}, optional={"weight": scalars, "tool_calls": scalars}),
         st.fixed_dictionaries({"from": roles, "value": scalars}),
         st.fixed_dictionaries(
             {"role": roles, "content": st.lists(st.fixed_dictionaries({"type": texts, "text": scalars}), max_size=2)}
@@ -231,8 +237,8 @@ def _check_rows(selected: SelectedRows, chosen: Data) -> None:
         "".join((row.instruction, row.input, row.output, *before)).encode("utf-8")
     assert not {_question(row) for row in selected.train} & {_question(row) for row in selected.held_out}
     if not chosen.sample:
-        last = min(chosen.end_row or selected.total, selected.total)
-        numbers = {row.number for row in rows}
+        numbers = {row.number for row in rows}  # of records: a conversation has several rows
+        last = max(numbers | {number for reason in selected.dropped for number in selected.where[reason]})
         assert len(numbers) + sum(selected.dropped.values()) >= last - chosen.start_row + 1
 
 

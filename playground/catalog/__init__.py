@@ -15,9 +15,11 @@ from playground.catalog.entries import (
     prompts,
     read_entries,
     requirements,
+    role_names,
     shape_of,
     shapes,
     source_of,
+    verdicts,
 )
 
 __all__ = [
@@ -32,7 +34,9 @@ __all__ = [
     "prompts",
     "read_entries",
     "requirements",
+    "role_names",
     "shape_of",
     "shapes",
     "source_of",
+    "verdicts",
 ]

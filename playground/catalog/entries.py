@@ -55,8 +55,23 @@ def data_sets() -> dict[str, dict]:
 
 @cache
 def column_names() -> dict[str, dict]:
-    """Usual names of a data set's columns, in lower case, by the role of the column: {"names": [...]}."""
+    """Usual names of a data set's columns and of a message's keys, by what they hold: {"names": [...]}."""
     return read_entries("columns")
+
+
+@cache
+def role_names() -> dict[str, dict]:
+    """Usual names of who speaks in a conversation, by role (system, user, assistant, call, result): {"names": [...]}.
+
+    call: an answer that calls a tool; result: what the tool returned.
+    """
+    return read_entries("roles")
+
+
+@cache
+def verdicts() -> dict[str, dict]:
+    """Usual values of a column that judges an answer, by "true" and "false": {"names": [...]}."""
+    return read_entries("verdicts")
 
 
 @cache

@@ -1,63 +1,80 @@
-"""Column mapping: which column of a record is the instruction, output, messages, …; guessed from names or set by hand.
+"""Column mapping: which column of a record is the instruction, output, messages, …; guessed or set by hand.
 
 A record has one of three layouts: a question and answer pair, a conversation (`messages`, of which every answer
-becomes a row), or a text alone. Known column names are listed in `assets/catalog/columns.json`.
+becomes a row), or a text alone. The guess is in column_guess.py, usual names in `assets/catalog/columns.json`.
 """
 
 import json
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from playground import catalog
 from playground.data import conversation
-from playground.data.row import Row, text_of
-from playground.errors import problem
+from playground.data.answers import Answer, first_answer
+from playground.data.column_guess import (
+    examples,
+    guess_columns,
+    judging_columns,
+    propose,
+    unclear_labels,
+)
+from playground.data.conversation import Converted
+from playground.data.messages import Message, conversation_in, parse_history, parse_messages, transcript
+from playground.data.names import columns_named, is_named, verdict
+from playground.data.row import Row, UnusableRecord, text_of
+from playground.errors import Problem, problem
 
-FIELDS = ("instruction", "input", "output", "messages", "text", "system", "category")
+FIELDS = ("instruction", "input", "output", "messages", "text", "system", "history", "category", "label")
 MAX_NAMES = 12  # column names in an error message
 SEPARATORS = "[,\uff0c\u3001]"  # of a mapping: ASCII, full-width and ideographic commas
 
 
 @dataclass(frozen=True)
 class ColumnMapping:
-    """Names of columns by field, {field: column}, and the fields whose column is a guess."""
+    """Names of columns by field, {field: column}, and the fields whose column is a guess.
+
+    judges: columns that say whether an answer is good. preferred: whether the answer is the chosen one of several.
+    rejected: columns of answers that are marked as bad. media: columns of pictures and sound. rank: the column with the
+    scores of a list of answers, or "". unclear: {column of labels: some values} that nobody explains.
+    """
 
     names: dict[str, str]
     guessed: frozenset[str] = frozenset()
+    judges: tuple[str, ...] = ()
+    preferred: bool = False
+    rejected: tuple[str, ...] = ()
+    media: tuple[str, ...] = ()
+    rank: str = ""
+    unclear: dict[str, list[str]] = field(default_factory=dict)
 
     @cached_property
     def layout(self) -> str:
         """ "pair", "messages" or "text"."""
         return next((field for field in ("messages", "text") if field in self.names), "pair")
 
-    def rows(self, record: dict, number: int) -> tuple[list[Row], tuple[str, ...]]:
-        """Convert a record to rows, one per answer, and remarks about it ("nested", "greeting").
+    @cached_property
+    def used(self) -> frozenset[str]:
+        """The columns that are read; of a nested one, the column that contains it."""
+        roots = {name if name in self.names else name.split(".")[0] for name in self.names.values()}
+        return frozenset({*roots, *self.names.values(), *self.judges, *self.rejected, *self.media, self.rank})
 
-        Fields that the record lacks are empty. Raises UnusableRecord.
-        """
-        system, category = (text_of(self.value(record, field)) for field in ("system", "category"))
-        common = Row("", "", system=system, category=category, number=number)
-        if self.layout == "messages":
-            return conversation.split_into_rows(conversation.parse_messages(self.value(record, "messages")), common)
-        values = {field: self.value(record, field) for field in ("instruction", "input", "output", "text")}
-        if conversation.is_conversation(values["instruction"]) or conversation.is_conversation(values["output"]):
-            messages = conversation.parse_messages(values["instruction"], "user")
-            messages += conversation.parse_messages(values["output"], "assistant")
-            return conversation.split_into_rows(messages, common)
-        remarks = ("nested",) if any(isinstance(value, (dict, list)) for value in values.values()) else ()
+    def rows(self, record: dict, number: int) -> Converted:
+        """Convert a record to rows, one per answer. Fields that the record lacks are empty. Raises UnusableRecord."""
+        self._check(record)
+        category = text_of(self.value(record, "category"))
+        common = Row("", "", system=self._system(record), category=category, number=number)
         if self.layout == "text":
-            return [replace(common, output=text_of(values["text"]))], remarks
-        key = record.get("key")
-        row = replace(
-            common,
-            instruction=text_of(values["instruction"]),
-            output=text_of(values["output"]),
-            input=text_of(values["input"]),
-            key=tuple(str(k) for k in key) if isinstance(key, list) else (),
-        )
-        return [row], remarks
+            return self._text(record, common)
+        answer = first_answer(self.value(record, "output"), record.get(self.rank))
+        messages = self._messages(record, answer)
+        if messages is None:
+            made = self._pair(record, common, answer)
+        else:
+            made = conversation.split_into_rows(messages, common, last_only=self.preferred)
+            if self.layout == "pair" and made.rows and "history" in self.names:
+                made.rows[-1] = replace(made.rows[-1], input=text_of(self.value(record, "input")))
+        return replace(made, remarks=(*made.remarks, *answer.remarks)) if answer.remarks else made
 
     def value(self, record: dict, field: str) -> Any:
         """The record's value of a field; the column may be a path into nested values, like answers.text.0."""
@@ -74,33 +91,91 @@ class ColumnMapping:
                 return None
         return value
 
+    def notes(self) -> list[Problem]:
+        """What is said of the columns once: answers marked as bad, labels that nobody explains."""
+        notes = [Problem("note.rejected", {"columns": list(self.rejected)})] if self.rejected else []
+        for column, values in self.unclear.items():
+            key = "note.label_as_answer" if column == self.names.get("output") else "note.label_unknown"
+            notes.append(Problem(key, {"column": column, "values": values}))
+        return notes
+
+    def _check(self, record: dict) -> None:
+        """Raises UnusableRecord for an answer that is judged bad, and for one about a picture or a sound."""
+        for column in self.judges:
+            if verdict(record.get(column)) is False:
+                raise UnusableRecord(f"judged:{column}")
+        for column in self.media:
+            if record.get(column) not in (None, "", [], {}):
+                raise UnusableRecord("images")
+
+    def _system(self, record: dict) -> str:
+        value = self.value(record, "system")
+        if value is None or isinstance(value, str):
+            return text_of(value)
+        return "\n\n".join(message.text for message in parse_messages(value, "system"))
+
+    def _text(self, record: dict, common: Row) -> Converted:
+        value = self.value(record, "text")
+        return Converted([replace(common, output=text_of(value))], _nested_remark(value))
+
+    def _pair(self, record: dict, common: Row, answer: Answer) -> Converted:
+        values = {field: self.value(record, field) for field in ("instruction", "input")}
+        key = record.get("key")
+        row = replace(
+            common,
+            instruction=text_of(values["instruction"]),
+            output=text_of(answer.value),
+            input=text_of(values["input"]),
+            key=tuple(str(k) for k in key) if isinstance(key, list) else (),
+        )
+        return Converted([row], _nested_remark(*values.values(), answer.value))
+
+    def _messages(self, record: dict, answer: Answer) -> list[Message] | None:
+        """The conversation with its answer, or None if a record has only texts. Raises UnusableRecord."""
+        whole = _whole_conversation(answer.value) if self.preferred or self.layout == "messages" else None
+        if whole is not None:
+            return whole
+        if self.layout == "messages":
+            messages = parse_messages(self.value(record, "messages"))
+            return messages + self._answer(messages, answer) if "output" in self.names else messages
+        history, question = parse_history(self.value(record, "history")), self.value(record, "instruction")
+        if not history and conversation_in(question) is None and conversation_in(answer.value) is None:
+            return None
+        messages = history + parse_messages(question, "user")
+        return messages + self._answer(messages, answer)
+
+    def _answer(self, messages: list[Message], answer: Answer) -> list[Message]:
+        """The answer's messages. Raises UnusableRecord if the conversation before it ends with an answer already."""
+        found = parse_messages(answer.value, "assistant")
+        if self.preferred and messages and found and messages[-1].role == "assistant":
+            if messages[-1].text == found[-1].text:
+                return []
+            raise UnusableRecord("answered")
+        return found
+
 
 def resolve_columns(mapping: str, records: list[dict], source: str) -> ColumnMapping:
-    """Combine the mapping set by hand with a guess for the fields that it leaves open.
+    """Combine the mapping set by hand with a guess for the fields that it leaves open. Each column is used once.
 
-    Raises PlaygroundError, naming the columns that exist: an unknown field or column, no columns for a question and an
-    answer.
+    Raises PlaygroundError, naming the columns that exist: an unknown field or column, a column for two fields, no
+    columns for a question and an answer.
     """
     columns, chosen = column_names_of(records), parse_mapping(mapping)
-    absent = [
-        name
-        for name in chosen.values()
-        if name and name not in columns and not any(_has_value(record, name) for record in records)
-    ]
-    if absent:
-        raise problem("error.column_absent", source=source, absent=absent, found=columns[:MAX_NAMES])
-    guess = _guess(columns, records)
+    _check_chosen(chosen, columns, records, source)
+    guess = guess_columns(columns, records)
     if {"instruction", "output"} & set(chosen):
-        guess = {field: name for field, name in guess.items() if field not in ("messages", "text")}
-        guess |= _input_as_instruction(chosen, guess)
+        if not {"messages"} & set(chosen):
+            guess = {field: name for field, name in guess.items() if field not in ("messages", "text")}
     elif {"messages", "text"} & set(chosen):
-        guess = {field: name for field, name in guess.items() if field in ("system", "category")}
-    taken = set(chosen.values())
-    guess = {field: name for field, name in guess.items() if field not in chosen and name not in taken}
-    names = {field: name for field, name in {**guess, **chosen}.items() if name}
+        allowed = ("system", "category", *(("output",) if _is_preferred(guess) and "messages" in chosen else ()))
+        guess = {field: name for field, name in guess.items() if field in allowed}
+    names = _used_once(chosen, guess, columns)
     if not ({"messages", "text"} & set(names) or {"instruction", "output"} <= set(names)):
-        raise problem("error.columns", source=source, found=columns[:MAX_NAMES])
-    return ColumnMapping(names, frozenset(guess))
+        proposal, shown = format_mapping(propose(columns, records)), columns[:MAX_NAMES]
+        values = examples(shown, records)
+        raise problem("error.columns", source=source, found=shown, examples=values, proposal=proposal)
+    guessed = frozenset(field for field in names if field not in chosen)
+    return _with_meanings(ColumnMapping(names, guessed), chosen, columns, records)
 
 
 def column_names_of(records: list[dict]) -> list[str]:
@@ -136,36 +211,83 @@ def format_mapping(names: dict[str, str]) -> str:
     return ", ".join(f"{field}={name}" for field, name in names.items())
 
 
-def _guess(columns: list[str], records: list[dict]) -> dict[str, str]:
-    """Guess {field: column} from column names, ignoring case; a lone column is a text."""
-    by_lower_name: dict[str, str] = {}
-    for column in columns:
-        by_lower_name.setdefault(column.strip().lower(), column)
-    guess = {}
-    for field, entry in catalog.column_names().items():
-        known = next((name for name in entry["names"] if name in by_lower_name), None)
-        if known is not None:
-            guess[field] = by_lower_name[known]
-    if "messages" in guess:
-        if any(conversation.is_conversation(record.get(guess["messages"]), True) for record in records):
-            return {field: name for field, name in guess.items() if field in ("messages", "system", "category")}
-        del guess["messages"]
-    guess |= _input_as_instruction({}, guess)
-    if {"instruction", "output"} <= set(guess):
-        guess.pop("text", None)
-        return {field: name for field, name in guess.items() if field != "input" or name != guess["instruction"]}
-    text_only = {field: name for field, name in guess.items() if field in ("text", "system", "category")}
-    if len(columns) == 1:
-        text_only = {"text": columns[0]}
-    return text_only if "text" in text_only else guess
+def _check_chosen(chosen: dict[str, str], columns: list[str], records: list[dict], source: str) -> None:
+    """Raises PlaygroundError for a column that no record has, and for one that is chosen twice."""
+    names = [name for name in chosen.values() if name]
+    absent = [n for n in names if n not in columns and not any(_has_value(record, n) for record in records)]
+    if absent:
+        raise problem("error.column_absent", source=source, absent=absent, found=columns[:MAX_NAMES])
+    twice = list(dict.fromkeys(name for name in names if names.count(name) > 1))
+    if twice:
+        raise problem("error.column_twice", columns=twice)
 
 
-def _input_as_instruction(chosen: dict[str, str], guess: dict[str, str]) -> dict[str, str]:
-    """Without any instruction column, the input column is the question."""
-    has_instruction = "instruction" in chosen or "instruction" in guess
-    if has_instruction or "input" in chosen or "input" not in guess:
-        return {}
-    return {"instruction": guess["input"]}
+def _used_once(chosen: dict[str, str], guess: dict[str, str], columns: list[str]) -> dict[str, str]:
+    """The chosen columns, and of the guess those that aren't in use yet; an input alone is the question."""
+    names = {field: name for field, name in chosen.items() if name}
+    taken = set(names.values()) | {name.split(".")[0] for name in names.values()}
+    order = ("instruction", "output", *FIELDS)
+    for part in dict.fromkeys(name for name in order if name in guess):
+        if part not in chosen and guess[part] not in taken:
+            names[part] = guess[part]
+            taken.add(guess[part])
+    is_pair = not {"messages", "text"} & set(names)
+    if is_pair and "instruction" not in names and "instruction" not in chosen:
+        inputs = [name for name in columns_named(columns, "input") if name not in taken]
+        question = names.pop("input") if "input" in names and "input" not in chosen else next(iter(inputs), "")
+        if question and "input" not in chosen:
+            names["instruction"] = question
+    return names
+
+
+def _with_meanings(
+    made: ColumnMapping, chosen: dict[str, str], columns: list[str], records: list[dict]
+) -> ColumnMapping:
+    """The mapping with the columns that change what a row means."""
+    taken = set(made.names.values())
+    free = [column for column in columns if column not in taken]
+    judges = judging_columns(free, records) if "label" not in chosen and made.layout != "text" else ()
+    judges = (chosen["label"],) if chosen.get("label") else judges
+    names = made.names | ({"label": judges[0]} if judges else {})
+    unclear = {} if "label" in chosen else unclear_labels([c for c in free if c not in judges], records)
+    if is_named(names.get("output"), "label"):
+        answers = unclear_labels([names["output"]], records)
+        unclear |= {column: values for column, values in answers.items() if _are_numbers(values)}
+    rank = columns_named(free, "rank")
+    return replace(
+        made,
+        names=names,
+        guessed=made.guessed | ({"label"} if judges and "label" not in chosen else set()),
+        judges=judges,
+        preferred=_is_preferred(made.names),
+        rejected=tuple(columns_named(free, "rejected")),
+        media=tuple(columns_named(free, "media")),
+        rank=rank[0] if rank else "",
+        unclear=unclear,
+    )
+
+
+def _is_preferred(names: dict[str, str]) -> bool:
+    """Whether the answer is the chosen one of several."""
+    answer = names.get("output") or names.get("messages") or ""
+    return is_named(answer, "chosen") or is_named(answer.split(".")[0], "chosen")
+
+
+def _whole_conversation(answer: Any) -> list[Message] | None:
+    """The conversation that a chosen answer repeats in front of its last message, or None for an answer alone."""
+    found = conversation_in(answer)
+    if found is None and isinstance(answer, str):
+        found = transcript(answer)
+    messages = parse_messages(found) if found else []
+    return messages if any(message.role == "user" for message in messages) else None
+
+
+def _nested_remark(*values: Any) -> tuple[str, ...]:
+    return ("nested",) if any(isinstance(value, (dict, list)) for value in values) else ()
+
+
+def _are_numbers(values: list[str]) -> bool:
+    return all(re.fullmatch(r"-?\d+(\.\d+)?", value) for value in values)
 
 
 def _has_value(record: dict, name: str) -> bool:

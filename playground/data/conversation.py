@@ -1,17 +1,12 @@
-"""Conversations: message lists of OpenAI (role, content) or ShareGPT (from, value), one row per answer, and turns."""
+"""Conversations: one row per answer, with the turns before it, and the turns of a prompt."""
 
-import json
-import re
-from dataclasses import dataclass, replace
-from typing import Any
+from collections import Counter
+from dataclasses import dataclass, field, replace
 
-from playground.data.row import Row, UnusableRecord, text_of
+from playground.data.messages import Message
+from playground.data.row import Row, UnusableRecord, has_visible_text
 
-USER_ROLES = ("user", "human", "prompter")
-ASSISTANT_ROLES = ("assistant", "gpt", "bot", "model", "chatgpt", "bard")
-SYSTEM_ROLES = ("system", "developer")
-
-Message = tuple[str, str]  # role and text
+MAX_TURNS = 256  # earlier turns of a row; all of a very long conversation would need memory by their square
 
 
 @dataclass(frozen=True)
@@ -23,83 +18,104 @@ class Turn:
     input: str = ""
 
 
+@dataclass
+class Converted:
+    """What became of a record: rows, remarks on it (keys of the words table under `note.`), and answers left out, by
+    reason (a key of the words table under `dropped.`)."""
+
+    rows: list[Row]
+    remarks: tuple[str, ...] = ()
+    dropped: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass
+class _Exchange:
+    """A question, its answer, and why the answer isn't trained on, or ""."""
+
+    question: str
+    answer: str
+    untaught: str
+    system: str
+
+
 def turns(row: Row) -> list[Turn]:
     """The earlier turns of a row's conversation, and its question as the turn to be answered."""
     return [*(Turn(question, answer) for question, answer in row.before), Turn(row.instruction, input=row.input)]
 
 
-def is_conversation(value: Any, allow_json_text: bool = False) -> bool:
-    """Whether a value is a list of messages or, with `allow_json_text`, a JSON text that begins like one."""
-    if allow_json_text and isinstance(value, str):
-        return re.match(r'\s*\[\s*\{\s*"(role|from|content|value)"', value) is not None
-    if not isinstance(value, list) or not value:
-        return False
-    return all(
-        isinstance(message, dict) and ({"role", "content"} <= set(message) or {"from", "value"} <= set(message))
-        for message in value
-    )
+def split_into_rows(messages: list[Message], common: Row, last_only: bool = False) -> Converted:
+    """Make a row of every answer that is to be trained on, or of the last answer alone, with all earlier turns.
 
-
-def parse_messages(value: Any, role: str = "") -> list[Message]:
-    """Parse a message list, JSON of one, or (with `role`) a plain text by that role. Raises UnusableRecord."""
-    if value is None:
-        return []
-    if role and not is_conversation(value):
-        return [(role, text_of(value))]
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError) as error:
-            raise UnusableRecord("messages") from error
-    if not isinstance(value, list):
-        raise UnusableRecord("messages")
-    return [_parse_message(message) for message in value]
-
-
-def split_into_rows(messages: list[Message], common: Row) -> tuple[list[Row], tuple[str, ...]]:
-    """Make a row of every answer, with all earlier turns as its context.
-
-    common: the fields that all rows share. Returns the rows, and ("greeting",) if an answer without a question before
-    it was dropped. Raises UnusableRecord: an unknown role, no answer at all.
+    common: the fields that all rows share. An answer without a question before it is left out ("greeting"); of a
+    conversation without any question, the answers are texts ("answers_only"). Raises UnusableRecord: no answer at all.
     """
-    system = [common.system] if common.system else []
-    questions: list[str] = []
-    before: list[tuple[str, str]] = []
-    rows: list[Row] = []
-    remarks: tuple[str, ...] = ()
-    for role, text in messages:
-        if role in SYSTEM_ROLES:
-            system.append(text)
-        elif role in USER_ROLES:
-            questions.append(text)
-        elif role not in ASSISTANT_ROLES:
-            raise UnusableRecord("messages")
-        elif questions:
-            question = "\n\n".join(questions)
-            rows.append(
-                replace(common, instruction=question, output=text, before=tuple(before), system="\n\n".join(system))
-            )
-            before.append((question, text))
-            questions = []
-        elif before:  # an answer in two messages
-            question, start = before.pop()
-            before.append((question, f"{start}\n\n{text}"))
-            rows[-1] = replace(rows[-1], output=before[-1][1])
-        else:
-            remarks = ("greeting",)
-    if not rows:
+    if _has_empty_system(messages, common):
+        common = replace(common, empty_system=True)
+    if not any(message.role == "user" for message in messages):
+        return _texts(messages, common)
+    exchanges, remarks = _exchanges(messages, common.system)
+    if not exchanges:
         raise UnusableRecord("empty")
-    return rows, remarks
+    remarks += sorted({message.remark for message in messages if message.remark})
+    remarks += ["long_conversation"] if len(exchanges) > MAX_TURNS + 1 else []
+    made = Converted([], tuple(remarks))
+    before = [(exchange.question, exchange.answer) for exchange in exchanges]
+    for number, exchange in enumerate(exchanges):
+        if last_only and number < len(exchanges) - 1:
+            continue
+        if exchange.untaught:
+            made.dropped[exchange.untaught] += 1
+        elif not has_visible_text(exchange.question) or not has_visible_text(exchange.answer):
+            made.dropped["empty"] += 1
+        else:
+            row = replace(
+                common,
+                instruction=exchange.question,
+                output=exchange.answer,
+                system=exchange.system,
+                before=tuple(before[max(0, number - MAX_TURNS) : number]),
+            )
+            made.rows.append(row)
+    return made
 
 
-def _parse_message(message: Any) -> Message:
-    if not isinstance(message, dict):
-        raise UnusableRecord("messages")
-    role, content = message.get("role") or message.get("from"), message.get("content", message.get("value"))
-    if isinstance(content, list):  # OpenAI's content parts; pictures can't be trained on
-        if not all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in content):
-            raise UnusableRecord("messages")
-        content = "\n".join(part["text"] for part in content)
-    if not isinstance(role, str) or not isinstance(content, str):
-        raise UnusableRecord("messages")
-    return role.strip().lower(), text_of(content)
+def _exchanges(messages: list[Message], system_prompt: str) -> tuple[list[_Exchange], list[str]]:
+    """Questions with their answers, consecutive messages of one role joined; and remarks."""
+    system = [system_prompt] if system_prompt else []
+    questions: list[str] = []
+    exchanges: list[_Exchange] = []
+    remarks: list[str] = []
+    for message in messages:
+        if message.role == "system":
+            system += [message.text] if message.text else []
+        elif message.role == "user":
+            questions.append(message.text)
+        elif questions:
+            exchanges.append(_Exchange("\n\n".join(questions), message.text, message.untaught, "\n\n".join(system)))
+            questions = []
+        elif exchanges:  # an answer in two messages; if one of them isn't to be trained on, neither is
+            last = exchanges[-1]
+            last.answer = f"{last.answer}\n\n{message.text}"
+            last.untaught = last.untaught or message.untaught
+        else:
+            remarks = ["greeting"]
+    return exchanges, remarks
+
+
+def _texts(messages: list[Message], common: Row) -> Converted:
+    """The answers of a conversation without any question, as one text."""
+    answers = [message for message in messages if message.role == "assistant"]
+    if not answers:
+        raise UnusableRecord("empty")
+    taught = [message.text for message in answers if not message.untaught]
+    dropped = Counter(message.untaught for message in answers if message.untaught)
+    text = "\n\n".join(taught)
+    if not has_visible_text(text):
+        return Converted([], (), dropped or Counter({"empty": 1}))
+    return Converted([replace(common, output=text, system="", empty_system=False)], ("answers_only",), dropped)
+
+
+def _has_empty_system(messages: list[Message], common: Row) -> bool:
+    """Whether the conversation has a system message, but no system prompt."""
+    prompts = [message.text for message in messages if message.role == "system"]
+    return bool(prompts) and not any(prompts) and not common.system

@@ -2,23 +2,43 @@
 
 import csv
 import itertools
+import re
 from collections.abc import Iterator
-from typing import TextIO
+from typing import Any, TextIO
 
+from playground.data.names import is_known
 from playground.data.records import Reading, Record
 from playground.errors import PlaygroundError, Problem
+
+DELIMITERS = {",": ",", ";": ";", "\t": "tab", "|": "|"}  # and how they are written in a note
+SAMPLE_LINES = 20  # that tell whether a blank follows each delimiter
+SEPARATOR_LINE = re.compile(r"sep=(.)\s*$")  # Excel's first line in a file whose delimiter isn't its own
+RULE = re.compile(r"[\s|:-]+$")  # the line below the header of a Markdown table
 
 
 def read_csv(stream: TextIO, reading: Reading, max_field_chars: int) -> Iterator[Record]:
     """Read the rows of a table whose first row is its header.
 
-    A CSV file's delimiter is the one of , ; and tab that its first line has most of. Records with more values than the
-    header are marked unusable. Raises PlaygroundError with the line.
+    A CSV file's delimiter is the one of , ; | and tab that makes most known columns of its first line, else the most
+    columns. A blank behind each delimiter isn't part of the values. Records with more values than the header are marked
+    unusable. Raises PlaygroundError with the line.
     """
     csv.field_size_limit(max_field_chars)
-    first_line = stream.readline()
-    delimiter = "\t" if reading.kind == "tsv" else _detect_delimiter(first_line, reading)
-    rows = csv.reader(itertools.chain([first_line], stream), delimiter=delimiter, strict=True)
+    lines, first_line = _without_separator_line(stream)
+    delimiter = "\t" if reading.kind == "tsv" else detect_delimiter(first_line)
+    if delimiter != "," and reading.kind != "tsv":
+        reading.add_note(Problem("note.delimiter", {"delimiter": DELIMITERS[delimiter]}))
+    if is_markdown(first_line):
+        lines, delimiter = map(_without_frame, lines), "|"
+        rows = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, quoting=csv.QUOTE_NONE)
+    else:
+        sample = list(itertools.islice(lines, SAMPLE_LINES))
+        blank = _has_blanks(sample, delimiter)
+        rows = csv.reader(itertools.chain(sample, lines), delimiter=delimiter, strict=True, skipinitialspace=blank)
+    yield from _records(rows, reading)
+
+
+def _records(rows: Any, reading: Reading) -> Iterator[Record]:
     header: list[str] | None = None
     number = 0
     while True:
@@ -34,21 +54,30 @@ def read_csv(stream: TextIO, reading: Reading, max_field_chars: int) -> Iterator
         if not fields:
             continue
         if header is None:
-            header = _column_names(fields)
+            header = column_names(fields)
             continue
         number += 1
         has_extra = any(field.strip() for field in fields[len(header) :])
         yield Record(number, dict(zip(header, fields)), "fields" if has_extra else "")
 
 
-def _detect_delimiter(first_line: str, reading: Reading) -> str:
-    delimiter = max(",;\t", key=first_line.count)
-    if delimiter != ",":
-        reading.notes.append(Problem("note.delimiter", {"delimiter": {";": ";", "\t": "tab"}[delimiter]}))
-    return delimiter
+def detect_delimiter(first_line: str) -> str:
+    """The delimiter of a table, from its header."""
+
+    def columns(delimiter: str) -> tuple[int, int]:
+        names = first_line.split(delimiter)
+        return sum(is_known(name.strip(' "\ufeff\r\n')) for name in names) if len(names) > 1 else 0, len(names)
+
+    return max(DELIMITERS, key=columns)
 
 
-def _column_names(fields: list[str]) -> list[str]:
+def is_markdown(line: str) -> bool:
+    """Whether a line is the header of a Markdown table, between bars."""
+    line = line.strip()
+    return len(line) > 2 and line.startswith("|") and line.endswith("|")
+
+
+def column_names(fields: list[str]) -> list[str]:
     """Unique names for all columns: an empty name and a repeated one get the column's number."""
     names: dict[str, None] = {}
     for column, field in enumerate(fields, 1):
@@ -57,3 +86,29 @@ def _column_names(fields: list[str]) -> list[str]:
             unique, column = f"{name} ({column})", column + 1
         names[unique] = None
     return list(names)
+
+
+def _without_separator_line(stream: TextIO) -> tuple[Iterator[str], str]:
+    """All lines, without Excel's line "sep=;", and the first of them."""
+    first_line = stream.readline()
+    if SEPARATOR_LINE.match(first_line.lstrip("\ufeff")):
+        first_line = stream.readline()
+    return itertools.chain([first_line], stream), first_line
+
+
+def _has_blanks(lines: list[str], delimiter: str) -> bool:
+    """Whether a blank follows the delimiters: before all names of the header, or before quotes."""
+    try:
+        rows = [row for row in csv.reader(lines, delimiter=delimiter) if row]
+    except csv.Error:
+        return False
+    if not rows or delimiter == "\t":
+        return False
+    if len(rows[0]) > 1 and all(field.startswith(" ") for field in rows[0][1:]):
+        return True
+    return any(re.match(' +".', field) for row in rows[1:] for field in row[1:])
+
+
+def _without_frame(line: str) -> str:
+    """A line of a Markdown table without its outer bars; nothing of the rule below the header."""
+    return "" if RULE.match(line) else "|".join(cell.strip() for cell in line.strip().strip("|").split("|"))

@@ -4,7 +4,7 @@
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from playground import catalog, compat
@@ -43,7 +43,12 @@ def read_hub(source: str) -> Reading:
     if rows.features:  # known in advance for most file formats
         rows = rows.decode(False)  # pictures and sound stay bytes: they can't be trained on
     info = (rows.info.splits or {}).get(split)
-    return Reading(source, "hub", total=info.num_examples if info else None, records=_records(rows, repo))
+    return Reading(
+        source,
+        "hub",
+        total=info.num_examples if info else None,
+        records=iter_records(rows, lambda error: _read_error(repo, error)),
+    )
 
 
 def _load_splits(repo: str, config: str | None) -> Any:
@@ -60,13 +65,14 @@ def _load_splits(repo: str, config: str | None) -> Any:
         raise _read_error(repo, error) from error
 
 
-def _records(rows: Iterable[dict], repo: str) -> Iterator[Record]:
+def iter_records(rows: Iterable[dict], made_error: Callable[[Exception], PlaygroundError]) -> Iterator[Record]:
+    """The records of a data set of `datasets`; what goes wrong while they are read becomes `made_error(error)`."""
     stream, number = iter(rows), 0
     while True:
         try:
             values = next(stream, None)
         except Exception as error:
-            raise _read_error(repo, error) from error
+            raise made_error(error) from error
         if values is None:
             return
         number += 1

@@ -6,41 +6,51 @@ integers beyond 64 bits and 1e999 (all of which `json` reads), turns an escaped 
 memory on deeply nested input (200,000 opening brackets: over 2 GiB), where the parser here raises an error.
 """
 
+import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
+from playground.data.cells import without_trailing_commas
 from playground.errors import PlaygroundError, problem
 
 CHUNK = 2**20  # characters read at once
 NEAR_END = 16  # characters: an error this close to the end of what was read may come from a word that is cut there
 BLANK = re.compile("[ \t\r\n\ufeff]*")
 MAX_DETAIL = 160  # characters of a parser's message
+LINES = 20  # that tell JSON Lines from values over several lines
+# What `json` says of a comma before a closing bracket, by Python's version.
+TRAILING_COMMA_ERRORS = ("Illegal trailing comma", "Expecting property name", "Expecting value")
 
 
-def is_json_lines(text: str) -> bool:
-    """Whether a text that begins with an object has a second one on its next line, and so is JSON Lines."""
-    lines = [line for line in text.split("\n", 2)[:2] if line.strip()]
-    if len(lines) < 2:
-        lines = [line for line in text.split("\n")[:20] if line.strip()][:2]
+def is_json_lines(text: str, expected: bool = False) -> bool:
+    """Whether a text is one value a line: its first line is a whole one, and a second value begins on another.
+
+    expected: whether the file's name says so; then a broken first line among others is not a value over several lines.
+    """
+    lines = [line.lstrip("\ufeff") for line in text.split("\n")[:LINES] if line.strip("\ufeff \t\r")]
+    if not lines:
+        return False
+    begun = [line for line in lines if line[0] in "{[" and line.strip() not in ("{", "[", "[[", "[{")]
+    if expected and len(begun) == len(lines) and (len(lines) > 1 or len(text) >= CHUNK):
+        return True
+    if len(lines) < 2 or lines[1].lstrip()[0] not in '{["':
+        return False
     try:
-        return (
-            len(lines) == 2
-            and isinstance(json.loads(lines[0].lstrip("\ufeff")), dict)
-            and lines[1].lstrip().startswith("{")
-        )
+        value = json.loads(without_trailing_commas(lines[0].strip().removesuffix(",")))
     except (ValueError, RecursionError):
         return False
+    return isinstance(value, (dict, str)) or (isinstance(value, list) and bool(value) and lines[1][0] == "[")
 
 
-def iter_list(start: str, stream: TextIO, file: str) -> Iterator[Any]:
+def iter_list(start: str, stream: TextIO, file: str, on_loose: Callable = lambda: None) -> Iterator[Any]:
     """Iterate over the elements of a JSON list.
 
     start: what was already read of the stream, up to and beyond the list's opening bracket. file: its name, for errors.
-    Raises PlaygroundError with the line.
+    on_loose: called when a comma before a closing bracket was read over. Raises PlaygroundError with the line.
     """
-    parser, first = _StreamParser(start, stream, file), True
+    parser, first = _StreamParser(start, stream, file, on_loose), True
     parser.advance(start.index("[") + 1)
     while True:
         char = parser.peek()
@@ -50,12 +60,24 @@ def iter_list(start: str, stream: TextIO, file: str) -> Iterator[Any]:
             if char != ",":
                 raise parser.error("Expecting ',' delimiter", parser.position)
             parser.advance(parser.position + 1)
-            parser.peek()
+            if parser.peek() == "]":
+                on_loose()
+                break
         yield parser.read_value()
         first = False
     parser.advance(parser.position + 1)
     if parser.peek():
         raise parser.error("Extra data", parser.position)
+
+
+def iter_values(text: str, file: str, on_loose: Callable = lambda: None) -> Iterator[Any]:
+    """Iterate over JSON values that follow each other, with or without commas between. Raises as `iter_list` does."""
+    parser = _StreamParser(text, io.StringIO(), file, on_loose)
+    while char := parser.peek():
+        if char == ",":
+            parser.advance(parser.position + 1)
+        else:
+            yield parser.read_value()
 
 
 class _StreamParser:
@@ -64,10 +86,10 @@ class _StreamParser:
     position: index in `text` of the next character. line: that character's line in the file, from 1.
     """
 
-    def __init__(self, start: str, stream: TextIO, file: str):
-        self.text, self.stream, self.file = start, stream, file
+    def __init__(self, start: str, stream: TextIO, file: str, on_loose: Callable):
+        self.text, self.stream, self.file, self.on_loose = start, stream, file, on_loose
         self.position, self.line, self.ended = 0, 1, False
-        self.decoder = json.JSONDecoder()
+        self.decoder, self.is_repaired = json.JSONDecoder(), False
 
     def advance(self, position: int) -> None:
         self.line += self.text.count("\n", self.position, position)
@@ -103,42 +125,25 @@ class _StreamParser:
                 offset = getattr(error, "pos", self.position) - self.position
                 may_be_cut = message.startswith("Unterminated") or self.position + offset >= len(self.text) - NEAR_END
                 if self.ended or not may_be_cut or not self.read_more():
-                    raise self.error(message, self.position + offset) from error
+                    if not self._repair(message):
+                        raise self.error(message, self.position + offset) from error
                 continue
             if end < len(self.text) or self.ended:
                 self.advance(end)
                 return value
             self.read_more()  # a number may continue
 
+    def _repair(self, message: str) -> bool:
+        """Remove commas before closing brackets from all unread text, once; whether there were any."""
+        if self.is_repaired or not message.startswith(TRAILING_COMMA_ERRORS):
+            return False
+        rest = self.text[self.position :] + self.stream.read()
+        self.text, self.position, self.ended, self.is_repaired = without_trailing_commas(rest), 0, True, True
+        if len(self.text) == len(rest):
+            return False
+        self.on_loose()
+        return True
+
     def error(self, message: str, position: int) -> PlaygroundError:
         line = self.line + self.text.count("\n", self.position, position)
         return problem("error.json", file=self.file, line=line, detail=message)
-
-
-def parse_object(text: str, file: str) -> tuple[list, list[str]]:
-    """Parse a JSON text that isn't a list. Returns its records, and the names of lists of objects that were ignored.
-
-    The records are those of the first list of objects in it, else the object itself. Raises PlaygroundError with the
-    line.
-    """
-    try:
-        value = json.loads(text.lstrip("\ufeff"))
-    except (ValueError, RecursionError) as error:
-        if not text.strip("\ufeff \t\r\n"):
-            return [], []
-        line, message = getattr(error, "lineno", 1), getattr(error, "msg", str(error))
-        raise problem("error.json", file=file, line=line, detail=message[:MAX_DETAIL]) from error
-    if not isinstance(value, dict):
-        return [value], []
-    lists = {name: item for name, item in value.items() if _is_record_list(item)}
-    if not lists:
-        return [value] if value and not any(item == [] for item in value.values()) else [], []
-    first, *others = lists
-    return lists[first], others
-
-
-def _is_record_list(value: Any) -> bool:
-    """Whether a value is a list of objects which aren't all messages of one conversation."""
-    if not isinstance(value, list) or not value or not all(isinstance(item, dict) for item in value):
-        return False
-    return not all("role" in item or "from" in item for item in value)

@@ -19,17 +19,33 @@ OUTLIER = 1.25  # times the quantile: a longest row below this isn't an outlier,
 class Lengths:
     """Tokens of every row's prompt and answer, its end token included: int32, (rows,) each.
 
-    encoder: whether an encoder reads the prompts, separately from the answers.
+    encoder: whether an encoder reads the prompts, separately from the answers. shortest: tokens of every row's prompt
+    without earlier turns; None if no row has any.
     """
 
     prompts: np.ndarray
     answers: np.ndarray
     encoder: bool = False
+    shortest: np.ndarray | None = None
 
     def within(self, cutoff: int) -> "Lengths":
-        """Truncate as `encode` does: drop rows whose prompt alone fills the cutoff, cut the other answers."""
-        kept = self.prompts < cutoff
-        return Lengths(self.prompts[kept], np.minimum(self.answers[kept], cutoff - self.prompts[kept]), self.encoder)
+        """Truncate as `fit_turns` and `encode` do.
+
+        Leave out early turns, drop rows whose prompt alone fills the cutoff, cut the other answers. Of a conversation
+        that loses turns, the rest is taken to fill the cutoff: a bound, since whole turns are left out.
+        """
+        prompts = self.prompts
+        if self.shortest is not None:
+            recent = np.minimum(prompts, np.maximum(self.shortest, cutoff - self.answers))
+            prompts = np.where(self.rows > cutoff, recent, prompts)
+        kept = prompts < cutoff
+        return Lengths(prompts[kept], np.minimum(self.answers[kept], cutoff - prompts[kept]), self.encoder)
+
+    def shortened(self, cutoff: int) -> int:
+        """Number of rows that fit once early turns are left out."""
+        if self.shortest is None:
+            return 0
+        return int(((self.rows > cutoff) & (self.shortest + self.answers <= cutoff)).sum())
 
     @property
     def rows(self) -> np.ndarray:
@@ -55,25 +71,34 @@ def count_tokens(rows: Sequence[Row], template: Template, on_progress: Callable 
             on_progress(done, len(rows), "rows")
         prompts.append(len(prompt))
         answers.append(len(answer))
-    return Lengths(np.asarray(prompts, np.int32), np.asarray(answers, np.int32), template.encoder)
+    shortest = np.asarray(prompts, np.int32).copy()
+    places = [place for place, row in enumerate(rows) if row.before]
+    alone = template.tokens([rows[place].with_recent_turns(0) for place in places])
+    for place, (prompt, _) in zip(places, alone):
+        shortest[place] = len(prompt)
+    counted = np.asarray(prompts, np.int32), np.asarray(answers, np.int32)
+    return Lengths(*counted, template.encoder, shortest if places else None)
 
 
 def cutoff_effect(lengths: Lengths, cutoff: int, train_on_prompt: bool = False) -> dict:
     """What a cutoff does to the rows.
 
     {"rows", "kept", "left_out" (rows whose prompt alone fills the cutoff), "truncated" (kept rows whose answer loses
-    its end), "lost_share" (left out and truncated, of all rows), "tokens" and "trained" (tokens of an epoch, and those
-    with a label), "uncut" (tokens without a cutoff)}.
+    its end), "shortened" (rows that lose early turns alone), "lost_share" (left out and truncated, of all rows),
+    "tokens" and "trained" (tokens of an epoch, and those with a label), "uncut" (tokens without a cutoff)}.
     """
     kept, rows = lengths.within(cutoff), len(lengths.prompts)
-    left_out = rows - len(kept.prompts)
-    too_long = int((lengths.rows > cutoff).sum())  # including those left out: no answer is without its end token
+    left_out, shortened = rows - len(kept.prompts), lengths.shortened(cutoff)
+    too_long = (
+        int((lengths.rows > cutoff).sum()) - shortened
+    )  # including those left out: no answer is without its end token
     trained = kept.rows - np.maximum(0 if train_on_prompt else kept.prompts, 1)
     return {
         "rows": rows,
         "kept": rows - left_out,
         "left_out": left_out,
         "truncated": too_long - left_out,
+        "shortened": shortened,
         "lost_share": too_long / max(1, rows),
         "tokens": int(kept.rows.sum()),
         "trained": int(trained.sum()),

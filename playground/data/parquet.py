@@ -31,6 +31,20 @@ def open_parquet(path: Path, batch_rows: int) -> tuple[int, Iterator[dict]]:
     return file.metadata.num_rows, _records(file.iter_batches(batch_size=rows), path)
 
 
+def check_groups(path: Path) -> None:
+    """Raises PlaygroundError for a file that isn't Parquet, and for one of whose parts read at once is too large."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        metadata = pyarrow.parquet.ParquetFile(path).metadata
+        largest = max((metadata.row_group(n).total_byte_size for n in range(metadata.num_row_groups)), default=0)
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise _read_error(path, error) from error
+    if largest > MAX_UNPACKED_BYTES:
+        raise problem("error.unpacked", file=path.name, size_bytes=largest, most_bytes=MAX_UNPACKED_BYTES)
+
+
 def _records(batches: Iterator[Any], path: Path) -> Iterator[dict]:
     import pyarrow
 

@@ -1,7 +1,7 @@
 """Records as they stand in their source, and the state of a source that is being read."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import NamedTuple
@@ -25,7 +25,9 @@ class Reading:
     """A source that is being read, and its records, which are read while they are iterated over.
 
     size: bytes, 0 if unknown. total: number of records, where it is known before the end. problems: broken lines so
-    far, raised at the end. notes: what was guessed. file: the open file, where there is one.
+    far, raised at the end. notes: what was guessed. file: the open file, where there is one. bundled: whether it comes
+    with this program, so that its unused columns are no news. parts: the sheets or splits to choose from. closers:
+    called at the end.
     """
 
     name: str
@@ -37,6 +39,9 @@ class Reading:
     problems: list[Problem] = field(default_factory=list)
     notes: list[Problem] = field(default_factory=list)
     file: io.BufferedReader | None = None
+    bundled: bool = False
+    parts: list[str] = field(default_factory=list)
+    closers: list[Callable[[], object]] = field(default_factory=list)
 
     def __enter__(self) -> "Reading":
         return self
@@ -44,8 +49,19 @@ class Reading:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file, and remove what was unpacked from it."""
         if self.file:
             self.file.close()
+        while self.closers:
+            self.closers.pop()()
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether only the records that are needed are read at all."""
+        return self.kind in ("hub", "folder")
 
     @property
     def bytes_read(self) -> int:
@@ -57,6 +73,11 @@ class Reading:
         self.problems.append(problem)
         if len(self.problems) >= MAX_PROBLEMS:
             raise PlaygroundError(*self.problems)
+
+    def add_note(self, note: Problem) -> None:
+        """Say once what was guessed or read over."""
+        if note not in self.notes:
+            self.notes.append(note)
 
     def raise_problems(self) -> None:
         """Raise PlaygroundError if any line was broken."""

@@ -3,12 +3,15 @@
 import json
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 VISIBLE = re.compile("[^\\s\u00ad\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
 # Zero-width joiners don't count as hidden: emoji and some scripts need them.
 HIDDEN = re.compile("[\u200b\u200e\u200f\u061c\u202a-\u202e\u2060-\u2069\ufeff]")
+# How texts begin that are data or markup rather than prose. Chat templates' marks like <s> and <|user|> are neither.
+JSON_START = re.compile(r"\s*(\{\s*[\"'][^\"']*[\"']\s*:|\[\s*(\{\s*[\"']|\[|\"[^\"]*\"\s*[,\]]))")
+MARKUP_START = re.compile(r"\s*<(\?xml|!doctype|!--|(?!s>|/s>|think)[a-z][\w:-]*(\s[^<>]*)?/?>)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,8 @@ class Row:
     """One training example: an answer (`output`) to a question (`instruction`, `input`), or a text alone in `output`.
 
     key: strings of which a correct answer contains one (the bundled help desk has them). before: earlier turns of the
-    conversation as (question, answer) pairs. number: the record's number in its source, from 1.
+    conversation as (question, answer) pairs. empty_system: whether its source gives a system prompt that is empty, so
+    that a template puts none of its own in. number: the record's number in its source, from 1.
     """
 
     instruction: str
@@ -26,16 +30,31 @@ class Row:
     before: tuple[tuple[str, str], ...] = ()
     system: str = ""
     category: str = ""
+    empty_system: bool = False
     number: int = field(default=0, compare=False)
+
+    def with_recent_turns(self, count: int) -> "Row":
+        """The row with the last `count` of its earlier turns."""
+        return replace(self, before=self.before[len(self.before) - count :])
 
 
 class UnusableRecord(Exception):
-    """A record that yields no row; the message is the reason, a key of the words table under `dropped.`."""
+    """A record that yields no row; the message is the reason, a key of the words table under `dropped.`.
+
+    A reason may name what caused it behind a colon: "role:narrator".
+    """
 
 
 def has_visible_text(text: str) -> bool:
     """Whether a text has a visible character."""
     return VISIBLE.search(text) is not None
+
+
+def looks_like(text: str) -> str:
+    """What a text looks like that isn't prose: "json", "markup", or ""."""
+    if JSON_START.match(text):
+        return "json"
+    return "markup" if MARKUP_START.match(text) else ""
 
 
 def has_hidden_characters(text: str) -> bool:

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from playground.data.columns import ColumnMapping
+from playground.data.conversation import Converted
 from playground.data.records import Record
-from playground.data.row import Row, UnusableRecord, has_hidden_characters, has_visible_text
+from playground.data.row import Row, UnusableRecord, has_hidden_characters, has_visible_text, looks_like
+from playground.data.unused import UnusedColumns
 from playground.errors import PlaygroundError, Problem, problem
 from playground.settings import Data
 
@@ -18,6 +20,8 @@ MAX_CHARS = 400 * 2**20  # in a slice
 LONG_ROW = 10**6  # characters from which a row gets a note
 MAX_NUMBERS = 8  # row numbers in a message
 MAX_CATEGORIES = 12  # in a message
+MAX_FIRST = 80  # characters of a text that is shown
+MAX_REASONS = 40  # told apart by what caused them, like the name of an unknown role
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,8 @@ class RowSelector:
         self.remarked: Counter[str] = Counter()
         self.where: dict[str, list[int]] = {}
         self.categories: Counter[str] = Counter()
+        self.unused = UnusedColumns(columns)
+        self._first: dict[str, str] = {}  # how the first text with a remark begins
         self._distinct: set[tuple] = set()
         self._contains = settings.contains.casefold()
 
@@ -87,20 +93,32 @@ class RowSelector:
         try:
             if record.unusable:
                 raise UnusableRecord(record.unusable)
-            rows, remarks = self.columns.rows(record.values, record.number)
+            converted = self.columns.rows(record.values, record.number)
         except UnusableRecord as error:
             self._drop(str(error), record.number)
             return
-        for remark in remarks:
+        finally:
+            self.unused.add(record.values)
+        for remark in converted.remarks:
             self._remark(remark, record.number)
-        for row in rows:
+        for reason, count in converted.dropped.items():
+            self._drop(reason, record.number, count)
+        self._add_rows(converted, held_out)
+
+    def _add_rows(self, converted: Converted, held_out: bool) -> None:
+        is_text = self.columns.layout == "text" or "answers_only" in converted.remarks
+        for row in converted.rows:
             if self.settings.strip_citations:
                 row = self._strip_citations(row)
-            reason = self._drop_reason(row)
+            reason = self._drop_reason(row, is_text)
             if reason:
                 self._drop(reason, row.number)
-            else:
-                self._keep(row, held_out)
+                continue
+            kind = looks_like(row.output) if is_text else ""
+            if kind:
+                self._remark(f"looks_{kind}", row.number)
+                self._first.setdefault(f"looks_{kind}", row.output[:MAX_FIRST])
+            self._keep(row, held_out)
 
     def rows(self) -> tuple[list[Row], list[Row]]:
         """Train and held-out rows, sampled and split.
@@ -133,7 +151,9 @@ class RowSelector:
         for name, count in self.remarked.items():
             if name == "asked_marks":
                 continue
-            values = {"count": count, "rows": self.where[name]}
+            values: dict[str, Any] = {"count": count, "rows": self.where[name]}
+            if name in self._first:
+                values["first"] = " ".join(self._first[name].split())
             if name == "marks":
                 values["asked"] = self.remarked["asked_marks"]
             notes.append(Problem(f"note.{name}", values))
@@ -152,13 +172,11 @@ class RowSelector:
                 unseen.append(row)
         return unseen
 
-    def _drop_reason(self, row: Row) -> str:
-        """Why a row is filtered out, or ""."""
+    def _drop_reason(self, row: Row, is_text: bool) -> str:
+        """Why a row is filtered out, or "". is_text: whether it needs no question."""
         settings = self.settings
         self.categories[row.category] += 1
-        if not has_visible_text(row.output) or (
-            self.columns.layout != "text" and not has_visible_text(row.instruction)
-        ):
+        if not has_visible_text(row.output) or not (is_text or has_visible_text(row.instruction)):
             return "empty"
         if settings.category and row.category != settings.category:
             return "category"
@@ -210,8 +228,10 @@ class RowSelector:
         self._remark("marks" if {"input", "output"} & set(changed) else "asked_marks", row.number)
         return replace(row, before=before, **changed)
 
-    def _drop(self, reason: str, number: int) -> None:
-        self.dropped[reason] += 1
+    def _drop(self, reason: str, number: int, count: int = 1) -> None:
+        if reason not in self.dropped and len(self.dropped) >= MAX_REASONS:
+            reason = "messages"
+        self.dropped[reason] += count
         self._add_number(reason, number)
 
     def _remark(self, name: str, number: int) -> None:

@@ -12,13 +12,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from playground import ASSETS, catalog
+from playground.data.bare_messages import join_messages
+from playground.data.column_guess import nested_columns
 from playground.data.columns import ColumnMapping, column_names_of, format_mapping, resolve_columns
-from playground.data.file_kind import ARCHIVE_SUFFIXES, KINDS, kind_of_text
+from playground.data.file_kind import ARCHIVE_SUFFIXES, KINDS
+from playground.data.folders import read_folder
 from playground.data.hub_sets import is_id, read_hub
+from playground.data.locations import is_file, is_folder, is_remote, modified, short_name
 from playground.data.readers import MAX_FILE_BYTES, read_file
 from playground.data.records import Reading, Record
 from playground.data.row import Row, text_of
 from playground.data.selection import MAX_ROWS, RowSelector, SelectedRows
+from playground.data.text_kind import kind_of_text, without_fence
 from playground.errors import PlaygroundError, Problem, problem
 from playground.i18n import pasted_name
 from playground.settings import Data
@@ -29,7 +34,9 @@ __all__ = [
     "Row",
     "SelectedRows",
     "is_file",
+    "is_folder",
     "is_remote",
+    "modified",
     "preview",
     "read",
     "save_pasted",
@@ -53,9 +60,10 @@ class Preview:
     """The beginning of a slice.
 
     records: as they stand, {column: text} truncated to 2,000 characters, with their `numbers`. rows: the first rows to
-    train on. found: the columns. columns: the mapping, None if it has `problems`, which also name broken rows. size
-    (bytes), total (records): None while unknown. dropped: counts by reason among the `looked` records that were read.
-    whole: whether these are all there are.
+    train on. found: the columns. nested: paths of texts within their values. parts: sheets or splits to choose from.
+    columns: the mapping, None if it has `problems`, which also name broken rows. size (bytes), total (records): None
+    while unknown. dropped: counts by reason among the `looked` records that were read. whole: whether these are all
+    there are.
     """
 
     kind: str
@@ -69,6 +77,8 @@ class Preview:
     records: list[dict[str, str]]
     rows: list[Row]
     categories: list[str]
+    nested: list[str] = field(default_factory=list)
+    parts: list[str] = field(default_factory=list)
     dropped: dict[str, int] = field(default_factory=dict)
     where: dict[str, list[int]] = field(default_factory=dict)
     notes: list[Problem] = field(default_factory=list)
@@ -86,6 +96,7 @@ def read(settings: Data, on_progress: Callable = lambda *_: None) -> SelectedRow
     """
     name = short_name(settings.source)
     with _open(settings, 0, on_progress) as reading:
+        join_messages(reading)
         head = list(itertools.islice(reading.records, HEAD))
         if not head:
             reading.raise_problems()
@@ -97,11 +108,11 @@ def read(settings: Data, on_progress: Callable = lambda *_: None) -> SelectedRow
             selector.add(record)
             if count % PROGRESS_EVERY == 0:
                 on_progress(*_progress(reading, settings, count))
-            if reading.kind == "hub" and selector.is_past_slice:
+            if reading.is_streamed and selector.is_past_slice:
                 break  # nothing behind the slice is downloaded
         on_progress(*_progress(reading, settings, count))
     train, held_out = selector.rows()
-    records = reading.total if reading.kind == "hub" and reading.total else selector.records
+    records = reading.total if reading.is_streamed and reading.total else selector.records
     own_held_out = selector.records - selector.total
     return SelectedRows(
         train,
@@ -121,6 +132,7 @@ def preview(settings: Data, rows: int = 20) -> Preview:
     Raises PlaygroundError if nothing can be read at all; problems of rows or columns are in the result.
     """
     with _open(settings, PREVIEW_ENCODING_BYTES) as reading:
+        join_messages(reading)
         deadline = time.monotonic() + PREVIEW_SECONDS
         problems: list[Problem] = []
         records = _until_error(reading, problems)
@@ -158,9 +170,10 @@ def save_pasted(text: str, folder: Path) -> Path:
 
     Raises PlaygroundError: only blanks, too large.
     """
-    data = text.encode("utf-8", "replace")
     if not text.strip():
         raise problem("error.pasted_empty")
+    text = without_fence(text)
+    data = text.encode("utf-8", "replace")
     if len(data) > MAX_FILE_BYTES:
         raise problem("error.pasted_large", size_bytes=len(data), most_bytes=MAX_FILE_BYTES)
     kind = kind_of_text(text)
@@ -170,34 +183,19 @@ def save_pasted(text: str, folder: Path) -> Path:
     return path
 
 
-def is_file(source: str) -> bool:
-    """Whether a source names a file on this machine."""
-    try:
-        return Path(source).expanduser().is_file()
-    except (OSError, ValueError, RuntimeError):  # a name too long, a NUL in it, no such home
-        return False
-
-
-def is_remote(source: str) -> bool:
-    """Whether reading a source needs a hub."""
-    entry = catalog.data_sets().get(source)
-    return "hub" in entry if entry else is_id(source) and not is_file(source)
-
-
-def short_name(source: str) -> str:
-    """A source's name for messages: a file without its folders."""
-    return Path(source).name if "\\" in source or source.startswith(("/", ".", "~")) else source
-
-
 def _open(settings: Data, preview_bytes: int, on_progress: Callable = lambda *_: None) -> Reading:
     source = settings.source
     entry = catalog.data_sets().get(source)
     if entry and "file" in entry:
-        return read_file(ASSETS / "data" / entry["file"])
+        reading = read_file(ASSETS / "data" / entry["file"])
+        reading.bundled = True
+        return reading
     if entry:
         return read_hub(entry["hub"])
     if is_file(source):
-        return read_file(Path(source).expanduser(), settings.encoding, preview_bytes, on_progress)
+        return read_file(Path(source).expanduser(), settings.encoding, preview_bytes, on_progress, settings.part)
+    if is_folder(source):
+        return read_folder(Path(source).expanduser(), settings.part)
     if Path(source).is_absolute() or not is_id(source) or Path(source).suffix.lower() in FILE_SUFFIXES:
         raise problem("error.no_file", source=short_name(source))
     return read_hub(source)
@@ -213,7 +211,7 @@ def _progress(reading: Reading, settings: Data, count: int) -> tuple[int, int, s
     if reading.file:
         return reading.bytes_read, reading.size, "bytes"
     total = max(count, reading.total or settings.end_row)
-    return count, min(total, settings.end_row or total) if reading.kind == "hub" else total, "rows"
+    return count, min(total, settings.end_row or total) if reading.is_streamed else total, "rows"
 
 
 def _notes(reading: Reading, selector: RowSelector | None) -> list[Problem]:
@@ -223,7 +221,8 @@ def _notes(reading: Reading, selector: RowSelector | None) -> list[Problem]:
     columns = selector.columns
     guessed = {field: name for field, name in columns.names.items() if field in columns.guessed and field != name}
     notes = [Problem("note.columns_guessed", {"columns": format_mapping(guessed)})] if guessed else []
-    return reading.notes + notes + selector.notes()
+    unused = [] if reading.bundled else selector.unused.notes()
+    return reading.notes + notes + columns.notes() + unused + selector.notes()
 
 
 def _until_error(reading: Reading, problems: list[Problem]) -> Iterator[Record]:
@@ -267,6 +266,8 @@ def _make_preview(
         records=[{name: text_of(value)[:PREVIEW_CHARS] for name, value in record.items()} for record in values],
         rows=selector.kept[:rows] if selector else [],
         categories=[name for name, _ in selector.categories.most_common() if name] if selector else [],
+        nested=list(nested_columns(values)),
+        parts=reading.parts,
         dropped=dict(selector.dropped) if selector else {},
         where=dict(selector.where) if selector else {},
         notes=_notes(reading, selector),

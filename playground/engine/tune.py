@@ -10,6 +10,7 @@ from peft import PeftModel
 from playground.background import Stopped, run_in_background
 from playground.data import source as data_source
 from playground.data.batch import Example, encode
+from playground.data.fit import fit_turns
 from playground.data.source import Row, SelectedRows
 from playground.data.template import Template, choose_template_for
 from playground.engine import evaluation, predictions
@@ -148,8 +149,9 @@ def _encode_rows(rows: SelectedRows, settings: Settings, loaded: LoadedModel) ->
     positions = getattr(loaded.model.config, "max_position_embeddings", None)
     if positions and train.max_seq_length > positions:
         raise problem("error.length", length=train.max_seq_length, longest=positions)
-    examples, cut = encode(rows.train, template, train.max_seq_length, data.train_on_prompt)
-    eval_rows = _eval_rows(rows, train.eval_rows)
+    train_rows, shortened = fit_turns(rows.train, template, train.max_seq_length)
+    examples, truncated = encode(train_rows, template, train.max_seq_length, data.train_on_prompt)
+    eval_rows, _ = fit_turns(_eval_rows(rows, train.eval_rows), template, train.max_seq_length)
     eval_examples = encode(eval_rows, template, train.max_seq_length)[0] if eval_rows else []
     questions = answerable_rows(eval_rows, template, train.max_seq_length, positions)
     eval_set = EvalSet(eval_examples, questions, template, answer_token_limit(eval_rows, template))
@@ -158,9 +160,19 @@ def _encode_rows(rows: SelectedRows, settings: Settings, loaded: LoadedModel) ->
     notes += [{"kind": "note", "key": note.key, "values": note.values} for note in rows.notes]
     counts = {"rows": len(rows.train), "held_out": len(rows.held_out), "total": rows.total}
     notes.append({"kind": "note", "key": "note.data", "values": counts | {"template": template.name}})
-    if cut:
-        notes.append({"kind": "note", "key": "note.cut", "values": {"cut": cut, "length": train.max_seq_length}})
+    left_out = len(train_rows) - len(examples)
+    notes += _length_notes(truncated - left_out, left_out, shortened, train.max_seq_length)
     return TrainingSet(template, examples, eval_set, len(rows.train), notes)
+
+
+def _length_notes(cut: int, left_out: int, shortened: int, length: int) -> list[dict]:
+    """What the maximum length does to the rows: answers cut, rows left out, and conversations without early turns."""
+    counts = {"note.turns_left_out": shortened, "note.answers_cut": cut, "note.too_long": left_out}
+    return [
+        {"kind": "note", "key": key, "values": {"count": count, "length": length}}
+        for key, count in counts.items()
+        if count
+    ]
 
 
 def _eval_rows(rows: SelectedRows, count: int) -> list[Row]:

@@ -18,6 +18,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from playground import catalog, runs
 from playground.data import source
 from playground.data import xray as xray_rows
+from playground.data.fit import fit_turns
 from playground.data.lengths import Lengths, count_tokens, histogram
 from playground.data.source import Row, SelectedRows
 from playground.data.template import Template, choose_template_for
@@ -63,18 +64,21 @@ def xray(settings: Settings, row: int = 1, on_progress: Callable = ignore_progre
     """One row token by token, as the model will see it.
 
     row: its number in its source (or else the next number that is left); where rows have no numbers, its place among
-    the training rows, from 1. Returns data.xray's answer with "row" (its texts), "number", and "rows" (training
-    rows). Raises PlaygroundError: rows that can't be read, no such row, a tokenizer that isn't on this machine.
+    the training rows, from 1. Returns data.xray's answer with "row" (its texts), "number", "turns_left_out" (its
+    earliest turns, which don't fit), and "rows" (training rows). Raises PlaygroundError: rows that can't be read, no
+    such row, a tokenizer that isn't on this machine.
     """
     _, model = _read_model(settings.load)
     _, rows = _read_rows(settings.data, on_progress)
     template = _choose_template(model, settings.data, rows)
-    chosen = _find_row(rows, row)
-    tokens = xray_rows.xray(chosen, template, settings.train.max_seq_length, settings.data.train_on_prompt)
+    found, length = _find_row(rows, row), settings.train.max_seq_length
+    [chosen], _ = fit_turns([found], template, length)
+    tokens = xray_rows.xray(chosen, template, length, settings.data.train_on_prompt)
     texts: dict[str, Any] = {name: getattr(chosen, name) for name in ROW_TEXTS}
     return tokens | {
         "row": texts | {"before": [list(turn) for turn in chosen.before]},
         "number": chosen.number,
+        "turns_left_out": len(found.before) - len(chosen.before),
         "rows": len(rows.train),
     }
 
@@ -143,8 +147,7 @@ def _find_row(rows: SelectedRows, number: int) -> Row:
 
 def _read_rows(data: Data, on_progress: Callable) -> tuple[Hashable, SelectedRows]:
     """The selected rows, and a key that changes with their file and with every setting that selects them."""
-    modified = Path(data.source).expanduser().stat().st_mtime_ns if source.is_file(data.source) else 0
-    key = (replace(data, prompt_format="", custom_format="", train_on_prompt=False), modified)
+    key = (replace(data, prompt_format="", custom_format="", train_on_prompt=False), source.modified(data.source))
     return key, _row_sets.get_or_compute(key, lambda: source.read(data, on_progress))
 
 

@@ -54,7 +54,13 @@ def _upgraded_result(result: dict) -> dict:
 
 
 def _upgraded_problem(problem: Any) -> Any:
-    """A problem about a settings field has the field's name in its words key, and in the names of its values."""
+    """A problem about a settings field has the field's name in its words key, and in the names of its values.
+
+    That columns couldn't be detected came without examples of their values and without a proposal.
+    """
+    if isinstance(problem, dict) and problem.get("key") == "error.columns" and isinstance(problem.get("values"), dict):
+        added = {"examples": [], "proposal": "instruction=Question, output=Reply"}
+        return problem | {"values": added | problem["values"]}
     if not isinstance(problem, dict) or not str(problem.get("key", "")).startswith("problem."):
         return problem
     name = str(problem["key"]).removeprefix("problem.")

@@ -42,6 +42,7 @@ class Data:
 
     source: str = "helpdesk.en"  # a catalog id, a file, or a hub id
     encoding: str = "auto"  # of a text file: auto, or a name that Python knows
+    part: str = ""  # sheet of a workbook, or split of a folder; empty: the first sheet, or train
     columns: str = ""  # set by hand: "instruction=Frage, output=Antwort"; empty: guessed from column names
     start_row: int = 1  # first row of the slice, counted from 1
     end_row: int = 0  # last row of the slice; 0: to the end

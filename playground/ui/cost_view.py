@@ -119,6 +119,8 @@ def _losses(translate: Callable, cost: dict) -> list[str]:
     share = cost["truncated"] / max(1, cost["counted"])
     look = "no" if share > MANY_TRUNCATED else "tight" if share else "fits"
     lines = [_verdict(look, translate("cost.cut_answers", share=share, count=number(cost["truncated"])))]
+    if cost.get("shortened"):
+        lines.append(_verdict("tight", translate("cost.turns_left_out", count=number(cost["shortened"]))))
     if cost["left_out"]:
         lines.append(_verdict("no", translate("cost.rows_left_out", count=number(cost["left_out"]))))
     return lines

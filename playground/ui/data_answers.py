@@ -22,6 +22,7 @@ PREVIEW_RECORDS = 20
 SELECTION_FIELDS = (  # of the group "data", that decide which rows are read
     "source",
     "encoding",
+    "part",
     "columns",
     "start_row",
     "end_row",
@@ -46,7 +47,7 @@ ROW: list[FieldName] = [
 ]
 # Fields whose choices come from the data set itself. New choices discard what is being typed there, so a change updates
 # only those that it can affect.
-ALL_CHOICES = ("columns", "category")
+ALL_CHOICES = ("columns", "category", "part")
 HIDDEN = gr.update(visible=False)
 IDLE = (HIDDEN, HIDDEN)  # of the progress and the stop button
 
@@ -55,9 +56,9 @@ def preview(page: Page, values: Sequence, choices: tuple[str, ...] = (), fetch: 
     """The beginning of the data set: its facts, the first rows as trained on, and the first records unchanged.
 
     values: of SELECTION. choices: the fields of ALL_CHOICES to offer new choices for; fetch: also ask a hub.
-    Updates of about, table, raw table, category, columns, fetch button and message; whether its rows can be read.
+    Updates of about, table, raw table, category, columns, part, fetch button and message; whether its rows can be read.
     """
-    same_columns = [gr.skip() for _ in FIELDS]
+    same_columns = [gr.skip() for _ in (*FIELDS, "part")]
     try:
         data = page.parse_fields(SELECTION, values).data
         if not fetch and source.is_remote(data.source):
@@ -66,13 +67,14 @@ def preview(page: Page, values: Sequence, choices: tuple[str, ...] = (), fetch: 
         found = source.preview(data, PREVIEW_RECORDS)
     except Exception as error:
         return "", "", "", gr.skip(), *same_columns, HIDDEN, page.error_message(error), False
-    offered = [(page.translate("rows.guess"), ""), *((name, name) for name in found.found)]
+    offered = [(page.translate("rows.guess"), ""), *((name, name) for name in [*found.found, *found.nested])]
     columns = [gr.update(choices=offered) if "columns" in choices else gr.skip() for _ in FIELDS]
     category = gr.update(choices=["", *found.categories]) if "category" in choices else gr.skip()
+    part = gr.update(choices=["", *found.parts]) if "part" in choices else gr.skip()
     problems = message("\n".join(problem.text(page.lang) for problem in found.problems), bad=True)
     about, raw = rows_view.about(page.translate, found), rows_view.raw(page.translate, found)
     rows = rows_view.first_rows(page.translate, found.rows)
-    return about, rows, raw, category, *columns, HIDDEN, problems, not found.problems
+    return about, rows, raw, category, *columns, part, HIDDEN, problems, not found.problems
 
 
 def count_rows(page: Page, readable: bool, values: Sequence) -> Iterator[tuple]:

@@ -17,7 +17,11 @@ from playground.ui.page import LATEST_ONLY, QUIET, UNQUEUED, Page, Update, messa
 from playground.ui.source_names import source_update
 
 SAMPLE_ROWS = 2000  # whose tokens are counted for the cost; all rows only on a click
-CHOICES_AFFECTED = {("source", "encoding"): ALL_CHOICES, ("columns",): ("category",)}
+CHOICES_AFFECTED = {
+    ("source", "encoding"): ALL_CHOICES,
+    ("part",): ("columns", "category"),
+    ("columns",): ("category",),
+}
 
 
 def connect(page: Page, tab: DataTab, header: gr.Tab) -> None:
@@ -54,7 +58,15 @@ class _Steps:
         busy = [rows.busy, rows.stop]
         self.selection = [tab.opened, *selection]
         self.previewed = [rows.about, rows.table, rows.raw_table, tab.category, *tab.columns.values()]
-        self.previewed += [tab.inputs.fetch, rows.message, self.readable, rows.counts, tokens.tokens, costs.cost]
+        self.previewed += [
+            page.fields["data", "part"],
+            tab.inputs.fetch,
+            rows.message,
+            self.readable,
+            rows.counts,
+            tokens.tokens,
+            costs.cost,
+        ]
         self.counting = self._count, [self.readable, *selection], [rows.counts, rows.message, self.readable, *busy]
         self.drawing = self._draw, [self.readable, tokens.row_number, *row_fields], [tokens.tokens, shown]
         inputs = [self.readable, shown, costs.cutoff, costs.card, *page.inputs()]

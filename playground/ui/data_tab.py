@@ -155,6 +155,7 @@ def _build_columns(page: Page) -> tuple[dict[str, gr.Dropdown], gr.HTML]:
             }
         with gr.Row():
             field(gr.Textbox, "data", "columns", min_width=240)
+            field(gr.Dropdown, "data", "part", choices=[""], allow_custom_value=True, min_width=160)
             encodings = page.choices("data.encoding", ENCODINGS)
             field(gr.Dropdown, "data", "encoding", choices=encodings, allow_custom_value=True, min_width=160)
         gr.HTML(f"<h4>{translate('rows.raw')}</h4>")

@@ -134,4 +134,5 @@ def _left_out(translate: Callable, reason: str, count: int, row_numbers: Sequenc
     if row_numbers:
         shown = [*map(str, row_numbers), *(["…"] if count > len(row_numbers) else [])]
         where = f" <small>({escape(translate('rows.numbers', rows=shown))})</small>"
-    return f"<li>{escape(translate(f'dropped.{reason}'))}: <b>{number(count)}</b>{where}</li>"
+    key, _, name = reason.partition(":")
+    return f"<li>{escape(translate(f'dropped.{key}', name=name))}: <b>{number(count)}</b>{where}</li>"

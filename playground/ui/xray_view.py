@@ -110,7 +110,9 @@ def _about(translate: Callable, xray: dict) -> str:
     cut = number(xray["states"]["truncated"])
     key = "xray.partly_within" if xray["states"]["truncated"] else "xray.all_within"
     template = translate("xray.template", name=xray["template"])
-    return escape(f"{row} {translate(key, cut=cut, **counts)} {template}".strip())
+    turns = xray.get("turns_left_out")
+    shortened = translate("xray.turns_left_out", turns=turns) if turns else ""
+    return escape(f"{row} {translate(key, cut=cut, **counts)} {shortened} {template}".strip())
 
 
 def _end(translate: Callable, xray: dict) -> str:

@@ -141,3 +141,45 @@ def test_parquet_types_become_text(tmp_path):
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
     rows = read(Data(source=str(tmp_path / "a.parquet"), held_out=0))
     assert rows.train == [Row("2026-01-02", "港", '{"a": [1]}')] and rows.dropped == {"empty": 1} and rows.total == 2
+
+
+def test_each_column_is_used_once(tmp_path):
+    records = [{"input": "q", "sample_output": "a"}, {"input": "q2", "sample_output": "a2"}]
+    found = resolve_columns("output=sample_output", records, "a")
+    assert found.names == {"output": "sample_output", "instruction": "input"} and found.guessed == {"instruction"}
+    assert _read(tmp_path, records, columns="output=sample_output").train == [Row("q", "a"), Row("q2", "a2")]
+    for mapping in ("instruction=input, output=input", "text=input,category=input"):
+        with pytest.raises(PlaygroundError) as caught:
+            resolve_columns(mapping, records, "a")
+        assert keys(caught) == ["error.column_twice"] and "input" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "record,rows",
+    [
+        ({"id": 7, "frage": "Was?", "antwort": "Das."}, [Row("Was?", "Das.")]),
+        ({"url": 1, "entry": {"frage": "Was?", "antwort": ["Das.", "Dies."]}}, [Row("Was?", "Das.")]),
+        ({"frage": "Was?", "answer": "Das.", "x": "y"}, [Row("Was?", "Das.")]),
+        ({"a, b": "Was?", "c": "Das."}, [Row("Was?", "Das.")]),
+        ({"n": 1, "m": 2}, None),
+        ({"notes": "only this", "n": 1}, [Row("", "only this")]),
+        ({"label": True, "rejected": "bad"}, None),
+    ],
+)
+def test_where_nothing_can_be_guessed_the_message_shows_values_and_a_mapping_that_works(tmp_path, record, rows):
+    path = write_jsonl(tmp_path / "a.jsonl", [record, {**record}])
+    with pytest.raises(PlaygroundError) as caught:
+        read(Data(source=str(path), held_out=0))
+    [problem] = caught.value.problems
+    assert problem.key == "error.columns" and problem.values["found"] == list(record)
+    assert any("“" in example for example in problem.values["examples"])
+    assert problem.values["proposal"] in problem.text("en") and problem.values["proposal"] in problem.text("ja")
+    proposed = read(Data(source=str(path), held_out=0, columns=problem.values["proposal"])).train
+    assert rows is None or proposed == rows
+
+
+def test_a_mapping_by_hand_reaches_nested_values_of_preference_pairs(tmp_path):
+    record = {"prompt": "q", "chosen": {"value": "good", "n": 1}, "rejected": {"value": "bad"}}
+    rows = _read(tmp_path, [record], columns="instruction=prompt, output=chosen.value")
+    assert rows.train == [Row("q", "good")]
+    assert _read(tmp_path, [{"q": "q", "output": ["x", "y"]}], columns="output=output.1").train == [Row("q", "y")]

@@ -78,7 +78,8 @@ def test_conversations_with_more_than_text_are_dropped_by_number(tmp_path):
     records = [{"messages": found} for found in (messages("q", "a"), picture, called, messages("q"), [], None, "text")]
     rows = _read(tmp_path, records)
     assert rows.train == [Row("q", "a")]
-    assert rows.dropped == {"messages": 3, "empty": 3} and rows.where == {"messages": [2, 3, 7], "empty": [4, 5, 6]}
+    assert rows.dropped == {"images": 1, "messages": 1, "empty": 4}
+    assert {r: rows.where[r] for r in rows.dropped} == {"images": [2], "messages": [7], "empty": [3, 4, 5, 6]}
 
 
 def test_an_answer_without_a_question_is_noted(tmp_path):

@@ -86,7 +86,7 @@ def test_empty_rows_are_numbered_as_in_the_file_after_held_out_rows(tmp_path):
         ("a.csv", "", "error.no_rows"),
         ("a.csv", "instruction,output\n", "error.no_rows"),
         ("a.jsonl", "[1, 2]\n", "error.not_object"),
-        ("a.json", '["x"]', "error.not_object"),
+        ("a.json", "[1, null]", "error.not_object"),
         ("a.json", "3", "error.not_object"),
         ("a.docx", "x", "error.file_kind"),
         ("a.txt", " \n", "error.no_rows"),

@@ -95,7 +95,7 @@ def test_a_json_list_is_read_in_chunks(tmp_path, monkeypatch, chunk):
         ('[\n\n{"a": 1},', 3),
         ('[\n{"a": tru', 2),
         ('[{"a": 1}]\n]', 2),
-        ('[{"a": 1},\n]', 2),
+        ('[{"a": 1},\n,]', 2),
     ):
         (tmp_path / "b.json").write_text(broken)
         error = read_error(tmp_path / "b.json")
@@ -170,8 +170,8 @@ def test_archives_are_named_and_not_unpacked(tmp_path):
     for name, data, kind in (
         ("a.zip", bomb.getvalue(), "zip"),
         ("a.jsonl", bomb.getvalue(), "zip"),
-        ("a.jsonl.gz", gzip.compress(b"{}"), "gzip"),
-        ("b.csv", gzip.compress(b"{}"), "gzip"),
+        ("b.tgz", gzip.compress(b"{}"), "tar"),
+        ("b.7z", b"7z\xbc\xaf\x27\x1c", "7z"),
         ("c.zip", b"", "zip"),
     ):
         (tmp_path / name).write_bytes(data)

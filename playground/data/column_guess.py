@@ -1,0 +1,164 @@
+"""Guess which column of a record is which part of a row: from what the values are, then from usual names."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from playground.data.cells import parse_cell
+from playground.data.messages import conversation_in, is_message_list, texts_in_turn, transcript
+from playground.data.names import columns_named, is_named, verdict
+from playground.data.row import has_visible_text, text_of
+
+PARTS_BY_NAME = ("instruction", "input", "output", "text", "system", "category", "history")
+SPECIAL = ("chosen", "rejected", "label", "rank", "media", "taught", "reasoning", "history", "system", "category")
+MAX_NESTED = 40  # nested columns on offer
+MAX_EXAMPLE = 30  # characters of an example value
+
+
+def guess_columns(columns: list[str], records: list[dict]) -> dict[str, str]:
+    """Guess {field: column}.
+
+    A conversation is recognized by its structure, under any name; all else by name. A lone column is a text. Columns of
+    answers marked as bad are never guessed.
+    """
+    is_lone = len(columns) == 1
+    columns = [column for column in columns if not is_named(column, "rejected")]
+    guess: dict[str, str] = {part: found[0] for part in PARTS_BY_NAME if (found := columns_named(columns, part))}
+    common = {part: guess[part] for part in ("system", "category", "history") if part in guess}
+    messages = _messages_column(columns, records)
+    chosen = chosen_column(columns, records)
+    if chosen:
+        return common | _preference(chosen, messages, guess, records)
+    if messages:
+        return {"messages": messages} | {part: common[part] for part in ("system", "category") if part in common}
+    if "instruction" not in guess and "input" in guess:
+        guess["instruction"] = guess.pop("input")
+    if {"instruction", "output"} <= set(guess):
+        guess.pop("text", None)
+        return {part: name for part, name in guess.items() if part == "instruction" or name != guess["instruction"]}
+    text: dict[str, str] = {part: guess[part] for part in ("text", "system", "category") if part in guess}
+    if is_lone and columns:
+        text = {"text": columns[0]}
+    return text if "text" in text else guess
+
+
+def chosen_column(columns: list[str], records: list[dict]) -> str:
+    """The column of answers preferred to others ("chosen"), or ""; a column of numbers or flags isn't one."""
+    has_rejected = any(is_named(name, "rejected") for record in records for name in record)
+    for column in columns_named(columns, "chosen"):
+        values = _values(column, records)
+        is_flag = not has_rejected and _all_verdicts(column, records)
+        if values and all(isinstance(value, (str, list, dict)) for value in values) and not is_flag:
+            return column
+    return ""
+
+
+def judging_columns(columns: list[str], records: list[dict]) -> tuple[str, ...]:
+    """The columns that say of each answer whether it is good: all their values are verdicts, as true, 0 or "good"."""
+    named = [column for kind in ("label", "taught", "chosen") for column in columns_named(columns, kind)]
+    return tuple(column for column in named if _values(column, records) and _all_verdicts(column, records))
+
+
+def unclear_labels(columns: list[str], records: list[dict]) -> dict[str, list[str]]:
+    """{column: its first distinct values} of the columns with a label's or a score's name."""
+    named = columns_named(columns, "label")
+    return {c: list(dict.fromkeys(map(text_of, _values(c, records))))[:5] for c in named if _values(c, records)}
+
+
+def nested_columns(records: list[dict]) -> dict[str, Any]:
+    """{path: an example value} of the texts within lists and objects, like "chosen.value" or "output.0"."""
+    found: dict[str, Any] = {}
+    for record in records:
+        for column, value in record.items():
+            if isinstance(value, (dict, list)) and not is_message_list(value):
+                for path, leaf in _leaves(str(column), value, 3):
+                    if len(found) >= MAX_NESTED:
+                        return found
+                    found.setdefault(path, leaf)
+    return found
+
+
+def examples(columns: list[str], records: list[dict]) -> list[str]:
+    """An example value of each column that has one: "name: “value”"."""
+    values = {column: next(iter(_values(column, records)), "") for column in columns}
+    return [f"{column}: “{_short(value)}”" for column, value in values.items() if text_of(value).strip()]
+
+
+def propose(columns: list[str], records: list[dict]) -> dict[str, str]:
+    """A mapping {field: column} that can be read: the first two columns of text, or the only one."""
+    leaves = {column: next(iter(_values(column, records)), None) for column in columns} | nested_columns(records)
+    usable = [
+        name
+        for name, value in leaves.items()
+        if not isinstance(value, (dict, list))
+        and has_visible_text(text_of(value))
+        and not any(is_named(name.split(".")[0], kind) for kind in SPECIAL[1:])
+    ]
+    texts = [name for name in usable if any(char.isalpha() for char in text_of(leaves[name]))]
+    guess = guess_columns(columns, records)
+    question, output = guess.get("instruction", ""), guess.get("output", "")
+    best = texts if len(texts) >= 2 or not (question or output or len(texts) == 0) else usable
+    if not question and not output and len(best) >= 2:
+        question, output = best[:2]
+    elif output:
+        question = next((name for name in best if name.split(".")[0] != output), "")
+    elif question:
+        output = next((name for name in best if name.split(".")[0] != question), "")
+    if question and output:
+        return {"instruction": question, "output": output}
+    return {"text": next(iter([*texts, *usable, *columns]), "text")}
+
+
+def _preference(chosen: str, messages: str, guess: dict[str, str], records: list[dict]) -> dict[str, str]:
+    """The columns of a set of chosen and rejected answers: of the conversation, and of the chosen answer."""
+    if messages:
+        return {"messages": messages, "output": chosen}
+    question = guess.get("instruction") or guess.get("input")
+    if question:
+        extra = {"input": guess["input"]} if guess.get("input", question) != question else {}
+        return {"instruction": question, **extra, "output": chosen}
+    values = _values(chosen, records)
+    is_whole = any(conversation_in(v) or (isinstance(v, str) and transcript(v)) for v in values)
+    return {"messages": chosen} if is_whole else {"text": chosen}
+
+
+def _messages_column(columns: list[str], records: list[dict]) -> str:
+    """The column of whole conversations, or ""."""
+    for column in columns_named(columns, "messages"):
+        if any(_can_be_messages(value) for value in _values(column, records)):
+            return column
+    known = (*SPECIAL, "instruction", "input", "output")
+    for column in columns:
+        values = _values(column, records)
+        if not any(is_named(column, kind) for kind in known) and values and all(map(conversation_in, values)):
+            return column
+    return ""
+
+
+def _can_be_messages(value: Any) -> bool:
+    if conversation_in(value) or (isinstance(value, str) and transcript(value)):
+        return True
+    return texts_in_turn(parse_cell(value)) is not None
+
+
+def _values(column: str, records: list[dict]) -> list:
+    """A column's values that aren't missing."""
+    return [value for record in records if text_of(value := record.get(column)).strip()]
+
+
+def _all_verdicts(column: str, records: list[dict]) -> bool:
+    return all(verdict(value) is not None for value in _values(column, records))
+
+
+def _leaves(path: str, value: Any, depth: int) -> Iterator[tuple[str, Any]]:
+    """The texts and numbers within a value, by their path."""
+    if isinstance(value, (dict, list)):
+        items = value.items() if isinstance(value, dict) else enumerate(value[:3])
+        for name, item in items if depth else ():
+            yield from _leaves(f"{path}.{name}", item, depth - 1)
+    elif value is not None:
+        yield path, value
+
+
+def _short(value: Any) -> str:
+    text = " ".join(text_of(value)[: 4 * MAX_EXAMPLE].split())
+    return text if len(text) <= MAX_EXAMPLE else text[:MAX_EXAMPLE] + "…"

@@ -1,0 +1,84 @@
+"""Read a sheet of an Excel workbook row by row."""
+
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from playground.data.csv_reader import column_names
+from playground.data.parquet import MAX_UNPACKED_BYTES
+from playground.data.records import Reading, Record
+from playground.data.row import text_of
+from playground.errors import PlaygroundError, Problem, problem
+
+
+def read_excel(path: Path, reading: Reading, sheet: str = "") -> Iterator[Record]:
+    """Open a workbook and read the rows below the header of a sheet, by default of the first.
+
+    A formula has the value that it had when the file was saved. Raises PlaygroundError: not a workbook, no such sheet
+    (naming those that exist), too large once unpacked.
+    """
+    _check_size(path)
+    try:
+        import openpyxl
+
+        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+    except Exception as error:  # a broken workbook may raise anything
+        raise _read_error(path, error) from error
+    reading.parts = [found.title for found in book.worksheets]
+    reading.closers.append(book.close)
+    if not reading.parts or (sheet and sheet not in reading.parts):
+        raise problem("error.part_absent", file=path.name, part=sheet, parts=reading.parts)
+    chosen = sheet or reading.parts[0]
+    if len(reading.parts) > 1 and not sheet:
+        reading.add_note(Problem("note.sheet", {"sheet": chosen, "others": reading.parts[1:]}))
+    return _records(book[chosen], path)
+
+
+def _records(sheet: Any, path: Path) -> Iterator[Record]:
+    """The rows that aren't blank; the first is the header."""
+    header: list[str] | None = None
+    number = 0
+    rows = _values(sheet, path)
+    for values in rows:
+        if not any(text_of(value).strip() for value in values):
+            continue
+        if header is None:
+            while values and not text_of(values[-1]).strip():
+                values = values[:-1]
+            header = column_names([text_of(value) for value in values])
+            continue
+        number += 1
+        has_extra = any(text_of(value).strip() for value in values[len(header) :])
+        yield Record(number, dict(zip(header, map(_plain, values))), "fields" if has_extra else "")
+
+
+def _values(sheet: Any, path: Path) -> Iterator[tuple]:
+    try:
+        sheet.reset_dimensions()  # some programs write wrong ones
+        yield from sheet.iter_rows(values_only=True)
+    except PlaygroundError:
+        raise
+    except Exception as error:
+        raise _read_error(path, error) from error
+
+
+def _plain(value: Any) -> Any:
+    """A whole number without the ".0" that a sheet adds."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _check_size(path: Path) -> None:
+    """Raises PlaygroundError for a workbook that unpacks to too much: its parts' sizes, which `zipfile` enforces."""
+    try:
+        with zipfile.ZipFile(path) as parts:
+            size = sum(part.file_size for part in parts.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise _read_error(path, error) from error
+    if size > MAX_UNPACKED_BYTES:
+        raise problem("error.unpacked", file=path.name, size_bytes=size, most_bytes=MAX_UNPACKED_BYTES)
+
+
+def _read_error(path: Path, error: Exception) -> PlaygroundError:
+    detail = (str(error) or type(error).__name__).split("\n")[0][:160]
+    return problem("error.excel", file=path.name, detail=detail)
