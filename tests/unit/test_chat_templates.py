@@ -1,0 +1,114 @@
+"""Real chat templates: tokens and labels are those of transformers' own `apply_chat_template`.
+
+`tests/data/chat_templates/` holds the templates of 60 models, each with its source and the token that ends an answer
+(`sources.json`). They are rendered here on a small tokenizer that has the tokens which they write.
+"""
+
+import json
+import os.path
+import re
+
+import pytest
+from toys import PROJECT, make_tokenizer
+
+from playground.data.batch import encode
+from playground.data.conversation import turns
+from playground.data.row import Row
+from playground.data.template import Template, choose_template
+
+FOLDER = PROJECT / "tests" / "data" / "chat_templates"
+SOURCES = json.loads((FOLDER / "sources.json").read_text())
+TOKEN = re.compile(r"<\|[^|<>\s]+\|?>|<｜[^｜<>]+｜>|</?[a-zA-Z_:0-9]+>|<[a-z_]+\|>|\[/?[A-Z_a-z]+\]|\[\|[a-z]+\|\]")
+ORDINARY = re.compile("think|tool|TOOL")  # tokens that tokenizers don't call special
+# What the prompts of these end with and no rendered answer has.
+OPENED = {"deepseek-r1-distill": "<think>\n", "deepseek-v3.1": "</think>"}
+
+PLAIN = Row("What is it?", "It is blue.")
+ROWS = {
+    "plain": PLAIN,
+    "input": Row("Translate.", "blue", input="青い"),
+    "system": Row("What is it?", "It is blue.", system="Be brief.", system_messages=((0, "Be brief."),)),
+    "empty system": Row("What is it?", "It is blue.", system_messages=((0, ""),)),
+    "turns": Row("And now?", "Red.", before=(("What is it?", "Blue."), ("Sure?", "Yes."))),
+    "turns, system": Row("And now?", "Red.", before=(("What is it?", "Blue."),), system="Be brief."),
+    "reasoning": Row("And now?", "<think>\nHm.\n</think>\n\nRed.", before=(("Is it?", "<think>\nOh.\n</think>\n\nYes."),)),
+    "blanks": Row("  What is it?\n", "\n It is:\n\n blue.  "),
+    "Japanese": Row("東京の天気は？", "晴れです。\n明日は☂"),
+}
+
+
+def tokenizer_of(name: str):
+    """A small tokenizer with this template and the tokens that it writes."""
+    tokenizer, source = make_tokenizer(False), SOURCES[name]
+    tokenizer.chat_template = (FOLDER / f"{name}.jinja").read_text()
+    tokenizer.bos_token, tokenizer.eos_token = source["bos"] or None, source["eos"]
+    text = "".join(_rendered(tokenizer, _messages(row)) or "" for row in ROWS.values())
+    texts = [source["bos"], source["eos"], source["end"], *dict.fromkeys(TOKEN.findall(text))]
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": [text for text in texts if text and not ORDINARY.search(text)]}
+    )
+    tokenizer.add_tokens([text for text in texts if ORDINARY.search(text)])
+    return tokenizer
+
+
+TOKENIZERS = {name: tokenizer_of(name) for name in SOURCES} if False else {}
+
+
+@pytest.fixture(scope="module")
+def tokenizers():
+    return {name: tokenizer_of(name) for name in SOURCES}
+
+
+def _messages(row: Row, systems: str = "apart") -> list[dict]:
+    """A row as messages; systems: apart, or "first" for a template that takes none: before the first question."""
+    first = [text for _, text in row.systems if text] if systems == "first" else []
+    messages = []
+    for number, turn in enumerate(turns(row)):
+        messages += [{"role": "system", "content": t} for at, t in row.systems if at == number and systems == "apart"]
+        question = [*(first if not number else []), turn.instruction, *([turn.input] if turn.input else [])]
+        messages.append({"role": "user", "content": "\n\n".join(question)})
+        messages.append({"role": "assistant", "content": turn.answer or row.output})
+    return messages
+
+
+def _rendered(tokenizer, messages, **options) -> str | None:
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False, **options)
+    except Exception:  # a template that doesn't take such messages
+        return None
+
+
+def _expected(tokenizer, row: Row) -> tuple[list[int], list[int]]:
+    """transformers' tokens of the whole conversation, and of the prompt of its last answer."""
+    messages = _messages(row)
+    text = _rendered(tokenizer, messages)
+    if text is None or any(system not in text for _, system in row.systems):
+        messages = _messages(row, "first")
+
+    def ids(messages, add_generation_prompt):
+        return tokenizer.apply_chat_template(messages, add_generation_prompt=add_generation_prompt, return_dict=False)
+
+    return ids(messages, False), ids(messages[:-1], True)
+
+
+def _ours(tokenizer, row: Row) -> tuple[list[int], list[int]]:
+    [example], _ = encode([row], Template("chat", tokenizer), 4096)
+    return list(example.ids[: example.trained_from]), list(example.ids[example.trained_from :])
+
+
+@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+def test_tokens_and_labels_are_those_of_apply_chat_template(tokenizers, name, row):
+    tokenizer = tokenizers[name]
+    whole, prompt = _expected(tokenizer, row)
+    read, written = _ours(tokenizer, row)
+    ours, end = read + written, tokenizer.convert_tokens_to_ids(SOURCES[name]["end"])
+    assert ours[-1] == end and end in written
+    behind = whole[len(ours) :]
+    if end in whole[len(prompt) - 1 :]:
+        assert ours == whole[: len(ours)]
+        assert not tokenizer.decode([id for id in behind if id != tokenizer.eos_token_id]).strip()
+    else:  # the template puts nothing behind a last answer
+        assert ours == [*whole, end]
+    assert read == os.path.commonprefix([whole, prompt])
+    assert prompt == read or tokenizer.decode(prompt[len(read) :]) == OPENED[name]
