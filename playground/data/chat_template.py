@@ -1,6 +1,5 @@
 """A tokenizer's chat template: prompts and whole turns rendered with it, and what it writes around an answer."""
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -50,8 +49,13 @@ class ChatTemplate:
         turns, systems = self._hidden(turns, systems)
         messages = self._messages(turns, systems)
         prompt, text = self._render(messages), self._render([*messages, _assistant(self.special.hide(answer))])
-        start = len(prompt) if text.startswith(prompt) else self._answer_start(messages, prompt, text)
-        return Conversation(self._closed(messages, text, end), start)
+        closed, start = self._closed(messages, text, end), len(prompt)
+        if not text.startswith(prompt):
+            start = self._answer_start(messages)
+            if not prompt.startswith(text[:start]):  # some forget the system prompt of a question that is answered
+                prompt = prompt.removesuffix(self.unwritten)
+                closed, start = prompt + closed[start:], len(prompt)
+        return Conversation(closed, start)
 
     def parts(self, turns: Sequence[Turn], systems: Systems, answer: str, end: str = "") -> list[prompt_format.Part]:
         """Split a conversation into ("template", …), ("content", …), ("answer", …) and ("end", …) parts.
@@ -99,8 +103,8 @@ class ChatTemplate:
         if not end and not self._tail.strip():
             return "" if bos and bos in self.end_before_question else self.end_before_question
         tokens, others = self.special.find(end), self.special.find(self.end_before_question)
-        both = os.path.commonprefix([tokens, others])  # some put the end of the text behind the end of the turn
-        return end.removesuffix("".join(tokens[len(both) :])) if both else end
+        both = shared_length(tokens, others)  # some put the end of the text behind the end of the turn
+        return end.removesuffix("".join(tokens[both:])) if both else end
 
     @cached_property
     def end_before_question(self) -> str:
@@ -123,19 +127,19 @@ class ChatTemplate:
         text = self._render([_user(QUESTION), _assistant(ANSWER)])
         begin = len(question) if len(question) < len(prompt) and prompt.startswith(question) else 0
         begin = max(begin if text.startswith(question) else 0, text.find(QUESTION) + len(QUESTION))
-        return text[begin : len(_common(prompt, text))]
+        return text[begin : shared_length(prompt, text)]
 
     @cached_property
     def answer_prefix(self) -> str:
         """What the template writes at the beginning of every answer, such as a space or an empty reasoning block."""
         prompt, text = self._render([_user("?")]), self._render([_user("?"), _assistant(ANSWER)])
-        return text[len(_common(prompt, text)) :].partition(ANSWER)[0]
+        return text[shared_length(prompt, text) :].partition(ANSWER)[0]
 
     @cached_property
     def unwritten(self) -> str:
         """What a prompt ends with that no rendered answer has, such as an opened reasoning block; mostly ""."""
         prompt, text = self._render([_user("?")]), self._render([_user("?"), _assistant(ANSWER)])
-        return prompt[len(_common(prompt, text)) :]
+        return prompt[shared_length(prompt, text) :]
 
     def defect(self) -> str | None:
         """Why the template can't be used, or None: it raises, or drops a message."""
@@ -168,16 +172,21 @@ class ChatTemplate:
         without_tail = text.removesuffix(tail)
         return without_tail + (end or self.end or tail + str(self.tokenizer.eos_token or ""))
 
-    def _answer_start(self, messages: list[Message], prompt: str, text: str) -> int:
-        """Where an answer begins that doesn't continue its prompt: where any answer leaves the prompt."""
+    def _answer_start(self, messages: list[Message]) -> int:
+        """Where an answer begins that doesn't continue its prompt."""
         marked = self._render([*messages, _assistant(ANSWER)])
-        return len(_common(_common(prompt, marked), text))
+        return len(marked.partition(ANSWER)[0].removesuffix(self.answer_prefix))
 
     def _hidden(self, turns: Sequence[Turn], systems: Systems) -> tuple[Sequence[Turn], Systems]:
         """Turns and system prompts with special tokens' texts hidden."""
         hide = self.special.hide
         turns = [
-            replace(turn, instruction=hide(turn.instruction), input=hide(turn.input), answer=turn.answer and hide(turn.answer))
+            replace(
+                turn,
+                instruction=hide(turn.instruction),
+                input=hide(turn.input),
+                answer=turn.answer and hide(turn.answer),
+            )
             for turn in turns
         ]
         return turns, [(number, hide(text)) for number, text in systems]
@@ -239,6 +248,6 @@ def _assistant(text: str) -> Message:
     return {"role": "assistant", "content": text}
 
 
-def _common(one: str, other: str) -> str:
-    """The longest text that both begin with."""
-    return os.path.commonprefix([one, other])
+def shared_length(one: Sequence, other: Sequence) -> int:
+    """How many items both begin with."""
+    return next((n for n, (a, b) in enumerate(zip(one, other)) if a != b), min(len(one), len(other)))

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from itertools import pairwise
 
 from transformers import PreTrainedTokenizerBase
 
@@ -101,7 +102,7 @@ class SpecialTokens:
             return ids
         # Added tokens that aren't called special are found even so: cut them behind their first character.
         cuts = [0, *(match.start() + 1 for match in self._pattern.finditer(text)), len(text)]
-        pieces = [text[start:end] for start, end in zip(cuts, cuts[1:])]
+        pieces = [text[start:end] for start, end in pairwise(cuts)]
         return [id for piece in pieces for id in self._encode(piece, split_special_tokens=True)]
 
     @property

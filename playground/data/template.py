@@ -3,7 +3,6 @@
 A template is Alpaca's, the talk's Japanese one, the model's own chat template, a custom format, or text alone.
 """
 
-import os.path
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ from functools import cached_property
 from transformers import PreTrainedTokenizerBase
 
 from playground.data.builtin_formats import BUILTIN_FORMATS, format_parts
-from playground.data.chat_template import ChatTemplate, Systems
+from playground.data.chat_template import ChatTemplate, Systems, shared_length
 from playground.data.conversation import Turn, turns
 from playground.data.row import Row
 from playground.data.templated_text import EncodedRow, TemplatedTexts, token_at, without_second_start
@@ -170,7 +169,7 @@ class Template:
             ids = encodings["input_ids"][number]
             if self.chat_template.special.is_hidden(text) or not self.tokenizer.is_fast:
                 ids, prompt = (self.chat_template.special.encode(part) for part in (text, text[:start]))
-                split = len(os.path.commonprefix([ids, prompt]))
+                split = shared_length(ids, prompt)
             else:
                 split = token_at(encodings, number, start, len(text)) or 0
             yield EncodedRow(ids[:split], ids[split:])
@@ -188,8 +187,9 @@ class Template:
         if whole:
             return self.texts.encode(whole)
         [ids] = self._encode([row.output], False)
-        start = self.start_ids if ids[:1] != self.start_ids else []
-        return EncodedRow(list(start), ids if self._has_end(row.output, ids) else ids + self.closing_ids)
+        start = len(self.start_ids) if ids[:1] == self.start_ids else 0  # of its own
+        ids = ids[start:]
+        return EncodedRow(list(self.start_ids), ids if self._has_end(row.output, ids) else ids + self.closing_ids)
 
     def _has_end(self, text: str, ids: list[int]) -> bool:
         """Whether a text ends with the token that ends texts, or blanks behind it."""
@@ -275,10 +275,13 @@ def choose_template_for(
     template = choose_template(name, tokenizer, instructions, loaded.model.config.is_encoder_decoder, custom_format)
     if template.name == "chat":
         [end, *_] = template.end_ids()
+        opened = template.chat_template.unwritten
+        notes = [{"kind": "note", "key": "note.opened", "values": {"text": opened.strip()}}] if opened.strip() else []
         if tokenizer.eos_token_id in (None, end) or is_trained_token(loaded.model, end):
-            return template, []
+            return template, notes
         values = {"end": tokenizer.convert_ids_to_tokens(end), "instead": tokenizer.eos_token}
-        return replace(template, plain_end=True), [{"kind": "note", "key": "note.end_never_learned", "values": values}]
+        notes.append({"kind": "note", "key": "note.end_never_learned", "values": values})
+        return replace(template, plain_end=True), notes
     if name == "auto" and template.name != "text" and tokenizer.chat_template:
         defect = ChatTemplate(tokenizer).defect()
         if defect:

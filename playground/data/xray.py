@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
-from playground.data.conversation import turns
 from playground.data.row import Row
 from playground.data.template import Template
 from playground.errors import problem
