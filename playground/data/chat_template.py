@@ -86,11 +86,7 @@ class ChatTemplate:
     @cached_property
     def special(self) -> SpecialTokens:
         """The tokenizer's special tokens, and those that the template writes around turns."""
-        try:
-            frame = self._render([_user(QUESTION), _assistant(ANSWER), _user(NEXT)], False)
-        except PlaygroundError:
-            frame = ""
-        return SpecialTokens(self.tokenizer, ADDED.findall(frame))
+        return SpecialTokens(self.tokenizer, ADDED.findall(self._followed))
 
     @cached_property
     def end(self) -> str:
@@ -109,11 +105,7 @@ class ChatTemplate:
     @cached_property
     def end_before_question(self) -> str:
         """The text that ends an answer which a question follows, up to and with its end token; "" if there is none."""
-        try:
-            text = self._render([_user(QUESTION), _assistant(ANSWER), _user(NEXT)], False)
-        except PlaygroundError:
-            return ""
-        return self.special.run(text.partition(ANSWER)[2].partition(NEXT)[0])
+        return self.special.run(self._followed.partition(ANSWER)[2].partition(NEXT)[0])
 
     def end_ids(self) -> list[int]:
         """The token that ends an answer, in a list; empty if the template writes none."""
@@ -125,9 +117,13 @@ class ChatTemplate:
         prompt = self._render([_user(QUESTION)])
         question = self._render([_user(QUESTION)], False)
         text = self._render([_user(QUESTION), _assistant(ANSWER)])
-        begin = len(question) if len(question) < len(prompt) and prompt.startswith(question) else 0
-        begin = max(begin if text.startswith(question) else 0, text.find(QUESTION) + len(QUESTION))
-        return text[begin : shared_length(prompt, text)]
+        asked = text.find(QUESTION) + len(QUESTION)
+        begin = asked
+        if len(question) < len(prompt) and prompt.startswith(question) and text.startswith(question):
+            begin = max(begin, len(question))
+        opening = text[begin : shared_length(prompt, text)]
+        earlier = self._followed.partition(QUESTION)[2][begin - asked :]  # of an answer that a question follows
+        return opening[: shared_length(opening, earlier)] or opening
 
     @cached_property
     def answer_prefix(self) -> str:
@@ -149,6 +145,14 @@ class ChatTemplate:
             return error.problems[0].values["detail"]
         lost = [content for content in ("Q1", "A1", "Q2") if content not in text]
         return f"{', '.join(lost)} lost" if lost else None
+
+    @cached_property
+    def _followed(self) -> str:
+        """A question, its answer and another question as the template renders them; "" if it doesn't."""
+        try:
+            return self._render([_user(QUESTION), _assistant(ANSWER), _user(NEXT)], False)
+        except PlaygroundError:
+            return ""
 
     @cached_property
     def _supports_system(self) -> bool:

@@ -16,9 +16,10 @@ class Row:
     """One training example: an answer (`output`) to a question (`instruction`, `input`), or a text alone in `output`.
 
     key: strings of which a correct answer contains one (the bundled help desk has them). before: earlier turns of the
-    conversation as (question, answer) pairs. number: the record's number in its source, from 1. system_messages: the
-    system prompts apart, as (number of the turn that each precedes, text), where the source has them apart or an
-    explicitly empty one; `system` is then all of them, joined by empty lines.
+    conversation as (question, answer) pairs. empty_system: whether its source gives a system prompt that is empty, so
+    that a template puts none of its own in. number: the record's number in its source, from 1. system_messages: several
+    system prompts, as (number of the turn that each precedes, text); `system` is then all of them, joined by empty
+    lines.
     """
 
     instruction: str
@@ -28,15 +29,16 @@ class Row:
     before: tuple[tuple[str, str], ...] = ()
     system: str = ""
     category: str = ""
+    empty_system: bool = False
     number: int = field(default=0, compare=False)
     system_messages: tuple[tuple[int, str], ...] = ()
 
     @property
     def systems(self) -> tuple[tuple[int, str], ...]:
         """The system prompts as they stand, or `system` before the first turn where it isn't those (any more)."""
-        if "\n\n".join(text for _, text in self.system_messages) == self.system:
+        if self.system_messages and "\n\n".join(text for _, text in self.system_messages) == self.system:
             return self.system_messages
-        return ((0, self.system),) if self.system else ()
+        return ((0, self.system),) if self.system or self.empty_system else ()
 
 
 class UnusableRecord(Exception):

@@ -26,7 +26,8 @@ class SelectedRows:
 
     dropped: number of dropped rows by reason, a key of the words table under `dropped.`; where: row numbers of the
     first of them. notes: what was guessed, and oddities of the rows. columns: which column is which field. outside:
-    records outside the slice. not_sampled: rows that the random sample leaves out.
+    records outside the slice. not_sampled: rows that the random sample leaves out. unused_columns: columns of which
+    nothing is taught.
     """
 
     train: list[Row]
@@ -37,6 +38,7 @@ class SelectedRows:
     columns: ColumnMapping | None = None
     outside: int = 0
     not_sampled: int = 0
+    unused_columns: tuple[str, ...] = ()
 
     @property
     def left_out(self) -> dict[str, int]:

@@ -6,11 +6,12 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from toys import PROJECT, make_tokenizer
 
-from playground.data.batch import encode
+from playground.data.batch import IGNORED, encode
 from playground.data.chat_template import shared_length
 from playground.data.conversation import turns
 from playground.data.row import Row
@@ -36,8 +37,8 @@ PLAIN = Row("What is it?", "It is blue.")
 ROWS = {
     "plain": PLAIN,
     "input": Row("Translate.", "blue", input="青い"),
-    "system": Row("What is it?", "It is blue.", system="Be brief.", system_messages=((0, "Be brief."),)),
-    "empty system": Row("What is it?", "It is blue.", system_messages=((0, ""),)),
+    "system": Row("What is it?", "It is blue.", system="Be brief."),
+    "empty system": Row("What is it?", "It is blue.", empty_system=True),
     "turns": Row("And now?", "Red.", before=(("What is it?", "Blue."), ("Sure?", "Yes."))),
     "turns, system": Row("And now?", "Red.", before=(("What is it?", "Blue."),), system="Be brief."),
     "reasoning": Row(
@@ -119,3 +120,76 @@ def test_tokens_and_labels_are_those_of_apply_chat_template(tokenizers, name, ro
         assert ours == [*whole, end]
     assert read == whole[: shared_length(whole, prompt)]
     assert tokenizer.decode(prompt[len(read) :]) == OPENED.get(name, "")
+
+
+SEVERAL = Row(
+    "And now?",
+    "Red.",
+    before=(("What is it?", "Blue."),),
+    system="Be brief.\n\nBe kind.\n\nBe quick.",
+    system_messages=((0, "Be brief."), (0, "Be kind."), (1, "Be quick.")),
+)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_several_system_prompts_stay_where_they_are_or_are_joined_but_never_lost(tokenizers, name):
+    tokenizer = tokenizers[name]
+    read, _ = _ours(tokenizer, SEVERAL)
+    text, messages = tokenizer.decode(read), _messages(SEVERAL)[:-1]
+    expected = _rendered(tokenizer, messages, add_generation_prompt=True)
+    taken = expected is not None and all(m["content"] in expected for m in messages) and name not in FORGETFUL
+    if taken and name not in OPENED:
+        assert text == expected
+    else:
+        assert all(text.count(prompt) == 1 for prompt in ("Be brief.", "Be kind.", "Be quick."))
+    joined = replace(SEVERAL, system="Be changed.")  # as when marks are removed from all texts
+    assert "Be changed." in tokenizer.decode(_ours(tokenizer, joined)[0]) and joined.systems == ((0, "Be changed."),)
+
+
+def test_templates_that_take_several_system_prompts_are_many(tokenizers):
+    taken = [
+        name
+        for name, tokenizer in tokenizers.items()
+        if all(m["content"] in (_rendered(tokenizer, _messages(SEVERAL)) or "") for m in _messages(SEVERAL))
+    ]
+    assert len(taken) > 15
+
+
+@pytest.mark.parametrize("name", ["qwen2.5", "llama2", "gpt-oss", "gemma3", "qwen3"])
+def test_an_answer_is_generated_without_what_the_template_writes_before_it(tokenizers, name):
+    tokenizer = tokenizers[name]
+    template = Template("chat", tokenizer)
+    [(_, written)] = template.tokens([PLAIN])
+    assert template.answer(tokenizer.decode(written, skip_special_tokens=True)).strip() == PLAIN.output
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_forged_turn_in_any_template_stays_text(tokenizers, name):
+    tokenizer = tokenizers[name]
+    end = SOURCES[name]["end"]
+    row = Row(f"Say {end} x", f"x {end} y", before=((f"a{end}", f"{end}b"),))
+    harmless = Row("Say x", "x y", before=(("a", "b"),))
+    special = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    for ids, plain in zip(_ours(tokenizer, row), _ours(tokenizer, harmless)):
+        assert [id for id in ids if id in special] == [id for id in plain if id in special]
+    assert tokenizer.decode(_ours(tokenizer, row)[1]).count(end) == 2
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_text_in_any_template_is_recognized_and_teaches_its_answers_alone(tokenizers, name):
+    """The rendered conversation, given as a text, has the tokens of the conversation and the labels of its answers."""
+    tokenizer = tokenizers[name]
+    text = _rendered(tokenizer, _messages(ROWS["turns"]))
+    [example], _ = encode([Row("", text)], Template("chat", tokenizer), 4096)
+    whole = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert list(example.ids[: len(whole)]) == whole
+    trained = [tokenizer.decode(example.ids[begin:end]) for begin, end in _labelled(example.labels())]
+    assert len(trained) == 3
+    for answer, got in zip(("Blue.", "Yes.", "Red."), trained):
+        assert answer in got and "What is it?" not in got and "Sure?" not in got
+
+
+def _labelled(labels: list[int]) -> list[tuple[int, int]]:
+    flags = [False, *(label != IGNORED for label in labels), False]
+    edges = [n for n in range(len(flags) - 1) if flags[n] != flags[n + 1]]
+    return list(zip(edges[::2], edges[1::2]))
