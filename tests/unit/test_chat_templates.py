@@ -193,3 +193,14 @@ def _labelled(labels: list[int]) -> list[tuple[int, int]]:
     flags = [False, *(label != IGNORED for label in labels), False]
     edges = [n for n in range(len(flags) - 1) if flags[n] != flags[n + 1]]
     return list(zip(edges[::2], edges[1::2]))
+
+
+@pytest.mark.parametrize("name", ["smollm2", "qwen2.5"])
+def test_an_empty_system_prompt_keeps_the_templates_own_out(tokenizers, name):
+    template = Template("chat", tokenizers[name])
+    asked = Row("q", "a")
+    own, empty = (
+        tokenizers[name].decode(_ours(tokenizers[name], row)[0]) for row in (asked, replace(asked, empty_system=True))
+    )
+    assert "You are" in own and own == template.prompt(turns(asked))
+    assert empty == own.replace(own.partition("system\n")[2].partition("<|im_end|>")[0], "", 1)
