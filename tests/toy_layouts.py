@@ -1,8 +1,8 @@
 """Six public layouts of data sets, rebuilt at 20 rows each in `tests/data/layouts/`, and a plain parse of each.
 
 The parses share no code with the program: they say what is taught and what is left out of these files, and why.
-Layouts: DPO with ShareGPT turns, KTO with messages, OpenAI's tool calls, content parts with `value`, Alpaca's `history`, and
-MT-bench's `turns` and `reference`.
+Layouts: DPO with ShareGPT turns, KTO with messages, OpenAI's tool calls, content parts with `value`, Alpaca's
+`history`, and MT-bench's `turns` and `reference`.
 """
 
 import json
@@ -70,7 +70,7 @@ def tool_calls(records: list[dict]) -> Parsed:
                 question = message["content"]
             elif message.get("tool_calls"):
                 left_out["tool_calls"] += 1
-                pairs.append((question, json.dumps(message["tool_calls"][0], ensure_ascii=False)))
+                pairs.append((question, json.dumps(message["tool_calls"], ensure_ascii=False)))
             else:
                 taught.append(Taught(system["content"], tuple(pairs), question, message["content"]))
                 pairs.append((question, message["content"]))
@@ -91,12 +91,12 @@ def content_parts_value(records: list[dict]) -> Parsed:
 
 
 def history_pairs(records: list[dict]) -> Parsed:
-    """The output, after the earlier turns."""
+    """The output, and the answers of the earlier turns, each after those before it."""
     taught = []
     for record in records:
         question = "\n\n".join(text for text in (record["instruction"], record["input"]) if text)
-        context = tuple((asked, answered) for asked, answered in record["history"])
-        taught.append(Taught(record["system"], context, question, record["output"]))
+        pairs = (*((asked, answered) for asked, answered in record["history"]), (question, record["output"]))
+        taught += [Taught(record["system"], pairs[:n], *pair) for n, pair in enumerate(pairs)]
     return Parsed(taught, Counter())
 
 

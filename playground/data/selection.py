@@ -27,7 +27,7 @@ class SelectedRows:
     dropped: number of dropped rows by reason, a key of the words table under `dropped.`; where: row numbers of the
     first of them. notes: what was guessed, and oddities of the rows. columns: which column is which field. outside:
     records outside the slice. not_sampled: rows that the random sample leaves out. unused_columns: columns of which
-    nothing is taught.
+    nothing is taught. records: records in the source, of which a conversation makes several rows.
     """
 
     train: list[Row]
@@ -39,6 +39,7 @@ class SelectedRows:
     outside: int = 0
     not_sampled: int = 0
     unused_columns: tuple[str, ...] = ()
+    records: int = 0
 
     @property
     def left_out(self) -> dict[str, int]:

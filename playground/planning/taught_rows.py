@@ -20,17 +20,17 @@ WITHOUT_LIMIT = 10**9  # tokens: no answer in a sample is cut
 def taught_rows(settings: Settings, first: int = 5) -> dict:
     """What is taught of a data set.
 
-    Returns {"rows" (in the source: those used and those left out), "taught" (answers), "held_out" (answers),
-    "left_out" ({reason: rows}), "unused_columns", "notes" ([{"key", "values"}]), "prompt_format", "sample" (of the
-    `first` rows: {"number", "system" (None if there is none), "context" ([[question, answer]]), "question", "answer",
-    "prompt", "trained"})}. "trained" is the text of the tokens that carry a label, end token included. Raises
-    PlaygroundError: rows that can't be read, none left, a prompt format that doesn't suit the model.
+    Returns {"rows" (records in the source), "taught" (answers), "held_out" (answers), "left_out" ({reason: rows or
+    answers}), "unused_columns", "notes" ([{"key", "values"}]), "prompt_format", "sample" (of the first rows: {"number",
+    "system" (None if there is none), "context" ([[question, answer]]), "question", "answer", "prompt", "trained"})}.
+    "trained" is the text of the tokens that carry a label, end token included. Raises PlaygroundError: rows that can't
+    be read, none left, a prompt format that doesn't suit the model.
     """
     _, rows = read_rows(settings.data, ignore_progress)
     template, notes = _template(settings, rows)
     notes += row_notes(rows.train, template)
     return {
-        "rows": _count_rows(rows),
+        "rows": rows.records,
         "taught": sum(_count_answers(row, template) for row in rows.train),
         "held_out": len(rows.held_out),
         "left_out": rows.left_out,
@@ -56,13 +56,6 @@ def _template(settings: Settings, rows: SelectedRows) -> tuple[Template, list[di
     template = choose_template(data.prompt_format, ByT5Tokenizer(), questions, custom_format=data.custom_format)
     values = {"model": catalog.display_name(settings.load.model), "end": template.tokenizer.eos_token}
     return template, [{"kind": "note", "key": "note.stand_in_tokenizer", "values": values}]
-
-
-def _count_rows(rows: SelectedRows) -> int:
-    """Rows of the source: several answers of one conversation are one row."""
-    used = [*rows.train, *rows.held_out]
-    numbers = {row.number for row in used}
-    return (len(numbers) if 0 not in numbers else len(used)) + sum(rows.left_out.values())
 
 
 def _count_answers(row: Row, template: Template) -> int:

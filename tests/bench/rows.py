@@ -9,6 +9,7 @@ FOLDER holds real sets as files (.json, .jsonl, .csv, .parquet, .txt). The layou
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 from arms import attempt, report, write
 from toy_layouts import FOLDER, PARSES, parse, taught_by_program
@@ -16,13 +17,13 @@ from toy_layouts import FOLDER, PARSES, parse, taught_by_program
 SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".txt")
 
 
-def taught(path: Path) -> dict:
-    """Rows of a file, answers taught, rows left out by reason, and the seconds to read it."""
+def taught(path: Path, **data: Any) -> dict:
+    """Rows of a file with these data settings, answers taught, rows left out by reason, and the seconds to read it."""
     from playground.planning.taught_rows import taught_rows
     from playground.settings import Data, Settings
 
     start = time.perf_counter()
-    result = taught_rows(Settings(data=Data(source=str(path), held_out=0.0)), 0)
+    result = taught_rows(Settings(data=Data(source=str(path), held_out=0.0, **data)), 0)
     return {
         "rows": result["rows"],
         "answers": result["taught"],
@@ -38,10 +39,10 @@ def compared(name: str) -> dict:
     from playground.data.source import read
     from playground.settings import Data
 
-    rows = read(Data(source=str(FOLDER / name), held_out=0.0))
+    rows = read(Data(source=str(FOLDER / name), held_out=0.0, drop_duplicates=False))
     expected = parse(name)
     same = taught_by_program(rows.train) == expected.taught
-    return taught(FOLDER / name) | {"expected": len(expected.taught), "same": same}
+    return taught(FOLDER / name, drop_duplicates=False) | {"expected": len(expected.taught), "same": same}
 
 
 def main() -> None:
