@@ -17,18 +17,30 @@ IGNORED = -100  # the label of tokens that aren't trained on: torch's cross-entr
 
 @dataclass(frozen=True)
 class Example:
-    """A row's token ids; those from `trained_from` on carry a label.
+    """A row's token ids; those from `trained_from` on carry a label, but for the `masked` spans (begin, end) of them.
 
     For an encoder-decoder model the encoder reads the ids before `trained_from` and the decoder writes the rest.
     """
 
     ids: Sequence[int]
     trained_from: int
+    masked: tuple[tuple[int, int], ...] = ()
 
     @property
     def labelled(self) -> int:
         """Number of tokens that are predicted and trained on; a row's first token is never predicted."""
-        return len(self.ids) - max(self.trained_from, 1)
+        first, size = max(self.trained_from, 1), len(self.ids)
+        masked = sum(max(0, min(end, size) - max(begin, first)) for begin, end in self.masked)
+        return size - first - masked
+
+    def labels(self, first: int = 0) -> list[int]:
+        """The label of every token from `first` on: the token itself, or IGNORED."""
+        trained_from = max(self.trained_from, first)
+        labels = [IGNORED] * (trained_from - first) + [*self.ids[trained_from:]]
+        for begin, end in self.masked:
+            begin, end = max(begin, trained_from), min(end, len(self.ids))
+            labels[begin - first : end - first] = [IGNORED] * (end - begin)
+        return labels
 
 
 def encode(
@@ -43,15 +55,20 @@ def encode(
     if train_on_prompt and template.encoder:
         raise problem("error.prompt_is_read")
     examples, truncated = [], 0
-    for prompt, answer in template.tokens(rows):
+    for prompt, answer, masked in template.encoded(rows):
         if len(prompt) >= length:
             truncated += 1
             continue
         truncated += len(prompt) + len(answer) > length
-        examples.append(Example((prompt + answer)[:length], 0 if train_on_prompt else len(prompt)))
+        examples.append(_example(prompt, answer, masked, length, train_on_prompt))
     if rows and not examples:
         raise problem("error.all_too_long", rows=len(rows), length=length)
     return examples, truncated
+
+
+def _example(prompt: list[int], answer: list[int], masked: tuple, length: int, train_on_prompt: bool) -> Example:
+    ids = (prompt + answer)[:length]
+    return Example(ids, 0) if train_on_prompt else Example(ids, len(prompt), masked)
 
 
 def epoch_batches(
@@ -99,7 +116,7 @@ def collate(examples: Sequence[Example], pad: int, device: str) -> Batch:
         "input_ids": _padded([e.ids for e in examples], pad),
         "attention_mask": _padded([[1] * len(e.ids) for e in examples], 0),
     }
-    labels = _padded([[IGNORED] * e.trained_from + [*e.ids[e.trained_from :]] for e in examples], IGNORED)
+    labels = _padded([e.labels() for e in examples], IGNORED)
     return _make_batch(inputs, _next_labels(labels), device)
 
 
@@ -143,11 +160,10 @@ def pack(examples: Sequence[Example], prefix: int, device: str, masked: bool = T
     owner, labels = [0] * prefix, [IGNORED] * prefix  # owner: number of each token's row, 0 for the prefix
     for row, example in enumerate(examples, 1):
         size = len(example.ids)
-        trained_from = max(example.trained_from, prefix + 1)  # a row's first token follows another row
         ids += example.ids[prefix:]
         positions += range(prefix, size)
         owner += [row] * (size - prefix)
-        labels += [IGNORED] * (trained_from - prefix) + [*example.ids[trained_from:]]
+        labels += [IGNORED, *example.labels(prefix + 1)]  # a row's first token follows another row
     if masked and len(ids) % multiple:
         missing = multiple - len(ids) % multiple
         ids += ids[-1:] * missing

@@ -20,7 +20,9 @@ class Row:
 
     key: strings of which a correct answer contains one (the bundled help desk has them). before: earlier turns of the
     conversation as (question, answer) pairs. empty_system: whether its source gives a system prompt that is empty, so
-    that a template puts none of its own in. number: the record's number in its source, from 1.
+    that a template puts none of its own in. number: the record's number in its source, from 1. system_messages: several
+    system prompts, as (number of the turn that each precedes, text); `system` is then all of them, joined by empty
+    lines.
     """
 
     instruction: str
@@ -32,10 +34,20 @@ class Row:
     category: str = ""
     empty_system: bool = False
     number: int = field(default=0, compare=False)
+    system_messages: tuple[tuple[int, str], ...] = ()
+
+    @property
+    def systems(self) -> tuple[tuple[int, str], ...]:
+        """The system prompts as they stand, or `system` before the first turn where it isn't those (any more)."""
+        if self.system_messages and "\n\n".join(text for _, text in self.system_messages) == self.system:
+            return self.system_messages
+        return ((0, self.system),) if self.system or self.empty_system else ()
 
     def with_recent_turns(self, count: int) -> "Row":
         """The row with the last `count` of its earlier turns."""
-        return replace(self, before=self.before[len(self.before) - count :])
+        dropped = len(self.before) - count
+        systems = tuple((max(0, turn - dropped), text) for turn, text in self.system_messages)
+        return replace(self, before=self.before[dropped:], system_messages=systems)
 
 
 class UnusableRecord(Exception):

@@ -30,7 +30,8 @@ class SelectedRows:
 
     dropped: number of dropped rows by reason, a key of the words table under `dropped.`; where: row numbers of the
     first of them. notes: what was guessed, and oddities of the rows. columns: which column is which field. outside:
-    records outside the slice. not_sampled: rows that the random sample leaves out.
+    records outside the slice. not_sampled: rows that the random sample leaves out. unused_columns: columns of which
+    nothing is taught. records: records in the source, of which a conversation makes several rows.
     """
 
     train: list[Row]
@@ -41,6 +42,8 @@ class SelectedRows:
     columns: ColumnMapping | None = None
     outside: int = 0
     not_sampled: int = 0
+    unused_columns: tuple[str, ...] = ()
+    records: int = 0
 
     @property
     def left_out(self) -> dict[str, int]:

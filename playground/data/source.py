@@ -123,6 +123,7 @@ def read(settings: Data, on_progress: Callable = lambda *_: None) -> SelectedRow
         selector.columns,
         outside=max(0, records - own_held_out - selector.in_slice),
         not_sampled=len(selector.kept) - settings.sample if settings.sample else 0,
+        records=records,
     )
 
 

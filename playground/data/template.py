@@ -10,10 +10,11 @@ from functools import cached_property
 
 from transformers import PreTrainedTokenizerBase
 
-from playground.data.builtin_formats import BUILTIN_FORMATS
-from playground.data.chat_template import ChatTemplate
+from playground.data.builtin_formats import BUILTIN_FORMATS, format_parts
+from playground.data.chat_template import ChatTemplate, Systems, shared_length
 from playground.data.conversation import Turn, turns
 from playground.data.row import Row
+from playground.data.templated_text import EncodedRow, TemplatedTexts, token_at, without_second_start
 from playground.errors import Problem, problem
 from playground.model.load import LoadedModel
 from playground.model.tokenizer import is_trained_token
@@ -41,46 +42,72 @@ class Template:
     plain_end: bool = False
     custom_format: str = ""
 
-    def prompt(self, turns: Sequence[Turn], system: str = "") -> str:
-        """The text up to where the last turn's answer begins. Raises PlaygroundError if the chat template fails."""
+    def prompt(self, turns: Sequence[Turn], system: str | Systems = "") -> str:
+        """The text up to where the last turn's answer begins. Raises PlaygroundError if the chat template fails.
+
+        system: the system prompt, or several as in `Row.systems`.
+        """
         if self.name == "chat":
-            return self.chat_template.prompt(turns, system)
+            return self.chat_template.prompt(turns, _systems(system))
         return "".join(text for _, text in self._format_parts(turns, system))
 
-    def parts(self, turns: Sequence[Turn], system: str = "") -> list[prompt_format.Part]:
-        """The prompt in parts: ("template", text of this template) or ("content", text of the row)."""
-        if self.name == "chat":
-            return self.chat_template.parts(turns, system)
-        return self._format_parts(turns, system)
+    def parts(self, row: Row) -> list[prompt_format.Part]:
+        """A row in parts: ("template", text of this template), ("content", …), ("answer", …) or ("end", …).
 
-    def ids(self, turns: Sequence[Turn], system: str = "") -> list[int]:
+        Outside a chat, these are the parts of the prompt alone.
+        """
+        if self.texts.whole(row):
+            return self.texts.parts(self.texts.whole(row))
+        if not self.has_prompt(row):
+            return []
+        if self.is_chat:
+            return self.chat_template.parts(turns(row), row.systems, row.output, self._chat_end)
+        return self._format_parts(turns(row), row.systems)
+
+    def ids(self, turns: Sequence[Turn], system: str | Systems = "") -> list[int]:
         """The prompt's tokens, with the tokenizer's beginning-of-text token; for an encoder, also the end token."""
+        if self.is_chat:
+            return self.chat_template.prompt_ids(turns, _systems(system))
         return self._encode_prompts([self.prompt(turns, system)])[0]
 
     def has_prompt(self, row: Row) -> bool:
         """Whether a row has a prompt; a text alone has none, in any template."""
-        return self.name != "text" and any((row.instruction, row.input, row.before, row.system))
+        if self.name == "text" or self.texts.whole(row):
+            return False
+        return any((row.instruction, row.input, row.before, row.system))
 
     def tokens(self, rows: Sequence[Row]) -> Iterator[tuple[list[int], list[int]]]:
-        """Tokenize rows: (prompt, answer with its end tokens) of each.
+        """Tokenize rows: (prompt, answer with its end tokens) of each; raises as `encoded` does."""
+        return ((row.prompt, row.answer) for row in self.encoded(rows))
 
-        Raises PlaygroundError for a row without a prompt if an encoder needs one to read.
+    def encoded(self, rows: Sequence[Row]) -> Iterator[EncodedRow]:
+        """Tokenize rows.
+
+        Raises PlaygroundError for a row without a prompt if an encoder needs one to read, and as `end_ids`.
         """
         for start in range(0, len(rows), ROWS_AT_ONCE):
             chunk = rows[start : start + ROWS_AT_ONCE]
             with_prompt = [row for row in chunk if self.has_prompt(row)]
             if self.encoder and len(with_prompt) < len(chunk):
                 raise problem("error.text_encoder")
-            prompts = iter(self._encode_prompts([self.prompt(turns(row), row.system) for row in with_prompt]))
-            answers = self._encode([row.output for row in chunk], self.encoder)
-            for row, answer in zip(chunk, answers):
-                prompt = next(prompts) if self.has_prompt(row) else list(self.start_ids)
-                yield prompt, self._without_end(answer) + self.closing_ids
+            asked = iter(self._encode_chats(with_prompt) if self.is_chat else self._encode_formatted(with_prompt))
+            for row in chunk:
+                yield next(asked) if self.has_prompt(row) else self._encode_text(row)
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether prompt and answer are one text, rendered by the chat template."""
+        return self.name == "chat" and not self.encoder
 
     @cached_property
     def chat_template(self) -> ChatTemplate:
         """The tokenizer's own chat template."""
         return ChatTemplate(self.tokenizer)
+
+    @cached_property
+    def texts(self) -> TemplatedTexts:
+        """What recognizes texts that already are in the tokenizer's chat template."""
+        return TemplatedTexts(self.tokenizer)
 
     @cached_property
     def parsed_format(self) -> prompt_format.PromptFormat:
@@ -104,7 +131,7 @@ class Template:
         Raises PlaygroundError if the tokenizer has neither.
         """
         if self.name == "chat" and not self.plain_end:
-            ids = self.chat_template.end_of_turn_ids()
+            ids = self.chat_template.end_ids()
             if ids:
                 return ids
         if self.tokenizer.eos_token_id is None:
@@ -112,13 +139,68 @@ class Template:
         return [self.tokenizer.eos_token_id]
 
     def answer(self, text: str) -> str:
-        """A generated answer without the closing text of a custom format."""
+        """A generated answer without what the template writes around it: a custom format's closing text, or what a chat
+        template puts before every answer, such as an empty reasoning block.
+        """
+        if self.is_chat:
+            return text.removeprefix(self._readable_prefix) if self._readable_prefix.strip() else text
         closing = self.parsed_format.closing.strip() if self.name == "custom" else ""
         return text.rstrip().removesuffix(closing) if closing and text.rstrip().endswith(closing) else text
 
+    @cached_property
+    def _readable_prefix(self) -> str:
+        """What a chat template writes before an answer, as a generated text shows it: without special tokens."""
+        ids = self._encode([self.chat_template.answer_prefix], False)[0]
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+
+    @property
+    def _chat_end(self) -> str:
+        """The text that ends answers in a chat instead of the chat template's own; "" for that."""
+        return str(self.tokenizer.eos_token) if self.plain_end else ""
+
+    def _encode_chats(self, rows: list[Row]) -> Iterator[EncodedRow]:
+        """Tokenize conversations as the chat template renders them, and split them where the answers begin."""
+        self.end_ids()  # raises if there is none
+        chats = [self.chat_template.conversation(turns(row), row.systems, row.output, self._chat_end) for row in rows]
+        if not chats:
+            return
+        encodings = self.tokenizer([chat.text for chat in chats], add_special_tokens=False, verbose=False)
+        for number, (text, start) in enumerate(chats):
+            ids = encodings["input_ids"][number]
+            if self.chat_template.special.is_hidden(text) or not self.tokenizer.is_fast:
+                ids, prompt = (self.chat_template.special.encode(part) for part in (text, text[:start]))
+                split = shared_length(ids, prompt)
+            else:
+                split = token_at(encodings, number, start, len(text)) or 0
+            yield EncodedRow(ids[:split], ids[split:])
+
+    def _encode_formatted(self, rows: list[Row]) -> Iterator[EncodedRow]:
+        """Tokenize prompts and answers apart from each other."""
+        prompts = self._encode_prompts([self.prompt(turns(row), row.systems) for row in rows])
+        answers = self._encode([row.output for row in rows], self.encoder)
+        for prompt, answer in zip(prompts, answers):
+            yield EncodedRow(prompt, self._without_end(answer) + self.closing_ids)
+
+    def _encode_text(self, row: Row) -> EncodedRow:
+        """Tokenize a text without a prompt. One that is in the chat template is trained on its answers alone."""
+        whole = self.texts.whole(row)
+        if whole:
+            return self.texts.encode(whole)
+        [ids] = self._encode([row.output], False)
+        start = len(self.start_ids) if ids[:1] == self.start_ids else 0  # of its own
+        ids = ids[start:]
+        return EncodedRow(list(self.start_ids), ids if self._has_end(row.output, ids) else ids + self.closing_ids)
+
+    def _has_end(self, text: str, ids: list[int]) -> bool:
+        """Whether a text ends with the token that ends texts, or blanks behind it."""
+        eos = self.tokenizer.eos_token
+        return bool(eos) and self.tokenizer.eos_token_id in ids and text.rstrip().endswith(eos)
+
     def _encode_prompts(self, texts: list[str]) -> list[list[int]]:
         ids = self._encode(texts, self.name != "chat")  # a chat template writes its special tokens itself
-        return ids if self.encoder or self.name == "chat" else [self._without_end(row) for row in ids]
+        if self.encoder or self.name == "chat":
+            return ids
+        return [self._without_end(without_second_start(row, self.tokenizer)) for row in ids]
 
     def _encode(self, texts: list[str], add_special_tokens: bool) -> list[list[int]]:
         if not texts:
@@ -135,33 +217,17 @@ class Template:
     def _without_end(self, ids: list[int]) -> list[int]:
         return ids[:-1] if ids and ids[-1] == self.tokenizer.eos_token_id else ids
 
-    def _format_parts(self, turns: Sequence[Turn], system: str) -> list[prompt_format.Part]:
-        """The prompt of a built-in or custom format, in parts."""
-        separator = "\n" if self.name == "custom" else BUILTIN_FORMATS[self.name].separator
-        parts: list[prompt_format.Part] = []
-        for number, turn in enumerate(turns):
-            format = self._format_of(turn)
-            parts += [("template", separator)] if number else []
-            parts += format.prompt_parts(_format_values(format, turn, "" if number else system))
-            if turn.answer is not None:
-                parts += [("content", turn.answer), ("template", format.closing)]
-        return [part for part in parts if part[1]]
-
-    def _format_of(self, turn: Turn) -> prompt_format.PromptFormat:
-        if self.name == "custom":
-            return self.parsed_format
-        builtin = BUILTIN_FORMATS[self.name]
-        return prompt_format.parse_format((builtin.with_input if turn.input else builtin.without_input) + "{answer}")
+    def _format_parts(self, turns: Sequence[Turn], system: str | Systems) -> list[prompt_format.Part]:
+        """The prompt of a built-in or custom format, in parts. Its system prompts are one, joined by empty lines."""
+        joined = "\n\n".join(text for _, text in _systems(system))
+        return format_parts(self.parsed_format if self.name == "custom" else BUILTIN_FORMATS[self.name], turns, joined)
 
 
-def _format_values(format: prompt_format.PromptFormat, turn: Turn, system: str) -> dict[str, str]:
-    """The values of a format's fields; an input and a system prompt without a field join the instruction."""
-    instruction = turn.instruction
-    if "input" not in format.names and turn.input:
-        instruction = f"{instruction}\n\n{turn.input}"
-    if "system" not in format.names and system:
-        instruction = f"{system}\n\n{instruction}"
-    return {"instruction": instruction, "input": turn.input, "system": system}
+def _systems(system: str | Systems) -> Systems:
+    """System prompts as in `Row.systems`."""
+    if isinstance(system, str):
+        return ((0, system),) if system else ()
+    return system
 
 
 def choose_template(
@@ -209,10 +275,13 @@ def choose_template_for(
     template = choose_template(name, tokenizer, instructions, loaded.model.config.is_encoder_decoder, custom_format)
     if template.name == "chat":
         [end, *_] = template.end_ids()
+        opened = template.chat_template.unwritten
+        notes = [{"kind": "note", "key": "note.opened", "values": {"text": opened.strip()}}] if opened.strip() else []
         if tokenizer.eos_token_id in (None, end) or is_trained_token(loaded.model, end):
-            return template, []
+            return template, notes
         values = {"end": tokenizer.convert_ids_to_tokens(end), "instead": tokenizer.eos_token}
-        return replace(template, plain_end=True), [{"kind": "note", "key": "note.end_never_learned", "values": values}]
+        notes.append({"kind": "note", "key": "note.end_never_learned", "values": values})
+        return replace(template, plain_end=True), notes
     if name == "auto" and template.name != "text" and tokenizer.chat_template:
         defect = ChatTemplate(tokenizer).defect()
         if defect:

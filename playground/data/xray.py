@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
-from playground.data.conversation import turns
 from playground.data.row import Row
 from playground.data.template import Template
 from playground.errors import problem
@@ -51,18 +50,23 @@ def xray(row: Row, template: Template, length: int, train_on_prompt: bool = Fals
     """
     if train_on_prompt and template.encoder:
         raise problem("error.prompt_is_read")
-    [(prompt_ids, answer_ids)] = template.tokens([row])
-    prompt_parts = template.parts(turns(row), row.system) if template.has_prompt(row) else []
-    tokens = [
-        *_tokens(template, prompt_parts, prompt_ids, template.name != "chat"),
-        *_answer_tokens(template, row.output, answer_ids),
-    ]
+    [(prompt_ids, answer_ids, masked)] = template.encoded([row])
+    parts = template.parts(row)
+    if any(kind == "answer" for kind, _ in parts):
+        tokens = list(_tokens(template, parts, [*prompt_ids, *answer_ids], False))
+    else:
+        tokens = [
+            *_tokens(template, parts, prompt_ids, template.name != "chat"),
+            *_answer_tokens(template, row.output, answer_ids),
+        ]
     left_out = len(prompt_ids) >= length
     kept = 0 if left_out else min(len(tokens), length)
     trained_from = 0 if train_on_prompt else len(prompt_ids)
-    first_label = max(trained_from, 1)
+    labelled = set(range(max(trained_from, 1), len(tokens)))
+    if not train_on_prompt:
+        labelled -= {i for begin, end in masked for i in range(begin, end)}
     tokens = [
-        replace(token, state="truncated" if i >= kept else "trained" if i >= first_label else "masked")
+        replace(token, state="truncated" if i >= kept else "trained" if i in labelled else "masked")
         for i, token in enumerate(tokens)
     ]
     return {
@@ -78,7 +82,7 @@ def xray(row: Row, template: Template, length: int, train_on_prompt: bool = Fals
         "end": "there" if kept == len(tokens) else "cut",
         "states": _counts([token.state for token in tokens], ("trained", "masked", "truncated")),
         "kinds": _counts([token.kind for token in tokens], ("template", "content", "answer", "end", "special")),
-        "rates": _rates(prompt_parts, row.output, tokens),
+        "rates": _rates(parts, row.output, tokens),
     }
 
 
@@ -86,9 +90,9 @@ def _counts(values: Sequence[str], names: Sequence[str]) -> dict[str, int]:
     return {name: values.count(name) for name in names}
 
 
-def _rates(prompt_parts: Sequence[Part], answer: str, tokens: Sequence[Token]) -> dict[str, float]:
+def _rates(parts: Sequence[Part], answer: str, tokens: Sequence[Token]) -> dict[str, float]:
     """Characters a token: of the template's text, the row's content and the answer."""
-    chars = {kind: sum(len(text) for part, text in prompt_parts if part == kind) for kind in ("template", "content")}
+    chars = {kind: sum(len(text) for part, text in parts if part == kind) for kind in ("template", "content")}
     chars["answer"] = len(answer)
     counts = {kind: sum(token.kind == kind for token in tokens) for kind in chars}
     rates = {kind: chars[kind] / counts[kind] for kind in chars if counts[kind]}
@@ -97,7 +101,10 @@ def _rates(prompt_parts: Sequence[Part], answer: str, tokens: Sequence[Token]) -
 
 def _answer_tokens(template: Template, text: str, ids: Sequence[int]) -> Iterator[Token]:
     """An answer's tokens, and those that close it."""
-    closing = len(template.closing_ids)
+    closing = len(template.closing_ids) if ids[-len(template.closing_ids) :] == template.closing_ids else 0
+    if not closing:  # a text that brings its end along
+        yield from _tokens(template, [("answer", text)], ids, template.encoder)
+        return
     yield from _tokens(template, [("answer", text)], ids[:-closing], template.encoder)
     if template.name == "custom":
         yield from _tokens(template, [("end", template.parsed_format.closing)], ids[-closing:-1], False)
@@ -113,7 +120,8 @@ def _tokens(template: Template, parts: Sequence[Part], ids: Sequence[int], speci
         begin, end = group[0][1][0], max(span[1] for _, span in group)
         is_special = group[0][0] in special_ids
         if end <= begin or is_special:
-            kind = "special" if is_special or not kind_of_char else kind_of_char[min(begin, len(kind_of_char) - 1)]
+            kind = kind_of_char[min(begin, len(kind_of_char) - 1)] if kind_of_char else "special"
+            kind = "special" if is_special and kind != "end" else kind
             yield from (Token(id, kind, _name(tokenizer, id)) for id, _ in group)
             continue
         written = text[begin:end]
@@ -141,17 +149,22 @@ def _special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
 def _spans(tokenizer: PreTrainedTokenizerBase, text: str, ids: Sequence[int], special: bool) -> list[Span]:
     """Where in the text each token's characters begin and end; an empty span for a token without characters.
 
-    Tokenizers written in Python have no offsets: for them tokens are decoded until they make characters that come next.
+    Tokenizers written in Python have no offsets, nor have texts of which a part was encoded otherwise: for them tokens
+    are decoded until they make characters that come next.
     """
     if tokenizer.is_fast:
         encoding = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True, verbose=False)
-        return encoding["offset_mapping"][: len(ids)]
+        if encoding["input_ids"][: len(ids)] == list(ids):
+            return encoding["offset_mapping"][: len(ids)]
     spans: list[Span] = []
     position, special_ids = 0, _special_ids(tokenizer)
     while len(spans) < len(ids):
         begin = len(spans)
         if ids[begin] in special_ids:
-            spans.append((position, position))
+            name = _name(tokenizer, ids[begin])
+            start = text.find(name, position, position + len(name) + MAX_SKIPPED)
+            spans.append((start, start + len(name)) if start >= 0 else (position, position))
+            position = spans[-1][1]
             continue
         for size in range(1, min(MAX_GROUP, len(ids) - begin) + 1):
             decoded = str(tokenizer.decode(list(ids[begin : begin + size])))

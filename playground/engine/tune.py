@@ -11,6 +11,7 @@ from playground.background import Stopped, run_in_background
 from playground.data import source as data_source
 from playground.data.batch import Example, encode
 from playground.data.fit import fit_turns
+from playground.data.row_notes import row_notes
 from playground.data.source import Row, SelectedRows
 from playground.data.template import Template, choose_template_for
 from playground.engine import evaluation, predictions
@@ -156,7 +157,7 @@ def _encode_rows(rows: SelectedRows, settings: Settings, loaded: LoadedModel) ->
     questions = answerable_rows(eval_rows, template, train.max_seq_length, positions)
     eval_set = EvalSet(eval_examples, questions, template, answer_token_limit(eval_rows, template))
     texts = (text for row in rows.train for text in (row.output, row.instruction, row.input))
-    notes = [*notes, *round_trip_notes(loaded.tokenizer, texts)]
+    notes = [*notes, *row_notes(rows.train, template), *round_trip_notes(loaded.tokenizer, texts)]
     notes += [{"kind": "note", "key": note.key, "values": note.values} for note in rows.notes]
     counts = {"rows": len(rows.train), "held_out": len(rows.held_out), "total": rows.total}
     notes.append({"kind": "note", "key": "note.data", "values": counts | {"template": template.name}})

@@ -40,7 +40,7 @@ def answerable_rows(
 
 def prompt_ids(row: Row, template: Template) -> list[int]:
     """Return the tokens of a row's question in the template."""
-    return template.ids(turns(row), row.system)
+    return template.ids(turns(row), row.systems)
 
 
 def answer_rows(

@@ -49,7 +49,7 @@ def count_rows(settings: Settings, on_progress: Callable = ignore_progress) -> d
     Returns {"train", "held_out", "left_out" ({reason: rows}), "total" (the sum of these rows), "where" ({reason: row
     numbers}), "notes" ([{"key", "values"}])}. Raises PlaygroundError: rows that can't be read, none left.
     """
-    _, rows = _read_rows(settings.data, on_progress)
+    _, rows = read_rows(settings.data, on_progress)
     return {
         "train": len(rows.train),
         "held_out": len(rows.held_out),
@@ -68,8 +68,8 @@ def xray(settings: Settings, row: int = 1, on_progress: Callable = ignore_progre
     earliest turns, which don't fit), and "rows" (training rows). Raises PlaygroundError: rows that can't be read, no
     such row, a tokenizer that isn't on this machine.
     """
-    _, model = _read_model(settings.load)
-    _, rows = _read_rows(settings.data, on_progress)
+    _, model = read_model(settings.load)
+    _, rows = read_rows(settings.data, on_progress)
     template = _choose_template(model, settings.data, rows)
     found, length = _find_row(rows, row), settings.train.max_seq_length
     [chosen], _ = fit_turns([found], template, length)
@@ -104,8 +104,8 @@ def cutoff_cost(
         settings = replace(settings, train=replace(settings.train, max_seq_length=cutoff))
         raise_all(problems(settings))
     bits = settings.load.bits or default_bits(device)
-    model_key, model = _read_model(settings.load)
-    rows_key, rows = _read_rows(settings.data, on_progress)
+    model_key, model = read_model(settings.load)
+    rows_key, rows = read_rows(settings.data, on_progress)
     template = _choose_template(model, settings.data, rows)
     counted = rows.train[:: max(1, -(-len(rows.train) // sample))] if sample else rows.train
     lengths = _lengths.get_or_compute(
@@ -145,13 +145,13 @@ def _find_row(rows: SelectedRows, number: int) -> Row:
     return row
 
 
-def _read_rows(data: Data, on_progress: Callable) -> tuple[Hashable, SelectedRows]:
+def read_rows(data: Data, on_progress: Callable) -> tuple[Hashable, SelectedRows]:
     """The selected rows, and a key that changes with their file and with every setting that selects them."""
     key = (replace(data, prompt_format="", custom_format="", train_on_prompt=False), source.modified(data.source))
     return key, _row_sets.get_or_compute(key, lambda: source.read(data, on_progress))
 
 
-def _read_model(load: Load) -> tuple[Hashable, LoadedModel]:
+def read_model(load: Load) -> tuple[Hashable, LoadedModel]:
     """A model's tokenizer with its network on the meta device, and a key that changes with its files.
 
     Of the weights only the head's are read: all that a template asks of a loaded model.

@@ -62,5 +62,5 @@ def _digest(examples: Sequence[Example]) -> str:
     """SHA-256 of the examples as tokens."""
     digest = hashlib.sha256()
     for example in examples:
-        digest.update(repr((example.ids, example.trained_from)).encode())
+        digest.update(repr((example.ids, example.trained_from, *example.masked)).encode())
     return digest.hexdigest()

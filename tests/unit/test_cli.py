@@ -136,7 +136,7 @@ def test_fetching_an_unknown_model_is_an_error(capsys):
 def tuned_settings(monkeypatch):
     """The settings that `tune` was started with, as a list; nothing is trained."""
     started = []
-    monkeypatch.setattr(cli, "_follow", lambda events, lang: {})
+    monkeypatch.setattr("playground.cli.commands.follow", lambda events, lang: {})
     monkeypatch.setattr("playground.engine.workbench.Workbench.tune", lambda self, settings: started.append(settings))
     return started
 
@@ -195,7 +195,7 @@ def test_old_flags_take_values_after_an_equals_sign_and_can_be_negated(capsys, t
         (["compare", "x", "--prompt", "?", "--temprature", "1"], "--temperature instead of --temprature?"),
         (["tunes"], "did you mean tune?"),
         (["fecth", "gpt2"], "did you mean fetch?"),
-        (["dance"], "there are tune, plan, compare, fetch, models"),
+        (["dance"], "there are tune, plan, rows, compare, fetch, models"),
     ],
 )
 def test_an_unknown_flag_or_command_suggests_the_nearest(capsys, arguments, suggestion):
@@ -238,9 +238,56 @@ def test_plan_reports_totals_and_verdicts(capsys, toy):
         assert result[phase] == {total: prediction[total] for total in ("allocated", "reserved", "device_used")}
 
 
-@pytest.mark.parametrize("command", [[], ["tune"], ["plan"], ["compare"], ["fetch"], ["models"]])
+@pytest.mark.parametrize("command", [[], ["tune"], ["plan"], ["rows"], ["compare"], ["fetch"], ["models"]])
 def test_help_is_printed(capsys, command):
     with pytest.raises(SystemExit) as caught:
         cli.main([*command, "--help"])
     text = capsys.readouterr().out
     assert caught.value.code == 0 and text.startswith("usage: python -m playground") and "__" not in text
+
+
+def _rows(capsys, tmp_path, content: str, *flags, name: str = "rows.jsonl") -> dict:
+    (tmp_path / name).write_text(content, "utf-8")
+    status, result, err = _main(capsys, "rows", tmp_path / name, *flags)
+    assert status == 0, err
+    return result
+
+
+TWO_ANSWERS = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "One?"},
+    {"role": "assistant", "content": "1"},
+    {"role": "user", "content": "Two?"},
+    {"role": "assistant", "content": "2"},
+]
+
+
+def test_rows_shows_what_is_taught_and_what_is_left_out(capsys, tmp_path):
+    lines = [{"messages": TWO_ANSWERS}, {"messages": TWO_ANSWERS[:2]}, {"messages": TWO_ANSWERS[3:]}]
+    result = _rows(capsys, tmp_path, "\n".join(map(json.dumps, lines)), "--prompt-format", "alpaca", "--first", "2")
+    assert (result["rows"], result["taught"], result["left_out"]) == (3, 3, {"empty": 1})
+    assert result["prompt_format"] == "alpaca" and result["unused_columns"] == []
+    first, second = result["sample"]
+    assert (first["system"], first["context"], first["question"], first["answer"]) == ("Be brief.", [], "One?", "1")
+    assert second["context"] == [["One?", "1"]] and second["trained"] == "2</s>"
+    assert any("</s>" in note for note in result["notes"])  # without the model on this machine
+
+
+def test_rows_shows_the_answer_as_the_models_chat_template_ends_it(capsys, tmp_path, toy):
+    line = json.dumps({"messages": TWO_ANSWERS})
+    result = _rows(capsys, tmp_path, line, "--model", toy(chat=True))
+    assert [row["trained"] for row in result["sample"]] == ["1<|end|>", "2<|end|>"]
+    assert result["prompt_format"] == "chat" and result["sample"][1]["prompt"].endswith("<|start|>assistant\n")
+
+
+def test_rows_of_a_text_in_the_models_chat_template_count_its_answers(capsys, tmp_path, toy):
+    turn = "<|start|>user\nhi<|end|>\n<|start|>assistant\nhello<|end|>\n"
+    result = _rows(capsys, tmp_path, json.dumps({"text": turn * 2}), "--model", toy(chat=True))
+    assert (result["rows"], result["taught"]) == (1, 2)
+    [row] = result["sample"]
+    assert row["trained"] == "hello<|end|>hello<|end|>" and len(result["notes"]) == 1
+
+
+def test_rows_that_cannot_be_read_are_an_error(capsys, tmp_path):
+    status, result, err = _main(capsys, "rows", tmp_path / "absent.json")
+    assert status == 1 and "absent.json" in result["error"] and result["error"] in err

@@ -10,7 +10,7 @@ from toys import PROJECT
 # Every room, from the top down. A room may import rooms that stand below it, never one beside or above it.
 DIRECTION = [
     {"app", "__main__"},
-    {"ui"},
+    {"ui", "cli"},
     {"engine", "planning"},  # the two processes
     {"predict", "eval"},
     {"train", "chat"},

@@ -1,0 +1,47 @@
+"""What a command prints: events on standard error, its result as one JSON object on standard output."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable
+
+from playground.i18n import translate
+
+IS_MAIN_PROCESS = os.environ.get("RANK", "0") == "0"  # under `accelerate launch`, rank 0 alone prints
+
+
+def print_result(result: dict) -> None:
+    if IS_MAIN_PROCESS:
+        print(json.dumps(result, ensure_ascii=False))
+
+
+def follow(events: Iterable[dict], lang: str, keep: Callable[[dict], None] = lambda event: None) -> dict:
+    result = {}
+    for event in events:
+        keep(event)
+        print_event(event, lang)
+        if event["kind"] == "done":
+            result = event["result"]
+    return result
+
+
+def print_event(event: dict, lang: str) -> None:
+    """One line on standard error for each event that a person wants to see."""
+    kind = event["kind"] if IS_MAIN_PROCESS else None
+    if kind == "phase" and event["name"] != "idle":
+        line = translate(lang, f"phase.{event['name']}")
+    elif kind == "step":
+        line = translate(lang, "cli.step", **event)
+    elif kind == "progress" and event["total"]:
+        print(f"\r{100 * event['done'] / event['total']:5.0f} %", end="\r", file=sys.stderr)
+        return
+    elif kind in ("memory_predicted", "memory_measured"):
+        sizes = event.get("peak", event)
+        memory = next(memory for memory in ("device_used", "rss", "allocated") if memory in sizes)
+        values = {"size_bytes": sizes[memory], "capacity_bytes": event.get("capacity")}
+        line = translate(lang, f"cli.{kind}", job=event["phase"], memory=memory, **values)
+    elif kind == "note":
+        line = translate(lang, event["key"], **event["values"])
+    else:
+        return
+    print(line, file=sys.stderr)
