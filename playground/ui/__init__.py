@@ -2,5 +2,3 @@
 
 May import: planning.client, engine.client, chat.openai_client, data, catalog, runs, settings and below.
 """
-
-from playground.ui import quick_gradio as quick_gradio  # first of all, before another module imports Gradio

@@ -168,12 +168,14 @@ def _ask(page: Page, question: str, turns: list[Turn], adapter: str, values: Seq
     yield "", *shown(with_turn, busy=True), message()
     try:
         for _ in answering:
-            if request.turn.dropped:  # again, since an update may have been under way
-                yield gr.skip(), *_cleared(page)
-                return
+            if request.turn.dropped:
+                break
             # Not the question's field, where the next may be typed already.
             yield gr.skip(), *shown(with_turn, busy=True), message()
-        yield gr.skip(), *shown(with_turn), message()
+        if request.turn.dropped:  # cleared again, since an update may have been under way
+            yield gr.skip(), *_cleared(page)
+        else:
+            yield gr.skip(), *shown(with_turn), message()
     except Exception as error:
         answered = any(text.finish for text in request.turn.answers.values())
         rest = (gr.skip(), *shown(with_turn)) if answered else (question, *shown(turns))

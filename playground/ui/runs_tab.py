@@ -26,6 +26,7 @@ class RunsTab:
 
     table: gr.HTML
     message: gr.HTML
+    run_accuracy: gr.Accordion
     accuracy: gr.HTML
     record: gr.Accordion
     record_tables: gr.HTML
@@ -37,11 +38,11 @@ def build(page: Page) -> RunsTab:
     gr.Markdown(translate("runs.lead"), elem_classes="lead")
     table = runs_table(page.lang)
     box = message_box()
-    with gr.Accordion(translate("accuracy.title"), open=False):
+    with gr.Accordion(translate("accuracy.title"), open=False) as run_accuracy:
         accuracy_table = gr.HTML()
     with gr.Accordion(translate("accuracy.record"), open=False) as record:
         record_tables = gr.HTML(elem_classes="scrolled")
-    return RunsTab(table, box, accuracy_table, record, record_tables)
+    return RunsTab(table, box, run_accuracy, accuracy_table, record, record_tables)
 
 
 def connect(page: Page, tab: RunsTab, live_view: gr.HTML) -> list[Callable]:
@@ -74,7 +75,8 @@ def connect(page: Page, tab: RunsTab, live_view: gr.HTML) -> list[Callable]:
     table.resume_run(resume, None, tab.message, **QUIET)
     table.use_settings(reuse, None, [*page.inputs(), tab.message], **UNQUEUED)
     live_view.change(lambda value: table_update(page, value), live_view, table, **UNQUEUED)
-    live_view.change(lambda value: _accuracy(page, _shown_run(value)), live_view, tab.accuracy, **UNQUEUED)
+    for event in (live_view.change, tab.run_accuracy.expand):  # what comes while it unfolds may be lost
+        event(lambda value: _accuracy(page, _shown_run(value)), live_view, tab.accuracy, **UNQUEUED)
     tab.record.expand(lambda: _record(page), None, tab.record_tables, **UNQUEUED)
     return _connect_trash(page, tab, live_view)
 
