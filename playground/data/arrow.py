@@ -39,6 +39,7 @@ def _records(path: Path, batch_rows: int) -> Iterator[dict]:
             opened = pyarrow.ipc.open_file(file) if is_file else pyarrow.ipc.open_stream(file)
             batches = map(opened.get_batch, range(opened.num_record_batches)) if is_file else opened
             for batch in batches:
+                batch.validate(full=True)  # offsets beyond the data would end the process, not raise an error
                 rows = min(batch_rows, max(1, MAX_BATCH_BYTES // max(1, batch.nbytes)))
                 for start in range(0, batch.num_rows, rows):
                     yield from batch.slice(start, rows).to_pylist()

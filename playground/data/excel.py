@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from playground.data.csv_reader import column_names
+from playground.data.file_kind import ZIP_ERRORS
 from playground.data.parquet import MAX_UNPACKED_BYTES
 from playground.data.records import Reading, Record
 from playground.data.row import text_of
@@ -73,7 +74,7 @@ def _check_size(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as parts:
             size = sum(part.file_size for part in parts.infolist())
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except ZIP_ERRORS as error:
         raise _read_error(path, error) from error
     if size > MAX_UNPACKED_BYTES:
         raise problem("error.unpacked", file=path.name, size_bytes=size, most_bytes=MAX_UNPACKED_BYTES)

@@ -1,5 +1,6 @@
 """Tell what kind of data a file is, from its first bytes and its suffix; refuse all that can't be read by its kind."""
 
+import struct
 import zipfile
 from pathlib import Path
 
@@ -66,6 +67,7 @@ REFUSED_SUFFIXES = {
     ".safetensors": "model",
 }
 ZIP_CONTENTS = {"xl/": "excel", "word/": "word", "ppt/": "slides", "content.xml": "open_document"}
+ZIP_ERRORS = (zipfile.BadZipFile, OSError, ValueError, RuntimeError, struct.error)  # of a damaged or encrypted file
 LFS_POINTER = b"version https://git-lfs"
 START = 1024  # bytes
 
@@ -105,7 +107,7 @@ def _kind_of_zip(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as parts:
             names = parts.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except ZIP_ERRORS as error:
         if KINDS.get(path.suffix.lower()) == "excel":
             raise problem("error.excel", file=path.name, detail=str(error)[:160]) from error
         names = []

@@ -14,6 +14,7 @@ from data_files import note_keys, pairs, problem_keys, read_error, read_rows, wr
 from playground.data import arrow, excel, parquet, readers
 from playground.data.file_kind import KINDS
 from playground.data.source import is_remote, preview
+from playground.errors import PlaygroundError
 from playground.settings import Data
 
 ROWS = [{"question": f"q{n}", "answer": f"a{n}"} for n in (1, 2)]
@@ -135,6 +136,31 @@ def test_a_file_that_is_no_arrow_is_reported(tmp_path):
     for data in (b"", b"nothing", arrow.FILE_SIGNATURE + b"\xff\xff\xff\xff\x10\0\0\0" + b"\7" * 40):
         (tmp_path / "a.arrow").write_bytes(data)
         assert problem_keys(read_error(tmp_path / "a.arrow"))[0] in ("error.arrow", "error.no_rows")
+
+
+def test_damaged_files_are_reported_or_read_and_never_end_the_process(tmp_path):
+    import random
+
+    import pyarrow.feather
+
+    pyarrow.feather.write_feather(_table(), tmp_path / "a.arrow")
+    pyarrow.feather.write_feather(_table(), tmp_path / "b.arrow", compression="uncompressed")
+    _workbook(tmp_path / "c.xlsx", S=[["question", "answer"], ["q", "a"]])
+    lines = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+    (tmp_path / "d.jsonl.gz").write_bytes(gzip.compress(lines))
+    (tmp_path / "e.jsonl.zst").write_bytes(_zstd(lines))
+    generator = random.Random(0)
+    for path in sorted(tmp_path.iterdir()):
+        whole = path.read_bytes()
+        for _ in range(60):
+            damaged = bytearray(whole)
+            for _ in range(generator.randint(1, 6)):
+                damaged[generator.randrange(len(damaged))] = generator.randrange(256)
+            path.write_bytes(damaged[: generator.randrange(len(damaged))] if generator.random() < 0.2 else damaged)
+            try:
+                read_rows(path)
+            except PlaygroundError as error:
+                assert error.text("en") and error.text("ja")
 
 
 def test_folders_of_save_to_disk_are_read(tmp_path):
