@@ -41,11 +41,13 @@ class TemplatedTexts:
         if row.input or row.before or row.systems:
             return ""
         text = row.instruction + row.output
+        if not self.opening or self.opening not in text:
+            return ""
         if row.instruction:
             is_written = self._begins(text) and row.instruction.rstrip().endswith(self.opening.rstrip())
         else:  # special tokens can't be prose, other openings can
             is_written = bool(self.template.special.find(self.opening)) or self._begins(text)
-        return text if self.opening and self.opening in text and is_written else ""
+        return text if is_written else ""
 
     def answers(self, text: str) -> list[Span]:
         """Where the answers in such a text begin, and where they end, their end tokens included."""
