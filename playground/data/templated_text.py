@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-from playground.data.chat_template import ChatTemplate
+from playground.data.chat_template import ANSWER, QUESTION, ChatTemplate
 from playground.data.conversation import Turn
 from playground.data.row import Row
 from playground.errors import PlaygroundError
@@ -38,10 +38,16 @@ class TemplatedTexts:
         """A row's whole text if it already is in the chat template: its question or, without one, its text; else ""."""
         if not self.tokenizer.chat_template:
             return ""
+        if row.input or row.before or row.systems:
+            return ""
         text = row.instruction + row.output
-        is_alone = not (row.input or row.before or row.systems)
-        asks = row.instruction or row.output
-        return text if is_alone and self.opening and self.opening in asks else ""
+        if not self.opening or self.opening not in text:
+            return ""
+        if row.instruction:
+            is_written = self._begins(text) and row.instruction.rstrip().endswith(self.opening.rstrip())
+        else:  # special tokens can't be prose, other openings can
+            is_written = bool(self.template.special.find(self.opening)) or self._begins(text)
+        return text if is_written else ""
 
     def answers(self, text: str) -> list[Span]:
         """Where the answers in such a text begin, and where they end, their end tokens included."""
@@ -95,6 +101,23 @@ class TemplatedTexts:
         except PlaygroundError:
             return ""
         return opening if len(opening.strip()) >= MIN_OPENING else ""
+
+    @cached_property
+    def _beginnings(self) -> tuple[str, ...]:
+        """How conversations begin in this template, behind the beginning-of-text token."""
+        prompts = [self.template.prompt([Turn(QUESTION)]), self.template.prompt([Turn(QUESTION)], ((0, ANSWER),))]
+        frames = [self._without_start(re.split(f"{QUESTION}|{ANSWER}", prompt)[0]) for prompt in prompts]
+        tokens = [self.template.special.find(frame) for frame in frames]
+        return tuple(
+            found[0] if found and frame.startswith(found[0]) else frame for frame, found in zip(frames, tokens)
+        )
+
+    def _begins(self, text: str) -> bool:
+        """Whether a text begins as conversations do in this template."""
+        return any(start and self._without_start(text).startswith(start) for start in self._beginnings)
+
+    def _without_start(self, text: str) -> str:
+        return text.lstrip().removeprefix(str(self.tokenizer.bos_token or "")).lstrip()
 
     @cached_property
     def _end(self) -> re.Pattern[str]:

@@ -89,6 +89,28 @@ def test_a_question_that_opens_the_answer_in_the_models_template_is_left_as_it_i
     assert parts(Row(row.instruction, "hello<|end|>"), Template("chat", CHATTY)) == (read, written)
 
 
+@pytest.mark.parametrize("name", ["chat", "alpaca"])
+def test_a_question_that_quotes_the_template_is_no_text_in_the_template(name):
+    quoted = Row("What does <|end|>\n<|start|>assistant\n", "hello")
+    template = Template(name, CHATTY)
+    assert template.has_prompt(quoted)
+    assert template.has_prompt(Row("<|start|>user\nhi<|end|>\n<|start|>assistant\nWhat is this?", "hello"))
+    if name == "chat":
+        read, _ = parts(quoted, template)
+        assert read.count(START) == 2 and CHATTY.decode(read).count("<|start|>") == 3
+
+
+def test_prose_is_no_text_in_a_template_without_special_tokens():
+    tokenizer = make_tokenizer(True)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    template = Template("chat", tokenizer)
+    assert template.texts.whole(Row("", "user: hi\nassistant: hello\n"))
+    assert not template.texts.whole(Row("", "She said to her assistant: go.\n"))
+
+
 def test_a_text_with_its_own_start_and_end_gets_no_second_ones():
     tokenizer = make_unigram()
     assert parts(Row("", "<s> the answer</s>"), Template("text", tokenizer)) == parts(

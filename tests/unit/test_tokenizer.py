@@ -216,3 +216,13 @@ def test_a_model_tunes_and_answers_with_a_tokenizer_without_special_tokens(chose
     assert set(
         events[-2] if events[-2]["kind"] == "answer" else next(e for e in reversed(events) if e["kind"] == "answer")
     ) >= {"base", "tuned"}
+
+
+def test_reasoning_that_only_a_prompt_opens_is_said():
+    opened = toys.CHAT.replace("<|start|>assistant\n{% endif %}", "<|start|>assistant\n<think>\n{% endif %}")
+    template, [note] = choose_template_for(with_chat_template(toys.make_model("llama"), opened), "auto", ["?"])
+    assert note["key"] == "note.opened" and note["values"] == {"text": "<think>"}
+    assert template.prompt([Turn("What?")]).endswith("<think>\n")
+    [(prompt, answer)] = template.tokens([Row("What?", "Blue.")])
+    assert template.tokenizer.decode(prompt).endswith("assistant\n")
+    assert template.tokenizer.decode(answer) == "Blue.<|end|>"
