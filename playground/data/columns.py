@@ -20,7 +20,14 @@ from playground.data.column_guess import (
     unclear_labels,
 )
 from playground.data.conversation import Converted
-from playground.data.messages import Message, conversation_in, parse_history, parse_messages, transcript
+from playground.data.messages import (
+    Message,
+    conversation_in,
+    parse_history,
+    parse_messages,
+    questions_with_answers,
+    transcript,
+)
 from playground.data.names import columns_named, is_named, verdict
 from playground.data.row import Row, UnusableRecord, text_of
 from playground.errors import Problem, problem
@@ -36,7 +43,8 @@ class ColumnMapping:
 
     judges: columns that say whether an answer is good. preferred: whether the answer is the chosen one of several.
     rejected: columns of answers that are marked as bad. media: columns of pictures and sound. rank: the column with the
-    scores of a list of answers, or "". unclear: {column of labels: some values} that nobody explains.
+    scores of a list of answers, or "". references: the column with the answers to a list of questions, or "". unclear:
+    {column of labels: some values} that nobody explains.
     """
 
     names: dict[str, str]
@@ -46,6 +54,7 @@ class ColumnMapping:
     rejected: tuple[str, ...] = ()
     media: tuple[str, ...] = ()
     rank: str = ""
+    references: str = ""
     unclear: dict[str, list[str]] = field(default_factory=dict)
 
     @cached_property
@@ -57,7 +66,9 @@ class ColumnMapping:
     def used(self) -> frozenset[str]:
         """The columns that are read; of a nested one, the column that contains it."""
         roots = {name if name in self.names else name.split(".")[0] for name in self.names.values()}
-        return frozenset({*roots, *self.names.values(), *self.judges, *self.rejected, *self.media, self.rank})
+        return frozenset(
+            {*roots, *self.names.values(), *self.judges, *self.rejected, *self.media, self.rank, self.references}
+        )
 
     def rows(self, record: dict, number: int) -> Converted:
         """Convert a record to rows, one per answer. Fields that the record lacks are empty. Raises UnusableRecord."""
@@ -136,7 +147,10 @@ class ColumnMapping:
         if whole is not None:
             return whole
         if self.layout == "messages":
-            messages = parse_messages(self.value(record, "messages"))
+            questions = self.value(record, "messages")
+            if self.references and _are_texts(questions):
+                return questions_with_answers(questions, record.get(self.references))
+            messages = parse_messages(questions)
             return messages + self._answer(messages, answer) if "output" in self.names else messages
         history, question = parse_history(self.value(record, "history")), self.value(record, "instruction")
         if not history and conversation_in(question) is None and conversation_in(answer.value) is None:
@@ -254,6 +268,8 @@ def _with_meanings(
         answers = unclear_labels([names["output"]], records)
         unclear |= {column: values for column, values in answers.items() if _are_numbers(values)}
     rank = columns_named(free, "rank")
+    values = [made.value(record, "messages") for record in records]
+    references = columns_named(free, "references") if any(map(_are_texts, values)) else []
     return replace(
         made,
         names=names,
@@ -263,6 +279,7 @@ def _with_meanings(
         rejected=tuple(columns_named(free, "rejected")),
         media=tuple(columns_named(free, "media")),
         rank=rank[0] if rank else "",
+        references=references[0] if references else "",
         unclear=unclear,
     )
 
@@ -280,6 +297,10 @@ def _whole_conversation(answer: Any) -> list[Message] | None:
         found = transcript(answer)
     messages = parse_messages(found) if found else []
     return messages if any(message.role == "user" for message in messages) else None
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(text, str) for text in value)
 
 
 def _nested_remark(*values: Any) -> tuple[str, ...]:

@@ -104,6 +104,15 @@ def parse_history(value: Any) -> list[Message]:
     return parse_messages(value)
 
 
+def questions_with_answers(questions: list, answers: Any) -> list[Message]:
+    """Questions asked in turn, with the answers of another column. Raises UnusableRecord: "empty" without as many."""
+    answers = parse_cell(answers)
+    if not isinstance(answers, list) or len(answers) != len(questions):
+        raise UnusableRecord("empty")
+    pairs = zip(map(text_of, questions), map(text_of, answers))
+    return [message for q, a in pairs for message in (Message("user", q), Message("assistant", a))]
+
+
 def transcript(text: str) -> list[dict] | None:
     """The messages of a text like "User: … Assistant: …", one speaker a line; None if it isn't one."""
     marks = [mark for mark in SPEAKER.finditer(text) if role_named(mark[1])]
@@ -205,8 +214,8 @@ def _content(content: Any) -> tuple[str, bool]:
             texts.append(_content(part.get("content"))[0])
         elif isinstance(part.get("text"), str):
             texts.append(part["text"])
-        elif isinstance(part.get("content"), str):
-            texts.append(part["content"])
+        elif isinstance(text := _first_content(part), str):
+            texts.append(text)
         else:
             raise UnusableRecord("messages")
     return text_of("\n".join(texts)), reasoning
