@@ -1,6 +1,6 @@
 """Real chat templates: tokens and labels are those of transformers' own `apply_chat_template`.
 
-`tests/data/chat_templates/` holds the templates of 60 models, each with its source and the token that ends an answer
+`tests/data/chat_templates/` holds the templates of 59 models, each with its source and the token that ends an answer
 (`sources.json`). They are rendered here on a small tokenizer that has the tokens which they write.
 """
 
