@@ -1,5 +1,6 @@
 // The card picture, on the page. Gradio runs card_picture_frames.js and this text once, as one function of
-// (element, props, trigger, server, upload, watch).
+// (element, props, trigger, server, upload, watch), with WORDS, the page's texts, before them: as a property they could be
+// lost, since Gradio (6.31) forgets the properties of a component that is updated before its tab was opened.
 
 const GIB = 2 ** 30, VISITS_PER_SECOND = 12;
 const root = element.querySelector(".picture"), part = (selector) => root.querySelector(selector);
@@ -8,7 +9,7 @@ const removed = new AbortController(); // ends the listeners once the element ha
 let picture = null, tape = null, tapeText = "", frames = [], scale = null, at = 0;
 let playing = false, played = false, inView = false, timer, readLayer = null; // readLayer: of the cell whose bytes are shown
 
-const say = (key, values = {}) => (props.words[key] ?? "").replace(/\{(\w+)\}/g, (_, name) => values[name] ?? "–");
+const say = (key, values = {}) => (WORDS[key] ?? "").replace(/\{(\w+)\}/g, (_, name) => values[name] ?? "–");
 const formatBytes = (bytes) => bytes === undefined ? "–" : bytes >= GIB / 10 ? `${(bytes / GIB).toFixed(2)} GiB` : `${(bytes / 2 ** 20).toFixed(1)} MiB`;
 const put = (node, text) => { if (node.textContent !== text) node.textContent = text; };
 const color = (name) => `var(--live-part-${name})`;

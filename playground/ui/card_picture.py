@@ -74,16 +74,15 @@ def room_of_size(gib: float) -> Room:
 
 def build(page: Page) -> gr.HTML:
     """The picture, empty until its property `picture` is set."""
+    words = f"const WORDS = {json.dumps(_words(page.lang), ensure_ascii=False)};"
     return gr.HTML(
         html_template=TEMPLATE,
         css_template=(ASSETS / "card_picture.css").read_text(encoding="utf-8"),
-        js_on_load="\n".join((ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS),
+        js_on_load="\n".join([words, *((ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS)]),
         apply_default_css=False,
         container=True,
         elem_classes="counted",
         picture="",
-        words=_words(page.lang),
-        lang=page.lang,
     )
 
 

@@ -46,6 +46,7 @@ def test_four_widths_have_hatched_bars_whose_weights_shrink_with_the_bits(drawn)
     rows = drawn.get_by_role("radio")
     expect(rows).to_have_count(4)
     weights = "row => row.querySelector('.bar:not(.measured) i').getBoundingClientRect().width"
+    drawn.page.wait_for_timeout(500)  # bars grow for a moment
     widths = [rows.nth(n).evaluate(weights) for n in range(4)]
     assert widths == sorted(widths, reverse=True) and widths[0] > 1.5 * widths[3] > 0
     expect(rows.first).to_contain_text(translate("en", "chart.verdict.fits"))
