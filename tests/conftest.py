@@ -28,12 +28,9 @@ os.environ |= {
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Processes for the whole suite: one more than processors, since browser tests wait for a third of their time.
-
-    None for named files, which start faster without, and where tests share a GPU.
-    """
+    """Processes for the whole suite; none for named files, which start faster without, and where tests share a GPU."""
     whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
-    return min(MAX_PROCESSES, (os.cpu_count() or 1) + 1) if whole and not shutil.which("nvidia-smi") else 0
+    return min(MAX_PROCESSES, os.cpu_count() or 1) if whole and not shutil.which("nvidia-smi") else 0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -184,7 +184,7 @@ def select_tab(event: Callable, tabs: gr.Tabs, name: str, where: str = "true") -
     """Open a tab at an event, in the browser alone. where: a JavaScript condition.
 
     No handler in Python may have the tabs, or another container, as its output: Gradio (6.31) then copies the state of
-    all that is in the container at each start and end of every handler, which took half a second each time.
+    all that is in the container at each start and end of every handler.
     """
     js = f"() => ({{ ...({where} ? {{ selected: {json.dumps(name)} }} : {{}}), __type__: 'update' }})"
     event(None, None, tabs, js=js, api_visibility="private")
