@@ -1,7 +1,16 @@
 """The Start tab and the status strip: the demo from one button to Compare, the recording, Stop and Unload."""
 
 import pytest
-from actions import LONG, choose_toy, open_tab, press, start_fine_tune, wait_until_idle, wait_until_training
+from actions import (
+    LONG,
+    choose_toy,
+    open_tab,
+    press,
+    start_fine_tune,
+    visible_field,
+    wait_until_idle,
+    wait_until_training,
+)
 from playwright.sync_api import expect
 from served_app import ServedApp
 
@@ -72,6 +81,16 @@ def test_own_data_goes_to_the_data_tab(page, tmp_path):
 def test_the_plan_is_one_click_away(page):
     press(page, "start.plan.go")
     expect(page.get_by_role("tab", name=translate("en", "tab.plan"))).to_have_attribute("aria-selected", "true")
+
+
+@pytest.mark.parametrize("tab", ["plan", "load"])  # whose fields have no help, and have some
+def test_presenting_hides_help_but_no_field(browser, app, tab):
+    page = browser.new_page(viewport={"width": 1920, "height": 1080}, reduced_motion="reduce")
+    page.goto(f"{app.url}?present=1&tab={tab}")
+    expect(visible_field(page, translate("en", "load.model"))).to_be_visible(timeout=LONG)
+    expect(page.get_by_role("radio", name="8", exact=True).locator("visible=true").first).to_be_visible()
+    expect(page.get_by_text(translate("en", "load.model.info"))).to_be_hidden()
+    page.close()
 
 
 def test_each_language_has_its_demo():
