@@ -77,7 +77,9 @@ def press(page: Page, key: str, lang: str = "en") -> None:
 
 def unfold(page: Page, key: str, lang: str = "en") -> Locator:
     """Open an accordion of the open tab unless it is open; returns its header."""
-    header = page.get_by_role("button", name=translate(lang, key)).locator("visible=true").first
+    label = page.get_by_text(translate(lang, key), exact=True)
+    header = page.locator("button.label-wrap").filter(has=label).locator("visible=true").first
+    header.wait_for()
     if "open" not in (header.get_attribute("class") or "").split():
         header.click()
     return header
