@@ -7,6 +7,7 @@ torch.
 
 import contextlib
 import copy
+import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -218,6 +219,35 @@ def is_plain_lora(layer: Any, adapter: str) -> bool:
 
 
 # bitsandbytes
+
+
+def import_bitsandbytes() -> None:
+    """Import bitsandbytes without torch's compiler, 1.5 s sooner: its kernels are compiled at their first call instead.
+
+    At import, bitsandbytes (0.50) passes kernels that this program may never call to torch.compile.
+    """
+    import torch
+
+    compile_now = torch.compile
+
+    def compile_later(function: Callable | None = None, **options: Any) -> Callable:
+        if function is None:
+            return functools.partial(compile_later, **options)
+        compiled: list[Callable] = []
+
+        @functools.wraps(function)
+        def call(*arguments: Any, **named: Any) -> Any:
+            if not compiled:
+                compiled.append(compile_now(function, **options))
+            return compiled[0](*arguments, **named)
+
+        return call
+
+    torch.compile = compile_later
+    try:
+        import bitsandbytes  # noqa: F401
+    finally:
+        torch.compile = compile_now
 
 
 def quantize_to(weight: Any, device: str) -> Any:

@@ -34,9 +34,13 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every browser test as slow: each waits for a real page."""
+    """Mark every browser test as slow: each waits for a real page. They come first, and all go to one process."""
+    browser = Path(__file__).parent / "ui"
+    items.sort(key=lambda item: browser not in item.path.parents)
     for item in items:
-        if Path(__file__).parent / "ui" in item.path.parents:
+        in_browser = browser in item.path.parents
+        item.add_marker(pytest.mark.xdist_group("browser" if in_browser else str(item.path)))
+        if in_browser:
             item.add_marker(pytest.mark.slow)
 
 
