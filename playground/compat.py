@@ -230,20 +230,11 @@ def import_bitsandbytes() -> None:
 
     compile_now = torch.compile
 
-    def compile_later(function: Callable | None = None, **options: Any) -> Callable:
-        if function is None:
-            return functools.partial(compile_later, **options)
-        compiled: list[Callable] = []
+    def compile_later(function: Callable, **options: Any) -> Callable:
+        compiled = functools.cache(lambda: compile_now(function, **options))
+        return functools.wraps(function)(lambda *arguments, **named: compiled()(*arguments, **named))
 
-        @functools.wraps(function)
-        def call(*arguments: Any, **named: Any) -> Any:
-            if not compiled:
-                compiled.append(compile_now(function, **options))
-            return compiled[0](*arguments, **named)
-
-        return call
-
-    torch.compile = compile_later
+    torch.compile = compile_later  # type: ignore[assignment]
     try:
         import bitsandbytes  # noqa: F401
     finally:
