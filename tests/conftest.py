@@ -33,6 +33,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return min(MAX_PROCESSES, os.cpu_count() or 1) if whole and not shutil.which("nvidia-smi") else 0
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark every browser test as slow: each waits for a real page. They come first, and all go to one process."""
     browser = Path(__file__).parent / "ui"
