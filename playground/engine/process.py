@@ -26,10 +26,6 @@ def main(root: str) -> None:
 
     import torch
 
-    from playground import compat
-
-    compat.import_bitsandbytes()
-
     from playground.engine.workbench import Workbench
     from playground.memory import meter
 

@@ -16,7 +16,7 @@ def test_axe_finds_nothing_serious_on_any_tab(browser, app, scheme):
     found = {}
     for tab in TABS:
         open_tab(page, f"tab.{tab}")
-        page.wait_for_timeout(700)  # axe measures colors, which fade in
+        page.wait_for_timeout(1_500)  # axe measures colors, which fade in
         violations = Axe().run(page).response["violations"]
         bad = [(v["id"], len(v["nodes"]), v["nodes"][0]["html"][:120]) for v in violations if v["impact"] in BAD]
         if bad:

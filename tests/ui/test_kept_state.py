@@ -26,6 +26,7 @@ def assert_kept(page, lang):
     expect(visible_field(page, translate(lang, "train.epochs"))).to_have_value("7")
     expect(visible_field(page, translate(lang, "lora.r"))).to_have_value("24")
     open_tab(page, "tab.chat", lang)
+    page.wait_for_function("sessionStorage.getItem('playground.tab') === 'chat'")
 
 
 def test_the_key_of_a_service_is_not_kept(changed):
