@@ -149,6 +149,12 @@ def wait_until_idle(page: Page) -> None:
     expect(page.get_by_role("button", name=translate("en", "load.go"))).to_be_enabled(timeout=LONG)
 
 
+def limit_answers(page: Page, tokens: int) -> None:
+    """Set how long answers may get: the toy's seldom end by themselves."""
+    unfold(page, "chat.generation")
+    fill(page, translate("en", "generation.max_new_tokens"), str(tokens))
+
+
 def wait_until_answered(page: Page) -> None:
     """Wait until the last question is answered and the engine is free."""
     expect(page.locator(".turn").last.locator(".status")).to_contain_text("measured", timeout=LONG)

@@ -11,6 +11,7 @@ from actions import (
     choose,
     choose_toy,
     fill,
+    limit_answers,
     notices,
     open_page,
     open_tab,
@@ -72,12 +73,6 @@ def hostile_service():
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/v1"
         server.shutdown()
-
-
-def limit_answers(page: Page, tokens: int) -> None:
-    """Set how long answers may get: the toy's seldom end by themselves."""
-    unfold(page, "chat.generation")
-    fill(page, translate("en", "generation.max_new_tokens"), str(tokens))
 
 
 def question(page: Page):
@@ -176,7 +171,7 @@ def test_by_keyboard_the_order_is_question_send_examples_and_focus_stays_in_the_
 @pytest.mark.parametrize("width,height", [(1440, 900), (390, 844)])
 def test_the_question_bar_is_always_in_view(compare, width, height):
     compare.set_viewport_size({"width": width, "height": height})
-    limit_answers(compare, 300)
+    limit_answers(compare, 160)
     ask(compare, "Tell me a very long story, with everything that happened.")
     expect(compare.locator(".turn .status")).to_contain_text("measured", timeout=LONG)
     for top in (0, 300, 10_000):

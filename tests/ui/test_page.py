@@ -8,6 +8,7 @@ from actions import (
     LONG,
     choose_toy,
     fill,
+    limit_answers,
     notices,
     open_tab,
     press,
@@ -32,13 +33,14 @@ def test_load_tune_and_compare(page, app):
     choose_toy(page, app)
     press(page, "load.go")
     expect(page.locator(".notice.good", has_text="toy-llama").first).to_be_visible(timeout=LONG)
-    run = start_fine_tune(page, app, "1")
+    run = start_fine_tune(page, app, "0.1")
     wait_until_tuned(page)
     assert (run / "adapter" / "adapter_model.safetensors").is_file()
     expect(page.locator(".live .measures tbody tr")).to_have_count(9)
     expect(page.locator(".live .samples dt")).to_have_count(3)
     open_tab(page, "tab.chat")
     expect(page.locator(".head-tuned")).to_contain_text("toy-llama")
+    limit_answers(page, 16)
     page.get_by_label(translate("en", "chat.ask")).fill("What is the Wi-Fi password?")
     page.keyboard.press("Enter")
     wait_until_answered(page)
@@ -51,11 +53,12 @@ def test_load_tune_and_compare(page, app):
 
 def test_a_model_with_an_encoder_goes_through_the_same_tabs(page, app, tmp_path):
     wait_until_idle(page)
-    run = start_fine_tune(page, app, "0.2", toys.save(tmp_path / "toy-t5", "t5"))
+    run = start_fine_tune(page, app, "0.05", toys.save(tmp_path / "toy-t5", "t5"))
     wait_until_tuned(page)
     assert json.loads((run / "adapter" / "adapter_config.json").read_text())["task_type"] == "SEQ_2_SEQ_LM"
     open_tab(page, "tab.chat")
     expect(page.locator(".head-tuned")).to_contain_text("toy-t5")
+    limit_answers(page, 16)
     page.get_by_label(translate("en", "chat.ask")).fill("What is the Wi-Fi password?")
     page.keyboard.press("Enter")
     wait_until_answered(page)
