@@ -4,6 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
+import playground.ui.quick_gradio  # noqa: F401, first of all: before another module imports Gradio
 from playground.i18n import LANGUAGES
 from playground.ui.build import build_app, launch_options
 

@@ -4,7 +4,11 @@ const GIB = 2 ** 30;
 const EXACT_PARTS = ["weights", "quant_constants", "adapters", "gradients", "optimizer"]; // measured tensor by tensor
 const PARTS = [...EXACT_PARTS, "activations", "loss", "kv_cache", "buffers", "working", "program", "runtime"];
 
-const say = (key, values = {}) => (props.words[key] ?? "").replace(/\{(\w+)\}/g, (_, name) => values[name] ?? "–");
+// A text with its values; {rows:row|rows} is a count with its noun, {rows:row/rows} the noun alone, as in playground/i18n.py.
+const say = (key, values = {}) => (props.words[key] ?? "").replace(/\{(\w+)(?::([^{}|/]*)([|/])([^{}|/]*))?\}/g, (_, name, one, mark, many) => {
+  const value = values[name] ?? "–", noun = `${value}` === "1" ? one : many;
+  return mark === undefined ? value : mark === "/" ? noun : `${value} ${noun}`;
+});
 const sayEither = (key, otherwise, values) => say(Object.hasOwn(props.words, key) ? key : otherwise, values);
 const phaseName = (name) => sayEither(`phase.${name}`, "phase.other");
 const jobName = (name) => sayEither(`job.${name}`, "job.other");
@@ -75,6 +79,38 @@ function metricRow(name, metric) {
   };
 }
 
+// The score card of a fine-tune that ended: [name, value, small print] of each tile; [] while it goes on, and for other jobs.
+function scoreTiles(state) {
+  const { figures = {} } = state.measures ?? {}, { recall } = figures, { before, after } = state.evals;
+  if (!state.outcome || state.outcome === "failed" || !state.step) return [];
+  const arrow = (from, to) => `${from} → ${to}`, tune = state.predictions.get("tune"), tiles = [];
+  if (recall) tiles.push([say("score.facts"), arrow(percentText(recall.base), percentText(recall.tuned)), say("score.of", { rows: recall.rows })]);
+  if (before && after) tiles.push([say("score.loss"), arrow(before[1].toFixed(2), after[1].toFixed(2)), say("score.held_out")]);
+  tiles.push([say("score.time"), formatSeconds(state.result.seconds ?? state.time), say("score.steps", { step: state.step.step, steps: state.step.steps })]);
+  if (tune?.peak) tiles.push([say("score.memory"), formatBytes(tune.peak), say("score.predicted", { predicted: formatBytes(tune.prediction[tune.kind]) })]);
+  return tiles;
+}
+const percentText = (share) => `${Math.round(100 * share)} %`;
+
+// What the status strip shows: {loaded, run: {text, more, share, state}, memory: {text, capacity, share}}.
+function stripState(state, reply) {
+  const { progress, step, hardware, latestMemory, about, outcome } = state, phase = state.phases.at(-1)?.name;
+  const working = reply.busy && phase && phase !== "idle" && !outcome, capacity = hardware.capacity;
+  const amount = working && progress?.total ? sayEither(`amount.${progress.unit}`, "amount.other",
+    Object.fromEntries(["done", "total"].map((key) => [key, (progress.unit === "bytes" ? formatBytes : formatCount)(progress[key])]))) : "";
+  const left = working && phase === "train" && isNumber(step?.left_s) ? say("strip_left", { time: formatSeconds(step.left_s) }) : "";
+  const bytes = reply.busy || reply.loaded ? memoryKinds(state).map((kind) => latestMemory[kind]).find(isNumber) ?? reply.memory : reply.memory;
+  return {
+    loaded: reply.loaded,
+    run: {
+      text: working ? `${jobName(about.job)}: ${phaseName(phase)}` : outcome ? `${jobName(about.job)}: ${say(`outcome.${outcome}`)}` : "",
+      more: [amount, left].filter(Boolean).join(" · "), state: outcome,
+      share: working && progress?.total ? progress.done / progress.total : working ? 0 : null,
+    },
+    memory: { text: formatBytes(bytes), capacity: isNumber(capacity) ? formatBytes(capacity) : "", share: isNumber(capacity) && isNumber(bytes) ? bytes / capacity : null },
+  };
+}
+
 const column = (rows, i, scale = 1) => rows.map((row) => row[i] === null || scale === 1 ? row[i] : row[i] / scale);
 const coarsePointer = matchMedia("(pointer: coarse)").matches; // a finger scrolls the page, so it can't zoom by dragging
 const axisTitle = (text) => ({ text, font: { size: 12 } });
@@ -86,13 +122,36 @@ const layout = (state, paint, more) => ({
 });
 const LINE = { type: "scatter", mode: "lines" };
 
+// The time axis is as fine as its ticks are close (Plotly's dtick, in ms; it changes with a zoom): whole seconds alone would write
+// "0:00 0:00 0:00" under a run of two seconds.
+const TICK_FORMATS = [[null, 9, ".%3f"], [10, 99, ".%2f"], [100, 999, ".%1f"]];
+const clockFormat = (end) => end - TIME_ORIGIN >= 3600e3 ? "%-H:%M:%S" : "%-M:%S";
+const timeFormats = (end) => ({
+  tickformat: clockFormat(end), tickformatstops: TICK_FORMATS.map(([from, to, digits]) => ({ dtickrange: [from, to], value: `${clockFormat(end)}${digits}` })),
+  hoverformat: end - TIME_ORIGIN < 60e3 ? `${clockFormat(end)}.%1f` : clockFormat(end), // memory is measured ten times a second
+});
+const endOfTime = (state) => Math.max(state.memory.at(-1)?.[0] ?? TIME_ORIGIN, state.phases.at(-1)?.to ?? TIME_ORIGIN, TIME_ORIGIN + 1000);
+
+const drawnBands = (state) => state.phases.filter(({ name, from, to }) => name !== "idle" && to > from);
+const bandColor = (name) => Object.hasOwn(props.words, `phase.${name}`) ? `band-${name}` : "band-other";
+const bandLabel = (name) => sayEither(`band.${name}`, "band.other");
+const BAND_FONT = 12, PLOT_MARGIN = 80; // px: of a label, and what the axis takes of the plot's width
+const textWidth = (text) => BAND_FONT * [...text].reduce((sum, letter) => sum + (letter > "\u2e80" ? 1 : 0.62), 0.5);
+
+// The phases that no band is wide enough to name, for the legend. width: of the plot, in px.
+function unnamedPhases(state, width) {
+  const pixel = (width - PLOT_MARGIN) / (endOfTime(state) - TIME_ORIGIN), bands = drawnBands(state);
+  const named = new Set(bands.filter(({ name, from, to }) => (to - from) * pixel >= textWidth(bandLabel(name))).map(({ name }) => name));
+  return [...new Set(bands.map(({ name }) => name))].filter((name) => !named.has(name));
+}
+
 // Bands are bars on an axis of their own: Plotly hides a label that doesn't fit its bar, and shows it once it does.
 function phaseBands(state, paint) {
-  const bands = state.phases.filter(({ name, from, to }) => name !== "idle" && to > from);
+  const bands = drawnBands(state);
   return {
     type: "bar", x: bands.map((band) => band.from), width: bands.map((band) => band.to - band.from), offset: 0, y: bands.map(() => 1),
-    marker: { color: bands.map((band) => paint[`band-${band.name}`] || paint["band-other"]), line: { width: 0 } }, hoverinfo: "skip",
-    text: bands.map((band) => phaseName(band.name)), textposition: "inside", insidetextanchor: "end", textangle: 0, textfont: { color: paint.text, size: 12 },
+    marker: { color: bands.map((band) => paint[bandColor(band.name)]), line: { width: 0 } }, hoverinfo: "skip",
+    text: bands.map((band) => bandLabel(band.name)), textposition: "inside", insidetextanchor: "end", textangle: 0, textfont: { color: paint.text, size: BAND_FONT },
   };
 }
 
@@ -115,13 +174,13 @@ function memoryLines(state, paint, end) {
 
 function memoryFigure(state, paint, width) {
   const capacity = state.hardware.capacity / GIB, inView = capacityInView(state);
-  const end = Math.max(state.memory.at(-1)[0], state.phases.at(-1)?.to ?? TIME_ORIGIN), clockFormat = end - TIME_ORIGIN >= 3600e3 ? "%-H:%M:%S" : "%-M:%S";
+  const end = endOfTime(state);
   const data = [phaseBands(state, paint), ...memoryLines(state, paint, end)];
   if (inView) data.push({ ...LINE, yaxis: "y2", x: [TIME_ORIGIN, end], y: [capacity, capacity], hoverinfo: "skip", line: { color: paint.capacity, width: 2, dash: "dash" } });
   const title = [say(state.shortened ? "time_shortened" : "time"), ...(coarsePointer || width < 480 ? [] : [say("zoom")])].join(" · ");
   return [data, layout(state, paint, {
     bargap: 0, uniformtext: { mode: "hide", minsize: 11 },
-    xaxis: axis(paint, { type: "date", tickformat: clockFormat, hoverformat: clockFormat, nticks: 7, showgrid: false,
+    xaxis: axis(paint, { type: "date", ...timeFormats(end), nticks: 7, showgrid: false,
       autorangeoptions: { minallowed: TIME_ORIGIN, maxallowed: end }, title: axisTitle(title) }),
     yaxis: { range: [0, 1], fixedrange: true, visible: false },
     yaxis2: axis(paint, { overlaying: "y", tickmode: "auto", rangemode: "tozero", nticks: 6, ticksuffix: " GiB",

@@ -20,6 +20,7 @@ const emptyState = (run = "") => ({
   phases: [], progress: null, step: null, // phases: {name, from, to} on the time axis; the latest progress and step events
   memory: [], latestMemory: {}, peaks: {}, parts: null, // memory: rows [x, phase, bytes by kind ...]; peaks: bytes by kind
   losses: [], evals: {}, measures: null, samples: [], // losses: [step, loss]; evals: [step, loss] by "before" and "after"; samples: [step, events]
+  result: {}, // of the job that ended
   notes: [], failure: "", partsAtFailure: null, outcome: "", // outcome: "" while the job goes on, then done, stopped or failed
   predictions: new Map(), // by phase: {prediction, kind, from, to, peak, measurement}
   simulatedCards: new Map(), // by phase: what was predicted for a simulated card, {need_bytes, card_bytes, verdict}
@@ -34,7 +35,7 @@ const REDUCERS = {
     if (verdict) state.simulatedCards.set(event.values.job, { ...event.values, verdict });
   },
   error: (state, event) => Object.assign(state, { failure: event.text, outcome: "failed", partsAtFailure: event.parts ?? null }),
-  done: (state, event) => { state.outcome ||= event.result?.stopped ? "stopped" : "done"; },
+  done: (state, event) => { state.result = event.result ?? {}, state.outcome ||= event.result?.stopped ? "stopped" : "done"; },
   eval(state, event) {
     if (event.when === "measures") state.measures = event;
     else state.evals[event.when] = [event.when === "before" ? 0 : state.step?.step ?? 0, event.loss];

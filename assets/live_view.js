@@ -1,14 +1,15 @@
-// The live view of a run, on the page. Gradio runs live_reducer.js, live_figures.js and this text once, as one function of
-// (element, props, trigger, server, upload, watch).
+// The live view of a run, on the page. Gradio runs live_reducer.js, live_figures.js, live_recording.js and this text once, as one
+// function of (element, props, trigger, server, upload, watch).
 
 const root = element.querySelector(".live"), part = (selector) => root.querySelector(selector);
-const [memoryPlot, lossPlot] = root.querySelectorAll(".plot");
-const [memoryLegend, lossLegend, measuredLegend, predictedLegend] = root.querySelectorAll(".legend");
+const memoryPlot = part(".memory .plot"), lossPlot = part(".loss .plot"), memoryLegend = part(".memory .legend"), lossLegend = part(".loss .legend");
+const [measuredLegend, predictedLegend] = root.querySelectorAll(".parts .legend");
 const [measuredStack, predictedStack] = root.querySelectorAll(".stack");
 const removed = new AbortController(); // ends the listeners once the element has left the page
 let state = emptyState(), reply = null; // reply: the server's latest
 let pickedStep = null; // the step whose sample answers are shown; null: the latest
 let paint = null, needsDrawing = true, connectionLost = false, polling = false, timer;
+let endRecording = null; // ends the recording that is played
 let announcedValue = "", spokenPhase = ""; // the value last given to Gradio, and the phase last given to screen readers
 
 const put = (node, text) => { if (node.textContent !== text) node.textContent = text; };
@@ -36,13 +37,15 @@ function drawStatus() {
   const { about, step, progress, hardware, outcome } = state, load = about.settings?.load ?? {};
   const phase = state.phases.at(-1)?.name, active = (reply.live || reply.more) && !outcome, working = active && phase && phase !== "idle";
   const status = outcome ? `outcome.${outcome}` : !phase ? "outcome.begun" : working || phase === "idle" ? `phase.${phase}` : "outcome.interrupted";
-  put(part(".run-title"), say("title", { job: jobName(about.job), model: load.model, bits: load.bits }));
+  put(part(".run-title"), say("title", { job: jobName(about.job), model: about.name ?? load.model, bits: load.bits }));
   put(part(".hardware"), hardware.name ? say(hardware.simulated ? "where_card" : "where", { name: hardware.name, capacity: formatBytes(hardware.capacity) }) : "");
+  const recorded = state.run === RECORDING;
+  put(part(".recorded"), recorded ? say("recorded", { date: about.recorded ?? "" }) : ""), show(part(".recorded"), recorded);
   put(part(".phase"), sayEither(status, "phase.other"));
   part(".phase").dataset.state = outcome;
   const format = progress?.unit === "bytes" ? formatBytes : formatCount, amounts = { done: format(progress?.done), total: format(progress?.total) };
   put(part(".amount"), working && progress?.total ? sayEither(`amount.${progress.unit}`, "amount.other", amounts) : "");
-  put(part(".engine"), connectionLost ? say("lost") : say(`engine.${reply.engine}`));
+  put(part(".engine"), connectionLost ? say("lost") : recorded ? "" : say(`engine.${reply.engine}`));
   part(".engine").dataset.state = connectionLost ? "off" : reply.engine;
   drawProgress(working, progress?.total > 0 ? Math.min(1, progress.done / progress.total) : null);
   drawFacts(active && phase === "train");
@@ -55,6 +58,15 @@ function drawFacts(training) {
   if (step) facts.push(["loss", formatLoss(step.loss)], ["speed", formatCount(step.tokens_per_s)]);
   if (training && isNumber(step?.left_s)) facts.push(["left", formatSeconds(step.left_s)]);
   fill(part(".facts"), facts, ["div", "dt", "dd"], (node, [key, value]) => { put(node.firstChild, say(`fact.${key}`)); put(node.lastChild, value); });
+}
+
+// A fine-tune's result in figures that can be read from afar.
+function drawScore() {
+  const tiles = scoreTiles(state);
+  show(part(".score"), tiles.length > 0);
+  fill(part(".score"), tiles, ["div", "dt", "dd", "small"], (node, [name, value, more]) => {
+    put(node.children[0], name), put(node.children[1], value), put(node.children[2], more);
+  });
 }
 
 function drawProgress(working, share) {
@@ -79,7 +91,8 @@ function drawMemory() {
   if (latest) lines.push({ color: "predicted", kind: "dashdot", name: say("memory.predicted"), value: formatBytes(latest.prediction[latest.kind]), tag: say("predicted") });
   if (isNumber(state.hardware.capacity)) lines.push({ color: "capacity", kind: "dashed", name: say("memory.capacity"),
     value: formatBytes(state.hardware.capacity), tag: capacityInView(state) ? "" : say("memory.above") });
-  drawLegend(memoryLegend, lines), describe(memoryPlot, lines);
+  const bands = unnamedPhases(state, memoryPlot.clientWidth).map((name) => ({ color: bandColor(name), kind: "band", name: phaseName(name), value: "" }));
+  drawLegend(memoryLegend, [...lines, ...bands]), describe(memoryPlot, lines);
   drawComparison(), drawParts();
   plot(memoryPlot, memoryFigure, state.memory.at(-1)[0], state.phases.at(-1)?.to, state.predictions.size);
 }
@@ -168,9 +181,10 @@ function drawSamples() {
   show(slider, samples.length > 1);
   slider.max = samples.length - 1, slider.value = index, slider.ariaValueText = say("samples.at", { step });
   put(part(".samples small"), slider.ariaValueText);
-  fill(part(".samples dl"), answers, ["div", "dt", "dd", "dd"], (node, { prompt, text, closed, reference }) => {
+  fill(part(".samples dl"), answers, ["div", "dt", "dd", "dd"], (node, { prompt, text, closed, reference, named }) => {
     const [question, answer, expected] = node.children;
-    put(question, prompt), fill(answer, [text || "–", closed ? "" : say("samples.open")], ["span"], put);
+    node.dataset.named = named ?? "";
+    put(question, prompt), fill(answer, [text || "–", closed ? "" : say("samples.open"), named ? say("samples.named") : ""], ["span"], put);
     fill(expected, [say("rows.reference"), reference], ["span"], put);
   });
 }
@@ -194,7 +208,7 @@ function draw() {
   show(part(".empty"), !state.run), show(part(".filled"), Boolean(state.run));
   put(part(".empty"), say(connectionLost ? "lost" : props.follow ? "gone" : "empty"));
   if (!state.run) return;
-  drawStatus(), drawMemory(), drawLoss(), drawMeasures(), drawSamples();
+  drawStatus(), drawScore(), drawSamples(), drawLoss(), drawMemory(), drawMeasures();
   const phase = `${state.run} ${state.phases.length} ${state.outcome}`; // a screen reader hears of each phase once
   if (phase !== spokenPhase) put(part(".spoken"), [part(".phase").textContent, memoryPlot.ariaLabel, state.losses.length ? lossPlot.ariaLabel : ""].join(". "));
   spokenPhase = phase;
@@ -214,35 +228,57 @@ function receive(fresh) {
   reply = fresh, connectionLost = false, state.cursor = fresh.cursor;
   for (const event of fresh.events) reduceEvent(state, event);
   if (catchingUp) return;
-  const value = JSON.stringify({ run: fresh.run, engine: fresh.engine, ended: state.outcome !== "" });
+  announce();
+  if (needsDrawing) draw();
+}
+
+// Tell Gradio of every start and end of a job, and the status strip of everything.
+function announce() {
+  const run = reply.run === RECORDING ? "" : reply.run;
+  const value = JSON.stringify({ run, engine: reply.engine, ended: run !== "" && state.outcome !== "", loaded: reply.loaded });
   // The template doesn't mention the value, so that setting it redraws nothing; Gradio fires `change` by itself. As text: an
   // object is copied by Gradio at every comparison, counts as new each time, and can fire `change` without end.
-  if (!fresh.more && announcedValue !== value) props.value = announcedValue = value;
-  if (needsDrawing) draw();
+  if (!reply.more && announcedValue !== value) props.value = announcedValue = value;
+  document.dispatchEvent(new CustomEvent("playground-state", { detail: stripState(run ? state : emptyState(), reply) }));
+}
+
+// Before the first run, its place is taken by a recorded one.
+async function showRecording(fresh) {
+  if (!reply) receive(fresh); // until its events are here
+  if (endRecording) return void (reply = { ...fresh, run: RECORDING, live: true }, announce());
+  endRecording = () => {}; // no second one while its events are on their way
+  const events = await server.recording({});
+  if (!events.length) return receive(fresh);
+  endRecording = playRecording(events, (batch, first) => {
+    if (first) state = emptyState();
+    receive({ ...reply, run: RECORDING, events: batch, live: true });
+  });
 }
 
 async function poll() {
   clearTimeout(timer);
   if (!element.isConnected) {
-    removed.abort(), resizes.disconnect(), themeChanges.disconnect();
+    removed.abort(), resizes.disconnect(), themeChanges.disconnect(), endRecording?.();
     return [memoryPlot, lossPlot].forEach((node) => window.Plotly?.purge(node));
   }
   if (document.hidden || polling) return;
   polling = true;
   try {
-    receive(await server.since({ follow: props.follow ?? "", run: state.run, cursor: state.cursor }));
+    const run = state.run === RECORDING ? "" : state.run, fresh = await server.since({ follow: props.follow ?? "", run, cursor: state.cursor });
+    if (!fresh.run && !props.follow) await showRecording(fresh);
+    else endRecording?.(), endRecording = null, receive(fresh);
   } catch (error) {
     if (!connectionLost) console.warn(error);
     connectionLost = true;
     draw();
   }
   polling = false;
-  timer = setTimeout(poll, connectionLost ? 2000 : reply.more ? 0 : reply.busy || reply.live ? 250 : 1000);
+  timer = setTimeout(poll, connectionLost ? 2000 : reply.more ? 0 : reply.busy || (reply.live && reply.run !== RECORDING) ? 250 : 1000);
 }
 
 const resizes = new ResizeObserver(() => { if (reply) draw(); });
 const themeChanges = new MutationObserver(() => { paint = null; if (reply) draw(); });
-["memory", "loss", "measures", "samples", "comparison", "parts"].forEach((key, i) => put(root.querySelectorAll("h4 span")[i], say(key)));
+["memory", "loss", "measures", "samples", "comparison", "parts"].forEach((key) => put(part(`.${key} h4 span`), say(key)));
 ["predicted", "measured", "error"].forEach((key, i) => put(root.querySelectorAll(".comparison thead th")[i], say(key)));
 ["base", "tuned", "difference"].forEach((key, i) => put(root.querySelectorAll(".measures thead th")[i], say(`measures.${key}`)));
 part(".samples input").setAttribute("aria-label", say("samples.slider"));
@@ -250,7 +286,7 @@ part(".samples input").addEventListener("input", ({ target }) => {
   pickedStep = Number(target.value) < state.samples.length - 1 ? state.samples[target.value][0] : null;
   drawSamples();
 });
-put(part("h4 small"), say("measured")), part(".progress").setAttribute("aria-label", say("progress"));
+put(part(".memory h4 small"), say("measured")), root.setAttribute("aria-label", say("name")), part(".progress").setAttribute("aria-label", say("progress"));
 document.addEventListener("visibilitychange", poll, { signal: removed.signal });
 resizes.observe(root), themeChanges.observe(document.body, { attributeFilter: ["class"] });
 watch("follow", poll);

@@ -57,7 +57,7 @@ def as_playground_error(error: BaseException) -> PlaygroundError:
         return problem("error.disk_full", path=str(error.filename or ""))
     if "os error 28" in str(error):  # ENOSPC from safetensors, which raises its own error type
         return problem("error.disk_full", path="")
-    if isinstance(error, PermissionError):
+    if isinstance(error, PermissionError) or (isinstance(error, OSError) and error.errno == errno.EROFS):
         return problem("error.permission", path=str(error.filename or ""))
     if isinstance(error, MemoryError):
         return problem("error.memory")

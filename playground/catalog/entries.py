@@ -65,9 +65,14 @@ def presets() -> dict[str, dict]:
     return read_entries("presets")
 
 
+def first_plan() -> dict:
+    """What the Plan tab opens with: {"card", "context" (tokens), "settings": {group: {field: value}}}."""
+    return read_entries("plans")["first"]
+
+
 @cache
 def prompts() -> dict[str, dict]:
-    """Example prompts by id: {"prompts": [...]}."""
+    """Example prompts by id: {"prompts": {language: [...]}}."""
     return read_entries("prompts")
 
 

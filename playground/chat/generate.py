@@ -8,6 +8,7 @@ copy of the weights.
 import functools
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -41,13 +42,16 @@ def generate_answers(
 ) -> Iterator[dict]:
     """Answer all prompts in one batch; yield {"texts": [...], "tokens": n} as answers grow, the last event complete.
 
-    end_ids: tokens that end an answer. If all prompts are for the same side (base or tuned), the last event also has
-    "ids": each answer's tokens, including its end token if one was written. With beam search texts are only known at
-    the end: until then events have just "tokens". Once `stop` is set, ends early with the answers so far.
+    end_ids: tokens that end an answer. The last event also has "ends": how each answer ended, as {"finish", "tokens",
+    "seconds"}. finish: "end" (by an end token), "limit" (cut at max_new_tokens) or "stopped"; tokens: with the end
+    token; seconds: from the start of its batch until its own last token. If all prompts are for the same side (base or
+    tuned), it has "ids" too: each answer's tokens, including its end token if one was written. With beam search texts
+    are only known at the end: until then events have just "tokens". Once `stop` is set, ends early with the answers so
+    far.
 
     Errors of the generating thread are raised here. Closing the iterator early sets `stop` and waits for the thread.
     """
-    if len({prompt.tuned for prompt in prompts}) == 2 and not _supports_mixed_batches(model):
+    if len({prompt.tuned for prompt in prompts}) == 2 and not supports_mixed_batches(model):
         yield from _generate_base_then_tuned(model, tokenizer, prompts, end_ids, generation, stop)
         return
     events: queue.Queue[dict | BaseException] = queue.Queue()
@@ -80,7 +84,7 @@ def generate_answers(
         thread.join()
 
 
-def _supports_mixed_batches(model: torch.nn.Module) -> bool:
+def supports_mixed_batches(model: torch.nn.Module) -> bool:
     """Whether an adapter can be applied to some rows of a batch only.
 
     PEFT can't do that with DoRA, nor in experts, which get some tokens of any row.
@@ -99,13 +103,18 @@ def _generate_base_then_tuned(
 ) -> Iterator[dict]:
     """As `generate_answers`, but in two batches, base first; "tokens" is the mean over all rows."""
     texts, finished_tokens = [""] * len(prompts), 0
+    ends: list[dict] = [{}] * len(prompts)
     for tuned in (False, True):
         rows = [n for n, prompt in enumerate(prompts) if prompt.tuned == tuned]
         event: dict[str, Any] = {"tokens": 0}
         for event in generate_answers(model, tokenizer, [prompts[n] for n in rows], end_ids, generation, stop):
             for n, text in zip(rows, event.get("texts", ())):
                 texts[n] = text
-            known = {"texts": list(texts)} if "texts" in event else {}
+            for n, end in zip(rows, event.get("ends", ())):
+                ends[n] = end
+            known: dict[str, Any] = {"texts": list(texts)} if "texts" in event else {}
+            if all(ends):
+                known["ends"] = ends
             yield {"tokens": (finished_tokens + event["tokens"] * len(rows)) // len(prompts), **known}
         finished_tokens += event["tokens"] * len(rows)
 
@@ -215,19 +224,37 @@ class _AnswerStreamer(StoppingCriteria):
     ) -> None:
         self.tokenizer, self.start, self.stop, self.send = tokenizer, start, stop, send
         self.streams_text, self.end_ids = generation.num_beams == 1, set(end_ids)
+        self.began = time.monotonic()
+        self.ended_after: dict[int, float] = {}  # seconds, of the rows that have written their end token
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
         event: dict[str, Any] = {"tokens": input_ids.shape[1] - self.start}
         if self.streams_text:
-            event["texts"] = self._texts(input_ids[:, self.start :].tolist())
+            rows = input_ids[:, self.start :].tolist()
+            event["texts"] = self._texts(rows)
+            for n, row in enumerate(rows):
+                if n not in self.ended_after and row[-1] in self.end_ids:
+                    self.ended_after[n] = time.monotonic() - self.began
         self.send(event)
         return torch.full((input_ids.shape[0],), self.stop.is_set(), device=input_ids.device)
 
     def last_event(self, output: torch.Tensor) -> dict:
-        """The complete answers, with "ids" up to and including each end token."""
+        """The complete answers, with "ids" up to and including each end token, and how each ended."""
         rows = output[:, self.start :].tolist()
         ids = [row[: self._answer_length(row) + 1] for row in rows]
-        return {"texts": self._texts(rows), "ids": ids, "tokens": output.shape[1] - self.start, "end": True}
+        ends = [self._end(n, row) for n, row in enumerate(ids)]
+        tokens = output.shape[1] - self.start
+        return {"texts": self._texts(rows), "ids": ids, "ends": ends, "tokens": tokens, "end": True}
+
+    def _end(self, n: int, ids: list[int]) -> dict:
+        """How the answer of row `n` ended; see `generate_answers`."""
+        seconds = self.ended_after.get(n, time.monotonic() - self.began)
+        unfinished = "stopped" if self.stop.is_set() else "limit"
+        return {
+            "finish": "end" if ids and ids[-1] in self.end_ids else unfinished,
+            "tokens": len(ids),
+            "seconds": seconds,
+        }
 
     def _texts(self, rows: list[list[int]]) -> list[str]:
         return [self._text(ids) for ids in rows]

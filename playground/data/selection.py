@@ -24,32 +24,45 @@ MAX_CATEGORIES = 12  # in a message
 class SelectedRows:
     """Rows to train on, and held-out rows to evaluate on.
 
-    total: records in the source before slicing. dropped: number of dropped rows by reason, a key of the words table
-    under `dropped.`; where: row numbers of the first of them. notes: what was guessed, and oddities of the rows.
-    columns: which column is which field.
+    dropped: number of dropped rows by reason, a key of the words table under `dropped.`; where: row numbers of the
+    first of them. notes: what was guessed, and oddities of the rows. columns: which column is which field. outside:
+    records outside the slice. not_sampled: rows that the random sample leaves out.
     """
 
     train: list[Row]
     held_out: list[Row]
-    total: int
     dropped: dict[str, int] = field(default_factory=dict)
     where: dict[str, list[int]] = field(default_factory=dict)
     notes: list[Problem] = field(default_factory=list)
     columns: ColumnMapping | None = None
+    outside: int = 0
+    not_sampled: int = 0
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """Rows that are neither trained on nor held out, by reason: a key of the words table under `dropped.`."""
+        others = {"outside": self.outside, "not_sampled": self.not_sampled}
+        return self.dropped | {reason: count for reason, count in others.items() if count}
+
+    @property
+    def total(self) -> int:
+        """Rows to train on, held out and left out together. A record outside the slice counts as one row."""
+        return len(self.train) + len(self.held_out) + sum(self.left_out.values())
 
 
 class RowSelector:
     """Takes records one by one and keeps the rows that pass the settings' filters.
 
-    total: records so far, without the set's own held-out ones; in_slice: those of them within the slice. kept,
-    held_out: rows. dropped, remarked: counts by reason; where: row numbers of the first of each.
+    records: records so far; total: those of them that aren't held out by the set itself; in_slice: those of `total`
+    within the slice. kept, held_out: rows. dropped, remarked: counts by reason; where: row numbers of the first of
+    each.
     """
 
     def __init__(self, settings: Data, columns: ColumnMapping):
         self.settings, self.columns = settings, columns
         self.kept: list[Row] = []
         self.held_out: list[Row] = []
-        self.total = self.in_slice = self.chars = 0
+        self.records = self.total = self.in_slice = self.chars = 0
         self.dropped: Counter[str] = Counter()
         self.remarked: Counter[str] = Counter()
         self.where: dict[str, list[int]] = {}
@@ -64,6 +77,7 @@ class RowSelector:
 
     def add(self, record: Record) -> None:
         """Add a record. Raises PlaygroundError if the slice grows too large."""
+        self.records += 1
         held_out = record.values.get("split") == "held-out"
         if not held_out:
             self.total += 1

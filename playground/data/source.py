@@ -20,6 +20,7 @@ from playground.data.records import Reading, Record
 from playground.data.row import Row, text_of
 from playground.data.selection import MAX_ROWS, RowSelector, SelectedRows
 from playground.errors import PlaygroundError, Problem, problem
+from playground.i18n import pasted_name
 from playground.settings import Data
 
 __all__ = [
@@ -100,15 +101,17 @@ def read(settings: Data, on_progress: Callable = lambda *_: None) -> SelectedRow
                 break  # nothing behind the slice is downloaded
         on_progress(*_progress(reading, settings, count))
     train, held_out = selector.rows()
-    total = reading.total if reading.kind == "hub" and reading.total else selector.total
+    records = reading.total if reading.kind == "hub" and reading.total else selector.records
+    own_held_out = selector.records - selector.total
     return SelectedRows(
         train,
         held_out,
-        total,
         dict(selector.dropped),
         selector.where,
         _notes(reading, selector),
         selector.columns,
+        outside=max(0, records - own_held_out - selector.in_slice),
+        not_sampled=len(selector.kept) - settings.sample if settings.sample else 0,
     )
 
 
@@ -161,7 +164,7 @@ def save_pasted(text: str, folder: Path) -> Path:
     if len(data) > MAX_FILE_BYTES:
         raise problem("error.pasted_large", size_bytes=len(data), most_bytes=MAX_FILE_BYTES)
     kind = kind_of_text(text)
-    path = folder / f"pasted-{hashlib.sha256(data).hexdigest()[:12]}.{'txt' if kind == 'text' else kind}"
+    path = folder / pasted_name(hashlib.sha256(data).hexdigest(), "txt" if kind == "text" else kind)
     folder.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return path
@@ -250,7 +253,7 @@ def _make_preview(
 ) -> Preview:
     total = reading.total
     if total is None and whole and selector:
-        total = selector.total
+        total = selector.records
     values = [record.values for record in shown]
     return Preview(
         kind=reading.kind,

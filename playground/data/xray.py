@@ -87,13 +87,11 @@ def _counts(values: Sequence[str], names: Sequence[str]) -> dict[str, int]:
 
 
 def _rates(prompt_parts: Sequence[Part], answer: str, tokens: Sequence[Token]) -> dict[str, float]:
-    """Characters a token: of the template's text, the row's content, the answer, and all three."""
+    """Characters a token: of the template's text, the row's content and the answer."""
     chars = {kind: sum(len(text) for part, text in prompt_parts if part == kind) for kind in ("template", "content")}
     chars["answer"] = len(answer)
     counts = {kind: sum(token.kind == kind for token in tokens) for kind in chars}
     rates = {kind: chars[kind] / counts[kind] for kind in chars if counts[kind]}
-    if any(counts.values()):
-        rates["all"] = sum(chars[kind] for kind in rates) / sum(counts.values())
     return {kind: round(rate, 3) for kind, rate in rates.items()}
 
 

@@ -1,13 +1,12 @@
 """The job `chat`: answer the last turn of the base model's and the tuned model's conversation."""
 
-import time
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from peft import PeftModel
 
 from playground import runs
-from playground.chat.generate import Prompt, generate_answers
+from playground.chat.generate import Prompt, generate_answers, supports_mixed_batches
 from playground.data.template import Template, Turn, choose_template_for
 from playground.engine import predictions
 from playground.engine.job import JobContext, JobResult
@@ -19,16 +18,21 @@ from playground.model.tokenizer import model_eos_ids
 from playground.settings import Generation, Settings
 
 Sides = dict[str, list[dict]]  # "base" and "tuned" → turns {"instruction", "answer"}
+MIN_ANSWER_TOKENS = 16  # a conversation that leaves fewer to the answer is too long for the model
 
 
 @dataclass
 class ChatResult(JobResult):
-    """adapter: id of the run that answered on the tuned side; template: name of the prompt's."""
+    """adapter: id of the run that answered on the tuned side; template: name of the prompt's.
+
+    sides: by side, how its answer ended: {"finish" (generate_answers), "tokens", "tokens_per_s" (until its own end)}.
+    together: whether both sides were answered in one batch, so that the slower one held the other up.
+    """
 
     adapter: str | None
     template: str
-    tokens: int | None = None
-    tokens_per_s: float | None = None
+    sides: dict[str, dict] = field(default_factory=dict)
+    together: bool = False
 
 
 def chat(
@@ -54,16 +58,30 @@ def _chat_after_full_fine_tune(
     adapter = adapter_of(run)
     data = replace(settings.data, prompt_format=adapter.template, custom_format=adapter.custom_format)
     answers: dict[str, str] = {}
+    ends: dict[str, dict] = {}
     for side, model in (("base", settings.load.model), ("tuned", str(run.model))):
         if side not in sides:
             continue
         of_side = replace(settings, load=replace(settings.load, model=model), data=data)
-        for event in chat(context, slot, of_side, None, {"base": sides[side]}, generation):
-            if event["kind"] == "answer":
-                answers[side] = event.pop("base")
-                event |= answers
-            yield event
-    return ChatResult(run.id, adapter.template)
+        events = chat(context, slot, of_side, None, {"base": sides[side]}, generation)
+        result = yield from _as_side(side, events, answers)
+        ends[side] = result.sides["base"]
+    return ChatResult(run.id, adapter.template, ends)
+
+
+def _as_side(
+    side: str, events: Generator[dict, None, ChatResult], answers: dict[str, str]
+) -> Generator[dict, None, ChatResult]:
+    """Pass on the events of a chat with one model, its answer as that of `side`, next to the `answers` before it."""
+    while True:
+        try:
+            event = next(events)
+        except StopIteration as end:
+            return end.value
+        if event["kind"] == "answer":
+            answers[side] = event.pop("base")
+            event |= answers
+        yield event
 
 
 def _switch_adapter(slot: ModelSlot, run: runs.Run | None) -> Generator[dict, None, None]:
@@ -95,29 +113,24 @@ def _answer(
     names = [side for side in ("base", "tuned") if side in sides and (side == "base" or has_adapter)]
     prompts = [_prompt(template, sides[side], side == "tuned") for side in names]
     prompt_length = max(len(prompt.ids) for prompt in prompts)
-    _check_context(loaded, prompt_length, generation)
+    generation = _fit_context(loaded, prompt_length, generation)
     yield {"kind": "phase", "name": "chat"}
     context.peaks.start_phase()
-    began = time.time()
-    tokens = yield from _generate(context, loaded, template, dict(zip(names, prompts)), generation)
-    seconds = time.time() - began
+    outside = predictions.memory_outside_tensors(context.bytes_by_part())
+    ends = yield from _generate(context, loaded, template, dict(zip(names, prompts)), generation)
     measured = predictions.measured_memory_event("chat", context.peaks, context.bytes_by_part())
     if context.predicts_memory:  # only now, so that no answer waits for it
-        sequences = len(prompts) * generation.num_beams
-        yield from predictions.predict_chat_memory(settings, loaded, sequences, prompt_length + tokens)
+        sequences, tokens = len(prompts) * generation.num_beams, prompt_length + max(e["tokens"] for e in ends.values())
+        yield from predictions.predict_chat_memory(settings, loaded, sequences, tokens, outside)
     yield measured
-    return ChatResult(
-        slot.adapter.run_id if slot.adapter else None,
-        template.name,
-        tokens,
-        round(tokens * len(prompts) / seconds, 1),
-    )
+    together = len(prompts) > 1 and supports_mixed_batches(loaded.model)
+    return ChatResult(slot.adapter.run_id if slot.adapter else None, template.name, ends, together)
 
 
 def _generate(
     context: JobContext, loaded: LoadedModel, template: Template, prompts: dict[str, Prompt], generation: Generation
-) -> Generator[dict, None, int]:
-    """Yield `answer` events with each side's text so far, and `progress`; return the tokens of an answer."""
+) -> Generator[dict, None, dict[str, dict]]:
+    """Yield `answer` events with each side's text so far, and `progress`; return how each side ended (ChatResult)."""
     event: dict = {}
     ends = list({*template.end_ids(), *model_eos_ids(loaded.model)})
     batch = list(prompts.values())
@@ -128,21 +141,32 @@ def _generate(
         else:
             total = generation.max_new_tokens
             yield {"kind": "progress", "done": event["tokens"], "total": total, "unit": "tokens"}
-    return event["tokens"]
+    return {
+        side: {
+            "finish": end["finish"],
+            "tokens": end["tokens"],
+            "tokens_per_s": round(end["tokens"] / max(end["seconds"], 1e-9), 1),
+        }
+        for side, end in zip(prompts, event["ends"])
+    }
 
 
 def _prompt(template: Template, turns: list[dict], tuned: bool) -> Prompt:
     return Prompt(template.ids([Turn(turn["instruction"], turn.get("answer")) for turn in turns]), tuned)
 
 
-def _check_context(loaded: LoadedModel, prompt_length: int, generation: Generation) -> None:
-    """Raise PlaygroundError where prompt and answer need more positions than the model has.
+def _fit_context(loaded: LoadedModel, prompt_length: int, generation: Generation) -> Generation:
+    """The generation with its answer limited to the positions that the prompt leaves free.
 
-    An encoder-decoder model has that many for each of the two.
+    An encoder-decoder model has all positions for each of the two. Raises PlaygroundError where the prompt is too long,
+    or leaves the answer next to nothing.
     """
     longest = getattr(loaded.model.config, "max_position_embeddings", None)
-    answer_length = generation.max_new_tokens
+    if not longest:
+        return generation
     separate = loaded.model.config.is_encoder_decoder
-    used = max(prompt_length, answer_length) if separate else prompt_length + answer_length
-    if longest and used > longest:
-        raise problem("error.context", used=used, longest=longest)
+    room = longest if separate else longest - prompt_length
+    least = min(MIN_ANSWER_TOKENS, generation.max_new_tokens)
+    if room < least or prompt_length > longest:
+        raise problem("error.context", used=prompt_length + least, longest=longest)
+    return replace(generation, max_new_tokens=min(generation.max_new_tokens, room))

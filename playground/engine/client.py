@@ -2,83 +2,39 @@
 
 The worker is the one process that owns the model. It runs one job at a time and may die of anything (out of memory, a
 broken GPU context, a signal) without taking the page along: its death becomes an error event of the run and a sentence
-for the person, and the next job starts a fresh process. Closing the engine frees all memory of the model.
+for the person, and the next job starts a fresh process. `unload` frees the model and keeps the worker's imports;
+closing the engine frees all of its memory.
 """
 
 import sys
 import threading
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from playground import runs
 from playground.errors import PlaygroundError, problem
+from playground.job import Job
 from playground.jsonl_process import Connection, Message
 from playground.settings import Generation, Settings
 
 COMMAND = (sys.executable, "-m", "playground.engine.process")
 KILLED = (-9, 137)  # exit codes after the kernel's out-of-memory killer
+MIN_FREED_SHARE = 0.9  # of a model's bytes that unloading must return; else the worker is replaced
+RSS_NOISE = 16 * 2**20  # bytes by which a process's resident memory moves on its own
+STOP_SECONDS = 60.0  # that a job gets to keep its results once unloading has stopped it
 
 
-class Job:
-    """A job under way or ended. Any number of threads can read its events, each from the first one on.
+@dataclass
+class _Worker:
+    """A worker process, and what it has said about itself: the model that it has loaded, and its memory after a job."""
 
-    do: "load", "tune" or "chat". run: the id of its run, once that is open. result: of its `done` event. error: why it
-    failed, if it did.
-    """
-
-    def __init__(self, do: str):
-        self.do = do
-        self.run: str | None = None
-        self.ended = False
-        self.error: PlaygroundError | None = None
-        self.result: dict = {}
-        self._events: list[dict] = []
-        self._changed = threading.Condition()
-
-    def events(self) -> Iterator[dict]:
-        """Every event, waiting for the next one until the job has ended. Raises PlaygroundError if it failed."""
-        for batch in self._batches():
-            yield from batch
-
-    def latest(self) -> Iterator[dict]:
-        """Like `events`, but without outdated answers: each `answer` event has the whole text so far."""
-        for batch in self._batches():
-            for event, following in zip(batch, [*batch[1:], {"kind": ""}]):
-                if event["kind"] != "answer" or following["kind"] != "answer":
-                    yield event
-
-    def _batches(self) -> Iterator[list[dict]]:
-        """The events that arrived since the last batch, as soon as there are any."""
-        position = 0
-        while batch := self._wait_for_events(position):
-            position += len(batch)
-            yield batch
-        if self.error:
-            raise self.error
-
-    def _wait_for_events(self, position: int) -> list[dict]:
-        """The events from `position` on, as soon as there are any; [] once the job has ended without more."""
-        with self._changed:
-            self._changed.wait_for(lambda: position < len(self._events) or self.ended)
-            return self._events[position:]
-
-    def add(self, event: dict) -> None:
-        """Append an event."""
-        with self._changed:
-            if event["kind"] == "opened":
-                self.run = event["run"]
-            elif event["kind"] == "done":
-                self.result = event.get("result", {})
-            self._events.append(event)
-            self._changed.notify_all()
-
-    def end(self, error: PlaygroundError | None) -> None:
-        """Mark the job as ended, with `error` if it failed."""
-        with self._changed:
-            self.ended, self.error = True, error
-            self._changed.notify_all()
+    connection: Connection
+    loaded: dict | None = None
+    memory: dict[str, int] | None = None
 
 
 class Engine:
@@ -93,7 +49,7 @@ class Engine:
         self.run: str | None = None
         self.last: Job | None = None
         self._command = command
-        self._connection: Connection | None = None
+        self._worker: _Worker | None = None
         self._job: Job | None = None
         self._request_id = 0  # of the job under way
         self._lock = threading.RLock()
@@ -114,6 +70,41 @@ class Engine:
         """The job under way, if any."""
         return self._job
 
+    def writes_to(self, run_id: str) -> bool:
+        """Whether the job under way writes to that run, or may be about to."""
+        with self._lock:
+            job = self._job
+            return job is not None and run_id in (job.run, job.resumes, self.run)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the job under way was asked to stop."""
+        job = self._job
+        return job is not None and job.stopping
+
+    @property
+    def loaded(self) -> dict | None:
+        """The model in the worker's memory: {"model", "bits", "run": the id of the run that loaded it}, or None.
+
+        None before the first load, while another model is loaded, and once the worker has ended.
+        """
+        worker = self._live_worker()
+        return worker.loaded if worker else None
+
+    @property
+    def memory(self) -> dict[str, int] | None:
+        """Bytes that the worker takes: "rss" now, and of CUDA as of the end of its last job; None if it's off.
+
+        What a job under way takes is in the `memory` events of its run.
+        """
+        worker = self._live_worker()
+        if worker is None:
+            return None
+        try:
+            return {**(worker.memory or {}), "rss": psutil.Process(worker.connection.pid).memory_info().rss}
+        except psutil.Error:  # it has just ended
+            return None
+
     @property
     def pid(self) -> int | None:
         """Process id of the worker that was started last."""
@@ -130,10 +121,12 @@ class Engine:
         with self._lock:
             if self._live_connection() is None:
                 self.root.mkdir(parents=True, exist_ok=True)
-                self._connection = Connection(
-                    (*self._command, str(self.root.resolve())),
-                    self.root / "engine.log",
-                    {"TOKENIZERS_PARALLELISM": "false"},
+                self._worker = _Worker(
+                    Connection(
+                        (*self._command, str(self.root.resolve())),
+                        self.root / "engine.log",
+                        {"TOKENIZERS_PARALLELISM": "false"},
+                    )
                 )
 
     def load(self, settings: Settings) -> Job:
@@ -146,18 +139,46 @@ class Engine:
 
     def resume(self, run_id: str) -> Job:
         """Continue a fine-tune from its checkpoint, in its own run."""
-        return self._submit(Job("tune"), "resume", run_id=run_id)
+        return self._submit(Job("tune", resumes=run_id), "resume", run_id=run_id)
 
     def chat(self, settings: Settings, adapter: str | None, sides: dict, generation: Generation) -> Job:
         """Answer with the base and the tuned model. Arguments as of Workbench.chat."""
         arguments = {"adapter": adapter, "sides": sides, "generation": asdict(generation)}
         return self._submit(Job("chat"), "chat", settings=settings.to_dict(), **arguments)
 
-    def stop(self) -> None:
-        """Ask the job under way to stop; it keeps what it has learned or written so far."""
+    def stop(self, do: str | None = None) -> bool:
+        """Ask the job under way to stop, if it is of the kind `do` (None: of any); return whether it was asked.
+
+        It keeps what it has so far: a stopped fine-tune's result says "steps" of "total_steps", "adapter" or "model",
+        "checkpoint".
+        """
+        return self._stop_if(lambda job: do in (None, job.do))
+
+    def stop_job(self, job: Job) -> bool:
+        """Ask this very job to stop, if it is under way; return whether it was asked."""
+        return self._stop_if(lambda under_way: under_way is job)
+
+    def unload(self) -> bool:
+        """Free the model, after stopping the job under way, and wait until its memory is returned.
+
+        Returns whether the worker stayed, with its libraries; it is replaced where the job doesn't stop within
+        STOP_SECONDS, or less than MIN_FREED_SHARE of the model's bytes came back. Raises PlaygroundError if another job
+        was faster.
+        """
         with self._lock:
-            if self._job and self._connection:
-                self._connection.cancel(self._request_id)
+            stopped = self._job
+            if self._live_connection() is None:
+                return False
+            self.stop()
+        stays = stopped is None or stopped.wait(STOP_SECONDS)
+        if stays:
+            job = self._submit(Job("unload"), "unload")
+            job.wait()
+            stays = not job.error and job.result["freed"] >= MIN_FREED_SHARE * job.result["held"] - RSS_NOISE
+        if not stays:
+            self.close()
+            self.start()
+        return stays
 
     def close(self) -> None:
         """End the worker, which frees all of its memory. A job under way fails with `error.engine_closed`."""
@@ -165,38 +186,68 @@ class Engine:
         if connection is not None:
             connection.close()
 
+    @property
+    def _connection(self) -> Connection | None:
+        return self._worker.connection if self._worker else None
+
+    def _live_worker(self) -> _Worker | None:
+        worker = self._worker
+        return worker if worker and worker.connection.alive and not worker.connection.closing else None
+
     def _live_connection(self) -> Connection | None:
-        connection = self._connection
-        return connection if connection and connection.alive and not connection.closing else None
+        worker = self._live_worker()
+        return worker.connection if worker else None
+
+    def _stop_if(self, is_meant: Callable[[Job], bool]) -> bool:
+        """Cancel the job under way if it is meant; under the lock, so that it can't be another one by then."""
+        with self._lock:
+            if not (self._job and self._connection and is_meant(self._job)):
+                return False
+            self._job.stopping = True
+            self._connection.cancel(self._request_id)
+            return True
 
     def _submit(self, job: Job, do: str, **arguments: Any) -> Job:
         with self._lock:
             if self._job:
                 raise problem("error.busy")
             self.start()
-            connection = self._connection
-            assert connection
+            worker = self._worker
+            assert worker
             self._job = self.last = job
-            self._request_id = connection.send(do, arguments, lambda message: self._receive(job, connection, message))
+            self._request_id = worker.connection.send(
+                do, arguments, lambda message: self._receive(job, worker, message)
+            )
             return job
 
-    def _receive(self, job: Job, connection: Connection, message: Message) -> None:
+    def _receive(self, job: Job, worker: _Worker, message: Message) -> None:
         """Take in a message of the worker about this job."""
         if "event" in message:
-            if message["event"]["kind"] == "opened":
-                self.run = message["event"]["run"]
+            self._take_in(job, worker, message["event"])
             job.add(message["event"])
             return
         error = None
         if "error" in message:
             error = PlaygroundError.from_dict(message["error"])
         elif "exit" in message:
-            error = _exit_error(connection, message["exit"])
+            error = _exit_error(worker.connection, message["exit"])
             self._record_in_run(job, error)
+        else:
+            worker.memory = message["result"]
         with self._lock:
             if self._job is job:
                 self._job = None
         job.end(error)
+
+    def _take_in(self, job: Job, worker: _Worker, event: dict) -> None:
+        """Note what an event changes: the run that is worked on, the model that is loaded."""
+        with self._lock:
+            if event["kind"] == "opened":
+                self.run = event["run"]
+            elif event["kind"] == "loaded":
+                worker.loaded = {"model": event["model"], "bits": event["bits"], "run": job.run}
+            elif event["kind"] == "unloaded":
+                worker.loaded = None
 
     def _record_in_run(self, job: Job, error: PlaygroundError) -> None:
         """Write the worker's death into the job's run, which the worker can't do any more."""

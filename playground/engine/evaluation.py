@@ -169,6 +169,7 @@ class SampleAnswers:
                 "reference": row.output,
                 "text": answer.text,
                 "closed": answer.closed,
+                "named": metrics.names_fact(answer.text, row) if row.key else None,
             }
 
     def _answer(self) -> list[metrics.Answer]:

@@ -9,7 +9,9 @@ from playground.engine import predictions
 from playground.engine.job import JobContext, JobResult
 from playground.engine.model_slot import ModelSlot
 from playground.errors import problem
-from playground.model.load import LoadedModel, default_bits, load_model, resolve_device, unquantized_share
+from playground.model.cpu_speed import bf16_speedup
+from playground.model.dtype import MIN_BF16_SPEEDUP, default_bits
+from playground.model.load import LoadedModel, load_model, resolve_device, unquantized_share
 from playground.model.source import config_available, fetch_model, local_folder
 from playground.predict import meta_model
 from playground.settings import Load, Settings
@@ -51,6 +53,7 @@ def ensure_loaded(context: JobContext, slot: ModelSlot, load: Load) -> Generator
         lambda on_progress: load_model(folder, load, on_progress, context.team.load_device), context.stop
     )
     slot.fill(loaded, load)
+    yield {"kind": "loaded", "model": load.model, "bits": load.bits}
     yield predictions.measured_memory_event("load", context.peaks, context.bytes_by_part())
     yield from _load_notes(loaded, load)
     return loaded
@@ -62,9 +65,16 @@ def resolve_bits(settings: Settings) -> Settings:
     return replace(settings, load=replace(settings.load, bits=bits))
 
 
+def auto_bits_note(bits: int) -> dict:
+    """Why "auto" means that bit width on this CPU."""
+    values = {"bits": bits, "speedup": bf16_speedup(), "least": MIN_BF16_SPEEDUP}
+    return {"kind": "note", "key": "note.auto_bits", "values": values}
+
+
 def _free(slot: ModelSlot) -> Iterator[dict]:
     if slot.loaded:
         yield {"kind": "phase", "name": "free"}
+        yield {"kind": "unloaded"}
         slot.free()
 
 

@@ -1,12 +1,16 @@
 """Emit predicted memory before a phase and measured memory after it.
 
 A phase is load, chat or tune. Predicted: a `memory_predicted` event {"phase", "parts", and bytes by kind: "allocated",
-"reserved" and "device_used" on CUDA, "rss" on a CPU; "need", the one of them that decides, "capacity", "verdict"}.
-Measured: a `memory_measured` event {"phase", "parts", "peak": bytes by kind}. runs/accuracy.py pairs them.
+"reserved" and "device_used" on CUDA, "rss" on a CPU; "need", the one of them that decides, "held", "capacity",
+"verdict"}. Measured: a `memory_measured` event {"phase", "parts", "peak": bytes by kind}. runs/accuracy.py pairs them.
+
+A process that has worked before takes more than a fresh one, which the constants of memory/constants.py describe: what
+it is measured to hold beyond them before the phase begins is `held`, and part of the bytes predicted.
 """
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from transformers import PreTrainedConfig
@@ -14,46 +18,70 @@ from transformers import PreTrainedConfig
 from playground.catalog.cards import verdict
 from playground.data.batch import Example
 from playground.errors import as_playground_error
-from playground.memory.card_limit import available_memory, capacity
+from playground.memory import constants, meter
+from playground.memory.card_limit import MAX_RUNTIME_BYTES, available_memory, capacity
 from playground.memory.peaks import PeakTracker
-from playground.model.load import LoadedModel, compute_dtype
+from playground.model.dtype import compute_dtype
+from playground.model.load import LoadedModel
 from playground.predict import phases
 from playground.predict.heaviest import predict_heaviest_step
+from playground.predict.phase_traces import CHAT_ROWS
 from playground.settings import Load, Settings
 
 logger = logging.getLogger(__name__)
 
 
+def memory_outside_tensors(parts: dict[str, int]) -> dict[str, int]:
+    """Bytes that this process takes now besides the tensors of the ledger `parts`, by the total that they belong to.
+
+    "rss": of main memory, with the model on a CPU. "device_used": of a GPU, with other processes' share; torch's cache
+    is empty between phases and isn't counted.
+    """
+    reading = meter.read_memory()
+    outside = {"rss": reading["rss"] - sum(parts.values())}
+    if "device_used" in reading:
+        outside["device_used"] = reading["device_used"] - reading["reserved"]
+    return outside
+
+
 def predict_load_memory(load: Load, config: PreTrainedConfig, device: str) -> Iterator[dict]:
-    """What loading a model of this config takes."""
-    dtype = compute_dtype(load, device)[0]
-    yield from _predict("load", load, device, dtype, lambda t: phases.predict_load(config, Settings(load=load), t))
+    """What loading a model of this config takes, in a process that has no model in memory."""
+    dtype, outside = compute_dtype(load, device)[0], memory_outside_tensors({})
+    predict = partial(phases.predict_load, config, Settings(load=load))
+    yield from _predict("load", load, device, dtype, outside, predict)
 
 
-def predict_tune_memory(settings: Settings, loaded: LoadedModel, examples: Sequence[Example]) -> Iterator[dict]:
-    """What the heaviest step of a fine-tune on these rows takes."""
+def predict_tune_memory(
+    settings: Settings, loaded: LoadedModel, examples: Sequence[Example], outside: dict[str, int]
+) -> Iterator[dict]:
+    """What the heaviest step of a fine-tune on these rows takes. outside: memory_outside_tensors before it."""
     config = loaded.model.config
     yield from _predict(
         "tune",
         settings.load,
         loaded.device,
         loaded.dtype,
+        outside,
         lambda target: predict_heaviest_step(config, settings, target, examples),
     )
 
 
-def predict_chat_memory(settings: Settings, loaded: LoadedModel, sequences: int, context: int) -> Iterator[dict]:
+def predict_chat_memory(
+    settings: Settings, loaded: LoadedModel, sequences: int, context: int, outside: dict[str, int]
+) -> Iterator[dict]:
     """What an answer takes: `sequences` (sides × beams) of `context` tokens each.
 
+    outside: memory_outside_tensors before it.
     predict_chat assumes CHAT_ROWS sequences, so its context is chosen such that the KV cache has as many tokens in all.
     """
-    context_of_rows = max(2, -(-sequences * context // phases.CHAT_ROWS))
+    context_of_rows = max(2, -(-sequences * context // CHAT_ROWS))
     config = loaded.model.config
     yield from _predict(
         "chat",
         settings.load,
         loaded.device,
         loaded.dtype,
+        outside,
         lambda target: phases.predict_chat(config, settings, target, context_of_rows),
     )
 
@@ -91,8 +119,36 @@ def full_ledger(parts: dict[str, int], peak: dict[str, int]) -> dict[str, int]:
     return with_remainder(parts, peak)
 
 
+def _with_held(prediction: dict, phase: str, load: Load, device: str, outside: dict[str, int]) -> dict:
+    """A fresh process's prediction with what this process holds beyond one: measured before the phase, never after it.
+
+    A simulated card has nothing of other processes on it.
+    """
+    if device == "cpu":
+        # The tokenizer and the file's pages come with the model: before a load only the program is there.
+        fresh = constants.PROGRAM_RSS if phase == "load" else prediction["rss"] - prediction["allocated"]
+        measured = outside["rss"]
+    else:
+        fresh = constants.cuda_runtime_bytes(phase, load.bits)
+        measured = outside.get("device_used", 0)
+        if load.simulate_gpu_gib:
+            measured = min(measured, MAX_RUNTIME_BYTES)
+    held = max(0, measured - fresh)
+    raised = {
+        total: prediction[total] + held for total in ("rss", "after", "device_used", "need") if total in prediction
+    }
+    if device == "cuda":
+        raised["parts"] = prediction["parts"] | {"runtime": prediction["parts"]["runtime"] + held}
+    return prediction | raised | {"held": held}
+
+
 def _predict(
-    phase: str, load: Load, device: str, dtype: torch.dtype, predict: Callable[[phases.Target], dict]
+    phase: str,
+    load: Load,
+    device: str,
+    dtype: torch.dtype,
+    outside: dict[str, int],
+    predict: Callable[[phases.Target], dict],
 ) -> Iterator[dict]:
     """The `memory_predicted` event of a phase, and on a CPU a note on whether it would fit the simulated card.
 
@@ -100,7 +156,8 @@ def _predict(
     note, and its traceback goes to the log.
     """
     try:
-        prediction = predict(phases.Target(device, dtype, available_memory(load, device)))
+        fresh = predict(phases.Target(device, dtype, available_memory(load, device)))
+        prediction = _with_held(fresh, phase, load, device, outside)
         limit = capacity(load, device)
         fits = verdict(prediction["need"], limit)
         yield {"kind": "memory_predicted", "phase": phase, **prediction, "capacity": limit, "verdict": fits}

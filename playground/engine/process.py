@@ -1,10 +1,12 @@
 """The engine's own process: runs one job after another over a Workbench and sends its events. Started by client.py.
 
 Requests, in the JSON lines of jsonl_process.py: "load" and "tune" {"settings"}, "resume" {"run_id"}, "chat"
-{"settings", "adapter", "sides", "generation"}. Settings are validated here, at the edge of the process. The process is
-ready once its libraries are imported: {"ready": {"cuda": whether torch can use it, "pid"}}.
+{"settings", "adapter", "sides", "generation"}, "unload". The result of each is the memory at its end (meter.py).
+Settings are validated here, at the edge of the process. The process is ready once its libraries are imported:
+{"ready": {"cuda": whether torch can use it, "pid"}}.
 """
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -25,12 +27,15 @@ def main(root: str) -> None:
     import torch
 
     from playground.engine.workbench import Workbench
+    from playground.memory import meter
 
+    gc.freeze()  # the libraries' million objects stay: collecting garbage after each job needn't look at them
     workbench = Workbench(Path(root), server.cancelled)
 
-    def answer(do: str, arguments: dict, emit: Emit) -> None:
+    def answer(do: str, arguments: dict, emit: Emit) -> dict[str, int]:
         for event in start_job(workbench, do, arguments):
             emit(event)
+        return meter.read_memory()
 
     server.announce_ready(cuda=torch.cuda.is_available(), pid=os.getpid())
     server.serve(answer)
@@ -38,6 +43,8 @@ def main(root: str) -> None:
 
 def start_job(workbench: "Workbench", do: str, arguments: dict) -> Iterator[dict]:
     """The events of a requested job. Raises PlaygroundError with everything that is wrong with the settings."""
+    if do == "unload":
+        return workbench.unload()
     if do == "resume":
         return workbench.resume(arguments["run_id"])
     settings = parse(arguments["settings"])

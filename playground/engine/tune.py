@@ -19,6 +19,7 @@ from playground.engine.load import ensure_loaded
 from playground.engine.model_slot import Adapter, ModelSlot
 from playground.errors import problem
 from playground.eval.answer_rows import answer_token_limit, answerable_rows
+from playground.memory.release import release_memory
 from playground.model import adapt
 from playground.model.load import LoadedModel
 from playground.model.tokenizer import round_trip_notes
@@ -44,18 +45,23 @@ class TrainingSet:
 
 @dataclass
 class TuneResult(JobResult):
-    """loss: held-out loss {"before", "after"}; recall and measures: as of evaluation.Comparison; parts: the ledger in
-    bytes; adapter or model: the path that was saved to, by the main process."""
+    """What a fine-tune has learned and kept; one that was stopped has made fewer `steps` than `total_steps`.
+
+    loss: held-out loss {"before", "after"}; recall and measures: as of evaluation.Comparison; parts: the ledger in
+    bytes; checkpoint: whether the run can be resumed; adapter or model: the path that the main process saved to.
+    """
 
     loss: dict[str, float | None]
     recall: dict | None
     measures: dict | None
     tokens_per_s: float
     steps: int
+    total_steps: int
     rows: int
     template: str
     packed: bool
     parts: dict[str, int]
+    checkpoint: bool
     adapter: str | None = None
     model: str | None = None
 
@@ -79,7 +85,9 @@ def tune(
             yield {"kind": "note", "key": "note.full_bf16", "values": {}}
         answers = yield from evaluation.evaluate_answers(context, loaded, eval_set, ("base",))
     if context.predicts_memory:
-        yield from predictions.predict_tune_memory(settings, loaded, training_set.examples)
+        release_memory()
+        outside = predictions.memory_outside_tensors(context.bytes_by_part())
+        yield from predictions.predict_tune_memory(settings, loaded, training_set.examples, outside)
     trainer = prepare_trainer(loaded, settings, training_set.examples, eval_set.examples, context.team)
     context.optimizer = trainer.optimizer.inner
     yield from _plan_note(trainer.plan)
@@ -107,10 +115,12 @@ def tune(
         measures=comparison.measures,
         tokens_per_s=last_step["tokens_per_s"],
         steps=last_step["step"],
+        total_steps=last_step["steps"],
         rows=training_set.rows,
         template=training_set.template.name,
         packed=trainer.batcher.packed,
         parts=parts,
+        checkpoint=(context.run.folder / checkpoint.NAME).is_file(),
         adapter=str(saved_to) if saved_to and not is_full else None,
         model=str(saved_to) if saved_to and is_full else None,
     )
@@ -146,8 +156,8 @@ def _encode_rows(rows: SelectedRows, settings: Settings, loaded: LoadedModel) ->
     texts = (text for row in rows.train for text in (row.output, row.instruction, row.input))
     notes = [*notes, *round_trip_notes(loaded.tokenizer, texts)]
     notes += [{"kind": "note", "key": note.key, "values": note.values} for note in rows.notes]
-    counts = {"rows": len(rows.train), "held_out": len(eval_rows), "total": rows.total, "template": template.name}
-    notes.append({"kind": "note", "key": "note.data", "values": counts})
+    counts = {"rows": len(rows.train), "held_out": len(rows.held_out), "total": rows.total}
+    notes.append({"kind": "note", "key": "note.data", "values": counts | {"template": template.name}})
     if cut:
         notes.append({"kind": "note", "key": "note.cut", "values": {"cut": cut, "length": train.max_seq_length}})
     return TrainingSet(template, examples, eval_set, len(rows.train), notes)

@@ -12,12 +12,13 @@ from pathlib import Path
 from playground import runs
 from playground.engine import chat, load, tune
 from playground.engine.job import JobContext, JobResult, run_job
-from playground.engine.load import resolve_bits
+from playground.engine.load import auto_bits_note, resolve_bits
 from playground.engine.model_slot import ModelSlot
 from playground.errors import problem
 from playground.memory import card_limit, ledger, meter
 from playground.memory.peaks import PeakTracker
 from playground.memory.release import release_memory
+from playground.model.dtype import default_bits
 from playground.model.load import LoadedModel, resolve_device
 from playground.settings import Generation, Load, Settings
 from playground.train import checkpoint
@@ -39,6 +40,7 @@ class Workbench:
         self.stop = stop or threading.Event()
         self.run: runs.Run | None = None
         self._slot = ModelSlot()
+        self._explained_auto_bits = False
 
     @property
     def loaded(self) -> LoadedModel | None:
@@ -102,6 +104,20 @@ class Workbench:
         """Drop the model and release its memory."""
         self._slot.free()
 
+    def unload(self) -> Iterator[dict]:
+        """Drop the model and release its memory, as a job without a run: the events `unloaded` and `done`.
+
+        The result: {"held": bytes of the model's tensors, "freed": bytes by which this process's memory fell}.
+        """
+        held, kind = sum(self.parts().values()), "rss"
+        if self.loaded and self.loaded.device == "cuda":
+            kind = "reserved"
+        yield {"kind": "unloaded"}
+        before = meter.read_memory()
+        self.free()
+        freed = before.get(kind, 0) - meter.read_memory().get(kind, 0)
+        yield {"kind": "done", "job": "unload", "result": {"held": held, "freed": freed}}
+
     def parts(self) -> dict[str, int]:
         """The ledger between jobs: exact bytes by part."""
         return ledger.bytes_by_part(self._slot.get_model())
@@ -115,21 +131,28 @@ class Workbench:
         resumed: runs.Run | None = None,
     ) -> Iterator[dict]:
         """Run a job. It writes to the run that is resumed, or to the open run if it joins that, else to its own."""
-        settings = resolve_bits(settings)
+        notes, settings = self._auto_bits_notes(settings), resolve_bits(settings)
         team = Team(resolve_device(settings.load))
         run = self._open_run(kind, settings, team, joins_open_run, resumed)
         self.run = run
         context = JobContext(run, self.stop, team, PeakTracker(team.device), self._slot.get_model)
         completed = False
         try:
-            completed = yield from run_job(context, kind, settings.load, work(context, settings))
+            completed = yield from run_job(context, kind, settings.load, _preceded(notes, work(context, settings)))
         finally:
             if not completed:
                 context.optimizer = None
                 if not team.sharded:
                     self._slot.discard_unsaved_adapter()
-                release_memory()
+            release_memory()  # what the next job finds is what is really held
             self.stop.clear()
+
+    def _auto_bits_notes(self, settings: Settings) -> list[dict]:
+        """Why "auto" means the bits that it means, the first time that a CPU decides them."""
+        if settings.load.bits or self._explained_auto_bits or resolve_device(settings.load) == "cuda":
+            return []
+        self._explained_auto_bits = True
+        return [auto_bits_note(default_bits("cpu"))]
 
     def _open_run(
         self, kind: str, settings: Settings, team: Team, joins_open_run: bool, resumed: runs.Run | None
@@ -141,6 +164,12 @@ class Workbench:
         if joins_open_run and self.run and self.run.folder.is_dir() and self._slot.is_loaded_as(settings.load):
             return self.run
         return runs.create(self.root, kind, settings, **_machine(settings.load, team.device))
+
+
+def _preceded(notes: list[dict], work: Generator[dict, None, JobResult]) -> Generator[dict, None, JobResult]:
+    """A job's work with notes before its events."""
+    yield from notes
+    return (yield from work)
 
 
 def _machine(load: Load, device: str) -> dict:

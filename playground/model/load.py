@@ -4,10 +4,8 @@ import contextlib
 import functools
 import logging
 import mmap
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -32,13 +30,11 @@ from playground.errors import problem
 from playground.memory.ledger import tensors_by_part
 from playground.memory.release import MIN_FRAGMENTATION, defragment, mmap_large_blocks, release_memory
 from playground.model import weights
-from playground.model.dtype import requested_dtype
+from playground.model.dtype import compute_dtype
 from playground.model.tokenizer import load_tokenizer
 from playground.settings import Load
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns "inputs will be cast" at every call at int8
-
-MIN_BF16_SPEEDUP = 1.2  # over float32: below that, noise would decide between two runs of the same settings
 
 
 @dataclass
@@ -58,44 +54,6 @@ def resolve_device(settings: Load) -> str:
     if settings.device == "cuda" and not available:
         raise problem("error.no_cuda")
     return "cuda" if available and settings.device != "cpu" else "cpu"
-
-
-def compute_dtype(settings: Load, device: str) -> tuple[torch.dtype, str]:
-    """Return the dtype to compute in on this hardware, and the words key of the reason.
-
-    bfloat16 has float32's range, so training needs no loss scaling; GPUs before Ampere are only fast in float16.
-    """
-    if requested := requested_dtype(settings):
-        return requested, "dtype.float32" if settings.bits == 32 else "dtype.chosen"
-    if device == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-        return (torch.bfloat16, "dtype.cuda_bf16") if fast else (torch.float16, "dtype.cuda_fp16")
-    return torch.bfloat16, "dtype.cpu_bf16" if _bf16_speedup() >= 1 else "dtype.cpu_slow_bf16"
-
-
-def default_bits(device: str) -> int:
-    """Return 16 if half precision is clearly faster than float32, else 32. Assumed on CUDA, measured on a CPU."""
-    return 16 if device == "cuda" or _bf16_speedup() >= MIN_BF16_SPEEDUP else 32
-
-
-@cache
-def _bf16_speedup() -> float:
-    """Measure once (about 0.1 s) how much faster than float32 this CPU multiplies bfloat16 matrices.
-
-    The CPU's feature flags don't settle it: AVX-512 bf16 without AMX can be the slower of the two. The fastest of many
-    products counts, because other work on the machine can only slow one down.
-    """
-
-    def seconds(dtype: torch.dtype) -> float:
-        left, right = torch.ones(256, 576, dtype=dtype), torch.ones(576, 1536, dtype=dtype)
-        times = []
-        for _ in range(25):
-            start = time.perf_counter()
-            left @ right
-            times.append(time.perf_counter() - start)
-        return min(times)
-
-    return seconds(torch.float32) / seconds(torch.bfloat16)
 
 
 def load_model(

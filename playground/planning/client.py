@@ -1,6 +1,7 @@
 """The planner seen from the page: worker processes that predict memory, so that one can plan while a run goes on.
 
-They see no GPU, start with the first question, and are replaced when they die. Answers are remembered.
+They see no GPU, start with the first question, and are replaced when they die. Answers are remembered, and those that
+the Plan tab opens with are remembered from the start: planning/build_answers.py has written them down.
 """
 
 import json
@@ -10,19 +11,29 @@ import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from playground import ASSETS
 from playground.errors import PlaygroundError, problem
 from playground.jsonl_process import Connection, Message
 from playground.memory import meter
 
 COMMAND = (sys.executable, "-m", "playground.planning.process")
-OF_ROWS = ("count_rows", "xray", "cutoff_cost")  # questions whose answers aren't remembered: the file may change
-WORKERS = {"forecast": "forecast", "largest_models": "largest_models", **dict.fromkeys(OF_ROWS, "rows")}
+# Questions whose answers aren't remembered: the file may change.
+OF_ROWS = ("count_rows", "xray", "cutoff_cost", "tune_summary")
+WORKERS = {
+    "forecast": "forecast",
+    "bar": "forecast",  # each is answered soon, and shares what the process remembers of a model with the forecast
+    "job_tape": "forecast",
+    "largest_models": "largest_models",
+    **dict.fromkeys(OF_ROWS, "rows"),
+}
 OTHER_WORKER = "other"  # of questions that WORKERS doesn't name: each worker is a process, so a slider never waits long
 MAX_ANSWERS = 512  # that are remembered; the oldest is forgotten first
+STORED_ANSWERS = ASSETS / "catalog" / "answers.json"
 ATTEMPTS = 2  # a process that died between two questions is replaced; a question that kills it isn't repeated for ever
 
 OnProgress = Callable[[float, float, str], Any]
@@ -35,6 +46,8 @@ class Planner:
         names = {*WORKERS.values(), OTHER_WORKER}
         self._workers = {name: Worker(root / "engine.log", command) for name in names}
         self._answers: OrderedDict[str, Any] = OrderedDict()
+        entries = json.loads(STORED_ANSWERS.read_text(encoding="utf-8"))
+        self._stored = {_key(entry["id"], entry["arguments"]): entry["answer"] for entry in entries}
 
     def ask(self, do: str, on_progress: OnProgress | None = None, **arguments: Any) -> Any:
         """The result of a function of the planning process with these JSON arguments (settings as a dict).
@@ -43,11 +56,13 @@ class Planner:
         Raises PlaygroundError: for wrong arguments, for a question that killed the process and, without any problem to
         show, for one that was stopped.
         """
-        key = json.dumps([do, arguments], sort_keys=True)
+        key, worker = _key(do, arguments), self._worker(do)
+        if key in self._stored:
+            self._warm_up(worker, do, arguments)
+            return self._stored[key]
         answer = self._answers.get(key)
         if answer is not None:  # a remembered answer doesn't wait for a question under way
             return answer
-        worker = self._worker(do)
         with worker.lock:
             answer = self._answers.get(key)
             if answer is None:
@@ -57,6 +72,10 @@ class Planner:
                 if len(self._answers) > MAX_ANSWERS:
                     self._answers.popitem(last=False)
             return answer
+
+    def stored_answer(self, do: str, **arguments: Any) -> Any:
+        """The answer that is known without asking, or None."""
+        return self._stored.get(_key(do, arguments))
 
     def stop(self, do: str) -> None:
         """Stop the question under way, if there is one, in the process that answers `do`; its asker gets an error."""
@@ -71,6 +90,17 @@ class Planner:
         """Id of the process that answers `do`; None before its first question."""
         connection = self._worker(do).connection
         return connection.pid if connection else None
+
+    def _warm_up(self, worker: "Worker", do: str, arguments: dict) -> None:
+        """Have the forecasts' process compute a stored answer too, so that the next forecast, a slider's, is quick."""
+
+        def ask() -> None:
+            with worker.lock, suppress(PlaygroundError):
+                if worker.connection is None:
+                    worker.ask(do, arguments, None)
+
+        if do == "forecast" and worker.connection is None:
+            threading.Thread(target=ask, daemon=True).start()
 
     def _worker(self, do: str) -> "Worker":
         return self._workers[WORKERS.get(do, OTHER_WORKER)]
@@ -136,6 +166,24 @@ class Worker:
             environment = {"CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false"}
             self.connection = Connection(self._command, self._log, environment)
         return self.connection
+
+
+def plan_questions(settings: dict, context: int, capacity: int, device: str) -> dict[str, dict[str, Any]]:
+    """What the Plan tab asks of the planning process, as {function: arguments}.
+
+    settings: as a dict. context: tokens of a chat. capacity: bytes of the chosen memory. device: "cuda" or "cpu".
+    """
+    return {
+        "forecast": {"settings": settings, "context": context, "capacity": capacity, "device": device},
+        "waterfall": {"settings": settings, "device": device},
+        "fastest_settings": {"settings": settings, "capacity": capacity},
+        "largest_models": {"context": context, "length": settings["train"]["max_seq_length"]},
+    }
+
+
+def _key(do: str, arguments: dict) -> str:
+    """A question as a key of remembered answers."""
+    return json.dumps([do, arguments], sort_keys=True)
 
 
 @cache

@@ -17,7 +17,7 @@ from playground.predict.seconds import (
     known_peak_rates,
     step_work,
 )
-from playground.settings import Settings
+from playground.settings import Settings, Train
 from playground.train.loop import total_steps
 
 NOT_PREDICTED: dict[str, Any] = {
@@ -70,7 +70,7 @@ def cutoff_cost(
         return cost | {"trouble": error.to_dict()}
     rows = round(cost["kept"] * scale)
     steps = total_steps(rows, train)
-    epochs = train.epochs if not train.max_steps else train.max_steps * train.batch_size / rows
+    epochs = epochs_of(rows, train)
     cost |= {"padding": padding(kept, train.batch_size, train.seed), "steps": steps, "epochs": round(epochs, 3)}
     if measured:
         seconds = cost["tokens"] * scale * epochs / measured["tokens_per_s"]
@@ -88,6 +88,11 @@ def cutoff_cost(
         work = step_work(config, settings, prediction, step)
         cost["estimates"] = [estimate_seconds(work, peak, steps) for peak in known_peak_rates(machine.name) if work]
     return cost
+
+
+def epochs_of(rows: int, train: Train) -> float:
+    """How often a run sees each of its rows."""
+    return train.max_steps * train.batch_size / rows if train.max_steps else train.epochs
 
 
 def _memory(prediction: dict, capacity: int) -> dict:

@@ -4,8 +4,8 @@ Every function takes validated settings; the planning process parses them.
 """
 
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import torch
@@ -14,13 +14,14 @@ from transformers import PreTrainedConfig
 from playground import catalog
 from playground.catalog.cards import cards, verdict
 from playground.errors import problem
-from playground.model.dtype import requested_dtype
+from playground.model.dtype import default_bits, requested_dtype
 from playground.predict import meta_model, phases
 from playground.predict.formulas import explain
 from playground.predict.seconds import RELATIVE_TOKEN_SECONDS
 from playground.settings import BIT_WIDTHS, Settings
 
 MIN_CONTEXT = 32  # tokens of a chat, at least
+JOBS = ("chat", "tune")  # that a model may be too large for
 
 
 def forecast(settings: Settings, context: int = 1024, capacity: int = 0, device: str = "cuda") -> dict:
@@ -38,7 +39,7 @@ def forecast(settings: Settings, context: int = 1024, capacity: int = 0, device:
     predictions = {
         "load": phases.predict_load(config, settings, target),
         "chat": phases.predict_chat(config, settings, target, chat_context),
-        "tune": phases.predict_tune(config, settings, target, _full_rows(settings)),
+        "tune": phases.predict_tune(config, settings, target, full_rows(settings)),
     }
     facts = meta_model.model_facts(config, settings.load, target.dtype, device)
     return {
@@ -73,25 +74,24 @@ def check_context_length(config: PreTrainedConfig, tokens: int) -> None:
 def resolve_target(settings: Settings, device: str, capacity: int) -> tuple[Settings, phases.Target]:
     """The settings with a bit width, and the target to predict for.
 
-    Bits left open become 16. A half-precision type left open becomes bfloat16, whatever GPU the page runs on: float16
-    needs the same bytes.
+    Bits left open become those that "auto" means on that device. A half-precision type left open becomes bfloat16,
+    whatever GPU the page runs on: float16 needs the same bytes.
     """
-    settings = _with(settings, load={"bits": settings.load.bits or 16})
+    settings = _with(settings, load={"bits": settings.load.bits or default_bits(device)})
     dtype = requested_dtype(settings.load) or torch.bfloat16
     return settings, phases.Target(device, dtype, capacity)
 
 
-def waterfall(settings: Settings) -> list[dict]:
-    """A fine-tune's peak on a GPU as one saving after another is added: [{"step", "device_used" (bytes)}].
+def waterfall(settings: Settings, device: str = "cuda") -> list[dict]:
+    """A fine-tune's peak as one saving after another is added: [{"step", "need" (bytes of that device's memory)}].
 
-    From float32 with every weight trained to LoRA at 4 bits, one row at a time, every layer recomputed and its input
-    offloaded. A full fine-tune needs weights of 16 bits at least, so LoRA comes before 8 and 4 bits.
+    From float32 with every weight trained to LoRA at 4 bits, one row at a time, every layer recomputed and, on a GPU,
+    its input offloaded. A full fine-tune needs weights of 16 bits at least, so LoRA comes before 8 and 4 bits.
     """
     full: dict[str, Any] = {"method": "full", "gradient_checkpointing": "off"}
     lora: dict[str, Any] = {"method": "lora", "gradient_checkpointing": "off"}
     recompute = lora | {"gradient_checkpointing": "all"}
-    row_by_row = {"max_tokens_per_micro_batch": settings.train.max_seq_length}
-    offload = {"gradient_checkpointing": "offload"}
+    row_by_row = recompute | {"max_tokens_per_micro_batch": settings.train.max_seq_length}
     steps = [  # name, bits, settings, all logits at once
         ("float32_full", 32, full, True),
         ("bits16_full", 16, full, True),
@@ -100,14 +100,15 @@ def waterfall(settings: Settings) -> list[dict]:
         ("bits4_lora", 4, lora, True),
         ("checkpointing", 4, recompute, True),
         ("chunked_loss", 4, recompute, False),
-        ("row_by_row", 4, recompute | row_by_row, False),
-        ("offload", 4, recompute | row_by_row | offload, False),
+        ("row_by_row", 4, row_by_row, False),
     ]
+    if device == "cuda":
+        steps.append(("offload", 4, row_by_row | {"gradient_checkpointing": "offload"}, False))
     plain = {"optimizer": "adamw", "max_tokens_per_micro_batch": 0}
     bars = []
     for name, bits, train, all_logits in steps:
-        prediction = _predict_tune(_with(settings, load={"bits": bits}, train=plain | train), all_logits=all_logits)
-        bars.append({"step": name, "device_used": prediction["device_used"]})
+        changed = _with(settings, load={"bits": bits}, train=plain | train)
+        bars.append({"step": name, "need": _predict_tune(changed, device=device, all_logits=all_logits)["need"]})
     return bars
 
 
@@ -115,81 +116,106 @@ def fastest_settings(settings: Settings, capacity: int) -> list[dict]:
     """Settings under which a fine-tune of this model fits that many bytes of a GPU, the fastest first.
 
     For each bit width, the checkpointing that `auto` chooses for such a GPU, and "all", which leaves more memory free.
-    Returns [{"speed" (relative to the best), "bits", "checkpointing", "tokens", "device_used"}].
+    Returns [{"speed" (relative to the best), "bits", "checkpointing", "tokens", "need"}]. `need` is what a forecast of
+    just these settings says: `auto` itself measures a forward pass first, which can fragment the allocator's memory.
     """
     options: dict[tuple[int, str, int], tuple[float, dict]] = {}  # (work a token, option)
     for bits in RELATIVE_TOKEN_SECONDS:
         for checkpointing in ("auto", "all"):
-            train = {"gradient_checkpointing": checkpointing, "method": "lora", "max_tokens_per_micro_batch": 0}
-            prediction = _predict_tune(_with(settings, load={"bits": bits}, train=train), capacity)
-            if verdict(prediction["need"], capacity) != "no":
-                option = {
-                    "bits": bits,
-                    "checkpointing": prediction["checkpointing"],
-                    "tokens": prediction["budget"],
-                    "device_used": prediction["device_used"],
-                }
-                work = prediction["work"] * RELATIVE_TOKEN_SECONDS[bits]
-                options[bits, prediction["checkpointing"], prediction["budget"]] = work, option
+            chosen = _predict_tune(_with_plan(settings, bits, checkpointing, 0), capacity)
+            plan = bits, chosen["checkpointing"], chosen["budget"]
+            need = _predict_tune(_with_plan(settings, *plan), capacity)["need"]
+            if verdict(need, capacity) != "no":
+                option = {"bits": bits, "checkpointing": plan[1], "tokens": plan[2], "need": need}
+                options[plan] = chosen["work"] * RELATIVE_TOKEN_SECONDS[bits], option
     ranked = sorted(options.values(), key=lambda pair: pair[0])
     return [{"speed": round(ranked[0][0] / work, 3), **option} for work, option in ranked]
 
 
-def required_memory(
-    model: str, bits: int, job: str, device: str = "cuda", context: int = 1024, batch: int = 1, length: int = 256
-) -> int:
-    """Bytes that a model needs to "chat", or to "tune" with LoRA and every layer recomputed.
+def _with_plan(settings: Settings, bits: int, checkpointing: str, tokens: int) -> Settings:
+    """The settings with LoRA at that bit width and checkpointing, and at most so many tokens at once (0: no limit)."""
+    train = {"method": "lora", "gradient_checkpointing": checkpointing, "max_tokens_per_micro_batch": tokens}
+    return _with(settings, load={"bits": bits}, train=train)
 
-    Bytes of a GPU for the device "cuda", of main memory for "cpu". batch: rows; length: tokens of each.
+
+def required_memory(
+    model: str, bits: int, job: str, device: str = "cuda", context: int = 1024, length: int = 256
+) -> int:
+    """Bytes that a model needs to "chat", or to "tune" with LoRA, one row at a time and every layer recomputed.
+
+    Bytes of a GPU for the device "cuda", of main memory for "cpu". context, length: tokens of the chat and of the row.
     """
-    train = {"batch_size": batch, "max_seq_length": length, "gradient_checkpointing": "all"}
+    train = {"batch_size": 1, "max_seq_length": length, "gradient_checkpointing": "all"}
     settings, target = resolve_target(_with(Settings(), load={"model": model, "bits": bits}, train=train), device, 0)
     config = meta_model.config_of(model)
     if job == "chat":
         return phases.predict_chat(config, settings, target, context)["need"]
-    return phases.predict_tune(config, settings, target, _full_rows(settings))["need"]
+    return phases.predict_tune(config, settings, target, full_rows(settings))["need"]
 
 
-def largest_models(context: int = 1024, batch: int = 1, length: int = 256) -> list[dict]:
+def largest_models(
+    context: int = 1024, length: int = 256, on_progress: Callable[..., Any] = lambda *step: None
+) -> list[dict]:
     """For each GPU and bit width, the catalog's largest model to chat with and the largest to fine-tune with LoRA.
 
-    Returns [{"card", "gib", "bits", "chat": {"id", "name", "device_used"} or None, "tune": the same}].
+    Fine-tuning is predicted for one row at a time and every layer recomputed, the least that it takes; larger batches
+    are split until they fit. Models that can't take so many tokens are left out. on_progress: called with the models
+    tried, all models and "models". Returns [{"card", "gib", "bits", "chat": {"id", "name", "need" (bytes)} or None,
+    "tune": the same}], cards in the catalog's order.
     """
-    models = sorted(catalog.shapes().values(), key=lambda entry: -entry["parameters"])
-
-    @cache
-    def need(model: str, bits: int, job: str) -> int:
-        return required_memory(model, bits, job, context=context, batch=batch, length=length)
-
-    def largest(bits: int, job: str, capacity: int) -> dict | None:
-        for entry in models:
-            # Where even the weights at that width don't fit, there is nothing to trace.
-            if entry["parameters"] * bits / 8 >= capacity:
-                continue
-            if verdict(need(entry["id"], bits, job), capacity) != "no":
-                return {"id": entry["id"], "name": entry["name"], "device_used": need(entry["id"], bits, job)}
-        return None
-
-    return [
-        {
-            "card": card["id"],
-            "gib": card["gib"],
-            "bits": bits,
-            **{job: largest(bits, job, card["bytes"]) for job in ("chat", "tune")},
-        }
+    table: dict[tuple[str, int], dict] = {
+        (card["id"], bits): {"card": card["id"], "gib": card["gib"], "bits": bits, **dict.fromkeys(JOBS)}
         for card in cards()
         for bits in BIT_WIDTHS
         if bits < 32
-    ]
+    }
+    models = sorted(catalog.shapes().values(), key=lambda entry: -entry["parameters"])
+    for tried, entry in enumerate(models):
+        if all(row[job] for row in table.values() for job in JOBS):
+            break
+        on_progress(tried, len(models), "models")
+        longest = max_context_length(meta_model.config_of(entry["id"]))
+        for bits, job, rows in _open_cells(table):
+            if longest and longest < {"chat": context, "tune": length}[job]:
+                continue
+            # Where even the weights at that width don't fit, there is nothing to trace.
+            rows = [row for row in rows if entry["parameters"] * bits / 8 < row["gib"] * 2**30]
+            if not rows:
+                continue
+            need = required_memory(entry["id"], bits, job, context=context, length=length)
+            for row in rows:
+                if verdict(need, row["gib"] * 2**30) != "no":
+                    row[job] = {"id": entry["id"], "name": entry["name"], "need": need}
+    return list(table.values())
 
 
-def _predict_tune(settings: Settings, capacity: int = 0, all_logits: bool = False) -> dict:
-    settings, target = resolve_target(settings, "cuda", capacity)
+def predict_full_rows(settings: Settings, device: str, capacity: int) -> dict:
+    """Predict a fine-tune whose rows all have the full number of tokens (phases.predict_tune).
+
+    Raises PlaygroundError for a model that is unknown or can't take so many tokens.
+    """
+    settings, target = resolve_target(settings, device, capacity)
     config = meta_model.config_of(settings.load.model)
-    return phases.predict_tune(config, settings, target, _full_rows(settings), all_logits=all_logits)
+    check_context_length(config, settings.train.max_seq_length)
+    return phases.predict_tune(config, settings, target, full_rows(settings))
 
 
-def _full_rows(settings: Settings) -> list[int]:
+def _open_cells(table: dict[tuple[str, int], dict]) -> Iterator[tuple[int, str, list[dict]]]:
+    """For each bit width and job the rows that have no model yet, where there are any."""
+    for bits in dict.fromkeys(bits for _, bits in table):
+        for job in JOBS:
+            rows = [row for (_, width), row in table.items() if width == bits and row[job] is None]
+            if rows:
+                yield bits, job, rows
+
+
+def _predict_tune(settings: Settings, capacity: int = 0, device: str = "cuda", all_logits: bool = False) -> dict:
+    settings, target = resolve_target(settings, device, capacity)
+    config = meta_model.config_of(settings.load.model)
+    return phases.predict_tune(config, settings, target, full_rows(settings), all_logits=all_logits)
+
+
+def full_rows(settings: Settings) -> list[int]:
     """The lengths of a batch whose rows all have the full number of tokens."""
     return [settings.train.max_seq_length] * settings.train.batch_size
 

@@ -1,25 +1,29 @@
 """The planning process: predicts memory and looks at rows while the engine is free for a run. Started by client.py.
 
-Requests, in the JSON lines of jsonl_process.py: a function of forecast.py or rows.py or `suggest_changes` of
-oom_suggestions.py, with its arguments. Settings are validated here, at the edge of the process. Functions of rows.py
-send their progress as events {"kind": "progress", "done", "total", "unit"}.
+Requests, in the JSON lines of jsonl_process.py: a function of forecast.py, picture.py, rows.py or tune_summary.py, or
+`suggest_changes` of oom_suggestions.py, with its arguments. Settings are validated here, at the edge of the process.
+Questions about rows and `largest_models` send their progress as events {"kind": "progress", "done", "total", "unit"}.
 """
 
 import time
 from collections.abc import Callable
 from typing import Any
 
+from playground import compat
 from playground.jsonl_process import Emit, Server
 from playground.planning.client import OF_ROWS
 from playground.settings import parse
 
 PROGRESS_SECONDS = 0.2  # between two progress events: as many as a person can read
 OF_MEMORY = ("forecast", "waterfall", "largest_models", "fastest_settings")
+OF_PICTURE = ("bar", "job_tape")
 
 
 def main() -> None:
     """Serve requests until the page's process is gone."""
-    Server().serve(answer)
+    server = Server()
+    compat.import_bitsandbytes()
+    server.serve(answer)
 
 
 def answer(do: str, arguments: dict, emit: Emit) -> Any:
@@ -27,13 +31,19 @@ def answer(do: str, arguments: dict, emit: Emit) -> Any:
     if "settings" in arguments:
         arguments = arguments | {"settings": parse(arguments["settings"])}
     if do in OF_ROWS:
-        from playground.planning import rows
+        from playground.planning import rows, tune_summary
 
-        return getattr(rows, do)(**arguments, on_progress=_throttled(emit))
+        module = tune_summary if do == "tune_summary" else rows
+        return getattr(module, do)(**arguments, on_progress=_throttled(emit))
     if do in OF_MEMORY:
         from playground.planning import forecast
 
-        return getattr(forecast, do)(**arguments)
+        progress = {"on_progress": _throttled(emit)} if do == "largest_models" else {}
+        return getattr(forecast, do)(**arguments, **progress)
+    if do in OF_PICTURE:
+        from playground.planning import picture
+
+        return getattr(picture, do)(**arguments)
     from playground.planning.oom_suggestions import suggest_changes
 
     return {"suggest_changes": suggest_changes}[do](**arguments)

@@ -22,6 +22,7 @@ from playground.data.lengths import Lengths, count_tokens, histogram
 from playground.data.source import Row, SelectedRows
 from playground.data.template import Template, choose_template_for
 from playground.errors import problem
+from playground.model.dtype import default_bits
 from playground.model.load import LoadedModel
 from playground.model.source import local_folder
 from playground.model.tokenizer import load_tokenizer
@@ -44,15 +45,15 @@ def ignore_progress(done: float, total: float, unit: str = "bytes") -> None:
 def count_rows(settings: Settings, on_progress: Callable = ignore_progress) -> dict:
     """How many rows of the data set remain after selection.
 
-    Returns {"train", "held_out", "total" (rows), "dropped" ({reason: rows}), "where" ({reason: row numbers}), "notes"
-    ([{"key", "values"}])}. Raises PlaygroundError: rows that can't be read, none left.
+    Returns {"train", "held_out", "left_out" ({reason: rows}), "total" (the sum of these rows), "where" ({reason: row
+    numbers}), "notes" ([{"key", "values"}])}. Raises PlaygroundError: rows that can't be read, none left.
     """
     _, rows = _read_rows(settings.data, on_progress)
     return {
         "train": len(rows.train),
         "held_out": len(rows.held_out),
+        "left_out": rows.left_out,
         "total": rows.total,
-        "dropped": rows.dropped,
         "where": rows.where,
         "notes": [{"key": note.key, "values": note.values} for note in rows.notes],
     }
@@ -98,6 +99,7 @@ def cutoff_cost(
     if cutoff:  # not one of the settings that the edge has validated
         settings = replace(settings, train=replace(settings.train, max_seq_length=cutoff))
         raise_all(problems(settings))
+    bits = settings.load.bits or default_bits(device)
     model_key, model = _read_model(settings.load)
     rows_key, rows = _read_rows(settings.data, on_progress)
     template = _choose_template(model, settings.data, rows)
@@ -111,7 +113,7 @@ def cutoff_cost(
         settings,
         model.model.config,
         cost.Machine(device, capacity, card),
-        runs.measured_speed(Path(root), settings.load.model, settings.load.bits, card) if root else None,
+        runs.measured_speed(Path(root), settings.load.model, bits, card) if root else None,
         len(rows.train) / len(counted),
     )
     return answer | {

@@ -36,6 +36,7 @@ class AllocationEvent(NamedTuple):
     is_free: bool = False
     layer: int = OUTSIDE  # number of the repeated layer that the event belongs to
     is_unordered: bool = False  # a free while no layer is running: Python frees a deep graph in an arbitrary order
+    stage: str = ""  # of the computation: forward, recompute, backward, optimizer; load; prefill, decode; "": before
 
     @property
     def change(self) -> int:
@@ -49,6 +50,9 @@ class AllocationTrace(compat.dispatch_mode()):  # type: ignore[misc]
     part: the part under which new storages are booked. Storages made outside the context are added by `book`. Once it
     knows which weights are whose (`assign_layer`), each event is assigned to the layer that is running: the one whose
     weight was last passed to an operator.
+
+    stage: of the computation, set by whoever runs it. Autograd's stages, backward and recompute, are detected, and what
+    follows them is the optimizer's until another stage is set.
     """
 
     def __init__(self) -> None:
@@ -56,6 +60,7 @@ class AllocationTrace(compat.dispatch_mode()):  # type: ignore[misc]
         self.events: list[AllocationEvent] = []
         self.part = "buffers"
         self.layer = UNKNOWN  # that is running; OUTSIDE: none
+        self.stage = ""
         self._blocks: dict[int, int] = {}  # address of each live storage → its block
         self._weight_layers: dict[int, int] = {}  # address of a weight's storage → its layer
         self._copied_from: dict[int, int | None] = {}  # block made while the layer was UNKNOWN → its original's block
@@ -94,7 +99,7 @@ class AllocationTrace(compat.dispatch_mode()):  # type: ignore[misc]
     def allocate(self, size: int, part: str) -> int:
         """Allocate a block of `size` bytes that no tensor stands for; returns its id, for `free`."""
         block = len(self.events)
-        self.events.append(AllocationEvent(block, _aligned(size), part, False, self.layer))
+        self.events.append(AllocationEvent(block, _aligned(size), part, False, self.layer, stage=self._running_stage()))
         return block
 
     def free(self, block: int) -> None:
@@ -102,7 +107,8 @@ class AllocationTrace(compat.dispatch_mode()):  # type: ignore[misc]
         allocated = self.events[block]
         unordered = self.layer in (UNKNOWN, OUTSIDE)
         layer = allocated.layer if unordered else self.layer
-        self.events.append(AllocationEvent(block, allocated.size, allocated.part, True, layer, unordered))
+        stage = self._running_stage()
+        self.events.append(AllocationEvent(block, allocated.size, allocated.part, True, layer, unordered, stage))
 
     def allocate_and_free(self, size: int, part: str = "buffers") -> None:
         """A block that a kernel allocates and frees internally."""
@@ -149,10 +155,16 @@ class AllocationTrace(compat.dispatch_mode()):  # type: ignore[misc]
         Blocks that are live now stay allocated in it: when their storages are freed, only this trace is notified.
         """
         other = AllocationTrace()
-        other.events, other.part, other.layer = list(self.events), self.part, self.layer
+        other.events, other.part, other.layer, other.stage = list(self.events), self.part, self.layer, self.stage
         other._blocks, other._weight_layers = dict(self._blocks), dict(self._weight_layers)
         other._copied_from = dict(self._copied_from)
         return other
+
+    def _running_stage(self) -> str:
+        if not compat.in_backward_pass():
+            return self.stage
+        self.stage = "optimizer"
+        return "recompute" if compat.in_recomputation() else "backward"
 
     def _detect_layer(self, function: Any, args: tuple) -> None:
         """Set the running layer from the weights that an operator is given."""

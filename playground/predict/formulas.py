@@ -6,7 +6,7 @@ from typing import NamedTuple
 from transformers import PreTrainedConfig
 
 from playground.predict.meta_model import ModelFacts
-from playground.predict.phases import CHAT_ROWS
+from playground.predict.phase_traces import CHAT_ROWS
 from playground.settings import Settings
 
 TOLERANCE = 0.05  # of the traced bytes; a formula further off doesn't agree
@@ -16,7 +16,7 @@ BYTES_PER_4BIT_WEIGHT, BYTES_WITH_DOUBLE_QUANT = 0.5625, 0.51587
 
 
 class Line(NamedTuple):
-    """A formula: its part of the ledger, the arithmetic as text, and what it amounts to in bytes."""
+    """A formula: its part of the ledger, the arithmetic as text (B: bytes), and what it amounts to in bytes."""
 
     part: str
     arithmetic: str
@@ -60,9 +60,9 @@ def _weights(facts: ModelFacts, settings: Settings) -> Iterator[Line]:
     four_bits = BYTES_WITH_DOUBLE_QUANT if settings.load.double_quant else BYTES_PER_4BIT_WEIGHT
     each = BYTES_PER_WEIGHT.get(bits, four_bits)
     if bits >= 16:
-        yield Line("weights", f"{count / 1e9:.2f} B × {each:g} B", count * each)
+        yield Line("weights", f"{count / 1e9:.2f} × 10⁹ × {each:g} B", count * each)
         return
-    arithmetic = f"{linear / 1e9:.2f} B × {each:g} B + {(count - linear) / 1e9:.2f} B × 2 B"
+    arithmetic = f"{linear / 1e9:.2f} × 10⁹ × {each:g} B + {(count - linear) / 1e9:.2f} × 10⁹ × 2 B"
     yield Line("weights", arithmetic, linear * each + (count - linear) * 2)
 
 
@@ -73,10 +73,10 @@ def _trained(count: int, settings: Settings) -> Iterator[Line]:
     lora, float32 = settings.train.method == "lora", settings.load.bits == 32
     if lora:
         each = 4 if float32 else 2
-        yield Line("adapters", f"{count / 1e6:.1f} M × {each} B", count * each)
+        yield Line("adapters", f"{count / 1e6:.1f} × 10⁶ × {each} B", count * each)
     copies = lora and not float32
     each = 2 * (4 if float32 or copies else 2) + (4 if copies else 0)
-    yield Line("optimizer", f"{count / 1e6:.1f} M × {each} B", count * each)
+    yield Line("optimizer", f"{count / 1e6:.1f} × 10⁶ × {each} B", count * each)
 
 
 def _kv_cache(config: PreTrainedConfig, settings: Settings, context: int) -> Iterator[Line]:

@@ -54,6 +54,7 @@ class LayerStep(NamedTuple):
 
     size: int  # bytes
     part: str
+    stage: str
     frees: Reference | OutsideBlock | None  # None: it allocates
 
 
@@ -123,11 +124,12 @@ def _find_sweeps(events: Sequence[AllocationEvent], region: Region) -> list[Swee
 def _layer_step(event: AllocationEvent, layer: int, positions: dict[int, Position]) -> LayerStep:
     """An event of a layer; `positions`: of all events in the region."""
     if not event.is_free:
-        return LayerStep(event.size, event.part, None)
+        return LayerStep(event.size, event.part, event.stage, None)
     allocated = positions.get(event.block)
     if allocated is None:
-        return LayerStep(event.size, event.part, OutsideBlock(event.block))
-    return LayerStep(event.size, event.part, Reference(allocated.sweep, allocated.layer - layer, allocated.step))
+        return LayerStep(event.size, event.part, event.stage, OutsideBlock(event.block))
+    reference = Reference(allocated.sweep, allocated.layer - layer, allocated.step)
+    return LayerStep(event.size, event.part, event.stage, reference)
 
 
 def _common_steps(
@@ -156,7 +158,7 @@ def _common_step(
     """
     if step == later:  # two layers can't both free the same block
         return None if isinstance(step.frees, OutsideBlock) else step
-    if step[:2] != later[:2]:
+    if step[:3] != later[:3]:
         return None
     if isinstance(step.frees, Reference) and isinstance(later.frees, OutsideBlock):
         reference, outside, frees_from = step.frees, later.frees, layer + region.period
@@ -166,7 +168,7 @@ def _common_step(
         return None
     if events[outside.block].layer != frees_from + reference.layer_offset:
         return None
-    return LayerStep(step.size, step.part, reference)
+    return step._replace(frees=reference)
 
 
 @dataclass
@@ -192,7 +194,9 @@ class DeepTrace:
             else:
                 block = self._outside_blocks[event.block]
             deep_layer = self.region.to_deep(event.layer)
-            self.events.append(AllocationEvent(block, event.size, event.part, event.is_free, deep_layer))
+            self.events.append(
+                AllocationEvent(block, event.size, event.part, event.is_free, deep_layer, stage=event.stage)
+            )
 
     def write_sweep(self, sweep: int, is_forward: bool, steps: Steps, common: Steps) -> None:
         """Write a sweep over the region's layers and those that were left out of it.
@@ -212,12 +216,12 @@ class DeepTrace:
     def _write_layer(self, sweep: int, layer: int, steps: list[LayerStep]) -> None:
         start = len(self.events)
         self.indices[sweep, layer] = range(start, start + len(steps))
-        for block, (size, part, frees) in enumerate(steps, start):
+        for block, (size, part, stage, frees) in enumerate(steps, start):
             if isinstance(frees, Reference):
                 block = self.indices[frees.sweep, layer + frees.layer_offset][frees.step]
             elif frees is not None:
                 block = self._outside_blocks[frees.block]
-            self.events.append(AllocationEvent(block, size, part, frees is not None, layer))
+            self.events.append(AllocationEvent(block, size, part, frees is not None, layer, stage=stage))
 
 
 def _check_frees(deep: DeepTrace, sweeps: int, region: Region) -> None:

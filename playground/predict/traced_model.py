@@ -75,9 +75,7 @@ class TracedModel:
             self.trace.book(part, tensor)
 
     def assign_layers(self) -> None:
-        """Assign the weights to their layers in the trace; not needed where all layers are traced."""
-        if self.shallow is None:
-            return
+        """Assign the weights to their layers in the trace."""
         model, layers = self.loaded.model, repeated_layers(self.loaded.model)
         in_layers = {id(tensor) for layer in layers for _, tensor in tensors_by_part(layer)}
         others = (tensor for _, tensor in tensors_by_part(model) if id(tensor) not in in_layers)
@@ -91,6 +89,11 @@ class TracedModel:
         if self.shallow and self.shallow.interval % interval:
             raise MoreLayersNeeded(interval)
 
+    @property
+    def depth(self) -> int:
+        """How many repeated layers the whole network has."""
+        return sum(self.shallow.multiplicities) if self.shallow else len(repeated_layers(self.loaded.model))
+
     def multiplicity(self, layer: int) -> int:
         """How many layers of the whole network a traced layer represents."""
         return self.shallow.multiplicities[layer] if self.shallow and layer != OUTSIDE else 1
@@ -102,7 +105,7 @@ class TracedModel:
     def whole_events(self) -> list[AllocationEvent]:
         """The whole network's events. Raises LayersDiffer where a shallow network can't represent it."""
         if self.shallow is None:
-            return self.trace.events
+            return self.trace.events_by_layer()
         return extrapolate(self.trace.events_by_layer(), self.shallow.regions)
 
 

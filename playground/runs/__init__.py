@@ -10,12 +10,14 @@ from playground.runs.store import (
     Run,
     RunSummary,
     create,
-    delete,
     find,
     history,
     last_result,
     measured_speed,
+    seconds_besides_training,
+    summary,
 )
+from playground.runs.trash import delete, deleted, empty_trash, restore
 
 __all__ = [
     "RUN_ID",
@@ -25,8 +27,13 @@ __all__ = [
     "RunSummary",
     "create",
     "delete",
+    "deleted",
+    "empty_trash",
     "find",
     "history",
     "last_result",
     "measured_speed",
+    "restore",
+    "seconds_besides_training",
+    "summary",
 ]

@@ -1,4 +1,4 @@
-"""The run folder: create, append to, follow, list, replay and delete runs.
+"""The run folder: create, append to, follow, list and replay runs. trash.py deletes them.
 
     runs/<id>/settings.json   the settings, with their schema version
     runs/<id>/events.jsonl    one JSON object a line: {"t": seconds since the run began, "kind": ...}
@@ -20,13 +20,13 @@ replay all read through this module, which also reads runs of earlier schema ver
 import json
 import os
 import re
-import shutil
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from playground.settings import SCHEMA as SETTINGS_SCHEMA
 from playground.settings import Settings, read_file
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
+TRASH = ".deleted"  # folder of the deleted runs, under that of the runs
 
 
 class Run:
@@ -134,6 +135,8 @@ def create(root: Path, job: str, settings: Settings, **facts: Any) -> Run:
     stem = f"{datetime.fromtimestamp(began):%Y%m%d-%H%M%S}-{job}"
     for number in range(1, 1000):
         folder = root / (stem if number == 1 else f"{stem}-{number}")
+        if (root / TRASH / folder.name).exists():  # a deleted run can come back under its id
+            continue
         try:
             folder.mkdir(parents=True)
             break
@@ -167,12 +170,12 @@ def history(root: Path) -> list[RunSummary]:
     if not root.is_dir():
         return []
     folders = [f for f in root.iterdir() if RUN_ID.fullmatch(f.name) and (f / "events.jsonl").is_file()]
-    summaries = []
-    for folder in sorted(folders, key=lambda f: f.name, reverse=True):
-        stat = (folder / "events.jsonl").stat()
-        has_adapter = (folder / "adapter").is_dir() or (folder / "model").is_dir()
-        summaries.append(_summary(folder, stat.st_mtime_ns, stat.st_size, has_adapter))
-    return summaries
+    return [_summary_of(folder) for folder in sorted(folders, key=lambda f: f.name, reverse=True)]
+
+
+def summary(root: Path, run_id: str | None) -> RunSummary:
+    """The run of that id at a glance. Raises PlaygroundError as `find` does."""
+    return _summary_of(find(root, run_id).folder)
 
 
 def measured_speed(root: Path, model: str, bits: int, hardware: str) -> dict | None:
@@ -187,9 +190,22 @@ def measured_speed(root: Path, model: str, bits: int, hardware: str) -> dict | N
     return None
 
 
-def delete(root: Path, run_id: str | None) -> None:
-    """Remove a run's whole folder."""
-    shutil.rmtree(find(root, run_id).folder)
+def seconds_besides_training(run: Run) -> float:
+    """Seconds that a fine-tune took besides its steps: loading, evaluating, sample answers; not fetching the model."""
+    events = list(run.events())
+    step: dict = next((event for event in reversed(events) if event["kind"] == "step"), {})
+    training = step["tokens"] / step["tokens_per_s"] if step.get("tokens_per_s") else 0.0
+    phases = [event for event in events if event["kind"] == "phase"]
+    fetching = sum(
+        following["t"] - phase["t"] for phase, following in pairwise(phases) if phase["name"] in ("fetch", "convert")
+    )
+    return max(0.0, last_result(run).get("seconds", 0.0) - training - fetching)
+
+
+def _summary_of(folder: Path) -> RunSummary:
+    stat = (folder / "events.jsonl").stat()
+    has_adapter = (folder / "adapter").is_dir() or (folder / "model").is_dir()
+    return _summary(folder, stat.st_mtime_ns, stat.st_size, has_adapter)
 
 
 @lru_cache(maxsize=1024)

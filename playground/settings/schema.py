@@ -101,7 +101,7 @@ class Train:
 class Generation:
     """How answers are generated. The defaults are greedy and repeatable; TALK_GENERATION holds the talk's values."""
 
-    max_new_tokens: int = 64
+    max_new_tokens: int = 512  # the bundled models end most answers by themselves before that
     temperature: float = 0.0  # 0: greedy
     top_p: float = 1.0
     top_k: int = 0  # 0: no limit

@@ -20,7 +20,7 @@ def forbidden_sources(model: str, source: str) -> list[Problem]:
     return [
         Problem("problem.not_here", {"field": field, "value": name[:120]})
         for field, (name, entries) in listed.items()
-        if name not in entries and _is_path(name) and not _was_uploaded(name)
+        if name not in entries and _is_path(name) and not was_uploaded(name)
     ]
 
 
@@ -37,8 +37,11 @@ def _is_path(name: str) -> bool:
         return False
 
 
-def _was_uploaded(name: str) -> bool:
+def was_uploaded(name: str) -> bool:
     """Whether a path lies in the folder of uploads (Gradio's, as its manual documents it) or of pasted texts."""
     uploads = os.environ.get("GRADIO_TEMP_DIR") or Path(tempfile.gettempdir()) / "gradio"
     folders = (Path(uploads), catalog.cache_folder() / "pasted")
-    return any(Path(name).resolve().is_relative_to(folder.resolve()) for folder in folders)
+    try:
+        return any(Path(name).resolve().is_relative_to(folder.resolve()) for folder in folders)
+    except (OSError, ValueError):  # too long, or a NUL in it
+        return False

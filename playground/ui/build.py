@@ -5,7 +5,6 @@ but no table headers and no text with values in it, has no address for a languag
 draws most texts, what the browser shows. The second page takes about 2 s to build (two busy cores) and 6 to 9 MiB.
 """
 
-import html
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,33 +16,48 @@ from playground.data.source import MAX_FILE_BYTES
 from playground.engine.client import Engine
 from playground.i18n import LANGUAGES, translate
 from playground.planning.client import Planner
-from playground.runs import find
+from playground.runs import empty_trash
 from playground.settings import Settings
-from playground.ui import compare_tab, data_listeners, data_tab, fine_tune_tab, load_tab, plan_tab, runs_tab
+from playground.ui import (
+    compare_tab,
+    data_listeners,
+    data_tab,
+    fine_tune_tab,
+    header,
+    kept_state,
+    load_tab,
+    plan_listeners,
+    plan_tab,
+    runs_tab,
+    start_tab,
+    status_strip,
+)
 from playground.ui.live_view import HEAD, STATIC, live_view
-from playground.ui.page import UNQUEUED, Page, job_message
+from playground.ui.page import UNQUEUED, Page, Update, job_message
+from playground.ui.separate_events import separate_events
+from playground.ui.story import Story
 from playground.ui.theme import theme
 
-START_PRESET = "demo-en"  # that the form opens with
-STYLES = ("style.css", "figures.css", "tokens.css")
+STYLES = ("style.css", "figures.css", "plan_tab.css", "tokens.css", "data.css", "compare.css")
+TABS = ("start", "plan", "load", "data", "tune", "chat", "runs")  # in their order; "start" is what opens
 
 
 def build_app(root: Path, lang: str = "en", private: bool = False) -> gr.Blocks:
     """The playground over the runs in `root`: the first page in `lang`, the other language's under its code.
 
     private: only its owner opens the page, and may name files of this machine and have it call any service.
-    Starts the engine in the background.
+    Starts the engine in the background. Runs that were deleted earlier are removed for good.
     """
+    empty_trash(root)
     engine = Engine(root)
     engine.start()
-    planner = Planner(root)
-    start = _preset(START_PRESET)
+    planner, story = Planner(root), Story(engine)
     other = next(code for code in LANGUAGES if code != lang)
     gr.set_static_paths(STATIC)
     with gr.Blocks(title=translate(lang, "app.title"), analytics_enabled=False, fill_width=True) as app:
-        _build_page(app, Page(lang, root, engine, planner, start, private), f"/{other}")
+        _build_page(app, Page(lang, root, engine, planner, story, _preset(f"demo-{lang}"), private), f"/{other}")
     with app.route(translate(lang, "app.other"), f"/{other}"):
-        _build_page(app, Page(other, root, engine, planner, start, private), "/")
+        _build_page(app, Page(other, root, engine, planner, story, _preset(f"demo-{other}"), private), "/")
     app.engine = engine
     app.queue(default_concurrency_limit=None, max_size=64)
     return app
@@ -54,7 +68,7 @@ def launch_options() -> dict[str, Any]:
     return {
         "theme": theme(),
         "css_paths": [ASSETS / name for name in STYLES],
-        "head": HEAD,
+        "head": HEAD + kept_state.HEAD,
         "max_file_size": MAX_FILE_BYTES,
         "run_history": False,
         "footer_links": ["gradio", "settings"],
@@ -63,8 +77,11 @@ def launch_options() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Tabs:
-    """Every tab's components, the preset above the form, and the tabs that are filled when they are opened."""
+    """Every tab's components, the preset above the form, and the tabs' headers by their id."""
 
+    tabs: gr.Tabs
+    headers: dict[str, gr.Tab]
+    start: start_tab.StartTab
     plan: plan_tab.PlanTab
     preset: gr.Dropdown
     load: load_tab.LoadTab
@@ -72,58 +89,90 @@ class Tabs:
     fine_tune: fine_tune_tab.FineTuneTab
     compare: compare_tab.CompareTab
     runs: runs_tab.RunsTab
-    data_header: gr.Tab
-    runs_header: gr.Tab
 
 
 def _build_page(app: gr.Blocks, page: Page, other_path: str) -> None:
-    """One language's page: header, tabs, live view and all listeners."""
-    _build_header(page, other_path)
+    """One language's page: header, status strip, tabs, live view and all listeners."""
+    header.build(page, other_path)
+    strip = status_strip.build(page)
     with gr.Row(elem_classes="stage"):
         with gr.Column(scale=6, min_width=320, elem_classes="desk"):
             tabs = _build_tabs(page)
         with gr.Column(scale=5, min_width=320, elem_classes="watch"):
-            view = live_view(page.lang, page.root, lambda: _current_run(page.engine))
-    plan_tab.connect(page, tabs.plan)
-    load_tab.connect(page, tabs.load, view)
-    data_listeners.connect(page, tabs.data, tabs.data_header)
-    fine_tune_tab.connect(page, tabs.fine_tune, view)
-    compare_tab.connect(page, tabs.compare)
-    runs_tab.connect(page, tabs.runs, view)
+            view = live_view(page.lang, page.root, lambda: _engine_state(page.engine))
+    headers = tabs.headers
+    start_tab.connect(page, tabs.start, app, tabs.tabs, tabs.compare)
+    plan_listeners.connect(page, tabs.plan, headers["plan"])
+    load_tab.connect(page, tabs.load, headers["load"], view)
+    data_listeners.connect(page, tabs.data, headers["data"])
+    fine_tune_tab.connect(page, tabs.fine_tune, app, tabs.tabs, headers["tune"], view, strip.view)
+    compare_tab.connect(page, tabs.compare, tabs.tabs, headers["chat"], view)
+    runs_changed = runs_tab.connect(page, tabs.runs, view)
+    status_strip.connect(page, strip)
     tabs.preset.input(lambda name: page.values(_preset(name)), tabs.preset, page.inputs(), **UNQUEUED)
-    _connect_engine_state(app, page, tabs, view)
+    tabs.plan.choice.use.click(lambda: None, None, tabs.preset, **UNQUEUED)  # the form no longer holds a preset
+    _connect_engine_state(app, page, tabs, strip, view)
+    for event in runs_changed:
+        event(lambda adapter: _adapter_update(page, adapter), tabs.compare.adapter, tabs.compare.adapter, **UNQUEUED)
+    kept_state.keep_tab(app, tabs.tabs, headers)
+    kept_state.keep_fields(app, _kept_components(page, tabs))
+    separate_events(app)
 
 
 def _build_tabs(page: Page) -> Tabs:
-    with gr.Tabs():
-        with gr.Tab(page.translate("tab.plan")):
+    headers: dict[str, gr.Tab] = {}
+
+    def tab(name: str) -> gr.Tab:
+        headers[name] = gr.Tab(page.translate(f"tab.{name}"), id=name)
+        return headers[name]
+
+    with gr.Tabs(overflow_behavior="wrap") as tabs:
+        with tab("start"):
+            start = start_tab.build(page)
+        with tab("plan"):
             plan = plan_tab.build(page)
-        with gr.Tab(page.translate("tab.load")):
-            preset = gr.Dropdown(
-                label=page.translate("preset.label"),
-                info=page.translate("preset.info"),
-                choices=[(page.translate(f"preset.{name}"), name) for name in catalog.presets()],
-                value=START_PRESET,
-            )
+        with tab("load"):
+            preset = _build_preset(page)
             load = load_tab.build(page)
-        with gr.Tab(page.translate("tab.data")) as data_header:
+        with tab("data"):
             data = data_tab.build(page)
-        with gr.Tab(page.translate("tab.tune")):
+        with tab("tune"):
             fine_tune = fine_tune_tab.build(page)
-        with gr.Tab(page.translate("tab.chat")):
+        with tab("chat"):
             compare = compare_tab.build(page)
-        with gr.Tab(page.translate("tab.runs")) as runs_header:
+        with tab("runs"):
             runs = runs_tab.build(page)
-    return Tabs(plan, preset, load, data, fine_tune, compare, runs, data_header, runs_header)
+    return Tabs(tabs, headers, start, plan, preset, load, data, fine_tune, compare, runs)
 
 
-def _connect_engine_state(app: gr.Blocks, page: Page, tabs: Tabs, view: gr.HTML) -> None:
+def _build_preset(page: Page) -> gr.Dropdown:
+    return gr.Dropdown(
+        label=page.translate("preset.label"),
+        info=page.translate("preset.info"),
+        choices=[(page.translate(f"preset.{name}"), name) for name in catalog.presets()],
+        value=f"demo-{page.lang}",
+    )
+
+
+def _kept_components(page: Page, tabs: Tabs) -> dict[str, Any]:
+    """What is kept over a reload, by name: the form, the plan, the question and how answers are written."""
+    named = {f"form.{group}.{name}": component for (group, name), component in page.fields.items()}
+    named |= {f"plan.{group}.{name}": component for (group, name), component in tabs.plan.fields.items()}
+    named |= {"plan.card": tabs.plan.card, "plan.context": tabs.plan.context, "preset": tabs.preset}
+    generation = {
+        f"chat.generation.{index}": component for index, component in enumerate(tabs.compare.settings.generation)
+    }
+    return named | generation | {"question": tabs.compare.question}
+
+
+def _connect_engine_state(
+    app: gr.Blocks, page: Page, tabs: Tabs, strip: status_strip.StatusStrip, view: gr.HTML
+) -> None:
     """Listeners that update buttons, messages and lists at every start and end of a job, and when the page opens."""
     load, fine_tune, compare = tabs.load, tabs.fine_tune, tabs.compare
-    start_buttons = [load.load, fine_tune.start, compare.send]
-    stop_buttons = [fine_tune.stop, compare.stop]
+    start_buttons = [tabs.start.teach, load.load, fine_tune.start]
 
-    def refresh(adapter: str, model: str, bits: int) -> tuple:
+    def refresh(adapter: str) -> tuple:
         job, busy, choices = page.engine.last, page.engine.state == "busy", compare_tab.adapter_choices(page)
         ids = [run_id for _, run_id in choices]
         tuned_now = job.run if job and job.do == "tune" and job.ended and job.run in ids else None
@@ -131,28 +180,34 @@ def _connect_engine_state(app: gr.Blocks, page: Page, tabs: Tabs, view: gr.HTML)
         return (
             job_message(page, job, "load", lambda: _loaded_text(page)),
             job_message(page, job, "tune", lambda: _tuned_text(page, job.result if job else {})),
+            gr.update(visible=tuned_now is not None and not busy),
             *(gr.update(interactive=not busy) for _ in start_buttons),
-            *(gr.update(interactive=busy) for _ in stop_buttons),
+            *status_strip.button_updates(page),
             gr.update(choices=choices, value=selected),
-            *compare_tab.badge_updates(page, selected, model, bits),
-            *runs_tab.listing_updates(page),
         )
 
-    inputs = [compare.adapter, load.model, page.fields["load", "bits"]]
     outputs = [
         load.message,
         fine_tune.message,
+        fine_tune.compare,
         *start_buttons,
-        *stop_buttons,
+        strip.stop,
+        strip.unload,
         compare.adapter,
-        *compare.badges.values(),
-        compare.no_adapter,
-        *tabs.runs.listing,
     ]
     for event in (app.load, view.change):  # the live view changes at every start and end of a job
-        event(refresh, inputs, outputs, **UNQUEUED)
-    opened = tabs.runs_header.select
-    opened(lambda run_id: runs_tab.listing_updates(page, run_id), tabs.runs.choice, tabs.runs.listing, **UNQUEUED)
+        event(refresh, compare.adapter, outputs, **UNQUEUED)
+    for event in (app.load, tabs.headers["runs"].select):
+        event(lambda value: runs_tab.table_update(page, value), view, tabs.runs.table, **UNQUEUED)
+    for button in (tabs.start.teach, load.load, fine_tune.start):
+        button.click(lambda: gr.update(follow=""), None, view, **UNQUEUED)  # whoever starts a job wants to see it
+
+
+def _adapter_update(page: Page, adapter: str) -> Update:
+    """An update of the adapter's choices after a run came or went; the choice stays while its run is there."""
+    choices = compare_tab.adapter_choices(page)
+    ids = [run_id for _, run_id in choices]
+    return gr.update(choices=choices, value=adapter if adapter in ids else ids[0])
 
 
 def _preset(name: str) -> Settings:
@@ -160,9 +215,13 @@ def _preset(name: str) -> Settings:
 
 
 def _loaded_text(page: Page) -> str:
-    """The message after a model was loaded, from the run that loaded it."""
-    settings = find(page.root, page.engine.run).settings().load
-    return page.translate("load.loaded", model=settings.model, bits=settings.bits)
+    """The message after a model was loaded; "" once it was unloaded."""
+    loaded = page.engine.loaded
+    return (
+        page.translate("load.loaded", model=catalog.display_name(loaded["model"]), bits=loaded["bits"])
+        if loaded
+        else ""
+    )
 
 
 def _tuned_text(page: Page, result: dict) -> str:
@@ -173,15 +232,13 @@ def _tuned_text(page: Page, result: dict) -> str:
     return "\n".join(lines)
 
 
-def _current_run(engine: Engine) -> dict[str, Any]:
+def _engine_state(engine: Engine) -> dict[str, Any]:
     """The engine's run and state, as the live view takes them."""
-    return {"run": engine.run, "busy": engine.state == "busy", "engine": engine.state}
-
-
-def _build_header(page: Page, other_path: str) -> None:
-    title, lead, link = (html.escape(page.translate(key)) for key in ("app.title", "app.lead", "app.other"))
-    other_lang = "en" if page.lang == "ja" else "ja"
-    gr.HTML(
-        f'<header class="top"><div><h1>{title}</h1><p>{lead}</p></div>'
-        f'<a href="{other_path}" lang="{other_lang}">{link}</a></header>'
-    )
+    loaded, memory = engine.loaded, engine.memory or {}
+    return {
+        "run": engine.run,
+        "busy": engine.state == "busy",
+        "engine": engine.state,
+        "loaded": {"name": catalog.display_name(loaded["model"]), "bits": loaded["bits"]} if loaded else None,
+        "memory": memory.get("device_used", memory.get("rss")),
+    }

@@ -1,136 +1,121 @@
-"""Answers of the Compare tab: stream the engine's and the service's replies into the conversations."""
+"""Answers of the Compare tab: stream the engine's and the service's replies into the last turn of the comparison."""
 
-import html
-from collections.abc import Iterator
-from dataclasses import dataclass
-
-import gradio as gr
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from playground.chat.openai_client import PendingAnswer, Service
-from playground.engine.client import Job
-from playground.settings import Generation, Settings
-from playground.ui.page import Page, Update, message
+from playground.errors import Problem
+from playground.job import Job
+from playground.settings import Generation, Settings, raise_all
+from playground.ui.comparison import SIDES, Answer, Turn, history
+from playground.ui.page import Page
 
-SIDES = ("base", "tuned")  # answered by the engine
 POLL_SECONDS = 0.1  # between two looks at what the service has written
-PENDING = "…"  # an answer that hasn't begun
-
-Conversations = dict[str, list[dict]]  # a chatbot's messages, by column
 
 
 @dataclass(frozen=True)
 class Request:
-    """A question as it was sent, validated."""
+    """A question as it was sent, validated.
 
-    question: str
-    adapter: str  # the id of the run whose adapter answers, or ""
+    turn: the question, and where the answers go.
+    """
+
+    turn: Turn
     settings: Settings
     generation: Generation
     service: Service | None
 
     @property
     def sides(self) -> tuple[str, ...]:
-        """The sides that answer: without an adapter only the base."""
-        return SIDES if self.adapter else SIDES[:1]
+        """The sides that the engine answers: without an adapter only the base."""
+        return SIDES if self.turn.adapter else SIDES[:1]
 
 
-def answer(page: Page, request: Request, conversations: Conversations) -> Iterator[tuple]:
-    """Stream all columns. On an error the conversations are restored and the question returns to its field."""
-    before = {name: list(messages) for name, messages in conversations.items()}
-    for name in (*request.sides, "service") if request.service else request.sides:
-        opening = [_chat_message("user", request.question), _chat_message("assistant", PENDING)]
-        conversations[name] = [*before[name], *opening]
-    turns = {side: _turns(before[side], request.question) for side in request.sides}
+def answer(page: Page, request: Request, earlier: Sequence[Turn]) -> Generator[None, None, None]:
+    """Fill in the request's turn; yields whenever it has changed.
+
+    Raises PlaygroundError where no answer came: the engine is busy, the job failed. Where only the service failed, its
+    answer is taken out of the turn, and its error is raised after both models have answered. Closing the iterator
+    stops the answers.
+    """
+    job = _start(page, request, earlier)
+    turn = request.turn
+    turn.status = page.translate("chat.working")
+    turn.answers = {side: Answer() for side in request.sides}
+    service = _ask_service(request, earlier)
+    if service:
+        turn.answers["service"] = Answer()
     try:
-        job = page.engine.chat(request.settings, request.adapter or None, turns, request.generation)
-    except Exception as error:
-        yield request.question, *before.values(), "", page.error_message(error)
-        return
-    service = _ask_service(request, before["service"])
-    ended = False
-    try:
-        yield from _stream(page, request, job, service, conversations, before)
-        ended = True
-    except Exception as error:
-        ended = True
-        yield request.question, *before.values(), "", page.error_message(error)
+        yield
+        yield from _stream(page, request, job, service)
+        if service:
+            yield from _stream_service(turn, service)
     finally:
         if service:
             service.stop()
-        if not ended and page.engine.job is job:  # the page was closed: nobody reads the rest
-            page.engine.stop()
+        page.engine.stop_job(job)  # where the page was closed or cleared, nobody reads the rest
 
 
-def _ask_service(request: Request, history: list[dict]) -> PendingAnswer | None:
+def _start(page: Page, request: Request, earlier: Sequence[Turn]) -> Job:
+    """Start the job. Raises PlaygroundError that says what the engine is doing, if it is busy."""
+    under_way = page.engine.job
+    if under_way:
+        raise_all([Problem(f"chat.busy_{under_way.do}")])
+    turn = request.turn
+    conversations = {side: _turns(history(earlier, side, turn.adapter), turn.question) for side in request.sides}
+    return page.engine.chat(request.settings, turn.adapter or None, conversations, request.generation)
+
+
+def _turns(answered: Sequence[tuple[str, str]], question: str) -> list[dict]:
+    """A conversation as the engine takes it, with the question as the turn that has no answer yet."""
+    turns: list[dict] = [{"instruction": text, "answer": answer} for text, answer in answered]
+    return [*turns, {"instruction": question, "answer": None}]
+
+
+def _ask_service(request: Request, earlier: Sequence[Turn]) -> PendingAnswer | None:
     if request.service is None:
         return None
-    messages = [*_plain_messages(history), {"role": "user", "content": request.question}]
+    messages = []
+    for question, text in history(earlier, "service", request.turn.adapter):
+        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": text}]
+    messages.append({"role": "user", "content": request.turn.question})
     return PendingAnswer(request.service, messages, request.generation)
 
 
-def _stream(
-    page: Page,
-    request: Request,
-    job: Job,
-    service: PendingAnswer | None,
-    conversations: Conversations,
-    before: Conversations,
-) -> Iterator[tuple]:
-    """Updates while the engine and the service answer; not of the question, where the next may be typed already."""
-    speed = page.translate("chat.working")
-    yield "", *conversations.values(), speed, message()
+def _stream(page: Page, request: Request, job: Job, service: PendingAnswer | None) -> Iterator[None]:
+    """Take in the engine's events, and what the service has written meanwhile."""
+    turn = request.turn
     for event in job.latest():
         if event["kind"] == "answer":
-            speed = ""
+            turn.status = ""
             for side in request.sides:
-                conversations[side][-1] = _chat_message("assistant", event.get(side, "") or PENDING)
+                turn.answers[side].text = event.get(side, "")
         elif event["kind"] == "progress" and event.get("unit") == "tokens":
-            speed = page.translate("chat.waiting", beams=request.generation.num_beams, tokens=event["done"])
+            turn.status = page.translate("chat.waiting", beams=request.generation.num_beams, tokens=event["done"])
         elif event["kind"] == "done":
-            for side in request.sides:
-                if conversations[side][-1]["content"] == PENDING:
-                    conversations[side][-1] = _chat_message("assistant", "")
-            result = event["result"]
-            speed = page.translate("chat.wrote", **result) if "tokens" in result else ""
-        if service and service.text:
-            conversations["service"][-1] = _chat_message("assistant", service.text)
-        yield gr.skip(), *conversations.values(), speed, message()
-    if service:
-        yield from _stream_service(page, service, conversations, before, speed)
+            _end(page, turn, event["result"])
+        if service:
+            turn.answers["service"].text = service.text
+        yield
 
 
-def _stream_service(
-    page: Page, service: PendingAnswer, conversations: Conversations, before: Conversations, speed: str
-) -> Iterator[tuple]:
-    """Updates while the service still writes, after both models have ended; on its error its column is restored."""
+def _end(page: Page, turn: Turn, result: dict) -> None:
+    """Take in how the answers ended, and how fast they were."""
+    ends = result.get("sides", {})
+    for side, end in ends.items():
+        turn.answers[side] = replace(turn.answers[side], **end)
+    together = "together" if result.get("together") else "apart"
+    turn.status = page.translate(f"chat.measured_{together}" if len(ends) > 1 else "chat.measured") if ends else ""
+
+
+def _stream_service(turn: Turn, service: PendingAnswer) -> Iterator[None]:
+    """Take in what the service still writes after both models have ended. Raises its error, without its answer."""
     while not service.ended:
         service.wait(POLL_SECONDS)
-        conversations["service"][-1] = _chat_message("assistant", service.text or PENDING)
-        yield gr.skip(), *conversations.values(), speed, message()
-    result: Update = message()
+        turn.answers["service"].text = service.text
+        yield
     if service.error:
-        conversations["service"], result = before["service"], page.error_message(service.error)
-    else:
-        conversations["service"][-1] = _chat_message("assistant", service.text)
-    yield gr.skip(), *conversations.values(), speed, result
-
-
-def _chat_message(role: str, text: str) -> dict:
-    """A chatbot's message. Escaped: the chatbot draws tags even without Markdown, and answers are shown verbatim."""
-    return {"role": role, "content": html.escape(text, quote=False)}
-
-
-def _plain_messages(history: list[dict]) -> list[dict]:
-    """A chatbot's messages, with their content as plain text again."""
-    texts = (
-        m["content"] if isinstance(m["content"], str) else "".join(block.get("text", "") for block in m["content"])
-        for m in history
-    )
-    return [{"role": m["role"], "content": html.unescape(text)} for m, text in zip(history, texts)]
-
-
-def _turns(history: list[dict], question: str) -> list[dict]:
-    """A chatbot's messages as turns, with the question as the one that has no answer yet."""
-    texts = [m["content"] for m in _plain_messages(history)]
-    answered = [{"instruction": text, "answer": answer} for text, answer in zip(texts[::2], texts[1::2])]
-    return [*answered, {"instruction": question, "answer": None}]
+        del turn.answers["service"]
+        raise service.error
+    turn.answers["service"] = Answer(service.text, "end")
+    yield

@@ -1,57 +1,44 @@
 """Tab "Compare": one question to the base and the tuned model, and to an OpenAI-compatible service if one is named."""
 
-import html
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
-from playground import catalog, runs
-from playground.chat.openai_client import Service, service_problems
-from playground.data import source
-from playground.errors import Problem
-from playground.settings import TALK_GENERATION, Data, Generation, generation_problems, merge_group, raise_all
-from playground.ui.compare_answers import SIDES, Request, answer
-from playground.ui.page import QUIET, UNQUEUED, Page, message, message_box
+from playground import ASSETS, catalog, runs
+from playground.errors import PlaygroundError, Problem
+from playground.settings import Generation, Settings, raise_all
+from playground.ui import card_picture, chat_settings
+from playground.ui.chat_settings import ChatSettings
+from playground.ui.compare_answers import Request, answer
+from playground.ui.comparison import Turn, comparison_html, heads_html
+from playground.ui.known_answers import help_desk_examples, known_answers
+from playground.ui.learned_words import learned_units
+from playground.ui.page import QUIET, UNQUEUED, Page, message, message_box, select_tab
+from playground.ui.run_names import adapter_name, data_and_date
 
-COLUMNS = (*SIDES, "service")
-GENERATION_FIELDS = fields(Generation)
-
-
-@dataclass(frozen=True)
-class ServiceInputs:
-    """Whether a service is asked too, and how it is reached."""
-
-    enabled: gr.Checkbox
-    url: gr.Textbox
-    model: gr.Textbox
-    key: gr.Textbox
-
-    @property
-    def components(self) -> list:
-        return [self.enabled, self.url, self.model, self.key]
+FOCUS_QUESTION = "() => { document.querySelector('#question textarea').focus(); }"
 
 
 @dataclass(frozen=True)
 class CompareTab:
-    """The tab's components."""
+    """The tab's components. turns: a gr.State of Turns, which `comparison` shows."""
 
     adapter: gr.Dropdown
-    no_adapter: gr.HTML
-    badges: dict[str, gr.HTML]
-    chats: dict[str, gr.Chatbot]
-    service_column: gr.Column
-    speed: gr.Markdown
+    notice: gr.HTML
+    use_model: gr.Button
+    go_tune: gr.Button
+    heads: gr.HTML
+    turns: gr.State
+    comparison: gr.HTML
+    message: gr.HTML
     question: gr.Textbox
     send: gr.Button
-    stop: gr.Button
     clear: gr.Button
-    talk_preset: gr.Button
-    plain_preset: gr.Button
-    generation: list[gr.Number]
-    service: ServiceInputs
-    message: gr.HTML
+    examples: gr.Dataset
+    settings: ChatSettings
+    picture: gr.HTML
 
 
 def build(page: Page) -> CompareTab:
@@ -64,163 +51,231 @@ def build(page: Page) -> CompareTab:
         choices=[(translate("chat.none"), "")],
         value=None,
     )  # the first refresh selects the newest
-    no_adapter = message_box()
-    badges, chats, service_column = _build_columns(page)
-    speed = gr.Markdown(elem_classes="quiet")
-    with gr.Row(elem_classes="ask"):
-        placeholder = translate("chat.placeholder")
-        question = gr.Textbox(label=translate("chat.ask"), placeholder=placeholder, lines=1, max_lines=4, scale=5)
-    with gr.Row(elem_classes="actions"):
-        send = gr.Button(translate("chat.send"), variant="primary")
-        stop = gr.Button(translate("chat.stop"), variant="stop", interactive=False)
-        clear = gr.Button(translate("chat.clear"))
-    gr.Examples(_example_questions(page), question, label=translate("chat.prompts"), examples_per_page=12)
-    with gr.Accordion(translate("chat.generation"), open=False):
-        with gr.Row():
-            talk_preset = gr.Button(translate("chat.talk"), size="sm")
-            plain_preset = gr.Button(translate("chat.plain"), size="sm")
-        with gr.Row():
-            generation = [_generation_field(page, f.name, f.default, f.type is int) for f in GENERATION_FIELDS]
-    service = _build_service(page)
+    with gr.Row(elem_classes="compare-notice"):
+        notice = message_box()
+        use_model = gr.Button(translate("chat.use_model"), visible=False, scale=0, min_width=220)
+        go_tune = gr.Button(_with_tab(page, "chat.go_tune"), visible=False, scale=0, min_width=220)
+    heads = gr.HTML(heads_html(page.lang, _head_texts(page, "", "", 0, False)), elem_classes="compare-heads")
+    turns = gr.State([])
+    script = (ASSETS / "compare.js").read_text(encoding="utf-8")
+    comparison = gr.HTML(comparison_html(page.lang, []), js_on_load=script, apply_default_css=False)
+    with gr.Column(elem_classes="compare-ask"):
+        box = message_box()
+        with gr.Row(elem_classes="compare-line"):
+            question = gr.Textbox(
+                label=translate("chat.ask"),
+                placeholder=translate("chat.placeholder"),
+                elem_id="question",
+                container=False,
+                lines=1,
+                max_lines=4,
+                scale=5,
+                min_width=160,
+            )
+            send = gr.Button(translate("chat.send"), variant="primary", scale=0, min_width=150)
+        with gr.Row(elem_classes="compare-more"):
+            examples = gr.Dataset(
+                components=[gr.Textbox(visible=False)],
+                samples=_samples(page, ""),
+                layout="gallery",
+                show_label=False,
+                label=translate("chat.examples"),
+                samples_per_page=20,
+                scale=5,
+            )
+            clear = gr.Button(translate("chat.clear"), size="sm", scale=0, min_width=160)
+    settings = chat_settings.build(page)
+    with gr.Accordion(translate("chat.memory"), open=False):
+        picture = card_picture.build(page)
     return CompareTab(
-        adapter=adapter,
-        no_adapter=no_adapter,
-        badges=badges,
-        chats=chats,
-        service_column=service_column,
-        speed=speed,
-        question=question,
-        send=send,
-        stop=stop,
-        clear=clear,
-        talk_preset=talk_preset,
-        plain_preset=plain_preset,
-        generation=generation,
-        service=service,
-        message=message_box(),
-    )
+        adapter, notice, use_model, go_tune, heads, turns, comparison, box, question, send, clear, examples,
+        settings, picture,
+    )  # fmt: skip
 
 
-def _build_columns(page: Page) -> tuple[dict[str, gr.HTML], dict[str, gr.Chatbot], gr.Column]:
-    """A badge and a conversation for each column; the service's column is hidden until a service is asked."""
-    translate = page.translate
-    badges, chats = {}, {}
-    with gr.Row(elem_classes="sides"):
-        for name in COLUMNS:
-            with gr.Column(min_width=150, visible=name in SIDES) as column:
-                badges[name] = gr.HTML(badge(translate(f"chat.{name}"), ""))
-                chats[name] = gr.Chatbot(
-                    height=340,
-                    show_label=False,
-                    label=translate(f"chat.{name}"),
-                    placeholder=translate(f"chat.empty_{name}"),
-                    buttons=["copy"],
-                    render_markdown=False,
-                    elem_classes=f"side-{name}",
-                )
-    badges.pop("service")  # whose badge never changes
-    return badges, chats, column
-
-
-def _generation_field(page: Page, name: str, default: Any, whole: bool) -> gr.Number:
-    label, info = page.translate(f"generation.{name}"), page.translate(f"generation.{name}.info")
-    return gr.Number(value=default, precision=0 if whole else None, label=label, info=info, min_width=140)
-
-
-def _build_service(page: Page) -> ServiceInputs:
-    translate = page.translate
-    with gr.Accordion(translate("chat.service_title"), open=False, visible=page.private):
-        gr.Markdown(translate("chat.service_lead"), elem_classes="quiet")
-        enabled = gr.Checkbox(label=translate("chat.service_on"), value=False)
-        with gr.Row():
-            example = "https://api.openai.com/v1"
-            url = gr.Textbox(label=translate("chat.service_url"), placeholder=example, min_width=200)
-            model = gr.Textbox(label=translate("chat.service_model"), min_width=140)
-            info = translate("chat.service_key.info")
-            key = gr.Textbox(label=translate("chat.service_key"), info=info, type="password", min_width=140)
-    return ServiceInputs(enabled, url, model, key)
-
-
-def connect(page: Page, tab: CompareTab) -> None:
+def connect(page: Page, tab: CompareTab, tabs: gr.Tabs, header: gr.Tab, live_view: gr.HTML) -> None:
     """Attach the tab's listeners, once all fields of the page exist."""
-    chats = [tab.chats[name] for name in COLUMNS]
+    chat_settings.connect(tab.settings)
+    _connect_questions(page, tab)
+    cleared = [tab.turns, tab.comparison, tab.message]
+    tab.clear.click(lambda turns: _clear(page, turns), tab.turns, cleared, **UNQUEUED)
+    select_tab(tab.go_tune.click, tabs, "tune")
+    _connect_model(page, tab)
+    card_picture.connect_form(page, tab.picture, "chat", header, live_view)
 
-    def ask(question: str, adapter: str, base: list, tuned: list, service: list, *values: Any) -> Iterator[tuple]:
-        """One generator yields all columns: several listeners of one click would answer one after the other."""
-        conversations = dict(zip(COLUMNS, (base or [], tuned or [], service or [])))
-        try:
-            request = _parse(page, question, adapter, values)
-        except Exception as error:
-            yield question, base, tuned, service, "", page.error_message(error)
-            return
-        yield from answer(page, request, conversations)
 
-    outputs = [tab.question, *chats, tab.speed, tab.message]
-    inputs = [tab.question, tab.adapter, *chats, *page.inputs(), *tab.generation, *tab.service.components]
+def _connect_questions(page: Page, tab: CompareTab) -> None:
+    """Send the question, or an example at once."""
+
+    def ask(question: str, turns: list[Turn], adapter: str, *values: Any) -> Iterator[tuple]:
+        """One generator answers all columns: several listeners of one click would answer one after the other."""
+        yield from _ask(page, question, turns, adapter, values)
+
+    def ask_example(example: list, *values: Any) -> Iterator[tuple]:
+        """The same, and what is typed but not sent stays."""
+        for _, *updates in ask(example[0], *values):
+            yield gr.skip(), *updates
+
+    outputs = [tab.question, tab.turns, tab.comparison, tab.message]
+    inputs = [tab.turns, tab.adapter, *page.inputs(), *tab.settings.components]
+    tab.send.click(None, None, None, js=FOCUS_QUESTION)
     for trigger in (tab.send.click, tab.question.submit):
-        trigger(ask, inputs, outputs, **QUIET)
-    tab.stop.click(page.engine.stop, **UNQUEUED)
-    tab.clear.click(lambda: ([], [], [], "", message()), None, [*chats, tab.speed, tab.message], **UNQUEUED)
-    for button, preset in ((tab.talk_preset, TALK_GENERATION), (tab.plain_preset, Generation())):
-        button.click(lambda preset=preset: list(asdict(preset).values()), None, tab.generation, **UNQUEUED)
-    enabled = tab.service.enabled
-    enabled.change(lambda on: gr.update(visible=on and page.private), enabled, tab.service_column, **UNQUEUED)
-    described = [tab.adapter, page.fields["load", "model"], page.fields["load", "bits"]]
-    for component in described:
-        labels = [*tab.badges.values(), tab.no_adapter]
-        component.change(lambda *values: badge_updates(page, *values), described, labels, **UNQUEUED)
+        trigger(ask, [tab.question, *inputs], outputs, **QUIET)
+    tab.examples.click(ask_example, [tab.examples, *inputs], outputs, **QUIET)
 
 
-def badge(title: str, text: str) -> str:
-    """The HTML above a column: which model answers in it."""
-    return f'<div class="badge"><strong>{html.escape(title)}</strong> <span>{html.escape(text)}</span></div>'
+def _connect_model(page: Page, tab: CompareTab) -> None:
+    """Keep heads, notice and examples in step with the adapter, the form's model and whether a service is asked."""
+
+    def describe(adapter: str, model: str, bits: int, service: bool, turns: list[Turn]) -> tuple:
+        heads = heads_html(page.lang, _head_texts(page, adapter, model, bits, service))
+        return heads, comparison_html(page.lang, turns, adapter, service), *_notice_updates(page, adapter, model)
+
+    form = [page.fields["load", "model"], page.fields["load", "bits"]]
+    inputs = [tab.adapter, *form, tab.settings.service_enabled, tab.turns]
+    outputs = [tab.heads, tab.comparison, tab.notice, tab.use_model, tab.go_tune]
+    for component in (tab.adapter, *form, tab.settings.service_enabled):
+        component.change(describe, inputs, outputs, **UNQUEUED)
+    tab.adapter.change(lambda run_id: gr.Dataset(samples=_samples(page, run_id)), tab.adapter, tab.examples, **UNQUEUED)
+    load_fields = [name for name in page.fields if name[0] == "load"]
+
+    def use_model(adapter: str) -> list:
+        load = runs.find(page.root, adapter).settings().load
+        return [getattr(load, name) for _, name in load_fields]
+
+    tab.use_model.click(use_model, tab.adapter, [page.fields[name] for name in load_fields], **UNQUEUED)
+
+
+def _ask(page: Page, question: str, turns: list[Turn], adapter: str, values: Sequence) -> Iterator[tuple]:
+    """Updates of question, turns, comparison and message while a question is answered.
+
+    Where no answer comes, the question returns to its field and the comparison stays as it was.
+    """
+    unchanged = (gr.skip(), gr.skip())
+    try:
+        request = _parse(page, question, adapter, values)
+        answering = answer(page, request, turns)
+        next(answering)
+    except Exception as error:
+        yield gr.skip(), *unchanged, page.error_message(error)
+        return
+    has_service = request.service is not None
+
+    def shown(listed: list[Turn], busy: bool = False) -> tuple:
+        return listed, comparison_html(page.lang, listed, adapter, has_service, busy)
+
+    with_turn = [*turns, request.turn]
+    yield "", *shown(with_turn, busy=True), message()
+    try:
+        for _ in answering:
+            if request.turn.dropped:
+                break
+            # Not the question's field, where the next may be typed already.
+            yield gr.skip(), *shown(with_turn, busy=True), message()
+        if request.turn.dropped:  # cleared again, since an update may have been under way
+            yield gr.skip(), *_cleared(page)
+        else:
+            yield gr.skip(), *shown(with_turn), message()
+    except Exception as error:
+        answered = any(text.finish for text in request.turn.answers.values())
+        rest = (gr.skip(), *shown(with_turn)) if answered else (question, *shown(turns))
+        yield *rest, page.error_message(error)
+    finally:
+        answering.close()
+
+
+def _clear(page: Page, turns: list[Turn]) -> tuple:
+    """Drop all turns; one that is being answered knows from its mark that nobody reads it any more."""
+    for turn in turns:
+        turn.dropped = True
+        if any(not answer.finish for answer in turn.answers.values()):
+            page.engine.stop("chat")
+    return _cleared(page)
+
+
+def _cleared(page: Page) -> tuple:
+    """Updates of turns, comparison and message for a new conversation."""
+    return [], comparison_html(page.lang, []), message()
+
+
+def _parse(page: Page, question: str, adapter: str, values: Sequence) -> Request:
+    """A request from the values of the form and of the tab's settings. Raises PlaygroundError with all problems."""
+    count = len(page.fields)
+    generation, service, problems = chat_settings.parse(page, values[count:])
+    question = (question or "").strip()
+    if not question:
+        problems.insert(0, Problem("chat.empty_question"))
+    raise_all(problems)
+    form = None if adapter else page.settings(values[:count])
+    return Request(*_turn(page, question, adapter, form), generation, service)
+
+
+def _turn(page: Page, question: str, adapter: str, form: Settings | None = None) -> tuple[Turn, Settings]:
+    """A turn to be answered with the settings of the adapter's run, or with the form's where there is no adapter."""
+    if not adapter:
+        assert form
+        return Turn(question, {}), form
+    known = known_answers(page.root, adapter, page.private)
+    expected = known.reference(question)
+    learned = learned_units(expected, question, known.common)
+    name = adapter_name(page.lang, runs.summary(page.root, adapter))
+    return Turn(question, {}, adapter, name, expected, learned), runs.find(page.root, adapter).settings()
+
+
+def ask_once(page: Page, question: str, adapter: str, settings: Settings) -> Turn:
+    """A question with its answers, outside any conversation. settings: of the base where there is no adapter ("")."""
+    request = Request(*_turn(page, question, adapter, settings), Generation(), None)
+    for _ in answer(page, request, []):
+        pass
+    return request.turn
 
 
 def adapter_choices(page: Page) -> list[tuple[str, str]]:
     """Every run that has an adapter, newest first, and "none"."""
-    choices = [
-        (f"{catalog.display_name(run.model)} · {run.bits} bit · {run.data} · {run.id}", run.id)
-        for run in runs.history(page.root)
-        if run.has_adapter
-    ]
+    choices = [(adapter_name(page.lang, run), run.id) for run in runs.history(page.root) if run.has_adapter]
     return [*choices, (page.translate("chat.none"), "")]
 
 
-def badge_updates(page: Page, adapter: str, model: str, bits: int) -> tuple:
-    """Both badges, and a message where there is no adapter to compare with. model, bits: the form's."""
-    key = "chat.badge_none"
+def _head_texts(page: Page, adapter: str, model: str, bits: int, service: bool) -> dict[str, str]:
+    """Which model answers in each column. model, bits: the form's, which answer where there is no adapter."""
+    key, trained_on = "chat.badge_none", ""
     if adapter:
-        settings = runs.find(page.root, adapter).settings()
-        model, bits = settings.load.model, settings.load.bits
-        key = "chat.badge_full" if settings.train.method == "full" else "chat.badge_tuned"
+        try:
+            settings = runs.find(page.root, adapter).settings()
+            model, bits = settings.load.model, settings.load.bits
+            key = "chat.badge_weights" if settings.train.method == "full" else "chat.badge_adapter"
+            trained_on = data_and_date(page.lang, runs.summary(page.root, adapter))
+        except PlaygroundError:
+            adapter = ""  # deleted meanwhile; the next refresh selects another
     values = {"model": catalog.display_name(model or ""), "bits": bits or "auto"}
-    base = badge(page.translate("chat.base"), page.translate("chat.badge_base", **values))
-    tuned = badge(page.translate("chat.tuned"), page.translate(key, run=adapter, **values))
-    return base, tuned, message("" if adapter else page.translate("chat.same"))
+    texts = {
+        "base": page.translate("chat.badge_base", **values),
+        "tuned": page.translate(key, trained_on=trained_on, **values),
+    }
+    return texts | ({"service": page.translate("chat.badge_service")} if service and page.private else {})
 
 
-def _parse(page: Page, question: str, adapter: str, values: Sequence) -> Request:
-    """A request from the form's, the generation's and the service's values.
-
-    Raises PlaygroundError with all problems at once.
-    """
-    count = len(page.fields)
-    form, options = values[:count], values[count : count + len(GENERATION_FIELDS)]
-    enabled, *address = values[count + len(GENERATION_FIELDS) :]
-    named = dict(zip((f.name for f in GENERATION_FIELDS), options))
-    generation, problems = merge_group(Generation(), named, "generation")
-    problems += generation_problems(generation)
-    service = Service(*(text or "" for text in address)) if enabled and page.private else None
-    problems += service_problems(service) if service else []
-    if not (question or "").strip():
-        problems.insert(0, Problem("chat.empty_question"))
-    raise_all(problems)
-    settings = runs.find(page.root, adapter).settings() if adapter else page.settings(form)
-    return Request(question.strip(), adapter, settings, generation, service)
+def _notice_updates(page: Page, adapter: str, model: str) -> tuple:
+    """The notice, and its buttons: there is no adapter, or it is another model's than the form's."""
+    hidden, visible = gr.update(visible=False), gr.update(visible=True)
+    if not adapter:
+        return message(_with_tab(page, "chat.no_adapter")), hidden, visible
+    try:
+        own = runs.find(page.root, adapter).settings().load.model
+    except PlaygroundError as error:
+        return page.error_message(error), hidden, hidden
+    if own == model:
+        return message(), hidden, hidden
+    names = {"model": catalog.display_name(own), "form_model": catalog.display_name(model or "")}
+    return message(page.translate("chat.other_model", **names, tab=page.translate("tab.load"))), visible, hidden
 
 
-def _example_questions(page: Page) -> list[list[str]]:
-    """The talk's prompts, and three held-out questions of the help desk in the page's language."""
-    held_out = source.read(Data(source=f"helpdesk.{page.lang}")).held_out
-    spread = [row.instruction for row in held_out[:: len(held_out) // 3][:3]]
-    return [[text] for text in [*catalog.prompts()["talk"]["prompts"], *spread]]
+def _with_tab(page: Page, key: str) -> str:
+    return page.translate(key, tab=page.translate("tab.tune"))
+
+
+def _samples(page: Page, adapter: str) -> list[list[str]]:
+    """Held-out questions of the data that the adapter was trained on, and the talk's prompts in the page's language."""
+    held_out = known_answers(page.root, adapter, page.private).examples() if adapter else []
+    prompts = catalog.prompts()["talk"]["prompts"][page.lang]
+    return [[text] for text in [*(held_out or help_desk_examples(page.lang)), *prompts]]

@@ -1,16 +1,15 @@
 """The cost of a cutoff as HTML: a histogram of the rows' tokens, and what cutting there loses, saves and needs.
 
-Styles are in assets/tokens.css. All text is escaped here.
+Styles are in assets/data.css. All text is escaped here.
 """
 
 from collections.abc import Callable
 from html import escape
 
 from playground.errors import PlaygroundError
-from playground.ui.tables import number
+from playground.ui.tables import duration, number
 
-WIDTH, HEIGHT = 600, 150  # of the drawing, in SVG units; the axis is below
-TICKS = 5
+TICK_BARS, MAX_TICKS = (1, 2, 5, 10, 20, 50), 6  # from tick to tick
 MANY_TRUNCATED = 0.05  # share of the answers from which the loss is shown as a problem
 
 
@@ -22,67 +21,73 @@ def draw(translate: Callable, lang: str, cost: dict) -> str:
 
 def histogram(translate: Callable, cost: dict) -> str:
     """Bars of rows by their tokens, the cutoff as a line, and rows longer than it hatched."""
-    bars, cutoff = cost["histogram"], cost["cutoff"]
-    edge = len(bars["counts"]) * bars["width"]
-    median, longest, over = f"{bars['median']:,.0f}", number(bars["longest"]), number(sum(bars["over"]))
-    label = escape(translate("cost.figure", rows=number(cost["counted"]), median=median, longest=longest, over=over))
-    hatching = (
-        '<defs><pattern id="cost-over" width="6" height="6" patternUnits="userSpaceOnUse"'
-        ' patternTransform="rotate(45)">'
-        '<rect width="6" height="6"/><line y2="6"/></pattern></defs>'
+    bars = cost["histogram"]
+    over = sum(bars["over"])
+    label = escape(
+        translate(
+            "cost.lengths",
+            rows=number(cost["counted"]),
+            median=f"{bars['median']:,.0f}",
+            longest=number(bars["longest"]),
+            over=number(over),
+        )
     )
-    axis = f'<line class="axis" x2="{WIDTH}" y1="{HEIGHT}" y2="{HEIGHT}"/>'
-    drawing = f"{hatching}{_bars(translate, bars)}{axis}{_ticks(edge)}{_cutoff_line(translate, cutoff, edge)}"
+    line, ticks = _cutoff_line(translate, cost["cutoff"], bars), _ticks(bars)
+    key = "".join(f'<i class="{look}"></i>{escape(translate(f"cost.{look}"))}' for look in ("within", "over"))
     return (
-        f'<p class="small">{label}</p>'
-        f'<svg viewBox="0 -4 {WIDTH} {HEIGHT + 24}" role="img" aria-label="{label}">{drawing}</svg>'
-        f'<p class="small key"><i class="within"></i>{escape(translate("cost.within"))}'
-        f' <i class="over"></i>{escape(translate("cost.over"))}</p>'
+        f'<p class="small">{label}</p><div class="histogram" role="img" aria-label="{label}">'
+        f'<div class="columns">{_bars(translate, bars)}{line}</div><div class="ticks">{ticks}</div></div>'
+        f'<p class="small key">{key}<span>{escape(translate("cost.axis"))}</span></p>'
     )
+
+
+def position(tokens: float, bars: dict) -> float:
+    """Where a number of tokens lies on the histogram's axis, in percent of its width.
+
+    Bar i counts the rows of i · width to (i + 1) · width − 1 tokens, so it covers the axis from half a token before the
+    first of these numbers to half a token after the last.
+    """
+    return 100 * (tokens + 0.5) / (len(bars["counts"]) * bars["width"])
 
 
 def _bars(translate: Callable, bars: dict) -> str:
     counts, width = bars["counts"], bars["width"]
-    most, step = max(counts), WIDTH / len(counts)
+    most = max(counts)
     parts = []
     for index, (count, over) in enumerate(zip(counts, bars["over"])):
-        whole, beyond = HEIGHT * count / most, HEIGHT * over / most
-        is_last = index + 1 == len(counts)
-        last = number(bars["longest"] if is_last and bars["open"] else (index + 1) * width - 1)
-        first = number(index * width)
-        text = translate("cost.bar", first=first, last=last, count=number(count), over=number(over))
-        title = f"<title>{escape(text)}</title>"
-        if count > over:
-            parts.append(_bar("within", index * step, step, beyond, whole - beyond, title))
-        if over:
-            parts.append(_bar("over", index * step, step, 0, beyond, title))
+        is_open = bars["open"] and index + 1 == len(counts)
+        last = number(bars["longest"] if is_open else (index + 1) * width - 1)
+        text = translate(
+            "cost.bar_rows", first=number(index * width), last=last, count=number(count), over=number(over)
+        )
+        for look, bottom, rows in (("over", 0, over), ("within", over, count - over)):
+            if rows:
+                parts.append(_bar(look, index, len(counts), 100 * bottom / most, 100 * rows / most, text))
     return "".join(parts)
 
 
-def _bar(look: str, left: float, width: float, bottom: float, height: float, title: str) -> str:
-    """A bar that begins `bottom` above the axis: rows longer than the cutoff stand below those that are not."""
-    return (
-        f'<rect class="{look}" x="{left + 0.5:.2f}" y="{HEIGHT - bottom - height:.2f}"'
-        f' width="{max(width - 1, 0.5):.2f}" height="{max(height, 0.6):.2f}">{title}</rect>'
-    )
+def _bar(look: str, index: int, count: int, bottom: float, height: float, text: str) -> str:
+    """The index-th of `count` bars, in percent: rows longer than the cutoff stand below those that are not."""
+    box = f"left:{100 * index / count:.3f}%;width:{100 / count:.3f}%;bottom:{bottom:.2f}%;height:{height:.2f}%"
+    return f'<i class="{look}" style="{box}" title="{escape(text)}"></i>'
 
 
-def _cutoff_line(translate: Callable, cutoff: int, edge: int) -> str:
-    x = WIDTH * min(cutoff / edge, 1)
-    anchor, offset = ("end", -5) if x > WIDTH / 2 else ("start", 5)
+def _cutoff_line(translate: Callable, cutoff: int, bars: dict) -> str:
+    """A line between the longest row that is kept whole and the next; beyond the last bar, an arrow that says so."""
     text = escape(translate("cost.cutoff", cutoff=number(cutoff)))
-    return (
-        f'<line class="cutoff" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{HEIGHT + 16}"/>'
-        f'<text class="cutoff" x="{x + offset:.1f}" y="12" text-anchor="{anchor}">{text}</text>'
-    )
+    left = position(cutoff + 0.5, bars)
+    if left > 100:
+        return f'<b class="cutoff beyond">{text} →</b>'
+    side = "before" if left > 50 else "after"
+    return f'<b class="cutoff {side}" style="left:{left:.3f}%">{text}</b>'
 
 
-def _ticks(edge: int) -> str:
-    values = [round(edge * n / TICKS) for n in range(TICKS + 1)]
-    anchors = ["start", *["middle"] * (TICKS - 1), "end"]
+def _ticks(bars: dict) -> str:
+    """Round numbers of tokens below the axis."""
+    count, width = len(bars["counts"]), bars["width"]
+    step = width * next(size for size in TICK_BARS if count <= MAX_TICKS * size)
     return "".join(
-        f'<text class="tick" x="{WIDTH * n / edge:.1f}" y="{HEIGHT + 14}" text-anchor="{anchor}">{n:,}</text>'
-        for n, anchor in zip(values, anchors)
+        f'<span style="left:{position(n, bars):.3f}%">{number(n)}</span>' for n in range(0, count * width, step)
     )
 
 
@@ -113,9 +118,9 @@ def _losses(translate: Callable, cost: dict) -> list[str]:
     """The answers that lose their end, and the rows that are left out."""
     share = cost["truncated"] / max(1, cost["counted"])
     look = "no" if share > MANY_TRUNCATED else "tight" if share else "fits"
-    lines = [_verdict(look, translate("cost.truncated", share=share, count=number(cost["truncated"])))]
+    lines = [_verdict(look, translate("cost.cut_answers", share=share, count=number(cost["truncated"])))]
     if cost["left_out"]:
-        lines.append(_verdict("no", translate("cost.left_out", count=number(cost["left_out"]))))
+        lines.append(_verdict("no", translate("cost.rows_left_out", count=number(cost["left_out"]))))
     return lines
 
 
@@ -129,24 +134,17 @@ def _durations(translate: Callable, cost: dict) -> list[str]:
     measured = cost["measured"]
     if measured:
         speed = f"{measured['tokens_per_s']:,.0f}"
-        time = _format_time(translate, measured["seconds"])
+        time = duration(measured["seconds"])
         lines.append(translate("cost.measured", time=time, run=measured["run"], tokens_per_s=speed))
     for estimate in cost["estimates"]:
         lines.append(
             translate(
                 "cost.estimate.launch" if estimate["bound"] == "launch" else "cost.estimate",
                 card=estimate["card"],
-                time=_format_time(translate, estimate["seconds"]),
+                time=duration(estimate["seconds"]),
                 tflops=f"{estimate['tflops']:,.0f}",
                 utilized=estimate["utilized"],
                 source=estimate["source"],
             )
         )
-    return lines or [translate("cost.no_time")]
-
-
-def _format_time(translate: Callable, seconds: float) -> str:
-    for size, name in ((3600, "hours"), (60, "minutes")):
-        if seconds >= 1.5 * size:
-            return translate(f"cost.{name}", count=f"{seconds / size:.1f}")
-    return translate("cost.seconds", count=f"{seconds:.0f}" if seconds >= 10 else f"{seconds:.1f}")
+    return lines or [translate("cost.no_estimate")]

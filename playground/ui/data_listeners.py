@@ -1,4 +1,4 @@
-"""Listeners of the Data tab: preview the data set, count its rows, draw a row's tokens and the cost of a cutoff."""
+"""Listeners of the Data tab: whatever changes, its rows, counts, tokens and costs follow (data_answers.py)."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -9,93 +9,115 @@ from playground.catalog import cache_folder
 from playground.data import source
 from playground.data.columns import FIELDS, format_mapping, parse_mapping
 from playground.errors import PlaygroundError
-from playground.settings import Settings
-from playground.ui import cost_view, rows_view, xray_view
+from playground.ui import data_answers
+from playground.ui.access import was_uploaded
+from playground.ui.data_answers import ALL_CHOICES, FORMAT_FIELDS, ROW, SELECTION, SELECTION_FIELDS
 from playground.ui.data_tab import MAX_CUTOFF, MIN_CUTOFF, DataTab
-from playground.ui.page import LATEST_ONLY, QUIET, UNQUEUED, Page, memory_of, message
+from playground.ui.page import LATEST_ONLY, QUIET, UNQUEUED, Page, Update, message
+from playground.ui.source_names import source_update
 
-PREVIEW_RECORDS = 20
 SAMPLE_ROWS = 2000  # whose tokens are counted for the cost; all rows only on a click
-SELECTION_FIELDS = (  # that decide which rows are read
-    "source",
-    "encoding",
-    "columns",
-    "start_row",
-    "end_row",
-    "sample",
-    "contains",
-    "category",
-    "min_chars",
-    "max_chars",
-    "drop_duplicates",
-    "drop_empty",
-    "strip_citations",
-    "held_out",
-    "seed",
-)
-FORMAT_FIELDS = ("prompt_format", "custom_format", "train_on_prompt")  # that decide how a row is written
-# Fields whose choices come from the data set itself. New choices discard what is being typed there, so a change updates
-# only those that it can affect.
-ALL_CHOICES = ("columns", "category")
-CHOICES_AFFECTED = {"source": ALL_CHOICES, "encoding": ALL_CHOICES, "columns": ("category",)}
+CHOICES_AFFECTED = {("source", "encoding"): ALL_CHOICES, ("columns",): ("category",)}
 
 
 def connect(page: Page, tab: DataTab, header: gr.Tab) -> None:
     """Attach the tab's listeners, once all fields of the page exist.
 
-    header: the tab itself. Tokens are only looked at once it was opened.
+    header: the tab itself.
     """
-    opened = gr.State(False)
-    _connect_analysis(page, tab, header, opened)
+    _connect_analysis(page, tab, header)
+    _connect_row_number(tab)
     _connect_cutoff(page, tab)
-    _connect_sources(page, tab)
+    connect_upload(page, tab, tab.inputs.upload)
+    _connect_pasted(page, tab)
     _connect_columns(page, tab)
 
 
-def _connect_analysis(page: Page, tab: DataTab, header: gr.Tab, opened: gr.State) -> None:
+def connect_upload(page: Page, tab: DataTab, button: gr.UploadButton) -> Any:
+    """Make what is uploaded with a button the data set, and look at it at once. Returns the event."""
+
+    def use(path: str) -> tuple:
+        return source_update(page, path), 1, True
+
+    return button.upload(use, button, [tab.inputs.source, tab.token_view.row_number, tab.opened], **UNQUEUED)
+
+
+class _Steps:
+    """The steps from the form to what the tab shows, each as a handler with its inputs and outputs."""
+
+    def __init__(self, page: Page, tab: DataTab) -> None:
+        self.page, self.tab = page, tab
+        self.readable = gr.State(False)  # whether the rows can be read; also False before the tab was opened
+        shown = gr.State([])  # lines of an error that stands where the tokens would
+        selection, row_fields = ([page.fields[name] for name in names] for names in (SELECTION, ROW))
+        rows, tokens, costs = tab.rows, tab.token_view, tab.cost_view
+        busy = [rows.busy, rows.stop]
+        self.selection = [tab.opened, *selection]
+        self.previewed = [rows.about, rows.table, rows.raw_table, tab.category, *tab.columns.values()]
+        self.previewed += [tab.inputs.fetch, rows.message, self.readable, rows.counts, tokens.tokens, costs.cost]
+        self.counting = self._count, [self.readable, *selection], [rows.counts, rows.message, self.readable, *busy]
+        self.drawing = self._draw, [self.readable, tokens.row_number, *row_fields], [tokens.tokens, shown]
+        inputs = [self.readable, shown, costs.cutoff, costs.card, *page.inputs()]
+        outputs = [costs.cost, costs.count_all, *busy]
+        self.costing, self.costing_all = (self._cost(SAMPLE_ROWS), inputs, outputs), (self._cost(0), inputs, outputs)
+
+    def previewing(self, choices: tuple[str, ...], fetch: bool = False) -> tuple:
+        """The step that reads the beginning of the data set; choices and fetch as in data_answers.preview."""
+
+        def preview(opened: bool, *values: Any) -> tuple:
+            *updates, is_readable = data_answers.preview(self.page, values, choices, fetch)
+            drawn = gr.skip() if is_readable else ""  # what was drawn stays until the next is, unless it has no rows
+            return *updates, opened and is_readable, drawn, drawn, drawn
+
+        return preview, self.selection, self.previewed
+
+    def _count(self, readable: bool, *values: Any) -> Iterator[tuple]:
+        yield from data_answers.count_rows(self.page, readable, values)
+
+    def _draw(self, readable: bool, number: float | None, *values: Any) -> tuple:
+        return data_answers.draw_tokens(self.page, readable, number, values)
+
+    def _cost(self, sample: int) -> Callable:
+        def cost(readable: bool, shown: list[str], cutoff: float, card: str, *values: Any) -> Iterator[tuple]:
+            yield from data_answers.cutoff_cost(self.page, readable, shown, cutoff, card, values, sample)
+
+        return cost
+
+
+def _connect_analysis(page: Page, tab: DataTab, header: gr.Tab) -> None:
     """Keep the preview, the counts, the tokens and the cost up to date with the form."""
-    form, tokens, costs = page.inputs(), tab.token_view, tab.cost_view
-    previewed = [tab.about, tab.table, tab.raw_table, tab.category, *tab.columns.values()]
-    previewed += [tab.inputs.fetch, tab.message]
-
-    def preview(choices: tuple[str, ...], fetch: bool = False) -> Callable:
-        return lambda *values: _preview(page, values, choices, fetch)
-
-    def count(opened: bool, *values: Any) -> Iterator[tuple]:
-        yield from _count_rows(page, values) if opened else [(gr.skip(), gr.skip())]
-
-    def draw(opened: bool, number: float, *values: Any) -> Any:
-        return _draw_tokens(page, number, values) if opened else gr.skip()
-
-    def cost(opened: bool, cutoff: float, card: str, *values: Any) -> Iterator[tuple]:
-        skip = [(gr.skip(), gr.skip(), gr.skip())]
-        yield from _cutoff_cost(page, cutoff, card, values, SAMPLE_ROWS) if opened else skip
-
-    def cost_of_all(cutoff: float, card: str, *values: Any) -> Iterator[tuple]:
-        yield from _cutoff_cost(page, cutoff, card, values, 0)
-
-    counting = (count, [opened, *form], [tab.counts, tab.stop])
-    drawing = (draw, [opened, tokens.row_number, *form], tokens.tokens)
-    cost_inputs, cost_outputs = [costs.cutoff, costs.card, *form], [costs.cost, costs.count_all, tab.stop]
-    costing = (cost, [opened, *cost_inputs], cost_outputs)
+    steps, costs = _Steps(page, tab), tab.cost_view
 
     def analyse(event: Any) -> None:
-        event.then(*drawing, **LATEST_ONLY).then(*costing, **LATEST_ONLY)
+        """Count, draw and cost after the preview: a problem of the rows is known by then."""
+        for step in (steps.counting, steps.drawing, steps.costing):
+            event = event.then(*step, **LATEST_ONLY)
 
-    fields = {name: page.fields["data", name] for name in (*SELECTION_FIELDS, *FORMAT_FIELDS)}
-    length = page.fields["train", "max_seq_length"]
-    for name in SELECTION_FIELDS:
-        fields[name].change(preview(CHOICES_AFFECTED.get(name, ())), form, previewed, **UNQUEUED)
-    analyse(gr.on([fields[name].change for name in SELECTION_FIELDS], *counting, **LATEST_ONLY))
-    redraw = [tokens.row_number.change, *(fields[name].change for name in FORMAT_FIELDS)]
-    gr.on(redraw, *drawing, **LATEST_ONLY)
-    gr.on([costs.cutoff.release, length.change], *drawing, **LATEST_ONLY)
-    gr.on([costs.cutoff.change, costs.card.change, fields["prompt_format"].change], *costing, **LATEST_ONLY)
-    first = header.select(lambda: True, None, opened, **UNQUEUED)
-    analyse(first.then(preview(ALL_CHOICES), form, previewed, **UNQUEUED).then(*counting, **LATEST_ONLY))
-    costs.count_all.click(cost_of_all, cost_inputs, cost_outputs, **QUIET)
-    tab.inputs.fetch.click(preview(ALL_CHOICES, fetch=True), form, previewed, **QUIET)
-    tab.stop.click(lambda: page.planner.stop("count_rows"), **UNQUEUED)
+    def changes(names: Sequence[str]) -> list:
+        return [page.fields["data", name].change for name in names]
+
+    others = [name for name in SELECTION_FIELDS if not any(name in names for names in CHOICES_AFFECTED)]
+    for names, choices in [*CHOICES_AFFECTED.items(), (others, ())]:
+        analyse(gr.on(changes(names), *steps.previewing(choices), **LATEST_ONLY, queue=False))
+    opened = header.select(lambda: True, None, tab.opened, **UNQUEUED)
+    analyse(opened.then(*steps.previewing(ALL_CHOICES), **UNQUEUED))
+    gr.on(tab.token_view.row_number.change, *steps.drawing, **LATEST_ONLY)
+    redraw = [*changes(FORMAT_FIELDS), costs.cutoff.release, page.fields["train", "max_seq_length"].change]
+    gr.on(redraw, *steps.drawing, **LATEST_ONLY).then(*steps.costing, **LATEST_ONLY)
+    gr.on([costs.cutoff.change, costs.card.change], *steps.costing, **LATEST_ONLY)
+    costs.count_all.click(*steps.costing_all, **QUIET)
+    tab.inputs.fetch.click(*steps.previewing(ALL_CHOICES, fetch=True), **QUIET)
+    tab.rows.stop.click(lambda: page.planner.stop("count_rows"), **UNQUEUED)
+
+
+def _connect_row_number(tab: DataTab) -> None:
+    """A row that is picked in the table is drawn token by token."""
+
+    def pick(event: gr.EventData) -> Update:
+        row = event._data.get("row") if isinstance(event._data, dict) else None
+        return row if isinstance(row, int) and row > 0 else gr.skip()
+
+    tab.rows.table.select(pick, None, tab.token_view.row_number, **UNQUEUED)
 
 
 def _connect_cutoff(page: Page, tab: DataTab) -> None:
@@ -109,21 +131,22 @@ def _connect_cutoff(page: Page, tab: DataTab) -> None:
     length.change(follow, length, cutoff, **UNQUEUED)
 
 
-def _connect_sources(page: Page, tab: DataTab) -> None:
-    """Uploads, pasted text, and the field of a custom prompt format."""
+def _connect_pasted(page: Page, tab: DataTab) -> None:
+    """Pasted text, the name under which the field shows a file, and the field of a custom prompt format."""
     inputs, prompt_format = tab.inputs, page.fields["data", "prompt_format"]
 
     def paste(text: str) -> tuple:
         try:
-            return gr.update(value=str(source.save_pasted(text or "", cache_folder() / "pasted"))), message()
+            return source_update(page, str(source.save_pasted(text or "", cache_folder() / "pasted"))), message()
         except Exception as error:
             return gr.skip(), page.error_message(error)
 
-    inputs.upload.upload(lambda path: gr.update(value=path), inputs.upload, inputs.source, **UNQUEUED)
-    inputs.use_text.click(paste, inputs.text, [inputs.source, tab.message], **UNQUEUED)
-    prompt_format.change(
-        lambda name: gr.update(visible=name == "custom"), prompt_format, tab.token_view.custom_format, **UNQUEUED
-    )
+    def rename(chosen: str | None) -> Update:
+        return source_update(page, chosen) if chosen and was_uploaded(chosen) else gr.skip()
+
+    inputs.use_text.click(paste, inputs.text, [inputs.source, tab.rows.message], **UNQUEUED)
+    inputs.source.change(rename, inputs.source, inputs.source, **UNQUEUED)  # also when another tab writes it
+    prompt_format.change(lambda name: gr.update(visible=name == "custom"), prompt_format, tab.custom_format, **UNQUEUED)
 
 
 def _connect_columns(page: Page, tab: DataTab) -> None:
@@ -151,97 +174,3 @@ def _column_updates(mapping: str, *shown: str) -> list:
     if written and written.items() <= dict(zip(FIELDS, shown)).items():
         return unchanged
     return [gr.update(value=written.get(part, "")) for part in FIELDS]
-
-
-def _preview(page: Page, values: Sequence, choices: tuple[str, ...], fetch: bool = False) -> tuple:
-    """The beginning of the data set: its facts, the first rows as trained on, and the first records unchanged.
-
-    choices: the fields of ALL_CHOICES to offer new choices for; fetch: also ask a hub.
-    """
-    hidden, same_columns = gr.update(visible=False), [gr.skip() for _ in FIELDS]
-    try:
-        data = page.settings(values).data
-        if not fetch and source.is_remote(data.source):
-            about = rows_view.remote(page.translate, source.short_name(data.source))
-            return about, [], [], gr.skip(), *same_columns, gr.update(visible=True), message()
-        preview = source.preview(data, PREVIEW_RECORDS)
-    except Exception as error:
-        return "", [], [], gr.skip(), *same_columns, hidden, page.error_message(error)
-    offered = [(page.translate("rows.guess"), ""), *((name, name) for name in preview.found)]
-    columns = [gr.update(choices=offered) if "columns" in choices else gr.skip() for _ in FIELDS]
-    category = gr.update(choices=["", *preview.categories]) if "category" in choices else gr.skip()
-    problems = message("\n".join(problem.text(page.lang) for problem in preview.problems), bad=True)
-    rows = [[rows_view.question(row), row.output] for row in preview.rows]
-    about, raw = rows_view.about(page.translate, preview), rows_view.raw(page.translate, preview)
-    return about, rows, raw, category, *columns, hidden, problems
-
-
-def _local_settings(page: Page, values: Sequence) -> Settings | None:
-    """The form's settings, or None if their rows are on a hub, which isn't asked before a click."""
-    settings = page.settings(values)
-    return None if source.is_remote(settings.data.source) else settings
-
-
-def _count_rows(page: Page, values: Sequence) -> Iterator[tuple]:
-    """The rows to train on, held out and dropped, by reason; with progress while a large set is read."""
-    hidden = gr.update(visible=False)
-    try:
-        settings = _local_settings(page, values)
-        if settings is None:
-            yield "", hidden
-            return
-        asking = page.ask_with_progress("count_rows", settings=settings.to_dict())
-        counts = yield from _with_progress(page, asking, lambda bar: (bar, gr.update(visible=True)))
-    except Exception as error:
-        yield rows_view.stopped(page.translate, page.lang, error), hidden
-        return
-    yield rows_view.counts(page.translate, counts), hidden
-
-
-def _draw_tokens(page: Page, number: float | None, values: Sequence) -> str:
-    """One row, token by token, as HTML."""
-    try:
-        settings = _local_settings(page, values)
-        if settings is None:
-            return ""
-        xray = page.planner.ask("xray", settings=settings.to_dict(), row=int(number or 1))
-        return xray_view.draw(page.translate, xray)
-    except Exception as error:
-        return rows_view.stopped(page.translate, page.lang, error)
-
-
-def _cutoff_cost(page: Page, cutoff: float, card: str, values: Sequence, sample: int) -> Iterator[tuple]:
-    """The cost of a cutoff on a card as HTML, from a sample of the rows (0: all), with progress while counting."""
-    hidden, visible = gr.update(visible=False), gr.update(visible=True)
-    try:
-        settings = _local_settings(page, values)
-        if settings is None:
-            yield "", hidden, hidden
-            return
-        memory = memory_of(card)
-        asking = page.ask_with_progress(
-            "cutoff_cost",
-            settings=settings.to_dict(),
-            cutoff=int(cutoff),
-            sample=sample,
-            root=str(page.root),
-            capacity=memory["bytes"],
-            device=memory["device"],
-            card=memory["name"],
-        )
-        cost = yield from _with_progress(page, asking, lambda bar: (bar, hidden, visible))
-    except Exception as error:
-        yield rows_view.stopped(page.translate, page.lang, error), hidden, hidden
-        return
-    is_sample = gr.update(visible=cost["counted"] < cost["rows"])
-    yield cost_view.draw(page.translate, page.lang, cost), is_sample, hidden
-
-
-def _with_progress(page: Page, asking: Iterator, updates: Callable[[str], tuple]) -> Any:
-    """Yield `updates` of a progress bar while the planner works; returns its answer."""
-    while True:
-        try:
-            step = next(asking)
-        except StopIteration as end:
-            return end.value
-        yield updates(rows_view.progress(page.translate, step))

@@ -1,20 +1,29 @@
-"""Tab "Data": the components: choose a data set, its columns and rows, see its tokens, and the cost of a cutoff.
+"""Tab "Data": the components: the choices on one side, what they make of the data set on the other.
 
-Its listeners are in data_listeners.py.
+Choices and results alternate in CSS order on a narrow screen (assets/data.css): each result follows its choices. The
+listeners are in data_listeners.py.
 """
 
 from dataclasses import dataclass
 
 import gradio as gr
 
-from playground import catalog
 from playground.data.columns import FIELDS
 from playground.data.readers import KINDS
 from playground.settings import PROMPT_FORMATS
 from playground.ui.page import THIS_MACHINE, Page, card_choices, message_box
+from playground.ui.source_names import source_choices
 
 ENCODINGS = ("auto", "utf-8", "cp932", "euc_jp", "utf-16")  # suggested; any encoding that Python knows is accepted
 MIN_CUTOFF, MAX_CUTOFF = 16, 4096  # tokens, of the slider
+
+# A click on a row's number in the table, as the event "select" with that number.
+SELECT_ROW = """
+element.addEventListener("click", (event) => {
+  const button = event.target.closest("button[data-row]");
+  if (button) trigger("select", { row: Number(button.dataset.row) });
+});
+"""
 
 
 @dataclass(frozen=True)
@@ -29,11 +38,23 @@ class SourceInputs:
 
 
 @dataclass(frozen=True)
+class RowsView:
+    """What the data set holds. busy: the progress of a long count, with the button that stops it."""
+
+    message: gr.HTML
+    about: gr.HTML
+    table: gr.HTML
+    raw_table: gr.HTML
+    counts: gr.HTML
+    busy: gr.HTML
+    stop: gr.Button
+
+
+@dataclass(frozen=True)
 class TokenView:
     """One row, token by token."""
 
     row_number: gr.Number
-    custom_format: gr.Textbox
     tokens: gr.HTML
 
 
@@ -49,71 +70,79 @@ class CostView:
 
 @dataclass(frozen=True)
 class DataTab:
-    """The tab's components; its other fields are the page's."""
+    """The tab's components; its other fields are the page's.
+
+    opened: whether to look at tokens, which needs the planning process: once the tab was opened or a file uploaded.
+    """
 
     inputs: SourceInputs
-    message: gr.HTML
-    about: gr.HTML
-    table: gr.Dataframe
     columns: dict[str, gr.Dropdown]
-    raw_table: gr.Dataframe
     category: gr.Dropdown
-    counts: gr.HTML
-    stop: gr.Button
+    custom_format: gr.Textbox
+    rows: RowsView
     token_view: TokenView
     cost_view: CostView
+    opened: gr.State
 
 
 def build(page: Page) -> DataTab:
     """The tab's components."""
-    translate = page.translate
-    gr.Markdown(translate("rows.lead"), elem_classes="lead")
-    inputs = _build_source(page)
-    box = message_box()
-    about = gr.HTML()
-    table = gr.Dataframe(
-        headers=[translate("rows.question"), translate("rows.answer")],
-        wrap=True,
-        interactive=False,
-        max_height=260,
-        show_label=False,
-        buttons=[],
-        column_widths=["50%", "50%"],
-    )
-    columns, raw_table = _build_columns(page)
-    category = _build_selection(page)
-    counts = gr.HTML()
-    stop = gr.Button(translate("rows.stop"), variant="stop", size="sm", visible=False)
+    gr.Markdown(page.translate("rows.lead"), elem_classes="lead")
+    with gr.Row(elem_classes="split data-tab"):
+        with gr.Column(scale=5, min_width=320, elem_classes="controls"):
+            with gr.Column(elem_classes="step source"):
+                inputs, message = _build_source(page)
+                about = gr.HTML(elem_classes="about")
+                columns, raw_table = _build_columns(page)
+            with gr.Column(elem_classes="step selection"):
+                category = _build_selection(page)
+                counts = gr.HTML(elem_classes="counted-rows")
+            with gr.Column(elem_classes="step template"):
+                custom_format = _build_template(page)
+            with gr.Column(elem_classes="step cutoff"):
+                cutoff, card = _build_cutoff(page)
+        with gr.Column(scale=6, min_width=320, elem_classes="result"):
+            with gr.Column(elem_classes="step rows-shown"):
+                table, busy, stop = _build_rows_view(page)
+            with gr.Column(elem_classes="step tokens-shown"):
+                token_view = _build_token_view(page)
+            with gr.Column(elem_classes="step cost-shown"):
+                cost, count_all = _build_cost(page)
     return DataTab(
         inputs=inputs,
-        message=box,
-        about=about,
-        table=table,
         columns=columns,
-        raw_table=raw_table,
         category=category,
-        counts=counts,
-        stop=stop,
-        token_view=_build_token_view(page),
-        cost_view=_build_cost_view(page),
+        custom_format=custom_format,
+        rows=RowsView(message, about, table, raw_table, counts, busy, stop),
+        token_view=token_view,
+        cost_view=CostView(cutoff, card, cost, count_all),
+        opened=gr.State(False),
     )
 
 
-def _build_source(page: Page) -> SourceInputs:
+def _build_source(page: Page) -> tuple[SourceInputs, gr.HTML]:
+    """Where rows come from, and the place of their problems."""
     translate = page.translate
-    listed = [(translate(entry["name"]), key) for key, entry in catalog.data_sets().items()]
-    source = page.field(gr.Dropdown, "data", "source", choices=listed, allow_custom_value=True)
+    choices = source_choices(page, page.start.data.source)
+    source = page.field(gr.Dropdown, "data", "source", choices=choices, allow_custom_value=True)
     with gr.Row():
-        label = f"{translate('rows.upload')} ({translate('rows.upload.info')})"
-        upload = gr.UploadButton(label, file_types=list(KINDS), size="sm", min_width=200)
-        fetch = gr.Button(translate("rows.fetch"), size="sm", min_width=200, visible=False)
+        upload = gr.UploadButton(translate("rows.upload"), file_types=list(KINDS), size="sm", min_width=160)
+        fetch = gr.Button(translate("rows.fetch"), size="sm", min_width=160, visible=False)
+    gr.HTML(f'<p class="quiet">{translate("rows.upload.info")}</p>')
+    message = message_box()
     with gr.Accordion(translate("rows.paste"), open=False):
-        text = gr.Textbox(show_label=False, placeholder=translate("rows.paste.info"), lines=5, max_lines=14)
+        text = gr.Textbox(
+            label=translate("rows.paste"),
+            show_label=False,
+            placeholder=translate("rows.paste.info"),
+            lines=5,
+            max_lines=14,
+        )
         use_text = gr.Button(translate("rows.paste.go"), size="sm")
-    return SourceInputs(source, upload, fetch, text, use_text)
+    return SourceInputs(source, upload, fetch, text, use_text), message
 
 
-def _build_columns(page: Page) -> tuple[dict[str, gr.Dropdown], gr.Dataframe]:
+def _build_columns(page: Page) -> tuple[dict[str, gr.Dropdown], gr.HTML]:
     """A choice of column for every part of a row, and the first records unchanged."""
     translate, field = page.translate, page.field
     guess = [(translate("rows.guess"), "")]
@@ -126,18 +155,20 @@ def _build_columns(page: Page) -> tuple[dict[str, gr.Dropdown], gr.Dataframe]:
             }
         with gr.Row():
             field(gr.Textbox, "data", "columns", min_width=240)
-            field(gr.Dropdown, "data", "encoding", choices=ENCODINGS, allow_custom_value=True, min_width=160)
-        raw_table = gr.Dataframe(label=translate("rows.raw"), wrap=True, interactive=False, max_height=260, buttons=[])
+            encodings = page.choices("data.encoding", ENCODINGS)
+            field(gr.Dropdown, "data", "encoding", choices=encodings, allow_custom_value=True, min_width=160)
+        gr.HTML(f"<h4>{translate('rows.raw')}</h4>")
+        raw_table = gr.HTML()
     return columns, raw_table
 
 
 def _build_selection(page: Page) -> gr.Dropdown:
     """The fields that select rows; returns the category's, whose choices depend on the data set."""
     field = page.field
-    with gr.Row():
-        for name in ("start_row", "end_row", "sample"):
-            field(gr.Number, "data", name, precision=0, min_width=120)
     with gr.Accordion(page.translate("rows.filter"), open=False):
+        with gr.Row():
+            for name in ("start_row", "end_row", "sample"):
+                field(gr.Number, "data", name, precision=0, min_width=120)
         with gr.Row():
             field(gr.Textbox, "data", "contains", min_width=160)
             category = field(gr.Dropdown, "data", "category", choices=[""], allow_custom_value=True, min_width=160)
@@ -153,32 +184,64 @@ def _build_selection(page: Page) -> gr.Dropdown:
     return category
 
 
-def _build_token_view(page: Page) -> TokenView:
-    translate, field = page.translate, page.field
-    gr.Markdown(f"### {translate('rows.xray')}\n{translate('rows.xray.info')}")
-    with gr.Row():
-        row_number = gr.Number(label=translate("rows.number"), value=1, precision=0, minimum=1, min_width=110)
-        field(gr.Dropdown, "data", "prompt_format", choices=PROMPT_FORMATS, min_width=200, scale=2)
+def _build_template(page: Page) -> gr.Textbox:
+    """How a row is written for the model; returns the field of a custom format."""
+    field = page.field
+    formats = page.choices("data.prompt_format", PROMPT_FORMATS)
+    field(gr.Dropdown, "data", "prompt_format", choices=formats, min_width=200)
     is_custom = page.start.data.prompt_format == "custom"
     custom_format = field(gr.Textbox, "data", "custom_format", lines=4, visible=is_custom)
     field(gr.Checkbox, "data", "train_on_prompt")
-    return TokenView(row_number, custom_format, gr.HTML())
+    return custom_format
 
 
-def _build_cost_view(page: Page) -> CostView:
+def _build_cutoff(page: Page) -> tuple[gr.Slider, gr.Dropdown]:
     translate = page.translate
-    gr.Markdown(f"### {translate('rows.cost')}\n{translate('rows.cost.info')}")
-    with gr.Row():
-        cutoff = gr.Slider(
-            label=translate("rows.cutoff"),
-            info=translate("train.max_seq_length.info"),
-            minimum=MIN_CUTOFF,
-            maximum=MAX_CUTOFF,
-            step=8,
-            value=page.start.train.max_seq_length,
-            min_width=240,
+    cutoff = gr.Slider(
+        label=translate("rows.cutoff"),
+        info=translate("rows.cost.info"),
+        minimum=MIN_CUTOFF,
+        maximum=MAX_CUTOFF,
+        step=8,
+        value=page.start.train.max_seq_length,
+        min_width=240,
+    )
+    card = gr.Dropdown(label=translate("plan.card"), choices=card_choices(page), value=THIS_MACHINE, min_width=200)
+    return cutoff, card
+
+
+def _build_rows_view(page: Page) -> tuple[gr.HTML, gr.HTML, gr.Button]:
+    """The first rows, and what is shown while many are counted."""
+    translate = page.translate
+    with gr.Row(elem_classes="result-head"):
+        gr.HTML(f"<h3>{translate('rows.first')}</h3>", elem_classes="grows")
+        busy = gr.HTML(visible=False, elem_classes="grows")
+        stop = gr.Button(translate("rows.stop"), size="sm", visible=False, scale=0, min_width=140)
+    table = gr.HTML(js_on_load=SELECT_ROW, elem_classes="first-rows")
+    return table, busy, stop
+
+
+def _build_token_view(page: Page) -> TokenView:
+    translate = page.translate
+    with gr.Row(elem_classes="result-head"):
+        gr.HTML(
+            f'<h3>{translate("rows.xray")}</h3><p class="quiet">{translate("rows.xray.info")}</p>',
+            elem_classes="grows",
         )
-        card = gr.Dropdown(label=translate("plan.card"), choices=card_choices(page), value=THIS_MACHINE, min_width=200)
-    cost = gr.HTML()
-    count_all = gr.Button(translate("rows.count_all"), size="sm", visible=False)
-    return CostView(cutoff, card, cost, count_all)
+        row_number = gr.Number(
+            label=translate("rows.number"),
+            value=1,
+            precision=0,
+            minimum=1,
+            min_width=110,
+            scale=0,
+            elem_classes="row-number",
+        )
+    return TokenView(row_number, gr.HTML(elem_classes="drawn-tokens"))
+
+
+def _build_cost(page: Page) -> tuple[gr.HTML, gr.Button]:
+    translate = page.translate
+    gr.HTML(f"<h3>{translate('rows.cost')}</h3>")
+    cost = gr.HTML(elem_classes="drawn-cost")
+    return cost, gr.Button(translate("rows.count_all"), size="sm", visible=False)

@@ -1,30 +1,55 @@
-"""Tab "Fine-tune": the adapter, the training and its memory; start and stop."""
+"""Tab "Fine-tune": the adapter, the training and its memory; what a start would do, and the start."""
 
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import gradio as gr
 
+from playground.errors import as_playground_error
 from playground.settings import CHECKPOINTING_CHOICES, COMPILE_CHOICES, METHODS, OPTIMIZERS, SAMPLE_CHOICES
-from playground.ui import oom_suggestions
+from playground.ui import card_picture, oom_suggestions
 from playground.ui.oom_suggestions import SuggestionBox
-from playground.ui.page import QUIET, UNQUEUED, Page, Update, message, message_box, wait_until_opened
+from playground.ui.page import (
+    LATEST_ONLY,
+    QUIET,
+    TARGET_MODULES,
+    Page,
+    Update,
+    message,
+    message_box,
+    select_tab,
+    wait_until_opened,
+)
+from playground.ui.run_names import data_name
+
+SCHEDULES = ("linear", "cosine", "constant")
 
 
 @dataclass(frozen=True)
 class FineTuneTab:
     """The tab's components that listeners use; its fields are the page's."""
 
+    summary: gr.HTML
     start: gr.Button
-    stop: gr.Button
+    compare: gr.Button
     message: gr.HTML
     suggestions: SuggestionBox
+    picture: gr.HTML
 
 
 def build(page: Page) -> FineTuneTab:
     """The tab's components."""
     translate, field = page.translate, page.field
     gr.Markdown(translate("tune.lead"), elem_classes="lead")
+    summary = gr.HTML(f'<p class="summary">{escape(translate("summary.counting"))}</p>', elem_classes="counted")
+    with gr.Row(elem_classes="actions"):
+        start = gr.Button(translate("tune.go"), variant="primary")
+        compare = gr.Button(translate("tune.compare"), variant="primary", visible=False)
+    box = message_box()
+    suggestions = oom_suggestions.build(page)
     with gr.Row():
         field(gr.Number, "lora", "r", precision=0)
         field(gr.Number, "train", "epochs")
@@ -35,23 +60,65 @@ def build(page: Page) -> FineTuneTab:
         _training_fields(page)
     with gr.Accordion(translate("tune.memory"), open=False):
         _memory_fields(page)
-    with gr.Row(elem_classes="actions"):
-        start = gr.Button(translate("tune.go"), variant="primary")
-        stop = gr.Button(translate("tune.stop"), variant="stop", interactive=False)
-    box = message_box()
-    return FineTuneTab(start, stop, box, oom_suggestions.build(page))
+    return FineTuneTab(summary, start, compare, box, suggestions, card_picture.build(page))
 
 
-def connect(page: Page, tab: FineTuneTab, live_view: gr.HTML) -> None:
-    """Attach the tab's listeners, once all fields of the page exist."""
+def connect(
+    page: Page,
+    tab: FineTuneTab,
+    app: gr.Blocks,
+    tabs: gr.Tabs,
+    header: gr.Tab,
+    live_view: gr.HTML,
+    strip: gr.HTML,
+) -> None:
+    """Attach the tab's listeners, once all fields of the page exist. strip: its `data` is updated with the summary."""
 
     def tune(*values: Any) -> Update:
         wait_until_opened(page.engine.tune(page.settings(values)))
         return message()
 
     tab.start.click(page.with_error_message(tune), page.inputs(), tab.message, **QUIET)
-    tab.stop.click(page.engine.stop, **UNQUEUED)
+    select_tab(tab.compare.click, tabs, "chat")
     oom_suggestions.connect(page, tab.suggestions, "tune", live_view)
+    card_picture.connect_form(page, tab.picture, "tune", header, live_view)
+    form = page.inputs()
+    triggers = [app.load, *(component.change for component in form)]
+    gr.on(triggers, lambda *values: _summarize(page, values), form, [tab.summary, strip], **LATEST_ONLY)
+
+
+def _summarize(page: Page, values: Sequence) -> tuple:
+    """What a fine-tune with these settings would do, in a sentence, and the data set for the status strip."""
+    try:
+        settings = page.settings(values)
+        summary = page.planner.ask("tune_summary", settings=settings.to_dict(), root=str(page.root))
+    except Exception as error:
+        text = as_playground_error(error).text(page.lang)
+        return f'<p class="summary bad">{escape(text)}</p>', gr.update(data="")
+    data = {
+        "name": data_name(settings.data.source, page.lang),
+        "rows": page.translate("strip.rows", rows=summary["rows"]),
+    }
+    return summary_html(page.translate, summary), gr.update(data=json.dumps(data, ensure_ascii=False))
+
+
+def summary_html(translate: Callable, summary: Mapping[str, Any]) -> str:
+    """The sentence as HTML, with the verdict. summary: of the planner's `tune_summary`."""
+    facts = [translate("summary.steps", **summary)]
+    if summary["seconds"]:
+        facts.append(translate("summary.time", time=minutes(summary["seconds"])))
+    fit, verdict = summary["verdict"], ""
+    if fit:
+        facts.append(translate("summary.memory", need_bytes=summary["need_bytes"]))
+        verdict = f'<b class="verdict {fit}">{escape(translate(f"plan.verdict.{fit}"))}</b>'
+    sentence = translate("summary.teach", facts=translate("catalog.and").join(facts), **summary)
+    return f'<p class="plan summary">{escape(sentence)} {verdict}</p>'
+
+
+def minutes(seconds: float) -> str:
+    """Seconds as m:ss."""
+    whole = round(seconds)
+    return f"{whole // 60}:{whole % 60:02d}"
 
 
 def _lora_fields(page: Page) -> None:
@@ -59,7 +126,8 @@ def _lora_fields(page: Page) -> None:
     with gr.Row():
         field(gr.Number, "lora", "alpha")
         field(gr.Number, "lora", "dropout")
-        field(gr.Dropdown, "lora", "target_modules", choices=["attention", "all-linear"], allow_custom_value=True)
+        targets = page.choices("lora.target_modules", TARGET_MODULES)
+        field(gr.Dropdown, "lora", "target_modules", choices=targets, allow_custom_value=True)
         field(gr.Number, "lora", "layers", precision=0)
     with gr.Row():
         field(gr.Checkbox, "lora", "use_rslora")
@@ -68,29 +136,31 @@ def _lora_fields(page: Page) -> None:
 
 
 def _training_fields(page: Page) -> None:
-    field = page.field
+    field, labelled = page.field, page.choices
     with gr.Row():
-        field(gr.Radio, "train", "method", choices=METHODS)
-        field(gr.Dropdown, "train", "optimizer", choices=OPTIMIZERS)
+        field(gr.Radio, "train", "method", choices=labelled("train.method", METHODS))
+        field(gr.Dropdown, "train", "optimizer", choices=labelled("train.optimizer", OPTIMIZERS))
     with gr.Row():
         field(gr.Number, "train", "batch_size", precision=0)
         field(gr.Number, "train", "max_seq_length", precision=0)
     with gr.Row():
         field(gr.Number, "train", "max_steps", precision=0)
-        field(gr.Dropdown, "train", "schedule", choices=["linear", "cosine", "constant"])
+        field(gr.Dropdown, "train", "schedule", choices=labelled("train.schedule", SCHEDULES))
         field(gr.Number, "train", "warmup")
     with gr.Row():
         field(gr.Number, "train", "save_every", precision=0)
         field(gr.Number, "train", "seed", precision=0)
     with gr.Row():
         field(gr.Number, "train", "eval_rows", precision=0)
-        field(gr.Dropdown, "train", "sample_every", choices=SAMPLE_CHOICES, allow_custom_value=True)
+        intervals = labelled("train.sample_every", SAMPLE_CHOICES)
+        field(gr.Dropdown, "train", "sample_every", choices=intervals, allow_custom_value=True)
 
 
 def _memory_fields(page: Page) -> None:
-    field = page.field
-    field(gr.Dropdown, "train", "gradient_checkpointing", choices=CHECKPOINTING_CHOICES, allow_custom_value=True)
+    field, labelled = page.field, page.choices
+    policies = labelled("train.gradient_checkpointing", CHECKPOINTING_CHOICES)
+    field(gr.Dropdown, "train", "gradient_checkpointing", choices=policies, allow_custom_value=True)
     with gr.Row():
         field(gr.Number, "train", "max_tokens_per_micro_batch", precision=0)
         field(gr.Number, "train", "micro_batch_size", precision=0)
-        field(gr.Dropdown, "train", "compile", choices=COMPILE_CHOICES)
+        field(gr.Dropdown, "train", "compile", choices=labelled("train.compile", COMPILE_CHOICES))

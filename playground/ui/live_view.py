@@ -14,14 +14,16 @@ from urllib.parse import quote
 
 import gradio as gr
 
-from playground import ASSETS, runs
+from playground import ASSETS, catalog, runs
 from playground.errors import PlaygroundError
 from playground.i18n import table, translate
+from playground.runs.recordings import read_recording
+from playground.runs.thinning import thin_memory
 
 BLOCK = 4_000_000  # bytes of events in a reply; the browser polls again at once while there are more
 FRESH = 3.0  # seconds: a run written to this recently is still going, even if another process writes it
 MAX_MEMORY_EVENTS = 2000  # in a reply
-SCRIPTS = ("live_reducer.js", "live_figures.js", "live_view.js")
+SCRIPTS = ("live_reducer.js", "live_figures.js", "live_recording.js", "live_view.js")
 
 
 def _plotly_script() -> Path:
@@ -37,19 +39,25 @@ HEAD = f'<script defer src="gradio_api/file={quote(PLOTLY.as_posix())}"></script
 
 # Static on purpose: Gradio leaves the page alone when the rendered template stays the same text.
 TEMPLATE = """
-<section class="live">
+<section class="live" tabindex="0">
   <p class="empty" hidden></p>
   <div class="filled" hidden>
+    <p class="recorded" hidden></p>
     <header><strong class="run-title"></strong> <span class="hardware"></span></header>
     <p class="state"><strong class="phase"></strong> <span class="amount"></span> <span class="engine"></span></p>
     <div class="progress" role="progressbar" aria-valuemin="0" aria-valuemax="100"><i></i></div>
     <dl class="facts"></dl>
     <p class="failure" role="alert" hidden></p>
     <ul class="notes" hidden></ul>
-    <div class="memory" hidden>
-      <h4><span></span> <small></small></h4><ul class="legend"></ul><div class="plot" role="img"></div>
+    <dl class="score" hidden></dl>
+    <div class="samples" hidden>
+      <h4><span></span> <small></small></h4>
+      <input type="range" min="0" step="1" value="0"><dl></dl>
     </div>
     <div class="loss" hidden>
+      <h4><span></span> <small></small></h4><ul class="legend"></ul><div class="plot" role="img"></div>
+    </div>
+    <div class="memory" hidden>
       <h4><span></span> <small></small></h4><ul class="legend"></ul><div class="plot" role="img"></div>
     </div>
     <div class="measures" hidden>
@@ -59,10 +67,6 @@ TEMPLATE = """
       </table>
       <p class="how"></p>
       <h5></h5><ul class="rows"></ul><h5></h5><ul class="rows"></ul>
-    </div>
-    <div class="samples" hidden>
-      <h4><span></span> <small></small></h4>
-      <input type="range" min="0" step="1" value="0"><dl></dl>
     </div>
     <div class="comparison" hidden>
       <h4><span></span></h4>
@@ -84,8 +88,10 @@ TEMPLATE = """
 def live_view(lang: str, root: Path, current: Callable[[], dict]) -> gr.HTML:
     """The view of the run that `current` returns, or of the run whose id is written into the property `follow`.
 
-    `current()` returns {"run": id or None, "busy": bool, "engine": "starting" | "ready" | "busy" | "off"}. The value
-    becomes {"run", "engine", "ended"}, as JSON text, whenever one of them changes, which fires `change`.
+    `current()` returns {"run": id or None, "busy": bool, "engine": "starting" | "ready" | "busy" | "off", "loaded":
+    {"name", "bits"} or None, "memory": bytes of the engine's process or None}. The value becomes {"run", "engine",
+    "ended", "loaded"}, as JSON text, whenever one of them changes, which fires `change`. Until there is a run, the
+    recording of the language's demo is played.
     """
     last_run: str | None = None
 
@@ -95,7 +101,7 @@ def live_view(lang: str, root: Path, current: Callable[[], dict]) -> gr.HTML:
         now = current()
         last_run = now["run"] or last_run  # a run stays on the screen after its end, also over a reload
         empty = {"run": "", "cursor": 0, "events": [], "more": False, "live": False}
-        empty |= {"busy": now["busy"], "engine": now["engine"]}
+        empty |= {name: now[name] for name in ("busy", "engine", "loaded", "memory")}
         query = _validated(request)
         if query is None:
             return empty
@@ -112,10 +118,15 @@ def live_view(lang: str, root: Path, current: Callable[[], dict]) -> gr.HTML:
         return empty | {
             "run": run.id,
             "cursor": cursor,
-            "events": [_with_text(event, lang) for event in _thinned(events)],
+            "events": [_with_text(event, lang) for event in thin_memory(events, MAX_MEMORY_EVENTS)],
             "more": cursor - start > BLOCK // 2,
             "live": fresh or (now["busy"] and now["run"] == run.id),
         }
+
+    def recording(request: Any) -> list[dict]:
+        """The events of the recorded demo; in English where there is none in this language."""
+        events = read_recording(f"demo-{lang}") or read_recording("demo-en")
+        return [_with_text(event, lang) for event in events]
 
     return gr.HTML(
         html_template=TEMPLATE,
@@ -123,7 +134,7 @@ def live_view(lang: str, root: Path, current: Callable[[], dict]) -> gr.HTML:
         js_on_load="\n".join((ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS),
         apply_default_css=False,
         container=True,
-        server_functions=[since],
+        server_functions=[since, recording],
         follow="",
         words=_words(lang),
         lang=lang,
@@ -146,7 +157,10 @@ def _validated(request: Any) -> dict | None:
 
 
 def _with_text(event: dict, lang: str) -> dict:
-    """A note or an error with its `text` in the page's language; other events unchanged."""
+    """A note or an error with its `text` in the page's language, a run's beginning with its model's `name`."""
+    if event["kind"] == "run_started":
+        model = (event.get("settings") or {}).get("load", {}).get("model", "")
+        return event | {"name": catalog.display_name(str(model))}
     if event["kind"] not in ("note", "error"):
         return event
     messages = event.get("problems", []) if event["kind"] == "error" else [event]
@@ -160,21 +174,3 @@ def _line(item: dict, lang: str) -> str:
         return translate(lang, item["key"], **item.get("values", {}))
     except (KeyError, IndexError, TypeError, ValueError, AttributeError):
         return str(item.get("key", ""))
-
-
-def _thinned(events: list[dict]) -> list[dict]:
-    """The events with at most about MAX_MEMORY_EVENTS memory events, so that a run of hours loads quickly.
-
-    Of each group of neighbours the one with the most memory is kept, and the last one that has parts.
-    """
-    memory = [event for event in events if event["kind"] == "memory"]
-    group = -(-len(memory) // MAX_MEMORY_EVENTS)
-    if group <= 1:
-        return events
-    kept = {id(max(memory[i : i + group], key=_total_bytes)) for i in range(0, len(memory), group)}
-    kept |= {id(event) for event in [e for e in memory if "parts" in e][-1:]}
-    return [event for event in events if event["kind"] != "memory" or id(event) in kept]
-
-
-def _total_bytes(event: dict) -> float:
-    return sum(size for kind, size in event.items() if kind != "t" and isinstance(size, (int, float)))

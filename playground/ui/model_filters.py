@@ -9,6 +9,7 @@ import gradio as gr
 
 from playground import catalog
 from playground.catalog import filters as catalog_filters
+from playground.ui.model_choices import model_choices, model_label
 from playground.ui.page import UNQUEUED, Page, card_choices, memory_of
 
 ANY = ""  # no filter
@@ -30,7 +31,7 @@ def build(page: Page) -> ModelFilters:
     languages = [(translate(f"catalog.language.{code or 'any'}"), code) for code in (ANY, "ja", "en")]
     sizes = [(translate(f"catalog.size.{name or 'any'}"), name) for name in (ANY, *catalog_filters.SIZES)]
     cards = [(translate("catalog.card.any"), ANY), *card_choices(page)]
-    with gr.Row():
+    with gr.Accordion(translate("catalog.filter"), open=False), gr.Row():
         language = gr.Dropdown(label=translate("catalog.language"), choices=languages, value=ANY, min_width=130)
         size = gr.Dropdown(label=translate("catalog.size"), choices=sizes, value=ANY, min_width=130)
         card = gr.Dropdown(label=translate("catalog.card"), choices=cards, value=ANY, min_width=130)
@@ -39,21 +40,30 @@ def build(page: Page) -> ModelFilters:
 
 
 def connect(page: Page, filters: ModelFilters, model: gr.Dropdown) -> None:
-    """Update the model's choices with the filters; a model that is already chosen stays chosen."""
+    """Update the model's choices with the filters.
 
-    def update_choices(language: str, size: str, card: str) -> tuple:
+    A model that is chosen already stays chosen, as a last choice by its name, and the count says that it is outside.
+    """
+
+    def update_choices(chosen: str, language: str, size: str, card: str) -> tuple:
         matching = choices(page, language, size, card)
-        return gr.update(choices=matching), _count(page, matching)
+        outside = chosen in catalog.models() and chosen not in dict(matching).values()
+        count = _count(page, matching)
+        if outside:
+            label = model_label(page, chosen)
+            matching.append((f"{label} · {page.translate('catalog.outside.mark')}", chosen))
+            count += "\n\n" + page.translate("catalog.outside", model=label)
+        return gr.update(choices=matching), count
 
-    inputs = [filters.language, filters.size, filters.card]
-    gr.on([one.input for one in inputs], update_choices, inputs, [model, filters.count], **UNQUEUED)
+    narrowing = [filters.language, filters.size, filters.card]
+    events = [model.change, *(one.input for one in narrowing)]
+    gr.on(events, update_choices, [model, *narrowing], [model, filters.count], **UNQUEUED)
 
 
 def choices(page: Page, language: str = ANY, size: str = ANY, card: str = ANY) -> list[tuple[str, str]]:
     """The models that match the filters, as a dropdown's choices."""
     memory: dict[str, Any] = memory_of(card) if card else {"bytes": 0, "device": "cuda"}
-    matching = catalog_filters.matching_models(language, size, memory["bytes"], memory["device"])
-    return [(_label(page, name), name) for name in matching]
+    return model_choices(page, catalog_filters.matching_models(language, size, memory["bytes"], memory["device"]))
 
 
 def about(page: Page, model: str) -> str:
@@ -69,19 +79,12 @@ def about(page: Page, model: str) -> str:
     return "\n\n".join(blocks)
 
 
-def _label(page: Page, model: str) -> str:
-    """A model's name, marked if the talk showed it or if it needs no hub."""
-    mark = page.translate("catalog.mark") + " " if catalog.models()[model]["talk"] else ""
-    offline = f" · {page.translate('load.offline')}" if model in catalog.offline_models() else ""
-    return mark + catalog.display_name(model) + offline
-
-
 def _facts(translate: Callable, facts: dict) -> list[str]:
     """Lines of HTML: who a model is for, what it is, where it fits, and the layers that LoRA adapts."""
     languages = translate("catalog.and").join(translate(f"catalog.language.{code}") for code in facts["languages"])
     kind = [
         translate("catalog.family", family=facts["family"]),
-        translate("catalog.parameters", parameters=f"{facts['parameters']:,}"),
+        translate("catalog.parameters", parameters=facts["parameters"]),
         languages,
         translate("catalog.instruct" if facts["instruct"] else "catalog.base"),
         *([translate(f"catalog.template.{facts['template']}")] if facts["template"] else []),

@@ -7,8 +7,8 @@ from typing import Any
 import gradio as gr
 
 from playground import runs
-from playground.engine.client import Job
 from playground.errors import PlaygroundError, Problem
+from playground.job import Job
 from playground.ui.page import QUIET, FieldName, Page, Update, message, message_box, wait_until_opened
 
 MAX_SUGGESTIONS = 3

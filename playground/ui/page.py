@@ -2,6 +2,7 @@
 
 import functools
 import html
+import json
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
@@ -10,18 +11,21 @@ from typing import Any
 import gradio as gr
 
 from playground.catalog.cards import cards
-from playground.engine.client import Engine, Job
+from playground.engine.client import Engine
 from playground.errors import PlaygroundError, Problem, as_playground_error
-from playground.i18n import translate
+from playground.i18n import table, translate
+from playground.job import Job
 from playground.planning.client import Planner, this_machine
 from playground.settings import Settings, parse, raise_all
 from playground.ui.access import forbidden_sources
+from playground.ui.story import Story
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}  # for listeners that only redraw
 UNQUEUED: dict[str, Any] = {**QUIET, "queue": False}
 # Of the changes made while an answer is awaited, only the last is answered.
 LATEST_ONLY: dict[str, Any] = {**QUIET, "trigger_mode": "always_last"}
 THIS_MACHINE = "here"  # this machine, as a choice among the cards
+TARGET_MODULES = ("attention", "all-linear")  # suggested; module names are accepted too
 POLL_SECONDS = 0.3  # between two progress updates of a long question
 
 FieldName = tuple[str, str]  # group and name of a setting, for example ("train", "epochs")
@@ -35,10 +39,17 @@ class Page:
     """
 
     def __init__(
-        self, lang: str, root: Path, engine: Engine, planner: Planner, start: Settings, private: bool = False
+        self,
+        lang: str,
+        root: Path,
+        engine: Engine,
+        planner: Planner,
+        story: Story,
+        start: Settings,
+        private: bool = False,
     ) -> None:
         self.lang, self.root, self.engine, self.planner, self.start = lang, root, engine, planner, start
-        self.private = private
+        self.story, self.private = story, private
         self.fields: dict[FieldName, Any] = {}  # components; Gradio adds their events at run time
 
     def translate(self, key: str, **values: Any) -> str:
@@ -54,6 +65,13 @@ class Page:
         }
         self.fields[group, name] = component(**{**labelled, **options})
         return self.fields[group, name]
+
+    def choices(self, setting: str, values: Iterable) -> list[tuple[str, Any]]:
+        """Each value with its label, for a Radio or Dropdown of `setting`, for example "train.schedule".
+
+        A value's label is `choice.<setting>.<value>` in the words table, or else the value itself.
+        """
+        return [(table(self.lang).get(f"choice.{setting}.{value}", str(value)), value) for value in values]
 
     def inputs(self) -> list:
         """Every settings field's component, in the order that `settings` takes their values."""
@@ -78,6 +96,14 @@ class Page:
     def values(self, settings: Settings) -> list:
         """The form's values for these settings, in the order of `inputs`."""
         return [getattr(getattr(settings, group), name) for group, name in self.fields]
+
+    def stop(self, do: str) -> Callable[[], None]:
+        """A handler that stops the job under way if it is of kind `do`, and no other."""
+
+        def stop() -> None:
+            self.engine.stop(do)
+
+        return stop
 
     def with_error_message(self, handler: Callable) -> Callable:
         """A handler that returns a message, with its exceptions turned into one as well."""
@@ -152,6 +178,16 @@ def wait_until_opened(job: Job) -> None:
     for event in job.events():
         if event["kind"] == "opened":
             return
+
+
+def select_tab(event: Callable, tabs: gr.Tabs, name: str, where: str = "true") -> None:
+    """Open a tab at an event, in the browser alone. where: a JavaScript condition.
+
+    No handler in Python may have the tabs, or another container, as its output: Gradio (6.31) then copies the state of
+    all that is in the container at each start and end of every handler.
+    """
+    js = f"() => ({{ ...({where} ? {{ selected: {json.dumps(name)} }} : {{}}), __type__: 'update' }})"
+    event(None, None, tabs, js=js, api_visibility="private")
 
 
 def message(text: str = "", bad: bool = False) -> Update:

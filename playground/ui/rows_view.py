@@ -1,22 +1,16 @@
-"""A data set's facts as HTML: kind, guessed columns, counts, dropped rows, progress and errors. All text is escaped."""
+"""A data set's facts as HTML: kind, guessed columns, first rows, counts that add up, progress. All text is escaped."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 
 from playground.data.row import Row
 from playground.data.source import Preview
-from playground.errors import as_playground_error
 from playground.i18n import format_bytes
 from playground.ui.tables import number
 
+SHOWN_SIZE = 2**20 // 10  # bytes: a smaller size would read 0.0 MiB
 MAX_COLUMNS = 8  # of the raw records
-MAX_CHARACTERS = 300  # of a text in the raw records
-
-
-def question(row: Row) -> str:
-    """A row's system prompt, earlier turns, instruction and input, as one text for a table."""
-    turns = [f"{asked}\n→ {answer}" for asked, answer in row.before]
-    return "\n".join(part for part in (row.system, *turns, row.instruction, row.input) if part)
+MAX_CHARACTERS = 300  # of a text in a table
 
 
 def about(translate: Callable, preview: Preview) -> str:
@@ -25,11 +19,11 @@ def about(translate: Callable, preview: Preview) -> str:
     facts = [translate(f"rows.kind.{preview.kind}")]
     if preview.encoding:
         facts.append(f"{preview.encoding} ({guess})" if preview.encoding_guessed else preview.encoding)
-    if preview.size:
+    if preview.size and preview.size >= SHOWN_SIZE:
         facts.append(format_bytes(preview.size))
     if preview.total is not None:
-        facts.append(translate("rows.records", count=number(preview.total)))
-    lines = [_quiet(" · ".join(facts))]
+        facts.append(translate("rows.in_file", count=number(preview.total)))
+    lines = [quiet(" · ".join(facts))]
     if preview.columns:
         mark = f' <em class="pill">{escape(guess)}</em>'
         items = (
@@ -41,24 +35,41 @@ def about(translate: Callable, preview: Preview) -> str:
     return f'<section class="plan rows">{"".join(lines)}</section>'
 
 
-def raw(translate: Callable, preview: Preview) -> dict:
-    """The first records unchanged, as a table's value."""
+def first_rows(translate: Callable, rows: Sequence[Row]) -> str:
+    """The first rows to train on as a table; a row's number is a button, by which it can be seen token by token."""
+    head = [translate(f"rows.{name}") for name in ("number", "question", "answer")]
+    body = (
+        (_row_button(translate, row.number or place), _text(_question(row)), _text(row.output))
+        for place, row in enumerate(rows, 1)
+    )
+    return _table(translate("rows.first"), head, body) if rows else ""
+
+
+def raw(translate: Callable, preview: Preview) -> str:
+    """The first records unchanged, as a table."""
     names = preview.found[:MAX_COLUMNS]
-    data = [
-        [str(row_number), *(_shortened(record.get(name, "")) for name in names)]
+    body = (
+        (str(row_number), *(_text(record.get(name, "")) for name in names))
         for row_number, record in zip(preview.numbers, preview.records)
-    ]
-    return {"headers": [translate("rows.head.number"), *names], "data": data}
+    )
+    return _table(translate("rows.raw"), [translate("rows.number"), *names], body)
 
 
 def counts(translate: Callable, counts: dict) -> str:
-    """Rows to train on and held out, dropped rows by reason with the numbers of the first ones, and notes."""
-    totals = {name: number(counts[name]) for name in ("train", "held_out", "total")}
-    lines = [f"<p><b>{escape(translate('rows.counted', **totals))}</b></p>"]
-    if counts["dropped"]:
+    """The rows to train on, held out and left out, which make up all; those left out by reason; and notes."""
+    left_out = sum(counts["left_out"].values())
+    figures = {"train": counts["train"], "held_out": counts["held_out"]}
+    figures |= {"left_out": left_out} if left_out else {}
+    figures["total"] = counts["total"]
+    sums = "".join(
+        f'<div class="{name}"><dt>{escape(translate(f"rows.count.{name}"))}</dt><dd>{number(count)}</dd></div>'
+        for name, count in figures.items()
+    )
+    lines = [f'<dl class="counts">{sums}</dl>']
+    if left_out:
         items = (
-            _dropped(translate, reason, count, counts["where"].get(reason, []))
-            for reason, count in counts["dropped"].items()
+            _left_out(translate, reason, count, counts["where"].get(reason, []))
+            for reason, count in counts["left_out"].items()
         )
         lines.append(f"<p>{escape(translate('rows.dropped'))}</p><ul class='dropped'>{''.join(items)}</ul>")
     notes = (note for note in counts["notes"] if note["key"] != "note.dropped")
@@ -66,48 +77,61 @@ def counts(translate: Callable, counts: dict) -> str:
     return f'<section class="plan rows">{"".join(lines)}</section>'
 
 
-def remote(translate: Callable, name: str) -> str:
-    """A data set on a hub, which is only asked on a click."""
-    return _quiet(translate("rows.remote", source=name))
-
-
 def progress(translate: Callable, step: Sequence | None) -> str:
     """The progress of a long question: (done, total, unit), or None before the first."""
     if step is None:
-        return _quiet(translate("rows.looking"))
+        return quiet(translate("rows.looking"))
     done, total, unit = step
     share = done / total if total else 0
     if unit == "bytes":
         text = translate("rows.reading", done=format_bytes(done), total=format_bytes(total))
     else:
         text = translate("rows.counting", done=number(int(done)), total=number(int(total)))
-    return f'{_quiet(text)}<progress class="far" max="1" value="{share:.3f}"></progress>'
+    return f'{quiet(text)}<progress class="far" max="1" value="{share:.3f}"></progress>'
 
 
-def stopped(translate: Callable, lang: str, error: Exception) -> str:
-    """An error as a notice; one without problems means that the question was stopped."""
-    reported = as_playground_error(error)
-    text = reported.text(lang)
-    if not text:
-        return _quiet(translate("rows.stopped"))
-    if [problem.key for problem in reported.problems] == ["error.tokenizer_absent"]:  # normal before the first load
-        return _quiet(text)
-    lines = "".join(f"<p>{escape(line)}</p>" for line in text.split("\n"))
-    return f'<div class="notice bad" role="status">{lines}</div>'
-
-
-def _dropped(translate: Callable, reason: str, count: int, row_numbers: Sequence[int]) -> str:
-    """A line of dropped rows; "…" where there are more than the given numbers."""
-    where = ""
-    if row_numbers:
-        shown = [*map(str, row_numbers), *(["…"] if count > len(row_numbers) else [])]
-        where = f" <small>({escape(translate('rows.where', rows=shown))})</small>"
-    return f"<li>{escape(translate(f'dropped.{reason}'))}: <b>{number(count)}</b>{where}</li>"
-
-
-def _quiet(text: str) -> str:
+def quiet(text: str) -> str:
+    """A remark as HTML."""
     return f'<p class="quiet">{escape(text)}</p>'
 
 
-def _shortened(text: str) -> str:
-    return text if len(text) <= MAX_CHARACTERS else text[:MAX_CHARACTERS] + "…"
+def notice(lines: Iterable[str]) -> str:
+    """An error's lines as HTML."""
+    text = "".join(f"<p>{escape(line)}</p>" for line in lines)
+    return f'<div class="notice bad" role="status">{text}</div>'
+
+
+def _question(row: Row) -> str:
+    """A row's system prompt, earlier turns, instruction and input, as one text."""
+    turns = [f"{asked}\n→ {answer}" for asked, answer in row.before]
+    return "\n".join(part for part in (row.system, *turns, row.instruction, row.input) if part)
+
+
+def _row_button(translate: Callable, row_number: int) -> str:
+    label = escape(translate("rows.show_tokens", number=row_number))
+    return f'<button type="button" data-row="{row_number}" title="{label}" aria-label="{label}">{row_number}</button>'
+
+
+def _table(label: str, head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    """A table that scrolls by itself, and by keyboard. body: cells as HTML."""
+    top = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
+    rows = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>" for cells in body)
+    return (
+        f'<div class="row-table" role="region" tabindex="0" aria-label="{escape(label)}">'
+        f"<table><thead><tr>{top}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _text(text: str) -> str:
+    """A table's cell; the dir attribute keeps right-to-left text from reordering its surroundings."""
+    shown = text if len(text) <= MAX_CHARACTERS else text[:MAX_CHARACTERS] + "…"
+    return f'<div dir="auto">{escape(shown)}</div>'
+
+
+def _left_out(translate: Callable, reason: str, count: int, row_numbers: Sequence[int]) -> str:
+    """A line of rows that were left out; "…" where there are more than the given numbers."""
+    where = ""
+    if row_numbers:
+        shown = [*map(str, row_numbers), *(["…"] if count > len(row_numbers) else [])]
+        where = f" <small>({escape(translate('rows.numbers', rows=shown))})</small>"
+    return f"<li>{escape(translate(f'dropped.{reason}'))}: <b>{number(count)}</b>{where}</li>"

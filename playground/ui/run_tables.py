@@ -1,43 +1,14 @@
-"""The tables of the Runs tab as HTML: past runs, and predictions compared with measurements."""
+"""Tables of predictions compared with measurements as HTML: of one run, and of all runs on this machine."""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 
-from playground import catalog
 from playground.i18n import format_bytes
-from playground.runs import RunSummary
 from playground.runs.accuracy import TOTALS, Pair, Score
 from playground.ui.tables import table
 
 ACCURACY_HEAD = ("figure", "predicted", "measured", "error")
 SCORES_HEAD = ("figure", "count", "median", "worst")
-HISTORY_HEAD = ("run", "loss", "recall", "seconds", "state")
-
-
-def history(translate: Callable, runs: Sequence[RunSummary]) -> str:
-    """Every run: its job and model, held-out loss and recall before → after, seconds, and how it ended."""
-    rows = []
-    for run in runs:
-        loss, recall = run.result.get("loss") or {}, run.result.get("recall") or {}
-        about = translate(
-            "runs.about_tune" if run.job == "tune" else "runs.about",
-            job=run.job,
-            model=catalog.display_name(run.model),
-            bits=run.bits,
-            data=run.data,
-        )
-        rows.append(
-            [
-                f"{run.id}\n{about}",
-                f"{loss['before']:.3f} → {loss['after']:.3f}" if loss.get("before") and loss.get("after") else "",
-                f"{recall['base']:.0%} → {recall['tuned']:.0%}" if recall else "",
-                str(round(run.seconds)),
-                translate(f"state.{run.state}"),
-            ]
-        )
-    return (
-        f'<div class="runs">{table([translate(f"runs.head.{name}") for name in HISTORY_HEAD], rows, "stacked")}</div>'
-    )
 
 
 def accuracy(translate: Callable, pairs: Sequence[Pair]) -> str:
@@ -51,8 +22,8 @@ def accuracy(translate: Callable, pairs: Sequence[Pair]) -> str:
     return table([translate(f"accuracy.{name}") for name in ACCURACY_HEAD], rows)
 
 
-def record(translate: Callable, pairs: Sequence[Pair], runs: Mapping[str, RunSummary]) -> str:
-    """Totals of all runs, a row a phase: the error, and predicted → measured. runs: by their id."""
+def record(translate: Callable, pairs: Sequence[Pair], names: Mapping[str, str]) -> str:
+    """Totals of all runs, a row a phase: the error, and predicted → measured. names: of the runs, by their id."""
     kinds = [kind for kind in TOTALS if any(pair.kind == kind for pair in pairs)]
     rows = []
     for (run_id, phase), of_phase in groupby(pairs, lambda pair: (pair.run, pair.phase)):
@@ -60,9 +31,8 @@ def record(translate: Callable, pairs: Sequence[Pair], runs: Mapping[str, RunSum
             pair.kind: f"{_signed_percent(pair.error)}\n{format_bytes(pair.predicted)} → {format_bytes(pair.measured)}"
             for pair in of_phase
         }
-        run = runs[run_id]
-        about = translate("runs.about", job=phase, model=catalog.display_name(run.model), bits=run.bits)
-        rows.append([f"{about}\n{run_id}", *(cells.get(kind, "") for kind in kinds)])
+        head = f"{translate(f'chart.job.{phase}')}\n{names.get(run_id, run_id)}"
+        rows.append([head, *(cells.get(kind, "") for kind in kinds)])
     return table([translate("runs.head.run"), *(_kind(translate, kind) for kind in kinds)], rows, "stacked")
 
 

@@ -1,5 +1,11 @@
-"""Tab "Runs": past runs: show, reuse, resume and delete them; predictions compared with measurements."""
+"""Tab "Runs": past runs: show, reuse, resume, delete and restore them; predictions compared with measurements.
 
+The marked run is the one that the live view shows; it changes when a person picks another, never by a refresh. Each
+button of a row carries its run's id, so that nothing is done to a run but by its own row.
+"""
+
+import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
 
@@ -10,8 +16,8 @@ from playground.errors import PlaygroundError, problem
 from playground.runs import accuracy
 from playground.ui import run_tables
 from playground.ui.page import QUIET, UNQUEUED, Page, Update, message, message_box, wait_until_opened
-
-CHECKPOINT = "checkpoint.pt"  # as train/checkpoint.py names it, which imports torch
+from playground.ui.run_names import display_name
+from playground.ui.runs_table import runs_table, table_value
 
 
 @dataclass(frozen=True)
@@ -19,146 +25,142 @@ class RunsTab:
     """The tab's components."""
 
     table: gr.HTML
-    empty: gr.Markdown
-    choice: gr.Dropdown
-    show: gr.Button
-    show_live: gr.Button
-    reuse: gr.Button
-    resume: gr.Button
-    delete: gr.Button
-    confirm_delete: gr.Button
     message: gr.HTML
+    run_accuracy: gr.Accordion
     accuracy: gr.HTML
     record: gr.Accordion
     record_tables: gr.HTML
-
-    @property
-    def listing(self) -> list:
-        """The components that `listing_updates` updates."""
-        return [self.table, self.empty, self.choice, self.resume]
 
 
 def build(page: Page) -> RunsTab:
     """The tab's components."""
     translate = page.translate
     gr.Markdown(translate("runs.lead"), elem_classes="lead")
-    table = gr.HTML()
-    empty = gr.Markdown(translate("runs.empty"), elem_classes="quiet")
-    choice = gr.Dropdown(label=translate("runs.pick"), info=translate("runs.pick.info"), choices=[], value=None)
-    with gr.Row(elem_classes="actions"):
-        show = gr.Button(translate("runs.show"), variant="primary")
-        show_live = gr.Button(translate("runs.live"))
-    with gr.Row(elem_classes="actions"):
-        reuse = gr.Button(translate("runs.reuse"))
-        resume = gr.Button(translate("runs.resume"), interactive=False)
-        delete = gr.Button(translate("runs.delete"))
-        confirm_delete = gr.Button(translate("runs.really"), variant="stop", visible=False)
+    table = runs_table(page.lang)
     box = message_box()
-    with gr.Accordion(translate("accuracy.title"), open=True):
+    with gr.Accordion(translate("accuracy.title"), open=False) as run_accuracy:
         accuracy_table = gr.HTML()
     with gr.Accordion(translate("accuracy.record"), open=False) as record:
-        record_tables = gr.HTML()
-    return RunsTab(
-        table=table,
-        empty=empty,
-        choice=choice,
-        show=show,
-        show_live=show_live,
-        reuse=reuse,
-        resume=resume,
-        delete=delete,
-        confirm_delete=confirm_delete,
-        message=box,
-        accuracy=accuracy_table,
-        record=record,
-        record_tables=record_tables,
-    )
+        record_tables = gr.HTML(elem_classes="scrolled")
+    return RunsTab(table, box, run_accuracy, accuracy_table, record, record_tables)
 
 
-def connect(page: Page, tab: RunsTab, live_view: gr.HTML) -> None:
-    """Attach the tab's listeners, once all fields of the page exist."""
+def connect(page: Page, tab: RunsTab, live_view: gr.HTML) -> list[Callable]:
+    """Attach the tab's listeners, once all fields of the page exist.
 
-    def reuse(run_id: str) -> list:
+    Returns what adds a listener that is called after a run was deleted or restored.
+    """
+    table = tab.table
+
+    def show(event: gr.EventData) -> Update:
+        return gr.update(follow=_run_id(event))
+
+    def reuse(event: gr.EventData) -> list:
         try:
-            return [*page.values(runs.find(page.root, run_id).settings()), message()]
+            settings = runs.find(page.root, _run_id(event)).settings()
+            return [*page.values(settings), message(page.translate("runs.reused", run=_name(page, _run_id(event))))]
         except Exception as error:
             return [*(gr.skip() for _ in page.fields), page.error_message(error)]
 
-    def resume(run_id: str) -> Update:
-        wait_until_opened(page.engine.resume(run_id))
-        return message()
+    def resume(event: gr.EventData) -> Update:
+        try:
+            wait_until_opened(page.engine.resume(runs.find(page.root, _run_id(event)).id))
+            return message()
+        except Exception as error:
+            return page.error_message(error)
 
-    def delete(run_id: str) -> Update:
-        if page.engine.state == "busy" and page.engine.run == run_id:
-            raise problem("error.busy")
-        runs.delete(page.root, run_id)
-        return message(page.translate("runs.deleted", run=run_id))
-
-    tab.show.click(lambda run_id: gr.update(follow=run_id or ""), tab.choice, live_view, **UNQUEUED)
-    for button in (tab.show_live, tab.resume):
-        button.click(lambda: gr.update(follow=""), None, live_view, **UNQUEUED)
-    tab.resume.click(page.with_error_message(resume), tab.choice, tab.message, **QUIET)
-    tab.choice.change(lambda run_id: _resume_update(page, run_id), tab.choice, tab.resume, **UNQUEUED)
-    for change in (tab.choice.change, live_view.change):
-        change(lambda run_id: _accuracy(page, run_id), tab.choice, tab.accuracy, **UNQUEUED)
+    table.show_run(show, None, live_view, **UNQUEUED)
+    for event in (table.show_live, table.resume_run):
+        event(lambda: gr.update(follow=""), None, live_view, **UNQUEUED)
+    table.resume_run(resume, None, tab.message, **QUIET)
+    table.use_settings(reuse, None, [*page.inputs(), tab.message], **UNQUEUED)
+    live_view.change(lambda value: table_update(page, value), live_view, table, **UNQUEUED)
+    for event in (live_view.change, tab.run_accuracy.expand):  # what comes while it unfolds may be lost
+        event(lambda value: _accuracy(page, _shown_run(value)), live_view, tab.accuracy, **UNQUEUED)
     tab.record.expand(lambda: _record(page), None, tab.record_tables, **UNQUEUED)
-    tab.reuse.click(reuse, tab.choice, [*page.inputs(), tab.message], **UNQUEUED)
-    tab.delete.click(lambda: gr.update(visible=True), None, tab.confirm_delete, **UNQUEUED)
-    deleted = tab.confirm_delete.click(page.with_error_message(delete), tab.choice, tab.message, **UNQUEUED)
-    deleted.then(
-        lambda: (gr.update(visible=False), *listing_updates(page)),
-        None,
-        [tab.confirm_delete, *tab.listing],
-        **UNQUEUED,
-    )
+    return _connect_trash(page, tab, live_view)
 
 
-def listing_updates(page: Page, chosen: str | None = None) -> tuple:
-    """Updates of `RunsTab.listing` with every run, newest first.
+def _connect_trash(page: Page, tab: RunsTab, live_view: gr.HTML) -> list[Callable]:
+    """Attach what deletes and restores runs; returns what `connect` returns."""
+    table, outputs = tab.table, [tab.table, live_view, tab.message]
 
-    The choice stays on `chosen` if that run still exists, else it becomes the newest.
+    def delete(event: gr.EventData, shown: str | None) -> tuple:
+        run_id = _run_id(event)
+        try:
+            if page.engine.writes_to(run_id):
+                raise problem("error.run_in_use")
+            runs.delete(page.root, run_id)
+        except Exception as error:
+            return table_update(page, shown), gr.skip(), page.error_message(error)
+        return table_update(page, shown), gr.update(follow="") if run_id == _shown_run(shown) else gr.skip(), message()
+
+    def restore(event: gr.EventData, shown: str | None) -> tuple:
+        try:
+            runs.restore(page.root, _run_id(event))
+        except Exception as error:
+            return table_update(page, shown), gr.skip(), page.error_message(error)
+        return table_update(page, shown), gr.skip(), message()
+
+    deleted = table.delete_run(delete, live_view, outputs, **UNQUEUED)
+    restored = table.restore_run(restore, live_view, outputs, **UNQUEUED)
+    emptied = table.empty_trash(lambda: runs.empty_trash(page.root), None, None, **UNQUEUED)
+    emptied.then(lambda value: table_update(page, value), live_view, table, **UNQUEUED)
+    return [deleted.then, restored.then]
+
+
+def table_update(page: Page, live_view: str | None) -> Update:
+    """The table's value with every run. live_view: the live view's value, which tells what run is shown.
+
+    The value itself, not a gr.update: with one, Gradio (6.31) replaces a gr.HTML's properties by none.
     """
-    history = runs.history(page.root)
-    ids = [run.id for run in history]
-    choice = chosen if chosen in ids else next(iter(ids), None)
-    return (
-        gr.update(value=run_tables.history(page.translate, history), visible=bool(history)),
-        gr.update(visible=not history),
-        gr.update(choices=ids, value=choice),
-        _resume_update(page, choice),
-    )
+    return table_value(page, _shown_run(live_view))
 
 
-def _resume_update(page: Page, run_id: str | None) -> Update:
-    """An update of the resume button: enabled if the run left a checkpoint and the engine is free."""
-    resumable = runs.RUN_ID.fullmatch(run_id or "") is not None and (page.root / str(run_id) / CHECKPOINT).is_file()
-    return gr.update(interactive=resumable and page.engine.state != "busy")
+def _run_id(event: gr.EventData) -> str:
+    """The run that a row's button sent; from the browser, so that it can be anything: `runs.find` checks it."""
+    return str(getattr(event, "run", ""))
 
 
-def _accuracy(page: Page, run_id: str | None) -> str:
+def _shown_run(value: str | None) -> str:
+    """The id of the run in the live view, from its value as it came back from the browser; "" if there is none."""
+    try:
+        return str(json.loads(value or "{}").get("run") or "")
+    except (ValueError, AttributeError):
+        return ""
+
+
+def _name(page: Page, run_id: str) -> str:
+    """The readable name of a run; its id if it is gone."""
+    return next((display_name(run, page.lang) for run in runs.history(page.root) if run.id == run_id), run_id)
+
+
+def _accuracy(page: Page, run_id: str) -> str:
     """The figures of a run that were both predicted and measured, as HTML."""
     try:
         run = runs.find(page.root, run_id)
         events = list(run.events())
         pairs = accuracy.pairs(run.id, events)
-    except PlaygroundError:  # no run is chosen, or it was deleted just now
-        pairs = []
+    except PlaygroundError:  # none is shown, or it was deleted just now
+        return _quiet(page.translate("accuracy.none"))
+    name = _quiet(page.translate("accuracy.run", name=_name(page, run.id), run=run.id))
     if not pairs:
-        return _quiet(page, "accuracy.none")
+        return name + _quiet(page.translate("accuracy.none"))
     device = events[0].get("hardware", {}).get("device")
-    lead = _quiet(page, "accuracy.of_cpu" if device == "cpu" else "accuracy.of_cuda")
-    return lead + run_tables.accuracy(page.translate, pairs)
+    lead = _quiet(page.translate("accuracy.of_cpu" if device == "cpu" else "accuracy.of_cuda"))
+    return name + lead + run_tables.accuracy(page.translate, pairs)
 
 
 def _record(page: Page) -> str:
     """Every prediction that was measured on this machine, and how far off they were, as HTML."""
     pairs = accuracy.all_totals(page.root)
     if not pairs:
-        return _quiet(page, "accuracy.empty")
-    by_id = {run.id: run for run in runs.history(page.root)}
+        return _quiet(page.translate("accuracy.empty"))
+    names = {run.id: display_name(run, page.lang) for run in runs.history(page.root)}
     scores = run_tables.scores(page.translate, accuracy.scores(pairs))
-    return _quiet(page, "accuracy.record.lead") + scores + run_tables.record(page.translate, pairs, by_id)
+    lead = _quiet(page.translate("accuracy.record.lead"))
+    return lead + scores + run_tables.record(page.translate, pairs, names)
 
 
-def _quiet(page: Page, key: str) -> str:
-    return f'<p class="quiet">{escape(page.translate(key))}</p>'
+def _quiet(text: str) -> str:
+    return f'<p class="quiet">{escape(text)}</p>'

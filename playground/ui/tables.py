@@ -1,4 +1,4 @@
-"""HTML tables of texts, and counts with thousands separators. Styles: assets/figures.css; all text is escaped."""
+"""HTML tables of texts, counts with separators, durations. Styles: assets/figures.css; all text is escaped."""
 
 from collections.abc import Sequence
 from html import escape
@@ -18,6 +18,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], look: str = "wide"
 def number(count: int) -> str:
     """A count with thousands separators."""
     return f"{count:,}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as m:ss, from an hour on as h:mm:ss; at least one second."""
+    minutes, rest = divmod(max(1, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _row(cells: Sequence[str], width: int) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from html import escape
 from itertools import groupby
 
-from playground.ui.tables import number, table
+from playground.ui.tables import number
 
 STATES = ("trained", "masked", "truncated")
 KINDS = ("template", "content", "answer", "end", "special")
@@ -17,7 +17,10 @@ MARKS = {"\n": "↵", "\r": "␍", "\t": "⇥", " ": "·", "\u00a0": "⍽", "\u3
 
 
 def draw(translate: Callable, xray: dict) -> str:
-    """The answer of planning/rows.py's `xray`: a summary, a legend with counts, the tokens, and characters a token."""
+    """The answer of planning/rows.py's `xray`: a summary, a legend of states, the tokens, and a legend of parts.
+
+    The counts of either legend add up to the summary's.
+    """
     tokens = "".join(
         _run(translate, state, list(group))
         for state, group in groupby(xray["tokens"], key=lambda token: token["state"])
@@ -28,7 +31,8 @@ def draw(translate: Callable, xray: dict) -> str:
     return (
         f'<section class="plan xray"><p>{_about(translate, xray)} {_end(translate, xray)}</p>'
         f"{encoder}{_legend(translate, xray)}"
-        f'<div class="tokens" role="group" aria-label="{label}">{tokens}</div>{more}{_rates(translate, xray)}</section>'
+        f'<div class="tokens" role="region" tabindex="0" aria-label="{label}">{tokens}</div>{more}'
+        f"{_parts(translate, xray)}</section>"
     )
 
 
@@ -37,14 +41,18 @@ def _small(text: str) -> str:
 
 
 def visible(text: str) -> str:
-    """Any text as HTML in which every character is visible, and none has an effect."""
+    """Any text as HTML in which every character is visible, and none has an effect.
+
+    A blank stays itself, so that a screen reader reads words and a copy is the text; CSS draws its mark over it.
+    """
     return "".join(_visible_character(char, index) for index, char in enumerate(text))
 
 
 def _visible_character(char: str, index: int) -> str:
     kind = unicodedata.category(char)
     if char in MARKS:
-        return f'<i class="m">{MARKS[char]}</i>' + {"\n": "\n", " ": "<wbr>"}.get(char, "")
+        blank = " " if char == "\r" else char  # a parser of HTML would make a line break of it
+        return f'<i class="m" data-mark="{MARKS[char]}">{blank}</i>' + ("<wbr>" if char == " " else "")
     if kind in ("Cc", "Cf", "Cs", "Co", "Cn", "Zs", "Zl", "Zp"):
         return f'<i class="m u">U+{ord(char):04X}</i>'
     if kind[0] == "M" and not index:
@@ -96,9 +104,13 @@ def _visible_attribute(text: str) -> str:
 
 
 def _about(translate: Callable, xray: dict) -> str:
+    """The row's number, and how many of its tokens are within the cutoff; the rest is cut off."""
     counts = {name: number(xray[name]) for name in ("kept", "total", "length")}
-    row = translate("xray.row", number=number(xray["number"])) if xray.get("number") else ""
-    return escape(f"{row} {translate('xray.about', template=xray['template'], **counts)}".strip())
+    row = translate("xray.row_number", number=number(xray["number"])) if xray.get("number") else ""
+    cut = number(xray["states"]["truncated"])
+    key = "xray.partly_within" if xray["states"]["truncated"] else "xray.all_within"
+    template = translate("xray.template", name=xray["template"])
+    return escape(f"{row} {translate(key, cut=cut, **counts)} {template}".strip())
 
 
 def _end(translate: Callable, xray: dict) -> str:
@@ -112,31 +124,30 @@ def _end(translate: Callable, xray: dict) -> str:
 
 
 def _legend(translate: Callable, xray: dict) -> str:
-    """Every token style with its name and count."""
-    rows = [(f"run {state}", "t", translate(f"xray.state.{state}"), xray["states"][state]) for state in STATES]
-    rows += [
-        ("run", f"t {kind}", translate(f"xray.kind.{kind}"), xray["kinds"][kind]) for kind in ("template", "special")
-    ]
+    """Every state with its look, its name and its tokens; and other marks, where there are any."""
     items = "".join(
-        f'<li><span class="{run}"><span class="{look}">abc</span></span> {escape(name)} <b>{count:,}</b></li>'
-        for run, look, name, count in rows
+        _legend_item(f"run {state}", "t", translate(f"xray.state.{state}"), xray["states"][state]) for state in STATES
     )
     if any(token["parts"] > 1 for token in xray["tokens"]):
         sample, text = escape(translate("xray.character")), escape(translate("xray.pieces"))
-        items += f"<li><span class=run><span class=t>{sample}<sub>3</sub></span></span> {text}</li>"
+        mark = f'<span class="run" aria-hidden="true"><span class="t">{sample}<sub>3</sub></span></span>'
+        items += f"<li>{mark} {text}</li>"
     if any(token["was"] is not None for token in xray["tokens"]):
         text = escape(translate("xray.changed"))
-        items += f'<li><span class=run><span class="t changed">abc</span></span> {text}</li>'
+        items += f'<li><span class="run" aria-hidden="true"><span class="t changed">abc</span></span> {text}</li>'
     return f'<ul class="legend">{items}</ul>'
 
 
-def _rates(translate: Callable, xray: dict) -> str:
-    """Tokens and characters a token, by kind."""
+def _legend_item(run: str, look: str, name: str, count: int, more: str = "") -> str:
+    sample = f'<span class="{run}" aria-hidden="true"><span class="{look}">abc</span></span>'
+    return f"<li>{sample} {escape(name)} <b>{number(count)}</b>{more}</li>"
+
+
+def _parts(translate: Callable, xray: dict) -> str:
+    """Every part that the row has, with its look, its tokens, and the characters a token where it has text."""
     kinds, rates = xray["kinds"], xray["rates"]
-    rows = [
-        [translate(f"xray.kind.{kind}"), number(kinds[kind]), f"{rates[kind]:.2f}"] for kind in KINDS if kind in rates
-    ]
-    if "all" in rates:
-        total = sum(kinds[kind] for kind in rates if kind != "all")
-        rows.append([translate("xray.all"), number(total), f"{rates['all']:.2f}"])
-    return table([translate("xray.part"), translate("xray.count"), translate("xray.rate")], rows)
+    items = f"<li>{escape(translate('xray.parts'))}</li>"
+    for kind in filter(kinds.get, KINDS):
+        rate = f" <small>({escape(translate('xray.per_token', rate=rates[kind]))})</small>" if kind in rates else ""
+        items += _legend_item("run", f"t {kind}", translate(f"xray.kind.{kind}"), kinds[kind], rate)
+    return f'<ul class="legend parts">{items}</ul>'

@@ -1,6 +1,7 @@
 """The served page over HTTP: both languages, before the engine is ready; and the live view's polling function."""
 
 import json
+from collections import Counter
 
 import httpx
 import pytest
@@ -41,6 +42,30 @@ def test_no_job_has_a_public_endpoint(address):
     assert info["named_endpoints"] == {} and info["unnamed_endpoints"] == {}
 
 
+@pytest.fixture(scope="module")
+def config(address):
+    return httpx.get(address + "/config", timeout=30).json()
+
+
+def test_no_two_listeners_that_keep_the_last_call_share_an_event(config):
+    """They would wake each other for ever (playground/ui/separate_events.py)."""
+    callers = Counter(
+        tuple(target)
+        for listener in config["dependencies"]
+        if listener["backend_fn"] and listener["trigger_mode"] == "always_last"
+        for target in listener["targets"]
+    )
+    assert callers and max(callers.values()) == 1
+
+
+def test_no_handler_outputs_a_container(config):
+    """Gradio copies the state of all that is in one at each call of any handler (page.select_tab)."""
+    types = {component["id"]: component["type"] for component in config["components"]}
+    outputs = {types[n] for listener in config["dependencies"] if listener["backend_fn"] for n in listener["outputs"]}
+    assert "html" in outputs
+    assert outputs.isdisjoint({"tabs", "tabitem", "row", "column", "group", "accordion", "form", "sidebar"})
+
+
 @pytest.mark.parametrize("path", ["/etc/passwd", f"{PROJECT}/app.py", f"{PROJECT}/playground/engine/workbench.py"])
 def test_files_of_the_machine_are_not_served(address, path):
     assert httpx.get(f"{address}/gradio_api/file={path}", timeout=30).status_code in (403, 404)
@@ -52,7 +77,7 @@ def since(tmp_path):
 
     from playground.ui.live_view import live_view
 
-    now = {"run": None, "busy": False, "engine": "ready"}
+    now = {"run": None, "busy": False, "engine": "ready", "loaded": None, "memory": None}
     with gr.Blocks():
         view = live_view("ja", tmp_path, lambda: now)
     return view.since, now, tmp_path

@@ -48,7 +48,7 @@ from playground.eval.answer_rows import answer_rows, answer_token_limit
 from playground.eval.metrics import names_fact
 from playground.memory.meter import Meter, hardware
 from playground.model import adapt
-from playground.model.load import default_bits
+from playground.model.dtype import default_bits
 from playground.model.source import local_folder
 from playground.runs import Run
 from playground.settings import Settings

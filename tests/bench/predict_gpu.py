@@ -139,7 +139,7 @@ def measure_tune_and_chat(name: str, work: Path) -> dict:
     from playground.memory.meter import hardware
     from playground.memory.release import release_memory
     from playground.model.load import LoadedModel, model_from_config
-    from playground.predict import meta_model, phases
+    from playground.predict import meta_model, phase_traces, phases
     from playground.settings import Load, Lora, Settings, Train
     from playground.train.loop import fine_tune
     from playground.train.parallel import Team
@@ -173,7 +173,7 @@ def measure_tune_and_chat(name: str, work: Path) -> dict:
         measured, used = {"held": _current_bytes()}, [0]
         torch.cuda.reset_peak_memory_stats()
         with torch.no_grad():
-            for inputs in phases.prefill_and_decode_inputs(loaded.model, CONTEXT):
+            for inputs in phase_traces.prefill_and_decode_inputs(loaded.model, CONTEXT):
                 loaded.model(**inputs, use_cache=True)
         measured["chat"] = _peak_bytes(used_bytes())
         del inputs

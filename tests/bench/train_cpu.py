@@ -84,7 +84,7 @@ def main() -> None:
 
 
 def _names() -> list[str]:
-    from playground.model.load import default_bits
+    from playground.model.dtype import default_bits
 
     half = ["ours-bf16-qv", "ours-bf16-all"] if default_bits("cpu") != 16 else []
     return [
@@ -131,7 +131,8 @@ def _examples(settings: Any, tokenizer: Any) -> list:
 def train_ours(adapted: str, half: bool, steps: int) -> dict:
     """Playground's fine-tune, without its evaluation before and after."""
     from playground.memory.meter import Meter
-    from playground.model.load import default_bits, load_model
+    from playground.model.dtype import default_bits
+    from playground.model.load import load_model
     from playground.model.source import local_folder
     from playground.train.loop import fine_tune
     from playground.train.parallel import Team

@@ -1,13 +1,17 @@
 """What a person does and reads on the page, for the browser tests of this folder."""
 
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from playground.i18n import translate
 
-LONG = 60_000  # ms, for what the engine or the planner does
+LONG = 120_000  # ms, for what the engine or the planner does on a busy machine: their processes start first
 DRAWN_POINTS = """
 () => Math.max(0, ...[...document.querySelectorAll('.live .memory .plot')]
   .flatMap(plot => (plot.data ?? []).map(line => (line.y ?? []).length)))
@@ -16,6 +20,20 @@ DRAWN_POINTS = """
 RENDERED = """
 () => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => requestIdleCallback(done))))
 """
+
+
+@contextmanager
+def open_page(browser: Browser, app: Any, path: str = "", width: int = 1440, height: int = 900) -> Iterator[Page]:
+    """A page of its own, closed at the end. Raises AssertionError if a script of it failed."""
+    opened = browser.new_page(viewport={"width": width, "height": height}, reduced_motion="reduce")
+    errors: list[str] = []
+    opened.on("pageerror", lambda error: errors.append(str(error)))
+    opened.set_default_timeout(30_000)
+    opened.goto(app.url + path)
+    opened.get_by_role("tab").first.wait_for()
+    yield opened
+    opened.close()
+    assert not errors, errors
 
 
 def visible_field(page: Page, label: str) -> Locator:
@@ -29,7 +47,7 @@ def fill(page: Page, label: str, value: str) -> None:
     field.wait_for()
     page.evaluate(RENDERED)
     field.fill(value)
-    field.press("Tab")
+    field.blur()  # the Tab key would open the list of a dropdown that comes next, over what is clicked then
 
 
 def choose(page: Page, label: str, value: str) -> None:
@@ -39,10 +57,10 @@ def choose(page: Page, label: str, value: str) -> None:
     for attempt in range(4):
         page.evaluate(RENDERED)
         field.fill(value)
-        field.press("Enter")
-        field.press("Tab")
+        field.press("Enter")  # which leaves the field too
         try:
-            expect(field).to_have_value(value, timeout=1_000 if attempt < 3 else 20_000)
+            shown = re.compile(f"^{re.escape(value)}")  # a value with a label is shown by it, which begins with it
+            expect(field).to_have_value(shown, timeout=1_000 if attempt < 3 else 20_000)
             return
         except AssertionError:
             if attempt == 3:
@@ -57,16 +75,38 @@ def press(page: Page, key: str, lang: str = "en") -> None:
     page.get_by_role("button", name=translate(lang, key), exact=True).locator("visible=true").first.click()
 
 
+def unfold(page: Page, key: str, lang: str = "en") -> Locator:
+    """Open an accordion of the open tab unless it is open; returns its header."""
+    label = page.get_by_text(translate(lang, key), exact=True)
+    header = page.locator("button.label-wrap").filter(has=label).locator("visible=true").first
+    header.wait_for()
+    if "open" not in (header.get_attribute("class") or "").split():
+        header.click()
+    return header
+
+
 def expand(page: Page, key: str) -> None:
     """Open an accordion of the form and wait for its fields, which Gradio makes only then."""
-    header = page.get_by_role("button", name=translate("en", key)).locator("visible=true").first
-    header.click()
+    header = unfold(page, key)
     header.locator("xpath=..").locator("input, textarea").locator("visible=true").first.wait_for()
     page.evaluate(RENDERED)
 
 
 def check_radio(page: Page, label: str) -> None:
     page.get_by_role("radio", name=label, exact=True).locator("visible=true").first.check()
+
+
+def run_row(page: Page, run_id: str) -> Locator:
+    """The row of a run in the Runs tab, unfolded where it is among the loads and chats."""
+    row = page.locator(f'.runs tr[data-run="{run_id}"]')
+    row.wait_for(state="attached")
+    row.evaluate("row => { const fold = row.closest('details'); if (fold) fold.open = true; }")
+    return row
+
+
+def row_button(page: Page, run_id: str, key: str, lang: str = "en") -> Locator:
+    """The button of that text in a run's row."""
+    return run_row(page, run_id).get_by_role("button", name=f"{translate(lang, key)}:")
 
 
 def notices(page: Page, kind: str = "bad") -> Locator:
@@ -79,11 +119,22 @@ def choose_toy(page: Page, app: Any, model: Path | None = None) -> None:
     choose(page, translate("en", "load.model"), str(model or app.model))
 
 
-def start_fine_tune(page: Page, app: Any, epochs: str) -> None:
-    choose_toy(page, app)
+def start_fine_tune(page: Page, app: Any, epochs: str, model: Path | None = None) -> Path:
+    """Start a fine-tune of a toy model; returns the run's folder, once there is one."""
+    choose_toy(page, app, model)
     open_tab(page, "tab.tune")
     fill(page, translate("en", "train.epochs"), epochs)
+    before = set(app.runs.glob("*/events.jsonl"))
     press(page, "tune.go")
+    until = time.monotonic() + LONG / 1000
+    while not (new := set(app.runs.glob("*/events.jsonl")) - before):
+        assert time.monotonic() < until, notices(page).all_inner_texts()
+        page.wait_for_timeout(100)
+    return max(new).parent
+
+
+def wait_until_tuned(page: Page) -> None:
+    expect(page.locator(".notice.good", has_text=translate("en", "tune.done")[:20]).first).to_be_visible(timeout=LONG)
 
 
 def wait_until_training(page: Page) -> None:
@@ -98,15 +149,20 @@ def wait_until_idle(page: Page) -> None:
     expect(page.get_by_role("button", name=translate("en", "load.go"))).to_be_enabled(timeout=LONG)
 
 
+def limit_answers(page: Page, tokens: int) -> None:
+    """Set how long answers may get: the toy's seldom end by themselves."""
+    unfold(page, "chat.generation")
+    fill(page, translate("en", "generation.max_new_tokens"), str(tokens))
+
+
 def wait_until_answered(page: Page) -> None:
-    """Wait until an answer is complete and the engine is free."""
-    speed = page.locator(".quiet", has_text="tokens/s together (measured)").locator("visible=true").first
-    expect(speed).to_be_visible(timeout=LONG)
+    """Wait until the last question is answered and the engine is free."""
+    expect(page.locator(".turn").last.locator(".status")).to_contain_text("measured", timeout=LONG)
     wait_until_idle(page)
 
 
 def newest_run(app: Any) -> Path:
-    return max((f for f in app.runs.iterdir() if f.is_dir()), key=lambda f: f.stat().st_mtime)
+    return max((f for f in app.runs.iterdir() if (f / "events.jsonl").is_file()), key=lambda f: f.stat().st_mtime)
 
 
 def drawn_points(page: Page) -> int:
@@ -120,3 +176,14 @@ def wait_for_new_points(page: Page, more_than: int) -> int:
     page.wait_for_function(grown, arg=more_than, timeout=LONG)
     page.wait_for_function(grown, arg=drawn_points(page), timeout=LONG)
     return drawn_points(page)
+
+
+def upload(page: Page, path: Path) -> None:
+    """Choose a file for the Data tab's upload button."""
+    page.locator(".data-tab .source input[type=file]").first.set_input_files(path)
+
+
+def expect_counts(page: Page, **counts: int) -> None:
+    """Wait until the Data tab shows these numbers of rows: train, held_out, left_out, total."""
+    for name, count in counts.items():
+        expect(page.locator(f".rows .counts .{name} dd")).to_have_text(f"{count:,}", timeout=LONG)

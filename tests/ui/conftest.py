@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import toys
+from actions import open_page
 from playwright.sync_api import expect, sync_playwright
 from served_app import ServedApp
 
@@ -55,13 +56,12 @@ def browser():
 
 @pytest.fixture
 def page(browser, app):
-    """A fresh page whose console errors fail the test."""
-    opened = browser.new_page(viewport={"width": 1440, "height": 900})
-    errors = []
-    opened.on("pageerror", lambda error: errors.append(str(error)))
-    opened.set_default_timeout(30_000)
-    opened.goto(app.url)
-    opened.get_by_role("tab").first.wait_for()
-    yield opened
-    opened.close()
-    assert not errors, errors
+    with open_page(browser, app) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def shared_page(browser, app):
+    """One page for the tests of a file, for those that need no fresh one: opening a page takes 8 s of a processor."""
+    with open_page(browser, app) as opened:
+        yield opened

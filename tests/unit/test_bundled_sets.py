@@ -17,7 +17,7 @@ from playground.settings import Data
 )
 def test_bundled_sets_keep_their_held_out_rows_apart(name, train, held_out):
     rows = read(Data(source=name))
-    assert (len(rows.train), len(rows.held_out), rows.total) == (train, held_out, train)
+    assert (len(rows.train), len(rows.held_out), rows.total) == (train, held_out, train + held_out)
     assert not {(r.instruction, r.input) for r in rows.train} & {(r.instruction, r.input) for r in rows.held_out}
 
 

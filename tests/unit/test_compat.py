@@ -44,6 +44,29 @@ def test_viewed_tensor_is_the_original_of_a_view():
     )
 
 
+def test_a_backward_pass_and_a_recomputation_in_it_are_noticed():
+    seen = []
+
+    class Probe(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            seen.append(("forward", compat.in_backward_pass(), compat.in_recomputation()))
+            ctx.save_for_backward(x)
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, gradient):
+            ctx.saved_tensors  # noqa: B018  # is computed again now
+            seen.append(("backward", compat.in_backward_pass(), compat.in_recomputation()))
+            return gradient * 2
+
+    inputs = torch.ones(2, requires_grad=True)
+    torch.utils.checkpoint.checkpoint(Probe.apply, inputs, use_reentrant=False).sum().backward()
+    assert seen == [("forward", False, False), ("forward", True, True), ("backward", True, False)], changed(
+        "torch", "_current_graph_task_id or _top_saved_tensors_default_hooks"
+    )
+
+
 def test_local_shard_of_an_unsharded_tensor_is_itself():
     from torch.distributed.tensor import DTensor
 
@@ -290,6 +313,22 @@ def test_a_4bit_layer_computes_in_the_type_it_was_set_to():
     x = torch.randn(2, 64, requires_grad=True)
     assert layer(x).dtype == x.dtype and layer.compute_dtype == torch.bfloat16, changed(
         "bitsandbytes", "Linear4bit.compute_type_is_set"
+    )
+
+
+@pytest.mark.slow
+def test_bitsandbytes_is_imported_without_the_compiler_and_its_kernels_still_work():
+    code = (
+        "import sys\nimport torch\nfrom playground import compat\ncompiled = []\n"
+        "torch.compile = before = lambda function, **_: compiled.append(function) or function\n"
+        "compat.import_bitsandbytes()\nprint('torch._inductor' in sys.modules, torch.compile is before, compiled)\n"
+        "from bitsandbytes.backends.default.ops import _dequantize_blockwise_compute as kernel\n"
+        "zeros, scale = torch.zeros(64, dtype=torch.uint8), 2 * torch.ones(1)\n"
+        "print(kernel(zeros, scale, torch.ones(256), 64, torch.float32).sum().item(), len(compiled))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=120)
+    assert ended.stdout.split("\n")[:2] == ["False True []", "128.0 1"], (
+        changed("bitsandbytes", "backends.default.ops._try_torch_compile") + ended.stderr[-500:]
     )
 
 

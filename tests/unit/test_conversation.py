@@ -24,7 +24,7 @@ def test_every_answer_of_a_conversation_becomes_a_row(tmp_path, roles, names):
     ]
     rows = _read(tmp_path, records)
     assert rows.train == [Row("q1", "a1"), Row("q2", "a2", before=(("q1", "a1"),)), Row("q4", "a4")]
-    assert [r.number for r in rows.train] == [1, 1, 2] and rows.total == 2
+    assert [r.number for r in rows.train] == [1, 1, 2] and rows.total == 3
 
 
 def test_system_messages_joined_turns_and_content_parts(tmp_path):

@@ -75,7 +75,7 @@ def test_empty_rows_are_numbered_as_in_the_file(tmp_path):
 def test_empty_rows_are_numbered_as_in_the_file_after_held_out_rows(tmp_path):
     rows = [{**ROWS[0], "split": "held-out"}, ROWS[1], {**ROWS[2], "output": ""}]
     error = read_error(write_jsonl(tmp_path / "a.jsonl", rows), drop_empty=False)
-    assert problem_keys(error) == ["error.empty_rows"] and "rows 3" in str(error)
+    assert problem_keys(error) == ["error.empty_rows"] and "row 3" in str(error)
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from playground.model.dtype import requested_dtype
-from playground.model.load import compute_dtype
+from playground.model.dtype import compute_dtype, default_bits, requested_dtype
 from playground.planning.forecast import resolve_target
 from playground.settings import Load, Settings
 
@@ -28,3 +27,11 @@ def test_loading_and_planning_use_the_requested_dtype(load, dtype):
     if dtype:
         reason = "dtype.float32" if load.bits == 32 else "dtype.chosen"
         assert compute_dtype(load, "cuda") == compute_dtype(load, "cpu") == (dtype, reason)
+
+
+def test_default_bits_need_a_clear_speedup_on_a_cpu(monkeypatch):
+    for speedup, bits in ((1.3, 16), (1.1, 32), (0.5, 32)):
+        monkeypatch.setattr("playground.model.dtype.bf16_speedup", lambda speedup=speedup: speedup)
+        assert default_bits("cpu") == bits and default_bits("cuda") == 16
+        for device, expected in (("cpu", bits), ("cuda", 16)):
+            assert resolve_target(Settings(load=Load(bits=0)), device, 0)[0].load.bits == expected

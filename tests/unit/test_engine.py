@@ -12,8 +12,9 @@ import pytest
 from toys import keys
 
 from playground import runs
-from playground.engine.client import Engine, Job
+from playground.engine.client import Engine
 from playground.errors import PlaygroundError
+from playground.job import Job
 from playground.jsonl_process import Connection
 from playground.settings import Generation, Settings
 
@@ -38,7 +39,10 @@ for line in sys.stdin:
     send(id=request["id"], event={"kind": "opened", "run": f"run-of-{os.getpid()}"})
     while not (folder / "finish").exists():
         time.sleep(0.01)
-    send(id=request["id"], event={"kind": "done", "result": {"pid": os.getpid()}})
+    for event in json.loads((folder / "events").read_text()) if (folder / "events").exists() else []:
+        send(id=request["id"], event=event)
+    result = json.loads((folder / "result").read_text()) if (folder / "result").exists() else {"pid": os.getpid()}
+    send(id=request["id"], event={"kind": "done", "result": result})
     send(id=request["id"], result=None)
 """
 
@@ -91,6 +95,16 @@ def test_second_job_is_refused_while_one_runs_and_stop_ends_that_one(engine, cho
     assert _result(job)["stopped"] and engine.state == "ready"
 
 
+def test_stop_of_a_chat_leaves_a_fine_tune_running(engine, chosen):
+    chat = engine.chat(chosen(), None, QUESTION, Generation(max_new_tokens=4))
+    assert _result(chat)["sides"]["base"]["tokens"] <= 4
+    job = engine.tune(chosen(**LONG))
+    first = _first(job, "step")["step"]
+    assert not engine.stop("chat") and not engine.stop_job(chat)
+    assert next(e for e in job.events() if e["kind"] == "step" and e["step"] > first + 20)
+    assert engine.stop("tune") and _result(job)["stopped"] and not engine.stop("tune")
+
+
 @pytest.mark.slow
 def test_stopped_fine_tune_resumes_in_its_own_run(engine, chosen):
     stopped = engine.tune(chosen(train={"max_steps": 60}))
@@ -110,6 +124,95 @@ def test_stopped_fine_tune_resumes_in_its_own_run(engine, chosen):
 def test_stop_after_a_job_does_not_stop_the_next(engine, chosen):
     engine.stop()
     assert _result(engine.tune(chosen()))["steps"] == 3
+
+
+def test_stop_of_another_kind_leaves_the_job_alone(engine, chosen):
+    job = engine.tune(chosen(**LONG))
+    _first(job, "step")
+    engine.stop("chat")
+    assert not engine.stopping and not job.stopping
+    engine.stop("tune")
+    assert engine.stopping
+    result = _result(job)
+    assert result["stopped"] and not engine.stopping and job.stopping
+    assert 0 < result["steps"] < result["total_steps"] == 100_000
+    assert result["checkpoint"] and os.path.isdir(result["adapter"])
+
+
+def test_loaded_is_true_at_every_moment(engine, chosen, toy):
+    engine.close()
+    assert engine.loaded is None and engine.memory is None
+    first, second = chosen(), chosen(load={"model": str(toy("gpt2"))})
+    job = engine.tune(first)
+    assert engine.loaded is None
+    job.wait()
+    assert engine.loaded == {"model": first.load.model, "bits": 32, "run": job.run}
+    engine.chat(first, job.run, QUESTION, Generation(max_new_tokens=2)).wait()
+    assert engine.loaded["run"] == job.run  # it wasn't loaded again
+    failed = engine.load(chosen(load={"model": "/nowhere/at/all"}))
+    failed.wait()
+    assert failed.error and engine.loaded is None
+    loading = engine.load(second)
+    loading.wait()
+    assert engine.loaded == {"model": second.load.model, "bits": 32, "run": loading.run}
+    os.kill(engine.pid, signal.SIGKILL)
+    wait_until(lambda: engine.state == "off")
+    assert engine.loaded is None and engine.memory is None
+
+
+@pytest.mark.slow
+def test_unload_returns_the_memory_and_keeps_the_worker(engine, chosen, toy):
+    model = toy("llama", hidden_size=1024, intermediate_size=4096, num_hidden_layers=4)
+    engine.load(chosen(load={"model": str(model)})).wait()
+    pid, before, held = engine.pid, engine.memory["rss"], engine.last.result["parts"]["weights"]
+    assert engine.unload() and engine.loaded is None and engine.pid == pid and engine.state == "ready"
+    assert held > 2**27 and before - engine.memory["rss"] > 0.9 * held
+    assert engine.last.do == "unload" and engine.last.result["held"] == held
+    assert _result(engine.tune(chosen()))["steps"] == 3
+
+
+@pytest.mark.slow
+def test_unload_stops_the_job_under_way_first(engine, chosen):
+    job = engine.tune(chosen(**LONG))
+    _first(job, "step")
+    assert engine.unload() and job.ended and job.result["stopped"] and job.result["adapter"]
+    assert engine.loaded is None and engine.state == "ready"
+
+
+@pytest.mark.parametrize("freed,stays", [(2**30, True), (2**29, False)])
+def test_worker_that_does_not_return_the_memory_is_replaced(stub_engine, freed, stays):
+    (stub_engine.root / "result").write_text(json.dumps({"held": 2**30, "freed": freed}))
+    (stub_engine.root / "finish").touch()
+    assert stub_engine.unload() is False and stub_engine.state == "off"  # nothing to unload
+    stub_engine.start()
+    pid = stub_engine.pid
+    assert stub_engine.unload() is stays and (stub_engine.pid == pid) is stays
+    assert stub_engine.state in ("starting", "ready")
+
+
+def test_worker_whose_job_does_not_stop_is_replaced(stub_engine, monkeypatch):
+    monkeypatch.setattr("playground.engine.client.STOP_SECONDS", 0.1)
+    job = stub_engine.load(Settings())
+    wait_until(lambda: job.run is not None)
+    pid = stub_engine.pid
+    assert not stub_engine.unload() and job.ended and stub_engine.pid != pid and stub_engine.state != "off"
+
+
+def test_model_is_not_loaded_any_more_while_another_is_loading(stub_engine):
+    (stub_engine.root / "events").write_text(
+        json.dumps([{"kind": "loaded", "model": "one", "bits": 4}, {"kind": "unloaded"}])
+    )
+    job, seen = stub_engine.load(Settings()), []
+    take_in = stub_engine._take_in
+
+    def note(*arguments):
+        take_in(*arguments)
+        seen.append(stub_engine.loaded)
+
+    stub_engine._take_in = note
+    (stub_engine.root / "finish").touch()
+    job.wait()
+    assert seen[-3:] == [{"model": "one", "bits": 4, "run": job.run}, None, None]
 
 
 def test_invalid_settings_fail_the_job_with_every_problem(engine):
@@ -185,6 +288,22 @@ def stub_engine(tmp_path):
     engine.close()
 
 
+def test_stop_of_a_chat_never_reaches_the_job_after_it(stub_engine, monkeypatch):
+    """The chat ends, and a fine-tune begins, between the click and the moment at which the engine can look."""
+    cancelled: list[int] = []
+    monkeypatch.setattr(Connection, "cancel", lambda self, request_id: cancelled.append(request_id))
+    chat, answers = stub_engine.chat(Settings(), None, QUESTION, Generation()), []
+    wait_until(lambda: chat.run is not None)
+    with stub_engine._lock:
+        click = threading.Thread(target=lambda: answers.append(stub_engine.stop("chat")))
+        click.start()
+        click.join(0.2)
+        stub_engine._job = None
+        stub_engine.tune(Settings())
+    click.join(WAIT)
+    assert answers == [False] and cancelled == []
+
+
 def _replace_idle_worker(engine: Engine) -> tuple[Connection, Job]:
     """Kill the idle worker and submit a job before the death is noticed: the dead one's connection, and the job."""
     dead = engine._connection
@@ -243,3 +362,13 @@ def _bytes_waiting(connection: Connection) -> int:
     count = array.array("i", [0])
     fcntl.ioctl(connection._process.stdout, termios.FIONREAD, count)
     return count[0]
+
+
+def test_engine_tells_what_run_its_job_writes_to_even_before_that_is_opened(stub_engine):
+    job = stub_engine.resume("resumed")
+    assert stub_engine.writes_to("resumed") and not stub_engine.writes_to("another")
+    wait_until(lambda: job.run is not None)
+    assert stub_engine.writes_to(job.run)
+    (stub_engine.root / "finish").write_text("")
+    wait_until(lambda: job.ended)
+    assert not stub_engine.writes_to(job.run) and not stub_engine.writes_to("resumed")

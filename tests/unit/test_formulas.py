@@ -1,5 +1,7 @@
 """The formulas for a prediction agree with the trace, or say that they don't."""
 
+import re
+
 import pytest
 import torch
 from toys import FAMILIES
@@ -21,6 +23,8 @@ def test_formulas_agree_with_the_trace(bits, toy):
     assert all(lines[part]["agrees"] for part in ("adapters", "optimizer", "kv_cache"))
     assert lines["weights"]["bytes"] <= lines["weights"]["traced"]  # a toy's many small tensors are rounded up
     assert lines["weights"]["agrees"] or bits < 16
+    for line in lines.values():  # B is bytes, never billions
+        assert not re.search(r"\d [BM] ×", line["arithmetic"]) and line["arithmetic"].endswith(" B")
 
 
 def test_a_formula_that_is_off_does_not_agree():

@@ -95,6 +95,21 @@ def test_texts_grow_token_by_token(toy):
         assert all(new.startswith(old) for old, new in zip(before["texts"], after["texts"]))
 
 
+@pytest.mark.parametrize("lora", [{}, {"use_dora": True}])  # with DoRA the sides are answered one after the other
+def test_each_answer_tells_how_and_when_it_ended(toy, lora):
+    tuned_model = with_adapter(load(toy(), 32), **lora)
+    base, tuned = (answers(tuned_model, [Prompt(PROMPTS[0], side)])[-1]["ids"][0] for side in (False, True))
+    end_id = next(token for token in base if token not in tuned)
+    *_, last = generate_answers(
+        tuned_model.model, tuned_model.tokenizer, both_sides(PROMPTS[0]), [end_id], PLAIN, threading.Event()
+    )
+    assert [end["finish"] for end in last["ends"]] == ["end", "limit"]
+    assert [end["tokens"] for end in last["ends"]] == [base.index(end_id) + 1, PLAIN.max_new_tokens]
+    assert all(end["seconds"] > 0 for end in last["ends"])
+    if not lora:
+        assert last["ends"][0]["seconds"] < last["ends"][1]["seconds"]
+
+
 def test_beam_search_yields_texts_at_the_end_and_keeps_the_base_answer(toy):
     generation = Generation(max_new_tokens=10, num_beams=3)
     tuned_model, base_model = with_adapter(load(toy(), 32)), load(toy(), 32)
@@ -125,6 +140,7 @@ def test_stop_ends_generation_with_the_text_so_far(toy):
         if len(events) == 3:
             stop.set()
     assert 3 <= events[-1]["tokens"] < 400 and len(events[-1]["texts"]) == 2
+    assert [end["finish"] for end in events[-1]["ends"]] == ["stopped", "stopped"]
 
 
 def test_closing_the_iterator_stops_generation(toy):
@@ -196,6 +212,15 @@ def test_chat_and_training_alternate(chosen, tmp_path, bits):
     assert chat(results[0]["run"])["tuned"] == answer["tuned"]  # read from disk, of a run with the same seed
     assert [r["loss"]["after"] < r["loss"]["before"] for r in results] == [True, True]
     assert results[0]["loss"] == results[1]["loss"]
+
+
+@pytest.mark.slow
+def test_an_answer_ends_where_the_models_context_ends(chosen, tmp_path):
+    question = {"base": [{"instruction": "what " * 60, "answer": None}]}
+    result = list(Workbench(tmp_path).chat(chosen(), None, question, Generation(max_new_tokens=4000)))[-1]["result"]
+    end = result["sides"]["base"]
+    assert end["finish"] in ("limit", "end") and 0 < end["tokens"] < 512 and end["tokens_per_s"] > 0
+    assert not result["together"]
 
 
 def test_a_conversation_too_long_for_the_model_is_an_error(chosen, tmp_path):

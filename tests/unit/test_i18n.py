@@ -53,7 +53,8 @@ def test_every_key_in_the_code_is_in_the_tables():
 
 
 def test_every_key_made_from_a_name_is_in_the_tables():
-    expected = [e["name"] for e in catalog.data_sets().values()] + [f"preset.{name}" for name in catalog.presets()]
+    expected = [e["name"] + end for e in catalog.data_sets().values() for end in ("", ".short")]
+    expected += [f"preset.{name}" for name in catalog.presets()]
     expected += [f"catalog.for.{entry['for']}" for entry in catalog.models().values()]
     for group in (settings.Load, settings.Data, settings.Lora, settings.Train, settings.Generation):
         expected += [f"{group.__name__.lower()}.{f.name}{end}" for f in fields(group) for end in ("", ".info")]
@@ -117,3 +118,35 @@ def test_bytes_are_written_in_gib_or_mib(lang):
 def test_python_files_contain_no_japanese_but_the_talks_template():
     allowed = {"playground/data/builtin_formats.py"}
     assert {str(p.relative_to(PROJECT)) for p in FILES if JAPANESE.search(p.read_text(encoding="utf-8"))} <= allowed
+
+
+@pytest.mark.parametrize(("rows", "text"), [(0, "0 rows"), (1, "1 row"), (2, "2 rows"), (1200, "1,200 rows")])
+def test_count_brings_the_right_form_of_its_noun(monkeypatch, rows, text):
+    monkeypatch.setitem(table("en"), "test.rows", "{rows:row|rows} here, {plain}")
+    assert translate("en", "test.rows", rows=rows, plain=rows) == f"{text} here, {rows}"
+
+
+def test_every_count_with_a_noun_has_both_forms():
+    forms = [
+        (lang, key, form)
+        for lang in LANGUAGES
+        for key, text in table(lang).items()
+        for _, _, form, _ in Formatter().parse(text)
+        if form and "|" in form
+    ]
+    assert len(forms) >= 5 and [where for where in forms if where[2].count("|") != 1] == []
+
+
+@pytest.mark.parametrize(
+    ("count", "english", "japanese"),
+    [
+        (6871982080, "6.87 billion", "68.7 億"),
+        (7000000000, "7 billion", "70 億"),
+        (134515008, "135 million", "1.35 億"),
+        (16777216, "16.8 million", "1,678 万"),
+        (9216, "9,216", "9,216"),
+    ],
+)
+def test_counts_of_weights_are_written_in_words(count, english, japanese):
+    assert english in translate("en", "catalog.parameters", parameters=count)
+    assert japanese in translate("ja", "catalog.parameters", parameters=count)

@@ -19,7 +19,7 @@ DIRECTION = [
     {"engine.client", "planning.client"},  # their clients in the page's process
     {"memory"},
     {"catalog", "runs"},
-    {"settings", "jsonl_process"},
+    {"settings", "jsonl_process", "job"},
     {"errors"},
     {"i18n", "background", "compat"},
 ]

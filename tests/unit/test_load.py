@@ -20,7 +20,7 @@ from playground.errors import PlaygroundError
 from playground.memory import ledger
 from playground.memory.release import defragment
 from playground.model import adapt
-from playground.model.load import default_bits, load_model, model_from_config, quantizable_linear_layers
+from playground.model.load import load_model, model_from_config, quantizable_linear_layers
 from playground.settings import Load, Lora
 from playground.train.optimizer import Optimizer
 
@@ -269,12 +269,6 @@ def test_falcon_s_linear_class_is_patched_by_one_thread_at_a_time(toy):
     release.set()
     thread.join()
     assert seen == [torch.nn.Linear] and modeling_falcon.FalconLinear.__name__ == "FalconLinear"
-
-
-def test_default_bits_need_a_clear_speedup_on_a_cpu(monkeypatch):
-    for speedup, bits in ((1.3, 16), (1.1, 32), (0.5, 32)):
-        monkeypatch.setattr("playground.model.load._bf16_speedup", lambda speedup=speedup: speedup)
-        assert default_bits("cpu") == bits and default_bits("cuda") == 16
 
 
 def test_progress_bars_of_transformers_are_reported_and_the_hook_is_restored(toy):

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import time
 
 import pytest
 from toys import keys
@@ -52,6 +53,23 @@ def test_same_question_is_answered_from_memory(planner):
     planner.close()
     assert planner.ask("forecast", settings={"load": {"bits": 4}}, context=5) is first
     assert planner.ask("forecast", context=6)["pid"] != first["pid"]
+
+
+def test_stored_answer_needs_no_process_and_starts_that_of_forecasts(tmp_path, monkeypatch):
+    asked = {"context": 5, "settings": {"load": {"bits": 4}}}
+    entries = [{"id": do, "arguments": asked, "answer": {"stored": do}} for do in ("forecast", "waterfall")]
+    (tmp_path / "answers.json").write_text(json.dumps(entries))
+    monkeypatch.setattr("playground.planning.client.STORED_ANSWERS", tmp_path / "answers.json")
+    planner = Planner(tmp_path / "runs", (sys.executable, "-c", STUB))
+    assert planner.stored_answer("forecast", **asked) == {"stored": "forecast"} and planner.pid("forecast") is None
+    assert planner.stored_answer("forecast", context=6) is None
+    assert planner.ask("waterfall", **asked) == {"stored": "waterfall"} and planner.pid("waterfall") is None
+    assert planner.ask("forecast", **asked) == {"stored": "forecast"}
+    until = time.monotonic() + WAIT
+    while planner.pid("forecast") is None and time.monotonic() < until:
+        time.sleep(0.01)
+    assert planner.pid("forecast") and planner.ask("forecast", context=6)["pid"] == planner.pid("forecast")
+    planner.close()
 
 
 def test_process_that_died_is_replaced(planner):

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 import toys
+from data_files import messages, write_jsonl
 from safetensors.torch import load_file, save_file
 from toy_rows import write_numbered_rows
 from toys import keys, make_tokenizer
@@ -50,8 +51,26 @@ def test_rows_that_remain_are_counted_with_reasons_for_the_rest(settings):
         file.write(json.dumps({"instruction": "", "output": "an answer without a question"}) + "\n")
     counts = row_questions.count_rows(settings.with_values({"data": {"start_row": 11, "held_out": 0.5}}))
     assert counts["train"] + counts["held_out"] == 110 and counts["held_out"] > 0
-    assert counts["total"] == 121 and list(counts["dropped"].values()) == [1]
+    assert counts["total"] == 121 and counts["left_out"] == {"empty": 1, "outside": 10}
     assert list(counts["where"].values()) == [[121]]
+
+
+@pytest.mark.parametrize("source", ["helpdesk.en", "plain-qa.ja", "duplicates", "conversations"])
+@pytest.mark.parametrize("selection", [{}, {"start_row": 3, "end_row": 6}, {"sample": 4}, {"contains": "a"}])
+def test_all_rows_are_accounted_for(tmp_path, source, selection):
+    records = {
+        "duplicates": [{"instruction": f"What about a{n % 7}?", "output": "blue" if n % 4 else ""} for n in range(12)],
+        "conversations": [{"messages": messages(f"a{n}?", "1", "b?", "2")} for n in range(12)],
+    }
+    in_file = {"helpdesk.en": 420, "plain-qa.ja": 200, "duplicates": 12}.get(source)
+    if source in records:
+        source = str(write_jsonl(tmp_path / "rows.jsonl", records[source]))
+    settings = Settings().with_values({"data": {"source": source, "held_out": 0.3, **selection}})
+    counts = row_questions.count_rows(settings)
+    assert counts["train"] + counts["held_out"] + sum(counts["left_out"].values()) == counts["total"]
+    assert in_file in (None, counts["total"])
+    assert "outside" in counts["left_out"] or "start_row" not in selection
+    assert "not_sampled" in counts["left_out"] or "sample" not in selection
 
 
 def test_a_changed_prompt_format_is_used_at_once(settings):

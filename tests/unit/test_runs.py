@@ -167,11 +167,5 @@ def test_an_invalid_run_id_is_refused(tmp_path, run_id):
     inside = tmp_path / "runs"
     inside.mkdir()
     with pytest.raises(PlaygroundError) as caught:
-        runs.delete(inside, run_id)
-    assert keys(caught) == ["error.no_run"] and (tmp_path / "x").is_dir()
-
-
-def test_delete_removes_only_that_run(run, tmp_path):
-    other = runs.create(tmp_path, "load", Settings())
-    runs.delete(tmp_path, run.id)
-    assert [s.id for s in runs.history(tmp_path)] == [other.id]
+        runs.find(inside, run_id)
+    assert keys(caught) == ["error.no_run"]

@@ -177,7 +177,7 @@ def test_a_slice_without_remaining_rows_reports_why(tmp_path):
     assert problem_keys(error) == ["error.nothing_left", "error.category"]
     assert (
         "21" in str(error)
-        and "of another category 10" in str(error)
+        and "other categories 10" in str(error)
         and "without the text 10" in str(error)
         and "odd, even" in str(error)
     )
@@ -207,7 +207,7 @@ def test_a_sets_own_held_out_rows_are_filtered_and_never_trained_on(tmp_path):
         {"split": "held-out", "instruction": "new", "output": "o", "category": "even"},
     ]
     rows = _read(tmp_path, records, category="even", held_out=0.1)
-    assert [r.instruction for r in rows.held_out] == ["new"] and len(rows.train) == 10 and rows.total == 20
+    assert [r.instruction for r in rows.held_out] == ["new"] and len(rows.train) == 10 and rows.total == 23
     assert rows.dropped == {"category": 11, "taught": 1} and rows.where["taught"] == [21]
 
 

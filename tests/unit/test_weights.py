@@ -104,7 +104,7 @@ def test_a_bit_width_other_than_the_stored_one_is_an_error_and_the_stored_one_is
     first.model.save_pretrained(tmp_path / "q")
     first.tokenizer.save_pretrained(tmp_path / "q")
     error_keys, text = load_error(tmp_path / "q", bits=other)
-    assert error_keys == ["error.stored_bits"] and f"stored in {bits} bits" in text
+    assert error_keys == ["error.stored_bits"] and f"quantized to {bits} bits" in text
     config, target = meta_model.config_of(str(tmp_path / "q")), phases.Target("cpu", torch.bfloat16)
     prediction = phases.predict_load(config, Settings(load=Load(bits=bits)), target)["parts"]
     parts = ledger.bytes_by_part(first.model)

@@ -284,7 +284,8 @@ def prompts_of_chat(workbench, settings, run, monkeypatch) -> set[str]:
 
     def answers(model, tokenizer, batch, *_):
         prompts.update(tokenizer.decode(prompt.ids) for prompt in batch)
-        yield {"texts": ["blue <"] * len(batch), "tokens": 1}
+        end = {"finish": "end", "tokens": 1, "seconds": 0.1}
+        yield {"texts": ["blue <"] * len(batch), "tokens": 1, "ends": [end] * len(batch)}
 
     monkeypatch.setattr(chat, "generate_answers", answers)
     events = list(workbench.chat(settings, run, ASK, Generation(max_new_tokens=4)))
@@ -307,7 +308,7 @@ def test_chat_uses_the_custom_format_that_the_run_was_trained_with(chosen, tmp_p
 
 def test_plain_texts_are_trained_on_and_continued(chosen, tmp_path, monkeypatch):
     rows = SelectedRows(
-        [Row("", f"The answer to question {n} is blue.") for n in range(12)], [Row("", "The answer is blue.")], 13
+        [Row("", f"The answer to question {n} is blue.") for n in range(12)], [Row("", "The answer is blue.")]
     )
     monkeypatch.setattr("playground.data.source.read", lambda *_: rows)
     workbench = Workbench(tmp_path)

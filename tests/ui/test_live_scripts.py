@@ -1,4 +1,4 @@
-"""The live view's reducer (assets/live_reducer.js), by Node's own test runner over tests/js/."""
+"""The live view's reducer and figures, by Node's own test runner over tests/js/."""
 
 import shutil
 import subprocess
@@ -10,7 +10,7 @@ NODE = shutil.which("node")
 
 
 @pytest.mark.skipif(NODE is None, reason="no node on this machine")
-def test_the_reducer_passes_its_node_tests():
+def test_the_scripts_pass_their_node_tests():
     process = subprocess.run(
         [str(NODE), "--test", "tests/js/"], cwd=PROJECT, capture_output=True, text=True, timeout=120, check=False
     )

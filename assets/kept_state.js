@@ -1,0 +1,34 @@
+// What a page keeps in this tab of the browser, over a reload and a switch of language: changed fields, and which tab is open.
+
+const keptState = {
+  fields: "playground.fields", tab: "playground.tab", // keys in sessionStorage
+  restored: false, reopened: false, // what Gradio sets and selects before that is nobody's choice
+
+  // Keep the values that differ from the page's start.
+  save(names, start, values) {
+    if (!this.restored) return;
+    const changed = names.map((name, i) => [name, values[i], start[i]]).filter(([, value, first]) => JSON.stringify(value) !== JSON.stringify(first));
+    sessionStorage.setItem(this.fields, JSON.stringify(Object.fromEntries(changed)));
+  },
+
+  // The kept values, and for the rest the page's own.
+  restore(names, values) {
+    let kept = {};
+    try { kept = JSON.parse(sessionStorage.getItem(this.fields)) ?? {}; } catch { /* another version's: start anew */ }
+    setTimeout(() => { this.restored = true; }, 500);
+    return names.map((name, i) => Object.hasOwn(kept, name) ? kept[name] : values[i]);
+  },
+
+  open(tab) {
+    document.body.dataset.tab = tab;
+    if (this.reopened) sessionStorage.setItem(this.tab, tab);
+  },
+
+  // Gradio's update of the tabs: the one that was open, or `?tab=…`, or the first.
+  reopen(tabs) {
+    const asked = new URLSearchParams(location.search).get("tab"), kept = sessionStorage.getItem(this.tab);
+    const tab = [asked, kept].find((name) => tabs.includes(name)) ?? tabs[0];
+    document.body.dataset.tab = tab, this.reopened = true;
+    return { selected: tab, __type__: "update" };
+  },
+};

@@ -1,0 +1,61 @@
+"""Answer the card picture's questions: the bar of a job at one bit width, and its tape, layer by layer.
+
+Every function takes validated settings; the planning process parses them. job: "load", "chat" or "tune"; context:
+tokens of a chat; capacity: bytes of the memory, 0: no limit; device: "cuda" or "cpu".
+"""
+
+from transformers import PreTrainedConfig
+
+from playground.catalog.cards import verdict
+from playground.planning.forecast import MIN_CONTEXT, check_context_length, full_rows, resolve_target
+from playground.predict import meta_model, phases, tape
+from playground.settings import Settings
+
+
+def bar(settings: Settings, job: str, context: int = 1024, capacity: int = 0, device: str = "cuda") -> dict:
+    """What a job is predicted to need at the settings' bit width.
+
+    Returns {"bits", "need" (bytes), "verdict" (None without a capacity), "parts": {part: bytes} that add up to the
+    need: on a CPU with the `program` itself, on CUDA with its `runtime`}. Raises PlaygroundError.
+    """
+    config = _checked_config(settings, job, context)
+    settings, target = resolve_target(settings, device, capacity)
+    if job == "load":
+        prediction = phases.predict_load(config, settings, target)
+    elif job == "chat":
+        prediction = phases.predict_chat(config, settings, target, max(context, MIN_CONTEXT))
+    else:
+        prediction = phases.predict_tune(config, settings, target, full_rows(settings))
+    need, parts = prediction["need"], prediction["parts"]
+    if device == "cpu":
+        parts = parts | {"program": need - sum(parts.values())}
+    fit = verdict(need, capacity) if capacity else None
+    return {"bits": settings.load.bits, "need": need, "verdict": fit, "parts": parts}
+
+
+def job_tape(settings: Settings, job: str, context: int = 1024, capacity: int = 0, device: str = "cuda") -> dict:
+    """What a job holds in memory as it goes through the layers: {"tape": predict.tape.condense's, "reason": ""}.
+
+    For a network without repeated layers that a trace can tell apart: {"tape": None, "reason": "layers"}. Raises
+    PlaygroundError.
+    """
+    config = _checked_config(settings, job, context)
+    settings, target = resolve_target(settings, device, capacity)
+    if job == "load":
+        told = tape.load_tape(config, settings, target)
+    elif job == "chat":
+        told = tape.chat_tape(config, settings, target, max(context, MIN_CONTEXT))
+    else:
+        told = tape.tune_tape(config, settings, target, full_rows(settings))
+    visited = {visit["layer"] for visit in told["visits"]}
+    if not told["layers"] or not visited >= set(range(told["layers"])):
+        return {"tape": None, "reason": "layers"}
+    return {"tape": told, "reason": ""}
+
+
+def _checked_config(settings: Settings, job: str, context: int) -> PreTrainedConfig:
+    """The model's config. Raises PlaygroundError if it can't take rows of the job's length."""
+    config = meta_model.config_of(settings.load.model)
+    lengths = {"load": 1, "chat": context, "tune": settings.train.max_seq_length}
+    check_context_length(config, lengths[job])
+    return config

@@ -1,0 +1,131 @@
+"""The comparison on the Compare tab: every question with the answers to it side by side, as data and as HTML."""
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from playground.i18n import translate
+from playground.ui.answer_markdown import answer_html
+
+SIDES = ("base", "tuned")  # answered by the engine
+COLUMNS = (*SIDES, "service")
+PENDING = "…"  # an answer that hasn't begun
+
+
+@dataclass
+class Answer:
+    """One column's answer. `finish` is "" while it is written, later "end", "limit" or "stopped" (engine/chat.py).
+
+    tokens, tokens_per_s: measured; None for a service, which tells neither.
+    """
+
+    text: str = ""
+    finish: str = ""
+    tokens: int | None = None
+    tokens_per_s: float | None = None
+
+
+@dataclass
+class Turn:
+    """A question and its answers by column.
+
+    adapter: the run that answered on the tuned side, or ""; adapter_name: in words. expected: the reference, or "";
+    learned: its units (learned_words.py) to be marked. status: what is going on while no answer is complete; after
+    that, how the speed was measured. dropped: whether the conversation was cleared while it was being answered.
+    """
+
+    question: str
+    answers: dict[str, Answer]
+    adapter: str = ""
+    adapter_name: str = ""
+    expected: str = ""
+    learned: frozenset[str] = field(default_factory=frozenset)
+    status: str = ""
+    dropped: bool = False
+
+    @property
+    def stopped(self) -> bool:
+        """Whether an answer was stopped by a person."""
+        return any(answer.finish == "stopped" for answer in self.answers.values())
+
+
+def history(turns: Sequence[Turn], column: str, adapter: str) -> list[tuple[str, str]]:
+    """The questions that a column has answered, with its answers; on the tuned side only those of this adapter."""
+    return [
+        (turn.question, turn.answers[column].text)
+        for turn in turns
+        if column in turn.answers and (column != "tuned" or turn.adapter == adapter)
+    ]
+
+
+def comparison_html(
+    lang: str, turns: Sequence[Turn], adapter: str = "", has_service: bool = False, busy: bool = False
+) -> str:
+    """All turns as HTML; adapter: the run that is chosen now; busy: whether the last turn is being answered."""
+    columns = COLUMNS if has_service or any("service" in turn.answers for turn in turns) else SIDES
+    open_tag = f'<div class="compare-log" role="log" aria-busy="{str(busy).lower()}">'
+    if not turns:
+        cells = "".join(f"<p>{_text(lang, f'chat.empty_{column}')}</p>" for column in columns)
+        return f'{open_tag}<div class="answers nothing">{cells}</div></div>'
+    names_adapters = any(turn.adapter != adapter for turn in turns)
+    articles, shown = [], None
+    for turn in turns:
+        if names_adapters and turn.adapter != shown:
+            articles.append(f'<p class="switch">{html.escape(turn.adapter_name)}</p>')
+        shown = turn.adapter
+        articles.append(_turn_html(lang, turn, columns, busy and turn is turns[-1]))
+    return f"{open_tag}{''.join(articles)}</div>"
+
+
+def heads_html(lang: str, texts: dict[str, str]) -> str:
+    """The heads of the columns; texts: which model answers there, in words, by column."""
+    cells = "".join(
+        f'<div class="badge head-{column}"><strong>{_text(lang, f"chat.{column}")}</strong> {html.escape(text)}</div>'
+        for column, text in texts.items()
+    )
+    return f'<div class="compare-log"><div class="answers heads">{cells}</div></div>'
+
+
+def _turn_html(lang: str, turn: Turn, columns: Sequence[str], busy: bool) -> str:
+    """A question and its answers; the expected answer only once they are there, so that nobody reads it first."""
+    cells = "".join(_cell_html(lang, column, turn) for column in columns)
+    lines = []
+    if turn.expected and not busy:
+        marked = f" <small>{_text(lang, 'chat.marked')}</small>" if turn.learned else ""
+        expected = answer_html(turn.expected, turn.learned)
+        lines.append(f'<div class="expected"><strong>{_text(lang, "chat.expected")}</strong>{marked}{expected}</div>')
+    if turn.status:
+        lines.append(f'<p class="status">{html.escape(turn.status)}</p>')
+    question = f'<p class="asked">{html.escape(turn.question)}</p>'
+    return f'<article class="turn">{question}<div class="answers">{cells}</div>{"".join(lines)}</article>'
+
+
+def _cell_html(lang: str, column: str, turn: Turn) -> str:
+    name = _text(lang, f"chat.{column}")
+    answer = turn.answers.get(column)
+    if answer is None:
+        return f'<section class="answer absent" aria-label="{name}"></section>'
+    if answer.finish and not answer.text:
+        text = f'<p class="silent">{_text(lang, "chat.silent")}</p>'
+    else:
+        text = answer_html(answer.text or PENDING, turn.learned)
+    facts = _facts_html(lang, answer)
+    return (
+        f'<section class="answer side-{column}" aria-label="{name}"><strong class="who">{name}</strong>'
+        f'<div class="text">{text}</div>{facts}</section>'
+    )
+
+
+def _facts_html(lang: str, answer: Answer) -> str:
+    """Under an answer: whether it was cut or stopped, and its speed."""
+    facts = []
+    if answer.finish in ("limit", "stopped"):
+        key = "chat.cut" if answer.finish == "limit" else "chat.stopped"
+        facts.append(f'<strong class="cut">{_text(lang, key, tokens=answer.tokens)}</strong>')
+    if answer.tokens_per_s is not None:
+        facts.append(_text(lang, "chat.speed", tokens=answer.tokens, tokens_per_s=answer.tokens_per_s))
+    return f'<p class="facts">{" · ".join(facts)}</p>' if facts else ""
+
+
+def _text(lang: str, key: str, **values: object) -> str:
+    return html.escape(translate(lang, key, **values))

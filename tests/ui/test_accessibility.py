@@ -1,0 +1,38 @@
+"""axe-core finds nothing serious or critical on any tab, light and dark; a keyboard reaches the demo."""
+
+import pytest
+from actions import open_tab
+from axe_playwright_python.sync_playwright import Axe
+
+TABS = ("start", "plan", "load", "data", "tune", "chat", "runs")
+BAD = ("serious", "critical")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious_on_any_tab(browser, app, scheme):
+    page = browser.new_page(viewport={"width": 1440, "height": 900}, color_scheme=scheme, reduced_motion="reduce")
+    page.goto(app.url)
+    page.get_by_role("tab").first.wait_for()
+    found = {}
+    for tab in TABS:
+        open_tab(page, f"tab.{tab}")
+        page.wait_for_timeout(1_500)  # axe measures colors, which fade in
+        violations = Axe().run(page).response["violations"]
+        bad = [(v["id"], len(v["nodes"]), v["nodes"][0]["html"][:120]) for v in violations if v["impact"] in BAD]
+        if bad:
+            found[tab] = bad
+    page.close()
+    assert not found, found
+
+
+def test_tab_key_reaches_the_demo_and_enter_presses_it(browser, app):
+    page = browser.new_page(viewport={"width": 1440, "height": 900})
+    page.goto(app.url)
+    page.locator("#teach").wait_for()
+    for _ in range(25):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.id") == "teach":
+            break
+    assert page.evaluate("document.activeElement.id") == "teach"
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    page.close()

@@ -1,0 +1,83 @@
+"""The Start tab and the status strip: the demo from one button to Compare, the recording, Stop and Unload."""
+
+import pytest
+from actions import (
+    LONG,
+    choose_toy,
+    open_tab,
+    press,
+    visible_field,
+    wait_until_idle,
+)
+from playwright.sync_api import expect
+from served_app import ServedApp
+
+from playground.catalog import presets
+from playground.i18n import LANGUAGES, translate
+
+
+@pytest.fixture(scope="module")
+def untouched_app(tmp_path_factory):
+    """An app in which nothing has run."""
+    running = ServedApp(folder := tmp_path_factory.mktemp("start"), {"PLAYGROUND_CACHE": str(folder / "cache")})
+    running.wait_until_served()
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def page(shared_page):
+    open_tab(shared_page, "tab.start")
+    return shared_page
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_before_anything_has_run_a_recorded_run_plays(browser, untouched_app, lang):
+    page = browser.new_page(viewport={"width": 1440, "height": 900})
+    page.goto(untouched_app.url + ("" if lang == "en" else f"/{lang}"))
+    badge = translate(lang, "chart.recorded", date="").split("2")[0][:8]
+    expect(page.locator(".live .recorded")).to_contain_text(badge, timeout=LONG)
+    expect(page.locator(".live .facts")).to_contain_text(translate(lang, "chart.fact.loss"), timeout=LONG)
+    strip = page.locator(".strip .run")
+    expect(strip).to_contain_text(translate(lang, "strip.idle"))  # a recording isn't a run of this machine
+    page.close()
+
+
+def test_after_unloading_nothing_says_that_a_model_is_loaded(page, app):
+    wait_until_idle(page)
+    choose_toy(page, app)
+    press(page, "load.go")
+    expect(page.locator(".strip .model")).to_contain_text("toy-llama", timeout=LONG)
+    wait_until_idle(page)
+    page.locator("#unload").click()
+    expect(page.locator(".strip .model")).to_contain_text(translate("en", "strip.nothing"), timeout=LONG)
+    expect(page.locator(".notice", has_text="toy-llama").locator("visible=true")).to_have_count(0)
+    expect(page.locator("#unload")).to_be_disabled()
+
+
+def test_own_data_goes_to_the_data_tab(page, tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"instruction": "Who?", "output": "Me."}\n' * 3, encoding="utf-8")
+    page.locator("input[type=file]").first.set_input_files(path)
+    expect(page.get_by_role("tab", name=translate("en", "tab.data"))).to_have_attribute("aria-selected", "true")
+    expect(page.get_by_text("Who?").locator("visible=true").first).to_be_visible(timeout=LONG)
+
+
+def test_the_plan_is_one_click_away(page):
+    press(page, "start.plan.go")
+    expect(page.get_by_role("tab", name=translate("en", "tab.plan"))).to_have_attribute("aria-selected", "true")
+
+
+@pytest.mark.parametrize("tab", ["plan", "load"])  # whose fields have no help, and have some
+def test_presenting_hides_help_but_no_field(browser, app, tab):
+    page = browser.new_page(viewport={"width": 1920, "height": 1080}, reduced_motion="reduce")
+    page.goto(f"{app.url}?present=1&tab={tab}")
+    expect(visible_field(page, translate("en", "load.model"))).to_be_visible(timeout=LONG)
+    expect(page.get_by_role("radio", name="8", exact=True).locator("visible=true").first).to_be_visible()
+    expect(page.get_by_text(translate("en", "load.model.info"))).to_be_hidden()
+    page.close()
+
+
+def test_each_language_has_its_demo():
+    for lang in ("en", "ja"):
+        assert presets()[f"demo-{lang}"]["settings"].get("data", {}).get("source", "helpdesk.en") == f"helpdesk.{lang}"

@@ -1,0 +1,75 @@
+"""What the page does about Gradio's own faults and slowness, and what of Gradio's insides that relies on."""
+
+import inspect
+
+import gradio as gr
+import pytest
+from gradio import component_meta
+
+from playground.ui.page import select_tab
+from playground.ui.quick_gradio import _hide_from_gradio
+from playground.ui.separate_events import separate_events
+
+CHANGED = "gradio changed: playground/ui/quick_gradio.py needs another way to import it quickly"
+
+
+def test_importing_gradio_leaves_inspect_as_it_was():
+    assert inspect.getfile is not _hide_from_gradio
+    assert _hide_from_gradio(gr.Textbox) == inspect.getfile(gr.Textbox)  # for any other caller
+
+
+def test_gradio_writes_no_stub_of_a_component_whose_file_it_cannot_find(monkeypatch):
+    monkeypatch.setattr(inspect, "getfile", _hide_from_gradio)
+    monkeypatch.setattr(component_meta, "create_pyi", lambda *_: pytest.fail(CHANGED))
+    assert component_meta.create_or_modify_pyi(gr.Textbox, "Textbox", []) is None, CHANGED
+
+
+@pytest.fixture
+def two_listeners():
+    """A page on which two listeners follow one field, and one of them a button as well; then separated."""
+    with gr.Blocks() as app:
+        field, first, second, button = gr.Number(), gr.Number(), gr.Number(), gr.Button()
+        field.change(lambda value: value, field, first)
+        gr.on([field.change, button.click], lambda value: value, field, second, trigger_mode="always_last")
+        button.click(lambda: None)
+        separate_events(app)
+    return app, field, button
+
+
+def test_each_listener_that_keeps_the_last_call_gets_an_event_of_its_own(two_listeners):
+    app, field, button = two_listeners
+    of_first, of_second, of_button = list(app.fns.values())[:3]
+    tickets = {target for listener in (of_first, of_second) for target in listener.targets}
+    assert len(tickets) == 2 and (field._id, "change") not in tickets
+    assert of_button.targets == [(button._id, "click")]  # its calls are never kept
+
+
+def test_every_event_still_reaches_its_listeners_through_their_tickets(two_listeners):
+    app, field, button = two_listeners
+    reached: dict = {}
+    for listener in list(app.fns.values())[3:]:
+        [ticket] = listener.outputs
+        assert listener.fn is None and "ticketNumber" in listener.js
+        reached[ticket._id] = set(listener.targets)
+    of_first, of_second = ([number for number, _ in listener.targets] for listener in list(app.fns.values())[:2])
+    assert reached[of_first[0]] == {(field._id, "change")}
+    assert reached[of_second[0]] == {(field._id, "change"), (button._id, "click")}
+
+
+def test_separating_twice_changes_nothing(two_listeners):
+    app, *_ = two_listeners
+    count = len(app.fns)
+    with app:
+        separate_events(app)
+    assert len(app.fns) == count
+
+
+def test_a_tab_is_selected_in_the_browser_alone():
+    with gr.Blocks() as app:
+        button = gr.Button()
+        with gr.Tabs() as tabs, gr.Tab("One", id="one"):
+            pass
+        select_tab(button.click, tabs, "one", where="1 < 2")
+    [listener] = app.fns.values()
+    assert listener.fn is None
+    assert listener.js == "() => ({ ...(1 < 2 ? { selected: \"one\" } : {}), __type__: 'update' })"

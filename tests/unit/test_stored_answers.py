@@ -1,0 +1,75 @@
+"""The stored answers that the Plan tab opens with are of its first questions, and those that are predicted."""
+
+import json
+
+import gradio as gr
+import pytest
+
+from playground import catalog
+from playground.planning import forecast
+from playground.planning.build_answers import questions
+from playground.planning.client import STORED_ANSWERS, Planner
+from playground.planning.process import answer
+from playground.settings import Settings
+from playground.ui import plan_tab
+from playground.ui.page import Page
+
+RENEW = "run `python -m playground.planning.build_answers`"
+NO_PROCESS = ("false",)  # a planner that can't ask anything
+
+
+def stored(do: str) -> dict | list:
+    entries = json.loads(STORED_ANSWERS.read_text(encoding="utf-8"))
+    return next(entry["answer"] for entry in entries if entry["id"] == do)
+
+
+@pytest.mark.parametrize("lang", ["en", "ja"])
+def test_plan_tab_opens_with_a_drawn_plan_before_anything_was_asked(tmp_path, lang):
+    page = Page(lang, tmp_path, None, Planner(tmp_path, NO_PROCESS), None, Settings())
+    with gr.Blocks():
+        tab = plan_tab.build(page)
+    inputs = plan_tab.parse_inputs(page, tab, [component.value for component in tab.inputs])
+    asked = inputs.questions()
+    assert {do: asked[do] for do in questions()} == questions(), RENEW
+    for do in questions():
+        assert page.planner.stored_answer(do, **asked[do]) is not None, RENEW
+    result = tab.result
+    assert 'class="bar"' in result.forecast.value and "<table" in result.details.value
+    assert "<li>" in result.waterfall.value and "<table" in result.largest_models.value
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_stored_forecast_is_the_one_predicted():
+    """Versions of libraries differ by up to 2 %."""
+    before, now = stored("forecast"), answer("forecast", questions()["forecast"], lambda event: None)
+    assert set(before) == set(now), RENEW
+    for phase, prediction in now["phases"].items():
+        assert before["phases"][phase]["need"] == pytest.approx(prediction["need"], rel=0.02), RENEW
+    assert before["parameters"] == now["parameters"] and before["trainable"] == now["trainable"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_stored_savings_are_those_predicted():
+    before, now = stored("waterfall"), answer("waterfall", questions()["waterfall"], lambda event: None)
+    assert [step["step"] for step in before] == [step["step"] for step in now], RENEW
+    assert [step["need"] for step in before] == pytest.approx([step["need"] for step in now], rel=0.02), RENEW
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("card", "bits"), [("rtx-2060", 4), ("rtx-4090", 8)])
+def test_stored_largest_models_need_what_is_predicted(card, bits):
+    row = next(row for row in stored("largest_models") if (row["card"], row["bits"]) == (card, bits))
+    for job in ("chat", "tune"):
+        need = forecast.required_memory(row[job]["id"], bits, job, **questions()["largest_models"])
+        assert row[job]["need"] == pytest.approx(need, rel=0.02), RENEW
+
+
+def test_largest_models_at_4_bits_need_what_the_list_of_models_says():
+    for row in stored("largest_models"):
+        for job in ("chat", "tune"):
+            requirement = catalog.requirements().get(row[job]["id"]) if row[job] and row["bits"] == 4 else None
+            if requirement:
+                assert requirement["cuda"][job] == pytest.approx(row[job]["need"], rel=0.02), RENEW

@@ -1,0 +1,158 @@
+"""Tapes of toy models: they end where the predictions do, and tell what each layer holds, stage by stage."""
+
+import pytest
+import torch
+from test_layer_extrapolation import ROWS, deep
+
+from playground.planning import picture
+from playground.predict import phases, tape
+from playground.predict.allocation_trace import OUTSIDE, AllocationEvent
+from playground.settings import BIT_WIDTHS, Load, Lora, Settings, Train
+
+CUDA = phases.Target("cuda", torch.bfloat16)
+
+
+def settings(bits: int = 16, checkpointing: str = "off", **train) -> Settings:
+    train = {"batch_size": 4, "gradient_checkpointing": checkpointing} | train
+    return Settings(load=Load(bits=bits), lora=Lora(r=4), train=Train(**train))
+
+
+def held(told: dict) -> list[dict[tuple[int, str], int]]:
+    """What is held at each instant, by layer and part, from the changes."""
+    now: dict[tuple[int, str], int] = {}
+    instants = []
+    for visit in told["visits"]:
+        now |= {(layer, told["names"][name]): size for layer, name, size in visit["changes"]}
+        instants.append(dict(now))
+    return instants
+
+
+def layers_of(told: dict, stage: str) -> list[int]:
+    return [v["layer"] for v in told["visits"] if v["stage"] == stage and v["layer"] != OUTSIDE]
+
+
+@pytest.mark.parametrize(
+    ("family", "bits", "checkpointing"),
+    [("llama", 16, "off"), ("llama", 4, "all"), ("gpt_neox", 8, "2"), ("t5", 16, "all"), ("gemma3_text", 4, "offload")],
+)
+def test_the_highest_instant_is_the_predicted_peak(family, bits, checkpointing):
+    chosen, config = settings(bits, checkpointing), deep(family)
+    for told, predicted in (
+        (tape.tune_tape(config, chosen, CUDA, ROWS), phases.predict_tune(config, chosen, CUDA, ROWS)),
+        (tape.chat_tape(config, chosen, CUDA, 64), phases.predict_chat(config, chosen, CUDA, 64)),
+        (tape.load_tape(config, chosen, CUDA), phases.predict_load(config, chosen, CUDA)),
+    ):
+        assert told["allocated"] == max(v["allocated"] for v in told["visits"]) == predicted["allocated"]
+        assert [sum(sizes.values()) for sizes in held(told)] == [v["allocated"] for v in told["visits"]]
+
+
+def test_the_parts_at_the_highest_instant_are_those_predicted():
+    chosen = settings(4, "all")
+    told, predicted = (
+        tape.tune_tape(deep("llama"), chosen, CUDA, ROWS),
+        phases.predict_tune(deep("llama"), chosen, CUDA, ROWS),
+    )
+    parts: dict[str, int] = {}
+    for (_, part), size in max(held(told), key=lambda sizes: sum(sizes.values())).items():
+        parts[part] = parts.get(part, 0) + size
+    assert {part: size for part, size in parts.items() if size} == told["parts"]
+    assert told["parts"] | {"runtime": predicted["parts"]["runtime"]} == predicted["parts"]
+
+
+def test_a_checkpointed_layer_is_computed_again_before_its_backward_pass():
+    told = tape.tune_tape(deep("llama"), settings(16, "all"), CUDA, ROWS)
+    layers = list(range(told["layers"]))
+    assert layers_of(told, "forward") == layers
+    assert layers_of(told, "recompute") == layers[::-1]
+    order = [(v["stage"], v["layer"]) for v in told["visits"]]
+    assert all(order.index(("recompute", n)) < order.index(("backward", n)) for n in layers[:-1])
+    assert layers_of(tape.tune_tape(deep("llama"), settings(16, "2"), CUDA, ROWS), "recompute") == layers[::-2]
+    assert layers_of(tape.tune_tape(deep("llama"), settings(16, "off"), CUDA, ROWS), "recompute") == []
+
+
+def test_a_layer_keeps_more_activations_without_checkpointing():
+    kept = {}
+    for checkpointing in ("off", "all"):
+        told = tape.tune_tape(deep("llama"), settings(16, checkpointing), CUDA, ROWS)
+        kept[checkpointing] = next(v["kept"] for v in told["visits"] if (v["stage"], v["layer"]) == ("forward", 5))
+    assert kept["off"] > 3 * kept["all"] > 0
+
+
+def test_quantized_weights_are_made_dense_in_the_layer_at_work():
+    work = {}
+    for bits in (16, 4):
+        told = tape.tune_tape(deep("llama"), settings(bits), CUDA, ROWS)
+        work[bits] = [v["work"] for v in told["visits"] if v["stage"] == "forward" and v["layer"] == 5]
+    assert max(work[16]) < max(work[4])
+
+
+def test_loading_visits_one_layer_after_another_and_stages_its_weights_there():
+    told = tape.load_tape(deep("llama"), settings(4), CUDA)
+    assert layers_of(told, "load") == list(range(told["layers"]))
+    buffers = told["names"].index("buffers")
+    staged = [
+        (visit["layer"], layer)
+        for visit in told["visits"]
+        for layer, name, size in visit["changes"]
+        if size and name == buffers and layer != OUTSIDE
+    ]
+    assert staged == [(layer, layer) for layer in range(told["layers"])]
+
+
+def test_activations_are_gone_after_the_step():
+    told = tape.tune_tape(deep("llama"), settings(), CUDA, ROWS)
+    assert told["visits"][-1]["stage"] == "optimizer"
+    last = told["visits"][-1]
+    most = max(v["allocated"] for v in told["visits"])
+    assert last["end"] < last["allocated"] <= most
+
+
+def test_tape_of_a_shallow_network_equals_that_of_all_layers(monkeypatch):
+    chosen = settings(16, "all")
+    shallow = tape.tune_tape.__wrapped__(deep("llama"), chosen, CUDA, ROWS)
+    monkeypatch.setattr("playground.predict.trace_cache.choose_shallow_model", lambda *_: None)
+    assert tape.tune_tape.__wrapped__(deep("llama"), chosen, CUDA, ROWS) == shallow
+
+
+def test_a_long_tape_keeps_its_highest_instant(monkeypatch):
+    monkeypatch.setattr(tape, "MAX_VISITS", 10)
+    chosen = settings(16, "all", max_tokens_per_micro_batch=60)
+    told = tape.tune_tape.__wrapped__(deep("llama"), chosen, CUDA, ROWS)
+    assert len(told["visits"]) <= 10 and max(v["allocated"] for v in told["visits"]) == told["allocated"]
+    assert [sum(sizes.values()) for sizes in held(told)] == [v["allocated"] for v in told["visits"]]
+
+
+def test_frees_alone_are_no_visit():
+    events = [
+        AllocationEvent(0, 512, "activations", layer=0, stage="forward"),
+        AllocationEvent(1, 1024, "activations", layer=1, stage="forward"),
+        AllocationEvent(0, 512, "activations", True, 0, stage="forward"),
+    ]
+    told = tape.condense(events, 2)
+    assert [(v["stage"], v["layer"], v["freed"], v["kept"]) for v in told["visits"]][1:] == [
+        ("forward", 0, 0, 512),
+        ("forward", 1, 512, 1024),
+    ]
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+@pytest.mark.parametrize("job", ["load", "chat", "tune"])
+def test_parts_of_a_bar_add_up_to_its_need_and_shrink_with_the_bits(toy, job, device):
+    chosen = Settings().with_values({"load": {"model": str(toy())}, "train": {"batch_size": 2, "max_seq_length": 64}})
+    weights = []
+    for bits in BIT_WIDTHS:
+        of_width = chosen.with_values({"load": {"bits": bits}})
+        bar = picture.bar(of_width, job, 64, 8 * 2**30, device)
+        assert sum(bar["parts"].values()) == bar["need"] and bar["bits"] == bits and bar["verdict"] == "fits"
+        assert ("program" if device == "cpu" else "runtime") in bar["parts"]
+        weights.append(bar["parts"]["weights"])
+    assert weights == sorted(weights, reverse=True) and weights[0] > weights[-1]
+
+
+def test_a_network_without_repeated_layers_has_no_tape(toy, monkeypatch):
+    monkeypatch.setattr("playground.predict.traced_model.repeated_layers", lambda model: [])
+    monkeypatch.setattr("playground.predict.trace_cache.choose_shallow_model", lambda *_: None)
+    chosen = Settings().with_values(
+        {"load": {"model": str(toy("gpt2")), "bits": 16}, "train": {"batch_size": 3, "max_seq_length": 64}}
+    )
+    assert picture.job_tape(chosen, "tune") == {"tape": None, "reason": "layers"}
