@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import toys
+from xdist.scheduler import LoadFileScheduling
 
 if TYPE_CHECKING:
     from playground.settings import Settings
 
+BROWSER_TESTS = "tests/ui/"
 MAX_PROCESSES = 4  # of the whole suite; one takes up to 0.8 GiB (measured without the slow and browser tests)
 _HOME = Path(tempfile.mkdtemp(prefix="playground-tests-"))
 os.environ |= {
@@ -33,10 +35,22 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return min(MAX_PROCESSES, os.cpu_count() or 1) if whole and not shutil.which("nvidia-smi") else 0
 
 
+class _BrowserTestsTogether(LoadFileScheduling):
+    """Whole files to each process, and all browser tests to one: a second page is slow beside the first."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return BROWSER_TESTS if nodeid.startswith(BROWSER_TESTS) else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
+    return _BrowserTestsTogether(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every browser test as slow: each waits for a real page."""
+    """Mark every browser test as slow: each waits for a real page. They come first, since they take longest."""
+    items.sort(key=lambda item: not item.nodeid.startswith(BROWSER_TESTS))
     for item in items:
-        if Path(__file__).parent / "ui" in item.path.parents:
+        if item.nodeid.startswith(BROWSER_TESTS):
             item.add_marker(pytest.mark.slow)
 
 

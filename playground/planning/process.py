@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from playground import compat
 from playground.jsonl_process import Emit, Server
 from playground.planning.client import OF_ROWS
 from playground.settings import parse
@@ -20,7 +21,9 @@ OF_PICTURE = ("bar", "job_tape")
 
 def main() -> None:
     """Serve requests until the page's process is gone."""
-    Server().serve(answer)
+    server = Server()
+    compat.import_bitsandbytes()
+    server.serve(answer)
 
 
 def answer(do: str, arguments: dict, emit: Emit) -> Any:

@@ -1,6 +1,7 @@
 """What a person does and reads on the page, for the browser tests of this folder."""
 
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,13 +23,13 @@ RENDERED = """
 
 
 @contextmanager
-def open_page(browser: Browser, app: Any) -> Iterator[Page]:
+def open_page(browser: Browser, app: Any, path: str = "", width: int = 1440, height: int = 900) -> Iterator[Page]:
     """A page of its own, closed at the end. Raises AssertionError if a script of it failed."""
-    opened = browser.new_page(viewport={"width": 1440, "height": 900}, reduced_motion="reduce")
+    opened = browser.new_page(viewport={"width": width, "height": height}, reduced_motion="reduce")
     errors: list[str] = []
     opened.on("pageerror", lambda error: errors.append(str(error)))
     opened.set_default_timeout(30_000)
-    opened.goto(app.url)
+    opened.goto(app.url + path)
     opened.get_by_role("tab").first.wait_for()
     yield opened
     opened.close()
@@ -74,10 +75,19 @@ def press(page: Page, key: str, lang: str = "en") -> None:
     page.get_by_role("button", name=translate(lang, key), exact=True).locator("visible=true").first.click()
 
 
+def unfold(page: Page, key: str, lang: str = "en") -> Locator:
+    """Open an accordion of the open tab unless it is open; returns its header."""
+    label = page.get_by_text(translate(lang, key), exact=True)
+    header = page.locator("button.label-wrap").filter(has=label).locator("visible=true").first
+    header.wait_for()
+    if "open" not in (header.get_attribute("class") or "").split():
+        header.click()
+    return header
+
+
 def expand(page: Page, key: str) -> None:
     """Open an accordion of the form and wait for its fields, which Gradio makes only then."""
-    header = page.get_by_role("button", name=translate("en", key)).locator("visible=true").first
-    header.click()
+    header = unfold(page, key)
     header.locator("xpath=..").locator("input, textarea").locator("visible=true").first.wait_for()
     page.evaluate(RENDERED)
 
@@ -109,11 +119,22 @@ def choose_toy(page: Page, app: Any, model: Path | None = None) -> None:
     choose(page, translate("en", "load.model"), str(model or app.model))
 
 
-def start_fine_tune(page: Page, app: Any, epochs: str) -> None:
-    choose_toy(page, app)
+def start_fine_tune(page: Page, app: Any, epochs: str, model: Path | None = None) -> Path:
+    """Start a fine-tune of a toy model; returns the run's folder, once there is one."""
+    choose_toy(page, app, model)
     open_tab(page, "tab.tune")
     fill(page, translate("en", "train.epochs"), epochs)
+    before = set(app.runs.glob("*/events.jsonl"))
     press(page, "tune.go")
+    until = time.monotonic() + LONG / 1000
+    while not (new := set(app.runs.glob("*/events.jsonl")) - before):
+        assert time.monotonic() < until, notices(page).all_inner_texts()
+        page.wait_for_timeout(100)
+    return max(new).parent
+
+
+def wait_until_tuned(page: Page) -> None:
+    expect(page.locator(".notice.good", has_text=translate("en", "tune.done")[:20]).first).to_be_visible(timeout=LONG)
 
 
 def wait_until_training(page: Page) -> None:
@@ -126,6 +147,12 @@ def wait_until_idle(page: Page) -> None:
     """Wait until no job runs: the Load button is enabled."""
     open_tab(page, "tab.load")
     expect(page.get_by_role("button", name=translate("en", "load.go"))).to_be_enabled(timeout=LONG)
+
+
+def limit_answers(page: Page, tokens: int) -> None:
+    """Set how long answers may get: the toy's seldom end by themselves."""
+    unfold(page, "chat.generation")
+    fill(page, translate("en", "generation.max_new_tokens"), str(tokens))
 
 
 def wait_until_answered(page: Page) -> None:

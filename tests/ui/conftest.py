@@ -62,6 +62,6 @@ def page(browser, app):
 
 @pytest.fixture(scope="module")
 def shared_page(browser, app):
-    """One page for the tests of a file, for those that need no fresh one: opening a page takes 4 s."""
+    """One page for the tests of a file, for those that need no fresh one: opening a page takes 8 s of a processor."""
     with open_page(browser, app) as opened:
         yield opened

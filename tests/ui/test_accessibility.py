@@ -10,7 +10,7 @@ BAD = ("serious", "critical")
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious_on_any_tab(browser, app, scheme):
-    page = browser.new_page(viewport={"width": 1440, "height": 900}, color_scheme=scheme)
+    page = browser.new_page(viewport={"width": 1440, "height": 900}, color_scheme=scheme, reduced_motion="reduce")
     page.goto(app.url)
     page.get_by_role("tab").first.wait_for()
     found = {}

@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from actions import RENDERED, choose, choose_toy, open_tab, press, visible_field
+import pytest
+from actions import RENDERED, choose, choose_toy, open_page, open_tab, press, unfold, visible_field
 from playwright.sync_api import expect
 
 from playground import catalog
@@ -17,7 +18,7 @@ from playground.ui.page import Page
 def open_filters(page, lang: str = "en") -> None:
     """Open the Load tab with its filters shown."""
     open_tab(page, "tab.load", lang)
-    page.get_by_role("button", name=translate(lang, "catalog.filter")).click()
+    unfold(page, "catalog.filter", lang)
     visible_field(page, translate(lang, "catalog.language")).wait_for()
     page.evaluate(RENDERED)
 
@@ -50,8 +51,17 @@ def outside() -> str:
     return f"{named([Settings().load.model])[0]} · {translate('en', 'catalog.outside.mark')}"
 
 
+@pytest.fixture
+def page(shared_page):
+    """The Load tab with no filter set, and the form's first model."""
+    open_filters(shared_page)
+    for key in ("catalog.language", "catalog.size", "catalog.card"):
+        pick(shared_page, "en", key, translate("en", f"{key}.any"))
+    pick(shared_page, "en", "load.model", named([Settings().load.model])[0])
+    return shared_page
+
+
 def test_the_choices_follow_the_filters_and_facts_follow_the_choice(page):
-    open_filters(page)
     left = page.get_by_text(
         translate("en", "catalog.left", count=len(catalog.models()), all=len(catalog.models()))[:20]
     )
@@ -85,7 +95,6 @@ def test_the_choices_follow_the_filters_and_facts_follow_the_choice(page):
 
 
 def test_model_outside_the_filters_stays_chosen_by_its_name_and_is_said_to_be_outside(page):
-    open_filters(page)
     chosen, field = named([Settings().load.model])[0], visible_field(page, translate("en", "load.model"))
     said = page.get_by_text(translate("en", "catalog.outside", model=chosen))
     expect(field).to_have_value(chosen)
@@ -102,7 +111,6 @@ def test_model_outside_the_filters_stays_chosen_by_its_name_and_is_said_to_be_ou
 
 
 def test_no_match_is_reported_and_typed_names_still_work(page, app):
-    open_filters(page)
     card = _cards()[0]
     assert not filters.matching_models("ja", "huge", card["bytes"])
     pick(page, "en", "catalog.language", translate("en", "catalog.language.ja"))
@@ -118,17 +126,12 @@ def test_no_match_is_reported_and_typed_names_still_work(page, app):
 
 
 def test_the_filters_fit_a_phone_in_japanese(browser, app):
-    page = browser.new_page(viewport={"width": 390, "height": 844})
-    page.goto(app.url + "/ja")
-    open_filters(page, "ja")
-    pick(page, "ja", "catalog.language", translate("ja", "catalog.language.en"))
-    expect(
-        page.get_by_text(
-            translate("ja", "catalog.left", count=len(filters.matching_models("en")), all=len(catalog.models()))[:12]
-        )
-    ).to_be_visible()
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    page.close()
+    with open_page(browser, app, "/ja", 390, 844) as page:
+        open_filters(page, "ja")
+        pick(page, "ja", "catalog.language", translate("ja", "catalog.language.en"))
+        left = translate("ja", "catalog.left", count=len(filters.matching_models("en")), all=len(catalog.models()))
+        expect(page.get_by_text(left[:12])).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 def _cards() -> list[dict]:

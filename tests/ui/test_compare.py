@@ -11,19 +11,21 @@ from actions import (
     choose,
     choose_toy,
     fill,
+    limit_answers,
     notices,
+    open_page,
     open_tab,
     press,
     start_fine_tune,
+    unfold,
     visible_field,
-    wait_for_new_points,
     wait_until_answered,
     wait_until_idle,
-    wait_until_training,
+    wait_until_tuned,
 )
 from playwright.sync_api import Page, expect
 
-from playground.i18n import translate
+from playground.i18n import LANGUAGES, translate
 
 KNOWN = "How do I connect my phone to the internet?"  # a held-out question of helpdesk.en
 HOSTILE = (
@@ -46,20 +48,11 @@ def compare(shared_page, app):
     return shared_page
 
 
-@pytest.fixture
-def fresh_compare(page, app):
-    """The same on a page of its own, for tests that change its settings."""
-    prepare(page, app)
-    return page
-
-
 def prepare(page: Page, app) -> None:
     wait_until_idle(page)
     if not any(app.runs.glob("*-tune*/adapter")):
         start_fine_tune(page, app, "0.1")
-        expect(page.locator(".notice.good", has_text=translate("en", "tune.done")[:20]).first).to_be_visible(
-            timeout=LONG
-        )
+        wait_until_tuned(page)
     choose_toy(page, app)
     open_tab(page, "tab.chat")
     expect(page.locator(".head-tuned")).to_contain_text("toy-llama")
@@ -80,14 +73,6 @@ def hostile_service():
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/v1"
         server.shutdown()
-
-
-def limit_answers(page: Page, tokens: int) -> None:
-    """Set how long answers may get: the toy's seldom end by themselves."""
-    label = translate("en", "generation.max_new_tokens")
-    if not page.get_by_label(label, exact=True).locator("visible=true").count():
-        page.get_by_role("button", name=translate("en", "chat.generation")).click()
-    fill(page, label, str(tokens))
 
 
 def question(page: Page):
@@ -117,8 +102,7 @@ def test_an_example_is_sent_at_once_and_what_is_typed_stays(compare):
     expect(compare.locator(".nothing p")).to_have_count(2)
 
 
-def test_a_known_question_shows_the_expected_answer_and_an_answers_limit(fresh_compare):
-    compare = fresh_compare
+def test_a_known_question_shows_the_expected_answer_and_an_answers_limit(compare):
     limit_answers(compare, 3)
     ask(compare, KNOWN.upper())
     expect(compare.locator(".expected")).to_contain_text("The Wi-Fi password is otterlamp58.", timeout=LONG)
@@ -126,10 +110,8 @@ def test_a_known_question_shows_the_expected_answer_and_an_answers_limit(fresh_c
     expect(compare.locator(".facts .cut").first).to_have_text(translate("en", "chat.cut", tokens=3), timeout=LONG)
 
 
-def test_html_in_questions_and_answers_has_no_effect(fresh_compare, hostile_service):
-    compare = fresh_compare
-    limit_answers(compare, 64)
-    compare.get_by_role("button", name=translate("en", "chat.service_title")).click()
+def test_html_in_questions_and_answers_has_no_effect(compare, hostile_service):
+    unfold(compare, "chat.service_title")
     compare.get_by_label(translate("en", "chat.service_on")).check()
     for label, value in (("chat.service_url", hostile_service), ("chat.service_model", "toy")):
         fill(compare, translate("en", label), value)
@@ -143,22 +125,7 @@ def test_html_in_questions_and_answers_has_no_effect(fresh_compare, hostile_serv
     open_tab(compare, "tab.chat")
     assert compare.locator(".compare-log").locator("img, script, a[href^=javascript]").count() == 0
     assert compare.evaluate("window.hacked") is None
-
-
-def test_during_a_fine_tune_a_question_is_answered_by_a_sentence_and_nothing_is_stopped(compare, app):
-    start_fine_tune(compare, app, "400")
-    wait_until_training(compare)
-    open_tab(compare, "tab.chat")
-    ask(compare, "Are you there?")
-    expect(notices(compare)).to_have_text(translate("en", "chat.busy_tune"))
-    expect(question(compare)).to_have_value("Are you there?")
-    expect(compare.locator(".turn")).to_have_count(0)
-    press(compare, "chat.clear")
-    open_tab(compare, "tab.tune")  # which shows the chart
-    wait_for_new_points(compare, 0)
-    expect(compare.locator(".live .phase")).to_have_text(translate("en", "phase.train"))
-    press(compare, "strip.stop")
-    wait_until_idle(compare)
+    compare.get_by_label(translate("en", "chat.service_on")).uncheck()
 
 
 @pytest.mark.parametrize("key", ["strip.stop", "chat.clear"])
@@ -174,16 +141,7 @@ def test_stop_keeps_the_answers_so_far_and_clear_drops_them(compare, key):
     expect(compare.locator(".turn")).to_have_count(1 if key == "strip.stop" else 0)
 
 
-def test_without_an_adapter_one_click_leads_to_the_fine_tune_tab(fresh_compare):
-    compare = fresh_compare
-    choose(compare, translate("en", "chat.adapter"), translate("en", "chat.none"))
-    expect(notices(compare, "good")).to_contain_text(translate("en", "tab.tune"))
-    compare.get_by_role("button", name=translate("en", "chat.go_tune", tab=translate("en", "tab.tune"))).click()
-    expect(compare.get_by_role("tab", name=translate("en", "tab.tune"))).to_have_attribute("aria-selected", "true")
-
-
-def test_an_adapter_of_another_model_is_named_and_its_model_taken_in_one_click(fresh_compare, app):
-    compare = fresh_compare
+def test_an_adapter_of_another_model_is_named_and_its_model_taken_in_one_click(compare, app):
     open_tab(compare, "tab.load")
     choose(compare, translate("en", "load.model"), "somebody/else")
     open_tab(compare, "tab.chat")
@@ -213,7 +171,7 @@ def test_by_keyboard_the_order_is_question_send_examples_and_focus_stays_in_the_
 @pytest.mark.parametrize("width,height", [(1440, 900), (390, 844)])
 def test_the_question_bar_is_always_in_view(compare, width, height):
     compare.set_viewport_size({"width": width, "height": height})
-    limit_answers(compare, 300)
+    limit_answers(compare, 160)
     ask(compare, "Tell me a very long story, with everything that happened.")
     expect(compare.locator(".turn .status")).to_contain_text("measured", timeout=LONG)
     for top in (0, 300, 10_000):
@@ -226,14 +184,16 @@ def test_the_question_bar_is_always_in_view(compare, width, height):
     compare.set_viewport_size({"width": 1440, "height": 900})
 
 
-@pytest.mark.parametrize("lang", ["en", "ja"])
-def test_examples_are_in_the_pages_language(browser, app, lang):
-    page = browser.new_page(viewport={"width": 1440, "height": 900})
-    page.goto(app.url if lang == "en" else f"{app.url}/ja")
-    open_tab(page, "tab.chat", lang)
-    choose(page, translate(lang, "chat.adapter"), translate(lang, "chat.none"))
-    examples = page.locator(".compare-ask .gallery-item")
-    expect(examples).to_have_count(6)
-    expect(examples.last).to_have_text(re.compile("Tokyo" if lang == "en" else "東大"))
-    assert all(text.strip().isascii() == (lang == "en") for text in examples.all_inner_texts())
-    page.close()
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_examples_are_in_the_pages_language_and_without_an_adapter_one_click_leads_to_fine_tuning(browser, app, lang):
+    with open_page(browser, app, "" if lang == "en" else f"/{lang}") as page:
+        open_tab(page, "tab.chat", lang)
+        choose(page, translate(lang, "chat.adapter"), translate(lang, "chat.none"))
+        examples = page.locator(".compare-ask .gallery-item")
+        expect(examples).to_have_count(6)
+        expect(examples.last).to_have_text(re.compile("Tokyo" if lang == "en" else "東大"))
+        assert all(text.strip().isascii() == (lang == "en") for text in examples.all_inner_texts())
+        tab = translate(lang, "tab.tune")
+        expect(notices(page, "good")).to_contain_text(tab)
+        page.get_by_role("button", name=translate(lang, "chat.go_tune", tab=tab)).click()
+        expect(page.get_by_role("tab", name=tab)).to_have_attribute("aria-selected", "true")

@@ -1,10 +1,12 @@
-"""The Data tab in a real browser: an uploaded file is mapped, drawn token by token, filtered, costed and trained on."""
+"""The Data tab in a real browser: a file is mapped, drawn token by token, filtered, costed, trained on; its errors."""
 
 import json
+import re
 
 import pytest
 from actions import (
     LONG,
+    RENDERED,
     choose,
     choose_toy,
     expand,
@@ -14,13 +16,50 @@ from actions import (
     open_tab,
     press,
     upload,
+    visible_field,
     wait_until_idle,
 )
 from playwright.sync_api import expect
 
 from playground.i18n import translate
+from playground.settings import Train
 
+BUNDLED = translate("en", "data.helpdesk.en")
 ROWS = [{"c1": f"What is {n}?", "c2": f"It is <b>{n}</b>.", "kind": "odd" if n % 2 else "even"} for n in range(1, 21)]
+PLAIN_ROWS = [{"question": f"What is {n}?", "answer": f"It is {n}."} for n in range(1, 9)]
+
+
+def prepare(page, app):
+    """The Data tab with the toy model's tokenizer, as it opens: the bundled set, no other choices."""
+    wait_until_idle(page)
+    choose_toy(page, app)
+    open_tab(page, "tab.data")
+    source = visible_field(page, translate("en", "data.source"))
+    if source.input_value() != BUNDLED:
+        choose(page, translate("en", "data.source"), BUNDLED)
+    choose(page, translate("en", "data.prompt_format"), translate("en", "choice.data.prompt_format.auto"))
+    set_cutoff(page, str(Train().max_seq_length))
+    expect_counts(page, train=330, held_out=90, total=420)
+    expect(page.locator(".cost .histogram")).to_be_visible(timeout=2 * LONG)  # the planning process starts
+    expect(notices(page)).to_have_count(0)
+    return page
+
+
+def set_cutoff(page, tokens: str) -> None:
+    field = page.get_by_label(f"number input for {translate('en', 'rows.cutoff')}")
+    field.fill(tokens)
+    field.press("Tab")
+
+
+@pytest.fixture
+def data_tab(shared_page, app):
+    return prepare(shared_page, app)
+
+
+@pytest.fixture
+def fresh_data_tab(page, app):
+    """The same on a page of its own, for a test that maps columns and filters rows."""
+    return prepare(page, app)
 
 
 @pytest.fixture
@@ -30,11 +69,125 @@ def file(tmp_path):
     return path
 
 
-def test_uploaded_file_is_mapped_drawn_filtered_and_trained_on(page, app, file):
-    wait_until_idle(page)
-    choose_toy(page, app)
-    open_tab(page, "tab.data")
-    expect_counts(page, train=330, held_out=90, total=420)  # the bundled set
+def write(path, rows, broken: str = ""):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + broken)
+    return path
+
+
+def test_counts_add_up_to_all_rows_of_the_set(data_tab):
+    expect_counts(data_tab, train=330, held_out=90, total=420)
+    expect(data_tab.locator(".about").first).to_contain_text(translate("en", "rows.in_file", count=420))
+
+
+def test_the_tokens_of_a_row_are_counted_the_same_everywhere(data_tab):
+    total = int(re.search(r"Tokens: ([0-9]+)", data_tab.locator(".xray > p").first.inner_text()).group(1))
+    for legend in data_tab.locator(".xray .legend").all():
+        assert sum(int(count) for count in legend.locator("b").all_inner_texts()) == total
+
+
+def test_an_uploaded_file_is_drawn_at_once_under_its_own_name(data_tab, tmp_path):
+    upload(data_tab, write(tmp_path / "my rows.jsonl", PLAIN_ROWS))
+    expect(visible_field(data_tab, translate("en", "data.source"))).to_have_value("my rows.jsonl")
+    expect(data_tab.locator(".xray .tokens")).to_contain_text("What is 1?", timeout=LONG)
+    assert "gradio/" not in data_tab.inner_text("body") and "/tmp" not in data_tab.inner_text("body")
+
+
+def test_a_broken_file_is_reported_once_and_the_report_vanishes(data_tab, tmp_path):
+    upload(data_tab, write(tmp_path / "broken.jsonl", PLAIN_ROWS, '{"question": "What"\n'))
+    expect(notices(data_tab)).to_have_count(1)
+    expect(notices(data_tab)).to_contain_text("broken.jsonl, line 9")
+    for place in (".counted-rows", ".drawn-tokens", ".drawn-cost"):
+        expect(data_tab.locator(place).first).to_have_text("", timeout=LONG)
+    assert data_tab.inner_text("body").count("line 9") == 1
+    upload(data_tab, write(tmp_path / "whole.jsonl", PLAIN_ROWS))
+    expect(notices(data_tab)).to_have_count(0, timeout=LONG)
+    expect(data_tab.locator(".xray .tokens")).to_contain_text("What is 1?", timeout=LONG)
+
+
+def test_pasted_rows_are_called_so(data_tab):
+    expand(data_tab, "rows.paste")
+    field = data_tab.get_by_placeholder(translate("en", "rows.paste.info"))
+    field.fill("".join(json.dumps(row) + "\n" for row in PLAIN_ROWS) + "{broken\n")
+    press(data_tab, "rows.paste.go")
+    pasted = translate("en", "rows.pasted")
+    expect(visible_field(data_tab, translate("en", "data.source"))).to_have_value(pasted)
+    expect(notices(data_tab)).to_have_count(1)
+    expect(notices(data_tab)).to_contain_text(f"{pasted}, line 9")
+
+
+def test_the_line_of_the_cutoff_is_where_longer_rows_begin(data_tab):
+    expect(data_tab.locator(".cost .cutoff.beyond")).to_have_text(re.compile("256"))
+    set_cutoff(data_tab, "64")
+    expect(data_tab.locator(".xray > p").first).to_contain_text("64", timeout=LONG)  # the row's tokens agree
+    line = data_tab.locator(".cost .cutoff:not(.beyond)")
+    expect(line).to_have_text(re.compile("64"), timeout=LONG)
+    boxes = data_tab.evaluate("""() => [...document.querySelectorAll('.cost .columns > *')].map(node => {
+      const {left, right} = node.getBoundingClientRect();
+      return [node.className, left, right];
+    })""")
+    [x] = [right if "before" in look else left for look, left, right in boxes if "cutoff" in look]
+    assert all(left < x for look, left, _ in boxes if look == "within")
+    assert all(right > x for look, _, right in boxes if look == "over") and any(look == "over" for look, *_ in boxes)
+
+
+def test_a_row_is_picked_by_keyboard_and_the_number_keeps_the_focus(data_tab):
+    button = data_tab.locator(".first-rows button[data-row='3']")
+    button.focus()
+    button.press("Enter")
+    number = visible_field(data_tab, translate("en", "rows.number"))
+    expect(number).to_have_value("3")
+    expect(data_tab.locator(".xray > p").first).to_contain_text("Row 3.", timeout=LONG)
+    number.focus()
+    number.fill("5")
+    number.press("Enter")
+    expect(data_tab.locator(".xray > p").first).to_contain_text("Row 5.", timeout=LONG)
+    expect(number).to_be_focused()
+
+
+def test_a_problem_of_the_template_stands_by_the_tokens_once(data_tab):
+    data_tab.evaluate(RENDERED)
+    number = visible_field(data_tab, translate("en", "rows.number"))
+    number.fill("9999")
+    number.press("Tab")
+    expect(notices(data_tab)).to_have_count(1, timeout=LONG)
+    expect(data_tab.locator(".drawn-tokens .notice")).to_contain_text("9999")
+    expect(data_tab.locator(".cost .histogram")).to_be_visible()
+    number.fill("2")
+    number.press("Tab")
+    expect(notices(data_tab)).to_have_count(0, timeout=LONG)
+
+
+def test_custom_format_is_drawn_at_once_and_refused_without_an_answer(data_tab):
+    tokens = data_tab.locator(".xray .tokens")
+    expect(tokens).to_contain_text("password", timeout=LONG)
+    choose(data_tab, translate("en", "data.prompt_format"), "custom")
+    form = data_tab.get_by_label(translate("en", "data.custom_format")).locator("visible=true").first
+    form.fill("Q: {instruction}")
+    form.press("Tab")
+    expect(notices(data_tab).first).to_contain_text("{answer}", timeout=LONG)
+    form.fill("Frage: {instruction}\nAntwort: {answer}")
+    form.press("Tab")
+    expect(tokens).to_contain_text("Antwort", timeout=LONG)
+
+
+def test_cutoff_changes_the_truncated_rows_and_the_cost(data_tab):
+    expect(data_tab.locator(".cost .histogram i.within").first).to_be_visible(timeout=LONG)
+    assert data_tab.locator(".cost .histogram i.over").count() == 0
+    set_cutoff(data_tab, "64")
+    expect(data_tab.locator(".cost .histogram i.over").first).to_be_visible(timeout=LONG)
+    expect(data_tab.locator(".cost .facts .no").first).to_be_visible()
+
+
+def test_format_of_pasted_rows_is_detected(data_tab):
+    expand(data_tab, "rows.paste")
+    data_tab.get_by_placeholder(translate("en", "rows.paste.info")).fill("question,answer\nWhere?,Here.\nWhen?,Now.\n")
+    press(data_tab, "rows.paste.go")
+    expect(data_tab.locator(".rows .quiet").first).to_contain_text("CSV")
+    expect_counts(data_tab, train=1, held_out=1, total=2)
+
+
+def test_uploaded_file_is_mapped_drawn_filtered_and_trained_on(fresh_data_tab, file):
+    page = fresh_data_tab
     upload(page, file)
     expect(notices(page).first).to_contain_text("c1, c2, kind")
     expand(page, "rows.columns")
@@ -64,53 +217,3 @@ def test_uploaded_file_is_mapped_drawn_filtered_and_trained_on(page, app, file):
         translate("en", "note.data", rows=9, held_out=1, total=22, template="chat"), timeout=LONG
     )  # until then the chart shows the run before
     expect(page.locator(".live .phase")).to_have_text(translate("en", "chart.outcome.done"), timeout=LONG)
-
-
-def test_custom_format_is_drawn_at_once_and_refused_without_an_answer(page, app):
-    wait_until_idle(page)
-    choose_toy(page, app)
-    open_tab(page, "tab.data")
-    tokens = page.locator(".xray .tokens")
-    expect(tokens).to_contain_text("password", timeout=LONG)
-    choose(page, translate("en", "data.prompt_format"), "custom")
-    form = page.get_by_label(translate("en", "data.custom_format")).locator("visible=true").first
-    form.fill("Q: {instruction}")
-    form.press("Tab")
-    expect(notices(page).first).to_contain_text("{answer}", timeout=LONG)
-    form.fill("Frage: {instruction}\nAntwort: {answer}")
-    form.press("Tab")
-    expect(tokens).to_contain_text("Antwort", timeout=LONG)
-
-
-def test_cutoff_changes_the_truncated_rows_and_the_cost(page, app):
-    wait_until_idle(page)
-    choose_toy(page, app)
-    open_tab(page, "tab.data")
-    expect(page.locator(".cost .histogram i.within").first).to_be_visible(timeout=LONG)
-    assert page.locator(".cost .histogram i.over").count() == 0
-    cutoff = page.get_by_label(f"number input for {translate('en', 'rows.cutoff')}")
-    cutoff.fill("64")
-    cutoff.press("Tab")
-    expect(page.locator(".cost .histogram i.over").first).to_be_visible(timeout=LONG)
-    expect(page.locator(".cost .facts .no").first).to_be_visible()
-
-
-def test_format_of_pasted_rows_is_detected(page, app):
-    open_tab(page, "tab.data")
-    expand(page, "rows.paste")
-    page.get_by_placeholder(translate("en", "rows.paste.info")).fill("question,answer\nWhere?,Here.\nWhen?,Now.\n")
-    press(page, "rows.paste.go")
-    expect(page.locator(".rows .quiet").first).to_contain_text("CSV")
-    expect_counts(page, train=1, held_out=1, total=2)
-
-
-def test_the_data_tab_fits_a_phone_in_japanese(browser, app):
-    page = browser.new_page(viewport={"width": 390, "height": 844})
-    page.goto(app.url + "/ja")
-    page.get_by_role("tab").first.wait_for()
-    for key in ("tab.plan", "tab.load", "tab.data", "tab.tune", "tab.chat", "tab.runs"):
-        expect(page.get_by_role("tab", name=translate("ja", key)).locator("visible=true").first).to_be_in_viewport()
-    open_tab(page, "tab.data", "ja")
-    expect_counts(page, train=330, held_out=90, total=420)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    page.close()

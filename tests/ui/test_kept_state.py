@@ -7,9 +7,10 @@ from playwright.sync_api import expect
 from playground.i18n import translate
 
 
-@pytest.fixture
-def changed(page):
+@pytest.fixture(scope="module")
+def changed(shared_page):
     """A page whose epochs, rank and question were changed, on Compare."""
+    page = shared_page
     open_tab(page, "tab.tune")
     fill(page, translate("en", "train.epochs"), "7")
     fill(page, translate("en", "lora.r"), "24")
@@ -24,6 +25,17 @@ def assert_kept(page, lang):
     open_tab(page, "tab.tune", lang)
     expect(visible_field(page, translate(lang, "train.epochs"))).to_have_value("7")
     expect(visible_field(page, translate(lang, "lora.r"))).to_have_value("24")
+    open_tab(page, "tab.chat", lang)
+    page.wait_for_function("sessionStorage.getItem('playground.tab') === 'chat'")
+
+
+def test_the_key_of_a_service_is_not_kept(changed):
+    open_tab(changed, "tab.chat")
+    expand(changed, "chat.service_title")
+    changed.locator("input[type=password]").fill("secret-1234")
+    changed.keyboard.press("Tab")
+    changed.wait_for_function("sessionStorage.getItem('playground.fields')?.includes('Where is the ferry?')")
+    assert "secret-1234" not in changed.evaluate("JSON.stringify({...sessionStorage, ...localStorage})")
 
 
 def test_a_reload_keeps_fields_tab_and_question(changed):
@@ -50,13 +62,3 @@ def test_another_tab_of_the_browser_starts_anew(changed, browser, app):
     other.goto(app.url)
     expect(other.get_by_role("tab", name=translate("en", "tab.start"))).to_have_attribute("aria-selected", "true")
     other.close()
-
-
-def test_the_key_of_a_service_is_not_kept(page):
-    open_tab(page, "tab.chat")
-    expand(page, "chat.service_title")
-    page.locator("input[type=password]").fill("secret-1234")
-    page.keyboard.press("Tab")
-    fill(page, translate("en", "chat.ask"), "Where?")
-    page.wait_for_function("sessionStorage.getItem('playground.fields')?.includes('Where?')")
-    assert "secret-1234" not in page.evaluate("JSON.stringify({...sessionStorage, ...localStorage})")

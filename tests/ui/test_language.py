@@ -7,12 +7,12 @@ from playwright.sync_api import expect
 from playground.i18n import LANGUAGES, translate
 
 
-@pytest.fixture(params=LANGUAGES)
+@pytest.fixture(scope="module", params=LANGUAGES)
 def lang(request):
     return request.param
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def localized(browser, app, lang):
     """The page of one language, at its Plan tab with all fields shown."""
     page = browser.new_page(viewport={"width": 1440, "height": 900})

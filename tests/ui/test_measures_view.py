@@ -1,7 +1,7 @@
 """The live view's metrics before and after, and its sample answers during training, from a run's events."""
 
 import pytest
-from actions import LONG, open_tab, row_button
+from actions import LONG, open_page, open_tab, row_button
 from playwright.sync_api import expect
 
 from playground import runs
@@ -69,13 +69,12 @@ def test_run_shows_its_metrics_and_its_answers_during_training(
 
 
 @pytest.mark.parametrize("width", [390, 1440])
-def test_metrics_and_samples_fit_their_place(app, past, page, width):
-    page.set_viewport_size({"width": width, "height": 844})
-    page.goto(app.url + "/ja")
-    open_tab(page, "tab.runs", "ja")
-    row_button(page, past.id, "runs.show", "ja").click()
-    expect(page.locator(".live .measures tbody tr")).to_have_count(9, timeout=LONG)
-    wide = """() => [...document.querySelectorAll('.live .measures *, .live .samples *')]
-        .filter(e => e.clientWidth && e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflow !== 'hidden')
-        .map(e => e.outerHTML)"""
-    assert page.evaluate(wide) == [] and page.evaluate("document.documentElement.scrollWidth") <= width
+def test_metrics_and_samples_fit_their_place(app, past, browser, width):
+    with open_page(browser, app, "/ja", width, 844) as page:
+        open_tab(page, "tab.runs", "ja")
+        row_button(page, past.id, "runs.show", "ja").click()
+        expect(page.locator(".live .measures tbody tr")).to_have_count(9, timeout=LONG)
+        wide = """() => [...document.querySelectorAll('.live .measures *, .live .samples *')]
+            .filter(e => e.clientWidth && e.scrollWidth > e.clientWidth + 1)
+            .filter(e => getComputedStyle(e).overflow !== 'hidden').map(e => e.outerHTML)"""
+        assert page.evaluate(wide) == [] and page.evaluate("document.documentElement.scrollWidth") <= width

@@ -7,7 +7,6 @@ import pytest
 from actions import (
     LONG,
     choose_toy,
-    newest_run,
     notices,
     open_page,
     open_tab,
@@ -15,8 +14,9 @@ from actions import (
     row_button,
     run_row,
     start_fine_tune,
+    unfold,
     wait_until_idle,
-    wait_until_training,
+    wait_until_tuned,
 )
 from playwright.sync_api import expect
 
@@ -84,10 +84,9 @@ def test_a_picked_run_stays_picked_while_another_job_runs_and_ends(app, past, pa
     expect(run_row(page, picked.id)).to_have_attribute("aria-current", "true")
     second = browser.new_page()
     second.goto(app.url)
-    start_fine_tune(second, app, "0.2")
-    expect(second.locator(".notice.good", has_text=translate("en", "tune.done")[:20]).first).to_be_visible(timeout=LONG)
+    newest = start_fine_tune(second, app, "0.2").name
+    wait_until_tuned(second)
     second.close()
-    newest = newest_run(app).name
     expect(run_row(page, newest)).to_contain_text(translate("en", "state.done"), timeout=LONG)
     assert page.evaluate(MARKED) == [picked.id]
     row_button(page, other.id, "runs.delete").click()
@@ -160,21 +159,6 @@ def test_a_runs_settings_go_into_the_form(app, past, browser):
         expect(source).to_have_value("my rows.csv")  # without the folder of uploads
 
 
-def test_the_run_at_work_cannot_be_deleted(app, page):
-    wait_until_idle(page)
-    start_fine_tune(page, app, "400")
-    wait_until_training(page)
-    run = newest_run(app)
-    open_tab(page, "tab.runs")
-    expect(run_row(page, run.name)).to_contain_text(translate("en", "state.running"))
-    row_button(page, run.name, "runs.delete").click()
-    expect(notices(page).first).to_have_text(translate("en", "error.run_in_use"))
-    assert run.is_dir()
-    open_tab(page, "tab.tune")
-    press(page, "strip.stop")
-    wait_until_idle(page)
-
-
 def test_starting_a_job_leads_back_from_a_past_run(app, past, page):
     wait_until_idle(page)
     open_tab(page, "tab.runs")
@@ -195,23 +179,37 @@ def test_a_short_run_has_ticks_that_differ_and_names_its_narrow_phases(app, past
     expect(bands).to_have_text([translate("en", "phase.fetch"), translate("en", "phase.save")])
 
 
-@pytest.mark.parametrize("width,height", [(1440, 900), (390, 844)])
-def test_thirty_runs_scroll_within_the_table(app, browser, width, height):
+def test_thirty_runs_scroll_within_the_table(app, browser):
     made = [_past_run(app) for _ in range(30)]
-    page = browser.new_page(viewport={"width": width, "height": height})
+    below = translate("ja", "accuracy.record")
     try:
-        page.goto(app.url + "/ja")
-        open_tab(page, "tab.runs", "ja")
-        expect(run_row(page, made[0].id)).to_be_attached()
-        sizes = page.locator(".runs .tunes .scroll").evaluate(
-            "e => [e.scrollHeight > e.clientHeight, e.scrollWidth <= e.clientWidth]"
-        )
-        assert sizes == [True, True]
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        below = page.get_by_role("button", name=translate("ja", "accuracy.record"))
-        if width == 1440:
-            assert below.bounding_box()["y"] < 2 * height
+        with open_page(browser, app, "/ja") as page:
+            open_tab(page, "tab.runs", "ja")
+            expect(run_row(page, made[0].id)).to_be_attached()
+            for width, height in ((1440, 900), (390, 844)):
+                page.set_viewport_size({"width": width, "height": height})
+                sizes = page.locator(".runs .tunes .scroll").evaluate(
+                    "e => [e.scrollHeight > e.clientHeight, e.scrollWidth <= e.clientWidth]"
+                )
+                assert sizes == [True, True]
+                assert page.evaluate("document.documentElement.scrollWidth") <= width
+                assert width == 390 or page.get_by_role("button", name=below).bounding_box()["y"] < 2 * height
     finally:
-        page.close()
         for run in made:
             shutil.rmtree(run.folder)
+
+
+def test_a_prediction_is_compared_with_the_measurement_and_recorded(app, page):
+    run = runs.create(app.runs, "load", Settings(), hardware=HARDWARE)
+    run.append("memory_predicted", phase="load", parts={"weights": 2**30}, allocated=2**30, rss=2**31)
+    run.append("memory_measured", phase="load", peak={"rss": 2**30}, parts={"weights": 2**30})
+    run.append("done", job="load", result={"run": run.id})
+    open_tab(page, "tab.runs")
+    row_button(page, run.id, "runs.show").click()
+    unfold(page, "accuracy.title")
+    row = page.locator(".plan tr", has_text=translate("en", "chart.memory.rss")).locator("visible=true")
+    expect(row).to_contain_text("2.00 GiB")
+    expect(row).to_contain_text("+100.0%")
+    page.get_by_role("button", name=translate("en", "accuracy.record")).click()
+    expect(page.locator(".scrolled tr", has_text="2.00 GiB → 1.00 GiB")).to_be_visible()
+    runs.delete(app.runs, run.id)

@@ -6,16 +6,14 @@ from actions import (
     choose_toy,
     open_tab,
     press,
-    start_fine_tune,
     visible_field,
     wait_until_idle,
-    wait_until_training,
 )
 from playwright.sync_api import expect
 from served_app import ServedApp
 
 from playground.catalog import presets
-from playground.i18n import translate
+from playground.i18n import LANGUAGES, translate
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +25,13 @@ def untouched_app(tmp_path_factory):
     running.close()
 
 
-@pytest.mark.parametrize("lang", ["en", "ja"])
+@pytest.fixture
+def page(shared_page):
+    open_tab(shared_page, "tab.start")
+    return shared_page
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
 def test_before_anything_has_run_a_recorded_run_plays(browser, untouched_app, lang):
     page = browser.new_page(viewport={"width": 1440, "height": 900})
     page.goto(untouched_app.url + ("" if lang == "en" else f"/{lang}"))
@@ -37,25 +41,6 @@ def test_before_anything_has_run_a_recorded_run_plays(browser, untouched_app, la
     strip = page.locator(".strip .run")
     expect(strip).to_contain_text(translate(lang, "strip.idle"))  # a recording isn't a run of this machine
     page.close()
-
-
-def test_the_strip_follows_a_run_and_its_stop_says_what_was_kept(page, app):
-    start_fine_tune(page, app, "400")
-    wait_until_training(page)
-    strip = page.locator(".strip")
-    expect(strip.locator(".model")).to_contain_text("toy-llama")
-    for tab in ("tab.plan", "tab.data", "tab.chat"):  # whatever is open
-        open_tab(page, tab)
-        expect(page.locator("#stop")).to_be_visible()
-    expect(strip.locator(".memory b")).to_contain_text("iB")
-    page.locator("#stop").click()
-    expect(page.locator("#stop")).to_have_text(translate("en", "strip.stopping"))
-    wait_until_idle(page)
-    expect(page.locator("#stop")).to_have_text(translate("en", "strip.stop"))
-    open_tab(page, "tab.tune")
-    expect(page.locator(".notice.good").locator("visible=true")).to_contain_text(
-        translate("en", "tune.stopped").split("{")[0][:7]
-    )
 
 
 def test_after_unloading_nothing_says_that_a_model_is_loaded(page, app):

@@ -316,6 +316,22 @@ def test_a_4bit_layer_computes_in_the_type_it_was_set_to():
     )
 
 
+@pytest.mark.slow
+def test_bitsandbytes_is_imported_without_the_compiler_and_its_kernels_still_work():
+    code = (
+        "import sys\nimport torch\nfrom playground import compat\ncompiled = []\n"
+        "torch.compile = before = lambda function, **_: compiled.append(function) or function\n"
+        "compat.import_bitsandbytes()\nprint('torch._inductor' in sys.modules, torch.compile is before, compiled)\n"
+        "from bitsandbytes.backends.default.ops import _dequantize_blockwise_compute as kernel\n"
+        "zeros, scale = torch.zeros(64, dtype=torch.uint8), 2 * torch.ones(1)\n"
+        "print(kernel(zeros, scale, torch.ones(256), 64, torch.float32).sum().item(), len(compiled))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=120)
+    assert ended.stdout.split("\n")[:2] == ["False True []", "128.0 1"], (
+        changed("bitsandbytes", "backends.default.ops._try_torch_compile") + ended.stderr[-500:]
+    )
+
+
 # datasets
 
 
