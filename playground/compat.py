@@ -222,7 +222,7 @@ def is_plain_lora(layer: Any, adapter: str) -> bool:
 
 
 def import_bitsandbytes() -> None:
-    """Import bitsandbytes without torch's compiler, 1.5 s sooner: its kernels are compiled at their first call instead.
+    """Import bitsandbytes without torch's compiler, 1.2 s sooner: its kernels are compiled at their first call instead.
 
     For processes that call none: a run's memory would grow by the compiler in the middle of it. At import,
     bitsandbytes (0.50) passes kernels that this program may never call to torch.compile.

@@ -58,7 +58,7 @@ def data_tab(shared_page, app):
 
 @pytest.fixture
 def fresh_data_tab(page, app):
-    """The same on a page of its own, for a test that maps columns and filters rows."""
+    """A newly opened page at its Data tab, for a test that maps columns and filters rows."""
     return prepare(page, app)
 
 

@@ -9,6 +9,7 @@ from playwright.sync_api import expect
 from playground import catalog
 from playground.i18n import format_large, translate
 
+FIRST_MODEL = f"{translate('en', 'catalog.mark')} OpenCALM 7B"
 OPT = f"{translate('en', 'catalog.mark')} OPT 125M"
 DIMMED = "element => Number(getComputedStyle(element).opacity) < 1"
 
@@ -24,17 +25,14 @@ def set_slider(page, key: str, value: str) -> None:
     field.blur()
 
 
-FIRST = {"load.model": f"{translate('en', 'catalog.mark')} OpenCALM 7B", "bits": "4", "tokens": "256"}
-
-
 def first_plan(page):
     """The Plan tab with the plan that it opens with, whatever a test before it made of that."""
     open_tab(page, "tab.plan")
-    if visible_field(page, say("load.model")).input_value() != FIRST["load.model"]:
-        choose(page, say("load.model"), FIRST["load.model"])
-    check_radio(page, FIRST["bits"])
+    if visible_field(page, say("load.model")).input_value() != FIRST_MODEL:
+        choose(page, say("load.model"), FIRST_MODEL)
+    check_radio(page, "4")
     check_radio(page, say("choice.train.method.lora"))
-    set_slider(page, "train.max_seq_length", FIRST["tokens"])
+    set_slider(page, "train.max_seq_length", "256")
     expect(page.locator(".plan header strong")).to_have_text("OpenCALM 7B", timeout=LONG)
     expect(page.locator(".plan header p")).to_contain_text("4 bits", timeout=LONG)
     expect(page.locator(".plan .earlier").locator("visible=true")).to_have_count(0, timeout=LONG)
@@ -49,7 +47,7 @@ def plan(shared_page):
 
 @pytest.fixture
 def fresh_plan(page):
-    """The same on a page of its own, for tests that copy settings to the form."""
+    """A newly opened page at its Plan tab, for tests that copy settings to the form."""
     return first_plan(page)
 
 
