@@ -1,8 +1,8 @@
-"""Six public layouts of data sets, rebuilt at 20 rows each in `tests/data/layouts/`, and a plain parse of each.
+"""Seven public layouts of data sets, rebuilt at 20 rows each in `tests/data/layouts/`, and a plain parse of each.
 
 The parses share no code with the program: they say what is taught and what is left out of these files, and why.
 Layouts: DPO with ShareGPT turns, KTO with messages, OpenAI's tool calls, content parts with `value`, Alpaca's
-`history`, and MT-bench's `turns` and `reference`.
+`history`, MT-bench's `turns` and `reference`, and OpenAssistant's trees of messages.
 """
 
 import json
@@ -105,10 +105,29 @@ def mt_bench(records: list[dict]) -> Parsed:
     taught, left_out = [], Counter[str]()
     for record in records:
         if "reference" not in record:
-            left_out["empty"] += 1
+            left_out["unanswered"] += 1
             continue
         pairs = tuple(zip(record["turns"], record["reference"]))
         taught += [Taught("", pairs[:n], *pair) for n, pair in enumerate(pairs)]
+    return Parsed(taught, left_out)
+
+
+def oasst_messages(records: list[dict]) -> Parsed:
+    """Every answer once, after the messages between its tree's first one and itself."""
+    by_id = {record["message_id"]: record for record in records}
+    taught, left_out = [], Counter[str]()
+    for record in records:
+        if record["role"] != "assistant":
+            continue
+        texts, parent = [record["text"]], record["parent_id"]
+        while parent in by_id:
+            texts.insert(0, by_id[parent]["text"])
+            parent = by_id[parent]["parent_id"]
+        if parent:
+            left_out["orphan"] += 1
+            continue
+        *context, question, answer = texts
+        taught.append(Taught("", tuple(zip(context[::2], context[1::2])), question, answer))
     return Parsed(taught, left_out)
 
 
@@ -119,6 +138,7 @@ PARSES: dict[str, Callable[[list[dict]], Parsed]] = {
     "content_parts_value.jsonl": content_parts_value,
     "history_pairs.json": history_pairs,
     "mt_bench.jsonl": mt_bench,
+    "oasst_messages.jsonl": oasst_messages,
 }
 
 

@@ -8,7 +8,7 @@ from playground.data.messages import conversation_in, is_message
 from playground.data.names import columns_named
 from playground.data.row import text_of
 
-SCORES = ("score", "rating", "reward")
+SCORES = ("overall_score", "score", "rating", "reward")
 RANKS = ("rank", "ranking")
 
 
@@ -26,7 +26,8 @@ def first_answer(value: Any, scores: Any = None) -> Answer:
     scores: numbers for a list of the same length, the highest for the best answer.
     """
     if isinstance(value, dict):
-        return Answer(_text_in(value))
+        texts = [value[key] for key in columns_named(value, "content") if _are_texts(value[key])]
+        return first_answer(texts[0]) if texts else Answer(_text_in(value))  # SQuAD's {"text": […], …}
     if not isinstance(value, list) or not value or conversation_in(value) is not None:
         return Answer(value)
     if all(isinstance(item, dict) for item in value) and not _have_ranks(value):
@@ -58,7 +59,12 @@ def _have_ranks(answers: list) -> bool:
     return all(_score(answer) is not None and isinstance(_text_in(answer), str) for answer in answers)
 
 
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(text, str) for text in value)
+
+
 def _text_in(value: dict) -> Any:
     """The text of an object that has one under a usual name and no speaker; any other object unchanged."""
-    keys = [key for key in columns_named(value, "content") if isinstance(value[key], str)]
+    named = [*columns_named(value, "content"), *columns_named(value, "output")]
+    keys = [key for key in named if isinstance(value[key], str)]
     return text_of(value[keys[0]]) if keys and not is_message(value) else value

@@ -1,47 +1,26 @@
 """Join records that are one message each into conversations."""
 
-import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from playground.data.messages import is_message
-from playground.data.names import columns_named, fold, is_named, role_named
+from playground.data.names import columns_named, is_named, role_named
 from playground.data.records import Reading, Record
-from playground.errors import PlaygroundError, Problem
-
-HEAD = 100  # records that tell whether they are messages
-TREE_COLUMNS = ("parentid", "parent")  # of messages that form trees, which can't be joined in order
+from playground.errors import Problem
 
 
-def join_messages(reading: Reading) -> None:
-    """Make the records of a source whole conversations, where each of them is one message."""
-    reading.records = _joined(reading.records, reading)
-
-
-def _joined(records: Iterator[Record], reading: Reading) -> Iterator[Record]:
-    """The records; if each is one message, a record {"messages"} a conversation instead, numbered from 1.
-
-    A conversation ends where its id changes or, without ids, where a system prompt begins the next.
-    """
-    head: list[Record] = []
-    error: PlaygroundError | None = None
-    try:
-        head += itertools.islice(records, HEAD)
-    except PlaygroundError as raised:  # what was read before it is still shown
-        error = raised
-    records = itertools.chain(head, records)
-    if head and all(_is_bare(record) for record in head):
-        reading.total = None
-        reading.add_note(Problem("note.bare_messages"))
-        records = _conversations(records)
-    yield from records
-    if error:
-        raise error
+def conversion(head: list[Record], reading: Reading) -> Callable[[Iterator[Record]], Iterator[Record]] | None:
+    """What makes the records of a source whole conversations, or None where they aren't one message each."""
+    if not all(_is_bare(record) for record in head):
+        return None
+    reading.total = None
+    reading.add_note(Problem("note.bare_messages"))
+    return _conversations
 
 
 def _is_bare(record: Record) -> bool:
     """Whether a record is a message by a known role, and neither a whole row nor part of a tree."""
     values = record.values
-    if record.unusable or not is_message(values) or any(fold(name) in TREE_COLUMNS for name in values):
+    if record.unusable or not is_message(values) or columns_named(values, "parent_id"):
         return False
     if any(is_named(name, kind) for name in values for kind in ("messages", "instruction", "output", "chosen")):
         return False
@@ -49,6 +28,10 @@ def _is_bare(record: Record) -> bool:
 
 
 def _conversations(records: Iterator[Record]) -> Iterator[Record]:
+    """A record {"messages"} for each conversation, numbered from 1.
+
+    A conversation ends where its id changes or, without ids, where a system prompt begins the next.
+    """
     messages: list[dict] = []
     id, number = None, 0
     for record in records:

@@ -1,12 +1,14 @@
 """Guess which column of a record is which part of a row: from what the values are, then from usual names."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from playground.data.cells import parse_cell
-from playground.data.messages import conversation_in, is_message_list, texts_in_turn, transcript
-from playground.data.names import columns_named, is_named, verdict
+from playground.data.messages import conversation_in, is_message_list
+from playground.data.names import columns_named, is_named, role_named, verdict
 from playground.data.row import has_visible_text, text_of
+from playground.data.turn_forms import exchanges_in, texts_in_turn, transcript
 
 PARTS_BY_NAME = ("instruction", "input", "output", "text", "system", "category", "history")
 SPECIAL = ("chosen", "rejected", "label", "rank", "media", "taught", "reasoning", "history", "system", "category")
@@ -22,7 +24,7 @@ def guess_columns(columns: list[str], records: list[dict]) -> dict[str, str]:
     """
     is_lone = len(columns) == 1
     columns = [column for column in columns if not is_named(column, "rejected")]
-    guess: dict[str, str] = {part: found[0] for part in PARTS_BY_NAME if (found := columns_named(columns, part))}
+    guess: dict[str, str] = {part: found for part in PARTS_BY_NAME if (found := _named(columns, part, records))}
     common = {part: guess[part] for part in ("system", "category", "history") if part in guess}
     messages = _messages_column(columns, records)
     chosen = chosen_column(columns, records)
@@ -32,12 +34,16 @@ def guess_columns(columns: list[str], records: list[dict]) -> dict[str, str]:
         return {"messages": messages} | {part: common[part] for part in ("system", "category") if part in common}
     if "instruction" not in guess and "input" in guess:
         guess["instruction"] = guess.pop("input")
+    if not {"instruction", "output", "text"} & set(guess):
+        guess |= _speakers(columns)
     if {"instruction", "output"} <= set(guess):
         guess.pop("text", None)
         return {part: name for part, name in guess.items() if part == "instruction" or name != guess["instruction"]}
     text: dict[str, str] = {part: guess[part] for part in ("text", "system", "category") if part in guess}
     if is_lone and columns:
         text = {"text": columns[0]}
+    if "text" in text and _are_transcripts(_values(text["text"], records)):
+        return {"messages": text["text"]} | {part: name for part, name in text.items() if part != "text"}
     return text if "text" in text else guess
 
 
@@ -62,6 +68,15 @@ def unclear_labels(columns: list[str], records: list[dict]) -> dict[str, list[st
     """{column: its first distinct values} of the columns with a label's or a score's name."""
     named = columns_named(columns, "label")
     return {c: list(dict.fromkeys(map(text_of, _values(c, records))))[:5] for c in named if _values(c, records)}
+
+
+def numbered_answers(output: str, columns: list[str], records: list[dict]) -> dict[str, list[str]]:
+    """{output: its first distinct values} if they are numbers that stand for classes, or for a column of choices."""
+    values = list(dict.fromkeys(map(text_of, _values(output, records))))[:5]
+    if not values or not all(re.fullmatch(r"-?\d+(\.\d+)?", value) for value in values):
+        return {}
+    lists = [c for c in columns_named(columns, "choices") if any(isinstance(v, list) for v in _values(c, records))]
+    return {output: values} if lists or is_named(output, "label") else {}
 
 
 def nested_columns(records: list[dict]) -> dict[str, Any]:
@@ -134,10 +149,28 @@ def _messages_column(columns: list[str], records: list[dict]) -> str:
     return ""
 
 
+def _named(columns: list[str], part: str, records: list[dict]) -> str:
+    """The column with the most usual name for a part, of those that aren't always empty, or ""."""
+    named = columns_named(columns, part)
+    return next((column for column in named if _values(column, records)), next(iter(named), ""))
+
+
+def _speakers(columns: list[str]) -> dict[str, str]:
+    """Question and answer where two columns have the names of those who speak, like "customer" and "agent"."""
+    asked, answered = ([c for c in columns if role_named(c) == role] for role in ("user", "assistant"))
+    return {"instruction": asked[0], "output": answered[0]} if asked and answered else {}
+
+
+def _are_transcripts(values: list) -> bool:
+    """Whether all values are texts like "Question: … Answer: …"."""
+    return bool(values) and all(isinstance(value, str) and transcript(value) for value in values)
+
+
 def _can_be_messages(value: Any) -> bool:
     if conversation_in(value) or (isinstance(value, str) and transcript(value)):
         return True
-    return texts_in_turn(parse_cell(value)) is not None
+    parsed = parse_cell(value)
+    return texts_in_turn(parsed) is not None or exchanges_in(parsed) is not None
 
 
 def _values(column: str, records: list[dict]) -> list:

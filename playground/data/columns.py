@@ -4,8 +4,6 @@ A record has one of three layouts: a question and answer pair, a conversation (`
 becomes a row), or a text alone. The guess is in column_guess.py, usual names in `assets/catalog/columns.json`.
 """
 
-import json
-import re
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -16,25 +14,25 @@ from playground.data.column_guess import (
     examples,
     guess_columns,
     judging_columns,
+    numbered_answers,
     propose,
     unclear_labels,
 )
 from playground.data.conversation import Converted
+from playground.data.mapping_text import FIELDS, format_mapping, parse_mapping
 from playground.data.messages import (
     Message,
     conversation_in,
     parse_history,
     parse_messages,
     questions_with_answers,
-    transcript,
 )
 from playground.data.names import columns_named, is_named, verdict
 from playground.data.row import Row, UnusableRecord, text_of
+from playground.data.turn_forms import transcript
 from playground.errors import Problem, problem
 
-FIELDS = ("instruction", "input", "output", "messages", "text", "system", "history", "category", "label")
 MAX_NAMES = 12  # column names in an error message
-SEPARATORS = "[,\uff0c\u3001]"  # of a mapping: ASCII, full-width and ideographic commas
 
 
 @dataclass(frozen=True)
@@ -108,6 +106,8 @@ class ColumnMapping:
         for column, values in self.unclear.items():
             key = "note.label_as_answer" if column == self.names.get("output") else "note.label_unknown"
             notes.append(Problem(key, {"column": column, "values": values}))
+        if self.layout == "text" and is_named(self.names["text"], "instruction"):
+            notes.append(Problem("note.only_questions", {"column": self.names["text"]}))
         return notes
 
     def _check(self, record: dict) -> None:
@@ -148,7 +148,7 @@ class ColumnMapping:
             return whole
         if self.layout == "messages":
             questions = self.value(record, "messages")
-            if self.references and _are_texts(questions):
+            if _are_texts(questions) and (self.references or columns_named(record, "question_id")):
                 return questions_with_answers(questions, record.get(self.references))
             messages = parse_messages(questions)
             return messages + self._answer(messages, answer) if "output" in self.names else messages
@@ -197,34 +197,6 @@ def column_names_of(records: list[dict]) -> list[str]:
     return list(dict.fromkeys(name for record in records for name in record))
 
 
-def parse_mapping(mapping: str) -> dict[str, str]:
-    """Parse "instruction=Question, output=Reply", or a JSON object where names contain commas, to {field: column}.
-
-    Raises PlaygroundError.
-    """
-    text = mapping.strip()
-    if text.startswith("{"):
-        try:
-            names = {str(field): str(name) for field, name in json.loads(text).items()}
-        except (ValueError, RecursionError) as error:
-            raise problem("error.column_form", given=text[:80], parts=FIELDS) from error
-    else:
-        pairs = [pair.split("=", 1) for pair in re.split(SEPARATORS, text) if pair.strip()]
-        if any(len(pair) != 2 for pair in pairs):
-            raise problem("error.column_form", given=text[:80], parts=FIELDS)
-        names = {field.strip().lower(): name.strip() for field, name in pairs}
-    if not set(names) <= set(FIELDS):
-        raise problem("error.column_form", given=text[:80], parts=FIELDS)
-    return names
-
-
-def format_mapping(names: dict[str, str]) -> str:
-    """Format {field: column} as text that `parse_mapping` reads."""
-    if any(re.search(rf"{SEPARATORS}|^\s|\s$", name) for name in names.values()):
-        return json.dumps(names, ensure_ascii=False)
-    return ", ".join(f"{field}={name}" for field, name in names.items())
-
-
 def _check_chosen(chosen: dict[str, str], columns: list[str], records: list[dict], source: str) -> None:
     """Raises PlaygroundError for a column that no record has, and for one that is chosen twice."""
     names = [name for name in chosen.values() if name]
@@ -264,9 +236,7 @@ def _with_meanings(
     judges = (chosen["label"],) if chosen.get("label") else judges
     names = made.names | ({"label": judges[0]} if judges else {})
     unclear = {} if "label" in chosen else unclear_labels([c for c in free if c not in judges], records)
-    if is_named(names.get("output"), "label"):
-        answers = unclear_labels([names["output"]], records)
-        unclear |= {column: values for column, values in answers.items() if _are_numbers(values)}
+    unclear |= numbered_answers(names.get("output", ""), columns, records)
     rank = columns_named(free, "rank")
     values = [made.value(record, "messages") for record in records]
     references = columns_named(free, "references") if any(map(_are_texts, values)) else []
@@ -305,10 +275,6 @@ def _are_texts(value: Any) -> bool:
 
 def _nested_remark(*values: Any) -> tuple[str, ...]:
     return ("nested",) if any(isinstance(value, (dict, list)) for value in values) else ()
-
-
-def _are_numbers(values: list[str]) -> bool:
-    return all(re.fullmatch(r"-?\d+(\.\d+)?", value) for value in values)
 
 
 def _has_value(record: dict, name: str) -> bool:

@@ -30,12 +30,12 @@ class Converted:
 
 @dataclass
 class _Exchange:
-    """A question, its answer, and why the answer isn't trained on, or ""."""
+    """A question, its answer, why the answer isn't trained on ("" if it is), and the system prompts so far."""
 
     question: str
     answer: str
     untaught: str
-    system: str
+    systems: tuple[tuple[int, str], ...]
 
 
 def turns(row: Row) -> list[Turn]:
@@ -68,12 +68,15 @@ def split_into_rows(messages: list[Message], common: Row, last_only: bool = Fals
         elif not has_visible_text(exchange.question) or not has_visible_text(exchange.answer):
             made.dropped["empty"] += 1
         else:
+            dropped = max(0, number - MAX_TURNS)
+            systems = tuple((max(0, turn - dropped), text) for turn, text in exchange.systems)
             row = replace(
                 common,
                 instruction=exchange.question,
                 output=exchange.answer,
-                system=exchange.system,
-                before=tuple(before[max(0, number - MAX_TURNS) : number]),
+                system="\n\n".join(text for _, text in systems),
+                system_messages=() if [turn for turn, _ in systems] == [0] else systems,
+                before=tuple(before[dropped:number]),
             )
             made.rows.append(row)
     return made
@@ -81,17 +84,17 @@ def split_into_rows(messages: list[Message], common: Row, last_only: bool = Fals
 
 def _exchanges(messages: list[Message], system_prompt: str) -> tuple[list[_Exchange], list[str]]:
     """Questions with their answers, consecutive messages of one role joined; and remarks."""
-    system = [system_prompt] if system_prompt else []
+    systems: tuple[tuple[int, str], ...] = ((0, system_prompt),) if system_prompt else ()
     questions: list[str] = []
     exchanges: list[_Exchange] = []
     remarks: list[str] = []
     for message in messages:
         if message.role == "system":
-            system += [message.text] if message.text else []
+            systems += ((len(exchanges), message.text),) if message.text else ()
         elif message.role == "user":
             questions.append(message.text)
         elif questions:
-            exchanges.append(_Exchange("\n\n".join(questions), message.text, message.untaught, "\n\n".join(system)))
+            exchanges.append(_Exchange("\n\n".join(questions), message.text, message.untaught, systems))
             questions = []
         elif exchanges:  # an answer in two messages; if one of them isn't to be trained on, neither is
             last = exchanges[-1]

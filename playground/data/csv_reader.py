@@ -13,6 +13,7 @@ from playground.errors import PlaygroundError, Problem
 DELIMITERS = {",": ",", ";": ";", "\t": "tab", "|": "|"}  # and how they are written in a note
 SAMPLE_LINES = 20  # that tell whether a blank follows each delimiter
 SEPARATOR_LINE = re.compile(r"sep=(.)\s*$")  # Excel's first line in a file whose delimiter isn't its own
+COMMENT = re.compile(r"\ufeff?#[^,;|\t]*$")  # a line without any delimiter
 RULE = re.compile(r"[\s|:-]+$")  # the line below the header of a Markdown table
 
 
@@ -24,7 +25,7 @@ def read_csv(stream: TextIO, reading: Reading, max_field_chars: int) -> Iterator
     unusable. Raises PlaygroundError with the line.
     """
     csv.field_size_limit(max_field_chars)
-    lines, first_line = _without_separator_line(stream)
+    lines, first_line = _without_preamble(stream)
     delimiter = "\t" if reading.kind == "tsv" else detect_delimiter(first_line)
     if delimiter != "," and reading.kind != "tsv":
         reading.add_note(Problem("note.delimiter", {"delimiter": DELIMITERS[delimiter]}))
@@ -88,10 +89,10 @@ def column_names(fields: list[str]) -> list[str]:
     return list(names)
 
 
-def _without_separator_line(stream: TextIO) -> tuple[Iterator[str], str]:
-    """All lines, without Excel's line "sep=;", and the first of them."""
+def _without_preamble(stream: TextIO) -> tuple[Iterator[str], str]:
+    """All lines, without Excel's line "sep=;" and comments like "# exported today" before the header; and the first."""
     first_line = stream.readline()
-    if SEPARATOR_LINE.match(first_line.lstrip("\ufeff")):
+    while SEPARATOR_LINE.match(first_line.lstrip("\ufeff")) or COMMENT.match(first_line):
         first_line = stream.readline()
     return itertools.chain([first_line], stream), first_line
 

@@ -5,18 +5,17 @@ key ({"role": [...], "content": [...]}), pairs of texts, texts in turn, a transc
 of these as JSON or Python in a text.
 """
 
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 from playground.data.cells import parse_cell
 from playground.data.names import columns_named, is_named, role_named
 from playground.data.row import UnusableRecord, text_of
+from playground.data.turn_forms import exchanges_in, texts_in_turn, transcript
 
 MEDIA_PARTS = ("image", "audio", "video", "file", "document")  # begin the type of a part that isn't text
 REASONING_PARTS = ("thinking", "reasoning", "redacted_thinking")
-SPEAKER = re.compile(r"^[ \t]*([^\s:：]{1,20})[ \t]*[:：][ \t]*", re.MULTILINE)
 USED_KINDS = ("role", "content", "taught", "masked", "reasoning", "calls")  # of a message's keys
 
 
@@ -81,8 +80,10 @@ def parse_messages(value: Any, role: str = "") -> list[Message]:
     if value is None or value == []:
         return []
     found = conversation_in(value)
-    if found is None:
-        found = texts_in_turn(parse_cell(value)) if not role else None
+    if found is None and not role and (exchanges := exchanges_in(parse_cell(value))):
+        found = exchanges
+    if found is None and not role and (in_turn := texts_in_turn(parse_cell(value))):
+        return _parse_texts_in_turn(in_turn, parse_cell(value))
     if found is None and isinstance(value, str):
         found = transcript(value)
     if found is None and role:
@@ -91,6 +92,12 @@ def parse_messages(value: Any, role: str = "") -> list[Message]:
     if found is None:
         raise UnusableRecord("messages")
     return [message for item in _zipped(found) or found for message in _parse_message(item, role)]
+
+
+def _parse_texts_in_turn(found: list[dict], value: list) -> list[Message]:
+    """The messages, with a remark unless pairs show who speaks."""
+    first, *others = (Message(message["role"], text_of(message["content"])) for message in found)
+    return [replace(first, remark="in_turn") if isinstance(value[0], str) else first, *others]
 
 
 def parse_history(value: Any) -> list[Message]:
@@ -105,22 +112,15 @@ def parse_history(value: Any) -> list[Message]:
 
 
 def questions_with_answers(questions: list, answers: Any) -> list[Message]:
-    """Questions asked in turn, with the answers of another column. Raises UnusableRecord: "empty" without as many."""
+    """Questions asked in turn, with the answers of another column.
+
+    Raises UnusableRecord: "unanswered" without an answer to each.
+    """
     answers = parse_cell(answers)
     if not isinstance(answers, list) or len(answers) != len(questions):
-        raise UnusableRecord("empty")
+        raise UnusableRecord("unanswered")
     pairs = zip(map(text_of, questions), map(text_of, answers))
     return [message for q, a in pairs for message in (Message("user", q), Message("assistant", a))]
-
-
-def transcript(text: str) -> list[dict] | None:
-    """The messages of a text like "User: … Assistant: …", one speaker a line; None if it isn't one."""
-    marks = [mark for mark in SPEAKER.finditer(text) if role_named(mark[1])]
-    roles = [role_named(mark[1]) for mark in marks]
-    if not marks or text[: marks[0].start()].strip() or not {"user", "assistant"} <= set(roles):
-        return None
-    ends = [mark.start() for mark in marks[1:]] + [len(text)]
-    return [{"role": role, "content": text[mark.end() : end].strip()} for role, mark, end in zip(roles, marks, ends)]
 
 
 def unused_keys(value: Any) -> set[str]:
@@ -128,7 +128,7 @@ def unused_keys(value: Any) -> set[str]:
     found = parse_cell(value) if isinstance(value, str) else value
     if not isinstance(found, list) or not all(isinstance(message, dict) for message in found):
         return set()
-    if all(_plain_keys(tuple(message)) for message in found):
+    if all(_plain_keys(tuple(message)) for message in found) or exchanges_in(found):
         return set()
     keys = {key for message in found for key, item in message.items() if item not in (None, "", [], {})}
     return {key for key in keys if not _is_used(key)}
@@ -263,14 +263,3 @@ def _zipped(value: Any) -> list[dict]:
         return []
     size = len(lists[roles[0]])
     return [{key: items[n] for key, items in lists.items() if len(items) == size} for n in range(size)]
-
-
-def texts_in_turn(value: Any) -> list[dict] | None:
-    """Messages from texts of which user and assistant write one each in turn, or from pairs of such texts."""
-    if not isinstance(value, list) or not value:
-        return None
-    if all(isinstance(pair, list) and len(pair) == 2 and all(isinstance(t, str) for t in pair) for pair in value):
-        value = [text for pair in value for text in pair]
-    if len(value) < 2 or not all(isinstance(text, str) for text in value):
-        return None
-    return [{"role": "assistant" if n % 2 else "user", "content": text} for n, text in enumerate(value)]

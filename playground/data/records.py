@@ -13,11 +13,16 @@ MAX_PROBLEMS = 5  # broken lines in one message
 
 
 class Record(NamedTuple):
-    """One record of a source. `number` counts from 1; `unusable` is why it can't become a row, or ""."""
+    """One record of a source.
+
+    number: counts from 1. unusable: why it can't become a row, or "". before: earlier turns as (question, answer)
+    pairs, where they aren't in the record itself.
+    """
 
     number: int
     values: dict
     unusable: str = ""
+    before: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass

@@ -97,6 +97,8 @@ class RowSelector:
             if record.unusable:
                 raise UnusableRecord(record.unusable)
             converted = self.columns.rows(record.values, record.number)
+            if record.before:
+                converted.rows = [replace(row, before=record.before + row.before) for row in converted.rows]
         except UnusableRecord as error:
             self._drop(str(error), record.number)
             return

@@ -12,15 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from playground import ASSETS, catalog
-from playground.data.bare_messages import join_messages
 from playground.data.column_guess import nested_columns
-from playground.data.columns import ColumnMapping, column_names_of, format_mapping, resolve_columns
+from playground.data.columns import ColumnMapping, column_names_of, resolve_columns
 from playground.data.file_kind import ARCHIVE_SUFFIXES, KINDS
 from playground.data.folders import read_folder
 from playground.data.hub_sets import is_id, read_hub
 from playground.data.locations import is_file, is_folder, is_remote, modified, short_name
+from playground.data.mapping_text import format_mapping
 from playground.data.readers import MAX_FILE_BYTES, read_file
 from playground.data.records import Reading, Record
+from playground.data.reshape import reshape
 from playground.data.row import Row, text_of
 from playground.data.selection import MAX_ROWS, RowSelector, SelectedRows
 from playground.data.text_kind import kind_of_text, without_fence
@@ -96,7 +97,7 @@ def read(settings: Data, on_progress: Callable = lambda *_: None) -> SelectedRow
     """
     name = short_name(settings.source)
     with _open(settings, 0, on_progress) as reading:
-        join_messages(reading)
+        reshape(reading)
         head = list(itertools.islice(reading.records, HEAD))
         if not head:
             reading.raise_problems()
@@ -123,6 +124,7 @@ def read(settings: Data, on_progress: Callable = lambda *_: None) -> SelectedRow
         selector.columns,
         outside=max(0, records - own_held_out - selector.in_slice),
         not_sampled=len(selector.kept) - settings.sample if settings.sample else 0,
+        unused_columns=tuple(selector.unused.found),
         records=records,
     )
 
@@ -133,7 +135,7 @@ def preview(settings: Data, rows: int = 20) -> Preview:
     Raises PlaygroundError if nothing can be read at all; problems of rows or columns are in the result.
     """
     with _open(settings, PREVIEW_ENCODING_BYTES) as reading:
-        join_messages(reading)
+        reshape(reading)
         deadline = time.monotonic() + PREVIEW_SECONDS
         problems: list[Problem] = []
         records = _until_error(reading, problems)

@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from playground.data import source
-from playground.data.columns import FIELDS
+from playground.data.mapping_text import FIELDS
 from playground.errors import as_playground_error
 from playground.settings import Settings
 from playground.ui import cost_view, rows_view, xray_view

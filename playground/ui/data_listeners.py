@@ -7,7 +7,7 @@ import gradio as gr
 
 from playground.catalog import cache_folder
 from playground.data import source
-from playground.data.columns import FIELDS, format_mapping, parse_mapping
+from playground.data.mapping_text import FIELDS, format_mapping, parse_mapping
 from playground.errors import PlaygroundError
 from playground.ui import data_answers
 from playground.ui.access import was_uploaded

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from playground.data.columns import FIELDS
+from playground.data.mapping_text import FIELDS
 from playground.data.readers import KINDS
 from playground.settings import PROMPT_FORMATS
 from playground.ui.page import THIS_MACHINE, Page, card_choices, message_box

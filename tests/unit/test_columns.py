@@ -6,7 +6,7 @@ import pytest
 from data_files import messages, read_rows, write_jsonl
 from toys import keys
 
-from playground.data import columns
+from playground.data import mapping_text
 from playground.data.columns import resolve_columns
 from playground.data.row import Row
 from playground.data.source import preview, read
@@ -65,8 +65,8 @@ def test_columns_set_by_hand_override_the_guess(tmp_path):
 
 
 def test_nested_columns_are_reached_by_dots(tmp_path):
-    records = [{"question": "q", "answers": {"text": ["a", "b"], "answer_start": [1]}}]
-    assert _read(tmp_path, records, columns="output=answers.text.0").train == [Row("q", "a")]
+    records = [{"question": "q", "answers": {"short": ["a", "b"], "long": [1]}}]
+    assert _read(tmp_path, records, columns="output=answers.short.0").train == [Row("q", "a")]
     nested = _read(tmp_path, records)
     assert (
         json.loads(nested.train[0].output) == records[0]["answers"]
@@ -81,7 +81,7 @@ def test_a_formatted_mapping_parses_to_itself():
         {"text": " blank "},
         {"output": "和、文"},
     ):
-        assert columns.parse_mapping(columns.format_mapping(names)) == names
+        assert mapping_text.parse_mapping(mapping_text.format_mapping(names)) == names
 
 
 @pytest.mark.parametrize(

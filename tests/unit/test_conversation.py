@@ -7,6 +7,7 @@ from data_files import messages, read_rows, write_jsonl
 
 from playground.data.row import Row
 from playground.data.source import read
+from playground.errors import PlaygroundError
 from playground.settings import Data
 
 
@@ -40,6 +41,60 @@ def test_system_messages_joined_turns_and_content_parts(tmp_path):
     rows = _read(tmp_path, [{"messages": messages}])
     first = ("q1\nq1b\n\nq2", "a1\n\na2")
     assert rows.train == [Row(*first, system="be kind"), Row("q3", "a3", before=(first,), system="be kind")]
+
+
+def test_several_system_messages_keep_their_places(tmp_path):
+    roles = ("system", "system", "user", "assistant", "system", "user", "assistant")
+    texts = ("be kind", "be brief", "q1", "a1", "be quick", "q2", "a2")
+    rows = _read(tmp_path, [{"messages": [{"role": r, "content": t} for r, t in zip(roles, texts)]}])
+    first, second = rows.train
+    assert first.systems == ((0, "be kind"), (0, "be brief")) and first.system == "be kind\n\nbe brief"
+    assert second.systems == ((0, "be kind"), (0, "be brief"), (1, "be quick"))
+
+
+def test_system_messages_move_with_the_turns_of_a_very_long_conversation(tmp_path):
+    turns = [message for n in range(300) for message in messages(f"q{n}", f"a{n}")]
+    turns.insert(2 * 250, {"role": "system", "content": "be quick"})
+    rows = _read(tmp_path, [{"messages": turns}])
+    assert rows.train[299].systems == ((250 - 43, "be quick"),) and len(rows.train[299].before) == 256
+    assert rows.train[299].before[250 - 43] == ("q250", "a250")
+
+
+def test_trees_of_nested_replies_make_a_row_of_each_answer_after_its_own_turns(tmp_path):
+    def node(role, text, *replies):
+        return {"role": role, "text": text, "replies": list(replies)}
+
+    more = node("prompter", "q2", node("assistant", "b1"), node("assistant", "b2"))
+    tree = node("prompter", "q1", node("assistant", "a1", more), node("assistant", "a2"))
+    rows = _read(tmp_path, [{"message_tree_id": "x", "prompt": tree}, {"message_tree_id": "y", "prompt": tree}])
+    before = (("q1", "a1"),)
+    expected = [Row("q1", "a1"), Row("q2", "b1", before=before), Row("q2", "b2", before=before), Row("q1", "a2")]
+    assert rows.train == expected and rows.dropped == {"duplicate": 4}
+    assert "note.message_trees" in [note.key for note in rows.notes]
+
+
+def test_answers_may_stand_before_their_questions_and_a_ring_of_parents_ends(tmp_path):
+    records = [
+        {"id": "2", "parent": "1", "role": "assistant", "text": "a"},
+        {"id": "1", "parent": None, "role": "prompter", "text": "q"},
+        {"id": "3", "parent": "4", "role": "assistant", "text": "x"},
+        {"id": "4", "parent": "3", "role": "prompter", "text": "y"},
+    ]
+    rows = _read(tmp_path, records)
+    assert rows.train == [Row("q", "a")] and rows.dropped == {"orphan": 1} and rows.where["orphan"] == [3]
+
+
+def test_questions_without_answers_are_not_read_as_answers(tmp_path):
+    records = [{"question_id": n, "turns": ["Why?", "And how?"]} for n in (1, 2)]
+    with pytest.raises(PlaygroundError) as error:
+        _read(tmp_path, records)
+    assert error.value.problems[0].values["dropped"] == {"unanswered": 2}
+
+
+def test_texts_in_turn_are_said(tmp_path):
+    rows = _read(tmp_path, [{"turns": ["q", "a"]}, {"turns": [["q2", "a2"]]}])
+    assert [(row.instruction, row.output) for row in rows.train] == [("q", "a"), ("q2", "a2")]
+    assert [note.values["rows"] for note in rows.notes if note.key == "note.in_turn"] == [[1]]
 
 
 def test_a_conversation_as_json_in_a_table(tmp_path):

@@ -248,3 +248,26 @@ def test_a_very_long_conversation_keeps_the_turns_before_each_answer_within_boun
     rows = _read(tmp_path, {"messages": messages(*map(str, range(800)))})
     assert len(rows.train) == 400 and max(len(row.before) for row in rows.train) == 256
     assert rows.train[-1].before[-1] == ("796", "797") and "note.long_conversation" in note_keys(rows)
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {"text": ["good"], "answer_start": [3]},
+        [{"model": "m", "response": "bad", "overall_score": 2.0}, {"response": "good", "overall_score": 9.0}],
+    ],
+)
+def test_the_answer_within_objects_is_taught_not_their_json(tmp_path, answers):
+    rows = _read(tmp_path, {"question": "q", "answers": answers})
+    assert pairs(rows) == [("q", "good")] and "note.nested" not in note_keys(rows)
+
+
+def test_an_answer_that_is_the_number_of_a_choice_is_said(tmp_path):
+    rows = _read(tmp_path, {"question": "q", "choices": ["x", "y"], "answer": 1})
+    assert _note(rows, "note.label_as_answer").values == {"column": "answer", "values": ["1"]}
+    assert "note.label_as_answer" not in note_keys(_read(tmp_path, {"question": "3 + 4?", "answer": 7}))
+
+
+def test_a_set_of_questions_alone_is_said(tmp_path):
+    assert _note(_read(tmp_path, {"prompt": "Why?"}), "note.only_questions").values == {"column": "prompt"}
+    assert "note.only_questions" not in note_keys(_read(tmp_path, {"text": "Because."}))

@@ -252,3 +252,36 @@ def test_a_text_that_looks_like_json_or_markup_is_said_with_its_first_row(tmp_pa
     assert note.values["rows"] == [2] and note.values["first"].startswith(text[:20]) and text[:20] in note.text("en")
     plain = read_rows(write_jsonl(tmp_path / "b.jsonl", [{"text": "1 < 2 and [a] {b} <3"}, {"text": "[12] note"}]))
     assert not {"note.looks_json", "note.looks_markup"} & set(note_keys(plain))
+
+
+def test_a_list_of_questions_with_answers_is_a_conversation(tmp_path):
+    turns = [{"input": "q1", "output": "a1"}, {"input": "q2", "output": "a2"}]
+    rows = read_rows(write_jsonl(tmp_path / "a.jsonl", [{"conversation": turns}]))
+    assert pairs(rows) == EXPECTED and rows.train[1].before == (("q1", "a1"),)
+    assert rows.unused_columns == () and "note.nested" not in note_keys(rows)
+
+
+@pytest.mark.parametrize("text", ["Q: q1\nA: a1\n\nQ: q2\nA: a2\n", "質問：q1\n回答：a1\n\n質問：q2\n回答：a2\n"])
+def test_a_text_of_questions_with_answers_is_no_plain_text(tmp_path, text):
+    assert pairs(read_rows(_write(tmp_path, text, "a.txt"))) == EXPECTED
+
+
+def test_one_paragraph_without_a_question_keeps_a_file_plain_text(tmp_path):
+    rows = read_rows(_write(tmp_path, "Q: q1\nA: a1\n\nThat is all: no more.\n", "a.txt"))
+    assert pairs(rows) == [("", "Q: q1\nA: a1"), ("", "That is all: no more.")]
+
+
+def test_a_column_that_is_always_empty_gives_way_to_its_twin(tmp_path):
+    records = [{"instruction": "q1", "output": None, "response": "a1"}, {"instruction": "q2", "response": "a2"}]
+    assert pairs(read_rows(write_jsonl(tmp_path / "a.jsonl", records))) == EXPECTED
+
+
+def test_columns_may_be_named_by_who_speaks(tmp_path):
+    assert pairs(read_rows(write_jsonl(tmp_path / "a.jsonl", [{"お客様": "q1", "担当者": "a1"}]))) == EXPECTED[:1]
+
+
+def test_comments_before_a_table_are_not_its_header(tmp_path):
+    text = "# exported today\n#\nquestion,answer\nq1,a1\nq2,a2\n"
+    assert pairs(read_rows(_write(tmp_path, text, "a.csv"))) == EXPECTED
+    rows = read_rows(_write(tmp_path, "#,question,answer\n1,q1,a1\n2,q2,a2\n", "b.csv"))
+    assert pairs(rows) == EXPECTED and rows.unused_columns == ("#",)
