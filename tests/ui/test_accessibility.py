@@ -8,6 +8,11 @@ TABS = ("start", "plan", "load", "data", "tune", "chat", "runs")
 BAD = ("serious", "critical")
 
 
+def _violations(page):
+    violations = Axe().run(page).response["violations"]
+    return [(v["id"], len(v["nodes"]), v["nodes"][0]["html"][:120]) for v in violations if v["impact"] in BAD]
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious_on_any_tab(browser, app, scheme):
     page = browser.new_page(viewport={"width": 1440, "height": 900}, color_scheme=scheme, reduced_motion="reduce")
@@ -17,8 +22,10 @@ def test_axe_finds_nothing_serious_on_any_tab(browser, app, scheme):
     for tab in TABS:
         open_tab(page, f"tab.{tab}")
         page.wait_for_timeout(1_500)  # axe measures colors, which fade in
-        violations = Axe().run(page).response["violations"]
-        bad = [(v["id"], len(v["nodes"]), v["nodes"][0]["html"][:120]) for v in violations if v["impact"] in BAD]
+        bad = _violations(page)
+        if bad:  # a plan that is counted again is dimmed meanwhile
+            page.wait_for_timeout(5_000)
+            bad = _violations(page)
         if bad:
             found[tab] = bad
     page.close()
