@@ -144,6 +144,19 @@ def attention_implementation(config: Any) -> str:
     return config._attn_implementation
 
 
+def drop_unavailable_attention(config: Any) -> str:
+    """Let a model that asks for an attention that isn't installed use torch's; return the name that it asked for, or ""."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+    from transformers.utils import is_flash_attn_2_available
+
+    name = attention_implementation(config) or ""
+    known = name in ("", "eager", "sdpa") or name in ALL_ATTENTION_FUNCTIONS.valid_keys()
+    if known and not (name.startswith("flash_attention") and not is_flash_attn_2_available()):
+        return ""
+    config._attn_implementation = None
+    return name
+
+
 def can_set_attention(model: Any) -> bool:
     """Whether a model's attention can be exchanged by name; an older family's can't."""
     return getattr(model, "_can_set_attn_implementation", lambda: True)()

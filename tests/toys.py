@@ -46,6 +46,8 @@ SEQ2SEQ = {
 FAMILIES = {
     "llama": ("llama", LLAMA),
     "llama-tied": ("llama", LLAMA | {"tie_word_embeddings": True}),
+    "olmo": ("olmo", LLAMA),
+    "olmo2": ("olmo2", LLAMA),
     "gpt_neox": (
         "gpt_neox",
         SMALL | {"intermediate_size": 128, "max_position_embeddings": 512, "initializer_range": 0.1},

@@ -20,8 +20,18 @@ from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
 
 from playground import compat
+from playground.chat.generation_config import (
+    depends_on_longest,
+    generation_config,
+    only_generation_config,
+    with_own_settings,
+)
 from playground.model.adapt import ADAPTER_NAME
 from playground.settings import Generation
+
+
+UNFINISHED = "\ufffd"  # what a character decodes to of which tokens are missing
+MAX_UNFINISHED = 3  # bytes of an unfinished character; a character has up to four in UTF-8
 
 
 @dataclass(frozen=True)
@@ -40,19 +50,20 @@ def generate_answers(
     generation: Generation,
     stop: threading.Event,
 ) -> Iterator[dict]:
-    """Answer all prompts in one batch; yield {"texts": [...], "tokens": n} as answers grow, the last event complete.
+    """Answer all prompts, in one batch where `batches` allows it; yield {"texts": [...], "tokens": n} as answers grow, the last event complete.
 
     end_ids: tokens that end an answer. The last event also has "ends": how each answer ended, as {"finish", "tokens",
     "seconds"}. finish: "end" (by an end token), "limit" (cut at max_new_tokens) or "stopped"; tokens: with the end
-    token; seconds: from the start of its batch until its own last token. If all prompts are for the same side (base or
-    tuned), it has "ids" too: each answer's tokens, including its end token if one was written. With beam search texts
-    are only known at the end: until then events have just "tokens". Once `stop` is set, ends early with the answers so
-    far.
+    token; seconds: from the start of its batch until its own last token; and "ids": each answer's tokens, including its end
+    token if one was written. With beam search texts are only known at the end: until then events have just "tokens".
+    Once `stop` is set, ends early with the answers so far.
 
     Errors of the generating thread are raised here. Closing the iterator early sets `stop` and waits for the thread.
     """
-    if len({prompt.tuned for prompt in prompts}) == 2 and not supports_mixed_batches(model):
-        yield from _generate_base_then_tuned(model, tokenizer, prompts, end_ids, generation, stop)
+    generation = with_own_settings(model, generation)
+    groups = batches(model, prompts, generation.max_new_tokens)
+    if len(groups) > 1:
+        yield from _generate_in_turn(model, tokenizer, prompts, groups, end_ids, generation, stop)
         return
     events: queue.Queue[dict | BaseException] = queue.Queue()
     # tokens in front of an answer: the decoder's start token, or the prompt
@@ -93,28 +104,44 @@ def supports_mixed_batches(model: torch.nn.Module) -> bool:
     return not any(layer.use_dora.get(ADAPTER_NAME) or "experts" in name.split(".") for name, layer in layers)
 
 
-def _generate_base_then_tuned(
+def batches(model: PreTrainedModel | PeftModel, prompts: Sequence[Prompt], max_new_tokens: int) -> list[list[int]]:
+    """The numbers of the prompts that are answered in one batch each, in the order in which the batches are answered.
+
+    All in one, unless an adapter can't be applied to some rows of a batch only, or a longer row would change the
+    answers to shorter ones.
+    """
+    longest = max(len(prompt.ids) for prompt in prompts)
+    unequal = any(len(prompt.ids) != longest for prompt in prompts)
+    if unequal and depends_on_longest(model.config, longest + max_new_tokens):
+        return [[number] for number in range(len(prompts))]
+    sides = [[n for n, prompt in enumerate(prompts) if prompt.tuned == tuned] for tuned in (False, True)]
+    if all(sides) and not supports_mixed_batches(model):
+        return sides
+    return [list(range(len(prompts)))]
+
+
+def _generate_in_turn(
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
+    groups: list[list[int]],
     end_ids: Sequence[int],
     generation: Generation,
     stop: threading.Event,
 ) -> Iterator[dict]:
-    """As `generate_answers`, but in two batches, base first; "tokens" is the mean over all rows."""
+    """As `generate_answers`, but one batch after the other; "tokens" is the mean over all rows."""
     texts, finished_tokens = [""] * len(prompts), 0
     ends: list[dict] = [{}] * len(prompts)
-    for tuned in (False, True):
-        rows = [n for n, prompt in enumerate(prompts) if prompt.tuned == tuned]
+    ids: list[list[int]] = [[]] * len(prompts)
+    for rows in groups:
         event: dict[str, Any] = {"tokens": 0}
         for event in generate_answers(model, tokenizer, [prompts[n] for n in rows], end_ids, generation, stop):
-            for n, text in zip(rows, event.get("texts", ())):
-                texts[n] = text
-            for n, end in zip(rows, event.get("ends", ())):
-                ends[n] = end
+            for name, values in (("texts", texts), ("ends", ends), ("ids", ids)):
+                for n, value in zip(rows, event.get(name, ())):
+                    values[n] = value
             known: dict[str, Any] = {"texts": list(texts)} if "texts" in event else {}
             if all(ends):
-                known["ends"] = ends
+                known |= {"ends": ends, "ids": ids}
             yield {"tokens": (finished_tokens + event["tokens"] * len(rows)) // len(prompts), **known}
         finished_tokens += event["tokens"] * len(rows)
 
@@ -130,16 +157,8 @@ def _generate_batch(
     """Run `model.generate` on the padded prompts; return its token ids, (rows, prompt and answer)."""
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end_ids[0]
     ids, mask = _pad(prompts, pad_id, left=not model.config.is_encoder_decoder)
-    options = {
-        "max_new_tokens": generation.max_new_tokens,
-        "num_beams": generation.num_beams,
-        "do_sample": generation.temperature > 0,
-        "repetition_penalty": generation.repetition_penalty,
-        "eos_token_id": sorted({*end_ids}),
-        "pad_token_id": pad_id,
-    }
-    if generation.temperature > 0:
-        options |= {"temperature": generation.temperature, "top_p": generation.top_p, "top_k": generation.top_k}
+    options: dict[str, Any] = {}
+    config = generation_config(model, generation, end_ids, pad_id)
     torch.manual_seed(generation.seed)
     model.eval()
     sides = {prompt.tuned for prompt in prompts}
@@ -150,7 +169,7 @@ def _generate_batch(
     elif isinstance(model, PeftModel) and sides == {False}:
         adapter_context = model.disable_adapter()
     ids, mask = ids.to(model.device), mask.to(model.device)
-    with adapter_context, _contiguous_head_input(model):
+    with adapter_context, _contiguous_head_input(model), only_generation_config(model, config):
         generate: Any = model.generate  # nn.Module's hint takes it for a tensor
         return generate(input_ids=ids, attention_mask=mask, stopping_criteria=[streamer], **options)
 
@@ -260,10 +279,26 @@ class _AnswerStreamer(StoppingCriteria):
         return [self._text(ids) for ids in rows]
 
     def _text(self, ids: list[int]) -> str:
-        # A character of several tokens decodes to U+FFFD until its last token is written.
-        text = self.tokenizer.decode(ids[: self._answer_length(ids)], skip_special_tokens=True)
-        return str(text).rstrip("\ufffd").strip()
+        """The text of an answer without a character at its end of which tokens are missing.
+
+        Such a character decodes to U+FFFD, and where tokens are bytes all complete characters before it do so too: the
+        longest text is the one without its bytes.
+        """
+        ids = ids[: self._answer_length(ids)]
+        text = ""
+        for unfinished in range(min(MAX_UNFINISHED, len(ids)) + 1):
+            decoded = str(self.tokenizer.decode(ids[: len(ids) - unfinished], skip_special_tokens=True))
+            shown = decoded.rstrip(UNFINISHED)
+            text = max(text, shown, key=_readable_length)
+            if shown == decoded:
+                break
+        return text.strip()
 
     def _answer_length(self, ids: list[int]) -> int:
         """Tokens before the first end token, or all."""
         return next((at for at, token in enumerate(ids) if token in self.end_ids), len(ids))
+
+
+def _readable_length(text: str) -> int:
+    """Characters that aren't U+FFFD."""
+    return len(text) - text.count(UNFINISHED)

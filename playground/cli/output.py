@@ -1,9 +1,11 @@
 """What a command prints: events on standard error, its result as one JSON object on standard output."""
 
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from playground.i18n import translate
 
@@ -12,7 +14,16 @@ IS_MAIN_PROCESS = os.environ.get("RANK", "0") == "0"  # under `accelerate launch
 
 def print_result(result: dict) -> None:
     if IS_MAIN_PROCESS:
-        print(json.dumps(result, ensure_ascii=False))
+        print(json.dumps(without_nan(result), ensure_ascii=False, allow_nan=False))
+
+
+def without_nan(value: Any) -> Any:
+    """A result with null for numbers that JSON doesn't have: NaN and infinity."""
+    if isinstance(value, dict):
+        return {name: without_nan(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def follow(events: Iterable[dict], lang: str, keep: Callable[[dict], None] = lambda event: None) -> dict:

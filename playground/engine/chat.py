@@ -6,14 +6,15 @@ from dataclasses import dataclass, field, replace
 from peft import PeftModel
 
 from playground import runs
-from playground.chat.generate import Prompt, generate_answers, supports_mixed_batches
+from playground.chat.generation_config import own_settings
+from playground.chat.generate import Prompt, batches, generate_answers
 from playground.data.template import Template, Turn, choose_template_for
 from playground.engine import predictions
 from playground.engine.job import JobContext, JobResult
 from playground.engine.load import ensure_loaded
 from playground.engine.model_slot import ModelSlot, adapter_of
 from playground.errors import problem
-from playground.model.load import LoadedModel
+from playground.model.load import LoadedModel, first_unknown_token
 from playground.model.tokenizer import model_eos_ids
 from playground.settings import Generation, Settings
 
@@ -109,9 +110,13 @@ def _answer(
     questions = [turn["instruction"] for turns in sides.values() for turn in turns]
     template, notes = choose_template_for(loaded, prompt_format, questions, custom_format)
     yield from notes
+    yield from _own_settings_note(loaded, generation)
     has_adapter = isinstance(loaded.model, PeftModel)
     names = [side for side in ("base", "tuned") if side in sides and (side == "base" or has_adapter)]
     prompts = [_prompt(template, sides[side], side == "tuned") for side in names]
+    unknown = first_unknown_token(loaded, (token for prompt in prompts for token in prompt.ids))
+    if unknown is not None:
+        raise problem("error.token_in_prompt", **unknown)
     prompt_length = max(len(prompt.ids) for prompt in prompts)
     generation = _fit_context(loaded, prompt_length, generation)
     yield {"kind": "phase", "name": "chat"}
@@ -123,8 +128,16 @@ def _answer(
         sequences, tokens = len(prompts) * generation.num_beams, prompt_length + max(e["tokens"] for e in ends.values())
         yield from predictions.predict_chat_memory(settings, loaded, sequences, tokens, outside)
     yield measured
-    together = len(prompts) > 1 and supports_mixed_batches(loaded.model)
+    together = len(prompts) > 1 and len(batches(loaded.model, prompts, generation.max_new_tokens)) == 1
     return ChatResult(slot.adapter.run_id if slot.adapter else None, template.name, ends, together)
+
+
+def _own_settings_note(loaded: LoadedModel, generation: Generation) -> Iterator[dict]:
+    """The settings of the model's own generation config that are used, or aren't."""
+    found = [f"{name} {value}" for name, value in own_settings(loaded.model).items()]
+    if found:
+        key = "note.own_settings_used" if generation.model_defaults else "note.own_settings_unused"
+        yield {"kind": "note", "key": key, "values": {"settings": found}}
 
 
 def _generate(

@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from playground import catalog
 from playground.background import run_in_background
@@ -9,6 +10,8 @@ from playground.engine import predictions
 from playground.engine.job import JobContext, JobResult
 from playground.engine.model_slot import ModelSlot
 from playground.errors import problem
+from playground.model.adapter_folder import CONFIG as ADAPTER_CONFIG
+from playground.model.adapter_folder import base_model, is_adapter_folder
 from playground.model.cpu_speed import bf16_speedup
 from playground.model.dtype import MIN_BF16_SPEEDUP, default_bits
 from playground.model.load import LoadedModel, load_model, resolve_device, unquantized_share
@@ -55,6 +58,8 @@ def ensure_loaded(context: JobContext, slot: ModelSlot, load: Load) -> Generator
     slot.fill(loaded, load)
     yield {"kind": "loaded", "model": load.model, "bits": load.bits}
     yield predictions.measured_memory_event("load", context.peaks, context.bytes_by_part())
+    yield from _folder_notes(folder, load)
+    yield from loaded.notes
     yield from _load_notes(loaded, load)
     return loaded
 
@@ -98,6 +103,15 @@ def _check_fit(context: JobContext, load: Load) -> Generator[dict, None, bool]:
                 capacity_bytes=event["capacity"],
             )
     return True
+
+
+def _folder_notes(folder: Path, load: Load) -> Iterator[dict]:
+    """What became of an adapter in the model's folder."""
+    given = Path(load.model).expanduser()
+    if given.is_dir() and is_adapter_folder(given):
+        yield {"kind": "note", "key": "note.adapter_merged", "values": {"base": base_model(given)}}
+    elif (folder / ADAPTER_CONFIG).is_file():
+        yield {"kind": "note", "key": "note.adapter_ignored", "values": {"path": folder.name}}
 
 
 def _load_notes(loaded: LoadedModel, load: Load) -> Iterator[dict]:

@@ -23,7 +23,7 @@ from playground.errors import problem
 from playground.eval.answer_rows import answer_token_limit, answerable_rows
 from playground.memory.release import release_memory
 from playground.model import adapt
-from playground.model.load import LoadedModel
+from playground.model.load import LoadedModel, first_unknown_token
 from playground.model.tokenizer import round_trip_notes
 from playground.settings import Settings, Train
 from playground.train import checkpoint
@@ -152,6 +152,7 @@ def _encode_rows(rows: SelectedRows, settings: Settings, loaded: LoadedModel) ->
         raise problem("error.length", length=train.max_seq_length, longest=positions)
     train_rows, shortened = fit_turns(rows.train, template, train.max_seq_length)
     examples, truncated = encode(train_rows, template, train.max_seq_length, data.train_on_prompt)
+    _check_tokens(loaded, template, train_rows, examples)
     eval_rows, _ = fit_turns(_eval_rows(rows, train.eval_rows), template, train.max_seq_length)
     eval_examples = encode(eval_rows, template, train.max_seq_length)[0] if eval_rows else []
     questions = answerable_rows(eval_rows, template, train.max_seq_length, positions)
@@ -164,6 +165,16 @@ def _encode_rows(rows: SelectedRows, settings: Settings, loaded: LoadedModel) ->
     left_out = len(train_rows) - len(examples)
     notes += _length_notes(truncated - left_out, left_out, shortened, train.max_seq_length)
     return TrainingSet(template, examples, eval_set, len(rows.train), notes)
+
+
+def _check_tokens(loaded: LoadedModel, template: Template, rows: list[Row], examples: list[Example]) -> None:
+    """Raises PlaygroundError for a token that the model has no embedding for: one added to the tokenizer alone."""
+    if first_unknown_token(loaded, (token for example in examples for token in example.ids)) is None:
+        return
+    for row, encoded in zip(rows, template.encoded(rows)):
+        unknown = first_unknown_token(loaded, [*encoded.prompt, *encoded.answer])
+        if unknown is not None:
+            raise problem("error.token_in_row", row=row.number, **unknown)
 
 
 def _length_notes(cut: int, left_out: int, shortened: int, length: int) -> list[dict]:

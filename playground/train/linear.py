@@ -138,10 +138,17 @@ def _efficient_class(kind: Any) -> type:
     return type(f"Efficient{kind.__name__}", (_EfficientLinear, kind), {})
 
 
+def _is_plain(layer: Any) -> bool:
+    """Whether a layer computes what torch's or transformers' linear layer does, or what bitsandbytes' does."""
+    if isinstance(layer, (Linear4bit, Linear8bitLt)):
+        return True
+    return isinstance(layer, (nn.Linear, Conv1D)) and type(layer).forward in (nn.Linear.forward, Conv1D.forward)
+
+
 def _is_supported(module: nn.Module) -> bool:
     if isinstance(module, (Linear4bit, Linear8bitLt)):
         return not module.weight.requires_grad
-    if not isinstance(module, LoraLayer) or not isinstance(module.base_layer, (nn.Linear, Conv1D)):
+    if not isinstance(module, LoraLayer) or not _is_plain(module.base_layer):
         return False
     if len(module.active_adapters) != 1:
         return False

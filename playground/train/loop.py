@@ -78,7 +78,7 @@ def fine_tune(
     out of training mode, and its time doesn't count as training time.
     Event: {"step", "steps", "loss" (mean nats a labelled token), "tokens" (so far, with prompts, without padding),
     "lr", "tokens_per_s", "left_s" (seconds)}.
-    Raises PlaygroundError if the loss is no longer a number, torch.OutOfMemoryError if no fallback needs less memory.
+    Raises PlaygroundError if the loss or the weights are no longer numbers, torch.OutOfMemoryError if no fallback needs less memory.
     """
     progress = _Progress(trainer, total_steps(len(examples), settings), settings.lr)
     batches = islice(_endless_batches(examples, settings, trainer.batcher), trainer.step, progress.steps)
@@ -174,7 +174,17 @@ def _train_until_pause(
             return pause
     if unreported:
         yield progress.event(*unreported)
+    if progress.steps_done:
+        _check_update(trainer, progress, settings.lr)
     return None
+
+
+def _check_update(trainer: Trainer, progress: _Progress, lr: float) -> None:
+    """Raises PlaygroundError if the last update left no numbers, which no loss shows any more, or none was made."""
+    if not trainer.optimizer.is_finite():
+        raise problem("error.diverged", step=trainer.step, lr=lr)
+    if trainer.optimizer.skipped == progress.steps_done:
+        raise problem("error.all_skipped", steps=progress.steps_done)
 
 
 def held_out_losses(

@@ -23,7 +23,8 @@ class Optimizer:
 
     named: trained parameters by name. kind: "adamw", "adamw8bit", "paged_adamw" or "paged_adamw8bit" (all but the first
     need CUDA). copies: for parameters that aren't float32, keep float32 copies and sum gradients there. ratio: learning
-    rate of B matrices, as a multiple of A's (LoRA+: Hayou et al. 2024, arXiv 2402.12354).
+    rate of B matrices, as a multiple of A's (LoRA+: Hayou et al. 2024, arXiv 2402.12354). skipped: steps that changed
+    nothing, since their gradients were too large for float16.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Optimizer:
         self.inner = _adamw(kind, [group for group in groups if group["params"]], device)
         half = any(p.dtype == torch.float16 for p in self.parameters)
         self.scaler = torch.amp.GradScaler(device, enabled=half)
+        self.skipped = 0
 
     def backward(self, loss: Tensor) -> None:
         """Compute the loss's gradients and add them to those of this step so far."""
@@ -102,12 +104,18 @@ class Optimizer:
             group["lr"] = lr * group["ratio"]
         self.scaler.unscale_(self.inner)
         torch.nn.utils.clip_grad_norm_(self.copies, MAX_GRAD_NORM)
+        scale = self.scaler.get_scale()
         self.scaler.step(self.inner)
         self.scaler.update()
+        self.skipped += self.scaler.get_scale() < scale
         self.drop_gradients()
         if self._has_copies:
             with torch.no_grad():
                 compat.foreach_copy(self.parameters, self.copies)
+
+    def is_finite(self) -> bool:
+        """Whether all trained parameters are numbers."""
+        return all(bool(torch.isfinite(copy).all()) for copy in self.copies)
 
     def state(self) -> dict:
         """Everything that `load_state` needs to continue exactly from here."""

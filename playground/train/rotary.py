@@ -28,11 +28,15 @@ class _Rotation(torch.autograd.Function):
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
-    """x: (rows, heads, tokens, size); cos, sin: (rows, 1, tokens, size), their two halves equal; direction: 1 or -1."""
+    """x: (rows, heads, tokens, size); cos, sin: (rows, 1, tokens, size), their two halves equal; direction: 1 or -1.
+
+    Computed in the wider type of the two, as in OLMo's float32 angles; the result has the type of x.
+    """
     rotated, half = x * cos, x.shape[-1] // 2
-    rotated[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-direction)
-    rotated[..., half:].addcmul_(x[..., :half], sin[..., half:], value=direction)
-    return rotated
+    wide = x.to(rotated.dtype)
+    rotated[..., :half].addcmul_(wide[..., half:], sin[..., :half], value=-direction)
+    rotated[..., half:].addcmul_(wide[..., :half], sin[..., half:], value=direction)
+    return rotated.to(x.dtype)
 
 
 def rotate(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> tuple[Tensor, Tensor]:
@@ -48,11 +52,13 @@ def rotate(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: 
 def patch_rotary(model: nn.Module) -> Iterator[None]:
     """Replace the rotary embedding in the model's file by `rotate`, if a trial shows that both give the same.
 
+    The trial is made in the model's own type, with angles of that type and of float32: families differ in theirs.
     Compiled code keeps the model's own, which the compiler fuses into one pass.
     """
     file = sys.modules[type(model).__module__]
     original = getattr(file, FUNCTION, None)
-    if original is None or not _gives_the_same(original):
+    dtype = getattr(model, "dtype", torch.float32)
+    if original is None or not all(_gives_the_same(original, dtype, angles) for angles in {dtype, torch.float32}):
         yield
         return
 
@@ -67,13 +73,16 @@ def patch_rotary(model: nn.Module) -> Iterator[None]:
         setattr(file, FUNCTION, original)
 
 
-def _gives_the_same(original: Callable) -> bool:
+def _gives_the_same(original: Callable, dtype: torch.dtype, angle_dtype: torch.dtype) -> bool:
+    """Whether query and key of this type, rotated by angles of that type, are the same in both, types included."""
     draw = torch.Generator().manual_seed(0)
-    query, key = torch.randn(2, 3, 5, 8, generator=draw), torch.randn(2, 1, 5, 8, generator=draw)
+    query, key = (torch.randn(2, heads, 5, 8, generator=draw).to(dtype) for heads in (3, 1))
     angles = torch.randn(2, 5, 4, generator=draw).repeat(1, 1, 2)
-    cos, sin = angles.cos(), angles.sin()
+    cos, sin = angles.cos().to(angle_dtype), angles.sin().to(angle_dtype)
     try:
         expected = original(query, key, cos, sin)
     except (TypeError, ValueError, RuntimeError, AttributeError):  # another signature or another layout
         return False
-    return all(torch.allclose(a, b, atol=1e-6) for a, b in zip(rotate(query, key, cos, sin), expected))
+    close = 1e-6 if dtype == torch.float32 else 8 * torch.finfo(dtype).eps  # vectors of up to about 4
+    pairs = zip(rotate(query, key, cos, sin), expected)
+    return all(a.dtype == b.dtype and torch.allclose(a, b, rtol=close, atol=close) for a, b in pairs)

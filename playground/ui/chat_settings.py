@@ -12,13 +12,14 @@ from playground.settings import TALK_GENERATION, Generation, generation_problems
 from playground.ui.page import UNQUEUED, Page
 
 GENERATION_FIELDS = fields(Generation)
+NUMBERS = [f for f in GENERATION_FIELDS if f.type is not bool]
 
 
 @dataclass(frozen=True)
 class ChatSettings:
-    """The components: numbers of a Generation, buttons that fill them in, and whether and how a service is reached."""
+    """The components: of a Generation, buttons that fill them in, and whether and how a service is reached."""
 
-    generation: list[gr.Number]
+    generation: list[gr.Number | gr.Checkbox]
     talk_preset: gr.Button
     plain_preset: gr.Button
     service_enabled: gr.Checkbox
@@ -38,7 +39,9 @@ def build(page: Page) -> ChatSettings:
             talk_preset = gr.Button(translate("chat.talk"), size="sm")
             plain_preset = gr.Button(translate("chat.plain"), size="sm")
         with gr.Row():
-            generation = [_number(page, f.name, f.default, f.type is int) for f in GENERATION_FIELDS]
+            numbers = [_number(page, f.name, f.default, f.type is int) for f in NUMBERS]
+        label, info = (translate(f"generation.model_defaults{end}") for end in ("", ".info"))
+        generation = [*numbers, gr.Checkbox(label=label, info=info, value=False)]
     with gr.Accordion(translate("chat.service_title"), open=False, visible=page.private):
         gr.Markdown(translate("chat.service_lead"), elem_classes="quiet")
         enabled = gr.Checkbox(label=translate("chat.service_on"), value=False)

@@ -10,6 +10,7 @@ from toys import PROJECT
 
 from playground import __main__ as cli
 from playground import catalog
+from playground.cli.output import print_result
 from playground.i18n import translate
 from playground.settings import SCHEMA
 from playground.settings.aliases import OLD_FIELDS
@@ -291,3 +292,8 @@ def test_rows_of_a_text_in_the_models_chat_template_count_its_answers(capsys, tm
 def test_rows_that_cannot_be_read_are_an_error(capsys, tmp_path):
     status, result, err = _main(capsys, "rows", tmp_path / "absent.json")
     assert status == 1 and "absent.json" in result["error"] and result["error"] in err
+
+
+def test_numbers_that_json_lacks_are_null(capsys):
+    print_result({"loss": float("nan"), "each": [1.0, float("inf"), {"x": (-float("inf"), 2)}], "text": "NaN"})
+    assert json.loads(capsys.readouterr().out) == {"loss": None, "each": [1.0, None, {"x": [None, 2]}], "text": "NaN"}

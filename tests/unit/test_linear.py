@@ -1,5 +1,7 @@
 """Memory-efficient linear layers: the numbers of PEFT and bitsandbytes, with less kept for the gradients."""
 
+import sys
+
 import pytest
 import torch
 from bitsandbytes.functional import dequantize_4bit
@@ -183,3 +185,32 @@ def test_a_model_with_another_rotation_keeps_it(monkeypatch):
     monkeypatch.setattr(modeling_llama, "apply_rotary_pos_emb", neighbours)
     with patch_rotary(make_model("llama")):
         assert modeling_llama.apply_rotary_pos_emb is neighbours
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", ["llama", "olmo", "olmo2"])  # OLMo's angles are float32 in any type
+def test_half_precision_trains_as_without_the_replacements(family, dtype):
+    model = tuned(family).to(dtype)
+    file = sys.modules[type(model.get_base_model()).__module__]
+    original = file.apply_rotary_pos_emb
+    loss, gradients = loss_and_gradients(model)
+    with patch_modules(model, model.get_base_model()):
+        assert file.apply_rotary_pos_emb is not original
+        replaced_loss, replaced = loss_and_gradients(model)
+    assert abs(replaced_loss - loss) < 0.02 * loss
+    for name, gradient in gradients.items():
+        difference = (replaced[name].float() - gradient.float()).norm()
+        assert replaced[name].dtype == gradient.dtype and difference < 0.1 * gradient.float().norm() + 1e-3, name
+
+
+def test_a_linear_layer_with_a_forward_pass_of_its_own_is_left_alone():
+    class Doubled(nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    model = make_model("llama")
+    layer = model.model.layers[0].self_attn.q_proj
+    layer.__class__ = Doubled
+    model = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    names = {name for name, module in model.named_modules() if module in efficient_linears(model)}
+    assert len(names) == 1 and "layers.1" in names.pop()

@@ -1,6 +1,7 @@
 """Loading at each bit width: the memory ledger matches the tensors, and freeing a model releases its memory."""
 
 import gc
+import json
 import platform
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 import torch
 import transformers
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
+from safetensors.torch import load_file, save_file
 from toys import PROJECT, keys
 from transformers.models.falcon import modeling_falcon
 
@@ -21,6 +23,7 @@ from playground.memory import ledger
 from playground.memory.release import defragment
 from playground.model import adapt
 from playground.model.load import load_model, model_from_config, quantizable_linear_layers
+from playground.predict.meta_model import config_of
 from playground.settings import Load, Lora
 from playground.train.optimizer import Optimizer
 
@@ -279,3 +282,28 @@ def test_progress_bars_of_transformers_are_reported_and_the_hook_is_restored(toy
     assert calls and {unit for _, _, unit in calls} == {"tensors"}
     assert calls[-1][0] == calls[-1][1] and [done for done, _, _ in calls] == sorted(done for done, _, _ in calls)
     assert transformers_logging.set_tqdm_hook(None) is None
+
+
+def test_an_attention_that_is_not_installed_gives_way_to_torchs(toy, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(toy(), folder)
+    config = json.loads((folder / "config.json").read_text())
+    for key in ("attn_implementation", "_attn_implementation"):
+        (folder / "config.json").write_text(json.dumps(config | {key: "flash_attention_2"}))
+        loaded = load(folder, bits=32)
+        assert loaded.model.config._attn_implementation == "sdpa"
+        config_of(str(folder))
+    (folder / "config.json").write_text(json.dumps(config | {"attn_implementation": "flash_attention_2"}))
+    notes = {note["key"]: note["values"] for note in load(folder, bits=32).notes}
+    assert notes["note.attention"] == {"name": "flash_attention_2"}
+    assert load(toy(), bits=32).notes == []
+
+
+@pytest.mark.parametrize("name", ["model.layers.9.mlp.up_proj.weight", "model.layers.0.mlp.up_proj.lora_A.default.weight"])
+def test_tensors_that_the_network_has_no_place_for_are_named(toy, tmp_path, name):
+    folder = tmp_path / "model"
+    shutil.copytree(toy(), folder)
+    tensors = load_file(folder / "model.safetensors")
+    save_file(tensors | {name: torch.zeros(4, 4)}, folder / "model.safetensors", {"format": "pt"})
+    [note] = load(folder, bits=32).notes
+    assert note["key"] == "note.unused_tensors" and note["values"] == {"path": "model", "count": 1, "names": [name]}

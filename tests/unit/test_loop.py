@@ -10,6 +10,7 @@ import torch
 import toys
 
 from playground.data.batch import Example
+from playground.errors import PlaygroundError
 from playground.model.load import LoadedModel
 from playground.settings import Settings
 from playground.train import loop
@@ -121,3 +122,32 @@ def test_total_steps_are_those_of_whole_epochs_unless_limited():
     train = Settings().with_values({"train": {"batch_size": 8, "epochs": 2.0, "max_steps": 0}}).train
     assert total_steps(17, train) == 6
     assert total_steps(17, Settings().with_values({"train": {"max_steps": 5}}).train) == 5
+
+
+def test_an_update_that_diverges_at_the_last_step_is_an_error(monkeypatch):
+    trainer = make_trainer()
+    step = trainer.optimizer.step
+
+    def diverge(lr):
+        step(lr)
+        if trainer.step == SETTINGS.train.max_steps - 1:
+            trainer.optimizer.copies[0].data.fill_(torch.nan)
+
+    monkeypatch.setattr(trainer.optimizer, "step", diverge)
+    with pytest.raises(PlaygroundError) as error:
+        run(trainer)
+    assert toys.keys(error) == ["error.diverged"] and error.value.problems[0].values["step"] == 4
+
+
+def test_a_run_of_which_every_step_was_skipped_is_an_error(monkeypatch):
+    trainer = make_trainer()
+    step = trainer.optimizer.step
+
+    def skip(lr):
+        step(lr)
+        trainer.optimizer.skipped += 1
+
+    monkeypatch.setattr(trainer.optimizer, "step", skip)
+    with pytest.raises(PlaygroundError) as error:
+        run(trainer)
+    assert toys.keys(error) == ["error.all_skipped"]

@@ -124,3 +124,17 @@ def test_pending_bytes_are_gradients_and_moments_that_are_not_there_yet():
     assert optimizer.pending_bytes() == 3 * 64 * 4
     optimizer.backward(sum(p.sum() for _, p in named))
     assert optimizer.pending_bytes() == 2 * 64 * 4
+
+
+def test_steps_that_float16_skips_are_counted_and_numbers_are_checked():
+    named = parameters(torch.float16)
+    optimizer = Optimizer(named)
+    assert optimizer.is_finite()
+    optimizer.backward(sum((p * torch.inf).sum() for _, p in named))
+    optimizer.step(1e-3)
+    assert optimizer.skipped == 1
+    optimizer.backward(sum(p.float().sum() for _, p in named))
+    optimizer.step(1e-3)
+    assert optimizer.skipped == 1 and optimizer.is_finite()
+    optimizer.copies[0].data[0] = torch.nan
+    assert not optimizer.is_finite()

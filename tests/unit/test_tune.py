@@ -1,11 +1,13 @@
 """Fine-tunes that stop, fail, resume, run out of memory or train every weight."""
 
 import json
+import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from toys import keys, make_model
+from transformers import AutoTokenizer
 
 from playground import runs
 from playground.engine.process import start_job
@@ -196,3 +198,31 @@ def test_same_seed_gives_the_same_run(chosen, tmp_path):
     first, second = (weights(tmp_path, result["run"]) for result in results)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert json.dumps(results[0]["loss"]) == json.dumps(results[1]["loss"])
+
+
+def test_a_token_without_an_embedding_is_named_with_its_row(chosen, tmp_path, toy):
+    folder = tmp_path / "model"
+    shutil.copytree(toy(), folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["<extra>"])
+    tokenizer.save_pretrained(folder)
+    file = tmp_path / "rows.jsonl"
+    texts = ["plain", "with <extra> in it", "plain too", "another"]
+    file.write_text("".join(json.dumps({"question": f"q{n}", "answer": text}) + "\n" for n, text in enumerate(texts)))
+    settings = chosen(load={"model": str(folder)}, data={"source": str(file), "held_out": 0.0})
+    with pytest.raises(PlaygroundError) as error:
+        list(Workbench(tmp_path / "runs").tune(settings))
+    assert keys(error) == ["error.token_in_row"]
+    assert error.value.problems[0].values == {"row": 2, "token": "<extra>", "id": 336, "rows": 336}
+    turns = {"base": [{"instruction": "what is <extra>?", "answer": None}]}
+    with pytest.raises(PlaygroundError) as error:
+        list(Workbench(tmp_path / "runs").chat(settings, None, turns, Generation(max_new_tokens=2)))
+    assert keys(error) == ["error.token_in_prompt"]
+
+
+def test_a_run_without_measured_rows_can_be_resumed(chosen, tmp_path):
+    workbench = Workbench(tmp_path)
+    settings = chosen(train={"max_steps": 6, "eval_rows": 0})
+    run = stopped_after(workbench, workbench.tune(settings), 3)["run"]
+    result = result_of(workbench.resume(run))
+    assert result["steps"] == 6 and result["loss"] == {"before": None, "after": None}

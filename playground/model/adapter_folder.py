@@ -1,0 +1,76 @@
+"""Adapter folders given as a model: find the base model that they name, and merge both once into a folder of its own."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from playground import catalog
+from playground.errors import problem
+
+CONFIG = "adapter_config.json"
+
+
+def is_adapter_folder(folder: Path) -> bool:
+    """Whether a folder holds an adapter alone; one with a model's config too is a model."""
+    return (folder / CONFIG).is_file() and not (folder / "config.json").is_file()
+
+
+def base_model(folder: Path) -> str:
+    """The base model that an adapter names: a catalog id where it has that model, a folder, or a hub id.
+
+    Raises PlaygroundError if the config can't be read or names none, or a folder that doesn't exist.
+    """
+    try:
+        named = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (ValueError, AttributeError) as error:
+        raise problem("error.adapter_config", path=folder.name) from error
+    if not isinstance(named, str) or not named:
+        raise problem("error.adapter_base", path=folder.name, base="–")
+    for id, entry in catalog.models().items():
+        if named in (id, catalog.source_of(entry, "hub")):
+            return id
+    for path in (Path(named).expanduser(), folder / named):
+        if path.is_dir():
+            return str(path)
+    if Path(named).is_absolute() or named.startswith("."):
+        raise problem("error.adapter_base", path=folder.name, base=named)
+    return named
+
+
+def merged_folder(folder: Path) -> Path:
+    """Where the merged model is kept; an adapter that was changed gets another place."""
+    files = sorted(file for file in folder.iterdir() if file.name.startswith("adapter_"))
+    states = [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
+    key = hashlib.sha256("\n".join([str(folder.resolve()), *states]).encode()).hexdigest()[:12]
+    return catalog.cache_folder() / "models" / f"merged-{folder.name[:60]}-{key}"
+
+
+def merge(adapter: Path, base: Path, folder: Path, on_progress: Callable[..., None]) -> None:
+    """Merge an adapter into its base model, at 16 bits in main memory, and save both as one model.
+
+    Raises PlaygroundError for an adapter that doesn't fit the base model, or whose weights can't be read.
+    """
+    import torch
+    from peft import PeftModel
+    from transformers import AutoConfig, AutoTokenizer
+
+    from playground.model.load import PLAIN_MODEL, loading_progress, model_class
+
+    try:
+        config = AutoConfig.from_pretrained(base, trust_remote_code=False, local_files_only=True)
+        with loading_progress(on_progress):
+            model = model_class(config).from_pretrained(base, dtype=torch.bfloat16, **PLAIN_MODEL)
+        merged = PeftModel.from_pretrained(model, adapter, autocast_adapter_dtype=False).merge_and_unload()
+        has_tokenizer = any((adapter / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json"))
+        tokenizer = AutoTokenizer.from_pretrained(adapter if has_tokenizer else base, local_files_only=True)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise problem("error.adapter", path=adapter.name, detail=str(error).split("\n")[0][:200]) from error
+    partial = folder.parent / f"{folder.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    merged.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)

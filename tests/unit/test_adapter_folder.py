@@ -1,0 +1,100 @@
+"""Adapters beside and in place of a model: the base alone, or base and adapter merged; never the adapter in silence."""
+
+import json
+import shutil
+import threading
+
+import pytest
+import torch
+from test_generate import load, with_adapter
+from toys import keys
+
+from playground.engine.workbench import Workbench
+from playground.errors import PlaygroundError
+from playground.model import adapt
+from playground.model.load import load_model
+from playground.model.source import config_file, fetch_model, local_folder
+from playground.settings import Load
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("playground.catalog.cache_folder", lambda: tmp_path / "cache")
+
+
+@pytest.fixture
+def adapter(toy, tmp_path):
+    """A folder with an adapter for the toy model, and the logits of both together."""
+    model = with_adapter(load(toy(), 32)).model
+    adapt.save_lora(model, tmp_path / "adapter")
+    return tmp_path / "adapter", logits(model)
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(torch.arange(3, 20)[None]).logits.float()
+
+
+def fetched(model) -> str:
+    events = fetch_model(str(model), False, threading.Event())
+    while True:
+        try:
+            next(events)
+        except StopIteration as end:
+            return end.value
+
+
+def test_a_folder_with_an_adapter_beside_the_model_loads_the_base_alone(chosen, toy, adapter, tmp_path):
+    folder = tmp_path / "both"
+    shutil.copytree(toy(), folder)
+    for file in adapter[0].iterdir():
+        shutil.copy(file, folder)
+    model = load(folder, 32).model
+    assert torch.equal(logits(model), logits(load(toy(), 32).model)) and not hasattr(model, "peft_config")
+    events = list(Workbench(tmp_path / "runs").load(chosen(load={"model": str(folder), "bits": 4})))
+    assert [e["values"] for e in events if e.get("key") == "note.adapter_ignored"] == [{"path": "both"}]
+
+
+def test_an_adapter_given_as_model_is_merged_into_its_base(chosen, toy, adapter, tmp_path):
+    folder, expected = adapter
+    assert config_file(str(folder)) == toy() / "config.json" and local_folder(str(folder)) is None
+    merged = fetched(folder)
+    assert local_folder(str(folder)) == merged == fetched(folder)
+    model = load_model(merged, Load(model=str(merged), bits=32, device="cpu"), lambda *_: None).model
+    difference = (logits(model) - expected).norm() / expected.norm()
+    base = (logits(load(toy(), 32).model) - expected).norm() / expected.norm()
+    assert difference < 0.02 < 0.2 < base  # the merged weights are rounded to bfloat16
+    events = list(Workbench(tmp_path / "runs").tune(chosen(load={"model": str(folder)})))
+    assert events[-1]["kind"] == "done"
+    assert [e["values"] for e in events if e.get("key") == "note.adapter_merged"] == [{"base": str(toy())}]
+
+
+@pytest.mark.parametrize(
+    "base,key",
+    [(None, "error.adapter_base"), ("/no/such/folder", "error.adapter_base"), ("{", "error.adapter_config")],
+)
+def test_what_an_adapter_lacks_is_said(adapter, base, key):
+    file = adapter[0] / "adapter_config.json"
+    file.write_text("{" if base == "{" else json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": base}))
+    with pytest.raises(PlaygroundError) as error:
+        fetched(adapter[0])
+    assert keys(error) == [key]
+
+
+def test_an_adapter_of_another_model_is_an_error(adapter, toy):
+    file = adapter[0] / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": str(toy("gpt2"))}))
+    with pytest.raises(PlaygroundError) as error:
+        fetched(adapter[0])
+    assert keys(error) == ["error.adapter"]
+
+
+def test_an_adapter_for_a_model_of_the_catalog_finds_it_by_its_hub_id(adapter):
+    from playground.model.adapter_folder import base_model
+
+    file = adapter[0] / "adapter_config.json"
+    values = json.loads(file.read_text())
+    file.write_text(json.dumps(values | {"base_model_name_or_path": "HuggingFaceTB/SmolLM2-135M-Instruct"}))
+    assert base_model(adapter[0]) == "smollm2-135m-instruct"
+    file.write_text(json.dumps(values | {"base_model_name_or_path": "somebody/something"}))
+    assert base_model(adapter[0]) == "somebody/something"
