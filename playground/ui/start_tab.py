@@ -11,6 +11,7 @@ from playground import catalog
 from playground.data import source
 from playground.data.readers import KINDS
 from playground.i18n import format_bytes
+from playground.runs.recordings import read_recording
 from playground.settings import Settings
 from playground.ui import compare_tab
 from playground.ui.comparison import Turn, comparison_html
@@ -36,7 +37,7 @@ class StartTab:
 def build(page: Page) -> StartTab:
     """The tab's components."""
     with gr.Row(elem_classes="ways", equal_height=True):
-        with _way(page, "teach"):
+        with _way(page, "teach", **_recorded_time(page)):
             teach = gr.Button(page.translate("start.teach.go"), variant="primary", elem_id="teach")
         with _way(page, "plan"):
             plan = gr.Button(page.translate("start.plan.go"))
@@ -46,12 +47,18 @@ def build(page: Page) -> StartTab:
     return StartTab(teach, plan, upload, gr.HTML(visible=False, elem_classes="story"), box)
 
 
-def _way(page: Page, name: str) -> gr.Column:
-    """A column with a heading and a sentence, for one button more."""
+def _way(page: Page, name: str, **values: Any) -> gr.Column:
+    """A column with a heading and a sentence, for one button more. values: what the sentence names."""
     column = gr.Column(elem_classes="way", min_width=240)
     with column:
-        gr.Markdown(f"### {page.translate(f'start.{name}')}\n{page.translate(f'start.{name}.info')}")
+        gr.Markdown(f"### {page.translate(f'start.{name}')}\n{page.translate(f'start.{name}.info', **values)}")
     return column
+
+
+def _recorded_time(page: Page) -> dict[str, int]:
+    """How long the recorded demo took, rounded to minutes, and on how many cores."""
+    first, *_, last = read_recording(f"demo-{page.lang}")
+    return {"minutes": max(1, round(last["t"] / 60)), "cores": first["hardware"]["cores"]}
 
 
 def connect(page: Page, tab: StartTab, app: gr.Blocks, tabs: gr.Tabs, compare: compare_tab.CompareTab) -> None:
