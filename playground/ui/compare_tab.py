@@ -233,9 +233,9 @@ def _turn(page: Page, question: str, adapter: str, form: Settings | None = None)
     return Turn(question, {}, adapter, name, expected, learned), runs.find(page.root, adapter).settings()
 
 
-def ask_once(page: Page, question: str, adapter: str, settings: Settings) -> Turn:
+def ask_once(page: Page, question: str, adapter: str, settings: Settings, max_new_tokens: int) -> Turn:
     """A question with its answers, outside any conversation. settings: of the base where there is no adapter ("")."""
-    request = Request(*_turn(page, question, adapter, settings), Generation(), None)
+    request = Request(*_turn(page, question, adapter, settings), Generation(max_new_tokens), None)
     for _ in answer(page, request, []):
         pass
     return request.turn

@@ -20,6 +20,7 @@ from playground.ui.source_names import source_update
 from playground.ui.story import StepState
 
 QUESTIONS = 2  # that the demo asks before and after
+ANSWER_TOKENS = 128  # at most of each answer: a base model may go on for a minute
 DEMO_DONE = "document.querySelector('.story li:last-child')?.dataset.state === 'done'"  # JavaScript
 
 
@@ -68,7 +69,7 @@ def connect(page: Page, tab: StartTab, app: gr.Blocks, tabs: gr.Tabs, compare: c
 
     def ask(adapter: str) -> Iterator[Turn]:
         for question in questions(demo):
-            turn = compare_tab.ask_once(page, question, adapter, demo)
+            turn = compare_tab.ask_once(page, question, adapter, demo, ANSWER_TOKENS)
             yield turn
             if turn.stopped:
                 return
