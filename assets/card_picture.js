@@ -146,7 +146,7 @@ function tellCell() {
   if (!frames.length) return;
   const { visit, held } = frames[at], layer = readLayer ?? visit.layer, parts = held.get(layer);
   const name = layer === OUTSIDE ? say("outside") : say("layer", { layer: layer + 1 });
-  const text = `${name}: ${formatBytes(heldBytes(parts))} = ${listParts(parts) || "0"}`;
+  const list = listParts(parts), text = `${name}: ${formatBytes(heldBytes(parts))}${list && ` = ${list}`}`;
   put(part(".cell-text"), text);
   const cell = readLayer === null ? null : cells.children[readLayer + 1];
   if (cell) cell.ariaLabel = text;

@@ -113,12 +113,12 @@ function stripState(state, reply) {
 
 const column = (rows, i, scale = 1) => rows.map((row) => row[i] === null || scale === 1 ? row[i] : row[i] / scale);
 const coarsePointer = matchMedia("(pointer: coarse)").matches; // a finger scrolls the page, so it can't zoom by dragging
-const axisTitle = (text) => ({ text, font: { size: 12 } });
+const axisTitle = (text, paint) => ({ text, font: { size: paint.small } });
 const axis = (paint, more) => ({ gridcolor: paint.grid, linecolor: paint.grid, zeroline: false, automargin: true, autorange: true, ...more });
 const layout = (state, paint, more) => ({
   uirevision: state.run, showlegend: false, hovermode: "x unified", dragmode: coarsePointer ? false : "zoom", margin: { l: 8, r: 12, t: 6, b: 8 },
-  paper_bgcolor: "transparent", plot_bgcolor: "transparent", font: { color: paint.text, family: paint.family, size: 13 },
-  hoverlabel: { bgcolor: paint.back, bordercolor: paint.grid, font: { color: paint.text } }, ...more,
+  paper_bgcolor: "transparent", plot_bgcolor: "transparent", font: { color: paint.text, family: paint.family, size: paint.size },
+  hoverlabel: { bgcolor: paint.back, bordercolor: paint.grid, font: { color: paint.text, size: paint.size } }, ...more,
 });
 const LINE = { type: "scatter", mode: "lines" };
 
@@ -135,13 +135,13 @@ const endOfTime = (state) => Math.max(state.memory.at(-1)?.[0] ?? TIME_ORIGIN, s
 const drawnBands = (state) => state.phases.filter(({ name, from, to }) => name !== "idle" && to > from);
 const bandColor = (name) => Object.hasOwn(props.words, `phase.${name}`) ? `band-${name}` : "band-other";
 const bandLabel = (name) => sayEither(`band.${name}`, "band.other");
-const BAND_FONT = 12, PLOT_MARGIN = 80; // px: of a label, and what the axis takes of the plot's width
-const textWidth = (text) => BAND_FONT * [...text].reduce((sum, letter) => sum + (letter > "\u2e80" ? 1 : 0.62), 0.5);
+const PLOT_MARGIN = 80; // px that the axis takes of the plot's width
+const textWidth = (text, size) => size * [...text].reduce((sum, letter) => sum + (letter > "\u2e80" ? 1 : 0.62), 0.5);
 
-// The phases that no band is wide enough to name, for the legend. width: of the plot, in px.
-function unnamedPhases(state, width) {
+// The phases that no band is wide enough to name, for the legend. width: of the plot; size: of the labels; both in px.
+function unnamedPhases(state, width, size = 12) {
   const pixel = (width - PLOT_MARGIN) / (endOfTime(state) - TIME_ORIGIN), bands = drawnBands(state);
-  const named = new Set(bands.filter(({ name, from, to }) => (to - from) * pixel >= textWidth(bandLabel(name))).map(({ name }) => name));
+  const named = new Set(bands.filter(({ name, from, to }) => (to - from) * pixel >= textWidth(bandLabel(name), size)).map(({ name }) => name));
   return [...new Set(bands.map(({ name }) => name))].filter((name) => !named.has(name));
 }
 
@@ -151,7 +151,7 @@ function phaseBands(state, paint) {
   return {
     type: "bar", x: bands.map((band) => band.from), width: bands.map((band) => band.to - band.from), offset: 0, y: bands.map(() => 1),
     marker: { color: bands.map((band) => paint[bandColor(band.name)]), line: { width: 0 } }, hoverinfo: "skip",
-    text: bands.map((band) => bandLabel(band.name)), textposition: "inside", insidetextanchor: "end", textangle: 0, textfont: { color: paint.text, size: BAND_FONT },
+    text: bands.map((band) => bandLabel(band.name)), textposition: "inside", insidetextanchor: "end", textangle: 0, textfont: { color: paint.text, size: paint.small },
   };
 }
 
@@ -162,12 +162,12 @@ function memoryLines(state, paint, end) {
     ...LINE, x: column(rows, 0), y: rows.map(() => 1), line: { width: 0 }, customdata: rows.map((row) => phaseName(row[1])), hovertemplate: "%{customdata}<extra></extra>",
   }, ...memoryKinds(state).map((kind, i) => ({
     ...LINE, yaxis: "y2", x: column(rows, 0), y: column(rows, i + 2, GIB), name: say(`memory.${kind}`), hovertemplate: "%{y:.2f} GiB",
-    line: { color: paint[kind], width: kind === "reserved" ? 2 : 2.5, dash: kind === "reserved" ? "dot" : "solid" },
+    line: { color: paint[kind], width: (kind === "reserved" ? 2 : 2.5) * paint.line, dash: kind === "reserved" ? "dot" : "solid" },
   }))];
   if (predictions.length) lines.push({
     ...LINE, yaxis: "y2", x: withGaps(predictions.map(({ from, to }) => [from, to ?? end])),
     y: withGaps(predictions.map(({ prediction, kind }) => [prediction[kind] / GIB, prediction[kind] / GIB])),
-    name: say("memory.predicted"), hovertemplate: "%{y:.2f} GiB", line: { color: paint.predicted, width: 2.5, dash: "dashdot" },
+    name: say("memory.predicted"), hovertemplate: "%{y:.2f} GiB", line: { color: paint.predicted, width: 2.5 * paint.line, dash: "dashdot" },
   });
   return lines;
 }
@@ -176,12 +176,12 @@ function memoryFigure(state, paint, width) {
   const capacity = state.hardware.capacity / GIB, inView = capacityInView(state);
   const end = endOfTime(state);
   const data = [phaseBands(state, paint), ...memoryLines(state, paint, end)];
-  if (inView) data.push({ ...LINE, yaxis: "y2", x: [TIME_ORIGIN, end], y: [capacity, capacity], hoverinfo: "skip", line: { color: paint.capacity, width: 2, dash: "dash" } });
+  if (inView) data.push({ ...LINE, yaxis: "y2", x: [TIME_ORIGIN, end], y: [capacity, capacity], hoverinfo: "skip", line: { color: paint.capacity, width: 2 * paint.line, dash: "dash" } });
   const title = [say(state.shortened ? "time_shortened" : "time"), ...(coarsePointer || width < 480 ? [] : [say("zoom")])].join(" · ");
   return [data, layout(state, paint, {
     bargap: 0, uniformtext: { mode: "hide", minsize: 11 },
     xaxis: axis(paint, { type: "date", ...timeFormats(end), nticks: 7, showgrid: false,
-      autorangeoptions: { minallowed: TIME_ORIGIN, maxallowed: end }, title: axisTitle(title) }),
+      autorangeoptions: { minallowed: TIME_ORIGIN, maxallowed: end }, title: axisTitle(title, paint) }),
     yaxis: { range: [0, 1], fixedrange: true, visible: false },
     yaxis2: axis(paint, { overlaying: "y", tickmode: "auto", rangemode: "tozero", nticks: 6, ticksuffix: " GiB",
       autorangeoptions: { include: [0, (highestBytes(state) / GIB || 1) * 1.2, inView ? capacity * 1.15 : 0] } }),
@@ -191,12 +191,12 @@ function memoryFigure(state, paint, width) {
 function lossFigure(state, paint) {
   return [[{
     type: "scatter", mode: state.losses.length > 1 ? "lines" : "markers", x: column(state.losses, 0), y: column(state.losses, 1),
-    name: say("loss.train"), line: { color: paint.train, width: 2 }, hovertemplate: "%{y:.3f}",
+    name: say("loss.train"), line: { color: paint.train, width: 2 * paint.line }, hovertemplate: "%{y:.3f}",
   }, ...evaluated(state).map((when) => ({
     type: "scatter", mode: "markers", x: [state.evals[when][0]], y: [state.evals[when][1]], name: say(`loss.${when}`), cliponaxis: false, hovertemplate: "%{y:.3f}",
     marker: { color: paint[when], size: 12, symbol: when === "before" ? "diamond" : "circle", line: { color: paint.back, width: 1.5 } },
   }))], layout(state, paint, {
-    xaxis: axis(paint, { nticks: 7, showgrid: false, title: axisTitle(say("loss.axis")), autorangeoptions: { include: [0] } }),
+    xaxis: axis(paint, { nticks: 7, showgrid: false, title: axisTitle(say("loss.axis"), paint), autorangeoptions: { include: [0] } }),
     yaxis: axis(paint, { nticks: 5 }),
   })];
 }

@@ -35,7 +35,11 @@ const REDUCERS = {
     if (verdict) state.simulatedCards.set(event.values.job, { ...event.values, verdict });
   },
   error: (state, event) => Object.assign(state, { failure: event.text, outcome: "failed", partsAtFailure: event.parts ?? null }),
-  done: (state, event) => { state.result = event.result ?? {}, state.outcome ||= event.result?.stopped ? "stopped" : "done"; },
+  done: (state, event) => {
+    const job = event.job ?? state.about.job; // chats with a run's adapter end in its events too
+    if (job === state.about.job) state.result = event.result ?? {};
+    state.outcome ||= event.result?.stopped ? "stopped" : "done";
+  },
   eval(state, event) {
     if (event.when === "measures") state.measures = event;
     else state.evals[event.when] = [event.when === "before" ? 0 : state.step?.step ?? 0, event.loss];

@@ -91,7 +91,7 @@ function drawMemory() {
   if (latest) lines.push({ color: "predicted", kind: "dashdot", name: say("memory.predicted"), value: formatBytes(latest.prediction[latest.kind]), tag: say("predicted") });
   if (isNumber(state.hardware.capacity)) lines.push({ color: "capacity", kind: "dashed", name: say("memory.capacity"),
     value: formatBytes(state.hardware.capacity), tag: capacityInView(state) ? "" : say("memory.above") });
-  const bands = unnamedPhases(state, memoryPlot.clientWidth).map((name) => ({ color: bandColor(name), kind: "band", name: phaseName(name), value: "" }));
+  const bands = unnamedPhases(state, memoryPlot.clientWidth, paint.small).map((name) => ({ color: bandColor(name), kind: "band", name: phaseName(name), value: "" }));
   drawLegend(memoryLegend, [...lines, ...bands]), describe(memoryPlot, lines);
   drawComparison(), drawParts();
   plot(memoryPlot, memoryFigure, state.memory.at(-1)[0], state.phases.at(-1)?.to, state.predictions.size);
@@ -193,7 +193,7 @@ function drawSamples() {
 // would break it off), and nine times as long as the last drawing took: a slow machine draws less often.
 function plot(node, figure, ...shown) {
   const began = performance.now(), { clientWidth: width, clientHeight: height } = node;
-  const key = [state.run, width, height, paint.text, ...shown].join();
+  const key = [state.run, width, height, paint.text, paint.size, ...shown].join();
   if (key === node.drawnKey) return;
   if (!window.Plotly || !width || node._dragging || began < node.restsUntil) return void (needsDrawing = true);
   const [data, look] = figure(state, paint, width);
@@ -214,11 +214,12 @@ function draw() {
   spokenPhase = phase;
 }
 
-// The colors stand in the CSS, once for light and once for dark.
+// The colors stand in the CSS, once for light and once for dark. Sizes of texts are in px; Present draws large and thick.
 function readPaint() {
+  const sizes = document.body.classList.contains("present") ? { size: 18, small: 18, line: 1.8 } : { size: 13, small: 12, line: 1 };
   const style = getComputedStyle(root), bands = Object.keys(props.words).filter((key) => key.startsWith("phase.")).map((key) => key.replace("phase.", "band-"));
   const names = [...MEMORY_KINDS.cuda, ...MEMORY_KINDS.cpu, "capacity", "predicted", "train", "before", "after", "grid", "back", ...bands];
-  return { text: style.color, family: style.fontFamily, ...Object.fromEntries(names.map((name) => [name, style.getPropertyValue(`--live-${name}`).trim()])) };
+  return { ...sizes, text: style.color, family: style.fontFamily, ...Object.fromEntries(names.map((name) => [name, style.getPropertyValue(`--live-${name}`).trim()])) };
 }
 
 function receive(fresh) {

@@ -17,15 +17,15 @@ POLL_SECONDS = 0.1
 
 
 class ServedApp:
-    """`app.py` on a free port: its address, its runs folder and its process."""
+    """`app.py`, or another script with its flags, on a free port: its address, its runs folder and its process."""
 
-    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None, script: str = "app.py") -> None:
         self.runs = folder / "runs"
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self._log = open(folder / "app.log", "w+")
-        command = [sys.executable, "app.py", "--port", str(self.port), "--runs", str(self.runs)]
+        command = [sys.executable, script, "--port", str(self.port), "--runs", str(self.runs)]
         variables = {**os.environ, **(environment or {})}
         self.process = subprocess.Popen(command, cwd=PROJECT, env=variables, stdout=self._log, stderr=subprocess.STDOUT)
 

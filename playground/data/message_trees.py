@@ -84,7 +84,7 @@ def _answers(records: Iterator[Record]) -> Iterator[Record]:
                 forest.waiting.append((record.number, node))
     for number, node in forest.waiting:
         path = forest.path(node)
-        yield _record(number, path) if path else Record(number, node.values, "orphan")
+        yield _record(number, path) if path else Record(number, {}, "orphan")
 
 
 def _nodes(record: Record) -> Iterator[tuple[str, _Node]]:
@@ -123,7 +123,7 @@ def _record(number: int, path: list[_Node]) -> Record:
         elif node.role == "assistant" and turns:
             turns[-1][1] += f"\n\n{node.text}" if turns[-1][1] else node.text
     if not turns:
-        return Record(number, path[-1].values, "orphan")
+        return Record(number, {}, "orphan")
     system = "\n\n".join(node.text for node in path if node.role == "system")
     kinds = ("message_id", "parent_id", "role", "content")
     others = {name: value for name, value in path[-1].values.items() if not any(is_named(name, kind) for kind in kinds)}

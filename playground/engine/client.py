@@ -41,13 +41,14 @@ class Engine:
     """The worker process and the job that it runs. Safe to use from several threads.
 
     root: the folder of the runs. run: the id of the run that is worked on now, or was last. last: the job under way, or
-    the last one. command: what starts the worker; `root` is appended.
+    the last one; last_tune: the same of fine-tunes. command: what starts the worker; `root` is appended.
     """
 
     def __init__(self, root: Path, command: tuple[str, ...] = COMMAND):
         self.root = root
         self.run: str | None = None
         self.last: Job | None = None
+        self.last_tune: Job | None = None
         self._command = command
         self._worker: _Worker | None = None
         self._job: Job | None = None
@@ -215,6 +216,7 @@ class Engine:
             worker = self._worker
             assert worker
             self._job = self.last = job
+            self.last_tune = job if job.do == "tune" else self.last_tune
             self._request_id = worker.connection.send(
                 do, arguments, lambda message: self._receive(job, worker, message)
             )

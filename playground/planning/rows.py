@@ -20,6 +20,7 @@ from playground.data import source
 from playground.data import xray as xray_rows
 from playground.data.fit import fit_turns
 from playground.data.lengths import Lengths, count_tokens, histogram
+from playground.data.row_notes import row_notes
 from playground.data.source import Row, SelectedRows
 from playground.data.template import Template, choose_template_for
 from playground.errors import problem
@@ -65,8 +66,8 @@ def xray(settings: Settings, row: int = 1, on_progress: Callable = ignore_progre
 
     row: its number in its source (or else the next number that is left); where rows have no numbers, its place among
     the training rows, from 1. Returns data.xray's answer with "row" (its texts), "number", "turns_left_out" (its
-    earliest turns, which don't fit), and "rows" (training rows). Raises PlaygroundError: rows that can't be read, no
-    such row, a tokenizer that isn't on this machine.
+    earliest turns, which don't fit), "notes" (row_notes of it), and "rows" (training rows). Raises PlaygroundError:
+    rows that can't be read, no such row, a tokenizer that isn't on this machine.
     """
     _, model = read_model(settings.load)
     _, rows = read_rows(settings.data, on_progress)
@@ -79,6 +80,7 @@ def xray(settings: Settings, row: int = 1, on_progress: Callable = ignore_progre
         "row": texts | {"before": [list(turn) for turn in chosen.before]},
         "number": chosen.number,
         "turns_left_out": len(found.before) - len(chosen.before),
+        "notes": [{"key": note["key"], "values": note["values"]} for note in row_notes([found], template)],
         "rows": len(rows.train),
     }
 

@@ -6,6 +6,7 @@ draws most texts, what the browser shows. The second page takes about 2 s to bui
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from playground.ui import (
     status_strip,
 )
 from playground.ui.live_view import HEAD, STATIC, live_view
-from playground.ui.page import UNQUEUED, Page, Update, job_message
+from playground.ui.page import UNQUEUED, Page, job_message
 from playground.ui.separate_events import separate_events
 from playground.ui.story import Story
 from playground.ui.theme import theme
@@ -113,7 +114,8 @@ def _build_page(app: gr.Blocks, page: Page, other_path: str) -> None:
     tabs.plan.choice.use.click(lambda: None, None, tabs.preset, **UNQUEUED)  # the form no longer holds a preset
     _connect_engine_state(app, page, tabs, strip, view)
     for event in runs_changed:
-        event(lambda adapter: _adapter_update(page, adapter), tabs.compare.adapter, tabs.compare.adapter, **UNQUEUED)
+        adapter = [tabs.compare.adapter, tabs.compare.noticed]
+        event(partial(compare_tab.adapter_update, page), adapter, tabs.compare.adapter, **UNQUEUED)
     kept_state.keep_tab(app, tabs.tabs, headers)
     kept_state.keep_fields(app, _kept_components(page, tabs))
     separate_events(app)
@@ -172,18 +174,16 @@ def _connect_engine_state(
     load, fine_tune, compare = tabs.load, tabs.fine_tune, tabs.compare
     start_buttons = [tabs.start.teach, load.load, fine_tune.start]
 
-    def refresh(adapter: str) -> tuple:
-        job, busy, choices = page.engine.last, page.engine.state == "busy", compare_tab.adapter_choices(page)
-        ids = [run_id for _, run_id in choices]
-        tuned_now = job.run if job and job.do == "tune" and job.ended and job.run in ids else None
-        selected = tuned_now or (adapter if adapter in ids else ids[0])
+    def refresh(adapter: str, noticed: str) -> tuple:
+        job, busy = page.engine.last, page.engine.state == "busy"
+        has_tuned = job is not None and job.do == "tune" and job.run == compare_tab.trained_run(page)
         return (
             job_message(page, job, "load", lambda: _loaded_text(page)),
             job_message(page, job, "tune", lambda: _tuned_text(page, job.result if job else {})),
-            gr.update(visible=tuned_now is not None and not busy),
+            gr.update(visible=has_tuned and not busy),
             *(gr.update(interactive=not busy) for _ in start_buttons),
             *status_strip.button_updates(page),
-            gr.update(choices=choices, value=selected),
+            compare_tab.adapter_update(page, adapter, noticed),
         )
 
     outputs = [
@@ -196,18 +196,11 @@ def _connect_engine_state(
         compare.adapter,
     ]
     for event in (app.load, view.change):  # the live view changes at every start and end of a job
-        event(refresh, compare.adapter, outputs, **UNQUEUED)
+        event(refresh, [compare.adapter, compare.noticed], outputs, **UNQUEUED)
     for event in (app.load, tabs.headers["runs"].select):
         event(lambda value: runs_tab.table_update(page, value), view, tabs.runs.table, **UNQUEUED)
     for button in (tabs.start.teach, load.load, fine_tune.start):
         button.click(lambda: gr.update(follow=""), None, view, **UNQUEUED)  # whoever starts a job wants to see it
-
-
-def _adapter_update(page: Page, adapter: str) -> Update:
-    """An update of the adapter's choices after a run came or went; the choice stays while its run is there."""
-    choices = compare_tab.adapter_choices(page)
-    ids = [run_id for _, run_id in choices]
-    return gr.update(choices=choices, value=adapter if adapter in ids else ids[0])
 
 
 def _preset(name: str) -> Settings:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -15,7 +16,7 @@ from playground.ui.compare_answers import Request, answer
 from playground.ui.comparison import Turn, comparison_html, heads_html
 from playground.ui.known_answers import help_desk_examples, known_answers
 from playground.ui.learned_words import learned_units
-from playground.ui.page import QUIET, UNQUEUED, Page, message, message_box, select_tab
+from playground.ui.page import QUIET, UNQUEUED, Page, Update, message, message_box, select_tab
 from playground.ui.run_names import adapter_name, data_and_date
 
 FOCUS_QUESTION = "() => { document.querySelector('#question textarea').focus(); }"
@@ -23,9 +24,14 @@ FOCUS_QUESTION = "() => { document.querySelector('#question textarea').focus(); 
 
 @dataclass(frozen=True)
 class CompareTab:
-    """The tab's components. turns: a gr.State of Turns, which `comparison` shows."""
+    """The tab's components.
+
+    turns: a gr.State of Turns, which `comparison` shows. noticed: a gr.State of the newest fine-tune that this page
+    has selected once, or the person has turned down.
+    """
 
     adapter: gr.Dropdown
+    noticed: gr.State
     notice: gr.HTML
     use_model: gr.Button
     go_tune: gr.Button
@@ -51,6 +57,7 @@ def build(page: Page) -> CompareTab:
         choices=[(translate("chat.none"), "")],
         value=None,
     )  # the first refresh selects the newest
+    noticed = gr.State("")
     with gr.Row(elem_classes="compare-notice"):
         notice = message_box()
         use_model = gr.Button(translate("chat.use_model"), visible=False, scale=0, min_width=220)
@@ -88,7 +95,7 @@ def build(page: Page) -> CompareTab:
     with gr.Accordion(translate("chat.memory"), open=False):
         picture = card_picture.build(page)
     return CompareTab(
-        adapter, notice, use_model, go_tune, heads, turns, comparison, box, question, send, clear, examples,
+        adapter, noticed, notice, use_model, go_tune, heads, turns, comparison, box, question, send, clear, examples,
         settings, picture,
     )  # fmt: skip
 
@@ -100,6 +107,10 @@ def connect(page: Page, tab: CompareTab, tabs: gr.Tabs, header: gr.Tab, live_vie
     cleared = [tab.turns, tab.comparison, tab.message]
     tab.clear.click(lambda turns: _clear(page, turns), tab.turns, cleared, **UNQUEUED)
     select_tab(tab.go_tune.click, tabs, "tune")
+    # Gradio (6.31) forgets the choices of a list that is updated before its tab was opened.
+    header.select(partial(adapter_update, page), [tab.adapter, tab.noticed], tab.adapter, **UNQUEUED)
+    tab.adapter.input(lambda: trained_run(page), None, tab.noticed, **UNQUEUED)
+    tab.adapter.change(partial(_notice, page), [tab.adapter, tab.noticed], tab.noticed, **UNQUEUED)
     _connect_model(page, tab)
     card_picture.connect_form(page, tab.picture, "chat", header, live_view)
 
@@ -222,9 +233,9 @@ def _turn(page: Page, question: str, adapter: str, form: Settings | None = None)
     return Turn(question, {}, adapter, name, expected, learned), runs.find(page.root, adapter).settings()
 
 
-def ask_once(page: Page, question: str, adapter: str, settings: Settings) -> Turn:
+def ask_once(page: Page, question: str, adapter: str, settings: Settings, max_new_tokens: int) -> Turn:
     """A question with its answers, outside any conversation. settings: of the base where there is no adapter ("")."""
-    request = Request(*_turn(page, question, adapter, settings), Generation(), None)
+    request = Request(*_turn(page, question, adapter, settings), Generation(max_new_tokens), None)
     for _ in answer(page, request, []):
         pass
     return request.turn
@@ -234,6 +245,27 @@ def adapter_choices(page: Page) -> list[tuple[str, str]]:
     """Every run that has an adapter, newest first, and "none"."""
     choices = [(adapter_name(page.lang, run), run.id) for run in runs.history(page.root) if run.has_adapter]
     return [*choices, (page.translate("chat.none"), "")]
+
+
+def adapter_update(page: Page, adapter: str, noticed: str) -> Update:
+    """An update of the adapter's choices: a new fine-tune is selected, else the choice stays while it exists."""
+    choices, trained = adapter_choices(page), trained_run(page)
+    ids = [run_id for _, run_id in choices]
+    selected = trained if trained not in ("", noticed) else adapter if adapter in ids else ids[0]
+    return gr.update(choices=choices, value=selected)
+
+
+def trained_run(page: Page) -> str:
+    """The run of the last fine-tune, once it has ended with an adapter; else ""."""
+    job = page.engine.last_tune
+    ids = [run_id for _, run_id in adapter_choices(page)]
+    return job.run if job and job.ended and job.run and job.run in ids else ""
+
+
+def _notice(page: Page, adapter: str, noticed: str) -> str:
+    """The newest fine-tune, once it is selected."""
+    trained = trained_run(page)
+    return trained if adapter == trained else noticed
 
 
 def _head_texts(page: Page, adapter: str, model: str, bits: int, service: bool) -> dict[str, str]:

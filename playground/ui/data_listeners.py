@@ -1,6 +1,6 @@
 """Listeners of the Data tab: whatever changes, its rows, counts, tokens and costs follow (data_answers.py)."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import gradio as gr
@@ -53,10 +53,11 @@ class _Steps:
         self.page, self.tab = page, tab
         self.readable = gr.State(False)  # whether the rows can be read; also False before the tab was opened
         shown = gr.State([])  # lines of an error that stands where the tokens would
+        self.latest = gr.State({})  # "selection": of the preview that was made last
         selection, row_fields = ([page.fields[name] for name in names] for names in (SELECTION, ROW))
         rows, tokens, costs = tab.rows, tab.token_view, tab.cost_view
         busy = [rows.busy, rows.stop]
-        self.selection = [tab.opened, *selection]
+        self.selection = [self.latest, tab.opened, *selection]
         self.previewed = [rows.about, rows.table, rows.raw_table, tab.category, *tab.columns.values()]
         self.previewed += [
             page.fields["data", "part"],
@@ -67,33 +68,53 @@ class _Steps:
             tokens.tokens,
             costs.cost,
         ]
-        self.counting = self._count, [self.readable, *selection], [rows.counts, rows.message, self.readable, *busy]
-        self.drawing = self._draw, [self.readable, tokens.row_number, *row_fields], [tokens.tokens, shown]
-        inputs = [self.readable, shown, costs.cutoff, costs.card, *page.inputs()]
+        self.counting = (
+            self._count,
+            [self.latest, self.readable, *selection],
+            [rows.counts, rows.message, self.readable, *busy],
+        )
+        inputs = [self.latest, self.readable, tokens.row_number, *row_fields]
+        self.drawing = self._draw, inputs, [tokens.tokens, shown]
+        inputs = [self.latest, self.readable, shown, costs.cutoff, costs.card, *page.inputs()]
         outputs = [costs.cost, costs.count_all, *busy]
         self.costing, self.costing_all = (self._cost(SAMPLE_ROWS), inputs, outputs), (self._cost(0), inputs, outputs)
 
     def previewing(self, choices: tuple[str, ...], fetch: bool = False) -> tuple:
         """The step that reads the beginning of the data set; choices and fetch as in data_answers.preview."""
 
-        def preview(opened: bool, *values: Any) -> tuple:
+        def preview(latest: dict, opened: bool, *values: Any) -> tuple:
+            latest["selection"] = values
             *updates, is_readable = data_answers.preview(self.page, values, choices, fetch)
             drawn = gr.skip() if is_readable else ""  # what was drawn stays until the next is, unless it has no rows
             return *updates, opened and is_readable, drawn, drawn, drawn
 
         return preview, self.selection, self.previewed
 
-    def _count(self, readable: bool, *values: Any) -> Iterator[tuple]:
-        yield from data_answers.count_rows(self.page, readable, values)
+    def _count(self, latest: dict, readable: bool, *values: Any) -> Iterator[tuple]:
+        answers = data_answers.count_rows(self.page, readable, values)
+        yield from _while_latest(latest, values, answers, 5)
 
-    def _draw(self, readable: bool, number: float | None, *values: Any) -> tuple:
-        return data_answers.draw_tokens(self.page, readable, number, values)
+    def _draw(self, latest: dict, readable: bool, number: float | None, *values: Any) -> Iterator[tuple]:
+        answers = [data_answers.draw_tokens(self.page, readable, number, values)]
+        yield from _while_latest(latest, values[: len(SELECTION)], answers, 2)
 
     def _cost(self, sample: int) -> Callable:
-        def cost(readable: bool, shown: list[str], cutoff: float, card: str, *values: Any) -> Iterator[tuple]:
-            yield from data_answers.cutoff_cost(self.page, readable, shown, cutoff, card, values, sample)
+        def cost(
+            latest: dict, readable: bool, shown: list[str], cutoff: float, card: str, *values: Any
+        ) -> Iterator[tuple]:
+            by_name = dict(zip(self.page.fields, values))
+            selection = tuple(by_name[name] for name in SELECTION)
+            answers = data_answers.cutoff_cost(self.page, readable, shown, cutoff, card, values, sample)
+            yield from _while_latest(latest, selection, answers, 4)
 
         return cost
+
+
+def _while_latest(latest: dict, selection: tuple, answers: Iterable[tuple], outputs: int) -> Iterator[tuple]:
+    """The answers, as long as no preview of another selection was made: a later one's must not be replaced by them."""
+    for answer in answers:
+        is_latest = latest.get("selection", selection) == selection
+        yield answer if is_latest else tuple(gr.skip() for _ in range(outputs))
 
 
 def _connect_analysis(page: Page, tab: DataTab, header: gr.Tab) -> None:

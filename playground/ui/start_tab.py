@@ -11,6 +11,7 @@ from playground import catalog
 from playground.data import source
 from playground.data.readers import KINDS
 from playground.i18n import format_bytes
+from playground.runs.recordings import read_recording
 from playground.settings import Settings
 from playground.ui import compare_tab
 from playground.ui.comparison import Turn, comparison_html
@@ -19,6 +20,7 @@ from playground.ui.source_names import source_update
 from playground.ui.story import StepState
 
 QUESTIONS = 2  # that the demo asks before and after
+ANSWER_TOKENS = 128  # at most of each answer: a base model may go on for a minute
 DEMO_DONE = "document.querySelector('.story li:last-child')?.dataset.state === 'done'"  # JavaScript
 
 
@@ -36,7 +38,7 @@ class StartTab:
 def build(page: Page) -> StartTab:
     """The tab's components."""
     with gr.Row(elem_classes="ways", equal_height=True):
-        with _way(page, "teach"):
+        with _way(page, "teach", **_recorded_time(page)):
             teach = gr.Button(page.translate("start.teach.go"), variant="primary", elem_id="teach")
         with _way(page, "plan"):
             plan = gr.Button(page.translate("start.plan.go"))
@@ -46,12 +48,18 @@ def build(page: Page) -> StartTab:
     return StartTab(teach, plan, upload, gr.HTML(visible=False, elem_classes="story"), box)
 
 
-def _way(page: Page, name: str) -> gr.Column:
-    """A column with a heading and a sentence, for one button more."""
+def _way(page: Page, name: str, **values: Any) -> gr.Column:
+    """A column with a heading and a sentence, for one button more. values: what the sentence names."""
     column = gr.Column(elem_classes="way", min_width=240)
     with column:
-        gr.Markdown(f"### {page.translate(f'start.{name}')}\n{page.translate(f'start.{name}.info')}")
+        gr.Markdown(f"### {page.translate(f'start.{name}')}\n{page.translate(f'start.{name}.info', **values)}")
     return column
+
+
+def _recorded_time(page: Page) -> dict[str, int]:
+    """How long the recorded demo took, rounded to minutes, and on how many cores."""
+    first, *_, last = read_recording(f"demo-{page.lang}")
+    return {"minutes": max(1, round(last["t"] / 60)), "cores": first["hardware"]["cores"]}
 
 
 def connect(page: Page, tab: StartTab, app: gr.Blocks, tabs: gr.Tabs, compare: compare_tab.CompareTab) -> None:
@@ -61,7 +69,7 @@ def connect(page: Page, tab: StartTab, app: gr.Blocks, tabs: gr.Tabs, compare: c
 
     def ask(adapter: str) -> Iterator[Turn]:
         for question in questions(demo):
-            turn = compare_tab.ask_once(page, question, adapter, demo)
+            turn = compare_tab.ask_once(page, question, adapter, demo, ANSWER_TOKENS)
             yield turn
             if turn.stopped:
                 return

@@ -27,10 +27,11 @@ def draw(translate: Callable, xray: dict) -> str:
     )
     more = _small(translate("xray.more", count=number(xray["more"]))) if xray["more"] else ""
     encoder = _small(translate("xray.encoder")) if xray["encoder"] else ""
+    notes = "".join(_small(translate(note["key"], **note["values"])) for note in xray.get("notes", ()))
     label = escape(translate("xray.tokens"))
     return (
         f'<section class="plan xray"><p>{_about(translate, xray)} {_end(translate, xray)}</p>'
-        f"{encoder}{_legend(translate, xray)}"
+        f"{notes}{encoder}{_legend(translate, xray)}"
         f'<div class="tokens" role="region" tabindex="0" aria-label="{label}">{tokens}</div>{more}'
         f"{_parts(translate, xray)}</section>"
     )

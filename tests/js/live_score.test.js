@@ -35,6 +35,11 @@ test("the score card has facts, loss, time and the peak, measured and predicted"
   assert.match(tiles[0][2], /90/);
 });
 
+test("a chat with the adapter afterwards changes no figure of the fine-tune", () => {
+  const chat = [{ t: 90, kind: "phase", name: "chat" }, { t: 95, kind: "done", job: "chat", result: { seconds: 5 } }];
+  assert.deepEqual(scoreTiles(reduce(...TUNE, ...DONE, ...chat)), scoreTiles(reduce(...TUNE, ...DONE)));
+});
+
 test("there is no score card while it goes on, after a failure, or for a load", () => {
   assert.deepEqual(scoreTiles(reduce(...TUNE)), []);
   assert.deepEqual(scoreTiles(reduce(...TUNE, { t: 61, kind: "error", text: "out of memory" })), []);

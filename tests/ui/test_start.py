@@ -68,6 +68,36 @@ def test_the_plan_is_one_click_away(page):
     expect(page.get_by_role("tab", name=translate("en", "tab.plan"))).to_have_attribute("aria-selected", "true")
 
 
+SMALL_TEXTS = """() => {
+  const found = {};
+  const note = (node, text) => {
+    const box = node.getBoundingClientRect(), size = parseFloat(getComputedStyle(node).fontSize);
+    if (text && box.width > 3 && box.height > 3 && size < 18 && node.checkVisibility({ visibilityProperty: true }))
+      found[text.slice(0, 40)] = size;
+  };
+  for (const node of document.querySelectorAll("body *:not(style, script, template, title, footer, footer *)")) {
+    if (["INPUT", "TEXTAREA"].includes(node.tagName)) note(node, node.value || node.placeholder);
+    for (const child of node.childNodes) if (child.nodeType === Node.TEXT_NODE) note(node, child.textContent.trim());
+  }
+  return found;
+}"""
+
+
+@pytest.mark.parametrize("lang", ["en", "ja"])
+def test_no_text_is_small_while_presenting(browser, app, lang):
+    page = browser.new_page(viewport={"width": 1920, "height": 1080}, reduced_motion="reduce")
+    page.goto(f"{app.url}{'' if lang == 'en' else '/ja'}?present=1")
+    expect(page.locator(".plot .ytick, .plot .y2tick").first).to_be_visible(timeout=LONG)
+    small = {}
+    for tab in ("start", "plan", "load", "data", "tune", "chat", "runs"):
+        open_tab(page, f"tab.{tab}", lang)
+        page.wait_for_timeout(1_500)
+        if found := page.evaluate(SMALL_TEXTS):
+            small[tab] = found
+    page.close()
+    assert not small, small
+
+
 @pytest.mark.parametrize("tab", ["plan", "load"])  # whose fields have no help, and have some
 def test_presenting_hides_help_but_no_field(browser, app, tab):
     page = browser.new_page(viewport={"width": 1920, "height": 1080}, reduced_motion="reduce")

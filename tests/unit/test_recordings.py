@@ -7,6 +7,7 @@ import pytest
 import record_run
 
 from playground import catalog, runs
+from playground.i18n import LANGUAGES
 from playground.settings import Settings
 
 RECORDINGS = sorted(record_run.FOLDER.glob("*.jsonl"))
@@ -34,8 +35,8 @@ def test_shipped_recording_is_a_whole_run_without_anything_private(file):
     assert last["result"]["recall"]["tuned"] > last["result"]["recall"]["base"]
 
 
-def test_the_default_demo_has_a_recording():
-    assert "demo-en" in {file.stem for file in RECORDINGS}
+def test_the_demo_of_each_language_has_a_recording():
+    assert {f"demo-{lang}" for lang in LANGUAGES} <= {file.stem for file in RECORDINGS}
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Questions about rows in the planning process: one row, the rows that remain, a cutoff's cost."""
 
+import functools
 import json
 import shutil
 
@@ -17,9 +18,11 @@ from playground.data.batch import encode
 from playground.data.source import Row
 from playground.data.template import Template, choose_template_for
 from playground.errors import PlaygroundError
+from playground.i18n import LANGUAGES, translate
 from playground.model.load import LoadedModel
 from playground.planning import rows as row_questions
 from playground.settings import Settings
+from playground.ui import xray_view
 
 
 @pytest.fixture
@@ -145,3 +148,14 @@ def test_a_bundled_set_is_counted_whole(toy):
     )
     answer = row_questions.cutoff_cost(settings)
     assert answer["rows"] == len(source.read(settings.data).train) and answer["template"] == "talk"
+
+
+def test_what_is_special_about_a_row_is_said_with_its_tokens(settings):
+    assert row_questions.xray(settings, 1)["notes"] == []
+    with open(settings.data.source, "a", encoding="utf-8") as file:
+        file.write(json.dumps({"instruction": "What ends a turn?", "output": "It is <|end|>."}) + "\n")
+    answer = row_questions.xray(settings, 121)
+    assert [note["key"] for note in answer["notes"]] == ["note.special_as_text"]
+    for lang in LANGUAGES:
+        drawn = xray_view.draw(functools.partial(translate, lang), answer)
+        assert "&lt;|end|&gt;" in drawn.split('class="tokens"')[0]
