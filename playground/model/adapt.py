@@ -1,5 +1,6 @@
 """LoRA adapters on any model family: choose layers, attach, save, load, remove (Hu and others, arXiv 2106.09685)."""
 
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from playground.errors import problem
 from playground.settings import Lora
 
+GROUPS = ("attention", "all-linear")  # of layers that a setting names together
 ADAPTER_NAME = "default"  # PEFT's name for a first adapter; its folder then loads with plain PeftModel.from_pretrained
 
 
@@ -40,13 +42,17 @@ def _is_router(name: str) -> bool:
 def resolve_target_modules(model: PreTrainedModel, target_modules: str, last_layers: int = 0) -> list[str]:
     """Return PEFT's `target_modules` for a model: name suffixes, each the shortest that matches no other module.
 
-    target_modules: "attention", "all-linear", or module names separated by commas.
+    target_modules: "attention", "all-linear", module names separated by commas, or a regular expression for whole names
+        as PEFT has it. Names and expressions may also mean the output head and the embeddings.
     last_layers: adapt only this many layers at the end (0: all). An encoder's layers count as before its decoder's.
         Nothing below the lowest adapted layer is trained, so no activations are kept and no gradients computed there.
 
-    Raises PlaygroundError, with the names that exist, for a module name that matches no linear layer.
+    Raises PlaygroundError, with the names that exist, for a name or an expression that matches no such module.
     """
-    selected = _select_layers(list(linear_layers(model)), target_modules)
+    names = list(linear_layers(model))
+    if target_modules not in GROUPS:
+        names += [name for name, module in model.named_modules() if _is_head_or_embedding(model, module)]
+    selected = _select_layers(names, target_modules)
     layers = [name + "." for name, module in model.named_modules() if isinstance(module, GradientCheckpointingLayer)]
     if 0 < last_layers < len(layers):
         selected = [name for name in selected if name.startswith(tuple(layers[-last_layers:]))]
@@ -59,11 +65,35 @@ def _select_layers(names: list[str], target_modules: str) -> list[str]:
         return names
     if target_modules == "attention":
         return [name for name in names if _is_in_attention(name)] or names
+    if is_expression(target_modules):
+        try:
+            return _matching(names, re.compile(target_modules))
+        except re.error as error:
+            raise problem("error.target_expression", given=target_modules, detail=str(error)) from error
     wanted = [name.strip() for name in target_modules.split(",") if name.strip()]
     missing = [suffix for suffix in wanted if not any(_has_suffix(name, suffix) for name in names)]
     if missing:
         raise problem("error.targets", missing=missing, found=sorted({name.rsplit(".", 1)[-1] for name in names}))
     return [name for name in names if any(_has_suffix(name, suffix) for suffix in wanted)]
+
+
+def is_expression(target_modules: str) -> bool:
+    """Whether a `target_modules` setting is a regular expression rather than names."""
+    return bool(re.search(r"[\\\[\](){}|*+?^$]", target_modules))
+
+
+def _matching(names: list[str], expression: re.Pattern) -> list[str]:
+    matching = [name for name in names if expression.fullmatch(name)]
+    if not matching:
+        found = sorted({name.rsplit(".", 1)[-1] for name in names})
+        raise problem("error.targets", missing=[expression.pattern], found=found)
+    return matching
+
+
+def _is_head_or_embedding(model: PreTrainedModel, module: nn.Module) -> bool:
+    """Whether a module is the output head or the token embedding, in a form that LoRA knows."""
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    return (module is head and isinstance(head, nn.Linear)) or (module is embedding and type(module) is nn.Embedding)
 
 
 def _is_in_attention(name: str) -> bool:

@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from playground import compat
+from playground.model.adapt import is_expression
 from playground.settings import Lora, Settings
 
 MAX_PERIOD = 12  # layers; leaving out a longer period saves little
@@ -131,6 +132,8 @@ def choose_shallow_model(
 
 def _names_a_layer(target_modules: str) -> bool:
     """Whether LoRA's target modules name a layer by its number."""
+    if is_expression(target_modules):
+        return True  # whatever it matches
     return any(word.isdigit() for name in target_modules.split(",") for word in name.strip().split("."))
 
 
