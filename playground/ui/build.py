@@ -40,6 +40,8 @@ from playground.ui.story import Story
 from playground.ui.theme import theme
 
 STYLES = ("style.css", "figures.css", "plan_tab.css", "tokens.css", "data.css", "compare.css")
+# Gradio's row of links to all pages; hidden before the stylesheets are here, or everything would move up then.
+NO_NAVIGATION = "<style>.nav-holder { display: none !important; }</style>"
 TABS = ("start", "plan", "load", "data", "tune", "chat", "runs")  # in their order; "start" is what opens
 
 
@@ -69,7 +71,7 @@ def launch_options() -> dict[str, Any]:
     return {
         "theme": theme(),
         "css_paths": [ASSETS / name for name in STYLES],
-        "head": HEAD + kept_state.HEAD,
+        "head": NO_NAVIGATION + HEAD + kept_state.HEAD,
         "max_file_size": MAX_FILE_BYTES,
         "run_history": False,
         "footer_links": ["gradio", "settings"],
