@@ -145,7 +145,7 @@ def attention_implementation(config: Any) -> str:
 
 
 def drop_unavailable_attention(config: Any) -> str:
-    """Let a model that asks for an attention that isn't installed use torch's; return the name that it asked for, or ""."""
+    """Let a model whose attention isn't installed use torch's; return the name that it asked for, or ""."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
     from transformers.utils import is_flash_attn_2_available
 

@@ -1,4 +1,4 @@
-"""Try every causal and seq2seq family of the installed transformers as a toy: load, plan, train, chat, save, load again.
+"""Try every causal and seq2seq family of the installed transformers as a toy: plan, load, train, save, chat.
 
     python tests/family_sweep.py --save FILE [--only llama gpt2] [--resume]
 
@@ -129,7 +129,7 @@ def _steps(folder: Path) -> dict[str, Callable[[], Any]]:
             {
                 "load": {"model": str(folder / "model"), "bits": bits, "device": "cpu"},
                 "data": {"source": str(rows)},
-                "train": {"max_steps": 2, "batch_size": 4, "max_seq_length": 64, "lr": 1e-2, "sample_every": "off"},
+                "train": {"max_steps": 2, "batch_size": 4, "max_seq_length": 256, "lr": 1e-2, "sample_every": "off"},
                 "lora": {"target_modules": "all-linear"},
             }
         )
@@ -144,7 +144,7 @@ def _steps(folder: Path) -> dict[str, Callable[[], Any]]:
     def chat(bits: int) -> None:
         turn = [{"instruction": "q 3?", "answer": None}]
         events = Workbench(folder / "runs").chat(
-            settings(bits), runs[str(bits)], {"base": turn, "tuned": turn}, Generation(max_new_tokens=4)
+            settings(bits), runs.get(str(bits)), {"base": turn, "tuned": turn}, Generation(max_new_tokens=4)
         )
         last = list(events)[-1]
         assert last["kind"] == "done", last
@@ -164,12 +164,16 @@ def _outcome(step: Callable[[], Any]) -> str:
     try:
         step()
     except PlaygroundError as error:
+        if error.problems and error.problems[0].key.startswith("error.unexpected"):
+            return f"crash: {error.text('en').splitlines()[0][:200]}"
         return f"refused: {error.text('en').splitlines()[0][:200]}"
     except TooLong:
         raise
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)
-        own = next((f"{f.filename.split('/')[-1]}:{f.lineno}" for f in reversed(where) if "playground/" in f.filename), "")
+        own = next(
+            (f"{f.filename.split('/')[-1]}:{f.lineno}" for f in reversed(where) if "playground/" in f.filename), ""
+        )
         last = where[-1]
         return f"crash: {_line(error)} [{own}; {last.filename.split('/')[-1]}:{last.lineno}]"
     return "works"

@@ -29,7 +29,6 @@ from playground.chat.generation_config import (
 from playground.model.adapt import ADAPTER_NAME
 from playground.settings import Generation
 
-
 UNFINISHED = "\ufffd"  # what a character decodes to of which tokens are missing
 MAX_UNFINISHED = 3  # bytes of an unfinished character; a character has up to four in UTF-8
 
@@ -50,13 +49,15 @@ def generate_answers(
     generation: Generation,
     stop: threading.Event,
 ) -> Iterator[dict]:
-    """Answer all prompts, in one batch where `batches` allows it; yield {"texts": [...], "tokens": n} as answers grow, the last event complete.
+    """Answer all prompts, in one batch where `batches` allows it.
+
+    Yields {"texts": [...], "tokens": n} as answers grow, the last event complete.
 
     end_ids: tokens that end an answer. The last event also has "ends": how each answer ended, as {"finish", "tokens",
     "seconds"}. finish: "end" (by an end token), "limit" (cut at max_new_tokens) or "stopped"; tokens: with the end
-    token; seconds: from the start of its batch until its own last token; and "ids": each answer's tokens, including its end
-    token if one was written. With beam search texts are only known at the end: until then events have just "tokens".
-    Once `stop` is set, ends early with the answers so far.
+    token; seconds: from the start of its batch until its own last token; and "ids": each answer's tokens, including its
+    end token if one was written. With beam search texts are only known at the end: until then events have just
+    "tokens". Once `stop` is set, ends early with the answers so far.
 
     Errors of the generating thread are raised here. Closing the iterator early sets `stop` and waits for the thread.
     """
@@ -164,6 +165,7 @@ def _generate_batch(
     sides = {prompt.tuned for prompt in prompts}
     adapter_context: AbstractContextManager = nullcontext()
     if sides == {True, False}:
+        options["num_beams"] = generation.num_beams  # by which PEFT repeats the names
         options["adapter_names"] = [ADAPTER_NAME if prompt.tuned else compat.BASE_ROWS for prompt in prompts]
         adapter_context = _restore_rows(model, len(prompts) * generation.num_beams)
     elif isinstance(model, PeftModel) and sides == {False}:

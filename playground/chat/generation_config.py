@@ -42,7 +42,10 @@ OFFERED = (  # of a model's own settings; the others concern how many answers ar
     "forced_eos_token_id",
     "renormalize_logits",
 )
-LENGTH_DEPENDENT = ("dynamic", "longrope")  # kinds of rotary embedding whose angles depend on the longest row of a batch
+LENGTH_DEPENDENT = (
+    "dynamic",
+    "longrope",
+)  # kinds of rotary embedding whose angles depend on the longest row of a batch
 
 
 def own_settings(model: PreTrainedModel | PeftModel) -> dict[str, Any]:
@@ -68,9 +71,11 @@ def with_own_settings(model: PreTrainedModel | PeftModel, generation: Generation
 def generation_config(
     model: PreTrainedModel | PeftModel, generation: Generation, end_ids: Sequence[int], pad_id: int
 ) -> GenerationConfig:
-    """Everything that an answer is generated with. Of the model's own config: its start tokens, and what is asked for."""
+    """What an answer is generated with. Of the model's own config: its start tokens, and what is asked for."""
     base = _base(model)
     start = {name: _token(base, name) for name in START_TOKENS}
+    if base.config.is_encoder_decoder and start["decoder_start_token_id"] is None:
+        start["decoder_start_token_id"] = pad_id  # as T5's first version, and as training does
     values: dict[str, Any] = {
         "num_beams": generation.num_beams,
         "do_sample": generation.temperature > 0,
@@ -109,7 +114,7 @@ def depends_on_longest(config: PreTrainedConfig, tokens: int) -> bool:
             trained = rope.get("original_max_position_embeddings") or getattr(
                 text, "original_max_position_embeddings", getattr(text, "max_position_embeddings", 0)
             )
-            if tokens > trained:
+            if tokens > (trained or 0):
                 return True
     return False
 

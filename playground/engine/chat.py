@@ -1,13 +1,13 @@
 """The job `chat`: answer the last turn of the base model's and the tuned model's conversation."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
 
 from peft import PeftModel
 
 from playground import runs
-from playground.chat.generation_config import own_settings
 from playground.chat.generate import Prompt, batches, generate_answers
+from playground.chat.generation_config import own_settings
 from playground.data.template import Template, Turn, choose_template_for
 from playground.engine import predictions
 from playground.engine.job import JobContext, JobResult

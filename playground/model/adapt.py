@@ -18,6 +18,8 @@ from playground.errors import problem
 from playground.settings import Lora
 
 GROUPS = ("attention", "all-linear")  # of layers that a setting names together
+# Families with state space layers, of which PEFT (0.21) refuses to adapt these: their kernels bypass the layers' forward.
+MAMBA_TYPES, MAMBA_KERNELS = ("falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"), ("out_proj", "conv1d")
 ADAPTER_NAME = "default"  # PEFT's name for a first adapter; its folder then loads with plain PeftModel.from_pretrained
 
 
@@ -28,10 +30,14 @@ def linear_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
     these models LoRA adapts the attention and any other linear layer, and the experts stay unadapted.
     """
     head = model.get_output_embeddings()
+    left_out = MAMBA_KERNELS if model.config.model_type in MAMBA_TYPES else ()
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, (nn.Linear, Conv1D)) and module is not head and not _is_router(name)
+        if isinstance(module, (nn.Linear, Conv1D))
+        and module is not head
+        and not _is_router(name)
+        and name.rsplit(".", 1)[-1] not in left_out
     }
 
 
@@ -173,6 +179,12 @@ def remove_lora(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     return model.unload() if isinstance(model, PeftModel) else model
 
 
+def _compute_dtype(layer: nn.Module, dtype: torch.dtype) -> torch.dtype:
+    """The type that a layer computes in, or `dtype` where it is quantized. Experts have no "weight"."""
+    weight = getattr(layer, "weight", next(layer.parameters(), None))
+    return weight.dtype if isinstance(weight, torch.Tensor) and weight.dtype.is_floating_point else dtype
+
+
 def _cast_adapters(model: PeftModel, dtype: torch.dtype) -> PeftModel:
     """Cast each adapter to the dtype of its base layer, or to `dtype` where that layer is quantized.
 
@@ -180,9 +192,7 @@ def _cast_adapters(model: PeftModel, dtype: torch.dtype) -> PeftModel:
     """
     for layer in model.modules():
         if isinstance(layer, LoraLayer):
-            weight = layer.get_base_layer().weight
-            assert isinstance(weight, torch.Tensor)
-            target = weight.dtype if weight.dtype.is_floating_point else dtype
+            target = _compute_dtype(layer.get_base_layer(), dtype)
             for name, parameter in layer.named_parameters():
                 if name.startswith("lora_"):
                     parameter.data = parameter.data.to(target)

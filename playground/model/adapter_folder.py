@@ -1,4 +1,4 @@
-"""Adapter folders given as a model: find the base model that they name, and merge both once into a folder of its own."""
+"""Adapter folders given as a model: find the base model that they name, and merge both once into a folder."""
 
 import hashlib
 import json

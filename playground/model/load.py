@@ -145,7 +145,8 @@ def first_unknown_token(loaded: LoadedModel, ids: Iterable[int]) -> dict | None:
 
     Such tokens were added to a tokenizer and never to its model.
     """
-    rows = loaded.model.get_input_embeddings().num_embeddings
+    embedding: Any = loaded.model.get_input_embeddings()  # with an adapter, no nn.Embedding
+    rows = embedding.weight.shape[0]
     id = next((id for id in ids if id >= rows), None)
     return None if id is None else {"token": loaded.tokenizer.convert_ids_to_tokens(id), "id": id, "rows": rows}
 

@@ -3,6 +3,7 @@
 Every function takes validated settings; the planning process parses them.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,7 +14,7 @@ from transformers import PreTrainedConfig
 
 from playground import catalog
 from playground.catalog.cards import cards, verdict
-from playground.errors import problem
+from playground.errors import PlaygroundError, problem
 from playground.model.dtype import default_bits, requested_dtype
 from playground.predict import meta_model, phases
 from playground.predict.formulas import explain
@@ -36,12 +37,13 @@ def forecast(settings: Settings, context: int = 1024, capacity: int = 0, device:
     settings, target = resolve_target(settings, device, capacity)
     check_context_length(config, max(context, settings.train.max_seq_length))
     chat_context = max(context, MIN_CONTEXT)
-    predictions = {
-        "load": phases.predict_load(config, settings, target),
-        "chat": phases.predict_chat(config, settings, target, chat_context),
-        "tune": phases.predict_tune(config, settings, target, full_rows(settings)),
-    }
-    facts = meta_model.model_facts(config, settings.load, target.dtype, device)
+    with _traceable(config):
+        predictions = {
+            "load": phases.predict_load(config, settings, target),
+            "chat": phases.predict_chat(config, settings, target, chat_context),
+            "tune": phases.predict_tune(config, settings, target, full_rows(settings)),
+        }
+        facts = meta_model.model_facts(config, settings.load, target.dtype, device)
     return {
         "model": settings.load.model,
         "name": catalog.display_name(settings.load.model),
@@ -57,6 +59,18 @@ def forecast(settings: Settings, context: int = 1024, capacity: int = 0, device:
         "phases": predictions,
         "explained": explain(config, facts, settings, predictions, chat_context),
     }
+
+
+@contextlib.contextmanager
+def _traceable(config: PreTrainedConfig) -> Iterator[None]:
+    """Turn what a family's code raises without weights or a cache (RWKV, BERT) into a PlaygroundError."""
+    try:
+        yield
+    except PlaygroundError:
+        raise
+    except Exception as error:
+        detail = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+        raise problem("error.not_traceable", kind=config.model_type, detail=detail) from error
 
 
 def max_context_length(config: PreTrainedConfig) -> int | None:

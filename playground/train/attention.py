@@ -21,7 +21,8 @@ VARLEN_ATTENTION, NEEDS_GQA_FLAG = compat.varlen_attention()
 def supports_packed_rows(model: PreTrainedModel) -> bool:
     """Whether this model can use it: on CUDA, in half precision, without dropout, and with a head size it takes."""
     config = model.config.get_text_config()
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads = getattr(config, "num_attention_heads", 0)  # none in RWKV
+    head_size = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 0)
     on_cuda = getattr(model, "stands_for", "") == "cuda" or (
         model.device.type == "cuda" and torch.cuda.get_device_capability(model.device)[0] >= 8
     )
@@ -34,6 +35,7 @@ def supports_packed_rows(model: PreTrainedModel) -> bool:
         and compat.can_set_attention(model)
         and not has_dropout
         and model.dtype in (torch.float16, torch.bfloat16)
+        and head_size > 0
         and head_size % 8 == 0
         and head_size <= 256
     )

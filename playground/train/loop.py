@@ -78,7 +78,8 @@ def fine_tune(
     out of training mode, and its time doesn't count as training time.
     Event: {"step", "steps", "loss" (mean nats a labelled token), "tokens" (so far, with prompts, without padding),
     "lr", "tokens_per_s", "left_s" (seconds)}.
-    Raises PlaygroundError if the loss or the weights are no longer numbers, torch.OutOfMemoryError if no fallback needs less memory.
+    Raises PlaygroundError if the loss or the weights are no longer numbers, torch.OutOfMemoryError if no fallback needs
+    less memory.
     """
     progress = _Progress(trainer, total_steps(len(examples), settings), settings.lr)
     batches = islice(_endless_batches(examples, settings, trainer.batcher), trainer.step, progress.steps)

@@ -50,7 +50,7 @@ def rotate(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: 
 
 @contextlib.contextmanager
 def patch_rotary(model: nn.Module) -> Iterator[None]:
-    """Replace the rotary embedding in the model's file by `rotate`, if a trial shows that both give the same.
+    """Replace the rotary embedding in the model's file by `rotate`, where a trial shows that both give the same.
 
     The trial is made in the model's own type, with angles of that type and of float32: families differ in theirs.
     Compiled code keeps the model's own, which the compiler fuses into one pass.
@@ -58,13 +58,16 @@ def patch_rotary(model: nn.Module) -> Iterator[None]:
     file = sys.modules[type(model).__module__]
     original = getattr(file, FUNCTION, None)
     dtype = getattr(model, "dtype", torch.float32)
-    if original is None or not all(_gives_the_same(original, dtype, angles) for angles in {dtype, torch.float32}):
+    types = {angles for angles in (dtype, torch.float32) if original and _gives_the_same(original, dtype, angles)}
+    if original is None or not types:
         yield
         return
 
     def replacement(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, *args: Any, **kwargs: Any) -> tuple:
-        whole = cos.shape[-1] == query.shape[-1] and not torch.compiler.is_compiling()
-        return (rotate if whole else original)(query, key, cos, sin, *args, **kwargs)
+        is_proven = query.dtype == dtype and cos.dtype in types and cos.shape[-1] == query.shape[-1]
+        return (rotate if is_proven and not torch.compiler.is_compiling() else original)(
+            query, key, cos, sin, *args, **kwargs
+        )
 
     setattr(file, FUNCTION, replacement)
     try:

@@ -41,7 +41,8 @@ def build(page: Page) -> ChatSettings:
         with gr.Row():
             numbers = [_number(page, f.name, f.default, f.type is int) for f in NUMBERS]
         label, info = (translate(f"generation.model_defaults{end}") for end in ("", ".info"))
-        generation = [*numbers, gr.Checkbox(label=label, info=info, value=False)]
+        own = gr.Checkbox(label=label, info=info, value=False)
+    generation: list[gr.Number | gr.Checkbox] = [*numbers, own]
     with gr.Accordion(translate("chat.service_title"), open=False, visible=page.private):
         gr.Markdown(translate("chat.service_lead"), elem_classes="quiet")
         enabled = gr.Checkbox(label=translate("chat.service_on"), value=False)

@@ -30,7 +30,9 @@ def test_expressions_and_names_choose_what_peft_adapts(target_modules, expected)
     suffixes = resolve_target_modules(model, target_modules)
     assert expected <= set(suffixes)
     adapted = adapt.add_lora(model, Lora(r=2, target_modules=target_modules), torch.float32, 0)
-    names = {name.removeprefix("base_model.model.") for name, module in adapted.named_modules() if hasattr(module, "lora_A")}
+    names = {
+        name.removeprefix("base_model.model.") for name, module in adapted.named_modules() if hasattr(module, "lora_A")
+    }
     if adapt.is_expression(target_modules):
         every = [name for name, _ in make_model("llama").named_modules()]
         assert names == {name for name in every if re.fullmatch(target_modules, name)}
@@ -64,7 +66,11 @@ def test_head_and_embeddings_train_and_answer(chosen, tmp_path, toy, bits):
     settings = chosen(lora=lora, load={"model": str(toy()), "bits": bits})
     result = list(workbench.tune(settings))[-1]["result"]
     tensors = load_file(tmp_path / result["run"] / "adapter/adapter_model.safetensors")
-    changed = [name for name, tensor in tensors.items() if name.endswith(("lora_B.weight", "lora_embedding_B")) and tensor.any()]
+    changed = [
+        name
+        for name, tensor in tensors.items()
+        if name.endswith(("lora_B.weight", "lora_embedding_B")) and tensor.any()
+    ]
     assert {part for name in changed for part in ("q_proj", "lm_head", "embed_tokens") if part in name} == {
         "q_proj",
         "lm_head",

@@ -63,7 +63,7 @@ def test_an_adapter_given_as_model_is_merged_into_its_base(chosen, toy, adapter,
     model = load_model(merged, Load(model=str(merged), bits=32, device="cpu"), lambda *_: None).model
     difference = (logits(model) - expected).norm() / expected.norm()
     base = (logits(load(toy(), 32).model) - expected).norm() / expected.norm()
-    assert difference < 0.02 < 0.2 < base  # the merged weights are rounded to bfloat16
+    assert difference < 0.05 < 0.2 < base  # the merged weights are rounded to bfloat16
     events = list(Workbench(tmp_path / "runs").tune(chosen(load={"model": str(folder)})))
     assert events[-1]["kind"] == "done"
     assert [e["values"] for e in events if e.get("key") == "note.adapter_merged"] == [{"base": str(toy())}]
@@ -75,7 +75,9 @@ def test_an_adapter_given_as_model_is_merged_into_its_base(chosen, toy, adapter,
 )
 def test_what_an_adapter_lacks_is_said(adapter, base, key):
     file = adapter[0] / "adapter_config.json"
-    file.write_text("{" if base == "{" else json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": base}))
+    file.write_text(
+        "{" if base == "{" else json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": base})
+    )
     with pytest.raises(PlaygroundError) as error:
         fetched(adapter[0])
     assert keys(error) == [key]

@@ -84,7 +84,7 @@ def test_own_settings_are_noted_with_the_answer(chosen, tmp_path, toy):
     turns = {"base": [{"instruction": "q", "answer": None}]}
     for model_defaults, key in ((False, "note.own_settings_unused"), (True, "note.own_settings_used")):
         generation = Generation(max_new_tokens=4, model_defaults=model_defaults)
-        events = list(Workbench(tmp_path / "runs").chat(chosen(model=folder), None, turns, generation))
+        events = list(Workbench(tmp_path / "runs").chat(chosen(load={"model": str(folder)}), None, turns, generation))
         notes = {event["key"]: event["values"] for event in events if event["kind"] == "note"}
         assert set(notes[key]["settings"]) == {"min_length 30", "num_beams 2"}, notes
         assert events[-1]["kind"] == "done"
@@ -134,5 +134,3 @@ def test_bytes_that_are_no_text_do_not_hide_what_comes_before():
     streamer = _AnswerStreamer(Tokenizer(), 0, PLAIN, threading.Event(), lambda _: None, [])
     assert streamer._text([*b"good ", 0xFF, *b" end", 0xE3]) == "good \ufffd end"
     assert streamer._text([*b"good", 0xFF, 0xFF, 0xFF, 0xFF]) == "good"
-
-

@@ -299,7 +299,9 @@ def test_an_attention_that_is_not_installed_gives_way_to_torchs(toy, tmp_path):
     assert load(toy(), bits=32).notes == []
 
 
-@pytest.mark.parametrize("name", ["model.layers.9.mlp.up_proj.weight", "model.layers.0.mlp.up_proj.lora_A.default.weight"])
+@pytest.mark.parametrize(
+    "name", ["model.layers.9.mlp.up_proj.weight", "model.layers.0.mlp.up_proj.lora_A.default.weight"]
+)
 def test_tensors_that_the_network_has_no_place_for_are_named(toy, tmp_path, name):
     folder = tmp_path / "model"
     shutil.copytree(toy(), folder)

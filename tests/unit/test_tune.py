@@ -204,7 +204,7 @@ def test_a_token_without_an_embedding_is_named_with_its_row(chosen, tmp_path, to
     folder = tmp_path / "model"
     shutil.copytree(toy(), folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.add_tokens(["<extra>"])
+    tokenizer.add_tokens([f"<extra{n}>" for n in range(336 - len(tokenizer))] + ["<extra>"])
     tokenizer.save_pretrained(folder)
     file = tmp_path / "rows.jsonl"
     texts = ["plain", "with <extra> in it", "plain too", "another"]
