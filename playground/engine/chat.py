@@ -115,8 +115,8 @@ def _answer(
     names = [side for side in ("base", "tuned") if side in sides and (side == "base" or has_adapter)]
     prompts = [_prompt(template, sides[side], side == "tuned") for side in names]
     unknown = first_unknown_token(loaded, (token for prompt in prompts for token in prompt.ids))
-    if unknown is not None:
-        raise problem("error.token_in_prompt", **unknown)
+    if unknown:
+        raise problem("error.token_in_prompt", token=unknown.token, id=unknown.id, rows=unknown.rows)
     prompt_length = max(len(prompt.ids) for prompt in prompts)
     generation = _fit_context(loaded, prompt_length, generation)
     yield {"kind": "phase", "name": "chat"}

@@ -172,9 +172,9 @@ def _check_tokens(loaded: LoadedModel, template: Template, rows: list[Row], exam
     if first_unknown_token(loaded, (token for example in examples for token in example.ids)) is None:
         return
     for row, encoded in zip(rows, template.encoded(rows)):
-        unknown = first_unknown_token(loaded, [*encoded.prompt, *encoded.answer])
-        if unknown is not None:
-            raise problem("error.token_in_row", row=row.number, **unknown)
+        found = first_unknown_token(loaded, [*encoded.prompt, *encoded.answer])
+        if found:
+            raise problem("error.token_in_row", row=row.number, token=found.token, id=found.id, rows=found.rows)
 
 
 def _length_notes(cut: int, left_out: int, shortened: int, length: int) -> list[dict]:

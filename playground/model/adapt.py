@@ -18,7 +18,7 @@ from playground.errors import problem
 from playground.settings import Lora
 
 GROUPS = ("attention", "all-linear")  # of layers that a setting names together
-# Families with state space layers, of which PEFT (0.21) refuses to adapt these: their kernels bypass the layers' forward.
+# Families with state space layers: PEFT (0.21) refuses to adapt these, since kernels bypass their forward pass.
 MAMBA_TYPES, MAMBA_KERNELS = ("falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"), ("out_proj", "conv1d")
 ADAPTER_NAME = "default"  # PEFT's name for a first adapter; its folder then loads with plain PeftModel.from_pretrained
 

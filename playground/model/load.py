@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import torch
@@ -140,15 +140,23 @@ def _file_notes(folder: Path, attention: str, unused: list[str]) -> list[dict]:
     return notes
 
 
-def first_unknown_token(loaded: LoadedModel, ids: Iterable[int]) -> dict | None:
-    """The first token without a row in the model's embedding, as {"token", "id", "rows" (of the embedding)}, or None.
+class UnknownToken(NamedTuple):
+    """A token without a row in the model's embedding, and the embedding's rows."""
+
+    token: str
+    id: int
+    rows: int
+
+
+def first_unknown_token(loaded: LoadedModel, ids: Iterable[int]) -> UnknownToken | None:
+    """The first token without a row in the model's embedding, or None.
 
     Such tokens were added to a tokenizer and never to its model.
     """
     embedding: Any = loaded.model.get_input_embeddings()  # with an adapter, no nn.Embedding
     rows = embedding.weight.shape[0]
     id = next((id for id in ids if id >= rows), None)
-    return None if id is None else {"token": loaded.tokenizer.convert_ids_to_tokens(id), "id": id, "rows": rows}
+    return None if id is None else UnknownToken(str(loaded.tokenizer.convert_ids_to_tokens(id)), id, rows)
 
 
 def quantization_config(settings: Load, dtype: torch.dtype) -> BitsAndBytesConfig | None:
