@@ -20,7 +20,7 @@ from playground.model.load import LoadedModel
 from playground.model.tokenizer import is_trained_token
 from playground.settings import prompt_format, raise_all
 
-__all__ = ["Template", "Turn", "choose_template", "choose_template_for", "turns"]
+__all__ = ["Template", "Turn", "choose", "choose_template", "choose_template_for", "turns"]
 
 KANA = re.compile(r"[\u3040-\u30ff]")
 LANGUAGE_SAMPLE = 50  # texts that are searched for kana
@@ -254,6 +254,9 @@ def choose_template(
     if name == "text" and encoder:
         raise problem("error.text_encoder")
     return Template(name, tokenizer, encoder)
+
+
+choose = choose_template  # for scripts, where the module's name says what is chosen
 
 
 def _automatic_name(tokenizer: PreTrainedTokenizerBase, instructions: Sequence[str]) -> str:
