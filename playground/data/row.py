@@ -20,7 +20,7 @@ class Row:
 
     key: strings of which a correct answer contains one (the bundled help desk has them). before: earlier turns of the
     conversation as (question, answer) pairs. empty_system: whether its source gives a system prompt that is empty, so
-    that a template puts none of its own in. number: the record's number in its source, from 1. system_messages: several
+    that a template adds no default. number: the record's number in its source, from 1. system_messages: several
     system prompts, as (number of the turn that each precedes, text); `system` is then all of them, joined by empty
     lines.
     """

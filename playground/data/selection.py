@@ -21,7 +21,7 @@ LONG_ROW = 10**6  # characters from which a row gets a note
 MAX_NUMBERS = 8  # row numbers in a message
 MAX_CATEGORIES = 12  # in a message
 MAX_FIRST = 80  # characters of a text that is shown
-MAX_REASONS = 40  # told apart by what caused them, like the name of an unknown role
+MAX_REASONS = 40  # counted separately, such as one for each unknown role
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ class SpecialTokens:
         return self.show(stretch)
 
     def _encode_as_text(self, text: str, is_first: bool) -> list[int]:
-        """Encode a text in which nothing is a token of its own; is_first: whether it begins the whole text."""
+        """Encode a text without any special token in it; is_first: whether it begins the whole text."""
         if not is_first and self._puts_space_first:
             line, both = self._plain("\n"), self._plain("\n" + text)
             if both[: len(line)] == line:

@@ -1,4 +1,4 @@
-"""Find the records in a JSON value, whatever its structure: a table by columns, pandas' orients, lists, bare texts."""
+"""Find the records in a JSON value, whatever its structure: a table by columns, pandas' orients, lists, strings."""
 
 from typing import Any
 
@@ -112,7 +112,7 @@ def _table(value: dict) -> list[dict] | None:
 
 
 def _is_list_table(value: dict) -> bool:
-    """Whether an object is a table by columns of its own, as one split among several is."""
+    """Whether an object is itself a table by columns, as one split among several is."""
     return len(value) > 1 and all(isinstance(column, list) for column in value.values()) and _table(value) is not None
 
 

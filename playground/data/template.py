@@ -187,7 +187,7 @@ class Template:
         if whole:
             return self.texts.encode(whole)
         [ids] = self._encode([row.output], False)
-        start = len(self.start_ids) if ids[:1] == self.start_ids else 0  # of its own
+        start = len(self.start_ids) if ids[:1] == self.start_ids else 0  # the tokenizer has written the start already
         ids = ids[start:]
         return EncodedRow(list(self.start_ids), ids if self._has_end(row.output, ids) else ids + self.closing_ids)
 

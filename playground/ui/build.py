@@ -20,6 +20,7 @@ from playground.planning.client import Planner
 from playground.runs import empty_trash
 from playground.settings import Settings
 from playground.ui import (
+    adapter_choice,
     compare_tab,
     data_listeners,
     data_tab,
@@ -116,8 +117,8 @@ def _build_page(app: gr.Blocks, page: Page, other_path: str) -> None:
     tabs.plan.choice.use.click(lambda: None, None, tabs.preset, **UNQUEUED)  # the form no longer holds a preset
     _connect_engine_state(app, page, tabs, strip, view)
     for event in runs_changed:
-        adapter = [tabs.compare.adapter, tabs.compare.noticed]
-        event(partial(compare_tab.adapter_update, page), adapter, tabs.compare.adapter, **UNQUEUED)
+        adapter = [tabs.compare.adapter, tabs.compare.seen_run]
+        event(partial(adapter_choice.adapter_update, page), adapter, tabs.compare.adapter, **UNQUEUED)
     kept_state.keep_tab(app, tabs.tabs, headers)
     kept_state.keep_fields(app, _kept_components(page, tabs))
     separate_events(app)
@@ -176,16 +177,16 @@ def _connect_engine_state(
     load, fine_tune, compare = tabs.load, tabs.fine_tune, tabs.compare
     start_buttons = [tabs.start.teach, load.load, fine_tune.start]
 
-    def refresh(adapter: str, noticed: str) -> tuple:
+    def refresh(adapter: str, seen_run: str) -> tuple:
         job, busy = page.engine.last, page.engine.state == "busy"
-        has_tuned = job is not None and job.do == "tune" and job.run == compare_tab.trained_run(page)
+        has_tuned = job is not None and job.do == "tune" and job.run == adapter_choice.latest_tuned_run(page)
         return (
             job_message(page, job, "load", lambda: _loaded_text(page)),
             job_message(page, job, "tune", lambda: _tuned_text(page, job.result if job else {})),
             gr.update(visible=has_tuned and not busy),
             *(gr.update(interactive=not busy) for _ in start_buttons),
             *status_strip.button_updates(page),
-            compare_tab.adapter_update(page, adapter, noticed),
+            adapter_choice.adapter_update(page, adapter, seen_run),
         )
 
     outputs = [
@@ -198,7 +199,7 @@ def _connect_engine_state(
         compare.adapter,
     ]
     for event in (app.load, view.change):  # the live view changes at every start and end of a job
-        event(refresh, [compare.adapter, compare.noticed], outputs, **UNQUEUED)
+        event(refresh, [compare.adapter, compare.seen_run], outputs, **UNQUEUED)
     for event in (app.load, tabs.headers["runs"].select):
         event(lambda value: runs_tab.table_update(page, value), view, tabs.runs.table, **UNQUEUED)
     for button in (tabs.start.teach, load.load, fine_tune.start):

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -10,13 +9,13 @@ import gradio as gr
 from playground import ASSETS, catalog, runs
 from playground.errors import PlaygroundError, Problem
 from playground.settings import Generation, Settings, raise_all
-from playground.ui import card_picture, chat_settings
+from playground.ui import adapter_choice, card_picture, chat_settings
 from playground.ui.chat_settings import ChatSettings
 from playground.ui.compare_answers import Request, answer
 from playground.ui.comparison import Turn, comparison_html, heads_html
 from playground.ui.known_answers import help_desk_examples, known_answers
 from playground.ui.learned_words import learned_units
-from playground.ui.page import QUIET, UNQUEUED, Page, Update, message, message_box, select_tab
+from playground.ui.page import QUIET, UNQUEUED, Page, message, message_box, select_tab
 from playground.ui.run_names import adapter_name, data_and_date
 
 FOCUS_QUESTION = "() => { document.querySelector('#question textarea').focus(); }"
@@ -26,12 +25,11 @@ FOCUS_QUESTION = "() => { document.querySelector('#question textarea').focus(); 
 class CompareTab:
     """The tab's components.
 
-    turns: a gr.State of Turns, which `comparison` shows. noticed: a gr.State of the newest fine-tune that this page
-    has selected once, or the person has turned down.
+    turns: a gr.State of Turns, which `comparison` shows. seen_run: a gr.State, as in adapter_choice.py.
     """
 
     adapter: gr.Dropdown
-    noticed: gr.State
+    seen_run: gr.State
     notice: gr.HTML
     use_model: gr.Button
     go_tune: gr.Button
@@ -57,7 +55,7 @@ def build(page: Page) -> CompareTab:
         choices=[(translate("chat.none"), "")],
         value=None,
     )  # the first refresh selects the newest
-    noticed = gr.State("")
+    seen_run = gr.State("")
     with gr.Row(elem_classes="compare-notice"):
         notice = message_box()
         use_model = gr.Button(translate("chat.use_model"), visible=False, scale=0, min_width=220)
@@ -95,7 +93,7 @@ def build(page: Page) -> CompareTab:
     with gr.Accordion(translate("chat.memory"), open=False):
         picture = card_picture.build(page)
     return CompareTab(
-        adapter, noticed, notice, use_model, go_tune, heads, turns, comparison, box, question, send, clear, examples,
+        adapter, seen_run, notice, use_model, go_tune, heads, turns, comparison, box, question, send, clear, examples,
         settings, picture,
     )  # fmt: skip
 
@@ -107,10 +105,7 @@ def connect(page: Page, tab: CompareTab, tabs: gr.Tabs, header: gr.Tab, live_vie
     cleared = [tab.turns, tab.comparison, tab.message]
     tab.clear.click(lambda turns: _clear(page, turns), tab.turns, cleared, **UNQUEUED)
     select_tab(tab.go_tune.click, tabs, "tune")
-    # Gradio (6.31) forgets the choices of a list that is updated before its tab was opened.
-    header.select(partial(adapter_update, page), [tab.adapter, tab.noticed], tab.adapter, **UNQUEUED)
-    tab.adapter.input(lambda: trained_run(page), None, tab.noticed, **UNQUEUED)
-    tab.adapter.change(partial(_notice, page), [tab.adapter, tab.noticed], tab.noticed, **UNQUEUED)
+    adapter_choice.connect(page, tab.adapter, tab.seen_run, header)
     _connect_model(page, tab)
     card_picture.connect_form(page, tab.picture, "chat", header, live_view)
 
@@ -239,33 +234,6 @@ def ask_once(page: Page, question: str, adapter: str, settings: Settings, max_ne
     for _ in answer(page, request, []):
         pass
     return request.turn
-
-
-def adapter_choices(page: Page) -> list[tuple[str, str]]:
-    """Every run that has an adapter, newest first, and "none"."""
-    choices = [(adapter_name(page.lang, run), run.id) for run in runs.history(page.root) if run.has_adapter]
-    return [*choices, (page.translate("chat.none"), "")]
-
-
-def adapter_update(page: Page, adapter: str, noticed: str) -> Update:
-    """An update of the adapter's choices: a new fine-tune is selected, else the choice stays while it exists."""
-    choices, trained = adapter_choices(page), trained_run(page)
-    ids = [run_id for _, run_id in choices]
-    selected = trained if trained not in ("", noticed) else adapter if adapter in ids else ids[0]
-    return gr.update(choices=choices, value=selected)
-
-
-def trained_run(page: Page) -> str:
-    """The run of the last fine-tune, once it has ended with an adapter; else ""."""
-    job = page.engine.last_tune
-    ids = [run_id for _, run_id in adapter_choices(page)]
-    return job.run if job and job.ended and job.run and job.run in ids else ""
-
-
-def _notice(page: Page, adapter: str, noticed: str) -> str:
-    """The newest fine-tune, once it is selected."""
-    trained = trained_run(page)
-    return trained if adapter == trained else noticed
 
 
 def _head_texts(page: Page, adapter: str, model: str, bits: int, service: bool) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Rows longer than the maximum length: recent turns are kept, cut answers and rows left out are told apart."""
+"""Rows longer than the maximum length: recent turns are kept, cut answers and omitted rows are counted separately."""
 
 import pytest
 from toys import make_tokenizer

@@ -37,8 +37,8 @@ def test_roles_are_known_by_their_names_in_the_field(tmp_path, user, assistant, 
 
 
 def test_a_narrator_speaks_as_the_system_and_an_unknown_role_is_named(tmp_path):
-    told = [{"role": "narrator", "content": "It rains."}, ASKED, GOOD]
-    rows = _read(tmp_path, {"messages": told}, {"messages": [{"role": "Zarathustra", "content": "x"}, ASKED, GOOD]})
+    narrated = [{"role": "narrator", "content": "It rains."}, ASKED, GOOD]
+    rows = _read(tmp_path, {"messages": narrated}, {"messages": [{"role": "Zarathustra", "content": "x"}, ASKED, GOOD]})
     assert rows.train == [Row("q", "good", system="It rains.")] and rows.dropped == {"role:Zarathustra": 1}
     assert all("Zarathustra" in _note(rows, "note.dropped").text(lang) for lang in LANGUAGES)
 
