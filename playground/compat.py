@@ -157,6 +157,18 @@ def drop_unavailable_attention(config: Any) -> str:
     return name
 
 
+def knows_config(auto: Any, config: Any) -> bool:
+    """Whether an auto class has a model class for a config."""
+    return type(config) in auto._model_mapping
+
+
+def model_class_for(config: Any, auto: Any) -> Any:
+    """The model class that an auto class chooses for a config."""
+    from transformers.models.auto.auto_factory import _get_model_class
+
+    return _get_model_class(config, auto._model_mapping)
+
+
 def can_set_attention(model: Any) -> bool:
     """Whether a model's attention can be exchanged by name; an older family's can't."""
     return getattr(model, "_can_set_attn_implementation", lambda: True)()

@@ -93,7 +93,8 @@ def try_family(kind: str, folder: Path) -> dict[str, str]:
     import torch
     import toys
 
-    from playground.model.load import model_class, model_from_config
+    from playground.model.language_part import model_class
+    from playground.model.load import model_from_config
 
     torch.manual_seed(0)
     try:

@@ -14,6 +14,7 @@ from playground.engine.job import JobContext, JobResult
 from playground.engine.load import ensure_loaded
 from playground.engine.model_slot import ModelSlot, adapter_of
 from playground.errors import problem
+from playground.model.language_part import max_context_length
 from playground.model.load import LoadedModel, first_unknown_token
 from playground.model.tokenizer import model_eos_ids
 from playground.settings import Generation, Settings
@@ -174,7 +175,7 @@ def _fit_context(loaded: LoadedModel, prompt_length: int, generation: Generation
     An encoder-decoder model has all positions for each of the two. Raises PlaygroundError where the prompt is too long,
     or leaves the answer next to nothing.
     """
-    longest = getattr(loaded.model.config, "max_position_embeddings", None)
+    longest = max_context_length(loaded.model.config)
     if not longest:
         return generation
     separate = loaded.model.config.is_encoder_decoder

@@ -23,6 +23,7 @@ from playground.errors import problem
 from playground.eval.answer_rows import answer_token_limit, answerable_rows
 from playground.memory.release import release_memory
 from playground.model import adapt
+from playground.model.language_part import max_context_length
 from playground.model.load import LoadedModel, first_unknown_token
 from playground.model.tokenizer import round_trip_notes
 from playground.settings import Settings, Train
@@ -147,7 +148,7 @@ def _encode_rows(rows: SelectedRows, settings: Settings, loaded: LoadedModel) ->
     train, data = settings.train, settings.data
     instructions = [row.instruction for row in rows.train]
     template, notes = choose_template_for(loaded, data.prompt_format, instructions, data.custom_format)
-    positions = getattr(loaded.model.config, "max_position_embeddings", None)
+    positions = max_context_length(loaded.model.config)
     if positions and train.max_seq_length > positions:
         raise problem("error.length", length=train.max_seq_length, longest=positions)
     train_rows, shortened = fit_turns(rows.train, template, train.max_seq_length)

@@ -15,6 +15,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
 from playground.errors import problem
+from playground.model.language_part import language_part
 from playground.settings import Lora
 
 GROUPS = ("attention", "all-linear")  # of layers that a setting names together
@@ -30,11 +31,13 @@ def linear_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
     these models LoRA adapts the attention and any other linear layer, and the experts stay unadapted.
     """
     head = model.get_output_embeddings()
+    part, _ = language_part(model)
     left_out = MAMBA_KERNELS if model.config.model_type in MAMBA_TYPES else ()
     return {
         name: module
         for name, module in model.named_modules()
         if isinstance(module, (nn.Linear, Conv1D))
+        and f"{name}.".startswith(f"{part}." if part else "")
         and module is not head
         and not _is_router(name)
         and name.rsplit(".", 1)[-1] not in left_out

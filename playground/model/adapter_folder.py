@@ -57,7 +57,8 @@ def merge(adapter: Path, base: Path, folder: Path, on_progress: Callable[..., No
     from peft import PeftModel
     from transformers import AutoConfig, AutoTokenizer
 
-    from playground.model.load import PLAIN_MODEL, loading_progress, model_class
+    from playground.model.language_part import model_class
+    from playground.model.load import PLAIN_MODEL, loading_progress
 
     try:
         config = AutoConfig.from_pretrained(base, trust_remote_code=False, local_files_only=True)

@@ -56,7 +56,8 @@ def convert(file: Path, folder: Path, on_progress: Callable[..., None]) -> None:
     import torch
     from transformers import AutoConfig, AutoTokenizer
 
-    from playground.model.load import loading_progress, model_class
+    from playground.model.language_part import model_class
+    from playground.model.load import loading_progress
 
     try:
         config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)

@@ -17,8 +17,6 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
     BitsAndBytesConfig,
     PreTrainedConfig,
     PreTrainedModel,
@@ -31,6 +29,7 @@ from playground.memory.ledger import tensors_by_part
 from playground.memory.release import MIN_FRAGMENTATION, defragment, mmap_large_blocks, release_memory
 from playground.model import weights
 from playground.model.dtype import compute_dtype
+from playground.model.language_part import check_text_alone, model_class, without_towers
 from playground.model.tokenizer import load_tokenizer
 from playground.settings import Load
 
@@ -111,7 +110,7 @@ def _read_model(
         stored = getattr(config, "quantization_config", None)
         quantization = {} if stored else {"quantization_config": quantization_config(settings, dtype)}
         with loading_progress(on_progress), mmap_large_blocks(), quantizable_linear_layers(config):
-            model, info = model_class(config).from_pretrained(  # type: ignore[misc]  # with output_loading_info a pair
+            model, info = model_class(config).from_pretrained(
                 folder,
                 config=config,
                 dtype=dtype,
@@ -126,14 +125,19 @@ def _read_model(
     except (ValueError, KeyError, OSError, SafetensorError) as error:
         raise problem("error.load", path=folder.name, detail=str(error).split("\n")[0][:240]) from error
     weights.check_fit(folder, info["missing_keys"], info["mismatched_keys"])
+    check_text_alone(model)
     if stored:
         set_compute_dtype(model, dtype)
-    return model, _file_notes(folder, attention, sorted(info["unexpected_keys"]))
+    towers, unused = without_towers(config, model, sorted(info["unexpected_keys"]))
+    return model, _file_notes(folder, attention, towers, unused)
 
 
-def _file_notes(folder: Path, attention: str, unused: list[str]) -> list[dict]:
-    """`note` events: an attention that isn't installed, and tensors that the config's network has no place for."""
+def _file_notes(folder: Path, attention: str, towers: list[str], unused: list[str]) -> list[dict]:
+    """`note` events: an attention that isn't installed, towers left out, tensors that the network has no place for."""
     notes = [{"kind": "note", "key": "note.attention", "values": {"name": attention}}] if attention else []
+    if towers:
+        values = {"path": folder.name, "names": towers[: weights.SHOWN]}
+        notes.append({"kind": "note", "key": "note.language_part", "values": values})
     if unused:
         values = {"path": folder.name, "count": len(unused), "names": unused[: weights.SHOWN]}
         notes.append({"kind": "note", "key": "note.unused_tensors", "values": values})
@@ -171,11 +175,6 @@ def quantization_config(settings: Load, dtype: torch.dtype) -> BitsAndBytesConfi
             bnb_4bit_compute_dtype=dtype,
         )
     return None
-
-
-def model_class(config: PreTrainedConfig) -> type[AutoModelForCausalLM] | type[AutoModelForSeq2SeqLM]:
-    """Return transformers' auto class for a language model: encoder-decoder (T5, mT5, BART) or decoder-only."""
-    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
 
 
 def model_from_config(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:

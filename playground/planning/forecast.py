@@ -16,6 +16,7 @@ from playground import catalog
 from playground.catalog.cards import cards, verdict
 from playground.errors import PlaygroundError, problem
 from playground.model.dtype import default_bits, requested_dtype
+from playground.model.language_part import max_context_length
 from playground.predict import meta_model, phases
 from playground.predict.formulas import explain
 from playground.predict.seconds import RELATIVE_TOKEN_SECONDS
@@ -71,11 +72,6 @@ def _traceable(config: PreTrainedConfig) -> Iterator[None]:
     except Exception as error:
         detail = " ".join(f"{type(error).__name__}: {error}".split())[:160]
         raise problem("error.not_traceable", kind=config.model_type, detail=detail) from error
-
-
-def max_context_length(config: PreTrainedConfig) -> int | None:
-    """Tokens that the model can take, or None where its config doesn't say."""
-    return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
 def check_context_length(config: PreTrainedConfig, tokens: int) -> None:
