@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-_falcon_lock = threading.RLock()
+_build_lock = threading.RLock()
 
 # torch
 
@@ -169,6 +169,22 @@ def model_class_for(config: Any, auto: Any) -> Any:
     return _get_model_class(config, auto._model_mapping)
 
 
+@contextlib.contextmanager
+def empty_timm_towers() -> Iterator[None]:
+    """Within it, image towers of the package timm (Gemma 3n has one) are built empty, which doesn't need that package."""
+    from transformers import PreTrainedModel
+    from transformers.models.timm_wrapper.modeling_timm_wrapper import TimmWrapperModel
+
+    tower: Any = TimmWrapperModel
+    with _build_lock:
+        own = tower.__init__
+        tower.__init__ = PreTrainedModel.__init__
+        try:
+            yield
+        finally:
+            tower.__init__ = own
+
+
 def can_set_attention(model: Any) -> bool:
     """Whether a model's attention can be exchanged by name; an older family's can't."""
     return getattr(model, "_can_set_attn_implementation", lambda: True)()
@@ -199,7 +215,7 @@ def falcon_as_linear() -> Iterator[None]:
     from transformers.models.falcon import modeling_falcon
 
     library: Any = modeling_falcon
-    with _falcon_lock:
+    with _build_lock:
         own = library.FalconLinear
         library.FalconLinear = nn.Linear
         try:

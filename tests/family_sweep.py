@@ -7,6 +7,7 @@ A toy is the family's default config with small sizes and random weights. Each s
 """
 
 import argparse
+import copy
 import json
 import shutil
 import signal
@@ -15,7 +16,7 @@ import tempfile
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,8 @@ SIZES: dict[str, Any] = {
     **dict.fromkeys(["intermediate_size", "ffn_dim", "d_ff", "n_inner", "encoder_ffn_dim", "decoder_ffn_dim"], 128),
     **dict.fromkeys(["moe_intermediate_size", "shared_expert_intermediate_size", "expert_dim", "ffn_hidden_size"], 64),
     **dict.fromkeys(["head_dim", "d_kv", "v_head_dim", "qk_nope_head_dim", "attention_head_dim"], 16),
-    **dict.fromkeys(["qk_rope_head_dim", "kv_lora_rank", "qk_head_dim"], 16),
-    **dict.fromkeys(["q_lora_rank"], 32),
+    **dict.fromkeys(["qk_rope_head_dim", "kv_lora_rank", "rotary_dim", "global_head_dim", "index_head_dim"], 16),
+    **dict.fromkeys(["q_lora_rank", "qk_head_dim"], 32),
     **dict.fromkeys(["num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts", "num_moe_experts"], 4),
     **dict.fromkeys(["num_experts_per_tok", "moe_topk", "moe_k", "num_experts_per_token", "top_k_experts"], 2),
     **dict.fromkeys(["n_group", "topk_group", "first_k_dense_replace", "n_shared_experts"], 1),
@@ -53,6 +54,36 @@ SIZES: dict[str, Any] = {
     "hidden_size_per_layer_input": 16,
     "vocab_size_per_layer_input": VOCABULARY,
 }
+THREE_AXES = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]}  # of images
+HEADS_OF_16 = {"head_dim": 16}
+# What a family's toy needs besides, where its parts must agree with each other.
+OVERRIDES: dict[str, dict[str, Any]] = {
+    "bamba": {"attn_layer_indices": [1]},
+    "gemma3n_text": {"num_kv_shared_layers": 0},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
+    "deepseek_v2": {"num_experts_per_tok": 2},
+    "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
+    "granitemoehybrid": {"layer_types": ["mamba", "attention"]},
+    "hunyuan_v1_dense": HEADS_OF_16,
+    "hunyuan_v1_moe": HEADS_OF_16,
+    "hunyuan_vl_text": HEADS_OF_16,
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "mamba2": {"num_heads": 8},
+    "ministral": HEADS_OF_16,
+    "mistral4": {"num_key_value_heads": 4},
+    "nemotron": {"num_key_value_heads": 2},
+    "paddleocr_vl_text": {"rope_parameters": THREE_AXES},
+    "prophetnet": {"num_encoder_layers": 2, "num_decoder_layers": 2},
+    "recurrent_gemma": {"num_hidden_layers": 3},
+    "reformer": {"is_decoder": True, "axial_pos_embds_dim": [16, 48], "axial_pos_shape": [16, 32]},
+    "step3p5": {"sliding_window": 256},
+    "xmod": {"default_language": "en_XX", "is_decoder": True},
+    **dict.fromkeys(["qwen2_vl_text", "qwen2_5_vl_text", "qwen2_5_omni_text"], {"rope_parameters": THREE_AXES}),
+    **dict.fromkeys(["glm4v_text", "glm_ocr_text"], {"rope_parameters": THREE_AXES}),
+    "glm4v_moe_text": {"rope_parameters": THREE_AXES | {"mrope_section": [2, 1, 1], "partial_rotary_factor": 0.5}},
+    "zaya": {"num_experts_per_tok": 1},
+}
 
 
 class TooLong(Exception):
@@ -60,11 +91,12 @@ class TooLong(Exception):
 
 
 def families() -> dict[str, str]:
-    """{model type: "causal" or "seq2seq"} of the installed transformers."""
+    """{model type: "causal", "seq2seq" or "multimodal"} of the installed transformers."""
     from transformers.models.auto import modeling_auto
 
-    causal = dict.fromkeys(modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "causal")
-    return causal | dict.fromkeys(modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES, "seq2seq")
+    multimodal = dict.fromkeys(modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES, "multimodal")
+    seq2seq = dict.fromkeys(modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES, "seq2seq")
+    return dict.fromkeys(modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "causal") | multimodal | seq2seq
 
 
 def small_config(kind: str) -> Any:
@@ -78,14 +110,42 @@ def _shrunk(config_class: Any) -> Any:
     from transformers import PreTrainedConfig
 
     default = config_class()
-    values = {name: value for name, value in SIZES.items() if getattr(default, name, None) is not None}
-    for name in vars(default):
-        value = getattr(default, name)
+    values = {name: value for name, value in SIZES.items() if _can_be_set(default, name, value)}
+    if "kv_lora_rank" in values and "num_key_value_heads" in values:
+        values["num_key_value_heads"] = values["num_attention_heads"]  # latent attention has a key for every query
+    for name, value in vars(default).items():
         if isinstance(value, PreTrainedConfig):
             values[name] = _shrunk(type(value)).to_dict()
         elif name.endswith(("_token_id", "_token_index")) and isinstance(value, int) and value >= VOCABULARY:
             values[name] = VOCABULARY - 1 - len(name) % 40
-    return config_class(**values)
+        elif name in ("layer_types", "layers_block_type") and value:
+            values[name] = values["layer_types"] = _one_of_each(value)
+            values["num_hidden_layers"] = len(values[name])
+        elif isinstance(value, dict) and "mrope_section" in value:
+            values[name] = value | {"mrope_section": _sections(value, default)}
+    return config_class(**values | OVERRIDES.get(default.model_type, {}))
+
+
+def _can_be_set(config: Any, name: str, value: Any) -> bool:
+    """Whether a config has such a setting, and takes a value for it."""
+    with suppress(Exception):
+        if getattr(config, name, None) is not None:
+            setattr(copy.deepcopy(config), name, value)
+            return True
+    return False
+
+
+def _one_of_each(kinds: list[str]) -> list[str]:
+    """Kinds of layers: each once, the first again at the end, at least two layers."""
+    each = list(dict.fromkeys(kinds))
+    return [*each, each[-1]] if len(each) < 3 else each
+
+
+def _sections(rope: dict, config: Any) -> list[int]:
+    """How a toy's rotary dimensions are shared by the three axes of images."""
+    share = rope.get("partial_rotary_factor") or getattr(config, "partial_rotary_factor", None) or 1
+    half = int(SIZES["head_dim"] * share) // 2
+    return [half - 2 * (half // 3), half // 3, half // 3]
 
 
 def try_family(kind: str, folder: Path) -> dict[str, str]:
@@ -93,6 +153,7 @@ def try_family(kind: str, folder: Path) -> dict[str, str]:
     import torch
     import toys
 
+    from playground.errors import PlaygroundError
     from playground.model.language_part import model_class
     from playground.model.load import model_from_config
 
@@ -107,6 +168,8 @@ def try_family(kind: str, folder: Path) -> dict[str, str]:
         with torch.no_grad():
             model(**dict.fromkeys(names, torch.arange(3, 40)[None]))
         model_class(config).from_pretrained(folder / "model")
+    except PlaygroundError as error:
+        return {"toy": f"refused: {error.text('en').splitlines()[0][:200]}"}
     except Exception as error:
         return {"toy": f"no toy: {_line(error)}"}
     del model

@@ -218,14 +218,33 @@ class ChatTemplate:
         """Render messages; with the beginning of an answer if the last one isn't an answer, unless said otherwise."""
         if add_generation_prompt is None:
             add_generation_prompt = messages[-1]["role"] != "assistant"
+        return self._apply(messages, add_generation_prompt, self._takes_parts)
+
+    def _apply(self, messages: list[Message], add_generation_prompt: bool, in_parts: bool) -> str:
+        """Run the template. in_parts: contents as lists of parts, [{"type": "text", "text": …}], not as strings."""
+        given: list[dict] = [*messages]
+        if in_parts:
+            given = [{**one, "content": [{"type": "text", "text": one["content"]}]} for one in messages]
         try:
             text = self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=add_generation_prompt
+                given, tokenize=False, add_generation_prompt=add_generation_prompt
             )
         except Exception as error:  # a template is its author's program, and may raise anything
             raise problem("error.chat_template", detail=str(error).split("\n")[0][:160]) from error
         assert isinstance(text, str)  # as tokenize=False
         return text
+
+    @cached_property
+    def _takes_parts(self) -> bool:
+        """Whether the template takes contents in parts alone, as those of models that also see images do (LLaVA)."""
+
+        def writes_question(in_parts: bool) -> bool:
+            try:
+                return "Q1Q" in self._apply([_user("Q1Q")], True, in_parts)
+            except PlaygroundError:
+                return False
+
+        return not writes_question(False) and writes_question(True)
 
 
 def _interleaved(turns: Sequence[Turn], systems: Systems, before_question: str = "") -> list[Message]:

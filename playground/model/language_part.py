@@ -61,7 +61,9 @@ def _takes_text_alone(kind: type[PreTrainedModel]) -> bool:
     parameters = dict(inspect.signature(kind.forward).parameters)
     parameters.pop("self")
     required = [
-        name for name, p in parameters.items() if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+        name
+        for name, p in parameters.items()
+        if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
     ]
     return "input_ids" in parameters and not set(required) - {"input_ids"}
 
@@ -72,10 +74,13 @@ def _without_towers(kind: type[PreTrainedModel]) -> type[PreTrainedModel]:
 
     class LanguagePart(kind):  # type: ignore[valid-type, misc]
         def __init__(self, config: PreTrainedConfig, *args: Any, **options: Any) -> None:
-            super().__init__(config, *args, **options)
+            with compat.empty_timm_towers():
+                super().__init__(config, *args, **options)
             self.left_out = drop_towers(self)
 
-        from_config = kind._from_config
+        @classmethod
+        def from_config(cls, config: PreTrainedConfig, **options: Any) -> PreTrainedModel:
+            return cls._from_config(config, **options)
 
     # transformers finds by this name how the tensors in a file are called.
     LanguagePart.__name__, LanguagePart.__qualname__, LanguagePart.__module__ = (

@@ -34,6 +34,8 @@ from playground.model.tokenizer import load_tokenizer
 from playground.settings import Load
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns "inputs will be cast" at every call at int8
+# transformers' table of tensors that are missing or unused; errors and notes say that in sentences
+logging.getLogger("transformers.modeling_utils").addFilter(lambda record: "LOAD REPORT" not in record.getMessage())
 
 # A model as its folder has it: without code of its own, and without an adapter that lies beside it, which transformers
 # would load too; it looks for one in this subfolder, which no model has.

@@ -1,5 +1,6 @@
 """Tokenizers: load, fill in missing special tokens, and check them on real text."""
 
+import json
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
@@ -12,6 +13,7 @@ from playground import compat
 from playground.errors import problem
 
 MAX_TEXTS = 200  # checked by a round trip
+PROCESSOR_TEMPLATE = "chat_template.json"  # where older models that also see images have their chat template
 CONTEXT = 4  # characters shown on either side of a difference
 BLOCK_ROWS = 8192  # of an output head compared at once
 SAME_DIRECTION = 0.98  # cosine similarity above which two rows of the head count as alike
@@ -42,7 +44,10 @@ def load_tokenizer(folder: Path, model: PreTrainedModel) -> PreTrainedTokenizerB
 
 def _read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        if not tokenizer.chat_template and (folder / PROCESSOR_TEMPLATE).is_file():
+            tokenizer.chat_template = json.loads((folder / PROCESSOR_TEMPLATE).read_text("utf-8"))["chat_template"]
+        return tokenizer
     except Exception as error:  # tokenizers, sentencepiece and tiktoken each raise their own kinds
         files = sorted(
             file.name
