@@ -9,7 +9,7 @@ import contextlib
 import copy
 import functools
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 _build_lock = threading.RLock()
@@ -91,6 +91,20 @@ def efficient_attention(*args: Any, **options: Any) -> Any:
     return torch.ops.aten._scaled_dot_product_efficient_attention(*args, **options)[0]
 
 
+def allow_autocast_on_meta() -> None:
+    """Let library code enter or leave autocast for tensors on the meta device, which torch doesn't know for that."""
+    import torch
+
+    own = torch.autocast.__init__
+    if not hasattr(own, "__wrapped__"):
+
+        @functools.wraps(own)
+        def init(self: Any, device_type: str, *args: Any, **options: Any) -> None:
+            own(self, "cpu" if device_type == "meta" else device_type, *args, **options)
+
+        torch.autocast.__init__ = init  # type: ignore[method-assign]
+
+
 def safe_softmax(scores: Any, dim: int) -> Any:
     """Softmax that gives zeros, not NaN, for rows that are masked entirely."""
     import torch
@@ -169,9 +183,17 @@ def model_class_for(config: Any, auto: Any) -> Any:
     return _get_model_class(config, auto._model_mapping)
 
 
+def layer_configs(config: Any) -> list[Any]:
+    """The config of each layer where layers differ in it, such as Gemma 4's; else the config alone.
+
+    Where they differ, reading such a setting from the model's own config raises RuntimeError.
+    """
+    return list(config.per_layer_config) if getattr(config, "is_heterogeneous", False) else [config]
+
+
 @contextlib.contextmanager
 def empty_timm_towers() -> Iterator[None]:
-    """Within it, image towers of the package timm (Gemma 3n has one) are built empty, which doesn't need that package."""
+    """Within it, image towers of the package timm (Gemma 3n has one) are built empty, without that package."""
     from transformers import PreTrainedModel
     from transformers.models.timm_wrapper.modeling_timm_wrapper import TimmWrapperModel
 
@@ -195,6 +217,21 @@ def modules_not_to_quantize(model: Any) -> list[str]:
     from transformers.quantizers.base import get_keys_to_not_convert
 
     return [*get_keys_to_not_convert(model), *(model._keep_in_fp32_modules or ())]
+
+
+@contextlib.contextmanager
+def left_unquantized(suffixes: Sequence[str]) -> Iterator[None]:
+    """Within it, quantizing also leaves out the layers whose names end with one of these."""
+    from transformers.quantizers import base
+
+    library: Any = base
+    with _build_lock:
+        own = library.get_keys_to_not_convert
+        library.get_keys_to_not_convert = lambda model: [*own(model), *suffixes]
+        try:
+            yield
+        finally:
+            library.get_keys_to_not_convert = own
 
 
 def replace_linear_layers(model: Any, skip: list[str], quantization: Any) -> None:

@@ -96,11 +96,16 @@ def generate_answers(
         thread.join()
 
 
+TOKENS_FIRST = ("fsmt", "led")  # families that compute on (tokens, rows, features)
+
+
 def supports_mixed_batches(model: torch.nn.Module) -> bool:
     """Whether an adapter can be applied to some rows of a batch only.
 
-    PEFT can't do that with DoRA, nor in experts, which get some tokens of any row.
+    PEFT can't do that with DoRA, in experts, which get some tokens of any row, nor where tokens come before rows.
     """
+    if getattr(model, "config", None) is not None and model.config.model_type in TOKENS_FIRST:
+        return False
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
     return not any(layer.use_dora.get(ADAPTER_NAME) or "experts" in name.split(".") for name, layer in layers)
 

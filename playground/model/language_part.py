@@ -1,7 +1,8 @@
 """Build a config as a language model: transformers' class for it, without towers for images, video and sound.
 
-Models that also see or hear (Gemma 3, Qwen2-VL, LLaVA) have a network for each kind of input, called a tower here, beside
-their language model. Text alone never reaches a tower, so none is built: its weights would take memory for nothing.
+Models that also see or hear (Gemma 3, Qwen2-VL, LLaVA) have a network for each kind of input, here called a tower,
+beside their language model. Text alone never reaches a tower, so none is built: its weights would take memory for
+nothing.
 """
 
 import functools
@@ -43,7 +44,7 @@ def model_class(config: PreTrainedConfig) -> Any:
 
 
 def _auto_class(config: PreTrainedConfig) -> Any:
-    """The auto class that knows this config as a language model: encoder-decoder (T5, BART), decoder-only, multimodal."""
+    """The auto class that has a language model for this config: encoder-decoder (T5), decoder-only or multimodal."""
     candidates: tuple[Any, ...] = (AutoModelForCausalLM, AutoModelForMultimodalLM)
     for auto in (AutoModelForSeq2SeqLM,) if config.is_encoder_decoder else candidates:
         if compat.knows_config(auto, config):

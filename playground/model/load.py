@@ -31,6 +31,7 @@ from playground.model import weights
 from playground.model.dtype import compute_dtype
 from playground.model.language_part import check_text_alone, model_class, without_towers
 from playground.model.tokenizer import load_tokenizer
+from playground.model.unquantized import layers_left_unquantized
 from playground.settings import Load
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns "inputs will be cast" at every call at int8
@@ -90,6 +91,7 @@ def load_model(
         defragment_after_load(model)
     model.requires_grad_(False)
     model.eval()
+    check_text_alone(model)
     tokenizer = load_tokenizer(folder, model)
     if device == "cpu":
         release_memory()  # reading a tokenizer leaves four times what it keeps
@@ -109,6 +111,8 @@ def _read_model(
         weights.with_stored_quantization(config, settings)
         weights.check_files(folder)
         attention = compat.drop_unavailable_attention(config)
+        if config.model_type == "rwkv":
+            config.rescale_every = 0  # for float16 alone, and its code fails at 4 bits
         stored = getattr(config, "quantization_config", None)
         quantization = {} if stored else {"quantization_config": quantization_config(settings, dtype)}
         with loading_progress(on_progress), mmap_large_blocks(), quantizable_linear_layers(config):
@@ -127,7 +131,6 @@ def _read_model(
     except (ValueError, KeyError, OSError, SafetensorError) as error:
         raise problem("error.load", path=folder.name, detail=str(error).split("\n")[0][:240]) from error
     weights.check_fit(folder, info["missing_keys"], info["mismatched_keys"])
-    check_text_alone(model)
     if stored:
         set_compute_dtype(model, dtype)
     towers, unused = without_towers(config, model, sorted(info["unexpected_keys"]))
@@ -187,11 +190,13 @@ def model_from_config(config: PreTrainedConfig, dtype: torch.dtype) -> PreTraine
 
 @contextlib.contextmanager
 def quantizable_linear_layers(config: PreTrainedConfig) -> Iterator[None]:
-    """A context to build or load a model in, so that its linear layers can be quantized; only Falcon needs anything."""
-    if config.model_type != "falcon":
-        yield
-        return
-    with compat.falcon_as_linear():
+    """A context to build, load or quantize a model in: of its linear layers all can be quantized, and some never are."""
+    with contextlib.ExitStack() as stack:
+        if config.model_type == "falcon":
+            stack.enter_context(compat.falcon_as_linear())
+        left_out = layers_left_unquantized(config)
+        if left_out:
+            stack.enter_context(compat.left_unquantized(left_out))
         yield
 
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from transformers import PreTrainedConfig
 
+from playground import compat
 from playground.predict.meta_model import ModelFacts
 from playground.predict.phase_traces import CHAT_ROWS
 from playground.settings import Settings
@@ -83,11 +84,13 @@ def _kv_cache(config: PreTrainedConfig, settings: Settings, context: int) -> Ite
     """Keys and values of every layer for every token of two rows; no formula for encoder-decoder models."""
     if config.is_encoder_decoder:
         return
-    inner = config.get_text_config()
-    heads = getattr(inner, "num_key_value_heads", None) or inner.num_attention_heads
+    layers, inner = config.get_text_config().num_hidden_layers, compat.layer_configs(config.get_text_config())[0]
+    heads = getattr(inner, "num_key_value_heads", None) or getattr(inner, "num_attention_heads", None)
+    if not heads:
+        return  # a recurrent network, such as Mamba
     if getattr(inner, "multi_query", False) and not getattr(inner, "new_decoder_architecture", False):
         heads = 1
     head_size = getattr(inner, "head_dim", None) or inner.hidden_size // inner.num_attention_heads
-    layers, each = inner.num_hidden_layers, 4 if settings.load.bits == 32 else 2
+    each = 4 if settings.load.bits == 32 else 2
     arithmetic = f"2 × {layers} × {heads} × {head_size} × {CHAT_ROWS} × {context:,} × {each} B"
     yield Line("kv_cache", arithmetic, 2 * layers * heads * head_size * CHAT_ROWS * context * each)

@@ -16,11 +16,13 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTraine
 from playground import catalog, compat
 from playground.errors import problem
 from playground.model import adapt
-from playground.model.load import LoadedModel, model_from_config, quantization_config
+from playground.model.load import LoadedModel, model_from_config, quantizable_linear_layers, quantization_config
 from playground.model.weights import with_stored_quantization
 from playground.predict import shallow_model
 from playground.predict.lru import LruCache
 from playground.settings import Load
+
+compat.allow_autocast_on_meta()  # PEFT's adapters of experts leave autocast
 
 PAD_TOKEN_ID = 2
 # What transformers raises for a config that it can't use.
@@ -98,7 +100,7 @@ def quantize(model: PreTrainedModel, load: Load, dtype: torch.dtype) -> None:
     """Replace linear layers by bitsandbytes' quantized ones, those that transformers would replace."""
     config = quantization_config(load, dtype)
     biases = {name: module.bias for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    with compat.separate_code_books():
+    with compat.separate_code_books(), quantizable_linear_layers(model.config):
         compat.replace_linear_layers(model, compat.modules_not_to_quantize(model), config)
         for name, module in model.named_modules():
             if isinstance(module, (Linear4bit, Linear8bitLt)):

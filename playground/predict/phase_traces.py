@@ -4,12 +4,14 @@ Each function runs the program's own code under a network's allocation trace. Wh
 from its events afterwards: phases.py predicts the memory of a phase, tape.py what it holds at each layer.
 """
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedConfig, PreTrainedModel
 
 from playground.data.batch import Example
@@ -71,7 +73,8 @@ def _trace_answer(summarize: SummarizePhase, traced: TracedModel, target: Target
         with booked_as(trace, "activations"):
             for inputs in prefill_and_decode_inputs(model, context, partial(_book_cache_layer, trace)):
                 trace.stage = "decode" if trace.stage == "prefill" else "prefill"
-                _book_cache(trace, model(**inputs, use_cache=True).past_key_values)
+                model(**inputs, use_cache=True)
+                _book_cache(trace, inputs[_cache_name(model)])
     return summarize(traced)
 
 
@@ -85,10 +88,13 @@ def prefill_and_decode_inputs(
     """
     ids = partial(torch.zeros, dtype=torch.long, device=model.device)
     if not model.config.is_encoder_decoder:
-        cache = DynamicCache(config=model.config)
-        yield {"input_ids": ids(CHAT_ROWS, context - 1), "past_key_values": cache, "logits_to_keep": 1}
+        cache = {_cache_name(model): DynamicCache(config=model.config)}
+        yield {"input_ids": ids(CHAT_ROWS, context - 1), "logits_to_keep": 1, **cache}
+        if not any(_cached_tensors(layer) for one in cache.values() for layer in one.layers):  # as in BERT
+            yield {"input_ids": ids(CHAT_ROWS, context), "logits_to_keep": 1, **cache}
+            return
         position_ids = torch.full((CHAT_ROWS, 1), context - 1, device=model.device)
-        yield {"input_ids": ids(CHAT_ROWS, 1), "past_key_values": cache, "position_ids": position_ids}
+        yield {"input_ids": ids(CHAT_ROWS, 1), "position_ids": position_ids, **cache}
         return
     prompt, encoder = context // 2, model.get_encoder()
     states = encoder(input_ids=ids(CHAT_ROWS, prompt))
@@ -102,6 +108,11 @@ def prefill_and_decode_inputs(
     yield {"encoder_outputs": states, "decoder_input_ids": ids(CHAT_ROWS, 1), "past_key_values": caches}
 
 
+def _cache_name(model: PreTrainedModel) -> str:
+    """The name of the argument by which a model takes its cache; Mamba and its kin have one of their own."""
+    return "cache_params" if "cache_params" in inspect.signature(model.forward).parameters else "past_key_values"
+
+
 def _book_cache(trace: AllocationTrace, cache: Any) -> None:
     is_pair = isinstance(cache, EncoderDecoderCache)
     for one in (cache.self_attention_cache, cache.cross_attention_cache) if is_pair else (cache,):
@@ -110,9 +121,17 @@ def _book_cache(trace: AllocationTrace, cache: Any) -> None:
 
 
 def _book_cache_layer(trace: AllocationTrace, layer: Any) -> None:
-    for tensor in (layer.keys, layer.values):
+    for tensor in _cached_tensors(layer):
         trace.assign_layer(trace.layer_of(tensor), [tensor])
         trace.book("kv_cache", tensor)
+
+
+def _cached_tensors(layer: Any) -> list[Tensor]:
+    """What a cache keeps for a layer: keys and values, or the states of a recurrent layer."""
+    kept: list[Any] = []
+    for value in vars(layer).values():
+        kept += value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else [value]
+    return [tensor for tensor in kept if isinstance(tensor, Tensor)]
 
 
 def trace_tune(

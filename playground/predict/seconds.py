@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from transformers import PreTrainedConfig
 
+from playground import compat
 from playground.catalog.cards import cards
 from playground.predict import meta_model
 from playground.settings import Settings
@@ -136,11 +137,11 @@ class _WeightCounts:
 
 def _weight_counts(config: PreTrainedConfig) -> _WeightCounts:
     model = meta_model.build(config, replace(Settings().load, bits=16), torch.bfloat16, "cuda")
-    head, text_config = model.get_output_embeddings(), config.get_text_config()
+    head, text_config = model.get_output_embeddings(), compat.layer_configs(config.get_text_config())[0]
     head_dim = getattr(text_config, "head_dim", None) or text_config.hidden_size // text_config.num_attention_heads
     return _WeightCounts(
         layers=sum(linear_weights(module) for module in model.modules() if module is not head),
         head=linear_weights(head) if head is not None else 0,
-        depth=text_config.num_hidden_layers,
+        depth=config.get_text_config().num_hidden_layers,
         attention_width=text_config.num_attention_heads * head_dim,
     )

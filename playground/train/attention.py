@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 
 from playground import compat
 
@@ -21,8 +21,7 @@ VARLEN_ATTENTION, NEEDS_GQA_FLAG = compat.varlen_attention()
 def supports_packed_rows(model: PreTrainedModel) -> bool:
     """Whether this model can use it: on CUDA, in half precision, without dropout, and with a head size it takes."""
     config = model.config.get_text_config()
-    heads = getattr(config, "num_attention_heads", 0)  # none in RWKV
-    head_size = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 0)
+    head_sizes = _head_sizes(config)
     on_cuda = getattr(model, "stands_for", "") == "cuda" or (
         model.device.type == "cuda" and torch.cuda.get_device_capability(model.device)[0] >= 8
     )
@@ -35,10 +34,17 @@ def supports_packed_rows(model: PreTrainedModel) -> bool:
         and compat.can_set_attention(model)
         and not has_dropout
         and model.dtype in (torch.float16, torch.bfloat16)
-        and head_size > 0
-        and head_size % 8 == 0
-        and head_size <= 256
+        and bool(head_sizes)
+        and all(size % 8 == 0 and 0 < size <= 256 for size in head_sizes)
     )
+
+
+def _head_sizes(config: PreTrainedConfig) -> set[int]:
+    """The sizes of attention heads; empty where a model has none (RWKV). Layers may differ in theirs (Gemma 4)."""
+    layers = compat.layer_configs(config)
+    sizes = {getattr(layer, "head_dim", None) for layer in layers} - {None}
+    heads = {getattr(layer, "num_attention_heads", 0) for layer in layers} - {0, None}
+    return sizes or {config.hidden_size // count for count in heads}
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ def efficient_norms(model: nn.Module) -> dict[nn.Module, type]:
         for module in model.modules()
         if type(module).__name__.endswith("RMSNorm")
         and _epsilon(module) is not None
+        and isinstance(getattr(module, "weight", None), Tensor)  # some have none, and only normalize
         and (module.weight.is_cuda or getattr(model, "stands_for", "") == "cuda")
     ]
     classes: dict[Any, Any] = {type(norm): norm for norm in reversed(norms)}  # each with its first norm
