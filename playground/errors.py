@@ -5,10 +5,14 @@ processes, and stored in a run. `PlaygroundError` carries all problems of a requ
 """
 
 import errno
+import traceback
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from playground.i18n import translate
+
+PACKAGE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -61,4 +65,20 @@ def as_playground_error(error: BaseException) -> PlaygroundError:
         return problem("error.permission", path=str(error.filename or ""))
     if isinstance(error, MemoryError):
         return problem("error.memory")
-    return problem("error.unexpected", kind=type(error).__name__, detail=str(error).split("\n")[0][:300])
+    kind, detail = type(error).__name__, str(error).split("\n")[0][:300]
+    family = _failing_family(error)
+    if family:
+        return problem("error.model_code", family=family, kind=kind, detail=detail)
+    return problem("error.unexpected", kind=kind, detail=detail)
+
+
+def _failing_family(error: BaseException) -> str | None:
+    """The model family of transformers whose code raised an error, or called what raised it; None for other code."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        file = Path(frame.filename)
+        if file.is_relative_to(PACKAGE):
+            return None
+        parts = file.parts
+        if parts[-1].startswith("modeling_") and parts[-3:-2] == ("models",):
+            return parts[-2]
+    return None

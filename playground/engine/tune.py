@@ -24,7 +24,7 @@ from playground.eval.answer_rows import answer_token_limit, answerable_rows
 from playground.memory.release import release_memory
 from playground.model import adapt
 from playground.model.language_part import max_context_length
-from playground.model.load import LoadedModel, first_unknown_token
+from playground.model.load import LoadedModel, first_unknown_token, resolve_device
 from playground.model.tokenizer import round_trip_notes
 from playground.settings import Settings, Train
 from playground.train import checkpoint
@@ -79,6 +79,8 @@ def tune(
     """
     is_full = settings.train.method == "full"
     context.team.check(settings)
+    if not is_full:
+        adapt.check_lora(settings.lora, settings.load.bits, resolve_device(settings.load))
     loaded, training_set = yield from _load_model_and_rows(context, slot, settings)
     eval_set = training_set.eval_set
     answers: evaluation.Answers = {}

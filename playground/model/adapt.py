@@ -131,7 +131,7 @@ def add_lora(model: PreTrainedModel, settings: Lora, dtype: torch.dtype, seed: i
     """Wrap a model with a new LoRA adapter; the base weights are frozen and unchanged.
 
     The adapter gets the dtype that its layer computes in: PEFT's default (float32) copies every input of every adapted
-    layer. dtype: for adapters of quantized layers.
+    layer. dtype: for adapters of quantized layers. Raises PlaygroundError for what PEFT refuses.
     """
     config = LoraConfig(
         r=settings.r,
@@ -143,9 +143,21 @@ def add_lora(model: PreTrainedModel, settings: Lora, dtype: torch.dtype, seed: i
         task_type="SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM",
     )
     torch.manual_seed(seed)
-    adapted = get_peft_model(model, config, adapter_name=ADAPTER_NAME, autocast_adapter_dtype=False)
+    try:
+        adapted = get_peft_model(model, config, adapter_name=ADAPTER_NAME, autocast_adapter_dtype=False)
+    except ValueError as error:  # such as dropout on experts
+        raise problem("error.peft", detail=str(error).split("\n")[0][:240]) from error
     assert isinstance(adapted, PeftModel)  # PEFT also names its mixed models as a possible result
     return _cast_adapters(adapted, dtype)
+
+
+def check_lora(settings: Lora, bits: int, device: str) -> None:
+    """Raise PlaygroundError for an adapter that can't be trained at this bit width on "cuda" or "cpu".
+
+    DoRA reads the 8-bit weights at every step, and on a CPU loses their scales at the first (PEFT 0.21).
+    """
+    if settings.use_dora and bits == 8 and device == "cpu":
+        raise problem("error.dora_8bit")
 
 
 def load_lora(model: PreTrainedModel, folder: Path, dtype: torch.dtype) -> PeftModel:

@@ -94,7 +94,8 @@ def _without_towers(kind: type[PreTrainedModel]) -> type[PreTrainedModel]:
 
 def max_context_length(config: PreTrainedConfig) -> int | None:
     """Tokens that the model can take, or None where its config doesn't say."""
-    return getattr(config.get_text_config(), "max_position_embeddings", None)
+    longest = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return longest if longest and longest > 0 else None  # XLNet has -1
 
 
 def drop_towers(model: PreTrainedModel) -> list[str]:

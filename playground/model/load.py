@@ -190,7 +190,7 @@ def model_from_config(config: PreTrainedConfig, dtype: torch.dtype) -> PreTraine
 
 @contextlib.contextmanager
 def quantizable_linear_layers(config: PreTrainedConfig) -> Iterator[None]:
-    """A context to build, load or quantize a model in: of its linear layers all can be quantized, and some never are."""
+    """A context to build, load or quantize a model in: every linear layer can be quantized but those that must not."""
     with contextlib.ExitStack() as stack:
         if config.model_type == "falcon":
             stack.enter_context(compat.falcon_as_linear())

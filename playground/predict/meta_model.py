@@ -29,8 +29,11 @@ PAD_TOKEN_ID = 2
 CONFIG_ERRORS = (ValueError, KeyError, OSError, TypeError, AttributeError, StrictDataclassError)
 # The sizes that every config.json must have, by their names in various families.
 REQUIRED_SIZES = (
-    ("hidden_size", "n_embd", "n_embed", "d_model"),
-    ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers"),
+    ("hidden_size", "n_embd", "n_embed", "d_model", "dim", "emb_dim"),
+    (
+        *("num_hidden_layers", "n_layer", "n_layers", "num_layers", "layer_types", "layers_block_type"),
+        *("encoder_layers", "decoder_layers", "num_encoder_layers", "num_decoder_layers"),
+    ),
 )
 MAX_KNOWN_MODELS = 32
 
@@ -69,7 +72,10 @@ def _check_config_file(file: Path) -> None:
         raise problem("error.config_kind", path=str(file))
     if kind not in CONFIG_MAPPING:
         raise problem("error.model_type", path=str(file), kind=kind[:60], version=transformers.__version__)
-    present = set(values) | set(values.get("text_config") or {})
+    parts = [part for part in values.values() if isinstance(part, dict)]
+    if any(isinstance(part, dict) and "model_type" in part for part in (values.get("text_config"),)):
+        return  # such files name their language model's family and only what differs from it (LLaVA)
+    present = set(values).union(*parts)
     lacking = [names[0] for names in REQUIRED_SIZES if not present & set(names)]
     if lacking:
         raise problem("error.config_sizes", path=str(file), lacking=lacking)
