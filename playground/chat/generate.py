@@ -104,7 +104,7 @@ def supports_mixed_batches(model: torch.nn.Module) -> bool:
 
     PEFT can't do that with DoRA, in experts, which get some tokens of any row, nor where tokens come before rows.
     """
-    if getattr(model, "config", None) is not None and model.config.model_type in TOKENS_FIRST:
+    if getattr(getattr(model, "config", None), "model_type", None) in TOKENS_FIRST:
         return False
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
     return not any(layer.use_dora.get(ADAPTER_NAME) or "experts" in name.split(".") for name, layer in layers)

@@ -141,8 +141,8 @@ def _file_notes(folder: Path, attention: str, towers: list[str], unused: list[st
     """`note` events: an attention that isn't installed, towers left out, tensors that the network has no place for."""
     notes = [{"kind": "note", "key": "note.attention", "values": {"name": attention}}] if attention else []
     if towers:
-        values = {"path": folder.name, "names": towers[: weights.SHOWN]}
-        notes.append({"kind": "note", "key": "note.language_part", "values": values})
+        shown = {"path": folder.name, "names": towers[: weights.SHOWN]}
+        notes.append({"kind": "note", "key": "note.language_part", "values": shown})
     if unused:
         values = {"path": folder.name, "count": len(unused), "names": unused[: weights.SHOWN]}
         notes.append({"kind": "note", "key": "note.unused_tensors", "values": values})

@@ -42,9 +42,9 @@ def supports_packed_rows(model: PreTrainedModel) -> bool:
 def _head_sizes(config: PreTrainedConfig) -> set[int]:
     """The sizes of attention heads; empty where a model has none (RWKV). Layers may differ in theirs (Gemma 4)."""
     layers = compat.layer_configs(config)
-    sizes = {getattr(layer, "head_dim", None) for layer in layers} - {None}
-    heads = {getattr(layer, "num_attention_heads", 0) for layer in layers} - {0, None}
-    return sizes or {config.hidden_size // count for count in heads}
+    sizes = {size for layer in layers if (size := getattr(layer, "head_dim", None))}
+    counts = {count for layer in layers if (count := getattr(layer, "num_attention_heads", None))}
+    return sizes or {config.hidden_size // count for count in counts}
 
 
 @contextlib.contextmanager

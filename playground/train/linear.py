@@ -101,6 +101,8 @@ class _EfficientLinear:
     """The forward pass of the replacement classes. Each is also a subclass of the class that it replaces."""
 
     def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if isinstance(self, LoraLayer) and x.dtype != self.lora_A[self.active_adapters[0]].weight.dtype:
+            return super().forward(x, *args, **kwargs)  # type: ignore[misc]  # PEFT converts it
         flat = x.reshape(-1, x.shape[-1])
         output = _lora_forward(self, flat) if isinstance(self, LoraLayer) else _frozen_forward(self, flat)
         return output.view(*x.shape[:-1], output.shape[-1])
