@@ -1,6 +1,7 @@
 """Try every causal and seq2seq family of the installed transformers as a toy: plan, load, train, save, chat.
 
     python tests/family_sweep.py --save FILE [--only llama gpt2] [--resume]
+    python tests/family_sweep.py --save FILE --merge FILE FILE ...
 
 A toy is the family's default config with small sizes and random weights. Each step works, is refused in a sentence
 (PlaygroundError), or crashes with anything else; "no toy" where transformers itself can't build or run the small one.
@@ -17,6 +18,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -272,19 +274,27 @@ def time_limit() -> Iterator[None]:
         signal.alarm(0)
 
 
+def save(path: Path, found: dict[str, dict[str, str]]) -> None:
+    """Write what was found, with the versions that it was found with."""
+    versions = {name: version(name) for name in ("torch", "transformers", "peft", "bitsandbytes")}
+    path.write_text(json.dumps({"versions": versions, "families": dict(sorted(found.items()))}, indent=1) + "\n")
+
+
 def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     flags.add_argument("--save", type=Path, required=True)
     flags.add_argument("--only", nargs="*")
     flags.add_argument("--resume", action="store_true", help="keep what the file has, and try the others")
+    flags.add_argument("--merge", type=Path, nargs="*", help="join these files into one instead")
     chosen = flags.parse_args()
     warnings.simplefilter("ignore")
-    found = json.loads(chosen.save.read_text()) if chosen.resume and chosen.save.is_file() else {}
-    for kind in chosen.only or families():
+    files = chosen.merge or ([chosen.save] if chosen.resume and chosen.save.is_file() else [])
+    found = {kind: steps for file in files for kind, steps in json.loads(file.read_text())["families"].items()}
+    for kind in [] if chosen.merge else chosen.only or families():
         if kind in found:
             continue
         found[kind] = {"toy": "ended the process"}  # unless it is replaced below
-        chosen.save.write_text(json.dumps(found, indent=1) + "\n")
+        save(chosen.save, found)
         folder = Path(tempfile.mkdtemp())
         try:
             with time_limit():
@@ -293,8 +303,9 @@ def main() -> None:
             found[kind] = {"toy": f"took more than {SECONDS} s"}
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        chosen.save.write_text(json.dumps(found, indent=1) + "\n")
+        save(chosen.save, found)
         print(kind, {name: text for name, text in found[kind].items() if text != "works"} or "works", flush=True)
+    save(chosen.save, found)
 
 
 if __name__ == "__main__":
