@@ -77,6 +77,8 @@ def _failing_family(error: BaseException) -> str | None:
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         file = Path(frame.filename)
         if file.is_relative_to(PACKAGE):
+            if frame.name == "forward":  # a layer swapped in, which hands its input on
+                continue
             return None
         parts = file.parts
         if parts[-1].startswith("modeling_") and parts[-3:-2] == ("models",):

@@ -130,6 +130,8 @@ def without_towers(config: PreTrainedConfig, model: PreTrainedModel, unused: lis
             others.append(name)
         else:
             modules.add(".".join(parts[: inner + 1]))
+    if not modules and type(model.config) is not type(config):  # transformers itself passed over them
+        modules = {name for name in config.sub_configs if name != "text_config" and getattr(config, name, None)}
     return sorted(modules), others
 
 

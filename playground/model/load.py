@@ -35,8 +35,12 @@ from playground.model.unquantized import layers_left_unquantized
 from playground.settings import Load
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns "inputs will be cast" at every call at int8
-# transformers' table of tensors that are missing or unused; errors and notes say that in sentences
-logging.getLogger("transformers.modeling_utils").addFilter(lambda record: "LOAD REPORT" not in record.getMessage())
+# What transformers logs and this program says in sentences, or does on purpose: a table of tensors that are missing or
+# unused, and an attention that a tower which was left out can't be asked about.
+UNLOGGED = ("LOAD REPORT", "without finding the associated sub-model")
+logging.getLogger("transformers.modeling_utils").addFilter(
+    lambda record: not any(text in record.getMessage() for text in UNLOGGED)
+)
 
 # A model as its folder has it: without code of its own, and without an adapter that lies beside it, which transformers
 # would load too; it looks for one in this subfolder, which no model has.

@@ -145,7 +145,9 @@ def model_facts(config: PreTrainedConfig, load: Load, dtype: torch.dtype, device
     def compute() -> ModelFacts:
         model = build_loaded(config, load, dtype, device).model
         linear = {id(layer.weight): unquantized_size(layer) for layer in adapt.linear_layers(model).values()}
-        parameters = sum(linear.get(id(parameter), parameter.numel()) for parameter in model.parameters())
+        quantized = [module for module in model.modules() if isinstance(module, (Linear4bit, Linear8bitLt))]
+        sizes = linear | {id(layer.weight): unquantized_size(layer) for layer in quantized}
+        parameters = sum(sizes.get(id(parameter), parameter.numel()) for parameter in model.parameters())
         return ModelFacts(shallow_model.layer_kinds(model), parameters, sum(linear.values()))
 
     return _known_models.get_or_compute((config_key(config), load, dtype, device), compute)
