@@ -216,7 +216,14 @@ def modules_not_to_quantize(model: Any) -> list[str]:
     """Modules that transformers leaves unquantized: the head, tied weights, those kept in float32 (T5's wo)."""
     from transformers.quantizers.base import get_keys_to_not_convert
 
-    return [*get_keys_to_not_convert(model), *(model._keep_in_fp32_modules or ())]
+    names = [*get_keys_to_not_convert(model), *(model._keep_in_fp32_modules or ())]
+    # It leaves out the last module. While a model is loaded that is the head; once that is tied, what precedes it.
+    last, *_ = reversed(list(model.named_parameters()))
+    loaded_last, *_ = reversed(list(model.named_parameters(remove_duplicate=False)))
+    module = last[0].removesuffix(".weight")
+    if last[0] != loaded_last[0] and module not in model.all_tied_weights_keys.values():
+        names = [name for name in names if name != module]
+    return names
 
 
 @contextlib.contextmanager
