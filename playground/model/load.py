@@ -16,7 +16,6 @@ from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
-    AutoConfig,
     BitsAndBytesConfig,
     PreTrainedConfig,
     PreTrainedModel,
@@ -28,6 +27,7 @@ from playground.errors import problem
 from playground.memory.ledger import tensors_by_part
 from playground.memory.release import MIN_FRAGMENTATION, defragment, mmap_large_blocks, release_memory
 from playground.model import weights
+from playground.model.config_file import CONFIG_ERRORS, read_config
 from playground.model.dtype import compute_dtype
 from playground.model.language_part import check_text_alone, model_class, without_towers
 from playground.model.tokenizer import load_tokenizer
@@ -111,7 +111,7 @@ def _read_model(
     Returns `note` events too.
     """
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        config = read_config(folder / "config.json", folder.name)
         weights.with_stored_quantization(config, settings)
         weights.check_files(folder)
         attention = compat.drop_unavailable_attention(config)
@@ -132,7 +132,7 @@ def _read_model(
             )
     except UnpicklingError as error:
         raise problem("error.unsafe_weights", path=folder.name) from error
-    except (ValueError, KeyError, OSError, SafetensorError) as error:
+    except (*CONFIG_ERRORS, SafetensorError) as error:
         raise problem("error.load", path=folder.name, detail=str(error).split("\n")[0][:240]) from error
     weights.check_fit(folder, info["missing_keys"], info["mismatched_keys"])
     if stored:

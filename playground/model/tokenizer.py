@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from torch.distributed.tensor import DTensor
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from playground import compat
 from playground.errors import problem
@@ -27,7 +27,7 @@ def load_tokenizer(folder: Path, model: PreTrainedModel) -> PreTrainedTokenizerB
     embedding.
     """
     folder = Path(folder)
-    tokenizer = _read_tokenizer(folder)
+    tokenizer = _read_tokenizer(folder, model.config)
     tokenizer.clean_up_tokenization_spaces = False  # it would remove spaces that the model wrote
     compat.drop_python_vocabulary(tokenizer)
     rows = model.get_input_embeddings().num_embeddings
@@ -42,9 +42,10 @@ def load_tokenizer(folder: Path, model: PreTrainedModel) -> PreTrainedTokenizerB
     return tokenizer
 
 
-def _read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def _read_tokenizer(folder: Path, config: PreTrainedConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer in a folder. config: of its model, which is read already; its file may not be readable as it is."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=False, local_files_only=True)
         if not tokenizer.chat_template and (folder / PROCESSOR_TEMPLATE).is_file():
             tokenizer.chat_template = json.loads((folder / PROCESSOR_TEMPLATE).read_text("utf-8"))["chat_template"]
         return tokenizer

@@ -1,21 +1,17 @@
 """Build a model without weights: on the meta device, from its config alone, at any bit width."""
 
 import copy
-import json
 from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
-import transformers
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
-from huggingface_hub.errors import StrictDataclassError
-from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from playground import catalog, compat
-from playground.errors import problem
 from playground.model import adapt
+from playground.model.config_file import CONFIG_ERRORS, config_problem, read_config
 from playground.model.load import LoadedModel, model_from_config, quantizable_linear_layers, quantization_config
 from playground.model.weights import with_stored_quantization
 from playground.predict import shallow_model
@@ -25,16 +21,6 @@ from playground.settings import Load
 compat.allow_autocast_on_meta()  # PEFT's adapters of experts leave autocast
 
 PAD_TOKEN_ID = 2
-# What transformers raises for a config that it can't use.
-CONFIG_ERRORS = (ValueError, KeyError, OSError, TypeError, AttributeError, StrictDataclassError)
-# The sizes that every config.json must have, by their names in various families.
-REQUIRED_SIZES = (
-    ("hidden_size", "n_embd", "n_embed", "d_model", "dim", "emb_dim"),
-    (
-        *("num_hidden_layers", "n_layer", "n_layers", "num_layers", "layer_types", "layers_block_type"),
-        *("encoder_layers", "decoder_layers", "num_encoder_layers", "num_decoder_layers"),
-    ),
-)
 MAX_KNOWN_MODELS = 32
 
 
@@ -53,36 +39,11 @@ def config_of(model: str) -> PreTrainedConfig:
         file = config_file(model)
         if file.suffix == ".gguf":
             return AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
-        _check_config_file(file)
-        config = AutoConfig.from_pretrained(file, trust_remote_code=False, local_files_only=True)
+        config = read_config(file, model)
         compat.drop_unavailable_attention(config)
         return config
     except CONFIG_ERRORS as error:
-        raise problem("error.config", model=model[:120], detail=_one_line(error)) from error
-
-
-def _check_config_file(file: Path) -> None:
-    """Raise PlaygroundError for a config.json of an unknown type or without its sizes.
-
-    For missing sizes, transformers would use those of the family's best-known model.
-    """
-    values = json.loads(file.read_text(encoding="utf-8"))
-    kind = values.get("model_type") if isinstance(values, dict) else None
-    if not isinstance(kind, str):
-        raise problem("error.config_kind", path=str(file))
-    if kind not in CONFIG_MAPPING:
-        raise problem("error.model_type", path=str(file), kind=kind[:60], version=transformers.__version__)
-    parts = [part for part in values.values() if isinstance(part, dict)]
-    if any(isinstance(part, dict) and "model_type" in part for part in (values.get("text_config"),)):
-        return  # such files name their language model's family and only what differs from it (LLaVA)
-    present = set(values).union(*parts)
-    lacking = [names[0] for names in REQUIRED_SIZES if not present & set(names)]
-    if lacking:
-        raise problem("error.config_sizes", path=str(file), lacking=lacking)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:240].rstrip(".")
+        raise config_problem(model, error) from error
 
 
 def build(config: PreTrainedConfig, load: Load, dtype: torch.dtype, device: str) -> PreTrainedModel:
@@ -95,7 +56,7 @@ def build(config: PreTrainedConfig, load: Load, dtype: torch.dtype, device: str)
         with torch.device("meta"):
             model = model_from_config(copy.deepcopy(config), dtype)  # it writes the type into the config
     except (*CONFIG_ERRORS, RuntimeError, ZeroDivisionError) as error:
-        raise problem("error.config", model=config.model_type, detail=_one_line(error)) from error
+        raise config_problem(config.model_type, error) from error
     if load.bits < 16:
         quantize(model, load, dtype)
     model.stands_for = device  # type: ignore[assignment]  # the training code asks for it

@@ -164,7 +164,7 @@ def test_a_folder_without_a_tokenizer_is_an_error(chosen, tmp_path, toy):
 def test_a_config_of_no_language_model_is_an_error(chosen, tmp_path, toy):
     shutil.copytree(toy(), tmp_path / "m")
     (tmp_path / "m" / "config.json").write_text('{"model_type": "vit", "hidden_size": 64, "num_hidden_layers": 2}')
-    assert _load_error(chosen, tmp_path, tmp_path / "m") == "error.load"
+    assert _load_error(chosen, tmp_path, tmp_path / "m") == "error.not_language_model"
 
 
 def test_code_in_a_model_folder_is_never_run(chosen, tmp_path, toy):
