@@ -14,8 +14,9 @@ from playground.engine.job import JobContext, JobResult
 from playground.engine.load import ensure_loaded
 from playground.engine.model_slot import ModelSlot, adapter_of
 from playground.errors import problem
+from playground.model.embedding import first_unknown_token
 from playground.model.language_part import max_context_length
-from playground.model.load import LoadedModel, first_unknown_token
+from playground.model.load import LoadedModel
 from playground.model.tokenizer import model_eos_ids
 from playground.settings import Generation, Settings
 

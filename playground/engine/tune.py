@@ -23,10 +23,11 @@ from playground.errors import problem
 from playground.eval.answer_rows import answer_token_limit, answerable_rows
 from playground.memory.release import release_memory
 from playground.model import adapt
+from playground.model.embedding import embedding_name, first_unknown_token, grow_embedding
 from playground.model.language_part import max_context_length
-from playground.model.load import LoadedModel, first_unknown_token, resolve_device
+from playground.model.load import LoadedModel, resolve_device
 from playground.model.tokenizer import round_trip_notes
-from playground.settings import Settings, Train
+from playground.settings import Lora, Settings, Train
 from playground.train import checkpoint
 from playground.train.loop import Trainer, fine_tune, total_steps
 from playground.train.memory_policy import MemoryPlan
@@ -155,7 +156,7 @@ def _encode_rows(rows: SelectedRows, settings: Settings, loaded: LoadedModel) ->
         raise problem("error.length", length=train.max_seq_length, longest=positions)
     train_rows, shortened = fit_turns(rows.train, template, train.max_seq_length)
     examples, truncated = encode(train_rows, template, train.max_seq_length, data.train_on_prompt)
-    _check_tokens(loaded, template, train_rows, examples)
+    notes = [*notes, *_know_tokens(loaded, template, train_rows, examples, settings.lora)]
     eval_rows, _ = fit_turns(_eval_rows(rows, train.eval_rows), template, train.max_seq_length)
     eval_examples = encode(eval_rows, template, train.max_seq_length)[0] if eval_rows else []
     questions = answerable_rows(eval_rows, template, train.max_seq_length, positions)
@@ -170,9 +171,20 @@ def _encode_rows(rows: SelectedRows, settings: Settings, loaded: LoadedModel) ->
     return TrainingSet(template, examples, eval_set, len(rows.train), notes)
 
 
-def _check_tokens(loaded: LoadedModel, template: Template, rows: list[Row], examples: list[Example]) -> None:
-    """Raises PlaygroundError for a token that the model has no embedding for: one added to the tokenizer alone."""
-    if first_unknown_token(loaded, (token for example in examples for token in example.ids)) is None:
+def _know_tokens(
+    loaded: LoadedModel, template: Template, rows: list[Row], examples: list[Example], lora: Lora
+) -> Iterator[dict]:
+    """Grow the embedding for tokens that it has no row for, if it is trained; a `note` event says so.
+
+    Such tokens were added to the tokenizer alone. Raises PlaygroundError for one if the embedding isn't trained.
+    """
+    unknown = first_unknown_token(loaded, (token for example in examples for token in example.ids))
+    if unknown is None:
+        return
+    if adapt.is_named(embedding_name(loaded.model), lora.modules_to_save):
+        grow_embedding(loaded.model, len(loaded.tokenizer))
+        values = {"rows": len(loaded.tokenizer), "before": unknown.rows}
+        yield {"kind": "note", "key": "note.embedding_grown", "values": values}
         return
     for row, encoded in zip(rows, template.encoded(rows)):
         found = first_unknown_token(loaded, [*encoded.prompt, *encoded.answer])

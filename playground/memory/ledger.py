@@ -52,7 +52,7 @@ def tensors_by_part(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """
     named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     for name, tensor in named:
-        yield "adapters" if "lora_" in name else "weights", tensor
+        yield "adapters" if "lora_" in name or ".modules_to_save." in name else "weights", tensor
         for constant in compat.quantization_constants(tensor):
             yield "quant_constants", constant
     for module in model.modules():

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
+from peft.utils import ModulesToSaveWrapper
 from safetensors import safe_open
 from torch import nn
 from transformers import PreTrainedModel
@@ -15,6 +16,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
 from playground.errors import problem
+from playground.model.embedding import embedding_rows, grow_embedding, rows_in_adapter
 from playground.model.language_part import language_part
 from playground.settings import Lora
 
@@ -140,6 +142,7 @@ def add_lora(model: PreTrainedModel, settings: Lora, dtype: torch.dtype, seed: i
         target_modules=resolve_target_modules(model, settings.target_modules, settings.layers),
         use_rslora=settings.use_rslora,
         use_dora=settings.use_dora,
+        modules_to_save=_modules_to_save(model, settings.modules_to_save),
         task_type="SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM",
     )
     torch.manual_seed(seed)
@@ -149,6 +152,21 @@ def add_lora(model: PreTrainedModel, settings: Lora, dtype: torch.dtype, seed: i
         raise problem("error.peft", detail=str(error).split("\n")[0][:240]) from error
     assert isinstance(adapted, PeftModel)  # PEFT also names its mixed models as a possible result
     return _cast_adapters(adapted, dtype)
+
+
+def is_named(module: str, names: str) -> bool:
+    """Whether a module, by its full name, is one of those names or ends with one; names: separated by commas."""
+    return any(_has_suffix(module, name.strip()) for name in names.split(",") if name.strip())
+
+
+def _modules_to_save(model: PreTrainedModel, names: str) -> list[str] | None:
+    """PEFT's `modules_to_save`. Raises PlaygroundError for a name that no module has."""
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    modules = [name for name, module in model.named_modules() if list(module.parameters(recurse=False))]
+    missing = [name for name in wanted if not any(_has_suffix(module, name) for module in modules)]
+    if missing:
+        raise problem("error.targets", missing=missing, found=sorted({name.rsplit(".", 1)[-1] for name in modules}))
+    return wanted or None
 
 
 def check_lora(settings: Lora, bits: int, device: str) -> None:
@@ -163,6 +181,9 @@ def check_lora(settings: Lora, bits: int, device: str) -> None:
 def load_lora(model: PreTrainedModel, folder: Path, dtype: torch.dtype) -> PeftModel:
     """Wrap a model with a saved adapter, to evaluate. Raises PlaygroundError if it can't be read or doesn't fit."""
     try:
+        rows = rows_in_adapter(model, folder)
+        if rows > embedding_rows(model):
+            grow_embedding(model, rows)
         adapted = PeftModel.from_pretrained(model, folder, adapter_name=ADAPTER_NAME, autocast_adapter_dtype=False)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise problem("error.adapter", path=folder.parent.name, detail=str(error).split("\n")[0][:200]) from error
@@ -191,7 +212,13 @@ def save_lora(model: PeftModel, folder: Path) -> None:
 
 def remove_lora(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     """Detach the adapter: return the base model with its original layers."""
-    return model.unload() if isinstance(model, PeftModel) else model
+    if not isinstance(model, PeftModel):
+        return model
+    for name, module in list(model.named_modules()):
+        if isinstance(module, ModulesToSaveWrapper):  # in whose place PEFT would leave the trained copy
+            parent, _, last = name.rpartition(".")
+            setattr(model.get_submodule(parent), last, module.original_module)
+    return model.unload()
 
 
 def _compute_dtype(layer: nn.Module, dtype: torch.dtype) -> torch.dtype:

@@ -55,15 +55,20 @@ def merge(adapter: Path, base: Path, folder: Path, on_progress: Callable[..., No
     """
     import torch
     from peft import PeftModel
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoTokenizer
 
+    from playground.model.config_file import read_config
+    from playground.model.embedding import embedding_rows, grow_embedding, rows_in_adapter
     from playground.model.language_part import model_class
     from playground.model.load import PLAIN_MODEL, loading_progress
 
     try:
-        config = AutoConfig.from_pretrained(base, trust_remote_code=False, local_files_only=True)
+        config = read_config(base / "config.json", base.name)
         with loading_progress(on_progress):
-            model = model_class(config).from_pretrained(base, dtype=torch.bfloat16, **PLAIN_MODEL)
+            model = model_class(config).from_pretrained(base, config=config, dtype=torch.bfloat16, **PLAIN_MODEL)
+        rows = rows_in_adapter(model, adapter)
+        if rows > embedding_rows(model):
+            grow_embedding(model, rows)
         merged = PeftModel.from_pretrained(model, adapter, autocast_adapter_dtype=False).merge_and_unload()
         has_tokenizer = any((adapter / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json"))
         tokenizer = AutoTokenizer.from_pretrained(adapter if has_tokenizer else base, local_files_only=True)

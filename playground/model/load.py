@@ -4,11 +4,11 @@ import contextlib
 import functools
 import logging
 import mmap
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, NamedTuple
+from typing import Any
 
 import psutil
 import torch
@@ -151,25 +151,6 @@ def _file_notes(folder: Path, attention: str, towers: list[str], unused: list[st
         values = {"path": folder.name, "count": len(unused), "names": unused[: weights.SHOWN]}
         notes.append({"kind": "note", "key": "note.unused_tensors", "values": values})
     return notes
-
-
-class UnknownToken(NamedTuple):
-    """A token without a row in the model's embedding, and the embedding's rows."""
-
-    token: str
-    id: int
-    rows: int
-
-
-def first_unknown_token(loaded: LoadedModel, ids: Iterable[int]) -> UnknownToken | None:
-    """The first token without a row in the model's embedding, or None.
-
-    Such tokens were added to a tokenizer and never to its model.
-    """
-    embedding: Any = loaded.model.get_input_embeddings()  # with an adapter, no nn.Embedding
-    rows = embedding.weight.shape[0]
-    id = next((id for id in ids if id >= rows), None)
-    return None if id is None else UnknownToken(str(loaded.tokenizer.convert_ids_to_tokens(id)), id, rows)
 
 
 def quantization_config(settings: Load, dtype: torch.dtype) -> BitsAndBytesConfig | None:

@@ -70,6 +70,7 @@ class Lora:
     dropout: float = 0.0
     target_modules: str = "all-linear"  # attention, all-linear, or module names separated by commas
     layers: int = 0  # adapt only this many layers, the last ones; 0: all
+    modules_to_save: str = ""  # trained in full beside the adapter, as embed_tokens; names separated by commas
     use_rslora: bool = False  # scale by alpha / √r instead of alpha / r
     use_dora: bool = False  # learn each weight's magnitude and direction separately
     loraplus_lr_ratio: float = 1.0  # LoRA+: learning rate of the B matrices over that of the A matrices

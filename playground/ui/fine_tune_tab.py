@@ -129,6 +129,7 @@ def _lora_fields(page: Page) -> None:
         targets = page.choices("lora.target_modules", TARGET_MODULES)
         field(gr.Dropdown, "lora", "target_modules", choices=targets, allow_custom_value=True)
         field(gr.Number, "lora", "layers", precision=0)
+        field(gr.Textbox, "lora", "modules_to_save")
     with gr.Row():
         field(gr.Checkbox, "lora", "use_rslora")
         field(gr.Checkbox, "lora", "use_dora")
