@@ -9,7 +9,7 @@ import json
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
-from family_sweep import families, small_config
+from family_sweep import PROJECT, families, small_config
 from toys import keys, make_tokenizer
 from transformers import AutoModelForCausalLM
 
@@ -162,6 +162,23 @@ def test_a_chat_template_in_the_processors_file_is_used(folder, tmp_path):
     (tmp_path / PROCESSOR_TEMPLATE).write_text(json.dumps({"chat_template": "{{ messages[0].content }}"}))
     model = AutoModelForCausalLM.from_pretrained(folder("llama"))
     assert load_tokenizer(tmp_path, model).chat_template == "{{ messages[0].content }}"
+
+
+def test_the_saved_sweep_has_the_counts_of_the_documents_and_no_crash():
+    found = json.loads((PROJECT / "tests" / "bench" / "results" / "families.json").read_text())["families"]
+    steps = [list(tried.values()) for tried in found.values()]
+    assert not any(outcome.startswith(("crash", "ended", "took")) for outcomes in steps for outcome in outcomes)
+    no_toy = sum(tried["toy"].startswith("no toy") for tried in found.values())
+    planned = sum(set(outcomes) == {"works"} for outcomes in steps)
+    works = sum({tried[step] for step in tried if step != "plan"} == {"works"} for tried in found.values())
+    table = (PROJECT / "tests" / "bench" / "README.md").read_text()
+    refused = len(found) - works - no_toy
+    for line in (f"memory planned | {planned} |", f"in a sentence | {works - planned} |", f"small | {no_toy} |"):
+        assert line in table
+    assert f"half precision | {refused} |" in table
+    readme = " ".join((PROJECT / "README.md").read_text().split())
+    assert f"Of the {len(found)} model types" in readme and f"tried as toys, {works} load" in readme
+    assert f"{refused} are refused in a sentence, and {no_toy} have no toy" in readme
 
 
 def test_the_sweep_names_every_family_that_transformers_can_answer_with():
