@@ -42,9 +42,10 @@ def _remarks(row: Row, template: Template) -> Iterator[tuple[str, list[str]]]:
     others = FOREIGN.findall(row.output) if not has_prompt else []
     if others:
         yield "note.in_other_template", list(dict.fromkeys(others))
-    contents = [row.system, *(text for turn in row.before for text in turn), row.instruction, row.input, row.output]
+    contents = [row.system, *(text for turn in row.before for text in turn), row.instruction, row.input]
+    contents.append(template.answer_text(row))
     marks = list(dict.fromkeys(mark for text in contents for mark in template.chat_template.special.find(text)))
-    if marks and (template.is_chat and has_prompt):
+    if marks and has_prompt and (template.is_chat or template.name != "chat"):
         yield "note.special_as_text", marks
     elif marks:
         yield "note.special_as_token", marks

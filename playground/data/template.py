@@ -68,7 +68,13 @@ class Template:
         """The prompt's tokens, with the tokenizer's beginning-of-text token; for an encoder, also the end token."""
         if self.is_chat:
             return self.chat_template.prompt_ids(turns, _systems(system))
-        return self._encode_prompts([self.prompt(turns, system)])[0]
+        return self._encode_prompts([self._prompt_with_marks(turns, system)])[0]
+
+    def answer_text(self, row: Row) -> str:
+        """A row's answer, outside a chat without an end-of-text token that is written behind it: it gets one anyway."""
+        text, end = row.output.rstrip(), self.tokenizer.eos_token
+        is_ended = end and not self.is_chat and self.has_prompt(row) and text.endswith(end)
+        return text.removesuffix(end) if is_ended else row.output
 
     def has_prompt(self, row: Row) -> bool:
         """Whether a row has a prompt; a text alone has none, in any template."""
@@ -176,10 +182,20 @@ class Template:
 
     def _encode_formatted(self, rows: list[Row]) -> Iterator[EncodedRow]:
         """Tokenize prompts and answers apart from each other."""
-        prompts = self._encode_prompts([self.prompt(turns(row), row.systems) for row in rows])
-        answers = self._encode([row.output for row in rows], self.encoder)
+        prompts = self._encode_prompts([self._prompt_with_marks(turns(row), row.systems) for row in rows])
+        answers = self._encode_marked([self._mark(self.answer_text(row)) for row in rows], self.encoder)
         for prompt, answer in zip(prompts, answers):
             yield EncodedRow(prompt, self._without_end(answer) + self.closing_ids)
+
+    def _prompt_with_marks(self, turns: Sequence[Turn], system: str | Systems) -> str:
+        """A prompt with marks in place of special tokens' texts that stand in questions, inputs and answers."""
+        if self.name == "chat":
+            return self.prompt(turns, system)
+        parts = self._format_parts(turns, system)
+        return "".join(text if kind == "template" else self._mark(text) for kind, text in parts)
+
+    def _mark(self, text: str) -> str:
+        return text if self.name == "chat" else self.chat_template.special.hide(text)
 
     def _encode_text(self, row: Row) -> EncodedRow:
         """Tokenize a text without a prompt. One that is in the chat template is trained on its answers alone."""
@@ -197,7 +213,7 @@ class Template:
         return bool(eos) and self.tokenizer.eos_token_id in ids and text.rstrip().endswith(eos)
 
     def _encode_prompts(self, texts: list[str]) -> list[list[int]]:
-        ids = self._encode(texts, self.name != "chat")  # a chat template writes its special tokens itself
+        ids = self._encode_marked(texts, self.name != "chat")  # a chat template writes its special tokens itself
         if self.encoder or self.name == "chat":
             return ids
         return [self._without_end(without_second_start(row, self.tokenizer)) for row in ids]
@@ -213,6 +229,17 @@ class Template:
             return_token_type_ids=False,
         )
         return encoding["input_ids"]
+
+    def _encode_marked(self, texts: list[str], add_special_tokens: bool) -> list[list[int]]:
+        """Encode texts; special tokens' texts that are hidden behind marks stay texts."""
+        special = self.chat_template.special
+        encoded = self._encode([special.show(text) for text in texts], add_special_tokens)
+        end = self.tokenizer.encode("")[len(self.start_ids) :]
+        for number, text in enumerate(texts):
+            if special.is_hidden(text):
+                ids = special.encode(text)
+                encoded[number] = [*self.start_ids, *ids, *end] if add_special_tokens else ids
+        return encoded
 
     def _without_end(self, ids: list[int]) -> list[int]:
         return ids[:-1] if ids and ids[-1] == self.tokenizer.eos_token_id else ids

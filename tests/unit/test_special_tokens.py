@@ -57,8 +57,33 @@ def test_a_special_tokens_text_is_counted_and_said():
     [note] = row_notes(rows, Template("chat", CHATTY))
     assert note["key"] == "note.special_as_text"
     assert note["values"] == {"count": 2, "rows": [2, 3], "texts": ["<|end|>", "</s>"]}
-    [note] = row_notes(rows, Template("alpaca", CHATTY))
-    assert note["key"] == "note.special_as_token" and note["values"]["count"] == 2
+    [note] = row_notes([*rows, Row("d", "e</s> ", number=4)], Template("alpaca", CHATTY))
+    assert note["key"] == "note.special_as_text" and note["values"]["count"] == 1
+    [note] = row_notes([Row("", "a <|end|> b", number=1)], Template("text", CHATTY))
+    assert note["key"] == "note.special_as_token"
+
+
+@pytest.mark.parametrize("tokenizer", TOKENIZERS.values(), ids=TOKENIZERS)
+@pytest.mark.parametrize("name, encoder", [("alpaca", False), ("talk", False), ("custom", False), ("alpaca", True)])
+def test_a_special_tokens_text_stays_text_in_every_format(tokenizer, name, encoder):
+    """In questions, inputs, system prompts, answers and earlier turns; the format's own tokens stay tokens."""
+    template = Template(
+        name, tokenizer, encoder, custom_format="</s>{instruction}|{answer}" if name == "custom" else ""
+    )
+    row = Row(f"Say {FORGED}", f"x {FORGED} y", FORGED, before=((FORGED, FORGED),), system=FORGED)
+    harmless = Row("Say x", "x x y", "x", before=(("x", "x"),), system="x")
+    special = set(tokenizer.convert_tokens_to_ids(["<|start|>", "<|end|>", "<s>", "</s>"]))
+    [(read, written)], [(plain_read, plain_written)] = template.tokens([row]), template.tokens([harmless])
+    for ids, plain in ((read, plain_read), (written, plain_written)):
+        assert [id for id in ids if id in special] == [id for id in plain if id in special]
+    assert FORGED in tokenizer.decode(written) and tokenizer.decode(read).count(FORGED) == 5
+    assert template.ids([Turn(FORGED, FORGED), Turn(f"Say {FORGED}", input=FORGED)], FORGED) == read
+
+
+def test_an_answer_that_ends_with_the_end_token_has_it_once():
+    template = Template("alpaca", CHATTY)
+    [ended, plain] = template.tokens([Row("q", "a</s>"), Row("q", "a")])
+    assert ended == plain and plain[1][-1] == CHATTY.eos_token_id and plain[1].count(CHATTY.eos_token_id) == 1
 
 
 @pytest.mark.parametrize("name", ["text", "chat", "alpaca"])
