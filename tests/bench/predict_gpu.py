@@ -4,7 +4,7 @@
     python tests/bench/predict_gpu.py --only 'llama*'
 
 Each cell runs in a new process and is named model:bits:method:checkpointing:rows:attention. The method is LoRA r 8 on
-all linear layers (lora), on others by name, or full; rows are a step's, as mix (32 rows, 5,024 tokens, at most 256 a
+all linear layers (lora), on others by name, with modules trained in full behind a plus, or full; rows are a step's, as mix (32 rows, 5,024 tokens, at most 256 a
 row) or rows x tokens. Two phases are compared: tune (three steps) and chat (two rows, 1,024 tokens). Cells
 load:model:bits read random weights from disk. Predictions are made from the config alone before the model exists.
 Errors are signed, in % of the measurement; device is everything in use on the GPU. Halves: `known` are the families
@@ -44,6 +44,7 @@ MODELS = {
     "gemma": "google/gemma-2b",
     "t5": "bigscience/T0_3B",
     "mt5": "bigscience/mt0-large",
+    **{name: str(file) for name, file in random_models.SHAPE_FILES.items()},
 }
 USUAL = ["16:lora:off", "8:lora:all", "4:lora:off", "4:lora:2", "4:lora:all"]
 KNOWN = [
@@ -76,6 +77,14 @@ HELD_OUT = [
     *(
         f"{how}:mix:sdpa"
         for how in ("mt5:16:lora:off", "mt5:4:lora:all", "t5:16:lora:all", "t5:4:lora:2", "t5:4:lora:all")
+    ),
+    *(
+        f"{how}:mix:sdpa"
+        for how in (
+            *("gemma3-4b:16:lora:all", "gemma3-4b:4:lora:off", "qwen2-vl-2b:16:lora:off", "qwen2-vl-2b:4:lora:all"),
+            *("olmoe-1b-7b:16:lora:all", "olmoe-1b-7b:4:lora:off"),
+            *("qwen2-1b:16:lora+embed_tokens:off", "qwen2-1b:4:lora+embed_tokens:all"),
+        )
     ),
     "bloom:16:lora:all:4x1024:eager",
     "mt5:32:lora:off:mix:sdpa",
@@ -154,7 +163,12 @@ def measure_tune_and_chat(name: str, work: Path) -> dict:
         compile="off",
         method="full" if method == "full" else "lora",
     )
-    lora = Lora(r=random_models.RANK, target_modules="all-linear" if method in ("lora", "full") else method)
+    target_modules, _, saved = method.partition("+")
+    lora = Lora(
+        r=random_models.RANK,
+        target_modules="all-linear" if target_modules in ("lora", "full") else target_modules,
+        modules_to_save=saved,
+    )
     settings = Settings(load=Load(model=MODELS[model], bits=int(bits)), lora=lora, train=train)
     config, target = meta_model.config_of(MODELS[model]), phases.Target("cuda", dtype)
     config._attn_implementation = attention

@@ -1,5 +1,6 @@
 """Models of real shapes with random weights, and rows for them: speed and memory don't depend on the values."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
         {"intermediate_size": 11008, "vocab_size": 32000, "num_key_value_heads": 32, "max_position_embeddings": 4096},
     ),
 }
+# Shapes as config.json has them, with the sizes of the published models: two that also see, one mixture of experts.
+SHAPE_FILES = {file.stem: file for file in sorted((Path(__file__).parent / "shapes").glob("*.json"))}
 TINY = {
     "hidden_size": 64,
     "num_hidden_layers": 3,
