@@ -4,9 +4,10 @@
     python tests/bench/predict_gpu.py --only 'llama*'
 
 Each cell runs in a new process and is named model:bits:method:checkpointing:rows:attention. The method is LoRA r 8 on
-all linear layers (lora), on others by name, with modules trained in full behind a plus, or full; rows are a step's, as mix (32 rows, 5,024 tokens, at most 256 a
-row) or rows x tokens. Two phases are compared: tune (three steps) and chat (two rows, 1,024 tokens). Cells
-load:model:bits read random weights from disk. Predictions are made from the config alone before the model exists.
+all linear layers (lora), on others by name, or full; modules trained in full stand behind a plus. Rows are a step's,
+as mix (32 rows, 5,024 tokens, at most 256 a row) or rows x tokens. Two phases are compared: tune (three steps) and chat
+(two rows, 1,024 tokens). Cells load:model:bits read random weights from disk. Predictions are made from the config
+alone before the model exists.
 Errors are signed, in % of the measurement; device is everything in use on the GPU. Halves: `known` are the families
 and settings that the prediction was built with; `held_out` are those that were measured only afterwards.
 """
