@@ -101,7 +101,7 @@ def max_context_length(config: PreTrainedConfig) -> int | None:
 def drop_towers(model: PreTrainedModel) -> list[str]:
     """Replace each tower by None, and return their names.
 
-    A tower is a model within the model that has a config of its own, neither the whole's nor the language model's.
+    A tower is a submodel whose config has another class than the whole model's and the language model's.
     """
     own = (type(model.config), type(model.config.get_text_config()))
     inner = [(name, module) for name, module in model.named_modules() if name and isinstance(module, PreTrainedModel)]

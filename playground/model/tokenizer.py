@@ -43,7 +43,7 @@ def load_tokenizer(folder: Path, model: PreTrainedModel) -> PreTrainedTokenizerB
 
 
 def _read_tokenizer(folder: Path, config: PreTrainedConfig) -> PreTrainedTokenizerBase:
-    """The tokenizer in a folder. config: of its model, which is read already; its file may not be readable as it is."""
+    """The tokenizer in a folder. config: of its model, so that its file isn't read again."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=False, local_files_only=True)
         if not tokenizer.chat_template and (folder / PROCESSOR_TEMPLATE).is_file():

@@ -55,7 +55,7 @@ def build(config: PreTrainedConfig, load: Load, dtype: torch.dtype, device: str)
     try:
         with torch.device("meta"):
             model = model_from_config(copy.deepcopy(config), dtype)  # it writes the type into the config
-    except (*CONFIG_ERRORS, RuntimeError, ZeroDivisionError) as error:
+    except (*CONFIG_ERRORS, RuntimeError) as error:
         raise config_problem(config.model_type, error) from error
     if load.bits < 16:
         quantize(model, load, dtype)

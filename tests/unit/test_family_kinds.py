@@ -31,7 +31,7 @@ from playground.train.norms import efficient_norms
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with a toy of a family; made once a family."""
+    """A folder with a toy model of a family, one for each family."""
     made = {}
 
     def make(kind):
@@ -127,8 +127,8 @@ def test_an_error_of_the_models_own_code_is_told_as_such():
     try:
         toy("xlnet", torch.bfloat16)(input_ids=torch.arange(3, 9)[None])
     except RuntimeError as error:
-        told = as_playground_error(error)
-    assert told.problems[0].key == "error.model_code" and told.problems[0].values["family"] == "xlnet"
+        shown = as_playground_error(error).problems[0]
+    assert shown.key == "error.model_code" and shown.values["family"] == "xlnet"
     assert as_playground_error(RuntimeError("ours")).problems[0].key == "error.unexpected"
 
 

@@ -42,7 +42,7 @@ def whole_model(kind):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with the whole of a multimodal model, as it is published; made once a family."""
+    """A folder with a whole multimodal model, as it is published, one for each family."""
     made = {}
 
     def make(kind):
