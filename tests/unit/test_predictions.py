@@ -237,7 +237,7 @@ def cuda(monkeypatch):
     """A CUDA device of 80 GiB as torch would show it; returns the fractions of it that torch is limited to."""
     fractions = []
     monkeypatch.setattr(
-        card_limit.meter, "hardware", lambda device: {"capacity": 80 * 2**30 if device == "cuda" else 2**30}
+        card_limit.meter, "hardware", lambda device: {"capacity": 80 * 2**30 if device == "cuda" else 64 * 2**30}
     )
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", fractions.append)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (70 * 2**30, 80 * 2**30))
@@ -266,7 +266,7 @@ def test_capacity_and_available_memory_are_the_simulated_cards(cuda):
     assert card_limit.capacity(Load(simulate_gpu_gib=200), "cuda") == card_limit.capacity(Load(), "cuda") == 80 * 2**30
     assert card_limit.available_memory(Load(), "cuda") == 71 * 2**30 + card_limit.MAX_RUNTIME_BYTES < 80 * 2**30
     assert (
-        card_limit.capacity(Load(simulate_gpu_gib=8), "cpu") == 2**30
+        card_limit.capacity(Load(simulate_gpu_gib=8), "cpu") == 64 * 2**30
         and card_limit.available_memory(Load(), "cpu") > 2**28
     )
 
