@@ -20,8 +20,9 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs (runs)")
     arguments = parser.parse_args()
     private = not arguments.share and "SPACE_ID" not in os.environ  # a shared link and a Space are open to anyone
-    app = build_app(arguments.runs, arguments.lang or "en", private)
-    app.launch(server_name=arguments.host, server_port=arguments.port, share=arguments.share, **launch_options())
+    lang = arguments.lang or "en"
+    app = build_app(arguments.runs, lang, private)
+    app.launch(server_name=arguments.host, server_port=arguments.port, share=arguments.share, **launch_options(lang))
 
 
 if __name__ == "__main__":

@@ -39,6 +39,12 @@ ATTEMPTS = 2  # a process that died between two questions is replaced; a questio
 OnProgress = Callable[[float, float, str], Any]
 
 
+def read_stored_answers() -> list[dict[str, Any]]:
+    """What the Plan tab opens with: [{"id" (the question), "arguments", "answer"}]."""
+    entries: list[dict[str, Any]] = json.loads(STORED_ANSWERS.read_text(encoding="utf-8"))
+    return entries
+
+
 class Planner:
     """Asks questions of the planning process and remembers the answers. Safe to use from several threads."""
 
@@ -46,8 +52,7 @@ class Planner:
         names = {*WORKERS.values(), OTHER_WORKER}
         self._workers = {name: Worker(root / "engine.log", command) for name in names}
         self._answers: OrderedDict[str, Any] = OrderedDict()
-        entries = json.loads(STORED_ANSWERS.read_text(encoding="utf-8"))
-        self._stored = {_key(entry["id"], entry["arguments"]): entry["answer"] for entry in entries}
+        self._stored = {_key(entry["id"], entry["arguments"]): entry["answer"] for entry in read_stored_answers()}
 
     def ask(self, do: str, on_progress: OnProgress | None = None, **arguments: Any) -> Any:
         """The result of a function of the planning process with these JSON arguments (settings as a dict).

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from playground import ASSETS, catalog
 from playground.data.source import MAX_FILE_BYTES
@@ -35,6 +36,7 @@ from playground.ui import (
     status_strip,
 )
 from playground.ui.live_view import HEAD, STATIC, live_view
+from playground.ui.opening import OpeningPicture
 from playground.ui.page import UNQUEUED, Page, job_message
 from playground.ui.separate_events import separate_events
 from playground.ui.story import Story
@@ -67,14 +69,15 @@ def build_app(root: Path, lang: str = "en", private: bool = False) -> gr.Blocks:
     return app
 
 
-def launch_options() -> dict[str, Any]:
-    """Arguments of `Blocks.launch`, except the address."""
+def launch_options(lang: str = "en") -> dict[str, Any]:
+    """Arguments of `Blocks.launch`, except the address. lang: of the first page, as for `build_app`."""
     return {
         "theme": theme(),
         "css_paths": [ASSETS / name for name in STYLES],
         "head": NO_NAVIGATION + HEAD + kept_state.HEAD,
         "max_file_size": MAX_FILE_BYTES,
         "run_history": False,
+        "app_kwargs": {"middleware": [Middleware(OpeningPicture, first=lang)]},
         "footer_links": ["gradio", "settings"],
     }
 

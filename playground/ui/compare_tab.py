@@ -135,7 +135,9 @@ def _connect_model(page: Page, tab: CompareTab) -> None:
 
     def describe(adapter: str, model: str, bits: int, service: bool, turns: list[Turn]) -> tuple:
         heads = heads_html(page.lang, _head_texts(page, adapter, model, bits, service))
-        return heads, comparison_html(page.lang, turns, adapter, service), *_notice_updates(page, adapter, model)
+        # The demo draws its own turns, which this page doesn't have before it ends.
+        drawn = gr.skip() if page.story.running else comparison_html(page.lang, turns, adapter, service)
+        return heads, drawn, *_notice_updates(page, adapter, model)
 
     form = [page.fields["load", "model"], page.fields["load", "bits"]]
     inputs = [tab.adapter, *form, tab.settings.service_enabled, tab.turns]

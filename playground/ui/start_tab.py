@@ -15,7 +15,7 @@ from playground.runs.recordings import read_recording
 from playground.settings import Settings
 from playground.ui import compare_tab
 from playground.ui.comparison import Turn, comparison_html
-from playground.ui.page import QUIET, UNQUEUED, Page, message, message_box, select_tab
+from playground.ui.page import QUIET, UNQUEUED, Page, Update, message, message_box, select_tab
 from playground.ui.source_names import source_update
 from playground.ui.story import StepState
 
@@ -97,9 +97,15 @@ def connect(page: Page, tab: StartTab, app: gr.Blocks, tabs: gr.Tabs, compare: c
         if page.story.running:
             yield from follow()
 
+    def redraw(turns: list[Turn]) -> Update:
+        story = page.story
+        return comparison_html(page.lang, turns, story.adapter) if turns and turns == story.turns else gr.skip()
+
     filled = tab.teach.click(lambda: page.values(demo), None, page.inputs(), **UNQUEUED)
     for shown in (filled.then(teach, None, outputs, **QUIET), app.load(follow_again, None, outputs, **QUIET)):
         select_tab(shown.then, tabs, "chat", where=DEMO_DONE)
+        # Once more, in case the comparison was drawn for another adapter just as the demo ended.
+        shown.then(redraw, compare.turns, compare.comparison, **UNQUEUED)
     select_tab(tab.plan.click, tabs, "plan")
     source_field = page.fields["data", "source"]
     tab.upload.upload(lambda path: source_update(page, path), tab.upload, source_field, **UNQUEUED)

@@ -37,6 +37,20 @@ def test_each_language_has_a_page(address, path, lang, other):
     )
 
 
+@pytest.mark.parametrize("path,lang", [("/", "en"), ("/?__theme=dark", "en"), ("/ja", "ja"), ("/ja/", "ja")])
+def test_the_document_begins_with_the_opening_picture(address, path, lang):
+    answer = httpx.get(address + path, timeout=30, follow_redirects=True)
+    assert int(answer.headers["content-length"]) == answer.num_bytes_downloaded
+    body = answer.text[answer.text.rindex("<body") :]
+    assert body.index(translate(lang, "opening.wait")) < body.index("</div>")
+    assert "113.39 GiB" in body and body.count('class="opening"') == 1
+
+
+def test_other_answers_have_no_opening_picture(address):
+    for path in ("/config", "/gradio_api/info", "/theme.css"):
+        assert 'class="opening"' not in httpx.get(address + path, timeout=30).text
+
+
 def test_no_job_has_a_public_endpoint(address):
     info = httpx.get(address + "/gradio_api/info", timeout=30).json()
     assert info["named_endpoints"] == {} and info["unnamed_endpoints"] == {}

@@ -130,11 +130,16 @@ def start_fine_tune(page: Page, app: Any, epochs: str, model: Path | None = None
     while not (new := set(app.runs.glob("*/events.jsonl")) - before):
         assert time.monotonic() < until, notices(page).all_inner_texts()
         page.wait_for_timeout(100)
+    expect(_tuned_notice(page)).to_be_hidden()  # that of an earlier one
     return max(new).parent
 
 
 def wait_until_tuned(page: Page) -> None:
-    expect(page.locator(".notice.good", has_text=translate("en", "tune.done")[:20]).first).to_be_visible(timeout=LONG)
+    expect(_tuned_notice(page)).to_be_visible(timeout=LONG)
+
+
+def _tuned_notice(page: Page) -> Locator:
+    return page.locator(".notice.good", has_text=translate("en", "tune.done")[:20]).first
 
 
 def wait_until_training(page: Page) -> None:

@@ -125,6 +125,19 @@ def test_the_page_stays_where_it_is_while_it_opens(browser, app):
     assert shifts <= 0.05, shifts
 
 
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_a_picture_is_there_before_gradio_and_gone_with_it(browser, app, lang):
+    page = browser.new_page(viewport={"width": 390, "height": 844}, reduced_motion="reduce")
+    page.goto(app.url + ("" if lang == "en" else f"/{lang}"), wait_until="commit")
+    picture = page.locator(".opening")
+    expect(picture).to_contain_text("113.39 GiB")
+    assert page.locator("#teach").count() == 0
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    expect(picture).to_have_count(0, timeout=LONG)
+    expect(page.locator("#teach")).to_be_visible()
+    page.close()
+
+
 def test_each_language_has_its_demo():
     for lang in ("en", "ja"):
         assert presets()[f"demo-{lang}"]["settings"].get("data", {}).get("source", "helpdesk.en") == f"helpdesk.{lang}"
