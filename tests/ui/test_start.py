@@ -4,8 +4,10 @@ import pytest
 from actions import (
     LONG,
     choose_toy,
+    open_page,
     open_tab,
     press,
+    unfold,
     visible_field,
     wait_until_idle,
 )
@@ -141,3 +143,25 @@ def test_a_picture_is_there_before_gradio_and_gone_with_it(browser, app, lang):
 def test_each_language_has_its_demo():
     for lang in ("en", "ja"):
         assert presets()[f"demo-{lang}"]["settings"].get("data", {}).get("source", "helpdesk.en") == f"helpdesk.{lang}"
+
+
+def test_the_live_view_stays_in_view_while_the_form_scrolls(page):
+    """Nothing above it may cut off what overflows: that would cancel its place."""
+    open_tab(page, "tab.tune")
+    for key in ("tune.lora", "tune.train", "tune.memory"):
+        unfold(page, key)
+    page.mouse.move(300, 500)
+    page.mouse.wheel(0, 700)
+    page.wait_for_function("scrollY > 300")
+    place = page.locator(".watch").bounding_box()
+    assert 0 <= place["y"] < 200, place
+
+
+def test_no_tab_is_longer_than_two_screens(browser, untouched_app):
+    with open_page(browser, untouched_app) as page:
+        heights = {}
+        for tab in ("start", "plan", "load", "data", "tune", "chat", "runs"):
+            open_tab(page, f"tab.{tab}")
+            page.wait_for_timeout(2_500)  # pictures are drawn
+            heights[tab] = page.evaluate("document.documentElement.scrollHeight")
+        assert all(height <= 2 * 900 for height in heights.values()), heights
