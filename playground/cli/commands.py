@@ -2,12 +2,14 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 from playground import catalog, runs, settings
 from playground.cli.flags import flag_values, flags_by_group, settings_of
 from playground.cli.output import follow, print_event
 from playground.errors import problem
 from playground.i18n import translate
+from playground.lab.question import parse_question
 
 
 def tune(options: argparse.Namespace) -> dict:
@@ -41,6 +43,23 @@ def compare(options: argparse.Namespace) -> dict:
     events = workbench.chat(run.settings(), run.id, {"base": turn, "tuned": turn}, generation)
     result = follow(events, options.lang, keep)
     return {"prompt": options.prompt, "base": answer.get("base", ""), "tuned": answer.get("tuned", ""), **result}
+
+
+def lab(options: argparse.Namespace) -> dict:
+    """Measure a model's loss, answer and size in one number format of its weights after another.
+
+    FORMATS are separated by commas: bf16, int2 to int8, float3 to float8, quantile3 to quantile8, hqq2 to hqq8, ternary,
+    nf4, fp4 (each with a block size, as in int3:64), fp8, nvfp4, mxfp4, gguf-q8_0 to gguf-q2_k, bitsandbytes-int8,
+    bitsandbytes-nf4. Formats that an earlier run has measured aren't measured again.
+    """
+    from playground.engine.workbench import Workbench
+
+    values: dict = {"language": options.lang, "answer_tokens": options.answer_tokens, "prompt": options.prompt}
+    values |= {"formats": options.formats} if options.formats else {}
+    values |= {"text": read_text_file(options.text)} if options.text else {}
+    question = parse_question(values)
+    model = {"load": {**flag_values(options, "load", settings.Load), "model": options.model_id}}
+    return follow(Workbench(options.runs).lab(settings.parse(model), question), options.lang)
 
 
 def plan(options: argparse.Namespace) -> dict:
@@ -80,6 +99,14 @@ def fetch(options: argparse.Namespace) -> dict:
             return {"model": options.model, "folder": str(end.value)}
 
 
+def read_text_file(path: Path) -> str:
+    """A file's text. Raises PlaygroundError where it can't be read as UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise problem("error.lab_file", path=path.name, detail=str(error)[:200]) from error
+
+
 def models(options: argparse.Namespace) -> dict:
     """List the catalog: languages, license, the smallest GPU for each model, and which are on this machine already."""
     from playground.catalog.filters import model_facts
@@ -105,4 +132,4 @@ def rows(options: argparse.Namespace) -> dict:
     return result | {"notes": notes}
 
 
-COMMANDS = {"tune": tune, "plan": plan, "rows": rows, "compare": compare, "fetch": fetch, "models": models}
+COMMANDS = {"tune": tune, "plan": plan, "lab": lab, "rows": rows, "compare": compare, "fetch": fetch, "models": models}

@@ -14,6 +14,7 @@ from playground.cli.commands import COMMANDS
 from playground.cli.flags import add_flags, add_settings_flags, flag_name
 from playground.cli.output import print_result
 from playground.i18n import LANGUAGES
+from playground.lab.formats import DEFAULT
 from playground.settings.aliases import OLD_FIELDS
 
 OWN_FLAGS = {"rows": ("--first",)}  # of a command, which other commands had under an earlier name
@@ -119,6 +120,15 @@ def _add_plan_flags(command: argparse.ArgumentParser) -> None:
     add_settings_flags(command)
 
 
+def _add_lab_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model_id", metavar="MODEL", help="a catalog id, a hub id or a folder")
+    command.add_argument("--formats", metavar="FORMATS", help=f"number formats ({','.join(DEFAULT)})")
+    command.add_argument("--text", type=Path, metavar="FILE", help="what loss is measured on (bundled prose)")
+    command.add_argument("--prompt", default="", metavar="TEXT", help="what is asked at each width (bundled)")
+    command.add_argument("--answer-tokens", type=int, default=40, metavar="N", help="at most of an answer (40); 0: none")
+    add_flags(command.add_argument_group("load"), "load", settings.Load, without=("model",))
+
+
 def _add_rows_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("file", metavar="FILE", help="a file, a catalog id or a hub id")
     command.add_argument("--first", type=int, default=5, metavar="N", help="rows in the sample (5)")
@@ -138,10 +148,11 @@ def _add_fetch_flags(command: argparse.ArgumentParser) -> None:
 
 
 # What stands before the flags in the usage of the commands with many.
-POSITIONALS = {"tune": "", "plan": "MODEL ", "rows": "FILE ", "compare": "RUN --prompt PROMPT "}
+POSITIONALS = {"tune": "", "plan": "MODEL ", "lab": "MODEL ", "rows": "FILE ", "compare": "RUN --prompt PROMPT "}
 FLAGS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "tune": _add_tune_flags,
     "plan": _add_plan_flags,
+    "lab": _add_lab_flags,
     "rows": _add_rows_flags,
     "compare": _add_compare_flags,
     "fetch": _add_fetch_flags,
