@@ -48,9 +48,9 @@ def compare(options: argparse.Namespace) -> dict:
 def lab(options: argparse.Namespace) -> dict:
     """Measure a model's loss, answer and size in one number format of its weights after another.
 
-    FORMATS are separated by commas: bf16, int2 to int8, float3 to float8, quantile3 to quantile8, hqq2 to hqq8, ternary,
-    nf4, fp4 (each with a block size, as in int3:64), fp8, nvfp4, mxfp4, gguf-q8_0 to gguf-q2_k, bitsandbytes-int8,
-    bitsandbytes-nf4. Formats that an earlier run has measured aren't measured again.
+    FORMATS are separated by commas: bf16; int, float, quantile and hqq with 2 to 8 bits, ternary, nf4 and fp4, each
+    with a block size if wanted (int3:128); fp8, nvfp4, mxfp4; gguf-q8_0 to gguf-q2_k; bitsandbytes-int8, -nf4 and -fp4.
+    Formats that an earlier run has measured aren't measured again.
     """
     from playground.engine.workbench import Workbench
 

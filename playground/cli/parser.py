@@ -125,7 +125,9 @@ def _add_lab_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--formats", metavar="FORMATS", help=f"number formats ({','.join(DEFAULT)})")
     command.add_argument("--text", type=Path, metavar="FILE", help="what loss is measured on (bundled prose)")
     command.add_argument("--prompt", default="", metavar="TEXT", help="what is asked at each width (bundled)")
-    command.add_argument("--answer-tokens", type=int, default=40, metavar="N", help="at most of an answer (40); 0: none")
+    command.add_argument(
+        "--answer-tokens", type=int, default=40, metavar="N", help="at most of an answer (40); 0: none"
+    )
     add_flags(command.add_argument_group("load"), "load", settings.Load, without=("model",))
 
 

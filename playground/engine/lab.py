@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -107,10 +108,7 @@ def _simulated(
             yield {"kind": "phase", "name": "lab", "format": format.name}
             began = time.monotonic()
             stored, error = yield from run_in_background(
-                lambda on_progress, format=format: layers.set_format(
-                    found, originals, format, context.stop, on_progress
-                ),
-                context.stop,
+                partial(layers.set_format, found, originals, format, context.stop), context.stop
             )
             measured = yield from _measure(context, loaded, format, measurements)
             yield {
@@ -128,8 +126,8 @@ def _with_kernels(
 ) -> Iterator[dict]:
     """Points of formats that the model is loaded in, one load each."""
     for format in formats:
-        quantized = {} if format.bits == 8 else {"quant_type": format.variant, "double_quant": False}
-        loaded = yield from _load(context, slot, replace(load, bits=format.bits, **quantized))
+        of_4_bits = replace(load, quant_type=format.variant, double_quant=False)
+        loaded = yield from _load(context, slot, replace(load if format.bits == 8 else of_4_bits, bits=format.bits))
         yield {"kind": "phase", "name": "lab", "format": format.name}
         began = time.monotonic()
         measured = yield from _measure(context, loaded, format, measurements)
@@ -158,15 +156,20 @@ def _measure(
         measurements.reference = all_losses
     loss = float(all_losses.mean())
     answer = yield from _answer(context, loaded, measurements.question)
-    speed = answer.pop("tokens_per_s", None)
+    speed, has_kernel = answer.pop("tokens_per_s", None), _has_kernel(loaded, format)
     return {
         "format": format.name,
-        "kernel": format.has_kernel,
+        "kernel": has_kernel,
         "loss": round(loss, 5) if math.isfinite(loss) else None,
         **_difference(all_losses, measurements.reference),
         **answer,
-        "tokens_per_s": speed if format.has_kernel else None,
+        "tokens_per_s": speed if has_kernel else None,
     }
+
+
+def _has_kernel(loaded: LoadedModel, format: Format) -> bool:
+    """Whether the model computes in this format, or else its weights only take the format's values."""
+    return format.kind == "bitsandbytes" or (format.kind == UNQUANTIZED and loaded.dtype == torch.bfloat16)
 
 
 def _difference(losses: Tensor, reference: Tensor | None) -> dict[str, float | None]:

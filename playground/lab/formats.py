@@ -1,13 +1,13 @@
 """Number formats of weights by name: what `python -m playground lab MODEL --formats nf4,int3:64` and the page take.
 
-    bf16                                  not quantized: what the others are compared with
-    int4 float4 quantile4 [:block]        2 to 8 bits, one scale of 16 bits a block
-    ternary [:block]                      -1, 0 or 1 times a scale
-    hqq4 [:block]                         4 bits and a zero point, found by half-quadratic quantization
-    nf4 fp4 [:block]                      as bitsandbytes stores them, a float32 scale a block
-    fp8 nvfp4 mxfp4                       formats of today's GPUs
-    gguf-q8_0 … gguf-q2_k gguf-tq1_0      as llama.cpp stores them
-    bitsandbytes-int8 bitsandbytes-nf4 …  not simulated: loaded at that width and computed with its kernels
+bf16                                  not quantized: what the others are compared with
+int4 float4 quantile4 [:block]        2 to 8 bits, one scale of 16 bits a block
+ternary [:block]                      -1, 0 or 1 times a scale
+hqq4 [:block]                         4 bits and a zero point, found by half-quadratic quantization
+nf4 fp4 [:block]                      as bitsandbytes stores them, a float32 scale a block
+fp8 nvfp4 mxfp4                       formats of today's GPUs
+gguf-q8_0 … gguf-q2_k gguf-tq1_0      as llama.cpp stores them
+bitsandbytes-int8 bitsandbytes-nf4 …  not simulated: loaded at that width and computed with its kernels
 """
 
 import re
@@ -44,11 +44,6 @@ class Format:
     bits: int
     block: int = 0
     variant: str = ""
-
-    @property
-    def has_kernel(self) -> bool:
-        """Whether the model is loaded and computed in this format; else its weights take the format's values."""
-        return self.kind in ("bitsandbytes", UNQUANTIZED)
 
 
 def parse_formats(text: str | Iterable[str]) -> list[Format]:

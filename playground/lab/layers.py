@@ -1,5 +1,6 @@
 """The linear layers that a quantizing load would quantize, and their weights in another format for a while."""
 
+import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ def quantizable_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
     """
     head = model.get_output_embeddings()
     left_out = layers_left_unquantized(model.config)
-    found = {
+    found: dict[str, nn.Module] = {
         name: module
         for name, module in model.named_modules()
         if isinstance(module, (nn.Linear, Conv1D)) and module is not head and not name.endswith(left_out or ("\0",))
@@ -39,15 +40,15 @@ def quantizable_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
 
 def read_weight(layer: nn.Module) -> Tensor:
     """A layer's weight as (out, in), without a copy."""
-    weight: Tensor = layer.weight.data  # type: ignore[union-attr, assignment]
+    weight: Tensor = layer.weight.data  # type: ignore[assignment]
     return weight.T if isinstance(layer, Conv1D) else weight
 
 
 def stored_bits(model: PreTrainedModel, layers: dict[str, nn.Module], format: Format) -> float:
     """Bits of the whole model by formula: these layers' weights in the format, all others at 16 bits."""
-    of_layers = [(read_weight(layer).numel(), read_weight(layer).shape) for layer in layers.values()]
-    rest = sum(parameter.numel() for parameter in model.parameters()) - sum(count for count, _ in of_layers)
-    return STORED_BITS * rest + sum(count * bits_per_weight(format, tuple(shape)) for count, shape in of_layers)
+    shapes = [(len(weight), weight.shape[1]) for weight in map(read_weight, layers.values())]
+    rest = sum(parameter.numel() for parameter in model.parameters()) - sum(map(math.prod, shapes))
+    return STORED_BITS * rest + math.fsum(math.prod(shape) * bits_per_weight(format, shape) for shape in shapes)
 
 
 @contextmanager

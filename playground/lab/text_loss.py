@@ -18,7 +18,7 @@ MIN_TOKENS = 64
 
 def windows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> list[list[int]]:
     """The text's tokens in windows. Raises PlaygroundError for a text too short to measure with."""
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]  # type: ignore[assignment]
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     if len(ids) < MIN_TOKENS:
         raise problem("error.lab_text", tokens=len(ids), least=MIN_TOKENS)
     size = min(WINDOW, max_context_length(model.config) or WINDOW)

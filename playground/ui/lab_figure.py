@@ -49,7 +49,10 @@ def figure(translate: Callable, points: Points) -> str:
     scale = _scale(finite.values())
     models = list(dict.fromkeys(model for model, _ in finite))
     drawn = "".join(
-        [_axes(translate, scale), *(_model(translate, scale, model, number, finite) for number, model in enumerate(models))]
+        [
+            _axes(translate, scale),
+            *(_model(translate, scale, model, number, finite) for number, model in enumerate(models)),
+        ]
     )
     label = escape(translate("lab.figure.label", count=len(finite)))
     return (
@@ -69,7 +72,8 @@ def answers_table(translate: Callable, points: Points) -> str:
         rows.append(f'<tr class="group"><th scope=rowgroup colspan=5>{escape(catalog.display_name(model))}</th></tr>')
         of_model = [(format, point) for (measured, format), point in points.items() if measured == model]
         rows += [_row(translate, format, point) for format, point in sorted(of_model, key=_by_size)]
-    return f'<div class="plan wide lab-table"><table><thead><tr>{top}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    body = "".join(rows)
+    return f'<div class="plan wide lab-table"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _by_size(entry: tuple[str, Point]) -> float:
@@ -109,7 +113,9 @@ def _axes(translate: Callable, scale: Scale) -> str:
     for number in range(math.ceil(scale.best / step), math.floor(scale.worst / step) + 1):
         y = scale.y(number * step)
         marks.append(f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        marks.append(f'<text x="{LEFT - 8}" y="{y + 5:.1f}" text-anchor="end">{number * step:.{2 if step < 0.1 else 1}f}</text>')
+        marks.append(
+            f'<text x="{LEFT - 8}" y="{y + 5:.1f}" text-anchor="end">{number * step:.{2 if step < 0.1 else 1}f}</text>'
+        )
     across, up = escape(translate("lab.axis.size")), escape(translate("lab.axis.loss"))
     marks.append(f'<text x="{right}" y="{HEIGHT - 8}" text-anchor="end" class="axis">{across}</text>')
     marks.append(f'<text x="4" y="14" class="axis">{up}</text>')
@@ -170,7 +176,9 @@ def _legend(translate: Callable, models: Sequence[str]) -> str:
         f'<li class="look-{number % LOOKS}"><i></i>{escape(catalog.display_name(model))}</li>'
         for number, model in enumerate(models)
     )
-    kinds = "".join(f'<li class="{look}"><i></i>{escape(translate(f"lab.{look}"))}</li>' for look in ("kernel", "simulated"))
+    kinds = "".join(
+        f'<li class="{look}"><i></i>{escape(translate(f"lab.{look}"))}</li>' for look in ("kernel", "simulated")
+    )
     return f"<ul>{names}{kinds}</ul>"
 
 

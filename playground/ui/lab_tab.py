@@ -20,7 +20,9 @@ from playground.ui.page import QUIET, UNQUEUED, Page, Update, message, message_b
 POLL_SECONDS = 0.5
 # What the list offers; any other name of playground/lab/formats.py can be typed in.
 FORMATS = (
-    *dict.fromkeys((*DEFAULT, "ternary", "fp4", "nvfp4", "mxfp4", "fp8", "float4", "quantile3", "hqq4", "hqq3", "hqq2")),
+    *dict.fromkeys(
+        (*DEFAULT, "ternary", "fp4", "nvfp4", "mxfp4", "fp8", "float4", "quantile3", "hqq4", "hqq3", "hqq2")
+    ),
     *(f"gguf-{variant}" for variant in GGUF),
     *(f"bitsandbytes-{variant}" for variant in KERNELS),
 )

@@ -85,7 +85,9 @@ def test_plain_gguf_types_are_those_of_the_gguf_package(weight, variant):
     assert torch.equal(quantize(weight, parse_format(f"gguf-{variant}")).values, torch.from_numpy(expected))
 
 
-@pytest.mark.parametrize(("variant", "most"), [("q2_k", 0.29), ("q3_k", 0.16), ("q4_k", 0.08), ("q5_k", 0.04), ("q6_k", 0.022)])
+@pytest.mark.parametrize(
+    ("variant", "most"), [("q2_k", 0.29), ("q3_k", 0.16), ("q4_k", 0.08), ("q5_k", 0.04), ("q6_k", 0.022)]
+)
 def test_k_quants_keep_what_their_bits_allow(variant, most):
     torch.manual_seed(1)
     weight = torch.randn(32, 512) * 0.02
