@@ -24,13 +24,14 @@ from playground.engine.model_slot import ModelSlot
 from playground.errors import problem
 from playground.lab import layers
 from playground.lab.formats import UNQUANTIZED, Format
+from playground.lab.quantize import block_problems
 from playground.lab.question import LabQuestion
 from playground.lab.text_loss import token_losses, windows
 from playground.memory.ledger import bytes_by_part
 from playground.model.load import LoadedModel
 from playground.model.tokenizer import model_eos_ids
 from playground.runs.lab_points import find_points
-from playground.settings import Generation, Load, Settings
+from playground.settings import Generation, Load, Settings, raise_all
 
 INTERVAL = 1.96  # standard errors, for 95 %
 
@@ -63,6 +64,8 @@ def lab(
     loaded = yield from _load(context, slot, load)
     if loaded.model.config.is_encoder_decoder:
         raise problem("error.lab_seq2seq", family=loaded.model.config.model_type)
+    widths = [layers.read_weight(layer).shape[1] for layer in layers.quantizable_layers(loaded.model).values()]
+    raise_all(block_problems(formats, widths))
     parts = windows(loaded.model, loaded.tokenizer, question.full_text())
     measurements = Measurements(question, parts)
     began = {"subject": question.subject(), "tokens": sum(len(part) - 1 for part in parts), **asdict(question)}

@@ -33,7 +33,7 @@ def quantizable_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
     }
     if not found:
         raise problem("error.lab_no_linear", family=model.config.model_type)
-    if any(not layer.weight.is_floating_point() for layer in found.values()):
+    if not all(read_weight(layer).is_floating_point() for layer in found.values()):
         raise problem("error.lab_quantized")
     return found
 

@@ -4,6 +4,7 @@ Blocks run along the flattened weight, as in bitsandbytes; a last one may be sho
 those of a kernel that unpacks weights before it multiplies.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from bitsandbytes import functional as bnb
 from torch import Tensor
 from torch.nn import functional
 
-from playground.errors import problem
+from playground.errors import Problem, problem
 from playground.lab import gguf_types, microscaling
 from playground.lab.codebooks import codebook
 from playground.lab.formats import UNQUANTIZED, Format
@@ -30,7 +31,7 @@ class Quantized:
 
 
 def quantize(weight: Tensor, format: Format) -> Quantized:
-    """Quantize a weight of shape (out, in). Raises PlaygroundError where its rows don't fit the format's blocks."""
+    """Quantize a weight of shape (out, in); `block_problems` says whether its rows fit the format's blocks."""
     weight = weight.detach().float()
     if format.kind == UNQUANTIZED:
         return Quantized(weight.bfloat16().float(), 2 * weight.numel())
@@ -43,6 +44,18 @@ def quantize(weight: Tensor, format: Format) -> Quantized:
     if format.kind == "hqq":
         return Quantized(*_in_blocks(weight, format, half_quadratic))
     return Quantized(*_in_blocks(weight, format, _ternary if format.kind == "ternary" else _by_largest))
+
+
+def block_problems(formats: Iterable[Format], columns: Iterable[int]) -> list[Problem]:
+    """Formats whose blocks lie along a row and don't divide one. columns: weights in a row, of each layer."""
+    sizes = {"gguf": gguf_types.SMALLEST_BLOCK, "mxfp4": microscaling.MXFP4_BLOCK, "nvfp4": microscaling.NVFP4_BLOCK}
+    widths = sorted(set(columns))
+    return [
+        Problem("error.lab_rows", {"name": format.name, "columns": width, "block": sizes[format.kind]})
+        for format in formats
+        for width in widths
+        if format.kind in sizes and width % sizes[format.kind]
+    ]
 
 
 def bits_per_weight(format: Format, shape: tuple[int, int]) -> float:
@@ -60,7 +73,7 @@ def bits_per_weight(format: Format, shape: tuple[int, int]) -> float:
         "mxfp4": 4 + 8 / 32,
     }
     if format.kind == "gguf":
-        return gguf_types.bits_per_weight(format.variant)
+        return gguf_types.bits_per_weight(format.variant, columns)
     return formulas.get(format.kind, format.bits + 16 * of_block)
 
 

@@ -176,7 +176,8 @@ def _kept_components(page: Page, tabs: Tabs) -> dict[str, Any]:
     generation = {
         f"chat.generation.{index}": component for index, component in enumerate(tabs.compare.settings.generation)
     }
-    return named | generation | {"question": tabs.compare.question}
+    lab = {f"lab.{index}": component for index, component in enumerate(tabs.lab.inputs())}
+    return named | generation | lab | {"question": tabs.compare.question}
 
 
 def _connect_engine_state(

@@ -11,12 +11,11 @@ from html import escape
 from itertools import pairwise
 
 from playground import catalog
-from playground.i18n import format_bytes
 
 WIDTH, HEIGHT = 760, 420  # of the drawing, in its own units
 LEFT, RIGHT, TOP, BOTTOM = 58, 20, 26, 52  # margins
 LABEL_HEIGHT, LABEL_WIDTH = 17, 8.6  # of a line, and of a character
-MOST_LOSS = 2.0  # nats above the best one: what is worse is drawn at the upper edge, with its number
+MOST_LOSS = 1.0  # nats above the best one: what is worse is drawn at the upper edge, with its number
 LOOKS = 4  # colors of models
 
 Point = Mapping  # a `lab_point` event's fields
@@ -65,13 +64,15 @@ def answers_table(translate: Callable, points: Points) -> str:
     """Every point with its size, loss, speed and answer, the largest first; "" where there is none."""
     if not points:
         return ""
-    head = ["format", "size", "loss", "speed", "answer"]
-    top = "".join(f"<th scope=col>{escape(translate(f'lab.head.{name}'))}</th>" for name in head)
+    with_speed = any(point.get("tokens_per_s") is not None for point in points.values())
+    head = ["format", "size", "loss", *(["speed"] if with_speed else []), "answer"]
+    top = "".join(f'<th scope=col class="{name}">{escape(translate(f"lab.head.{name}"))}</th>' for name in head)
     rows = []
     for model in dict.fromkeys(model for model, _ in points):
-        rows.append(f'<tr class="group"><th scope=rowgroup colspan=5>{escape(catalog.display_name(model))}</th></tr>')
+        name = escape(catalog.display_name(model))
+        rows.append(f'<tr class="group"><th scope=rowgroup colspan={len(head)}>{name}</th></tr>')
         of_model = [(format, point) for (measured, format), point in points.items() if measured == model]
-        rows += [_row(translate, format, point) for format, point in sorted(of_model, key=_by_size)]
+        rows += [_row(translate, format, point, with_speed) for format, point in sorted(of_model, key=_by_size)]
     body = "".join(rows)
     return f'<div class="plan wide lab-table"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
@@ -80,15 +81,15 @@ def _by_size(entry: tuple[str, Point]) -> float:
     return -float(entry[1]["bytes"])
 
 
-def _row(translate: Callable, format: str, point: Point) -> str:
+def _row(translate: Callable, format: str, point: Point, with_speed: bool) -> str:
     more, interval = point.get("more_loss"), point.get("more_loss_interval")
     loss = "∞" if point["loss"] is None else f"{point['loss']:.3f}"
     difference = "" if more is None else f"<small>{more:+.3f} ± {interval:.3f}</small>".replace("-", "−")
     speed = "" if point.get("tokens_per_s") is None else f"{point['tokens_per_s']:.0f}"
     answer = escape(str(point.get("answer", "")).strip())
     cut = f" <small>{escape(translate('lab.cut'))}</small>" if point.get("finish") == "limit" else ""
-    kernel = "" if point["kernel"] else f"<small>{escape(translate('lab.simulated'))}</small>"
-    cells = f"<td>{format_bytes(point['bytes'])}</td><td>{loss}{difference}</td><td>{speed}</td>"
+    kernel = "" if point["kernel"] else f"<small>{escape(translate('lab.simulated.short'))}</small>"
+    cells = f"<td>{_format_size(point['bytes'])}</td><td>{loss}{difference}</td>" + f"<td>{speed}</td>" * with_speed
     return f'<tr><th scope=row>{escape(format)}{kernel}</th>{cells}<td class="answer">{answer}{cut}</td></tr>'
 
 
@@ -117,8 +118,8 @@ def _axes(translate: Callable, scale: Scale) -> str:
             f'<text x="{LEFT - 8}" y="{y + 5:.1f}" text-anchor="end">{number * step:.{2 if step < 0.1 else 1}f}</text>'
         )
     across, up = escape(translate("lab.axis.size")), escape(translate("lab.axis.loss"))
-    marks.append(f'<text x="{right}" y="{HEIGHT - 8}" text-anchor="end" class="axis">{across}</text>')
-    marks.append(f'<text x="4" y="14" class="axis">{up}</text>')
+    marks.append(f'<text x="{right}" y="{HEIGHT - 8}" text-anchor="end" class="title">{across}</text>')
+    marks.append(f'<text x="4" y="14" class="title">{up}</text>')
     return "".join(marks)
 
 
@@ -135,7 +136,7 @@ def _model(translate: Callable, scale: Scale, model: str, number: int, points: P
             lines.append('<line class="join" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>'.format(*ends))
     marks = []
     for format, point in of_model.items():
-        title = f"{catalog.display_name(model)}, {format}: {format_bytes(point['bytes'])}, {point['loss']:.3f}"
+        title = f"{catalog.display_name(model)}, {format}: {_format_size(point['bytes'])}, {point['loss']:.3f}"
         look = "kernel" if point["kernel"] else "simulated"
         x, y = scale.x(point["bytes"]), scale.y(point["loss"])
         marks.append(f'<circle class="{look}" cx="{x:.1f}" cy="{y:.1f}" r="6"><title>{escape(title)}</title></circle>')
@@ -189,6 +190,11 @@ def _sizes_between(smallest: float, largest: float) -> list[float]:
     if len(found) < 4:
         found = sorted({*found, *(1.5 * size for size in powers if smallest <= 1.5 * size <= largest)})
     return found
+
+
+def _format_size(size: float) -> str:
+    """In MiB below 1 GiB, so that the sizes of one model can be compared."""
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
 def _short_size(size: float) -> str:

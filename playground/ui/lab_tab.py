@@ -13,9 +13,10 @@ from playground.lab.formats import DEFAULT, GGUF, KERNELS
 from playground.lab.question import LabQuestion, parse_question
 from playground.runs.lab_points import all_points
 from playground.settings import Settings
-from playground.ui import lab_figure
+from playground.ui import lab_figure, weight_view
 from playground.ui.model_choices import model_choices
 from playground.ui.page import QUIET, UNQUEUED, Page, Update, message, message_box
+from playground.ui.weight_view import WeightView
 
 POLL_SECONDS = 0.5
 # What the list offers; any other name of playground/lab/formats.py can be typed in.
@@ -40,6 +41,7 @@ class LabTab:
     message: gr.HTML
     figure: gr.HTML
     table: gr.HTML
+    weight: WeightView
 
     def inputs(self) -> list:
         """What a question is made from."""
@@ -76,10 +78,12 @@ def build(page: Page) -> LabTab:
             box = message_box()
             with gr.Accordion(word("lab.text_and_prompt"), open=False):
                 prompt = gr.Textbox(label=word("lab.prompt"), value=LabQuestion(language=page.lang).full_prompt())
-                text = gr.Textbox(label=word("lab.text"), info=word("lab.text.info"), lines=4, max_lines=12)
+                text = gr.Textbox(label=word("lab.text"), value="", info=word("lab.text.info"), lines=4, max_lines=12)
         with gr.Column(scale=7, min_width=320, elem_classes="result"):
             figure = gr.HTML(elem_classes="counted")
-    return LabTab(models, formats, prompt, text, start, box, figure, gr.HTML(elem_classes="counted"))
+    table = gr.HTML(elem_classes="counted")
+    gr.Markdown(f"## {word('weight.title')}\n{word('weight.lead')}", elem_classes="lead")
+    return LabTab(models, formats, prompt, text, start, box, figure, table, weight_view.build(page))
 
 
 def connect(page: Page, tab: LabTab, app: gr.Blocks, header: gr.Tab) -> None:
@@ -87,12 +91,10 @@ def connect(page: Page, tab: LabTab, app: gr.Blocks, header: gr.Tab) -> None:
     shown = [tab.message, tab.start, tab.figure, tab.table]
     form = page.inputs()
 
-    def start(models: list, formats: list, prompt: str, text: str, *values: Any) -> Iterator[list]:
+    def start(models: list, formats: list, prompt: str | None, text: str | None, *values: Any) -> Iterator[list]:
         try:
             base = page.settings(values)
-            question = parse_question(
-                {"formats": ",".join(map(str, formats)), "text": text, "prompt": prompt, "language": page.lang}
-            )
+            question = parse_question({"formats": ",".join(map(str, formats or [])), **_subject(page, prompt, text)})
             page.lab.start(_settings_of(page, base, models), question)
         except PlaygroundError as error:
             yield [page.error_message(error), gr.skip(), gr.skip(), gr.skip()]
@@ -122,6 +124,7 @@ def connect(page: Page, tab: LabTab, app: gr.Blocks, header: gr.Tab) -> None:
 
     tab.start.click(start, [*tab.inputs(), *form], shown, **QUIET)
     header.select(follow_again, tab.inputs(), shown, **QUIET)
+    weight_view.connect(page, tab.weight, tab.models, header)
     gr.on([tab.models.change, tab.prompt.submit, tab.text.submit], draw, tab.inputs(), shown[2:], **UNQUEUED)
 
 
@@ -134,10 +137,16 @@ def _settings_of(page: Page, base: Settings, models: list) -> list[Settings]:
     return [page.parse_fields(names, [values[group][name] for group, name in names]) for values in groups]
 
 
-def _points(page: Page, models: list, formats: list, prompt: str, text: str) -> dict[tuple[str, str], dict]:
+def _subject(page: Page, prompt: str | None, text: str | None) -> dict[str, Any]:
+    """What all points of the figure share; an empty field means the bundled text or prompt."""
+    return {"text": text or "", "prompt": prompt or "", "language": page.lang}
+
+
+def _points(
+    page: Page, models: list, formats: list, prompt: str | None, text: str | None
+) -> dict[tuple[str, str], dict]:
     """What is known of these models with this text and prompt, in the order of the models."""
-    question = LabQuestion(text=text or "", prompt=prompt or "", language=page.lang)
-    known = all_points(page.root, question.subject())
+    known = all_points(page.root, LabQuestion(**_subject(page, prompt, text)).subject())
     return {key: known[key] for model in models or [] for key in known if key[0] == model}
 
 

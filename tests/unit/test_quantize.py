@@ -9,7 +9,7 @@ from playground.errors import PlaygroundError
 from playground.lab.codebooks import codebook
 from playground.lab.formats import BITS, BLOCKS, GGUF, parse_format, parse_formats
 from playground.lab.k_quants import PACKERS
-from playground.lab.quantize import bits_per_weight, quantize
+from playground.lab.quantize import bits_per_weight, block_problems, quantize
 
 ALL = [
     "bf16",
@@ -138,8 +138,16 @@ def test_names_that_are_no_formats_are_all_named():
         parse_formats(" , ")
 
 
-@pytest.mark.parametrize("name", ["gguf-q4_k", "nvfp4", "mxfp4", "gguf-q8_0"])
-def test_rows_that_are_no_whole_blocks_are_refused(name):
-    with pytest.raises(PlaygroundError) as caught:
-        quantize(torch.randn(4, 40), parse_format(name))
-    assert caught.value.problems[0].values["columns"] == 40
+def test_rows_that_are_no_whole_blocks_are_named():
+    formats = parse_formats("int4:4096,gguf-q4_k,nvfp4,mxfp4")
+    found = [(problem.values["name"], problem.values["columns"]) for problem in block_problems(formats, [48, 256, 40])]
+    assert found == [("gguf-q4_k", 40), ("gguf-q4_k", 48), ("nvfp4", 40), ("mxfp4", 40), ("mxfp4", 48)]
+
+
+@pytest.mark.parametrize(("variant", "instead"), [("q4_k", "q5_0"), ("q6_k", "q8_0"), ("q2_k", "q4_0")])
+def test_rows_that_no_super_block_divides_get_another_type_as_in_llama_cpp(variant, instead):
+    torch.manual_seed(3)
+    weight, format = torch.randn(4, 96), parse_format(f"gguf-{variant}")
+    other = parse_format(f"gguf-{instead}")
+    assert torch.equal(quantize(weight, format).values, quantize(weight, other).values)
+    assert bits_per_weight(format, (4, 96)) == bits_per_weight(other, (4, 96))
