@@ -7,9 +7,10 @@ from pathlib import Path
 from playground import catalog, runs, settings
 from playground.cli.flags import flag_values, flags_by_group, settings_of
 from playground.cli.output import follow, print_event
-from playground.errors import problem
+from playground.errors import PlaygroundError, problem
 from playground.i18n import translate
 from playground.lab.question import parse_question
+from playground.runs import recordings
 
 
 def tune(options: argparse.Namespace) -> dict:
@@ -60,6 +61,29 @@ def lab(options: argparse.Namespace) -> dict:
     question = parse_question(values)
     model = {"load": {**flag_values(options, "load", settings.Load), "model": options.model_id}}
     return follow(Workbench(options.runs).lab(settings.parse(model), question), options.lang)
+
+
+def race(options: argparse.Namespace) -> dict:
+    """Fine-tune at several bit widths of the frozen weights, with the same rows, seed and prompts, one after another.
+
+    With neither --preset nor --settings: the default demo. A width that doesn't fit is told and left out.
+    """
+    from dataclasses import asdict, replace
+
+    from playground.engine.workbench import Workbench
+    from playground.runs.race import lanes
+
+    chosen, workbench = settings_of(options), Workbench(options.runs)
+    failed: dict[str, str] = {}
+    for bits in options.widths:
+        try:
+            at_width = replace(chosen, load=replace(chosen.load, bits=bits))
+            follow(workbench.tune(settings.parse(at_width.to_dict())), options.lang)
+        except PlaygroundError as error:
+            failed[str(bits)] = error.text(options.lang)
+            print(failed[str(bits)], file=sys.stderr)
+    found = lanes(options.runs, chosen, options.widths)
+    return {"lanes": [asdict(lane) for lane in found.values()], "failed": failed}
 
 
 def plan(options: argparse.Namespace) -> dict:
@@ -116,6 +140,21 @@ def models(options: argparse.Namespace) -> dict:
     return {"models": list(facts)}
 
 
+def record(options: argparse.Namespace) -> dict:
+    """Write a run into one file that can be shown on another machine, without its paths, model or GPU."""
+    text = recordings.record(list(runs.find(options.runs, options.run).events()))
+    try:
+        options.file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise problem("error.recording_file", path=options.file.name, detail=str(error)[:200]) from error
+    return {"run": options.run, "file": str(options.file), "bytes": len(text.encode())}
+
+
+def replay(options: argparse.Namespace) -> dict:
+    """Put a recording among the runs, so that the page shows it, marked as recorded."""
+    return {"run": recordings.replay(options.file, options.runs).id}
+
+
 def rows(options: argparse.Namespace) -> dict:
     """Read rows and show what is taught of them, what is left out and why.
 
@@ -132,4 +171,6 @@ def rows(options: argparse.Namespace) -> dict:
     return result | {"notes": notes}
 
 
-COMMANDS = {"tune": tune, "plan": plan, "lab": lab, "rows": rows, "compare": compare, "fetch": fetch, "models": models}
+COMMANDS = {
+    command.__name__: command for command in (tune, plan, lab, race, rows, compare, record, replay, fetch, models)
+}

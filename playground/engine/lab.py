@@ -68,7 +68,8 @@ def lab(
     raise_all(block_problems(formats, widths))
     parts = windows(loaded.model, loaded.tokenizer, question.full_text())
     measurements = Measurements(question, parts)
-    began = {"subject": question.subject(), "tokens": sum(len(part) - 1 for part in parts), **asdict(question)}
+    asked = {name: value for name, value in asdict(question).items() if name != "text"}  # which may be private
+    began = {"subject": question.subject(), "tokens": sum(len(part) - 1 for part in parts), **asked}
     yield {"kind": "lab_started", **began, "dtype": str(loaded.dtype).removeprefix("torch.")}
     known = find_points(root, load.model, question.subject(), context.run.id)
     missing = [format for format in formats if format.name not in known or format.kind == UNQUANTIZED]

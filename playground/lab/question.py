@@ -6,7 +6,7 @@ Imports no torch: the page and the command line make the question, and the engin
 import hashlib
 from dataclasses import dataclass
 
-from playground import ASSETS
+from playground import ASSETS, catalog
 from playground.errors import PlaygroundError, Problem
 from playground.i18n import LANGUAGES
 from playground.lab.formats import DEFAULT, UNQUANTIZED, Format, parse_formats
@@ -39,7 +39,7 @@ class LabQuestion:
 
     def full_prompt(self) -> str:
         """The prompt that is answered."""
-        return self.prompt.strip() or PROMPTS[self.language]
+        return self.prompt.strip() or catalog.prompts()["lab"]["prompts"][self.language][0]
 
     def subject(self) -> str:
         """What points must share to be compared: a digest of text and prompt."""
@@ -50,9 +50,6 @@ class LabQuestion:
 def _order(format: Format) -> tuple[bool, bool]:
     """The unquantized format first, as the others are compared with it; last those that need a load of their own."""
     return format.kind != UNQUANTIZED, format.kind == "bitsandbytes"
-
-
-PROMPTS = {"en": "Why does the moon change its shape?", "ja": "月の形が変わって見えるのはなぜですか？"}
 
 
 def parse_question(values: dict) -> LabQuestion:

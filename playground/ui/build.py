@@ -36,7 +36,7 @@ from playground.ui import (
     start_tab,
     status_strip,
 )
-from playground.ui.lab_queue import LabQueue
+from playground.ui.job_queue import JobQueue
 from playground.ui.live_view import HEAD, STATIC, live_view
 from playground.ui.opening import OpeningPicture
 from playground.ui.page import UNQUEUED, Page, job_message
@@ -59,13 +59,13 @@ def build_app(root: Path, lang: str = "en", private: bool = False) -> gr.Blocks:
     empty_trash(root)
     engine = Engine(root)
     engine.start()
-    planner, story, lab = Planner(root), Story(engine), LabQueue(engine)
+    planner, story, queue = Planner(root), Story(engine), JobQueue(engine)
     other = next(code for code in LANGUAGES if code != lang)
     gr.set_static_paths(STATIC)
     with gr.Blocks(title=translate(lang, "app.title"), analytics_enabled=False, fill_width=True) as app:
-        _build_page(app, Page(lang, root, engine, planner, story, lab, _preset(f"demo-{lang}"), private), f"/{other}")
+        _build_page(app, Page(lang, root, engine, planner, story, queue, _preset(f"demo-{lang}"), private), f"/{other}")
     with app.route(translate(lang, "app.other"), f"/{other}"):
-        _build_page(app, Page(other, root, engine, planner, story, lab, _preset(f"demo-{other}"), private), "/")
+        _build_page(app, Page(other, root, engine, planner, story, queue, _preset(f"demo-{other}"), private), "/")
     app.engine = engine
     app.queue(default_concurrency_limit=None, max_size=64)
     return app
@@ -117,7 +117,7 @@ def _build_page(app: gr.Blocks, page: Page, other_path: str) -> None:
     data_listeners.connect(page, tabs.data, headers["data"])
     fine_tune_tab.connect(page, tabs.fine_tune, app, tabs.tabs, headers["tune"], view, strip.view)
     compare_tab.connect(page, tabs.compare, tabs.tabs, headers["chat"], view)
-    lab_tab.connect(page, tabs.lab, app, headers["lab"])
+    lab_tab.connect(page, tabs.lab, headers["lab"], view)
     runs_changed = runs_tab.connect(page, tabs.runs, view)
     status_strip.connect(page, strip)
     tabs.preset.input(lambda name: page.values(_preset(name)), tabs.preset, page.inputs(), **UNQUEUED)

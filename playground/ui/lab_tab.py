@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -13,9 +14,10 @@ from playground.lab.formats import DEFAULT, GGUF, KERNELS
 from playground.lab.question import LabQuestion, parse_question
 from playground.runs.lab_points import all_points
 from playground.settings import Settings
-from playground.ui import lab_figure, weight_view
+from playground.ui import lab_figure, race_view, weight_view
 from playground.ui.model_choices import model_choices
 from playground.ui.page import QUIET, UNQUEUED, Page, Update, message, message_box
+from playground.ui.race_view import RaceView
 from playground.ui.weight_view import WeightView
 
 POLL_SECONDS = 0.5
@@ -42,6 +44,7 @@ class LabTab:
     figure: gr.HTML
     table: gr.HTML
     weight: WeightView
+    race: RaceView
 
     def inputs(self) -> list:
         """What a question is made from."""
@@ -82,11 +85,14 @@ def build(page: Page) -> LabTab:
         with gr.Column(scale=7, min_width=320, elem_classes="result"):
             figure = gr.HTML(elem_classes="counted")
     table = gr.HTML(elem_classes="counted")
-    gr.Markdown(f"## {word('weight.title')}\n{word('weight.lead')}", elem_classes="lead")
-    return LabTab(models, formats, prompt, text, start, box, figure, table, weight_view.build(page))
+    with gr.Accordion(word("weight.title"), open=False):
+        weight = weight_view.build(page)
+    with gr.Accordion(word("race.title"), open=False):
+        race = race_view.build(page)
+    return LabTab(models, formats, prompt, text, start, box, figure, table, weight, race)
 
 
-def connect(page: Page, tab: LabTab, app: gr.Blocks, header: gr.Tab) -> None:
+def connect(page: Page, tab: LabTab, header: gr.Tab, live_view: gr.HTML) -> None:
     """Attach the tab's listeners, once all fields of the page exist."""
     shown = [tab.message, tab.start, tab.figure, tab.table]
     form = page.inputs()
@@ -95,7 +101,8 @@ def connect(page: Page, tab: LabTab, app: gr.Blocks, header: gr.Tab) -> None:
         try:
             base = page.settings(values)
             question = parse_question({"formats": ",".join(map(str, formats or [])), **_subject(page, prompt, text)})
-            page.lab.start(_settings_of(page, base, models), question)
+            jobs = [partial(page.engine.lab, settings, question) for settings in _settings_of(page, base, models)]
+            page.queue.start("lab", jobs)
         except PlaygroundError as error:
             yield [page.error_message(error), gr.skip(), gr.skip(), gr.skip()]
             return
@@ -104,27 +111,32 @@ def connect(page: Page, tab: LabTab, app: gr.Blocks, header: gr.Tab) -> None:
     def follow(*asked: Any) -> Iterator[list]:
         """Show points as they are measured, until the lab has ended."""
         before: object = None
-        while page.lab.running:
+        while page.queue.running and page.queue.kind == "lab":
             points = _points(page, *asked)
             if points != before:
                 before = points
                 yield [message(), gr.update(interactive=False), *_drawn(page, points)]
             time.sleep(POLL_SECONDS)
-        error = page.lab.error
-        yield [page.error_message(error) if error else message(), gr.update(interactive=True), *draw(*asked)]
+        error = page.queue.error if page.queue.kind == "lab" else None
+        yield [
+            page.error_message(error) if error else message(),
+            gr.update(interactive=not page.queue.running),
+            *draw(*asked),
+        ]
 
     def draw(*asked: Any) -> list[Update]:
         return _drawn(page, _points(page, *asked))
 
     def follow_again(*asked: Any) -> Iterator[list]:
         """When the tab is opened: what is known, and what is being measured."""
-        yield [message(), gr.update(interactive=not page.lab.running), *draw(*asked)]
-        if page.lab.running:
+        yield [message(), gr.update(interactive=not page.queue.running), *draw(*asked)]
+        if page.queue.running:
             yield from follow(*asked)
 
     tab.start.click(start, [*tab.inputs(), *form], shown, **QUIET)
     header.select(follow_again, tab.inputs(), shown, **QUIET)
     weight_view.connect(page, tab.weight, tab.models, header)
+    race_view.connect(page, tab.race, header, live_view)
     gr.on([tab.models.change, tab.prompt.submit, tab.text.submit], draw, tab.inputs(), shown[2:], **UNQUEUED)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 
 from playground.errors import as_playground_error
+from playground.i18n import table
 from playground.lab.formats import BITS, BLOCKS, DEFAULT_BLOCK, WITH_BITS
 from playground.ui.page import LATEST_ONLY, Page, Update, message, message_box
 from playground.ui.weight_figure import lora_figure, weight_figure
@@ -36,10 +37,11 @@ class WeightView:
 def build(page: Page) -> WeightView:
     """The components."""
     word = page.translate
+    gr.Markdown(word("weight.lead"), elem_classes="lead")
     with gr.Row(elem_classes="split"):
         with gr.Column(scale=4, min_width=320):
             layer = gr.Dropdown(label=word("weight.layer"), choices=[], allow_custom_value=True)
-            kind = gr.Dropdown(label=word("weight.kind"), choices=page.choices("weight.kind", KINDS), value="int")
+            kind = gr.Dropdown(label=word("weight.kind"), choices=_kind_choices(page), value="int")
             bits = gr.Slider(minimum=BITS[0], maximum=BITS[-1], step=1, value=4, label=word("weight.bits"))
             block = gr.Dropdown(label=word("weight.size"), choices=list(BLOCKS), value=DEFAULT_BLOCK)
             rank = gr.Slider(minimum=1, maximum=256, step=1, value=page.start.lora.r, label=word("weight.rank"))
@@ -68,6 +70,12 @@ def connect(page: Page, view: WeightView, models: gr.Dropdown, header: gr.Tab) -
     inputs: list[Any] = [models, *view.inputs()]
     header.select(draw, inputs, outputs, **LATEST_ONLY)
     gr.on([component.change for component in inputs], draw, inputs, outputs, **LATEST_ONLY)
+
+
+def _kind_choices(page: Page) -> list[tuple[str, str]]:
+    """The kinds with their labels; those named like a product stand for themselves."""
+    words = table(page.lang)
+    return [(words.get(f"weight.kind.{kind}", kind), kind) for kind in KINDS]
 
 
 def format_name(kind: str, bits: int, block: int) -> str:
