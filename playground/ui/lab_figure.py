@@ -15,6 +15,7 @@ from playground import catalog
 WIDTH, HEIGHT = 760, 420  # of the drawing, in its own units
 LEFT, RIGHT, TOP, BOTTOM = 58, 20, 26, 52  # margins
 LABEL_HEIGHT, LABEL_WIDTH = 17, 8.6  # of a line, and of a character
+TITLE_WIDTH = 300.0  # of the vertical axis
 MOST_LOSS = 1.0  # nats above the best one: what is worse is drawn at the upper edge, with its number
 LOOKS = 4  # colors of models
 
@@ -145,7 +146,8 @@ def _model(translate: Callable, scale: Scale, model: str, number: int, points: P
 
 def _labels(scale: Scale, models: Sequence[str], points: Points) -> str:
     """The formats' names beside their points, where there is room for them."""
-    taken = [(scale.x(p["bytes"]) - 7, scale.y(p["loss"]) - 7, 14.0, 14.0) for p in points.values()]
+    taken = [(0.0, 0.0, TITLE_WIDTH, 18.0)]
+    taken += [(scale.x(p["bytes"]) - 7, scale.y(p["loss"]) - 7, 14.0, 14.0) for p in points.values()]
     texts = []
     for (model, format), point in points.items():
         outside = point["loss"] > scale.worst

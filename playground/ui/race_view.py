@@ -35,9 +35,7 @@ def build(page: Page) -> RaceView:
     word = page.translate
     gr.Markdown(word("race.lead"), elem_classes="lead")
     with gr.Row(elem_classes="actions"):
-        widths = gr.CheckboxGroup(
-            list(reversed(BIT_WIDTHS)), value=list(BIT_WIDTHS), label=word("race.widths"), scale=3
-        )
+        widths = gr.CheckboxGroup(list(BIT_WIDTHS), value=list(BIT_WIDTHS), label=word("race.widths"), scale=3)
         start = gr.Button(word("race.go"), variant="primary", elem_id="race-start", scale=1)
     return RaceView(widths, start, message_box(), gr.HTML(elem_classes="counted"))
 
