@@ -19,7 +19,6 @@ from playground import runs
 from playground.errors import PlaygroundError, problem
 from playground.job import Job
 from playground.jsonl_process import Connection, Message
-from playground.lab.question import LabQuestion
 from playground.settings import Generation, Settings
 
 COMMAND = (sys.executable, "-m", "playground.engine.process")
@@ -148,9 +147,9 @@ class Engine:
         arguments = {"adapter": adapter, "sides": sides, "generation": asdict(generation)}
         return self._submit(Job("chat"), "chat", settings=settings.to_dict(), **arguments)
 
-    def lab(self, settings: Settings, question: LabQuestion) -> Job:
-        """Measure a model in one number format after another."""
-        return self._submit(Job("lab"), "lab", settings=settings.to_dict(), question=asdict(question))
+    def lab(self, settings: Settings, question: dict[str, Any]) -> Job:
+        """Measure a model in one number format after another. question: the fields of a LabQuestion."""
+        return self._submit(Job("lab"), "lab", settings=settings.to_dict(), question=question)
 
     def stop(self, do: str | None = None) -> bool:
         """Ask the job under way to stop, if it is of the kind `do` (None: of any); return whether it was asked.

@@ -14,7 +14,7 @@ from playground.lab.quantize import bits_per_weight, block_problems, quantize
 from playground.model.source import local_folder
 from playground.settings import raise_all
 
-MAX_WEIGHTS = 2**20  # of a layer, from its first rows: so that a slider is answered at once
+MAX_WEIGHTS = 2**18  # of a layer, from its first rows: so that a slider is answered at once
 BINS = 81  # of the histograms; odd, so that 0 is in the middle of one
 SHOWN = 32  # weights of a block
 OUTLIER = 4.0  # standard deviations

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -101,7 +101,9 @@ def connect(page: Page, tab: LabTab, header: gr.Tab, live_view: gr.HTML) -> None
         try:
             base = page.settings(values)
             question = parse_question({"formats": ",".join(map(str, formats or [])), **_subject(page, prompt, text)})
-            jobs = [partial(page.engine.lab, settings, question) for settings in _settings_of(page, base, models)]
+            jobs = [
+                partial(page.engine.lab, settings, asdict(question)) for settings in _settings_of(page, base, models)
+            ]
             page.queue.start("lab", jobs)
         except PlaygroundError as error:
             yield [page.error_message(error), gr.skip(), gr.skip(), gr.skip()]

@@ -52,7 +52,7 @@ def draw(points: dict[str, list[dict]]) -> str:
     svg = html[html.index("<svg") : html.index("</svg>")]
     svg = svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
     names = "".join(
-        f'<text class="name look-{number}" x="420" y="{44 + 20 * number}">{display_name(model)}</text>'
+        f'<text class="name look-{number}" x="420" y="{130 + 20 * number}">{display_name(model)}</text>'
         for number, model in enumerate(points)
     )
     return svg.replace(">", f">{STYLE}", 1) + names + "</svg>\n"

@@ -77,4 +77,4 @@ def test_a_large_layer_is_read_in_part(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     save_file({"model.layers.0.q.weight": torch.randn(3000, 1024)}, tmp_path / "model.safetensors")
     picture = weight_picture(str(tmp_path), "", "int4")
-    assert picture["shape"] == [3000, 1024] and picture["weights"] == 1024 * 1024
+    assert picture["shape"] == [3000, 1024] and picture["weights"] == 256 * 1024
