@@ -39,7 +39,7 @@ function drawStatus() {
   const status = outcome ? `outcome.${outcome}` : !phase ? "outcome.begun" : working || phase === "idle" ? `phase.${phase}` : "outcome.interrupted";
   put(part(".run-title"), say("title", { job: jobName(about.job), model: about.name ?? load.model, bits: load.bits }));
   put(part(".hardware"), hardware.name ? say(hardware.simulated ? "where_card" : "where", { name: hardware.name, capacity: formatBytes(hardware.capacity) }) : "");
-  const recorded = state.run === RECORDING;
+  const recorded = state.run === RECORDING || Boolean(about.recorded);
   put(part(".recorded"), recorded ? say("recorded", { date: about.recorded ?? "" }) : ""), show(part(".recorded"), recorded);
   put(part(".phase"), sayEither(status, "phase.other"));
   part(".phase").dataset.state = outcome;

@@ -2,12 +2,15 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 from playground import catalog, runs, settings
 from playground.cli.flags import flag_values, flags_by_group, settings_of
 from playground.cli.output import follow, print_event
-from playground.errors import problem
+from playground.errors import PlaygroundError, problem
 from playground.i18n import translate
+from playground.lab.question import parse_question
+from playground.runs import recordings
 
 
 def tune(options: argparse.Namespace) -> dict:
@@ -41,6 +44,46 @@ def compare(options: argparse.Namespace) -> dict:
     events = workbench.chat(run.settings(), run.id, {"base": turn, "tuned": turn}, generation)
     result = follow(events, options.lang, keep)
     return {"prompt": options.prompt, "base": answer.get("base", ""), "tuned": answer.get("tuned", ""), **result}
+
+
+def lab(options: argparse.Namespace) -> dict:
+    """Measure a model's loss, answer and size in one number format of its weights after another.
+
+    FORMATS are separated by commas: bf16; int, float, quantile and hqq with 2 to 8 bits, ternary, nf4 and fp4, each
+    with a block size if wanted (int3:128); fp8, nvfp4, mxfp4; gguf-q8_0 to gguf-q2_k; bitsandbytes-int8, -nf4 and -fp4.
+    Formats that an earlier run has measured aren't measured again.
+    """
+    from playground.engine.workbench import Workbench
+
+    values: dict = {"language": options.lang, "answer_tokens": options.answer_tokens, "prompt": options.prompt}
+    values |= {"formats": options.formats} if options.formats else {}
+    values |= {"text": read_text_file(options.text)} if options.text else {}
+    question = parse_question(values)
+    model = {"load": {**flag_values(options, "load", settings.Load), "model": options.model_id}}
+    return follow(Workbench(options.runs).lab(settings.parse(model), question), options.lang)
+
+
+def race(options: argparse.Namespace) -> dict:
+    """Fine-tune at several bit widths of the frozen weights, with the same rows, seed and prompts, one after another.
+
+    With neither --preset nor --settings: the default demo. A width that doesn't fit is told and left out.
+    """
+    from dataclasses import asdict, replace
+
+    from playground.engine.workbench import Workbench
+    from playground.runs.race import lanes
+
+    chosen, workbench = settings_of(options), Workbench(options.runs)
+    failed: dict[str, str] = {}
+    for bits in options.widths:
+        try:
+            at_width = replace(chosen, load=replace(chosen.load, bits=bits))
+            follow(workbench.tune(settings.parse(at_width.to_dict())), options.lang)
+        except PlaygroundError as error:
+            failed[str(bits)] = error.text(options.lang)
+            print(failed[str(bits)], file=sys.stderr)
+    found = lanes(options.runs, chosen, options.widths)
+    return {"lanes": [asdict(lane) for lane in found.values()], "failed": failed}
 
 
 def plan(options: argparse.Namespace) -> dict:
@@ -80,6 +123,14 @@ def fetch(options: argparse.Namespace) -> dict:
             return {"model": options.model, "folder": str(end.value)}
 
 
+def read_text_file(path: Path) -> str:
+    """A file's text. Raises PlaygroundError where it can't be read as UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise problem("error.lab_file", path=path.name, detail=str(error)[:200]) from error
+
+
 def models(options: argparse.Namespace) -> dict:
     """List the catalog: languages, license, the smallest GPU for each model, and which are on this machine already."""
     from playground.catalog.filters import model_facts
@@ -87,6 +138,21 @@ def models(options: argparse.Namespace) -> dict:
 
     facts = (model_facts(model, options.lang) | {"here": local_folder(model) is not None} for model in catalog.models())
     return {"models": list(facts)}
+
+
+def record(options: argparse.Namespace) -> dict:
+    """Write a run into one file that can be shown on another machine, without its paths, model or GPU."""
+    text = recordings.record(list(runs.find(options.runs, options.run).events()))
+    try:
+        options.file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise problem("error.recording_file", path=options.file.name, detail=str(error)[:200]) from error
+    return {"run": options.run, "file": str(options.file), "bytes": len(text.encode())}
+
+
+def replay(options: argparse.Namespace) -> dict:
+    """Put a recording among the runs, so that the page shows it, marked as recorded."""
+    return {"run": recordings.replay(options.file, options.runs).id}
 
 
 def rows(options: argparse.Namespace) -> dict:
@@ -105,4 +171,6 @@ def rows(options: argparse.Namespace) -> dict:
     return result | {"notes": notes}
 
 
-COMMANDS = {"tune": tune, "plan": plan, "rows": rows, "compare": compare, "fetch": fetch, "models": models}
+COMMANDS = {
+    command.__name__: command for command in (tune, plan, lab, race, rows, compare, record, replay, fetch, models)
+}

@@ -51,6 +51,9 @@ def print_event(event: dict, lang: str) -> None:
         memory = next(memory for memory in ("device_used", "rss", "allocated") if memory in sizes)
         values = {"size_bytes": sizes[memory], "capacity_bytes": event.get("capacity")}
         line = translate(lang, f"cli.{kind}", job=event["phase"], memory=memory, **values)
+    elif kind == "lab_point":
+        loss = "–" if event["loss"] is None else f"{event['loss']:.3f}"
+        line = translate(lang, "cli.lab_point", **{**event, "loss": loss, "size_bytes": event["bytes"]})
     elif kind == "note":
         line = translate(lang, event["key"], **event["values"])
     else:

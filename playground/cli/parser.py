@@ -14,6 +14,7 @@ from playground.cli.commands import COMMANDS
 from playground.cli.flags import add_flags, add_settings_flags, flag_name
 from playground.cli.output import print_result
 from playground.i18n import LANGUAGES
+from playground.lab.formats import DEFAULT
 from playground.settings.aliases import OLD_FIELDS
 
 OWN_FLAGS = {"rows": ("--first",)}  # of a command, which other commands had under an earlier name
@@ -119,6 +120,25 @@ def _add_plan_flags(command: argparse.ArgumentParser) -> None:
     add_settings_flags(command)
 
 
+def _add_lab_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model_id", metavar="MODEL", help="a catalog id, a hub id or a folder")
+    command.add_argument("--formats", metavar="FORMATS", help=f"number formats ({','.join(DEFAULT)})")
+    command.add_argument("--text", type=Path, metavar="FILE", help="what loss is measured on (bundled prose)")
+    command.add_argument("--prompt", default="", metavar="TEXT", help="what is asked at each width (bundled)")
+    command.add_argument(
+        "--answer-tokens", type=int, default=40, metavar="N", help="at most of an answer (40); 0: none"
+    )
+    add_flags(command.add_argument_group("load"), "load", settings.Load, without=("model",))
+
+
+def _add_race_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--settings", metavar="FILE", help="a run's settings.json, or a part of one")
+    command.add_argument("--preset", choices=list(catalog.presets()), help="named settings (demo-en)")
+    widths = settings.BIT_WIDTHS
+    command.add_argument("--widths", type=int, nargs="+", choices=widths, default=list(widths), help="bit widths")
+    add_settings_flags(command)
+
+
 def _add_rows_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("file", metavar="FILE", help="a file, a catalog id or a hub id")
     command.add_argument("--first", type=int, default=5, metavar="N", help="rows in the sample (5)")
@@ -132,18 +152,36 @@ def _add_compare_flags(command: argparse.ArgumentParser) -> None:
     add_flags(command.add_argument_group("generation"), "generation", settings.Generation)
 
 
+def _add_record_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument("run", metavar="RUN", help="id of the run")
+    command.add_argument("file", type=Path, metavar="FILE", help="where the recording is written")
+
+
+def _add_replay_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument("file", type=Path, metavar="FILE", help="a recording")
+
+
 def _add_fetch_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("model", metavar="MODEL", help="a catalog id or a hub id")
     command.add_argument("--accept-terms", action="store_true", help="the model's terms were read and are accepted")
 
 
 # What stands before the flags in the usage of the commands with many.
-POSITIONALS = {"tune": "", "plan": "MODEL ", "rows": "FILE ", "compare": "RUN --prompt PROMPT "}
+POSITIONALS = {
+    **dict.fromkeys(("tune", "race"), ""),
+    **dict.fromkeys(("plan", "lab"), "MODEL "),
+    "rows": "FILE ",
+    "compare": "RUN --prompt PROMPT ",
+}
 FLAGS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "tune": _add_tune_flags,
     "plan": _add_plan_flags,
+    "lab": _add_lab_flags,
+    "race": _add_race_flags,
     "rows": _add_rows_flags,
     "compare": _add_compare_flags,
+    "record": _add_record_flags,
+    "replay": _add_replay_flags,
     "fetch": _add_fetch_flags,
     "models": lambda command: None,
 }

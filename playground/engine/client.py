@@ -147,6 +147,10 @@ class Engine:
         arguments = {"adapter": adapter, "sides": sides, "generation": asdict(generation)}
         return self._submit(Job("chat"), "chat", settings=settings.to_dict(), **arguments)
 
+    def lab(self, settings: Settings, question: dict[str, Any]) -> Job:
+        """Measure a model in one number format after another. question: the fields of a LabQuestion."""
+        return self._submit(Job("lab"), "lab", settings=settings.to_dict(), question=question)
+
     def stop(self, do: str | None = None) -> bool:
         """Ask the job under way to stop, if it is of the kind `do` (None: of any); return whether it was asked.
 

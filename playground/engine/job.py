@@ -64,9 +64,9 @@ def run_job(
 ) -> Generator[dict, None, bool]:
     """Yield the events of a job as they are recorded in its run; return whether it came to its end.
 
-    kind: "load", "tune" or "chat". work: yields the job's events and returns its result. The first event is `opened`
-    {"run"}, the last one `done`, also of a job that was stopped. Raises PlaygroundError for one that failed, after
-    recording an `error` event, with a ledger where memory ran out.
+    kind: "load", "tune", "chat" or "lab". work: yields the job's events and returns its result. The first event is
+    `opened` {"run"}, the last one `done`, also of a job that was stopped. Raises PlaygroundError for one that failed,
+    after recording an `error` event, with a ledger where memory ran out.
     """
     run, began = context.run, time.time()
     context.team.report_on_sigterm(lambda: _record_lost_process(run, kind))

@@ -1,7 +1,8 @@
 """The engine's own process: runs one job after another over a Workbench and sends its events. Started by client.py.
 
 Requests, in the JSON lines of jsonl_process.py: "load" and "tune" {"settings"}, "resume" {"run_id"}, "chat"
-{"settings", "adapter", "sides", "generation"}, "unload". The result of each is the memory at its end (meter.py).
+{"settings", "adapter", "sides", "generation"}, "lab" {"settings", "question"}, "unload". The result of each is the
+memory at its end (meter.py).
 Settings are validated here, at the edge of the process. The process is ready once its libraries are imported:
 {"ready": {"cuda": whether torch can use it, "pid"}}.
 """
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from playground.jsonl_process import Emit, Server
+from playground.lab.question import parse_question
 from playground.settings import parse, parse_generation
 
 if TYPE_CHECKING:
@@ -51,6 +53,8 @@ def start_job(workbench: "Workbench", do: str, arguments: dict) -> Iterator[dict
     if do == "chat":
         generation = parse_generation(arguments["generation"])
         return workbench.chat(settings, arguments["adapter"], arguments["sides"], generation)
+    if do == "lab":
+        return workbench.lab(settings, parse_question(arguments["question"]))
     return {"load": workbench.load, "tune": workbench.tune}[do](settings)
 
 

@@ -1,4 +1,4 @@
-"""The workbench: the model, the open run, and the jobs `load`, `tune` and `chat` on them.
+"""The workbench: the model, the open run, and the jobs `load`, `tune`, `chat` and `lab` on them.
 
 The worker process (process.py) and the command line (__main__.py) run the same jobs. Each job is a generator of events;
 its last one is `done`, with the job's result.
@@ -10,11 +10,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 from playground import runs
-from playground.engine import chat, load, tune
+from playground.engine import chat, lab, load, tune
 from playground.engine.job import JobContext, JobResult, run_job
 from playground.engine.load import auto_bits_note, resolve_bits
 from playground.engine.model_slot import ModelSlot
 from playground.errors import problem
+from playground.lab.question import LabQuestion
 from playground.memory import card_limit, ledger, meter
 from playground.memory.peaks import PeakTracker
 from playground.memory.release import release_memory
@@ -99,6 +100,14 @@ class Workbench:
             return (yield from chat.chat(context, self._slot, settings, tuned_run, sides, generation))
 
         return self._job("chat", settings, work, joins_open_run=True)
+
+    def lab(self, settings: Settings, question: LabQuestion) -> Iterator[dict]:
+        """Measure a model in one number format after another; the result has the fields of LabResult."""
+
+        def work(context: JobContext, settings: Settings) -> Generator[dict, None, JobResult]:
+            return lab.lab(context, self._slot, settings, question, self.root)
+
+        return self._job("lab", settings, work)
 
     def free(self) -> None:
         """Drop the model and release its memory."""

@@ -1,7 +1,8 @@
 """The planning process: predicts memory and looks at rows while the engine is free for a run. Started by client.py.
 
-Requests, in the JSON lines of jsonl_process.py: a function of forecast.py, picture.py, rows.py or tune_summary.py, or
-`suggest_changes` of oom_suggestions.py, with its arguments. Settings are validated here, at the edge of the process.
+Requests, in the JSON lines of jsonl_process.py: a function of forecast.py, picture.py, rows.py or tune_summary.py,
+`suggest_changes` of oom_suggestions.py, or `weight_picture` of weight.py, with its arguments. Settings are validated
+here, at the edge of the process.
 Questions about rows and `largest_models` send their progress as events {"kind": "progress", "done", "total", "unit"}.
 """
 
@@ -40,6 +41,10 @@ def answer(do: str, arguments: dict, emit: Emit) -> Any:
 
         progress = {"on_progress": _throttled(emit)} if do == "largest_models" else {}
         return getattr(forecast, do)(**arguments, **progress)
+    if do == "weight_picture":
+        from playground.planning import weight
+
+        return weight.weight_picture(**arguments)
     if do in OF_PICTURE:
         from playground.planning import picture
 

@@ -28,6 +28,7 @@ from playground.ui import (
     fine_tune_tab,
     header,
     kept_state,
+    lab_tab,
     load_tab,
     plan_listeners,
     plan_tab,
@@ -35,6 +36,7 @@ from playground.ui import (
     start_tab,
     status_strip,
 )
+from playground.ui.job_queue import JobQueue
 from playground.ui.live_view import HEAD, STATIC, live_view
 from playground.ui.opening import OpeningPicture
 from playground.ui.page import UNQUEUED, Page, job_message
@@ -42,10 +44,10 @@ from playground.ui.separate_events import separate_events
 from playground.ui.story import Story
 from playground.ui.theme import theme
 
-STYLES = ("style.css", "figures.css", "plan_tab.css", "tokens.css", "data.css", "compare.css")
+STYLES = ("style.css", "figures.css", "plan_tab.css", "tokens.css", "data.css", "compare.css", "lab.css")
 # Gradio's row of links to all pages; hidden before the stylesheets are here, or everything would move up then.
 NO_NAVIGATION = "<style>.nav-holder { display: none !important; }</style>"
-TABS = ("start", "plan", "load", "data", "tune", "chat", "runs")  # in their order; "start" is what opens
+TABS = ("start", "plan", "load", "data", "tune", "chat", "lab", "runs")  # in their order; "start" is what opens
 
 
 def build_app(root: Path, lang: str = "en", private: bool = False) -> gr.Blocks:
@@ -57,13 +59,13 @@ def build_app(root: Path, lang: str = "en", private: bool = False) -> gr.Blocks:
     empty_trash(root)
     engine = Engine(root)
     engine.start()
-    planner, story = Planner(root), Story(engine)
+    planner, story, queue = Planner(root), Story(engine), JobQueue(engine)
     other = next(code for code in LANGUAGES if code != lang)
     gr.set_static_paths(STATIC)
     with gr.Blocks(title=translate(lang, "app.title"), analytics_enabled=False, fill_width=True) as app:
-        _build_page(app, Page(lang, root, engine, planner, story, _preset(f"demo-{lang}"), private), f"/{other}")
+        _build_page(app, Page(lang, root, engine, planner, story, queue, _preset(f"demo-{lang}"), private), f"/{other}")
     with app.route(translate(lang, "app.other"), f"/{other}"):
-        _build_page(app, Page(other, root, engine, planner, story, _preset(f"demo-{other}"), private), "/")
+        _build_page(app, Page(other, root, engine, planner, story, queue, _preset(f"demo-{other}"), private), "/")
     app.engine = engine
     app.queue(default_concurrency_limit=None, max_size=64)
     return app
@@ -95,6 +97,7 @@ class Tabs:
     data: data_tab.DataTab
     fine_tune: fine_tune_tab.FineTuneTab
     compare: compare_tab.CompareTab
+    lab: lab_tab.LabTab
     runs: runs_tab.RunsTab
 
 
@@ -114,6 +117,7 @@ def _build_page(app: gr.Blocks, page: Page, other_path: str) -> None:
     data_listeners.connect(page, tabs.data, headers["data"])
     fine_tune_tab.connect(page, tabs.fine_tune, app, tabs.tabs, headers["tune"], view, strip.view)
     compare_tab.connect(page, tabs.compare, tabs.tabs, headers["chat"], view)
+    lab_tab.connect(page, tabs.lab, headers["lab"], view)
     runs_changed = runs_tab.connect(page, tabs.runs, view)
     status_strip.connect(page, strip)
     tabs.preset.input(lambda name: page.values(_preset(name)), tabs.preset, page.inputs(), **UNQUEUED)
@@ -148,9 +152,11 @@ def _build_tabs(page: Page) -> Tabs:
             fine_tune = fine_tune_tab.build(page)
         with tab("chat"):
             compare = compare_tab.build(page)
+        with tab("lab"):
+            lab = lab_tab.build(page)
         with tab("runs"):
             runs = runs_tab.build(page)
-    return Tabs(tabs, headers, start, plan, preset, load, data, fine_tune, compare, runs)
+    return Tabs(tabs, headers, start, plan, preset, load, data, fine_tune, compare, lab, runs)
 
 
 def _build_preset(page: Page) -> gr.Dropdown:
@@ -170,7 +176,8 @@ def _kept_components(page: Page, tabs: Tabs) -> dict[str, Any]:
     generation = {
         f"chat.generation.{index}": component for index, component in enumerate(tabs.compare.settings.generation)
     }
-    return named | generation | {"question": tabs.compare.question}
+    lab = {f"lab.{index}": component for index, component in enumerate(tabs.lab.inputs())}
+    return named | generation | lab | {"question": tabs.compare.question}
 
 
 def _connect_engine_state(

@@ -18,6 +18,7 @@ from playground.job import Job
 from playground.planning.client import Planner, this_machine
 from playground.settings import Settings, parse, raise_all
 from playground.ui.access import forbidden_sources
+from playground.ui.job_queue import JobQueue
 from playground.ui.story import Story
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}  # for listeners that only redraw
@@ -45,11 +46,12 @@ class Page:
         engine: Engine,
         planner: Planner,
         story: Story,
+        queue: JobQueue,
         start: Settings,
         private: bool = False,
     ) -> None:
         self.lang, self.root, self.engine, self.planner, self.start = lang, root, engine, planner, start
-        self.story, self.private = story, private
+        self.story, self.queue, self.private = story, queue, private
         self.fields: dict[FieldName, Any] = {}  # components; Gradio adds their events at run time
 
     def translate(self, key: str, **values: Any) -> str:

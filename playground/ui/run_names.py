@@ -7,6 +7,8 @@ from playground.data.source import short_name
 from playground.i18n import translate
 from playground.runs import RunSummary
 
+OTHER_JOBS = ("load", "chat", "lab")  # than fine-tunes
+
 
 def adapter_name(lang: str, run: RunSummary) -> str:
     """A fine-tune in one line: its display name, and facts named, else held-out loss."""
@@ -34,9 +36,7 @@ def short_display_name(run: RunSummary, lang: str) -> str:
     parts = [catalog.display_name(run.model), translate(lang, "runs.bits", bits=run.bits)]
     if run.job == "tune":
         return " · ".join([*parts, data_name(run.data, lang)])
-    return " · ".join(
-        [translate(lang, f"chart.job.{run.job}" if run.job in ("load", "chat") else "chart.job.other"), *parts]
-    )
+    return " · ".join([translate(lang, f"chart.job.{run.job}" if run.job in OTHER_JOBS else "chart.job.other"), *parts])
 
 
 def data_name(source: str, lang: str) -> str:

@@ -1,10 +1,9 @@
 """axe-core finds nothing serious or critical on any tab, light and dark; a keyboard reaches the demo."""
 
 import pytest
-from actions import open_tab
+from actions import TABS, open_tab
 from axe_playwright_python.sync_playwright import Axe
 
-TABS = ("start", "plan", "load", "data", "tune", "chat", "runs")
 BAD = ("serious", "critical")
 
 

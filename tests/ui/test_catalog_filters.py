@@ -42,7 +42,7 @@ def offered(page, lang: str = "en") -> list[str]:
 
 def named(models: list[str]) -> list[str]:
     """What the dropdown shows for these models, in its order."""
-    page = Page("en", Path("runs"), None, None, None, Settings())
+    page = Page("en", Path("runs"), None, None, None, None, Settings())
     return [label for label, _ in model_choices(page, models)]
 
 

@@ -3,13 +3,12 @@
 from dataclasses import fields
 
 import pytest
-from actions import LONG, choose, expect_counts, fill, notices, open_page, open_tab, press, unfold
+from actions import LONG, TABS, choose, expect_counts, fill, notices, open_page, open_tab, press, unfold
 from playwright.sync_api import expect
 
 from playground.i18n import LANGUAGES, translate
 from playground.settings import Data, Lora, Train
 
-TABS = ("start", "plan", "load", "data", "tune", "chat", "runs")
 OVERFLOWING = """() => [...document.querySelectorAll('.form > .block')]
     .filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.innerText)"""
 

@@ -3,6 +3,7 @@
 import pytest
 from actions import (
     LONG,
+    TABS,
     choose_toy,
     open_page,
     open_tab,
@@ -91,7 +92,7 @@ def test_no_text_is_small_while_presenting(browser, app, lang):
     page.goto(f"{app.url}{'' if lang == 'en' else '/ja'}?present=1")
     expect(page.locator(".plot .ytick, .plot .y2tick").first).to_be_visible(timeout=LONG)
     small = {}
-    for tab in ("start", "plan", "load", "data", "tune", "chat", "runs"):
+    for tab in TABS:
         open_tab(page, f"tab.{tab}", lang)
         page.wait_for_timeout(1_500)
         if found := page.evaluate(SMALL_TEXTS):

@@ -103,7 +103,7 @@ def test_paths_in_the_engines_working_directory_are_forbidden(machine, name):
 
 @pytest.mark.parametrize("private", [True, False])
 def test_a_public_page_reports_forbidden_paths_with_all_other_problems(machine, private):
-    page = Page("en", machine, None, None, None, Settings(), private)
+    page = Page("en", machine, None, None, None, None, Settings(), private)
     fields = [("load", "model"), ("load", "bits"), ("data", "source")]
     with pytest.raises(PlaygroundError) as raised:
         page.parse_fields(fields, [str(machine), 3, str(machine / "secret.json")])
@@ -116,7 +116,7 @@ def test_a_public_page_reports_forbidden_paths_with_all_other_problems(machine, 
 def test_a_public_page_refuses_a_forbidden_path_among_valid_settings(machine, field):
     path = f"  {machine / 'secret.json'} "  # settings strip spaces
     with pytest.raises(PlaygroundError) as raised:
-        Page("en", machine, None, None, None, Settings()).parse_fields([field], [path])
+        Page("en", machine, None, None, None, None, Settings()).parse_fields([field], [path])
     assert [problem.key for problem in raised.value.problems] == ["problem.not_here"]
-    settings = Page("en", machine, None, None, None, Settings(), private=True).parse_fields([field], [path])
+    settings = Page("en", machine, None, None, None, None, Settings(), private=True).parse_fields([field], [path])
     assert getattr(getattr(settings, field[0]), field[1]) == path.strip()

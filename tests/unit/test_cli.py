@@ -115,7 +115,7 @@ def test_comparing_needs_a_run_with_an_adapter(capsys, tmp_path, chosen):
     "arguments",
     [
         [],
-        ["dance"],
+        ["unheard-of"],
         ["tune", "--r", "many"],
         ["tune", "--preset", "none"],
         ["compare", "x"],
@@ -196,7 +196,7 @@ def test_old_flags_take_values_after_an_equals_sign_and_can_be_negated(capsys, t
         (["compare", "x", "--prompt", "?", "--temprature", "1"], "--temperature instead of --temprature?"),
         (["tunes"], "did you mean tune?"),
         (["fecth", "gpt2"], "did you mean fetch?"),
-        (["dance"], "there are tune, plan, rows, compare, fetch, models"),
+        (["unheard-of"], "there are tune, plan, lab, race, rows, compare, record, replay, fetch, models"),
     ],
 )
 def test_an_unknown_flag_or_command_suggests_the_nearest(capsys, arguments, suggestion):

@@ -14,7 +14,7 @@ DIRECTION = [
     {"engine", "planning"},  # the two processes
     {"predict", "eval"},
     {"train", "chat"},
-    {"data"},
+    {"data", "lab"},
     {"model"},
     {"engine.client", "planning.client"},  # their clients in the page's process
     {"memory"},

@@ -9,7 +9,7 @@ from playground.ui.page import Page
 
 
 def page(lang: str = "en") -> Page:
-    return Page(lang, Path("runs"), None, None, None, Settings())
+    return Page(lang, Path("runs"), None, None, None, None, Settings())
 
 
 def test_models_come_in_groups_and_each_series_grows():

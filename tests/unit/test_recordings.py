@@ -1,23 +1,26 @@
-"""The recorded runs that ship with the program, and the tool that makes them."""
+"""Recordings: those that ship with the program, how one is made of a run, and how one becomes a run again."""
 
 import json
 import re
 
 import pytest
-import record_run
+from toys import keys
 
 from playground import catalog, runs
+from playground.errors import PlaygroundError
 from playground.i18n import LANGUAGES
+from playground.runs import recordings
 from playground.settings import Settings
 
-RECORDINGS = sorted(record_run.FOLDER.glob("*.jsonl"))
+MAX_SHIPPED = 150_000  # bytes
+RECORDINGS = sorted(recordings.FOLDER.glob("*.jsonl"))
 
 
 @pytest.mark.parametrize("file", RECORDINGS, ids=lambda file: file.stem)
 def test_shipped_recording_is_a_whole_run_without_anything_private(file):
     text = file.read_text(encoding="utf-8")
     events = [json.loads(line) for line in text.splitlines()]
-    assert file.stat().st_size <= record_run.MAX_BYTES and not record_run.ABSOLUTE_PATH.search(text)
+    assert file.stat().st_size <= MAX_SHIPPED and not recordings.ABSOLUTE_PATH.search(text)
     first, last = events[0], events[-1]
     assert first["kind"] == "run_started" and re.fullmatch(r"20\d\d-\d\d-\d\d", first["recorded"])
     assert first["hardware"]["name"] and first["hardware"]["capacity"] > 0 and first["versions"]["torch"]
@@ -49,7 +52,7 @@ def events(tmp_path) -> list[dict]:
 
 
 def test_recording_has_fewer_memory_events_and_no_ids(events):
-    recorded = [json.loads(line) for line in record_run.record(events).splitlines()]
+    recorded = [json.loads(line) for line in recordings.record(events).splitlines()]
     assert sum(event["kind"] == "memory" for event in recorded) <= 400
     assert max(event["rss"] for event in recorded if event["kind"] == "memory") == 999
     assert recorded[-1]["result"] == {"stopped": False, "steps": 3} and "began" not in recorded[0]
@@ -58,16 +61,74 @@ def test_recording_has_fewer_memory_events_and_no_ids(events):
 @pytest.mark.parametrize("path", ["/home/someone/model", "read from /tmp/x/y.jsonl", "C:\\Users\\someone", "~/models"])
 def test_path_of_the_machine_is_refused(events, path):
     events.insert(1, {"t": 0.0, "kind": "note", "key": "note.x", "values": {"detail": path}})
-    with pytest.raises(ValueError, match="path"):
-        record_run.record(events)
+    with pytest.raises(PlaygroundError) as caught:
+        recordings.record(events)
+    assert keys(caught) == ["error.record_path"]
 
 
 @pytest.mark.parametrize("text", ["tokens/s", "https://example.org/a/b", "指示/入力", "and/or", "<b>x</b>"])
 def test_slash_in_a_text_is_no_path(events, text):
     events.insert(1, {"t": 0.0, "kind": "sample", "text": text})
-    assert text in record_run.record(events)
+    assert text in recordings.record(events)
 
 
 def test_unfinished_run_is_refused(events):
-    with pytest.raises(ValueError, match="completed"):
-        record_run.record(events[:-1])
+    with pytest.raises(PlaygroundError) as caught:
+        recordings.record(events[:-1])
+    assert keys(caught) == ["error.record_open"]
+
+
+def test_a_recording_becomes_a_run_that_says_it_is_one(events, tmp_path):
+    events[0]["settings"]["load"]["model"] = "/home/someone/models/toy"
+    file = tmp_path / "toy.jsonl"
+    file.write_text(recordings.record(events), encoding="utf-8")
+    run = recordings.replay(file, tmp_path / "elsewhere")
+    [summary] = runs.history(tmp_path / "elsewhere")
+    assert (summary.id, summary.state, summary.model) == (run.id, "done", "toy")
+    first, *rest = run.events()
+    assert re.fullmatch(r"20\d\d-\d\d-\d\d", first["recorded"]) and first["hardware"]["name"] == "a processor"
+    assert len(rest) == len(recordings.record(events).splitlines()) - 1
+    again = recordings.record(list(run.events()))
+    assert json.loads(again.splitlines()[0])["recorded"] == first["recorded"]  # a copy keeps the first date
+
+
+def _cut(lines):
+    return lines[:-1]
+
+
+def _torn(lines):
+    return [*lines[:-1], lines[-1][: len(lines[-1]) // 2]]
+
+
+def _without_date(lines):
+    return [lines[0].replace('"recorded"', '"recorder"'), *lines[1:]]
+
+
+def _of_a_later_version(lines):
+    return [lines[0].replace('"schema":2', '"schema":99'), *lines[1:]]
+
+
+def _out_of_order(lines):
+    return [lines[0], lines[-1], *lines[1:]]
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        (_cut, "error.recording_short"),
+        (_torn, "error.recording_line"),
+        (_without_date, "error.recording_none"),
+        (_of_a_later_version, "error.recording_schema"),
+        (_out_of_order, "error.recording_line"),
+        (lambda lines: [], "error.recording_none"),
+        (lambda lines: ["[1, 2]"], "error.recording_line"),
+    ],
+)
+def test_a_file_that_is_no_recording_is_refused_and_leaves_no_run(events, tmp_path, change, key):
+    for number, event in enumerate(events):
+        event["t"] = float(number)
+    file = tmp_path / "bad.jsonl"
+    file.write_text("\n".join(change(recordings.record(events).splitlines())), encoding="utf-8")
+    with pytest.raises(PlaygroundError) as caught:
+        recordings.replay(file, tmp_path / "runs")
+    assert keys(caught) == [key] and runs.history(tmp_path / "runs") == []

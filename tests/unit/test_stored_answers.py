@@ -25,7 +25,7 @@ def stored(do: str) -> dict | list:
 
 @pytest.mark.parametrize("lang", ["en", "ja"])
 def test_plan_tab_opens_with_a_drawn_plan_before_anything_was_asked(tmp_path, lang):
-    page = Page(lang, tmp_path, None, Planner(tmp_path, NO_PROCESS), None, Settings())
+    page = Page(lang, tmp_path, None, Planner(tmp_path, NO_PROCESS), None, None, Settings())
     with gr.Blocks():
         tab = plan_tab.build(page)
     inputs = plan_tab.parse_inputs(page, tab, [component.value for component in tab.inputs])

@@ -1,0 +1,39 @@
+"""Half-quadratic quantization (Badri and Shaji 2023, https://mobiusml.github.io/hqq_blog/): a zero point a block that
+suits most of its weights, found in closed form, step by step, without data.
+"""
+
+import torch
+from torch import Tensor
+
+from playground.lab.formats import Format
+
+NORM = 0.7  # of the error's l_p norm: below 1, so that outliers count less
+STRENGTH, GROWTH = 10.0, 1.01  # of the penalty that ties the error's estimate to the error
+STEPS = 20
+
+
+def half_quadratic(blocks: Tensor, format: Format) -> tuple[Tensor, int]:
+    """The values of blocks (n, size) as (code - zero) / scale, and the bytes of scales and zero points at 16 bits.
+
+    Steps alternate: estimate the sparse part of the error by shrinking it, then move the zero point to the mean of what
+    is left. A step that doesn't lessen the mean error ends the search.
+    """
+    largest = 2**format.bits - 1
+    low, high = blocks.amin(1, keepdim=True), blocks.amax(1, keepdim=True)
+    scale = (largest / (high - low).clamp(min=1e-8)).clamp(max=2e4)
+    zero = -low * scale
+    best_error, best_zero, strength = torch.inf, zero, STRENGTH
+    for _ in range(STEPS):
+        codes = (blocks * scale + zero).round().clamp(0, largest)
+        error = blocks - (codes - zero) / scale
+        mean_error = float(error.abs().mean())
+        if mean_error >= best_error:
+            break
+        best_error, best_zero = mean_error, zero
+        sparse = error.sign() * (error.abs() - error.abs().clamp(min=1e-8).pow(NORM - 1) / strength).clamp(min=0)
+        zero = (codes - (blocks - sparse) * scale).mean(1, keepdim=True)
+        strength *= GROWTH
+    # As stored, at 16 bits, the scale as its inverse, which is what is multiplied with.
+    step, stored_zero = (1 / scale).half().float(), best_zero.half().float()
+    codes = (blocks / step.clamp(min=torch.finfo(torch.half).tiny) + stored_zero).round().clamp(0, largest)
+    return (codes - stored_zero) * step, 4 * len(blocks)

@@ -1,0 +1,107 @@
+"""What a number format makes of a weight: a real layer's values before and after, and one block of them on its grid."""
+
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from playground.errors import problem
+from playground.lab.codebooks import codebook
+from playground.lab.formats import Format, parse_format
+from playground.lab.quantize import bits_per_weight, block_problems, quantize
+from playground.model.source import local_folder
+from playground.settings import raise_all
+
+MAX_WEIGHTS = 2**18  # of a layer, from its first rows: so that a slider is answered at once
+BINS = 81  # of the histograms; odd, so that 0 is in the middle of one
+SHOWN = 32  # weights of a block
+OUTLIER = 4.0  # standard deviations
+NOT_LAYERS = ("embed", "wte", "wpe", "lm_head", "embed_out", "norm", "shared")  # parts of names
+
+
+def weight_picture(model: str, layer: str, format: str) -> dict:
+    """A layer of a model on this machine in a number format. layer: a name among the answer's "layers", or "".
+
+    Returns {"layers", "layer", "shape" (out, in), "weights" (how many were read), "bits" (a weight), "edge" (the
+    histograms reach from -edge to edge), "before" and "after" (counts), "block" {"before", "after", "grid"}, "error"
+    {"largest", "mean", "rms", "relative"}, "outliers" {"share", "of_error"}}. Raises PlaygroundError.
+    """
+    parsed = parse_format(format)
+    folder = local_folder(model)
+    if folder is None:
+        raise problem("error.lab_not_here", model=model)
+    names = layer_names(folder)
+    if not names:
+        raise problem("error.lab_no_linear", family=folder.name)
+    name = layer if layer in names else names[0]
+    weight, shape = read_rows(folder, name)
+    raise_all(block_problems([parsed], [weight.shape[1]]))
+    after = quantize(weight, parsed).values
+    error = after - weight
+    edge = float(weight.abs().max().clamp(min=1e-12))
+    far = weight.abs() > OUTLIER * weight.std()
+    return {
+        "layers": names,
+        "layer": name,
+        "shape": list(shape),
+        "weights": weight.numel(),
+        "bits": round(bits_per_weight(parsed, (weight.shape[0], weight.shape[1])), 3),
+        "edge": edge,
+        "before": torch.histc(weight, BINS, -edge, edge).int().tolist(),
+        "after": torch.histc(after.clamp(-edge, edge), BINS, -edge, edge).int().tolist(),
+        "block": _block(weight.flatten(), after.flatten(), parsed),
+        "error": {
+            "largest": float(error.abs().max()),
+            "mean": float(error.abs().mean()),
+            "rms": float(error.square().mean().sqrt()),
+            "relative": float(error.norm() / weight.norm().clamp(min=1e-12)),
+        },
+        "outliers": {
+            "share": float(far.float().mean()),
+            "of_error": float(error[far].square().sum() / error.square().sum().clamp(min=1e-30)),
+        },
+    }
+
+
+@lru_cache(maxsize=8)
+def layer_names(folder: Path) -> list[str]:
+    """The names of the matrices that a quantizing load would quantize, in the order of the layers."""
+    names = []
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as tensors:
+            for name in tensors.keys():
+                is_layer = name.endswith(".weight") and not any(part in name for part in NOT_LAYERS)
+                if is_layer and len(tensors.get_slice(name).get_shape()) == 2:
+                    names.append(name)
+    return sorted(names, key=_natural_order)
+
+
+@lru_cache(maxsize=4)
+def read_rows(folder: Path, name: str) -> tuple[Tensor, tuple[int, int]]:
+    """The first rows of a matrix, at most MAX_WEIGHTS weights, float32; and the whole matrix's shape."""
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as tensors:
+            if name in tensors.keys():
+                part = tensors.get_slice(name)
+                rows, columns = part.get_shape()
+                return part[: max(1, MAX_WEIGHTS // columns)].float(), (rows, columns)
+    raise problem("error.lab_not_here", model=folder.name)
+
+
+def _natural_order(name: str) -> list[tuple[int, str]]:
+    """Numbers within a name by their value."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]
+
+
+def _block(before: Tensor, after: Tensor, format: Format) -> dict[str, list[float]]:
+    """The first weights of the first block, what they become, and the values that there are for them."""
+    size = format.block or SHOWN
+    grid = after[: min(size, SHOWN)].unique()
+    if format.kind in ("int", "float", "quantile"):
+        grid = codebook(format.kind, format.bits) * before[:size].abs().max()
+    elif format.kind == "ternary":
+        grid = torch.tensor([-1.0, 0.0, 1.0]) * before[:size].abs().mean()
+    shown = min(size, SHOWN)
+    return {"before": before[:shown].tolist(), "after": after[:shown].tolist(), "grid": grid.tolist()}

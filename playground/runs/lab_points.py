@@ -1,0 +1,48 @@
+"""Points that the bit-width lab has measured, read from its runs. Imports no torch."""
+
+from functools import lru_cache
+from pathlib import Path
+
+from playground.runs import store
+
+
+def find_points(root: Path, model: str, subject: str, without: str = "") -> dict[str, dict]:
+    """The newest point of each format of a model with this text and prompt (LabQuestion.subject), by format.
+
+    without: the id of a run that is left out.
+    """
+    return {
+        format: point
+        for (measured_model, format), point in all_points(root, subject, without).items()
+        if measured_model == model
+    }
+
+
+def all_points(root: Path, subject: str, without: str = "") -> dict[tuple[str, str], dict]:
+    """The newest point of each model and format with this text and prompt: its fields, and the "run" it is from."""
+    found: dict[tuple[str, str], dict] = {}
+    for summary in store.history(root):
+        if summary.job != "lab" or summary.id == without:
+            continue
+        stat = (root / summary.id / "events.jsonl").stat()
+        of_run = _read(root / summary.id, stat.st_mtime_ns, stat.st_size)
+        for point in of_run if _subject_of(of_run) == subject else ():
+            found.setdefault((summary.model, point["format"]), point)
+    return found
+
+
+def _subject_of(points: tuple[dict, ...]) -> str | None:
+    return points[0]["subject"] if points else None
+
+
+@lru_cache(maxsize=256)
+def _read(folder: Path, modified: int, size: int) -> tuple[dict, ...]:
+    """A run's points, the last of each format. `modified` and `size` tell one state of its file from another."""
+    subject, points = "", dict[str, dict]()
+    for event in store.Run(folder).events():
+        if event["kind"] == "lab_started":
+            subject = str(event.get("subject", ""))
+        elif event["kind"] == "lab_point" and isinstance(event.get("format"), str):
+            fields = {name: value for name, value in event.items() if name not in ("kind", "t")}
+            points[event["format"]] = {"run": folder.name, **fields, "subject": subject}
+    return tuple(points.values())

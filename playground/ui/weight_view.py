@@ -1,0 +1,84 @@
+"""The part of the Bit widths tab on one layer: what its weights become in a format, and LoRA's matrices to scale."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from playground.errors import as_playground_error
+from playground.i18n import table
+from playground.lab.formats import BITS, BLOCKS, DEFAULT_BLOCK, WITH_BITS
+from playground.ui.page import LATEST_ONLY, Page, Update, message, message_box
+from playground.ui.weight_figure import lora_figure, weight_figure
+
+KINDS = (*WITH_BITS, "ternary", "nf4", "fp4", "nvfp4", "mxfp4", "fp8")
+FIRST_LAYER = ""
+
+
+@dataclass(frozen=True)
+class WeightView:
+    """Its components."""
+
+    layer: gr.Dropdown
+    kind: gr.Dropdown
+    bits: gr.Slider
+    block: gr.Dropdown
+    rank: gr.Slider
+    message: gr.HTML
+    weight: gr.HTML
+    lora: gr.HTML
+
+    def inputs(self) -> list:
+        """What the pictures are drawn for."""
+        return [self.layer, self.kind, self.bits, self.block, self.rank]
+
+
+def build(page: Page) -> WeightView:
+    """The components."""
+    word = page.translate
+    gr.Markdown(word("weight.lead"), elem_classes="lead")
+    with gr.Row(elem_classes="split"):
+        with gr.Column(scale=4, min_width=320):
+            layer = gr.Dropdown(label=word("weight.layer"), choices=[], allow_custom_value=True)
+            kind = gr.Dropdown(label=word("weight.kind"), choices=_kind_choices(page), value="int")
+            bits = gr.Slider(minimum=BITS[0], maximum=BITS[-1], step=1, value=4, label=word("weight.bits"))
+            block = gr.Dropdown(label=word("weight.size"), choices=list(BLOCKS), value=DEFAULT_BLOCK)
+            rank = gr.Slider(minimum=1, maximum=256, step=1, value=page.start.lora.r, label=word("weight.rank"))
+            box = message_box()
+        with gr.Column(scale=7, min_width=320):
+            weight = gr.HTML(elem_classes="counted")
+            lora = gr.HTML(elem_classes="counted")
+    return WeightView(layer, kind, bits, block, rank, box, weight, lora)
+
+
+def connect(page: Page, view: WeightView, models: gr.Dropdown, header: gr.Tab) -> None:
+    """Draw when the tab is opened, and again with every change. models: the first of them is the one that is shown."""
+    outputs = [view.message, view.layer, view.weight, view.lora]
+
+    def draw(models: list | None, layer: str | None, kind: str, bits: int, block: int, rank: int) -> Sequence[Update]:
+        try:
+            model = str((models or [page.start.load.model])[0])
+            name = format_name(kind, int(bits), int(block))
+            picture = page.planner.ask("weight_picture", model=model, layer=layer or FIRST_LAYER, format=name)
+        except Exception as error:
+            return message(as_playground_error(error).text(page.lang), bad=True), gr.skip(), gr.skip(), gr.skip()
+        choices = gr.update(choices=picture["layers"], value=picture["layer"])
+        figures = weight_figure(page.translate, picture), lora_figure(page.translate, picture["shape"], int(rank))
+        return message(), choices, *figures
+
+    inputs: list[Any] = [models, *view.inputs()]
+    header.select(draw, inputs, outputs, **LATEST_ONLY)
+    gr.on([component.change for component in inputs], draw, inputs, outputs, **LATEST_ONLY)
+
+
+def _kind_choices(page: Page) -> list[tuple[str, str]]:
+    """The kinds with their labels; those named like a product stand for themselves."""
+    words = table(page.lang)
+    return [(words.get(f"weight.kind.{kind}", kind), kind) for kind in KINDS]
+
+
+def format_name(kind: str, bits: int, block: int) -> str:
+    """The format's name from the three fields; those that a kind doesn't have are left out."""
+    name = f"{kind}{bits}" if kind in WITH_BITS else kind
+    return f"{name}:{block}" if kind in (*WITH_BITS, "ternary", "nf4", "fp4") else name

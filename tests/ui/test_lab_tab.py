@@ -1,0 +1,61 @@
+"""The Bit widths tab in a real browser: formats of a toy model are measured, drawn as they come, and stay."""
+
+import json
+
+import pytest
+from actions import LONG, notices, open_page, open_tab, wait_until_idle
+from playwright.sync_api import expect
+
+from playground import runs
+from playground.i18n import translate
+from playground.lab.formats import DEFAULT
+
+MARKS = ".lab circle"
+ROWS = ".lab-table tbody tr:not(.group)"
+
+
+def _choose(page, selector, values):
+    """Replace what a list with several choices has."""
+    field = page.locator(f"{selector} input").first
+    field.wait_for()
+    for remove in reversed(page.locator(f"{selector} .token-remove").all()[:-1]):  # the last one clears the whole list
+        remove.click()
+    for value in values:
+        field.fill(value)
+        field.press("Enter")
+    page.keyboard.press("Escape")
+
+
+@pytest.fixture
+def page(browser, app):
+    with open_page(browser, app) as opened:
+        wait_until_idle(opened)
+        open_tab(opened, "tab.lab")
+        yield opened
+
+
+def test_formats_are_drawn_as_they_are_measured_and_stay_over_a_reload(page, app):
+    expect(page.locator("#lab-formats .token")).to_have_count(len(DEFAULT))
+    _choose(page, "#lab-models", [str(app.model)])
+    _choose(page, "#lab-formats", ["bf16", "int4", "int2:32"])
+    page.locator("#lab-start").click()
+    expect(page.locator(MARKS)).to_have_count(3, timeout=LONG)
+    expect(page.locator(ROWS)).to_have_count(3)
+    expect(page.locator("#lab-start")).to_be_enabled(timeout=LONG)
+    run = next(run for run in runs.history(app.runs) if run.job == "lab")
+    points = [e for e in map(json.loads, (app.runs / run.id / "events.jsonl").open()) if e["kind"] == "lab_point"]
+    assert [point["format"] for point in points] == ["bf16", "int4", "int2:32"]
+    shown = page.locator(ROWS).all_inner_texts()
+    assert all(f"{point['loss']:.3f}" in text for point, text in zip(points, shown))
+    page.reload()
+    expect(page.locator(MARKS)).to_have_count(3, timeout=LONG)
+    expect(page.locator("#lab-formats .token")).to_have_count(3)
+    open_tab(page, "tab.runs")
+    expect(page.locator(f'.runs tr[data-run="{run.id}"]')).to_contain_text(translate("en", "chart.job.lab"))
+
+
+def test_everything_that_is_wrong_is_named_at_once(page, app):
+    _choose(page, "#lab-formats", ["int9", "nf4:7"])
+    page.locator("#lab-start").click()
+    expect(notices(page).first).to_contain_text("int9")
+    expect(notices(page).first).to_contain_text("nf4:7")

@@ -1,0 +1,68 @@
+"""The bit-width lab's figure and table: every point is drawn, labels keep apart, and texts are escaped."""
+
+import re
+from functools import partial
+
+import pytest
+
+from playground.i18n import LANGUAGES, translate
+from playground.ui import lab_figure
+
+WORD = partial(translate, "en")
+
+
+def _point(size, loss, **values):
+    return {"bytes": size, "loss": loss, "kernel": False, "answer": "Because.", "finish": "end", **values}
+
+
+def _points(count, model="toy"):
+    return {(model, f"int{n}"): _point((100 + 9 * n) * 2**20, 3 + 0.5 / n) for n in range(2, 2 + count)}
+
+
+def _boxes(svg):
+    """Each label's box by its text."""
+    found = re.findall(r'<text class="name[^"]*" x="([\d.]+)" y="([\d.]+)">([^<]+)<', svg)
+    return {
+        text: (float(x), float(y) - 13, lab_figure.LABEL_WIDTH * len(text), lab_figure.LABEL_HEIGHT)
+        for x, y, text in found
+    }
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_every_point_is_drawn_within_the_figure(count):
+    svg = lab_figure.figure(WORD, _points(count))
+    places = [(float(x), float(y)) for x, y in re.findall(r'cx="([\d.]+)" cy="([\d.]+)"', svg)]
+    assert len(places) == count
+    assert all(0 < x < lab_figure.WIDTH and 0 < y < lab_figure.HEIGHT for x, y in places)
+
+
+def test_labels_do_not_overlap():
+    boxes = list(_boxes(lab_figure.figure(WORD, {**_points(7), **_points(7, "other")})).values())
+    assert len(boxes) >= 7
+    for number, one in enumerate(boxes):
+        assert not any(lab_figure._overlap(one, other) for other in boxes[number + 1 :])
+
+
+def test_a_broken_format_is_drawn_at_the_edge_with_its_number():
+    points = {**_points(3), ("toy", "int2"): _point(90 * 2**20, 15.35), ("toy", "int1"): _point(2**20 * 80, None)}
+    svg = lab_figure.figure(WORD, points)
+    assert "int2 ↑ 15.3" in svg or "int2 ↑ 15.4" in svg
+    heights = [float(y) for y in re.findall(r'cy="([\d.]+)"', svg)]
+    assert len(heights) == 3 and min(heights) == pytest.approx(lab_figure.TOP)
+    assert "∞" in lab_figure.answers_table(WORD, points)
+
+
+def test_speed_has_a_column_only_where_one_was_measured():
+    points = _points(2)
+    assert WORD("lab.head.speed") not in lab_figure.answers_table(WORD, points)
+    points["toy", "int2"] = _point(90 * 2**20, 3.0, tokens_per_s=20.0, kernel=True)
+    assert WORD("lab.head.speed") in lab_figure.answers_table(WORD, points)
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_texts_of_models_and_formats_are_escaped(lang):
+    bad = "<img src=x onerror=alert(1)>"
+    points = {(bad, bad): _point(2**28, 3.0, answer=bad)}
+    word = partial(translate, lang)
+    assert "<img" not in lab_figure.figure(word, points) + lab_figure.answers_table(word, points)
+    assert word("lab.none") in lab_figure.figure(word, {})
