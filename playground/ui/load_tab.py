@@ -36,7 +36,6 @@ class LoadTab:
 def build(page: Page) -> LoadTab:
     """The tab's components."""
     translate, field, labelled = page.translate, page.field, page.choices
-    gr.Markdown(translate("load.lead"), elem_classes="lead")
     filters = model_filters.build(page)
     model = field(gr.Dropdown, "load", "model", choices=model_filters.choices(page), allow_custom_value=True)
     about = gr.Markdown(model_filters.about(page, model.value), elem_classes="quiet")

@@ -31,11 +31,12 @@ def build(page: Page) -> ModelFilters:
     languages = [(translate(f"catalog.language.{code or 'any'}"), code) for code in (ANY, "ja", "en")]
     sizes = [(translate(f"catalog.size.{name or 'any'}"), name) for name in (ANY, *catalog_filters.SIZES)]
     cards = [(translate("catalog.card.any"), ANY), *card_choices(page)]
-    with gr.Accordion(translate("catalog.filter"), open=False), gr.Row():
-        language = gr.Dropdown(label=translate("catalog.language"), choices=languages, value=ANY, min_width=130)
-        size = gr.Dropdown(label=translate("catalog.size"), choices=sizes, value=ANY, min_width=130)
-        card = gr.Dropdown(label=translate("catalog.card"), choices=cards, value=ANY, min_width=130)
-    count = gr.Markdown(_count(page, choices(page)), elem_classes="quiet")
+    with gr.Accordion(translate("catalog.filter"), open=False):
+        with gr.Row():
+            language = gr.Dropdown(label=translate("catalog.language"), choices=languages, value=ANY, min_width=130)
+            size = gr.Dropdown(label=translate("catalog.size"), choices=sizes, value=ANY, min_width=130)
+            card = gr.Dropdown(label=translate("catalog.card"), choices=cards, value=ANY, min_width=130)
+        count = gr.Markdown(_count(page, choices(page)), elem_classes="quiet")
     return ModelFilters(language, size, card, count)
 
 

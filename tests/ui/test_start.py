@@ -158,11 +158,12 @@ def test_the_live_view_stays_in_view_while_the_form_scrolls(page):
     assert 0 <= place["y"] < 200, place
 
 
-def test_no_tab_is_longer_than_two_screens(browser, untouched_app):
-    with open_page(browser, untouched_app) as page:
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_no_tab_is_longer_than_two_screens(browser, untouched_app, lang):
+    with open_page(browser, untouched_app, "" if lang == "en" else f"/{lang}") as page:
         heights = {}
-        for tab in ("start", "plan", "load", "data", "tune", "chat", "runs"):
-            open_tab(page, f"tab.{tab}")
+        for tab in TABS:
+            open_tab(page, f"tab.{tab}", lang)
             page.wait_for_timeout(2_500)  # pictures are drawn
             heights[tab] = page.evaluate("document.documentElement.scrollHeight")
         assert all(height <= 2 * 900 for height in heights.values()), heights
