@@ -21,7 +21,7 @@ def test_a_format_is_the_same_on_both_devices(name):
     here, there = quantize(weight, format), quantize(weight.cuda(), format)
     assert there.bytes == here.bytes and there.values.is_cuda
     differing = (there.values.cpu() - here.values).abs() > 1e-6
-    # A value in the middle between two may be rounded to either, and of two scales as good as each other either is taken.
+    # A value in the middle between two may be rounded to either, and either of two scales that are as good is taken.
     assert differing.float().mean() < 0.05
     errors = [(side.values.cpu() - weight).square().mean().sqrt() for side in (here, there)]
     assert errors[0] == pytest.approx(float(errors[1]), rel=1e-3)
