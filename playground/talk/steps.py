@@ -17,6 +17,7 @@ from playground.errors import PlaygroundError, Problem, problem
 from playground.i18n import LANGUAGES
 
 STEPS = ASSETS / "talk" / "steps.json"
+MODEL = "cyberagent/open-calm-7b"  # of steps that name none
 MAX_STEPS = 60
 MAX_TEXT = 600  # characters: more isn't read from the last row
 # The kinds of steps, and the options of each beside title, text and tab.
@@ -89,9 +90,9 @@ def _problems(value: Any, number: int) -> Iterator[Problem]:
         yield from _text_problems(value, number, name)
     if value.get("tab", "") not in ("", *TABS):
         yield Problem("error.talk_value", {"step": number, "name": "tab", "value": str(value["tab"])[:40]})
-    if "model" in value and value["model"] not in {**shapes(), **models()}:
+    if "model" in KINDS[kind] and value.get("model", MODEL) not in {**shapes(), **models()}:
         yield Problem("error.talk_value", {"step": number, "name": "model", "value": str(value["model"])[:80]})
-    for name in ("rows", "columns", "r"):
+    for name in {"rows", "columns", "r"} & set(KINDS[kind]):
         size = value.get(name, 1)
         if type(size) is not int or not 0 < size <= 10**6:
             yield Problem("error.talk_value", {"step": number, "name": name, "value": str(size)[:40]})

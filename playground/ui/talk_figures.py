@@ -13,7 +13,7 @@ from playground import ASSETS, catalog
 from playground.i18n import format_bytes, translate
 from playground.planning.client import read_stored_answers
 from playground.runs.recordings import read_recording
-from playground.talk.steps import Step, card_sizes
+from playground.talk.steps import MODEL, Step, card_sizes
 from playground.ui import lab_figure, plan_figures
 from playground.ui.weight_figure import lora_figure, weight_figure
 
@@ -44,7 +44,7 @@ def badge(text: str) -> str:
 
 
 def _parameters(step: Step) -> int:
-    model = step.options.get("model", catalog.first_plan()["settings"]["load"]["model"])
+    model = step.options.get("model", MODEL)
     return int({**catalog.shapes(), **catalog.models()}[model]["parameters"])
 
 
