@@ -1,4 +1,4 @@
-"""The Talk tab in a real browser: all steps by keyboard, in both languages, legible at 1920 × 1080, without a network."""
+"""The Talk tab in a real browser: all steps by keyboard, in both languages, legible at 1920 × 1080, offline."""
 
 import pytest
 from actions import open_page, open_tab
@@ -8,12 +8,15 @@ from playground.i18n import LANGUAGES, translate
 from playground.talk.steps import read_steps
 
 SMALL = """() => [...document.querySelectorAll('.talk .step:not([hidden]) *, .talk nav *')]
-  .filter((node) => node.childNodes.length && [...node.childNodes].some((child) => child.nodeType === 3 && child.data.trim())
-    && node.checkVisibility({ visibilityProperty: true }) && !node.closest('title'))
+  .filter((node) => [...node.childNodes].some((child) => child.nodeType === 3 && child.data.trim()))
+  .filter((node) => node.checkVisibility({ visibilityProperty: true }) && node.localName !== 'title')
   .map((node) => [node, node.ownerSVGElement ? node.ownerSVGElement.getScreenCTM().a : 1])
   .filter(([node, scale]) => parseFloat(getComputedStyle(node).fontSize) * scale < 17.9)
   .map(([node]) => node.textContent.trim().slice(0, 40))"""
-OVERFLOWING = "() => { const talk = document.querySelector('.talk'); return talk.scrollWidth > talk.clientWidth + 1; }"
+OVERFLOWING = """() => {
+  const talk = document.querySelector('.talk');
+  return talk.scrollWidth > talk.clientWidth + 1 || talk.scrollHeight > talk.clientHeight + 1;
+}"""
 
 
 @pytest.mark.parametrize("lang", LANGUAGES)
