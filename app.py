@@ -5,7 +5,9 @@ import os
 from pathlib import Path
 
 import playground.ui.quick_gradio  # noqa: F401, first of all: before another module imports Gradio
+from playground.errors import PlaygroundError
 from playground.i18n import LANGUAGES
+from playground.talk.steps import STEPS, read_steps
 from playground.ui.build import build_app, launch_options
 
 
@@ -18,10 +20,17 @@ def main() -> None:
     parser.add_argument("--share", action="store_true", default=None, help="also open a public link through Gradio")
     parser.add_argument("--lang", choices=LANGUAGES, help="language of the first page; each page links to the other")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs (runs)")
+    parser.add_argument(
+        "--talk", type=Path, metavar="FILE", default=STEPS, help="steps of the Talk tab (the bundled ones)"
+    )
     arguments = parser.parse_args()
     private = not arguments.share and "SPACE_ID" not in os.environ  # a shared link and a Space are open to anyone
     lang = arguments.lang or "en"
-    app = build_app(arguments.runs, lang, private)
+    try:
+        steps = read_steps(arguments.talk)
+    except PlaygroundError as error:
+        parser.error(error.text(lang))
+    app = build_app(arguments.runs, lang, private, steps)
     app.launch(server_name=arguments.host, server_port=arguments.port, share=arguments.share, **launch_options(lang))
 
 

@@ -10,6 +10,7 @@ import copy
 import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 _build_lock = threading.RLock()
@@ -387,3 +388,18 @@ def keep_torch_out_of_datasets() -> None:
 
     if "torch" not in sys.modules:
         datasets.config.TORCH_AVAILABLE = False
+
+
+def record_cuda_memory(max_entries: int) -> None:
+    """Have torch's CUDA allocator keep its last allocations and frees, with the Python code that caused them."""
+    import torch
+
+    torch.cuda.memory._record_memory_history(max_entries=max_entries, stacks="python")
+
+
+def dump_cuda_memory(path: Path) -> None:
+    """Write what the allocator has kept, and stop keeping it."""
+    import torch
+
+    torch.cuda.memory._dump_snapshot(str(path))
+    torch.cuda.memory._record_memory_history(enabled=None)

@@ -19,10 +19,12 @@ def tune(options: argparse.Namespace) -> dict:
     Under `accelerate launch`: on several devices.
     """
     from playground.engine.workbench import Workbench
+    from playground.memory.cuda_snapshot import cuda_snapshot
 
     workbench = Workbench(options.runs)
     events = workbench.resume(options.resume) if options.resume else workbench.tune(settings_of(options))
-    return follow(events, options.lang)
+    with cuda_snapshot(options.snapshot):
+        return follow(events, options.lang)
 
 
 def compare(options: argparse.Namespace) -> dict:
@@ -96,7 +98,12 @@ def plan(options: argparse.Namespace) -> dict:
 
     values = flags_by_group(options)
     values["load"]["model"] = options.model_id
-    result = forecast.forecast(settings.parse(values), options.context, round(options.gpu_gib * 2**30))
+    chosen, capacity = settings.parse(values), round(options.gpu_gib * 2**30)
+    result = forecast.forecast(chosen, options.context, capacity)
+    if options.snapshot:
+        from playground.planning.picture import write_tune_snapshot
+
+        write_tune_snapshot(chosen, options.snapshot, capacity)
     totals = ("allocated", "reserved", "device_used")
     predictions = result["phases"]
     return {

@@ -107,6 +107,7 @@ def _add_tune_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--preset", choices=list(catalog.presets()), help="named settings (demo-en, without --settings)"
     )
+    _add_snapshot_flag(command, "write the last CUDA allocations for PyTorch's memory viewer")
     add_settings_flags(command)
 
 
@@ -116,8 +117,13 @@ def _add_plan_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--gpu-gib", type=_gib, default=0, metavar="GIB", help="memory of the GPU that `auto` plans for (0: no limit)"
     )
+    _add_snapshot_flag(command, "write the predicted step's allocations for PyTorch's memory viewer")
     command.add_argument("--json", action="store_true", help="has no effect: the last line is always one JSON object")
     add_settings_flags(command)
+
+
+def _add_snapshot_flag(command: argparse.ArgumentParser, text: str) -> None:
+    command.add_argument("--snapshot", type=Path, metavar="FILE", help=text)
 
 
 def _add_lab_flags(command: argparse.ArgumentParser) -> None:

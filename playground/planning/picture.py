@@ -4,11 +4,13 @@ Every function takes validated settings; the planning process parses them. job: 
 tokens of a chat; capacity: bytes of the memory, 0: no limit; device: "cuda" or "cpu".
 """
 
+from pathlib import Path
+
 from transformers import PreTrainedConfig
 
 from playground.catalog.cards import verdict
 from playground.planning.forecast import MIN_CONTEXT, check_context_length, full_rows, resolve_target
-from playground.predict import meta_model, phases, tape
+from playground.predict import meta_model, phases, snapshot, tape
 from playground.settings import Settings
 
 
@@ -51,6 +53,13 @@ def job_tape(settings: Settings, job: str, context: int = 1024, capacity: int = 
     if not told["layers"] or not visited >= set(range(told["layers"])):
         return {"tape": None, "reason": "layers"}
     return {"tape": told, "reason": ""}
+
+
+def write_tune_snapshot(settings: Settings, path: Path, capacity: int = 0, device: str = "cuda") -> None:
+    """Write the predicted allocations of a fine-tune's step for PyTorch's memory viewer. Raises PlaygroundError."""
+    config = _checked_config(settings, "tune", MIN_CONTEXT)
+    settings, target = resolve_target(settings, device, capacity)
+    snapshot.write_snapshot(snapshot.tune_snapshot(config, settings, target, full_rows(settings)), path)
 
 
 def _checked_config(settings: Settings, job: str, context: int) -> PreTrainedConfig:

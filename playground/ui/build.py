@@ -5,6 +5,7 @@ but no table headers and no text with values in it, has no address for a languag
 draws most texts, what the browser shows. The second page takes about 2 s to build (two busy cores) and 6 to 9 MiB.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from playground.i18n import LANGUAGES, translate
 from playground.planning.client import Planner
 from playground.runs import empty_trash
 from playground.settings import Settings
+from playground.talk.steps import Step, read_steps
 from playground.ui import (
     adapter_choice,
     compare_tab,
@@ -35,6 +37,7 @@ from playground.ui import (
     runs_tab,
     start_tab,
     status_strip,
+    talk_tab,
 )
 from playground.ui.job_queue import JobQueue
 from playground.ui.live_view import HEAD, STATIC, live_view
@@ -44,28 +47,32 @@ from playground.ui.separate_events import separate_events
 from playground.ui.story import Story
 from playground.ui.theme import theme
 
-STYLES = ("style.css", "figures.css", "plan_tab.css", "tokens.css", "data.css", "compare.css", "lab.css")
+STYLES = ("style.css", "figures.css", "plan_tab.css", "tokens.css", "data.css", "compare.css", "lab.css", "talk.css")
 # Gradio's row of links to all pages; hidden before the stylesheets are here, or everything would move up then.
 NO_NAVIGATION = "<style>.nav-holder { display: none !important; }</style>"
-TABS = ("start", "plan", "load", "data", "tune", "chat", "lab", "runs")  # in their order; "start" is what opens
+TABS = ("start", "plan", "load", "data", "tune", "chat", "lab", "talk", "runs")  # in their order; "start" is what opens
 
 
-def build_app(root: Path, lang: str = "en", private: bool = False) -> gr.Blocks:
+def build_app(root: Path, lang: str = "en", private: bool = False, talk: Sequence[Step] = ()) -> gr.Blocks:
     """The playground over the runs in `root`: the first page in `lang`, the other language's under its code.
 
-    private: only its owner opens the page, and may name files of this machine and have it call any service.
-    Starts the engine in the background. Runs that were deleted earlier are removed for good.
+    private: only its owner opens the page, and may name files of this machine and have it call any service. talk: the
+    steps of the Talk tab; those that ship with the program if there are none. Starts the engine in the background. Runs
+    that were deleted earlier are removed for good.
     """
     empty_trash(root)
     engine = Engine(root)
     engine.start()
     planner, story, queue = Planner(root), Story(engine), JobQueue(engine)
     other = next(code for code in LANGUAGES if code != lang)
+    talk = talk or read_steps()
     gr.set_static_paths(STATIC)
     with gr.Blocks(title=translate(lang, "app.title"), analytics_enabled=False, fill_width=True) as app:
-        _build_page(app, Page(lang, root, engine, planner, story, queue, _preset(f"demo-{lang}"), private), f"/{other}")
+        _build_page(
+            app, Page(lang, root, engine, planner, story, queue, _preset(f"demo-{lang}"), private), f"/{other}", talk
+        )
     with app.route(translate(lang, "app.other"), f"/{other}"):
-        _build_page(app, Page(other, root, engine, planner, story, queue, _preset(f"demo-{other}"), private), "/")
+        _build_page(app, Page(other, root, engine, planner, story, queue, _preset(f"demo-{other}"), private), "/", talk)
     app.engine = engine
     app.queue(default_concurrency_limit=None, max_size=64)
     return app
@@ -101,13 +108,13 @@ class Tabs:
     runs: runs_tab.RunsTab
 
 
-def _build_page(app: gr.Blocks, page: Page, other_path: str) -> None:
+def _build_page(app: gr.Blocks, page: Page, other_path: str, talk: Sequence[Step]) -> None:
     """One language's page: header, status strip, tabs, live view and all listeners."""
     header.build(page, other_path)
     strip = status_strip.build(page)
     with gr.Row(elem_classes="stage"):
         with gr.Column(scale=6, min_width=320, elem_classes="desk"):
-            tabs = _build_tabs(page)
+            tabs = _build_tabs(page, talk)
         with gr.Column(scale=5, min_width=320, elem_classes="watch"):
             view = live_view(page.lang, page.root, lambda: _engine_state(page.engine))
     headers = tabs.headers
@@ -131,7 +138,7 @@ def _build_page(app: gr.Blocks, page: Page, other_path: str) -> None:
     separate_events(app)
 
 
-def _build_tabs(page: Page) -> Tabs:
+def _build_tabs(page: Page, talk: Sequence[Step]) -> Tabs:
     headers: dict[str, gr.Tab] = {}
 
     def tab(name: str) -> gr.Tab:
@@ -154,6 +161,8 @@ def _build_tabs(page: Page) -> Tabs:
             compare = compare_tab.build(page)
         with tab("lab"):
             lab = lab_tab.build(page)
+        with tab("talk"):
+            talk_tab.build(page, talk)
         with tab("runs"):
             runs = runs_tab.build(page)
     return Tabs(tabs, headers, start, plan, preset, load, data, fine_tune, compare, lab, runs)

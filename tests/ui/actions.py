@@ -11,7 +11,17 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from playground.i18n import translate
 
-TABS = ("start", "plan", "load", "data", "tune", "chat", "lab", "runs")  # by their ids, as in playground/ui/build.py
+TABS = (
+    "start",
+    "plan",
+    "load",
+    "data",
+    "tune",
+    "chat",
+    "lab",
+    "talk",
+    "runs",
+)  # by their ids, as in playground/ui/build.py
 LONG = 120_000  # ms, for what the engine or the planner does on a busy machine: their processes start first
 DRAWN_POINTS = """
 () => Math.max(0, ...[...document.querySelectorAll('.live .memory .plot')]

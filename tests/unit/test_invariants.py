@@ -18,6 +18,7 @@ DIRECTION = [
     {"model"},
     {"engine.client", "planning.client"},  # their clients in the page's process
     {"memory"},
+    {"talk"},
     {"catalog", "runs"},
     {"settings", "jsonl_process", "job"},
     {"errors"},

@@ -1,0 +1,62 @@
+// The talk. Gradio runs this once, as a function of (element, props, …). Which step, and whether it fills the screen, is kept in
+// this tab of the browser, so that a switch of language goes on at the same step.
+
+const talk = element.querySelector(".talk"), steps = [...talk.querySelectorAll(".step")], place = talk.querySelector(".place");
+const KEPT = "playground.talk"; // key in sessionStorage
+const FORWARD = ["ArrowRight", "ArrowDown", "PageDown", " "], BACKWARD = ["ArrowLeft", "ArrowUp", "PageUp"];
+let kept = {};
+try { kept = JSON.parse(sessionStorage.getItem(KEPT)) ?? {}; } catch { /* of another version */ }
+let shown = Math.min(Math.max(0, kept.step | 0), steps.length - 1);
+
+function show(number) {
+  shown = Math.min(Math.max(0, number), steps.length - 1);
+  steps.forEach((step, i) => { step.hidden = i !== shown; });
+  place.textContent = `${shown + 1} / ${steps.length}`;
+  keep();
+}
+
+function fill(on) {
+  document.body.classList.toggle("talking", on);
+  keep();
+}
+
+function keep() {
+  sessionStorage.setItem(KEPT, JSON.stringify({ step: shown, full: document.body.classList.contains("talking") }));
+}
+
+// Forward uncovers the answer of a guess before it goes on.
+function forward() {
+  const answer = steps[shown].querySelector(".hidden-answer:not(.open)");
+  answer ? answer.classList.add("open") : show(shown + 1);
+}
+
+const filling = () => document.body.classList.contains("talking");
+const isOpen = () => document.body.dataset.tab === "talk" && talk.isConnected;
+
+document.addEventListener("keydown", (event) => {
+  const typing = event.target.closest?.("input, textarea, select, [contenteditable]");
+  if (!isOpen() || typing || event.ctrlKey || event.metaKey || event.altKey) return;
+  const onButton = event.target.closest?.("button, a");
+  if (event.key === " " && onButton) return;
+  if (!filling() && !talk.contains(event.target)) return; // elsewhere on the page, keys scroll and move between tabs
+  if (FORWARD.includes(event.key)) event.repeat || forward();
+  else if (BACKWARD.includes(event.key)) event.repeat || show(shown - 1);
+  else if (event.key === "Home") show(0);
+  else if (event.key === "End") show(steps.length - 1);
+  else if (event.key === "Escape" && filling()) fill(false);
+  else if (event.key === "f") fill(!filling());
+  else if (event.key === "l") document.querySelector(".top .language")?.click();
+  else return;
+  event.preventDefault();
+});
+
+talk.querySelector(".next").addEventListener("click", forward);
+talk.querySelector(".back").addEventListener("click", () => show(shown - 1));
+talk.querySelector(".full").addEventListener("click", () => { fill(!filling()); talk.focus(); });
+talk.querySelectorAll(".reveal").forEach((button) => button.addEventListener("click", () => button.parentElement.classList.add("open")));
+talk.querySelectorAll(".go").forEach((button) => button.addEventListener("click", () => {
+  fill(false);
+  [...document.querySelectorAll("[role=tab]")].find((tab) => tab.textContent.trim() === button.dataset.tab)?.click();
+}));
+show(shown);
+if (kept.full) fill(true);

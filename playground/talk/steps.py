@@ -1,0 +1,116 @@
+"""Read a talk's steps: `assets/talk/steps.json`, or a speaker's own file (`python app.py --talk FILE`).
+
+A step is {"kind", "title": {language: text}, "text": {language: text}} and the options of its kind (KINDS).
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from playground import ASSETS
+from playground.catalog import models, shapes
+from playground.catalog.cards import cards
+from playground.errors import PlaygroundError, Problem, problem
+from playground.i18n import LANGUAGES
+
+STEPS = ASSETS / "talk" / "steps.json"
+MODEL = "cyberagent/open-calm-7b"  # of steps that name none
+MAX_STEPS = 60
+MAX_TEXT = 600  # characters: more isn't read from the last row
+# The kinds of steps, and the options of each beside title, text and tab.
+KINDS: dict[str, tuple[str, ...]] = {
+    "text": (),
+    "bytes": ("model",),
+    "cards": ("model",),
+    "guess": ("question",),
+    "savings": (),
+    "weight": (),
+    "largest": (),
+    "formats": (),
+    "lora": ("rows", "columns", "r"),
+    "run": (),
+    "prompts": (),
+}
+COMMON = ("kind", "title", "text", "tab")
+TABS = ("start", "plan", "load", "data", "tune", "chat", "lab", "runs")  # that a step may open
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step. title, text: by language; tab: the tab that its button opens, or "". options: of its kind."""
+
+    kind: str
+    title: dict[str, str]
+    text: dict[str, str]
+    tab: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def read_steps(path: Path = STEPS) -> list[Step]:
+    """The steps of a file, in its order. Raises PlaygroundError with everything that is wrong with it, by step."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise problem("error.talk_file", path=path.name, detail=str(error)[:200]) from error
+    except json.JSONDecodeError as error:
+        raise problem(
+            "error.talk_json", path=path.name, line=error.lineno, column=error.colno, detail=error.msg
+        ) from error
+    if not isinstance(values, list) or not 0 < len(values) <= MAX_STEPS:
+        raise problem("error.talk_list", path=path.name, most=MAX_STEPS)
+    problems = [found for number, value in enumerate(values, 1) for found in _problems(value, number)]
+    if problems:
+        raise PlaygroundError(*problems)
+    return [_step(value) for value in values]
+
+
+def _step(value: dict) -> Step:
+    options = {name: value[name] for name in KINDS[value["kind"]] if name in value}
+    return Step(value["kind"], value["title"], value.get("text", {}), value.get("tab", ""), options)
+
+
+def _problems(value: Any, number: int) -> Iterator[Problem]:
+    """What is wrong with one step."""
+    if not isinstance(value, dict):
+        yield Problem("error.talk_step", {"step": number})
+        return
+    kind = value.get("kind")
+    if kind not in KINDS:
+        yield Problem("error.talk_kind", {"step": number, "kind": str(kind)[:40], "kinds": list(KINDS)})
+        return
+    allowed = (*COMMON, *KINDS[kind])
+    for name in value:
+        if name not in allowed:
+            near = get_close_matches(name, allowed, 1) or ["–"]
+            yield Problem("error.talk_key", {"step": number, "name": name[:40], "near": near[0]})
+    for name in ("title", "text", "question"):
+        yield from _text_problems(value, number, name)
+    if value.get("tab", "") not in ("", *TABS):
+        yield Problem("error.talk_value", {"step": number, "name": "tab", "value": str(value["tab"])[:40]})
+    if "model" in KINDS[kind] and value.get("model", MODEL) not in {**shapes(), **models()}:
+        yield Problem("error.talk_value", {"step": number, "name": "model", "value": str(value["model"])[:80]})
+    for name in {"rows", "columns", "r"} & set(KINDS[kind]):
+        size = value.get(name, 1)
+        if type(size) is not int or not 0 < size <= 10**6:
+            yield Problem("error.talk_value", {"step": number, "name": name, "value": str(size)[:40]})
+
+
+def _text_problems(value: dict, number: int, name: str) -> Iterator[Problem]:
+    """A title in every language, and texts that are short enough."""
+    texts = value.get(name, {})
+    if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
+        yield Problem("error.talk_value", {"step": number, "name": name, "value": str(texts)[:40]})
+        return
+    if name == "title" and set(texts) < set(LANGUAGES):
+        yield Problem("error.talk_title", {"step": number, "languages": list(LANGUAGES)})
+    for text in texts.values():
+        if len(text) > MAX_TEXT:
+            yield Problem("error.talk_long", {"step": number, "name": name, "chars": len(text), "most": MAX_TEXT})
+
+
+def card_sizes() -> list[tuple[str, int]]:
+    """The catalog's GPUs by name, with their bytes."""
+    return [(card["name"], card["bytes"]) for card in cards()]

@@ -1,0 +1,162 @@
+"""The figure of each kind of talk step, as HTML: predicted from stored answers, or recorded, and it says which.
+
+Styles are in assets/talk.css, and those of the figures in theirs. All text is escaped here.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from html import escape
+from typing import Any
+
+from playground import ASSETS, catalog
+from playground.i18n import format_bytes, translate
+from playground.planning.client import read_stored_answers
+from playground.runs.recordings import read_recording
+from playground.talk.steps import MODEL, Step, card_sizes
+from playground.ui import lab_figure, plan_figures
+from playground.ui.weight_figure import lora_figure, weight_figure
+
+WIDTHS = (32, 16, 8, 4)
+GB = 10**9
+
+
+def step_figure(step: Step, lang: str) -> str:
+    """The figure of a step; "" for a kind that has none."""
+    draw: dict[str, Callable[[Step, str, Callable], str]] = {
+        "bytes": _bytes,
+        "cards": _cards,
+        "guess": _guess,
+        "savings": _savings,
+        "weight": _weight,
+        "largest": _largest,
+        "formats": _formats,
+        "lora": _lora,
+        "run": _run,
+        "prompts": _prompts,
+    }
+    return draw[step.kind](step, lang, partial(translate, lang)) if step.kind in draw else ""
+
+
+def badge(text: str) -> str:
+    """A mark that says where figures are from."""
+    return f'<p class="source"><em>{escape(text)}</em></p>'
+
+
+def _parameters(step: Step) -> int:
+    model = step.options.get("model", MODEL)
+    return int({**catalog.shapes(), **catalog.models()}[model]["parameters"])
+
+
+def _bars(rows: Sequence[tuple[str, float, str]], line: float = 0.0, line_label: str = "") -> str:
+    """Rows of (name, size, text) as bars; line: a size that is marked across all of them."""
+    largest = max(line, *(size for _, size, _ in rows))
+    mark = f'<u style="left:{100 * line / largest:.2f}%"></u>' if line else ""
+    drawn = "".join(
+        f'<li><span>{escape(name)}</span><div>{mark}<i style="width:{100 * size / largest:.2f}%"></i></div>'
+        f"<b>{escape(text)}</b></li>"
+        for name, size, text in rows
+    )
+    label = f'<p class="line-label">▏{escape(line_label)}</p>' if line_label else ""
+    return f'<ol class="talk-bars">{drawn}</ol>{label}'
+
+
+def _bytes(step: Step, lang: str, word: Callable) -> str:
+    parameters = _parameters(step)
+    rows = [
+        (word("talk.bits", bits=bits), parameters * bits / 8, f"{parameters * bits / 8 / GB:.1f} GB") for bits in WIDTHS
+    ]
+    head = f'<p class="big">{parameters:,} × 4 B = {parameters * 4 / GB:.1f} GB</p>'
+    return head + _bars(rows) + badge(word("talk.computed"))
+
+
+def _cards(step: Step, lang: str, word: Callable) -> str:
+    weights = _parameters(step) * 4
+    rows = [(name, size, f"{size / 2**30:.0f} GB") for name, size in card_sizes()]
+    return _bars(rows, weights, f"{weights / GB:.1f} GB") + badge(word("talk.computed"))
+
+
+def _guess(step: Step, lang: str, word: Callable) -> str:
+    """The question, and behind a button or a key the predicted answer."""
+    steps = _stored("waterfall")
+    answer = format_bytes(steps[0]["need"]) if steps else "–"
+    parts = f'<p class="big">{escape(answer)}</p>{badge(word("talk.predicted"))}'
+    return (
+        f'<p class="big question">{escape(step.options.get("question", {}).get(lang, ""))}</p>'
+        f'<div class="hidden-answer"><button type="button" class="reveal">{escape(word("talk.reveal"))}</button>'
+        f'<div class="answer">{parts}</div></div>'
+    )
+
+
+def _savings(step: Step, lang: str, word: Callable) -> str:
+    card = next(size for _, size in card_sizes() if size >= 2**33)
+    steps = _stored("waterfall")
+    return (plan_figures.waterfall(word, steps, card) if steps else "") + badge(word("talk.predicted"))
+
+
+def _largest(step: Step, lang: str, word: Callable) -> str:
+    rows = _stored("largest_models")
+    sizes = {"context": 1024, "length": 256}
+    return (plan_figures.largest_models(word, rows, **sizes) if rows else "") + badge(word("talk.predicted"))
+
+
+def _weight(step: Step, lang: str, word: Callable) -> str:
+    recorded = _recorded()
+    return weight_figure(word, recorded["weight"]) + _recorded_badge(word, recorded)
+
+
+def _formats(step: Step, lang: str, word: Callable) -> str:
+    recorded = _recorded()
+    points = {(model, point["format"]): point for model, listed in recorded["points"].items() for point in listed}
+    return lab_figure.figure(word, points) + _recorded_badge(word, recorded)
+
+
+def _lora(step: Step, lang: str, word: Callable) -> str:
+    options = step.options
+    shape = options.get("rows", 4096), options.get("columns", 4096)
+    return lora_figure(word, shape, options.get("r", 8)) + badge(word("talk.computed"))
+
+
+def _run(step: Step, lang: str, word: Callable) -> str:
+    """What the recorded demo of this language brought: facts before and after, time, memory, and a sample answer."""
+    events = read_recording(f"demo-{lang}")
+    first, result = events[0], events[-1]["result"]
+    samples = [event for event in events if event["kind"] == "sample"]
+    question = samples[0]["prompt"]
+    same = [event for event in samples if event["prompt"] == question]
+    facts = [
+        (word("talk.facts"), f"{result['recall']['base']:.0%} → {result['recall']['tuned']:.0%}"),
+        (word("talk.time"), f"{result['seconds'] // 60:.0f}:{result['seconds'] % 60:02.0f}"),
+        (word("talk.peak"), format_bytes(result["peak"].get("device_used", result["peak"]["rss"]))),
+    ]
+    tiles = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
+    answers = "".join(
+        f"<p><small>{escape(word(key))}</small> {escape(event['text'])}</p>"
+        for key, event in (("talk.before", same[0]), ("talk.after", same[-1]))
+    )
+    where = {
+        "date": first.get("recorded", ""),
+        "hardware": f"{first['hardware']['name']}, {first['hardware']['cores']}",
+    }
+    source = badge(word("talk.recorded", **where))
+    return f'<dl class="tiles">{tiles}</dl><p class="asked">{escape(question)}</p>{answers}{source}'
+
+
+def _prompts(step: Step, lang: str, word: Callable) -> str:
+    items = "".join(f"<li>{escape(prompt)}</li>" for prompt in catalog.prompts()["talk"]["prompts"][lang])
+    return f'<ol class="prompts">{items}</ol>'
+
+
+def _recorded_badge(word: Callable, recorded: dict) -> str:
+    return badge(word("talk.recorded", date=recorded["recorded"], hardware=recorded["hardware"]))
+
+
+@cache
+def _recorded() -> dict[str, Any]:
+    recording: dict[str, Any] = json.loads((ASSETS / "recordings" / "talk.json").read_text(encoding="utf-8"))
+    return recording
+
+
+def _stored(question: str) -> Any:
+    """A stored answer of the planning process, or []."""
+    return next((entry["answer"] for entry in read_stored_answers() if entry["id"] == question), [])

@@ -1,0 +1,49 @@
+"""Tab "Talk": the program's story as full-screen steps, turned by arrow keys or a presenter's remote.
+
+All steps are in the page from the start, so that nothing is awaited on a stage. The script (assets/talk.js) shows one
+at a time and keeps which one over a switch of language.
+"""
+
+from collections.abc import Sequence
+from html import escape
+
+import gradio as gr
+
+from playground import ASSETS
+from playground.talk.steps import Step
+from playground.ui.page import Page
+from playground.ui.talk_figures import step_figure
+
+
+def build(page: Page, steps: Sequence[Step]) -> None:
+    """The tab's one component."""
+    word = page.translate
+    drawn = "".join(_step(page, step, number, len(steps)) for number, step in enumerate(steps, 1))
+    buttons = "".join(
+        f'<button type="button" class="{name}">{escape(word(f"talk.{name}"))}</button>'
+        for name in ("back", "next", "full")
+    )
+    keys = f"<small>{escape(word('talk.keys'))}</small>"
+    gr.HTML(
+        f'<div class="talk" tabindex="0"><div class="steps">{drawn}</div>'
+        f'<nav>{buttons}<span class="place" aria-live="polite"></span>{keys}</nav></div>',
+        js_on_load=(ASSETS / "talk.js").read_text(encoding="utf-8"),
+        apply_default_css=False,
+    )
+
+
+def _step(page: Page, step: Step, number: int, count: int) -> str:
+    """One step, hidden until its turn."""
+    word, lang = page.translate, page.lang
+    text = step.text.get(lang, "")
+    lead = f'<p class="text">{escape(text)}</p>' if text else ""
+    tab = escape(word(f"tab.{step.tab}")) if step.tab else ""
+    go = (
+        f'<button type="button" class="go" data-tab="{tab}">{escape(word("talk.open", tab=tab))}</button>'
+        if tab
+        else ""
+    )
+    return (
+        f'<section class="step of-{step.kind}" aria-label="{number} / {count}" hidden>'
+        f"<h2>{escape(step.title[lang])}</h2>{lead}{step_figure(step, lang)}{go}</section>"
+    )

@@ -1,0 +1,57 @@
+"""The Talk tab in a real browser: all steps by keyboard, in both languages, legible at 1920 × 1080, offline."""
+
+import pytest
+from actions import open_page, open_tab
+from playwright.sync_api import expect
+
+from playground.i18n import LANGUAGES, translate
+from playground.talk.steps import read_steps
+
+SMALL = """() => [...document.querySelectorAll('.talk .step:not([hidden]) *, .talk nav *')]
+  .filter((node) => [...node.childNodes].some((child) => child.nodeType === 3 && child.data.trim()))
+  .filter((node) => node.checkVisibility({ visibilityProperty: true }) && node.localName !== 'title')
+  .map((node) => [node, node.ownerSVGElement ? node.ownerSVGElement.getScreenCTM().a : 1])
+  .filter(([node, scale]) => parseFloat(getComputedStyle(node).fontSize) * scale < 17.9)
+  .map(([node]) => node.textContent.trim().slice(0, 40))"""
+OVERFLOWING = """() => {
+  const talk = document.querySelector('.talk');
+  return talk.scrollWidth > talk.clientWidth + 1 || talk.scrollHeight > talk.clientHeight + 1;
+}"""
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_the_whole_talk_is_walked_by_keyboard_and_legible_from_the_last_row(browser, app, lang):
+    steps = read_steps()
+    with open_page(browser, app, "" if lang == "en" else f"/{lang}", 1920, 1080) as page:
+        open_tab(page, "tab.talk", lang)
+        page.locator(".talk").focus()
+        page.keyboard.press("f")
+        for number, step in enumerate(steps, 1):
+            expect(page.locator(".talk .place")).to_have_text(f"{number} / {len(steps)}")
+            shown = page.locator(".talk .step:visible")
+            expect(shown.locator("h2").first).to_have_text(step.title[lang])
+            if step.kind == "guess":
+                expect(shown.locator(".answer")).to_be_hidden()
+                page.keyboard.press("PageDown")
+                expect(shown.locator(".answer")).to_be_visible()
+            assert page.evaluate(SMALL) == [], step.kind
+            assert not page.evaluate(OVERFLOWING), step.kind
+            page.keyboard.press("PageDown")
+        expect(page.locator(".talk .place")).to_have_text(f"{len(steps)} / {len(steps)}")  # the last one stays
+        page.keyboard.press("ArrowLeft")
+        expect(page.locator(".talk .place")).to_have_text(f"{len(steps) - 1} / {len(steps)}")
+
+
+def test_the_language_is_switched_at_the_same_step_and_a_button_opens_the_tab(browser, app):
+    with open_page(browser, app, "", 1920, 1080) as page:
+        open_tab(page, "tab.talk")
+        page.locator(".talk").focus()
+        for key in ("f", "ArrowRight", "ArrowRight", "ArrowRight", "l"):
+            page.keyboard.press(key)
+        place = page.locator(".talk .place")
+        page.wait_for_url("**/ja**")
+        expect(place).to_have_text(f"4 / {len(read_steps())}", timeout=60_000)
+        page.wait_for_function("document.body.classList.contains('talking')")
+        page.keyboard.press("Escape")
+        page.locator(".talk .step:visible .go").click()
+        expect(page.get_by_role("tab", name=translate("ja", "tab.plan"))).to_have_attribute("aria-selected", "true")

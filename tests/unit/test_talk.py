@@ -1,0 +1,90 @@
+"""The talk's steps: the bundled ones are whole, a speaker's own file is checked by step and line, texts are escaped."""
+
+import json
+
+import pytest
+from toys import keys
+
+from playground.errors import PlaygroundError
+from playground.i18n import LANGUAGES
+from playground.talk.steps import KINDS, STEPS, Step, read_steps
+from playground.ui.talk_figures import step_figure
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(content):
+        path = tmp_path / "steps.json"
+        path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+        return path
+
+    return write
+
+
+def _step(**values):
+    return {"kind": "text", "title": {"en": "A", "ja": "B"}, **values}
+
+
+def test_the_bundled_talk_has_each_kind_of_step_in_both_languages():
+    steps = read_steps(STEPS)
+    assert 10 <= len(steps) <= 14 and {step.kind for step in steps} == set(KINDS)
+    for step in steps:
+        assert set(step.title) == set(step.text) == set(LANGUAGES)
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_every_figure_is_drawn_and_says_where_its_numbers_are_from(lang):
+    without_numbers = ("text", "prompts")
+    for step in read_steps():
+        html = step_figure(step, lang)
+        assert (html == "") == (step.kind == "text")
+        assert ('class="source"' in html) == (step.kind not in without_numbers), step.kind
+
+
+def test_figures_are_computed_from_what_a_step_names():
+    step = Step("bytes", {}, {}, options={"model": "cyberagent/open-calm-7b"})
+    html = step_figure(step, "en")
+    assert "6,871,982,080 × 4 B = 27.5 GB" in html and "3.4 GB" in html
+    assert "64,000" in step_figure(Step("lora", {}, {}, options={"rows": 4000, "columns": 4000, "r": 8}), "en")
+
+
+@pytest.mark.parametrize(
+    ("content", "key"),
+    [
+        ("[{]", "error.talk_json"),
+        ("{}", "error.talk_list"),
+        ("[]", "error.talk_list"),
+        ([3], "error.talk_step"),
+        ([_step(kind="film")], "error.talk_kind"),
+        ([_step(titel={})], "error.talk_key"),
+        ([{"kind": "text", "title": {"en": "A"}}], "error.talk_title"),
+        ([_step(title="A")], "error.talk_value"),
+        ([_step(text={"en": "x" * 601})], "error.talk_long"),
+        ([_step(tab="nowhere")], "error.talk_value"),
+        ([_step(kind="bytes", model="nobody/nothing")], "error.talk_value"),
+        ([_step(kind="lora", r=0)], "error.talk_value"),
+        ([_step(kind="lora", r=True)], "error.talk_value"),
+        ([_step(kind="text", r=8)], "error.talk_key"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_named(file, content, key):
+    with pytest.raises(PlaygroundError) as caught:
+        read_steps(file(content))
+    assert keys(caught) == [key]
+
+
+def test_all_problems_of_a_file_are_named_at_once(file, tmp_path):
+    with pytest.raises(PlaygroundError) as caught:
+        read_steps(file([_step(), _step(kind="film"), _step(tab="x", model="y")]))
+    assert [problem.values["step"] for problem in caught.value.problems] == [2, 3, 3]
+    with pytest.raises(PlaygroundError) as caught:
+        read_steps(tmp_path / "none.json")
+    assert keys(caught) == ["error.talk_file"]
+    with pytest.raises(PlaygroundError) as caught:
+        read_steps(file('[\n {"kind": "text",\n  "title" 3}]'))
+    assert caught.value.problems[0].values["line"] == 3
+
+
+def test_a_speakers_own_text_is_shown_as_text(file):
+    [step] = read_steps(file([_step(kind="guess", question={"en": "<script>1</script>", "ja": "x"})]))
+    assert "<script>" not in step_figure(step, "en")
