@@ -58,9 +58,9 @@ def connect(page: Page, view: WeightView, models: gr.Dropdown, header: gr.Tab) -
 
     def draw(models: list | None, layer: str | None, kind: str, bits: int, block: int, rank: int) -> Sequence[Update]:
         try:
-            model = str((models or [page.start.load.model])[0])
-            name = format_name(kind, int(bits), int(block))
-            picture = page.planner.ask("weight_picture", model=model, layer=layer or FIRST_LAYER, format=name)
+            picture = page.planner.ask(
+                "weight_picture", **question(page, models, layer, format_name(kind, bits, block))
+            )
         except Exception as error:
             return message(as_playground_error(error).text(page.lang), bad=True), gr.skip(), gr.skip(), gr.skip()
         choices = gr.update(choices=picture["layers"], value=picture["layer"])
@@ -76,6 +76,13 @@ def _kind_choices(page: Page) -> list[tuple[str, str]]:
     """The kinds with their labels; those named like a product stand for themselves."""
     words = table(page.lang)
     return [(words.get(f"weight.kind.{kind}", kind), kind) for kind in KINDS]
+
+
+def question(page: Page, models: list | None, layer: str | None, format: str) -> dict[str, str]:
+    """Arguments of the planner's `weight_picture`. Raises PlaygroundError for a model that the page may not name."""
+    named = str((models or [page.start.load.model])[0])
+    model = page.parse_fields([("load", "model")], [named]).load.model
+    return {"model": model, "layer": layer or FIRST_LAYER, "format": format}
 
 
 def format_name(kind: str, bits: int, block: int) -> str:

@@ -9,6 +9,7 @@ from playground.catalog import cache_folder
 from playground.data.source import save_pasted
 from playground.errors import PlaygroundError
 from playground.settings import Settings
+from playground.ui import weight_view
 from playground.ui.access import forbidden_sources
 from playground.ui.page import Page
 
@@ -120,3 +121,14 @@ def test_a_public_page_refuses_a_forbidden_path_among_valid_settings(machine, fi
     assert [problem.key for problem in raised.value.problems] == ["problem.not_here"]
     settings = Page("en", machine, None, None, None, None, Settings(), private=True).parse_fields([field], [path])
     assert getattr(getattr(settings, field[0]), field[1]) == path.strip()
+
+
+def test_a_public_page_shows_no_weights_of_a_folder_of_the_machine(machine):
+    for private in (True, False):
+        page = Page("en", machine, None, None, None, None, Settings(), private)
+        if private:
+            assert weight_view.question(page, [str(machine)], None, "int4")["model"] == str(machine)
+            continue
+        with pytest.raises(PlaygroundError) as raised:
+            weight_view.question(page, [str(machine)], None, "int4")
+        assert [problem.key for problem in raised.value.problems] == ["problem.not_here"]
