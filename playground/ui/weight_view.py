@@ -78,7 +78,7 @@ def _kind_choices(page: Page) -> list[tuple[str, str]]:
     return [(words.get(f"weight.kind.{kind}", kind), kind) for kind in KINDS]
 
 
-def question(page: Page, models: list | None, layer: str | None, format: str) -> dict[str, str]:
+def question(page: Page, models: list | None, layer: str | None, format: str) -> dict[str, Any]:
     """Arguments of the planner's `weight_picture`. Raises PlaygroundError for a model that the page may not name."""
     named = str((models or [page.start.load.model])[0])
     model = page.parse_fields([("load", "model")], [named]).load.model
