@@ -75,6 +75,7 @@ def test_what_cannot_be_written_or_recorded_is_an_error_in_a_sentence(tmp_path):
 def test_the_command_writes_it_beside_its_result(toy, tmp_path):
     file = tmp_path / "predicted.pickle"
     command = [sys.executable, "-m", "playground", "plan", str(toy()), "--snapshot", str(file)]
+    command += ["--context", "128", "--max-seq-length", "64"]
     process = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, timeout=300)
     assert process.returncode == 0, process.stderr
     assert json.loads(process.stdout)["phases"] and pickle.loads(file.read_bytes())["device_traces"][0]
