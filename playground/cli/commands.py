@@ -68,7 +68,7 @@ def lab(options: argparse.Namespace) -> dict:
 def race(options: argparse.Namespace) -> dict:
     """Fine-tune at several bit widths of the frozen weights, with the same rows, seed and prompts, one after another.
 
-    With neither --preset nor --settings: the default demo. A width that doesn't fit is told and left out.
+    With neither --preset nor --settings: the default demo. A width that fails is reported under "failed".
     """
     from dataclasses import asdict, replace
 
@@ -84,7 +84,7 @@ def race(options: argparse.Namespace) -> dict:
         except PlaygroundError as error:
             failed[str(bits)] = error.text(options.lang)
             print(failed[str(bits)], file=sys.stderr)
-    found = lanes(options.runs, chosen, options.widths)
+    found = lanes(options.runs, chosen, [bits for bits in options.widths if str(bits) not in failed])
     return {"lanes": [asdict(lane) for lane in found.values()], "failed": failed}
 
 

@@ -150,7 +150,7 @@ def _with_kernels(
 def _measure(
     context: JobContext, loaded: LoadedModel, format: Format, measurements: Measurements
 ) -> Generator[dict, None, dict]:
-    """Loss on the text and the answer to the prompt, with the model as it is."""
+    """Measure the current weights: the loss on the text, and the answer to the prompt."""
     losses = []
     for number, part in enumerate(token_losses(loaded.model, measurements.parts, context.stop)):
         losses.append(part)

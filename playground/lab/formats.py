@@ -26,7 +26,7 @@ GGUF = ("q8_0", "q6_k", "q5_k", "q5_1", "q5_0", "q4_k", "q4_1", "q4_0", "q3_k", 
 KERNELS = {"int8": 8, "nf4": 4, "fp4": 4}  # of bitsandbytes, with the bit width to load at
 MAX_FORMATS = 64  # in one question
 UNQUANTIZED = "bf16"
-# What the page begins with: a width each, then the formats that people download.
+# What the page begins with: one format of each width, and nf4.
 DEFAULT = ("bf16", "int8", "int6", "int5", "nf4", "int4", "int3", "int2")
 
 _NAME = re.compile(r"(?P<kind>[a-z]+?)(?P<bits>\d*)(?::(?P<block>\d+))?")

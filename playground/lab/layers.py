@@ -40,7 +40,7 @@ def quantizable_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
 
 def read_weight(layer: nn.Module) -> Tensor:
     """A layer's weight as (out, in), without a copy."""
-    weight: Tensor = layer.weight.data  # type: ignore[assignment]
+    weight: Tensor = layer.weight.data  # type: ignore[assignment]  # a Module's attributes are typed Tensor | Module
     return weight.T if isinstance(layer, Conv1D) else weight
 
 

@@ -56,7 +56,7 @@ def record(events: Sequence[dict]) -> str:
 
 
 def replay(path: Path, root: Path) -> store.Run:
-    """Put a recording among the runs under `root`, as a run of its own. Raises PlaygroundError for a file that is none.
+    """Copy a recording into a new run under `root`. Raises PlaygroundError for a file that isn't a recording.
 
     Events of kinds that this version doesn't know are kept; whatever draws them escapes their texts.
     """
@@ -127,5 +127,5 @@ def _without_paths(settings: dict) -> dict:
 
 
 def _last_part(name: str) -> str:
-    """The last part of an absolute path; anything else, such as a hub id, as it is."""
+    """The last part of an absolute path; anything else, such as a hub id, unchanged."""
     return MODEL_PATH.split(name)[-1] if ABSOLUTE_PATH.match(name) else name

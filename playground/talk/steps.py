@@ -12,7 +12,6 @@ from typing import Any
 
 from playground import ASSETS
 from playground.catalog import models, shapes
-from playground.catalog.cards import cards
 from playground.errors import PlaygroundError, Problem, problem
 from playground.i18n import LANGUAGES
 
@@ -109,8 +108,3 @@ def _text_problems(value: dict, number: int, name: str) -> Iterator[Problem]:
     for text in texts.values():
         if len(text) > MAX_TEXT:
             yield Problem("error.talk_long", {"step": number, "name": name, "chars": len(text), "most": MAX_TEXT})
-
-
-def card_sizes() -> list[tuple[str, int]]:
-    """The catalog's GPUs by name, with their bytes."""
-    return [(card["name"], card["bytes"]) for card in cards()]

@@ -60,7 +60,7 @@ class _Inserting:
 
 
 def insert(document: bytes, part: bytes) -> bytes:
-    """The document with `part` after its body's opening tag; as it is where it has none."""
+    """Insert `part` after the document's <body> tag; a document without one is returned unchanged."""
     tag = document.rfind(b"<body")
     end = document.find(b">", tag) + 1
     return document[:end] + part + document[end:] if tag >= 0 and end > 0 else document

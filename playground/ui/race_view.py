@@ -57,7 +57,7 @@ def connect(page: Page, view: RaceView, header: gr.Tab, live_view: gr.HTML) -> N
         yield from follow(widths, *values)
 
     def follow(widths: list, *values: Any) -> Iterator[list]:
-        """Show each lane as it is run, until the race has ended."""
+        """Update the table once a second until the race has ended."""
         while page.queue.running and page.queue.kind == "race":
             yield [message(), gr.update(interactive=False), draw(widths, values)]
             time.sleep(POLL_SECONDS)

@@ -10,10 +10,11 @@ from html import escape
 from typing import Any
 
 from playground import ASSETS, catalog
+from playground.catalog.cards import cards
 from playground.i18n import format_bytes, translate
 from playground.planning.client import read_stored_answers
 from playground.runs.recordings import read_recording
-from playground.talk.steps import MODEL, Step, card_sizes
+from playground.talk.steps import MODEL, Step
 from playground.ui import lab_figure, plan_figures
 from playground.ui.weight_figure import lora_figure, weight_figure
 
@@ -72,13 +73,13 @@ def _bytes(step: Step, lang: str, word: Callable) -> str:
 
 def _cards(step: Step, lang: str, word: Callable) -> str:
     weights = _parameters(step) * 4
-    rows = [(name, size, f"{size / 2**30:.0f} GB") for name, size in card_sizes()]
+    rows = [(card["name"], card["bytes"], f"{card['gib']} GB") for card in cards()]
     return _bars(rows, weights, f"{weights / GB:.1f} GB") + badge(word("talk.computed"))
 
 
 def _guess(step: Step, lang: str, word: Callable) -> str:
     """The question, and behind a button or a key the predicted answer."""
-    steps = _stored("waterfall")
+    steps = _stored("waterfall").get("answer")
     answer = format_bytes(steps[0]["need"]) if steps else "–"
     parts = f'<p class="big">{escape(answer)}</p>{badge(word("talk.predicted"))}'
     return (
@@ -89,15 +90,15 @@ def _guess(step: Step, lang: str, word: Callable) -> str:
 
 
 def _savings(step: Step, lang: str, word: Callable) -> str:
-    card = next(size for _, size in card_sizes() if size >= 2**33)
-    steps = _stored("waterfall")
+    card = next(card["bytes"] for card in cards() if card["id"] == catalog.first_plan()["card"])
+    steps = _stored("waterfall").get("answer")
     return (plan_figures.waterfall(word, steps, card) if steps else "") + badge(word("talk.predicted"))
 
 
 def _largest(step: Step, lang: str, word: Callable) -> str:
-    rows = _stored("largest_models")
-    sizes = {"context": 1024, "length": 256}
-    return (plan_figures.largest_models(word, rows, **sizes) if rows else "") + badge(word("talk.predicted"))
+    stored = _stored("largest_models")
+    figure = plan_figures.largest_models(word, stored["answer"], **stored["arguments"]) if stored else ""
+    return figure + badge(word("talk.predicted"))
 
 
 def _weight(step: Step, lang: str, word: Callable) -> str:
@@ -157,6 +158,6 @@ def _recorded() -> dict[str, Any]:
     return recording
 
 
-def _stored(question: str) -> Any:
-    """A stored answer of the planning process, or []."""
-    return next((entry["answer"] for entry in read_stored_answers() if entry["id"] == question), [])
+def _stored(question: str) -> dict[str, Any]:
+    """A question to the planning process with its stored "arguments" and "answer", or {}."""
+    return next((entry for entry in read_stored_answers() if entry["id"] == question), {})

@@ -42,7 +42,7 @@ def measure(model: str, runs: str) -> list[dict]:
 
 
 def draw(points: dict[str, list[dict]]) -> str:
-    """The program's own figure as a file of its own, with the models' names in it."""
+    """The Bit widths tab's figure as a standalone SVG file, with the models' names in it."""
     from playground.catalog import display_name
     from playground.i18n import translate
     from playground.ui import lab_figure
