@@ -1,19 +1,47 @@
-// A recorded run, played in the live view until there is a real one. live_view.js, which follows in the same text, draws it.
+// The player of a recording or of a run that has ended: its events at their own speed or faster, paused, or moved to any moment.
+// live_view.js, which follows in the same text, draws what it plays. Unit tests: tests/js/live_recording.test.js.
 
-const RECORDING = "recording"; // stands for the id of a run
-const PLAYED_IN = 40, RESTS = 8, TICK = 0.5; // seconds: a longer recording is played faster; before it starts anew; between two drawings
+const RECORDING = "recording"; // stands for the id of a run: the recorded demo, until there is a real run
+const SHIPPED = "recording:"; // begins the id of a recording that comes with the program
+const SPEEDS = [1, 2, 5, 10, 20];
+const PLAYED_IN = 40, RESTS = 8, TICK = 0.25; // seconds: a longer run is played faster; before it starts anew; between two drawings
 
-// play(batch, first) is called with the events that are due. Returns a function that ends it.
-function playRecording(events, play) {
-  const length = events.at(-1)?.t ?? 0, speed = Math.max(1, length / PLAYED_IN);
-  let next = 0, time = 0;
-  const timer = setInterval(() => {
-    if (document.hidden) return;
-    const first = next === 0, from = next;
-    time += TICK * speed;
+// play(batch, first) is called with the events that are due; first: they are the first of the run. change() after each tick and act.
+function createPlayer(events, { play, change = () => {}, loops = false }) {
+  const length = events.at(-1)?.t ?? 0;
+  const player = { time: 0, length, playing: true, speed: SPEEDS.find((speed) => length / speed <= PLAYED_IN) ?? SPEEDS.at(-1), toggle, seek, setSpeed, end };
+  let next = 0;
+  const timer = setInterval(tick, 1000 * TICK);
+
+  function tick() {
+    if (document.hidden || !player.playing) return;
+    advance(player.time + TICK * player.speed);
+    if (loops && player.time > length + RESTS * player.speed) next = player.time = 0;
+    else if (!loops && player.time >= length) player.playing = false;
+    change();
+  }
+  function advance(time) {
+    const from = next;
+    player.time = time;
     while (next < events.length && events[next].t <= time) next += 1;
-    if (next > from) play(events.slice(from, next), first);
-    if (time > length + RESTS * speed) next = time = 0;
-  }, 1000 * TICK);
-  return () => clearInterval(timer);
+    if (next > from) play(events.slice(from, next), from === 0);
+  }
+  function toggle() {
+    if (!player.playing && player.time >= length) next = player.time = 0;
+    player.playing = !player.playing;
+    change();
+  }
+  function seek(time) {
+    if (time < player.time) next = 0;
+    advance(Math.min(Math.max(time, events[0]?.t ?? 0), length)); // the first event is always shown
+    change();
+  }
+  function setSpeed(speed) {
+    player.speed = speed;
+    change();
+  }
+  function end() {
+    clearInterval(timer);
+  }
+  return player;
 }

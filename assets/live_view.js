@@ -9,7 +9,7 @@ const removed = new AbortController(); // ends the listeners once the element ha
 let state = emptyState(), reply = null; // reply: the server's latest
 let pickedStep = null; // the step whose sample answers are shown; null: the latest
 let paint = null, needsDrawing = true, connectionLost = false, polling = false, timer;
-let endRecording = null; // ends the recording that is played
+let player = null, playedRun = ""; // what plays a recording or an ended run, and which
 let announcedValue = "", spokenPhase = ""; // the value last given to Gradio, and the phase last given to screen readers
 
 const put = (node, text) => { if (node.textContent !== text) node.textContent = text; };
@@ -39,8 +39,8 @@ function drawStatus() {
   const status = outcome ? `outcome.${outcome}` : !phase ? "outcome.begun" : working || phase === "idle" ? `phase.${phase}` : "outcome.interrupted";
   put(part(".run-title"), say("title", { job: jobName(about.job), model: about.name ?? load.model, bits: load.bits }));
   put(part(".hardware"), hardware.name ? say(hardware.simulated ? "where_card" : "where", { name: hardware.name, capacity: formatBytes(hardware.capacity) }) : "");
-  const recorded = state.run === RECORDING || Boolean(about.recorded);
-  put(part(".recorded"), recorded ? say("recorded", { date: about.recorded ?? "" }) : ""), show(part(".recorded"), recorded);
+  const recorded = Boolean(player || about.recorded);
+  put(part(".recorded"), recorded ? badge() : ""), show(part(".recorded"), recorded), drawPlayer();
   put(part(".phase"), sayEither(status, "phase.other"));
   part(".phase").dataset.state = outcome;
   const format = progress?.unit === "bytes" ? formatBytes : formatCount, amounts = { done: format(progress?.done), total: format(progress?.total) };
@@ -51,6 +51,28 @@ function drawStatus() {
   drawFacts(active && phase === "train");
   put(part(".failure"), state.failure), show(part(".failure"), Boolean(state.failure));
   fill(part(".notes"), state.notes, ["li"], put), show(part(".notes"), state.notes.length > 0);
+}
+
+// What marks everything that isn't live; nothing switches it off.
+function badge() {
+  const { about, hardware } = state, date = about.recorded ?? (about.began ? new Date(1000 * about.began).toISOString().slice(0, 10) : "");
+  const parts = [say("recorded", { date, hardware: hardware.name ?? "" })];
+  if (about.shape) parts.push(say("recorded.random"));
+  if (player) parts.push(say("recorded.speed", { speed: player.speed }));
+  return parts.join(" · ");
+}
+
+// The controls of a recording, and of every run that has ended.
+function drawPlayer() {
+  const shown = Boolean(player || (state.outcome && !reply.live)), [toggle, range, clock, speed] = part(".player").children;
+  show(part(".player"), shown);
+  if (!shown) return;
+  const length = player?.length ?? state.time, time = Math.min(player?.time ?? length, length), playing = Boolean(player?.playing);
+  put(toggle, playing ? "❚❚" : "▶"), toggle.setAttribute("aria-label", say(playing ? "player.pause" : "player.play"));
+  if (range !== document.activeElement || playing) range.max = length, range.value = time;
+  range.ariaValueText = formatSeconds(time);
+  put(clock, `${formatSeconds(time)} / ${formatSeconds(length)}`);
+  if (player) speed.value = player.speed;
 }
 
 function drawFacts(training) {
@@ -235,31 +257,54 @@ function receive(fresh) {
 
 // Tell Gradio of every start and end of a job, and the status strip of everything.
 function announce() {
-  const run = reply.run === RECORDING ? "" : reply.run;
+  const run = reply.run.startsWith(RECORDING) ? "" : reply.run;
+  if (player && run) return void announceStrip(emptyState()); // an ended run, played once more, is no news
   const value = JSON.stringify({ run, engine: reply.engine, ended: run !== "" && state.outcome !== "", loaded: reply.loaded });
   // The template doesn't mention the value, so that setting it redraws nothing; Gradio fires `change` by itself. As text: an
   // object is copied by Gradio at every comparison, counts as new each time, and can fire `change` without end.
   if (!reply.more && announcedValue !== value) props.value = announcedValue = value;
-  document.dispatchEvent(new CustomEvent("playground-state", { detail: stripState(run ? state : emptyState(), reply) }));
+  announceStrip(run ? state : emptyState());
+}
+
+const announceStrip = (state) => document.dispatchEvent(new CustomEvent("playground-state", { detail: stripState(state, reply) }));
+
+// Play a run's events from their beginning. Whatever is live comes before it: see `poll`.
+async function startPlayer(run, loops = false) {
+  playedRun = run;
+  const events = await server.all_events({ run });
+  if (!events.length || playedRun !== run) return;
+  player?.end();
+  player = createPlayer(events, { loops, change: drawStatus, play(batch, first) {
+    if (first) state = emptyState(run), state.cursor = reply.cursor, pickedStep = null;
+    receive({ ...reply, run, events: batch, live: true, more: false });
+  } });
+  player.seek(0);
+}
+
+function endPlayer() {
+  player?.end();
+  player = null, playedRun = "";
 }
 
 // Before the first run, its place is taken by a recorded one.
 async function showRecording(fresh) {
   if (!reply) receive(fresh); // until its events are here
-  if (endRecording) return void (reply = { ...fresh, run: RECORDING, live: true }, announce());
-  endRecording = () => {}; // no second one while its events are on their way
-  const events = await server.recording({});
-  if (!events.length) return receive(fresh);
-  endRecording = playRecording(events, (batch, first) => {
-    if (first) state = emptyState();
-    receive({ ...reply, run: RECORDING, events: batch, live: true });
-  });
+  if (player) return void (reply = { ...fresh, run: RECORDING, live: true }, announce());
+  if (!playedRun) await startPlayer(RECORDING, true);
+}
+
+// What the server says of the run that is followed: one that is played goes on, unless it lives again.
+function follow(fresh) {
+  if (player && fresh.run === playedRun && !fresh.live) return void (reply = { ...fresh, live: true }, announce());
+  const changed = fresh.run !== state.run;
+  endPlayer(), receive(fresh);
+  if (changed && fresh.run.startsWith(SHIPPED)) startPlayer(fresh.run);
 }
 
 async function poll() {
   clearTimeout(timer);
   if (!element.isConnected) {
-    removed.abort(), resizes.disconnect(), themeChanges.disconnect(), endRecording?.();
+    removed.abort(), resizes.disconnect(), themeChanges.disconnect(), endPlayer();
     return [memoryPlot, lossPlot].forEach((node) => window.Plotly?.purge(node));
   }
   if (document.hidden || polling) return;
@@ -267,14 +312,14 @@ async function poll() {
   try {
     const run = state.run === RECORDING ? "" : state.run, fresh = await server.since({ follow: props.follow ?? "", run, cursor: state.cursor });
     if (!fresh.run && !props.follow) await showRecording(fresh);
-    else endRecording?.(), endRecording = null, receive(fresh);
+    else follow(fresh);
   } catch (error) {
     if (!connectionLost) console.warn(error);
     connectionLost = true;
     draw();
   }
   polling = false;
-  timer = setTimeout(poll, connectionLost ? 2000 : reply.more ? 0 : reply.busy || (reply.live && reply.run !== RECORDING) ? 250 : 1000);
+  timer = setTimeout(poll, connectionLost ? 2000 : reply.more ? 0 : reply.busy || (reply.live && !player) ? 250 : 1000);
 }
 
 const resizes = new ResizeObserver(() => { if (reply) draw(); });
@@ -286,6 +331,20 @@ part(".samples input").setAttribute("aria-label", say("samples.slider"));
 part(".samples input").addEventListener("input", ({ target }) => {
   pickedStep = Number(target.value) < state.samples.length - 1 ? state.samples[target.value][0] : null;
   drawSamples();
+});
+SPEEDS.forEach((speed) => part(".player select").append(new Option(`${speed}×`, speed)));
+part(".player input").setAttribute("aria-label", say("player.position")), part(".player select").setAttribute("aria-label", say("player.speed"));
+part(".player button").addEventListener("click", () => player ? player.toggle() : startPlayer(state.run));
+part(".player input").addEventListener("input", async ({ target }) => {
+  const time = Number(target.value);
+  if (!player) await startPlayer(state.run);
+  if (player?.playing) player.toggle();
+  player?.seek(time);
+});
+part(".player select").addEventListener("change", async ({ target }) => {
+  const speed = Number(target.value);
+  if (!player) await startPlayer(state.run);
+  player?.setSpeed(speed);
 });
 put(part(".memory h4 small"), say("measured")), root.setAttribute("aria-label", say("name")), part(".progress").setAttribute("aria-label", say("progress"));
 document.addEventListener("visibilitychange", poll, { signal: removed.signal });

@@ -80,8 +80,8 @@ function draw() {
   show(part(".none"), !runs.length), show(part(".tunes"), tunes.length), show(part(".others"), others.length);
   show(part(".trash"), runs.some(({ deleted }) => deleted)), show(part(".back"), live);
   part(".others summary").textContent = say("others", { count: others.length });
-  if (!listed && !tunes.length) part(".others").open = true;
-  listed = true;
+  if (!listed && !tunes.length) part(".others").open = runs.length > 0;
+  listed ||= runs.length > 0;
   fill(part(".tunes tbody"), tunes, TUNE_COLUMNS), fill(part(".others tbody"), others, OTHER_COLUMNS);
   if (hadFocus && document.activeElement === document.body) root.querySelector("tbody button")?.focus();
 }

@@ -1,4 +1,4 @@
-// The talk. Gradio runs this once, as a function of (element, props, …). Which step, and whether it fills the screen, is kept in
+// The talk. Gradio runs this once, as a function of (element, props, trigger, server, …). Which step, and whether it fills the screen, is kept in
 // this tab of the browser, so that a switch of language goes on at the same step.
 
 const talk = element.querySelector(".talk"), steps = [...talk.querySelectorAll(".step")], place = talk.querySelector(".place");
@@ -58,5 +58,18 @@ talk.querySelectorAll(".go").forEach((button) => button.addEventListener("click"
   fill(false);
   [...document.querySelectorAll("[role=tab]")].find((tab) => tab.textContent.trim() === button.dataset.tab)?.click();
 }));
+// A slider's figure comes from the server, which answers in its own time: the value that was last asked for is the one drawn.
+steps.forEach((step, number) => {
+  const input = step.querySelector(".live input");
+  if (!input) return;
+  let asked = 0;
+  input.addEventListener("input", async () => {
+    const mine = asked += 1, value = Number(input.value);
+    step.querySelector(".live output").textContent = value;
+    const figure = await server.redraw({ step: number, value });
+    if (figure && mine === asked) step.querySelector(".figure").innerHTML = figure;
+  });
+});
+
 show(shown);
 if (kept.full) fill(true);

@@ -6,7 +6,9 @@ TIGHT = 0.92  # share of a GPU's memory: beyond it, a desktop or one long row ca
 
 
 def cards() -> list[dict]:
-    """Every GPU size of the catalog, smallest first: {"id", "name", "gib", "bytes"}, "peaks" where rates are known."""
+    """Every GPU size of the catalog, smallest first: {"id", "name", "gib", "bytes"}; "peaks" and "price" where
+    rates are known and a price was announced.
+    """
     return [card | {"bytes": card["gib"] * 2**30} for card in read_entries("cards").values()]
 
 

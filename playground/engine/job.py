@@ -12,7 +12,7 @@ from torch import nn
 
 from playground.background import Stopped
 from playground.engine import predictions
-from playground.errors import PlaygroundError, as_playground_error, problem
+from playground.errors import PlaygroundError, Problem, as_playground_error, problem
 from playground.memory import card_limit, ledger, meter
 from playground.memory.peaks import PeakTracker
 from playground.runs import Run
@@ -114,14 +114,16 @@ def explain_failure(error: Exception, context: JobContext, load: Load) -> tuple[
     parts = predictions.full_ledger(context.bytes_by_part(), peak)
     changeable = [part for part in parts if part != "runtime"]  # nobody can do anything about the runtime's share
     largest = max(changeable, key=lambda part: parts[part], default="weights")
-    shown = problem(
-        "error.out_of_memory",
-        used_bytes=peak["device_used"] if on_gpu else peak["rss"],
-        capacity_bytes=capacity,
-        part=largest,
-        part_bytes=parts.get(largest, 0),
-    )
-    return shown, {"parts": parts, "peak": peak, "capacity": capacity}
+    used, part_bytes = peak["device_used"] if on_gpu else peak["rss"], parts.get(largest, 0)
+    problems = [
+        Problem(
+            "error.out_of_memory",
+            {"used_bytes": used, "capacity_bytes": capacity, "part": largest, "part_bytes": part_bytes},
+        )
+    ]
+    if asked := meter.failed_allocation(error):
+        problems.append(Problem("error.failed_allocation", {"asked_bytes": asked}))
+    return PlaygroundError(*problems), {"parts": parts, "peak": peak, "capacity": capacity}
 
 
 def _record_lost_process(run: Run, kind: str) -> None:

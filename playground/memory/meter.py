@@ -1,6 +1,7 @@
 """Measure memory ten times a second while a job runs; in bytes."""
 
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable
@@ -9,6 +10,8 @@ from pathlib import Path
 import psutil
 
 PERIOD = 0.1  # seconds between readings
+FAILED_ALLOCATION = re.compile(r"[Tt]ried to allocate ([\d.]+) (bytes|[KMG]iB)")  # torch, on a GPU and on a CPU
+UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 LOW_MEMORY = 2**28  # bytes available on the whole machine
 
 
@@ -51,6 +54,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     return "could not create a primitive" in str(error) and (
         _address_space_is_limited() or psutil.virtual_memory().available < LOW_MEMORY
     )
+
+
+def failed_allocation(error: BaseException) -> int:
+    """Bytes of the allocation that an out-of-memory error of torch says has failed; 0 where it doesn't say."""
+    found = FAILED_ALLOCATION.search(str(error))
+    return int(float(found[1]) * UNITS[found[2]]) if found else 0
 
 
 def _address_space_is_limited() -> bool:

@@ -21,8 +21,10 @@ from playground.runs.upgrade import SCHEMA, upgraded
 from playground.settings import Settings, parse
 
 FOLDER = ASSETS / "recordings"
+NAME = re.compile(r"[\w-]+")
 MEMORY_EVENTS = 390  # at most about; with the last one that has parts less than 400
 MAX_BYTES = 500_000
+ANSWERS = ("sample", "eval")  # kinds of events that say what a model knows
 OWN_FIELDS = ("run", "adapter", "model", "checkpoint")  # of a result
 ABSOLUTE_PATH = re.compile(r"(?<![\w.:/<])/(?:[\w.-]+/)+|(?<!\w)[A-Za-z]:\\|(?<!\w)~/")
 MODEL_PATH = re.compile(r"[/\\]")
@@ -31,21 +33,30 @@ MODEL_PATH = re.compile(r"[/\\]")
 def read_recording(name: str) -> list[dict]:
     """The events of a recording that ships with the program; [] where there is none of that name."""
     path = FOLDER / f"{name}.jsonl"
-    if not path.is_file():
+    if not NAME.fullmatch(name) or not path.is_file():
         return []
     return [upgraded(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines() if line]
 
 
-def record(events: Sequence[dict]) -> str:
+def names() -> list[str]:
+    """The names of all recordings that ship with the program."""
+    return sorted(path.stem for path in FOLDER.glob("*.jsonl"))
+
+
+def record(events: Sequence[dict], shape: str = "") -> str:
     """The recording of a run that came to its end, as JSON lines.
 
+    shape: the id of the model whose shape random weights had; the recording names it, and shows no answers.
     Raises PlaygroundError for a run that is still open, for one that names a path of this machine, and for a run too
     large.
     """
     ends = [event for event in events if event["kind"] in ("done", "error")]
     if not events or events[0]["kind"] != "run_started" or not ends:
         raise problem("error.record_open")
-    lines = [json.dumps(event, ensure_ascii=False, separators=(",", ":")) for event in _recorded(events)]
+    lines, latest = [], 0.0
+    for event in _recorded(events, shape):
+        latest = max(latest, event["t"])  # a clock may have been set back during the run
+        lines.append(json.dumps(event | {"t": latest}, ensure_ascii=False, separators=(",", ":")))
     for line in lines:
         if path := ABSOLUTE_PATH.search(line):
             raise problem("error.record_path", detail=line[max(0, path.start() - 60) : path.end() + 20])
@@ -101,18 +112,24 @@ def _parse(line: str) -> dict | None:
     return event if is_event and isinstance(event.get("t"), (int, float)) else None
 
 
-def _recorded(events: Sequence[dict]) -> Iterator[dict[str, Any]]:
+def _recorded(events: Sequence[dict], shape: str) -> Iterator[dict[str, Any]]:
     """The events that a recording keeps."""
     for event in thin_memory(events, MEMORY_EVENTS):
+        if shape and event["kind"] in ANSWERS:
+            continue
         if event["kind"] == "run_started":
             day = datetime.fromtimestamp(event["began"], timezone.utc).date().isoformat()
             kept = {key: value for key, value in event.items() if key != "began"}
-            yield {**kept, "settings": _without_paths(event["settings"]), "recorded": event.get("recorded", day)}
+            kept |= {"settings": _without_paths(event["settings"]), "recorded": event.get("recorded", day)}
+            if shape:
+                kept["shape"] = shape
+                kept["settings"]["load"]["model"] = shape
+            yield kept
         elif event["kind"] == "done":
             result = {key: value for key, value in event["result"].items() if key not in OWN_FIELDS}
             yield event | {"result": result}
         elif event["kind"] == "loaded":
-            yield event | {"model": _last_part(event["model"])}
+            yield event | {"model": shape or _last_part(event["model"])}
         else:
             yield event
 

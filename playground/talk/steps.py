@@ -14,6 +14,7 @@ from playground import ASSETS
 from playground.catalog import models, shapes
 from playground.errors import PlaygroundError, Problem, problem
 from playground.i18n import LANGUAGES
+from playground.runs import recordings
 
 STEPS = ASSETS / "talk" / "steps.json"
 MODEL = "cyberagent/open-calm-7b"  # of steps that name none
@@ -25,6 +26,8 @@ KINDS: dict[str, tuple[str, ...]] = {
     "bytes": ("model",),
     "cards": ("model",),
     "guess": ("question",),
+    "measured": ("recordings", "card"),
+    "peft": (),
     "savings": (),
     "weight": (),
     "largest": (),
@@ -91,7 +94,12 @@ def _problems(value: Any, number: int) -> Iterator[Problem]:
         yield Problem("error.talk_value", {"step": number, "name": "tab", "value": str(value["tab"])[:40]})
     if "model" in KINDS[kind] and value.get("model", MODEL) not in {**shapes(), **models()}:
         yield Problem("error.talk_value", {"step": number, "name": "model", "value": str(value["model"])[:80]})
-    for name in {"rows", "columns", "r"} & set(KINDS[kind]):
+    if "recordings" in KINDS[kind]:
+        listed = value.get("recordings")
+        for name in listed if isinstance(listed, list) and listed else [listed]:
+            if name not in recordings.names():
+                yield Problem("error.talk_value", {"step": number, "name": "recordings", "value": str(name)[:80]})
+    for name in {"rows", "columns", "r", "card"} & set(KINDS[kind]):
         size = value.get(name, 1)
         if type(size) is not int or not 0 < size <= 10**6:
             yield Problem("error.talk_value", {"step": number, "name": name, "value": str(size)[:40]})

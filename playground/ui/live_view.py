@@ -1,6 +1,7 @@
 """The live view of a run: a gr.HTML that polls for the run's new events and draws them itself.
 
-Its scripts in assets/: live_reducer.js (events → state), live_figures.js (texts and figures), live_view.js (the page).
+Its scripts in assets/: live_reducer.js (events → state), live_figures.js (texts and figures), live_recording.js
+(plays what has ended), live_view.js (the page).
 The browser polls `since` with a byte cursor, so a live run, a reload, a hidden tab and a past run are the same case.
 `since` bypasses Gradio's queue and anyone who can open the page can call it, so it validates its argument.
 """
@@ -23,6 +24,7 @@ from playground.runs.thinning import thin_memory
 BLOCK = 4_000_000  # bytes of events in a reply; the browser polls again at once while there are more
 FRESH = 3.0  # seconds: a run written to this recently is still going, even if another process writes it
 MAX_MEMORY_EVENTS = 2000  # in a reply
+RECORDING, SHIPPED = "recording", "recording:"  # as live_recording.js has them: the demo; a recording that ships
 SCRIPTS = ("live_reducer.js", "live_figures.js", "live_recording.js", "live_view.js")
 
 
@@ -43,6 +45,8 @@ TEMPLATE = """
   <p class="empty" hidden></p>
   <div class="filled" hidden>
     <p class="recorded" hidden></p>
+    <p class="player" hidden><button type="button"></button><input type="range" min="0" step="any" value="0"
+      ><span class="clock"></span><select></select></p>
     <header><strong class="run-title"></strong> <span class="hardware"></span></header>
     <p class="state"><strong class="phase"></strong> <span class="amount"></span> <span class="engine"></span></p>
     <div class="progress" role="progressbar" aria-valuemin="0" aria-valuemax="100"><i></i></div>
@@ -108,6 +112,8 @@ def live_view(lang: str, root: Path, current: Callable[[], dict]) -> gr.HTML:
         run_id = query["follow"] or last_run or query["run"]
         if not run_id:
             return empty
+        if run_id.startswith(SHIPPED):
+            return empty | _recording_since(run_id, query, lang)
         try:
             run = runs.find(root, run_id)
             start = query["cursor"] if run_id == query["run"] else 0
@@ -123,10 +129,19 @@ def live_view(lang: str, root: Path, current: Callable[[], dict]) -> gr.HTML:
             "live": fresh or (now["busy"] and now["run"] == run.id),
         }
 
-    def recording(request: Any) -> list[dict]:
-        """The events of the recorded demo; in English where there is none in this language."""
-        events = read_recording(f"demo-{lang}") or read_recording("demo-en")
-        return [_with_text(event, lang) for event in events]
+    def all_events(request: Any) -> list[dict]:
+        """All events of a run, to play it: {"run": id}; of the recorded demo; of a recording that ships."""
+        run_id = request.get("run") if isinstance(request, dict) else None
+        if run_id == RECORDING:
+            found = read_recording(f"demo-{lang}") or read_recording("demo-en")
+        elif isinstance(run_id, str) and run_id.startswith(SHIPPED):
+            found = read_recording(run_id.removeprefix(SHIPPED))
+        else:
+            try:
+                found = list(runs.find(root, run_id).events())
+            except (PlaygroundError, OSError):
+                return []
+        return [_with_text(event, lang) for event in thin_memory(found, MAX_MEMORY_EVENTS)]
 
     return gr.HTML(
         html_template=TEMPLATE,
@@ -134,11 +149,20 @@ def live_view(lang: str, root: Path, current: Callable[[], dict]) -> gr.HTML:
         js_on_load="\n".join((ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS),
         apply_default_css=False,
         container=True,
-        server_functions=[since, recording],
+        server_functions=[since, all_events],
         follow="",
         words=_words(lang),
         lang=lang,
     )
+
+
+def _recording_since(run_id: str, query: dict, lang: str) -> dict:
+    """The reply for a recording that ships with the program: all its events, once."""
+    events = read_recording(run_id.removeprefix(SHIPPED))
+    if not events:
+        return {}
+    fresh = events if run_id != query["run"] or not query["cursor"] else []
+    return {"run": run_id, "cursor": 1, "events": [_with_text(event, lang) for event in fresh]}
 
 
 def _words(lang: str) -> dict[str, str]:

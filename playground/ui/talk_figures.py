@@ -4,22 +4,32 @@ Styles are in assets/talk.css, and those of the figures in theirs. All text is e
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, partial
 from html import escape
 from typing import Any
 
 from playground import ASSETS, catalog
 from playground.catalog.cards import cards
+from playground.errors import PlaygroundError
 from playground.i18n import format_bytes, translate
 from playground.planning.client import read_stored_answers
 from playground.runs.recordings import read_recording
 from playground.talk.steps import MODEL, Step
 from playground.ui import lab_figure, plan_figures
+from playground.ui.talk_bars import Bar, badge, bars
+from playground.ui.talk_recordings import measured_peaks, peft_table
 from playground.ui.weight_figure import lora_figure, weight_figure
 
 WIDTHS = (32, 16, 8, 4)
 GB = 10**9
+WEIGHT_MODEL = "smollm2-135m-instruct"
+# Kinds whose figure a slider changes: the option, the slider's label, its range, and where it stands.
+LIVE: dict[str, tuple[str, str, tuple[int, int], int]] = {
+    "weight": ("bits", "talk.bits_slider", (2, 8), 4),
+    "lora": ("r", "talk.rank_slider", (1, 256), 8),
+}
 
 
 def step_figure(step: Step, lang: str) -> str:
@@ -28,6 +38,8 @@ def step_figure(step: Step, lang: str) -> str:
         "bytes": _bytes,
         "cards": _cards,
         "guess": _guess,
+        "measured": lambda step, _lang, word: measured_peaks(step, word),
+        "peft": lambda _step, _lang, word: peft_table(word, _recorded()),
         "savings": _savings,
         "weight": _weight,
         "largest": _largest,
@@ -39,9 +51,30 @@ def step_figure(step: Step, lang: str) -> str:
     return draw[step.kind](step, lang, partial(translate, lang)) if step.kind in draw else ""
 
 
-def badge(text: str) -> str:
-    """A mark that says where figures are from."""
-    return f'<p class="source"><em>{escape(text)}</em></p>'
+def slider(step: Step, lang: str) -> str:
+    """What changes a step's figure while one speaks: a slider for LIVE kinds, else ""."""
+    if step.kind not in LIVE:
+        return ""
+    option, key, (least, most), default = LIVE[step.kind]
+    value = step.options.get(option, default)
+    return (
+        f'<label class="live">{escape(translate(lang, key))} <input type="range" min="{least}" max="{most}" '
+        f'value="{value}"><output>{value}</output></label>'
+    )
+
+
+def redrawn(step: Step, lang: str, value: int, ask: Callable[..., dict]) -> str:
+    """The figure of a LIVE step for another value of its slider. ask: the planner's."""
+    option, _, (least, most), _ = LIVE[step.kind]
+    value = min(max(value, least), most)
+    if step.kind == "lora":
+        return _lora(replace(step, options=step.options | {option: value}), lang, partial(translate, lang))
+    word, recorded = partial(translate, lang), _recorded()
+    try:
+        picture = ask("weight_picture", model=WEIGHT_MODEL, layer=recorded["weight"]["layer"], format=f"int{value}")
+    except PlaygroundError:
+        return f"<p>{escape(word('talk.not_here'))}</p>{_weight(step, lang, word)}"
+    return weight_figure(word, picture) + badge(word("talk.computed_now"))
 
 
 def _parameters(step: Step) -> int:
@@ -49,32 +82,25 @@ def _parameters(step: Step) -> int:
     return int({**catalog.shapes(), **catalog.models()}[model]["parameters"])
 
 
-def _bars(rows: Sequence[tuple[str, float, str]], line: float = 0.0, line_label: str = "") -> str:
-    """Rows of (name, size, text) as bars; line: a size that is marked across all of them."""
-    largest = max(line, *(size for _, size, _ in rows))
-    mark = f'<u style="left:{100 * line / largest:.2f}%"></u>' if line else ""
-    drawn = "".join(
-        f'<li><span>{escape(name)}</span><div>{mark}<i style="width:{100 * size / largest:.2f}%"></i></div>'
-        f"<b>{escape(text)}</b></li>"
-        for name, size, text in rows
-    )
-    label = f'<p class="line-label">▏{escape(line_label)}</p>' if line_label else ""
-    return f'<ol class="talk-bars">{drawn}</ol>{label}'
-
-
 def _bytes(step: Step, lang: str, word: Callable) -> str:
     parameters = _parameters(step)
     rows = [
-        (word("talk.bits", bits=bits), parameters * bits / 8, f"{parameters * bits / 8 / GB:.1f} GB") for bits in WIDTHS
+        Bar(word("talk.bits", bits=bits), parameters * bits / 8, f"{parameters * bits / 8 / GB:.1f} GB")
+        for bits in WIDTHS
     ]
     head = f'<p class="big">{parameters:,} × 4 B = {parameters * 4 / GB:.1f} GB</p>'
-    return head + _bars(rows) + badge(word("talk.computed"))
+    return head + bars(rows) + badge(word("talk.computed"))
 
 
 def _cards(step: Step, lang: str, word: Callable) -> str:
     weights = _parameters(step) * 4
-    rows = [(card["name"], card["bytes"], f"{card['gib']} GB") for card in cards()]
-    return _bars(rows, weights, f"{weights / GB:.1f} GB") + badge(word("talk.computed"))
+    rows = [Bar(_card_name(card, word), card["bytes"], f"{card['gib']} GB") for card in cards()]
+    return bars(rows, weights, f"{weights / GB:.1f} GB") + badge(word("talk.computed_prices"))
+
+
+def _card_name(card: dict, word: Callable) -> str:
+    """The card's names; with the price of one of them, where one was announced."""
+    return word("talk.price", **card["price"]) if "price" in card else card["name"]
 
 
 def _guess(step: Step, lang: str, word: Callable) -> str:

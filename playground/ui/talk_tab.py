@@ -1,18 +1,20 @@
 """Tab "Talk": the program's story as full-screen steps, turned by arrow keys or a presenter's remote.
 
 All steps are in the page from the start, so that nothing is awaited on a stage. The script (assets/talk.js) shows one
-at a time and keeps which one over a switch of language.
+at a time and keeps which one over a switch of language. A slider's figure is computed anew by `redraw`, which anyone
+who can open the page can call, so it validates its argument.
 """
 
 from collections.abc import Sequence
 from html import escape
+from typing import Any
 
 import gradio as gr
 
 from playground import ASSETS
 from playground.talk.steps import Step
 from playground.ui.page import Page
-from playground.ui.talk_figures import step_figure
+from playground.ui.talk_figures import LIVE, redrawn, slider, step_figure
 
 
 def build(page: Page, steps: Sequence[Step]) -> None:
@@ -23,12 +25,23 @@ def build(page: Page, steps: Sequence[Step]) -> None:
         f'<button type="button" class="{name}">{escape(word(f"talk.{name}"))}</button>'
         for name in ("back", "next", "full")
     )
+
+    def redraw(request: Any) -> str:
+        """The figure of step number "step" (from 0) for the slider's "value"; "" for anything else."""
+        step, value = (request.get("step"), request.get("value")) if isinstance(request, dict) else (None, None)
+        if type(step) is not int or type(value) is not int or not 0 <= step < len(steps):
+            return ""
+        if steps[step].kind not in LIVE:
+            return ""
+        return redrawn(steps[step], page.lang, value, page.planner.ask)
+
     keys = f"<small>{escape(word('talk.keys'))}</small>"
     gr.HTML(
         f'<div class="talk" tabindex="0"><div class="steps">{drawn}</div>'
         f'<nav>{buttons}<span class="place" aria-live="polite"></span>{keys}</nav></div>',
         js_on_load=(ASSETS / "talk.js").read_text(encoding="utf-8"),
         apply_default_css=False,
+        server_functions=[redraw],
     )
 
 
@@ -45,5 +58,6 @@ def _step(page: Page, step: Step, number: int, count: int) -> str:
     )
     return (
         f'<section class="step of-{step.kind}" aria-label="{number} / {count}" hidden>'
-        f"<h2>{escape(step.title[lang])}</h2>{lead}{step_figure(step, lang)}{go}</section>"
+        f"<h2>{escape(step.title[lang])}</h2>{lead}{slider(step, lang)}"
+        f'<div class="figure">{step_figure(step, lang)}</div>{go}</section>'
     )

@@ -213,3 +213,64 @@ def test_a_prediction_is_compared_with_the_measurement_and_recorded(app, page):
     page.get_by_role("button", name=translate("en", "accuracy.record")).click()
     expect(page.locator(".scrolled tr", has_text="2.00 GiB → 1.00 GiB")).to_be_visible()
     runs.delete(app.runs, run.id)
+
+
+def test_a_shipped_recording_is_played_paused_moved_and_never_taken_for_live(app, page):
+    open_tab(page, "tab.runs")
+    unfold(page, "recordings.title")
+    choice = page.get_by_label(translate("en", "recordings.choice"))
+    choice.click()
+    page.get_by_role("option", name="OpenCALM 7B, 4 bits").last.click()
+    press(page, "recordings.play")
+    live, player = page.locator(".live"), page.locator(".live .player")
+    expect(live.locator(".recorded")).to_contain_text("NVIDIA H100", timeout=LONG)
+    expect(live.locator(".recorded")).to_contain_text(translate("en", "chart.recorded.random"))
+    expect(live.locator(".step, .phase").first).not_to_be_empty()
+    player.locator("button").click()  # pause
+    shown = player.locator(".clock").inner_text()
+    page.wait_for_timeout(1500)
+    expect(player.locator(".clock")).to_have_text(shown)
+    _move(player, "input", "input", 999)
+    expect(live.locator(".phase")).to_have_text(translate("en", "chart.outcome.done"))
+    _move(player, "input", "input", 0.1)
+    expect(live.locator(".phase")).not_to_have_text(translate("en", "chart.outcome.done"))
+    _move(player, "select", "change", 20)
+    expect(live.locator(".recorded")).to_contain_text(translate("en", "chart.recorded.speed", speed=20))
+    player.locator("button").click()
+    expect(live.locator(".phase")).to_have_text(translate("en", "chart.outcome.done"), timeout=LONG)
+    expect(live.locator(".recorded")).to_be_visible()
+    expect(page.locator(".strip .run")).not_to_contain_text(translate("en", "chart.job.tune"))
+
+
+def test_an_ended_run_is_played_again_and_marked_while_it_plays(app, page, past):
+    open_tab(page, "tab.runs")
+    row_button(page, past[0].id, "runs.show").click()
+    live, player = page.locator(".live"), page.locator(".live .player")
+    expect(player).to_be_visible(timeout=LONG)
+    expect(live.locator(".recorded")).to_be_hidden()
+    player.locator("button").click()
+    expect(live.locator(".recorded")).to_contain_text("CPU")
+    expect(live.locator(".phase")).to_have_text(translate("en", "chart.outcome.done"), timeout=LONG)
+
+
+def test_a_recording_is_opened_from_a_file_and_the_shown_run_saved_as_one(app, page, past, tmp_path):
+    open_tab(page, "tab.runs")
+    unfold(page, "recordings.title")
+    row_button(page, past[0].id, "runs.show").click()
+    with page.expect_download() as download:
+        page.get_by_text(translate("en", "recordings.save")).click(timeout=LONG)
+    file = tmp_path / "saved.jsonl"
+    download.value.save_as(file)
+    before = {run.id for run in runs.history(app.runs)}
+    with page.expect_file_chooser() as chooser:
+        press(page, "recordings.open")
+    chooser.value.set_files(file)
+    expect(page.locator(".live .recorded")).to_contain_text("CPU", timeout=LONG)
+    [opened] = {run.id for run in runs.history(app.runs)} - before
+    runs.delete(app.runs, opened)
+
+
+def _move(player, part, event, value):
+    player.locator(part).evaluate(
+        "(node, [event, value]) => { node.value = value; node.dispatchEvent(new Event(event)); }", [event, value]
+    )

@@ -17,6 +17,7 @@ from served_app import ServedApp
 
 from playground.catalog import presets
 from playground.i18n import LANGUAGES, translate
+from playground.runs.recordings import read_recording
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,8 @@ def page(shared_page):
 def test_before_anything_has_run_a_recorded_run_plays(browser, untouched_app, lang):
     page = browser.new_page(viewport={"width": 1440, "height": 900})
     page.goto(untouched_app.url + ("" if lang == "en" else f"/{lang}"))
-    badge = translate(lang, "chart.recorded", date="").split("2")[0][:8]
+    first = read_recording(f"demo-{lang}")[0]
+    badge = translate(lang, "chart.recorded", date=first["recorded"], hardware=first["hardware"]["name"])
     expect(page.locator(".live .recorded")).to_contain_text(badge, timeout=LONG)
     expect(page.locator(".live .facts")).to_contain_text(translate(lang, "chart.fact.loss"), timeout=LONG)
     strip = page.locator(".strip .run")

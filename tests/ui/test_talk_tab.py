@@ -1,7 +1,7 @@
 """The Talk tab in a real browser: all steps by keyboard, in both languages, legible at 1920 × 1080, offline."""
 
 import pytest
-from actions import open_page, open_tab
+from actions import LONG, open_page, open_tab
 from playwright.sync_api import expect
 
 from playground.i18n import LANGUAGES, translate
@@ -40,6 +40,22 @@ def test_the_whole_talk_is_walked_by_keyboard_and_legible_from_the_last_row(brow
         expect(page.locator(".talk .place")).to_have_text(f"{len(steps)} / {len(steps)}")  # the last one stays
         page.keyboard.press("ArrowLeft")
         expect(page.locator(".talk .place")).to_have_text(f"{len(steps) - 1} / {len(steps)}")
+
+
+def test_a_slider_redraws_its_figure_and_says_whether_it_was_computed_now(browser, app):
+    with open_page(browser, app, "", 1920, 1080) as page:
+        open_tab(page, "tab.talk")
+        page.locator(".talk").focus()
+        for kind, value, text in (("lora", "64", "524,288"), ("weight", "2", translate("en", "talk.not_here"))):
+            step = page.locator(f".talk .of-{kind}")
+            page.keyboard.press("Home")
+            while not step.is_visible():
+                page.keyboard.press("ArrowRight")
+            step.locator(".live input").evaluate(
+                "(input, value) => { input.value = value; input.dispatchEvent(new Event('input')); }", value
+            )
+            expect(step.locator(".live output")).to_have_text(value)
+            expect(step.locator(".figure")).to_contain_text(text, timeout=LONG)
 
 
 def test_the_language_is_switched_at_the_same_step_and_a_button_opens_the_tab(browser, app):

@@ -23,6 +23,19 @@ def test_an_error_that_names_memory_is_out_of_memory(error, expected):
     assert meter.is_out_of_memory(error) is expected
 
 
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("CUDA out of memory. Tried to allocate 25.60 GiB. GPU 0 has a total capacity of 24.00 GiB", int(25.6 * 2**30)),
+        ("CUDA out of memory. Tried to allocate 512.00 MiB. GPU 0", 2**29),
+        ("can't allocate memory: you tried to allocate 4096 bytes. Error code 12", 4096),
+        ("CUDA out of memory", 0),
+    ],
+)
+def test_the_size_of_the_failed_allocation_is_read_from_the_error(text, size):
+    assert meter.failed_allocation(RuntimeError(text)) == size
+
+
 def test_a_failed_primitive_is_out_of_memory_where_the_address_space_is_limited():
     code = (
         "from playground.memory import meter; "

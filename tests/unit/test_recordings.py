@@ -14,25 +14,53 @@ from playground.settings import Settings
 
 MAX_SHIPPED = 150_000  # bytes
 RECORDINGS = sorted(recordings.FOLDER.glob("*.jsonl"))
+DEMOS = [file for file in RECORDINGS if file.stem.startswith("demo-")]
+OF_7B = [file for file in RECORDINGS if file not in DEMOS]
 
 
 @pytest.mark.parametrize("file", RECORDINGS, ids=lambda file: file.stem)
-def test_shipped_recording_is_a_whole_run_without_anything_private(file):
+def test_shipped_recording_holds_nothing_private_and_says_when_and_on_what_it_was_made(file):
     text = file.read_text(encoding="utf-8")
     events = [json.loads(line) for line in text.splitlines()]
     assert file.stat().st_size <= MAX_SHIPPED and not recordings.ABSOLUTE_PATH.search(text)
     first, last = events[0], events[-1]
     assert first["kind"] == "run_started" and re.fullmatch(r"20\d\d-\d\d-\d\d", first["recorded"])
     assert first["hardware"]["name"] and first["hardware"]["capacity"] > 0 and first["versions"]["torch"]
+    times = [event["t"] for event in events]
+    assert times == sorted(times) and sum(event["kind"] == "memory" for event in events) <= 400
+    assert last["kind"] in ("done", "error") and not {"run", "adapter"} & set(last.get("result", {}))
+
+
+@pytest.mark.parametrize("file", OF_7B, ids=lambda file: file.stem)
+def test_a_recording_of_random_weights_says_so_and_shows_no_answers(file):
+    first, *others = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    assert first["shape"] == first["settings"]["load"]["model"] == "cyberagent/open-calm-7b"
+    assert "H100" in first["hardware"]["name"] and not {"sample", "eval"} & {event["kind"] for event in others}
+
+
+def test_the_7b_shape_was_recorded_at_each_width_with_lora_and_without_and_two_run_out_of_memory():
+    jobs = {f"calm-7b-{job}-{bits}" for job in ("load", "lora") for bits in (32, 16, 8, 4)}
+    too_large = {"calm-7b-lora-32-on-24-gib", "calm-7b-full-16-on-24-gib"}
+    assert {file.stem for file in OF_7B} == jobs | too_large
+    for file in OF_7B:
+        last = recordings.read_recording(file.stem)[-1]
+        assert (last["kind"] == "error") == (file.stem in too_large)
+        if file.stem in too_large:
+            full, failed = last["problems"]
+            assert full["key"] == "error.out_of_memory" and full["values"]["capacity_bytes"] == 24 * 2**30
+            assert full["values"]["used_bytes"] + failed["values"]["asked_bytes"] > 24 * 2**30 - 2**28
+
+
+@pytest.mark.parametrize("file", DEMOS, ids=lambda file: file.stem)
+def test_the_demo_was_recorded_as_a_whole_run(file):
+    events = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    first, last = events[0], events[-1]
     for group, values in catalog.presets()[file.stem]["settings"].items():
         assert values.items() <= first["settings"][group].items()
-    assert last["kind"] == "done" and not last["result"]["stopped"] and not {"run", "adapter"} & set(last["result"])
-    times = [event["t"] for event in events]
-    assert times == sorted(times)
+    assert last["kind"] == "done" and not last["result"]["stopped"]
     assert {"phase", "memory", "memory_predicted", "memory_measured", "step", "sample", "eval", "done"} <= {
         event["kind"] for event in events
     }
-    assert sum(event["kind"] == "memory" for event in events) <= 400
     steps = [event for event in events if event["kind"] == "step"]
     assert [step["step"] for step in steps] == [*range(1, steps[-1]["steps"] + 1)]
     assert last["result"]["recall"]["tuned"] > last["result"]["recall"]["base"]
@@ -40,6 +68,18 @@ def test_shipped_recording_is_a_whole_run_without_anything_private(file):
 
 def test_the_demo_of_each_language_has_a_recording():
     assert {f"demo-{lang}" for lang in LANGUAGES} <= {file.stem for file in RECORDINGS}
+
+
+def test_a_run_whose_clock_was_set_back_makes_a_recording_that_can_be_replayed(events, tmp_path):
+    events[5]["t"] = -3600.0
+    file = tmp_path / "recording.jsonl"
+    file.write_text(recordings.record(events), encoding="utf-8")
+    assert recordings.replay(file, tmp_path / "runs").folder.is_dir()
+
+
+@pytest.mark.parametrize("name", ["../talk/steps", "nothing", "", "demo-en.jsonl", "../recordings/demo-en"])
+def test_only_a_shipped_recording_is_read(name):
+    assert recordings.read_recording(name) == []
 
 
 @pytest.fixture

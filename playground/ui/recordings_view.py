@@ -1,0 +1,103 @@
+"""The part of the Runs tab on recordings: play one that ships, open a file, save the shown run as one."""
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import gradio as gr
+
+from playground import catalog, runs
+from playground.errors import PlaygroundError
+from playground.i18n import format_bytes
+from playground.runs import recordings
+from playground.settings import parse
+from playground.ui.live_view import SHIPPED
+from playground.ui.page import UNQUEUED, Page, Update, message, message_box
+
+
+@dataclass(frozen=True)
+class RecordingsView:
+    """Its components."""
+
+    accordion: gr.Accordion
+    choice: gr.Dropdown
+    play: gr.Button
+    upload: gr.UploadButton
+    save: gr.DownloadButton
+    message: gr.HTML
+
+
+def build(page: Page) -> RecordingsView:
+    """The components, folded."""
+    word = page.translate
+    with gr.Accordion(word("recordings.title"), open=False) as accordion:
+        gr.Markdown(word("recordings.lead"), elem_classes="quiet")
+        with gr.Row(elem_classes="inline"):
+            choice = gr.Dropdown(label=word("recordings.choice"), choices=[], scale=3)
+            play = gr.Button(word("recordings.play"), scale=1, min_width=110)
+        with gr.Row():
+            upload = gr.UploadButton(word("recordings.open"), file_types=[".jsonl"], visible=page.private)
+            save = gr.DownloadButton(word("recordings.save"), interactive=False)
+        box = message_box()
+    return RecordingsView(accordion, choice, play, upload, save, box)
+
+
+def connect(page: Page, view: RecordingsView, live_view: gr.HTML) -> None:
+    """Attach the listeners. live_view: plays what is chosen; its value tells which run is shown."""
+
+    def list_recordings(chosen: str | None) -> Update:
+        choices = [(describe(page, name), name) for name in recordings.names()]
+        return gr.update(choices=choices, value=chosen or choices[0][1])
+
+    def open_file(path: str) -> tuple:
+        try:
+            return gr.update(follow=recordings.replay(Path(path), page.root).id), message()
+        except Exception as error:
+            return gr.skip(), page.error_message(error)
+
+    view.accordion.expand(list_recordings, view.choice, view.choice, **UNQUEUED)
+    view.play.click(lambda name: gr.update(follow=SHIPPED + (name or "")), view.choice, live_view, **UNQUEUED)
+    view.upload.upload(open_file, view.upload, [live_view, view.message], **UNQUEUED)
+    for event in (view.accordion.expand, live_view.change):
+        event(lambda value: _save_button(page, value), live_view, view.save, **UNQUEUED)
+
+
+def describe(page: Page, name: str) -> str:
+    """A recording in one line: the job, model, bits, what is trained, the GPU or processor, and how it ended."""
+    events = recordings.read_recording(name)
+    first, last = events[0], events[-1]
+    settings = parse(first["settings"])
+    title = page.translate(
+        "chart.title",
+        job=page.translate(f"chart.job.{first['job']}"),
+        model=catalog.display_name(settings.load.model),
+        bits=settings.load.bits,
+    )
+    parts = [title]
+    if first["job"] == "tune" and settings.train.method == "full":
+        parts.append(page.translate("recordings.full"))
+    if last["kind"] == "error":
+        parts.append(page.translate("recordings.failed", gib=settings.load.simulate_gpu_gib))
+    else:
+        peak = last["result"]["peak"]
+        parts.append(format_bytes(peak.get("device_used", peak.get("rss"))))
+    return " · ".join([*parts, first["hardware"]["name"]])
+
+
+def _save_button(page: Page, value: str | None) -> Update:
+    """The button that saves the shown run as a recording; it can't be pressed where that run makes none."""
+    try:
+        run_id = str(json.loads(value or "{}").get("run") or "")
+        text = recordings.record(list(runs.find(page.root, run_id).events()))
+    except (
+        PlaygroundError,
+        ValueError,
+        AttributeError,
+        KeyError,
+        TypeError,
+    ):  # none is shown, it goes on, or is damaged
+        return gr.update(value=None, interactive=False)
+    path = Path(tempfile.mkdtemp(prefix="playground-recording-")) / f"{run_id}.jsonl"
+    path.write_text(text, encoding="utf-8")
+    return gr.update(value=str(path), interactive=True)
