@@ -55,7 +55,9 @@ class Measurements:
 def lab(
     context: JobContext, slot: ModelSlot, settings: Settings, question: LabQuestion, root: Path
 ) -> Generator[dict, None, LabResult]:
-    """Measure each format; one that an earlier run has measured with the same model, text and prompt isn't again.
+    """Measure each format, but not again what an earlier run has measured.
+
+    That is: with the same model, text and prompt, on the same kind of device and in the same dtype.
 
     Raises PlaygroundError for a model that isn't a decoder or has no linear layers, and for a text too short.
     """
@@ -70,8 +72,9 @@ def lab(
     measurements = Measurements(question, parts)
     asked = {name: value for name, value in asdict(question).items() if name != "text"}  # which may be private
     began = {"subject": question.subject(), "tokens": sum(len(part) - 1 for part in parts), **asked}
-    yield {"kind": "lab_started", **began, "dtype": str(loaded.dtype).removeprefix("torch.")}
-    known = find_points(root, load.model, question.subject(), context.run.id)
+    dtype = str(loaded.dtype).removeprefix("torch.")
+    yield {"kind": "lab_started", **began, "dtype": dtype}
+    known = find_points(root, load.model, question.subject(), loaded.device, dtype, context.run.id)
     missing = [format for format in formats if format.name not in known or format.kind == UNQUANTIZED]
     if all(format.kind == UNQUANTIZED and format.name in known for format in missing):
         missing = []

@@ -6,15 +6,15 @@ from pathlib import Path
 from playground.runs import store
 
 
-def find_points(root: Path, model: str, subject: str, without: str = "") -> dict[str, dict]:
+def find_points(root: Path, model: str, subject: str, device: str, dtype: str, without: str = "") -> dict[str, dict]:
     """The newest point of each format of a model with this text and prompt (LabQuestion.subject), by format.
 
-    without: the id of a run that is left out.
+    device, dtype: what it was computed on and in, which changes the losses a little; without: a run that is left out.
     """
     return {
         format: point
         for (measured_model, format), point in all_points(root, subject, without).items()
-        if measured_model == model
+        if measured_model == model and (point["device"], point["dtype"]) == (device, dtype)
     }
 
 
@@ -38,11 +38,14 @@ def _subject_of(points: tuple[dict, ...]) -> str | None:
 @lru_cache(maxsize=256)
 def _read(folder: Path, modified: int, size: int) -> tuple[dict, ...]:
     """A run's points, the last of each format. `modified` and `size` tell one state of its file from another."""
-    subject, points = "", dict[str, dict]()
+    subject, points, computed = "", dict[str, dict](), {"device": "", "dtype": ""}
     for event in store.Run(folder).events():
-        if event["kind"] == "lab_started":
+        if event["kind"] == "run_started":
+            computed["device"] = str((event.get("hardware") or {}).get("device", ""))
+        elif event["kind"] == "lab_started":
+            computed["dtype"] = str(event.get("dtype", ""))
             subject = str(event.get("subject", ""))
         elif event["kind"] == "lab_point" and isinstance(event.get("format"), str):
             fields = {name: value for name, value in event.items() if name not in ("kind", "t")}
-            points[event["format"]] = {"run": folder.name, **fields, "subject": subject}
+            points[event["format"]] = {"run": folder.name, **fields, **computed, "subject": subject}
     return tuple(points.values())

@@ -41,8 +41,11 @@ def weight_figure(translate: Callable, picture: Mapping) -> str:
     )
 
 
-def lora_figure(translate: Callable, shape: Sequence[int], r: int) -> str:
-    """W, A and B of a LoRA adapter as areas to scale, with their numbers of parameters."""
+def lora_figure(translate: Callable, shape: Sequence[int], r: int, cells: Sequence[float] = ()) -> str:
+    """W, A and B of a LoRA adapter as areas to scale, with their numbers of parameters.
+
+    cells: the first weights of W, drawn magnified; each shows its number when it is pointed at.
+    """
     rows, columns = shape
     unit = 240 / max(rows, columns)
     height, width, rank = rows * unit, columns * unit, max(1.5, r * unit)
@@ -64,10 +67,25 @@ def lora_figure(translate: Callable, shape: Sequence[int], r: int) -> str:
         f'<text x="{b_box[1] + b_box[3] + 8:.1f}" y="{b_box[2] + b_box[4] / 2 + 12:.1f}">{b_box[5]}</text>'
     )
     total = MARGIN + rank + 40 + height
+    drawn += _cells(cells, MARGIN + width / 2 - 60, MARGIN + height / 2 - 60, translate("weight.cells"))
     return (
         f'<figure class="lab lora"><p><b>{escape(text)}</b></p><svg viewBox="0 0 {WIDTH} {total:.0f}" role="img"'
         f' aria-label="{escape(text)}">{drawn}{labels}</svg></figure>'
     )
+
+
+def _cells(cells: Sequence[float], left: float, top: float, label: str) -> str:
+    """Weights as small colored cells, eight a row: the larger, the darker; negative ones in another color."""
+    largest = max((abs(cell) for cell in cells), default=0) or 1
+    drawn = ""
+    for number, cell in enumerate(cells):
+        x, y, sign = left + 15 * (number % 8), top + 15 * (number // 8), "low" if cell < 0 else "high"
+        drawn += (
+            f'<rect class="cell {sign}" x="{x:.1f}" y="{y:.1f}" width="14" height="14"'
+            f' fill-opacity="{0.1 + 0.9 * abs(cell) / largest:.2f}"><title>{cell:.5f}</title></rect>'
+        )
+    caption = f'<text x="{left:.1f}" y="{top + 15 * math.ceil(len(cells) / 8) + 14:.1f}">{escape(label)}</text>'
+    return drawn + caption if cells else ""
 
 
 def _histogram(picture: Mapping) -> str:

@@ -9,6 +9,7 @@ import gradio as gr
 from playground.errors import as_playground_error
 from playground.i18n import table
 from playground.lab.formats import BITS, BLOCKS, DEFAULT_BLOCK, WITH_BITS
+from playground.ui import spectrum_view
 from playground.ui.page import LATEST_ONLY, Page, Update, message, message_box
 from playground.ui.weight_figure import lora_figure, weight_figure
 
@@ -28,6 +29,7 @@ class WeightView:
     message: gr.HTML
     weight: gr.HTML
     lora: gr.HTML
+    spectrum: spectrum_view.SpectrumView
 
     def inputs(self) -> list:
         """What the pictures are drawn for."""
@@ -49,7 +51,8 @@ def build(page: Page) -> WeightView:
         with gr.Column(scale=7, min_width=320):
             weight = gr.HTML(elem_classes="counted")
             lora = gr.HTML(elem_classes="counted")
-    return WeightView(layer, kind, bits, block, rank, box, weight, lora)
+            spectrum = spectrum_view.build(page)
+    return WeightView(layer, kind, bits, block, rank, box, weight, lora, spectrum)
 
 
 def connect(page: Page, view: WeightView, models: gr.Dropdown, header: gr.Tab) -> None:
@@ -64,11 +67,14 @@ def connect(page: Page, view: WeightView, models: gr.Dropdown, header: gr.Tab) -
         except Exception as error:
             return message(as_playground_error(error).text(page.lang), bad=True), gr.skip(), gr.skip(), gr.skip()
         choices = gr.update(choices=picture["layers"], value=picture["layer"])
-        figures = weight_figure(page.translate, picture), lora_figure(page.translate, picture["shape"], int(rank))
+        cells = picture["block"]["before"]
+        lora = lora_figure(page.translate, picture["shape"], int(rank), cells)
+        figures = weight_figure(page.translate, picture), lora
         return message(), choices, *figures
 
     inputs: list[Any] = [models, *view.inputs()]
     header.select(draw, inputs, outputs, **LATEST_ONLY)
+    spectrum_view.connect(page, view.spectrum, header)
     gr.on([component.change for component in inputs], draw, inputs, outputs, **LATEST_ONLY)
 
 

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from actions import LONG, notices, open_page, open_tab, wait_until_idle
+from actions import LONG, notices, open_page, open_tab, start_fine_tune, unfold, wait_until_idle, wait_until_tuned
 from playwright.sync_api import expect
 
 from playground import runs
@@ -52,6 +52,14 @@ def test_formats_are_drawn_as_they_are_measured_and_stay_over_a_reload(page, app
     expect(page.locator("#lab-formats .token")).to_have_count(3)
     open_tab(page, "tab.runs")
     expect(page.locator(f'.runs tr[data-run="{run.id}"]')).to_contain_text(translate("en", "chart.job.lab"))
+
+
+def test_after_a_fine_tune_the_used_part_of_its_rank_is_drawn(page, app):
+    start_fine_tune(page, app, "1")
+    wait_until_tuned(page)
+    open_tab(page, "tab.lab")
+    unfold(page, "weight.title")
+    expect(page.locator("figure.lab.lora rect.a title").first).to_contain_text("1:", timeout=LONG)
 
 
 def test_everything_that_is_wrong_is_named_at_once(page, app):

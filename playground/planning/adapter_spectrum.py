@@ -1,0 +1,64 @@
+"""How much of a trained LoRA adapter's rank was used: the singular values of its change of each layer, ΔW = B A."""
+
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from playground import runs
+from playground.errors import problem
+
+SHARE = 0.9  # of the squared change: so many directions are counted as used
+FILE = "adapter_model.safetensors"  # as PEFT names it
+
+
+def adapter_spectrum(root: str, run: str) -> dict:
+    """The singular values of a fine-tune's ΔW.
+
+    Returns {"r" (the largest of any layer), "layers" (how many), "shares" (of the squared change, by direction, the
+    strongest first: the mean over the layers), "needed" (directions that hold SHARE of it: [least, median, most])}.
+    Raises PlaygroundError for a run without a LoRA adapter.
+    """
+    pairs = _read_pairs(runs.find(Path(root), run).adapter / FILE)
+    shares = [_squared_shares(a, b) for a, b in pairs]
+    shares = [share for share in shares if bool(share.isfinite().all())]
+    if not shares:
+        raise problem("error.no_lora", run=run)
+    rank = max(len(share) for share in shares)
+    padded = torch.stack([torch.nn.functional.pad(share, (0, rank - len(share))) for share in shares])
+    needed = (padded.cumsum(1) < SHARE).sum(1).add(1).clamp(max=rank).sort().values.tolist()
+    return {
+        "r": rank,
+        "layers": len(shares),
+        "shares": padded.mean(0).tolist(),
+        "needed": [needed[0], needed[len(needed) // 2], needed[-1]],
+    }
+
+
+def _read_pairs(file: Path) -> list[tuple[Tensor, Tensor]]:
+    """(A, B) of each adapted linear layer, float32, r × in and out × r; [] where there is no such file."""
+    if not file.is_file():
+        return []
+    pairs = []
+    with safe_open(file, "pt") as tensors:
+        names = set(tensors.keys())
+        for name in sorted(names):
+            other = name.replace(".lora_A.", ".lora_B.")
+            if name == other or other not in names:
+                continue
+            a, b = tensors.get_tensor(name).float(), tensors.get_tensor(other).float()
+            if a.ndim == b.ndim == 2 and a.shape[0] == b.shape[1]:
+                pairs.append((a, b))
+    return pairs
+
+
+def _squared_shares(a: Tensor, b: Tensor) -> Tensor:
+    """Each squared singular value of B A as a share of their sum, largest first, without forming the product.
+
+    B A = Q_b (R_b R_aᵀ) Q_aᵀ with orthonormal Q, so that the r × r matrix in the middle has its singular values. NaN
+    where nothing was learned.
+    """
+    middle = torch.linalg.qr(b).R @ torch.linalg.qr(a.T).R.T
+    squared = torch.linalg.svdvals(middle).square()
+    return squared / squared.sum()

@@ -1,0 +1,69 @@
+"""The part of the Bit widths tab on a trained adapter: how much of its rank r was used."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from html import escape
+
+import gradio as gr
+
+from playground.errors import as_playground_error
+from playground.ui.adapter_choice import adapter_choices
+from playground.ui.page import LATEST_ONLY, Page, Update, message
+
+WIDTH, HEIGHT, MARGIN = 760, 150, 30
+
+
+@dataclass(frozen=True)
+class SpectrumView:
+    """Its components."""
+
+    adapter: gr.Dropdown
+    figure: gr.HTML
+
+
+def build(page: Page) -> SpectrumView:
+    """The components."""
+    adapter = gr.Dropdown(label=page.translate("spectrum.adapter"), choices=[])
+    return SpectrumView(adapter, gr.HTML(elem_classes="counted"))
+
+
+def connect(page: Page, view: SpectrumView, header: gr.Tab) -> None:
+    """List the adapters as the tab opens, the newest chosen, and draw the chosen one's."""
+
+    def draw(adapter: str | None) -> tuple[Update, Update]:
+        choices = adapter_choices(page)[:-1]  # without "none"
+        ids = [run for _, run in choices]
+        chosen = adapter if adapter in ids else ids[0] if ids else None
+        shown = gr.update(choices=choices, value=chosen)
+        if chosen is None:
+            return shown, message(page.translate("spectrum.none"))
+        try:
+            spectrum = page.planner.ask("adapter_spectrum", root=str(page.root), run=chosen)
+        except Exception as error:
+            return shown, message(as_playground_error(error).text(page.lang), bad=True)
+        return shown, spectrum_figure(page.translate, spectrum)
+
+    for event in (header.select, view.adapter.input):
+        event(draw, view.adapter, [view.adapter, view.figure], **LATEST_ONLY)
+
+
+def spectrum_figure(translate: Callable, spectrum: Mapping) -> str:
+    """The mean share of the squared change in each direction as bars. spectrum: of the planner's `adapter_spectrum`."""
+    least, median, most = spectrum["needed"]
+    values = {"r": spectrum["r"], "layers": spectrum["layers"], "median": median, "least": least, "most": most}
+    text = translate("spectrum.used", **values)
+    step = (WIDTH - 2 * MARGIN) / spectrum["r"]
+    largest = max(spectrum["shares"]) or 1
+    bars = "".join(
+        f'<rect class="{"a" if number < median else "w"}" x="{MARGIN + number * step:.1f}" width="{step * 0.8:.1f}"'
+        f' y="{HEIGHT - 24 - (HEIGHT - 34) * share / largest:.1f}" height="{(HEIGHT - 34) * share / largest:.1f}">'
+        f"<title>{number + 1}: {share:.1%}</title></rect>"
+        for number, share in enumerate(spectrum["shares"])
+    )
+    axis = f'<text x="{MARGIN}" y="{HEIGHT - 6}">1</text>' + (
+        f'<text x="{WIDTH - MARGIN}" y="{HEIGHT - 6}" text-anchor="end">r = {spectrum["r"]}</text>'
+    )
+    return (
+        f'<figure class="lab lora"><p><b>{escape(text)}</b></p><p class="small">{escape(translate("spectrum.bars"))}'
+        f'</p><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(text)}">{bars}{axis}</svg></figure>'
+    )
