@@ -85,8 +85,7 @@ def build(page: Page) -> LabTab:
         with gr.Column(scale=7, min_width=320, elem_classes="result"):
             figure = gr.HTML(elem_classes="counted")
     table = gr.HTML(elem_classes="counted")
-    with gr.Accordion(word("weight.title"), open=False):
-        weight = weight_view.build(page)
+    weight = weight_view.build(page)
     with gr.Accordion(word("race.title"), open=False):
         race = race_view.build(page)
     return LabTab(models, formats, prompt, text, start, box, figure, table, weight, race)
@@ -137,7 +136,7 @@ def connect(page: Page, tab: LabTab, header: gr.Tab, live_view: gr.HTML) -> None
 
     tab.start.click(start, [*tab.inputs(), *form], shown, **QUIET)
     header.select(follow_again, tab.inputs(), shown, **QUIET)
-    weight_view.connect(page, tab.weight, tab.models, header)
+    weight_view.connect(page, tab.weight, tab.models)
     race_view.connect(page, tab.race, header, live_view)
     gr.on([tab.models.change, tab.prompt.submit, tab.text.submit], draw, tab.inputs(), shown[2:], **UNQUEUED)
 

@@ -27,8 +27,8 @@ def build(page: Page) -> SpectrumView:
     return SpectrumView(adapter, gr.HTML(elem_classes="counted"))
 
 
-def connect(page: Page, view: SpectrumView, header: gr.Tab) -> None:
-    """List the adapters as the tab opens, the newest chosen, and draw the chosen one's."""
+def connect(page: Page, view: SpectrumView, accordion: gr.Accordion) -> None:
+    """List the adapters as the accordion is unfolded, the newest chosen, and draw the chosen one's."""
 
     def draw(adapter: str | None) -> tuple[Update, Update]:
         choices = adapter_choices(page)[:-1]  # without "none"
@@ -43,7 +43,7 @@ def connect(page: Page, view: SpectrumView, header: gr.Tab) -> None:
             return shown, message(as_playground_error(error).text(page.lang), bad=True)
         return shown, spectrum_figure(page.translate, spectrum)
 
-    for event in (header.select, view.adapter.input):
+    for event in (accordion.expand, view.adapter.input):
         event(draw, view.adapter, [view.adapter, view.figure], **LATEST_ONLY)
 
 

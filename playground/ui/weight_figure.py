@@ -66,8 +66,9 @@ def lora_figure(translate: Callable, shape: Sequence[int], r: int, cells: Sequen
         f'<text x="{a_box[1]:.1f}" y="{a_box[2] + a_box[4] + 18:.1f}">{a_box[5]}</text>'
         f'<text x="{b_box[1] + b_box[3] + 8:.1f}" y="{b_box[2] + b_box[4] / 2 + 12:.1f}">{b_box[5]}</text>'
     )
-    total = MARGIN + rank + 40 + height
-    drawn += _cells(cells, MARGIN + width / 2 - 60, MARGIN + height / 2 - 60, translate("weight.cells"))
+    top = MARGIN + rank + 50
+    total = max(MARGIN + rank + 40 + height, top + 90 if cells else 0)
+    drawn += _cells(cells, WIDTH - 150, top, translate("weight.cells"))
     return (
         f'<figure class="lab lora"><p><b>{escape(text)}</b></p><svg viewBox="0 0 {WIDTH} {total:.0f}" role="img"'
         f' aria-label="{escape(text)}">{drawn}{labels}</svg></figure>'

@@ -21,6 +21,7 @@ FIRST_LAYER = ""
 class WeightView:
     """Its components."""
 
+    accordion: gr.Accordion
     layer: gr.Dropdown
     kind: gr.Dropdown
     bits: gr.Slider
@@ -39,24 +40,28 @@ class WeightView:
 def build(page: Page) -> WeightView:
     """The components."""
     word = page.translate
-    gr.Markdown(word("weight.lead"), elem_classes="lead")
-    with gr.Row(elem_classes="split"):
-        with gr.Column(scale=4, min_width=320):
-            layer = gr.Dropdown(label=word("weight.layer"), choices=[], allow_custom_value=True)
-            kind = gr.Dropdown(label=word("weight.kind"), choices=_kind_choices(page), value="int")
-            bits = gr.Slider(minimum=BITS[0], maximum=BITS[-1], step=1, value=4, label=word("weight.bits"))
-            block = gr.Dropdown(label=word("weight.size"), choices=list(BLOCKS), value=DEFAULT_BLOCK)
-            rank = gr.Slider(minimum=1, maximum=256, step=1, value=page.start.lora.r, label=word("weight.rank"))
-            box = message_box()
-        with gr.Column(scale=7, min_width=320):
-            weight = gr.HTML(elem_classes="counted")
-            lora = gr.HTML(elem_classes="counted")
-            spectrum = spectrum_view.build(page)
-    return WeightView(layer, kind, bits, block, rank, box, weight, lora, spectrum)
+    with gr.Accordion(word("weight.title"), open=False) as accordion:
+        gr.Markdown(word("weight.lead"), elem_classes="lead")
+        with gr.Row(elem_classes="split"):
+            with gr.Column(scale=4, min_width=320):
+                layer = gr.Dropdown(label=word("weight.layer"), choices=[], allow_custom_value=True)
+                kind = gr.Dropdown(label=word("weight.kind"), choices=_kind_choices(page), value="int")
+                bits = gr.Slider(minimum=BITS[0], maximum=BITS[-1], step=1, value=4, label=word("weight.bits"))
+                block = gr.Dropdown(label=word("weight.size"), choices=list(BLOCKS), value=DEFAULT_BLOCK)
+                rank = gr.Slider(minimum=1, maximum=256, step=1, value=page.start.lora.r, label=word("weight.rank"))
+                box = message_box()
+            with gr.Column(scale=7, min_width=320):
+                weight = gr.HTML(elem_classes="counted")
+                lora = gr.HTML(elem_classes="counted")
+                spectrum = spectrum_view.build(page)
+    return WeightView(accordion, layer, kind, bits, block, rank, box, weight, lora, spectrum)
 
 
-def connect(page: Page, view: WeightView, models: gr.Dropdown, header: gr.Tab) -> None:
-    """Draw when the tab is opened, and again with every change. models: the first of them is the one that is shown."""
+def connect(page: Page, view: WeightView, models: gr.Dropdown) -> None:
+    """Draw when it is unfolded, since what is drawn before can be lost, and again with every change.
+
+    models: the first of them is the one that is shown.
+    """
     outputs = [view.message, view.layer, view.weight, view.lora]
 
     def draw(models: list | None, layer: str | None, kind: str, bits: int, block: int, rank: int) -> Sequence[Update]:
@@ -73,8 +78,8 @@ def connect(page: Page, view: WeightView, models: gr.Dropdown, header: gr.Tab) -
         return message(), choices, *figures
 
     inputs: list[Any] = [models, *view.inputs()]
-    header.select(draw, inputs, outputs, **LATEST_ONLY)
-    spectrum_view.connect(page, view.spectrum, header)
+    view.accordion.expand(draw, inputs, outputs, **LATEST_ONLY)
+    spectrum_view.connect(page, view.spectrum, view.accordion)
     gr.on([component.change for component in inputs], draw, inputs, outputs, **LATEST_ONLY)
 
 
