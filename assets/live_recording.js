@@ -4,17 +4,18 @@
 const RECORDING = "recording"; // stands for the id of a run: the recorded demo, until there is a real run
 const SHIPPED = "recording:"; // begins the id of a recording that comes with the program
 const SPEEDS = [1, 2, 5, 10, 20];
-const PLAYED_IN = 40, RESTS = 8, TICK = 0.25; // seconds: a longer run is played faster; before it starts anew; between two drawings
+const PLAYED_IN = 40, RESTS = 8, TICK = 0.5; // seconds: a longer run is played faster; before it starts anew; between two drawings
 
 // play(batch, first) is called with the events that are due; first: they are the first of the run. change() after each tick and act.
-function createPlayer(events, { play, change = () => {}, loops = false }) {
+// rests(): whether nobody can see it now, and it waits.
+function createPlayer(events, { play, change = () => {}, loops = false, rests = () => false }) {
   const length = events.at(-1)?.t ?? 0;
   const player = { time: 0, length, playing: true, speed: SPEEDS.find((speed) => length / speed <= PLAYED_IN) ?? SPEEDS.at(-1), toggle, seek, setSpeed, end };
   let next = 0;
   const timer = setInterval(tick, 1000 * TICK);
 
   function tick() {
-    if (document.hidden || !player.playing) return;
+    if (document.hidden || !player.playing || rests()) return;
     advance(player.time + TICK * player.speed);
     if (loops && player.time > length + RESTS * player.speed) next = player.time = 0;
     else if (!loops && player.time >= length) player.playing = false;

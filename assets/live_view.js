@@ -274,7 +274,7 @@ async function startPlayer(run, loops = false) {
   const events = await server.all_events({ run });
   if (!events.length || playedRun !== run) return;
   player?.end();
-  player = createPlayer(events, { loops, change: drawStatus, play(batch, first) {
+  player = createPlayer(events, { loops, change: drawStatus, rests: () => !root.clientWidth, play(batch, first) {
     if (first) state = emptyState(run), state.cursor = reply.cursor, pickedStep = null;
     receive({ ...reply, run, events: batch, live: true, more: false });
   } });

@@ -9,6 +9,7 @@ from playground.errors import PlaygroundError
 from playground.runs import store
 from playground.settings import Settings
 
+MOST_LOSSES = 200  # of a lane
 TOTALS = ("device_used", "rss")  # what decides whether a fine-tune fits: of a GPU, or of a CPU
 
 
@@ -17,7 +18,7 @@ class Lane:
     """One fine-tune of the race. Memory in bytes, of the whole GPU or the whole program; None where it isn't known.
 
     loss: held-out, before and after; recall: facts named by the base and the tuned model, 0 to 1; prompt: of the sample
-    answers; answers: the first and the last one, before and after the training.
+    answers; answers: the first and the last one, before and after the training; losses: (step, training loss), thinned.
     """
 
     run: str
@@ -31,6 +32,7 @@ class Lane:
     recall: tuple[float, float] | None
     prompt: str
     answers: tuple[str, str]
+    losses: tuple[tuple[int, float], ...] = ()
 
 
 def lanes(root: Path, settings: Settings, widths: Sequence[int], hardware: str = "") -> dict[int, Lane]:
@@ -59,6 +61,7 @@ def _read(folder: Path, modified: int, size: int, state: str) -> tuple[Lane, Set
     run = store.Run(folder)
     predicted = measured = step = first = None
     samples: list[dict] = []
+    losses: dict[int, float] = {}
     result: dict = {}
     for event in run.events():
         kind, phase = event["kind"], event.get("phase")
@@ -70,6 +73,8 @@ def _read(folder: Path, modified: int, size: int, state: str) -> tuple[Lane, Set
             measured = next((event["peak"][name] for name in TOTALS if name in event.get("peak", {})), None)
         elif kind == "step":
             step = event
+            if isinstance(event.get("loss"), (int, float)):
+                losses[event["step"]] = event["loss"]  # a step repeated after a resume counts once
         elif kind == "sample":
             samples.append(event)
         elif kind == "done" and event.get("job") == "tune":
@@ -92,6 +97,7 @@ def _read(folder: Path, modified: int, size: int, state: str) -> tuple[Lane, Set
         recall=_pair(result.get("recall"), "base", "tuned"),
         prompt=str(own[0].get("prompt", "")) if own else "",
         answers=(str(own[0].get("text", "")), str(own[-1].get("text", ""))) if own else ("", ""),
+        losses=tuple(sorted(losses.items()))[:: -(-len(losses) // MOST_LOSSES) or 1],
     )
     hardware = ((first or {}).get("hardware") or {}).get("name", "")
     return lane, _without_bits(settings) if settings else None, hardware

@@ -35,6 +35,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "lora": ("rows", "columns", "r"),
     "run": (),
     "prompts": (),
+    "cost": ("recordings",),
 }
 COMMON = ("kind", "title", "text", "tab")
 TABS = ("start", "plan", "load", "data", "tune", "chat", "lab", "runs")  # that a step may open

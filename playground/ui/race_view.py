@@ -1,4 +1,4 @@
-"""The bit-width race on the Bit widths tab: the form's fine-tune at several widths, in one table."""
+"""The bit-width race on the Bit widths tab: the form's fine-tune at several widths, in one table and one picture."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -15,6 +15,7 @@ from playground.planning.client import this_machine
 from playground.runs.race import Lane, lanes
 from playground.settings import BIT_WIDTHS, Settings
 from playground.ui.page import QUIET, Page, Update, message, message_box
+from playground.ui.race_figure import race_figure
 
 POLL_SECONDS = 1.0
 HEAD = ("bits", "memory", "step", "loss", "recall", "answer")
@@ -97,9 +98,9 @@ def race_table(page: Page, settings: Settings, found: Sequence[Lane]) -> str:
     rows = "".join(_row(page, lane, max(sizes, default=1)) for lane in found)
     prompt = next((lane.prompt for lane in found if lane.prompt), "")
     about = f'<p class="small">{escape(page.translate("race.prompt", prompt=prompt))}</p>' if prompt else ""
-    return (
-        f'<div class="plan wide race"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{about}</div>'
-    )
+    figure = race_figure(page.translate, found)
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    return f'<div class="plan wide race">{table}{about}{figure}</div>'
 
 
 def _row(page: Page, lane: Lane, largest: int) -> str:

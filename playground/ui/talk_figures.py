@@ -19,7 +19,7 @@ from playground.runs.recordings import read_recording
 from playground.talk.steps import MODEL, Step
 from playground.ui import lab_figure, plan_figures
 from playground.ui.talk_bars import Bar, badge, bars
-from playground.ui.talk_recordings import measured_peaks, peft_table
+from playground.ui.talk_recordings import cost_table, measured_peaks, peft_table
 from playground.ui.weight_figure import lora_figure, weight_figure
 
 WIDTHS = (32, 16, 8, 4)
@@ -47,6 +47,7 @@ def step_figure(step: Step, lang: str) -> str:
         "lora": _lora,
         "run": _run,
         "prompts": _prompts,
+        "cost": lambda step, _lang, word: cost_table(step, word),
     }
     return draw[step.kind](step, lang, partial(translate, lang)) if step.kind in draw else ""
 

@@ -40,6 +40,28 @@ def _bar(events: list[dict], word: Callable) -> Bar:
     return Bar(name, peak.get("device_used", peak["rss"]), format_bytes(peak.get("device_used", peak["rss"])), mark)
 
 
+def cost_table(step: Step, word: Callable) -> str:
+    """What recorded fine-tunes took: memory and time, and on what, as a table."""
+    head = "".join(f'<th scope="col">{escape(word(f"talk.{name}"))}</th>' for name in ("peak", "time", "on"))
+    rows = ""
+    for name in step.options["recordings"]:
+        first, *_, last = read_recording(name)
+        load, hardware = first["settings"]["load"], first["hardware"]
+        what = word(
+            "chart.title", job=word("chart.job.tune"), model=catalog.display_name(load["model"]), bits=load["bits"]
+        )
+        on = hardware["name"] if hardware["device"] == "cuda" else word("talk.cores", **hardware)
+        bytes_by_kind = last["peak"] if last["kind"] == "error" else last["result"]["peak"]
+        peak = format_bytes(bytes_by_kind.get("device_used", bytes_by_kind["rss"]))
+        took = word("talk.ran_out") if last["kind"] == "error" else f"{last['t'] // 60:.0f}:{last['t'] % 60:02.0f}"
+        cells = "".join(f"<td>{escape(text)}</td>" for text in (peak, took, f"{on}, {first['recorded']}"))
+        rows += f'<tr><th scope="row">{escape(what)}</th>{cells}</tr>'
+    return (
+        f'<table class="peft"><thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table>'
+        f"{badge(word('talk.measured'))}"
+    )
+
+
 def peft_table(word: Callable, recorded: Mapping[str, Any]) -> str:
     """PEFT's own table of what fine-tunes take, measured by its authors, beside this program's prediction."""
     head = "".join(f'<th scope="col">{escape(word(f"talk.peft.{name}"))}</th>' for name in ("full", "lora"))
@@ -50,7 +72,7 @@ def peft_table(word: Callable, recorded: Mapping[str, Any]) -> str:
             for method in ("full", "lora")
         )
         rows += f'<tr><th scope="row">{escape(catalog.display_name(entry["model"]))}</th>{cells}</tr>'
-    about = "".join(f"<p>{escape(word(f'talk.peft.{name}'))}</p>" for name in ("how",))
+    about = f"<p>{escape(word('talk.peft.how'))}</p>"
     return (
         f'<table class="peft"><thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table>{about}'
         f"{badge(word('talk.predicted'))}"

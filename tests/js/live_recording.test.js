@@ -78,10 +78,12 @@ test("it is played up to twenty times as fast", () => {
   assert.deepEqual(names(played), ["0", "19"]);
 });
 
-test("a page in the background doesn't play", () => {
-  const { played, pass } = start(at(0, 1), { hidden: () => true });
-  pass(5);
-  assert.deepEqual(played, []);
+test("a page in the background, or a view that is not shown, doesn't play", () => {
+  for (const unseen of [{ hidden: () => true }, { rests: () => true }]) {
+    const { played, pass } = start(at(0, 1), unseen);
+    pass(5);
+    assert.deepEqual(played, []);
+  }
 });
 
 test("once ended it plays no more", () => {

@@ -1,6 +1,7 @@
 """The bit-width race: which runs are its lanes, the command, and jobs one after another."""
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -12,10 +13,11 @@ from toys import PROJECT
 
 from playground.engine.workbench import Workbench
 from playground.errors import PlaygroundError, problem
-from playground.i18n import translate
+from playground.i18n import LANGUAGES, translate
 from playground.job import Job
-from playground.runs.race import lanes
+from playground.runs.race import Lane, lanes
 from playground.ui.job_queue import JobQueue
+from playground.ui.race_figure import race_figure
 from playground.ui.race_view import at_width, race_table, widest_first
 
 
@@ -34,12 +36,23 @@ def test_lanes_are_the_newest_fine_tunes_that_differ_in_nothing_but_bits(chosen,
     for bits, lane in found.items():
         assert lane.bits == bits and lane.state == "done"
         assert lane.predicted > 2**27 < lane.measured and lane.seconds_per_step > 0
-        assert lane.loss[1] < lane.loss[0]
+        assert lane.loss[1] < lane.loss[0] and [step for step, _ in lane.losses] == [1, 2, 3]
     before = found[16].run
     _race(chosen, tmp_path, (16,))
     assert lanes(tmp_path, settings, (16,))[16].run > before
     assert lanes(tmp_path, settings, (16,), "another machine") == {}
     assert lanes(tmp_path, replace(settings, lora=replace(settings.lora, r=9)), (16, 4)) == {}
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_the_picture_has_a_named_line_for_each_width_and_names_do_not_overlap(lang):
+    one = Lane("a", 16, "done", 1, 1, 1.0, 1.0, None, None, "", ("", ""), ((1, 3.0), (2, 2.0), (3, 1.0)))
+    others = [replace(one, bits=8, losses=((1, 3.1), (2, 2.1), (3, 1.01))), replace(one, bits=4, losses=((1, 3.0),))]
+    html = race_figure(partial(translate, lang), [one, *others])
+    assert html.count("<polyline") == 2 and translate(lang, "race.steps", steps=3) in html
+    heights = [float(y) for y in re.findall(r'<text class="look-\d" x="[\d.]+" y="([\d.]+)"', html)]
+    assert len(heights) == 2 and abs(heights[0] - heights[1]) >= 17
+    assert race_figure(partial(translate, lang), others[1:]) == ""
 
 
 def test_a_lane_that_was_stopped_says_so(chosen, tmp_path):
