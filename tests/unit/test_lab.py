@@ -111,10 +111,10 @@ def test_what_an_earlier_run_has_measured_is_not_measured_again(chosen, question
     _points(workbench.lab(settings, question("int4", prompt="Who?")))
     assert measured[3:] == ["int4"]  # of another prompt
     subject = question("bf16").subject()
-    here = (subject, "cpu", "float32")
+    here = (subject, "cpu", "bfloat16")
     assert set(find_points(tmp_path, settings.load.model, *here)) == {"bf16", "int4", "int3"}
     assert find_points(tmp_path, "another", *here) == {}
-    for elsewhere in ((subject, "cuda", "float32"), (subject, "cpu", "bfloat16")):
+    for elsewhere in ((subject, "cuda", "bfloat16"), (subject, "cpu", "float32")):
         assert find_points(tmp_path, settings.load.model, *elsewhere) == {}
     assert {format for _, format in all_points(tmp_path, subject)} == {"bf16", "int4", "int3"}
 
@@ -131,7 +131,7 @@ def test_a_stopped_lab_keeps_its_points_and_restores_the_weights(chosen, questio
             workbench.stop.set()
     assert list(_points(events)) == ["int2"] and events[-1]["result"]["stopped"]
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-    assert list(find_points(tmp_path, settings.load.model, question("").subject(), "cpu", "float32")) == ["int2"]
+    assert list(find_points(tmp_path, settings.load.model, question("").subject(), "cpu", "bfloat16")) == ["int2"]
 
 
 @pytest.mark.parametrize(
