@@ -271,8 +271,9 @@ const announceStrip = (state) => document.dispatchEvent(new CustomEvent("playgro
 // Play a run's events from their beginning. Whatever is live comes before it: see `poll`.
 async function startPlayer(run, loops = false) {
   playedRun = run;
-  const events = await server.all_events({ run });
-  if (!events.length || playedRun !== run) return;
+  const events = await server.all_events({ run }).catch(() => []);
+  if (playedRun !== run) return; // another was chosen meanwhile
+  if (!events.length) return void (playedRun = "");
   player?.end();
   player = createPlayer(events, { loops, change: drawStatus, rests: () => !root.clientWidth, play(batch, first) {
     if (first) state = emptyState(run), state.cursor = reply.cursor, pickedStep = null;
@@ -295,7 +296,11 @@ async function showRecording(fresh) {
 
 // What the server says of the run that is followed: one that is played goes on, unless it lives again.
 function follow(fresh) {
-  if (player && fresh.run === playedRun && !fresh.live) return void (reply = { ...fresh, live: true }, announce());
+  if (fresh.run === playedRun && player) {
+    if (!fresh.live) return void (reply = { ...fresh, live: true }, announce());
+    return void (endPlayer(), state = emptyState()); // resumed: the next poll reads all of it
+  }
+  if (fresh.run === playedRun) return receive(fresh); // its events are on their way
   const changed = fresh.run !== state.run;
   endPlayer(), receive(fresh);
   if (changed && fresh.run.startsWith(SHIPPED)) startPlayer(fresh.run);

@@ -8,18 +8,14 @@ and once with all weights trained, which end in real out-of-memory errors. Write
 
 import argparse
 import multiprocessing
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-PROJECT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(PROJECT))
-
-from playground import ASSETS, catalog, runs  # noqa: E402
-from playground.errors import PlaygroundError  # noqa: E402
-from playground.runs import recordings  # noqa: E402
-from playground.settings import Settings  # noqa: E402
+from playground import ASSETS, catalog, runs
+from playground.errors import PlaygroundError
+from playground.runs import recordings
+from playground.settings import Settings
 
 SHAPE = "cyberagent/open-calm-7b"
 WIDTHS = (32, 16, 8, 4)
@@ -62,7 +58,7 @@ def _cells(model: str, toy: bool) -> list[tuple[str, str, dict]]:
 
 
 def _in_process(work: Any, *arguments: Any) -> None:
-    """Call it in a process of its own: nothing of one run stays on the GPU for the next."""
+    """Run this work in a new process, so that no run finds the GPU memory of the one before."""
     process = multiprocessing.get_context("spawn").Process(target=work, args=arguments)
     process.start()
     process.join()

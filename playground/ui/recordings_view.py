@@ -3,6 +3,7 @@
 import json
 import tempfile
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import gradio as gr
@@ -14,6 +15,9 @@ from playground.runs import recordings
 from playground.settings import parse
 from playground.ui.live_view import SHIPPED
 from playground.ui.page import UNQUEUED, Page, Update, message, message_box
+
+# No run is shown, it still goes on, or it is damaged.
+NO_RECORDING = (PlaygroundError, ValueError, AttributeError, KeyError, TypeError)
 
 
 @dataclass(frozen=True)
@@ -90,14 +94,14 @@ def _save_button(page: Page, value: str | None) -> Update:
     try:
         run_id = str(json.loads(value or "{}").get("run") or "")
         text = recordings.record(list(runs.find(page.root, run_id).events()))
-    except (
-        PlaygroundError,
-        ValueError,
-        AttributeError,
-        KeyError,
-        TypeError,
-    ):  # none is shown, it goes on, or is damaged
+    except NO_RECORDING:
         return gr.update(value=None, interactive=False)
-    path = Path(tempfile.mkdtemp(prefix="playground-recording-")) / f"{run_id}.jsonl"
+    path = _folder() / f"{run_id}.jsonl"
     path.write_text(text, encoding="utf-8")
     return gr.update(value=str(path), interactive=True)
+
+
+@cache
+def _folder() -> Path:
+    """Where this process writes the files that are downloaded; one for each run."""
+    return Path(tempfile.mkdtemp(prefix="playground-recordings-"))

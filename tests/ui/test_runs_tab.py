@@ -28,6 +28,14 @@ from playground.settings import Settings
 HARDWARE = {"device": "cpu", "name": "CPU", "capacity": 2**33}
 PHASES = (("fetch", 0.0), ("train", 0.1), ("save", 1.5), ("idle", 1.6))
 TICKS = "() => [...document.querySelectorAll('.live .memory .xtick text')].map(tick => tick.textContent)"
+# The server's answer with all events of a run comes three seconds late; several polls pass meanwhile.
+LATE_EVENTS = """() => {
+  window.promptFetch = window.fetch;
+  window.fetch = async (url, options) => {
+    if (String(options?.body).includes('all_events')) await new Promise((resolve) => setTimeout(resolve, 3000));
+    return window.promptFetch(url, options);
+  };
+}"""
 MARKED = "() => [...document.querySelectorAll('.runs tr[aria-current]')].map(row => row.dataset.run)"
 
 
@@ -251,6 +259,18 @@ def test_an_ended_run_is_played_again_and_marked_while_it_plays(app, page, past)
     player.locator("button").click()
     expect(live.locator(".recorded")).to_contain_text("CPU")
     expect(live.locator(".phase")).to_have_text(translate("en", "chart.outcome.done"), timeout=LONG)
+
+
+def test_a_run_whose_events_come_late_is_played_all_the_same(app, page, past):
+    open_tab(page, "tab.runs")
+    row_button(page, past[0].id, "runs.show").click()
+    live, play = page.locator(".live"), page.locator(".live .player button")
+    expect(play).to_be_visible(timeout=LONG)
+
+    page.evaluate(LATE_EVENTS)
+    play.click()
+    expect(live.locator(".recorded")).to_contain_text("CPU", timeout=LONG)
+    page.evaluate("() => { window.fetch = window.promptFetch; }")
 
 
 def test_a_recording_is_opened_from_a_file_and_the_shown_run_saved_as_one(app, page, past, tmp_path):
