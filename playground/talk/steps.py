@@ -98,7 +98,7 @@ def _problems(value: Any, number: int) -> Iterator[Problem]:
     if "recordings" in KINDS[kind]:
         listed = value.get("recordings")
         for name in listed if isinstance(listed, list) and listed else [listed]:
-            if name not in recordings.names():
+            if not isinstance(listed, list) or name not in recordings.names():
                 yield Problem("error.talk_value", {"step": number, "name": "recordings", "value": str(name)[:80]})
     for name in {"rows", "columns", "r", "card"} & set(KINDS[kind]):
         size = value.get(name, 1)

@@ -310,8 +310,9 @@ def test_on_a_simulated_card_the_largest_part_is_one_that_can_be_changed(chosen,
     peak = {"rss": 1, "allocated": 2**30, "reserved": 2**30, "device_used": 60 * 2**30}
     monkeypatch.setattr(peaks, "phase_peak", lambda: peak)
     context = JobContext(workbench.run, workbench.stop, Team("cuda"), peaks, lambda: workbench.loaded.model)
-    out_of_memory = torch.OutOfMemoryError("CUDA out of memory")
+    out_of_memory = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
     error, memory = explain_failure(out_of_memory, context, Load(simulate_gpu_gib=8))
+    assert error.problems[1].values == {"asked_bytes": 2 * 2**30}
     values = error.problems[0].values
     assert (values["part"], values["capacity_bytes"]) == ("working", 8 * 2**30) == ("working", memory["capacity"])
     assert (

@@ -70,8 +70,16 @@ def test_the_demo_of_each_language_has_a_recording():
     assert {f"demo-{lang}" for lang in LANGUAGES} <= {file.stem for file in RECORDINGS}
 
 
+def test_a_recording_of_random_weights_leaves_out_what_the_model_says(events):
+    said = [{"t": 0.0, "kind": "sample", "text": "An answer"}, {"t": 0.0, "kind": "eval", "loss": 1.0}]
+    text = recordings.record([*events[:-1], *said, events[-1]], shape="cyberagent/open-calm-7b")
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert lines[0]["shape"] == lines[0]["settings"]["load"]["model"] == "cyberagent/open-calm-7b"
+    assert {line["kind"] for line in lines} == {"run_started", "memory", "done"}
+
+
 def test_a_run_whose_clock_was_set_back_makes_a_recording_that_can_be_replayed(events, tmp_path):
-    events[5]["t"] = -3600.0
+    events[-1]["t"] = -3600.0
     file = tmp_path / "recording.jsonl"
     file.write_text(recordings.record(events), encoding="utf-8")
     assert recordings.replay(file, tmp_path / "runs").folder.is_dir()

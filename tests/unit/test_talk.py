@@ -6,7 +6,8 @@ import pytest
 from toys import keys
 
 from playground.errors import PlaygroundError
-from playground.i18n import LANGUAGES
+from playground.i18n import LANGUAGES, translate
+from playground.runs.recordings import read_recording
 from playground.talk.steps import KINDS, STEPS, Step, read_steps
 from playground.ui.talk_figures import step_figure
 
@@ -48,6 +49,21 @@ def test_figures_are_computed_from_what_a_step_names():
     assert "64,000" in step_figure(Step("lora", {}, {}, options={"rows": 4000, "columns": 4000, "r": 8}), "en")
 
 
+def test_measured_bars_carry_the_fine_tunes_prediction_and_what_ran_out_is_marked():
+    names = ["calm-7b-lora-32", "calm-7b-full-16-on-24-gib"]
+    html = step_figure(Step("measured", {}, {}, options={"recordings": names, "card": 24}), "en")
+    peaks = {event["phase"]: event for event in read_recording(names[0]) if event["kind"] == "memory_predicted"}
+    measured = read_recording(names[0])[-1]["result"]["peak"]["device_used"]
+    assert f"left:{100 * peaks['tune']['device_used'] / measured:.2f}%" in html
+    assert html.count('class="failed"') == 1 and translate("en", "talk.ran_out") in html and "27.28 GiB" in html
+
+
+def test_costs_are_those_of_the_recordings_also_of_one_that_failed():
+    names = ["demo-en", "calm-7b-lora-4", "calm-7b-full-16-on-24-gib"]
+    html = step_figure(Step("cost", {}, {}, options={"recordings": names}), "en")
+    assert "5.33 GiB" in html and "0:52" in html and html.count(translate("en", "talk.ran_out")) == 1
+
+
 @pytest.mark.parametrize(
     ("content", "key"),
     [
@@ -64,6 +80,11 @@ def test_figures_are_computed_from_what_a_step_names():
         ([_step(kind="bytes", model="nobody/nothing")], "error.talk_value"),
         ([_step(kind="lora", r=0)], "error.talk_value"),
         ([_step(kind="lora", r=True)], "error.talk_value"),
+        ([_step(kind="measured", recordings=["nothing"])], "error.talk_value"),
+        ([_step(kind="measured", recordings=[])], "error.talk_value"),
+        ([_step(kind="cost")], "error.talk_value"),
+        ([_step(kind="cost", recordings="demo-en")], "error.talk_value"),
+        ([_step(kind="measured", recordings=["demo-en"], card=0)], "error.talk_value"),
         ([_step(kind="text", r=8)], "error.talk_key"),
     ],
 )
