@@ -72,7 +72,12 @@ def connect(page: Page, view: RaceView, header: gr.Tab, live_view: gr.HTML) -> N
         except PlaygroundError:
             return gr.skip()
         found = lanes(page.root, settings, widest_first(widths), this_machine()["name"])
-        return race_table(page, settings, list(found.values()))
+        now = page.engine.run if page.engine.state == "busy" else None
+        return race_table(
+            page,
+            settings,
+            [replace(lane, state="running") if lane.run == now else lane for lane in found.values()],
+        )
 
     view.start.click(start, inputs, outputs, **QUIET)
     header.select(follow, inputs, outputs, **QUIET)
