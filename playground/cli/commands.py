@@ -1,4 +1,4 @@
-"""The commands, each from parsed flags to its result; their first lines are their help."""
+"""The commands on models and data, each from parsed flags to its result; their first lines are their help."""
 
 import argparse
 import sys
@@ -10,7 +10,6 @@ from playground.cli.output import follow, print_event
 from playground.errors import PlaygroundError, problem
 from playground.i18n import translate
 from playground.lab.question import parse_question
-from playground.runs import recordings
 
 
 def tune(options: argparse.Namespace) -> dict:
@@ -147,21 +146,6 @@ def models(options: argparse.Namespace) -> dict:
     return {"models": list(facts)}
 
 
-def record(options: argparse.Namespace) -> dict:
-    """Write a run into one file that can be shown on another machine, without its paths, model or GPU."""
-    text = recordings.record(list(runs.find(options.runs, options.run).events()))
-    try:
-        options.file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise problem("error.recording_file", path=options.file.name, detail=str(error)[:200]) from error
-    return {"run": options.run, "file": str(options.file), "bytes": len(text.encode())}
-
-
-def replay(options: argparse.Namespace) -> dict:
-    """Put a recording among the runs, so that the page shows it, marked as recorded."""
-    return {"run": recordings.replay(options.file, options.runs).id}
-
-
 def rows(options: argparse.Namespace) -> dict:
     """Read rows and show what is taught of them, what is left out and why.
 
@@ -176,8 +160,3 @@ def rows(options: argparse.Namespace) -> dict:
     for note in notes:
         print(note, file=sys.stderr)
     return result | {"notes": notes}
-
-
-COMMANDS = {
-    command.__name__: command for command in (tune, plan, lab, race, rows, compare, record, replay, fetch, models)
-}

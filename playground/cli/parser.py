@@ -10,13 +10,28 @@ from pathlib import Path
 from typing import NoReturn
 
 from playground import catalog, settings
-from playground.cli.commands import COMMANDS
+from playground.cli import commands, run_commands
 from playground.cli.flags import add_flags, add_settings_flags, flag_name
 from playground.cli.output import print_result
 from playground.i18n import LANGUAGES
 from playground.lab.formats import DEFAULT
 from playground.settings.aliases import OLD_FIELDS
 
+COMMANDS: dict[str, Callable[[argparse.Namespace], dict]] = {
+    command.__name__: command
+    for command in (
+        commands.tune,
+        commands.plan,
+        commands.lab,
+        commands.race,
+        commands.rows,
+        commands.compare,
+        run_commands.record,
+        run_commands.replay,
+        commands.fetch,
+        commands.models,
+    )
+}
 OWN_FLAGS = {"rows": ("--first",)}  # of a command, which other commands had under an earlier name
 DESCRIPTION = "The same jobs without a page."
 

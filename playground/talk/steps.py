@@ -38,7 +38,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "cost": ("recordings",),
 }
 COMMON = ("kind", "title", "text", "tab")
-TABS = ("start", "plan", "load", "data", "tune", "chat", "lab", "runs")  # that a step may open
+TABS = ("start", "plan", "load", "data", "tune", "chat", "lab", "runs", "take")  # that a step may open
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ from playground.ui import (
     runs_tab,
     start_tab,
     status_strip,
+    take_home_tab,
     talk_tab,
 )
 from playground.ui.job_queue import JobQueue
@@ -50,7 +51,18 @@ from playground.ui.theme import theme
 STYLES = ("style.css", "figures.css", "plan_tab.css", "tokens.css", "data.css", "compare.css", "lab.css", "talk.css")
 # Gradio's row of links to all pages; hidden before the stylesheets are here, or everything would move up then.
 NO_NAVIGATION = "<style>.nav-holder { display: none !important; }</style>"
-TABS = ("start", "plan", "load", "data", "tune", "chat", "lab", "talk", "runs")  # in their order; "start" is what opens
+TABS = (
+    "start",
+    "plan",
+    "load",
+    "data",
+    "tune",
+    "chat",
+    "lab",
+    "talk",
+    "runs",
+    "take",
+)  # in their order; "start" is what opens
 
 
 def build_app(root: Path, lang: str = "en", private: bool = False, talk: Sequence[Step] = ()) -> gr.Blocks:
@@ -106,6 +118,7 @@ class Tabs:
     compare: compare_tab.CompareTab
     lab: lab_tab.LabTab
     runs: runs_tab.RunsTab
+    take_home: take_home_tab.TakeHomeTab
 
 
 def _build_page(app: gr.Blocks, page: Page, other_path: str, talk: Sequence[Step]) -> None:
@@ -126,6 +139,7 @@ def _build_page(app: gr.Blocks, page: Page, other_path: str, talk: Sequence[Step
     compare_tab.connect(page, tabs.compare, tabs.tabs, headers["chat"], view)
     lab_tab.connect(page, tabs.lab, headers["lab"], view)
     runs_changed = runs_tab.connect(page, tabs.runs, view)
+    take_home_tab.connect(page, tabs.take_home, headers["take"])
     status_strip.connect(page, strip)
     tabs.preset.input(lambda name: page.values(_preset(name)), tabs.preset, page.inputs(), **UNQUEUED)
     tabs.plan.choice.use.click(lambda: None, None, tabs.preset, **UNQUEUED)  # the form no longer holds a preset
@@ -165,7 +179,9 @@ def _build_tabs(page: Page, talk: Sequence[Step]) -> Tabs:
             talk_tab.build(page, talk)
         with tab("runs"):
             runs = runs_tab.build(page)
-    return Tabs(tabs, headers, start, plan, preset, load, data, fine_tune, compare, lab, runs)
+        with tab("take"):
+            take_home = take_home_tab.build(page)
+    return Tabs(tabs, headers, start, plan, preset, load, data, fine_tune, compare, lab, runs, take_home)
 
 
 def _build_preset(page: Page) -> gr.Dropdown:

@@ -21,6 +21,7 @@ TABS = (
     "lab",
     "talk",
     "runs",
+    "take",
 )  # by their ids, as in playground/ui/build.py
 LONG = 120_000  # ms, for what the engine or the planner does on a busy machine: their processes start first
 DRAWN_POINTS = """
