@@ -13,6 +13,7 @@ from playground import catalog, settings
 from playground.cli import commands, run_commands
 from playground.cli.flags import add_flags, add_settings_flags, flag_name
 from playground.cli.output import print_result
+from playground.export.order import CONTENTS, GGUF_BITS, KINDS
 from playground.i18n import LANGUAGES
 from playground.lab.formats import DEFAULT
 from playground.settings.aliases import OLD_FIELDS
@@ -28,6 +29,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], dict]] = {
         commands.compare,
         run_commands.record,
         run_commands.replay,
+        run_commands.export,
         commands.fetch,
         commands.models,
     )
@@ -182,6 +184,18 @@ def _add_replay_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("file", type=Path, metavar="FILE", help="a recording")
 
 
+def _add_export_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument("run", metavar="RUN", help="id of the run")
+    command.add_argument("--to", choices=KINDS, required=True, help="what is written")
+    command.add_argument("--out", type=Path, metavar="DIR", help="folder to write into (the run's own, under export)")
+    command.add_argument("--name", default="", metavar="NAME", help="of the file or folder (the usual one)")
+    command.add_argument("--type", choices=list(GGUF_BITS), default="q8_0", help="of a GGUF file's weights (q8_0)")
+    command.add_argument("--force", action="store_true", help="replace what has this name")
+    command.add_argument("--repo", default="", metavar="OWNER/NAME", help="of the hub, for --to hub")
+    command.add_argument("--content", choices=CONTENTS, default="adapter", help="of the repo (adapter)")
+    command.add_argument("--public", action="store_true", help="a new repo is public")
+
+
 def _add_fetch_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("model", metavar="MODEL", help="a catalog id or a hub id")
     command.add_argument("--accept-terms", action="store_true", help="the model's terms were read and are accepted")
@@ -193,6 +207,7 @@ POSITIONALS = {
     **dict.fromkeys(("plan", "lab"), "MODEL "),
     "rows": "FILE ",
     "compare": "RUN --prompt PROMPT ",
+    "export": "RUN --to KIND ",
 }
 FLAGS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "tune": _add_tune_flags,
@@ -203,6 +218,7 @@ FLAGS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "compare": _add_compare_flags,
     "record": _add_record_flags,
     "replay": _add_replay_flags,
+    "export": _add_export_flags,
     "fetch": _add_fetch_flags,
     "models": lambda command: None,
 }

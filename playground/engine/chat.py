@@ -50,7 +50,7 @@ def chat(
     if tuned_run and tuned_run.model.is_dir():
         return (yield from _chat_after_full_fine_tune(context, slot, settings, tuned_run, sides, generation))
     loaded = yield from ensure_loaded(context, slot, settings.load)
-    yield from _switch_adapter(slot, tuned_run)
+    yield from switch_adapter(slot, tuned_run)
     return (yield from _answer(context, slot, loaded, settings, sides, generation))
 
 
@@ -87,7 +87,7 @@ def _as_side(
         yield event
 
 
-def _switch_adapter(slot: ModelSlot, run: runs.Run | None) -> Generator[dict, None, None]:
+def switch_adapter(slot: ModelSlot, run: runs.Run | None) -> Generator[dict, None, None]:
     """Make the adapter of this run, or none, the one on the model."""
     if (slot.adapter.run_id if slot.adapter else None) == (run.id if run else None):
         return

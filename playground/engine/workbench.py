@@ -1,4 +1,4 @@
-"""The workbench: the model, the open run, and the jobs `load`, `tune`, `chat` and `lab` on them.
+"""The workbench: the model, the open run, and the jobs `load`, `tune`, `chat`, `lab` and `export` on them.
 
 The worker process (process.py) and the command line (__main__.py) run the same jobs. Each job is a generator of events;
 its last one is `done`, with the job's result.
@@ -10,11 +10,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 from playground import runs
-from playground.engine import chat, lab, load, tune
+from playground.engine import chat, export, lab, load, tune
 from playground.engine.job import JobContext, JobResult, run_job
 from playground.engine.load import auto_bits_note, resolve_bits
 from playground.engine.model_slot import ModelSlot
 from playground.errors import problem
+from playground.export.order import ExportOrder
 from playground.lab.question import LabQuestion
 from playground.memory import card_limit, ledger, meter
 from playground.memory.peaks import PeakTracker
@@ -108,6 +109,15 @@ class Workbench:
             return lab.lab(context, self._slot, settings, question, self.root)
 
         return self._job("lab", settings, work)
+
+    def export(self, order: ExportOrder, token: str = "") -> Iterator[dict]:
+        """Export from a run, in a run of its own; the result has the fields of ExportResult. token: the hub's."""
+        source = runs.find(self.root, order.run)
+
+        def work(context: JobContext, settings: Settings) -> Generator[dict, None, JobResult]:
+            return export.export(context, self._slot, source, order, token)
+
+        return self._job("export", source.settings(), work)
 
     def free(self) -> None:
         """Drop the model and release its memory."""

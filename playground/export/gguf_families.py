@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig
 
 from playground.errors import problem
 
+WINDOWED = "sliding_attention"  # layers of Gemma 3 whose rotary base no GGUF file holds
 Change = Callable[[str, Tensor, PreTrainedConfig], Tensor]  # of a tensor, by its name in the model
 
 
@@ -114,14 +115,14 @@ FAMILIES: dict[str, Family] = {
         "gemma2",
         _gemma,
         _norm_from_one,
-        ("hidden_activation", "query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping"),
+        ("hidden_activation", "query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping", "layer_types"),
         always_tied=True,
     ),
     "gemma3_text": Family(
         "gemma3",
         _gemma,
         _norm_from_one,
-        ("hidden_activation", "query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping"),
+        ("hidden_activation", "query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping", "layer_types"),
         always_tied=True,
     ),
     "phi3": Family("phi3", _phi3, unstored=("hidden_act", "partial_rotary_factor")),
@@ -137,16 +138,22 @@ def family_of(config: PreTrainedConfig) -> Family:
     family = FAMILIES.get(config.model_type)
     if family is None:
         raise problem("error.export_family", family=config.model_type, families=list(FAMILIES))
-    defaults = type(config)()
+    defaults: Any = type(config)(num_hidden_layers=config.num_hidden_layers)
     for name in family.unstored:
         value, default = getattr(config, name, None), getattr(defaults, name, None)
         if value != default:
             raise problem("error.export_field", family=config.model_type, field=name, value=value, default=default)
-    scaling = {layers: rope["rope_type"] for layers, rope in rope_settings(config).items()}
-    scaled = {kind for kind in scaling.values() if kind != "default"}
-    if scaled:
-        raise problem("error.export_field", family=config.model_type, field="rope_type", value=scaled.pop(), default="default")
+    for layers, rope in rope_settings(config).items():
+        _check_rope(config.model_type, rope, rope_settings(defaults).get(layers, {}) if layers == WINDOWED else {})
     return family
+
+
+def _check_rope(family: str, rope: dict[str, Any], fixed: dict[str, Any]) -> None:
+    """Raise PlaygroundError for positions that are scaled, or for another base than the `fixed` one."""
+    expected = {"rope_type": "default"} | ({"rope_theta": fixed["rope_theta"]} if fixed else {})
+    for name, default in expected.items():
+        if rope.get(name) != default:
+            raise problem("error.export_field", family=family, field=name, value=rope.get(name), default=default)
 
 
 def rope_settings(config: PreTrainedConfig) -> dict[str, dict[str, Any]]:

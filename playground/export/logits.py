@@ -1,5 +1,6 @@
 """Compare a model as it was trained with the one that was exported: their logits on the same prompts."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -63,13 +64,15 @@ def fits_main_memory(nbytes: int) -> bool:
 
 def read_back_folder(folder: Path, dtype: torch.dtype) -> Any:
     """The model of an exported folder, computing in `dtype` on the CPU."""
-    bits = 32 if dtype == torch.float32 else 16
-    load = Load(model=str(folder), bits=bits, device="cpu", dtype=str(dtype).removeprefix("torch."))
+    whole = dtype == torch.float32
+    name = "auto" if whole else str(dtype).removeprefix("torch.")
+    load = Load(model=str(folder), bits=32 if whole else 16, device="cpu", dtype=name)
     return load_model(folder, load, lambda *_: None).model
 
 
 def read_back_gguf(file: Path, dtype: torch.dtype) -> Any:
     """The model of a GGUF file, as transformers reads it, on the CPU."""
+    logging.getLogger("transformers.quantizers.quantizer_gguf").setLevel(logging.ERROR)  # on dtypes of packed weights
     return AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=dtype).eval()
 
 

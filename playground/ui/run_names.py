@@ -7,7 +7,7 @@ from playground.data.source import short_name
 from playground.i18n import translate
 from playground.runs import RunSummary
 
-OTHER_JOBS = ("load", "chat", "lab")  # than fine-tunes
+OTHER_JOBS = ("load", "chat", "lab", "export")  # than fine-tunes
 
 
 def adapter_name(lang: str, run: RunSummary) -> str:

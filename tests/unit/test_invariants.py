@@ -12,7 +12,7 @@ DIRECTION = [
     {"app", "__main__"},
     {"ui", "cli"},
     {"engine", "planning"},  # the two processes
-    {"predict", "eval"},
+    {"predict", "eval", "export"},
     {"train", "chat"},
     {"data", "lab"},
     {"model"},
