@@ -215,9 +215,7 @@ def _gguf_writer(
     job: _Export, merged: MergedModel, loaded: LoadedModel, path: Path
 ) -> Callable[[Callable[..., None]], None]:
     name = catalog.display_name(job.settings.load.model)
-    return lambda on_progress: gguf_file.write_gguf(
-        merged, loaded.tokenizer, path, job.order.type, name, on_progress
-    )
+    return lambda on_progress: gguf_file.write_gguf(merged, loaded.tokenizer, path, job.order.type, name, on_progress)
 
 
 def _file_dtype(loaded: LoadedModel) -> torch.dtype:

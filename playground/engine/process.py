@@ -1,8 +1,8 @@
 """The engine's own process: runs one job after another over a Workbench and sends its events. Started by client.py.
 
 Requests, in the JSON lines of jsonl_process.py: "load" and "tune" {"settings"}, "resume" {"run_id"}, "chat"
-{"settings", "adapter", "sides", "generation"}, "lab" {"settings", "question"}, "export" {"order", "token"}, "unload". The result of each is the
-memory at its end (meter.py).
+{"settings", "adapter", "sides", "generation"}, "lab" {"settings", "question"}, "export" {"order", "token"}, "unload".
+The result of each is the memory at its end (meter.py).
 Settings are validated here, at the edge of the process. The process is ready once its libraries are imported:
 {"ready": {"cuda": whether torch can use it, "pid"}}.
 """

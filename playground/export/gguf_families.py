@@ -91,12 +91,21 @@ def _gpt2(writer: GGUFWriter, config: PreTrainedConfig) -> None:
     writer.add_vocab_size(config.vocab_size)
 
 
+GEMMA_UNSTORED = (
+    "hidden_activation",
+    "query_pre_attn_scalar",
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "layer_types",
+)
+
+
 @dataclass(frozen=True)
 class Family:
     """How GGUF stores a model type.
 
-    architecture: llama.cpp's name. unstored: config fields that a GGUF file has no place for, so that only these values,
-    the config's defaults, can be exported.
+    architecture: llama.cpp's name. unstored: config fields that a GGUF file has no place for, so that only the config's
+    defaults can be exported. always_tied: whether its files have room for one table as embedding and head.
     """
 
     architecture: str
@@ -115,14 +124,14 @@ FAMILIES: dict[str, Family] = {
         "gemma2",
         _gemma,
         _norm_from_one,
-        ("hidden_activation", "query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping", "layer_types"),
+        GEMMA_UNSTORED,
         always_tied=True,
     ),
     "gemma3_text": Family(
         "gemma3",
         _gemma,
         _norm_from_one,
-        ("hidden_activation", "query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping", "layer_types"),
+        GEMMA_UNSTORED,
         always_tied=True,
     ),
     "phi3": Family("phi3", _phi3, unstored=("hidden_act", "partial_rotary_factor")),
@@ -138,7 +147,8 @@ def family_of(config: PreTrainedConfig) -> Family:
     family = FAMILIES.get(config.model_type)
     if family is None:
         raise problem("error.export_family", family=config.model_type, families=list(FAMILIES))
-    defaults: Any = type(config)(num_hidden_layers=config.num_hidden_layers)
+    kind: Any = type(config)
+    defaults = kind(num_hidden_layers=config.num_hidden_layers)
     for name in family.unstored:
         value, default = getattr(config, name, None), getattr(defaults, name, None)
         if value != default:

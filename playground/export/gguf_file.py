@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import gguf
 import numpy as np
+import torch
 from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -85,41 +87,63 @@ def write_gguf(
     name: str,
     on_progress: Callable[..., None],
 ) -> None:
-    """Write the file. name: of the model, in its metadata; on_progress: called with (done, total) bytes."""
+    """Write the file. name: of the model, in its metadata; on_progress: called with (done, total) bytes.
+
+    The package writes the header; the tensors are appended here, since its own way (numpy's `tofile`) says nothing of a
+    full disk.
+    """
     config = merged.base.config
     family, tensors = family_of(config), gguf_tensors(merged, variant)
-    writer = GGUFWriter(file, family.architecture)
-    try:
-        writer.add_name(name)
-        writer.add_file_type(FILE_TYPES[variant])
-        writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-        family.write_metadata(writer, config)
-        write_tokenizer(writer, tokenizer, config.vocab_size)
+    _write_header(file, family, config, tokenizer, tensors, {"name": name, "file_type": FILE_TYPES[variant]})
+    done, total = 0, sum(tensor.nbytes for tensor in tensors)
+    with open(file, "ab") as stream:
+        _pad(stream)
         for tensor in tensors:
-            numbers = np.dtype(PLAIN.get(tensor.kind, np.float32))
-            writer.add_tensor_info(tensor.name, tensor.shape, numbers, tensor.nbytes, raw_dtype=tensor.kind)
+            stream.write(_packed(tensor, family, config).data)
+            _pad(stream)
+            done += tensor.nbytes
+            on_progress(done, total)
+
+
+def _write_header(
+    file: Path,
+    family: Family,
+    config: PreTrainedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    tensors: list[GgufTensor],
+    general: dict,
+) -> None:
+    """Metadata, and the table of the tensors."""
+    writer = GGUFWriter(file, family.architecture)
+    writer.add_name(general["name"])
+    writer.add_file_type(general["file_type"])
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    family.write_metadata(writer, config)
+    write_tokenizer(writer, tokenizer, config.vocab_size)
+    for tensor in tensors:
+        numbers = np.dtype(PLAIN.get(tensor.kind, np.float32))
+        writer.add_tensor_info(tensor.name, tensor.shape, numbers, tensor.nbytes, raw_dtype=tensor.kind)
+    try:
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        done, total = 0, sum(tensor.nbytes for tensor in tensors)
-        for tensor in tensors:
-            writer.write_tensor_data(_packed(tensor, family, config))
-            done += tensor.nbytes
-            on_progress(done, total)
     finally:
         writer.close()
+
+
+def _pad(stream: BinaryIO) -> None:
+    """Fill up with zeros to where a tensor may begin."""
+    stream.write(b"\0" * (-stream.tell() % gguf.GGUF_DEFAULT_ALIGNMENT))
 
 
 def _packed(tensor: GgufTensor, family: Family, config: PreTrainedConfig) -> np.ndarray:
     """A tensor's bytes in its type."""
     numbers = float_matrix(family.change(tensor.lazy.name, tensor.lazy.make().float(), config))
     if tensor.kind in PLAIN:
-        return numbers.cpu().numpy().astype(PLAIN[tensor.kind])
-    return gguf_types.pack(numbers, tensor.kind)
+        return np.ascontiguousarray(numbers.cpu().numpy().astype(PLAIN[tensor.kind]))
+    return np.ascontiguousarray(gguf_types.pack(numbers, tensor.kind))
 
 
 def _empty(tensor: LazyTensor) -> Tensor:
     """A tensor of that shape without numbers."""
-    import torch
-
     return torch.empty(tensor.shape, device="meta")

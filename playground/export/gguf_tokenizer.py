@@ -1,8 +1,8 @@
 """A tokenizer as GGUF metadata: tokens, their types, merges or scores, special tokens, chat template.
 
-llama.cpp has two kinds that fit tokenizers of today's models: byte-level BPE ("gpt2"), which also needs to know how text
-is split into words ("pre"), and BPE over pieces of text with bytes to fall back on ("llama"), as sentencepiece makes it,
-where a token's score is its merge's place.
+llama.cpp has two kinds that fit tokenizers of today's models: byte-level BPE ("gpt2"), which also needs to know how
+text is split into words ("pre"), and BPE over pieces of text with bytes to fall back on ("llama"), as sentencepiece
+makes it, where a token's score is its merge's place.
 """
 
 import json
@@ -36,7 +36,7 @@ SPLITS = {
 
 @dataclass(frozen=True)
 class GgufVocabulary:
-    """What `write_tokenizer` writes; kind: "gpt2" or "llama"; pre: how text is split; one token, type and score an id."""
+    """What `write_tokenizer` writes: a token, type and score an id. kind: "gpt2" or "llama"; pre: how text is split."""
 
     kind: str
     pre: str

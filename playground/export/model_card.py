@@ -68,7 +68,11 @@ def _front_matter(settings: Settings, base: str | None, content: str) -> str:
     if license and not known:
         values["license_name"] = license
     values["tags"] = ["full-fine-tune" if settings.train.method == "full" else "lora", f"{settings.load.bits}-bit"]
-    return "---\n" + "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items()) + "---\n"
+    return (
+        "---\n"
+        + "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items())
+        + "---\n"
+    )
 
 
 def _license(model: str) -> str | None:
@@ -110,8 +114,8 @@ def _losses(result: dict, word: Any) -> list[tuple[str, str]]:
 def _memory(run: Run, word: Any) -> list[tuple[str, str]]:
     """Predicted and measured memory of the fine-tune, of the same kind."""
     events = [event for event in run.events() if event.get("phase") == "tune"]
-    predicted = next((event for event in reversed(events) if event["kind"] == "memory_predicted"), {})
-    measured = next((event["peak"] for event in reversed(events) if event["kind"] == "memory_measured"), {})
+    predicted: dict = next((event for event in reversed(events) if event["kind"] == "memory_predicted"), {})
+    measured: dict = next((event["peak"] for event in reversed(events) if event["kind"] == "memory_measured"), {})
     kind = next((kind for kind in REPORTED if kind in measured), None)
     if kind is None:
         return []

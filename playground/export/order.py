@@ -42,7 +42,9 @@ def parse_order(values: dict[str, Any]) -> ExportOrder:
     for field, allowed in (("to", KINDS), ("type", tuple(GGUF_BITS)), ("content", CONTENTS)):
         value = getattr(order, field)
         if value not in allowed:
-            problems.append(Problem("error.export_choice", {"field": field, "value": str(value)[:80], "allowed": list(allowed)}))
+            problems.append(
+                Problem("error.export_choice", {"field": field, "value": str(value)[:80], "allowed": list(allowed)})
+            )
     if order.name and not is_file_name(order.name):
         problems.append(Problem("error.export_name", {"name": order.name[:80], "most": MAX_NAME_BYTES}))
     if order.to == "hub" and not REPO.fullmatch(order.repo):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -23,7 +24,13 @@ from playground import compat
 
 SHARD_BYTES = 5 * 10**9  # of one file, as hubs prefer it
 FILE_NAME = "model.safetensors"
-DTYPE_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64", torch.bool: "BOOL"}
+DTYPE_NAMES = {
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.bool: "BOOL",
+}
 
 
 @dataclass(frozen=True)
@@ -66,10 +73,9 @@ def merged_model(model: PreTrainedModel | PeftModel, dtype: torch.dtype) -> Merg
     assert isinstance(base, PreTrainedModel)
     tensors = list(_tensors(base, dtype))
     sources = {tensor.name: tensor.source for tensor in tensors}
-    tied = {
-        name for name, to in base.all_tied_weights_keys.items() if name in sources and sources[name] == sources.get(to)
-    }
-    untied = any(name in sources and to in sources and name not in tied for name, to in base.all_tied_weights_keys.items())
+    pairs = [(name, to) for name, to in base.all_tied_weights_keys.items() if name in sources and to in sources]
+    tied = {name for name, to in pairs if sources[name] == sources[to]}
+    untied = len(tied) < len(pairs)
     kept = [tensor for tensor in tensors if tensor.name not in tied]
     return MergedModel(base, compat.as_in_files(base, kept, _renamed), untied)
 
@@ -119,7 +125,7 @@ def _own_tensors(name: str, module: nn.Module, dtype: torch.dtype) -> Iterator[L
     for key, tensor in [*module.named_parameters(recurse=False), *buffers]:
         full = f"{name}.{key}" if name else key
         if key == "weight" and compat.is_quantized(tensor):
-            shape = _as_in_file(module, torch.empty(module.out_features, module.in_features, device="meta")).shape
+            shape = _as_in_file(module, torch.empty(_size(module), device="meta")).shape
             yield LazyTensor(full, tuple(shape), dtype, partial(_unquantized, module, dtype), id(tensor))
         else:
             kind = dtype if tensor.is_floating_point() else tensor.dtype
@@ -128,6 +134,10 @@ def _own_tensors(name: str, module: nn.Module, dtype: torch.dtype) -> Iterator[L
 
 def _unquantized(module: nn.Module, dtype: torch.dtype) -> Tensor:
     return _as_in_file(module, compat.unquantized_weight(module)).to(dtype)
+
+
+def _size(layer: Any) -> tuple[int, int]:
+    return layer.out_features, layer.in_features
 
 
 def _as_in_file(module: nn.Module, weight: Tensor) -> Tensor:
@@ -182,7 +192,7 @@ def write_safetensors(tensors: list[LazyTensor], file: Path) -> Iterator[int]:
 def tensor_bytes(tensor: Tensor) -> memoryview:
     """A tensor's numbers in order, little-endian as on every machine that torch runs on."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy())
+    return flat.view(torch.uint8).numpy().data
 
 
 def _shards(tensors: list[LazyTensor], shard_bytes: int) -> list[list[LazyTensor]]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import gradio as gr
 
 from playground import runs
+from playground.ui import export_view
 from playground.ui.page import UNQUEUED, Page, Update
 from playground.ui.run_names import adapter_name
 
@@ -14,6 +15,7 @@ class TakeHomeTab:
     """The tab's components. run: the chosen run's id; from the browser, so that `runs.find` must check it."""
 
     run: gr.Dropdown
+    export: export_view.ExportView
 
 
 def build(page: Page) -> TakeHomeTab:
@@ -22,12 +24,13 @@ def build(page: Page) -> TakeHomeTab:
     run = gr.Dropdown(
         label=page.translate("take.run"), info=page.translate("take.run.info"), choices=_choices(page), value=None
     )
-    return TakeHomeTab(run)
+    return TakeHomeTab(run, export_view.build(page))
 
 
 def connect(page: Page, tab: TakeHomeTab, header: gr.Tab) -> None:
     """Attach the tab's listeners, once all fields of the page exist."""
     header.select(lambda chosen: _run_update(page, chosen), tab.run, tab.run, **UNQUEUED)
+    export_view.connect(page, tab.export, tab.run)
 
 
 def _choices(page: Page) -> list[tuple[str, str]]:
