@@ -29,7 +29,7 @@ def push_folder(
     """
     import httpx
     from huggingface_hub import CommitOperationAdd, HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HfHubHTTPError
 
     if not token:
         raise problem("error.export_token", variable=TOKEN_VARIABLE)
@@ -43,7 +43,7 @@ def push_folder(
             stream = _CountedFile(path, progress)
             operations.append(CommitOperationAdd(str(path.relative_to(folder).as_posix()), stream))
         commit = api.create_commit(url.repo_id, operations, commit_message=message)
-    except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError) as error:
+    except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError, KeyError) as error:
         raise _hub_error(error, repo, token) from None  # the chain would show the request, with its headers
     return {"url": str(url), "commit": str(getattr(commit, "oid", ""))}
 

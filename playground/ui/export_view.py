@@ -214,7 +214,7 @@ def _download(page: Page, run_id: str | None, file: str | None) -> list[Update]:
         where = str(path) if page.private else f"{run_id}/{FOLDER}/{file}"
         text = page.translate("export.too_large", name=path.name, size_bytes=size, path=where)
         return [gr.update(value=None, interactive=False), message(text)]
-    label = f"{page.translate('export.download')} · {path.name} · {format_bytes(size)}"
+    label = f"{page.translate('export.download')} · {format_bytes(size)}"
     return [gr.update(value=str(_link(path, str(run_id))), label=label, interactive=True), gr.skip()]
 
 
