@@ -59,7 +59,7 @@ def _compare(engine: Any, root: Path, job: QueuedJob, run: str) -> Job:
 
 def _answers(job: Job) -> dict:
     """The last answers; they are kept here, since what people say to a model stays out of the runs."""
-    last = next((event for event in reversed(list(job.events())) if event["kind"] == "answer"), {})
+    last: dict = next((event for event in reversed(list(job.events())) if event["kind"] == "answer"), {})
     return {side: str(last.get(side, ""))[:MAX_ANSWER_CHARS] for side in ("base", "tuned")}
 
 

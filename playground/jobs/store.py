@@ -31,6 +31,7 @@ STATES = ("waiting", "running", "done", "failed", "stopped", "interrupted")
 ENDED = ("done", "failed", "stopped", "interrupted")
 LOCK_SECONDS = 10.0  # that a change waits for another program's
 MAX_FILE_BYTES = 1_000_000
+UNREADABLE = (OSError, ValueError, RecursionError)  # the last: of a file with brackets in brackets
 
 
 def new_id() -> str:
@@ -101,7 +102,7 @@ def listing(root: Path) -> Listing:
             jobs.append(_read(path))
         except FileNotFoundError:  # removed in this moment
             continue
-        except (OSError, ValueError):
+        except UNREADABLE:
             damaged.append(path.name)
     return Listing(tuple(sorted(jobs, key=lambda job: (job.order, job.id))), tuple(damaged))
 
@@ -112,7 +113,7 @@ def read(root: Path, job_id: str) -> QueuedJob:
         raise problem("error.queue_gone", id=str(job_id)[:40])
     try:
         return _read(_path(root, job_id))
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise problem("error.queue_gone", id=job_id) from error
 
 

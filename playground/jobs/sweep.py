@@ -131,8 +131,9 @@ def _axis(text: str, base: Settings) -> tuple[Axis | None, list[Problem]]:
         return None, [Problem("problem.sweep_ambiguous", {"setting": shown, "choices": meant})]
     group, field = meant[0].split(".")
     current = getattr(getattr(base, group), field)
+    wrong: list[Problem] = []
     try:
-        values, wrong = _values(meant[0], listed.strip(), isinstance(current, int)), []
+        values = _values(meant[0], listed.strip(), isinstance(current, int))
     except PlaygroundError as error:
         return None, list(error.problems)
     converted: list[Value] = []
@@ -154,9 +155,11 @@ def _values(name: str, listed: str, whole: bool) -> list[Value]:
         separator = ";" if ";" in listed else ","
         return [value.strip() for value in listed.split(separator) if value.strip()]
     first, last, steps, log = float(found[1]), float(found[2]), found[3], found[4]
+    if not math.isfinite(first * last):
+        raise PlaygroundError(Problem("problem.sweep_range", {"field": name, "value": listed[:80]}))
     counts_up = steps is None and first == int(first) and last == int(last)
     number = abs(int(last) - int(first)) + 1 if counts_up else int(steps or 0)
-    if not 2 <= number or (log and not first * last > 0) or not math.isfinite(first * last):
+    if number < 2 or (log and first * last <= 0):
         raise PlaygroundError(Problem("problem.sweep_range", {"field": name, "value": listed[:80]}))
     if number > MOST_RUNS:
         raise PlaygroundError(Problem("problem.sweep_runs", {"runs": number, "most": MOST_RUNS}))
