@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from playground import catalog, settings
-from playground.cli import commands, run_commands
+from playground.cli import commands, queue_commands, run_commands
 from playground.cli.flags import add_flags, add_settings_flags, flag_name
 from playground.cli.output import print_result
 from playground.export.order import CONTENTS, GGUF_BITS, KINDS
@@ -25,6 +25,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], dict]] = {
         commands.plan,
         commands.lab,
         commands.race,
+        queue_commands.sweep,
+        queue_commands.queue,
         commands.rows,
         commands.compare,
         run_commands.record,
@@ -162,6 +164,25 @@ def _add_race_flags(command: argparse.ArgumentParser) -> None:
     add_settings_flags(command)
 
 
+def _add_sweep_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--sweep",
+        action="append",
+        required=True,
+        metavar="SETTING=VALUES",
+        help="lr=1e-4,1e-3 or r=1..5 or lr=1e-4..1e-2 in 5 log steps; given once or twice",
+    )
+    command.add_argument("--settings", metavar="FILE", help="a run's settings.json, or a part of one")
+    command.add_argument("--preset", choices=list(catalog.presets()), help="named settings (demo-en)")
+    command.add_argument("--prompt", default="", metavar="TEXT", help="a question that each fine-tuned model is asked")
+    add_settings_flags(command)
+
+
+def _add_queue_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument("action", nargs="?", choices=queue_commands.ACTIONS, default="list", help="what to do (list)")
+    command.add_argument("id", nargs="?", default="", metavar="ID", help="of the job to remove")
+
+
 def _add_rows_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("file", metavar="FILE", help="a file, a catalog id or a hub id")
     command.add_argument("--first", type=int, default=5, metavar="N", help="rows in the sample (5)")
@@ -204,6 +225,7 @@ def _add_fetch_flags(command: argparse.ArgumentParser) -> None:
 # What stands before the flags in the usage of the commands with many.
 POSITIONALS = {
     **dict.fromkeys(("tune", "race"), ""),
+    "sweep": "--sweep SETTING=VALUES [--sweep SETTING=VALUES] ",
     **dict.fromkeys(("plan", "lab"), "MODEL "),
     "rows": "FILE ",
     "compare": "RUN --prompt PROMPT ",
@@ -211,6 +233,8 @@ POSITIONALS = {
 }
 FLAGS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "tune": _add_tune_flags,
+    "sweep": _add_sweep_flags,
+    "queue": _add_queue_flags,
     "plan": _add_plan_flags,
     "lab": _add_lab_flags,
     "race": _add_race_flags,

@@ -18,6 +18,7 @@ from playground import ASSETS, catalog
 from playground.data.source import MAX_FILE_BYTES
 from playground.engine.client import Engine
 from playground.i18n import LANGUAGES, translate
+from playground.jobs.runner import Runner
 from playground.planning.client import Planner
 from playground.runs import empty_trash
 from playground.settings import Settings
@@ -76,15 +77,18 @@ def build_app(root: Path, lang: str = "en", private: bool = False, talk: Sequenc
     engine = Engine(root)
     engine.start()
     planner, story, queue = Planner(root), Story(engine), JobQueue(engine)
+    jobs = Runner(root, engine, lambda: story.running or queue.running)
     other = next(code for code in LANGUAGES if code != lang)
     talk = talk or read_steps()
+
+    def page(code: str) -> Page:
+        return Page(code, root, engine, planner, story, queue, _preset(f"demo-{code}"), private, jobs)
+
     gr.set_static_paths(STATIC)
     with gr.Blocks(title=translate(lang, "app.title"), analytics_enabled=False, fill_width=True) as app:
-        _build_page(
-            app, Page(lang, root, engine, planner, story, queue, _preset(f"demo-{lang}"), private), f"/{other}", talk
-        )
+        _build_page(app, page(lang), f"/{other}", talk)
     with app.route(translate(lang, "app.other"), f"/{other}"):
-        _build_page(app, Page(other, root, engine, planner, story, queue, _preset(f"demo-{other}"), private), "/", talk)
+        _build_page(app, page(other), "/", talk)
     app.engine = engine
     app.queue(default_concurrency_limit=None, max_size=64)
     return app

@@ -10,7 +10,7 @@ import gradio as gr
 
 from playground.errors import as_playground_error
 from playground.settings import CHECKPOINTING_CHOICES, COMPILE_CHOICES, METHODS, OPTIMIZERS, SAMPLE_CHOICES
-from playground.ui import card_picture, oom_suggestions
+from playground.ui import card_picture, oom_suggestions, queue_form
 from playground.ui.oom_suggestions import SuggestionBox
 from playground.ui.page import (
     LATEST_ONLY,
@@ -23,6 +23,7 @@ from playground.ui.page import (
     select_tab,
     wait_until_opened,
 )
+from playground.ui.queue_form import QueueForm
 from playground.ui.run_names import data_name
 
 SCHEDULES = ("linear", "cosine", "constant")
@@ -38,6 +39,7 @@ class FineTuneTab:
     message: gr.HTML
     suggestions: SuggestionBox
     picture: gr.HTML
+    queue: QueueForm
 
 
 def build(page: Page) -> FineTuneTab:
@@ -47,9 +49,11 @@ def build(page: Page) -> FineTuneTab:
     summary = gr.HTML(f'<p class="summary">{escape(translate("summary.counting"))}</p>', elem_classes="counted")
     with gr.Row(elem_classes="actions"):
         start = gr.Button(translate("tune.go"), variant="primary")
+        add = gr.Button(translate("queue.add"), elem_id="queue-add")
         compare = gr.Button(translate("tune.compare"), variant="primary", visible=False)
     box = message_box()
     suggestions = oom_suggestions.build(page)
+    queue = queue_form.build(page, add)
     with gr.Row():
         field(gr.Number, "lora", "r", precision=0)
         field(gr.Number, "train", "epochs")
@@ -60,7 +64,7 @@ def build(page: Page) -> FineTuneTab:
         _training_fields(page)
     with gr.Accordion(translate("tune.memory"), open=False):
         _memory_fields(page)
-    return FineTuneTab(summary, start, compare, box, suggestions, card_picture.build(page))
+    return FineTuneTab(summary, start, compare, box, suggestions, card_picture.build(page), queue)
 
 
 def connect(
@@ -80,6 +84,7 @@ def connect(
 
     tab.start.click(page.with_error_message(tune), page.inputs(), tab.message, **QUIET)
     select_tab(tab.compare.click, tabs, "chat")
+    queue_form.connect(page, tab.queue, live_view)
     oom_suggestions.connect(page, tab.suggestions, "tune", live_view)
     card_picture.connect_form(page, tab.picture, "tune", header, live_view)
     form = page.inputs()

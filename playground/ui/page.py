@@ -15,6 +15,7 @@ from playground.engine.client import Engine
 from playground.errors import PlaygroundError, Problem, as_playground_error
 from playground.i18n import table, translate
 from playground.job import Job
+from playground.jobs.runner import Runner
 from playground.planning.client import Planner, this_machine
 from playground.settings import Settings, parse, raise_all
 from playground.ui.access import forbidden_sources
@@ -36,7 +37,8 @@ Update = Any  # what a handler gives Gradio for a component: its value, or gr.up
 class Page:
     """One page in one language. Pages share the engine, the planner and the runs, never a component.
 
-    private: only its owner opens it, who may name files of this machine and have it call any service.
+    private: only its owner opens it, who may name files of this machine and have it call any service. jobs: what works
+    off the queue of jobs that outlives the program.
     """
 
     def __init__(
@@ -49,9 +51,11 @@ class Page:
         queue: JobQueue,
         start: Settings,
         private: bool = False,
+        jobs: Runner | None = None,
     ) -> None:
         self.lang, self.root, self.engine, self.planner, self.start = lang, root, engine, planner, start
         self.story, self.queue, self.private = story, queue, private
+        self.jobs = jobs or Runner(root, engine)
         self.fields: dict[FieldName, Any] = {}  # components; Gradio adds their events at run time
 
     def translate(self, key: str, **values: Any) -> str:
@@ -92,8 +96,12 @@ class Page:
             settings = parse(groups)
         except PlaygroundError as error:
             raise PlaygroundError(*error.problems, *self._forbidden(groups)) from error
-        raise_all(self._forbidden(settings.to_dict()))
+        self.raise_if_forbidden(settings)
         return settings
+
+    def raise_if_forbidden(self, settings: Settings) -> None:
+        """Raise PlaygroundError where they name a model or data set that this page may not read."""
+        raise_all(self._forbidden(settings.to_dict()))
 
     def values(self, settings: Settings) -> list:
         """The form's values for these settings, in the order of `inputs`."""

@@ -18,7 +18,7 @@ NAMES = (
     "CHANGELOG.md",
     *(f"{room}/README.md" for room in ("playground", "tests/bench", "assets")),
 )
-COMMANDS = ("tune", "plan", "lab", "race", "rows", "compare", "record", "replay", "fetch", "models")
+COMMANDS = ("tune", "plan", "lab", "race", "sweep", "queue", "rows", "compare", "record", "replay", "fetch", "models")
 OTHER_PROGRAMS = {"--num_processes", "--config_file"}  # flags of accelerate
 ROOTS = ("playground", "assets", "tests", ".ci")
 MAX_README_LINES = 150
