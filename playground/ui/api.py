@@ -1,7 +1,8 @@
-"""Endpoints for programs: what the page does, for `gradio_client`, for HTTP and, on a private page, for MCP clients.
+"""Endpoints for programs: plan, tune, compare and follow runs, as the page does.
 
-The same limits as on the page: on a Space and with `--share` no path of this machine is read. Docstrings of the methods
-and their types are what clients see; Gradio (6.31) reads one line an argument.
+For `gradio_client`, for HTTP and, on a private page, for MCP clients. The limits are the page's: on a Space and with
+`--share` no path of this machine is read. Docstrings of the methods and their types are what clients see; Gradio (6.31)
+reads one line an argument.
 """
 
 import functools

@@ -84,8 +84,8 @@ def build_app(root: Path, lang: str = "en", private: bool = False, talk: Sequenc
         Page(code, root, engine, planner, story, queue, _preset(f"demo-{code}"), private) for code in (lang, other)
     )
     with gr.Blocks(title=translate(lang, "app.title"), analytics_enabled=False, fill_width=True) as app:
+        api.mount(first)  # before the listeners, which would take the names "tune" and "stop"
         _build_page(app, first, f"/{other}", talk)
-        api.mount(first)
     with app.route(translate(lang, "app.other"), f"/{other}"):
         _build_page(app, second, "/", talk)
     app.engine = engine
