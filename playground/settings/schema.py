@@ -19,6 +19,7 @@ CHECKPOINTING_CHOICES = ("auto", "off", "2", "4", "all", "offload")  # any numbe
 COMPILE_CHOICES = ("auto", "on", "off")
 SAMPLE_CHOICES = ("auto", "off", "10", "50")  # any number from 1 on is allowed too
 MAX_EVAL_ROWS = 1000
+MAX_INT = 2**63  # no number of rows, tokens or steps is as large, and torch takes no larger one
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ def merge_group(current: Any, values: dict, group: str) -> tuple[Any, list[Probl
             continue
         try:
             converted[name] = _convert(types[name], value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             kind = types[name].__name__
             wrong.append(Problem("problem.kind", {"field": f"{group}.{name}", "value": str(value)[:80], "kind": kind}))
     return replace(current, **converted), wrong
@@ -196,6 +197,6 @@ def _convert(kind: Any, value: Any) -> Any:
         raise ValueError(value)
     if kind in (int, float) and not math.isfinite(float(value)):
         raise ValueError(value)
-    if kind is int and float(value) != int(float(value)):
+    if kind is int and (float(value) != int(float(value)) or abs(float(value)) >= MAX_INT):
         raise ValueError(value)
     return kind(float(value)) if kind in (int, float) else str(value).strip()

@@ -192,6 +192,11 @@ def _with_text(event: dict, lang: str) -> dict:
     return event | {"text": "\n".join(lines)}
 
 
+def error_text(event: dict, lang: str) -> str:
+    """The text of an `error` event, one line a problem, also of one that another version of the program wrote."""
+    return str(_with_text(event, lang).get("text", ""))
+
+
 def _line(item: dict, lang: str) -> str:
     """The text of {"key", "values"}; a key of another version of the program stands for itself."""
     try:

@@ -92,8 +92,15 @@ class Page:
         groups: dict[str, dict[str, Any]] = {}
         for (group, name), value in zip(fields, values):
             groups.setdefault(group, {})[name] = value
+        return self.parse_groups(groups)
+
+    def parse_groups(self, groups: dict[str, Any], base: Settings | None = None) -> Settings:
+        """Validated settings from {group: {field: value}} over `base`, as `settings.parse`, within the page's limits.
+
+        Raises PlaygroundError with all problems at once.
+        """
         try:
-            settings = parse(groups)
+            settings = parse(groups, base)
         except PlaygroundError as error:
             raise PlaygroundError(*error.problems, *self._forbidden(groups)) from error
         self.raise_if_forbidden(settings)
@@ -155,13 +162,14 @@ class Page:
             raise answer["error"]
         return answer["result"]
 
-    def _forbidden(self, groups: dict[str, dict[str, Any]]) -> list[Problem]:
+    def _forbidden(self, groups: dict[str, Any]) -> list[Problem]:
         """Problems of the model and data set named in {group: {field: value}}, unless the page is private."""
         if self.private:
             return []
         defaults = Settings()
-        model = groups.get("load", {}).get("model", defaults.load.model)
-        source = groups.get("data", {}).get("source", defaults.data.source)
+        load, data = (values if isinstance(values := groups.get(name), dict) else {} for name in ("load", "data"))
+        model = load.get("model", defaults.load.model)
+        source = data.get("source", defaults.data.source)
         return forbidden_sources(str(model or "").strip(), str(source or "").strip())
 
 
