@@ -52,6 +52,7 @@ class Page:
     ) -> None:
         self.lang, self.root, self.engine, self.planner, self.start = lang, root, engine, planner, start
         self.story, self.queue, self.private = story, queue, private
+        self.foreign_bases: dict[str, str] = {}  # the base models that adapters from elsewhere name
         self.fields: dict[FieldName, Any] = {}  # components; Gradio adds their events at run time
 
     def translate(self, key: str, **values: Any) -> str:
