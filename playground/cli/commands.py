@@ -74,7 +74,7 @@ def _foreign_adapter_and_base(adapter: str, given: dict[str, dict]) -> tuple[str
     from playground.model.adapter_folder import base_model
     from playground.model.adapter_source import fetch_adapter, is_path
 
-    if is_path(adapter):
+    if is_path(adapter) and Path(adapter).expanduser().is_dir():
         adapter = str(Path(adapter).expanduser().resolve())
     steps = fetch_adapter(adapter, Event())
     while True:

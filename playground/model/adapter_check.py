@@ -27,36 +27,41 @@ def check_fit(adapter: AdapterFile, config: PreTrainedConfig, base: str) -> list
     Returns a `note` event where the adapter names another base model than this one.
     """
     entry = catalog.models().get(base)
-    names = {"trained_on": base_name(adapter.trained_on), "model": entry["name"] if entry else base_name(base)}
+    trained_on, shown = base_name(adapter.trained_on), entry["name"] if entry else base_name(base)
     with torch.device("meta"):
         model = model_from_config(copy.deepcopy(config), torch.bfloat16)
     modules = {name for name, _ in model.named_modules()}
     layers = sorted({layer_of(name) for name in adapter.shapes}, key=natural_order)
     absent = [name for name in layers if name.split(".token_adapter")[0] not in modules]
     if any(NOT_CHECKED in name.split(".") for name in [*absent, *layers]):
-        return _name_notes(adapter, base, names)
-    if len(absent) == len(layers):
-        raise problem("error.adapter_layers", **names, layer=absent[0], missing=len(absent), count=len(layers))
-    expected = _expected_shapes(adapter, model)
+        return _name_notes(adapter, base, trained_on, shown)
+    expected = adapter.shapes if len(absent) == len(layers) else _expected_shapes(adapter, model)
+    _check_shapes(adapter, expected, len(absent), trained_on, shown)
+    lacking = sorted({layer_of(name) for name in expected if name not in adapter.shapes}, key=natural_order)
+    key = "error.adapter_layers" if absent else "error.adapter_lacks"
+    if absent or lacking:
+        first, *others = absent or lacking
+        missing, count = 1 + len(others), len(layers)
+        raise problem(key, trained_on=trained_on, model=shown, layer=first, missing=missing, count=count)
+    return _name_notes(adapter, base, trained_on, shown)
+
+
+def _check_shapes(adapter: AdapterFile, expected: dict[str, Shape], missing: int, trained_on: str, shown: str) -> None:
+    """Raise PlaygroundError where a tensor has another shape than expected. missing: layers that the model lacks."""
     wrong = [name for name in adapter.shapes if expected.get(name, adapter.shapes[name]) != adapter.shapes[name]]
     if wrong:
         first = min(wrong, key=natural_order)
         raise problem(
             "error.adapter_shapes",
-            **names,
+            trained_on=trained_on,
+            model=shown,
             layer=layer_of(first),
             given=format_shape(adapter.shapes[first]),
             wanted=format_shape(expected[first]),
             wrong=len({layer_of(name) for name in wrong}),
-            missing=len(absent),
-            count=len(layers),
+            missing=missing,
+            count=len({layer_of(name) for name in adapter.shapes}),
         )
-    if absent:
-        raise problem("error.adapter_layers", **names, layer=absent[0], missing=len(absent), count=len(layers))
-    lacking = sorted({layer_of(name) for name in expected if name not in adapter.shapes}, key=natural_order)
-    if lacking:
-        raise problem("error.adapter_lacks", **names, layer=lacking[0], missing=len(lacking), count=len(layers))
-    return _name_notes(adapter, base, names)
 
 
 def base_name(named: str) -> str:
@@ -78,11 +83,11 @@ def is_same_base(trained_on: str, base: str) -> bool:
         return False
 
 
-def _name_notes(adapter: AdapterFile, base: str, names: dict[str, str]) -> list[dict]:
+def _name_notes(adapter: AdapterFile, base: str, trained_on: str, shown: str) -> list[dict]:
     if is_same_base(adapter.trained_on, base):
         return []
     key = "note.adapter_other_base" if adapter.trained_on else "note.adapter_no_base"
-    return [{"kind": "note", "key": key, "values": names}]
+    return [{"kind": "note", "key": key, "values": {"trained_on": trained_on, "model": shown}}]
 
 
 def _expected_shapes(adapter: AdapterFile, model: PreTrainedModel) -> dict[str, Shape]:

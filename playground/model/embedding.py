@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel
 
-from playground.model.adapter_file import tensor_shapes
+from playground.model.adapter_file import WEIGHTS, tensor_shapes
 from playground.model.load import LoadedModel
 
 
@@ -51,7 +51,7 @@ def resize_embedding(model: PreTrainedModel, rows: int) -> None:
 
 def rows_in_adapter(model: PreTrainedModel, adapter: Path) -> int:
     """The rows of the token embedding that is saved in an adapter's folder; 0 where it has none."""
-    return rows_among(tensor_shapes(adapter), model)
+    return rows_among(tensor_shapes(adapter), model) if any((adapter / name).is_file() for name in WEIGHTS) else 0
 
 
 def rows_among(shapes: Mapping[str, tuple[int, ...]], model: PreTrainedModel) -> int:

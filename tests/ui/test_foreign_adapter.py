@@ -36,7 +36,7 @@ def test_a_folder_from_elsewhere_answers_beside_its_base_and_is_refused_for_anot
     expect(notices(page, "good").filter(has_text=facts)).to_be_visible(timeout=LONG)
     choice = translate("en", "chat.elsewhere.choice", name="my-lora")
     expect(page.get_by_label(translate("en", "chat.adapter"), exact=True)).to_have_value(choice)
-    expect(page.locator(".compare-heads")).to_contain_text("adapter my-lora")
+    expect(page.locator(".prose.compare-heads")).to_contain_text("adapter my-lora")
     limit_answers(page, 3)
     page.locator("#question textarea").fill("What is it?")
     page.locator("#question textarea").press("Enter")
