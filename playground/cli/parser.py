@@ -5,6 +5,7 @@ import math
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import NoReturn
@@ -191,8 +192,11 @@ def _add_rows_flags(command: argparse.ArgumentParser) -> None:
 
 
 def _add_compare_flags(command: argparse.ArgumentParser) -> None:
-    command.add_argument("run", metavar="RUN", help="id of the run")
+    command.add_argument("adapter", metavar="ADAPTER", help="id of a run, or folder or hub id of a LoRA adapter")
     command.add_argument("--prompt", required=True, help="the question to both models")
+    others = {field.name for field in fields(settings.Data)} - {"prompt_format", "custom_format"}
+    add_flags(command.add_argument_group("load (of an adapter that isn't a run's)"), "load", settings.Load)
+    add_flags(command.add_argument_group("prompt (of an adapter that isn't a run's)"), "data", settings.Data, others)
     add_flags(command.add_argument_group("generation"), "generation", settings.Generation)
 
 
@@ -228,7 +232,7 @@ POSITIONALS = {
     "sweep": "--sweep SETTING=VALUES [--sweep SETTING=VALUES] ",
     **dict.fromkeys(("plan", "lab"), "MODEL "),
     "rows": "FILE ",
-    "compare": "RUN --prompt PROMPT ",
+    "compare": "ADAPTER --prompt PROMPT ",
     "export": "RUN --to KIND ",
 }
 FLAGS: dict[str, Callable[[argparse.ArgumentParser], None]] = {

@@ -23,7 +23,7 @@ from playground.errors import problem
 from playground.eval.answer_rows import answer_token_limit, answerable_rows
 from playground.memory.release import release_memory
 from playground.model import adapt
-from playground.model.embedding import embedding_name, first_unknown_token, grow_embedding
+from playground.model.embedding import embedding_name, first_unknown_token, resize_embedding
 from playground.model.language_part import max_context_length
 from playground.model.load import LoadedModel, resolve_device
 from playground.model.tokenizer import round_trip_notes
@@ -182,7 +182,7 @@ def _know_tokens(
     if unknown is None:
         return
     if adapt.is_named(embedding_name(loaded.model), lora.modules_to_save):
-        grow_embedding(loaded.model, len(loaded.tokenizer))
+        resize_embedding(loaded.model, len(loaded.tokenizer))
         values = {"rows": len(loaded.tokenizer), "before": unknown.rows}
         yield {"kind": "note", "key": "note.embedding_grown", "values": values}
         return

@@ -90,15 +90,16 @@ class Workbench:
     ) -> Iterator[dict]:
         """Answer the last turn of each side's conversation, both sides in one batch.
 
-        settings: how the model is loaded; adapter: the run whose fine-tune answers on the tuned side, or None; sides:
-        {"base": turns, "tuned": turns}, a turn being {"instruction", "answer"}, the last one's answer None. Yields
-        `answer` events {"base": text, "tuned": text} with the whole text so far; they aren't recorded in the run.
+        settings: how the model is loaded; adapter: the run whose fine-tune answers on the tuned side, the folder or hub
+        id of a LoRA adapter from elsewhere, or None; sides: {"base": turns, "tuned": turns}, a turn being
+        {"instruction", "answer"}, the last one's answer None. Yields `answer` events {"base": text, "tuned": text} with
+        the whole text so far; they aren't recorded in the run.
         The result: "run", "seconds", "stopped" and "peak" as of `load`, and the fields of ChatResult.
         """
 
         def work(context: JobContext, settings: Settings) -> Generator[dict, None, JobResult]:
-            tuned_run = runs.find(self.root, adapter) if adapter else None
-            return (yield from chat.chat(context, self._slot, settings, tuned_run, sides, generation))
+            tuned = find_tuned(self.root, adapter) if adapter else None
+            return (yield from chat.chat(context, self._slot, settings, tuned, sides, generation))
 
         return self._job("chat", settings, work, joins_open_run=True)
 
@@ -183,6 +184,14 @@ class Workbench:
         if joins_open_run and self.run and self.run.folder.is_dir() and self._slot.is_loaded_as(settings.load):
             return self.run
         return runs.create(self.root, kind, settings, **_machine(settings.load, team.device))
+
+
+def find_tuned(root: Path, adapter: str) -> runs.Run | str:
+    """The run of that id, or the same text where it has slashes, as folders and hub ids do.
+
+    Raises PlaygroundError for a run that doesn't exist.
+    """
+    return adapter if "/" in adapter or "\\" in adapter else runs.find(root, adapter)
 
 
 def _preceded(notes: list[dict], work: Generator[dict, None, JobResult]) -> Generator[dict, None, JobResult]:

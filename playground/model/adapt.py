@@ -16,7 +16,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
 from playground.errors import problem
-from playground.model.embedding import embedding_rows, grow_embedding, rows_in_adapter
+from playground.model.embedding import embedding_rows, resize_embedding, rows_in_adapter
 from playground.model.language_part import language_part
 from playground.settings import Lora
 
@@ -143,7 +143,7 @@ def add_lora(model: PreTrainedModel, settings: Lora, dtype: torch.dtype, seed: i
         use_rslora=settings.use_rslora,
         use_dora=settings.use_dora,
         modules_to_save=_modules_to_save(model, settings.modules_to_save),
-        task_type="SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM",
+        task_type=_task_type(model),
     )
     torch.manual_seed(seed)
     try:
@@ -152,6 +152,11 @@ def add_lora(model: PreTrainedModel, settings: Lora, dtype: torch.dtype, seed: i
         raise problem("error.peft", detail=str(error).split("\n")[0][:240]) from error
     assert isinstance(adapted, PeftModel)  # PEFT also names its mixed models as a possible result
     return _cast_adapters(adapted, dtype)
+
+
+def _task_type(model: PreTrainedModel) -> str:
+    """By which PEFT chooses its class; the one for generation has adapters for rows of a batch."""
+    return "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
 
 
 def is_named(module: str, names: str) -> bool:
@@ -178,13 +183,20 @@ def check_lora(settings: Lora, bits: int, device: str) -> None:
         raise problem("error.dora_8bit")
 
 
-def load_lora(model: PreTrainedModel, folder: Path, dtype: torch.dtype) -> PeftModel:
-    """Wrap a model with a saved adapter, to evaluate. Raises PlaygroundError if it can't be read or doesn't fit."""
+def load_lora(model: PreTrainedModel, folder: Path, dtype: torch.dtype, config: LoraConfig | None = None) -> PeftModel:
+    """Wrap a model with a saved adapter, to evaluate. Raises PlaygroundError if it can't be read or doesn't fit.
+
+    config: instead of the folder's own, of an adapter that this program didn't write (adapter_file.py).
+    """
+    if config:
+        config.task_type = _task_type(model)
     try:
         rows = rows_in_adapter(model, folder)
         if rows > embedding_rows(model):
-            grow_embedding(model, rows)
-        adapted = PeftModel.from_pretrained(model, folder, adapter_name=ADAPTER_NAME, autocast_adapter_dtype=False)
+            resize_embedding(model, rows)
+        adapted = PeftModel.from_pretrained(
+            model, folder, adapter_name=ADAPTER_NAME, config=config, autocast_adapter_dtype=False
+        )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise problem("error.adapter", path=folder.parent.name, detail=str(error).split("\n")[0][:200]) from error
     adapted.eval()

@@ -58,7 +58,7 @@ def merge(adapter: Path, base: Path, folder: Path, on_progress: Callable[..., No
     from transformers import AutoTokenizer
 
     from playground.model.config_file import read_config
-    from playground.model.embedding import embedding_rows, grow_embedding, rows_in_adapter
+    from playground.model.embedding import embedding_rows, resize_embedding, rows_in_adapter
     from playground.model.language_part import model_class
     from playground.model.load import PLAIN_MODEL, loading_progress
     from playground.model.merged_weights import merged_model, save_merged
@@ -69,7 +69,7 @@ def merge(adapter: Path, base: Path, folder: Path, on_progress: Callable[..., No
             model = model_class(config).from_pretrained(base, config=config, dtype=torch.bfloat16, **PLAIN_MODEL)
         rows = rows_in_adapter(model, adapter)
         if rows > embedding_rows(model):
-            grow_embedding(model, rows)
+            resize_embedding(model, rows)
         tuned = PeftModel.from_pretrained(model, adapter, autocast_adapter_dtype=False)
         has_tokenizer = any((adapter / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json"))
         tokenizer = AutoTokenizer.from_pretrained(adapter if has_tokenizer else base, local_files_only=True)

@@ -1,7 +1,8 @@
 """The planning process: predicts memory and looks at rows while the engine is free for a run. Started by client.py.
 
 Requests, in the JSON lines of jsonl_process.py: a function of forecast.py, picture.py, rows.py or tune_summary.py,
-`suggest_changes` of oom_suggestions.py, `weight_picture` of weight.py, or `adapter_spectrum`, with its arguments.
+`suggest_changes` of oom_suggestions.py, `weight_picture` of weight.py, `adapter_spectrum` or
+`describe_adapter`, with its arguments.
 Settings are validated here, at the edge of the process.
 Questions about rows and `largest_models` send their progress as events {"kind": "progress", "done", "total", "unit"}.
 """
@@ -49,6 +50,10 @@ def answer(do: str, arguments: dict, emit: Emit) -> Any:
         from playground.planning import adapter_spectrum
 
         return adapter_spectrum.adapter_spectrum(**arguments)
+    if do == "describe_adapter":
+        from playground.planning import foreign_adapter
+
+        return foreign_adapter.describe_adapter(**arguments)
     if do in OF_PICTURE:
         from playground.planning import picture
 

@@ -24,6 +24,13 @@ def forbidden_sources(model: str, source: str) -> list[Problem]:
     ]
 
 
+def forbidden_adapter(name: str) -> list[Problem]:
+    """A Problem for an adapter from elsewhere that isn't a hub id, or that a folder of this machine has the name of."""
+    if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name, re.ASCII) and not _is_path(name):
+        return []
+    return [Problem("problem.adapter_not_here", {"value": name[:120]})]
+
+
 def _is_path(name: str) -> bool:
     """Whether a name has the form of a path, or would be taken for one because such a file or folder exists.
 

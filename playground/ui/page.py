@@ -56,6 +56,7 @@ class Page:
         self.lang, self.root, self.engine, self.planner, self.start = lang, root, engine, planner, start
         self.story, self.queue, self.private = story, queue, private
         self.jobs = jobs or Runner(root, engine)
+        self.foreign_bases: dict[str, str] = {}  # the base models that adapters from elsewhere name
         self.fields: dict[FieldName, Any] = {}  # components; Gradio adds their events at run time
 
     def translate(self, key: str, **values: Any) -> str:

@@ -7,7 +7,7 @@ import torch
 from toys import make_tokenizer
 
 from playground.model import adapt
-from playground.model.embedding import embedding_name, grow_embedding
+from playground.model.embedding import embedding_name, resize_embedding
 from playground.model.load import load_model
 from playground.model.merged_weights import merged_model, save_merged
 from playground.settings import Load, Lora
@@ -94,7 +94,7 @@ def test_a_tied_model_is_written_once(toy, tmp_path):
 
 def test_a_grown_embedding_keeps_its_rows(toy, tmp_path):
     loaded = load(toy("llama"), 4)
-    grow_embedding(loaded.model, 350)
+    resize_embedding(loaded.model, 350)
     model = adapted(loaded, modules_to_save="embed_tokens")
     trained = logits(model)
     merged = saved_and_loaded(model, tmp_path / "merged")
