@@ -11,11 +11,12 @@ from typing import NoReturn
 
 from playground import catalog, settings
 from playground.cli import commands, run_commands
-from playground.cli.flags import add_flags, add_settings_flags, flag_name
+from playground.cli.flags import add_flags, add_settings_flags
 from playground.cli.output import print_result
 from playground.i18n import LANGUAGES
 from playground.lab.formats import DEFAULT
 from playground.settings.aliases import OLD_FIELDS
+from playground.settings.flags import flag_name
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], dict]] = {
     command.__name__: command
@@ -28,6 +29,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], dict]] = {
         commands.compare,
         run_commands.record,
         run_commands.replay,
+        run_commands.script,
         commands.fetch,
         commands.models,
     )
@@ -182,6 +184,11 @@ def _add_replay_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("file", type=Path, metavar="FILE", help="a recording")
 
 
+def _add_script_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument("run", metavar="RUN", help="id of the run")
+    command.add_argument("--out", type=Path, default=Path("repeat"), metavar="DIR", help="folder of the files (repeat)")
+
+
 def _add_fetch_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("model", metavar="MODEL", help="a catalog id or a hub id")
     command.add_argument("--accept-terms", action="store_true", help="the model's terms were read and are accepted")
@@ -203,6 +210,7 @@ FLAGS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "compare": _add_compare_flags,
     "record": _add_record_flags,
     "replay": _add_replay_flags,
+    "script": _add_script_flags,
     "fetch": _add_fetch_flags,
     "models": lambda command: None,
 }

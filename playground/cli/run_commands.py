@@ -1,10 +1,13 @@
 """The commands on runs that have ended, each from parsed flags to its result; their first lines are their help."""
 
 import argparse
+import sys
 
 from playground import runs
 from playground.errors import problem
+from playground.i18n import translate
 from playground.runs import recordings
+from playground.share import command_lines
 
 
 def record(options: argparse.Namespace) -> dict:
@@ -20,3 +23,28 @@ def record(options: argparse.Namespace) -> dict:
 def replay(options: argparse.Namespace) -> dict:
     """Put a recording among the runs, so that the page shows it, marked as recorded."""
     return {"run": recordings.replay(options.file, options.runs).id}
+
+
+def script(options: argparse.Namespace) -> dict:
+    """Write a script and a notebook that repeat a fine-tune without this program, and its settings file.
+
+    The result has both command lines, and says what differs from the run.
+    """
+    from playground.planning.repeat import repeat_files, write_whole
+
+    run = runs.find(options.runs, options.run)
+    settings = run.settings()
+    files = repeat_files(str(options.runs), run.id, str(options.out))
+    path = write_whole(options.out / command_lines.SETTINGS_FILE, command_lines.settings_text(settings))
+    device = next(run.events(), {}).get("hardware", {}).get("device", "cpu")
+    notes = [translate(options.lang, note["key"], **note["values"]) for note in files.pop("notes")]
+    for note in notes:
+        print(note, file=sys.stderr)
+    return {
+        "run": run.id,
+        **files,
+        "settings": path,
+        "command": command_lines.tune_command(settings),
+        "accelerate": command_lines.accelerate_command(settings, device),
+        "notes": notes,
+    }

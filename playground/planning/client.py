@@ -23,7 +23,7 @@ from playground.memory import meter
 
 COMMAND = (sys.executable, "-m", "playground.planning.process")
 # Questions whose answers aren't remembered: the file may change.
-OF_ROWS = ("count_rows", "xray", "cutoff_cost", "tune_summary")
+OF_ROWS = ("count_rows", "xray", "cutoff_cost", "tune_summary", "repeat_files")
 WORKERS = {
     "forecast": "forecast",
     "bar": "forecast",  # each is answered soon, and shares what the process remembers of a model with the forecast
