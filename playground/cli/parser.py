@@ -30,6 +30,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], dict]] = {
         run_commands.record,
         run_commands.replay,
         run_commands.script,
+        run_commands.card,
         commands.fetch,
         commands.models,
     )
@@ -189,6 +190,12 @@ def _add_script_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--out", type=Path, default=Path("repeat"), metavar="DIR", help="folder of the files (repeat)")
 
 
+def _add_card_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument("run", metavar="RUN", help="id of the run")
+    command.add_argument("--out", type=Path, required=True, metavar="FILE", help="a file that ends in .html or .png")
+    command.add_argument("--question", type=int, default=0, metavar="N", help="number of the question (the best one)")
+
+
 def _add_fetch_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("model", metavar="MODEL", help="a catalog id or a hub id")
     command.add_argument("--accept-terms", action="store_true", help="the model's terms were read and are accepted")
@@ -211,6 +218,7 @@ FLAGS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "record": _add_record_flags,
     "replay": _add_replay_flags,
     "script": _add_script_flags,
+    "card": _add_card_flags,
     "fetch": _add_fetch_flags,
     "models": lambda command: None,
 }

@@ -30,7 +30,8 @@ def script(options: argparse.Namespace) -> dict:
 
     The result has both command lines, and says what differs from the run.
     """
-    from playground.planning.repeat import repeat_files, write_whole
+    from playground.planning.repeat import repeat_files
+    from playground.share.files import write_whole
 
     run = runs.find(options.runs, options.run)
     settings = run.settings()
@@ -48,3 +49,21 @@ def script(options: argparse.Namespace) -> dict:
         "accelerate": command_lines.accelerate_command(settings, device),
         "notes": notes,
     }
+
+
+def card(options: argparse.Namespace) -> dict:
+    """Write a result card: question, both answers, memory, loss and command of a fine-tune, as .html or .png."""
+    from playground.share import card_drawing, screenshot
+    from playground.share.card import card_of
+    from playground.share.files import write_whole
+
+    suffix = options.out.suffix.lower()
+    if suffix not in (".html", ".png"):
+        raise problem("card.error.file", path=options.out.name)
+    facts = card_of(runs.find(options.runs, options.run), options.lang, options.question)
+    page = card_drawing.card_page(facts, options.lang)
+    if suffix == ".html":
+        write_whole(options.out, page)
+    else:
+        screenshot.write_png(page, options.out, card_drawing.WIDTH, card_drawing.HEIGHT)
+    return {"run": options.run, "file": str(options.out), "bytes": options.out.stat().st_size}

@@ -4,7 +4,6 @@ Rows and their order are rebuilt as a fine-tune makes them, and checked against 
 model's tokenizer and weights have to be on this machine already: nothing of a model is downloaded.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
@@ -26,6 +25,7 @@ from playground.planning.rows import ignore_progress, read_model, read_rows
 from playground.predict import meta_model
 from playground.settings import Load, Settings
 from playground.share import notebook, script
+from playground.share.files import write_whole
 from playground.share.recipe import Recipe, RunFacts, run_facts, setting_notes
 
 AUTO_DTYPE = "bfloat16"  # of a run that doesn't say what its model computed in
@@ -49,17 +49,6 @@ def repeat_files(root: str, run: str, folder: str, on_progress: Callable = ignor
         "rows": write_whole(out / script.ROWS_NAME, rows) if apart else None,
     }
     return written | {"notes": [{"key": note.key, "values": note.values} for note in recipe.notes]}
-
-
-def write_whole(path: Path, text: str) -> str:
-    """Write a file that is either whole or absent; returns its path."""
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return str(path)
 
 
 def make_recipe(run: runs.Run, on_progress: Callable = ignore_progress) -> Recipe:

@@ -54,14 +54,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--python", required=True, help="the other environment's python")
     parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     code = f"import json; from importlib.metadata import version; print(json.dumps([version(n) for n in {LIBRARIES}]))"
     other = json.loads(subprocess.run([options.python, "-c", code], capture_output=True, text=True, check=True).stdout)
+    chosen = {name: ARMS[name] for name in options.arms}
     found = subprocess.run([options.python, "-c", "import playground"], capture_output=True, cwd="/")
     assert found.returncode, "the other environment has this program"
     with tempfile.TemporaryDirectory() as folder:
-        arms = [measure(name, arm, options.steps, options.python, Path(folder)) for name, arm in ARMS.items()]
+        arms = [measure(name, arm, options.steps, options.python, Path(folder)) for name, arm in chosen.items()]
     result = {
         "model": "smollm2-135m-instruct",
         "run_versions": {name: version(name) for name in LIBRARIES},
