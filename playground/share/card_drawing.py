@@ -28,6 +28,7 @@ COLORS = {
     "buffers": "#9aa0aa",
 }
 REST = "#9aa0aa"
+SIZES, LEADING = (30, 25, 21), 1.32  # font sizes of the answers, the largest one that fits; line height in em
 INK, QUIET, BLUE, GREEN, LINE = "#172033", "#4b5768", "#0b5cad", "#007a5a", "#d3dae4"
 
 
@@ -105,7 +106,7 @@ def _text(x: float, y: float, text: str, size: int, color: str = INK, more: str 
 
 
 def _block(x: float, y: float, lines: list[str], size: int, color: str = INK, more: str = "") -> list[str]:
-    return [_text(x, y + number * size * 1.32, line, size, color, more) for number, line in enumerate(lines)]
+    return [_text(x, y + number * size * LEADING, line, size, color, more) for number, line in enumerate(lines)]
 
 
 def _header(card: Card, word: Callable) -> list[str]:
@@ -129,23 +130,29 @@ def _answers(card: Card, word: Callable) -> list[str]:
     height, gap = 408 - box_top, 24
     width = (inner - gap) / 2
     sides = (("card.base", card.exchange.base, QUIET), ("card.tuned", card.exchange.tuned, GREEN))
+    size = next(size for size in SIZES if size == SIZES[-1] or _fits(sides, size, width - 44, height - 58))
     for number, (key, answer, color) in enumerate(sides):
         x = MARGIN + number * (width + gap)
-        lines = lines_of(answer or word("card.empty"), (width - 44) / 21, int((height - 52) / 27.7))
+        lines = lines_of(answer or word("card.empty"), (width - 44) / size, int((height - 58) / (size * LEADING)))
         drawn += [
             f'<rect x="{x:g}" y="{box_top}" width="{width:g}" height="{height}" rx="10" fill="#fff" stroke="{LINE}"/>',
             f'<rect x="{x:g}" y="{box_top}" width="6" height="{height}" rx="3" fill="{color}"/>',
             _text(x + 22, box_top + 32, word(key), 18, color, 'font-weight="700"'),
-            *_block(x + 22, box_top + 62, lines, 21),
+            *_block(x + 22, box_top + 44 + size, lines, size),
         ]
     return drawn
+
+
+def _fits(sides: tuple, size: int, width: float, height: float) -> bool:
+    """Whether both answers fit at this font size."""
+    return all(len(lines_of(answer, width / size, 99)) * size * LEADING <= height for _, answer, _ in sides)
 
 
 def _memory(card: Card, word: Callable) -> list[str]:
     rows = [(key, m) for key, m in (("card.predicted", card.predicted), ("card.measured", card.measured)) if m]
     if not rows:
         return [_text(MARGIN, 462, word("card.no_memory"), 20, QUIET)]
-    most, left, room = max(memory.total for _, memory in rows), MARGIN + 190, 640
+    most, left, room = max(memory.total for _, memory in rows), MARGIN + 190, 500
     drawn = [
         '<defs><pattern id="hatch" width="8" height="8" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
         '<rect width="3" height="8" fill="#fff" fill-opacity=".4"/></pattern></defs>'

@@ -95,6 +95,11 @@ class Page:
         raise_all(self._forbidden(settings.to_dict()))
         return settings
 
+    def checked(self, settings: Settings) -> Settings:
+        """Settings whose model and data set this page may use. Raises PlaygroundError for others."""
+        raise_all(self._forbidden(settings.to_dict()))
+        return settings
+
     def values(self, settings: Settings) -> list:
         """The form's values for these settings, in the order of `inputs`."""
         return [getattr(getattr(settings, group), name) for group, name in self.fields]
