@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from playground import catalog, runs, settings
-from playground.cli.flags import GROUPS, flag_name, flag_values, flags_by_group, settings_of
+from playground.cli.flags import GROUPS, flag_values, flags_by_group, settings_of
 from playground.cli.output import follow, print_event
 from playground.errors import PlaygroundError, problem
 from playground.i18n import translate

@@ -12,12 +12,13 @@ from typing import NoReturn
 
 from playground import catalog, settings
 from playground.cli import commands, queue_commands, run_commands
-from playground.cli.flags import add_flags, add_settings_flags, flag_name
+from playground.cli.flags import add_flags, add_settings_flags
 from playground.cli.output import print_result
 from playground.export.order import CONTENTS, GGUF_BITS, KINDS
 from playground.i18n import LANGUAGES
 from playground.lab.formats import DEFAULT
 from playground.settings.aliases import OLD_FIELDS
+from playground.settings.flags import flag_name
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], dict]] = {
     command.__name__: command
@@ -33,6 +34,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], dict]] = {
         run_commands.record,
         run_commands.replay,
         run_commands.export,
+        run_commands.script,
+        run_commands.card,
         commands.fetch,
         commands.models,
     )
@@ -221,6 +224,17 @@ def _add_export_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--public", action="store_true", help="a new repo is public")
 
 
+def _add_script_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument("run", metavar="RUN", help="id of the run")
+    command.add_argument("--out", type=Path, default=Path("repeat"), metavar="DIR", help="folder of the files (repeat)")
+
+
+def _add_card_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument("run", metavar="RUN", help="id of the run")
+    command.add_argument("--out", type=Path, required=True, metavar="FILE", help="a file that ends in .html or .png")
+    command.add_argument("--question", type=int, default=0, metavar="N", help="number of the question (the best one)")
+
+
 def _add_fetch_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("model", metavar="MODEL", help="a catalog id or a hub id")
     command.add_argument("--accept-terms", action="store_true", help="the model's terms were read and are accepted")
@@ -247,6 +261,8 @@ FLAGS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "record": _add_record_flags,
     "replay": _add_replay_flags,
     "export": _add_export_flags,
+    "script": _add_script_flags,
+    "card": _add_card_flags,
     "fetch": _add_fetch_flags,
     "models": lambda command: None,
 }

@@ -22,7 +22,7 @@ from playground.jsonl_process import Connection, Message
 from playground.memory import meter
 
 COMMAND = (sys.executable, "-m", "playground.planning.process")
-OF_ROWS = ("count_rows", "xray", "cutoff_cost", "tune_summary")
+OF_ROWS = ("count_rows", "xray", "cutoff_cost", "tune_summary", "repeat_files")
 OF_FILES = (*OF_ROWS, "describe_adapter")  # whose answers aren't remembered: the file may change
 WORKERS = {
     "forecast": "forecast",

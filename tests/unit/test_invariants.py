@@ -18,7 +18,7 @@ DIRECTION = [
     {"model"},
     {"engine.client", "planning.client"},  # their clients in the page's process
     {"memory"},
-    {"talk", "jobs"},
+    {"talk", "jobs", "share"},
     {"catalog", "runs"},
     {"settings", "jsonl_process", "job"},
     {"errors"},
