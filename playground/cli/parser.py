@@ -12,6 +12,7 @@ from typing import NoReturn
 from playground import catalog, settings
 from playground.cli import commands, run_commands
 from playground.cli.flags import add_flags, add_settings_flags, flag_name
+from playground.cli.list_runs import add_runs_flags, runs
 from playground.cli.output import print_result
 from playground.i18n import LANGUAGES
 from playground.lab.formats import DEFAULT
@@ -26,6 +27,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], dict]] = {
         commands.race,
         commands.rows,
         commands.compare,
+        runs,
         run_commands.record,
         run_commands.replay,
         commands.fetch,
@@ -201,6 +203,7 @@ FLAGS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "race": _add_race_flags,
     "rows": _add_rows_flags,
     "compare": _add_compare_flags,
+    "runs": add_runs_flags,
     "record": _add_record_flags,
     "replay": _add_replay_flags,
     "fetch": _add_fetch_flags,
