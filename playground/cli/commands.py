@@ -10,6 +10,7 @@ from playground.cli.output import follow, print_event
 from playground.errors import PlaygroundError, problem
 from playground.i18n import translate
 from playground.lab.question import parse_question
+from playground.settings.flags import flag_name
 
 
 def tune(options: argparse.Namespace) -> dict:

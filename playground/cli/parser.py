@@ -13,6 +13,7 @@ from typing import NoReturn
 from playground import catalog, settings
 from playground.cli import commands, queue_commands, run_commands
 from playground.cli.flags import add_flags, add_settings_flags
+from playground.cli.list_runs import add_runs_flags, runs
 from playground.cli.output import print_result
 from playground.export.order import CONTENTS, GGUF_BITS, KINDS
 from playground.i18n import LANGUAGES
@@ -31,6 +32,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], dict]] = {
         queue_commands.queue,
         commands.rows,
         commands.compare,
+        runs,
         run_commands.record,
         run_commands.replay,
         run_commands.export,
@@ -258,6 +260,7 @@ FLAGS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "race": _add_race_flags,
     "rows": _add_rows_flags,
     "compare": _add_compare_flags,
+    "runs": add_runs_flags,
     "record": _add_record_flags,
     "replay": _add_replay_flags,
     "export": _add_export_flags,

@@ -198,8 +198,8 @@ def test_old_flags_take_values_after_an_equals_sign_and_can_be_negated(capsys, t
         (["fecth", "gpt2"], "did you mean fetch?"),
         (
             ["unheard-of"],
-            "there are tune, plan, lab, race, sweep, queue, rows, compare, record, replay, export, "
-            "script, card, fetch, models",
+            "there are tune, plan, lab, race, sweep, queue, rows, compare, runs, record, replay, "
+            "export, script, card, fetch, models",
         ),
     ],
 )
