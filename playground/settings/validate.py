@@ -163,6 +163,10 @@ def _train_checks(train: Train, bits: int) -> Iterator[Check]:
         "problem.eval_rows",
         {"eval_rows": train.eval_rows, "most": MAX_EVAL_ROWS},
     )
+    yield train.eval_every >= 0, "problem.eval_every", {"eval_every": train.eval_every}
+    yield train.eval_every <= 0 or train.eval_rows > 0, "problem.eval_every_rows", {"eval_every": train.eval_every}
+    yield train.patience >= 0, "problem.patience", {"patience": train.patience}
+    yield train.patience <= 0 or train.eval_every > 0, "problem.patience_alone", {"patience": train.patience}
     yield samples, "problem.sample_every", {"sample_every": train.sample_every}
     yield recomputes, "problem.gradient_checkpointing", {"gradient_checkpointing": train.gradient_checkpointing}
     yield train.method != "full" or bits in (0, 16, 32), "problem.full_bits", {"bits": bits}

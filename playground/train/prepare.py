@@ -11,11 +11,11 @@ from playground.model.load import LoadedModel
 from playground.settings import Settings
 from playground.train.batching import Batcher
 from playground.train.checkpointing import CheckpointedLayers
-from playground.train.loop import Trainer
 from playground.train.loss import Loss
 from playground.train.memory_policy import choose_plan, count_once
 from playground.train.optimizer import Optimizer
 from playground.train.parallel import Team
+from playground.train.trainer import Trainer
 
 
 def prepare_trainer(

@@ -149,12 +149,14 @@ def _training_fields(page: Page) -> None:
         field(gr.Dropdown, "train", "schedule", choices=labelled("train.schedule", SCHEDULES))
         field(gr.Number, "train", "warmup")
     with gr.Row():
-        field(gr.Number, "train", "save_every", precision=0)
-        field(gr.Number, "train", "seed", precision=0)
-    with gr.Row():
         field(gr.Number, "train", "eval_rows", precision=0)
+        field(gr.Number, "train", "eval_every", precision=0)
+        field(gr.Number, "train", "patience", precision=0)
+    with gr.Row():
         intervals = labelled("train.sample_every", SAMPLE_CHOICES)
         field(gr.Dropdown, "train", "sample_every", choices=intervals, allow_custom_value=True)
+        field(gr.Number, "train", "save_every", precision=0)
+        field(gr.Number, "train", "seed", precision=0)
 
 
 def _memory_fields(page: Page) -> None:

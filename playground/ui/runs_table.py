@@ -62,7 +62,7 @@ def table_value(page: Page, shown: str) -> str:
 
 def _row(page: Page, run: RunSummary, deleted: bool) -> dict[str, Any]:
     state = "running" if page.engine.state == "busy" and page.engine.run == run.id else run.state
-    resumable = not deleted and (page.root / run.id / CHECKPOINT).is_file()
+    resumable = not deleted and runs.is_resumable(run, (page.root / run.id / CHECKPOINT).is_file())
     return {
         "id": run.id,
         "tune": run.job == "tune",
