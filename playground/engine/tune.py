@@ -9,6 +9,7 @@ from peft import PeftModel
 from playground.background import Stopped, run_in_background
 from playground.data import source as data_source
 from playground.engine import evaluation, predictions
+from playground.engine.adapter_start import check_start
 from playground.engine.evaluation import HeldOutLoss
 from playground.engine.job import JobContext, JobResult
 from playground.engine.load import ensure_loaded
@@ -57,7 +58,8 @@ def tune(
 ) -> Generator[dict, None, TuneResult]:
     """Fine-tune with LoRA or in full, from the start or from the run's checkpoint; loads the model unless it is loaded.
 
-    A run that is resumed and has no checkpoint yet begins with its first step again.
+    With `lora.start_from` the adapter of another fine-tune is trained on, with a new optimizer. A run that is resumed
+    and has no checkpoint yet begins with its first step again.
 
     Raises Stopped where it was stopped before the first step, and PlaygroundError for rows, a model or processes that
     the settings don't fit.
@@ -67,6 +69,7 @@ def tune(
     if not is_full:
         adapt.check_lora(settings.lora, settings.load.bits, resolve_device(settings.load))
     loaded, training_set = yield from _load_model_and_rows(context, slot, settings)
+    start = check_start(context.run.folder.parent, loaded, settings)
     eval_set = training_set.eval_set
     answers: evaluation.Answers = {}
     if is_full:
@@ -78,7 +81,7 @@ def tune(
         release_memory()
         outside = predictions.memory_outside_tensors(context.bytes_by_part())
         yield from predictions.predict_tune_memory(settings, loaded, training_set.examples, outside)
-    trainer = prepare_trainer(loaded, settings, training_set.examples, eval_set.examples, context.team)
+    trainer = prepare_trainer(loaded, settings, training_set.examples, eval_set.examples, context.team, start)
     context.optimizer = trainer.optimizer.inner
     yield from _plan_note(trainer.plan)
 

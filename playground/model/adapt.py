@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from peft.utils import ModulesToSaveWrapper
 from safetensors import safe_open
@@ -180,14 +180,38 @@ def check_lora(settings: Lora, bits: int, device: str) -> None:
 
 def load_lora(model: PreTrainedModel, folder: Path, dtype: torch.dtype) -> PeftModel:
     """Wrap a model with a saved adapter, to evaluate. Raises PlaygroundError if it can't be read or doesn't fit."""
+    adapted = _read_lora(model, folder, dtype)
+    adapted.eval()
+    return adapted
+
+
+def continue_lora(model: PreTrainedModel, folder: Path, dropout: float, dtype: torch.dtype, seed: int) -> PeftModel:
+    """Wrap a model with a saved adapter, to train it further with this dropout. Raises PlaygroundError as load_lora."""
+    torch.manual_seed(seed)
+    return _read_lora(model, folder, dtype, is_trainable=True, dropout=dropout)
+
+
+def _read_lora(
+    model: PreTrainedModel, folder: Path, dtype: torch.dtype, is_trainable: bool = False, dropout: float | None = None
+) -> PeftModel:
+    """The model with a saved adapter. dropout: in place of the adapter's own."""
     try:
+        config = PeftConfig.from_pretrained(str(folder))
+        if dropout is not None:
+            config.lora_dropout = dropout  # type: ignore[attr-defined]  # of LoRA's config
         rows = rows_in_adapter(model, folder)
         if rows > embedding_rows(model):
             grow_embedding(model, rows)
-        adapted = PeftModel.from_pretrained(model, folder, adapter_name=ADAPTER_NAME, autocast_adapter_dtype=False)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        adapted = PeftModel.from_pretrained(
+            model,
+            folder,
+            adapter_name=ADAPTER_NAME,
+            is_trainable=is_trainable,
+            config=config,
+            autocast_adapter_dtype=False,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise problem("error.adapter", path=folder.parent.name, detail=str(error).split("\n")[0][:200]) from error
-    adapted.eval()
     return _cast_adapters(adapted, dtype)
 
 

@@ -74,6 +74,7 @@ class Lora:
     use_rslora: bool = False  # scale by alpha / √r instead of alpha / r
     use_dora: bool = False  # learn each weight's magnitude and direction separately
     loraplus_lr_ratio: float = 1.0  # LoRA+: learning rate of the B matrices over that of the A matrices
+    start_from: str = ""  # a run's id or an adapter folder whose adapter is trained further; empty: a new adapter
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,13 @@ import gradio as gr
 from playground.errors import as_playground_error
 from playground.settings import CHECKPOINTING_CHOICES, COMPILE_CHOICES, METHODS, OPTIMIZERS, SAMPLE_CHOICES
 from playground.ui import card_picture, oom_suggestions
+from playground.ui.adapter_choice import adapter_choices
 from playground.ui.oom_suggestions import SuggestionBox
 from playground.ui.page import (
     LATEST_ONLY,
     QUIET,
     TARGET_MODULES,
+    UNQUEUED,
     Page,
     Update,
     message,
@@ -83,6 +85,8 @@ def connect(
     oom_suggestions.connect(page, tab.suggestions, "tune", live_view)
     card_picture.connect_form(page, tab.picture, "tune", header, live_view)
     form = page.inputs()
+    start_from = page.fields["lora", "start_from"]
+    header.select(lambda: gr.update(choices=_start_choices(page)), None, start_from, **UNQUEUED)
     triggers = [app.load, *(component.change for component in form)]
     gr.on(triggers, lambda *values: _summarize(page, values), form, [tab.summary, strip], **LATEST_ONLY)
 
@@ -134,6 +138,13 @@ def _lora_fields(page: Page) -> None:
         field(gr.Checkbox, "lora", "use_rslora")
         field(gr.Checkbox, "lora", "use_dora")
         field(gr.Number, "lora", "loraplus_lr_ratio")
+    field(gr.Dropdown, "lora", "start_from", choices=_start_choices(page), allow_custom_value=True)
+
+
+def _start_choices(page: Page) -> list[tuple[str, str]]:
+    """A new adapter, and every run's adapter to continue."""
+    *adapters, _ = adapter_choices(page)
+    return [(page.translate("lora.start_from.new"), ""), *adapters]
 
 
 def _training_fields(page: Page) -> None:

@@ -17,7 +17,7 @@ from playground.i18n import table, translate
 from playground.job import Job
 from playground.planning.client import Planner, this_machine
 from playground.settings import Settings, parse, raise_all
-from playground.ui.access import forbidden_sources
+from playground.ui.access import forbidden_sources, forbidden_start
 from playground.ui.job_queue import JobQueue
 from playground.ui.story import Story
 
@@ -154,7 +154,11 @@ class Page:
         defaults = Settings()
         model = groups.get("load", {}).get("model", defaults.load.model)
         source = groups.get("data", {}).get("source", defaults.data.source)
-        return forbidden_sources(str(model or "").strip(), str(source or "").strip())
+        start_from = str(groups.get("lora", {}).get("start_from") or "").strip()
+        return [
+            *forbidden_sources(str(model or "").strip(), str(source or "").strip()),
+            *forbidden_start(self.root, start_from),
+        ]
 
 
 def card_choices(page: Page) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Held-out loss during training: it changes nothing about training, the best weights are kept, and training ends early."""
+"""Held-out loss during training: training is unchanged, the best weights are kept, and training ends early."""
 
 import pytest
 import torch
