@@ -23,7 +23,6 @@ from playground.memory.release import release_memory
 from playground.model.dtype import default_bits
 from playground.model.load import LoadedModel, resolve_device
 from playground.settings import Generation, Load, Settings
-from playground.train import checkpoint
 from playground.train.parallel import Team
 
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes")
@@ -74,14 +73,19 @@ class Workbench:
     def resume(self, run_id: str) -> Iterator[dict]:
         """Continue a fine-tune from its checkpoint, in its own run and with its settings. The result: as of `tune`.
 
-        Raises PlaygroundError where there is no such run, or nothing to continue from.
+        One that was killed before its first checkpoint starts again. Raises PlaygroundError where there is no such run,
+        nothing to continue, or where another process is working on it.
         """
         run = runs.find(self.root, run_id)
-        if not (run.folder / checkpoint.NAME).is_file():
+        summary = runs.summary(self.root, run_id)
+        if not summary.is_resumable:
             raise problem("error.no_checkpoint", run=run_id)
+        if runs.is_written_to(run):
+            raise problem("error.run_alive", run=run_id)
+        notes = [] if summary.has_checkpoint else [{"kind": "note", "key": "note.restarted", "values": {}}]
 
         def work(context: JobContext, settings: Settings) -> Generator[dict, None, JobResult]:
-            return tune.tune(context, self._slot, settings, resumed=True)
+            return _preceded(notes, tune.tune(context, self._slot, settings, resumed=True))
 
         return self._job("tune", run.settings(), work, resumed=run)
 

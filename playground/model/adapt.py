@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from peft.utils import ModulesToSaveWrapper
 from safetensors import SafetensorError, safe_open
@@ -190,16 +190,43 @@ def load_lora(model: PreTrainedModel, folder: Path, dtype: torch.dtype, config: 
     """
     if config:
         config.task_type = _task_type(model)
+    adapted = _read_lora(model, folder, dtype, config)
+    adapted.eval()
+    return adapted
+
+
+def continue_lora(model: PreTrainedModel, folder: Path, dropout: float, dtype: torch.dtype, seed: int) -> PeftModel:
+    """Wrap a model with a saved adapter, to train it further with this dropout. Raises PlaygroundError as load_lora."""
+    torch.manual_seed(seed)
+    return _read_lora(model, folder, dtype, None, is_trainable=True, dropout=dropout)
+
+
+def _read_lora(
+    model: PreTrainedModel,
+    folder: Path,
+    dtype: torch.dtype,
+    config: PeftConfig | None,
+    is_trainable: bool = False,
+    dropout: float | None = None,
+) -> PeftModel:
+    """The model with a saved adapter. config, dropout: in place of the adapter's own."""
     try:
+        config = config or PeftConfig.from_pretrained(str(folder))
+        if dropout is not None:
+            config.lora_dropout = dropout  # type: ignore[union-attr]  # of LoRA's config
         rows = rows_in_adapter(model, folder)
         if rows > embedding_rows(model):
             resize_embedding(model, rows)
         adapted = PeftModel.from_pretrained(
-            model, folder, adapter_name=ADAPTER_NAME, config=config, autocast_adapter_dtype=False
+            model,
+            folder,
+            adapter_name=ADAPTER_NAME,
+            is_trainable=is_trainable,
+            config=config,
+            autocast_adapter_dtype=False,
         )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise problem("error.adapter", path=folder.parent.name, detail=str(error).split("\n")[0][:200]) from error
-    adapted.eval()
     return _cast_adapters(adapted, dtype)
 
 

@@ -12,6 +12,7 @@ from playground.runs.store import (
     Run,
     create,
     find,
+    is_written_to,
     last_result,
     seconds_besides_training,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "empty_trash",
     "find",
     "history",
+    "is_written_to",
     "last_result",
     "measured_speed",
     "read_label",

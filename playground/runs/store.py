@@ -4,13 +4,13 @@
     runs/<id>/events.jsonl    one JSON object a line: {"t": seconds since the run began, "kind": ...}
     runs/<id>/adapter/        the adapter in PEFT's format; after a full fine-tune model/ instead, a whole model
     runs/<id>/answers.jsonl   base and tuned answers to the held-out rows, one row a line
-    runs/<id>/checkpoint.pt   what an unfinished fine-tune resumes from
+    runs/<id>/checkpoint.pt   what an unfinished fine-tune resumes from; best.pt beside it: its best weights so far
     runs/<id>/label.json      the name and the note that a person gave it (label.py)
 
 Kinds of events, schema 2: `run_started` (first line: schema, began, job, settings, hardware, versions), `phase`
 (name; lasts until the next one, "idle" ends the last), `progress` (done, total, unit), `memory` (bytes: rss,
 allocated, reserved, device_used, and `parts` where they are exact), `memory_predicted` and `memory_measured`
-(engine/predictions.py), `step`, `eval`, `sample`, `note`, `error`, `done`. An `eval` has "when": before, after
+(engine/predictions.py), `step`, `eval`, `sample`, `note`, `error`, `done`. An `eval` has "when": before, during, after
 (held-out loss), recall, measures (every metric of both sides, and some rows); a `sample` is one answer during
 training.
 
@@ -35,6 +35,7 @@ from playground.settings import SCHEMA as SETTINGS_SCHEMA
 from playground.settings import Settings, read_file
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
+WATCHED_SECONDS = 1.0  # in which a process that works on a run writes to it
 TRASH = ".deleted"  # folder of the deleted runs, under that of the runs
 # Begin most lines of a run, as `append` writes them: memory is recorded ten times a second.
 PASSING_LINE = re.compile(rb'\{"t":[-+.\de]+,"kind":"(?:memory|progress|sample|(step))",')
@@ -166,6 +167,17 @@ def seconds_besides_training(run: Run) -> float:
         following["t"] - phase["t"] for phase, following in pairwise(phases) if phase["name"] in ("fetch", "convert")
     )
     return max(0.0, last_result(run).get("seconds", 0.0) - training - fetching)
+
+
+def is_written_to(run: Run) -> bool:
+    """Whether a process is writing to a run now: memory is recorded ten times a second. Waits a second to find out."""
+    events = run.folder / "events.jsonl"
+    size, until = events.stat().st_size, time.monotonic() + WATCHED_SECONDS
+    while time.monotonic() < until:
+        time.sleep(0.05)
+        if events.stat().st_size > size:
+            return True
+    return False
 
 
 def _lasting_lines(lines: list[bytes]) -> list[bytes]:

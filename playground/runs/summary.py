@@ -44,6 +44,11 @@ class RunSummary:
     label: Label = field(default_factory=Label)
 
     @property
+    def is_resumable(self) -> bool:
+        """Whether it can be resumed: a fine-tune that didn't come to its end; without a checkpoint it starts again."""
+        return self.has_checkpoint or (self.job == "tune" and self.state != "done")
+
+    @property
     def peak(self) -> tuple[int | None, int | None]:
         """The predicted and the measured peak of the run's own job, in bytes; None where one isn't known."""
         phase = self.memory.get(self.job) or {}

@@ -75,6 +75,7 @@ class Lora:
     use_rslora: bool = False  # scale by alpha / √r instead of alpha / r
     use_dora: bool = False  # learn each weight's magnitude and direction separately
     loraplus_lr_ratio: float = 1.0  # LoRA+: learning rate of the B matrices over that of the A matrices
+    start_from: str = ""  # a run's id or an adapter folder whose adapter is trained further; empty: a new adapter
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,10 @@ class Train:
     gradient_checkpointing: str = "auto"  # layers recomputed in backward: auto, off, n (every n-th), all, offload
     max_tokens_per_micro_batch: int = 0  # 0: as many as fit
     compile: str = "auto"  # torch.compile per layer: auto (where it pays), on, off
-    save_every: int = 0  # steps between two checkpoints to resume from; 0: only when stopped
+    save_every: int = 0  # steps between two checkpoints to resume from; 0: automatically, in full only when stopped
     eval_rows: int = 45  # held-out rows evaluated before and after, at most, evenly spread over the set; 0: none
+    eval_every: int = 0  # steps between two measurements of the held-out loss; the best weights are kept; 0: none
+    patience: int = 0  # such measurements without a lower loss after which training ends; 0: never early
     sample_every: str = "auto"  # steps between two rounds of sample answers: a number, off, auto (a few a run)
 
 

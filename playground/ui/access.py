@@ -5,8 +5,8 @@ import re
 import tempfile
 from pathlib import Path
 
-from playground import ASSETS, catalog
-from playground.errors import Problem
+from playground import ASSETS, catalog, runs
+from playground.errors import PlaygroundError, Problem
 
 PROJECT = ASSETS.parent  # the working directory of the engine and of the planner, whatever the page's own is
 
@@ -29,6 +29,16 @@ def forbidden_adapter(name: str) -> list[Problem]:
     if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name, re.ASCII) and not _is_path(name):
         return []
     return [Problem("problem.adapter_not_here", {"value": name[:120]})]
+
+
+def forbidden_start(root: Path, start_from: str) -> list[Problem]:
+    """A Problem where the adapter to continue isn't named by the id of a run under `root`."""
+    try:
+        if start_from:
+            runs.find(root, start_from)
+    except PlaygroundError:
+        return [Problem("problem.not_here", {"field": "lora.start_from", "value": start_from[:120]})]
+    return []
 
 
 def _is_path(name: str) -> bool:

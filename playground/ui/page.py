@@ -18,7 +18,7 @@ from playground.job import Job
 from playground.jobs.runner import Runner
 from playground.planning.client import Planner, this_machine
 from playground.settings import Settings, parse, raise_all
-from playground.ui.access import forbidden_sources
+from playground.ui.access import forbidden_sources, forbidden_start
 from playground.ui.job_queue import JobQueue
 from playground.ui.story import Story
 
@@ -168,10 +168,15 @@ class Page:
         if self.private:
             return []
         defaults = Settings()
-        load, data = (values if isinstance(values := groups.get(name), dict) else {} for name in ("load", "data"))
+        load, data, lora = (
+            values if isinstance(values := groups.get(name), dict) else {} for name in ("load", "data", "lora")
+        )
         model = load.get("model", defaults.load.model)
         source = data.get("source", defaults.data.source)
-        return forbidden_sources(str(model or "").strip(), str(source or "").strip())
+        return [
+            *forbidden_sources(str(model or "").strip(), str(source or "").strip()),
+            *forbidden_start(self.root, str(lora.get("start_from") or "").strip()),
+        ]
 
 
 def card_choices(page: Page) -> list[tuple[str, str]]:

@@ -124,7 +124,7 @@ def _start(wanted: Any, count: int) -> int:
 
 
 def _row(page: Page, run: RunSummary, deleted: bool) -> dict[str, Any]:
-    resumable = run.has_checkpoint and not deleted
+    resumable = not deleted and run.is_resumable
     return {
         "id": run.id,
         "tune": run.job == "tune",
