@@ -15,6 +15,7 @@ from playground.share.card import Card, Memory
 WIDTH, HEIGHT, MARGIN = 1200, 630, 48
 SANS = "system-ui, -apple-system, 'Segoe UI', 'Hiragino Sans', 'Noto Sans CJK JP', 'Noto Sans JP', sans-serif"
 MONO = "ui-monospace, 'Cascadia Mono', Menlo, Consolas, monospace"
+MONO_WIDTH = 0.61  # em, of a character in any of these fonts
 # As the page's figures have them (assets/figures.css); a test compares the two.
 COLORS = {
     "weights": "#0072b2",
@@ -60,33 +61,43 @@ def card_page(card: Card, lang: str) -> str:
     )
 
 
-def lines_of(text: str, width: float, most: int) -> list[str]:
-    """Break a text into at most `most` lines of `width` em; what doesn't fit ends in an ellipsis."""
+def lines_of(text: str, width: float, most: int, narrow: float = 0.0) -> list[str]:
+    """Break a text into at most `most` lines of `width` em; what doesn't fit ends in an ellipsis.
+
+    narrow: as of `text_width`.
+    """
+    measure = partial(text_width, narrow=narrow)
     lines, line, rest = [], "", _words(" ".join(text.split()))
     while rest:
         piece = rest.pop(0)
-        if text_width(line + piece) <= width:
+        if measure(line + piece) <= width:
             line += piece
         elif line.strip():
             lines.append(line.strip())
             line = ""
             rest.insert(0, piece.lstrip())
         else:  # one word is longer than a line
-            count = next(n for n in range(len(piece), 0, -1) if n == 1 or text_width(piece[:n]) <= width)
+            count = next(n for n in range(len(piece), 0, -1) if n == 1 or measure(piece[:n]) <= width)
             lines.append(piece[:count])
             rest[:0] = [piece[count:]] if piece[count:] else []
     lines += [line.strip()] if line.strip() else []
     if len(lines) <= most:
         return lines
     last = lines[most - 1]
-    while last and text_width(last + "…") > width:
+    while last and measure(last + "…") > width:
         last = last[:-1]
-    return [*lines[: most - 1], last.rstrip(" 、。,.") + "…"]
+    return [*lines[: most - 1], last.rstrip() + "…"]
 
 
-def text_width(text: str) -> float:
-    """The estimated width of a text in em."""
-    return sum(1.0 if unicodedata.east_asian_width(c) in "WF" else 0.33 if c in " .,:;'il|!" else 0.57 for c in text)
+def text_width(text: str, narrow: float = 0.0) -> float:
+    """The estimated width of a text in em. narrow: of every character that isn't wide, in a monospaced font."""
+    return sum(_character_width(character, narrow) for character in text)
+
+
+def _character_width(character: str, narrow: float) -> float:
+    if unicodedata.east_asian_width(character) in "WF":
+        return 1.0
+    return narrow or (0.33 if character in " .,:;'il|!" else 0.57)
 
 
 def _words(text: str) -> list[str]:
@@ -94,11 +105,16 @@ def _words(text: str) -> list[str]:
     pieces = [""]
     for character in text:
         wide = unicodedata.east_asian_width(character) in "WF"
-        if character == " " or (wide and character not in "、。）」』！？ー"):
+        if character == " " or (wide and not _ends_a_word(character)):
             pieces.append(character)
         else:
             pieces[-1] += character
     return [piece for piece in pieces if piece]
+
+
+def _ends_a_word(character: str) -> bool:
+    """Whether no line may begin with this character: punctuation, and marks that lengthen a vowel."""
+    return unicodedata.category(character) in ("Po", "Pe", "Pf", "Lm")
 
 
 def _text(x: float, y: float, text: str, size: int, color: str = INK, more: str = "") -> str:
@@ -204,7 +220,7 @@ def _footer(card: Card, word: Callable) -> list[str]:
             _text(WIDTH - MARGIN, 452, f"{before} → {after}", 30, INK, right),
             _text(WIDTH - MARGIN, 478, word("card.loss"), 17, QUIET, 'text-anchor="end"'),
         ]
-    command = lines_of(card.command, (WIDTH - 2 * MARGIN - 32) / 18, 2)
+    command = lines_of(card.command, (WIDTH - 2 * MARGIN - 32) / 18, 2, MONO_WIDTH)
     drawn.append(f'<rect x="{MARGIN}" y="544" width="{WIDTH - 2 * MARGIN}" height="62" rx="8" fill="{INK}"/>')
     first = 582 if len(command) == 1 else 569
     mono = f'font-family="{MONO}"'

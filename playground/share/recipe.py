@@ -25,6 +25,8 @@ WITHOUT_EFFECT = {
     "lora": set[str](),
     "train": {"max_tokens_per_micro_batch", "compile", "save_every", "eval_rows", "sample_every"},
 }
+# No script has them; a run that used one says so.
+NOT_REPEATED = {"lora": {"start_from"}, "train": {"eval_every", "patience"}}
 CHECKPOINTING_OFF = ("off", "auto")
 
 

@@ -48,7 +48,9 @@ def build(page: Page, accordion: gr.Accordion) -> RepeatView:
         make = gr.Button(word("repeat.make"), variant="primary")
     box = message_box()
     files = gr.File(visible=False, interactive=False, show_label=False, file_count="multiple")
-    preview = gr.Textbox(label=word("repeat.preview"), lines=16, max_lines=16, visible=False, buttons=["copy"])
+    preview = gr.Textbox(
+        label=word("repeat.preview"), lines=16, max_lines=16, visible=False, buttons=["copy"], elem_classes="source"
+    )
     return RepeatView(accordion, command, accelerate, saved, upload, make, files, preview, box)
 
 

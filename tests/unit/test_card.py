@@ -82,6 +82,11 @@ def test_long_answers_are_clipped_with_an_ellipsis_and_stay_in_their_box(run):
             assert len(lines) <= most and all(text_width(line) <= width + 1 for line in lines)
 
 
+def test_a_command_breaks_where_a_monospaced_line_ends():
+    words = "--il.,: " * 30
+    assert all(len(line) * 0.61 <= 40 for line in lines_of(words, 40, 9, 0.61))
+
+
 def test_runs_without_answers_use_samples_and_else_say_why(run):
     (run.folder / "answers.jsonl").unlink()
     assert any("kept no answers" in text for text in _texts(card_svg(card_of(run, "en"), "en")))

@@ -16,7 +16,7 @@ from playground.errors import PlaygroundError
 from playground.planning.repeat import make_recipe, repeat_files
 from playground.settings import Lora, Settings, Train
 from playground.share import script
-from playground.share.recipe import REPEATED, WITHOUT_EFFECT, unknown_settings
+from playground.share.recipe import NOT_REPEATED, REPEATED, WITHOUT_EFFECT, unknown_settings
 from playground.share.template_text import fill_in
 
 ODD = "Q: {instruction} \\ \"\"\" ''' $x 🎚\nA: {answer}"
@@ -203,10 +203,11 @@ def test_the_notebook_is_valid_and_its_cells_are_the_script(tuned, tmp_path):
     assert "argparse" not in program and "__file__" not in program
 
 
-def test_every_setting_of_adapter_and_training_is_repeated_or_known_to_have_no_effect():
-    """A new one belongs into the template (assets/share/script.py.txt) and REPEATED, or into WITHOUT_EFFECT."""
+def test_every_setting_of_adapter_and_training_is_repeated_without_effect_or_said_not_to_be_repeated():
+    """A new one belongs into the template (assets/share/script.py.txt) and REPEATED, or into one of the others."""
     for group, kind in (("lora", Lora), ("train", Train)):
-        assert {field.name for field in fields(kind)} == REPEATED[group] | WITHOUT_EFFECT[group], group
+        known = REPEATED[group] | WITHOUT_EFFECT[group] | NOT_REPEATED[group]
+        assert {field.name for field in fields(kind)} == known, group
     assert unknown_settings(Settings()) == []
 
 
@@ -214,6 +215,8 @@ def test_a_setting_that_no_script_knows_is_named(monkeypatch):
     monkeypatch.setitem(REPEATED, "lora", REPEATED["lora"] - {"use_dora"})
     changed = Settings().with_values({"lora": {"use_dora": True}})
     assert unknown_settings(changed) == ["lora.use_dora"]
+    stopped = Settings().with_values({"train": {"eval_every": 5}})
+    assert unknown_settings(stopped) == ["train.eval_every"]
 
 
 def test_modules_of_some_layers_are_written_as_a_comprehension_that_gives_the_same_names():
