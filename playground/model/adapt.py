@@ -198,7 +198,7 @@ def _read_lora(
     try:
         config = PeftConfig.from_pretrained(str(folder))
         if dropout is not None:
-            config.lora_dropout = dropout  # type: ignore[attr-defined]  # of LoRA's config
+            config.lora_dropout = dropout
         rows = rows_in_adapter(model, folder)
         if rows > embedding_rows(model):
             grow_embedding(model, rows)
