@@ -122,7 +122,7 @@ def test_readme_is_short():
 
 
 def test_picture_of_the_rooms_is_current():
-    picture = re.search(r"```mermaid\n(.*?)\n```", _text("README.md"), re.DOTALL)
+    picture = re.search(r"```mermaid\n(.*?)\n```", _text("playground/README.md"), re.DOTALL)
     assert picture and picture[1] == mermaid(import_arrows()), "run `just documents`"
 
 
