@@ -10,6 +10,7 @@ from file_table import TABLE, file_table
 from import_graph import import_arrows, mermaid
 from toys import PROJECT
 
+from playground.cli.parser import COMMANDS
 from playground.settings.aliases import OLD_FIELDS
 
 NAMES = (
@@ -18,7 +19,6 @@ NAMES = (
     "CHANGELOG.md",
     *(f"{room}/README.md" for room in ("playground", "tests/bench", "assets")),
 )
-COMMANDS = ("tune", "plan", "lab", "race", "sweep", "queue", "rows", "compare", "record", "replay", "fetch", "models")
 OTHER_PROGRAMS = {"--num_processes", "--config_file"}  # flags of accelerate
 ROOTS = ("playground", "assets", "tests", ".ci")
 MAX_README_LINES = 150
