@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from peft import LoraConfig
 
-from playground.errors import PlaygroundError, problem
+from playground.errors import PlaygroundError, Problem, problem
 from playground.model.adapter_folder import CONFIG
 from playground.model.weights import SHOWN, file_problems
 
@@ -74,7 +74,9 @@ def tensor_shapes(folder: Path) -> dict[str, Shape]:
     if file is None:
         found = sorted(item.name for item in folder.iterdir())[:SHOWN]
         raise problem("error.adapter_no_weights", path=folder.name, found=found)
-    problems = list(file_problems(file))
+    # A run's adapter lies in a folder of that name, within the one that tells which run it is.
+    owner = f"{folder.parent.name}/{folder.name}" if folder.name == "adapter" else folder.name
+    problems = [Problem(p.key, {**p.values, "file": f"{owner}/{file.name}"}) for p in file_problems(file)]
     if problems:
         raise PlaygroundError(*problems)
     if file.suffix == ".safetensors":
