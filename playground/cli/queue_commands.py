@@ -132,7 +132,7 @@ def _print_events(job: Job, lang: str) -> None:
 
 
 def _described(job: QueuedJob, lang: str) -> dict:
-    """A job as it is listed: without its settings, which its run has, and its error as text."""
+    """What `queue` lists of a job: all but its settings, which its run has; the error as text."""
     left_out = ("settings", "order", "added", "began", "ended", "stop", "resume")
     values = {name: value for name, value in asdict(job).items() if name not in left_out}
     return values | {"label": translate(lang, f"queue.state.{job.state}"), "error": _error_text(job.error, lang)}

@@ -116,7 +116,7 @@ class Workbench:
         return self._job("lab", settings, work)
 
     def export(self, order: ExportOrder, token: str = "") -> Iterator[dict]:
-        """Export from a run, in a run of its own; the result has the fields of ExportResult. token: the hub's."""
+        """Export a run's fine-tune, recorded in a new run. The result: the fields of ExportResult. token: the hub's."""
         source = runs.find(self.root, order.run)
 
         def work(context: JobContext, settings: Settings) -> Generator[dict, None, JobResult]:

@@ -179,5 +179,5 @@ def rope_theta(config: PreTrainedConfig) -> float:
 
 
 def float_matrix(tensor: Tensor) -> Tensor:
-    """A tensor as it is quantized: float32 and contiguous."""
+    """The tensor in float32 and contiguous, which the quantizers expect."""
     return tensor.detach().to(torch.float32).contiguous()

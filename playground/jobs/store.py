@@ -4,8 +4,8 @@
     runs/.queue/edit.lock     held by whoever changes a file, for milliseconds
     runs/.queue/owner.lock    held by the program that works off the queue (owner.py)
 
-Times are for reading only: the order is a number of its own, so a clock that goes backwards changes nothing. Files that
-can't be read are skipped and named.
+Each job has a number that gives its order, and times are only shown: a clock that goes backwards changes nothing.
+Files that can't be read are skipped and named.
 """
 
 import json

@@ -109,7 +109,7 @@ def setting_names() -> dict[str, list[str]]:
 
 
 def value_text(value: Value) -> str:
-    """A value as it is shown and can be written again."""
+    """A value as text that `--sweep` reads back."""
     if isinstance(value, bool):
         return "on" if value else "off"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

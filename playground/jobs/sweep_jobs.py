@@ -11,9 +11,8 @@ from playground.jobs import store
 from playground.jobs.owner import mark_interrupted
 from playground.jobs.store import Listing, QueuedJob
 from playground.jobs.sweep import Sweep
+from playground.runs.summary import TOTALS, number, pair_of
 from playground.settings import Settings
-
-TOTALS = ("device_used", "rss")  # what decides whether a fine-tune fits: of a GPU, or of a CPU
 
 
 @dataclass(frozen=True)
@@ -120,20 +119,11 @@ def _row(root: Path, job: QueuedJob, answer: str) -> Row:
         combination=job.combination,
         state=job.state,
         run=job.run,
-        loss=_pair(result.get("loss"), "before", "after"),
-        facts=_pair(result.get("recall"), "base", "tuned"),
+        loss=pair_of(result.get("loss"), "before", "after"),
+        facts=pair_of(result.get("recall"), "base", "tuned"),
         peak=next(iter(sizes), None),
-        tokens_per_s=_number(result.get("tokens_per_s")),
-        seconds=_number(result.get("seconds")),
+        tokens_per_s=number(result.get("tokens_per_s")),
+        seconds=number(result.get("seconds")),
         answer=answer,
         error=job.error,
     )
-
-
-def _pair(values: object, first: str, second: str) -> tuple[float, float] | None:
-    pair = [_number(values.get(name)) for name in (first, second)] if isinstance(values, dict) else [None]
-    return None if None in pair else (pair[0], pair[1])  # type: ignore[return-value]
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None

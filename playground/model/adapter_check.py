@@ -65,7 +65,7 @@ def _check_shapes(adapter: AdapterFile, expected: dict[str, Shape], missing: int
 
 
 def base_name(named: str) -> str:
-    """The base model that an adapter names, as it is shown: of a path the last part; "–" where it names none."""
+    """The name to show for an adapter's base model: a hub id, the last part of a path, or "–" where it names none."""
     if not named:
         return "–"
     is_path = named.startswith(("/", "\\", ".", "~")) or named[1:2] == ":" or named.count("/") > 1

@@ -196,7 +196,7 @@ def tensor_bytes(tensor: Tensor) -> memoryview:
 
 
 def _shards(tensors: list[LazyTensor], shard_bytes: int) -> list[list[LazyTensor]]:
-    """The tensors in groups of at most `shard_bytes`; a larger tensor is a group of its own."""
+    """The tensors in groups of at most `shard_bytes`; a larger tensor is alone in its group."""
     shards: list[list[LazyTensor]] = [[]]
     size = 0
     for tensor in tensors:

@@ -1,6 +1,6 @@
 """The name and the note that a person gave a run: `<run>/label.json`, apart from its events and settings.
 
-A file of its own, so that a run can be renamed while another program writes to it, and so that a copied or recorded run
+A separate file, so that a run can be renamed while another program writes to it, and so that a copied or recorded run
 is still the same run. A file that can't be read counts as none.
 """
 

@@ -10,6 +10,7 @@ from playground.errors import PlaygroundError, problem
 from playground.i18n import translate
 from playground.runs import Run, last_result
 from playground.runs.recordings import without_paths
+from playground.runs.summary import pair_of
 from playground.settings import Settings
 from playground.share.command_lines import tune_command
 
@@ -71,8 +72,6 @@ def card_of(run: Run, lang: str, question: int = 0) -> Card:
         raise problem("card.error.question", question=question, count=len(asked))
     chosen = asked[question - 1] if question else max(asked, key=_shows, default=None)
     settings, result = run.settings(), last_result(run)
-    loss = result.get("loss") or {}
-    losses = (loss.get("before"), loss.get("after"))
     hardware = first.get("hardware", {})
     return Card(
         run=run.id,
@@ -85,7 +84,7 @@ def card_of(run: Run, lang: str, question: int = 0) -> Card:
         device=str(hardware.get("device", "cpu")),
         seconds=float(result.get("seconds") or max((e["t"] for e in events), default=0.0)),
         steps=max((e["step"] for e in events if e["kind"] == "step"), default=0),
-        loss=None if None in losses else (float(losses[0]), float(losses[1])),  # type: ignore[arg-type]
+        loss=pair_of(result.get("loss"), "before", "after"),
         predicted=_memory(events, "memory_predicted", ""),
         measured=_memory(events, "memory_measured", "peak"),
         exchange=chosen,

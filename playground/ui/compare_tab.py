@@ -198,6 +198,9 @@ def _ask(page: Page, question: str, turns: list[Turn], adapter: str, values: Seq
         else:
             yield gr.skip(), *shown(with_turn), message()
     except Exception as error:
+        if request.turn.dropped:  # cleared meanwhile: nobody asks for the answer any more, nor for its error
+            yield gr.skip(), *_cleared(page)
+            return
         answered = any(text.finish for text in request.turn.answers.values())
         rest = (gr.skip(), *shown(with_turn)) if answered else (question, *shown(turns))
         yield *rest, page.error_message(error)

@@ -40,7 +40,7 @@ def build(page: Page) -> gr.HTML:
     owner.mark_interrupted(page.root)
 
     def queue_state(request: Any) -> dict:
-        """The queue as it is drawn, unless it is as in the state "version" that the browser has."""
+        """What the queue's view draws, or nothing where the browser has this state of it already."""
         shown = state(page)
         known = request.get("version") if isinstance(request, dict) else None
         return {"version": shown["version"]} if known == shown["version"] else shown

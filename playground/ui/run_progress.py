@@ -1,4 +1,4 @@
-"""A run as programs see it: at a glance, and how far it is, read from its events as they are written."""
+"""A run as programs see it: at a glance, and how far it is, followed through its events."""
 
 import time
 from typing import Any
