@@ -21,6 +21,7 @@ from playground.ui.learned_words import learned_units
 from playground.ui.page import QUIET, UNQUEUED, Page, message, message_box, select_tab
 from playground.ui.run_names import adapter_name
 
+AFTER_A_MOMENT = "() => new Promise((done) => setTimeout(done, 1500))"
 FOCUS_QUESTION = "() => { document.querySelector('#question textarea').focus(); }"
 
 
@@ -111,13 +112,24 @@ def connect(page: Page, tab: CompareTab, tabs: gr.Tabs, header: gr.Tab, live_vie
     chat_settings.connect(tab.settings)
     _connect_questions(page, tab)
     cleared = [tab.turns, tab.comparison, tab.message]
-    tab.clear.click(lambda turns: _clear(page, turns), tab.turns, cleared, **UNQUEUED)
+    _connect_clear(page, tab, cleared)
     select_tab(tab.go_tune.click, tabs, "tune")
     adapter_choice.connect(page, tab.adapter, tab.seen_run, header)
     choices = partial(adapter_choice.choices_with, page)
     foreign_adapter.connect(page, tab.elsewhere, tab.adapter, tab.elsewhere_message, choices)
     _connect_model(page, tab)
     card_picture.connect_form(page, tab.picture, "chat", header, live_view)
+
+
+def _connect_clear(page: Page, tab: CompareTab, cleared: list) -> None:
+    """Drop the conversation, and a moment later draw once more what the server holds.
+
+    A busy browser can draw the last updates of an answer that has just ended after those of the click.
+    """
+    dropped = tab.clear.click(lambda turns: _clear(page, turns), tab.turns, cleared, **QUIET)
+    settled = dropped.then(None, None, None, js=AFTER_A_MOMENT, api_visibility="private")
+    held = [tab.turns, tab.adapter, tab.settings.service_enabled]
+    settled.then(partial(comparison_html, page.lang), held, tab.comparison, **QUIET)
 
 
 def _connect_questions(page: Page, tab: CompareTab) -> None:
