@@ -95,7 +95,7 @@ def text_width(text: str, narrow: float = 0.0) -> float:
 
 
 def _character_width(character: str, narrow: float) -> float:
-    if unicodedata.east_asian_width(character) in "WF":
+    if unicodedata.east_asian_width(character) in "WFA":  # A: ambiguous, such as U+FFFD, which most fonts draw wide
         return 1.0
     return narrow or (0.33 if character in " .,:;'il|!" else 0.57)
 
@@ -154,7 +154,10 @@ def _answers(card: Card, word: Callable) -> list[str]:
             f'<rect x="{x:g}" y="{box_top}" width="{width:g}" height="{height}" rx="10" fill="#fff" stroke="{LINE}"/>',
             f'<rect x="{x:g}" y="{box_top}" width="6" height="{height}" rx="3" fill="{color}"/>',
             _text(x + 22, box_top + 32, word(key), 18, color, 'font-weight="700"'),
-            *_block(x + 22, box_top + 44 + size, lines, size),
+            # In an element that clips: a font can be wider than estimated.
+            f'<svg x="{x:g}" y="{box_top}" width="{width:g}" height="{height}">',
+            *_block(22, 44 + size, lines, size),
+            "</svg>",
         ]
     return drawn
 
