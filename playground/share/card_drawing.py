@@ -97,7 +97,7 @@ def text_width(text: str, narrow: float = 0.0) -> float:
 def _character_width(character: str, narrow: float) -> float:
     if unicodedata.east_asian_width(character) in "WFA":  # A: ambiguous, such as U+FFFD, which most fonts draw wide
         return 1.0
-    return narrow or (0.33 if character in " .,:;'il|!" else 0.57)
+    return narrow or (0.33 if character in " .,:;'il|!" else 0.62)
 
 
 def _words(text: str) -> list[str]:

@@ -27,7 +27,7 @@ def test_picture_command_and_settings_file_of_a_run(run, shared_page, tmp_path):
     page = shared_page
     open_tab(page, "tab.take")
     page.get_by_role("button", name=translate("en", "card.title")).click()
-    picture = page.locator(".result-card svg")
+    picture = page.locator(".result-card svg[role=img]")
     expect(picture).to_contain_text("3.00 → 2.00", timeout=LONG)
     expect(picture).to_contain_text("<b>no")
     with page.expect_download() as download:
