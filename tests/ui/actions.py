@@ -48,6 +48,12 @@ def open_page(browser: Browser, app: Any, path: str = "", width: int = 1440, hei
     assert not errors, errors
 
 
+def keep_brackets_whole(page: Page) -> None:
+    """Draw full-width brackets at their full width: Chromium trims their blank half at a line's end, yet counts it in
+    `scrollWidth`, so that text which fits seems too wide."""
+    page.add_style_tag(content="* { text-spacing-trim: space-all !important; }")
+
+
 def visible_field(page: Page, label: str) -> Locator:
     """The field of that label in the open tab: other tabs have some of the same."""
     return page.get_by_label(label, exact=True).locator("visible=true").first

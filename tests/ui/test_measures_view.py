@@ -1,7 +1,7 @@
 """The live view's metrics before and after, and its sample answers during training, from a run's events."""
 
 import pytest
-from actions import LONG, open_page, open_tab, row_button
+from actions import LONG, keep_brackets_whole, open_page, open_tab, row_button
 from playwright.sync_api import expect
 
 from playground import runs
@@ -71,6 +71,7 @@ def test_run_shows_its_metrics_and_its_answers_during_training(
 @pytest.mark.parametrize("width", [390, 1440])
 def test_metrics_and_samples_fit_their_place(app, past, browser, width):
     with open_page(browser, app, "/ja", width, 844) as page:
+        keep_brackets_whole(page)
         open_tab(page, "tab.runs", "ja")
         row_button(page, past.id, "runs.show", "ja").click()
         expect(page.locator(".live .measures tbody tr")).to_have_count(9, timeout=LONG)

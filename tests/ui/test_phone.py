@@ -3,7 +3,7 @@
 from dataclasses import fields
 
 import pytest
-from actions import LONG, TABS, choose, expect_counts, fill, notices, open_page, open_tab, press, unfold
+from actions import LONG, TABS, choose, expect_counts, fill, keep_brackets_whole, notices, open_page, open_tab, press, unfold
 from playwright.sync_api import expect
 
 from playground.i18n import LANGUAGES, translate
@@ -21,6 +21,7 @@ def lang(request):
 @pytest.fixture(scope="module")
 def phone(browser, app, lang):
     with open_page(browser, app, "" if lang == "en" else f"/{lang}", 390, 844) as page:
+        keep_brackets_whole(page)
         yield page
 
 
