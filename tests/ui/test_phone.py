@@ -3,7 +3,19 @@
 from dataclasses import fields
 
 import pytest
-from actions import LONG, TABS, choose, expect_counts, fill, keep_brackets_whole, notices, open_page, open_tab, press, unfold
+from actions import (
+    LONG,
+    TABS,
+    choose,
+    expect_counts,
+    fill,
+    keep_brackets_whole,
+    notices,
+    open_page,
+    open_tab,
+    press,
+    unfold,
+)
 from playwright.sync_api import expect
 
 from playground.i18n import LANGUAGES, translate
