@@ -1,4 +1,4 @@
-"""Memory snapshots for PyTorch's viewer: the predicted step of a plan, measured and predicted steps of the shown run."""
+"""Memory snapshots for PyTorch's viewer: a plan's predicted step, the shown run's measured and predicted one."""
 
 import hashlib
 import json
@@ -57,7 +57,7 @@ def build_for_plan(page: Page) -> PredictedSnapshot:
     with gr.Accordion(page.translate("snapshot.title"), open=False):
         gr.Markdown(page.translate("snapshot.lead"), elem_classes="quiet")
         how = page.translate("snapshot.how" if records_snapshots() else "snapshot.cpu")
-        gr.HTML(rows_view.quiet(how))
+        gr.HTML(rows_view.quiet(how), padding=False)
         with gr.Row():
             predicted = _build_predicted(page)
     return predicted
@@ -67,9 +67,9 @@ def build_for_run(page: Page) -> RunSnapshots:
     """The Runs tab's components, folded."""
     with gr.Accordion(page.translate("snapshot.title"), open=False) as accordion:
         gr.Markdown(page.translate("snapshot.lead"), elem_classes="quiet")
-        state = gr.HTML()
+        state = gr.HTML(padding=False)
         with gr.Row():
-            measured = gr.DownloadButton(page.translate("snapshot.measured"), interactive=False)
+            measured = gr.DownloadButton(page.translate("snapshot.measured"), interactive=False, size="sm")
             predicted = _build_predicted(page)
     return RunSnapshots(accordion, state, measured, predicted)
 
@@ -113,8 +113,8 @@ def write_predicted(page: Page, question: Question) -> Path:
 
 
 def _build_predicted(page: Page) -> PredictedSnapshot:
-    write = gr.Button(page.translate("snapshot.write"))
-    file = gr.DownloadButton(page.translate("snapshot.predicted"), visible=False, variant="primary")
+    write = gr.Button(page.translate("snapshot.write"), size="sm")
+    file = gr.DownloadButton(page.translate("snapshot.predicted"), visible=False, variant="primary", size="sm")
     return PredictedSnapshot(write, file, message_box())
 
 
