@@ -104,6 +104,9 @@ def test_all_problems_of_a_file_are_named_at_once(file, tmp_path):
     with pytest.raises(PlaygroundError) as caught:
         read_steps(file('[\n {"kind": "text",\n  "title" 3}]'))
     assert caught.value.problems[0].values["line"] == 3
+    with pytest.raises(PlaygroundError) as caught:
+        read_steps(file('[\n {"kind": "text", "title": {"en": "[,", "ja": "}"}},\n\n {"kind":\n  "film"}, 3\n, 4]'))
+    assert [problem.values["line"] for problem in caught.value.problems] == [4, 5, 6]
 
 
 def test_a_speakers_own_text_is_shown_as_text(file):
