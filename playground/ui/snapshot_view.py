@@ -14,7 +14,7 @@ from playground import catalog, runs
 from playground.errors import PlaygroundError
 from playground.i18n import format_bytes
 from playground.planning.client import this_machine
-from playground.ui import downloads, rows_view
+from playground.ui import downloads
 from playground.ui.live_view import shown_run
 from playground.ui.page import QUIET, UNQUEUED, Page, Update, message, message_box
 
@@ -42,7 +42,7 @@ class RunSnapshots:
     """The shown run's measured snapshot and its predicted one. state: whether the run has a measured one, and why."""
 
     accordion: gr.Accordion
-    state: gr.HTML
+    state: gr.Markdown
     measured: gr.DownloadButton
     predicted: PredictedSnapshot
 
@@ -55,9 +55,8 @@ def records_snapshots() -> bool:
 def build_for_plan(page: Page) -> PredictedSnapshot:
     """The Plan tab's components, folded."""
     with gr.Accordion(page.translate("snapshot.title"), open=False):
-        gr.Markdown(page.translate("snapshot.lead"), elem_classes="quiet")
         how = page.translate("snapshot.how" if records_snapshots() else "snapshot.cpu")
-        gr.HTML(rows_view.quiet(how), padding=False)
+        gr.Markdown(f"{page.translate('snapshot.lead')}\n\n{how}", elem_classes="quiet")
         with gr.Row():
             predicted = _build_predicted(page)
     return predicted
@@ -67,7 +66,7 @@ def build_for_run(page: Page) -> RunSnapshots:
     """The Runs tab's components, folded."""
     with gr.Accordion(page.translate("snapshot.title"), open=False) as accordion:
         gr.Markdown(page.translate("snapshot.lead"), elem_classes="quiet")
-        state = gr.HTML(padding=False)
+        state = gr.Markdown(elem_classes="quiet")
         with gr.Row():
             measured = gr.DownloadButton(page.translate("snapshot.measured"), interactive=False, size="sm")
             predicted = _build_predicted(page)
@@ -147,7 +146,7 @@ def _run_updates(page: Page, run_id: str) -> tuple[Update, ...]:
     else:
         state, measured = _measured(page, run, first)
     button = _download(page, "snapshot.measured", measured) if measured else gr.update(value=None, interactive=False)
-    return rows_view.quiet(state), button, gr.update(interactive=first.get("job") == "tune"), *_no_file()
+    return state, button, gr.update(interactive=first.get("job") == "tune"), *_no_file()
 
 
 def _measured(page: Page, run: runs.Run, first: dict) -> tuple[str, Path | None]:
