@@ -10,7 +10,6 @@ import copy
 import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 _build_lock = threading.RLock()
@@ -461,9 +460,22 @@ def record_cuda_memory(max_entries: int) -> None:
     torch.cuda.memory._record_memory_history(max_entries=max_entries, stacks="python")
 
 
-def dump_cuda_memory(path: Path) -> None:
-    """Write what the allocator has kept, and stop keeping it."""
+def keeps_cuda_memory() -> bool:
+    """Whether the allocator keeps its allocations and frees now."""
     import torch
 
-    torch.cuda.memory._dump_snapshot(str(path))
+    return torch._C._cuda_isHistoryEnabled()
+
+
+def cuda_memory_snapshot() -> dict[str, Any]:
+    """What the allocator has kept, and all that it holds now; frames of the Python code may be shared."""
+    import torch
+
+    return torch.cuda.memory._snapshot()
+
+
+def forget_cuda_memory() -> None:
+    """Have the allocator keep nothing any more."""
+    import torch
+
     torch.cuda.memory._record_memory_history(enabled=None)

@@ -13,6 +13,7 @@ from playground import runs
 from playground.engine import chat, export, lab, load, tune
 from playground.engine.job import JobContext, JobResult, run_job
 from playground.engine.load import auto_bits_note, resolve_bits
+from playground.engine.memory_snapshot import with_snapshot
 from playground.engine.model_slot import ModelSlot
 from playground.errors import problem
 from playground.export.order import ExportOrder
@@ -66,7 +67,7 @@ class Workbench:
         """
 
         def work(context: JobContext, settings: Settings) -> Generator[dict, None, JobResult]:
-            return tune.tune(context, self._slot, settings)
+            return with_snapshot(context, settings, tune.tune(context, self._slot, settings))
 
         return self._job("tune", settings, work)
 
@@ -85,7 +86,8 @@ class Workbench:
         notes = [] if summary.has_checkpoint else [{"kind": "note", "key": "note.restarted", "values": {}}]
 
         def work(context: JobContext, settings: Settings) -> Generator[dict, None, JobResult]:
-            return _preceded(notes, tune.tune(context, self._slot, settings, resumed=True))
+            work = tune.tune(context, self._slot, settings, resumed=True)
+            return _preceded(notes, with_snapshot(context, settings, work))
 
         return self._job("tune", run.settings(), work, resumed=run)
 

@@ -23,11 +23,12 @@ from playground.memory import meter
 
 COMMAND = (sys.executable, "-m", "playground.planning.process")
 OF_ROWS = ("count_rows", "xray", "cutoff_cost", "tune_summary", "repeat_files")
-OF_FILES = (*OF_ROWS, "describe_adapter")  # whose answers aren't remembered: the file may change
+OF_FILES = (*OF_ROWS, "describe_adapter", "write_tune_snapshot")  # not remembered: the file may change or go
 WORKERS = {
     "forecast": "forecast",
     "bar": "forecast",  # each is answered soon, and shares what the process remembers of a model with the forecast
     "job_tape": "forecast",
+    "write_tune_snapshot": "forecast",
     "largest_models": "largest_models",
     **dict.fromkeys(OF_ROWS, "rows"),
 }

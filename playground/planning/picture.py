@@ -9,6 +9,7 @@ from pathlib import Path
 from transformers import PreTrainedConfig
 
 from playground.catalog.cards import verdict
+from playground.memory.cuda_snapshot import write_snapshot
 from playground.planning.forecast import MIN_CONTEXT, check_context_length, full_rows, resolve_target
 from playground.predict import meta_model, phases, snapshot, tape
 from playground.settings import Settings
@@ -55,11 +56,11 @@ def job_tape(settings: Settings, job: str, context: int = 1024, capacity: int = 
     return {"tape": told, "reason": ""}
 
 
-def write_tune_snapshot(settings: Settings, path: Path, capacity: int = 0, device: str = "cuda") -> None:
+def write_tune_snapshot(settings: Settings, path: str | Path, capacity: int = 0, device: str = "cuda") -> None:
     """Write the predicted allocations of a fine-tune's step for PyTorch's memory viewer. Raises PlaygroundError."""
     config = _checked_config(settings, "tune", MIN_CONTEXT)
     settings, target = resolve_target(settings, device, capacity)
-    snapshot.write_snapshot(snapshot.tune_snapshot(config, settings, target, full_rows(settings)), path)
+    write_snapshot(snapshot.tune_snapshot(config, settings, target, full_rows(settings)), Path(path))
 
 
 def _checked_config(settings: Settings, job: str, context: int) -> PreTrainedConfig:

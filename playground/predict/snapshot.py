@@ -5,14 +5,11 @@ The counterpart of the snapshot that `torch.cuda.memory._dump_snapshot` writes o
 allocated it, a predicted one has its part of the ledger, its layer and its stage.
 """
 
-import pickle
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig
 
-from playground.errors import problem
 from playground.predict.allocation_trace import OUTSIDE, AllocationEvent
 from playground.predict.phase_traces import trace_tune
 from playground.predict.traced_model import Target
@@ -41,14 +38,6 @@ def as_snapshot(events: Iterable[AllocationEvent]) -> dict[str, Any]:
         trace.append({"action": "alloc", "addr": address, **entry})
         address += event.size
     return {"segments": [], "device_traces": [trace]}
-
-
-def write_snapshot(snapshot: dict, path: Path) -> None:
-    """Write a snapshot's file. Raises PlaygroundError where it can't be written."""
-    try:
-        path.write_bytes(pickle.dumps(snapshot))
-    except OSError as error:
-        raise problem("error.recording_file", path=path.name, detail=str(error)[:200]) from error
 
 
 def _frames(event: AllocationEvent) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@
     runs/<id>/adapter/        the adapter in PEFT's format; after a full fine-tune model/ instead, a whole model
     runs/<id>/answers.jsonl   base and tuned answers to the held-out rows, one row a line
     runs/<id>/checkpoint.pt   what an unfinished fine-tune resumes from; best.pt beside it: its best weights so far
+    runs/<id>/snapshot.pickle the CUDA allocations for PyTorch's memory viewer, where they were recorded
     runs/<id>/label.json      the name and the note that a person gave it (label.py)
 
 Kinds of events, schema 2: `run_started` (first line: schema, began, job, settings, hardware, versions), `phase`
@@ -49,6 +50,7 @@ class Run:
         self.id = folder.name
         self.adapter = folder / "adapter"
         self.model = folder / "model"  # after a full fine-tune
+        self.snapshot = folder / "snapshot.pickle"  # of CUDA's memory, where the settings ask for one
         self._events = folder / "events.jsonl"
         self._lock = threading.Lock()
         self._began: float | None = None

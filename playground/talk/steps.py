@@ -4,6 +4,7 @@ A step is {"kind", "title": {language: text}, "text": {language: text}} and the 
 """
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -37,6 +38,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "prompts": (),
     "cost": ("recordings",),
 }
+_BETWEEN = re.compile(r"[\s,]*")
 COMMON = ("kind", "title", "text", "tab")
 TABS = ("start", "plan", "load", "data", "tune", "chat", "lab", "runs", "take")  # that a step may open
 
@@ -53,9 +55,10 @@ class Step:
 
 
 def read_steps(path: Path = STEPS) -> list[Step]:
-    """The steps of a file, in its order. Raises PlaygroundError with everything that is wrong with it, by step."""
+    """The steps of a file, in its order. Raises PlaygroundError with all that is wrong with it, by step and line."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        values = json.loads(text)
     except (OSError, UnicodeDecodeError) as error:
         raise problem("error.talk_file", path=path.name, detail=str(error)[:200]) from error
     except json.JSONDecodeError as error:
@@ -64,7 +67,8 @@ def read_steps(path: Path = STEPS) -> list[Step]:
         ) from error
     if not isinstance(values, list) or not 0 < len(values) <= MAX_STEPS:
         raise problem("error.talk_list", path=path.name, most=MAX_STEPS)
-    problems = [found for number, value in enumerate(values, 1) for found in _problems(value, number)]
+    places = enumerate(zip(values, _first_lines(text)), 1)
+    problems = [found for number, (value, line) in places for found in _problems(value, number, line)]
     if problems:
         raise PlaygroundError(*problems)
     return [_step(value) for value in values]
@@ -75,45 +79,61 @@ def _step(value: dict) -> Step:
     return Step(value["kind"], value["title"], value.get("text", {}), value.get("tab", ""), options)
 
 
-def _problems(value: Any, number: int) -> Iterator[Problem]:
+def _first_lines(text: str) -> Iterator[int]:
+    """The line on which each step begins, from 1. text: a JSON list."""
+    decoder, place = json.JSONDecoder(), text.index("[") + 1
+    while text[place := _BETWEEN.match(text, place).end()] != "]":  # type: ignore[union-attr]
+        yield text.count("\n", 0, place) + 1
+        _, place = decoder.raw_decode(text, place)
+
+
+def _problems(value: Any, number: int, line: int) -> Iterator[Problem]:
     """What is wrong with one step."""
     if not isinstance(value, dict):
-        yield Problem("error.talk_step", {"step": number})
+        yield Problem("error.talk_step", {"step": number, "line": line})
         return
     kind = value.get("kind")
     if kind not in KINDS:
-        yield Problem("error.talk_kind", {"step": number, "kind": str(kind)[:40], "kinds": list(KINDS)})
+        yield Problem("error.talk_kind", {"step": number, "line": line, "kind": str(kind)[:40], "kinds": list(KINDS)})
         return
     allowed = (*COMMON, *KINDS[kind])
     for name in value:
         if name not in allowed:
             near = get_close_matches(name, allowed, 1) or ["–"]
-            yield Problem("error.talk_key", {"step": number, "name": name[:40], "near": near[0]})
+            yield Problem("error.talk_key", {"step": number, "line": line, "name": name[:40], "near": near[0]})
     for name in ("title", "text", "question"):
-        yield from _text_problems(value, number, name)
+        yield from _text_problems(value, number, line, name)
     if value.get("tab", "") not in ("", *TABS):
-        yield Problem("error.talk_value", {"step": number, "name": "tab", "value": str(value["tab"])[:40]})
+        yield Problem(
+            "error.talk_value", {"step": number, "line": line, "name": "tab", "value": str(value["tab"])[:40]}
+        )
     if "model" in KINDS[kind] and value.get("model", MODEL) not in {**shapes(), **models()}:
-        yield Problem("error.talk_value", {"step": number, "name": "model", "value": str(value["model"])[:80]})
+        yield Problem(
+            "error.talk_value", {"step": number, "line": line, "name": "model", "value": str(value["model"])[:80]}
+        )
     if "recordings" in KINDS[kind]:
         listed = value.get("recordings")
         for name in listed if isinstance(listed, list) and listed else [listed]:
             if not isinstance(listed, list) or name not in recordings.names():
-                yield Problem("error.talk_value", {"step": number, "name": "recordings", "value": str(name)[:80]})
+                yield Problem(
+                    "error.talk_value", {"step": number, "line": line, "name": "recordings", "value": str(name)[:80]}
+                )
     for name in {"rows", "columns", "r", "card"} & set(KINDS[kind]):
         size = value.get(name, 1)
         if type(size) is not int or not 0 < size <= 10**6:
-            yield Problem("error.talk_value", {"step": number, "name": name, "value": str(size)[:40]})
+            yield Problem("error.talk_value", {"step": number, "line": line, "name": name, "value": str(size)[:40]})
 
 
-def _text_problems(value: dict, number: int, name: str) -> Iterator[Problem]:
+def _text_problems(value: dict, number: int, line: int, name: str) -> Iterator[Problem]:
     """A title in every language, and texts that are short enough."""
     texts = value.get(name, {})
     if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
-        yield Problem("error.talk_value", {"step": number, "name": name, "value": str(texts)[:40]})
+        yield Problem("error.talk_value", {"step": number, "line": line, "name": name, "value": str(texts)[:40]})
         return
     if name == "title" and set(texts) < set(LANGUAGES):
-        yield Problem("error.talk_title", {"step": number, "languages": list(LANGUAGES)})
+        yield Problem("error.talk_title", {"step": number, "line": line, "languages": list(LANGUAGES)})
     for text in texts.values():
         if len(text) > MAX_TEXT:
-            yield Problem("error.talk_long", {"step": number, "name": name, "chars": len(text), "most": MAX_TEXT})
+            yield Problem(
+                "error.talk_long", {"step": number, "line": line, "name": name, "chars": len(text), "most": MAX_TEXT}
+            )

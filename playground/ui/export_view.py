@@ -3,11 +3,8 @@
 The engine writes into the run's own folder, `export/`; whoever opens the page names no other place.
 """
 
-import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +18,10 @@ from playground.export.order import CONTENTS, GGUF_BITS, KINDS, ExportOrder, est
 from playground.i18n import format_bytes
 from playground.job import Job
 from playground.ui import rows_view
+from playground.ui.downloads import MAX_DOWNLOAD_BYTES, link
 from playground.ui.page import QUIET, UNQUEUED, Page, Update, message, message_box
 
 FOLDER = "export"  # in a run's own, as engine/export.py has it
-MAX_DOWNLOAD_BYTES = 2 * 2**30  # Gradio copies a file before it serves it
 FIELDS = ("to", "type", "content", "repo", "name", "force")  # of an ExportOrder, as the form has them
 
 
@@ -215,19 +212,4 @@ def _download(page: Page, run_id: str | None, file: str | None) -> list[Update]:
         text = page.translate("export.too_large", name=path.name, size_bytes=size, path=where)
         return [gr.update(value=None, interactive=False), message(text)]
     label = f"{page.translate('export.download')} · {format_bytes(size)}"
-    return [gr.update(value=str(_link(path, str(run_id))), label=label, interactive=True), gr.skip()]
-
-
-def _link(path: Path, run_id: str) -> Path:
-    """A link to a file in this process's folder of downloads: Gradio serves files of the temporary folder alone."""
-    folder = _downloads() / run_id
-    folder.mkdir(exist_ok=True)
-    link = folder / path.name
-    link.unlink(missing_ok=True)
-    os.symlink(path.resolve(), link)
-    return link
-
-
-@cache
-def _downloads() -> Path:
-    return Path(tempfile.mkdtemp(prefix="playground-exports-"))
+    return [gr.update(value=str(link(path, str(run_id))), label=label, interactive=True), gr.skip()]

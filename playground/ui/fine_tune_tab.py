@@ -27,6 +27,7 @@ from playground.ui.page import (
 )
 from playground.ui.queue_form import QueueForm
 from playground.ui.run_names import data_name
+from playground.ui.snapshot_view import records_snapshots
 
 SCHEDULES = ("linear", "cosine", "constant")
 
@@ -183,3 +184,5 @@ def _memory_fields(page: Page) -> None:
         field(gr.Number, "train", "max_tokens_per_micro_batch", precision=0)
         field(gr.Number, "train", "micro_batch_size", precision=0)
         field(gr.Dropdown, "train", "compile", choices=labelled("train.compile", COMPILE_CHOICES))
+    only_predicted = {} if records_snapshots() else {"info": page.translate("snapshot.cpu"), "interactive": False}
+    field(gr.Checkbox, "train", "memory_snapshot", **only_predicted)

@@ -16,6 +16,7 @@ WIDTH, HEIGHT = 760, 420  # of the drawing, in its own units
 LEFT, RIGHT, TOP, BOTTOM = 58, 20, 26, 52  # margins
 LABEL_HEIGHT, LABEL_WIDTH = 17, 8.6  # of a line, and of a character
 TITLE_WIDTH = 300.0  # of the vertical axis
+MOST_EXPONENT = 50.0  # nats: beyond it, no perplexity can be read
 MOST_LOSS = 1.0  # nats above the best one: what is worse is drawn at the upper edge, with its number
 LOOKS = 4  # colors of models
 
@@ -84,13 +85,20 @@ def _by_size(entry: tuple[str, Point]) -> float:
 
 def _row(translate: Callable, format: str, point: Point, with_speed: bool) -> str:
     more, interval = point.get("more_loss"), point.get("more_loss_interval")
-    loss = "∞" if point["loss"] is None else f"{point['loss']:.3f}"
+    loss, perplexity = "∞", ""
+    if point["loss"] is not None:
+        loss = f"{point['loss']:.3f}"
+        text = translate("lab.perplexity", perplexity=math.exp(min(point["loss"], MOST_EXPONENT)))
+        perplexity = f"<small>{escape(text)}</small>"
     difference = "" if more is None else f"<small>{more:+.3f} ± {interval:.3f}</small>".replace("-", "−")
     speed = "" if point.get("tokens_per_s") is None else f"{point['tokens_per_s']:.0f}"
     answer = escape(str(point.get("answer", "")).strip())
     cut = f" <small>{escape(translate('lab.cut'))}</small>" if point.get("finish") == "limit" else ""
     kernel = "" if point["kernel"] else f"<small>{escape(translate('lab.simulated.short'))}</small>"
-    cells = f"<td>{_format_size(point['bytes'])}</td><td>{loss}{difference}</td>" + f"<td>{speed}</td>" * with_speed
+    cells = (
+        f"<td>{_format_size(point['bytes'])}</td><td>{loss}{difference}{perplexity}</td>"
+        + f"<td>{speed}</td>" * with_speed
+    )
     return f'<tr><th scope=row>{escape(format)}{kernel}</th>{cells}<td class="answer">{answer}{cut}</td></tr>'
 
 

@@ -6,6 +6,7 @@ The browser polls `since` with a byte cursor, so a live run, a reload, a hidden 
 `since` bypasses Gradio's queue and anyone who can open the page can call it, so it validates its argument.
 """
 
+import json
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -197,3 +198,11 @@ def _with_text(event: dict, lang: str) -> dict:
 def error_text(event: dict, lang: str) -> str:
     """The text of an `error` event, one line a problem, also of one that another version of the program wrote."""
     return str(_with_text(event, lang).get("text", ""))
+
+
+def shown_run(value: str | None) -> str:
+    """The id of the run in the live view, from its value as it came back from the browser; "" if there is none."""
+    try:
+        return str(json.loads(value or "{}").get("run") or "")
+    except (ValueError, AttributeError):
+        return ""

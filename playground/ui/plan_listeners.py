@@ -14,7 +14,7 @@ from playground import catalog
 from playground.catalog.cards import cards
 from playground.errors import PlaygroundError, problem
 from playground.model.source import local_folder
-from playground.ui import card_picture
+from playground.ui import card_picture, snapshot_view
 from playground.ui.model_choices import offline_model
 from playground.ui.page import LATEST_ONLY, QUIET, THIS_MACHINE, UNQUEUED, FieldName, Page, Update, message
 from playground.ui.plan_tab import (
@@ -45,6 +45,7 @@ def connect(page: Page, tab: PlanTab, header: gr.Tab) -> None:
     _connect_largest(page, tab)
     _connect_ranking(page, tab)
     _connect_use(page, tab)
+    _connect_snapshot(page, tab)
 
 
 def _connect_forecast(page: Page, tab: PlanTab) -> None:
@@ -194,6 +195,16 @@ def _connect_use(page: Page, tab: PlanTab) -> None:
     taken.then(use, tab.inputs, copied, **UNQUEUED)
     # Once a field changes, the message of an earlier copy no longer holds.
     gr.on(edits, clear, None, [choice.message, choice.offline], **UNQUEUED)
+
+
+def _connect_snapshot(page: Page, tab: PlanTab) -> None:
+    """Write the predicted step of these settings for PyTorch's memory viewer."""
+
+    def question(*values: Any) -> snapshot_view.Question:
+        inputs = parse_inputs(page, tab, values)
+        return {"settings": inputs.settings, "capacity": inputs.capacity, "device": inputs.device}
+
+    snapshot_view.connect_plan(page, tab.result.snapshot, question, tab.inputs)
 
 
 def _copy_to_form(page: Page, tab: PlanTab, values: Sequence) -> tuple:

@@ -12,7 +12,7 @@ import gradio as gr
 from playground import catalog
 from playground.planning.client import plan_questions, this_machine
 from playground.settings import CHECKPOINTING_CHOICES, METHODS, OPTIMIZERS, Settings
-from playground.ui import card_picture, memory_figures, plan_figures
+from playground.ui import card_picture, memory_figures, plan_figures, snapshot_view
 from playground.ui.load_tab import BITS
 from playground.ui.model_choices import model_choices, offline_model
 from playground.ui.page import TARGET_MODULES, FieldName, Page, card_choices, memory_of, message_box
@@ -57,6 +57,7 @@ class PlanResult:
     largest: gr.Accordion
     largest_progress: gr.HTML
     largest_models: gr.HTML
+    snapshot: snapshot_view.PredictedSnapshot
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,8 @@ def _build_result(page: Page, drawn: dict[str, str], waterfall: gr.HTML) -> Plan
     with gr.Accordion(page.translate("plan.largest"), open=False, elem_classes="largest") as largest:
         progress = gr.HTML(elem_classes="largest-progress")
         models = gr.HTML(drawn["largest"], elem_classes="counted")
-    return PlanResult(box, forecast, picture, waterfall, details, largest, progress, models)
+    snapshot = snapshot_view.build_for_plan(page)
+    return PlanResult(box, forecast, picture, waterfall, details, largest, progress, models, snapshot)
 
 
 def _first_drawings(page: Page) -> dict[str, str]:

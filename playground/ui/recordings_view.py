@@ -1,6 +1,5 @@
 """The part of the Runs tab on recordings: play one that ships, open a file, save the shown run as one."""
 
-import json
 import tempfile
 from dataclasses import dataclass
 from functools import cache
@@ -13,7 +12,7 @@ from playground.errors import PlaygroundError
 from playground.i18n import format_bytes
 from playground.runs import recordings
 from playground.settings import parse
-from playground.ui.live_view import SHIPPED
+from playground.ui.live_view import SHIPPED, shown_run
 from playground.ui.page import UNQUEUED, Page, Update, message, message_box
 
 # No run is shown, it still goes on, or it is damaged.
@@ -92,7 +91,7 @@ def describe(page: Page, name: str) -> str:
 def _save_button(page: Page, value: str | None) -> Update:
     """The button that saves the shown run as a recording; it can't be pressed where that run makes none."""
     try:
-        run_id = str(json.loads(value or "{}").get("run") or "")
+        run_id = shown_run(value)
         text = recordings.record(list(runs.find(page.root, run_id).events()))
     except NO_RECORDING:
         return gr.update(value=None, interactive=False)

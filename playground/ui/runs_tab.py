@@ -4,7 +4,6 @@ The marked run is the one that the live view shows; it changes when a person pic
 button of a row carries its run's id, so that nothing is done to a run but by its own row.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
@@ -14,7 +13,8 @@ import gradio as gr
 from playground import runs
 from playground.errors import PlaygroundError, problem
 from playground.runs import accuracy
-from playground.ui import recordings_view, run_tables
+from playground.ui import recordings_view, run_tables, snapshot_view
+from playground.ui.live_view import shown_run
 from playground.ui.page import QUIET, UNQUEUED, Page, Update, message, message_box, wait_until_opened
 from playground.ui.run_names import display_name
 from playground.ui.runs_table import runs_table, table_value
@@ -27,6 +27,7 @@ class RunsTab:
     table: gr.HTML
     message: gr.HTML
     recordings: recordings_view.RecordingsView
+    snapshots: snapshot_view.RunSnapshots
     run_accuracy: gr.Accordion
     accuracy: gr.HTML
     record: gr.Accordion
@@ -40,11 +41,12 @@ def build(page: Page) -> RunsTab:
     table = runs_table(page)
     box = message_box()
     recordings = recordings_view.build(page)
+    snapshots = snapshot_view.build_for_run(page)
     with gr.Accordion(translate("accuracy.title"), open=False) as run_accuracy:
         accuracy_table = gr.HTML()
     with gr.Accordion(translate("accuracy.record"), open=False) as record:
         record_tables = gr.HTML(elem_classes="scrolled")
-    return RunsTab(table, box, recordings, run_accuracy, accuracy_table, record, record_tables)
+    return RunsTab(table, box, recordings, snapshots, run_accuracy, accuracy_table, record, record_tables)
 
 
 def connect(page: Page, tab: RunsTab, live_view: gr.HTML) -> list[Callable]:
@@ -86,8 +88,9 @@ def connect(page: Page, tab: RunsTab, live_view: gr.HTML) -> list[Callable]:
     table.use_settings(reuse, None, [*page.inputs(), tab.message], **UNQUEUED)
     live_view.change(lambda value: table_update(page, value), live_view, table, **UNQUEUED)
     for event in (live_view.change, tab.run_accuracy.expand):  # what comes while it unfolds may be lost
-        event(lambda value: _accuracy(page, _shown_run(value)), live_view, tab.accuracy, **UNQUEUED)
+        event(lambda value: _accuracy(page, shown_run(value)), live_view, tab.accuracy, **UNQUEUED)
     recordings_view.connect(page, tab.recordings, live_view)
+    snapshot_view.connect_run(page, tab.snapshots, live_view)
     tab.record.expand(lambda: _record(page), None, tab.record_tables, **UNQUEUED)
     return _connect_trash(page, tab, live_view)
 
@@ -104,7 +107,7 @@ def _connect_trash(page: Page, tab: RunsTab, live_view: gr.HTML) -> list[Callabl
             runs.delete(page.root, run_id)
         except Exception as error:
             return table_update(page, shown), gr.skip(), page.error_message(error)
-        return table_update(page, shown), gr.update(follow="") if run_id == _shown_run(shown) else gr.skip(), message()
+        return table_update(page, shown), gr.update(follow="") if run_id == shown_run(shown) else gr.skip(), message()
 
     def restore(event: gr.EventData, shown: str | None) -> tuple:
         try:
@@ -125,7 +128,7 @@ def table_update(page: Page, live_view: str | None) -> Update:
 
     The value itself, not a gr.update: with one, Gradio (6.31) replaces a gr.HTML's properties by none.
     """
-    return table_value(page, _shown_run(live_view))
+    return table_value(page, shown_run(live_view))
 
 
 def _run_id(event: gr.EventData) -> str:
@@ -136,14 +139,6 @@ def _run_id(event: gr.EventData) -> str:
 def _text(event: gr.EventData, name: str) -> str:
     """A text that a row's form sent; from the browser."""
     return str(getattr(event, name, ""))
-
-
-def _shown_run(value: str | None) -> str:
-    """The id of the run in the live view, from its value as it came back from the browser; "" if there is none."""
-    try:
-        return str(json.loads(value or "{}").get("run") or "")
-    except (ValueError, AttributeError):
-        return ""
 
 
 def _name(page: Page, run_id: str) -> str:

@@ -1,5 +1,6 @@
 """The Plan tab in a real browser: its figures follow its fields, its errors are few, its settings go into the form."""
 
+import pickle
 import re
 
 import pytest
@@ -213,3 +214,19 @@ def test_an_unknown_model_is_reported_in_one_sentence(plan):
     notice = notices(plan).locator("p")
     expect(notice).to_have_count(1, timeout=LONG)
     expect(notice).to_contain_text("nobody/no-such-model")
+
+
+def test_the_predicted_step_is_written_for_pytorchs_memory_viewer(plan, tmp_path):
+    choose(plan, say("load.model"), OPT)
+    expect(plan.locator(".plan header strong")).to_have_text("OPT 125M", timeout=LONG)
+    unfold(plan, "snapshot.title")
+    press(plan, "snapshot.write")
+    file = plan.get_by_role("button", name=say("snapshot.predicted")).locator("visible=true")
+    file.wait_for(timeout=LONG)
+    with plan.expect_download() as download:
+        file.click()
+    assert download.value.suggested_filename.startswith("predicted-opt-125m-4-bit-")
+    download.value.save_as(tmp_path / "predicted.pickle")
+    assert pickle.loads((tmp_path / "predicted.pickle").read_bytes())["device_traces"][0]
+    check_radio(plan, "8")  # the file is no longer of what is chosen
+    expect(file).to_have_count(0)

@@ -1,5 +1,6 @@
 """The bit-width lab's figure and table: every point is drawn, labels keep apart, and texts are escaped."""
 
+import math
 import re
 from functools import partial
 
@@ -49,7 +50,9 @@ def test_a_broken_format_is_drawn_at_the_edge_with_its_number():
     assert "int2 ↑ 15.3" in svg or "int2 ↑ 15.4" in svg
     heights = [float(y) for y in re.findall(r'cy="([\d.]+)"', svg)]
     assert len(heights) == 3 and min(heights) == pytest.approx(lab_figure.TOP)
-    assert "∞" in lab_figure.answers_table(WORD, points)
+    table = lab_figure.answers_table(WORD, points)
+    assert "∞" in table and table.count("perplexity") == 3
+    assert f"perplexity {math.exp(15.35):,.0f}<" in table and "perplexity 24<" in table
 
 
 def test_speed_has_a_column_only_where_one_was_measured():

@@ -6,7 +6,7 @@ import re
 import pytest
 from toys import keys
 
-from playground import catalog, runs
+from playground import ASSETS, catalog, runs
 from playground.errors import PlaygroundError
 from playground.i18n import LANGUAGES
 from playground.runs import recordings
@@ -180,3 +180,11 @@ def test_a_file_that_is_no_recording_is_refused_and_leaves_no_run(events, tmp_pa
     with pytest.raises(PlaygroundError) as caught:
         recordings.replay(file, tmp_path / "runs")
     assert keys(caught) == [key] and runs.history(tmp_path / "runs") == []
+
+
+def test_no_script_that_draws_a_recording_writes_html():
+    """A recording can be edited by hand: whatever text it has is shown as text."""
+    scripts = [*ASSETS.glob("live_*.js"), ASSETS / "runs_table.js"]
+    assert len(scripts) >= 5
+    for script in scripts:
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|\beval\(", script.read_text(encoding="utf-8"))

@@ -10,12 +10,12 @@ import torch
 from toys import PROJECT, keys
 
 from playground.errors import PlaygroundError
-from playground.memory.cuda_snapshot import cuda_snapshot
+from playground.memory.cuda_snapshot import cuda_snapshot, write_snapshot
 from playground.planning.forecast import full_rows, resolve_target
 from playground.planning.picture import write_tune_snapshot
 from playground.predict import meta_model, phases
 from playground.predict.allocation_trace import AllocationEvent
-from playground.predict.snapshot import as_snapshot, write_snapshot
+from playground.predict.snapshot import as_snapshot
 
 
 def _highest(trace):

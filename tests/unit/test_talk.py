@@ -104,8 +104,21 @@ def test_all_problems_of_a_file_are_named_at_once(file, tmp_path):
     with pytest.raises(PlaygroundError) as caught:
         read_steps(file('[\n {"kind": "text",\n  "title" 3}]'))
     assert caught.value.problems[0].values["line"] == 3
+    with pytest.raises(PlaygroundError) as caught:
+        read_steps(file('[\n {"kind": "text", "title": {"en": "[,", "ja": "}"}},\n\n {"kind":\n  "film"}, 3\n, 4]'))
+    assert [problem.values["line"] for problem in caught.value.problems] == [4, 5, 6]
 
 
 def test_a_speakers_own_text_is_shown_as_text(file):
     [step] = read_steps(file([_step(kind="guess", question={"en": "<script>1</script>", "ja": "x"})]))
     assert "<script>" not in step_figure(step, "en")
+
+
+def test_a_wrong_file_ends_the_program_in_a_sentence_before_it_starts(file, monkeypatch, capsys):
+    import app
+
+    monkeypatch.setattr(app, "build_app", None)
+    monkeypatch.setattr("sys.argv", ["app.py", "--talk", str(file([_step(), 3])), "--lang", "en"])
+    with pytest.raises(SystemExit) as ended:
+        app.main()
+    assert ended.value.code == 2 and "Step 2 (line 1) is no object" in capsys.readouterr().err
