@@ -71,6 +71,11 @@ def _example(prompt: list[int], answer: list[int], masked: tuple, length: int, t
     return Example(ids, 0) if train_on_prompt else Example(ids, len(prompt), masked)
 
 
+def shares_of(rows: Sequence[Any], processes: int) -> list[list[Any]]:
+    """A step's rows by the process that computes them; some get none if there are fewer rows than processes."""
+    return [list(rows[rank::processes]) for rank in range(processes)]
+
+
 def epoch_batches(
     examples: Sequence[Example], size: int, seed: int, group_by_length: bool = True
 ) -> list[list[Example]]:

@@ -28,6 +28,7 @@ from playground.predict import phases
 from playground.predict.heaviest import predict_heaviest_step
 from playground.predict.phase_traces import CHAT_ROWS
 from playground.settings import Load, Settings
+from playground.train.batching import Batcher
 
 logger = logging.getLogger(__name__)
 
@@ -53,18 +54,20 @@ def predict_load_memory(load: Load, config: PreTrainedConfig, device: str) -> It
 
 
 def predict_tune_memory(
-    settings: Settings, loaded: LoadedModel, examples: Sequence[Example], outside: dict[str, int]
+    settings: Settings, loaded: LoadedModel, examples: Sequence[Example], outside: dict[str, int], batcher: Batcher
 ) -> Iterator[dict]:
-    """What the heaviest step of a fine-tune on these rows takes. outside: memory_outside_tensors before it."""
+    """What the heaviest step of a fine-tune on these rows takes.
+
+    outside: memory_outside_tensors before it. batcher: one that has tried how these rows can be batched.
+    """
     config = loaded.model.config
-    yield from _predict(
-        "tune",
-        settings.load,
-        loaded.device,
-        loaded.dtype,
-        outside,
-        lambda target: predict_heaviest_step(config, settings, target, examples),
-    )
+
+    def predict(target: phases.Target) -> dict:
+        elsewhere = target.device != loaded.device  # a simulated card, where rows may be packed in another way
+        batching = None if elsewhere and batcher.packed else batcher.mode
+        return predict_heaviest_step(config, settings, target, examples, batching, batcher.prefix)
+
+    yield from _predict("tune", settings.load, loaded.device, loaded.dtype, outside, predict)
 
 
 def predict_chat_memory(

@@ -22,7 +22,7 @@ from playground.model.load import LoadedModel, resolve_device
 from playground.settings import Settings
 from playground.train import best_weights, checkpoint
 from playground.train.memory_policy import MemoryPlan
-from playground.train.prepare import prepare_trainer
+from playground.train.prepare import prepare_trainer, try_batching
 from playground.train.trainer import Trainer
 
 
@@ -77,11 +77,14 @@ def tune(
         if loaded.dtype.itemsize == 2:
             yield {"kind": "note", "key": "note.full_bf16", "values": {}}
         answers = yield from evaluation.evaluate_answers(context, loaded, eval_set, ("base",))
+    batching = None
     if context.predicts_memory:
         release_memory()
         outside = predictions.memory_outside_tensors(context.bytes_by_part())
-        yield from predictions.predict_tune_memory(settings, loaded, training_set.examples, outside)
-    trainer = prepare_trainer(loaded, settings, training_set.examples, eval_set.examples, context.team, start)
+        batcher = try_batching(loaded, training_set.examples, eval_set.examples)
+        batching = batcher.mode
+        yield from predictions.predict_tune_memory(settings, loaded, training_set.examples, outside, batcher)
+    trainer = prepare_trainer(loaded, settings, training_set.examples, eval_set.examples, context.team, start, batching)
     context.optimizer = trainer.optimizer.inner
     yield from _plan_note(trainer.plan)
 

@@ -15,13 +15,21 @@ EPOCHS_SEARCHED = 8  # at most, to bound the time: a later epoch may have a heav
 
 
 def predict_heaviest_step(
-    config: PreTrainedConfig, settings: Settings, target: phases.Target, examples: Sequence[Example]
+    config: PreTrainedConfig,
+    settings: Settings,
+    target: phases.Target,
+    examples: Sequence[Example],
+    batching: str | None = None,
+    prefix: int = 0,
 ) -> dict:
-    """Predict the heaviest step on these rows (phases.predict_tune), with its rows' "lengths" and "labelled" tokens."""
-    for group_by_length in (config.is_encoder_decoder, True):
+    """Predict the heaviest step on these rows (phases.predict_tune), with its rows' "lengths" and "labelled" tokens.
+
+    batching, prefix: of a batcher that tried the model with these rows; None: as the config allows, nothing shared.
+    """
+    for group_by_length in (config.is_encoder_decoder or batching == "padded", True):
         rows = heaviest_batch(examples, settings.train, group_by_length)
         lengths, labelled = [len(e.ids) for e in rows], [e.labelled for e in rows]
-        prediction = phases.predict_tune(config, settings, target, lengths, labelled)
+        prediction = phases.predict_tune(config, settings, target, lengths, labelled, prefix, False, batching)
         if group_by_length or prediction["batching"] != "padded":  # only padded rows are batched by their length
             break
     return prediction | {"lengths": lengths, "labelled": labelled}

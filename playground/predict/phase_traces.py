@@ -143,6 +143,7 @@ def trace_tune(
     labelled: Sequence[int] = (),
     prefix: int = 0,
     all_logits: bool = False,
+    batching: str | None = None,
 ) -> dict:
     """Trace an optimizer step over rows of these lengths; see phases.predict_tune.
 
@@ -156,7 +157,7 @@ def trace_tune(
     train = replace(settings.train, batch_size=min(settings.train.batch_size, len(rows)), compile="off")
 
     def trace(traced: TracedModel, settings: Settings, target: Target) -> dict:
-        return summarize(traced, _trace_step(traced, settings, target, rows, all_logits), rows)
+        return summarize(traced, _trace_step(traced, settings, target, rows, all_logits, batching), rows)
 
     interval = checkpoint_interval(train.gradient_checkpointing)
     return trace_phase(trace, config, replace(settings, train=train), target, interval, _prepare_training)
@@ -174,7 +175,12 @@ def _prepare_training(traced: TracedModel, settings: Settings, target: Target) -
 
 
 def _trace_step(
-    traced: TracedModel, settings: Settings, target: Target, rows: Sequence[Example], all_logits: bool
+    traced: TracedModel,
+    settings: Settings,
+    target: Target,
+    rows: Sequence[Example],
+    all_logits: bool,
+    batching: str | None,
 ) -> Trainer:
     """Trace an optimizer step such as the second one, with the optimizer's moments there already.
 
@@ -184,7 +190,8 @@ def _trace_step(
     at_once = train.micro_batch_size or train.batch_size
     with trace:
         room = _room_to_plan_with(traced, target, settings.load.bits)
-        trainer = build_trainer(traced.loaded, settings, rows, [], Team("meta"), room, traced.tensor_multiplicity)
+        team, multiplicity = Team("meta"), traced.tensor_multiplicity
+        trainer = build_trainer(traced.loaded, settings, rows, [], team, room, multiplicity, batching)
         policy, batcher = trainer.plan.policy, trainer.batcher
         traced.check_interval(policy)
         trainer.loss_module.chunked &= not all_logits

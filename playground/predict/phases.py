@@ -66,11 +66,13 @@ def predict_tune(
     labelled: Sequence[int] = (),
     prefix: int = 0,
     all_logits: bool = False,
+    batching: str | None = None,
 ) -> dict:
     """Predict the memory of a fine-tune's optimizer step over rows of these lengths in tokens.
 
     labelled: how many tokens of each row are labelled. prefix: how many tokens all rows begin with alike.
-    all_logits: the loss isn't chunked. The prediction also has, as planned for the target's capacity, "checkpointing",
+    all_logits: the loss isn't chunked. batching: the mode of train/batching.py, where it was tried on the model; None:
+    the first that its config allows. The prediction also has, as planned for the target's capacity, "checkpointing",
     "budget", the most tokens in a micro-batch (0: no limit), and "work", a token's cost in forward passes; "tokens" and
     "rows" of the largest micro-batch; "batching", how rows are packed; and the number of "trainable" parameters. Raises
     PlaygroundError for settings that don't fit the model.
@@ -92,7 +94,7 @@ def predict_tune(
             "trainable": sum(p.numel() * traced.tensor_multiplicity(p) for p in trainer.optimizer.parameters),
         }
 
-    return trace_tune(summarize, config, settings, target, lengths, labelled, prefix, all_logits)
+    return trace_tune(summarize, config, settings, target, lengths, labelled, prefix, all_logits, batching)
 
 
 def _prediction_from_trace(traced: TracedModel, target: Target, phase: str, bits: int) -> dict:

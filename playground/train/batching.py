@@ -40,12 +40,15 @@ class Batcher:
     encoder: whether the model has an encoder.
     """
 
-    def __init__(self, loss_module: Loss, examples: Sequence[Example], pad: int, device: str):
+    def __init__(
+        self, loss_module: Loss, examples: Sequence[Example], pad: int, device: str, known_mode: str | None = None
+    ):
+        """known_mode: what another batcher of this model and these rows has found; None: it is tried."""
         self.model, self.pad, self.device = loss_module.causal[0], pad, device
         self.encoder = self.model.config.is_encoder_decoder
         self.longest = max(len(e.ids) for e in examples)
         for self.mode, self.prefix in (("rows", 0), ("masked", shared_prefix(examples)), ("padded", 0)):
-            if self.mode == "padded" or (self._can_pack() and self._keeps_rows_apart(loss_module, examples)):
+            if known_mode in (None, self.mode) and self._suits(loss_module, examples, tried=known_mode is not None):
                 break
 
     @property
@@ -98,6 +101,10 @@ class Batcher:
         """Packed sequences are filled up to a multiple of this many tokens."""
         kernels_by_size = getattr(self.model, "stands_for", self.device) == "cpu" and self.model.dtype.itemsize == 2
         return MULTIPLE if self.mode == "masked" and kernels_by_size else 1
+
+    def _suits(self, loss_module: Loss, examples: Sequence[Example], tried: bool) -> bool:
+        """Whether the current mode is exact for this model. tried: another batcher has found so."""
+        return tried or self.mode == "padded" or (self._can_pack() and self._keeps_rows_apart(loss_module, examples))
 
     def _can_pack(self) -> bool:
         """Whether the current mode is possible by what the model's config says, before it is tried."""

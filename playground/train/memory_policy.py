@@ -19,7 +19,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from playground import compat
-from playground.data.batch import Example, epoch_batches
+from playground.data.batch import Example, epoch_batches, shares_of
 from playground.errors import problem
 from playground.settings import Train
 from playground.train.batching import Batcher
@@ -129,17 +129,19 @@ def choose_plan(
     settings: Train,
     free_bytes: int | None = None,
     multiplicity: Callable[[torch.Tensor], int] = count_once,
+    processes: int = 1,
 ) -> MemoryPlan:
     """The fastest policy for these rows and settings that fits, with fallbacks. If none fits, the one that needs least.
 
     free_bytes: what the optimizer's first step and micro-batches may take (None: what is free on the device now).
     multiplicity: in a shallow network that stands for a deep one (predict/layer_extrapolation.py), how many tensors a
-    tensor stands for. Raises PlaygroundError for a token budget below the longest row.
+    tensor stands for. processes: how many share a step's rows; the plan fits the largest share, so that all choose
+    alike. Raises PlaygroundError for a token budget below the longest row.
     """
     longest = batcher.computed_tokens([max(examples, key=lambda e: len(e.ids))])
     if 0 < settings.max_tokens_per_micro_batch < longest:
         raise problem("error.tokens", tokens=settings.max_tokens_per_micro_batch, longest=longest)
-    most = most_tokens(batcher, examples, settings)
+    most = most_tokens(batcher, examples, settings, processes)
     candidates = _candidates(settings, longest, most)
     if len(candidates) == 1 or not layers.all:
         return MemoryPlan(candidates[0])
@@ -159,13 +161,14 @@ def choose_plan(
     return MemoryPlan(chosen, fallbacks, forward_passes=cost.forward_passes(chosen), peak=peaks[chosen])
 
 
-def most_tokens(batcher: Batcher, examples: Sequence[Example], settings: Train) -> int:
-    """Computed tokens of an epoch's largest micro-batch, where no budget of tokens limits it."""
+def most_tokens(batcher: Batcher, examples: Sequence[Example], settings: Train, processes: int = 1) -> int:
+    """Computed tokens of the largest micro-batch of any process in an epoch, where no budget of tokens limits it."""
     rows = settings.micro_batch_size or settings.batch_size
     return max(
         batcher.computed_tokens(part)
         for batch in epoch_batches(examples, settings.batch_size, settings.seed, not batcher.packed)
-        for part in batcher.micro_batches(batch, rows)
+        for share in shares_of(batch, processes)
+        for part in batcher.micro_batches(share, rows)
     )
 
 

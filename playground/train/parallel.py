@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
+from playground.data.batch import shares_of
 from playground.errors import Problem
 from playground.settings import Settings, raise_all
 from playground.train.loss import Loss
@@ -87,7 +88,7 @@ class Team:
 
     def local_rows(self, rows: Sequence) -> list:
         """This process's rows of a step: for some processes none, if there are fewer rows than processes."""
-        return list(rows[self.rank :: self.size])
+        return shares_of(rows, self.size)[self.rank]
 
     def pad_micro_batches(self, parts: Iterable[list], spare: Sequence) -> list[tuple[Sequence, int]]:
         """This process's micro-batches with weight 1, and `spare` with weight 0 where others have more of them.

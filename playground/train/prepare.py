@@ -26,14 +26,25 @@ def prepare_trainer(
     held_out: Sequence[Example],
     team: Team,
     start: Path | None = None,
+    batching: str | None = None,
 ) -> Trainer:
     """Make the loaded model trainable and build its trainer.
 
     examples: rows to train on; held_out: rows to measure on; start: the folder of an adapter to continue, None for a
-    new one. Raises PlaygroundError for settings that don't fit them.
+    new one; batching: the mode that `try_batching` found for these rows, None: it is tried here. Raises PlaygroundError
+    for settings that don't fit them.
     """
     make_trainable(loaded, settings, start)
-    return build_trainer(loaded, settings, examples, held_out, team)
+    return build_trainer(loaded, settings, examples, held_out, team, batching=batching)
+
+
+def try_batching(loaded: LoadedModel, examples: Sequence[Example], held_out: Sequence[Example]) -> Batcher:
+    """A batcher of a model without adapters, which tells how its rows will be batched: a new adapter adds nothing yet.
+
+    So a prediction need not guess it: whether rows may be packed depends on the weights' rounding too.
+    """
+    pad = loaded.tokenizer.pad_token_id or 0
+    return Batcher(Loss(loaded.model), [*examples, *held_out], pad, loaded.device)
 
 
 def make_trainable(loaded: LoadedModel, settings: Settings, start: Path | None = None) -> None:
@@ -61,11 +72,16 @@ def build_trainer(
     team: Team,
     free_bytes: int | None = None,
     multiplicity: Callable[[torch.Tensor], int] = count_once,
+    batching: str | None = None,
 ) -> Trainer:
-    """The trainer of a model that is trainable already. free_bytes, multiplicity: as in `memory_policy.choose_plan`."""
+    """The trainer of a model that is trainable already.
+
+    free_bytes, multiplicity: as in `memory_policy.choose_plan`; batching: as in `prepare_trainer`.
+    """
     train = settings.train
     loss_module = team.shard_weights(Loss(loaded.model))
-    batcher = Batcher(loss_module, [*examples, *held_out], loaded.tokenizer.pad_token_id or 0, team.device)
+    pad = loaded.tokenizer.pad_token_id or 0
+    batcher = Batcher(loss_module, [*examples, *held_out], pad, team.device, batching)
     optimizer = Optimizer(
         [(name, p) for name, p in loaded.model.named_parameters() if p.requires_grad],
         train.optimizer,
@@ -73,7 +89,7 @@ def build_trainer(
         ratio=settings.lora.loraplus_lr_ratio,
     )
     layers = CheckpointedLayers(loaded.model)
-    plan = choose_plan(loss_module, optimizer, batcher, layers, examples, train, free_bytes, multiplicity)
+    plan = choose_plan(loss_module, optimizer, batcher, layers, examples, train, free_bytes, multiplicity, team.size)
     plan.compiled = train.compile == "on" and not team.sharded
     if team.size > 1:
         torch.manual_seed(train.seed + team.rank)  # dropout differs between processes

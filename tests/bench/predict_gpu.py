@@ -153,7 +153,7 @@ def measure_tune_and_chat(name: str, work: Path) -> dict:
     from playground.settings import Load, Lora, Settings, Train
     from playground.train.loop import fine_tune
     from playground.train.parallel import Team
-    from playground.train.prepare import prepare_trainer
+    from playground.train.prepare import prepare_trainer, try_batching
 
     model, bits, method, policy, rows, attention = name.split(":")
     examples, dtype = _examples(rows), torch.float32 if bits == "32" else torch.bfloat16
@@ -173,11 +173,8 @@ def measure_tune_and_chat(name: str, work: Path) -> dict:
     settings = Settings(load=Load(model=MODELS[model], bits=int(bits)), lora=lora, train=train)
     config, target = meta_model.config_of(MODELS[model]), phases.Target("cuda", dtype)
     config._attn_implementation = attention
-    lengths = [len(e.ids) for e in examples]
-    predicted = {
-        "chat": phases.predict_chat(config, settings, target, CONTEXT),
-        "tune": phases.predict_tune(config, settings, target, lengths, [e.labelled for e in examples]),
-    }
+    lengths, labelled = [len(e.ids) for e in examples], [e.labelled for e in examples]
+    predicted = {"chat": phases.predict_chat(config, settings, target, CONTEXT)}
     with init_empty_weights(include_buffers=False):
         network = model_from_config(config, dtype)
     network.tie_weights()  # creating them without values untied them
@@ -193,8 +190,11 @@ def measure_tune_and_chat(name: str, work: Path) -> dict:
         measured["chat"] = _peak_bytes(used_bytes())
         del inputs
         release_memory()
+        batching = try_batching(loaded, examples, []).mode
+        predicted["tune"] = phases.predict_tune(config, settings, target, lengths, labelled, batching=batching)
+        release_memory()
         torch.cuda.reset_peak_memory_stats()
-        trainer = prepare_trainer(loaded, settings, examples, [], Team("cuda"))
+        trainer = prepare_trainer(loaded, settings, examples, [], Team("cuda"), batching=batching)
         for _ in fine_tune(trainer, examples, train, threading.Event()):
             used.append(used_bytes())
         measured["tune"] = _peak_bytes(max(used))

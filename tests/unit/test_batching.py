@@ -176,3 +176,11 @@ def test_half_precision_on_a_cpu_fills_sequences_up_to_a_multiple_without_changi
         length = whole.inputs["attention_mask"].shape[-1]
         assert torch.equal(filled.inputs["attention_mask"][..., :length, :length], whole.inputs["attention_mask"])
         assert not filled.inputs["attention_mask"][..., :length, length:].any()  # no row sees the filling
+
+
+def test_a_mode_that_is_known_is_not_tried_again(monkeypatch):
+    model, rows = tuned("llama"), examples([(3, 4), (5, 9)])
+    monkeypatch.setattr(Batcher, "_hidden_states", lambda *_: pytest.fail("tried"))
+    padded, masked = (Batcher(Loss(model), rows, 2, "cpu", mode) for mode in ("padded", "masked"))
+    assert (padded.mode, padded.prefix) == ("padded", 0)
+    assert (masked.mode, masked.prefix) == ("masked", 7)

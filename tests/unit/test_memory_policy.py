@@ -71,6 +71,16 @@ def test_the_less_memory_is_free_the_less_the_plan_needs():
     assert peaks == sorted(peaks, reverse=True) and peaks[-1] < peaks[0]
 
 
+def test_processes_that_share_a_batch_plan_for_the_largest_share_alone():
+    run = ToyRun.make()
+    whole, share = (memory_policy.most_tokens(run.batcher, ROWS, run.settings, n) for n in (1, 2))
+    assert whole / 2 <= share < whole
+    free = int(run.optimizer.pending_bytes() + 0.8 * run.activations(CheckpointPolicy()) + run.cost().fixed)
+    arguments = (run.loss_module, run.optimizer, run.batcher, run.layers, ROWS, run.settings, free)
+    alone, shared = choose_plan(*arguments), choose_plan(*arguments, processes=2)
+    assert alone.policy != CheckpointPolicy("off", whole) and shared.policy == CheckpointPolicy("off", share)
+
+
 def test_free_memory_is_looked_up_where_it_is_not_given(monkeypatch):
     run = ToyRun.make()
     monkeypatch.setattr(memory_policy, "free_memory", lambda device: 0)

@@ -20,7 +20,7 @@ from playground.predict import phases
 from playground.predict.heaviest import heaviest_batch
 from playground.runs import accuracy
 from playground.settings import Generation, Load, Train
-from playground.train import loop
+from playground.train import batching, loop
 from playground.train.memory_policy import MemoryPlan
 from playground.train.parallel import Team
 
@@ -95,6 +95,17 @@ def test_heaviest_batch_is_searched_in_all_epochs_and_counts_padding():
     )
     assert 30 < one <= many <= 39
     assert len(heaviest_batch(rows, Train(batch_size=100, max_steps=1), group_by_length=False)) == 8
+
+
+def test_rows_are_predicted_in_the_batches_that_the_loaded_model_was_found_to_need(chosen, tmp_path, monkeypatch):
+    packed = list(Workbench(tmp_path / "packed").tune(chosen(train={"batch_size": 5})))
+    monkeypatch.setitem(batching.ROUNDING, torch.float32, -1.0)  # no model keeps its rows apart that well
+    padded = list(Workbench(tmp_path / "padded").tune(chosen(train={"batch_size": 5})))
+    assert [events[-1]["result"]["packed"] for events in (packed, padded)] == [True, False]
+    modes = [by_phase(events, "memory_predicted")["tune"]["batching"] for events in (packed, padded)]
+    assert modes == ["masked", "padded"]
+    tokens = [by_phase(events, "memory_predicted")["tune"]["tokens"] for events in (packed, padded)]
+    assert tokens[0] < tokens[1]
 
 
 def test_failing_prediction_is_a_note_with_its_traceback_logged_and_the_job_goes_on(
