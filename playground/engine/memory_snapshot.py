@@ -25,7 +25,7 @@ def with_snapshot(
     with cuda_snapshot(context.run.snapshot, failures.append):
         result = yield from work
     for failure in failures:
-        yield from ({"kind": "note", **problem.to_dict()} for problem in failure.problems)
+        yield from ({"kind": "note", **entry} for entry in failure.to_dict()["problems"])
     if not failures:
         size = context.run.snapshot.stat().st_size
         yield {"kind": "note", "key": "note.snapshot", "values": {"size_bytes": size}}

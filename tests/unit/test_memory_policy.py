@@ -75,7 +75,8 @@ def test_processes_that_share_a_batch_plan_for_the_largest_share_alone():
     run = ToyRun.make()
     whole, share = (memory_policy.most_tokens(run.batcher, ROWS, run.settings, n) for n in (1, 2))
     assert whole / 2 <= share < whole
-    free = int(run.optimizer.pending_bytes() + 0.8 * run.activations(CheckpointPolicy()) + run.cost().fixed)
+    peaks = [run.cost().peak(CheckpointPolicy("off", tokens), tokens) for tokens in (share, whole)]
+    free = int(run.optimizer.pending_bytes() + sum(peaks) / 2 / memory_policy.USABLE_SHARE)
     arguments = (run.loss_module, run.optimizer, run.batcher, run.layers, ROWS, run.settings, free)
     alone, shared = choose_plan(*arguments), choose_plan(*arguments, processes=2)
     assert alone.policy != CheckpointPolicy("off", whole) and shared.policy == CheckpointPolicy("off", share)
