@@ -118,7 +118,8 @@ def _write(project: str, run_id: str, metrics: Metrics) -> bool:
         except ValueError as error:
             raise problem("trackio.error.project_reserved", project=project, detail=str(error)[:300]) from error
         except (OSError, sqlite3.Error) as error:
-            raise problem("trackio.error.write", folder=Path(compat_trackio.folder()).name, detail=str(error)) from error
+            folder = Path(compat_trackio.folder()).name
+            raise problem("trackio.error.write", folder=folder, detail=str(error)[:300]) from error
     return earlier is not None
 
 

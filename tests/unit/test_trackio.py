@@ -1,4 +1,4 @@
-"""A run that has ended goes into Trackio: metrics, memory and settings, without paths, once, and from this machine alone.
+"""A run that has ended goes into Trackio: metrics, memory and settings; without paths, once, and over no network.
 
 Where Trackio isn't installed, the tests that need it are skipped: pip install trackio.
 """
