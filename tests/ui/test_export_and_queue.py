@@ -59,7 +59,7 @@ def test_a_queue_that_was_left_goes_on_in_the_order_that_a_person_gives_it(app, 
     expect(page.locator(".queue .notes")).to_contain_text("2 jobs left from an earlier start of the program")
     expect(page.locator(".queue .sweep svg[role=img]")).to_be_visible()
     expect(page.locator(".queue .sweep")).to_contain_text("1.000")
-    expect(jobs.nth(2)).to_contain_text("There is no run x")
+    expect(jobs.nth(2)).to_contain_text(translate("en", "error.no_run", run="x"))
     jobs.nth(4).get_by_role("button", name=translate("en", "queue.up")).click()
     expect(jobs.nth(3)).to_contain_text(translate("en", "queue.to.adapter"))
     jobs.nth(4).get_by_role("button", name=translate("en", "queue.remove")).click()
