@@ -12,7 +12,7 @@ from peft import get_peft_model, get_peft_model_state_dict
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from playground import catalog
-from playground.errors import PlaygroundError, Problem, problem
+from playground.errors import PlaygroundError, problem
 from playground.model.adapter_file import PREFIX, AdapterFile, Shape, layer_of, natural_order, read_adapter
 from playground.model.adapter_folder import merged_folder
 from playground.model.config_file import config_of
@@ -66,18 +66,28 @@ def _raise_unless_fitting(folder: Path, base: str, adapter_state: str, base_stat
     try:
         adapter = read_adapter(folder)
     except PlaygroundError as error:
-        if {problem.key for problem in error.problems} <= MERGED_UNCHECKED:
+        if {found.key for found in error.problems} <= MERGED_UNCHECKED:
             return
         raise
     try:
         check_fit(adapter, config_of(base), base)
     except PlaygroundError as error:
-        found = error.problems[0]
-        values = {"wrong": 0, "missing": 0, **found.values, "path": folder.name, "base": base_name(base)}
+        found, shown = error.problems[0], base_name(base)
+        missing, count, layer = (found.values.get(name, 0) for name in ("missing", "count", "layer"))
         if found.key == "error.adapter_lacks":
-            raise PlaygroundError(Problem("error.adapter_base_lacks", values)) from error
+            raise problem(
+                "error.adapter_base_lacks", path=folder.name, base=shown, missing=missing, count=count, layer=layer
+            ) from error
         if found.key in ("error.adapter_layers", "error.adapter_shapes"):
-            raise PlaygroundError(Problem("error.adapter_base_other", values)) from error
+            raise problem(
+                "error.adapter_base_other",
+                path=folder.name,
+                base=shown,
+                missing=missing,
+                wrong=found.values.get("wrong", 0),
+                count=count,
+                layer=layer,
+            ) from error
         raise
 
 
