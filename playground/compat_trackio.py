@@ -40,9 +40,10 @@ def replace_run(
     storage.validate_project_name(project)
     if storage.get_run_config(project, run_id=run_id) is not None and not storage.delete_run(project, name, run_id):
         raise OSError(f"Trackio couldn't remove the run {run_id} from its database")
-    times, metrics = [time for time, _ in samples], [values for _, values in samples]
-    storage.bulk_log_system(project, name, metrics, times, run_id=run_id)
-    steps, times, metrics = ([row[part] for row in rows] for part in range(3))
+    times, memory = [time for time, _ in samples], [values for _, values in samples]
+    storage.bulk_log_system(project, name, memory, times, run_id=run_id)
+    steps, times = [step for step, _, _ in rows], [time for _, time, _ in rows]
+    metrics = [values for _, _, values in rows]
     storage.bulk_log(project, name, metrics, steps, times, config, run_id=run_id)
 
 

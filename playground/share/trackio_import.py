@@ -78,7 +78,7 @@ def import_run(root: Path, run_id: str | None, project: str = "") -> dict[str, A
     }
 
 
-def metrics_of(events: Sequence[Mapping], summary: RunSummary) -> Metrics:
+def metrics_of(events: Sequence[dict], summary: RunSummary) -> Metrics:
     """What Trackio gets of these events. A step that was made again after a resume counts as it was made last."""
     steps: dict[int, tuple[float, dict]] = {}
     evaluations: dict[tuple[int, str], tuple[float, dict]] = {}

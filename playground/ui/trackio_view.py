@@ -32,7 +32,7 @@ def build(page: Page) -> TrackioView:
 
 def connect(page: Page, view: TrackioView, run: gr.Dropdown) -> None:
     """Import the chosen run on a click. run: its id."""
-    if view.start is None:
+    if view.start is None or view.project is None:
         return
 
     def start(run_id: str | None, project: str) -> Update:
