@@ -17,7 +17,9 @@ const button = (action, id, name) => make("button", WORDS[action], { type: "butt
 function drawJob(job) {
   const line = make("li", "", { "data-id": job.id, "data-state": job.state }), head = make("p", "", { class: "head" });
   const name = [job.name, job.detail].filter(Boolean).join(", ");
-  head.append(make("strong", job.status, { class: "status" }), " ", make("span", job.name), " ", make("span", job.detail, { class: "detail" }));
+  const about = make("span", `${job.name} `);
+  about.append(make("span", job.detail, { class: "detail" }));
+  head.append(make("strong", job.status, { class: "status" }), " ", about);
   line.append(head);
   if (job.error) line.append(make("p", job.error, { class: "error" }));
   if (job.answers.length) {

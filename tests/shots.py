@@ -14,7 +14,7 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT))  # the package, also where it is not installed
 
-TABS = ("start", "plan", "load", "data", "tune", "chat", "lab", "talk", "runs")
+TABS = ("start", "plan", "load", "data", "tune", "chat", "lab", "talk", "runs", "take")
 
 
 def main() -> None:

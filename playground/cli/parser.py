@@ -38,6 +38,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], dict]] = {
         run_commands.export,
         run_commands.script,
         run_commands.card,
+        run_commands.trackio,
         commands.fetch,
         commands.models,
     )
@@ -237,6 +238,11 @@ def _add_card_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--question", type=int, default=0, metavar="N", help="number of the question (the best one)")
 
 
+def _add_trackio_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument("run", metavar="RUN", help="id of the run")
+    command.add_argument("--project", default="", metavar="NAME", help="of Trackio (fine-tuning-playground)")
+
+
 def _add_fetch_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("model", metavar="MODEL", help="a catalog id or a hub id")
     command.add_argument("--accept-terms", action="store_true", help="the model's terms were read and are accepted")
@@ -266,6 +272,7 @@ FLAGS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "export": _add_export_flags,
     "script": _add_script_flags,
     "card": _add_card_flags,
+    "trackio": _add_trackio_flags,
     "fetch": _add_fetch_flags,
     "models": lambda command: None,
 }

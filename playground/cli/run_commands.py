@@ -83,3 +83,15 @@ def card(options: argparse.Namespace) -> dict:
     else:
         screenshot.write_png(page, options.out, card_drawing.WIDTH, card_drawing.HEIGHT)
     return {"run": options.run, "file": str(options.out), "bytes": options.out.stat().st_size}
+
+
+def trackio(options: argparse.Namespace) -> dict:
+    """Import a run that has ended into Trackio on this machine (`pip install trackio`); nothing is sent anywhere.
+
+    Losses, learning rate, tokens per second, held-out losses, memory and settings. Imported again, a run is replaced.
+    """
+    from playground.share.trackio_import import import_run
+
+    result = import_run(options.runs, options.run, options.project)
+    print(translate(options.lang, "trackio.show", **result), file=sys.stderr)
+    return result

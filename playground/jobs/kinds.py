@@ -64,7 +64,7 @@ def _answers(job: Job) -> dict:
 
 
 def _export(engine: Any, root: Path, job: QueuedJob, run: str) -> Job:
-    return engine.export(runs.find(root, run).id, str(job.options.get("to", TARGETS[0])))
+    return engine.export({"run": runs.find(root, run).id, "to": str(job.options.get("to", TARGETS[0]))})
 
 
 KINDS = {

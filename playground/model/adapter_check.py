@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,15 @@ from peft import get_peft_model, get_peft_model_state_dict
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from playground import catalog
-from playground.errors import problem
-from playground.model.adapter_file import PREFIX, AdapterFile, Shape, layer_of, natural_order
+from playground.errors import PlaygroundError, problem
+from playground.model.adapter_file import PREFIX, AdapterFile, Shape, layer_of, natural_order, read_adapter
+from playground.model.adapter_folder import merged_folder
+from playground.model.config_file import config_of
 from playground.model.embedding import embedding_rows, rows_among
 from playground.model.load import model_from_config
 from playground.model.weights import format_shape
 
+MERGED_UNCHECKED = {"error.adapter_type", "error.adapter_changes_base"}  # PEFT merges these; what fits them isn't known
 NOT_CHECKED = "experts"  # whose tensors transformers stores together and older adapters one by one: PEFT converts them
 
 
@@ -44,6 +48,47 @@ def check_fit(adapter: AdapterFile, config: PreTrainedConfig, base: str) -> list
         missing, count = 1 + len(others), len(layers)
         raise problem(key, trained_on=trained_on, model=shown, layer=first, missing=missing, count=count)
     return _name_notes(adapter, base, trained_on, shown)
+
+
+def check_named_base(folder: Path, base: str) -> PreTrainedConfig:
+    """The config of an adapter's base model. Raises PlaygroundError unless the adapter fits the base that it names.
+
+    An adapter that isn't LoRA, or that changes its base model's own weights, isn't compared: it can only be merged.
+    """
+    config = config_of(base)
+    _raise_unless_fitting(folder, base, str(merged_folder(folder)), config.to_json_string())
+    return config
+
+
+@lru_cache(maxsize=16)  # one forecast asks for the same config several times
+def _raise_unless_fitting(folder: Path, base: str, adapter_state: str, base_state: str) -> None:
+    """adapter_state, base_state: change where the files do."""
+    try:
+        adapter = read_adapter(folder)
+    except PlaygroundError as error:
+        if {found.key for found in error.problems} <= MERGED_UNCHECKED:
+            return
+        raise
+    try:
+        check_fit(adapter, config_of(base), base)
+    except PlaygroundError as error:
+        found, shown = error.problems[0], base_name(base)
+        missing, count, layer = (found.values.get(name, 0) for name in ("missing", "count", "layer"))
+        if found.key == "error.adapter_lacks":
+            raise problem(
+                "error.adapter_base_lacks", path=folder.name, base=shown, missing=missing, count=count, layer=layer
+            ) from error
+        if found.key in ("error.adapter_layers", "error.adapter_shapes"):
+            raise problem(
+                "error.adapter_base_other",
+                path=folder.name,
+                base=shown,
+                missing=missing,
+                wrong=found.values.get("wrong", 0),
+                count=count,
+                layer=layer,
+            ) from error
+        raise
 
 
 def _check_shapes(adapter: AdapterFile, expected: dict[str, Shape], missing: int, trained_on: str, shown: str) -> None:

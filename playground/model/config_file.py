@@ -13,7 +13,9 @@ import transformers
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
+from playground import catalog, compat
 from playground.errors import PlaygroundError, problem
+from playground.model.adapter_folder import base_model, is_adapter_folder
 
 # What transformers raises for a config that it can't use.
 CONFIG_ERRORS = (ValueError, KeyError, OSError, TypeError, AttributeError, ArithmeticError, StrictDataclassError)
@@ -25,6 +27,33 @@ REQUIRED_SIZES = (
         *("encoder_layers", "decoder_layers", "num_encoder_layers", "num_decoder_layers"),
     ),
 )
+
+
+def config_of(model: str) -> PreTrainedConfig:
+    """The config of a model or shape of the catalog, a folder, a config.json, or a hub id.
+
+    An adapter's folder has that of its base model, once the adapter was compared with it. Raises PlaygroundError for a
+    model that neither the catalog nor the hub knows, a file that can't be read, a type that transformers doesn't know,
+    and an adapter that doesn't fit the base model that it names.
+    """
+    from playground.model.source import config_file
+
+    entry, folder = catalog.shape_of(model), Path(model).expanduser()
+    try:
+        if entry:
+            return AutoConfig.for_model(**entry["config"])
+        if folder.is_dir() and is_adapter_folder(folder):
+            from playground.model.adapter_check import check_named_base
+
+            return check_named_base(folder, base_model(folder))
+        file = config_file(model)
+        if file.suffix == ".gguf":
+            return AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
+        config = read_config(file, model)
+        compat.drop_unavailable_attention(config)
+        return config
+    except CONFIG_ERRORS as error:
+        raise config_problem(model, error) from error
 
 
 def read_config(file: Path, model: str) -> PreTrainedConfig:

@@ -53,10 +53,18 @@ def fetch_model(model: str, accept_terms: bool, stop: threading.Event) -> Genera
 
 
 def _merge_adapter(adapter: Path, accept_terms: bool, stop: threading.Event) -> Generator[dict, None, Path]:
-    """Merge an adapter into its base model, unless that was done before; return the folder."""
+    """Merge an adapter into its base model, unless that was done before; return the folder.
+
+    Raises PlaygroundError for an adapter that doesn't fit the base that it names, before that is fetched.
+    """
     folder = merged_folder(adapter)
     if not (folder / "config.json").is_file():
-        base = yield from fetch_model(base_model(adapter), accept_terms, stop)
+        named = base_model(adapter)
+        if config_available(named):
+            from playground.model.adapter_check import check_named_base
+
+            check_named_base(adapter, named)
+        base = yield from fetch_model(named, accept_terms, stop)
         yield {"kind": "phase", "name": "convert"}
         yield from run_in_background(lambda on_progress: merge(adapter, base, folder, on_progress), stop)
     return folder

@@ -7,11 +7,12 @@ from typing import Any, cast
 
 import torch
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from playground import catalog, compat
+from playground import compat
 from playground.model import adapt
-from playground.model.config_file import CONFIG_ERRORS, config_problem, read_config
+from playground.model.config_file import CONFIG_ERRORS, config_problem
+from playground.model.config_file import config_of as config_of  # the first step of most predictions
 from playground.model.load import LoadedModel, model_from_config, quantizable_linear_layers, quantization_config
 from playground.model.weights import with_stored_quantization
 from playground.predict import shallow_model
@@ -22,28 +23,6 @@ compat.allow_autocast_on_meta()  # PEFT's adapters of experts leave autocast
 
 PAD_TOKEN_ID = 2
 MAX_KNOWN_MODELS = 32
-
-
-def config_of(model: str) -> PreTrainedConfig:
-    """The config of a model or shape of the catalog, a folder, a config.json, or a hub id.
-
-    Raises PlaygroundError for a model that neither the catalog nor the hub knows, a file that can't be read, and a type
-    that transformers doesn't know.
-    """
-    from playground.model.source import config_file
-
-    entry = catalog.shape_of(model)
-    try:
-        if entry:
-            return AutoConfig.for_model(**entry["config"])
-        file = config_file(model)
-        if file.suffix == ".gguf":
-            return AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
-        config = read_config(file, model)
-        compat.drop_unavailable_attention(config)
-        return config
-    except CONFIG_ERRORS as error:
-        raise config_problem(model, error) from error
 
 
 def build(config: PreTrainedConfig, load: Load, dtype: torch.dtype, device: str) -> PreTrainedModel:

@@ -1,4 +1,4 @@
-"""Share: a run as a script, a notebook, command lines and a settings file, and its result as a card.
+"""Share: a run as a script, a notebook, command lines, a settings file, a result card, and in Trackio.
 
-May import: catalog, runs, settings, errors, i18n. Imports no torch.
+May import: catalog, runs, settings, errors, i18n, compat_trackio. Imports no torch.
 """

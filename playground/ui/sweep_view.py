@@ -137,9 +137,7 @@ def _text(x: float, y: float, anchor: str, text: str) -> str:
 
 def _table(page: Page, found: Sequence[Row], names: Sequence[str], lowest: Row | None) -> str:
     word = page.translate
-    shows_answers = any(row.answer for row in found)
     heads = [_short(name) for name in names] + [word(f"sweep.head.{name}") for name in HEAD]
-    heads += [word("sweep.head.answer")] if shows_answers else []
     lines = []
     for row in found:
         loss = f"{row.loss[0]:.3f} → {row.loss[1]:.3f}" if row.loss else "–"
@@ -153,10 +151,12 @@ def _table(page: Page, found: Sequence[Row], names: Sequence[str], lowest: Row |
             if row.run
             else ""
         )
-        answer = f'<td class="answer"><div>{escape(row.answer[:400])}</div></td>' if shows_answers else ""
         values = "".join(f"<th scope=row>{escape(_cut(value_text(value)))}</th>" for value in row.combination.values())
-        look = ' class="best"' if row is lowest else ""
-        lines.append(f'<tr{look}>{values}{shown}<td data-state="{row.state}">{status}{link}</td>{answer}</tr>')
+        look = "best" if row is lowest else ""
+        lines.append(f'<tr class="{look}">{values}{shown}<td data-state="{row.state}">{status}{link}</td></tr>')
+        if row.answer:
+            text = f"<b>{escape(word('sweep.head.answer'))}</b> {escape(row.answer[:400])}"
+            lines.append(f'<tr class="answer {look}"><td colspan="{len(heads)}"><div>{text}</div></td></tr>')
     head = "".join(f"<th scope=col>{escape(text)}</th>" for text in heads)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
 

@@ -5,19 +5,23 @@ from dataclasses import dataclass
 import gradio as gr
 
 from playground import runs
-from playground.ui import card_view, export_view, repeat_view
+from playground.ui import card_view, export_view, repeat_view, trackio_view
 from playground.ui.page import UNQUEUED, Page, Update
 from playground.ui.run_names import adapter_name
 
 
 @dataclass(frozen=True)
 class TakeHomeTab:
-    """The tab's components. run: the chosen run's id; from the browser, so that `runs.find` must check it."""
+    """The tab's components. run: the chosen run's id; from the browser, so that `runs.find` must check it.
+
+    trackio: None on a page that strangers open.
+    """
 
     run: gr.Dropdown
     export: export_view.ExportView
     repeat: repeat_view.RepeatView
     card: card_view.CardView
+    trackio: trackio_view.TrackioView | None
 
 
 def build(page: Page) -> TakeHomeTab:
@@ -31,7 +35,11 @@ def build(page: Page) -> TakeHomeTab:
         shown = card_view.build(page, card)
     with gr.Accordion(page.translate("repeat.title"), open=False) as repeat:
         files = repeat_view.build(page, repeat)
-    return TakeHomeTab(run, export, files, shown)
+    trackio = None
+    if page.private:
+        with gr.Accordion(page.translate("trackio.title"), open=False):
+            trackio = trackio_view.build(page)
+    return TakeHomeTab(run, export, files, shown, trackio)
 
 
 def connect(page: Page, tab: TakeHomeTab, header: gr.Tab) -> None:
@@ -40,6 +48,8 @@ def connect(page: Page, tab: TakeHomeTab, header: gr.Tab) -> None:
     export_view.connect(page, tab.export, tab.run)
     repeat_view.connect(page, tab.repeat, tab.run)
     card_view.connect(page, tab.card, tab.run)
+    if tab.trackio:
+        trackio_view.connect(page, tab.trackio, tab.run)
 
 
 def _choices(page: Page) -> list[tuple[str, str]]:

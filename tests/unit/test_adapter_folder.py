@@ -6,14 +6,17 @@ import threading
 
 import pytest
 import torch
+from peft import IA3Config, get_peft_model
 from test_generate import load, with_adapter
 from toys import keys
+from transformers import AutoModelForCausalLM
 
 from playground.engine.workbench import Workbench
 from playground.errors import PlaygroundError
 from playground.model import adapt
 from playground.model.load import load_model
 from playground.model.source import config_file, fetch_model, local_folder
+from playground.planning.forecast import forecast
 from playground.settings import Load
 
 
@@ -83,12 +86,34 @@ def test_what_an_adapter_lacks_is_said(adapter, base, key):
     assert keys(error) == [key]
 
 
-def test_an_adapter_of_another_model_is_an_error(adapter, toy):
-    file = adapter[0] / "adapter_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": str(toy("gpt2"))}))
-    with pytest.raises(PlaygroundError) as error:
-        fetched(adapter[0])
-    assert keys(error) == ["error.adapter"]
+def _named_base(adapter, base):
+    file = adapter / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": str(base)}))
+
+
+@pytest.mark.parametrize(("family", "changes"), [("gpt2", {}), ("llama", {"intermediate_size": 32})])
+def test_a_base_that_the_adapter_does_not_fit_is_refused_with_both_names_before_it_is_loaded(
+    adapter, toy, chosen, tmp_path, monkeypatch, family, changes
+):
+    other = toy(family, **changes)
+    _named_base(adapter[0], other)
+    monkeypatch.setattr("playground.model.adapter_folder.merge", None)
+    monkeypatch.setattr("playground.engine.load.fetch_model", None)
+    for ask in (
+        lambda: fetched(adapter[0]),
+        lambda: forecast(chosen(load={"model": str(adapter[0])}), device="cpu"),
+        lambda: list(Workbench(tmp_path / "runs").load(chosen(load={"model": str(adapter[0])}))),
+    ):
+        with pytest.raises(PlaygroundError) as error:
+            ask()
+        assert keys(error) == ["error.adapter_base_other"]
+        assert f"The adapter in adapter doesn't fit the base model that it names, {other.name}" in str(error.value)
+
+
+def test_an_adapter_that_can_only_be_merged_is_still_merged(toy, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(toy(), dtype=torch.float32)
+    get_peft_model(model, IA3Config(task_type="CAUSAL_LM")).save_pretrained(tmp_path / "ia3")
+    assert (fetched(tmp_path / "ia3") / "config.json").is_file()
 
 
 def test_an_adapter_for_a_model_of_the_catalog_finds_it_by_its_hub_id(adapter):

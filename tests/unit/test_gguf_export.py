@@ -3,9 +3,11 @@
 import pytest
 import torch
 from gguf import GGMLQuantizationType, GGUFReader
-from tokenizers import AddedToken
+from tokenizers import AddedToken, Tokenizer
+from tokenizers.models import Unigram
+from tokenizers.pre_tokenizers import Metaspace
 from toys import keys
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerFast
 
 from playground.errors import PlaygroundError
 from playground.export import gguf_file, logits
@@ -122,6 +124,18 @@ def test_a_tokenizer_with_bytes_to_fall_back_on_is_read_back(toy, tmp_path):
     assert words.kind == "llama" and words.tokens[-1] == "[PAD335]"
     by_token = dict(zip(words.tokens, words.scores))
     assert by_token["an"] > by_token["sw"] > by_token["▁a"]  # earlier merges first, as llama.cpp chooses
+
+
+def test_a_unigram_tokenizer_is_refused_by_its_name(toy, tmp_path):
+    """llama.cpp splits text with such a vocabulary, but without bytes to fall back on, and transformers reads none."""
+    loaded = load(toy("llama", **WIDE))
+    unigram = Unigram([("<unk>", 0.0), ("</s>", 0.0), ("▁a", -1.0), ("n", -2.0)], unk_id=0, byte_fallback=False)
+    backend = Tokenizer(unigram)
+    backend.pre_tokenizer = Metaspace()
+    loaded.tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="</s>")
+    with pytest.raises(PlaygroundError, match="Unigram") as error:
+        exported(tmp_path, loaded, "q8_0")
+    assert keys(error) == ["error.export_tokenizer"] and "Export the merged model instead" in str(error.value)
 
 
 def test_a_tokenizer_that_would_read_differently_is_an_error(toy, tmp_path):

@@ -9,12 +9,15 @@ import time
 import pytest
 from toys import PROJECT
 
+from playground import runs
 from playground.errors import PlaygroundError, problem
+from playground.export.order import ExportOrder, parse_order
 from playground.job import Job
 from playground.jobs import owner, store
 from playground.jobs.owner import Owner
 from playground.jobs.runner import Runner, next_job, stop
 from playground.jobs.store import QueuedJob
+from playground.settings import Settings
 
 WAIT = 20  # seconds at most, for any state
 HOLDER = """
@@ -47,6 +50,9 @@ class _Engine:
 
     def resume(self, run):
         return self._start(Job("tune", resumes=run), run)
+
+    def export(self, order, token=""):
+        return self._start(Job("export"), (parse_order(order), token))
 
     def stop_job(self, job):
         job.stopping = True
@@ -91,6 +97,14 @@ def test_jobs_are_worked_off_in_their_order_and_a_failed_one_stops_nothing(tmp_p
     jobs = store.listing(tmp_path).jobs
     assert [job.run for job in jobs] == ["run-1", "run-2", "run-3"]
     assert jobs[1].error["problems"][0]["key"] == "error.no_run"
+
+
+def test_an_export_orders_the_run_of_the_job_before_it_as_the_page_does(tmp_path):
+    made = runs.create(tmp_path, "tune", Settings())
+    store.add(tmp_path, [QueuedJob("export", options={"to": "gguf"}, uses=made.id)])
+    engine = _Engine({})
+    Runner(tmp_path, engine).work()
+    assert engine.started == [(ExportOrder(made.id, "gguf"), "")] and _states(tmp_path) == ["done"]
 
 
 def test_waiting_jobs_of_an_earlier_program_wait_for_go_on(tmp_path):
