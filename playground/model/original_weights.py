@@ -1,0 +1,45 @@
+"""Read single weights of a model as its files have them, before they were quantized: safetensors, tensor by tensor."""
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from playground.errors import problem
+
+
+class OriginalWeights:
+    """The weights of a model's folder by the names of its layers.
+
+    Raises PlaygroundError where the folder has no safetensors files.
+    """
+
+    def __init__(self, model: PreTrainedModel):
+        self.folder = Path(str(model.name_or_path))
+        self.prefix = f"{model.base_model_prefix}."
+        self.files: dict[str, Path] = {}  # of each tensor
+        if model.device.type == "meta":
+            return
+        try:
+            for file in sorted(self.folder.glob("*.safetensors")):
+                with safe_open(file, "pt") as tensors:
+                    self.files |= dict.fromkeys(tensors.keys(), file)
+        except (OSError, SafetensorError, json.JSONDecodeError) as error:
+            raise problem("error.loftq_weights", path=self.folder.name, layer=str(error).split("\n")[0][:120]) from error
+
+    def weight(self, layer: str, shape: tuple[int, ...]) -> Tensor:
+        """The weight (out, in) of a linear layer. Raises PlaygroundError unless the files have it in that shape."""
+        names = (f"{layer}.weight", f"{layer.removeprefix(self.prefix)}.weight", f"{self.prefix}{layer}.weight")
+        name = next((name for name in names if name in self.files), None)
+        if name is not None:
+            with safe_open(self.files[name], "pt") as tensors:
+                weight = tensors.get_tensor(name)
+            if not weight.is_floating_point():
+                weight = weight[:0]  # quantized in the file already
+            if weight.shape == shape:
+                return weight
+            if weight.T.shape == shape:  # GPT-2's files have (in, out)
+                return weight.T
+        raise problem("error.loftq_weights", path=self.folder.name, layer=layer)
