@@ -148,9 +148,7 @@ def _make_trainable(
     if settings.train.method == "full" or settings.lora.init == "default":
         make_trainable(loaded, settings, start)
         return
-    yield from run_in_background(
-        lambda on_progress: make_trainable(loaded, settings, start, on_progress), context.stop
-    )
+    yield from run_in_background(lambda on_progress: make_trainable(loaded, settings, start, on_progress), context.stop)
 
 
 def _plan_note(plan: MemoryPlan) -> Iterator[dict]:

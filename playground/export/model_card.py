@@ -98,6 +98,8 @@ def _training(settings: Settings) -> str:
     if train.method != "full":
         parts += [f"r {lora.r}", f"alpha {lora.alpha:g}", f"target_modules {lora.target_modules}"]
         parts += [name for name in ("use_dora", "use_rslora") if getattr(lora, name)]
+        parts += [f"kind {lora.kind}"] if lora.kind != "lora" else []
+        parts += [f"init {lora.init}"] if lora.init != "default" else []
     return ", ".join(parts)
 
 

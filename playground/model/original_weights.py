@@ -27,19 +27,21 @@ class OriginalWeights:
                 with safe_open(file, "pt") as tensors:
                     self.files |= dict.fromkeys(tensors.keys(), file)
         except (OSError, SafetensorError, json.JSONDecodeError) as error:
-            raise problem("error.loftq_weights", path=self.folder.name, layer=str(error).split("\n")[0][:120]) from error
+            raise problem(
+                "error.loftq_weights", path=self.folder.name, layer=str(error).split("\n")[0][:120]
+            ) from error
 
-    def weight(self, layer: str, shape: tuple[int, ...]) -> Tensor:
-        """The weight (out, in) of a linear layer. Raises PlaygroundError unless the files have it in that shape."""
+    def weight(self, layer: str, shape: tuple[int, ...], transposed: bool) -> Tensor:
+        """The weight (out, in) of a linear layer. Raises PlaygroundError unless the files have it in that shape.
+
+        transposed: whether the files have it as (in, out), as GPT-2's.
+        """
         names = (f"{layer}.weight", f"{layer.removeprefix(self.prefix)}.weight", f"{self.prefix}{layer}.weight")
         name = next((name for name in names if name in self.files), None)
         if name is not None:
             with safe_open(self.files[name], "pt") as tensors:
                 weight = tensors.get_tensor(name)
-            if not weight.is_floating_point():
-                weight = weight[:0]  # quantized in the file already
-            if weight.shape == shape:
+            weight = weight.T if transposed and weight.ndim == 2 else weight
+            if weight.is_floating_point() and weight.shape == shape:  # else quantized in the file already
                 return weight
-            if weight.T.shape == shape:  # GPT-2's files have (in, out)
-                return weight.T
         raise problem("error.loftq_weights", path=self.folder.name, layer=layer)

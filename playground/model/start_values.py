@@ -139,7 +139,8 @@ def _start_loftq(name: str, layer: Any, originals: OriginalWeights) -> None:
     if a.is_meta or not compat.is_quantized(base.weight):
         return  # nothing was lost: the usual start, B = 0
     quantized = _weight_of(layer)
-    lost = originals.weight(name, quantized.shape).to(quantized.device, torch.float32) - quantized
+    original = originals.weight(name, quantized.shape, getattr(base, "source_cls", None) is Conv1D)
+    lost = original.to(quantized.device, torch.float32) - quantized
     u, s, vt = torch.linalg.svd(lost, full_matrices=False)
     half_a, half_b = _factors(u, s, vt, len(a), layer.scaling[ADAPTER_NAME])
     a.data.copy_(half_a)

@@ -38,6 +38,11 @@ VARIANTS = {
         {"data": {"prompt_format": "custom", "custom_format": ODD, "train_on_prompt": True}, "train": {"seed": 7}},
         1e-4,
     ),
+    "miss": ({"lora": {"kind": "miss", "r": 6}}, 1e-4),
+    "pissa-nf4": ({"load": {"bits": 4}, "lora": {"init": "pissa_niter_4", "alpha": 7.0, "use_rslora": True}}, 0.02),
+    "pissa-32": ({"lora": {"init": "pissa", "target_modules": "attention"}}, 1e-3),
+    "loftq-nf4": ({"load": {"bits": 4}, "lora": {"init": "loftq"}}, 0.02),
+    "loftq-int8": ({"load": {"bits": 8}, "lora": {"init": "loftq", "r": 4}}, 0.05),
     "t5": ({"data": {"prompt_format": "alpaca"}}, 1e-4),
     "bloom": ({}, 1e-4),  # not packed: rows of similar length go together
 }
