@@ -1,6 +1,5 @@
 """Read single weights of a model as its files have them, before they were quantized: safetensors, tensor by tensor."""
 
-import json
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -11,10 +10,7 @@ from playground.errors import problem
 
 
 class OriginalWeights:
-    """The weights of a model's folder by the names of its layers.
-
-    Raises PlaygroundError where the folder has no safetensors files.
-    """
+    """The weights in the folder that a model was loaded from, by the names of its layers."""
 
     def __init__(self, model: PreTrainedModel):
         self.folder = Path(str(model.name_or_path))
@@ -26,10 +22,8 @@ class OriginalWeights:
             for file in sorted(self.folder.glob("*.safetensors")):
                 with safe_open(file, "pt") as tensors:
                     self.files |= dict.fromkeys(tensors.keys(), file)
-        except (OSError, SafetensorError, json.JSONDecodeError) as error:
-            raise problem(
-                "error.loftq_weights", path=self.folder.name, layer=str(error).split("\n")[0][:120]
-            ) from error
+        except (OSError, SafetensorError):
+            self.files = {}  # so `weight` names the first layer
 
     def weight(self, layer: str, shape: tuple[int, ...], transposed: bool) -> Tensor:
         """The weight (out, in) of a linear layer. Raises PlaygroundError unless the files have it in that shape.

@@ -58,7 +58,8 @@ class Recipe:
     model: a Hub id, or "" where it has to be given as a folder. rows: as trained, {"prompt", "answer"} and, where the
     texts alone would give other tokens, "prompt_ids" and "answer_ids"; "masked" spans of tokens that are only read.
     by_length: whether rows of similar length go together. auto_class: of transformers. start: first token of a
-    decoder behind an encoder, else None. rank_and_alpha: of the LoRA adapter that was trained (start_values.py). stored: whether the model's files are quantized already.
+    decoder behind an encoder, else None. rank_and_alpha: of the LoRA adapter that was trained
+    (model/start_values.py). stored: whether the model's files are quantized already.
     """
 
     run: str

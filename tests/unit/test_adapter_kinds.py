@@ -9,17 +9,21 @@ from safetensors.torch import load_file
 from toys import keys, make_model, make_tokenizer
 
 from playground import compat
+from playground.background import Stopped
+from playground.chat.generate import supports_mixed_batches
 from playground.data.batch import Example
 from playground.engine.workbench import Workbench
 from playground.errors import PlaygroundError
 from playground.model import adapt
 from playground.model.adapter_file import layer_of
 from playground.model.load import LoadedModel, load_model
-from playground.model.start_values import repeated_identity
+from playground.model.merged_weights import merged_model, save_merged
+from playground.model.start_values import is_miss, repeated_identity
 from playground.runs import accuracy
 from playground.settings import Load, Lora, Settings, parse, problems
 from playground.train.loop import fine_tune
 from playground.train.parallel import Team
+from playground.train.patches import patch_modules
 from playground.train.prepare import prepare_trainer
 
 IDS = torch.arange(3, 27)[None]
@@ -176,7 +180,7 @@ def test_memory_of_each_kind_is_predicted_near_what_is_measured(tuned, kind, bit
 @pytest.mark.parametrize("bits", [8, 4])
 def test_loftq_starts_nearer_to_the_unquantized_weights(toy, bits):
     folder = toy("gpt2")  # whose files have (in, out)
-    original = {name: module for name, module in load(folder, 32).model.named_modules()}
+    original = dict(load(folder, 32).model.named_modules())
     errors = {}
     for init in ("default", "loftq"):
         loaded = load(folder, bits)
@@ -242,3 +246,72 @@ def test_settings_that_exclude_each_other_are_named(lora, load, keys):
             {"train": {"method": "full"}, "load": {"bits": 16}, "lora": {"kind": "lora", "init": "loftq"}}
         )
     ) or keys == ["problem.init_start_from"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind,bits", [("miss", 32), ("pissa", 4), ("loftq", 4)])
+def test_export_merges_each_kind_into_the_weights_that_it_was_trained_on(tuned, tmp_path, kind, bits):
+    _, trained, loaded, _, _ = tuned(kind, bits)
+    save_merged(merged_model(loaded.model, torch.float32), tmp_path, lambda *_: None)
+    make_tokenizer(False).save_pretrained(tmp_path)
+    assert distance(logits(load(tmp_path, 32).model), trained) < (1e-4 if bits == 32 else 0.04)
+
+
+@pytest.mark.slow
+def test_base_and_tuned_answer_in_one_batch(tuned):
+    for kind in KINDS:
+        _, _, loaded, _, _ = tuned(kind, 4)
+        assert supports_mixed_batches(loaded.model)
+
+
+@pytest.mark.slow
+def test_miss_is_continued_as_miss_and_pissa_as_the_lora_that_it_is_saved_as(tuned, chosen, toy):
+    folder = toy("llama", hidden_size=256, intermediate_size=512)
+    for kind, lora in (("miss", {"kind": "miss"}), ("pissa", {"r": 16, "alpha": 32})):
+        _, _, _, events, run = tuned(kind, 32)
+
+        def settings(**more):
+            start = {"lora": {"start_from": run.name, **lora, **more}, "load": {"model": str(folder), "bits": 32}}
+            return chosen(**start, train={"max_steps": 2, "eval_rows": 4})
+
+        *_, done = Workbench(run.parent).tune(settings())
+        assert done["result"]["loss"]["before"] == pytest.approx(events[-1]["result"]["loss"]["after"], abs=1e-4)
+        assert is_miss(run.parent / done["result"]["run"] / "adapter") == (kind == "miss")
+        with pytest.raises(PlaygroundError) as error:
+            list(Workbench(run.parent).tune(settings(kind="lora" if kind == "miss" else "miss", alpha=8)))
+        fields = {problem.values["field"] for problem in error.value.problems}
+        assert keys(error)[0] == "error.start_conflict" and "lora.kind" in fields
+
+
+def test_miss_keeps_no_layers_inputs_for_the_backward_pass():
+    kept = {}
+    for kind in ("lora", "miss"):
+        model = adapt.add_lora(make_model("llama").requires_grad_(False), Lora(kind=kind), torch.float32, 0).train()
+        sizes = {}
+        with (
+            patch_modules(model, model.get_base_model()),
+            torch.autograd.graph.saved_tensors_hooks(
+                lambda tensor: sizes.setdefault(tensor.data_ptr(), tensor.nbytes) and tensor, lambda tensor: tensor
+            ),
+        ):
+            model(input_ids=IDS, labels=IDS, use_cache=False).loss.backward()
+        kept[kind] = sum(sizes.values())
+        assert {name for name, p in model.named_parameters() if p.grad is not None} == {
+            name for name, _ in model.named_parameters() if "lora_B" in name or ("lora_A" in name and kind == "lora")
+        }
+    assert kept["miss"] < 0.9 * kept["lora"]
+
+
+def test_a_stopped_start_leaves_the_model_without_an_adapter():
+    seen = []
+
+    def stop(*progress):
+        seen.append(progress)
+        raise Stopped
+
+    model = make_model("llama")
+    expected = logits(model)
+    with pytest.raises(Stopped):
+        adapt.add_lora(model, Lora(init="pissa"), torch.float32, 0, stop)
+    assert seen == [(1, 14, "layers")] and torch.equal(logits(model), expected)
+    assert not any("lora_" in name for name, _ in model.named_parameters())
