@@ -149,6 +149,7 @@ def _make_trainable(
         make_trainable(loaded, settings, start)
         return
     yield from run_in_background(lambda on_progress: make_trainable(loaded, settings, start, on_progress), context.stop)
+    release_memory()  # what the decompositions took
 
 
 def _plan_note(plan: MemoryPlan) -> Iterator[dict]:
