@@ -9,21 +9,20 @@ from safetensors.torch import load_file
 from toys import keys, make_model, make_tokenizer
 
 from playground import compat
-from playground.background import Stopped
 from playground.chat.generate import supports_mixed_batches
 from playground.data.batch import Example
 from playground.engine.workbench import Workbench
 from playground.errors import PlaygroundError
+from playground.export.model_card import model_card
 from playground.model import adapt
 from playground.model.adapter_file import layer_of
 from playground.model.load import LoadedModel, load_model
 from playground.model.merged_weights import merged_model, save_merged
 from playground.model.start_values import is_miss, repeated_identity
-from playground.runs import accuracy
-from playground.settings import Load, Lora, Settings, parse, problems
+from playground.runs import accuracy, find
+from playground.settings import Generation, Load, Settings, parse
 from playground.train.loop import fine_tune
 from playground.train.parallel import Team
-from playground.train.patches import patch_modules
 from playground.train.prepare import prepare_trainer
 
 IDS = torch.arange(3, 27)[None]
@@ -174,77 +173,6 @@ def test_memory_of_each_kind_is_predicted_near_what_is_measured(tuned, kind, bit
     assert all(-0.01 < parts[part] < 0.1 for part in ("weights", "adapters", "optimizer")), parts
 
 
-@pytest.mark.parametrize("bits", [8, 4])
-def test_loftq_starts_nearer_to_the_unquantized_weights(toy, bits):
-    folder = toy("gpt2")  # whose files have (in, out)
-    original = dict(load(folder, 32).model.named_modules())
-    errors = {}
-    for init in ("default", "loftq"):
-        loaded = load(folder, bits)
-        model = adapt.add_lora(loaded.model, Lora(init=init, r=16, alpha=8), torch.float32, 0)
-        for name, layer in model.get_base_model().named_modules():
-            if hasattr(layer, "lora_A"):
-                merged = compat.merged_weight(layer, "default").float()
-                errors[init, name] = float((merged - original[name].weight.T).square().sum())
-    layers = {name for _, name in errors}
-    assert len(layers) == 8
-    for name in layers:
-        assert errors["loftq", name] < 0.7 * errors["default", name]
-
-
-@pytest.mark.parametrize(
-    "lora,key",
-    [
-        ({"kind": "miss", "target_modules": "embed_tokens"}, "error.start_layer"),
-        ({"init": "pissa_niter_4", "target_modules": "embed_tokens,q_proj"}, "error.start_layer"),
-        ({"init": "pissa", "r": 65}, "error.start_rank"),
-        ({"kind": "miss", "r": 200}, "error.start_rank"),
-    ],
-)
-def test_layers_that_a_kind_cannot_adapt_are_refused_and_left_alone(lora, key):
-    model = make_model("llama")
-    before, expected = [type(module) for module in model.modules()], logits(model)
-    with pytest.raises(PlaygroundError) as error:
-        adapt.add_lora(model, Lora(**lora), torch.float32, 0)
-    assert keys(error) == [key]
-    assert [type(module) for module in model.modules()] == before and torch.equal(logits(model), expected)
-
-
-def test_loftq_needs_the_original_weights(toy, tmp_path):
-    loaded = load(toy(), 4)
-    for path, layer in ((tmp_path, "q_proj"), (toy("gpt2"), "q_proj"), (toy("llama", hidden_size=128), "q_proj")):
-        loaded.model.config._name_or_path = loaded.model.name_or_path = str(path)
-        with pytest.raises(PlaygroundError) as error:
-            adapt.add_lora(loaded.model, Lora(init="loftq"), torch.float32, 0)
-        [found] = error.value.problems
-        assert found.key == "error.loftq_weights" and layer in found.values["layer"]
-
-
-@pytest.mark.parametrize(
-    "lora,load,keys",
-    [
-        ({"kind": "dora"}, {}, ["problem.choice"]),
-        ({"init": "pissa_niter_0"}, {}, ["problem.choice"]),
-        ({"init": "pissa_niter_4"}, {}, []),
-        ({"init": "loftq"}, {"bits": 4}, []),
-        ({"init": "loftq"}, {"bits": 0}, ["problem.loftq_bits"]),
-        ({"init": "loftq", "use_dora": True}, {"bits": 4}, ["problem.loftq_dora"]),
-        ({"kind": "miss", "init": "pissa", "use_dora": True, "loraplus_lr_ratio": 2}, {}, ["problem.miss_with"]),
-        ({"init": "pissa", "start_from": "a-run"}, {}, ["problem.init_start_from"]),
-    ],
-)
-def test_settings_that_exclude_each_other_are_named(lora, load, keys):
-    settings = Settings().with_values({"lora": lora, "load": load})
-    found = problems(settings)
-    assert [problem.key for problem in found] == keys
-    assert not any("{" in problem.text(lang) for problem in found for lang in ("en", "ja"))
-    assert not problems(
-        settings.with_values(
-            {"train": {"method": "full"}, "load": {"bits": 16}, "lora": {"kind": "lora", "init": "loftq"}}
-        )
-    ) or keys == ["problem.init_start_from"]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("kind,bits", [("miss", 32), ("pissa", 4), ("loftq", 4)])
 def test_export_merges_each_kind_into_the_weights_that_it_was_trained_on(tuned, tmp_path, kind, bits):
@@ -252,6 +180,18 @@ def test_export_merges_each_kind_into_the_weights_that_it_was_trained_on(tuned, 
     save_merged(merged_model(loaded.model, torch.float32), tmp_path, lambda *_: None)
     make_tokenizer(False).save_pretrained(tmp_path)
     assert distance(logits(load(tmp_path, 32).model), trained) < (1e-4 if bits == 32 else 0.04)
+
+
+@pytest.mark.slow
+def test_a_loftq_adapter_is_said_to_belong_to_its_bits(tuned):
+    folder, _, _, _, run = tuned("loftq", 4)
+    turn = [{"instruction": "What is the answer?", "answer": None}]
+    for bits, noted in ((4, False), (32, True)):
+        settings = Settings().with_values({"load": {"model": str(folder), "bits": bits, "device": "cpu"}})
+        events = Workbench(run.parent).chat(settings, run.name, {"base": turn, "tuned": turn}, Generation(2))
+        assert ("note.loftq_other_bits" in [event.get("key") for event in events]) == noted
+    card = model_card(find(run.parent, run.name), "adapter", "en")
+    assert "init loftq" in card and "load_in_4bit=True, bnb_4bit_quant_type='nf4'" in card
 
 
 @pytest.mark.slow
@@ -277,39 +217,3 @@ def test_miss_is_continued_as_miss_and_pissa_as_the_lora_that_it_is_saved_as(tun
         list(Workbench(run.parent).tune(settings(kind="lora" if kind == "miss" else "miss")))
     fields = {problem.values["field"] for problem in error.value.problems}
     assert set(keys(error)) == {"error.start_conflict"} and "lora.kind" in fields
-
-
-def bytes_kept(kind):
-    """What a forward pass of the toy keeps for its backward pass, and the parameters that get a gradient there."""
-    model = adapt.add_lora(make_model("llama").requires_grad_(False), Lora(kind=kind), torch.float32, 0).train()
-    sizes = {}
-
-    def keep(tensor):
-        sizes[tensor.data_ptr()] = tensor.nbytes
-        return tensor
-
-    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with patch_modules(model, model.get_base_model()), hooks:
-        loss = model(input_ids=IDS, labels=IDS, use_cache=False).loss
-        loss.backward()
-    return sum(sizes.values()), {name for name, p in model.named_parameters() if p.grad is not None}
-
-
-def test_miss_trains_one_matrix_and_keeps_no_inputs_of_layers():
-    (lora, both), (miss, one) = bytes_kept("lora"), bytes_kept("miss")
-    assert miss < 0.9 * lora and len(both) == 2 * len(one) and all("lora_B" in name for name in one)
-
-
-def test_a_stopped_start_leaves_the_model_without_an_adapter():
-    seen = []
-
-    def stop(*progress):
-        seen.append(progress)
-        raise Stopped
-
-    model = make_model("llama")
-    expected = logits(model)
-    with pytest.raises(Stopped):
-        adapt.add_lora(model, Lora(init="pissa"), torch.float32, 0, stop)
-    assert seen == [(1, 14, "layers")] and torch.equal(logits(model), expected)
-    assert not any("lora_" in name for name, _ in model.named_parameters())
