@@ -137,7 +137,7 @@ def test_each_kind_trains_beside_an_unchanged_base_and_loads_with_plain_peft(tun
     base = logits(untouched)
     plain = logits(PeftModel.from_pretrained(untouched, run / "adapter").eval())
     assert distance(plain, trained) < {32: 1e-5, 8: 0.05}.get(bits, 0.02)  # PEFT keeps adapters in 32 bits
-    assert distance(base, trained) > 0.1
+    assert distance(base, trained) > max(0.05, 2 * distance(plain, trained))
 
 
 @pytest.mark.slow
