@@ -52,7 +52,8 @@ def set_start_values(model: PeftModel, settings: Lora, seed: int, on_progress: C
         return
     layers = list(_checked_layers(model, settings))
     torch.manual_seed(seed)  # `svd_lowrank` draws numbers
-    originals = OriginalWeights(model.get_base_model()) if settings.init == "loftq" else None
+    base: Any = model.get_base_model()  # PEFT's hint says nn.Module
+    originals = OriginalWeights(base) if settings.init == "loftq" else None
     for done, (name, layer) in enumerate(layers, 1):
         if settings.kind == "miss":
             _start_miss(layer)
@@ -93,10 +94,11 @@ def _checked_layers(model: PeftModel, settings: Lora) -> Iterator[tuple[str, Any
     for name, layer in model.get_base_model().named_modules():
         if not isinstance(layer, LoraLayer):
             continue
-        base = layer.get_base_layer()
+        base: Any = layer.get_base_layer()
         if not isinstance(base, nn.Linear if settings.kind == "miss" else (nn.Linear, Conv1D)):
             raise problem("error.start_layer", kind=kind, layer=name, type=type(base).__name__)
-        most = layer.in_features if settings.kind == "miss" else min(layer.in_features, layer.out_features)
+        sizes: Any = (layer.in_features, layer.out_features)  # numbers, of a linear layer
+        most = sizes[0] if settings.kind == "miss" else min(sizes)
         if settings.r > most:
             raise problem("error.start_rank", kind=kind, r=settings.r, layer=name, most=most)
         yield name, layer
