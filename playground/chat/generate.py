@@ -26,7 +26,7 @@ from playground.chat.generation_config import (
     only_generation_config,
     with_own_settings,
 )
-from playground.model.adapt import ADAPTER_NAME
+from playground.model.start_values import ADAPTER_NAME
 from playground.settings import Generation
 
 UNFINISHED = "\ufffd"  # what a character decodes to of which tokens are missing

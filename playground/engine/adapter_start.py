@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from playground.errors import Problem, problem
 from playground.model import adapt
 from playground.model.adapter_folder import CONFIG
 from playground.model.load import LoadedModel
+from playground.model.start_values import is_miss
 from playground.settings import Settings, raise_all
 
 COMPARED = {"r": "r", "alpha": "lora_alpha", "use_rslora": "use_rslora", "use_dora": "use_dora"}  # setting: PEFT's name
@@ -65,7 +67,10 @@ def _pairs(folder: Path, config: dict, loaded: LoadedModel, settings: Settings) 
     """(setting, its value in the settings, its value in the adapter) of all that must agree."""
     pairs: list[tuple[str, Any, Any]] = [
         ("load.model", settings.load.model, _base_of(folder, config, loaded, settings)),
+        ("lora.kind", settings.lora.kind, "miss" if is_miss(folder) else "lora"),
     ]
+    if settings.lora.kind == "miss":  # which has no scale
+        settings = replace(settings, lora=replace(settings.lora, alpha=settings.lora.r))
     for name, peft_name in COMPARED.items():
         here = getattr(settings.lora, name)
         there = config.get(peft_name)

@@ -118,6 +118,15 @@ def switch_adapter(slot: ModelSlot, run: runs.Run | None) -> Generator[dict, Non
     if run:
         yield {"kind": "phase", "name": "prepare"}
         slot.load_adapter(run.adapter, adapter_of(run))
+        yield from _loftq_note(slot, run)
+
+
+def _loftq_note(slot: ModelSlot, run: runs.Run) -> Iterator[dict]:
+    """That the adapter makes up for another quantization than the model's."""
+    trained, loaded_as = run.settings(), slot.loaded_as
+    if loaded_as and trained.lora.init == "loftq" and loaded_as.bits != trained.load.bits:
+        values = {"bits": loaded_as.bits, "trained": trained.load.bits}
+        yield {"kind": "note", "key": "note.loftq_other_bits", "values": values}
 
 
 def _answer(

@@ -22,7 +22,7 @@ from playground.model.load import LoadedModel, resolve_device
 from playground.settings import Settings
 from playground.train import best_weights, checkpoint
 from playground.train.memory_policy import MemoryPlan
-from playground.train.prepare import prepare_trainer, try_batching
+from playground.train.prepare import build_trainer, make_trainable, try_batching
 from playground.train.trainer import Trainer
 
 
@@ -84,9 +84,13 @@ def tune(
         batcher = try_batching(loaded, training_set.examples, eval_set.examples)
         batching = batcher.mode
         yield from predictions.predict_tune_memory(settings, loaded, training_set.examples, outside, batcher)
-    trainer = prepare_trainer(loaded, settings, training_set.examples, eval_set.examples, context.team, start, batching)
+    yield from _make_trainable(context, loaded, settings, start)
+    trainer = build_trainer(
+        loaded, settings, training_set.examples, eval_set.examples, context.team, batching=batching
+    )
     context.optimizer = trainer.optimizer.inner
     yield from _plan_note(trainer.plan)
+    yield from _form_note(settings)
 
     resumed = resumed and (context.run.folder / checkpoint.NAME).is_file()
     if resumed:
@@ -142,11 +146,30 @@ def _load_model_and_rows(
     return loaded, training_set
 
 
+def _make_trainable(
+    context: JobContext, loaded: LoadedModel, settings: Settings, start: Path | None
+) -> Generator[dict, None, None]:
+    """Add the adapter, with progress where its start values take minutes (a decomposition of every adapted weight)."""
+    if settings.train.method == "full" or settings.lora.init == "default":
+        make_trainable(loaded, settings, start)
+        return
+    yield from run_in_background(lambda on_progress: make_trainable(loaded, settings, start, on_progress), context.stop)
+    release_memory()  # what the decompositions took
+
+
 def _plan_note(plan: MemoryPlan) -> Iterator[dict]:
     """What `auto` chose to recompute, where it did."""
     if plan.peak is not None:
         values = {"checkpointing": plan.policy.checkpointing, "tokens": plan.policy.tokens, "peak_bytes": plan.peak}
         yield {"kind": "note", "key": "note.plan", "values": values}
+
+
+def _form_note(settings: Settings) -> Iterator[dict]:
+    """As what adapter MiSS or PiSSA is trained and saved, since its folder names other numbers than the settings."""
+    r, alpha = adapt.lora_rank_and_alpha(settings.lora)
+    if settings.train.method != "full" and (r, alpha) != (settings.lora.r, settings.lora.alpha):
+        kind = "miss" if settings.lora.kind == "miss" else "pissa"
+        yield {"kind": "note", "key": f"note.form_{kind}", "values": {"r": settings.lora.r, "saved": r, "alpha": alpha}}
 
 
 def _restore(

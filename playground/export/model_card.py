@@ -52,7 +52,7 @@ def model_card(run: Run, content: str, lang: str, exported: dict[str, Any] | Non
     if difference:
         rows.append((word("difference"), word("difference_value", **difference)))
     lines += [f"| | |\n|---|---|\n{''.join(f'| {_cell(label)} | {_cell(value)} |{chr(10)}' for label, value in rows)}"]
-    lines += [word("use"), "", "```python", *_usage(content, base or name), "```", ""]
+    lines += [word("use"), "", "```python", *_usage(content, base or name, settings), "```", ""]
     return "\n".join(lines)
 
 
@@ -98,6 +98,8 @@ def _training(settings: Settings) -> str:
     if train.method != "full":
         parts += [f"r {lora.r}", f"alpha {lora.alpha:g}", f"target_modules {lora.target_modules}"]
         parts += [name for name in ("use_dora", "use_rslora") if getattr(lora, name)]
+        parts += [f"kind {lora.kind}"] if lora.kind != "lora" else []
+        parts += [f"init {lora.init}"] if lora.init != "default" else []
     return ", ".join(parts)
 
 
@@ -129,7 +131,9 @@ def _hardware(run: Run, word: Any) -> list[tuple[str, str]]:
     return [(word("hardware"), first.get("hardware", {}).get("name", "–")), (word("versions"), versions)]
 
 
-def _usage(content: str, base: str) -> list[str]:
+def _usage(content: str, base: str, settings: Settings) -> list[str]:
+    if content == "adapter" and settings.lora.init == "loftq":
+        return _usage_with_loftq(base, settings)
     if content == "adapter":
         return [
             "from peft import PeftModel",
@@ -144,6 +148,24 @@ def _usage(content: str, base: str) -> list[str]:
         "",
         'tokenizer = AutoTokenizer.from_pretrained(".")  # this folder, or this repo\'s id',
         'model = AutoModelForCausalLM.from_pretrained(".")',
+    ]
+
+
+def _usage_with_loftq(base: str, settings: Settings) -> list[str]:
+    """The base model has to be quantized as it was: the adapter makes up for what that loses."""
+    options: dict[str, Any] = {"load_in_8bit": True}
+    if settings.load.bits == 4:
+        kind, twice = settings.load.quant_type, settings.load.double_quant
+        options = {"load_in_4bit": True, "bnb_4bit_quant_type": kind, "bnb_4bit_use_double_quant": twice}
+    arguments = ", ".join(f"{name}={value!r}" for name, value in options.items())
+    return [
+        "from peft import PeftModel",
+        "from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig",
+        "",
+        f"quantization = BitsAndBytesConfig({arguments})  # LoftQ: as it was trained",
+        f"tokenizer = AutoTokenizer.from_pretrained({base!r})",
+        f"base = AutoModelForCausalLM.from_pretrained({base!r}, quantization_config=quantization)",
+        'model = PeftModel.from_pretrained(base, ".")  # this folder, or this repo\'s id',
     ]
 
 

@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -18,12 +18,12 @@ from transformers.pytorch_utils import Conv1D
 from playground.errors import problem
 from playground.model.embedding import embedding_rows, resize_embedding, rows_in_adapter
 from playground.model.language_part import language_part
+from playground.model.start_values import ADAPTER_NAME, freeze_shared_rows, lora_rank_and_alpha, set_start_values
 from playground.settings import Lora
 
 GROUPS = ("attention", "all-linear")  # of layers that a setting names together
 # Families with state space layers: PEFT (0.21) refuses to adapt these, since kernels bypass their forward pass.
 MAMBA_TYPES, MAMBA_KERNELS = ("falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"), ("out_proj", "conv1d")
-ADAPTER_NAME = "default"  # PEFT's name for a first adapter; its folder then loads with plain PeftModel.from_pretrained
 
 
 def linear_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
@@ -129,15 +129,23 @@ def _has_suffix(name: str, suffix: str) -> bool:
     return f".{name}".endswith(f".{suffix}")
 
 
-def add_lora(model: PreTrainedModel, settings: Lora, dtype: torch.dtype, seed: int) -> PeftModel:
-    """Wrap a model with a new LoRA adapter; the base weights are frozen and unchanged.
+def add_lora(
+    model: PreTrainedModel,
+    settings: Lora,
+    dtype: torch.dtype,
+    seed: int,
+    on_progress: Callable[..., None] | None = None,
+) -> PeftModel:
+    """Wrap a model with a new adapter of any kind; the base weights are frozen and unchanged.
 
     The adapter gets the dtype that its layer computes in: PEFT's default (float32) copies every input of every adapted
-    layer. dtype: for adapters of quantized layers. Raises PlaygroundError for what PEFT refuses.
+    layer. dtype: for adapters of quantized layers. on_progress: as in `start_values.set_start_values`. Raises
+    PlaygroundError for what PEFT refuses, and what on_progress raises; the model is then without an adapter.
     """
+    r, alpha = lora_rank_and_alpha(settings)
     config = LoraConfig(
-        r=settings.r,
-        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # PEFT's hint says int; it only scales by alpha / r
+        r=r,
+        lora_alpha=alpha,  # type: ignore[arg-type]  # PEFT's hint says int; it only scales by alpha / r
         lora_dropout=settings.dropout,
         target_modules=resolve_target_modules(model, settings.target_modules, settings.layers),
         use_rslora=settings.use_rslora,
@@ -151,7 +159,13 @@ def add_lora(model: PreTrainedModel, settings: Lora, dtype: torch.dtype, seed: i
     except ValueError as error:  # such as dropout on experts
         raise problem("error.peft", detail=str(error).split("\n")[0][:240]) from error
     assert isinstance(adapted, PeftModel)  # PEFT also names its mixed models as a possible result
-    return _cast_adapters(adapted, dtype)
+    _cast_adapters(adapted, dtype)
+    try:
+        set_start_values(adapted, settings, seed, on_progress)
+    except BaseException:
+        remove_lora(adapted)
+        raise
+    return adapted
 
 
 def _task_type(model: PreTrainedModel) -> str:
@@ -195,10 +209,16 @@ def load_lora(model: PreTrainedModel, folder: Path, dtype: torch.dtype, config: 
     return adapted
 
 
-def continue_lora(model: PreTrainedModel, folder: Path, dropout: float, dtype: torch.dtype, seed: int) -> PeftModel:
-    """Wrap a model with a saved adapter, to train it further with this dropout. Raises PlaygroundError as load_lora."""
+def continue_lora(model: PreTrainedModel, folder: Path, settings: Lora, dtype: torch.dtype, seed: int) -> PeftModel:
+    """Wrap a model with a saved adapter, to train it further with the settings' dropout, as their kind.
+
+    Raises PlaygroundError as load_lora.
+    """
     torch.manual_seed(seed)
-    return _read_lora(model, folder, dtype, None, is_trainable=True, dropout=dropout)
+    adapted = _read_lora(model, folder, dtype, None, is_trainable=True, dropout=settings.dropout)
+    if settings.kind == "miss":
+        freeze_shared_rows(adapted)
+    return adapted
 
 
 def _read_lora(

@@ -21,6 +21,7 @@ from playground.model import adapt
 from playground.model.language_part import auto_class
 from playground.model.load import LoadedModel
 from playground.model.source import local_folder
+from playground.model.start_values import lora_rank_and_alpha
 from playground.planning.rows import ignore_progress, read_model, read_rows
 from playground.predict import meta_model
 from playground.settings import Load, Settings
@@ -81,6 +82,7 @@ def make_recipe(run: runs.Run, on_progress: Callable = ignore_progress) -> Recip
         auto_class=auto_class(meta_model.config_of(str(local_folder(settings.load.model)))).__name__,
         pad=pad,
         start=(pad if decoder_start is None else decoder_start) if encoder else None,
+        rank_and_alpha=lora_rank_and_alpha(settings.lora),
         stored=stored,
         notes=(*notes, *setting_notes(settings, facts)),
     )
@@ -164,6 +166,7 @@ def _target_modules(settings: Settings, loaded: LoadedModel, towers: bool) -> li
 
 def _title(settings: Settings) -> str:
     train, lora = settings.train, settings.lora
-    what = "every weight" if train.method == "full" else f"LoRA with r {lora.r}"
+    kind = {"miss": "MiSS", "lora": "LoRA"}[lora.kind] + (f" from {lora.init}" if lora.init != "default" else "")
+    what = "every weight" if train.method == "full" else f"{kind} with r {lora.r}"
     model = catalog.display_name(settings.load.model)
     return f"{model} at {settings.load.bits} bits, {what}, on {short_name(settings.data.source)}"

@@ -5,6 +5,7 @@ May import: errors, i18n. Imports no torch.
 
 from playground.settings.aliases import SCHEMA
 from playground.settings.schema import (
+    ADAPTER_KINDS,
     BIT_WIDTHS,
     CHECKPOINTING_CHOICES,
     COMPILE_CHOICES,
@@ -13,6 +14,7 @@ from playground.settings.schema import (
     OPTIMIZERS,
     PROMPT_FORMATS,
     SAMPLE_CHOICES,
+    START_VALUES,
     TALK_GENERATION,
     Data,
     Generation,
@@ -33,6 +35,7 @@ from playground.settings.validate import (
 )
 
 __all__ = [
+    "ADAPTER_KINDS",
     "BIT_WIDTHS",
     "CHECKPOINTING_CHOICES",
     "COMPILE_CHOICES",
@@ -42,6 +45,7 @@ __all__ = [
     "PROMPT_FORMATS",
     "SAMPLE_CHOICES",
     "SCHEMA",
+    "START_VALUES",
     "TALK_GENERATION",
     "Data",
     "Generation",

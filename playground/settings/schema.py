@@ -14,6 +14,8 @@ from playground.errors import PlaygroundError, Problem
 BIT_WIDTHS = (32, 16, 8, 4)  # that a weight can be loaded at; 0 leaves the choice to the hardware
 PROMPT_FORMATS = ("auto", "chat", "alpaca", "talk", "text", "custom")
 METHODS = ("lora", "full")
+ADAPTER_KINDS = ("lora", "miss")
+START_VALUES = ("default", "pissa", "pissa_niter_16", "loftq")  # any number of iterations is allowed too
 OPTIMIZERS = ("adamw", "adamw8bit", "paged_adamw", "paged_adamw8bit")
 CHECKPOINTING_CHOICES = ("auto", "off", "2", "4", "all", "offload")  # any number from 2 on is allowed too
 COMPILE_CHOICES = ("auto", "on", "off")
@@ -66,6 +68,8 @@ class Data:
 class Lora:
     """The adapter (Hu et al. 2021, arXiv 2106.09685)."""
 
+    kind: str = "lora"  # lora, or miss: one trained matrix a layer (Kang and Yin 2024, arXiv 2409.15371)
+    init: str = "default"  # what LoRA starts from: default (B = 0), pissa, pissa_niter_N (its fast SVD), loftq
     r: int = 8
     alpha: float = 16
     dropout: float = 0.0

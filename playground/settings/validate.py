@@ -3,6 +3,7 @@
 import codecs
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from playground.errors import PlaygroundError, Problem, problem
 from playground.settings import prompt_format
 from playground.settings.aliases import with_current_names
 from playground.settings.schema import (
+    ADAPTER_KINDS,
     BIT_WIDTHS,
     CHECKPOINTING_CHOICES,
     COMPILE_CHOICES,
@@ -18,6 +20,7 @@ from playground.settings.schema import (
     OPTIMIZERS,
     PROMPT_FORMATS,
     SAMPLE_CHOICES,
+    START_VALUES,
     Data,
     Generation,
     Load,
@@ -27,6 +30,8 @@ from playground.settings.schema import (
     merge,
     merge_group,
 )
+
+FAST_PISSA = re.compile(r"pissa_niter_[1-9]\d{0,2}")  # PEFT's names for PiSSA by an iterative SVD
 
 Check = tuple[bool, str, dict]  # whether the value is allowed; the words key and values of the problem if it isn't
 
@@ -66,6 +71,7 @@ def problems(settings: Settings) -> list[Problem]:
         *_load_checks(settings.load),
         *_data_checks(settings.data),
         *_lora_checks(settings.lora),
+        *(_kind_checks(settings.lora, settings.load.bits) if settings.train.method != "full" else ()),
         *_train_checks(settings.train, settings.load.bits, settings.lora.start_from),
     ]
     return [Problem(key, values) for allowed, key, values in checks if not allowed]
@@ -133,12 +139,30 @@ def _data_checks(data: Data) -> Iterator[Check]:
 
 
 def _lora_checks(lora: Lora) -> Iterator[Check]:
+    is_known = lora.init in START_VALUES or FAST_PISSA.fullmatch(lora.init) is not None
+    yield _one_of("lora.kind", lora.kind, ADAPTER_KINDS)
+    yield is_known, "problem.choice", {"field": "lora.init", "value": lora.init, "choices": list(START_VALUES)}
     yield 1 <= lora.r <= 1024, "problem.r", {"r": lora.r}
     yield lora.alpha > 0, "problem.alpha", {"alpha": lora.alpha}
     yield 0 <= lora.dropout < 1, "problem.dropout", {"dropout": lora.dropout}
     yield lora.target_modules.strip(" ,") != "", "problem.target_modules", {}
     yield lora.layers >= 0, "problem.layers", {"layers": lora.layers}
     yield lora.loraplus_lr_ratio > 0, "problem.loraplus_lr_ratio", {"loraplus_lr_ratio": lora.loraplus_lr_ratio}
+
+
+def _kind_checks(lora: Lora, bits: int) -> Iterator[Check]:
+    """Which kinds of adapters and start values go with which other settings."""
+    used = {
+        "lora.init": lora.init != "default",
+        "lora.use_rslora": lora.use_rslora,
+        "lora.use_dora": lora.use_dora,
+        "lora.loraplus_lr_ratio": lora.loraplus_lr_ratio != 1,
+    }
+    with_miss = [name for name, is_used in used.items() if is_used]
+    yield lora.kind != "miss" or not with_miss, "problem.miss_with", {"fields": with_miss}
+    yield lora.init != "loftq" or bits in (4, 8), "problem.loftq_bits", {"bits": bits}
+    yield lora.init != "loftq" or not lora.use_dora, "problem.loftq_dora", {}
+    yield lora.init == "default" or not lora.start_from, "problem.init_start_from", {"init": lora.init}
 
 
 def _train_checks(train: Train, bits: int, start_from: str) -> Iterator[Check]:

@@ -14,7 +14,7 @@ from playground.settings import Lora, Settings, Train
 REPEATED = {
     "lora": {
         *("r", "alpha", "dropout", "target_modules", "layers", "modules_to_save"),
-        *("use_rslora", "use_dora", "loraplus_lr_ratio"),
+        *("use_rslora", "use_dora", "loraplus_lr_ratio", "kind", "init"),
     },
     "train": {
         *("epochs", "max_steps", "lr", "schedule", "warmup", "batch_size", "micro_batch_size", "max_seq_length"),
@@ -58,7 +58,8 @@ class Recipe:
     model: a Hub id, or "" where it has to be given as a folder. rows: as trained, {"prompt", "answer"} and, where the
     texts alone would give other tokens, "prompt_ids" and "answer_ids"; "masked" spans of tokens that are only read.
     by_length: whether rows of similar length go together. auto_class: of transformers. start: first token of a
-    decoder behind an encoder, else None. stored: whether the model's files are quantized already.
+    decoder behind an encoder, else None. rank_and_alpha: of the LoRA adapter that was trained
+    (model/start_values.py). stored: whether the model's files are quantized already.
     """
 
     run: str
@@ -73,6 +74,7 @@ class Recipe:
     auto_class: str
     pad: int
     start: int | None
+    rank_and_alpha: tuple[int, float]
     stored: bool = False
     notes: tuple[Problem, ...] = field(default=())
 

@@ -92,6 +92,7 @@ def module_list(names: Sequence[str]) -> str:
 def _conditions(recipe: Recipe, rows_file: bool) -> set[str]:
     settings, train = recipe.settings, recipe.settings.train
     lora = train.method != "full"
+    starts = lora and settings.lora.init != "default"
     held = {
         "lora": lora,
         "quantized": _is_quantized(recipe),
@@ -99,8 +100,14 @@ def _conditions(recipe: Recipe, rows_file: bool) -> set[str]:
         "masked": any("masked" in row for row in recipe.rows),
         "by_length": recipe.by_length,
         "copies": recipe.facts.dtype != "float32" and (lora or recipe.facts.dtype == "float16"),
+        "miss": lora and settings.lora.kind == "miss",
+        "pissa": lora and settings.lora.init.startswith("pissa"),
+        "exact_svd": settings.lora.init == "pissa",
+        "loftq": lora and settings.lora.init == "loftq",
+        "start_values": starts,
+        "four_bits": settings.load.bits == 4,
         "loraplus": lora and settings.lora.loraplus_lr_ratio != 1,
-        "bnb_optimizer": train.optimizer != "adamw",
+        "bitsandbytes": train.optimizer != "adamw" or (starts and _is_quantized(recipe)),
         "checkpointing": recipe.facts.recomputed,
         "stopped": recipe.facts.steps < recipe.facts.scheduled,
         "cosine": train.schedule == "cosine",
@@ -114,6 +121,7 @@ def _conditions(recipe: Recipe, rows_file: bool) -> set[str]:
 def _values(recipe: Recipe) -> dict[str, str]:
     settings, facts, train = recipe.settings, recipe.facts, recipe.settings.train
     lora, full, stopped = settings.lora, train.method == "full", facts.steps < facts.scheduled
+    r, alpha = recipe.rank_and_alpha
     names = [recipe.auto_class, "AutoTokenizer", *(["BitsAndBytesConfig"] if _is_quantized(recipe) else [])]
     return {
         "title": _plain(f"Repeat a fine-tune: {recipe.title} (run {recipe.run} of the fine-tuning playground)."),
@@ -137,8 +145,10 @@ def _values(recipe: Recipe) -> dict[str, str]:
         "auto_class": recipe.auto_class,
         "quantization": _quantization(settings),
         "task_type": "CAUSAL_LM" if recipe.start is None else "SEQ_2_SEQ_LM",
-        "r": str(lora.r),
-        "alpha": f"{lora.alpha:g}",
+        "r": str(r),
+        "rank": str(lora.r),
+        "niter": lora.init.rsplit("_", 1)[-1],
+        "alpha": f"{alpha:.16g}",
         "dropout": repr(lora.dropout),
         "target_modules": module_list(recipe.target_modules),
         "lora_options": _lora_options(recipe),
@@ -176,6 +186,7 @@ def _quantization(settings: Settings) -> str:
 
 
 def _lora_options(recipe: Recipe) -> str:
+    """PEFT's further options of the adapter; MiSS has the first one alone."""
     lora = recipe.settings.lora
     options = [f"modules_to_save={python_list(recipe.modules_to_save)}"] if recipe.modules_to_save else []
     options += ["use_rslora=True"] if lora.use_rslora else []

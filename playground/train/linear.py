@@ -53,21 +53,23 @@ class _FrozenLinear(torch.autograd.Function):
 class _LoraDown(torch.autograd.Function):
     """x Aᵀ; also saves what `_LoraLinear` needs for its gradients, and hands its context to `contexts`.
 
+    x is needed for the gradient of A alone, and MiSS doesn't train A.
+
     Saved here, before the large product: gradient checkpointing stops recomputing a layer at the last tensor that was
     saved, so the last product of a layer, a third of it, isn't computed twice.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, a: Tensor, contexts: list) -> Tensor:
+    def forward(ctx: Any, x: Tensor, a: Tensor, b: Tensor, contexts: list) -> Tensor:  # b: so that it has gradients
         low = x @ a.T
-        ctx.save_for_backward(x, low)
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, low)
         ctx.set_materialize_grads(False)
         contexts.append(ctx)
         return low
 
     @staticmethod
     def backward(ctx: Any, _: Tensor) -> tuple:
-        return None, None, None  # `_LoraLinear` has computed them all
+        return None, None, None, None  # `_LoraLinear` has computed them all
 
 
 class _LoraLinear(torch.autograd.Function):
@@ -118,9 +120,11 @@ def _lora_forward(layer: Any, x: Tensor) -> Tensor:
     name, weight, bias = layer.active_adapters[0], frozen_weight(layer.base_layer), layer.base_layer.bias
     a, b, scale = layer.lora_A[name].weight, layer.lora_B[name].weight, float(layer.scaling[name])
     if torch.compiler.is_compiling():
+        if not a.requires_grad:  # the operator would keep x for its gradient
+            return _frozen_forward(layer.base_layer, x) + scale * (x @ a.T) @ b.T
         return quantized_ops.lora_linear_compiled(weight, x, bias, a, b, scale)
     contexts: list = []
-    low = _LoraDown.apply(x, a, contexts)
+    low = _LoraDown.apply(x, a, b, contexts)
     return _LoraLinear.apply(weight, x, bias, low, a, b, scale, contexts)
 
 

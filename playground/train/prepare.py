@@ -47,19 +47,25 @@ def try_batching(loaded: LoadedModel, examples: Sequence[Example], held_out: Seq
     return Batcher(Loss(loaded.model), [*examples, *held_out], pad, loaded.device)
 
 
-def make_trainable(loaded: LoadedModel, settings: Settings, start: Path | None = None) -> None:
-    """Add a LoRA adapter to the loaded model, or let all its weights be trained in a full fine-tune.
+def make_trainable(
+    loaded: LoadedModel,
+    settings: Settings,
+    start: Path | None = None,
+    on_progress: Callable[..., None] | None = None,
+) -> None:
+    """Add an adapter to the loaded model, or let all its weights be trained in a full fine-tune.
 
-    start: the folder of an adapter to continue; None for a new one.
+    start: the folder of an adapter to continue; None for a new one. on_progress: called with (done, total, unit) while
+    start values are computed, as PiSSA's. Raises PlaygroundError for settings that don't fit the model.
     """
     if settings.train.method == "full":
         loaded.model.requires_grad_(True)
         return
-    seed = settings.train.seed
+    lora, seed = settings.lora, settings.train.seed
     model: Any = (
-        adapt.continue_lora(loaded.model, start, settings.lora.dropout, loaded.dtype, seed)
+        adapt.continue_lora(loaded.model, start, lora, loaded.dtype, seed)
         if start
-        else adapt.add_lora(loaded.model, settings.lora, loaded.dtype, seed)
+        else adapt.add_lora(loaded.model, lora, loaded.dtype, seed, on_progress)
     )
     loaded.model = model
 

@@ -72,10 +72,13 @@ def lora_linear(
     return frozen_linear(weight, x, bias).addmm_(low, b.T, alpha=scale)
 
 
-def lora_backward(upstream: Tensor, x: Tensor, low: Tensor, b: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients for low (tokens, r), A and B."""
+def lora_backward(
+    upstream: Tensor, x: Tensor | None, low: Tensor, b: Tensor, scale: float
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """The gradients for low (tokens, r), A (None without x) and B."""
     for_low = (upstream @ b).mul_(scale)
-    return for_low, for_low.T @ x, (upstream.T @ low).mul_(scale)
+    for_a = None if x is None else for_low.T @ x
+    return for_low, for_a, (upstream.T @ low).mul_(scale)
 
 
 def lora_linear_backward(
@@ -90,6 +93,7 @@ def lora_linear_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients for x (an empty tensor unless `needs_x`), A and B."""
     for_low, for_a, for_b = lora_backward(upstream, x, low, b, scale)
+    assert for_a is not None
     if not needs_x:
         return x.new_empty(0), for_a, for_b
     return frozen_linear_backward(weight, upstream).addmm_(for_low, a), for_a, for_b

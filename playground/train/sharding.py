@@ -19,7 +19,7 @@ def shard_frozen_weights(loss_module: Loss, device: torch.device, processes: int
     By torch's own function instead of `accelerator.prepare`, which wants an optimizer along with the model, turns what
     is trained into float32, and would shard the adapters too: one more gathering for some kilobytes a layer.
     """
-    whole = {p for p in loss_module.parameters() if p.requires_grad or p.ndim < 2}
+    whole = {p for name, p in loss_module.named_parameters() if p.requires_grad or p.ndim < 2 or "lora_" in name}
     for parameter in whole:
         parameter.data = parameter.data.to(device)
     options: dict[str, Any] = {

@@ -9,7 +9,15 @@ from typing import Any
 import gradio as gr
 
 from playground.errors import as_playground_error
-from playground.settings import CHECKPOINTING_CHOICES, COMPILE_CHOICES, METHODS, OPTIMIZERS, SAMPLE_CHOICES
+from playground.settings import (
+    ADAPTER_KINDS,
+    CHECKPOINTING_CHOICES,
+    COMPILE_CHOICES,
+    METHODS,
+    OPTIMIZERS,
+    SAMPLE_CHOICES,
+    START_VALUES,
+)
 from playground.ui import card_picture, oom_suggestions, queue_form
 from playground.ui.adapter_choice import adapter_choices
 from playground.ui.oom_suggestions import SuggestionBox
@@ -132,11 +140,15 @@ def minutes(seconds: float) -> str:
 
 
 def _lora_fields(page: Page) -> None:
-    field = page.field
+    field, labelled = page.field, page.choices
+    with gr.Row():
+        field(gr.Radio, "lora", "kind", choices=labelled("lora.kind", ADAPTER_KINDS))
+        starts = labelled("lora.init", START_VALUES)
+        field(gr.Dropdown, "lora", "init", choices=starts, allow_custom_value=True)
     with gr.Row():
         field(gr.Number, "lora", "alpha")
         field(gr.Number, "lora", "dropout")
-        targets = page.choices("lora.target_modules", TARGET_MODULES)
+        targets = labelled("lora.target_modules", TARGET_MODULES)
         field(gr.Dropdown, "lora", "target_modules", choices=targets, allow_custom_value=True)
         field(gr.Number, "lora", "layers", precision=0)
         field(gr.Textbox, "lora", "modules_to_save")

@@ -39,7 +39,15 @@ def weights(root, run: str) -> dict:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "lora", [{}, {"dropout": 0.3}, {"use_rslora": True, "loraplus_lr_ratio": 4.0}, {"use_dora": True}]
+    "lora",
+    [
+        {},
+        {"dropout": 0.3},
+        {"use_rslora": True, "loraplus_lr_ratio": 4.0},
+        {"use_dora": True},
+        {"kind": "miss"},
+        {"init": "pissa_niter_2", "loraplus_lr_ratio": 4.0},
+    ],
 )
 def test_resume_continues_bit_for_bit(chosen, tmp_path, lora):
     settings = chosen(lora=lora, train={"max_steps": 8})

@@ -1,0 +1,131 @@
+"""What adapters start from, and which layers and settings that goes with."""
+
+import pytest
+import torch
+from toys import keys, make_model
+
+from playground import compat
+from playground.background import Stopped
+from playground.errors import PlaygroundError
+from playground.model import adapt
+from playground.model.load import load_model
+from playground.settings import Load, Lora, Settings, problems
+from playground.train.patches import patch_modules
+
+IDS = torch.arange(3, 27)[None]
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(input_ids=IDS, use_cache=False).logits
+
+
+def load(folder, bits):
+    return load_model(folder, Load(model=str(folder), bits=bits, device="cpu"), lambda *_: None)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_loftq_starts_nearer_to_the_unquantized_weights(toy, bits):
+    folder = toy("gpt2")  # whose files have (in, out)
+    original = dict(load(folder, 32).model.named_modules())
+    errors = {}
+    for init in ("default", "loftq"):
+        loaded = load(folder, bits)
+        model = adapt.add_lora(loaded.model, Lora(init=init, r=16, alpha=8), torch.float32, 0)
+        for name, layer in model.get_base_model().named_modules():
+            if hasattr(layer, "lora_A"):
+                merged = compat.merged_weight(layer, "default").float()
+                errors[init, name] = float((merged - original[name].weight.T).square().sum())
+    layers = {name for _, name in errors}
+    assert len(layers) == 8
+    for name in layers:
+        assert errors["loftq", name] < 0.7 * errors["default", name]
+
+
+@pytest.mark.parametrize(
+    "lora,key",
+    [
+        ({"kind": "miss", "target_modules": "embed_tokens"}, "error.start_layer"),
+        ({"init": "pissa_niter_4", "target_modules": "embed_tokens,q_proj"}, "error.start_layer"),
+        ({"init": "pissa", "r": 65}, "error.start_rank"),
+        ({"kind": "miss", "r": 200}, "error.start_rank"),
+    ],
+)
+def test_layers_that_a_kind_cannot_adapt_are_refused_and_left_alone(lora, key):
+    model = make_model("llama")
+    before, expected = [type(module) for module in model.modules()], logits(model)
+    with pytest.raises(PlaygroundError) as error:
+        adapt.add_lora(model, Lora(**lora), torch.float32, 0)
+    assert keys(error) == [key]
+    assert [type(module) for module in model.modules()] == before and torch.equal(logits(model), expected)
+
+
+def test_loftq_needs_the_original_weights(toy, tmp_path):
+    loaded = load(toy(), 4)
+    for path, layer in ((tmp_path, "q_proj"), (toy("gpt2"), "q_proj"), (toy("llama", hidden_size=128), "q_proj")):
+        loaded.model.config._name_or_path = loaded.model.name_or_path = str(path)
+        with pytest.raises(PlaygroundError) as error:
+            adapt.add_lora(loaded.model, Lora(init="loftq"), torch.float32, 0)
+        [found] = error.value.problems
+        assert found.key == "error.loftq_weights" and layer in found.values["layer"]
+
+
+@pytest.mark.parametrize(
+    "lora,load,keys",
+    [
+        ({"kind": "dora"}, {}, ["problem.choice"]),
+        ({"init": "pissa_niter_0"}, {}, ["problem.choice"]),
+        ({"init": "pissa_niter_4"}, {}, []),
+        ({"init": "loftq"}, {"bits": 4}, []),
+        ({"init": "loftq"}, {"bits": 0}, ["problem.loftq_bits"]),
+        ({"init": "loftq", "use_dora": True}, {"bits": 4}, ["problem.loftq_dora"]),
+        ({"kind": "miss", "init": "pissa", "use_dora": True, "loraplus_lr_ratio": 2}, {}, ["problem.miss_with"]),
+        ({"init": "pissa", "start_from": "a-run"}, {}, ["problem.init_start_from"]),
+    ],
+)
+def test_settings_that_exclude_each_other_are_named(lora, load, keys):
+    settings = Settings().with_values({"lora": lora, "load": load})
+    found = problems(settings)
+    assert [problem.key for problem in found] == keys
+    assert not any("{" in problem.text(lang) for problem in found for lang in ("en", "ja"))
+    assert not problems(
+        settings.with_values(
+            {"train": {"method": "full"}, "load": {"bits": 16}, "lora": {"kind": "lora", "init": "loftq"}}
+        )
+    ) or keys == ["problem.init_start_from"]
+
+
+def bytes_kept(kind):
+    """What a forward pass of the toy keeps for its backward pass, and the parameters that get a gradient there."""
+    model = adapt.add_lora(make_model("llama").requires_grad_(False), Lora(kind=kind), torch.float32, 0).train()
+    sizes = {}
+
+    def keep(tensor):
+        sizes[tensor.data_ptr()] = tensor.nbytes
+        return tensor
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with patch_modules(model, model.get_base_model()), hooks:
+        loss = model(input_ids=IDS, labels=IDS, use_cache=False).loss
+        loss.backward()
+    return sum(sizes.values()), {name for name, p in model.named_parameters() if p.grad is not None}
+
+
+def test_miss_trains_one_matrix_and_keeps_no_inputs_of_layers():
+    (lora, both), (miss, one) = bytes_kept("lora"), bytes_kept("miss")
+    assert miss < 0.9 * lora and len(both) == 2 * len(one) and all("lora_B" in name for name in one)
+
+
+def test_a_stopped_start_leaves_the_model_without_an_adapter():
+    seen = []
+
+    def stop(*progress):
+        seen.append(progress)
+        raise Stopped
+
+    model = make_model("llama")
+    expected = logits(model)
+    with pytest.raises(Stopped):
+        adapt.add_lora(model, Lora(init="pissa"), torch.float32, 0, stop)
+    assert seen == [(1, 14, "layers")] and torch.equal(logits(model), expected)
+    assert not any("lora_" in name for name, _ in model.named_parameters())
