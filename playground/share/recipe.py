@@ -23,7 +23,7 @@ REPEATED = {
 }
 WITHOUT_EFFECT = {
     "lora": set[str](),
-    "train": {"max_tokens_per_micro_batch", "compile", "save_every", "eval_rows", "sample_every"},
+    "train": {"max_tokens_per_micro_batch", "compile", "save_every", "eval_rows", "measure_forgetting", "sample_every"},
 }
 # No script has them; a run that used one says so.
 NOT_REPEATED = {"lora": {"start_from"}, "train": {"eval_every", "patience"}}
