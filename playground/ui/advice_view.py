@@ -12,7 +12,7 @@ SOURCES = {
     "rslora": ("rsLoRA, 2312.03732", "https://arxiv.org/abs/2312.03732"),
     "capacity": ("Allen-Zhu & Li, 2404.05405", "https://arxiv.org/abs/2404.05405"),
 }
-LARGE = ("parameters", "room", "tokens", "needed")  # values that are counts
+LARGE = ("room", "tokens", "needed")  # counts, besides those that `translate` knows
 
 
 def advice_html(advice: Sequence[dict[str, Any]], lang: str) -> str:
@@ -23,9 +23,9 @@ def advice_html(advice: Sequence[dict[str, Any]], lang: str) -> str:
 
 def _line(item: dict[str, Any], lang: str) -> str:
     values = {name: format_large(lang, value) if name in LARGE else value for name, value in item["values"].items()}
-    links = ", ".join(
+    links = " · ".join(
         f'<a href="{url}" target="_blank" rel="noopener noreferrer">{escape(name)}</a>'
         for name, url in (SOURCES[source] for source in item["sources"])
     )
     mark = ' class="warns"' if item["warns"] else ""
-    return f"<li{mark}>{escape(translate(lang, item['key'], **values))} <small>({links})</small></li>"
+    return f"<li{mark}>{escape(translate(lang, item['key'], **values))} <small>{links}</small></li>"
