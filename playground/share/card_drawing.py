@@ -227,7 +227,7 @@ def _footer(card: Card, word: Callable) -> list[str]:
     if languages:
         rises = [word(f"card.forgetting.{name}", change=_signed(card.forgetting[name])) for name in languages]
         text = word("card.forgetting", changes=" · ".join(rises))
-        drawn.append(_text(WIDTH - MARGIN, 502, text, 15, QUIET, 'text-anchor="end"'))
+        drawn.append(_text(WIDTH - MARGIN, 501, text, 14, QUIET, 'text-anchor="end"'))
     command = lines_of(card.command, (WIDTH - 2 * MARGIN - 32) / 18, 2, MONO_WIDTH)
     drawn.append(f'<rect x="{MARGIN}" y="544" width="{WIDTH - 2 * MARGIN}" height="62" rx="8" fill="{INK}"/>')
     first = 582 if len(command) == 1 else 569
