@@ -1,5 +1,7 @@
 """Neutral text: bundled prose in each language, on whose loss is seen what a fine-tune has made a model forget."""
 
+from collections.abc import Mapping
+
 from playground import ASSETS
 from playground.data.batch import Example
 from playground.eval.metrics import Terms, compare_sides
@@ -38,7 +40,7 @@ def _can_write(loaded: LoadedModel, text: str) -> bool:
     return len(ids) >= MIN_TOKENS and ids.count(loaded.tokenizer.unk_token_id) <= MAX_UNKNOWN * len(ids)
 
 
-def forgetting_figures(base: dict[str, Terms], tuned: dict[str, Terms]) -> dict[str, dict]:
+def forgetting_figures(base: Mapping[str, Terms], tuned: Mapping[str, Terms]) -> dict[str, dict]:
     """Compare the loss on neutral text, by language: as `metrics.compare_sides`, with windows as "rows", and "tokens".
 
     base, tuned: by language, each window's (nats, predicted tokens). A positive difference is what was forgotten. A
