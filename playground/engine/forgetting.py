@@ -44,6 +44,7 @@ class Forgetting:
             self._base = yield from self._measure()
             if self._base is not None:
                 yield {"kind": "eval", "when": "forgetting", "side": "base", "each": self._base}
+            release_memory()  # so that the memory plan of the training finds it free
 
     def measure_tuned(self) -> Generator[dict, None, dict | None]:
         """Measure the fine-tuned model; returns the figures by language, or None where a side wasn't measured."""
@@ -59,7 +60,7 @@ class Forgetting:
     def _recorded_base(self) -> Measured | None:
         """The untouched model's losses from the events of a run that is resumed, if they are of the same windows."""
         events = (e for e in self._context.run.events() if e["kind"] == "eval" and e.get("when") == "forgetting")
-        each = next((event["each"] for event in events if event.get("side") == "base"), None)
+        each = next((event.get("each") for event in events if event.get("side") == "base"), None)
         if each is None or any(len(each.get(name, ())) != len(parts) for name, parts in self._windows.items()):
             return None
         return {name: [(nats, tokens) for nats, tokens in rows] for name, rows in each.items()}
