@@ -38,7 +38,7 @@ def junk(chosen, tmp_path):
     """`junk(load={...}, train={...})`: settings that teach nonsense."""
     path = tmp_path / "junk.jsonl"
     path.write_text((json.dumps(JUNK) + "\n") * 12, encoding="utf-8")
-    quick = {"max_steps": 25, "lr": 3e-2, "eval_rows": 0, "measure_forgetting": True}
+    quick = {"max_steps": 25, "lr": 1e-1, "eval_rows": 0, "measure_forgetting": True}
 
     def settings(**groups):
         data = {"source": str(path), "drop_duplicates": False}
@@ -51,7 +51,7 @@ def measured(events) -> list[dict]:
     return [event for event in events if event["kind"] == "eval" and event["when"] == "forgetting"]
 
 
-@pytest.mark.parametrize("changes", [{}, {"load": {"bits": 4}}, {"train": {"method": "full", "lr": 3e-3}}])
+@pytest.mark.parametrize("changes", [{}, {"load": {"bits": 4}}, {"train": {"method": "full", "lr": 1e-2}}])
 def test_nonsense_makes_a_model_worse_at_both_languages(junk, tmp_path, toy, changes):
     events = list(Workbench(tmp_path / "runs").tune(junk(**changes)))
     base, tuned = measured(events)
