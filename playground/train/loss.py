@@ -109,8 +109,12 @@ class Loss(nn.Module):
         if self.chunked:
             loss = token_losses if per_token else chunked_loss
             return loss(self._hidden_states(batch.inputs), self._parts[1], batch.positions, batch.targets)
-        logits = self.model(**batch.inputs, use_cache=False).logits.flatten(0, 1)[batch.positions]
-        return functional.cross_entropy(logits.float(), batch.targets, reduction="none" if per_token else "sum")
+        logits = self.model(**batch.inputs, use_cache=False).logits.flatten(0, 1)
+        if not per_token:
+            return functional.cross_entropy(logits[batch.positions].float(), batch.targets, reduction="sum")
+        chunk = _chunk_size(logits.shape[1], LISTED_LOGITS)
+        parts = zip(batch.positions.split(chunk), batch.targets.split(chunk))
+        return torch.cat([functional.cross_entropy(logits[at].float(), token, reduction="none") for at, token in parts])
 
     def _hidden_states(self, inputs: dict) -> Tensor:
         """The head's input: (rows, tokens, width)."""
