@@ -60,7 +60,7 @@ def test_nonsense_makes_a_model_worse_at_both_languages(junk, tmp_path, toy, cha
     assert set(figures) == set(LANGUAGES)
     for language, figure in figures.items():
         assert figure["difference"] > 0.1 and figure["intervals"]["difference"][0] > 0
-        assert figure["rows"] == len(base["each"][language]) >= 4
+        assert figure["rows"] == len(base["each"][language]) >= 2
         assert figure["tokens"] == sum(tokens for _, tokens in base["each"][language]) <= TOKENS
         for side, event in (("base", base), ("tuned", tuned)):
             mean = sum(nats for nats, _ in event["each"][language]) / figure["tokens"]
@@ -106,7 +106,7 @@ def test_an_adapter_that_is_continued_is_compared_with_the_model_without_it(junk
     first = list(Workbench(tmp_path / "runs").tune(junk(train={"max_steps": 8})))
     start = {"start_from": first[-1]["result"]["run"]}
     second = list(Workbench(tmp_path / "runs").tune(junk(train={"max_steps": 1}, lora=start)))
-    assert measured(second)[0] == measured(first)[0]
+    assert measured(second)[0]["each"] == measured(first)[0]["each"]
     assert second[-1]["result"]["forgetting"]["en"]["difference"] > 0.1
 
 
