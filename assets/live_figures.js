@@ -27,6 +27,7 @@ const significant = (value) => Math.abs(value) >= 1000 ? formatCount(value) : `$
 const METRICS = {
   loss: { write: significant, better: -1 }, perplexity: { write: significant, better: -1 }, recall: { ...percent, better: 1 }, chrf: { ...fixed(1), better: 1 },
   closed: { ...percent, better: 1 }, characters: fixed(1), tokens: fixed(1), distinct_1: percent, distinct_2: percent,
+  forgetting_en: { write: significant, better: -1 }, forgetting_ja: { write: significant, better: -1 },
 };
 
 const drawnPredictions = (state) => [...state.predictions.values()].filter(({ prediction, kind }) => isNumber(prediction[kind]) && kind !== "allocated");
@@ -79,6 +80,20 @@ function metricRow(name, metric) {
   };
 }
 
+const signedLoss = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(2)}`;
+
+// Every metric of before and after: those of the held-out rows, and the loss on ordinary text by language.
+const allFigures = ({ measures, forgetting }) => ({ ...measures?.figures, ...Object.fromEntries(Object.entries(forgetting ?? {}).map(([language, figure]) => [`forgetting_${language}`, figure])) });
+
+// What a fine-tune made the model forget, in a sentence for each language: worse, better, or the same as far as was measured.
+function forgettingTexts(forgetting) {
+  return Object.entries(forgetting ?? {}).map(([language, { difference, intervals }]) => {
+    const [low, high] = intervals?.difference ?? [0, 0], verdict = low > 0 ? "worse" : high < 0 ? "better" : "same";
+    const values = { change: significant(Math.abs(difference)), percent: significant(Math.round(1000 * (1 - Math.exp(-difference))) / 10) };
+    return say(`forgetting.${verdict}_${language}`, values);
+  });
+}
+
 // The score card of a fine-tune that ended: [name, value, small print] of each tile; [] while it goes on, and for other jobs.
 function scoreTiles(state) {
   const { figures = {} } = state.measures ?? {}, { recall } = figures, { before, after } = state.evals;
@@ -88,6 +103,8 @@ function scoreTiles(state) {
   if (before && after) tiles.push([say("score.loss"), arrow(before[1].toFixed(2), after[1].toFixed(2)), state.keptStep === null ? say("score.held_out") : say("score.best", { step: state.keptStep })]);
   tiles.push([say("score.time"), formatSeconds(state.result.seconds ?? state.time), say("score.steps", { step: state.step.step, steps: state.step.steps })]);
   if (tune?.peak) tiles.push([say("score.memory"), formatBytes(tune.peak), say("score.predicted", { predicted: formatBytes(tune.prediction[tune.kind]) })]);
+  const lost = Object.values(state.forgetting ?? {}).map(({ difference }) => signedLoss(difference));
+  if (lost.length) tiles.push([say("score.forgetting"), lost.join(" · "), say(lost.length > 1 ? "score.forgetting_of" : "score.forgetting_one")]);
   return tiles;
 }
 const percentText = (share) => `${Math.round(100 * share)} %`;

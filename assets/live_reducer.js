@@ -20,7 +20,7 @@ const emptyState = (run = "") => ({
   phases: [], progress: null, step: null, // phases: {name, from, to} on the time axis; the latest progress and step events
   memory: [], latestMemory: {}, peaks: {}, parts: null, // memory: rows [x, phase, bytes by kind ...]; peaks: bytes by kind
   losses: [], evals: {}, during: [], keptStep: null, // losses: [step, loss]; evals: the same, by "before" and "after"; during: those between; keptStep: whose weights are kept
-  measures: null, samples: [], // samples: [step, events]
+  measures: null, forgetting: null, samples: [], // forgetting: figures by language; samples: [step, events]
   result: {}, // of the job that ended
   notes: [], failure: "", partsAtFailure: null, outcome: "", // outcome: "" while the job goes on, then done, stopped or failed
   predictions: new Map(), // by phase: {prediction, kind, from, to, peak, measurement}
@@ -44,6 +44,7 @@ const REDUCERS = {
   },
   eval(state, event) {
     if (event.when === "measures") state.measures = event;
+    else if (event.when === "forgetting") state.forgetting = event.figures ?? null; // of the untouched model alone there are none
     else if (event.when === "during") state.during = [...state.during.filter(([step]) => step < event.step), [event.step, event.loss]]; // or repeated from a checkpoint
     else if (isNumber(event.loss)) state.evals[event.when] = [event.when === "before" ? 0 : state.keptStep ?? state.step?.step ?? 0, event.loss];
   },

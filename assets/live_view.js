@@ -162,11 +162,12 @@ function drawLoss() {
 }
 
 function drawMeasures() {
-  const { measures } = state;
-  show(part(".measures"), Boolean(measures));
-  if (!measures) return;
-  const { figures, rows, asked, limit, counts } = measures, names = Object.keys(METRICS).filter((name) => figures[name]);
-  put(part(".measures small"), say("measures.of", { rows }));
+  const { measures } = state, figures = allFigures(state), names = Object.keys(METRICS).filter((name) => figures[name]);
+  show(part(".measures"), names.length > 0);
+  if (!names.length) return;
+  const { rows, asked, limit, counts } = measures ?? {};
+  put(part(".measures small"), rows ? say("measures.of", { rows }) : "");
+  put(part(".forgotten"), forgettingTexts(state.forgetting).join(" "));
   put(part(".how"), [say("measures.how"), asked ? say("measures.asked", { asked, limit }) : ""].join(" "));
   fill(part(".measures tbody"), names, ["tr", "th", "td", "td", "td"], (row, name) => {
     const [head, ...cells] = row.children, { cells: texts, effect } = metricRow(name, figures[name]), whole = figures[name].whole;
@@ -180,7 +181,7 @@ function drawMeasures() {
   ["helped", "hurt"].forEach((key, i) => {
     show(headings[i], Boolean(counts)), show(lists[i], Boolean(counts));
     put(headings[i], say(`rows.${key}`, { count: counts?.[key] ?? 0 }));
-    fill(lists[i], measures[key] ?? [], ["li", "details"], (item, row) => drawRow(item.firstChild, row, row === measures[key][0]));
+    fill(lists[i], measures?.[key] ?? [], ["li", "details"], (item, row) => drawRow(item.firstChild, row, row === measures[key][0]));
   });
 }
 

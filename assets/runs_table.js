@@ -31,7 +31,11 @@ function formatBegan(began) {
 const makeCell = (text, attributes = {}) => make("td", text, { role: "cell", ...attributes });
 const headed = (column, text, more = {}) => makeCell(text, { "data-head": say(`head.${column}`), ...more });
 const CELLS = {
-  loss: ({ loss }) => headed("loss", loss?.join(" → ")),
+  loss({ loss, forgetting }) {
+    const cell = headed("loss", loss?.join(" → "));
+    if (forgetting) cell.append(make("small", say("forgetting", { change: forgetting })));
+    return cell;
+  },
   recall: ({ facts }) => headed("recall", facts?.join(" → ")),
   peak({ peak: [predicted, measured] }) {
     const cell = headed("peak", measured);

@@ -105,7 +105,14 @@ def chosen(toy: Callable[..., Path], lesson: Path) -> "Callable[..., Settings]":
         quick: dict[str, dict] = {
             "load": {"model": str(toy()), "bits": 32, "device": "cpu"},
             "data": {"source": str(lesson)},
-            "train": {"max_steps": 3, "batch_size": 4, "max_seq_length": 128, "lr": 1e-2, "sample_every": "off"},
+            "train": {
+                "max_steps": 3,
+                "batch_size": 4,
+                "max_seq_length": 128,
+                "lr": 1e-2,
+                "sample_every": "off",
+                "measure_forgetting": False,
+            },
         }
         return Settings().with_values({g: quick.get(g, {}) | groups.get(g, {}) for g in {**quick, **groups}})
 

@@ -44,6 +44,7 @@ def _entry(run: RunSummary, lang: str) -> dict[str, Any]:
         "settings": {f"{group}.{name}": value for group, name, value in changed_settings(run)},
         "loss": run.loss,
         "facts": run.recall,
+        "forgetting": run.forgetting or None,
         "peak": {"predicted": run.peak[0], "measured": run.peak[1]},
         "tokens_per_s": run.tokens_per_s,
         "seconds": run.seconds or None,

@@ -11,6 +11,7 @@ from playground.data import source as data_source
 from playground.engine import evaluation, predictions
 from playground.engine.adapter_start import check_start
 from playground.engine.evaluation import HeldOutLoss
+from playground.engine.forgetting import Forgetting
 from playground.engine.job import JobContext, JobResult
 from playground.engine.load import ensure_loaded
 from playground.engine.model_slot import Adapter, ModelSlot
@@ -30,15 +31,16 @@ from playground.train.trainer import Trainer
 class TuneResult(JobResult):
     """What a fine-tune has learned and kept; one that was stopped has made fewer `steps` than `total_steps`.
 
-    loss: held-out loss {"before", "after"}; recall and measures: as of evaluation.Comparison; parts: the ledger in
-    bytes; checkpoint: whether the run can be resumed; best: {"step", "loss"} of the weights that were kept, where the
-    held-out loss was measured during training; ended: "early" where it no longer fell; adapter or model: the path that
-    the main process saved to.
+    loss: held-out loss {"before", "after"}; recall and measures: as of evaluation.Comparison; forgetting: by language,
+    as of eval.neutral_text.forgetting_figures; parts: the ledger in bytes; checkpoint: whether the run can be resumed;
+    best: {"step", "loss"} of the weights that were kept, where the held-out loss was measured during training; ended:
+    "early" where it no longer fell; adapter or model: the path that the main process saved to.
     """
 
     loss: dict[str, float | None]
     recall: dict | None
     measures: dict | None
+    forgetting: dict | None
     tokens_per_s: float
     steps: int
     total_steps: int
@@ -84,6 +86,8 @@ def tune(
         batcher = try_batching(loaded, training_set.examples, eval_set.examples)
         batching = batcher.mode
         yield from predictions.predict_tune_memory(settings, loaded, training_set.examples, outside, batcher)
+    forgetting = Forgetting(context, loaded, training_set.examples, settings.train.measure_forgetting)
+    yield from forgetting.measure_base()
     yield from _make_trainable(context, loaded, settings, start)
     trainer = build_trainer(
         loaded, settings, training_set.examples, eval_set.examples, context.team, batching=batching
@@ -109,6 +113,7 @@ def tune(
     sides = ("tuned",) if is_full else ("base", "tuned")
     answers |= yield from evaluation.evaluate_answers(context, loaded, eval_set, sides)
     comparison = yield from evaluation.compare(context, eval_set, before, after, answers)
+    forgotten = yield from forgetting.measure_tuned()
     if trained.finished:
         _remove_checkpoints(context)
     parts = context.bytes_by_part()
@@ -117,6 +122,7 @@ def tune(
         loss={"before": before.mean if before else None, "after": after.mean if after else None},
         recall=comparison.recall,
         measures=comparison.measures,
+        forgetting=forgotten,
         tokens_per_s=trained.last_step["tokens_per_s"],
         steps=trained.last_step["step"],
         total_steps=trained.last_step["steps"],

@@ -110,6 +110,11 @@ def _losses(result: dict, word: Any) -> list[tuple[str, str]]:
         rows.append((word("loss"), f"{loss['before']:.3f} → {loss['after']:.3f}"))
     if recall:
         rows.append((word("recall"), f"{100 * recall['base']:.0f} % → {100 * recall['tuned']:.0f} %"))
+    for language, figure in (result.get("forgetting") or {}).items():
+        change = f"{figure['difference']:+.3f}"
+        if figure["intervals"]:
+            change += " [{:+.3f}, {:+.3f}]".format(*figure["intervals"]["difference"])
+        rows.append((word(f"forgetting_{language}"), f"{figure['base']:.3f} → {figure['tuned']:.3f} ({change})"))
     return rows
 
 

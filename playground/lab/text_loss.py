@@ -16,15 +16,17 @@ WINDOW = 512  # tokens that are read at once; the first one of each isn't predic
 MIN_TOKENS = 64
 
 
-def windows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> list[list[int]]:
-    """The text's tokens in windows, each after the start token where the tokenizer writes one: Gemma needs it.
+def windows(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, size: int = WINDOW
+) -> list[list[int]]:
+    """The text's tokens in windows of `size`, each after the start token where a tokenizer writes one: Gemma needs it.
 
     Raises PlaygroundError for a text too short to measure with.
     """
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     if len(ids) < MIN_TOKENS:
         raise problem("error.lab_text", tokens=len(ids), least=MIN_TOKENS)
-    size = min(WINDOW, max_context_length(model.config) or WINDOW)
+    size = min(size, max_context_length(model.config) or size)
     start = [tokenizer.bos_token_id] if tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id else []
     parts = [start + ids[first : first + size - len(start)] for first in range(0, len(ids), size - len(start))]
     return [part for part in parts if len(part) > 1]

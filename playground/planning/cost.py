@@ -57,7 +57,8 @@ def cutoff_cost(
     and seconds are those of the whole set. Returns data.lengths.cutoff_effect's keys and
 
         "cutoff", "padding" (data.lengths.padding), "steps", "epochs",
-        "memory": {"bytes", "capacity", "verdict", "checkpointing", "budget", "batching", "tokens", "rows"} or None,
+        "memory": {"bytes", "capacity", "verdict", "checkpointing", "budget", "batching", "tokens", "rows",
+        "trainable"} or None,
         "trouble": the error as a dict where memory can't be predicted, else None,
         "estimates": a list of predict.seconds.estimate_seconds' results,
         "measured": {"seconds", "run", "tokens_per_s"} or None.
@@ -97,7 +98,7 @@ def epochs_of(rows: int, train: Train) -> float:
 
 def _memory(prediction: dict, capacity: int) -> dict:
     need = prediction["need"]
-    policy = {name: prediction[name] for name in ("checkpointing", "budget", "batching", "tokens", "rows")}
+    policy = {name: prediction[name] for name in ("checkpointing", "budget", "batching", "tokens", "rows", "trainable")}
     return {"bytes": need, "capacity": capacity, "verdict": verdict(need, capacity) if capacity else None, **policy}
 
 

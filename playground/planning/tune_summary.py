@@ -10,6 +10,7 @@ from playground.errors import PlaygroundError
 from playground.memory import meter
 from playground.model.dtype import default_bits
 from playground.planning import rows
+from playground.planning.advice import advice_for
 from playground.planning.client import this_machine
 from playground.planning.cost import epochs_of
 from playground.planning.forecast import predict_full_rows
@@ -26,8 +27,8 @@ def tune_summary(settings: Settings, root: str = "", on_progress: Callable = row
     "rows" (to train on), "epochs", "steps", "seconds" (of the whole run, or None where nothing tells), "seconds_source"
     ("measured": in an earlier run here, "table": from the GPU's peak rate, training alone; None), "need_bytes" (of a
     fresh engine; None where it can't be predicted), "capacity" (bytes), "verdict" (None without a need), "exact"
-    (whether the rows' own lengths were counted: else every row is taken at full length)}. Raises PlaygroundError: rows
-    that can't be read, none left, a model that nobody knows.
+    (whether the rows' own lengths were counted: else every row is taken at full length), "advice" (planning.advice)}.
+    Raises PlaygroundError: rows that can't be read, none left, a model that nobody knows.
     """
     machine = _machine_for(settings.load)
     capacity = machine["bytes"]
@@ -45,8 +46,12 @@ def tune_summary(settings: Settings, root: str = "", on_progress: Callable = row
     except PlaygroundError as error:
         if [problem.key for problem in error.problems] != ["error.tokenizer_absent"]:
             raise
-        return summary | _without_tokenizer(settings, machine, on_progress)
+        return (
+            summary | _without_tokenizer(settings, machine, on_progress) | {"advice": advice_for(settings, None, None)}
+        )
     need = cost["memory"]["bytes"] if cost["memory"] else None
+    labelled = cost["trained"] * cost["rows"] / max(1, cost["counted"]) * min(1.0, cost["epochs"])
+    trainable = cost["memory"]["trainable"] if cost["memory"] else None
     return summary | {
         "rows": cost["rows"],
         "epochs": cost["epochs"],
@@ -55,6 +60,7 @@ def tune_summary(settings: Settings, root: str = "", on_progress: Callable = row
         "need_bytes": need,
         "verdict": verdict(need, capacity) if need else None,
         "exact": True,
+        "advice": advice_for(settings, trainable, round(labelled)),
     }
 
 

@@ -66,6 +66,18 @@ class RunSummary:
         """Facts named by the base and the tuned model, 0 to 1, or None."""
         return pair_of(self.result.get("recall"), "base", "tuned")
 
+    @property
+    def forgetting(self) -> dict[str, float]:
+        """How much the loss on neutral text rose, in nats a token, by language; empty where it wasn't measured."""
+        return forgetting_of(self.result)
+
+
+def forgetting_of(result: Mapping) -> dict[str, float]:
+    """The rise of the loss on neutral text by language, from a fine-tune's result; what can't be read is left out."""
+    figures = dict_of(result, "forgetting")
+    rises = {language: number(dict_of(figures, language).get("difference")) for language in figures}
+    return {language: rise for language, rise in rises.items() if rise is not None}
+
 
 def pair_of(values: Any, first: str, second: str) -> tuple[float, float] | None:
     """Two numbers of a result; None unless both are there, which a run of another version may lack."""

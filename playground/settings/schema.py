@@ -104,6 +104,7 @@ class Train:
     eval_rows: int = 45  # held-out rows evaluated before and after, at most, evenly spread over the set; 0: none
     eval_every: int = 0  # steps between two measurements of the held-out loss; the best weights are kept; 0: none
     patience: int = 0  # such measurements without a lower loss after which training ends; 0: never early
+    measure_forgetting: bool = True  # the loss on ordinary text too, in English and Japanese, before and after
     sample_every: str = "auto"  # steps between two rounds of sample answers: a number, off, auto (a few a run)
     memory_snapshot: bool = False  # record what CUDA's allocator does, for PyTorch's memory viewer
 

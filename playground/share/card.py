@@ -10,7 +10,7 @@ from playground.errors import PlaygroundError, problem
 from playground.i18n import translate
 from playground.runs import Run, last_result
 from playground.runs.recordings import without_paths
-from playground.runs.summary import pair_of
+from playground.runs.summary import forgetting_of, pair_of
 from playground.settings import Settings
 from playground.share.command_lines import tune_command
 
@@ -39,7 +39,11 @@ class Memory:
 
 @dataclass(frozen=True)
 class Card:
-    """What a card shows. exchange: None where no answers were kept; loss: held-out, before and after, or None."""
+    """What a card shows.
+
+    exchange: None where no answers were kept; loss: held-out, before and after, or None; forgetting: the rise of the
+    loss on neutral text, in nats a token, by language.
+    """
 
     run: str
     model: str
@@ -52,6 +56,7 @@ class Card:
     seconds: float
     steps: int
     loss: tuple[float, float] | None
+    forgetting: dict[str, float]
     predicted: Memory | None
     measured: Memory | None
     exchange: Exchange | None
@@ -85,6 +90,7 @@ def card_of(run: Run, lang: str, question: int = 0) -> Card:
         seconds=float(result.get("seconds") or max((e["t"] for e in events), default=0.0)),
         steps=max((e["step"] for e in events if e["kind"] == "step"), default=0),
         loss=pair_of(result.get("loss"), "before", "after"),
+        forgetting=forgetting_of(result),
         predicted=_memory(events, "memory_predicted", ""),
         measured=_memory(events, "memory_measured", "peak"),
         exchange=chosen,

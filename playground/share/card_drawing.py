@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from html import escape
 
-from playground.i18n import format_bytes, translate
+from playground.i18n import LANGUAGES, format_bytes, translate
 from playground.share.card import Card, Memory
 
 WIDTH, HEIGHT, MARGIN = 1200, 630, 48
@@ -223,11 +223,20 @@ def _footer(card: Card, word: Callable) -> list[str]:
             _text(WIDTH - MARGIN, 452, f"{before} → {after}", 30, INK, right),
             _text(WIDTH - MARGIN, 478, word("card.loss"), 17, QUIET, 'text-anchor="end"'),
         ]
+    languages = [language for language in LANGUAGES if language in card.forgetting]
+    if languages:
+        rises = [word(f"card.forgetting.{name}", change=_signed(card.forgetting[name])) for name in languages]
+        text = word("card.forgetting", changes=" · ".join(rises))
+        drawn.append(_text(WIDTH - MARGIN, 501, text, 14, QUIET, 'text-anchor="end"'))
     command = lines_of(card.command, (WIDTH - 2 * MARGIN - 32) / 18, 2, MONO_WIDTH)
     drawn.append(f'<rect x="{MARGIN}" y="544" width="{WIDTH - 2 * MARGIN}" height="62" rx="8" fill="{INK}"/>')
     first = 582 if len(command) == 1 else 569
     mono = f'font-family="{MONO}"'
     return drawn + _block(MARGIN + 16, first, command, 18, "#eef2f8", mono)
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "−")
 
 
 def _duration(seconds: float, word: Callable) -> str:

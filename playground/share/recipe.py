@@ -23,7 +23,15 @@ REPEATED = {
 }
 WITHOUT_EFFECT = {
     "lora": set[str](),
-    "train": {"max_tokens_per_micro_batch", "compile", "save_every", "eval_rows", "sample_every", "memory_snapshot"},
+    "train": {
+        "max_tokens_per_micro_batch",
+        "compile",
+        "save_every",
+        "eval_rows",
+        "measure_forgetting",
+        "sample_every",
+        "memory_snapshot",
+    },
 }
 # No script has them; a run that used one says so.
 NOT_REPEATED = {"lora": {"start_from"}, "train": {"eval_every", "patience"}}

@@ -60,10 +60,7 @@ class Batcher:
         """One micro-batch on the device."""
         if self.packed:
             return pack(examples, self.prefix, self.device, self.mode == "masked", self._multiple)
-        if self.encoder:
-            start = self.model.generation_config.decoder_start_token_id
-            return collate_seq2seq(examples, self.pad, self.pad if start is None else start, self.device)
-        return collate(examples, self.pad, self.device)
+        return padded_batch(self.model, examples, self.pad, self.device)
 
     def attention(self) -> contextlib.AbstractContextManager:
         """The context in which the model has to compute these batches."""
@@ -146,3 +143,11 @@ class Batcher:
         """
         with patch_modules(loss_module, self.model):
             return loss_module(batch, return_hidden=True).float()
+
+
+def padded_batch(model: Any, examples: Sequence[Example], pad: int, device: str) -> Batch:
+    """A micro-batch of rows that are a sequence each; for a model with an encoder, as it reads and writes them."""
+    if not model.config.is_encoder_decoder:
+        return collate(examples, pad, device)
+    start = model.generation_config.decoder_start_token_id
+    return collate_seq2seq(examples, pad, pad if start is None else start, device)

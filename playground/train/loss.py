@@ -16,6 +16,7 @@ from torch.nn import functional
 from playground.data.batch import Batch
 
 CHUNK_LOGITS = 2**24  # logits in memory at once: 64 MiB in float32
+LISTED_LOGITS = 2**22  # the same where each token's loss is listed: cross_entropy takes their logarithms beside them
 MIN_CHUNK = 16  # positions of a chunk, however large the vocabulary
 
 # names in the configs of families that scale or cap their logits
@@ -53,13 +54,18 @@ def chunked_loss(hidden: Tensor, head: nn.Linear, positions: Tensor, targets: Te
     targets: (labelled,) token ids. The head is frozen.
     """
     return _ChunkedLoss.apply(
-        hidden.flatten(0, 1), head.weight, head.bias, positions, targets, _chunk_size(head.weight.shape[0])
+        hidden.flatten(0, 1),
+        head.weight,
+        head.bias,
+        positions,
+        targets,
+        _chunk_size(head.weight.shape[0], CHUNK_LOGITS),
     )
 
 
 def token_losses(hidden: Tensor, head: nn.Linear, positions: Tensor, targets: Tensor) -> Tensor:
     """The same, but the cross-entropy of each labelled token: (labelled,). Without gradients."""
-    hidden, chunk = hidden.flatten(0, 1), _chunk_size(head.weight.shape[0])
+    hidden, chunk = hidden.flatten(0, 1), _chunk_size(head.weight.shape[0], LISTED_LOGITS)
     parts = zip(positions.split(chunk), targets.split(chunk))
     return torch.cat(
         [
@@ -71,8 +77,8 @@ def token_losses(hidden: Tensor, head: nn.Linear, positions: Tensor, targets: Te
     )
 
 
-def _chunk_size(vocabulary: int) -> int:
-    return max(MIN_CHUNK, CHUNK_LOGITS // vocabulary)
+def _chunk_size(vocabulary: int, logits: int) -> int:
+    return max(MIN_CHUNK, logits // vocabulary)
 
 
 class Loss(nn.Module):
@@ -103,8 +109,12 @@ class Loss(nn.Module):
         if self.chunked:
             loss = token_losses if per_token else chunked_loss
             return loss(self._hidden_states(batch.inputs), self._parts[1], batch.positions, batch.targets)
-        logits = self.model(**batch.inputs, use_cache=False).logits.flatten(0, 1)[batch.positions]
-        return functional.cross_entropy(logits.float(), batch.targets, reduction="none" if per_token else "sum")
+        logits = self.model(**batch.inputs, use_cache=False).logits.flatten(0, 1)
+        if not per_token:
+            return functional.cross_entropy(logits[batch.positions].float(), batch.targets, reduction="sum")
+        chunk = _chunk_size(logits.shape[1], LISTED_LOGITS)
+        parts = zip(batch.positions.split(chunk), batch.targets.split(chunk))
+        return torch.cat([functional.cross_entropy(logits[at].float(), token, reduction="none") for at, token in parts])
 
     def _hidden_states(self, inputs: dict) -> Tensor:
         """The head's input: (rows, tokens, width)."""

@@ -61,7 +61,11 @@ class Plan(TypedDict):
 
 
 class RunRow(TypedDict):
-    """A run at a glance. began: Unix time. loss, recall: of a fine-tune, before and after, where they were measured."""
+    """A run at a glance.
+
+    began: Unix time. loss, recall: of a fine-tune, before and after, where they were measured. forgetting: the rise of
+    the loss on ordinary text, in nats a token, by language.
+    """
 
     id: str
     job: str
@@ -74,6 +78,7 @@ class RunRow(TypedDict):
     has_adapter: bool
     loss: dict[str, float | None] | None
     recall: dict[str, Any] | None
+    forgetting: dict[str, float] | None
 
 
 class RunState(RunRow):

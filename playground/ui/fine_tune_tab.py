@@ -20,6 +20,7 @@ from playground.settings import (
 )
 from playground.ui import card_picture, oom_suggestions, queue_form
 from playground.ui.adapter_choice import adapter_choices
+from playground.ui.advice_view import advice_html
 from playground.ui.oom_suggestions import SuggestionBox
 from playground.ui.page import (
     LATEST_ONLY,
@@ -117,7 +118,8 @@ def _summarize(page: Page, values: Sequence) -> tuple:
         "name": data_name(settings.data.source, page.lang),
         "rows": page.translate("strip.rows", rows=summary["rows"]),
     }
-    return summary_html(page.translate, summary), gr.update(data=json.dumps(data, ensure_ascii=False))
+    shown = summary_html(page.translate, summary) + advice_html(summary["advice"], page.lang)
+    return shown, gr.update(data=json.dumps(data, ensure_ascii=False))
 
 
 def summary_html(translate: Callable, summary: Mapping[str, Any]) -> str:
@@ -181,6 +183,7 @@ def _training_fields(page: Page) -> None:
         field(gr.Number, "train", "eval_rows", precision=0)
         field(gr.Number, "train", "eval_every", precision=0)
         field(gr.Number, "train", "patience", precision=0)
+        field(gr.Checkbox, "train", "measure_forgetting")
     with gr.Row():
         intervals = labelled("train.sample_every", SAMPLE_CHOICES)
         field(gr.Dropdown, "train", "sample_every", choices=intervals, allow_custom_value=True)

@@ -70,6 +70,7 @@ TEMPLATE = """
       <table>
         <thead><tr><td></td><th scope="col"></th><th scope="col"></th><th scope="col"></th></tr></thead><tbody></tbody>
       </table>
+      <p class="forgotten"></p>
       <p class="how"></p>
       <h5></h5><ul class="rows"></ul><h5></h5><ul class="rows"></ul>
     </div>

@@ -29,6 +29,7 @@ def run_row(page: Page, run: RunSummary) -> RunRow:
         "has_adapter": run.has_adapter,
         "loss": loss if isinstance(loss, dict) else None,
         "recall": recall if isinstance(recall, dict) else None,
+        "forgetting": run.forgetting or None,
     }
 
 

@@ -135,6 +135,7 @@ def _row(page: Page, run: RunSummary, deleted: bool) -> dict[str, Any]:
         "began": run.began,
         "settings": [setting_text(name, value) for _, name, value in changed_settings(run)],
         "loss": [f"{loss:.3f}" for loss in run.loss] if run.loss else None,
+        "forgetting": f"{max(run.forgetting.values()):+.2f}".replace("-", "−") if run.forgetting else "",
         "facts": [f"{share:.0%}" for share in run.recall] if run.recall else None,
         "peak": ["" if size is None else format_bytes(size) for size in run.peak],
         "speed": "" if run.tokens_per_s is None else f"{run.tokens_per_s:,.0f}",

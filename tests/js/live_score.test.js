@@ -8,8 +8,8 @@ const { join } = require("node:path");
 const read = (name) => readFileSync(join(__dirname, "../../assets", name), "utf8");
 const words = JSON.parse(read("words/en.json"));
 const props = { lang: "en", words: Object.fromEntries(Object.entries(words).map(([key, text]) => [key.replace(/^chart\./, ""), text])) };
-const { emptyState, reduceEvent, scoreTiles, stripState } = new Function("props", "matchMedia",
-  `${read("live_reducer.js")}\n${read("live_figures.js")}\nreturn { emptyState, reduceEvent, scoreTiles, stripState };`)(props, () => ({ matches: false }));
+const { emptyState, reduceEvent, scoreTiles, stripState, allFigures, forgettingTexts, metricRow } = new Function("props", "matchMedia",
+  `${read("live_reducer.js")}\n${read("live_figures.js")}\nreturn { emptyState, reduceEvent, scoreTiles, stripState, allFigures, forgettingTexts, metricRow };`)(props, () => ({ matches: false }));
 
 const GIB = 2 ** 30;
 const IDLE = { busy: false, loaded: null, memory: null }, BUSY = { ...IDLE, busy: true };
@@ -68,4 +68,25 @@ test("the strip forgets a model's memory once it was unloaded", () => {
 test("the strip says how the last job ended, and nothing before the first", () => {
   assert.match(stripState(reduce(...TUNE, ...DONE), IDLE).run.text, new RegExp(words["chart.outcome.done"]));
   assert.equal(stripState(emptyState(), IDLE).run.text, "");
+});
+
+const figure = (base, tuned, low, high) => ({ base, tuned, difference: tuned - base, rows: 8, tokens: 900,
+  intervals: { base: [base, base], tuned: [tuned, tuned], difference: [low, high] } });
+const FORGOTTEN = { t: 70, kind: "eval", when: "forgetting", side: "tuned", figures: { en: figure(3, 3.25, 0.2, 0.3), ja: figure(2, 1.9, -0.2, -0.05) } };
+
+test("forgetting is a tile, two lines of the table, and a sentence for each language", () => {
+  const before = { t: 1, kind: "eval", when: "forgetting", side: "base", each: {} };
+  assert.equal(scoreTiles(reduce(...TUNE, before, ...DONE)).length, 4); // the untouched model alone says nothing
+  const state = reduce(...TUNE, before, ...DONE.slice(0, 2), FORGOTTEN, DONE[2]), figures = allFigures(state);
+  assert.deepEqual(scoreTiles(state).at(-1).slice(1), ["+0.25 · −0.10", words["chart.score.forgetting_of"]]);
+  assert.deepEqual(Object.keys(figures), ["recall", "forgetting_en", "forgetting_ja"]);
+  assert.deepEqual(["forgetting_en", "forgetting_ja"].map((name) => metricRow(name, figures[name]).effect), ["bad", "good"]);
+  const [english, japanese] = forgettingTexts(state.forgetting);
+  assert.match(english, /worse .* 0\.25 nats .* 22\.1 %/);
+  assert.match(japanese, /fell by 0\.1 nats/);
+});
+
+test("a change that its interval doesn't tell from none is no forgetting", () => {
+  assert.deepEqual(forgettingTexts({ en: figure(3, 3.01, -0.02, 0.04) }), [words["chart.forgetting.same_en"]]);
+  assert.deepEqual(forgettingTexts(null), []);
 });

@@ -6,7 +6,7 @@ from playwright.sync_api import expect
 
 from playground import runs
 from playground.data.source import Row
-from playground.eval.metrics import Answer, answer_figures, loss_figures, most_changed_rows, score_rows
+from playground.eval.metrics import Answer, answer_figures, compare_sides, loss_figures, most_changed_rows, score_rows
 from playground.i18n import translate
 from playground.settings import Settings
 
@@ -37,6 +37,8 @@ def past(app):
         )
     figures = loss_figures([[9.0, 3], [6.0, 2]], [[3.0, 3], [2.2, 2]]) | answer_figures(scored)
     run.append("eval", when="measures", rows=2, asked=2, limit=24, figures=figures, **most_changed_rows(scored))
+    forgotten = compare_sides([[6.0, 2], [6.2, 2]], [[6.5, 2], [6.6, 2]])
+    run.append("eval", when="forgetting", side="tuned", each={}, figures={"en": forgotten, "ja": forgotten})
     run.append("done", job="tune", result={})
     yield run
     runs.delete(app.runs, run.id)
@@ -48,11 +50,14 @@ def test_run_shows_its_metrics_and_its_answers_during_training(
     open_tab(page, "tab.runs")
     row_button(page, past.id, "runs.show").click()
     lines = page.locator(".live .measures tbody tr")
-    expect(lines).to_have_count(9, timeout=LONG)
+    expect(lines).to_have_count(11, timeout=LONG)
     loss, recall = lines.nth(0), lines.nth(2)
     expect(loss.locator("td span")).to_have_text(["3", "[3, 3]", "1.04", "[1, 1.1]", "−1.96", "[−2, −1.9]"])
     expect(loss.locator("td").nth(2)).to_have_attribute("data-effect", "good")
     expect(recall).to_contain_text("+100 points")
+    expect(lines.nth(9).locator("td").nth(2)).to_have_attribute("data-effect", "bad")
+    worse = translate("en", "chart.forgetting.worse_en", change="0.225", percent="20.1")
+    expect(page.locator(".live .forgotten")).to_contain_text(worse)
     expect(page.locator(".live .measures h5")).to_have_text(
         [translate("en", "chart.rows.helped", count=1), translate("en", "chart.rows.hurt", count=1)]
     )
@@ -74,7 +79,7 @@ def test_metrics_and_samples_fit_their_place(app, past, browser, width):
         keep_brackets_whole(page)
         open_tab(page, "tab.runs", "ja")
         row_button(page, past.id, "runs.show", "ja").click()
-        expect(page.locator(".live .measures tbody tr")).to_have_count(9, timeout=LONG)
+        expect(page.locator(".live .measures tbody tr")).to_have_count(11, timeout=LONG)
         wide = """() => [...document.querySelectorAll('.live .measures *, .live .samples *')]
             .filter(e => e.clientWidth && e.scrollWidth > e.clientWidth + 1)
             .filter(e => getComputedStyle(e).overflow !== 'hidden').map(e => e.outerHTML)"""

@@ -36,7 +36,7 @@ def test_load_tune_and_compare(page, app):
     run = start_fine_tune(page, app, "0.1")
     wait_until_tuned(page)
     assert (run / "adapter" / "adapter_model.safetensors").is_file()
-    expect(page.locator(".live .measures tbody tr")).to_have_count(9)
+    expect(page.locator(".live .measures tbody tr")).to_have_count(11)
     expect(page.locator(".live .samples dt")).to_have_count(3)
     open_tab(page, "tab.chat")
     expect(page.locator(".head-tuned")).to_contain_text("toy-llama")

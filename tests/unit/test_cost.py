@@ -32,7 +32,7 @@ def test_memory_is_what_a_run_predicts(toy):
     cost = cutoff_cost(lengths, settings, config, Machine(capacity=GIB))
     examples, _ = encode(ROWS, TEMPLATE, 90)
     prediction = predict_heaviest_step(config, settings, phases.Target("cuda", torch.bfloat16, GIB), examples)
-    need, policy = prediction["need"], ("checkpointing", "budget", "batching", "tokens", "rows")
+    need, policy = prediction["need"], ("checkpointing", "budget", "batching", "tokens", "rows", "trainable")
     assert need == prediction["device_used"]
     assert cost["memory"] == {"bytes": need, "capacity": GIB, "verdict": verdict(need, GIB)} | {
         name: prediction[name] for name in policy

@@ -9,7 +9,7 @@ import pytest
 from playground import ASSETS, runs
 from playground.__main__ import main
 from playground.errors import PlaygroundError
-from playground.i18n import LANGUAGES
+from playground.i18n import LANGUAGES, translate
 from playground.settings import Settings
 from playground.share import card_drawing, screenshot
 from playground.share.card import card_of, exchanges
@@ -28,7 +28,9 @@ def run(tmp_path):
     made.append("memory_predicted", phase="tune", parts={"weights": GIB}, rss=2 * GIB)
     made.append("memory_measured", phase="tune", parts={"weights": GIB}, peak={"rss": 3 * GIB})
     made.append("step", step=1, steps=1, loss=1.0, tokens=9)
-    made.append("done", job="tune", result={"seconds": 75.4, "loss": {"before": 4.0, "after": 1.5}})
+    forgetting = {"en": {"difference": 0.1234}, "ja": {"difference": -0.02}}
+    result = {"seconds": 75.4, "loss": {"before": 4.0, "after": 1.5}, "forgetting": forgetting}
+    made.append("done", job="tune", result=result)
     rows = [
         {"question": "First?", "base": _answer("b1", 10, False), "tuned": _answer("t1", 90, False)},
         {"question": "<script>Second?", "base": _answer("b2", 10, False), "tuned": _answer("t2 & more", 20, True)},
@@ -58,6 +60,10 @@ def test_the_drawing_is_escaped_and_needs_nothing_from_outside(run, lang):
     svg = card_svg(card_of(run, lang), lang)
     texts = _texts(svg)  # raises for text that isn't escaped
     assert {"<script>Second?", "b2", "t2 & more", "4.00 → 1.50", "2.00 GiB", "3.00 GiB"} <= set(texts)
+    changes = [
+        translate(lang, f"card.forgetting.{name}", change=rise) for name, rise in (("en", "+0.12"), ("ja", "−0.02"))
+    ]
+    assert translate(lang, "card.forgetting", changes=" · ".join(changes)) in texts
     assert "<script" not in svg and "<image" not in svg and "foreignObject" not in svg
     assert re.findall(r"(?:https?:)?//[^\"' ]+", svg) == ["http://www.w3.org/2000/svg"]
     widths = re.findall(r'y="(?:430|470)" width="([\d.]+)" height="28" fill="#', svg)
