@@ -43,12 +43,34 @@ const CELLS = {
   state: ({ state, status }) => headed("state", status, { "data-state": state }),
 };
 
+// A run is ticked to be laid over others. `chosen` outlives the rows: they come and go with pages and searches.
+const chosen = new Set();
+function makeTick(id, name) {
+  const label = make("label", "", { class: "tick", title: say("overlay.choose") });
+  const box = make("input", "", { type: "checkbox", "aria-label": `${say("overlay.choose")}: ${name}` });
+  box.checked = chosen.has(id);
+  box.addEventListener("change", () => { box.checked ? chosen.add(id) : chosen.delete(id), tellChosen(); });
+  label.append(box);
+  return label;
+}
+function tellChosen() {
+  show(part(".chosen"), chosen.size), show(part(".chosen .go"), chosen.size > 1);
+  part(".chosen span").textContent = say("overlay.chosen", { count: chosen.size });
+  trigger("choose_runs", { runs: [...chosen] });
+}
+function untick(ids) {
+  if (!ids.map((id) => chosen.delete(id)).some(Boolean)) return;
+  for (const box of root.querySelectorAll(".tick input")) box.checked = chosen.has(box.closest("tr").dataset.run);
+  tellChosen();
+}
+
 function makeHead(run, began) {
   const head = make("th", "", { scope: "row", role: "rowheader" });
   const texts = make("div"), title = run.own || run.name;
   texts.append(make("span", title));
   if (run.own) texts.append(make("small", run.name));
   if (began) texts.append(" ", make("time", began, { datetime: new Date(1000 * run.began).toISOString() }));
+  if (!run.deleted) head.append(makeTick(run.id, [title, began].filter(Boolean).join(" · ")));
   head.append(texts);
   return head;
 }
@@ -103,6 +125,7 @@ let listed = false;
 function drawPage(page) {
   const { runs, shown, live, trash } = page, has = Boolean(page.all), found = page.tunes.count + page.others.count;
   for (const run of runs) run.shown = run.id === shown && !run.deleted;
+  untick(runs.filter(({ deleted }) => deleted).map(({ id }) => id));
   const hadFocus = root.contains(document.activeElement);
   show(part(".none"), !found), show(part(".trash"), trash), show(part(".back"), live), show(part(".query"), has);
   part(".none").textContent = say(has ? "none_found" : "empty");
@@ -176,8 +199,11 @@ root.addEventListener("click", ({ target }) => {
     if (!row.querySelector("form")) edit(row);
   } else if (button?.dataset.event) trigger(button.dataset.event, { run: button.closest("tr")?.dataset.run ?? "" });
   else if (head) change(query.sort === head.dataset.sort ? { reverse: !query.reverse } : { sort: head.dataset.sort, reverse: false });
-  else if (row && !target.closest("form, input, button") && getSelection().isCollapsed) trigger("show_run", { run: row.dataset.run }); // whoever selects its text doesn't choose it
+  else if (row && !target.closest("form, input, button, label") && getSelection().isCollapsed) trigger("show_run", { run: row.dataset.run }); // whoever selects its text doesn't choose it
 });
+
+part(".chosen .go").addEventListener("click", () => document.getElementById("runs-overlay")?.scrollIntoView({ behavior: "smooth" }));
+part(".chosen .clear").addEventListener("click", () => untick([...chosen]));
 
 let typing;
 part(".query").addEventListener("submit", (event) => event.preventDefault());
@@ -192,6 +218,7 @@ part(".query input").placeholder = say("search");
 part(".query .state").append(option("", say("any_state")), ...STATES.map((state) => option(state, say(`state.${state}`))));
 part(".query .sort").append(...SORTED_BY.map((sort) => option(sort, say("sorted", { column: say(`sort.${sort}`) }))));
 part(".reverse").title = say("reverse");
+part(".chosen .go").textContent = say("overlay.show"), part(".chosen .clear").textContent = say("overlay.clear");
 part(".back").textContent = say("live"), part(".back").dataset.event = "show_live";
 part(".tunes h4").textContent = say("tunes");
 part(".trash span").textContent = say("trash"), part(".trash button").textContent = say("empty_trash"), part(".trash button").dataset.event = "empty_trash";

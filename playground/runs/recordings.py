@@ -129,7 +129,7 @@ def _recorded(events: Sequence[dict], shape: str) -> Iterator[dict[str, Any]]:
             result = {key: value for key, value in event["result"].items() if key not in OWN_FIELDS}
             yield event | {"result": result}
         elif event["kind"] == "loaded":
-            yield event | {"model": shape or _last_part(event["model"])}
+            yield event | {"model": shape or last_part(event["model"])}
         else:
             yield event
 
@@ -138,11 +138,11 @@ def without_paths(settings: dict) -> dict:
     """Settings whose model and data set, where they are folders or files of this machine, are their last parts."""
     load, data = settings.get("load", {}), settings.get("data", {})
     return settings | {
-        "load": load | {"model": _last_part(load.get("model", ""))},
-        "data": data | {"source": _last_part(data.get("source", ""))},
+        "load": load | {"model": last_part(load.get("model", ""))},
+        "data": data | {"source": last_part(data.get("source", ""))},
     }
 
 
-def _last_part(name: str) -> str:
+def last_part(name: str) -> str:
     """The last part of an absolute path; anything else, such as a hub id, unchanged."""
     return MODEL_PATH.split(name)[-1] if ABSOLUTE_PATH.match(name) else name
