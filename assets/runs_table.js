@@ -46,11 +46,10 @@ const CELLS = {
 // A run is ticked to be laid over others. `chosen` outlives the rows: they come and go with pages and searches.
 const chosen = new Set();
 function makeTick(id, name) {
-  const label = make("label", "", { class: "tick", title: say("overlay.choose") });
-  const box = make("input", "", { type: "checkbox", "aria-label": `${say("overlay.choose")}: ${name}` });
+  const label = make("label", "", { class: "tick" }), box = make("input", "", { type: "checkbox", "aria-label": `${say("overlay.choose")}: ${name}` });
   box.checked = chosen.has(id);
   box.addEventListener("change", () => { box.checked ? chosen.add(id) : chosen.delete(id), tellChosen(); });
-  label.append(box);
+  label.append(box, say("overlay.choose"));
   return label;
 }
 function tellChosen() {
@@ -70,7 +69,6 @@ function makeHead(run, began) {
   texts.append(make("span", title));
   if (run.own) texts.append(make("small", run.name));
   if (began) texts.append(" ", make("time", began, { datetime: new Date(1000 * run.began).toISOString() }));
-  if (!run.deleted) head.append(makeTick(run.id, [title, began].filter(Boolean).join(" · ")));
   head.append(texts);
   return head;
 }
@@ -82,6 +80,7 @@ function makeMore(run, name, columns) {
   if (run.why) cell.append(make("p", run.why, { class: "why" }));
   if (run.note) cell.append(make("p", run.note, { class: "note" }));
   const button = (event, key, more = {}) => cell.append(makeButton(say(key), event, { "aria-label": `${say(key)}: ${name}`, ...more }));
+  cell.append(makeTick(run.id, name));
   button("show_run", run.shown ? "shown" : "show"), button("use_settings", "reuse");
   if (run.resume) button("resume_run", "resume", { disabled: run.resume === "busy" && "" });
   button("edit", "edit"), button("delete_run", "delete");

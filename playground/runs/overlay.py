@@ -56,12 +56,15 @@ class Ledger:
     measured: dict[str, int]
 
 
+def check_count(run_ids: Sequence[str]) -> None:
+    """Raise PlaygroundError where they are too few or too many for one picture."""
+    if not FEWEST <= len(run_ids) <= MOST:
+        raise problem("error.overlay_count", count=len(run_ids))
+
+
 def overlay(root: Path, run_ids: Sequence[str]) -> Overlay:
-    """Lay runs over each other. Raises PlaygroundError for too few or too many, and for a missing one."""
-    chosen_ids = list(dict.fromkeys(run_ids))
-    if not FEWEST <= len(chosen_ids) <= MOST:
-        raise problem("error.overlay_count", count=len(chosen_ids))
-    chosen = tuple(summary(root, run_id) for run_id in chosen_ids)
+    """Lay runs over each other, any number of them. Raises PlaygroundError where one is missing."""
+    chosen = tuple(summary(root, run_id) for run_id in dict.fromkeys(run_ids))
     trains = any(run.job == "tune" for run in chosen)
     found = values_that_differ(chosen)
     differing = {name: values for name, values in found.items() if trains or name.split(".")[0] not in TRAINING}

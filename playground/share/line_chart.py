@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from html import escape
 
 BOX = 1000  # of the drawing, in its own units, in both directions
+WHOLE = tuple(factor * 10**power for power in range(8) for factor in (1, 2, 5))  # between ticks that are counts
+CLOCK = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, *(3600 * hours for hours in (1, 2, 3, 6, 12, 24, 48, 96)))
 BADGE_WIDTH, BADGE_HEIGHT = 7.5, 9.5  # % of the plot that a letter takes, on a phone
 TICKS = 5  # about
 
@@ -41,17 +43,24 @@ class Axis:
         return 100 * (value - self.low) / (self.high - self.low)
 
 
-def line_chart(lines: Sequence[Line], label: str, across: str, texts: tuple[Callable, Callable], zero: bool) -> str:
+def line_chart(
+    lines: Sequence[Line],
+    label: str,
+    across: str,
+    steps: Sequence[float],
+    texts: tuple[Callable, Callable],
+    from_zero: bool = False,
+) -> str:
     """The chart; "" where there is nothing to draw.
 
-    across: what the horizontal axis is; texts: of its values and of the vertical axis'; zero: the vertical axis begins
-    at 0.
+    across: what the horizontal axis is; steps: between its ticks, to choose from; texts: of its values and of those of
+    the vertical axis, which begins at 0 with from_zero.
     """
     everything = [point for line in lines for point in _all_points(line)]
     if not everything:
         return ""
     xs, ys = [x for x, _ in everything], [y for _, y in everything]
-    x_axis, y_axis = axis(min(0.0, *xs), max(xs), tight=True), axis(0.0 if zero else min(ys), max(ys))
+    x_axis, y_axis = axis(min(0.0, *xs), max(xs), steps), axis(0.0 if from_zero else min(ys), max(ys))
     grid = "".join(f'<path class="grid" d="M0 {_down(y_axis.place(tick))}H{BOX}"/>' for tick in y_axis.ticks)
     curves = "".join(_curves(line, x_axis, y_axis) for line in lines)
     across_texts = "".join(
@@ -70,17 +79,21 @@ def line_chart(lines: Sequence[Line], label: str, across: str, texts: tuple[Call
     )
 
 
-def axis(low: float, high: float, tight: bool = False) -> Axis:
-    """An axis with round ticks that holds these values. tight: it ends at the values, not at a tick."""
+def axis(low: float, high: float, steps: Sequence[float] = ()) -> Axis:
+    """An axis with round ticks that holds these values.
+
+    steps: between two ticks, the least first; the axis then ends at the values. Without them it ends at its ticks.
+    """
     if high <= low:
         low, high = (low - 0.5, low + 0.5) if low else (0.0, 1.0)
-    raw = (high - low) / TICKS
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = power * next(factor for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    if tight:
-        ticks = [number * step for number in range(first, last + 1) if low - 1e-9 <= number * step <= high + 1e-9]
+    least = (high - low) / TICKS * 0.999
+    power = 10.0 ** math.floor(math.log10(least))
+    decimals = [factor * power for factor in (1, 2, 2.5, 5, 10)]
+    step = next((step for step in (*steps, *decimals) if step >= least), decimals[-1])
+    if steps:
+        ticks = [number * step for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
         return Axis(low, high, tuple(ticks))
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return Axis(first * step, last * step, tuple(number * step for number in range(first, last + 1)))
 
 

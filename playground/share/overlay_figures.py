@@ -7,13 +7,24 @@ from collections.abc import Sequence
 from functools import partial
 from html import escape
 
+from playground import ASSETS
 from playground.i18n import format_bytes, format_duration, table, translate
 from playground.runs.overlay import PARTS, Ledger, Overlay, ledger
 from playground.runs.summary import RunSummary
-from playground.share.line_chart import Line, line_chart
+from playground.share.line_chart import CLOCK, WHOLE, Line, line_chart
 from playground.share.overlay_table import LETTERS, badge, overlay_table
 
 GIB = 2**30
+# What the page's theme gives (playground/ui/theme.py).
+PAGE_STYLE = """
+:root { --body-text-color: #172033; --body-background-fill: #f8fafc; --border-color-primary: #d3dae4; }
+.dark { --body-text-color: #eef2f8; --body-background-fill: #020617; --border-color-primary: #374357; }
+body { max-width: 60rem; margin: 0 auto; padding: 1rem; background: var(--body-background-fill); }
+body { font: 16px/1.5 system-ui, -apple-system, "Segoe UI", "Hiragino Sans", "Noto Sans CJK JP", sans-serif; }
+"""
+IN_THE_DARK = 'document.documentElement.classList.toggle("dark", matchMedia("(prefers-color-scheme: dark)").matches)'
+HIGHER = 1.03  # times the peak of a run's own job: what is higher in another phase is worth a word
+HELD_OUT_ONLY = ("train.eval_rows",)
 
 
 def overlay_figures(found: Overlay, names: Sequence[str], lang: str) -> str:
@@ -27,6 +38,17 @@ def overlay_figures(found: Overlay, names: Sequence[str], lang: str) -> str:
         overlay_table(found, lang),
     ]
     return f'<section class="overlay plan">{"".join(parts)}</section>'
+
+
+def overlay_page(found: Overlay, names: Sequence[str], lang: str) -> str:
+    """The picture as a whole HTML page that can be opened anywhere, also in the dark, without the network."""
+    title = escape(translate(lang, "overlay.title"))
+    styles = "".join((ASSETS / name).read_text(encoding="utf-8") for name in ("figures.css", "overlay.css"))
+    return (
+        f'<!doctype html>\n<html lang="{lang}"><head><meta charset="utf-8"><title>{title}</title>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{PAGE_STYLE}\n{styles}</style>'
+        f"<script>{IN_THE_DARK}</script></head>\n<body>{overlay_figures(found, names, lang)}</body></html>\n"
+    )
 
 
 def _runs(found: Overlay, names: Sequence[str], lang: str) -> str:
@@ -48,9 +70,8 @@ def _state(run: RunSummary, lang: str) -> str:
 def _losses(found: Overlay, lang: str) -> str:
     word = partial(translate, lang)
     lines = [Line(LETTERS[n], n, s.losses, s.held_out) for n, s in enumerate(found.series)]
-    drawn = line_chart(
-        lines, word("overlay.loss"), word("chart.loss.axis"), (lambda x: f"{x:,g}", "{:.4g}".format), False
-    )
+    texts = ("{:,.0f}".format, "{:.4g}".format)
+    drawn = line_chart(lines, word("overlay.loss"), word("chart.loss.axis"), WHOLE, texts)
     without = [LETTERS[n] for n, s in enumerate(found.series) if not s.losses]
     notes = [word("overlay.no_steps", letters=without)] if without else []
     notes += [
@@ -58,42 +79,45 @@ def _losses(found: Overlay, lang: str) -> str:
         for n, s in enumerate(found.series)
         if s.not_finite is not None
     ]
-    if found.other_models:
-        notes.append(word("overlay.other_models"))
-    if found.other_rows:
-        notes.append(word("overlay.other_rows", names=[setting_label(name, lang) for name in found.other_rows]))
+    notes += incomparable(found, lang)
     return _figure("overlay.loss", "overlay.loss.legend" if drawn else "", drawn, notes, lang)
 
 
-def setting_label(name: str, lang: str) -> str:
-    """The label of a setting "group.field" on the page; of one of another version, its name."""
-    return translate(lang, "overlay.rows") if name == "rows" else table(lang).get(name, name)
+def incomparable(found: Overlay, lang: str) -> list[str]:
+    """Why losses of these runs can't be compared with each other; [] where they can."""
+    reasons = [translate(lang, "overlay.other_models")] if found.other_models else []
+    if found.other_rows:
+        key = "overlay.other_held_out" if found.other_rows == HELD_OUT_ONLY else "overlay.other_rows"
+        names = [translate(lang, "overlay.rows") if n == "rows" else table(lang).get(n, n) for n in found.other_rows]
+        reasons.append(translate(lang, key, names=names))
+    return reasons
 
 
 def _memory(found: Overlay, lang: str) -> str:
-    word = partial(translate, lang)
-    lines = [Line(LETTERS[n], n, s.memory, level=s.predicted) for n, s in enumerate(found.series)]
-    scaled = [
-        Line(
-            line.letter,
-            line.look,
-            [(x, size / GIB) for x, size in line.points],
-            level=(line.level[0], line.level[1], line.level[2] / GIB) if line.level else None,
-        )
-        for line in lines
-    ]
-    drawn = line_chart(scaled, word("overlay.memory"), word("chart.time_shortened"), (format_duration, _gib), True)
-    return _figure("overlay.memory", "overlay.memory.legend" if drawn else "", drawn, _peaks(found, lang), lang)
+    lines = []
+    for number, series in enumerate(found.series):
+        level = (*series.predicted[:2], series.predicted[2] / GIB) if series.predicted else None
+        lines.append(Line(LETTERS[number], number, [(x, size / GIB) for x, size in series.memory], level=level))
+    word, texts = partial(translate, lang), (format_duration, "{:g} GiB".format)
+    drawn = line_chart(lines, word("overlay.memory"), word("chart.time_shortened"), CLOCK, texts, from_zero=True)
+    notes = _peaks(found, lang) if drawn else [word("overlay.no_memory")]
+    return _figure("overlay.memory", "overlay.memory.legend" if drawn else "", drawn, notes, lang)
 
 
 def _peaks(found: Overlay, lang: str) -> list[str]:
-    """A line a run: its peak, measured and predicted, and of what it is."""
+    """A line a run: the peak of its own job, measured and predicted; and where there was a higher one."""
     texts = []
-    for number, run in enumerate(found.runs):
+    for number, (run, series) in enumerate(zip(found.runs, found.series)):
         predicted, measured = run.peak
         kind = "device_used" if run.hardware.get("device") == "cuda" else "rss"
         values = {"letter": LETTERS[number], "measured_bytes": measured, "predicted_bytes": predicted}
-        texts.append(translate(lang, "overlay.peak", memory=kind, **values))
+        text = translate(lang, "overlay.peak", job=run.job, memory=kind, **values)
+        highest = max((size for _, size in series.memory), default=0)
+        if highest and not measured:
+            text += translate(lang, "overlay.so_far", highest_bytes=highest)
+        elif measured and highest > HIGHER * measured:
+            text += translate(lang, "overlay.other_phase", highest_bytes=highest)
+        texts.append(text)
     return texts
 
 
@@ -135,7 +159,3 @@ def _figure(title: str, legend: str, drawn: str, notes: Sequence[str], lang: str
     small = f' <small class="small">{escape(translate(lang, legend))}</small>' if legend else ""
     lines = "".join(f'<p class="small">{escape(note)}</p>' for note in notes)
     return f"<figure><h4>{escape(translate(lang, title))}{small}</h4>{drawn}{lines}</figure>"
-
-
-def _gib(size: float) -> str:
-    return f"{size:g} GiB"

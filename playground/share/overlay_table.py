@@ -46,10 +46,15 @@ def _results(found: Overlay, lang: str) -> list[tuple[str, list[str]]]:
         ("runs.head.time", [format_duration(run.seconds) if run.seconds else "" for run in found.runs]),
         ("overlay.hardware", [run.hardware.get("name", "") for run in found.runs]),
     ]
-    versions = [" ".join(f"{name} {text}" for name, text in series.versions.items()) for series in found.series]
-    if len(set(versions)) > 1:
-        rows.append(("overlay.versions", versions))
+    rows.append(("overlay.versions", _versions(found)))
     return [(translate(lang, key), cells) for key, cells in rows]
+
+
+def _versions(found: Overlay) -> list[str]:
+    """Of each run the versions of the libraries that aren't the same in all."""
+    every = [series.versions for series in found.series]
+    names = [name for name in dict.fromkeys(n for one in every for n in one) if len({v.get(name) for v in every}) > 1]
+    return [", ".join(f"{name} {one[name]}" for name in names if name in one) for one in every]
 
 
 def setting_value(name: str, value: Any, lang: str) -> str:

@@ -9,9 +9,9 @@ import gradio as gr
 
 from playground import runs
 from playground.errors import PlaygroundError
-from playground.runs.overlay import FEWEST, overlay
+from playground.runs.overlay import FEWEST, check_count, overlay
 from playground.share.overlay_figures import overlay_figures
-from playground.ui.page import UNQUEUED, Page, Update
+from playground.ui.page import LATEST_ONLY, UNQUEUED, Page, Update
 from playground.ui.run_names import display_name
 
 MOST_SENT = 50  # ids of runs that are looked up, of those that the browser sends
@@ -37,14 +37,23 @@ def build(page: Page) -> OverlayView:
 def connect(page: Page, view: OverlayView, table: gr.HTML, live_view: gr.HTML) -> None:
     """Draw the picture when runs are ticked, and again when a job begins or ends: one of them may be its run."""
 
-    def choose(event: gr.EventData) -> tuple[list[str], str]:
-        chosen = existing(page, getattr(event, "runs", None))
-        return chosen, picture(page, chosen)
+    def choose(event: gr.EventData) -> list[str]:
+        return existing(page, getattr(event, "runs", None))
 
     def redraw(chosen: list[str]) -> Update:
         return picture(page, chosen) if len(chosen) >= FEWEST else gr.skip()
 
-    table.choose_runs(choose, None, [view.chosen_runs, view.picture], **UNQUEUED)
+    # Gradio drops what is ticked while an earlier tick is answered, unless told otherwise; so the answer is a short one.
+    table.choose_runs(
+        choose,
+        None,
+        view.chosen_runs,
+        trigger_mode="multiple",
+        **UNQUEUED,
+    )
+    view.chosen_runs.change(
+        lambda chosen: picture(page, chosen), view.chosen_runs, view.picture, **LATEST_ONLY, queue=False
+    )
     live_view.change(redraw, view.chosen_runs, view.picture, **UNQUEUED)
 
 
@@ -65,8 +74,10 @@ def picture(page: Page, chosen: Sequence[str]) -> str:
     if not chosen:
         return f'<p class="quiet">{escape(page.translate("overlay.lead"))}</p>'
     try:
+        check_count(chosen)
         found = overlay(page.root, chosen)
     except (PlaygroundError, OSError) as error:
         text = error.text(page.lang) if isinstance(error, PlaygroundError) else page.translate("overlay.gone")
-        return f'<div class="notice bad" role="status"><p>{escape(text)}</p></div>'
+        look = "good" if len(chosen) < FEWEST else "bad"
+        return f'<div class="notice {look}" role="status"><p>{escape(text)}</p></div>'
     return overlay_figures(found, [display_name(run, page.lang) for run in found.runs], page.lang)
