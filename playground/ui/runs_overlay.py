@@ -11,7 +11,7 @@ from playground import runs
 from playground.errors import PlaygroundError
 from playground.runs.overlay import FEWEST, check_count, overlay
 from playground.share.overlay_figures import overlay_figures
-from playground.ui.page import LATEST_ONLY, UNQUEUED, Page, Update
+from playground.ui.page import LATEST_ONLY, QUIET, UNQUEUED, Page, Update
 from playground.ui.run_names import display_name
 
 MOST_SENT = 50  # ids of runs that are looked up, of those that the browser sends
@@ -43,17 +43,9 @@ def connect(page: Page, view: OverlayView, table: gr.HTML, live_view: gr.HTML) -
     def redraw(chosen: list[str]) -> Update:
         return picture(page, chosen) if len(chosen) >= FEWEST else gr.skip()
 
-    # Gradio drops what is ticked while an earlier tick is answered, unless told otherwise; so the answer is a short one.
-    table.choose_runs(
-        choose,
-        None,
-        view.chosen_runs,
-        trigger_mode="multiple",
-        **UNQUEUED,
-    )
-    view.chosen_runs.change(
-        lambda chosen: picture(page, chosen), view.chosen_runs, view.picture, **LATEST_ONLY, queue=False
-    )
+    # Queued, since a gr.State (6.31) calls its listeners after a queued handler only; one by one, to keep their order.
+    table.choose_runs(choose, None, view.chosen_runs, trigger_mode="multiple", concurrency_limit=1, **QUIET)
+    view.chosen_runs.change(lambda chosen: picture(page, chosen), view.chosen_runs, view.picture, **LATEST_ONLY)
     live_view.change(redraw, view.chosen_runs, view.picture, **UNQUEUED)
 
 
