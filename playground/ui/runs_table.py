@@ -23,6 +23,7 @@ from playground.runs.query import PAGE, STATES, Query, changed_settings, find_ru
 from playground.ui.page import Page
 from playground.ui.run_names import automatic_name, display_name
 
+TICK_WORDS = ("overlay.choose", "overlay.chosen", "overlay.show", "overlay.clear")
 GROUPS = ("tunes", "others")
 SORTED_BY = ("began", "name", "model", "bits", "data", "loss", "recall", "predicted", "peak", "speed", "time", "state")
 LIST = """
@@ -54,7 +55,7 @@ def runs_table(page: Page) -> gr.HTML:
     """
     lang = page.lang
     words = {key.removeprefix("runs."): text for key, text in table(lang).items() if key.startswith("runs.")}
-    words |= {key: text for key, text in table(lang).items() if key.startswith("overlay.")}
+    words |= {key: table(lang)[key] for key in TICK_WORDS}
     words |= {f"state.{state}": translate(lang, f"state.{state}") for state in STATES}
     constants = {"WORDS": words, "LANG": lang, "STATES": STATES, "SORTED_BY": SORTED_BY, "PAGE": PAGE}
     script = "".join(f"const {name} = {json.dumps(value)};\n" for name, value in constants.items())

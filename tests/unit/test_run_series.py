@@ -80,6 +80,7 @@ def test_steps_repeated_from_a_checkpoint_count_once_and_the_pause_is_shortened(
         memory(1, 5),
         step(2, 2.5, 2),
         step(3, 2.0, 3),
+        {"t": 3, "kind": "eval", "when": "during", "step": 3, "loss": 1.8},
         {"t": 3, "kind": "done", "job": "tune", "result": {"stopped": True}},
         memory(1003, 6),
         step(2, 2.4, 1004),
