@@ -1,6 +1,7 @@
 """Thin out what a run has ten times a second, so that a run of hours loads and draws quickly: events, and lines."""
 
 from collections.abc import Sequence
+from operator import itemgetter
 
 
 def thin_memory(events: Sequence[dict], limit: int) -> list[dict]:
@@ -34,11 +35,8 @@ def thin_line(points: Sequence[tuple[float, float]], limit: int) -> list[tuple[f
     width = (last[0] - first[0]) / count or 1.0
     for point in points[1:-1]:
         stretches.setdefault(min(count - 1, int((point[0] - first[0]) / width)), []).append(point)
+    height = itemgetter(1)
     extremes = (
-        (min(stretch, key=_height), max(reversed(stretch), key=_height)) for _, stretch in sorted(stretches.items())
+        (min(stretch, key=height), max(reversed(stretch), key=height)) for _, stretch in sorted(stretches.items())
     )
     return [first, *(point for pair in extremes for point in sorted(set(pair))), last]
-
-
-def _height(point: tuple[float, float]) -> float:
-    return point[1]
