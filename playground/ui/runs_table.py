@@ -40,7 +40,7 @@ TEMPLATE = f"""
     <select class="sort"></select><button type="button" class="reverse" aria-pressed="false">↑↓</button></form>
   <div class="tunes" hidden><h4></h4>{LIST}</div>
   <details class="others" hidden><summary></summary>{LIST}</details>
-  <p class="chosen" hidden><span></span> <button type="button" class="go"></button>
+  <p class="chosen" aria-live="polite" hidden><span></span> <button type="button" class="go"></button>
     <button type="button" class="clear"></button></p>
   <p class="trash" hidden><span></span> <button type="button"></button></p>
 </section>
