@@ -47,6 +47,26 @@ const CELLS = {
   state: ({ state, status }) => headed("state", status, { "data-state": state }),
 };
 
+// A run is ticked to be laid over others. `chosen` outlives the rows: they come and go with pages and searches.
+const chosen = new Set();
+function makeTick(id, name) {
+  const label = make("label", "", { class: "tick" }), box = make("input", "", { type: "checkbox", "aria-label": `${say("overlay.choose")}: ${name}` });
+  box.checked = chosen.has(id);
+  box.addEventListener("change", () => { box.checked ? chosen.add(id) : chosen.delete(id), tellChosen(); });
+  label.append(box, say("overlay.choose"));
+  return label;
+}
+function tellChosen() {
+  show(part(".chosen"), chosen.size), show(part(".chosen .go"), chosen.size > 1);
+  part(".chosen span").textContent = say("overlay.chosen", { count: chosen.size });
+  trigger("choose_runs", { runs: [...chosen] });
+}
+function untick(ids) {
+  if (!ids.map((id) => chosen.delete(id)).some(Boolean)) return;
+  for (const box of root.querySelectorAll(".tick input")) box.checked = chosen.has(box.closest("tr").dataset.run);
+  tellChosen();
+}
+
 function makeHead(run, began) {
   const head = make("th", "", { scope: "row", role: "rowheader" });
   const texts = make("div"), title = run.own || run.name;
@@ -64,6 +84,7 @@ function makeMore(run, name, columns) {
   if (run.why) cell.append(make("p", run.why, { class: "why" }));
   if (run.note) cell.append(make("p", run.note, { class: "note" }));
   const button = (event, key, more = {}) => cell.append(makeButton(say(key), event, { "aria-label": `${say(key)}: ${name}`, ...more }));
+  cell.append(makeTick(run.id, name));
   button("show_run", run.shown ? "shown" : "show"), button("use_settings", "reuse");
   if (run.resume) button("resume_run", "resume", { disabled: run.resume === "busy" && "" });
   button("edit", "edit"), button("delete_run", "delete");
@@ -107,6 +128,7 @@ let listed = false;
 function drawPage(page) {
   const { runs, shown, live, trash } = page, has = Boolean(page.all), found = page.tunes.count + page.others.count;
   for (const run of runs) run.shown = run.id === shown && !run.deleted;
+  untick(runs.filter(({ deleted }) => deleted).map(({ id }) => id));
   const hadFocus = root.contains(document.activeElement);
   show(part(".none"), !found), show(part(".trash"), trash), show(part(".back"), live), show(part(".query"), has);
   part(".none").textContent = say(has ? "none_found" : "empty");
@@ -180,8 +202,11 @@ root.addEventListener("click", ({ target }) => {
     if (!row.querySelector("form")) edit(row);
   } else if (button?.dataset.event) trigger(button.dataset.event, { run: button.closest("tr")?.dataset.run ?? "" });
   else if (head) change(query.sort === head.dataset.sort ? { reverse: !query.reverse } : { sort: head.dataset.sort, reverse: false });
-  else if (row && !target.closest("form, input, button") && getSelection().isCollapsed) trigger("show_run", { run: row.dataset.run }); // whoever selects its text doesn't choose it
+  else if (row && !target.closest("form, input, button, label") && getSelection().isCollapsed) trigger("show_run", { run: row.dataset.run }); // whoever selects its text doesn't choose it
 });
+
+part(".chosen .go").addEventListener("click", () => document.getElementById("runs-overlay")?.scrollIntoView({ behavior: "smooth" }));
+part(".chosen .clear").addEventListener("click", () => untick([...chosen]));
 
 let typing;
 part(".query").addEventListener("submit", (event) => event.preventDefault());
@@ -196,6 +221,7 @@ part(".query input").placeholder = say("search");
 part(".query .state").append(option("", say("any_state")), ...STATES.map((state) => option(state, say(`state.${state}`))));
 part(".query .sort").append(...SORTED_BY.map((sort) => option(sort, say("sorted", { column: say(`sort.${sort}`) }))));
 part(".reverse").title = say("reverse");
+part(".chosen .go").textContent = say("overlay.show"), part(".chosen .clear").textContent = say("overlay.clear");
 part(".back").textContent = say("live"), part(".back").dataset.event = "show_live";
 part(".tunes h4").textContent = say("tunes");
 part(".trash span").textContent = say("trash"), part(".trash button").textContent = say("empty_trash"), part(".trash button").dataset.event = "empty_trash";

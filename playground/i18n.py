@@ -39,6 +39,12 @@ def format_bytes(size: int | None) -> str:
     return f"{size / 2**30:.2f} GiB" if abs(size) >= 2**30 / 10 else f"{size / 2**20:.1f} MiB"
 
 
+def format_duration(seconds: float) -> str:
+    """Seconds as m:ss, from an hour on as h:mm:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
 def format_large(lang: str, count: int) -> str:
     """A count in at most three digits and the language's word for their power of ten: "6.87 billion", "135 million"."""
     for scale in table(lang)["number.scales"].split(", "):

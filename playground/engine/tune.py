@@ -89,9 +89,7 @@ def tune(
     forgetting = Forgetting(context, loaded, training_set.examples, settings.train.measure_forgetting)
     yield from forgetting.measure_base()
     yield from _make_trainable(context, loaded, settings, start)
-    trainer = build_trainer(
-        loaded, settings, training_set.examples, eval_set.examples, context.team, batching=batching
-    )
+    trainer = build_trainer(loaded, settings, training_set.examples, eval_set.examples, context.team, batching=batching)
     context.optimizer = trainer.optimizer.inner
     yield from _plan_note(trainer.plan)
     yield from _form_note(settings)

@@ -95,7 +95,10 @@ def changed_settings(run: RunSummary) -> list[tuple[str, str, Any]]:
 
 
 def values_that_differ(chosen: Sequence[RunSummary]) -> dict[str, list]:
-    """The settings in which runs differ: {"group.name": the value of each run, None where it has none}."""
+    """The settings in which runs differ: {"group.name": the value of each run, None where it has none}.
+
+    A setting that an earlier version didn't have was at its default then.
+    """
     names = dict.fromkeys(
         (group, name)
         for run in chosen
@@ -103,7 +106,9 @@ def values_that_differ(chosen: Sequence[RunSummary]) -> dict[str, list]:
         for name in values
         if (group, name) not in (("load", "force"), ("load", "accept_terms"))
     )
-    found = {f"{g}.{n}": [dict_of(run.settings, g).get(n) for run in chosen] for g, n in names}
+    found = {
+        f"{g}.{n}": [dict_of(run.settings, g).get(n, DEFAULTS.get(g, {}).get(n)) for run in chosen] for g, n in names
+    }
     return {name: values for name, values in found.items() if any(value != values[0] for value in values)}
 
 

@@ -93,7 +93,7 @@ class Run:
         lines = block.splitlines()
         if at_a_glance:
             lines = _lasting_lines(lines)
-        return [event for line in lines if (event := _parse_event(line))], cursor + len(block)
+        return [event for line in lines if (event := parse_event(line))], cursor + len(block)
 
     def events(self, at_a_glance: bool = False) -> Iterator[dict]:
         """Every event so far, oldest first. at_a_glance: as for `since`."""
@@ -102,6 +102,14 @@ class Run:
             cursor = after
             events, after = self.since(cursor, at_a_glance=at_a_glance)
             yield from events
+
+    def lines(self) -> Iterator[bytes]:
+        """Every whole line of the events so far, unparsed, for readers that need few of them."""
+        try:
+            with open(self._events, "rb") as file:
+                yield from (line for line in file if line.endswith(b"\n"))
+        except FileNotFoundError:
+            return
 
     def settings(self) -> Settings:
         """The run's settings. Raises PlaygroundError where they can't be read, or are of a newer version."""
@@ -194,7 +202,8 @@ def _lasting_lines(lines: list[bytes]) -> list[bytes]:
     return kept if last_step is None else [*kept[: last_step[0]], last_step[1], *kept[last_step[0] :]]
 
 
-def _parse_event(line: bytes) -> dict | None:
+def parse_event(line: bytes) -> dict | None:
+    """The event of a line, under today's names; None for a torn line."""
     try:
         event = json.loads(line)
     except ValueError:

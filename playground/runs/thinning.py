@@ -1,6 +1,7 @@
-"""Thin out a run's memory events, ten a second, so that a run of hours loads quickly."""
+"""Thin out what a run has ten times a second, so that a run of hours loads and draws quickly: events, and lines."""
 
 from collections.abc import Sequence
+from operator import itemgetter
 
 
 def thin_memory(events: Sequence[dict], limit: int) -> list[dict]:
@@ -19,3 +20,23 @@ def thin_memory(events: Sequence[dict], limit: int) -> list[dict]:
 
 def _total_bytes(event: dict) -> float:
     return sum(size for kind, size in event.items() if kind != "t" and isinstance(size, (int, float)))
+
+
+def thin_line(points: Sequence[tuple[float, float]], limit: int) -> list[tuple[float, float]]:
+    """At most `limit` of a line's points, which are ordered by x: its ends, and of each stretch the extremes.
+
+    The lowest and the highest point of a stretch are kept, in their order, so that no peak is lost.
+    """
+    if len(points) <= limit:
+        return list(points)
+    first, last = points[0], points[-1]
+    stretches: dict[int, list[tuple[float, float]]] = {}
+    count = max(1, (limit - 2) // 2)
+    width = (last[0] - first[0]) / count or 1.0
+    for point in points[1:-1]:
+        stretches.setdefault(min(count - 1, int((point[0] - first[0]) / width)), []).append(point)
+    height = itemgetter(1)
+    extremes = (
+        (min(stretch, key=height), max(reversed(stretch), key=height)) for _, stretch in sorted(stretches.items())
+    )
+    return [first, *(point for pair in extremes for point in sorted(set(pair))), last]

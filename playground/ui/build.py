@@ -50,7 +50,17 @@ from playground.ui.separate_events import separate_events
 from playground.ui.story import Story
 from playground.ui.theme import theme
 
-STYLES = ("style.css", "figures.css", "plan_tab.css", "tokens.css", "data.css", "compare.css", "lab.css", "talk.css")
+STYLES = (
+    "style.css",
+    "figures.css",
+    "plan_tab.css",
+    "tokens.css",
+    "data.css",
+    "compare.css",
+    "lab.css",
+    "talk.css",
+    "overlay.css",
+)
 # Gradio's row of links to all pages; hidden before the stylesheets are here, or everything would move up then.
 NO_NAVIGATION = "<style>.nav-holder { display: none !important; }</style>"
 TABS = (

@@ -7,13 +7,13 @@ from typing import Any
 import gradio as gr
 
 from playground.errors import PlaygroundError, problem
+from playground.i18n import format_duration
 from playground.jobs import kinds, store
 from playground.jobs.sweep import MOST_RUNS, MOST_RUNS_PUBLIC, Sweep, parse_sweep
 from playground.jobs.sweep_jobs import Follower, chain, put_sweep
 from playground.ui import queue_view
 from playground.ui.known_answers import help_desk_examples
 from playground.ui.page import LATEST_ONLY, QUIET, UNQUEUED, Page, Update, message, message_box
-from playground.ui.runs_table import format_duration
 
 # What the lists offer; any other setting can be typed in.
 OFFERED = (

@@ -13,7 +13,7 @@ import gradio as gr
 from playground import runs
 from playground.errors import PlaygroundError, problem
 from playground.runs import accuracy
-from playground.ui import recordings_view, run_tables, snapshot_view
+from playground.ui import recordings_view, run_tables, runs_overlay, snapshot_view
 from playground.ui.live_view import shown_run
 from playground.ui.page import QUIET, UNQUEUED, Page, Update, message, message_box, wait_until_opened
 from playground.ui.run_names import display_name
@@ -26,6 +26,7 @@ class RunsTab:
 
     table: gr.HTML
     message: gr.HTML
+    overlay: runs_overlay.OverlayView
     recordings: recordings_view.RecordingsView
     snapshots: snapshot_view.RunSnapshots
     run_accuracy: gr.Accordion
@@ -40,13 +41,14 @@ def build(page: Page) -> RunsTab:
     gr.Markdown(translate("runs.lead"), elem_classes="lead")
     table = runs_table(page)
     box = message_box()
+    overlay = runs_overlay.build(page)
     recordings = recordings_view.build(page)
     snapshots = snapshot_view.build_for_run(page)
     with gr.Accordion(translate("accuracy.title"), open=False) as run_accuracy:
         accuracy_table = gr.HTML()
     with gr.Accordion(translate("accuracy.record"), open=False) as record:
         record_tables = gr.HTML(elem_classes="scrolled")
-    return RunsTab(table, box, recordings, snapshots, run_accuracy, accuracy_table, record, record_tables)
+    return RunsTab(table, box, overlay, recordings, snapshots, run_accuracy, accuracy_table, record, record_tables)
 
 
 def connect(page: Page, tab: RunsTab, live_view: gr.HTML) -> list[Callable]:
@@ -89,6 +91,7 @@ def connect(page: Page, tab: RunsTab, live_view: gr.HTML) -> list[Callable]:
     live_view.change(lambda value: table_update(page, value), live_view, table, **UNQUEUED)
     for event in (live_view.change, tab.run_accuracy.expand):  # what comes while it unfolds may be lost
         event(lambda value: _accuracy(page, shown_run(value)), live_view, tab.accuracy, **UNQUEUED)
+    runs_overlay.connect(page, tab.overlay, table, live_view)
     recordings_view.connect(page, tab.recordings, live_view)
     snapshot_view.connect_run(page, tab.snapshots, live_view)
     tab.record.expand(lambda: _record(page), None, tab.record_tables, **UNQUEUED)

@@ -3,8 +3,9 @@
 Fine-tunes stand first; loads, chats and bit widths are folded below them. Script and style: assets/runs_table.js and
 .css. Its value is the first page; for other pages, searches and orders the browser calls the server function `listed`,
 so that thousands of runs never travel at once. Events, each with {"run": id} as its data: show_run, use_settings,
-resume_run, delete_run, restore_run, label_run (with "name" and "note"); without a run: show_live, empty_trash. All of
-that comes from the browser: whoever listens looks ids up with `runs.find`.
+resume_run, delete_run, restore_run, label_run (with "name" and "note"); choose_runs with {"runs": the ids of all ticked
+ones}; without a run: show_live, empty_trash. All of that comes from the browser: whoever listens looks ids up with
+`runs.find`.
 """
 
 import json
@@ -16,12 +17,13 @@ import gradio as gr
 
 from playground import ASSETS, runs
 from playground.errors import stored_text
-from playground.i18n import format_bytes, table, translate
+from playground.i18n import format_bytes, format_duration, table, translate
 from playground.runs import RunSummary
 from playground.runs.query import PAGE, STATES, Query, changed_settings, find_runs, parse_query, setting_text
 from playground.ui.page import Page
 from playground.ui.run_names import automatic_name, display_name
 
+TICK_WORDS = ("overlay.choose", "overlay.chosen", "overlay.show", "overlay.clear")
 GROUPS = ("tunes", "others")
 SORTED_BY = ("began", "name", "model", "bits", "data", "loss", "recall", "predicted", "peak", "speed", "time", "state")
 LIST = """
@@ -38,6 +40,8 @@ TEMPLATE = f"""
     <select class="sort"></select><button type="button" class="reverse" aria-pressed="false">↑↓</button></form>
   <div class="tunes" hidden><h4></h4>{LIST}</div>
   <details class="others" hidden><summary></summary>{LIST}</details>
+  <p class="chosen" aria-live="polite" hidden><span></span> <button type="button" class="go"></button>
+    <button type="button" class="clear"></button></p>
   <p class="trash" hidden><span></span> <button type="button"></button></p>
 </section>
 """
@@ -51,6 +55,7 @@ def runs_table(page: Page) -> gr.HTML:
     """
     lang = page.lang
     words = {key.removeprefix("runs."): text for key, text in table(lang).items() if key.startswith("runs.")}
+    words |= {key: table(lang)[key] for key in TICK_WORDS}
     words |= {f"state.{state}": translate(lang, f"state.{state}") for state in STATES}
     constants = {"WORDS": words, "LANG": lang, "STATES": STATES, "SORTED_BY": SORTED_BY, "PAGE": PAGE}
     script = "".join(f"const {name} = {json.dumps(value)};\n" for name, value in constants.items())
@@ -145,9 +150,3 @@ def _row(page: Page, run: RunSummary, deleted: bool) -> dict[str, Any]:
         "why": stored_text(run.problems[0], page.lang).split("\n")[0] if run.problems else "",
         "resume": "" if not resumable else "busy" if page.engine.state == "busy" else "ready",
     }
-
-
-def format_duration(seconds: float) -> str:
-    """Seconds as m:ss, from an hour on as h:mm:ss."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02}:{rest:02}"

@@ -81,7 +81,7 @@ def test_fine_tunes_stand_first_with_readable_names_and_loads_are_folded(app, pa
             "",
             "0:02",
             "done",
-            "r 8 · lr 0.001 · epochs 3ShowUse settingsName and noteDelete",
+            "r 8 · lr 0.001 · epochs 3CompareShowUse settingsName and noteDelete",
         ]
     )
     expect(run_row(page, uploaded.id)).to_contain_text("my rows.csv")
@@ -134,6 +134,29 @@ def test_a_run_is_named_and_found_by_its_name(app, past, page):
     expect(page.locator(".runs .none")).to_have_text(translate("en", "runs.none_found"))
     search.fill("")
     expect(run_row(page, past[1].id)).to_be_visible()
+
+
+def test_ticked_runs_are_laid_over_each_other_until_one_is_deleted(app, past, page):
+    open_tab(page, "tab.runs")
+    overlay, chosen = page.locator("#runs-overlay"), page.locator(".runs .chosen")
+    for run in past:
+        run_row(page, run.id).get_by_label(translate("en", "overlay.choose")).check()
+    expect(overlay.locator(".runs-of li")).to_have_count(3)
+    expect(overlay.locator(".plot .line")).to_have_count(3)  # of memory: these runs have no steps
+    expect(overlay).to_contain_text(translate("en", "overlay.no_steps", letters=["A", "B", "C"]))
+    expect(overlay.locator("tr", has_text=translate("en", "data.source"))).to_contain_text("my rows.csv")
+    expect(overlay).not_to_contain_text("/tmp/")
+    page.locator(".runs .query input").fill("no such run")  # what is ticked stays so, out of sight
+    expect(page.locator(f'.runs tr[data-run="{past[0].id}"]')).to_have_count(0)
+    page.locator(".runs .query input").fill("")
+    expect(run_row(page, past[0].id).get_by_label(translate("en", "overlay.choose"))).to_be_checked()
+    row_button(page, past[0].id, "runs.delete").click()
+    expect(overlay.locator(".runs-of li")).to_have_count(2)
+    run_row(page, past[2].id).get_by_label(translate("en", "overlay.choose")).uncheck()
+    expect(overlay.locator(".notice")).to_have_text(translate("en", "error.overlay_count", count=1))
+    expect(chosen.locator(".go")).to_be_hidden()
+    chosen.locator(".clear").click()
+    expect(overlay).to_have_text(translate("en", "overlay.lead"))
 
 
 def test_a_deletion_is_undone_even_after_a_reload(app, past, page):

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import pytest
 
 from playground import runs
-from playground.i18n import translate
+from playground.i18n import format_duration, translate
 from playground.runs import RunSummary
 from playground.settings import Settings
 from playground.ui.run_names import data_name, display_name, short_display_name
-from playground.ui.runs_table import format_duration, table_value
+from playground.ui.runs_table import table_value
 
 BEGAN = datetime(datetime.now().year, 11, 25, 14, 2).timestamp()
 
