@@ -29,13 +29,12 @@ WAITING: dict = {"finish": "stopped", "tokens": 0, "tokens_per_s": 0.0}  # of an
 
 @dataclass
 class AdaptersChatResult(JobResult):
-    """base, adapters: how the base's answer and, by run, each adapter's ended, as of ChatResult's sides.
+    """sides: how each answer ended, as of ChatResult's sides: {"base": end, "adapters": {run id: end}}.
 
     template: by which the base was asked. together: whether all were answered in one batch.
     """
 
-    base: dict
-    adapters: dict[str, dict]
+    sides: dict
     template: str
     together: bool
 
@@ -134,7 +133,7 @@ class _Question:
 
     def result(self, ends: Sequence[dict], together: bool) -> AdaptersChatResult:
         """The job's result, from how each row's answer ended."""
-        return AdaptersChatResult(**self.named(ends), template=self.templates[0].name, together=together)
+        return AdaptersChatResult(self.named(ends), self.templates[0].name, together)
 
 
 def _templates(loaded: LoadedModel, chosen: Sequence[runs.Run], question: str) -> Generator[dict, None, list[Template]]:

@@ -14,7 +14,7 @@ import gradio as gr
 from playground import runs
 from playground.errors import PlaygroundError, problem
 from playground.runs import accuracy
-from playground.ui import recordings_view, run_tables
+from playground.ui import adapters_chat_view, recordings_view, run_tables
 from playground.ui.page import QUIET, UNQUEUED, Page, Update, message, message_box, wait_until_opened
 from playground.ui.run_names import display_name
 from playground.ui.runs_table import runs_table, table_value
@@ -26,6 +26,8 @@ class RunsTab:
 
     table: gr.HTML
     message: gr.HTML
+    chosen_runs: gr.Dropdown
+    adapters_chat: adapters_chat_view.AdaptersChatView
     recordings: recordings_view.RecordingsView
     run_accuracy: gr.Accordion
     accuracy: gr.HTML
@@ -39,12 +41,16 @@ def build(page: Page) -> RunsTab:
     gr.Markdown(translate("runs.lead"), elem_classes="lead")
     table = runs_table(page)
     box = message_box()
+    chosen_runs = gr.Dropdown([], multiselect=True, max_choices=4, label=translate("adapters.chosen"))
+    adapters_chat = adapters_chat_view.build(page)
     recordings = recordings_view.build(page)
     with gr.Accordion(translate("accuracy.title"), open=False) as run_accuracy:
         accuracy_table = gr.HTML()
     with gr.Accordion(translate("accuracy.record"), open=False) as record:
         record_tables = gr.HTML(elem_classes="scrolled")
-    return RunsTab(table, box, recordings, run_accuracy, accuracy_table, record, record_tables)
+    return RunsTab(
+        table, box, chosen_runs, adapters_chat, recordings, run_accuracy, accuracy_table, record, record_tables
+    )
 
 
 def connect(page: Page, tab: RunsTab, live_view: gr.HTML) -> list[Callable]:

@@ -132,7 +132,7 @@ def test_all_adapters_answer_in_one_batch_as_each_does_in_a_chat(bench):
     workbench, ids = bench(*KINDS[:3])
     texts, notes, result, events = ask(workbench, ids)
     assert result["together"] and not [key for key in notes if "adapters" in key]
-    assert list(result["adapters"]) == ids and len(set(texts.values())) == 4
+    assert list(result["sides"]["adapters"]) == ids and len(set(texts.values())) == 4
     measured = [event for event in events if event["kind"] == "memory_measured"][-1]["parts"]["adapters"]
     predicted = [event for event in events if event["kind"] == "memory_predicted"][-1]["parts"]["adapters"]
     assert predicted == measured > 0
@@ -184,9 +184,10 @@ def test_stop_keeps_the_answers_so_far(bench, lora):
         if event["kind"] == "answer" and event["tokens"] == 3:
             workbench.stop.set()
     result = events[-1]["result"]
-    assert result["stopped"] and result["base"]["finish"] == "stopped" and 3 <= result["base"]["tokens"] < 300
-    assert {end["finish"] for end in result["adapters"].values()} == {"stopped"}
-    assert (result["adapters"][ids[1]]["tokens"] == 0) == ("use_dora" in lora)
+    base, adapters = result["sides"]["base"], result["sides"]["adapters"]
+    assert result["stopped"] and base["finish"] == "stopped" and 3 <= base["tokens"] < 300
+    assert {end["finish"] for end in adapters.values()} == {"stopped"}
+    assert (adapters[ids[1]]["tokens"] == 0) == ("use_dora" in lora)
 
 
 def refused(workbench, ids) -> pytest.ExceptionInfo:
