@@ -6,6 +6,7 @@ import threading
 
 import pytest
 import torch
+from test_cli import _main as run_command
 from test_generate import PROMPTS, answers, load
 from toys import keys
 
@@ -261,3 +262,19 @@ def test_closing_the_answers_early_restores_the_active_adapter(toy, saved):
     next(events)
     events.close()
     assert loaded.model.active_adapter == adapt.ADAPTER_NAME
+
+
+def test_the_command_ends_in_one_object_with_the_answer_of_each_run(bench, capsys, tmp_path):
+    workbench, ids = bench(KINDS[0], KINDS[1], {"r": 4, "use_dora": True})
+    flags = ("--prompt", QUESTION, "--runs", tmp_path, "--max-new-tokens", "6")
+    status, result, shown = run_command(capsys, "compare", *ids[:2], *flags)
+    texts, _, _, _ = ask(workbench, ids[:2], Generation(max_new_tokens=6))
+    assert status == 0 and result["prompt"] == QUESTION and result["together"]
+    assert {"base": result["base"], **result["adapters"]} == texts
+    assert list(result["sides"]["adapters"]) == ids[:2] and "one after another" not in shown
+    status, result, shown = run_command(capsys, "compare", ids[2], ids[0], *flags)
+    assert status == 0 and not result["together"] and "one after another" in shown
+    status, result, _ = run_command(capsys, "compare", *ids[:2], *flags, "--bits", "4")
+    assert status == 1 and "--bits" in result["error"] and ids[1] in result["error"]
+    status, result, _ = run_command(capsys, "compare", ids[0], ids[0], *flags)
+    assert status == 1 and ids[0] in result["error"]
