@@ -1,14 +1,13 @@
-"""Answers of the base and the tuned model from one batch, over one copy of the frozen weights.
+"""Answers of the base model and of its adapters from one batch, over one copy of the frozen weights.
 
-Each row of the batch names its adapter (PEFT's mixed batches); a row named `__base__` skips the adapter. Where the
-model can't treat rows separately, the base rows are answered first and the tuned ones after them, still over the one
-copy of the weights.
+Each row of the batch names its adapter (PEFT's mixed batches); a row named `__base__` skips all adapters. Where the
+model can't treat rows separately, the base rows are answered first and those of each adapter after them, still over the
+one copy of the weights.
 """
 
 import functools
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -17,28 +16,28 @@ from typing import Any
 import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from playground import compat
+from playground.chat.answer_streamer import AnswerStreamer
 from playground.chat.generation_config import (
     depends_on_longest,
     generation_config,
     only_generation_config,
     with_own_settings,
 )
-from playground.model.start_values import ADAPTER_NAME
 from playground.settings import Generation
-
-UNFINISHED = "\ufffd"  # what a character decodes to of which tokens are missing
-MAX_UNFINISHED = 3  # bytes of an unfinished character; a character has up to four in UTF-8
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One row to answer: the tokens of its prompt, and whether the tuned model (with the adapter) answers it."""
+    """One row to answer: the tokens of its prompt, and the name in PEFT of the adapter with which it is answered.
+
+    adapter: None for the base model.
+    """
 
     ids: list[int]
-    tuned: bool
+    adapter: str | None = None
 
 
 def generate_answers(
@@ -69,7 +68,7 @@ def generate_answers(
     events: queue.Queue[dict | BaseException] = queue.Queue()
     # tokens in front of an answer: the decoder's start token, or the prompt
     start = 1 if model.config.is_encoder_decoder else max(len(prompt.ids) for prompt in prompts)
-    streamer = _AnswerStreamer(tokenizer, start, generation, stop, events.put, end_ids)
+    streamer = AnswerStreamer(tokenizer, start, generation, stop, events.put, end_ids)
 
     def run() -> None:
         try:
@@ -100,7 +99,7 @@ TOKENS_FIRST = ("fsmt", "led")  # families that compute on (tokens, rows, featur
 
 
 def supports_mixed_batches(model: torch.nn.Module) -> bool:
-    """Whether an adapter can be applied to some rows of a batch only.
+    """Whether each row of a batch can have its own adapter, or none.
 
     PEFT can't do that with DoRA, in experts, which get some tokens of any row, nor where tokens come before rows.
     """
@@ -109,7 +108,7 @@ def supports_mixed_batches(model: torch.nn.Module) -> bool:
     if any(".modules_to_save." in name or name.endswith(".token_adapter") for name, _ in model.named_modules()):
         return False  # PEFT can, but for embeddings
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
-    return not any(layer.use_dora.get(ADAPTER_NAME) or "experts" in name.split(".") for name, layer in layers)
+    return not any(any(layer.use_dora.values()) or "experts" in name.split(".") for name, layer in layers)
 
 
 def batches(model: PreTrainedModel | PeftModel, prompts: Sequence[Prompt], max_new_tokens: int) -> list[list[int]]:
@@ -122,9 +121,9 @@ def batches(model: PreTrainedModel | PeftModel, prompts: Sequence[Prompt], max_n
     unequal = any(len(prompt.ids) != longest for prompt in prompts)
     if unequal and depends_on_longest(model.config, longest + max_new_tokens):
         return [[number] for number in range(len(prompts))]
-    sides = [[n for n, prompt in enumerate(prompts) if prompt.tuned == tuned] for tuned in (False, True)]
-    if all(sides) and not supports_mixed_batches(model):
-        return sides
+    adapters = sorted({prompt.adapter for prompt in prompts}, key=lambda name: (name is not None, name))
+    if len(adapters) > 1 and not supports_mixed_batches(model):
+        return [[n for n, prompt in enumerate(prompts) if prompt.adapter == name] for name in adapters]
     return [list(range(len(prompts)))]
 
 
@@ -160,7 +159,7 @@ def _generate_batch(
     prompts: Sequence[Prompt],
     end_ids: Sequence[int],
     generation: Generation,
-    streamer: "_AnswerStreamer",
+    streamer: AnswerStreamer,
 ) -> torch.Tensor:
     """Run `model.generate` on the padded prompts; return its token ids, (rows, prompt and answer)."""
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end_ids[0]
@@ -169,18 +168,36 @@ def _generate_batch(
     config = generation_config(model, generation, end_ids, pad_id)
     torch.manual_seed(generation.seed)
     model.eval()
-    sides = {prompt.tuned for prompt in prompts}
+    adapters = {prompt.adapter for prompt in prompts}
     adapter_context: AbstractContextManager = nullcontext()
-    if sides == {True, False}:
+    if len(adapters) > 1:
         options["num_beams"] = generation.num_beams  # by which PEFT repeats the names
-        options["adapter_names"] = [ADAPTER_NAME if prompt.tuned else compat.BASE_ROWS for prompt in prompts]
+        options["adapter_names"] = [prompt.adapter or compat.BASE_ROWS for prompt in prompts]
         adapter_context = _restore_rows(model, len(prompts) * generation.num_beams)
-    elif isinstance(model, PeftModel) and sides == {False}:
-        adapter_context = model.disable_adapter()
+    elif isinstance(model, PeftModel):
+        adapter_context = _only_adapter(model, adapters.pop())
     ids, mask = ids.to(model.device), mask.to(model.device)
     with adapter_context, _contiguous_head_input(model), only_generation_config(model, config):
         generate: Any = model.generate  # nn.Module's hint takes it for a tensor
         return generate(input_ids=ids, attention_mask=mask, stopping_criteria=[streamer], **options)
+
+
+@contextmanager
+def _only_adapter(model: PeftModel, name: str | None) -> Iterator[None]:
+    """Apply this adapter to all rows, or none; the active one stays untouched, since it may be under training."""
+    active = model.active_adapter
+    if name is None:
+        with model.disable_adapter():
+            yield
+        return
+    if name == active:
+        yield
+        return
+    model.set_adapter(name, inference_mode=True)
+    try:
+        yield
+    finally:
+        model.set_adapter(active, inference_mode=True)
 
 
 def _pad(prompts: Sequence[Prompt], pad_id: int, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -236,78 +253,3 @@ def _contiguous_head_input(model: PreTrainedModel | PeftModel) -> Iterator[None]
     finally:
         if hook is not None:
             hook.remove()
-
-
-class _AnswerStreamer(StoppingCriteria):
-    """Called by transformers after every token: sends what is written so far, and stops when `stop` is set."""
-
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        start: int,
-        generation: Generation,
-        stop: threading.Event,
-        send: Callable[[dict], None],
-        end_ids: Sequence[int],
-    ) -> None:
-        self.tokenizer, self.start, self.stop, self.send = tokenizer, start, stop, send
-        self.streams_text, self.end_ids = generation.num_beams == 1, set(end_ids)
-        self.began = time.monotonic()
-        self.ended_after: dict[int, float] = {}  # seconds, of the rows that have written their end token
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        event: dict[str, Any] = {"tokens": input_ids.shape[1] - self.start}
-        if self.streams_text:
-            rows = input_ids[:, self.start :].tolist()
-            event["texts"] = self._texts(rows)
-            for n, row in enumerate(rows):
-                if n not in self.ended_after and row[-1] in self.end_ids:
-                    self.ended_after[n] = time.monotonic() - self.began
-        self.send(event)
-        return torch.full((input_ids.shape[0],), self.stop.is_set(), device=input_ids.device)
-
-    def last_event(self, output: torch.Tensor) -> dict:
-        """The complete answers, with "ids" up to and including each end token, and how each ended."""
-        rows = output[:, self.start :].tolist()
-        ids = [row[: self._answer_length(row) + 1] for row in rows]
-        ends = [self._end(n, row) for n, row in enumerate(ids)]
-        tokens = output.shape[1] - self.start
-        return {"texts": self._texts(rows), "ids": ids, "ends": ends, "tokens": tokens, "end": True}
-
-    def _end(self, n: int, ids: list[int]) -> dict:
-        """How the answer of row `n` ended; see `generate_answers`."""
-        seconds = self.ended_after.get(n, time.monotonic() - self.began)
-        unfinished = "stopped" if self.stop.is_set() else "limit"
-        return {
-            "finish": "end" if ids and ids[-1] in self.end_ids else unfinished,
-            "tokens": len(ids),
-            "seconds": seconds,
-        }
-
-    def _texts(self, rows: list[list[int]]) -> list[str]:
-        return [self._text(ids) for ids in rows]
-
-    def _text(self, ids: list[int]) -> str:
-        """The text of an answer without a character at its end of which tokens are missing.
-
-        Such a character decodes to U+FFFD, and where tokens are bytes all complete characters before it do so too: the
-        longest text is the one without its bytes.
-        """
-        ids = ids[: self._answer_length(ids)]
-        text = ""
-        for unfinished in range(min(MAX_UNFINISHED, len(ids)) + 1):
-            decoded = str(self.tokenizer.decode(ids[: len(ids) - unfinished], skip_special_tokens=True))
-            shown = decoded.rstrip(UNFINISHED)
-            text = max(text, shown, key=_readable_length)
-            if shown == decoded:
-                break
-        return text.strip()
-
-    def _answer_length(self, ids: list[int]) -> int:
-        """Tokens before the first end token, or all."""
-        return next((at for at, token in enumerate(ids) if token in self.end_ids), len(ids))
-
-
-def _readable_length(text: str) -> int:
-    """Characters that aren't U+FFFD."""
-    return len(text) - text.count(UNFINISHED)

@@ -28,11 +28,14 @@ def tune(options: argparse.Namespace) -> dict:
 
 
 def compare(options: argparse.Namespace) -> dict:
-    """Answer a prompt with a base model and with its fine-tune.
+    """Answer a prompt with a base model and with its fine-tune, or with those of several runs.
 
     ADAPTER is the id of a run, or the folder or hub id of a LoRA adapter that any program wrote. Of such an adapter the
-    base is --model, else the model that it names; it is loaded only if the adapter's layers and ranks fit it.
+    base is --model, else the model that it names; it is loaded only if the adapter's layers and ranks fit it. Given two
+    to four runs of one base model, all their adapters answer at once, over one copy of its weights.
     """
+    if len(options.adapters) > 1:
+        return _compare_runs(options)
     from playground.engine.workbench import Workbench
 
     adapter, chosen = _adapter_and_base(options)
@@ -49,21 +52,48 @@ def compare(options: argparse.Namespace) -> dict:
     return {"prompt": options.prompt, "base": answer.get("base", ""), "tuned": answer.get("tuned", ""), **result}
 
 
+def _compare_runs(options: argparse.Namespace) -> dict:
+    """The same prompt to the base and to each run's adapter; the result has its answer by run under "adapters"."""
+    from playground.engine.workbench import Workbench
+
+    _raise_for_flags(", ".join(options.adapters), _given_flags(options))
+    generation = settings.parse_generation(flag_values(options, "generation", settings.Generation))
+    answers: dict = {"base": "", "adapters": dict.fromkeys(options.adapters, "")}
+
+    def keep(event: dict) -> None:
+        if event["kind"] == "answer":
+            answers.update({side: event[side] for side in answers})
+
+    events = Workbench(options.runs).chat_with_adapters(options.adapters, options.prompt, generation)
+    result = follow(events, options.lang, keep)
+    return {"prompt": options.prompt, **answers, **result}
+
+
+def _given_flags(options: argparse.Namespace) -> dict[str, dict]:
+    """The flags for an adapter from elsewhere that were given, by group."""
+    return {group: flag_values(options, group, kind) for group, kind in GROUPS.items() if group in ("load", "data")}
+
+
+def _raise_for_flags(run: str, given: dict[str, dict]) -> None:
+    """Raise PlaygroundError for flags of a run, which has its own settings."""
+    flags = [flag_name(group, name) for group, values in given.items() for name in values]
+    if flags:
+        raise problem("error.compare_flags", run=run, flags=flags)
+
+
 def _adapter_and_base(options: argparse.Namespace) -> tuple[str, settings.Settings]:
     """What answers on the tuned side, as Workbench.chat takes it, and the settings that the base is loaded with.
 
     Raises PlaygroundError: no such run or adapter, one without a base, or flags for a run, which has its own settings.
     """
-    given = {group: flag_values(options, group, kind) for group, kind in GROUPS.items() if group in ("load", "data")}
-    is_run = (options.runs / options.adapter / "events.jsonl").is_file() if "/" not in options.adapter else False
-    if not is_run and ("/" in options.adapter or Path(options.adapter).is_dir()):
-        return _foreign_adapter_and_base(options.adapter, given)
-    run = runs.find(options.runs, options.adapter)
+    [adapter], given = options.adapters, _given_flags(options)
+    is_run = (options.runs / adapter / "events.jsonl").is_file() if "/" not in adapter else False
+    if not is_run and ("/" in adapter or Path(adapter).is_dir()):
+        return _foreign_adapter_and_base(adapter, given)
+    run = runs.find(options.runs, adapter)
     if not run.adapter.is_dir() and not run.model.is_dir():
         raise problem("error.no_adapter", run=run.id)
-    flags = [flag_name(group, name) for group, values in given.items() for name in values]
-    if flags:
-        raise problem("error.compare_flags", run=run.id, flags=flags)
+    _raise_for_flags(run.id, given)
     return run.id, run.settings()
 
 

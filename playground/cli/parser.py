@@ -198,7 +198,12 @@ def _add_rows_flags(command: argparse.ArgumentParser) -> None:
 
 
 def _add_compare_flags(command: argparse.ArgumentParser) -> None:
-    command.add_argument("adapter", metavar="ADAPTER", help="id of a run, or folder or hub id of a LoRA adapter")
+    command.add_argument(
+        "adapters",
+        nargs="+",
+        metavar="ADAPTER",
+        help="id of a run, or folder or hub id of a LoRA adapter; or ids of two to four runs",
+    )
     command.add_argument("--prompt", required=True, help="the question to both models")
     others = {field.name for field in fields(settings.Data)} - {"prompt_format", "custom_format"}
     add_flags(command.add_argument_group("load (of an adapter that isn't a run's)"), "load", settings.Load)
@@ -254,7 +259,7 @@ POSITIONALS = {
     "sweep": "--sweep SETTING=VALUES [--sweep SETTING=VALUES] ",
     **dict.fromkeys(("plan", "lab"), "MODEL "),
     "rows": "FILE ",
-    "compare": "ADAPTER --prompt PROMPT ",
+    "compare": "ADAPTER [RUN RUN RUN] --prompt PROMPT ",
     "export": "RUN --to KIND ",
 }
 FLAGS: dict[str, Callable[[argparse.ArgumentParser], None]] = {

@@ -6,24 +6,20 @@ from dataclasses import dataclass, field, replace
 from peft import PeftModel
 
 from playground import runs
-from playground.chat.generate import Prompt, batches, generate_answers
+from playground.chat.generate import Prompt, batches
 from playground.chat.generation_config import own_settings
 from playground.data.template import Template, Turn, choose_template_for
-from playground.engine import predictions
+from playground.engine.answering import AnswerRow, ChatMemory, check_rows, longest_prompt, stream_answers
 from playground.engine.foreign_adapter import adapter_tokenizer, find_adapter
 from playground.engine.job import JobContext, JobResult
 from playground.engine.load import ensure_loaded
 from playground.engine.model_slot import Adapter, ModelSlot, adapter_of
-from playground.errors import problem
+from playground.model.adapt import ADAPTER_NAME
 from playground.model.adapter_check import base_name
-from playground.model.embedding import first_unknown_token
-from playground.model.language_part import max_context_length
 from playground.model.load import LoadedModel
-from playground.model.tokenizer import model_eos_ids
 from playground.settings import Generation, Settings
 
 Sides = dict[str, list[dict]]  # "base" and "tuned" → turns {"instruction", "answer"}
-MIN_ANSWER_TOKENS = 16  # a conversation that leaves fewer to the answer is too long for the model
 
 
 @dataclass
@@ -112,7 +108,7 @@ def _load_with_foreign_adapter(
 
 def switch_adapter(slot: ModelSlot, run: runs.Run | None) -> Generator[dict, None, None]:
     """Make the adapter of this run, or none, the one on the model."""
-    if (slot.adapter.id if slot.adapter else None) == (run.id if run else None):
+    if [adapter.id for adapter in slot.adapters] == ([run.id] if run else []):
         return
     slot.unload_adapter()
     if run:
@@ -145,24 +141,18 @@ def _answer(
     questions = [turn["instruction"] for turns in sides.values() for turn in turns]
     template, notes = choose_template_for(loaded, prompt_format, questions, custom_format)
     yield from notes
-    yield from _own_settings_note(loaded, generation)
+    yield from own_settings_note(loaded, generation)
     has_adapter = isinstance(loaded.model, PeftModel)
     names = [side for side in ("base", "tuned") if side in sides and (side == "base" or has_adapter)]
-    prompts = [_prompt(template, sides[side], side == "tuned") for side in names]
-    unknown = first_unknown_token(loaded, (token for prompt in prompts for token in prompt.ids))
-    if unknown:
-        raise problem("error.token_in_prompt", token=unknown.token, id=unknown.id, rows=unknown.rows)
-    prompt_length = max(len(prompt.ids) for prompt in prompts)
-    generation = _fit_context(loaded, prompt_length, generation)
+    rows = [AnswerRow(template, _prompt(template, sides[side], side == "tuned")) for side in names]
+    generation = check_rows(loaded, rows, generation)
     yield {"kind": "phase", "name": "chat"}
-    context.peaks.start_phase()
-    outside = predictions.memory_outside_tensors(context.bytes_by_part())
-    ends = yield from _generate(context, loaded, template, dict(zip(names, prompts)), generation)
-    measured = predictions.measured_memory_event("chat", context.peaks, context.bytes_by_part())
-    if context.predicts_memory:  # only now, so that no answer waits for it
-        sequences, tokens = len(prompts) * generation.num_beams, prompt_length + max(e["tokens"] for e in ends.values())
-        yield from predictions.predict_chat_memory(settings, loaded, sequences, tokens, outside)
-    yield measured
+    memory = ChatMemory(context)
+    events = stream_answers(context, loaded, rows, generation, lambda texts: dict(zip(names, texts)))
+    ends = dict(zip(names, (yield from events)))
+    tokens = longest_prompt(rows) + max(end["tokens"] for end in ends.values())
+    yield from memory.events(settings, loaded, len(rows) * generation.num_beams, tokens)
+    prompts = [row.prompt for row in rows]
     together = len(prompts) > 1 and len(batches(loaded.model, prompts, generation.max_new_tokens)) == 1
     return ChatResult(display_name(slot.adapter), template.name, ends, together)
 
@@ -172,7 +162,7 @@ def display_name(adapter: Adapter | None) -> str | None:
     return base_name(adapter.id) if adapter else None
 
 
-def _own_settings_note(loaded: LoadedModel, generation: Generation) -> Iterator[dict]:
+def own_settings_note(loaded: LoadedModel, generation: Generation) -> Iterator[dict]:
     """The settings of the model's own generation config that are used, or aren't."""
     found = [f"{name} {value}" for name, value in own_settings(loaded.model).items()]
     if found:
@@ -180,46 +170,6 @@ def _own_settings_note(loaded: LoadedModel, generation: Generation) -> Iterator[
         yield {"kind": "note", "key": key, "values": {"settings": found}}
 
 
-def _generate(
-    context: JobContext, loaded: LoadedModel, template: Template, prompts: dict[str, Prompt], generation: Generation
-) -> Generator[dict, None, dict[str, dict]]:
-    """Yield `answer` events with each side's text so far, and `progress`; return how each side ended (ChatResult)."""
-    event: dict = {}
-    ends = list({*template.end_ids(), *model_eos_ids(loaded.model)})
-    batch = list(prompts.values())
-    for event in generate_answers(loaded.model, loaded.tokenizer, batch, ends, generation, context.stop):
-        if "texts" in event:
-            answers = dict(zip(prompts, map(template.answer, event["texts"])))
-            yield {"kind": "answer", **answers, "tokens": event["tokens"]}
-        else:
-            total = generation.max_new_tokens
-            yield {"kind": "progress", "done": event["tokens"], "total": total, "unit": "tokens"}
-    return {
-        side: {
-            "finish": end["finish"],
-            "tokens": end["tokens"],
-            "tokens_per_s": round(end["tokens"] / max(end["seconds"], 1e-9), 1),
-        }
-        for side, end in zip(prompts, event["ends"])
-    }
-
-
 def _prompt(template: Template, turns: list[dict], tuned: bool) -> Prompt:
-    return Prompt(template.ids([Turn(turn["instruction"], turn.get("answer")) for turn in turns]), tuned)
-
-
-def _fit_context(loaded: LoadedModel, prompt_length: int, generation: Generation) -> Generation:
-    """The generation with its answer limited to the positions that the prompt leaves free.
-
-    An encoder-decoder model has all positions for each of the two. Raises PlaygroundError where the prompt is too long,
-    or leaves the answer next to nothing.
-    """
-    longest = max_context_length(loaded.model.config)
-    if not longest:
-        return generation
-    separate = loaded.model.config.is_encoder_decoder
-    room = longest if separate else longest - prompt_length
-    least = min(MIN_ANSWER_TOKENS, generation.max_new_tokens)
-    if room < least or prompt_length > longest:
-        raise problem("error.context", used=prompt_length + least, longest=longest)
-    return replace(generation, max_new_tokens=min(generation.max_new_tokens, room))
+    ids = template.ids([Turn(turn["instruction"], turn.get("answer")) for turn in turns])
+    return Prompt(ids, ADAPTER_NAME if tuned else None)

@@ -147,6 +147,11 @@ class Engine:
         arguments = {"adapter": adapter, "sides": sides, "generation": asdict(generation)}
         return self._submit(Job("chat"), "chat", settings=settings.to_dict(), **arguments)
 
+    def chat_with_adapters(self, run_ids: list[str], question: str, generation: Generation) -> Job:
+        """Answer a question with the base model and with each run's adapter."""
+        arguments = {"run_ids": run_ids, "question": question, "generation": asdict(generation)}
+        return self._submit(Job("chat"), "chat_with_adapters", **arguments)
+
     def lab(self, settings: Settings, question: dict[str, Any]) -> Job:
         """Measure a model in one number format after another. question: the fields of a LabQuestion."""
         return self._submit(Job("lab"), "lab", settings=settings.to_dict(), question=question)

@@ -206,7 +206,7 @@ def _answer(context: JobContext, loaded: LoadedModel, question: LabQuestion) -> 
     prompt = question.full_prompt()
     template, _ = choose_template_for(loaded, "auto", [prompt])
     ends = sorted({*template.end_ids(), *model_eos_ids(loaded.model)})
-    row = Prompt(template.ids([Turn(prompt, None)]), False)
+    row = Prompt(template.ids([Turn(prompt, None)]))
     limit = Generation(max_new_tokens=question.answer_tokens)
     event: dict = {}
     for event in generate_answers(loaded.model, loaded.tokenizer, [row], ends, limit, context.stop):

@@ -1,10 +1,11 @@
-"""The one model of the process, and the adapter on it."""
+"""The one model of the process, and the adapters on it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -14,6 +15,8 @@ from playground.model import adapt
 from playground.model.embedding import embedding_rows, resize_embedding
 from playground.model.load import LoadedModel
 from playground.settings import Load
+
+ADAPTER_NAMES = (adapt.ADAPTER_NAME, "second", "third", "fourth")  # in PEFT, in the order that they are loaded
 
 
 @dataclass(frozen=True)
@@ -31,20 +34,28 @@ class Adapter:
 
 
 class ModelSlot:
-    """At most one loaded model with at most one adapter; it outlives the jobs.
+    """At most one loaded model with its adapter, or several where they are compared; it outlives the jobs.
 
-    loaded_as: the settings that it was loaded with; None for weights that have been trained themselves since.
+    loaded_as: the settings that it was loaded with; None for weights that have been trained themselves since. adapter:
+    the first one; further: the others, for rows that name them (ADAPTER_NAMES).
     """
 
     def __init__(self) -> None:
         self.loaded: LoadedModel | None = None
         self.loaded_as: Load | None = None
         self.adapter: Adapter | None = None
+        self.further: tuple[Adapter, ...] = ()
         self._rows = 0  # of the embedding before an adapter made it grow
+
+    @property
+    def adapters(self) -> tuple[Adapter, ...]:
+        """All adapters on the model, named in PEFT by ADAPTER_NAMES."""
+        return (self.adapter, *self.further) if self.adapter else ()
 
     def fill(self, loaded: LoadedModel, load: Load) -> None:
         """Take in a model that was loaded with these settings."""
         self.loaded, self.loaded_as, self.adapter = loaded, replace(load, force=False), None
+        self.further = ()
 
     def is_loaded_as(self, load: Load) -> bool:
         """Whether the model is loaded with exactly these settings (`force` doesn't change what is loaded)."""
@@ -56,6 +67,7 @@ class ModelSlot:
     def free(self) -> None:
         """Drop the model with its adapter and release their memory."""
         self.loaded = self.loaded_as = self.adapter = None
+        self.further = ()
         release_memory()
 
     def invalidate(self) -> None:
@@ -73,9 +85,24 @@ class ModelSlot:
         self.loaded.model = cast(PreTrainedModel, tuned)  # PeftModel passes on all that is asked of the base model
         self.adapter = adapter
 
+    def load_adapters(self, saved: Sequence[tuple[Path, Adapter]]) -> None:
+        """Put saved adapters, at most as many as ADAPTER_NAMES, on the model. Raises PlaygroundError as load_adapter.
+
+        None may add rows to the embedding but the first. Where one can't be loaded, none stays.
+        """
+        try:
+            self.load_adapter(*saved[0])
+            for name, (folder, adapter) in zip(ADAPTER_NAMES[1:], saved[1:], strict=False):
+                assert self.loaded
+                adapt.load_further_lora(cast(PeftModel, self.loaded.model), folder, name, self.loaded.dtype)
+                self.further = (*self.further, adapter)
+        except BaseException:
+            self.unload_adapter()
+            raise
+
     def unload_adapter(self) -> None:
-        """Take the adapter off the model, if there is one, and the rows that it added to the embedding."""
-        self.adapter = None
+        """Take all adapters off the model, and the rows that the first one added to the embedding."""
+        self.adapter, self.further = None, ()
         if self.loaded:
             self.loaded.model = adapt.remove_lora(self.loaded.model)
             if 0 < self._rows < embedding_rows(self.loaded.model):

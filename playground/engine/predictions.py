@@ -71,11 +71,11 @@ def predict_tune_memory(
 
 
 def predict_chat_memory(
-    settings: Settings, loaded: LoadedModel, sequences: int, context: int, outside: dict[str, int]
+    settings: Settings, loaded: LoadedModel, sequences: int, context: int, outside: dict[str, int], adapters: int = 0
 ) -> Iterator[dict]:
-    """What an answer takes: `sequences` (sides × beams) of `context` tokens each.
+    """What an answer takes: `sequences` (rows × beams) of `context` tokens each.
 
-    outside: memory_outside_tensors before it.
+    outside: memory_outside_tensors before it. adapters: bytes of those on the model, where there are several.
     predict_chat assumes CHAT_ROWS sequences, so its context is chosen such that the KV cache has as many tokens in all.
     """
     context_of_rows = max(2, -(-sequences * context // CHAT_ROWS))
@@ -86,7 +86,7 @@ def predict_chat_memory(
         loaded.device,
         loaded.dtype,
         outside,
-        lambda target: phases.predict_chat(config, settings, target, context_of_rows),
+        lambda target: with_more(phases.predict_chat(config, settings, target, context_of_rows), "adapters", adapters),
     )
 
 
@@ -111,7 +111,9 @@ def predict_lab_memory(
 
 
 def with_more(prediction: dict, part: str, size: int) -> dict:
-    """A prediction with `size` bytes more in a part, and in all totals."""
+    """A prediction with `size` bytes more in a part, and in all totals; the same one where that is 0."""
+    if not size:
+        return prediction
     parts = prediction["parts"] | {part: prediction["parts"].get(part, 0) + size}
     totals = ("allocated", "reserved", "device_used", "rss", "need")
     return prediction | {"parts": parts} | {kind: prediction[kind] + size for kind in totals if kind in prediction}

@@ -1,8 +1,8 @@
 """The engine's own process: runs one job after another over a Workbench and sends its events. Started by client.py.
 
 Requests, in the JSON lines of jsonl_process.py: "load" and "tune" {"settings"}, "resume" {"run_id"}, "chat"
-{"settings", "adapter", "sides", "generation"}, "lab" {"settings", "question"}, "export" {"order", "token"}, "unload".
-The result of each is the memory at its end (meter.py).
+{"settings", "adapter", "sides", "generation"}, "chat_with_adapters" {"run_ids", "question", "generation"}, "lab"
+{"settings", "question"}, "export" {"order", "token"}, "unload". The result of each is the memory at its end (meter.py).
 Settings are validated here, at the edge of the process. The process is ready once its libraries are imported:
 {"ready": {"cuda": whether torch can use it, "pid"}}.
 """
@@ -52,6 +52,9 @@ def start_job(workbench: "Workbench", do: str, arguments: dict) -> Iterator[dict
         return workbench.resume(arguments["run_id"])
     if do == "export":
         return workbench.export(parse_order(arguments["order"]), arguments["token"])
+    if do == "chat_with_adapters":
+        generation = parse_generation(arguments["generation"])
+        return workbench.chat_with_adapters(arguments["run_ids"], arguments["question"], generation)
     settings = parse(arguments["settings"])
     if do == "chat":
         generation = parse_generation(arguments["generation"])

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from playground import runs
-from playground.engine import chat, export, lab, load, tune
+from playground.engine import adapters_chat, chat, export, lab, load, tune
 from playground.engine.job import JobContext, JobResult, run_job
 from playground.engine.load import auto_bits_note, resolve_bits
 from playground.engine.memory_snapshot import with_snapshot
@@ -108,6 +108,20 @@ class Workbench:
             return (yield from chat.chat(context, self._slot, settings, tuned, sides, generation))
 
         return self._job("chat", settings, work, joins_open_run=True)
+
+    def chat_with_adapters(self, run_ids: list[str], question: str, generation: Generation) -> Iterator[dict]:
+        """Answer a question with the base model and with each run's adapter, at once over one copy of the weights.
+
+        Yields `answer` events {"base": text, "adapters": {run id: text}} with the whole texts so far. The result:
+        "run", "seconds", "stopped" and "peak" as of `load`, and the fields of AdaptersChatResult. Raises
+        PlaygroundError for runs that can't be compared.
+        """
+        chosen = adapters_chat.comparable_runs(self.root, run_ids)
+
+        def work(context: JobContext, settings: Settings) -> Generator[dict, None, JobResult]:
+            return adapters_chat.chat_with_adapters(context, self._slot, chosen, settings, question, generation)
+
+        return self._job("chat", chosen[0].settings(), work, joins_open_run=True)
 
     def lab(self, settings: Settings, question: LabQuestion) -> Iterator[dict]:
         """Measure a model in one number format after another; the result has the fields of LabResult."""

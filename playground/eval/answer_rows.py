@@ -12,6 +12,7 @@ from playground.data.template import Template, turns
 from playground.eval.metrics import Answer
 from playground.memory.meter import is_out_of_memory
 from playground.memory.release import release_memory
+from playground.model.adapt import ADAPTER_NAME
 from playground.model.tokenizer import model_eos_ids
 from playground.settings import Generation
 
@@ -60,7 +61,7 @@ def answer_rows(
     answers = {}
     for number, side in enumerate(sides):
         # A side at a time: rows that all go with or without the adapter need no separation in every layer.
-        side_prompts = [Prompt(ids, side == "tuned") for ids in prompts]
+        side_prompts = [Prompt(ids, ADAPTER_NAME if side == "tuned" else None) for ids in prompts]
         complete: list[tuple[str, list[int]]] = []
         for complete, done in _answer_in_batches(model, template, side_prompts, end_ids, max_new_tokens, stop):  # noqa: B007
             rows_done = round(len(rows) * (number + done) / len(sides), 1)

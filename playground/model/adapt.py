@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
-from playground.errors import problem
+from playground.errors import PlaygroundError, problem
 from playground.model.embedding import embedding_rows, resize_embedding, rows_in_adapter
 from playground.model.language_part import language_part
 from playground.model.start_values import ADAPTER_NAME, freeze_shared_rows, lora_rank_and_alpha, set_start_values
@@ -24,6 +24,8 @@ from playground.settings import Lora
 GROUPS = ("attention", "all-linear")  # of layers that a setting names together
 # Families with state space layers: PEFT (0.21) refuses to adapt these, since kernels bypass their forward pass.
 MAMBA_TYPES, MAMBA_KERNELS = ("falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"), ("out_proj", "conv1d")
+# Raised by PEFT and safetensors for adapters that can't be read, or that don't fit.
+UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError)
 
 
 def linear_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
@@ -209,6 +211,18 @@ def load_lora(model: PreTrainedModel, folder: Path, dtype: torch.dtype, config: 
     return adapted
 
 
+def load_further_lora(model: PeftModel, folder: Path, name: str, dtype: torch.dtype) -> None:
+    """Put one more saved adapter on the model, under that name in PEFT; the active one stays the same.
+
+    Raises PlaygroundError as load_lora.
+    """
+    try:
+        model.load_adapter(str(folder), name, autocast_adapter_dtype=False)
+    except UNREADABLE as error:
+        raise _adapter_problem(folder, error) from error
+    _cast_adapters(model, dtype).eval()
+
+
 def continue_lora(model: PreTrainedModel, folder: Path, settings: Lora, dtype: torch.dtype, seed: int) -> PeftModel:
     """Wrap a model with a saved adapter, to train it further with the settings' dropout, as their kind.
 
@@ -245,9 +259,13 @@ def _read_lora(
             config=config,
             autocast_adapter_dtype=False,
         )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-        raise problem("error.adapter", path=folder.parent.name, detail=str(error).split("\n")[0][:200]) from error
+    except UNREADABLE as error:
+        raise _adapter_problem(folder, error) from error
     return _cast_adapters(adapted, dtype)
+
+
+def _adapter_problem(folder: Path, error: Exception) -> PlaygroundError:
+    return problem("error.adapter", path=folder.parent.name, detail=str(error).split("\n")[0][:200])
 
 
 def save_lora(model: PeftModel, folder: Path) -> None:

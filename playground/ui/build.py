@@ -25,6 +25,7 @@ from playground.settings import Settings
 from playground.talk.steps import Step, read_steps
 from playground.ui import (
     adapter_choice,
+    adapters_chat_view,
     api,
     compare_tab,
     data_listeners,
@@ -157,6 +158,8 @@ def _build_page(app: gr.Blocks, page: Page, other_path: str, talk: Sequence[Step
     compare_tab.connect(page, tabs.compare, tabs.tabs, headers["chat"], view)
     lab_tab.connect(page, tabs.lab, headers["lab"], view)
     runs_changed = runs_tab.connect(page, tabs.runs, view)
+    chosen, generation = tabs.runs.overlay.chosen_runs, tabs.compare.settings.generation
+    adapters_chat_view.connect(page, tabs.runs.adapters_chat, chosen, generation)
     take_home_tab.connect(page, tabs.take_home, headers["take"])
     status_strip.connect(page, strip)
     tabs.preset.input(lambda name: page.values(_preset(name)), tabs.preset, page.inputs(), **UNQUEUED)

@@ -65,12 +65,17 @@ def parse(page: Page, values: Sequence) -> tuple[Generation, Service | None, lis
     """The generation and the service from the components' values, and everything that is wrong with them."""
     count = len(GENERATION_FIELDS)
     enabled, *address = values[count:]
-    named = dict(zip((f.name for f in GENERATION_FIELDS), values[:count]))
-    generation, problems = merge_group(Generation(), named, "generation")
-    problems += generation_problems(generation)
+    generation, problems = parse_generation(values[:count])
     service = Service(*(text or "" for text in address)) if enabled and page.private else None
     problems += service_problems(service) if service else []
     return generation, service, problems
+
+
+def parse_generation(values: Sequence) -> tuple[Generation, list[Problem]]:
+    """The generation from its components' values, and everything that is wrong with it."""
+    named = dict(zip((f.name for f in GENERATION_FIELDS), values))
+    generation, problems = merge_group(Generation(), named, "generation")
+    return generation, [*problems, *generation_problems(generation)]
 
 
 def _number(page: Page, name: str, default: Any, whole: bool) -> gr.Number:

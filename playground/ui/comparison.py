@@ -105,14 +105,21 @@ def _cell_html(lang: str, column: str, turn: Turn) -> str:
     answer = turn.answers.get(column)
     if answer is None:
         return f'<section class="answer absent" aria-label="{name}"></section>'
+    return answer_section(lang, column, name, answer, turn.learned)
+
+
+def answer_section(
+    lang: str, side: str, name: str, answer: Answer, learned: frozenset[str] = frozenset(), detail: str = ""
+) -> str:
+    """An answer under who gave it: name and detail, as HTML. side: one of COLUMNS, for its look."""
     if answer.finish and not answer.text:
         text = f'<p class="silent">{_text(lang, "chat.silent")}</p>'
     else:
-        text = answer_html(answer.text or PENDING, turn.learned)
-    facts = _facts_html(lang, answer)
+        text = answer_html(answer.text or PENDING, learned)
+    more = f'<small class="detail">{detail}</small>' if detail else ""
     return (
-        f'<section class="answer side-{column}" aria-label="{name}"><strong class="who">{name}</strong>'
-        f'<div class="text">{text}</div>{facts}</section>'
+        f'<section class="answer side-{side}" aria-label="{name}"><strong class="who">{name}</strong>{more}'
+        f'<div class="text">{text}</div>{_facts_html(lang, answer)}</section>'
     )
 
 

@@ -13,7 +13,7 @@ import gradio as gr
 from playground import runs
 from playground.errors import PlaygroundError, problem
 from playground.runs import accuracy
-from playground.ui import recordings_view, run_tables, runs_overlay, snapshot_view
+from playground.ui import adapters_chat_view, recordings_view, run_tables, runs_overlay, snapshot_view
 from playground.ui.live_view import shown_run
 from playground.ui.page import QUIET, UNQUEUED, Page, Update, message, message_box, wait_until_opened
 from playground.ui.run_names import display_name
@@ -27,6 +27,7 @@ class RunsTab:
     table: gr.HTML
     message: gr.HTML
     overlay: runs_overlay.OverlayView
+    adapters_chat: adapters_chat_view.AdaptersChatView
     recordings: recordings_view.RecordingsView
     snapshots: snapshot_view.RunSnapshots
     run_accuracy: gr.Accordion
@@ -42,13 +43,25 @@ def build(page: Page) -> RunsTab:
     table = runs_table(page)
     box = message_box()
     overlay = runs_overlay.build(page)
+    adapters_chat = adapters_chat_view.build(page)
     recordings = recordings_view.build(page)
     snapshots = snapshot_view.build_for_run(page)
     with gr.Accordion(translate("accuracy.title"), open=False) as run_accuracy:
         accuracy_table = gr.HTML()
     with gr.Accordion(translate("accuracy.record"), open=False) as record:
         record_tables = gr.HTML(elem_classes="scrolled")
-    return RunsTab(table, box, overlay, recordings, snapshots, run_accuracy, accuracy_table, record, record_tables)
+    return RunsTab(
+        table,
+        box,
+        overlay,
+        adapters_chat,
+        recordings,
+        snapshots,
+        run_accuracy,
+        accuracy_table,
+        record,
+        record_tables,
+    )
 
 
 def connect(page: Page, tab: RunsTab, live_view: gr.HTML) -> list[Callable]:

@@ -99,7 +99,7 @@ def logits(model) -> torch.Tensor:
 
 
 def answers(trained, model, sides, **generation) -> list[dict]:
-    prompts = [Prompt(PROMPT, tuned) for tuned in sides]
+    prompts = [Prompt(PROMPT, adapt.ADAPTER_NAME if tuned else None) for tuned in sides]
     return list(
         generate_answers(
             model, trained.fresh.tokenizer, prompts, [], Generation(max_new_tokens=6, **generation), threading.Event()

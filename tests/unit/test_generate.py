@@ -11,6 +11,7 @@ from playground.chat.generate import Prompt, generate_answers
 from playground.engine.workbench import Workbench
 from playground.errors import PlaygroundError
 from playground.model import adapt
+from playground.model.adapt import ADAPTER_NAME
 from playground.model.load import load_model
 from playground.settings import Generation, Load, Lora
 
@@ -38,7 +39,7 @@ def answers(loaded, prompts, generation=PLAIN) -> list[dict]:
 
 
 def both_sides(ids) -> list[Prompt]:
-    return [Prompt(ids, False), Prompt(ids, True)]
+    return [Prompt(ids), Prompt(ids, ADAPTER_NAME)]
 
 
 @pytest.mark.slow
@@ -50,13 +51,10 @@ def test_base_answers_equal_those_of_a_model_without_adapter(toy, family, bits):
     tuned_model, base_model = with_adapter(load(toy(family), bits)), load(toy(family), bits)
     for ids in PROMPTS:
         base, tuned = answers(tuned_model, both_sides(ids))[-1]["texts"]
-        expected = answers(base_model, [Prompt(ids, False)] * 2)[-1]["texts"]
+        expected = answers(base_model, [Prompt(ids)] * 2)[-1]["texts"]
         assert [base, base] == expected and base
         assert tuned != base
-        assert (
-            answers(tuned_model, [Prompt(ids, False)])[-1]["texts"]
-            == answers(base_model, [Prompt(ids, False)])[-1]["texts"]
-        )
+        assert answers(tuned_model, [Prompt(ids)])[-1]["texts"] == answers(base_model, [Prompt(ids)])[-1]["texts"]
 
 
 @pytest.mark.slow
@@ -69,10 +67,10 @@ def test_base_answers_are_the_same_where_mixed_batches_are_not_supported(toy, fa
         Generation(max_new_tokens=12, num_beams=beams),
     )
     events = answers(
-        tuned_model, [Prompt(PROMPTS[0], False), Prompt(PROMPTS[1], True), Prompt(PROMPTS[1], False)], generation
+        tuned_model, [Prompt(PROMPTS[0]), Prompt(PROMPTS[1], ADAPTER_NAME), Prompt(PROMPTS[1])], generation
     )
-    base = answers(base_model, [Prompt(PROMPTS[0], False), Prompt(PROMPTS[1], False)], generation)[-1]["texts"]
-    [tuned] = answers(tuned_model, [Prompt(PROMPTS[1], True)], generation)[-1]["texts"]
+    base = answers(base_model, [Prompt(PROMPTS[0]), Prompt(PROMPTS[1])], generation)[-1]["texts"]
+    [tuned] = answers(tuned_model, [Prompt(PROMPTS[1], ADAPTER_NAME)], generation)[-1]["texts"]
     assert events[-1]["texts"] == [base[0], tuned, base[1]] and tuned != base[1]
     tokens = [e["tokens"] for e in events]
     assert tokens == sorted(tokens) and tokens[-1] <= 12
@@ -80,10 +78,10 @@ def test_base_answers_are_the_same_where_mixed_batches_are_not_supported(toy, fa
 
 def test_rows_of_different_lengths_are_answered_as_they_are_alone(toy):
     tuned_model = with_adapter(load(toy(), 32))
-    together = answers(tuned_model, [Prompt(PROMPTS[0], False), Prompt(PROMPTS[1], True)])[-1]["texts"]
+    together = answers(tuned_model, [Prompt(PROMPTS[0]), Prompt(PROMPTS[1], ADAPTER_NAME)])[-1]["texts"]
     alone = [
-        answers(tuned_model, [Prompt(PROMPTS[0], False)])[-1]["texts"][0],
-        answers(tuned_model, [Prompt(PROMPTS[1], True)])[-1]["texts"][0],
+        answers(tuned_model, [Prompt(PROMPTS[0])])[-1]["texts"][0],
+        answers(tuned_model, [Prompt(PROMPTS[1], ADAPTER_NAME)])[-1]["texts"][0],
     ]
     assert together == alone
 
@@ -98,7 +96,7 @@ def test_texts_grow_token_by_token(toy):
 @pytest.mark.parametrize("lora", [{}, {"use_dora": True}])  # with DoRA the sides are answered one after the other
 def test_each_answer_tells_how_and_when_it_ended(toy, lora):
     tuned_model = with_adapter(load(toy(), 32), **lora)
-    base, tuned = (answers(tuned_model, [Prompt(PROMPTS[0], side)])[-1]["ids"][0] for side in (False, True))
+    base, tuned = (answers(tuned_model, [Prompt(PROMPTS[0], name)])[-1]["ids"][0] for name in (None, ADAPTER_NAME))
     end_id = next(token for token in base if token not in tuned)
     *_, last = generate_answers(
         tuned_model.model, tuned_model.tokenizer, both_sides(PROMPTS[0]), [end_id], PLAIN, threading.Event()
@@ -115,7 +113,7 @@ def test_beam_search_yields_texts_at_the_end_and_keeps_the_base_answer(toy):
     tuned_model, base_model = with_adapter(load(toy(), 32)), load(toy(), 32)
     events = answers(tuned_model, both_sides(PROMPTS[1]), generation)
     assert len(events) > 2 and [e for e in events if "texts" in e] == events[-1:]
-    assert events[-1]["texts"][0] == answers(base_model, [Prompt(PROMPTS[1], False)] * 2, generation)[-1]["texts"][0]
+    assert events[-1]["texts"][0] == answers(base_model, [Prompt(PROMPTS[1])] * 2, generation)[-1]["texts"][0]
     assert events[-1]["texts"][0] != events[-1]["texts"][1]
 
 
@@ -157,7 +155,7 @@ def test_closing_the_iterator_stops_generation(toy):
 def test_errors_of_the_generating_thread_are_raised_to_the_reader(toy):
     tuned_model = with_adapter(load(toy(), 32))
     with pytest.raises(IndexError):
-        answers(tuned_model, [Prompt([0, 100_000], False)])
+        answers(tuned_model, [Prompt([0, 100_000])])
 
 
 def _gradients(loaded) -> dict[str, torch.Tensor]:
@@ -175,7 +173,7 @@ def _gradients(loaded) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("bits", [4, 8])
 def test_chatting_first_leaves_gradients_unchanged(toy, bits):
     chatted, fresh = load(toy(), bits), load(toy(), bits)
-    answers(chatted, [Prompt(PROMPTS[0], False)])
+    answers(chatted, [Prompt(PROMPTS[0])])
     after_chat, expected = _gradients(chatted), _gradients(fresh)
     assert len(after_chat) == 28
     for name, gradient in after_chat.items():

@@ -8,9 +8,11 @@ import pytest
 from test_generate import PROMPTS, answers, both_sides, load, with_adapter
 from transformers import AutoConfig, GenerationConfig
 
-from playground.chat.generate import Prompt, _AnswerStreamer, batches
+from playground.chat.answer_streamer import AnswerStreamer
+from playground.chat.generate import Prompt, batches
 from playground.chat.generation_config import depends_on_longest, own_settings
 from playground.engine.workbench import Workbench
+from playground.model.adapt import ADAPTER_NAME
 from playground.settings import Generation
 
 PLAIN = Generation(max_new_tokens=12)
@@ -50,12 +52,12 @@ def test_a_model_with_an_encoder_starts_with_its_own_token_and_is_forced_to_noth
     plain, model = load(toy(family), 32), load(toy(family), 32)
     model.model.generation_config.forced_bos_token_id = 9
     model.model.generation_config.min_length = 50
-    prompts = [Prompt(PROMPTS[0], False)]
+    prompts = [Prompt(PROMPTS[0])]
     assert answers(model, prompts, PLAIN)[-1]["ids"] == answers(plain, prompts, PLAIN)[-1]["ids"]
 
 
 def test_the_models_own_settings_are_used_where_that_is_asked_for(toy):
-    model, prompts = load(toy(), 32), [Prompt(PROMPTS[0], False)]
+    model, prompts = load(toy(), 32), [Prompt(PROMPTS[0])]
     model.model.generation_config = GenerationConfig(
         do_sample=True, temperature=0.7, top_k=20, suppress_tokens=[50], min_length=200, max_length=900, eos_token_id=1
     )
@@ -98,9 +100,9 @@ def test_a_longer_row_does_not_change_a_shorter_ones_answer_where_its_angles_wou
     model.model.config.rope_parameters = rope
     long = PROMPTS[1] * 3
     assert depends_on_longest(model.model.config, 17) and not depends_on_longest(model.model.config, 16)
-    assert batches(model.model, [Prompt(PROMPTS[0], False), Prompt(long, True)], 4) == [[0], [1]]
+    assert batches(model.model, [Prompt(PROMPTS[0]), Prompt(long, ADAPTER_NAME)], 4) == [[0], [1]]
     assert batches(model.model, both_sides(long), 4) == [[0, 1]]
-    assert batches(model.model, [Prompt(PROMPTS[0], False), Prompt(PROMPTS[1], True)], 4) == [[0, 1]]
+    assert batches(model.model, [Prompt(PROMPTS[0]), Prompt(PROMPTS[1], ADAPTER_NAME)], 4) == [[0, 1]]
 
 
 def test_plain_rotary_embeddings_do_not_depend_on_the_longest_row(toy):
@@ -119,7 +121,7 @@ class _ByteTokenizer:
 
 @pytest.mark.parametrize("text", ["", "絵", "a絵文字", "👍🏽 ok"])
 def test_only_the_unfinished_character_of_a_run_of_bytes_waits(text):
-    streamer = _AnswerStreamer(_ByteTokenizer(), 0, PLAIN, threading.Event(), lambda _: None, [])
+    streamer = AnswerStreamer(_ByteTokenizer(), 0, PLAIN, threading.Event(), lambda _: None, [])
     whole = "".join(text)
     data = list(whole.encode())
     for end in range(len(data) + 1):
@@ -131,6 +133,6 @@ def test_bytes_that_are_no_text_do_not_hide_what_comes_before():
         def decode(self, ids, skip_special_tokens=True):
             return bytes(ids).decode(errors="replace")
 
-    streamer = _AnswerStreamer(Tokenizer(), 0, PLAIN, threading.Event(), lambda _: None, [])
+    streamer = AnswerStreamer(Tokenizer(), 0, PLAIN, threading.Event(), lambda _: None, [])
     assert streamer._text([*b"good ", 0xFF, *b" end", 0xE3]) == "good \ufffd end"
     assert streamer._text([*b"good", 0xFF, 0xFF, 0xFF, 0xFF]) == "good"

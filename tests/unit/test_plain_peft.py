@@ -15,6 +15,7 @@ from toys import make_tokenizer
 from playground.chat.generate import Prompt, generate_answers
 from playground.data.batch import Example
 from playground.model import adapt
+from playground.model.adapt import ADAPTER_NAME
 from playground.model.load import LoadedModel, model_from_config
 from playground.settings import Generation, Settings
 from playground.train.loop import fine_tune
@@ -98,7 +99,7 @@ def adapter_of(model):
 
 
 def answers(model):
-    prompts = [Prompt([5, 6, 7, 8], True), Prompt([9, 10, 11], True)]
+    prompts = [Prompt([5, 6, 7, 8], ADAPTER_NAME), Prompt([9, 10, 11], ADAPTER_NAME)]
     generation = Generation(max_new_tokens=8)
     *_, last = generate_answers(model, make_tokenizer(False), prompts, [END], generation, threading.Event())
     return last["ids"]

@@ -18,6 +18,7 @@ from playground.engine.workbench import Workbench
 from playground.errors import PlaygroundError
 from playground.memory import ledger
 from playground.model import adapt
+from playground.model.adapt import ADAPTER_NAME
 from playground.model.load import load_model
 from playground.settings import Generation, Load, Lora
 from playground.train.batching import Batcher
@@ -268,20 +269,18 @@ def test_base_and_tuned_answer_in_one_batch_as_they_do_alone(toy, family, beams)
     together = answers(
         model,
         loaded.tokenizer,
-        [Prompt(PROMPTS[0], False), Prompt(PROMPTS[1], False), Prompt(PROMPTS[1], True)],
+        [Prompt(PROMPTS[0]), Prompt(PROMPTS[1]), Prompt(PROMPTS[1], ADAPTER_NAME)],
         generation,
     )[-1]["texts"]
-    base = [
-        answers(base_model.model, loaded.tokenizer, [Prompt(ids, False)], generation)[-1]["texts"][0] for ids in PROMPTS
-    ]
-    only_tuned = answers(model, loaded.tokenizer, [Prompt(PROMPTS[1], True)], generation)[-1]["texts"][0]
+    base = [answers(base_model.model, loaded.tokenizer, [Prompt(ids)], generation)[-1]["texts"][0] for ids in PROMPTS]
+    only_tuned = answers(model, loaded.tokenizer, [Prompt(PROMPTS[1], ADAPTER_NAME)], generation)[-1]["texts"][0]
     assert together == [*base, only_tuned] and only_tuned != base[1]
 
 
 def test_answers_stream_token_by_token_and_stop(toy):
     loaded = load(toy("mt5"))
     model, stop = with_adapter(loaded.model), threading.Event()
-    both, events = [Prompt(PROMPTS[0], False), Prompt(PROMPTS[0], True)], []
+    both, events = [Prompt(PROMPTS[0]), Prompt(PROMPTS[0], ADAPTER_NAME)], []
     for event in generate_answers(model, loaded.tokenizer, both, [], Generation(max_new_tokens=300), stop):
         events.append(event)
         if len(events) == 4:
