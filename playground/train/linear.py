@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from playground import compat
+from playground.model.float8_linear import Float8Linear
 from playground.train import quantized_ops
 from playground.train.quantized_ops import FrozenWeight
 
@@ -35,6 +36,8 @@ def frozen_weight(layer: Any) -> FrozenWeight:
         )
     if isinstance(layer, Linear8bitLt):
         return FrozenWeight(layer.weight.data, "int8", [compat.int8_row_scales(layer)], 0, 0, *layer.weight.shape)
+    if isinstance(layer, Float8Linear):
+        return FrozenWeight(layer.weight.data, "fp8", [layer.scales], 0, 0, *layer.weight.shape)
     weight = layer.weight.T if isinstance(layer, Conv1D) else layer.weight
     return FrozenWeight(weight, "dense", [], 0, 0, *weight.shape)
 
@@ -142,13 +145,13 @@ def _efficient_class(kind: Any) -> type:
 
 def _is_plain(layer: Any) -> bool:
     """Whether a layer computes what torch's or transformers' linear layer does, or what bitsandbytes' does."""
-    if isinstance(layer, (Linear4bit, Linear8bitLt)):
+    if isinstance(layer, (Linear4bit, Linear8bitLt, Float8Linear)):
         return True
     return isinstance(layer, (nn.Linear, Conv1D)) and type(layer).forward in (nn.Linear.forward, Conv1D.forward)
 
 
 def _is_supported(module: nn.Module) -> bool:
-    if isinstance(module, (Linear4bit, Linear8bitLt)):
+    if isinstance(module, (Linear4bit, Linear8bitLt, Float8Linear)):
         return not module.weight.requires_grad
     if not isinstance(module, LoraLayer) or not _is_plain(module.base_layer):
         return False

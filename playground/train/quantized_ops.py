@@ -14,6 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from playground.model.float8_linear import dequantize_rows
+from playground.train import float8
+
 
 class FrozenWeight(NamedTuple):
     """A frozen linear layer's weight as it lies in memory, with everything that is needed to read it.
@@ -39,6 +42,8 @@ def dequantize(weight: FrozenWeight, dtype: torch.dtype) -> Tensor:
     """The weight as a matrix (out, in) in `dtype`: a new one if it is quantized; a dense one is returned unchanged."""
     if weight.format == "dense":
         return weight.data
+    if weight.format == "fp8":
+        return dequantize_rows(weight.data, weight.constants[0], dtype)
     if weight.format == "int8":  # code × largest of its row / 127 (Dettmers et al. 2022, arXiv 2208.07339)
         dense = torch.empty(weight.data.shape, dtype=dtype, device=weight.data.device)
         return torch.mul(weight.data, weight.constants[0][:, None] / 127, out=dense)
@@ -57,11 +62,15 @@ def dequantize(weight: FrozenWeight, dtype: torch.dtype) -> Tensor:
 
 def frozen_linear(weight: FrozenWeight, x: Tensor, bias: Tensor | None) -> Tensor:
     """x Wᵀ + bias"""
+    if weight.format == "fp8" and float8.has_products(x.device):
+        return float8.linear(weight.data, weight.constants[0], x, bias)
     return functional.linear(x, dequantize(weight, x.dtype), bias)
 
 
 def frozen_linear_backward(weight: FrozenWeight, upstream: Tensor) -> Tensor:
     """The gradient for x."""
+    if weight.format == "fp8" and float8.has_products(upstream.device):
+        return float8.linear_backward(weight.data, weight.constants[0], upstream)
     return upstream @ dequantize(weight, upstream.dtype)
 
 
