@@ -354,7 +354,8 @@ def int8_row_scales(layer: Any) -> Any:
 def quantization_constants(tensor: Any) -> Iterator[Any]:
     """What a quantized weight carries with it: at 4 bits a scale a block and the code book (both again with double
     quantization, and an offset), at 8 bits a scale a row."""
-    state, constants = getattr(tensor, "quant_state", None), [getattr(tensor, "SCB", None)]
+    state = getattr(tensor, "quant_state", None)
+    constants = [getattr(tensor, name, None) for name in ("SCB", "row_scales")]
     while state is not None:
         constants += [state.absmax, state.code, getattr(state, "offset", None)]
         state = getattr(state, "state2", None)

@@ -81,7 +81,7 @@ def tune(
     is_full = settings.train.method == "full"
     context.team.check(settings)
     if not is_full:
-        adapt.check_lora(settings.lora, settings.load.bits, resolve_device(settings.load))
+        adapt.check_lora(settings.lora, settings.load, resolve_device(settings.load))
     loaded, training_set = yield from _load_model_and_rows(context, slot, settings)
     eval_set = training_set.eval_set
     answers: evaluation.Answers = {}

@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from playground.errors import problem
 from playground.model.embedding import embedding_rows, grow_embedding, rows_in_adapter
 from playground.model.language_part import language_part
-from playground.settings import Lora
+from playground.settings import Load, Lora, is_float8
 
 GROUPS = ("attention", "all-linear")  # of layers that a setting names together
 # Families with state space layers: PEFT (0.21) refuses to adapt these, since kernels bypass their forward pass.
@@ -169,13 +169,16 @@ def _modules_to_save(model: PreTrainedModel, names: str) -> list[str] | None:
     return wanted or None
 
 
-def check_lora(settings: Lora, bits: int, device: str) -> None:
-    """Raise PlaygroundError for an adapter that can't be trained at this bit width on "cuda" or "cpu".
+def check_lora(settings: Lora, load: Load, device: str) -> None:
+    """Raise PlaygroundError for an adapter that can't be trained on weights loaded so, on "cuda" or "cpu".
 
-    DoRA reads the 8-bit weights at every step, and on a CPU loses their scales at the first (PEFT 0.21).
+    DoRA reads the 8-bit weights at every step, and on a CPU loses their scales at the first (PEFT 0.21). float8 it would read as
+    numbers of their own.
     """
-    if settings.use_dora and bits == 8 and device == "cpu":
+    if settings.use_dora and load.bits == 8 and device == "cpu":
         raise problem("error.dora_8bit")
+    if settings.use_dora and is_float8(load):
+        raise problem("error.dora_float8")
 
 
 def load_lora(model: PreTrainedModel, folder: Path, dtype: torch.dtype) -> PeftModel:

@@ -2,44 +2,56 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers.pytorch_utils import Conv1D
 
-E4M3 = torch.float8_e4m3fn
-LARGEST = 448.0  # magnitude of an e4m3 number
-
-
-def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """(codes as bytes, float32 scales (rows,)) of a matrix; a row of zeros gets the scale 1."""
-    largest = x.abs().amax(1).float()
-    scales = torch.where(largest > 0, largest / LARGEST, torch.ones_like(largest))
-    codes = (x.float() / scales[:, None]).clamp_(-LARGEST, LARGEST).to(E4M3)
-    return codes.view(torch.uint8), scales
-
-
-def dequantize_rows(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
-    """The matrix that codes and scales stand for."""
-    return (codes.view(E4M3).to(torch.float32) * scales[:, None]).to(dtype)
+from playground.model import float8
 
 
 class Float8Linear(nn.Linear):
-    """x Wᵀ + bias with W as `weight` (bytes: e4m3 codes, (out, in)) and `scales` (float32, (out,)).
+    """x Wᵀ + bias with W as `weight` (bytes: e4m3 codes, (out, in)) and `weight.row_scales` (float32, (out,)).
 
-    The weight is kept as bytes, not as float8: PEFT would otherwise give adapters that type.
+    The weight is kept as bytes, not as float8: PEFT would otherwise give adapters that type. multiplies: whether
+    products are made in float8; otherwise the weight is dequantized for each.
     """
 
-    def __init__(self, codes: Tensor, scales: Tensor, bias: nn.Parameter | None) -> None:
+    def __init__(self, codes: Tensor, scales: Tensor, bias: Any, multiplies: bool) -> None:
         nn.Module.__init__(self)
         self.out_features, self.in_features = codes.shape
-        self.weight = nn.Parameter(codes, requires_grad=False)
-        self.register_buffer("scales", scales)
-        self.bias: Any = bias
+        weight: Any = nn.Parameter(codes, requires_grad=False)
+        weight.row_scales = scales
+        self.weight, self.bias = weight, bias
+        self.multiplies = multiplies and not any(size % float8.ALIGNMENT for size in codes.shape)
 
     @classmethod
-    def from_linear(cls, layer: nn.Linear) -> "Float8Linear":
-        """Quantize a layer's weight."""
-        return cls(*quantize_rows(layer.weight.data), layer.bias)
+    def from_linear(cls, layer: Any, device: str, multiplies: bool) -> "Float8Linear":
+        """Quantize a layer's weight on a device; the bias goes there too."""
+        weight = layer.weight.data.T if isinstance(layer, Conv1D) else layer.weight.data
+        bias = None if layer.bias is None else nn.Parameter(layer.bias.data.to(device), requires_grad=False)
+        return cls(*float8.quantize_rows(weight.to(device)), bias, multiplies)
+
+    @property
+    def scales(self) -> Tensor:
+        weight: Any = self.weight
+        return weight.row_scales
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.linear(x, dequantize_rows(self.weight, self.scales, x.dtype), self.bias)
+        if not self.multiplies or not float8.can_multiply(x):
+            return functional.linear(x, float8.dequantize_rows(self.weight, self.scales, x.dtype), self.bias)
+        flat = x.reshape(-1, x.shape[-1])
+        return float8.linear(self.weight, self.scales, flat, self.bias).view(*x.shape[:-1], self.out_features)
+
+
+def quantize_linears(model: nn.Module, skip: list[str], device: str, multiplies: bool) -> None:
+    """Replace the linear layers of a model by float8 ones on a device, one by one, except those named in `skip`.
+
+    As transformers has it, `skip` names modules whole or by the end of their names, and what is below them.
+    """
+    for name, module in list(model.named_modules()):
+        if type(module) in (nn.Linear, Conv1D) and not _is_skipped(name, skip):
+            model.set_submodule(name, Float8Linear.from_linear(module, device, multiplies))
+
+
+def _is_skipped(name: str, skip: list[str]) -> bool:
+    return any(name == one or name.endswith(f".{one}") or f".{one}." in f".{name}." for one in skip)

@@ -28,11 +28,13 @@ from playground.memory.ledger import tensors_by_part
 from playground.memory.release import MIN_FRAGMENTATION, defragment, mmap_large_blocks, release_memory
 from playground.model import weights
 from playground.model.config_file import CONFIG_ERRORS, read_config
+from playground.model import float8
 from playground.model.dtype import compute_dtype
+from playground.model.float8_linear import Float8Linear, quantize_linears
 from playground.model.language_part import check_text_alone, model_class, without_towers
 from playground.model.tokenizer import load_tokenizer
 from playground.model.unquantized import layers_left_unquantized
-from playground.settings import Load
+from playground.settings import Load, is_float8, is_int8
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns "inputs will be cast" at every call at int8
 # What transformers logs and this program says in sentences, or does on purpose: a table of tensors that are missing or
@@ -88,10 +90,13 @@ def load_model(
     folder = Path(folder)
     device = resolve_device(settings)
     dtype, reason = compute_dtype(settings, device)
-    model, notes = _read_model(folder, settings, dtype, initial_device or device, on_progress)
+    first = "cpu" if is_float8(settings) else initial_device or device
+    model, notes = _read_model(folder, settings, dtype, first, on_progress)
+    if is_float8(settings):
+        quantize_to_float8(model, device)
     if settings.bits == 4 and device == "cpu":
         compat.disable_cpu_repacking(model.modules())
-    if settings.bits < 16 and device == "cuda":
+    if settings.bits < 16 and not is_float8(settings) and device == "cuda":
         defragment_after_load(model)
     model.requires_grad_(False)
     model.eval()
@@ -155,7 +160,7 @@ def _file_notes(folder: Path, attention: str, towers: list[str], unused: list[st
 
 def quantization_config(settings: Load, dtype: torch.dtype) -> BitsAndBytesConfig | None:
     """How bitsandbytes stores the weights at this bit width and computes with them in `dtype`; None from 16 bits on."""
-    if settings.bits == 8:
+    if is_int8(settings):
         return BitsAndBytesConfig(load_in_8bit=True)
     if settings.bits == 4:
         return BitsAndBytesConfig(
@@ -165,6 +170,16 @@ def quantization_config(settings: Load, dtype: torch.dtype) -> BitsAndBytesConfi
             bnb_4bit_compute_dtype=dtype,
         )
     return None
+
+
+def quantize_to_float8(model: PreTrainedModel, device: str) -> None:
+    """Quantize a model in main memory to float8, layer by layer, as each arrives on the device; the rest follows it.
+
+    The layers are those that bitsandbytes would quantize.
+    """
+    with quantizable_linear_layers(model.config):
+        quantize_linears(model, compat.modules_not_to_quantize(model), device, float8.has_products(device))
+    model.to(device)
 
 
 def model_from_config(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
@@ -198,7 +213,7 @@ def unquantized_share(model: PreTrainedModel) -> float:
     bitsandbytes quantizes only linear layers: experts stored together are one parameter and stay. T5's `wo` stays
     because it needs the range of a wider dtype.
     """
-    quantized = [m for m in model.modules() if isinstance(m, (Linear4bit, Linear8bitLt))]
+    quantized = [m for m in model.modules() if isinstance(m, (Linear4bit, Linear8bitLt, Float8Linear))]
     embeddings = [m for m in model.modules() if isinstance(m, nn.Embedding)]
     excluded_modules = [*quantized, *embeddings, model.get_output_embeddings()]
     excluded = {id(p) for module in excluded_modules if module is not None for p in module.parameters()}

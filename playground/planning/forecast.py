@@ -19,7 +19,7 @@ from playground.model.dtype import default_bits, requested_dtype
 from playground.model.language_part import max_context_length
 from playground.predict import meta_model, phases
 from playground.predict.formulas import explain
-from playground.predict.seconds import RELATIVE_TOKEN_SECONDS
+from playground.predict.seconds import RELATIVE_TOKEN_SECONDS, relative_token_seconds
 from playground.settings import BIT_WIDTHS, Settings
 
 MIN_CONTEXT = 32  # tokens of a chat, at least
@@ -137,7 +137,7 @@ def fastest_settings(settings: Settings, capacity: int) -> list[dict]:
             need = _predict_tune(_with_plan(settings, *plan), capacity)["need"]
             if verdict(need, capacity) != "no":
                 option = {"bits": bits, "checkpointing": plan[1], "tokens": plan[2], "need": need}
-                options[plan] = chosen["work"] * RELATIVE_TOKEN_SECONDS[bits], option
+                options[plan] = chosen["work"] * relative_token_seconds(replace(settings.load, bits=bits)), option
     ranked = sorted(options.values(), key=lambda pair: pair[0])
     return [{"speed": round(ranked[0][0] / work, 3), **option} for work, option in ranked]
 

@@ -25,7 +25,8 @@ from playground.train.quantized_ops import FrozenWeight
 
 
 def frozen_weight(layer: Any) -> FrozenWeight:
-    """The weight of a linear layer of bitsandbytes (4 or 8 bits), torch or transformers (`Conv1D`), without a copy."""
+    """The weight of a linear layer of bitsandbytes (4 or 8 bits), this program (float8), torch or transformers (`Conv1D`),
+    without a copy."""
     if isinstance(layer, Linear4bit):
         state: Any = layer.weight.quant_state  # type: ignore[attr-defined]
         inner = state.state2
@@ -37,7 +38,8 @@ def frozen_weight(layer: Any) -> FrozenWeight:
     if isinstance(layer, Linear8bitLt):
         return FrozenWeight(layer.weight.data, "int8", [compat.int8_row_scales(layer)], 0, 0, *layer.weight.shape)
     if isinstance(layer, Float8Linear):
-        return FrozenWeight(layer.weight.data, "fp8", [layer.scales], 0, 0, *layer.weight.shape)
+        form = "fp8" if layer.multiplies else "fp8-stored"
+        return FrozenWeight(layer.weight.data, form, [layer.scales], 0, 0, *layer.weight.shape)
     weight = layer.weight.T if isinstance(layer, Conv1D) else layer.weight
     return FrozenWeight(weight, "dense", [], 0, 0, *weight.shape)
 

@@ -15,6 +15,7 @@ from playground.ui.page import QUIET, UNQUEUED, Page, Update, message, message_b
 
 BITS = (0, *BIT_WIDTHS)  # 0: auto
 QUANT_TYPES = ("nf4", "fp4")
+QUANT_TYPES_8BIT = ("int8", "fp8")
 DTYPES = ("auto", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -52,6 +53,7 @@ def build(page: Page) -> LoadTab:
         with gr.Row():
             field(gr.Radio, "load", "quant_type", choices=labelled("load.quant_type", QUANT_TYPES))
             field(gr.Checkbox, "load", "double_quant")
+        field(gr.Radio, "load", "quant_type_8bit", choices=labelled("load.quant_type_8bit", QUANT_TYPES_8BIT))
         with gr.Row():
             field(gr.Radio, "load", "dtype", choices=labelled("load.dtype", DTYPES))
             field(gr.Radio, "load", "device", choices=labelled("load.device", DEVICES))
