@@ -6,7 +6,7 @@ from pathlib import Path
 
 import playground.ui.quick_gradio  # noqa: F401, first of all: before another module imports Gradio
 from playground.errors import PlaygroundError
-from playground.i18n import LANGUAGES
+from playground.i18n import LANGUAGES, translate
 from playground.talk.steps import STEPS, read_steps
 from playground.ui.build import build_app, launch_options
 
@@ -31,7 +31,10 @@ def main() -> None:
     except PlaygroundError as error:
         parser.error(error.text(lang))
     app = build_app(arguments.runs, lang, private, steps)
-    app.launch(server_name=arguments.host, server_port=arguments.port, share=arguments.share, **launch_options(lang))
+    options = launch_options(lang, private)
+    if private and not options["mcp_server"]:
+        print(translate(lang, "api.no_mcp"))
+    app.launch(server_name=arguments.host, server_port=arguments.port, share=arguments.share, **options)
 
 
 if __name__ == "__main__":

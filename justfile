@@ -40,5 +40,5 @@ graph:
 
 # Renew what documents have from the code: the picture of the rooms and the table of files
 documents:
-    python tests/import_graph.py --update README.md
+    python tests/import_graph.py --update playground/README.md
     python tests/file_table.py --update playground/README.md

@@ -85,7 +85,7 @@ function scoreTiles(state) {
   if (!state.outcome || state.outcome === "failed" || !state.step) return [];
   const arrow = (from, to) => `${from} → ${to}`, tune = state.predictions.get("tune"), tiles = [];
   if (recall) tiles.push([say("score.facts"), arrow(percentText(recall.base), percentText(recall.tuned)), say("score.of", { rows: recall.rows })]);
-  if (before && after) tiles.push([say("score.loss"), arrow(before[1].toFixed(2), after[1].toFixed(2)), say("score.held_out")]);
+  if (before && after) tiles.push([say("score.loss"), arrow(before[1].toFixed(2), after[1].toFixed(2)), state.keptStep === null ? say("score.held_out") : say("score.best", { step: state.keptStep })]);
   tiles.push([say("score.time"), formatSeconds(state.result.seconds ?? state.time), say("score.steps", { step: state.step.step, steps: state.step.steps })]);
   if (tune?.peak) tiles.push([say("score.memory"), formatBytes(tune.peak), say("score.predicted", { predicted: formatBytes(tune.prediction[tune.kind]) })]);
   return tiles;
@@ -192,7 +192,10 @@ function lossFigure(state, paint) {
   return [[{
     type: "scatter", mode: state.losses.length > 1 ? "lines" : "markers", x: column(state.losses, 0), y: column(state.losses, 1),
     name: say("loss.train"), line: { color: paint.train, width: 2 * paint.line }, hovertemplate: "%{y:.3f}",
-  }, ...evaluated(state).map((when) => ({
+  }, ...(state.during.length ? [{
+    type: "scatter", mode: "lines+markers", x: column(state.during, 0), y: column(state.during, 1), name: say("loss.during"), hovertemplate: "%{y:.3f}",
+    line: { color: paint.after, width: paint.line, dash: "dot" }, marker: { color: paint.after, size: 7 },
+  }] : []), ...evaluated(state).map((when) => ({
     type: "scatter", mode: "markers", x: [state.evals[when][0]], y: [state.evals[when][1]], name: say(`loss.${when}`), cliponaxis: false, hovertemplate: "%{y:.3f}",
     marker: { color: paint[when], size: 12, symbol: when === "before" ? "diamond" : "circle", line: { color: paint.back, width: 1.5 } },
   }))], layout(state, paint, {

@@ -19,7 +19,8 @@ const emptyState = (run = "") => ({
   about: {}, hardware: {}, // the run's first event, and its hardware
   phases: [], progress: null, step: null, // phases: {name, from, to} on the time axis; the latest progress and step events
   memory: [], latestMemory: {}, peaks: {}, parts: null, // memory: rows [x, phase, bytes by kind ...]; peaks: bytes by kind
-  losses: [], evals: {}, measures: null, samples: [], // losses: [step, loss]; evals: [step, loss] by "before" and "after"; samples: [step, events]
+  losses: [], evals: {}, during: [], keptStep: null, // losses: [step, loss]; evals: the same, by "before" and "after"; during: those between; keptStep: whose weights are kept
+  measures: null, samples: [], // samples: [step, events]
   result: {}, // of the job that ended
   notes: [], failure: "", partsAtFailure: null, outcome: "", // outcome: "" while the job goes on, then done, stopped or failed
   predictions: new Map(), // by phase: {prediction, kind, from, to, peak, measurement}
@@ -32,6 +33,7 @@ const REDUCERS = {
   note(state, event) {
     state.notes = [...state.notes, event.text].slice(-MAX_NOTES);
     const [, verdict] = /^note\.card_(\w+)$/.exec(event.key) ?? [];
+    if (["note.best_kept", "note.stopped_early"].includes(event.key)) state.keptStep = event.values.step;
     if (verdict) state.simulatedCards.set(event.values.job, { ...event.values, verdict });
   },
   error: (state, event) => Object.assign(state, { failure: event.text, outcome: "failed", partsAtFailure: event.parts ?? null }),
@@ -42,7 +44,8 @@ const REDUCERS = {
   },
   eval(state, event) {
     if (event.when === "measures") state.measures = event;
-    else state.evals[event.when] = [event.when === "before" ? 0 : state.step?.step ?? 0, event.loss];
+    else if (event.when === "during") state.during = [...state.during.filter(([step]) => step < event.step), [event.step, event.loss]]; // or repeated from a checkpoint
+    else if (isNumber(event.loss)) state.evals[event.when] = [event.when === "before" ? 0 : state.keptStep ?? state.step?.step ?? 0, event.loss];
   },
   sample(state, event) { // a step that is repeated from a checkpoint replaces its earlier answers
     const earlier = state.samples.filter(([step]) => step < event.step);
@@ -54,7 +57,7 @@ const REDUCERS = {
     state.phases = [...state.phases.slice(-MAX_PHASES), { name, from: x, to: x }];
     state.progress = null;
     if (name === "free") state.parts = null;
-    if (name === "data") Object.assign(state, { outcome: "", failure: "", partsAtFailure: null }); // a fine-tune begins, or an ended one is resumed
+    if (name === "data") Object.assign(state, { keptStep: null, outcome: "", failure: "", partsAtFailure: null }); // a fine-tune begins, or an ended one is resumed
     if (name === "idle") for (const entry of state.predictions.values()) entry.to ??= x;
   },
   memory_predicted(state, event, x) {

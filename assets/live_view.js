@@ -155,7 +155,8 @@ function drawLoss() {
   show(part(".loss"), state.losses.length > 0);
   if (!state.losses.length) return;
   const item = (key, loss, kind) => ({ color: key, kind, name: say(`loss.${key}`), value: formatLoss(loss) });
-  const items = [item("train", state.step.loss, "line"), ...evaluated(state).map((when) => item(when, state.evals[when][1], when))];
+  const during = state.during.length ? [{ ...item("during", state.during.at(-1)[1], "dotted"), color: "after" }] : [];
+  const items = [item("train", state.step.loss, "line"), ...during, ...evaluated(state).map((when) => item(when, state.evals[when][1], when))];
   drawLegend(lossLegend, items), describe(lossPlot, items);
   plot(lossPlot, lossFigure, state.step.step, items.length);
 }

@@ -1,11 +1,15 @@
 // The table of runs (playground/ui/runs_table.py). Gradio runs this text once, as a function of (element, props, trigger,
-// server, upload, watch), after the constants WORDS and LANG. A row is known by its run's id, never by its place, and keeps its
-// node from one drawing to the next: focus and scroll position stay where they were.
+// server, upload, watch), after the constants WORDS, LANG, STATES, SORTED_BY and PAGE. A row is known by its run's id, never by
+// its place, and keeps its node from one drawing to the next: focus, scroll position and what is being typed stay.
 
 const root = element.querySelector(".runs"), part = (selector) => root.querySelector(selector);
 const say = (key, values = {}) => (WORDS[key] ?? "").replace(/\{(\w+)\}/g, (_, name) => values[name] ?? "–");
-const TUNE_COLUMNS = ["run", "loss", "recall", "time", "state", "actions"], OTHER_COLUMNS = ["run", "time", "state", "actions"];
+const COLUMNS = { tunes: ["run", "loss", "recall", "peak", "speed", "time", "state"], others: ["run", "peak", "time", "state"] };
+const GROUPS = Object.keys(COLUMNS);
+const SORTS = { run: "began" }; // a column's order, where it has another name
 const show = (node, shown) => { node.hidden = !shown; };
+const query = { text: "", state: "", sort: "began", reverse: false }, first = {};
+const isDefault = () => !query.text && !query.state && query.sort === "began" && !query.reverse && !GROUPS.some((group) => first[group]);
 
 // An element with that text and those attributes; false leaves an attribute out.
 function make(tag, text = "", attributes = {}) {
@@ -14,40 +18,64 @@ function make(tag, text = "", attributes = {}) {
   for (const [name, value] of Object.entries(attributes)) if (value !== false) node.setAttribute(name, value);
   return node;
 }
+const makeButton = (text, event, more = {}) => make("button", text, { type: "button", "data-event": event, ...more });
 
-// The time of the browser's zone: "Nov 25, 14:02", with the year unless it is this one.
+// The time of the browser's zone: "Nov 25, 14:02", with the year unless it is this one; "" where it isn't known.
 function formatBegan(began) {
+  if (!began) return "";
   const at = new Date(1000 * began), year = at.getFullYear() === new Date().getFullYear() ? {} : { year: "numeric" };
   return new Intl.DateTimeFormat(LANG, { ...year, month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", hourCycle: "h23" }).format(at);
 }
 
 // Roles are written out: a browser drops those of a table that CSS lays out as blocks, as it does on a narrow screen.
 const makeCell = (text, attributes = {}) => make("td", text, { role: "cell", ...attributes });
+const headed = (column, text, more = {}) => makeCell(text, { "data-head": say(`head.${column}`), ...more });
 const CELLS = {
-  loss: ({ loss }) => makeCell(loss?.join(" → "), { "data-head": say("head.loss") }),
-  recall: ({ facts }) => makeCell(facts?.join(" → "), { "data-head": say("head.recall") }),
-  time: ({ time }) => makeCell(time, { "data-head": say("head.time") }),
-  state: ({ state, status }) => makeCell(status, { "data-head": say("head.state"), "data-state": state }),
-  actions(run, name) {
-    const cell = makeCell("", { class: "actions" });
-    const button = (event, key, more = {}) => cell.append(make("button", say(key), { type: "button", "data-event": event, "aria-label": `${say(key)}: ${name}`, ...more }));
-    button("show_run", run.shown ? "shown" : "show"), button("use_settings", "reuse");
-    if (run.resume) button("resume_run", "resume", { disabled: run.resume === "busy" && "" });
-    button("delete_run", "delete");
+  loss: ({ loss }) => headed("loss", loss?.join(" → ")),
+  recall: ({ facts }) => headed("recall", facts?.join(" → ")),
+  peak({ peak: [predicted, measured] }) {
+    const cell = headed("peak", measured);
+    if (predicted) cell.append(make("small", say("predicted", { size: predicted })));
     return cell;
   },
+  speed: ({ speed }) => headed("speed", speed),
+  time: ({ time }) => headed("time", time),
+  state: ({ state, status }) => headed("state", status, { "data-state": state }),
 };
+
+function makeHead(run, began) {
+  const head = make("th", "", { scope: "row", role: "rowheader" });
+  const texts = make("div"), title = run.own || run.name;
+  texts.append(make("span", title));
+  if (run.own) texts.append(make("small", run.name));
+  if (began) texts.append(" ", make("time", began, { datetime: new Date(1000 * run.began).toISOString() }));
+  head.append(texts);
+  return head;
+}
+
+// Below the figures: what the run was made with, why it failed, what a person noted, and what can be done with it.
+function makeMore(run, name, columns) {
+  const cell = makeCell("", { class: "more", colspan: columns });
+  if (run.settings.length) cell.append(make("p", run.settings.join(" · "), { class: "settings" }));
+  if (run.why) cell.append(make("p", run.why, { class: "why" }));
+  if (run.note) cell.append(make("p", run.note, { class: "note" }));
+  const button = (event, key, more = {}) => cell.append(makeButton(say(key), event, { "aria-label": `${say(key)}: ${name}`, ...more }));
+  button("show_run", run.shown ? "shown" : "show"), button("use_settings", "reuse");
+  if (run.resume) button("resume_run", "resume", { disabled: run.resume === "busy" && "" });
+  button("edit", "edit"), button("delete_run", "delete");
+  return cell;
+}
 
 function drawRow(run, columns) {
   const row = make("tr", "", { role: "row", "data-run": run.id, title: run.id, class: run.deleted && "deleted", "aria-current": run.shown && "true" });
-  const began = formatBegan(run.began), name = `${run.name} · ${began}`, head = make("th", "", { scope: "row", role: "rowheader" });
-  head.append(make("span", run.name), " ", make("time", began, { datetime: new Date(1000 * run.began).toISOString() }));
-  row.append(head);
+  const began = formatBegan(run.began), name = [run.own || run.name, began].filter(Boolean).join(" · ");
+  row.append(makeHead(run, began));
   if (run.deleted) {
     const cell = makeCell("", { colspan: columns.length - 1 });
-    cell.append(make("span", say("deleted")), " ", make("button", say("undo"), { type: "button", "data-event": "restore_run", "aria-label": `${say("undo")}: ${name}` }));
+    cell.append(make("span", say("deleted")), " ", makeButton(say("undo"), "restore_run", { "aria-label": `${say("undo")}: ${name}` }));
     row.append(cell);
-  } else row.append(...columns.slice(1).map((column) => CELLS[column](run, name)));
+  } else row.append(...columns.slice(1).map((column) => CELLS[column](run)), makeMore(run, name, columns.length));
+  row.run = run, row.label = name;
   return row;
 }
 
@@ -57,7 +85,7 @@ function fill(body, runs, columns) {
     const drawnFrom = JSON.stringify(run);
     let row = rows.get(run.id);
     rows.delete(run.id);
-    if (row?.drawnFrom !== drawnFrom) row = replace(row, drawRow(run, columns)), row.drawnFrom = drawnFrom;
+    if (row?.drawnFrom !== drawnFrom && !(row?.querySelector("form") && !run.deleted)) row = replace(row, drawRow(run, columns)), row.drawnFrom = drawnFrom;
     if (body.children[i] !== row) body.insertBefore(row, body.children[i] ?? null);
   });
   for (const row of rows.values()) row.remove();
@@ -72,33 +100,106 @@ function replace(old, row) {
 }
 
 let listed = false;
-function draw() {
-  if (!props.value) return;
-  const { runs, shown, live } = JSON.parse(props.value), tunes = runs.filter(({ tune }) => tune), others = runs.filter(({ tune }) => !tune);
+function drawPage(page) {
+  const { runs, shown, live, trash } = page, has = Boolean(page.all), found = page.tunes.count + page.others.count;
   for (const run of runs) run.shown = run.id === shown && !run.deleted;
   const hadFocus = root.contains(document.activeElement);
-  show(part(".none"), !runs.length), show(part(".tunes"), tunes.length), show(part(".others"), others.length);
-  show(part(".trash"), runs.some(({ deleted }) => deleted)), show(part(".back"), live);
-  part(".others summary").textContent = say("others", { count: others.length });
-  if (!listed && !tunes.length) part(".others").open = runs.length > 0;
-  listed ||= runs.length > 0;
-  fill(part(".tunes tbody"), tunes, TUNE_COLUMNS), fill(part(".others tbody"), others, OTHER_COLUMNS);
+  show(part(".none"), !found), show(part(".trash"), trash), show(part(".back"), live), show(part(".query"), has);
+  part(".none").textContent = say(has ? "none_found" : "empty");
+  part(".others summary").textContent = say("others", { count: page.others.count });
+  if (!listed && !page.tunes.count) part(".others").open = has;
+  listed ||= has;
+  for (const group of GROUPS) {
+    const { count, first: from } = page[group], last = Math.min(from + PAGE, count), turn = part(`.${group} .pages`);
+    first[group] = from;
+    show(part(`.${group}`), count), show(turn, count > PAGE);
+    turn.querySelector("span").textContent = say("page", { first: from + 1, last, count: count.toLocaleString(LANG) });
+    const [back, on] = turn.querySelectorAll("button");
+    back.disabled = from === 0, on.disabled = last === count;
+    fill(part(`.${group} tbody`), runs.filter(({ tune }) => tune === (group === "tunes")), COLUMNS[group]);
+  }
   if (hadFocus && document.activeElement === document.body) root.querySelector("tbody button")?.focus();
 }
 
+// The value is the first page. Any other is read anew, and only the answer to the last question is drawn.
+let asked = 0;
+function draw() {
+  if (!props.value) return;
+  if (!isDefault()) return reread();
+  asked += 1, drawPage(JSON.parse(props.value));
+}
+async function reread() {
+  const number = ++asked, { shown } = JSON.parse(props.value || "{}");
+  try {
+    const page = await server.listed({ shown: shown ?? "", query, first });
+    if (number === asked) drawPage(page);
+  } catch { /* the program has ended: the page says so elsewhere */ }
+}
+
+function change(values) {
+  Object.assign(query, values);
+  for (const group of GROUPS) first[group] = 0;
+  part(".query .sort").value = query.sort;
+  part(".reverse").setAttribute("aria-pressed", query.reverse);
+  for (const head of root.querySelectorAll("thead th")) {
+    const sorted = head.dataset.sort === query.sort;
+    head.toggleAttribute("data-sorted", sorted);
+    head.setAttribute("aria-sort", sorted ? "other" : "none");
+  }
+  reread();
+}
+
+function edit(row) {
+  const { own, note, id } = row.run, form = make("form", "", { class: "label" });
+  const name = make("input", "", { type: "text", maxlength: 1000, "aria-label": say("name"), placeholder: say("name") });
+  const text = make("textarea", "", { rows: 2, maxlength: 20000, "aria-label": say("note"), placeholder: say("note") });
+  name.value = own, text.value = note;
+  form.append(name, text, make("button", say("save"), { type: "submit" }), make("button", say("cancel"), { type: "button", "data-cancel": "" }));
+  const close = () => { form.remove(), row.querySelector('[data-event="edit"]')?.focus(); };
+  form.addEventListener("submit", (event) => {
+    event.preventDefault(), close();
+    trigger("label_run", { run: id, name: name.value, note: text.value });
+  });
+  form.querySelector("[data-cancel]").addEventListener("click", close);
+  form.addEventListener("keydown", ({ key }) => { if (key === "Escape") close(); });
+  row.querySelector(".more").append(form);
+  name.focus();
+}
+
 root.addEventListener("click", ({ target }) => {
-  const button = target.closest("button"), row = target.closest("tr[data-run]:not(.deleted)");
-  if (button) trigger(button.dataset.event, { run: button.closest("tr")?.dataset.run ?? "" });
-  else if (row && getSelection().isCollapsed) trigger("show_run", { run: row.dataset.run }); // whoever selects its text doesn't choose it
+  const button = target.closest("button"), head = target.closest("thead th[data-sort]"), row = target.closest("tr[data-run]:not(.deleted)");
+  if (button?.dataset.move) {
+    const group = button.closest(".tunes") ? "tunes" : "others";
+    first[group] = Math.max(0, first[group] + PAGE * Number(button.dataset.move));
+    reread(), part(`.${group} .scroll`).scrollTo(0, 0);
+  } else if (button?.dataset.event === "edit") {
+    if (!row.querySelector("form")) edit(row);
+  } else if (button?.dataset.event) trigger(button.dataset.event, { run: button.closest("tr")?.dataset.run ?? "" });
+  else if (head) change(query.sort === head.dataset.sort ? { reverse: !query.reverse } : { sort: head.dataset.sort, reverse: false });
+  else if (row && !target.closest("form, input, button") && getSelection().isCollapsed) trigger("show_run", { run: row.dataset.run }); // whoever selects its text doesn't choose it
 });
 
-part(".none").textContent = say("empty");
+let typing;
+part(".query").addEventListener("submit", (event) => event.preventDefault());
+part(".query input").addEventListener("input", ({ target }) => { clearTimeout(typing), (typing = setTimeout(() => change({ text: target.value }), 250)); });
+part(".query .state").addEventListener("change", ({ target }) => change({ state: target.value }));
+part(".query .sort").addEventListener("change", ({ target }) => change({ sort: target.value, reverse: false }));
+part(".reverse").addEventListener("click", () => change({ reverse: !query.reverse }));
+
+const option = (value, text) => make("option", text, { value });
+for (const [selector, key] of [[".query input", "search"], [".query .state", "head.state"], [".query .sort", "sort"], [".reverse", "reverse"]]) part(selector).setAttribute("aria-label", say(key));
+part(".query input").placeholder = say("search");
+part(".query .state").append(option("", say("any_state")), ...STATES.map((state) => option(state, say(`state.${state}`))));
+part(".query .sort").append(...SORTED_BY.map((sort) => option(sort, say("sorted", { column: say(`sort.${sort}`) }))));
+part(".reverse").title = say("reverse");
 part(".back").textContent = say("live"), part(".back").dataset.event = "show_live";
 part(".tunes h4").textContent = say("tunes");
 part(".trash span").textContent = say("trash"), part(".trash button").textContent = say("empty_trash"), part(".trash button").dataset.event = "empty_trash";
-[[".tunes", TUNE_COLUMNS, "tunes"], [".others", OTHER_COLUMNS, "others_label"]].forEach(([name, columns, label]) => {
-  part(`${name} thead tr`).append(...columns.map((column) => make("th", say(`head.${column}`), { scope: "col", role: "columnheader" })));
-  part(`${name} .scroll`).setAttribute("aria-label", say(label));
-});
+for (const [group, label] of [["tunes", "tunes"], ["others", "others_label"]]) {
+  part(`.${group} thead tr`).append(...COLUMNS[group].map((column) => make("th", say(`head.${column}`), { scope: "col", role: "columnheader", "data-sort": SORTS[column] ?? column })));
+  part(`.${group} .scroll`).setAttribute("aria-label", say(label));
+  const [back, on] = root.querySelectorAll(`.${group} .pages button`);
+  back.textContent = say("previous"), on.textContent = say("next");
+}
 watch("value", draw);
 draw();

@@ -53,6 +53,14 @@ def problem(key: str, **values: Any) -> PlaygroundError:
     return PlaygroundError(Problem(key, values))
 
 
+def stored_text(item: dict, lang: str) -> str:
+    """The text of {"key", "values"} from a run; a key of another version of the program stands for itself."""
+    try:
+        return translate(lang, item["key"], **item.get("values", {}))
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+        return str(item.get("key", ""))
+
+
 def as_playground_error(error: BaseException) -> PlaygroundError:
     """Any exception as one that a person can read: a full disk and a missing right by name, others as a defect here."""
     if isinstance(error, PlaygroundError):

@@ -9,9 +9,9 @@ from playground.errors import PlaygroundError
 class Job:
     """A job under way or ended. Any number of threads can read its events, each from the first one on.
 
-    do: "load", "tune", "chat", "lab" or "unload". resumes: the id of the run that it continues, if any. run: the id
-    of its run, once that is open. stopping: whether it was asked to stop. result: of its `done` event. error: why it
-    failed, if it did.
+    do: "load", "tune", "chat", "lab", "export" or "unload". resumes: the id of the run that it continues, if any. run:
+    the id of its run, once that is open. stopping: whether it was asked to stop. result: of its `done` event. error:
+    why it failed, if it did.
     """
 
     def __init__(self, do: str, resumes: str | None = None):

@@ -106,7 +106,7 @@ def supports_mixed_batches(model: torch.nn.Module) -> bool:
     """
     if getattr(getattr(model, "config", None), "model_type", None) in TOKENS_FIRST:
         return False
-    if any(".modules_to_save." in name for name, _ in model.named_modules()):
+    if any(".modules_to_save." in name or name.endswith(".token_adapter") for name, _ in model.named_modules()):
         return False  # PEFT can, but for embeddings
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
     return not any(layer.use_dora.get(ADAPTER_NAME) or "experts" in name.split(".") for name, layer in layers)

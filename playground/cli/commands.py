@@ -5,11 +5,12 @@ import sys
 from pathlib import Path
 
 from playground import catalog, runs, settings
-from playground.cli.flags import flag_values, flags_by_group, settings_of
+from playground.cli.flags import GROUPS, flag_values, flags_by_group, settings_of
 from playground.cli.output import follow, print_event
 from playground.errors import PlaygroundError, problem
 from playground.i18n import translate
 from playground.lab.question import parse_question
+from playground.settings.flags import flag_name
 
 
 def tune(options: argparse.Namespace) -> dict:
@@ -27,12 +28,14 @@ def tune(options: argparse.Namespace) -> dict:
 
 
 def compare(options: argparse.Namespace) -> dict:
-    """Answer a prompt with a run's base model and with its tuned model."""
+    """Answer a prompt with a base model and with its fine-tune.
+
+    ADAPTER is the id of a run, or the folder or hub id of a LoRA adapter that any program wrote. Of such an adapter the
+    base is --model, else the model that it names; it is loaded only if the adapter's layers and ranks fit it.
+    """
     from playground.engine.workbench import Workbench
 
-    run = runs.find(options.runs, options.run)
-    if not run.adapter.is_dir() and not run.model.is_dir():
-        raise problem("error.no_adapter", run=run.id)
+    adapter, chosen = _adapter_and_base(options)
     generation = settings.parse_generation(flag_values(options, "generation", settings.Generation))
     turn = [{"instruction": options.prompt, "answer": None}]
     answer: dict = {}
@@ -41,10 +44,54 @@ def compare(options: argparse.Namespace) -> dict:
         if event["kind"] == "answer":
             answer.update(event)
 
-    workbench = Workbench(options.runs)
-    events = workbench.chat(run.settings(), run.id, {"base": turn, "tuned": turn}, generation)
+    events = Workbench(options.runs).chat(chosen, adapter, {"base": turn, "tuned": turn}, generation)
     result = follow(events, options.lang, keep)
     return {"prompt": options.prompt, "base": answer.get("base", ""), "tuned": answer.get("tuned", ""), **result}
+
+
+def _adapter_and_base(options: argparse.Namespace) -> tuple[str, settings.Settings]:
+    """What answers on the tuned side, as Workbench.chat takes it, and the settings that the base is loaded with.
+
+    Raises PlaygroundError: no such run or adapter, one without a base, or flags for a run, which has its own settings.
+    """
+    given = {group: flag_values(options, group, kind) for group, kind in GROUPS.items() if group in ("load", "data")}
+    is_run = (options.runs / options.adapter / "events.jsonl").is_file() if "/" not in options.adapter else False
+    if not is_run and ("/" in options.adapter or Path(options.adapter).is_dir()):
+        return _foreign_adapter_and_base(options.adapter, given)
+    run = runs.find(options.runs, options.adapter)
+    if not run.adapter.is_dir() and not run.model.is_dir():
+        raise problem("error.no_adapter", run=run.id)
+    flags = [flag_name(group, name) for group, values in given.items() for name in values]
+    if flags:
+        raise problem("error.compare_flags", run=run.id, flags=flags)
+    return run.id, run.settings()
+
+
+def _foreign_adapter_and_base(adapter: str, given: dict[str, dict]) -> tuple[str, settings.Settings]:
+    """The same for an adapter from elsewhere."""
+    from threading import Event
+
+    from playground.model.adapter_file import read_adapter
+    from playground.model.adapter_folder import base_model
+    from playground.model.adapter_source import fetch_adapter, is_path
+
+    if is_path(adapter) and Path(adapter).expanduser().is_dir():
+        adapter = str(Path(adapter).expanduser().resolve())
+    steps = fetch_adapter(adapter, Event())
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            folder = read_adapter(end.value).folder
+            break
+    model = given["load"].get("model")
+    if not model:
+        try:
+            model = base_model(folder)
+        except PlaygroundError as error:
+            base = error.problems[0].values.get("base", "–")
+            raise problem("error.compare_base", path=folder.name, base=base) from error
+    return adapter, settings.parse({**given, "load": {**given["load"], "model": model}})
 
 
 def lab(options: argparse.Namespace) -> dict:

@@ -8,9 +8,9 @@ from typing import Any
 
 from playground import catalog, settings
 from playground.i18n import translate
+from playground.settings.flags import flag_name
 
 GROUPS = {"load": settings.Load, "data": settings.Data, "lora": settings.Lora, "train": settings.Train}
-PREFIXED = {("train", "seed"), ("lora", "layers")}  # fields whose flag begins with their group's name
 METAVARS: dict[Any, str] = {int: "N", float: "X", str: "TEXT"}  # of a flag's value, by its type
 
 
@@ -33,11 +33,6 @@ def flag_values(options: argparse.Namespace, group: str, kind: type) -> dict[str
     """{field: value} of the flags of a settings group that were given."""
     flags = {field.name: getattr(options, f"{group}__{field.name}", None) for field in fields(kind)}
     return {name: value for name, value in flags.items() if value is not None}
-
-
-def flag_name(group: str, name: str) -> str:
-    """The flag of a settings group's field."""
-    return "--" + (f"{group}-{name}" if (group, name) in PREFIXED else name).replace("_", "-")
 
 
 def add_settings_flags(command: argparse.ArgumentParser) -> None:

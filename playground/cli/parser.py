@@ -5,17 +5,21 @@ import math
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import NoReturn
 
 from playground import catalog, settings
-from playground.cli import commands, run_commands
-from playground.cli.flags import add_flags, add_settings_flags, flag_name
+from playground.cli import commands, queue_commands, run_commands
+from playground.cli.flags import add_flags, add_settings_flags
+from playground.cli.list_runs import add_runs_flags, runs
 from playground.cli.output import print_result
+from playground.export.order import CONTENTS, GGUF_BITS, KINDS
 from playground.i18n import LANGUAGES
 from playground.lab.formats import DEFAULT
 from playground.settings.aliases import OLD_FIELDS
+from playground.settings.flags import flag_name
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], dict]] = {
     command.__name__: command
@@ -24,10 +28,16 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], dict]] = {
         commands.plan,
         commands.lab,
         commands.race,
+        queue_commands.sweep,
+        queue_commands.queue,
         commands.rows,
         commands.compare,
+        runs,
         run_commands.record,
         run_commands.replay,
+        run_commands.export,
+        run_commands.script,
+        run_commands.card,
         commands.fetch,
         commands.models,
     )
@@ -160,6 +170,25 @@ def _add_race_flags(command: argparse.ArgumentParser) -> None:
     add_settings_flags(command)
 
 
+def _add_sweep_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--sweep",
+        action="append",
+        required=True,
+        metavar="SETTING=VALUES",
+        help="lr=1e-4,1e-3 or r=1..5 or lr=1e-4..1e-2 in 5 log steps; given once or twice",
+    )
+    command.add_argument("--settings", metavar="FILE", help="a run's settings.json, or a part of one")
+    command.add_argument("--preset", choices=list(catalog.presets()), help="named settings (demo-en)")
+    command.add_argument("--prompt", default="", metavar="TEXT", help="a question that each fine-tuned model is asked")
+    add_settings_flags(command)
+
+
+def _add_queue_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument("action", nargs="?", choices=queue_commands.ACTIONS, default="list", help="what to do (list)")
+    command.add_argument("id", nargs="?", default="", metavar="ID", help="of the job to remove")
+
+
 def _add_rows_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("file", metavar="FILE", help="a file, a catalog id or a hub id")
     command.add_argument("--first", type=int, default=5, metavar="N", help="rows in the sample (5)")
@@ -168,8 +197,11 @@ def _add_rows_flags(command: argparse.ArgumentParser) -> None:
 
 
 def _add_compare_flags(command: argparse.ArgumentParser) -> None:
-    command.add_argument("run", metavar="RUN", help="id of the run")
+    command.add_argument("adapter", metavar="ADAPTER", help="id of a run, or folder or hub id of a LoRA adapter")
     command.add_argument("--prompt", required=True, help="the question to both models")
+    others = {field.name for field in fields(settings.Data)} - {"prompt_format", "custom_format"}
+    add_flags(command.add_argument_group("load (of an adapter that isn't a run's)"), "load", settings.Load)
+    add_flags(command.add_argument_group("prompt (of an adapter that isn't a run's)"), "data", settings.Data, others)
     add_flags(command.add_argument_group("generation"), "generation", settings.Generation)
 
 
@@ -182,6 +214,29 @@ def _add_replay_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("file", type=Path, metavar="FILE", help="a recording")
 
 
+def _add_export_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument("run", metavar="RUN", help="id of the run")
+    command.add_argument("--to", choices=KINDS, required=True, help="what is written")
+    command.add_argument("--out", type=Path, metavar="DIR", help="folder to write into (the run's own, under export)")
+    command.add_argument("--name", default="", metavar="NAME", help="of the file or folder (the usual one)")
+    command.add_argument("--type", choices=list(GGUF_BITS), default="q8_0", help="of a GGUF file's weights (q8_0)")
+    command.add_argument("--force", action="store_true", help="replace what has this name")
+    command.add_argument("--repo", default="", metavar="OWNER/NAME", help="of the hub, for --to hub")
+    command.add_argument("--content", choices=CONTENTS, default="adapter", help="of the repo (adapter)")
+    command.add_argument("--public", action="store_true", help="a new repo is public")
+
+
+def _add_script_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument("run", metavar="RUN", help="id of the run")
+    command.add_argument("--out", type=Path, default=Path("repeat"), metavar="DIR", help="folder of the files (repeat)")
+
+
+def _add_card_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument("run", metavar="RUN", help="id of the run")
+    command.add_argument("--out", type=Path, required=True, metavar="FILE", help="a file that ends in .html or .png")
+    command.add_argument("--question", type=int, default=0, metavar="N", help="number of the question (the best one)")
+
+
 def _add_fetch_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("model", metavar="MODEL", help="a catalog id or a hub id")
     command.add_argument("--accept-terms", action="store_true", help="the model's terms were read and are accepted")
@@ -190,19 +245,27 @@ def _add_fetch_flags(command: argparse.ArgumentParser) -> None:
 # What stands before the flags in the usage of the commands with many.
 POSITIONALS = {
     **dict.fromkeys(("tune", "race"), ""),
+    "sweep": "--sweep SETTING=VALUES [--sweep SETTING=VALUES] ",
     **dict.fromkeys(("plan", "lab"), "MODEL "),
     "rows": "FILE ",
-    "compare": "RUN --prompt PROMPT ",
+    "compare": "ADAPTER --prompt PROMPT ",
+    "export": "RUN --to KIND ",
 }
 FLAGS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
     "tune": _add_tune_flags,
+    "sweep": _add_sweep_flags,
+    "queue": _add_queue_flags,
     "plan": _add_plan_flags,
     "lab": _add_lab_flags,
     "race": _add_race_flags,
     "rows": _add_rows_flags,
     "compare": _add_compare_flags,
+    "runs": add_runs_flags,
     "record": _add_record_flags,
     "replay": _add_replay_flags,
+    "export": _add_export_flags,
+    "script": _add_script_flags,
+    "card": _add_card_flags,
     "fetch": _add_fetch_flags,
     "models": lambda command: None,
 }

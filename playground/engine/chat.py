@@ -10,10 +10,12 @@ from playground.chat.generate import Prompt, batches, generate_answers
 from playground.chat.generation_config import own_settings
 from playground.data.template import Template, Turn, choose_template_for
 from playground.engine import predictions
+from playground.engine.foreign_adapter import adapter_tokenizer, find_adapter
 from playground.engine.job import JobContext, JobResult
 from playground.engine.load import ensure_loaded
-from playground.engine.model_slot import ModelSlot, adapter_of
+from playground.engine.model_slot import Adapter, ModelSlot, adapter_of
 from playground.errors import problem
+from playground.model.adapter_check import base_name
 from playground.model.embedding import first_unknown_token
 from playground.model.language_part import max_context_length
 from playground.model.load import LoadedModel
@@ -26,7 +28,7 @@ MIN_ANSWER_TOKENS = 16  # a conversation that leaves fewer to the answer is too 
 
 @dataclass
 class ChatResult(JobResult):
-    """adapter: id of the run that answered on the tuned side; template: name of the prompt's.
+    """adapter: id of the run that answered on the tuned side, or name of one from elsewhere. template: its name.
 
     sides: by side, how its answer ended: {"finish" (generate_answers), "tokens", "tokens_per_s" (until its own end)}.
     together: whether both sides were answered in one batch, so that the slower one held the other up.
@@ -42,15 +44,21 @@ def chat(
     context: JobContext,
     slot: ModelSlot,
     settings: Settings,
-    tuned_run: runs.Run | None,
+    tuned: runs.Run | str | None,
     sides: Sides,
     generation: Generation,
 ) -> Generator[dict, None, ChatResult]:
-    """Answer all sides. tuned_run: the run whose fine-tune answers on the tuned side; see Workbench.chat."""
-    if tuned_run and tuned_run.model.is_dir():
-        return (yield from _chat_after_full_fine_tune(context, slot, settings, tuned_run, sides, generation))
-    loaded = yield from ensure_loaded(context, slot, settings.load)
-    yield from _switch_adapter(slot, tuned_run)
+    """Answer all sides.
+
+    tuned: the run whose fine-tune answers on the tuned side, or an adapter from elsewhere; see Workbench.chat.
+    """
+    if isinstance(tuned, str):
+        loaded = yield from _load_with_foreign_adapter(context, slot, settings, tuned)
+    elif tuned and tuned.model.is_dir():
+        return (yield from _chat_after_full_fine_tune(context, slot, settings, tuned, sides, generation))
+    else:
+        loaded = yield from ensure_loaded(context, slot, settings.load)
+        yield from switch_adapter(slot, tuned)
     return (yield from _answer(context, slot, loaded, settings, sides, generation))
 
 
@@ -87,14 +95,29 @@ def _as_side(
         yield event
 
 
-def _switch_adapter(slot: ModelSlot, run: runs.Run | None) -> Generator[dict, None, None]:
+def _load_with_foreign_adapter(
+    context: JobContext, slot: ModelSlot, settings: Settings, adapter: str
+) -> Generator[dict, None, LoadedModel]:
+    """Load the model of the settings with an adapter from elsewhere, once that was found to fit."""
+    found = yield from find_adapter(context, slot, adapter, settings.load)
+    loaded = yield from ensure_loaded(context, slot, settings.load)
+    slot.unload_adapter()  # its files may have changed since the last question
+    yield {"kind": "phase", "name": "prepare"}
+    identity = Adapter(adapter, settings.data.prompt_format, settings.data.custom_format)
+    slot.load_adapter(found.folder, identity, found.config)
+    tokenizer = yield from adapter_tokenizer(found.folder, loaded)
+    slot.adapter = replace(identity, tokenizer=tokenizer)
+    return loaded
+
+
+def switch_adapter(slot: ModelSlot, run: runs.Run | None) -> Generator[dict, None, None]:
     """Make the adapter of this run, or none, the one on the model."""
-    if (slot.adapter.run_id if slot.adapter else None) == (run.id if run else None):
+    if (slot.adapter.id if slot.adapter else None) == (run.id if run else None):
         return
     slot.unload_adapter()
     if run:
         yield {"kind": "phase", "name": "prepare"}
-        slot.load_adapter(run)
+        slot.load_adapter(run.adapter, adapter_of(run))
 
 
 def _answer(
@@ -109,6 +132,7 @@ def _answer(
     prompt_format, custom_format = settings.data.prompt_format, settings.data.custom_format
     if slot.adapter:
         prompt_format, custom_format = slot.adapter.template, slot.adapter.custom_format
+        loaded = replace(loaded, tokenizer=slot.adapter.tokenizer or loaded.tokenizer)
     questions = [turn["instruction"] for turns in sides.values() for turn in turns]
     template, notes = choose_template_for(loaded, prompt_format, questions, custom_format)
     yield from notes
@@ -131,7 +155,12 @@ def _answer(
         yield from predictions.predict_chat_memory(settings, loaded, sequences, tokens, outside)
     yield measured
     together = len(prompts) > 1 and len(batches(loaded.model, prompts, generation.max_new_tokens)) == 1
-    return ChatResult(slot.adapter.run_id if slot.adapter else None, template.name, ends, together)
+    return ChatResult(display_name(slot.adapter), template.name, ends, together)
+
+
+def display_name(adapter: Adapter | None) -> str | None:
+    """The id of a run, a hub id, or of a path the last part: what a run's events say of an adapter."""
+    return base_name(adapter.id) if adapter else None
 
 
 def _own_settings_note(loaded: LoadedModel, generation: Generation) -> Iterator[dict]:

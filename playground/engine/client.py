@@ -151,6 +151,10 @@ class Engine:
         """Measure a model in one number format after another. question: the fields of a LabQuestion."""
         return self._submit(Job("lab"), "lab", settings=settings.to_dict(), question=question)
 
+    def export(self, order: dict[str, Any], token: str = "") -> Job:
+        """Export from a run. order: the fields of an ExportOrder; token: the hub's, which nothing keeps."""
+        return self._submit(Job("export"), "export", order=order, token=token)
+
     def stop(self, do: str | None = None) -> bool:
         """Ask the job under way to stop, if it is of the kind `do` (None: of any); return whether it was asked.
 

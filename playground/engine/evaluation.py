@@ -3,7 +3,7 @@
 import json
 import math
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +19,9 @@ from playground.memory.meter import is_out_of_memory
 from playground.memory.release import release_memory
 from playground.model.load import LoadedModel
 from playground.runs import Run
-from playground.train.loop import Trainer, held_out_losses
+from playground.train.held_out import held_out_losses
 from playground.train.parallel import Team
+from playground.train.trainer import Trainer
 
 ANSWERS = "answers.jsonl"  # in the run's folder: every question with the answers of both sides
 SAMPLE_ROWS = 3  # that are answered during training
@@ -76,9 +77,14 @@ def evaluate_loss(
     if losses is None:
         return None
     rows = [(round(nats, 4), tokens) for nats, tokens in losses]  # as recorded, so that a resumed run has the same
-    mean = round(sum(nats for nats, _ in rows) / max(1, sum(tokens for _, tokens in rows)), 5)
+    mean = mean_loss(losses)
     yield {"kind": "eval", "when": when, "loss": mean, "each": [list(row) for row in rows]}
     return HeldOutLoss(mean, rows)
+
+
+def mean_loss(rows: Sequence[tuple[float, int]]) -> float:
+    """The mean loss in nats a labelled token of rows with (nats, labelled tokens) each, rounded as it is recorded."""
+    return round(sum(round(nats, 4) for nats, _ in rows) / max(1, sum(tokens for _, tokens in rows)), 5)
 
 
 def recorded_loss_before(run: Run, eval_set: EvalSet) -> HeldOutLoss | None:
@@ -184,7 +190,7 @@ class SampleAnswers:
                 self._eval_set.max_new_tokens,
                 self._stop,
             )
-            return (_return_value(answering) or {}).get("tuned", [])
+            return (return_value(answering) or {}).get("tuned", [])
 
 
 def _steps_between_samples(every: str, steps: int) -> int:
@@ -199,7 +205,7 @@ def _can_answer(team: Team) -> bool:
     return team.main and not team.sharded
 
 
-def _return_value(generator: Generator[Any, None, Any]) -> Any:
+def return_value(generator: Generator[Any, None, Any]) -> Any:
     """Run a generator to its end, ignoring what it yields; return what it returns."""
     while True:
         try:

@@ -18,6 +18,7 @@ from torch import Tensor
 from playground.background import run_in_background
 from playground.chat.generate import Prompt, generate_answers
 from playground.data.template import Turn, choose_template_for
+from playground.engine import predictions
 from playground.engine.job import JobContext, JobResult
 from playground.engine.load import ensure_loaded
 from playground.engine.model_slot import ModelSlot
@@ -84,7 +85,7 @@ def lab(
             yield {"kind": "lab_point", **points[format.name]}
     simulated = [format for format in missing if format.kind != "bitsandbytes"]
     for events in (
-        _simulated(context, loaded, simulated, measurements),
+        _simulated(context, load, loaded, simulated, measurements),
         _with_kernels(context, slot, load, [format for format in missing if format not in simulated], measurements),
     ):
         for event in events:
@@ -102,7 +103,7 @@ def _load(context: JobContext, slot: ModelSlot, load: Load) -> Generator[dict, N
 
 
 def _simulated(
-    context: JobContext, loaded: LoadedModel, formats: list[Format], measurements: Measurements
+    context: JobContext, load: Load, loaded: LoadedModel, formats: list[Format], measurements: Measurements
 ) -> Iterator[dict]:
     """Points of formats whose values the loaded model's layers take; at the end they have their own again."""
     if not formats:
@@ -110,7 +111,13 @@ def _simulated(
     found = layers.quantizable_layers(loaded.model)
     unquantized = sum(layers.read_weight(layer).numel() for layer in found.values())
     rest = sum(parameter.numel() for parameter in loaded.model.parameters()) - unquantized
+    outside = predictions.memory_outside_tensors(context.bytes_by_part())
+    context.peaks.start_phase()
     with layers.original_weights(found) as originals:
+        copies = sum(weight.numel() * weight.element_size() for weight in originals.values())
+        if context.predicts_memory:
+            longest = max(len(part) for part in measurements.parts)
+            yield from predictions.predict_lab_memory(load, loaded, longest, copies, outside)
         for format in formats:
             yield {"kind": "phase", "name": "lab", "format": format.name}
             began = time.monotonic()
@@ -126,6 +133,10 @@ def _simulated(
                 "weight_error": round(error, 5),
                 "seconds": round(time.monotonic() - began, 2),
             }
+        parts = context.bytes_by_part()
+        if loaded.device == "cpu":
+            parts |= {"weights": parts["weights"] + copies}
+        yield predictions.measured_memory_event("lab", context.peaks, parts)
 
 
 def _with_kernels(

@@ -1,25 +1,33 @@
 """The one model of the process, and the adapter on it."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import cast
 
+from peft import LoraConfig
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from playground import runs
 from playground.memory.release import release_memory
 from playground.model import adapt
+from playground.model.embedding import embedding_rows, resize_embedding
 from playground.model.load import LoadedModel
 from playground.settings import Load
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """Which run's fine-tune is on the model, and how that run's rows were written: template name and custom format."""
+    """Which adapter is on the model, and how its rows were written: template name and custom format.
 
-    run_id: str
+    id: of the run that trained it, or the folder or hub id that an adapter from elsewhere was named by. tokenizer: that
+    prompts are written with, if not the model's.
+    """
+
+    id: str
     template: str
     custom_format: str
+    tokenizer: PreTrainedTokenizerBase | None = None
 
 
 class ModelSlot:
@@ -32,6 +40,7 @@ class ModelSlot:
         self.loaded: LoadedModel | None = None
         self.loaded_as: Load | None = None
         self.adapter: Adapter | None = None
+        self._rows = 0  # of the embedding before an adapter made it grow
 
     def fill(self, loaded: LoadedModel, load: Load) -> None:
         """Take in a model that was loaded with these settings."""
@@ -53,18 +62,25 @@ class ModelSlot:
         """Note that the weights are about to be trained themselves, so that the next job loads the model anew."""
         self.loaded_as = None
 
-    def load_adapter(self, run: runs.Run) -> None:
-        """Put the adapter of a run on the model. Raises PlaygroundError where it can't be read or doesn't fit."""
+    def load_adapter(self, folder: Path, adapter: Adapter, config: LoraConfig | None = None) -> None:
+        """Put a saved adapter on the model. Raises PlaygroundError where it can't be read or doesn't fit.
+
+        config: as of adapt.load_lora.
+        """
         assert self.loaded
-        tuned = adapt.load_lora(self.loaded.model, run.adapter, self.loaded.dtype)
+        self._rows = embedding_rows(self.loaded.model)
+        tuned = adapt.load_lora(self.loaded.model, folder, self.loaded.dtype, config)
         self.loaded.model = cast(PreTrainedModel, tuned)  # PeftModel passes on all that is asked of the base model
-        self.adapter = adapter_of(run)
+        self.adapter = adapter
 
     def unload_adapter(self) -> None:
-        """Take the adapter off the model, if there is one."""
+        """Take the adapter off the model, if there is one, and the rows that it added to the embedding."""
         self.adapter = None
         if self.loaded:
             self.loaded.model = adapt.remove_lora(self.loaded.model)
+            if 0 < self._rows < embedding_rows(self.loaded.model):
+                resize_embedding(self.loaded.model, self._rows)
+        self._rows = 0
 
     def discard_unsaved_adapter(self) -> None:
         """After a job that didn't end: drop a half-trained adapter and freeze the weights. The model stays."""

@@ -22,6 +22,7 @@ from playground.memory import constants, meter
 from playground.memory.card_limit import MAX_RUNTIME_BYTES, available_memory, capacity
 from playground.memory.peaks import PeakTracker
 from playground.model.dtype import compute_dtype
+from playground.model.embedding import embedding_rows
 from playground.model.load import LoadedModel
 from playground.predict import phases
 from playground.predict.heaviest import predict_heaviest_step
@@ -84,6 +85,33 @@ def predict_chat_memory(
         outside,
         lambda target: phases.predict_chat(config, settings, target, context_of_rows),
     )
+
+
+def predict_lab_memory(
+    load: Load, loaded: LoadedModel, tokens: int, copies: int, outside: dict[str, int]
+) -> Iterator[dict]:
+    """What measuring number formats takes: the model reading a window of `tokens`, and copies of replaced weights.
+
+    copies: their bytes; they are in main memory, so on a GPU they don't count. outside: memory_outside_tensors before.
+    """
+    config, settings = loaded.model.config, Settings(load=load)
+    # lab/text_loss.py: all logits of a window, as the model gives them, in float32, and their logarithms
+    logits = tokens * embedding_rows(loaded.model) * (loaded.dtype.itemsize + 4 + 4)
+
+    def predict(target: phases.Target) -> dict:
+        prediction = with_more(
+            phases.predict_chat(config, settings, target, max(2, -(-tokens // CHAT_ROWS))), "loss", logits
+        )
+        return with_more(prediction, "weights", copies) if target.device == "cpu" else prediction
+
+    yield from _predict("lab", load, loaded.device, loaded.dtype, outside, predict)
+
+
+def with_more(prediction: dict, part: str, size: int) -> dict:
+    """A prediction with `size` bytes more in a part, and in all totals."""
+    parts = prediction["parts"] | {part: prediction["parts"].get(part, 0) + size}
+    totals = ("allocated", "reserved", "device_used", "rss", "need")
+    return prediction | {"parts": parts} | {kind: prediction[kind] + size for kind in totals if kind in prediction}
 
 
 def measured_memory_event(phase: str, peaks: PeakTracker, parts: dict[str, int]) -> dict:

@@ -1,8 +1,8 @@
 """The engine's own process: runs one job after another over a Workbench and sends its events. Started by client.py.
 
 Requests, in the JSON lines of jsonl_process.py: "load" and "tune" {"settings"}, "resume" {"run_id"}, "chat"
-{"settings", "adapter", "sides", "generation"}, "lab" {"settings", "question"}, "unload". The result of each is the
-memory at its end (meter.py).
+{"settings", "adapter", "sides", "generation"}, "lab" {"settings", "question"}, "export" {"order", "token"}, "unload".
+The result of each is the memory at its end (meter.py).
 Settings are validated here, at the edge of the process. The process is ready once its libraries are imported:
 {"ready": {"cuda": whether torch can use it, "pid"}}.
 """
@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from playground.export.order import parse_order
 from playground.jsonl_process import Emit, Server
 from playground.lab.question import parse_question
 from playground.settings import parse, parse_generation
@@ -49,6 +50,8 @@ def start_job(workbench: "Workbench", do: str, arguments: dict) -> Iterator[dict
         return workbench.unload()
     if do == "resume":
         return workbench.resume(arguments["run_id"])
+    if do == "export":
+        return workbench.export(parse_order(arguments["order"]), arguments["token"])
     settings = parse(arguments["settings"])
     if do == "chat":
         generation = parse_generation(arguments["generation"])

@@ -1,4 +1,4 @@
-"""The workbench: the model, the open run, and the jobs `load`, `tune`, `chat` and `lab` on them.
+"""The workbench: the model, the open run, and the jobs `load`, `tune`, `chat`, `lab` and `export` on them.
 
 The worker process (process.py) and the command line (__main__.py) run the same jobs. Each job is a generator of events;
 its last one is `done`, with the job's result.
@@ -10,11 +10,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 from playground import runs
-from playground.engine import chat, lab, load, tune
+from playground.engine import chat, export, lab, load, tune
 from playground.engine.job import JobContext, JobResult, run_job
 from playground.engine.load import auto_bits_note, no_float8_note, resolve_bits
 from playground.engine.model_slot import ModelSlot
 from playground.errors import problem
+from playground.export.order import ExportOrder
 from playground.lab.question import LabQuestion
 from playground.memory import card_limit, ledger, meter
 from playground.memory.peaks import PeakTracker
@@ -22,7 +23,6 @@ from playground.memory.release import release_memory
 from playground.model.dtype import default_bits
 from playground.model.load import LoadedModel, resolve_device
 from playground.settings import Generation, Load, Settings
-from playground.train import checkpoint
 from playground.train.parallel import Team
 
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes")
@@ -73,14 +73,19 @@ class Workbench:
     def resume(self, run_id: str) -> Iterator[dict]:
         """Continue a fine-tune from its checkpoint, in its own run and with its settings. The result: as of `tune`.
 
-        Raises PlaygroundError where there is no such run, or nothing to continue from.
+        One that was killed before its first checkpoint starts again. Raises PlaygroundError where there is no such run,
+        nothing to continue, or where another process is working on it.
         """
         run = runs.find(self.root, run_id)
-        if not (run.folder / checkpoint.NAME).is_file():
+        summary = runs.summary(self.root, run_id)
+        if not summary.is_resumable:
             raise problem("error.no_checkpoint", run=run_id)
+        if runs.is_written_to(run):
+            raise problem("error.run_alive", run=run_id)
+        notes = [] if summary.has_checkpoint else [{"kind": "note", "key": "note.restarted", "values": {}}]
 
         def work(context: JobContext, settings: Settings) -> Generator[dict, None, JobResult]:
-            return tune.tune(context, self._slot, settings, resumed=True)
+            return _preceded(notes, tune.tune(context, self._slot, settings, resumed=True))
 
         return self._job("tune", run.settings(), work, resumed=run)
 
@@ -89,15 +94,16 @@ class Workbench:
     ) -> Iterator[dict]:
         """Answer the last turn of each side's conversation, both sides in one batch.
 
-        settings: how the model is loaded; adapter: the run whose fine-tune answers on the tuned side, or None; sides:
-        {"base": turns, "tuned": turns}, a turn being {"instruction", "answer"}, the last one's answer None. Yields
-        `answer` events {"base": text, "tuned": text} with the whole text so far; they aren't recorded in the run.
+        settings: how the model is loaded; adapter: the run whose fine-tune answers on the tuned side, the folder or hub
+        id of a LoRA adapter from elsewhere, or None; sides: {"base": turns, "tuned": turns}, a turn being
+        {"instruction", "answer"}, the last one's answer None. Yields `answer` events {"base": text, "tuned": text} with
+        the whole text so far; they aren't recorded in the run.
         The result: "run", "seconds", "stopped" and "peak" as of `load`, and the fields of ChatResult.
         """
 
         def work(context: JobContext, settings: Settings) -> Generator[dict, None, JobResult]:
-            tuned_run = runs.find(self.root, adapter) if adapter else None
-            return (yield from chat.chat(context, self._slot, settings, tuned_run, sides, generation))
+            tuned = find_tuned(self.root, adapter) if adapter else None
+            return (yield from chat.chat(context, self._slot, settings, tuned, sides, generation))
 
         return self._job("chat", settings, work, joins_open_run=True)
 
@@ -108,6 +114,15 @@ class Workbench:
             return lab.lab(context, self._slot, settings, question, self.root)
 
         return self._job("lab", settings, work)
+
+    def export(self, order: ExportOrder, token: str = "") -> Iterator[dict]:
+        """Export a run's fine-tune, recorded in a new run. The result: the fields of ExportResult. token: the hub's."""
+        source = runs.find(self.root, order.run)
+
+        def work(context: JobContext, settings: Settings) -> Generator[dict, None, JobResult]:
+            return export.export(context, self._slot, source, order, token)
+
+        return self._job("export", source.settings(), work)
 
     def free(self) -> None:
         """Drop the model and release its memory."""
@@ -173,6 +188,14 @@ class Workbench:
         if joins_open_run and self.run and self.run.folder.is_dir() and self._slot.is_loaded_as(settings.load):
             return self.run
         return runs.create(self.root, kind, settings, **_machine(settings.load, team.device))
+
+
+def find_tuned(root: Path, adapter: str) -> runs.Run | str:
+    """The run of that id, or the same text where it has slashes, as folders and hub ids do.
+
+    Raises PlaygroundError for a run that doesn't exist.
+    """
+    return adapter if "/" in adapter or "\\" in adapter else runs.find(root, adapter)
 
 
 def _preceded(notes: list[dict], work: Generator[dict, None, JobResult]) -> Generator[dict, None, JobResult]:

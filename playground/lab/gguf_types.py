@@ -6,6 +6,7 @@ it takes iq4_nl, which nothing here can write, this takes q4_0.
 """
 
 import gguf
+import numpy as np
 import torch
 from gguf import GGMLQuantizationType
 from torch import Tensor
@@ -31,14 +32,17 @@ def type_for_rows(variant: str, columns: int) -> GGMLQuantizationType:
 def quantize(weight: Tensor, variant: str) -> tuple[Tensor, int]:
     """The values of a weight (out, in), float32, in a type such as "q4_k", and the bytes that it takes."""
     kind = type_for_rows(variant, weight.shape[1])
-    block, _ = gguf.GGML_QUANT_SIZES[kind]
-    name = kind.name.lower()
-    if name in k_quants.PACKERS:
-        packed = k_quants.PACKERS[name](weight.reshape(-1, block)).reshape(len(weight), -1).cpu().numpy()
-    else:
-        packed = gguf.quantize(weight.cpu().numpy(), kind)
+    packed = pack(weight, kind)
     values = torch.from_numpy(gguf.dequantize(packed, kind)).view_as(weight)
     return values.to(weight.device), packed.nbytes
+
+
+def pack(weight: Tensor, kind: GGMLQuantizationType) -> np.ndarray:
+    """A weight (out, in), float32, as the bytes of a type that has whole blocks in its rows; (out, bytes of a row)."""
+    name, (block, _) = kind.name.lower(), gguf.GGML_QUANT_SIZES[kind]
+    if name in k_quants.PACKERS:
+        return k_quants.PACKERS[name](weight.reshape(-1, block)).reshape(len(weight), -1).cpu().numpy()
+    return gguf.quantize(weight.cpu().numpy(), kind)
 
 
 def bits_per_weight(variant: str, columns: int) -> float:

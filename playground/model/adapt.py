@@ -6,17 +6,17 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from peft.utils import ModulesToSaveWrapper
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
 from playground.errors import problem
-from playground.model.embedding import embedding_rows, grow_embedding, rows_in_adapter
+from playground.model.embedding import embedding_rows, resize_embedding, rows_in_adapter
 from playground.model.language_part import language_part
 from playground.settings import Load, Lora, is_float8
 
@@ -143,7 +143,7 @@ def add_lora(model: PreTrainedModel, settings: Lora, dtype: torch.dtype, seed: i
         use_rslora=settings.use_rslora,
         use_dora=settings.use_dora,
         modules_to_save=_modules_to_save(model, settings.modules_to_save),
-        task_type="SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM",
+        task_type=_task_type(model),
     )
     torch.manual_seed(seed)
     try:
@@ -152,6 +152,11 @@ def add_lora(model: PreTrainedModel, settings: Lora, dtype: torch.dtype, seed: i
         raise problem("error.peft", detail=str(error).split("\n")[0][:240]) from error
     assert isinstance(adapted, PeftModel)  # PEFT also names its mixed models as a possible result
     return _cast_adapters(adapted, dtype)
+
+
+def _task_type(model: PreTrainedModel) -> str:
+    """By which PEFT chooses its class; the one for generation has adapters for rows of a batch."""
+    return "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
 
 
 def is_named(module: str, names: str) -> bool:
@@ -172,8 +177,8 @@ def _modules_to_save(model: PreTrainedModel, names: str) -> list[str] | None:
 def check_lora(settings: Lora, load: Load, device: str) -> None:
     """Raise PlaygroundError for an adapter that can't be trained on weights loaded so, on "cuda" or "cpu".
 
-    DoRA reads the 8-bit weights at every step, and on a CPU loses their scales at the first (PEFT 0.21). float8 it would read as
-    numbers of their own.
+    DoRA reads the 8-bit weights at every step, and on a CPU loses their scales at the first (PEFT 0.21). The codes of
+    float8 it would read as numbers.
     """
     if settings.use_dora and load.bits == 8 and device == "cpu":
         raise problem("error.dora_8bit")
@@ -181,16 +186,50 @@ def check_lora(settings: Lora, load: Load, device: str) -> None:
         raise problem("error.dora_float8")
 
 
-def load_lora(model: PreTrainedModel, folder: Path, dtype: torch.dtype) -> PeftModel:
-    """Wrap a model with a saved adapter, to evaluate. Raises PlaygroundError if it can't be read or doesn't fit."""
+def load_lora(model: PreTrainedModel, folder: Path, dtype: torch.dtype, config: LoraConfig | None = None) -> PeftModel:
+    """Wrap a model with a saved adapter, to evaluate. Raises PlaygroundError if it can't be read or doesn't fit.
+
+    config: instead of the folder's own, of an adapter that this program didn't write (adapter_file.py).
+    """
+    if config:
+        config.task_type = _task_type(model)
+    adapted = _read_lora(model, folder, dtype, config)
+    adapted.eval()
+    return adapted
+
+
+def continue_lora(model: PreTrainedModel, folder: Path, dropout: float, dtype: torch.dtype, seed: int) -> PeftModel:
+    """Wrap a model with a saved adapter, to train it further with this dropout. Raises PlaygroundError as load_lora."""
+    torch.manual_seed(seed)
+    return _read_lora(model, folder, dtype, None, is_trainable=True, dropout=dropout)
+
+
+def _read_lora(
+    model: PreTrainedModel,
+    folder: Path,
+    dtype: torch.dtype,
+    config: PeftConfig | None,
+    is_trainable: bool = False,
+    dropout: float | None = None,
+) -> PeftModel:
+    """The model with a saved adapter. config, dropout: in place of the adapter's own."""
     try:
+        config = config or PeftConfig.from_pretrained(str(folder))
+        if dropout is not None:
+            config.lora_dropout = dropout  # type: ignore[union-attr]  # of LoRA's config
         rows = rows_in_adapter(model, folder)
         if rows > embedding_rows(model):
-            grow_embedding(model, rows)
-        adapted = PeftModel.from_pretrained(model, folder, adapter_name=ADAPTER_NAME, autocast_adapter_dtype=False)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+            resize_embedding(model, rows)
+        adapted = PeftModel.from_pretrained(
+            model,
+            folder,
+            adapter_name=ADAPTER_NAME,
+            is_trainable=is_trainable,
+            config=config,
+            autocast_adapter_dtype=False,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise problem("error.adapter", path=folder.parent.name, detail=str(error).split("\n")[0][:200]) from error
-    adapted.eval()
     return _cast_adapters(adapted, dtype)
 
 

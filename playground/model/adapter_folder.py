@@ -58,9 +58,10 @@ def merge(adapter: Path, base: Path, folder: Path, on_progress: Callable[..., No
     from transformers import AutoTokenizer
 
     from playground.model.config_file import read_config
-    from playground.model.embedding import embedding_rows, grow_embedding, rows_in_adapter
+    from playground.model.embedding import embedding_rows, resize_embedding, rows_in_adapter
     from playground.model.language_part import model_class
     from playground.model.load import PLAIN_MODEL, loading_progress
+    from playground.model.merged_weights import merged_model, save_merged
 
     try:
         config = read_config(base / "config.json", base.name)
@@ -68,15 +69,16 @@ def merge(adapter: Path, base: Path, folder: Path, on_progress: Callable[..., No
             model = model_class(config).from_pretrained(base, config=config, dtype=torch.bfloat16, **PLAIN_MODEL)
         rows = rows_in_adapter(model, adapter)
         if rows > embedding_rows(model):
-            grow_embedding(model, rows)
-        merged = PeftModel.from_pretrained(model, adapter, autocast_adapter_dtype=False).merge_and_unload()
+            resize_embedding(model, rows)
+        tuned = PeftModel.from_pretrained(model, adapter, autocast_adapter_dtype=False)
         has_tokenizer = any((adapter / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json"))
         tokenizer = AutoTokenizer.from_pretrained(adapter if has_tokenizer else base, local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise problem("error.adapter", path=adapter.name, detail=str(error).split("\n")[0][:200]) from error
     partial = folder.parent / f"{folder.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    merged.save_pretrained(partial)
+    partial.mkdir(parents=True)
+    save_merged(merged_model(tuned, torch.bfloat16), partial, on_progress)
     tokenizer.save_pretrained(partial)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)

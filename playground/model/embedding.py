@@ -1,12 +1,12 @@
 """Tokens that a model's embedding has no row for, and growing the embedding so that it has."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors import safe_open
 from transformers import PreTrainedModel
 
+from playground.model.adapter_file import WEIGHTS, tensor_shapes
 from playground.model.load import LoadedModel
 
 
@@ -40,8 +40,8 @@ def embedding_name(model: PreTrainedModel) -> str:
     return next(name for name, module in model.named_modules() if module is embedding)
 
 
-def grow_embedding(model: PreTrainedModel, rows: int) -> None:
-    """Give the embedding, and the head, so many rows; new ones are drawn around the mean of the others.
+def resize_embedding(model: PreTrainedModel, rows: int) -> None:
+    """Give the embedding, and the head, so many rows; new ones are drawn around the mean of the others, the last go.
 
     Hewitt 2021, "Initializing new word embeddings for pretrained language models".
     """
@@ -51,9 +51,11 @@ def grow_embedding(model: PreTrainedModel, rows: int) -> None:
 
 def rows_in_adapter(model: PreTrainedModel, adapter: Path) -> int:
     """The rows of the token embedding that is saved in an adapter's folder; 0 where it has none."""
-    name, file = embedding_name(model), adapter / "adapter_model.safetensors"
-    if not file.is_file():
-        return 0
-    with safe_open(file, "pt") as tensors:
-        key = next((key for key in tensors.keys() if key.endswith(f"{name}.weight")), None)
-        return tensors.get_slice(key).get_shape()[0] if key else 0
+    return rows_among(tensor_shapes(adapter), model) if any((adapter / name).is_file() for name in WEIGHTS) else 0
+
+
+def rows_among(shapes: Mapping[str, tuple[int, ...]], model: PreTrainedModel) -> int:
+    """The rows of a model's token embedding among an adapter's tensors by name; 0 where it isn't there."""
+    name = embedding_name(model)
+    ends = (f"{name}.weight", f"{name}.base_layer.weight")
+    return next((shape[0] for tensor, shape in shapes.items() if tensor.endswith(ends)), 0)

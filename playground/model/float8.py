@@ -1,4 +1,4 @@
-"""Products with weights and activations in float8 (e4m3), a scale a row of each: forward and backward of a frozen layer.
+"""Products of weights and activations in float8 (e4m3), a scale a row of each: a frozen layer forward and backward.
 
 A product of 8-bit numbers takes little more than half the time of one in bfloat16 on GPUs that have it (RTX 40 and 50,
 H100 and later). The weight is quantized once, as it is loaded: each output row divided by its largest magnitude / 448.

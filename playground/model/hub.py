@@ -74,7 +74,7 @@ def download_file(repo: str, name: str, stop: threading.Event) -> Generator[dict
 
         return Path(hf_hub_download(repo, name, tqdm_class=_progress_bar_class(on_progress)))
 
-    return (yield from _run_download(download, f"{repo}/{name}", stop))
+    return (yield from run_download(download, f"{repo}/{name}", stop))
 
 
 def download_model(repo: str, stop: threading.Event) -> Generator[dict, None, Path]:
@@ -85,7 +85,7 @@ def download_model(repo: str, stop: threading.Event) -> Generator[dict, None, Pa
     """
 
     def download(on_progress: Callable[..., None]) -> Path:
-        from huggingface_hub import HfApi, snapshot_download
+        from huggingface_hub import HfApi
 
         names = [file.rfilename for file in HfApi().model_info(repo, timeout=TIMEOUT).siblings or ()]
         if not any(name.endswith((".safetensors", ".bin")) for name in names):
@@ -93,19 +93,28 @@ def download_model(repo: str, stop: threading.Event) -> Generator[dict, None, Pa
             key = "error.only_gguf" if ggufs else "error.no_weights_hub"
             raise problem(key, repo=repo, found=(ggufs or names)[:SHOWN])
         patterns = MODEL_FILES if any(name.endswith(".safetensors") for name in names) else [*MODEL_FILES, "*.bin"]
-        return Path(
-            snapshot_download(
-                repo,
-                allow_patterns=patterns,
-                ignore_patterns=IGNORED_FILES,
-                tqdm_class=_progress_bar_class(on_progress),
-            )
+        return download_files(repo, patterns, IGNORED_FILES, on_progress)
+
+    return (yield from run_download(download, repo, stop))
+
+
+def download_files(
+    repo: str, patterns: list[str], ignored_patterns: list[str], on_progress: Callable[..., None]
+) -> Path:
+    """Download the files of a repo that match one pattern and no ignored one; return their folder."""
+    from huggingface_hub import snapshot_download
+
+    return Path(
+        snapshot_download(
+            repo,
+            allow_patterns=patterns,
+            ignore_patterns=ignored_patterns,
+            tqdm_class=_progress_bar_class(on_progress),
         )
+    )
 
-    return (yield from _run_download(download, repo, stop))
 
-
-def _run_download(
+def run_download(
     download: Callable[[Callable[..., None]], Path], name: str, stop: threading.Event
 ) -> Generator[dict, None, Path]:
     """Run a download in the background. If the connection breaks, what has arrived is kept and resumed next time."""

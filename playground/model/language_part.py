@@ -32,7 +32,7 @@ def model_class(config: PreTrainedConfig) -> Any:
     An auto class, or for a model with towers a class that doesn't build them.
     Raises PlaygroundError for a type that can't answer text with text.
     """
-    auto = _auto_class(config)
+    auto = auto_class(config)
     if auto is AutoModelForSeq2SeqLM or not getattr(config, "sub_configs", None):
         return auto
     kind = compat.model_class_for(config, auto)
@@ -43,7 +43,7 @@ def model_class(config: PreTrainedConfig) -> Any:
     return _without_towers(kind)
 
 
-def _auto_class(config: PreTrainedConfig) -> Any:
+def auto_class(config: PreTrainedConfig) -> Any:
     """The auto class that has a language model for this config: encoder-decoder (T5), decoder-only or multimodal."""
     candidates: tuple[Any, ...] = (AutoModelForCausalLM, AutoModelForMultimodalLM)
     for auto in (AutoModelForSeq2SeqLM,) if config.is_encoder_decoder else candidates:

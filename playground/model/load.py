@@ -26,9 +26,8 @@ from playground import compat
 from playground.errors import problem
 from playground.memory.ledger import tensors_by_part
 from playground.memory.release import MIN_FRAGMENTATION, defragment, mmap_large_blocks, release_memory
-from playground.model import weights
+from playground.model import float8, weights
 from playground.model.config_file import CONFIG_ERRORS, read_config
-from playground.model import float8
 from playground.model.dtype import compute_dtype
 from playground.model.float8_linear import Float8Linear, quantize_linears
 from playground.model.language_part import check_text_alone, model_class, without_towers

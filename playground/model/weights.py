@@ -22,7 +22,7 @@ SHOWN = 6  # names in a message
 def check_files(folder: Path) -> None:
     """Raise PlaygroundError with every weight file that is missing, truncated or not a weight file."""
     files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
-    problems = [*_missing_shards(folder), *(error for file in files for error in _file_problems(file))]
+    problems = [*_missing_shards(folder), *(error for file in files for error in file_problems(file))]
     if problems:
         raise PlaygroundError(*problems)
 
@@ -45,8 +45,8 @@ def _missing_shards(folder: Path) -> Iterator[Problem]:
         return  # transformers reads the first of the two
 
 
-def _file_problems(file: Path) -> Iterator[Problem]:
-    """What is wrong with one weight file, by its first bytes and its size."""
+def file_problems(file: Path) -> Iterator[Problem]:
+    """What is wrong with one weight file, by its first bytes, its size, and the header of safetensors."""
     size = file.stat().st_size
     with open(file, "rb") as stream:
         start = stream.read(max(len(LFS_POINTER), 8))
@@ -98,8 +98,8 @@ def check_fit(folder: Path, missing: Sequence[str], mismatched: Sequence[tuple])
                     "path": folder.name,
                     "count": len(mismatched),
                     "name": name,
-                    "stored": _format_shape(stored),
-                    "wanted": _format_shape(expected),
+                    "stored": format_shape(stored),
+                    "wanted": format_shape(expected),
                 },
             )
         )
@@ -135,5 +135,6 @@ def with_stored_quantization(config: PreTrainedConfig, load: Load) -> Load:
     )
 
 
-def _format_shape(sizes: Sequence[int]) -> str:
+def format_shape(sizes: Sequence[int]) -> str:
+    """A tensor's sizes as errors show them."""
     return " × ".join(map(str, sizes))

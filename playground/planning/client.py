@@ -22,8 +22,8 @@ from playground.jsonl_process import Connection, Message
 from playground.memory import meter
 
 COMMAND = (sys.executable, "-m", "playground.planning.process")
-# Questions whose answers aren't remembered: the file may change.
-OF_ROWS = ("count_rows", "xray", "cutoff_cost", "tune_summary")
+OF_ROWS = ("count_rows", "xray", "cutoff_cost", "tune_summary", "repeat_files")
+OF_FILES = (*OF_ROWS, "describe_adapter")  # whose answers aren't remembered: the file may change
 WORKERS = {
     "forecast": "forecast",
     "bar": "forecast",  # each is answered soon, and shares what the process remembers of a model with the forecast
@@ -72,7 +72,7 @@ class Planner:
             answer = self._answers.get(key)
             if answer is None:
                 answer = worker.ask(do, arguments, on_progress)
-                if do not in OF_ROWS:
+                if do not in OF_FILES:
                     self._answers[key] = answer
                 if len(self._answers) > MAX_ANSWERS:
                     self._answers.popitem(last=False)

@@ -1,8 +1,8 @@
 """The planning process: predicts memory and looks at rows while the engine is free for a run. Started by client.py.
 
 Requests, in the JSON lines of jsonl_process.py: a function of forecast.py, picture.py, rows.py or tune_summary.py,
-`suggest_changes` of oom_suggestions.py, `weight_picture` of weight.py, or `adapter_spectrum`, with its arguments.
-Settings are validated here, at the edge of the process.
+`suggest_changes` of oom_suggestions.py, `repeat_files` of repeat.py, `weight_picture` of weight.py, `adapter_spectrum`
+or `describe_adapter`, with its arguments. Settings are validated here, at the edge of the process.
 Questions about rows and `largest_models` send their progress as events {"kind": "progress", "done", "total", "unit"}.
 """
 
@@ -32,9 +32,9 @@ def answer(do: str, arguments: dict, emit: Emit) -> Any:
     if "settings" in arguments:
         arguments = arguments | {"settings": parse(arguments["settings"])}
     if do in OF_ROWS:
-        from playground.planning import rows, tune_summary
+        from playground.planning import repeat, rows, tune_summary
 
-        module = tune_summary if do == "tune_summary" else rows
+        module = {"tune_summary": tune_summary, "repeat_files": repeat}.get(do, rows)
         return getattr(module, do)(**arguments, on_progress=_throttled(emit))
     if do in OF_MEMORY:
         from playground.planning import forecast
@@ -49,6 +49,10 @@ def answer(do: str, arguments: dict, emit: Emit) -> Any:
         from playground.planning import adapter_spectrum
 
         return adapter_spectrum.adapter_spectrum(**arguments)
+    if do == "describe_adapter":
+        from playground.planning import foreign_adapter
+
+        return foreign_adapter.describe_adapter(**arguments)
     if do in OF_PICTURE:
         from playground.planning import picture
 

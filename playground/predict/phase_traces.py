@@ -21,9 +21,9 @@ from playground.predict.load_order import staged_elements, warmup_bytes, weights
 from playground.predict.trace_cache import trace_phase
 from playground.predict.traced_model import Target, TracedModel, checkpoint_interval
 from playground.settings import Load, Lora, Settings, Train, is_float8
-from playground.train.loop import Trainer, training_mode
 from playground.train.parallel import Team
 from playground.train.prepare import build_trainer, make_trainable
+from playground.train.trainer import Trainer, training_mode
 
 LABELLED_SHARE = 0.6  # of a row's tokens, where no rows are known: a guess
 CHAT_ROWS = 2  # base and tuned

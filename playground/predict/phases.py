@@ -23,7 +23,7 @@ from playground.predict.phase_traces import trace_chat, trace_load, trace_tune
 from playground.predict.trace_cache import cached_prediction
 from playground.predict.traced_model import Target, TracedModel
 from playground.settings import Load, Settings
-from playground.train.loop import Trainer
+from playground.train.trainer import Trainer
 
 
 @cached_prediction("load")

@@ -3,25 +3,26 @@
 May import: settings, errors, i18n. Imports no torch.
 """
 
+from playground.runs.label import Label, read_label, write_label
+from playground.runs.listing import history, measured_speed, summary
 from playground.runs.store import (
     RUN_ID,
     SCHEMA,
     NullRun,
     Run,
-    RunSummary,
     create,
     find,
-    history,
+    is_written_to,
     last_result,
-    measured_speed,
     seconds_besides_training,
-    summary,
 )
+from playground.runs.summary import RunSummary
 from playground.runs.trash import delete, deleted, empty_trash, restore
 
 __all__ = [
     "RUN_ID",
     "SCHEMA",
+    "Label",
     "NullRun",
     "Run",
     "RunSummary",
@@ -31,9 +32,12 @@ __all__ = [
     "empty_trash",
     "find",
     "history",
+    "is_written_to",
     "last_result",
     "measured_speed",
+    "read_label",
     "restore",
     "seconds_besides_training",
     "summary",
+    "write_label",
 ]

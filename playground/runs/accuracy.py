@@ -8,11 +8,10 @@ measured there.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from statistics import median
 
-from playground.runs import store
+from playground.runs.listing import history
 
 TOTALS = ("allocated", "reserved", "device_used", "rss")
 
@@ -58,13 +57,12 @@ def pairs(run_id: str, events: Iterable[dict]) -> list[Pair]:
 
 def all_totals(root: Path) -> list[Pair]:
     """The pairs of TOTALS of every run under `root`, newest run first."""
-    files = ((root / summary.id, (root / summary.id / "events.jsonl").stat()) for summary in store.history(root))
-    return [
-        pair
-        for folder, stat in files
-        for pair in _read_pairs(folder, stat.st_mtime_ns, stat.st_size)
-        if pair.kind in TOTALS
-    ]
+    found = []
+    for summary in history(root):
+        for phase, sizes in summary.memory.items():
+            if sizes["predicted"] and sizes["measured"]:
+                found += _pair_figures(summary.id, phase, sizes["predicted"], sizes["measured"])
+    return [pair for pair in found if pair.kind in TOTALS]
 
 
 def scores(pairs: Iterable[Pair]) -> list[Score]:
@@ -92,9 +90,3 @@ def _pair_figures(run_id: str, phase: str, prediction: dict, measurement: dict) 
         for kind, predicted, measured in totals + parts
         if predicted is not None and measured
     ]
-
-
-@lru_cache(maxsize=1024)
-def _read_pairs(folder: Path, modified: int, size: int) -> list[Pair]:
-    """A run's pairs, read once for each state of its file: `modified` and `size` only tell one state from another."""
-    return pairs(folder.name, store.Run(folder).events())

@@ -4,6 +4,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from playground.runs import store
+from playground.runs.listing import history
 
 
 def find_points(root: Path, model: str, subject: str, device: str, dtype: str, without: str = "") -> dict[str, dict]:
@@ -21,10 +22,13 @@ def find_points(root: Path, model: str, subject: str, device: str, dtype: str, w
 def all_points(root: Path, subject: str, without: str = "") -> dict[tuple[str, str], dict]:
     """The newest point of each model and format with this text and prompt: its fields, and the "run" it is from."""
     found: dict[tuple[str, str], dict] = {}
-    for summary in store.history(root):
+    for summary in history(root):
         if summary.job != "lab" or summary.id == without:
             continue
-        stat = (root / summary.id / "events.jsonl").stat()
+        try:
+            stat = (root / summary.id / "events.jsonl").stat()
+        except OSError:  # deleted in this moment
+            continue
         of_run = _read(root / summary.id, stat.st_mtime_ns, stat.st_size)
         for point in of_run if _subject_of(of_run) == subject else ():
             found.setdefault((summary.model, point["format"]), point)
@@ -35,7 +39,7 @@ def _subject_of(points: tuple[dict, ...]) -> str | None:
     return points[0]["subject"] if points else None
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
 def _read(folder: Path, modified: int, size: int) -> tuple[dict, ...]:
     """A run's points, the last of each format. `modified` and `size` tell one state of its file from another."""
     subject, points, computed = "", dict[str, dict](), {"device": "", "dtype": ""}

@@ -1,11 +1,12 @@
 """Find what was measured on this machine for a model at each bit width, in the runs. Imports no torch."""
 
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 from playground.errors import PlaygroundError
 from playground.runs import store
+from playground.runs.listing import history
+from playground.runs.summary import RunSummary
 from playground.settings import Settings
 
 # Settings that a phase's memory depends on, besides model and bits.
@@ -44,32 +45,26 @@ class Measurement:
 def latest_measurements(root: Path, model: str, phase: str, machine: dict) -> dict[int, Measurement]:
     """The newest measurement of a phase for each bit width of a model on a machine {"device", "name"}."""
     found: dict[int, Measurement] = {}
-    for summary in store.history(root):
-        if summary.model != model or summary.bits in found:
+    here = {name: machine[name] for name in ("device", "name")}
+    for summary in history(root):
+        if summary.model != model or summary.bits in found or summary.hardware != here:
             continue
-        stat = (root / summary.id / "events.jsonl").stat()
-        for measurement in _read_measurements(root / summary.id, stat.st_mtime_ns, stat.st_size):
-            where = {name: measurement.hardware.get(name) for name in ("device", "name")}
-            if measurement.phase == phase and where == {name: machine[name] for name in where}:
-                found[summary.bits] = measurement
+        measurement = _measurement(root, summary, phase)
+        if measurement:
+            found[summary.bits] = measurement
     return found
 
 
-@lru_cache(maxsize=1024)
-def _read_measurements(folder: Path, modified: int, size: int) -> tuple[Measurement, ...]:
-    """A run's measurements, of each phase the last. `modified` and `size` tell one state of its file from another."""
-    run, hardware, latest = store.Run(folder), {}, dict[str, Measurement]()
+def _measurement(root: Path, summary: RunSummary, phase: str) -> Measurement | None:
+    """A run's last measurement of a phase; None without one, or where its settings are of a newer version."""
+    measured = (summary.memory.get(phase) or {}).get("measured") or {}
+    peak = measured.get("peak", {})
+    total = peak.get("device_used") or peak.get("rss")
+    if not total:
+        return None
     try:
-        settings = run.settings()
-    except PlaygroundError:  # of a newer version, or unreadable
-        return ()
-    for event in run.events():
-        if event["kind"] == "run_started":
-            hardware = event.get("hardware", {})
-        elif event["kind"] == "memory_measured":
-            peak = event.get("peak", {})
-            total = peak.get("device_used") or peak.get("rss")
-            if total:
-                parts = {part: size for part, size in event.get("parts", {}).items() if size > 0}
-                latest[event["phase"]] = Measurement(folder.name, event["phase"], settings, hardware, total, parts)
-    return tuple(latest.values())
+        settings = store.find(root, summary.id).settings()
+    except PlaygroundError:
+        return None
+    parts = {part: size for part, size in measured["parts"].items() if size > 0}
+    return Measurement(summary.id, phase, settings, summary.hardware, total, parts)

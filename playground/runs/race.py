@@ -7,6 +7,7 @@ from pathlib import Path
 
 from playground.errors import PlaygroundError
 from playground.runs import store
+from playground.runs.listing import history
 from playground.settings import Settings
 
 MOST_LOSSES = 200  # of a lane
@@ -38,16 +39,29 @@ class Lane:
 def lanes(root: Path, settings: Settings, widths: Sequence[int], hardware: str = "") -> dict[int, Lane]:
     """The newest fine-tune with these settings at each width. hardware: the name of it, "" for any."""
     found: dict[int, Lane] = {}
-    for summary in store.history(root):
+    for summary in history(root):
         is_candidate = summary.job == "tune" and summary.model == settings.load.model
         if not is_candidate or summary.bits not in widths or summary.bits in found:
             continue
+        if not summary.hardware.get("name", "").startswith(hardware) or not _began_with(summary.settings, settings):
+            continue
         folder = root / summary.id
-        stat = (folder / "events.jsonl").stat()
+        try:
+            stat = (folder / "events.jsonl").stat()
+        except OSError:  # deleted in this moment
+            continue
         lane, own, name = _read(folder, stat.st_mtime_ns, stat.st_size, summary.state)
         if own == _without_bits(settings) and name.startswith(hardware):
             found[summary.bits] = lane
     return {bits: found[bits] for bits in widths if bits in found}
+
+
+def _began_with(began: dict, settings: Settings) -> bool:
+    """Whether a run that began with those settings is worth reading for a lane of these."""
+    try:
+        return _without_bits(Settings().with_values(began)) == _without_bits(settings)
+    except PlaygroundError:  # of a newer version
+        return False
 
 
 def _without_bits(settings: Settings) -> Settings:

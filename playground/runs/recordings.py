@@ -120,7 +120,7 @@ def _recorded(events: Sequence[dict], shape: str) -> Iterator[dict[str, Any]]:
         if event["kind"] == "run_started":
             day = datetime.fromtimestamp(event["began"], timezone.utc).date().isoformat()
             kept = {key: value for key, value in event.items() if key != "began"}
-            kept |= {"settings": _without_paths(event["settings"]), "recorded": event.get("recorded", day)}
+            kept |= {"settings": without_paths(event["settings"]), "recorded": event.get("recorded", day)}
             if shape:
                 kept["shape"] = shape
                 kept["settings"]["load"]["model"] = shape
@@ -134,7 +134,7 @@ def _recorded(events: Sequence[dict], shape: str) -> Iterator[dict[str, Any]]:
             yield event
 
 
-def _without_paths(settings: dict) -> dict:
+def without_paths(settings: dict) -> dict:
     """Settings whose model and data set, where they are folders or files of this machine, are their last parts."""
     load, data = settings.get("load", {}), settings.get("data", {})
     return settings | {

@@ -1,15 +1,16 @@
-"""The run folder: create, append to, follow, list and replay runs. trash.py deletes them.
+"""The run folder: create, append to, follow and replay runs. listing.py lists them, trash.py deletes them.
 
     runs/<id>/settings.json   the settings, with their schema version
     runs/<id>/events.jsonl    one JSON object a line: {"t": seconds since the run began, "kind": ...}
     runs/<id>/adapter/        the adapter in PEFT's format; after a full fine-tune model/ instead, a whole model
     runs/<id>/answers.jsonl   base and tuned answers to the held-out rows, one row a line
-    runs/<id>/checkpoint.pt   what an unfinished fine-tune resumes from
+    runs/<id>/checkpoint.pt   what an unfinished fine-tune resumes from; best.pt beside it: its best weights so far
+    runs/<id>/label.json      the name and the note that a person gave it (label.py)
 
 Kinds of events, schema 2: `run_started` (first line: schema, began, job, settings, hardware, versions), `phase`
 (name; lasts until the next one, "idle" ends the last), `progress` (done, total, unit), `memory` (bytes: rss,
 allocated, reserved, device_used, and `parts` where they are exact), `memory_predicted` and `memory_measured`
-(engine/predictions.py), `step`, `eval`, `sample`, `note`, `error`, `done`. An `eval` has "when": before, after
+(engine/predictions.py), `step`, `eval`, `sample`, `note`, `error`, `done`. An `eval` has "when": before, during, after
 (held-out loss), recall, measures (every metric of both sides, and some rows); a `sample` is one answer during
 training.
 
@@ -23,9 +24,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,10 @@ from playground.settings import SCHEMA as SETTINGS_SCHEMA
 from playground.settings import Settings, read_file
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
+WATCHED_SECONDS = 1.0  # in which a process that works on a run writes to it
 TRASH = ".deleted"  # folder of the deleted runs, under that of the runs
+# Begin most lines of a run, as `append` writes them: memory is recorded ten times a second.
+PASSING_LINE = re.compile(rb'\{"t":[-+.\de]+,"kind":"(?:memory|progress|sample|(step))",')
 
 
 class Run:
@@ -74,8 +76,11 @@ class Run:
             self._began = first.get("began", time.time())
         return self._began
 
-    def since(self, cursor: int = 0, max_bytes: int = 4_000_000) -> tuple[list[dict], int]:
-        """The whole events after byte `cursor`, at most `max_bytes` of them, and the cursor to go on from."""
+    def since(self, cursor: int = 0, max_bytes: int = 4_000_000, at_a_glance: bool = False) -> tuple[list[dict], int]:
+        """The whole events after byte `cursor`, at most `max_bytes` of them, and the cursor to go on from.
+
+        at_a_glance: without those of passing moments, which are nearly all, unparsed; of the steps, the last is kept.
+        """
         try:
             with open(self._events, "rb") as file:
                 file.seek(cursor)
@@ -83,14 +88,17 @@ class Run:
         except FileNotFoundError:
             return [], cursor
         block = block[: block.rfind(b"\n") + 1]
-        return [event for line in block.splitlines() if (event := _parse_event(line))], cursor + len(block)
+        lines = block.splitlines()
+        if at_a_glance:
+            lines = _lasting_lines(lines)
+        return [event for line in lines if (event := _parse_event(line))], cursor + len(block)
 
-    def events(self) -> Iterator[dict]:
-        """Every event so far, oldest first."""
+    def events(self, at_a_glance: bool = False) -> Iterator[dict]:
+        """Every event so far, oldest first. at_a_glance: as for `since`."""
         cursor, after = -1, 0
         while after != cursor:
             cursor = after
-            events, after = self.since(cursor)
+            events, after = self.since(cursor, at_a_glance=at_a_glance)
             yield from events
 
     def settings(self) -> Settings:
@@ -111,22 +119,6 @@ class NullRun(Run):
 
     def append(self, kind: str, **fields: Any) -> dict:
         return {"t": 0.0, "kind": kind, **fields}
-
-
-@dataclass(frozen=True)
-class RunSummary:
-    """A run at a glance. `state`: done, stopped, failed, or open (still going, or its process died unnoticed)."""
-
-    id: str
-    began: float
-    job: str
-    model: str
-    bits: int
-    data: str
-    state: str
-    has_adapter: bool
-    seconds: float
-    result: dict
 
 
 def create(root: Path, job: str, settings: Settings, **facts: Any) -> Run:
@@ -165,31 +157,6 @@ def last_result(run: Run) -> dict:
     return next((end.get("result", {}) for end in ends), {})
 
 
-def history(root: Path) -> list[RunSummary]:
-    """Every run under `root`, newest first."""
-    if not root.is_dir():
-        return []
-    folders = [f for f in root.iterdir() if RUN_ID.fullmatch(f.name) and (f / "events.jsonl").is_file()]
-    return [_summary_of(folder) for folder in sorted(folders, key=lambda f: f.name, reverse=True)]
-
-
-def summary(root: Path, run_id: str | None) -> RunSummary:
-    """The run of that id at a glance. Raises PlaygroundError as `find` does."""
-    return _summary_of(find(root, run_id).folder)
-
-
-def measured_speed(root: Path, model: str, bits: int, hardware: str) -> dict | None:
-    """{"run", "tokens_per_s"} of the last completed fine-tune of this model at these bits on hardware of that name."""
-    for run in history(root):
-        if (run.job, run.state, run.model, run.bits) == ("tune", "done", model, bits) and run.result.get(
-            "tokens_per_s"
-        ):
-            first = next(Run(root / run.id).events(), {})
-            if first.get("hardware", {}).get("name") == hardware:
-                return {"run": run.id, "tokens_per_s": run.result["tokens_per_s"]}
-    return None
-
-
 def seconds_besides_training(run: Run) -> float:
     """Seconds that a fine-tune took besides its steps: loading, evaluating, sample answers; not fetching the model."""
     events = list(run.events())
@@ -202,43 +169,27 @@ def seconds_besides_training(run: Run) -> float:
     return max(0.0, last_result(run).get("seconds", 0.0) - training - fetching)
 
 
-def _summary_of(folder: Path) -> RunSummary:
-    stat = (folder / "events.jsonl").stat()
-    has_adapter = (folder / "adapter").is_dir() or (folder / "model").is_dir()
-    return _summary(folder, stat.st_mtime_ns, stat.st_size, has_adapter)
+def is_written_to(run: Run) -> bool:
+    """Whether a process is writing to a run now: memory is recorded ten times a second. Waits a second to find out."""
+    events = run.folder / "events.jsonl"
+    size, until = events.stat().st_size, time.monotonic() + WATCHED_SECONDS
+    while time.monotonic() < until:
+        time.sleep(0.05)
+        if events.stat().st_size > size:
+            return True
+    return False
 
 
-@lru_cache(maxsize=1024)
-def _summary(folder: Path, changed: int, size: int, has_adapter: bool) -> RunSummary:
-    """Read once per state of the file: `changed`, `size` and `has_adapter` are there to notice a new one."""
-    first: dict = {}
-    result: dict = {}
-    state, seconds = "open", 0.0
-    for event in Run(folder).events():
-        kind = event["kind"]
-        if kind == "run_started":
-            first = first or event
-        elif event.get("job") != first.get("job"):
-            continue  # a chat that continued in this run
-        elif kind == "error":
-            state, seconds = "failed", event["t"]
-        elif kind == "done":
-            result = event.get("result", {})
-            state, seconds = "stopped" if result.get("stopped") else "done", event["t"]
-    settings = first.get("settings", {})
-    load = settings.get("load", {})
-    return RunSummary(
-        id=folder.name,
-        began=first.get("began", 0.0),
-        job=first.get("job", ""),
-        model=load.get("model", ""),
-        bits=load.get("bits", 0),
-        data=settings.get("data", {}).get("source", ""),
-        state=state,
-        has_adapter=has_adapter,
-        seconds=seconds,
-        result=result,
-    )
+def _lasting_lines(lines: list[bytes]) -> list[bytes]:
+    """The lines without those of passing moments; of the steps, the last."""
+    kept, last_step = [], None
+    for line in lines:
+        passing = PASSING_LINE.match(line)
+        if not passing:
+            kept.append(line)
+        elif passing[1]:
+            last_step = len(kept), line
+    return kept if last_step is None else [*kept[: last_step[0]], last_step[1], *kept[last_step[0] :]]
 
 
 def _parse_event(line: bytes) -> dict | None:

@@ -14,7 +14,9 @@ import time
 from pathlib import Path
 
 from playground.errors import problem
-from playground.runs.store import TRASH, RunSummary, find, history
+from playground.runs.listing import history
+from playground.runs.store import TRASH, find
+from playground.runs.summary import RunSummary
 
 KEPT_SECONDS = 24 * 3600  # that a deleted run is kept while the app goes on
 REMOVING = ".removing-"  # begins the name of a folder while it is removed: no id begins with a dot

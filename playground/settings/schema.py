@@ -19,6 +19,7 @@ CHECKPOINTING_CHOICES = ("auto", "off", "2", "4", "all", "offload")  # any numbe
 COMPILE_CHOICES = ("auto", "on", "off")
 SAMPLE_CHOICES = ("auto", "off", "10", "50")  # any number from 1 on is allowed too
 MAX_EVAL_ROWS = 1000
+MAX_INT = 2**63  # no number of rows, tokens or steps is as large, and torch takes no larger one
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class Lora:
     use_rslora: bool = False  # scale by alpha / √r instead of alpha / r
     use_dora: bool = False  # learn each weight's magnitude and direction separately
     loraplus_lr_ratio: float = 1.0  # LoRA+: learning rate of the B matrices over that of the A matrices
+    start_from: str = ""  # a run's id or an adapter folder whose adapter is trained further; empty: a new adapter
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,10 @@ class Train:
     gradient_checkpointing: str = "auto"  # layers recomputed in backward: auto, off, n (every n-th), all, offload
     max_tokens_per_micro_batch: int = 0  # 0: as many as fit
     compile: str = "auto"  # torch.compile per layer: auto (where it pays), on, off
-    save_every: int = 0  # steps between two checkpoints to resume from; 0: only when stopped
+    save_every: int = 0  # steps between two checkpoints to resume from; 0: automatically, in full only when stopped
     eval_rows: int = 45  # held-out rows evaluated before and after, at most, evenly spread over the set; 0: none
+    eval_every: int = 0  # steps between two measurements of the held-out loss; the best weights are kept; 0: none
+    patience: int = 0  # such measurements without a lower loss after which training ends; 0: never early
     sample_every: str = "auto"  # steps between two rounds of sample answers: a number, off, auto (a few a run)
 
 
@@ -178,7 +182,7 @@ def merge_group(current: Any, values: dict, group: str) -> tuple[Any, list[Probl
             continue
         try:
             converted[name] = _convert(types[name], value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             kind = types[name].__name__
             wrong.append(Problem("problem.kind", {"field": f"{group}.{name}", "value": str(value)[:80], "kind": kind}))
     return replace(current, **converted), wrong
@@ -207,6 +211,6 @@ def _convert(kind: Any, value: Any) -> Any:
         raise ValueError(value)
     if kind in (int, float) and not math.isfinite(float(value)):
         raise ValueError(value)
-    if kind is int and float(value) != int(float(value)):
+    if kind is int and (float(value) != int(float(value)) or abs(float(value)) >= MAX_INT):
         raise ValueError(value)
     return kind(float(value)) if kind in (int, float) else str(value).strip()

@@ -66,7 +66,7 @@ def problems(settings: Settings) -> list[Problem]:
         *_load_checks(settings.load),
         *_data_checks(settings.data),
         *_lora_checks(settings.lora),
-        *_train_checks(settings.train, settings.load.bits),
+        *_train_checks(settings.train, settings.load.bits, settings.lora.start_from),
     ]
     return [Problem(key, values) for allowed, key, values in checks if not allowed]
 
@@ -142,7 +142,7 @@ def _lora_checks(lora: Lora) -> Iterator[Check]:
     yield lora.loraplus_lr_ratio > 0, "problem.loraplus_lr_ratio", {"loraplus_lr_ratio": lora.loraplus_lr_ratio}
 
 
-def _train_checks(train: Train, bits: int) -> Iterator[Check]:
+def _train_checks(train: Train, bits: int, start_from: str) -> Iterator[Check]:
     batch, micro, budget = train.batch_size, train.micro_batch_size, train.max_tokens_per_micro_batch
     divides = micro >= 0 and (batch < 1 or batch % (micro or batch) == 0)
     ends = train.max_steps >= 0 and (train.max_steps > 0 or train.epochs > 0)
@@ -164,8 +164,13 @@ def _train_checks(train: Train, bits: int) -> Iterator[Check]:
         "problem.eval_rows",
         {"eval_rows": train.eval_rows, "most": MAX_EVAL_ROWS},
     )
+    yield train.eval_every >= 0, "problem.eval_every", {"eval_every": train.eval_every}
+    yield train.eval_every <= 0 or train.eval_rows > 0, "problem.eval_every_rows", {"eval_every": train.eval_every}
+    yield train.patience >= 0, "problem.patience", {"patience": train.patience}
+    yield train.patience <= 0 or train.eval_every > 0, "problem.patience_alone", {"patience": train.patience}
     yield samples, "problem.sample_every", {"sample_every": train.sample_every}
     yield recomputes, "problem.gradient_checkpointing", {"gradient_checkpointing": train.gradient_checkpointing}
+    yield train.method != "full" or not start_from, "problem.start_from_full", {"start_from": start_from[:120]}
     yield train.method != "full" or bits in (0, 16, 32), "problem.full_bits", {"bits": bits}
     yield _one_of("train.method", train.method, METHODS)
     yield _one_of("train.optimizer", train.optimizer, OPTIMIZERS)

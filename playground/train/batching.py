@@ -136,8 +136,8 @@ class Batcher:
     def _hidden_states(self, loss_module: Any, batch: Batch) -> Tensor:
         """The decoder's hidden states in float32, by the layers that train.
 
-        LLM.int8()'s own layers look for outliers over the whole batch, which would look like rows that see each other; and
-    rounding to float8 would turn the smallest differences of other kernels into large ones.
+        LLM.int8()'s own layers look for outliers over the whole batch, which would look like rows that see each other,
+        and rounding to float8 would turn the smallest differences of other kernels into large ones.
         """
         with patch_modules(loss_module, self.model), float8.exact_products():
             return loss_module(batch, return_hidden=True).float()

@@ -1,8 +1,9 @@
-"""Save and restore a stopped fine-tune, so that it continues exactly where it was: one file in the run's folder."""
+"""Save and restore an unfinished fine-tune, so that it continues exactly where it was: one file in the run's folder."""
 
 import hashlib
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -10,9 +11,33 @@ import torch
 from playground.data.batch import Example
 from playground.errors import problem
 from playground.train.checkpointing import CheckpointPolicy
-from playground.train.loop import Trainer
+from playground.train.trainer import Trainer
 
 NAME = "checkpoint.pt"
+AUTO_SECONDS = 15.0  # between two checkpoints that nobody has asked for, at least
+AUTO_SHARE = 0.02  # of the time may be spent on writing them
+DISK_SPEED = 100e6  # bytes a second, until the first one was measured
+
+
+class CheckpointTimer:
+    """When the next checkpoint is due: every so many steps or, automatically, so that writing costs AUTO_SHARE.
+
+    every: steps between two; 0: automatically where `automatic`, else never. size: bytes of one, about.
+    """
+
+    def __init__(self, every: int, automatic: bool, size: int, clock: Callable[[], float] = time.monotonic):
+        self._every, self._automatic, self._clock = every, automatic, clock
+        self._last, self._cost = clock(), size / DISK_SPEED
+
+    def is_due(self, step: int) -> bool:
+        """Whether to write one after this step."""
+        if self._every:
+            return step % self._every == 0
+        return self._automatic and self._clock() - self._last >= max(AUTO_SECONDS, self._cost / AUTO_SHARE)
+
+    def written(self, seconds: float) -> None:
+        """Note that one was written just now, in that many seconds."""
+        self._last, self._cost = self._clock(), seconds
 
 
 def save(trainer: Trainer, examples: Sequence[Example], path: Path) -> None:
@@ -31,9 +56,22 @@ def save(trainer: Trainer, examples: Sequence[Example], path: Path) -> None:
         "random": torch.get_rng_state(),
         "random_cuda": torch.cuda.get_rng_state_all() if trainer.batcher.device == "cuda" else [],
     }
+    write_whole(state, path)
+
+
+def size_of(trainer: Trainer) -> int:
+    """Bytes of a checkpoint, about: the trained parameters and AdamW's two averages."""
+    return 3 * sum(copy.nbytes for copy in trainer.optimizer.copies)
+
+
+def write_whole(state: dict, path: Path) -> None:
+    """Write a file so that a crash at any moment leaves the one before. Raises OSError or RuntimeError (disk full)."""
     partial = path.with_suffix(".partial")
     try:
-        torch.save(state, partial)
+        with open(partial, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

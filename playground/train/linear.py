@@ -25,8 +25,10 @@ from playground.train.quantized_ops import FrozenWeight
 
 
 def frozen_weight(layer: Any) -> FrozenWeight:
-    """The weight of a linear layer of bitsandbytes (4 or 8 bits), this program (float8), torch or transformers (`Conv1D`),
-    without a copy."""
+    """The weight of a linear layer, without a copy.
+
+    layer: of bitsandbytes (4 or 8 bits), this program (float8), torch or transformers (`Conv1D`).
+    """
     if isinstance(layer, Linear4bit):
         state: Any = layer.weight.quant_state  # type: ignore[attr-defined]
         inner = state.state2

@@ -1,11 +1,9 @@
 """The fine-tune: a generator of events, one optimizer step at a time, on one process or several."""
 
-import contextlib
 import math
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -17,36 +15,16 @@ from playground.memory.meter import is_out_of_memory
 from playground.memory.release import release_memory
 from playground.settings import Train
 from playground.train.batching import Batcher
-from playground.train.checkpointing import CheckpointedLayers
-from playground.train.loss import Loss
-from playground.train.memory_policy import MemoryPlan
-from playground.train.optimizer import Optimizer
-from playground.train.parallel import Team
-from playground.train.patches import patch_modules
+from playground.train.trainer import Trainer, training_mode
 
 TIMED_STEPS = 3  # steps after which the time left is known well enough to decide whether to compile
 # seconds to compile the layers; on an H100 14 to 16, but 23 and 78 where every 4th or 3rd layer is recomputed
 # (tests/bench/README.md)
 COMPILE_SECONDS = 16
 COMPILE_GAIN = 0.08  # share of the time that compiled layers save: 7 to 10 % on an H100 (tests/bench/README.md)
-EVAL_ROWS, EVAL_TOKENS = 16, 2048  # rows and tokens of a batch of held-out rows, at most
 
-
-@dataclass
-class Trainer:
-    """Everything that a fine-tune works with, and how far it is.
-
-    step: optimizer steps done; tokens: tokens in their rows, with prompts and without padding.
-    """
-
-    loss_module: Loss
-    optimizer: Optimizer
-    batcher: Batcher
-    layers: CheckpointedLayers
-    plan: MemoryPlan
-    team: Team
-    step: int = 0
-    tokens: int = 0
+Pause = Generator[dict, None, bool | None]  # the events of a pause; returns whether training ends there
+Between = Callable[[int], Pause | None]
 
 
 def total_steps(rows: int, settings: Train) -> int:
@@ -69,13 +47,13 @@ def fine_tune(
     examples: Sequence[Example],
     settings: Train,
     stop: threading.Event,
-    between: Callable[[int], Iterator[dict] | None] = lambda step: None,
+    between: Between = lambda step: None,
 ) -> Iterator[dict]:
     """Train from `trainer.step` on; yield a `step` event after each step, and a `note` where the plan changes.
 
     Ends within a micro-batch of `stop`.
-    between(steps done): the events of a pause before the next step, such as sampling, or None. In a pause the model is
-    out of training mode, and its time doesn't count as training time.
+    between(steps done): the events of a pause before the next step, such as sampling, or None; it returns whether
+    training ends there. In a pause the model is out of training mode, and its time doesn't count as training time.
     Event: {"step", "steps", "loss" (mean nats a labelled token), "tokens" (so far, with prompts, without padding),
     "lr", "tokens_per_s", "left_s" (seconds)}.
     Raises PlaygroundError if the loss or the weights are no longer numbers, torch.OutOfMemoryError if no fallback needs
@@ -90,7 +68,9 @@ def fine_tune(
             progress.pause()
         if pause is None:
             return
-        yield from pause
+        if (yield from pause):
+            _check_update(trainer, progress, settings.lr)
+            return
 
 
 class _Progress:
@@ -143,9 +123,9 @@ def _train_until_pause(
     batches: Iterator[list[Example]],
     settings: Train,
     stop: threading.Event,
-    between: Callable[[int], Iterator[dict] | None],
+    between: Between,
     progress: _Progress,
-) -> Generator[dict, None, Iterator[dict] | None]:
+) -> Generator[dict, None, Pause | None]:
     """Train and yield events; return the events of the next pause, or None at the end of training.
 
     On CUDA a step's event is yielded only once the next step's work is queued, so that the card never waits for work.
@@ -186,42 +166,6 @@ def _check_update(trainer: Trainer, progress: _Progress, lr: float) -> None:
         raise problem("error.diverged", step=trainer.step, lr=lr)
     if trainer.optimizer.skipped == progress.steps_done:
         raise problem("error.all_skipped", steps=progress.steps_done)
-
-
-def held_out_losses(
-    trainer: Trainer, examples: Sequence[Example], stop: threading.Event
-) -> Generator[dict, None, list[tuple[float, int]] | None]:
-    """Measure the loss of held-out rows. Yields `progress` events.
-
-    Returns each row's (loss in nats, labelled tokens), shorter rows first, or None if stopped before the end.
-    """
-    losses: list[tuple[float, int]] = []
-    with training_mode(trainer, learning=False), torch.no_grad():
-        by_length = sorted(examples, key=lambda example: len(example.ids))
-        for part in trainer.batcher.micro_batches(by_length, EVAL_ROWS, EVAL_TOKENS):
-            if stop.is_set():
-                return None
-            labelled = [example.labelled for example in part]
-            per_token = trainer.loss_module(trainer.batcher.batch(part), per_token=True).double()
-            losses += [(row.sum().item(), count) for row, count in zip(per_token.split(labelled), labelled)]
-            yield {"kind": "progress", "done": len(losses), "total": len(examples), "unit": "rows"}
-    return losses
-
-
-@contextlib.contextmanager
-def training_mode(trainer: Trainer, learning: bool) -> Iterator[None]:
-    """The model as the loop computes it: memory-efficient modules, attention over packed rows, checkpointed layers.
-
-    learning: with dropout, and with compiled layers where the plan has them.
-    """
-    trainer.loss_module.train(learning)
-    with patch_modules(trainer.loss_module, trainer.batcher.model), trainer.batcher.attention():
-        try:
-            trainer.layers.set(trainer.plan.policy, learning and trainer.plan.compiled)
-            yield
-        finally:
-            trainer.layers.restore()
-            trainer.loss_module.eval()
 
 
 def _gradients(

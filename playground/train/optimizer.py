@@ -6,7 +6,7 @@ nothing. A full fine-tune has no copies: there the optimizer's state is most of 
 kept.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -127,14 +127,18 @@ class Optimizer:
 
     def load_state(self, state: dict) -> None:
         """Continue from a `state` of the same parameters. Raises ValueError if they differ."""
-        if [copy.shape for copy in self.copies] != [copy.shape for copy in state["copies"]]:
-            raise ValueError("other parameters")
-        with torch.no_grad():
-            for copy, parameter, saved in zip(self.copies, self.parameters, state["copies"]):
-                copy.copy_(saved)
-                parameter.copy_(copy)
+        self.load_copies(state["copies"])
         self.inner.load_state_dict(state["inner"])
         self.scaler.load_state_dict(state["scaler"])
+
+    def load_copies(self, saved_copies: Sequence[Tensor]) -> None:
+        """Take over the trained parameters from `copies` of the same ones. Raises ValueError if they differ."""
+        if [copy.shape for copy in self.copies] != [copy.shape for copy in saved_copies]:
+            raise ValueError("other parameters")
+        with torch.no_grad():
+            for copy, parameter, saved in zip(self.copies, self.parameters, saved_copies):
+                copy.copy_(saved)
+                parameter.copy_(copy)
 
 
 def _adamw(kind: str, groups: list[dict], device: str) -> torch.optim.Optimizer:

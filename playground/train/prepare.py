@@ -1,6 +1,7 @@
 """Prepare a trainer from a loaded model and encoded rows."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,30 +12,44 @@ from playground.model.load import LoadedModel
 from playground.settings import Settings
 from playground.train.batching import Batcher
 from playground.train.checkpointing import CheckpointedLayers
-from playground.train.loop import Trainer
 from playground.train.loss import Loss
 from playground.train.memory_policy import choose_plan, count_once
 from playground.train.optimizer import Optimizer
 from playground.train.parallel import Team
+from playground.train.trainer import Trainer
 
 
 def prepare_trainer(
-    loaded: LoadedModel, settings: Settings, examples: Sequence[Example], held_out: Sequence[Example], team: Team
+    loaded: LoadedModel,
+    settings: Settings,
+    examples: Sequence[Example],
+    held_out: Sequence[Example],
+    team: Team,
+    start: Path | None = None,
 ) -> Trainer:
     """Make the loaded model trainable and build its trainer.
 
-    examples: rows to train on; held_out: rows to measure on. Raises PlaygroundError for settings that don't fit them.
+    examples: rows to train on; held_out: rows to measure on; start: the folder of an adapter to continue, None for a
+    new one. Raises PlaygroundError for settings that don't fit them.
     """
-    make_trainable(loaded, settings)
+    make_trainable(loaded, settings, start)
     return build_trainer(loaded, settings, examples, held_out, team)
 
 
-def make_trainable(loaded: LoadedModel, settings: Settings) -> None:
-    """Add a new LoRA adapter to the loaded model, or let all its weights be trained in a full fine-tune."""
+def make_trainable(loaded: LoadedModel, settings: Settings, start: Path | None = None) -> None:
+    """Add a LoRA adapter to the loaded model, or let all its weights be trained in a full fine-tune.
+
+    start: the folder of an adapter to continue; None for a new one.
+    """
     if settings.train.method == "full":
         loaded.model.requires_grad_(True)
         return
-    model: Any = adapt.add_lora(loaded.model, settings.lora, loaded.dtype, settings.train.seed)
+    seed = settings.train.seed
+    model: Any = (
+        adapt.continue_lora(loaded.model, start, settings.lora.dropout, loaded.dtype, seed)
+        if start
+        else adapt.add_lora(loaded.model, settings.lora, loaded.dtype, seed)
+    )
     loaded.model = model
 
 

@@ -22,8 +22,8 @@ class FrozenWeight(NamedTuple):
 
     data: dense (out, in), int8 (out, in), float8 as bytes (out, in), or packed 4-bit codes.
     format: "dense", "int8", "fp8" (multiplied in float8), "fp8-stored" (dequantized for each product), "nf4" or "fp4".
-    constants: none for dense; int8 and fp8: [scales (out,)]; nf4 and fp4: [absmax], or, quantized twice, [absmax as codes, code
-        book, scales of the absmax, offset of the absmax].
+    constants: none for dense; int8 and fp8: [scales (out,)]; nf4 and fp4: [absmax], or, quantized twice, [absmax as
+        codes, code book, scales of the absmax, offset of the absmax].
     block_size: weights that share one absmax (4 bits; else 0).
     constants_block_size: absmax codes that share one scale (4 bits, quantized twice; else 0).
     """

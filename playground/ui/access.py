@@ -5,8 +5,8 @@ import re
 import tempfile
 from pathlib import Path
 
-from playground import ASSETS, catalog
-from playground.errors import Problem
+from playground import ASSETS, catalog, runs
+from playground.errors import PlaygroundError, Problem
 
 PROJECT = ASSETS.parent  # the working directory of the engine and of the planner, whatever the page's own is
 
@@ -22,6 +22,23 @@ def forbidden_sources(model: str, source: str) -> list[Problem]:
         for field, (name, entries) in listed.items()
         if name not in entries and _is_path(name) and not was_uploaded(name)
     ]
+
+
+def forbidden_adapter(name: str) -> list[Problem]:
+    """A Problem for an adapter from elsewhere that isn't a hub id, or that a folder of this machine has the name of."""
+    if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name, re.ASCII) and not _is_path(name):
+        return []
+    return [Problem("problem.adapter_not_here", {"value": name[:120]})]
+
+
+def forbidden_start(root: Path, start_from: str) -> list[Problem]:
+    """A Problem where the adapter to continue isn't named by the id of a run under `root`."""
+    try:
+        if start_from:
+            runs.find(root, start_from)
+    except PlaygroundError:
+        return [Problem("problem.not_here", {"field": "lora.start_from", "value": start_from[:120]})]
+    return []
 
 
 def _is_path(name: str) -> bool:

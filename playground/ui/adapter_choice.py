@@ -5,6 +5,7 @@ from functools import partial
 import gradio as gr
 
 from playground import runs
+from playground.ui.foreign_adapter import foreign_name, is_foreign
 from playground.ui.page import UNQUEUED, Page, Update
 from playground.ui.run_names import adapter_name
 
@@ -13,6 +14,13 @@ def adapter_choices(page: Page) -> list[tuple[str, str]]:
     """Every run that has an adapter, newest first, and "none"."""
     choices = [(adapter_name(page.lang, run), run.id) for run in runs.history(page.root) if run.has_adapter]
     return [*choices, (page.translate("chat.none"), "")]
+
+
+def choices_with(page: Page, adapter: str) -> list[tuple[str, str]]:
+    """The choices, with an adapter from elsewhere first if that is the selected one."""
+    if not is_foreign(adapter):
+        return adapter_choices(page)
+    return [(page.translate("chat.elsewhere.choice", name=foreign_name(adapter)), adapter), *adapter_choices(page)]
 
 
 def latest_tuned_run(page: Page) -> str:
@@ -27,7 +35,7 @@ def adapter_update(page: Page, adapter: str, seen_run: str) -> Update:
 
     seen_run: the newest fine-tune that this page has selected already, or the person has turned down.
     """
-    choices, tuned = adapter_choices(page), latest_tuned_run(page)
+    choices, tuned = choices_with(page, adapter or ""), latest_tuned_run(page)
     ids = [run_id for _, run_id in choices]
     selected = tuned if tuned not in ("", seen_run) else adapter if adapter in ids else ids[0]
     return gr.update(choices=choices, value=selected)

@@ -18,12 +18,14 @@ from playground import ASSETS, catalog
 from playground.data.source import MAX_FILE_BYTES
 from playground.engine.client import Engine
 from playground.i18n import LANGUAGES, translate
+from playground.jobs.runner import Runner
 from playground.planning.client import Planner
 from playground.runs import empty_trash
 from playground.settings import Settings
 from playground.talk.steps import Step, read_steps
 from playground.ui import (
     adapter_choice,
+    api,
     compare_tab,
     data_listeners,
     data_tab,
@@ -76,28 +78,34 @@ def build_app(root: Path, lang: str = "en", private: bool = False, talk: Sequenc
     engine = Engine(root)
     engine.start()
     planner, story, queue = Planner(root), Story(engine), JobQueue(engine)
+    jobs = Runner(root, engine, lambda: story.running or queue.running)
     other = next(code for code in LANGUAGES if code != lang)
     talk = talk or read_steps()
+
     gr.set_static_paths(STATIC)
+    first, second = (
+        Page(code, root, engine, planner, story, queue, _preset(f"demo-{code}"), private, jobs)
+        for code in (lang, other)
+    )
     with gr.Blocks(title=translate(lang, "app.title"), analytics_enabled=False, fill_width=True) as app:
-        _build_page(
-            app, Page(lang, root, engine, planner, story, queue, _preset(f"demo-{lang}"), private), f"/{other}", talk
-        )
+        api.mount(first)  # before the listeners, which would take the names "tune" and "stop"
+        _build_page(app, first, f"/{other}", talk)
     with app.route(translate(lang, "app.other"), f"/{other}"):
-        _build_page(app, Page(other, root, engine, planner, story, queue, _preset(f"demo-{other}"), private), "/", talk)
+        _build_page(app, second, "/", talk)
     app.engine = engine
     app.queue(default_concurrency_limit=None, max_size=64)
     return app
 
 
-def launch_options(lang: str = "en") -> dict[str, Any]:
-    """Arguments of `Blocks.launch`, except the address. lang: of the first page, as for `build_app`."""
+def launch_options(lang: str = "en", private: bool = False) -> dict[str, Any]:
+    """Arguments of `Blocks.launch`, except the address. lang: of the first page, and private, as for `build_app`."""
     return {
         "theme": theme(),
         "css_paths": [ASSETS / name for name in STYLES],
         "head": NO_NAVIGATION + HEAD + kept_state.HEAD,
         "max_file_size": MAX_FILE_BYTES,
         "run_history": False,
+        "mcp_server": private and api.has_mcp(),
         "app_kwargs": {"middleware": [Middleware(OpeningPicture, first=lang)]},
         "footer_links": ["gradio", "settings"],
     }

@@ -2,22 +2,26 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gradio as gr
 
 from playground import ASSETS, catalog, runs
-from playground.errors import PlaygroundError, Problem
+from playground.errors import Problem
 from playground.settings import Generation, Settings, raise_all
-from playground.ui import adapter_choice, card_picture, chat_settings
+from playground.ui import adapter_choice, card_picture, chat_settings, foreign_adapter
 from playground.ui.chat_settings import ChatSettings
 from playground.ui.compare_answers import Request, answer
+from playground.ui.compare_heads import head_texts, notice_updates, with_tab
 from playground.ui.comparison import Turn, comparison_html, heads_html
+from playground.ui.foreign_adapter import check_allowed, foreign_name, is_foreign
 from playground.ui.known_answers import help_desk_examples, known_answers
 from playground.ui.learned_words import learned_units
 from playground.ui.page import QUIET, UNQUEUED, Page, message, message_box, select_tab
-from playground.ui.run_names import adapter_name, data_and_date
+from playground.ui.run_names import adapter_name
 
+AFTER_A_MOMENT = "() => new Promise((done) => setTimeout(done, 1500))"
 FOCUS_QUESTION = "() => { document.querySelector('#question textarea').focus(); }"
 
 
@@ -29,6 +33,8 @@ class CompareTab:
     """
 
     adapter: gr.Dropdown
+    elsewhere: gr.Textbox
+    elsewhere_message: gr.HTML
     seen_run: gr.State
     notice: gr.HTML
     use_model: gr.Button
@@ -49,18 +55,21 @@ def build(page: Page) -> CompareTab:
     """The tab's components."""
     translate = page.translate
     gr.Markdown(translate("chat.lead"), elem_classes="lead")
-    adapter = gr.Dropdown(
-        label=translate("chat.adapter"),
-        info=translate("chat.adapter.info"),
-        choices=[(translate("chat.none"), "")],
-        value=None,
-    )  # the first refresh selects the newest
+    with gr.Row():
+        adapter = gr.Dropdown(
+            label=translate("chat.adapter"),
+            info=translate("chat.adapter.info"),
+            choices=[(translate("chat.none"), "")],
+            value=None,
+        )  # the first refresh selects the newest
+        elsewhere = foreign_adapter.build(page)
+    elsewhere_message = message_box()
     seen_run = gr.State("")
     with gr.Row(elem_classes="compare-notice"):
         notice = message_box()
         use_model = gr.Button(translate("chat.use_model"), visible=False, scale=0, min_width=220)
-        go_tune = gr.Button(_with_tab(page, "chat.go_tune"), visible=False, scale=0, min_width=220)
-    heads = gr.HTML(heads_html(page.lang, _head_texts(page, "", "", 0, False)), elem_classes="compare-heads")
+        go_tune = gr.Button(with_tab(page, "chat.go_tune"), visible=False, scale=0, min_width=220)
+    heads = gr.HTML(heads_html(page.lang, head_texts(page, "", "", 0, False)), elem_classes="compare-heads")
     turns = gr.State([])
     script = (ASSETS / "compare.js").read_text(encoding="utf-8")
     comparison = gr.HTML(comparison_html(page.lang, []), js_on_load=script, apply_default_css=False)
@@ -93,8 +102,8 @@ def build(page: Page) -> CompareTab:
     with gr.Accordion(translate("chat.memory"), open=False):
         picture = card_picture.build(page)
     return CompareTab(
-        adapter, seen_run, notice, use_model, go_tune, heads, turns, comparison, box, question, send, clear, examples,
-        settings, picture,
+        adapter, elsewhere, elsewhere_message, seen_run, notice, use_model, go_tune, heads, turns, comparison, box,
+        question, send, clear, examples, settings, picture,
     )  # fmt: skip
 
 
@@ -103,11 +112,24 @@ def connect(page: Page, tab: CompareTab, tabs: gr.Tabs, header: gr.Tab, live_vie
     chat_settings.connect(tab.settings)
     _connect_questions(page, tab)
     cleared = [tab.turns, tab.comparison, tab.message]
-    tab.clear.click(lambda turns: _clear(page, turns), tab.turns, cleared, **UNQUEUED)
+    _connect_clear(page, tab, cleared)
     select_tab(tab.go_tune.click, tabs, "tune")
     adapter_choice.connect(page, tab.adapter, tab.seen_run, header)
+    choices = partial(adapter_choice.choices_with, page)
+    foreign_adapter.connect(page, tab.elsewhere, tab.adapter, tab.elsewhere_message, choices)
     _connect_model(page, tab)
     card_picture.connect_form(page, tab.picture, "chat", header, live_view)
+
+
+def _connect_clear(page: Page, tab: CompareTab, cleared: list) -> None:
+    """Drop the conversation, and a moment later draw once more what the server holds.
+
+    A busy browser can draw the last updates of an answer that has just ended after those of the click.
+    """
+    dropped = tab.clear.click(lambda turns: _clear(page, turns), tab.turns, cleared, **QUIET)
+    settled = dropped.then(None, None, None, js=AFTER_A_MOMENT, api_visibility="private")
+    held = [tab.turns, tab.adapter, tab.settings.service_enabled]
+    settled.then(partial(comparison_html, page.lang), held, tab.comparison, **QUIET)
 
 
 def _connect_questions(page: Page, tab: CompareTab) -> None:
@@ -134,10 +156,10 @@ def _connect_model(page: Page, tab: CompareTab) -> None:
     """Keep heads, notice and examples in step with the adapter, the form's model and whether a service is asked."""
 
     def describe(adapter: str, model: str, bits: int, service: bool, turns: list[Turn]) -> tuple:
-        heads = heads_html(page.lang, _head_texts(page, adapter, model, bits, service))
+        heads = heads_html(page.lang, head_texts(page, adapter, model, bits, service))
         # The demo draws its own turns, which this page doesn't have before it ends.
         drawn = gr.skip() if page.story.running else comparison_html(page.lang, turns, adapter, service)
-        return heads, drawn, *_notice_updates(page, adapter, model)
+        return heads, drawn, *notice_updates(page, adapter, model)
 
     form = [page.fields["load", "model"], page.fields["load", "bits"]]
     inputs = [tab.adapter, *form, tab.settings.service_enabled, tab.turns]
@@ -148,6 +170,9 @@ def _connect_model(page: Page, tab: CompareTab) -> None:
     load_fields = [name for name in page.fields if name[0] == "load"]
 
     def use_model(adapter: str) -> list:
+        if is_foreign(adapter):
+            base = page.foreign_bases.get(adapter)
+            return [base if base and name == "model" else gr.skip() for _, name in load_fields]
         load = runs.find(page.root, adapter).settings().load
         return [getattr(load, name) for _, name in load_fields]
 
@@ -185,6 +210,9 @@ def _ask(page: Page, question: str, turns: list[Turn], adapter: str, values: Seq
         else:
             yield gr.skip(), *shown(with_turn), message()
     except Exception as error:
+        if request.turn.dropped:  # cleared meanwhile: nobody asks for the answer any more, nor for its error
+            yield gr.skip(), *_cleared(page)
+            return
         answered = any(text.finish for text in request.turn.answers.values())
         rest = (gr.skip(), *shown(with_turn)) if answered else (question, *shown(turns))
         yield *rest, page.error_message(error)
@@ -214,7 +242,9 @@ def _parse(page: Page, question: str, adapter: str, values: Sequence) -> Request
     if not question:
         problems.insert(0, Problem("chat.empty_question"))
     raise_all(problems)
-    form = None if adapter else page.settings(values[:count])
+    if is_foreign(adapter):
+        check_allowed(page, adapter)
+    form = page.settings(values[:count]) if not adapter or is_foreign(adapter) else None
     return Request(*_turn(page, question, adapter, form), generation, service)
 
 
@@ -223,6 +253,9 @@ def _turn(page: Page, question: str, adapter: str, form: Settings | None = None)
     if not adapter:
         assert form
         return Turn(question, {}), form
+    if is_foreign(adapter):
+        assert form
+        return Turn(question, {}, adapter, foreign_name(adapter)), form
     known = known_answers(page.root, adapter, page.private)
     expected = known.reference(question)
     learned = learned_units(expected, question, known.common)
@@ -238,46 +271,9 @@ def ask_once(page: Page, question: str, adapter: str, settings: Settings, max_ne
     return request.turn
 
 
-def _head_texts(page: Page, adapter: str, model: str, bits: int, service: bool) -> dict[str, str]:
-    """Which model answers in each column. model, bits: the form's, which answer where there is no adapter."""
-    key, trained_on = "chat.badge_none", ""
-    if adapter:
-        try:
-            settings = runs.find(page.root, adapter).settings()
-            model, bits = settings.load.model, settings.load.bits
-            key = "chat.badge_weights" if settings.train.method == "full" else "chat.badge_adapter"
-            trained_on = data_and_date(page.lang, runs.summary(page.root, adapter))
-        except PlaygroundError:
-            adapter = ""  # deleted meanwhile; the next refresh selects another
-    values = {"model": catalog.display_name(model or ""), "bits": bits or "auto"}
-    texts = {
-        "base": page.translate("chat.badge_base", **values),
-        "tuned": page.translate(key, trained_on=trained_on, **values),
-    }
-    return texts | ({"service": page.translate("chat.badge_service")} if service and page.private else {})
-
-
-def _notice_updates(page: Page, adapter: str, model: str) -> tuple:
-    """The notice, and its buttons: there is no adapter, or it is another model's than the form's."""
-    hidden, visible = gr.update(visible=False), gr.update(visible=True)
-    if not adapter:
-        return message(_with_tab(page, "chat.no_adapter")), hidden, visible
-    try:
-        own = runs.find(page.root, adapter).settings().load.model
-    except PlaygroundError as error:
-        return page.error_message(error), hidden, hidden
-    if own == model:
-        return message(), hidden, hidden
-    names = {"model": catalog.display_name(own), "form_model": catalog.display_name(model or "")}
-    return message(page.translate("chat.other_model", **names, tab=page.translate("tab.load"))), visible, hidden
-
-
-def _with_tab(page: Page, key: str) -> str:
-    return page.translate(key, tab=page.translate("tab.tune"))
-
-
 def _samples(page: Page, adapter: str) -> list[list[str]]:
     """Held-out questions of the data that the adapter was trained on, and the talk's prompts in the page's language."""
-    held_out = known_answers(page.root, adapter, page.private).examples() if adapter else []
+    is_run = adapter and not is_foreign(adapter)
+    held_out = known_answers(page.root, adapter, page.private).examples() if is_run else []
     prompts = catalog.prompts()["talk"]["prompts"][page.lang]
     return [[text] for text in [*(held_out or help_desk_examples(page.lang)), *prompts]]

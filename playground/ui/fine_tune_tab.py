@@ -10,12 +10,14 @@ import gradio as gr
 
 from playground.errors import as_playground_error
 from playground.settings import CHECKPOINTING_CHOICES, COMPILE_CHOICES, METHODS, OPTIMIZERS, SAMPLE_CHOICES
-from playground.ui import card_picture, oom_suggestions
+from playground.ui import card_picture, oom_suggestions, queue_form
+from playground.ui.adapter_choice import adapter_choices
 from playground.ui.oom_suggestions import SuggestionBox
 from playground.ui.page import (
     LATEST_ONLY,
     QUIET,
     TARGET_MODULES,
+    UNQUEUED,
     Page,
     Update,
     message,
@@ -23,6 +25,7 @@ from playground.ui.page import (
     select_tab,
     wait_until_opened,
 )
+from playground.ui.queue_form import QueueForm
 from playground.ui.run_names import data_name
 
 SCHEDULES = ("linear", "cosine", "constant")
@@ -38,6 +41,7 @@ class FineTuneTab:
     message: gr.HTML
     suggestions: SuggestionBox
     picture: gr.HTML
+    queue: QueueForm
 
 
 def build(page: Page) -> FineTuneTab:
@@ -47,9 +51,11 @@ def build(page: Page) -> FineTuneTab:
     summary = gr.HTML(f'<p class="summary">{escape(translate("summary.counting"))}</p>', elem_classes="counted")
     with gr.Row(elem_classes="actions"):
         start = gr.Button(translate("tune.go"), variant="primary")
+        add = gr.Button(translate("queue.add"), elem_id="queue-add")
         compare = gr.Button(translate("tune.compare"), variant="primary", visible=False)
     box = message_box()
     suggestions = oom_suggestions.build(page)
+    queue = queue_form.build(page, add)
     with gr.Row():
         field(gr.Number, "lora", "r", precision=0)
         field(gr.Number, "train", "epochs")
@@ -60,7 +66,7 @@ def build(page: Page) -> FineTuneTab:
         _training_fields(page)
     with gr.Accordion(translate("tune.memory"), open=False):
         _memory_fields(page)
-    return FineTuneTab(summary, start, compare, box, suggestions, card_picture.build(page))
+    return FineTuneTab(summary, start, compare, box, suggestions, card_picture.build(page), queue)
 
 
 def connect(
@@ -80,9 +86,12 @@ def connect(
 
     tab.start.click(page.with_error_message(tune), page.inputs(), tab.message, **QUIET)
     select_tab(tab.compare.click, tabs, "chat")
+    queue_form.connect(page, tab.queue, live_view)
     oom_suggestions.connect(page, tab.suggestions, "tune", live_view)
     card_picture.connect_form(page, tab.picture, "tune", header, live_view)
     form = page.inputs()
+    start_from = page.fields["lora", "start_from"]
+    header.select(lambda: gr.update(choices=_start_choices(page)), None, start_from, **UNQUEUED)
     triggers = [app.load, *(component.change for component in form)]
     gr.on(triggers, lambda *values: _summarize(page, values), form, [tab.summary, strip], **LATEST_ONLY)
 
@@ -134,6 +143,13 @@ def _lora_fields(page: Page) -> None:
         field(gr.Checkbox, "lora", "use_rslora")
         field(gr.Checkbox, "lora", "use_dora")
         field(gr.Number, "lora", "loraplus_lr_ratio")
+    field(gr.Dropdown, "lora", "start_from", choices=_start_choices(page), allow_custom_value=True)
+
+
+def _start_choices(page: Page) -> list[tuple[str, str]]:
+    """A new adapter, and every run's adapter to continue."""
+    *adapters, _ = adapter_choices(page)
+    return [(page.translate("lora.start_from.new"), ""), *adapters]
 
 
 def _training_fields(page: Page) -> None:
@@ -149,12 +165,14 @@ def _training_fields(page: Page) -> None:
         field(gr.Dropdown, "train", "schedule", choices=labelled("train.schedule", SCHEDULES))
         field(gr.Number, "train", "warmup")
     with gr.Row():
-        field(gr.Number, "train", "save_every", precision=0)
-        field(gr.Number, "train", "seed", precision=0)
-    with gr.Row():
         field(gr.Number, "train", "eval_rows", precision=0)
+        field(gr.Number, "train", "eval_every", precision=0)
+        field(gr.Number, "train", "patience", precision=0)
+    with gr.Row():
         intervals = labelled("train.sample_every", SAMPLE_CHOICES)
         field(gr.Dropdown, "train", "sample_every", choices=intervals, allow_custom_value=True)
+        field(gr.Number, "train", "save_every", precision=0)
+        field(gr.Number, "train", "seed", precision=0)
 
 
 def _memory_fields(page: Page) -> None:

@@ -16,8 +16,8 @@ from urllib.parse import quote
 import gradio as gr
 
 from playground import ASSETS, catalog, runs
-from playground.errors import PlaygroundError
-from playground.i18n import table, translate
+from playground.errors import PlaygroundError, stored_text
+from playground.i18n import table
 from playground.runs.recordings import read_recording
 from playground.runs.thinning import thin_memory
 
@@ -188,13 +188,12 @@ def _with_text(event: dict, lang: str) -> dict:
     if event["kind"] not in ("note", "error"):
         return event
     messages = event.get("problems", []) if event["kind"] == "error" else [event]
-    lines = [_line(item, lang) for item in messages if isinstance(item, dict)] if isinstance(messages, list) else []
+    lines = (
+        [stored_text(item, lang) for item in messages if isinstance(item, dict)] if isinstance(messages, list) else []
+    )
     return event | {"text": "\n".join(lines)}
 
 
-def _line(item: dict, lang: str) -> str:
-    """The text of {"key", "values"}; a key of another version of the program stands for itself."""
-    try:
-        return translate(lang, item["key"], **item.get("values", {}))
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
-        return str(item.get("key", ""))
+def error_text(event: dict, lang: str) -> str:
+    """The text of an `error` event, one line a problem, also of one that another version of the program wrote."""
+    return str(_with_text(event, lang).get("text", ""))

@@ -15,9 +15,10 @@ from playground.engine.client import Engine
 from playground.errors import PlaygroundError, Problem, as_playground_error
 from playground.i18n import table, translate
 from playground.job import Job
+from playground.jobs.runner import Runner
 from playground.planning.client import Planner, this_machine
 from playground.settings import Settings, parse, raise_all
-from playground.ui.access import forbidden_sources
+from playground.ui.access import forbidden_sources, forbidden_start
 from playground.ui.job_queue import JobQueue
 from playground.ui.story import Story
 
@@ -36,7 +37,8 @@ Update = Any  # what a handler gives Gradio for a component: its value, or gr.up
 class Page:
     """One page in one language. Pages share the engine, the planner and the runs, never a component.
 
-    private: only its owner opens it, who may name files of this machine and have it call any service.
+    private: only its owner opens it, who may name files of this machine and have it call any service. jobs: what works
+    off the queue of jobs that outlives the program.
     """
 
     def __init__(
@@ -49,9 +51,12 @@ class Page:
         queue: JobQueue,
         start: Settings,
         private: bool = False,
+        jobs: Runner | None = None,
     ) -> None:
         self.lang, self.root, self.engine, self.planner, self.start = lang, root, engine, planner, start
         self.story, self.queue, self.private = story, queue, private
+        self.jobs = jobs or Runner(root, engine)
+        self.foreign_bases: dict[str, str] = {}  # the base models that adapters from elsewhere name
         self.fields: dict[FieldName, Any] = {}  # components; Gradio adds their events at run time
 
     def translate(self, key: str, **values: Any) -> str:
@@ -88,12 +93,23 @@ class Page:
         groups: dict[str, dict[str, Any]] = {}
         for (group, name), value in zip(fields, values):
             groups.setdefault(group, {})[name] = value
+        return self.parse_groups(groups)
+
+    def parse_groups(self, groups: dict[str, Any], base: Settings | None = None) -> Settings:
+        """Validated settings from {group: {field: value}} over `base`, as `settings.parse`, within the page's limits.
+
+        Raises PlaygroundError with all problems at once.
+        """
         try:
-            settings = parse(groups)
+            settings = parse(groups, base)
         except PlaygroundError as error:
             raise PlaygroundError(*error.problems, *self._forbidden(groups)) from error
-        raise_all(self._forbidden(settings.to_dict()))
+        self.raise_if_forbidden(settings)
         return settings
+
+    def raise_if_forbidden(self, settings: Settings) -> None:
+        """Raise PlaygroundError where they name a model or data set that this page may not read."""
+        raise_all(self._forbidden(settings.to_dict()))
 
     def values(self, settings: Settings) -> list:
         """The form's values for these settings, in the order of `inputs`."""
@@ -147,14 +163,20 @@ class Page:
             raise answer["error"]
         return answer["result"]
 
-    def _forbidden(self, groups: dict[str, dict[str, Any]]) -> list[Problem]:
+    def _forbidden(self, groups: dict[str, Any]) -> list[Problem]:
         """Problems of the model and data set named in {group: {field: value}}, unless the page is private."""
         if self.private:
             return []
         defaults = Settings()
-        model = groups.get("load", {}).get("model", defaults.load.model)
-        source = groups.get("data", {}).get("source", defaults.data.source)
-        return forbidden_sources(str(model or "").strip(), str(source or "").strip())
+        load, data, lora = (
+            values if isinstance(values := groups.get(name), dict) else {} for name in ("load", "data", "lora")
+        )
+        model = load.get("model", defaults.load.model)
+        source = data.get("source", defaults.data.source)
+        return [
+            *forbidden_sources(str(model or "").strip(), str(source or "").strip()),
+            *forbidden_start(self.root, str(lora.get("start_from") or "").strip()),
+        ]
 
 
 def card_choices(page: Page) -> list[tuple[str, str]]:

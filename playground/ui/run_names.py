@@ -1,4 +1,4 @@
-"""Names of runs that a person can tell apart: model, bits, data set, and when it began."""
+"""Names of runs that a person can tell apart: their own one, else model, bits and data set; and when it began."""
 
 from datetime import datetime
 
@@ -7,32 +7,36 @@ from playground.data.source import short_name
 from playground.i18n import translate
 from playground.runs import RunSummary
 
-OTHER_JOBS = ("load", "chat", "lab")  # than fine-tunes
+OTHER_JOBS = ("load", "chat", "lab", "export")  # than fine-tunes
 
 
 def adapter_name(lang: str, run: RunSummary) -> str:
     """A fine-tune in one line: its display name, and facts named, else held-out loss."""
     parts = [display_name(run, lang)]
-    recall, loss = run.result.get("recall"), (run.result.get("loss") or {}).get("after")
-    if recall:
-        parts.append(translate(lang, "chat.facts", tuned=recall["tuned"]))
-    elif loss is not None:
-        parts.append(translate(lang, "chat.loss", loss=loss))
+    if run.recall:
+        parts.append(translate(lang, "chat.facts", tuned=run.recall[1]))
+    elif run.loss:
+        parts.append(translate(lang, "chat.loss", loss=run.loss[1]))
     return " · ".join(parts)
 
 
 def data_and_date(lang: str, run: RunSummary) -> str:
     """What a run was trained on, and when it began."""
-    return f"{data_name(run.data, lang)} · {_time(run.began, lang)}"
+    return " · ".join([data_name(run.data, lang), *([_time(run.began, lang)] if run.began else [])])
 
 
 def display_name(run: RunSummary, lang: str) -> str:
-    """The name of a run with its beginning, in this machine's time zone."""
-    return f"{short_display_name(run, lang)} · {_time(run.began, lang)}"
+    """The name of a run with its beginning, where that is known, in this machine's time zone."""
+    return " · ".join([short_display_name(run, lang), *([_time(run.began, lang)] if run.began else [])])
 
 
 def short_display_name(run: RunSummary, lang: str) -> str:
-    """The name of a run without its beginning: model, bits and, of a fine-tune, the data set; else the kind of job."""
+    """The name of a run without its beginning: the one that a person gave it, or else `automatic_name`."""
+    return run.label.name or automatic_name(run, lang)
+
+
+def automatic_name(run: RunSummary, lang: str) -> str:
+    """Model, bits and, of a fine-tune, the data set; else the kind of job first."""
     parts = [catalog.display_name(run.model), translate(lang, "runs.bits", bits=run.bits)]
     if run.job == "tune":
         return " · ".join([*parts, data_name(run.data, lang)])

@@ -1,4 +1,4 @@
-"""Tab "Runs": past runs: show, reuse, resume, delete and restore them; predictions compared with measurements.
+"""Tab "Runs": past runs: show, name, reuse, resume, delete and restore them; predictions compared with measurements.
 
 The marked run is the one that the live view shows; it changes when a person picks another, never by a refresh. Each
 button of a row carries its run's id, so that nothing is done to a run but by its own row.
@@ -37,7 +37,7 @@ def build(page: Page) -> RunsTab:
     """The tab's components."""
     translate = page.translate
     gr.Markdown(translate("runs.lead"), elem_classes="lead")
-    table = runs_table(page.lang)
+    table = runs_table(page)
     box = message_box()
     recordings = recordings_view.build(page)
     with gr.Accordion(translate("accuracy.title"), open=False) as run_accuracy:
@@ -71,7 +71,15 @@ def connect(page: Page, tab: RunsTab, live_view: gr.HTML) -> list[Callable]:
         except Exception as error:
             return page.error_message(error)
 
+    def label(event: gr.EventData, shown: str | None) -> tuple:
+        try:
+            runs.write_label(page.root, _run_id(event), _text(event, "name"), _text(event, "note"))
+        except Exception as error:
+            return table_update(page, shown), page.error_message(error)
+        return table_update(page, shown), message()
+
     table.show_run(show, None, live_view, **UNQUEUED)
+    table.label_run(label, live_view, [table, tab.message], **UNQUEUED)
     for event in (table.show_live, table.resume_run):
         event(lambda: gr.update(follow=""), None, live_view, **UNQUEUED)
     table.resume_run(resume, None, tab.message, **QUIET)
@@ -125,6 +133,11 @@ def _run_id(event: gr.EventData) -> str:
     return str(getattr(event, "run", ""))
 
 
+def _text(event: gr.EventData, name: str) -> str:
+    """A text that a row's form sent; from the browser."""
+    return str(getattr(event, name, ""))
+
+
 def _shown_run(value: str | None) -> str:
     """The id of the run in the live view, from its value as it came back from the browser; "" if there is none."""
     try:
@@ -135,7 +148,10 @@ def _shown_run(value: str | None) -> str:
 
 def _name(page: Page, run_id: str) -> str:
     """The readable name of a run; its id if it is gone."""
-    return next((display_name(run, page.lang) for run in runs.history(page.root) if run.id == run_id), run_id)
+    try:
+        return display_name(runs.summary(page.root, run_id), page.lang)
+    except PlaygroundError:
+        return run_id
 
 
 def _accuracy(page: Page, run_id: str) -> str:

@@ -16,8 +16,8 @@ TEMPLATE = """
 <dl class="strip">
   <div class="model"><dt></dt><dd><b></b> <span></span></dd></div>
   <div class="data"><dt></dt><dd><b></b> <span></span></dd></div>
-  <div class="run"><dt></dt><dd><b></b> <span></span></dd><i class="gauge"><i></i></i></div>
-  <div class="memory"><dt></dt><dd><b></b> <span></span></dd><i class="gauge"><i></i></i></div>
+  <div class="run"><dt></dt><dd><b></b> <span></span><i class="gauge"><i></i></i></dd></div>
+  <div class="memory"><dt></dt><dd><b></b> <span></span><i class="gauge"><i></i></i></dd></div>
 </dl>
 """
 

@@ -72,7 +72,12 @@ def with_random_weights(model: Any, bits: int, device: str, fp8: bool = False) -
         _fill_buffers(module, model.config, device)
         excluded = any(name == one or name.endswith("." + one) for one in unquantized)
         if bits < 16 and type(module) in (nn.Linear, Conv1D) and not excluded:
-            model.set_submodule(name, Float8Linear.from_linear(module, device, float8.has_products(device)) if fp8 else _quantized(module, bits))
+            model.set_submodule(
+                name,
+                Float8Linear.from_linear(module, device, float8.has_products(device))
+                if fp8
+                else _quantized(module, bits),
+            )
     by_meta_tensor.clear()  # frees the weights that were quantized
     if bits < 16 and not fp8:
         setattr(model, f"is_loaded_in_{bits}bit", True)  # the flag by which PEFT recognizes a quantized model

@@ -74,7 +74,15 @@ def test_fine_tunes_stand_first_with_readable_names_and_loads_are_folded(app, pa
     first = page.locator(f'.runs .tunes tr[data-run="{tune.id}"]')
     expect(first).to_contain_text("SmolLM2 135M Instruct · 16 bits · Help desk (English)")
     expect(first.get_by_role("cell")).to_have_text(
-        ["3.000 → 1.500", "0% → 91%", "0:02", "done", "ShowUse settingsDelete"]
+        [
+            "3.000 → 1.500",
+            "0% → 91%",
+            "",
+            "",
+            "0:02",
+            "done",
+            "r 8 · lr 0.001 · epochs 3ShowUse settingsName and noteDelete",
+        ]
     )
     expect(run_row(page, uploaded.id)).to_contain_text("my rows.csv")
     expect(page.locator(".runs")).not_to_contain_text("/tmp/")
@@ -105,6 +113,27 @@ def test_a_picked_run_stays_picked_while_another_job_runs_and_ends(app, past, pa
     press(page, "runs.live")
     expect(run_row(page, newest)).to_have_attribute("aria-current", "true")
     expect(page.get_by_role("button", name=translate("en", "runs.live"))).to_be_hidden()
+
+
+def test_a_run_is_named_and_found_by_its_name(app, past, page):
+    run, name = past[0], 'a/b <b>"x"</b> 🎚️ ' + "n" * 280
+    open_tab(page, "tab.runs")
+    row_button(page, run.id, "runs.edit").click()
+    row = run_row(page, run.id)
+    row.get_by_label(translate("en", "runs.name"), exact=True).fill(name)
+    row.get_by_label(translate("en", "runs.note"), exact=True).fill("warmer")
+    row.get_by_role("button", name=translate("en", "runs.save"), exact=True).click()
+    expect(row.locator("th span")).to_have_text(name)
+    expect(row.locator(".note")).to_have_text("warmer")
+    assert runs.read_label(run.folder) == runs.Label(name, "warmer")
+    search = page.locator(".runs .query input")
+    search.fill("WARMER")
+    expect(page.locator(".runs .tunes tbody tr")).to_have_count(1)
+    expect(row).to_be_visible()
+    search.fill("no such run")
+    expect(page.locator(".runs .none")).to_have_text(translate("en", "runs.none_found"))
+    search.fill("")
+    expect(run_row(page, past[1].id)).to_be_visible()
 
 
 def test_a_deletion_is_undone_even_after_a_reload(app, past, page):
@@ -147,8 +176,8 @@ def test_the_keyboard_alone_shows_deletes_and_restores(app, past, page):
     page.keyboard.press("Enter")
     expect(run_row(page, run.id)).to_have_attribute("aria-current", "true")
     assert page.evaluate(focused) == [run.id, "show_run"]
-    page.keyboard.press("Tab")
-    page.keyboard.press("Tab")
+    for _ in range(3):
+        page.keyboard.press("Tab")
     assert page.evaluate(focused) == [run.id, "delete_run"]
     page.keyboard.press("Space")
     expect(row_button(page, run.id, "runs.undo")).to_be_focused()

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from playground import catalog
+from playground import catalog, runs
 from playground.catalog import cache_folder
 from playground.data.source import save_pasted
 from playground.errors import PlaygroundError
 from playground.settings import Settings
 from playground.ui import weight_view
-from playground.ui.access import forbidden_sources
+from playground.ui.access import forbidden_adapter, forbidden_sources, forbidden_start
 from playground.ui.page import Page
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -132,3 +132,24 @@ def test_a_public_page_shows_no_weights_of_a_folder_of_the_machine(machine):
         with pytest.raises(PlaygroundError) as raised:
             weight_view.question(page, [str(machine)], None, "int4")
         assert [problem.key for problem in raised.value.problems] == ["problem.not_here"]
+
+
+@pytest.mark.parametrize(
+    "name", ["/etc/adapter", "../adapter", "C:\\adapter", "~/adapter", "owner/name/more", "", "owner"]
+)
+def test_strangers_name_no_adapter_folder(name):
+    assert [p.key for p in forbidden_adapter(name)] == ["problem.adapter_not_here"]
+
+
+def test_strangers_name_an_adapter_of_the_hub_unless_a_folder_here_has_that_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert forbidden_adapter("owner/name") == []
+    (tmp_path / "owner" / "name").mkdir(parents=True)
+    assert forbidden_adapter("owner/name")
+
+
+def test_strangers_continue_only_runs_of_this_page(tmp_path):
+    run = runs.create(tmp_path / "runs", "tune", Settings())
+    assert forbidden_start(tmp_path / "runs", run.id) == [] == forbidden_start(tmp_path / "runs", "")
+    for name in (str(run.folder), f"../runs/{run.id}", "owner/name", "nobody"):
+        assert [p.key for p in forbidden_start(tmp_path / "runs", name)] == ["problem.not_here"]

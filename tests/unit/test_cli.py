@@ -196,7 +196,11 @@ def test_old_flags_take_values_after_an_equals_sign_and_can_be_negated(capsys, t
         (["compare", "x", "--prompt", "?", "--temprature", "1"], "--temperature instead of --temprature?"),
         (["tunes"], "did you mean tune?"),
         (["fecth", "gpt2"], "did you mean fetch?"),
-        (["unheard-of"], "there are tune, plan, lab, race, rows, compare, record, replay, fetch, models"),
+        (
+            ["unheard-of"],
+            "there are tune, plan, lab, race, sweep, queue, rows, compare, runs, record, replay, "
+            "export, script, card, fetch, models",
+        ),
     ],
 )
 def test_an_unknown_flag_or_command_suggests_the_nearest(capsys, arguments, suggestion):

@@ -10,6 +10,7 @@ from file_table import TABLE, file_table
 from import_graph import import_arrows, mermaid
 from toys import PROJECT
 
+from playground.cli.parser import COMMANDS
 from playground.settings.aliases import OLD_FIELDS
 
 NAMES = (
@@ -18,7 +19,6 @@ NAMES = (
     "CHANGELOG.md",
     *(f"{room}/README.md" for room in ("playground", "tests/bench", "assets")),
 )
-COMMANDS = ("tune", "plan", "lab", "race", "rows", "compare", "record", "replay", "fetch", "models")
 OTHER_PROGRAMS = {"--num_processes", "--config_file"}  # flags of accelerate
 ROOTS = ("playground", "assets", "tests", ".ci")
 MAX_README_LINES = 150
@@ -122,7 +122,7 @@ def test_readme_is_short():
 
 
 def test_picture_of_the_rooms_is_current():
-    picture = re.search(r"```mermaid\n(.*?)\n```", _text("README.md"), re.DOTALL)
+    picture = re.search(r"```mermaid\n(.*?)\n```", _text("playground/README.md"), re.DOTALL)
     assert picture and picture[1] == mermaid(import_arrows()), "run `just documents`"
 
 

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from playground.engine.workbench import Workbench
 from playground.errors import PlaygroundError
 from playground.model import adapt
-from playground.model.embedding import embedding_name, grow_embedding, rows_in_adapter
+from playground.model.embedding import embedding_name, resize_embedding, rows_in_adapter
 from playground.model.load import load_model
 from playground.settings import Generation, Load, Lora
 from playground.train.loss import Loss
@@ -91,7 +91,7 @@ def test_new_rows_leave_the_others_as_they_were(toy):
     ids, rows = torch.arange(5, 20)[None], model.config.vocab_size
     with torch.no_grad():
         before = model(ids).logits
-        grow_embedding(model, rows + 3)
+        resize_embedding(model, rows + 3)
         after = model(ids).logits
     assert after.shape[-1] == rows + 3 and torch.equal(after[..., :rows], before)
     assert not any(parameter.requires_grad for parameter in model.parameters())

@@ -8,7 +8,7 @@ from playground.data.fit import fit_turns
 from playground.data.lengths import count_tokens, cutoff_effect
 from playground.data.row import Row
 from playground.data.template import Template
-from playground.engine.tune import _length_notes
+from playground.engine.training_set import _length_notes
 from playground.errors import PlaygroundError
 from playground.i18n import LANGUAGES, translate
 

@@ -2,7 +2,7 @@
 
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
@@ -14,9 +14,10 @@ from playground.errors import PlaygroundError
 from playground.model.load import LoadedModel
 from playground.settings import Settings
 from playground.train import loop
-from playground.train.loop import Trainer, fine_tune, learning_rate_at, total_steps
+from playground.train.loop import Between, fine_tune, learning_rate_at, total_steps
 from playground.train.parallel import Team
 from playground.train.prepare import prepare_trainer
+from playground.train.trainer import Trainer
 
 DRAW = random.Random(0)
 ROWS = [Example([DRAW.randrange(5, 330) for _ in range(DRAW.randrange(8, 40))], 4) for _ in range(24)]
@@ -35,9 +36,7 @@ def make_trainer() -> Trainer:
     return prepare_trainer(loaded, SETTINGS, ROWS, [], Team("cpu"))
 
 
-def run(
-    trainer: Trainer, between: Callable[[int], Iterator[dict] | None] = lambda step: None, stop_at: int = 0
-) -> list[dict]:
+def run(trainer: Trainer, between: Between = lambda step: None, stop_at: int = 0) -> list[dict]:
     """All events of a fine-tune; `stop` is set at step `stop_at`."""
     stop, events = threading.Event(), []
     torch.manual_seed(0)  # of dropout

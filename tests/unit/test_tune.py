@@ -15,6 +15,7 @@ from playground.engine.workbench import Workbench
 from playground.errors import PlaygroundError
 from playground.settings import Generation
 from playground.train import checkpoint, loop
+from playground.train.loss import Loss
 from playground.train.memory_policy import MemoryPlan
 
 
@@ -105,7 +106,7 @@ def test_resume_without_a_usable_checkpoint_is_refused(chosen, tmp_path, lesson)
 def test_out_of_memory_steps_the_memory_plan_down_and_trains_the_same(chosen, tmp_path, monkeypatch):
     settings = chosen(train={"max_steps": 4})
     whole = [e["loss"] for e in Workbench(tmp_path).tune(settings) if e["kind"] == "step"]
-    forward, calls = loop.Loss.forward, []
+    forward, calls = Loss.forward, []
 
     def forward_short_of_memory(self, batch, **options):
         if (
@@ -116,7 +117,7 @@ def test_out_of_memory_steps_the_memory_plan_down_and_trains_the_same(chosen, tm
                 raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(self, batch, **options)
 
-    monkeypatch.setattr(loop.Loss, "forward", forward_short_of_memory)
+    monkeypatch.setattr(Loss, "forward", forward_short_of_memory)
     events = list(Workbench(tmp_path).tune(settings))
     notes = [e["values"] for e in events if e["kind"] == "note" and e["key"] == "note.stepped_down"]
     assert len(notes) == 2 and notes[0]["before"] == "off" and notes[1]["before"] == notes[0]["now"]

@@ -1,0 +1,130 @@
+"""The training part of a fine-tune: steps, samples, held-out loss and checkpoints, until it ends or is stopped."""
+
+import time
+from collections.abc import Generator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from playground.engine import predictions
+from playground.engine.early_stopping import HeldOutEvaluations
+from playground.engine.evaluation import SampleAnswers
+from playground.engine.job import JobContext
+from playground.engine.training_set import TrainingSet
+from playground.model.load import LoadedModel
+from playground.settings import Train
+from playground.train import best_weights, checkpoint
+from playground.train.checkpoint import CheckpointTimer
+from playground.train.loop import Pause, fine_tune, total_steps
+from playground.train.trainer import Trainer
+
+MIN_MEASURED_STEPS = 2  # the first step allocates the optimizer's averages; the later ones are alike
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How training ended.
+
+    last_step: the last `step` event. finished: whether it came to its end, be it early. best: {"step", "loss"} of the
+    weights that the model has now; None where the last ones count.
+    """
+
+    last_step: dict
+    finished: bool
+    ended_early: bool = False
+    best: dict | None = None
+
+
+class Checkpoints:
+    """Writes the run's checkpoint whenever one is due. Where it can't be written, training goes on, with a note."""
+
+    def __init__(self, trainer: Trainer, training_set: TrainingSet, path: Path, train: Train, writes: bool):
+        """writes: whether this process does, as the main one."""
+        self._trainer, self._examples, self._path, self._writes = trainer, training_set.examples, path, writes
+        self._timer = CheckpointTimer(train.save_every, train.method == "lora", checkpoint.size_of(trainer))
+        self._noted = False
+
+    def at(self, step: int) -> Generator[dict, None, None] | None:
+        """What writing one after that many steps has to say, or None where none is due."""
+        return self.write() if self._writes and self._timer.is_due(step) else None
+
+    def write(self) -> Generator[dict, None, None]:
+        """Write one now. Yields a `note` the first time that it couldn't be written."""
+        began = time.monotonic()
+        try:
+            checkpoint.save(self._trainer, self._examples, self._path)
+        except (OSError, RuntimeError) as error:  # torch's own for a full disk
+            if not self._noted:
+                self._noted = True
+                values = {"step": self._trainer.step, "detail": str(error).split("\n")[0][:200]}
+                yield {"kind": "note", "key": "note.no_checkpoint", "values": values}
+        self._timer.written(time.monotonic() - began)
+
+
+def train(
+    context: JobContext, loaded: LoadedModel, trainer: Trainer, training_set: TrainingSet, settings: Train
+) -> Generator[dict, None, Trained | None]:
+    """Train to the end, or until it is stopped or the held-out loss no longer falls; None where there was no step.
+
+    Then the model has the best weights, where the held-out loss was measured. A checkpoint is written while it trains,
+    and where it was stopped.
+    """
+    examples, main = training_set.examples, context.team.main
+    last_step: dict | None = _recorded_step(context, trainer.step)
+    steps = total_steps(len(examples), settings)
+    samples = SampleAnswers(context, loaded, training_set.eval_set, settings.sample_every, steps)
+    evaluations = HeldOutEvaluations(context, trainer, training_set.eval_set, settings, steps)
+    checkpoints = Checkpoints(trainer, training_set, context.run.folder / checkpoint.NAME, settings, main)
+    if settings.eval_every and not training_set.eval_set.examples:
+        yield {"kind": "note", "key": "note.no_held_out", "values": {}}
+
+    def between(step: int) -> Pause | None:
+        pauses = [samples.at(step), evaluations.at(step), checkpoints.at(step) if step < steps else None]
+        due = [pause for pause in pauses if pause is not None]
+        return _in_turn(due) if due else None
+
+    yield {"kind": "phase", "name": "train"}
+    first_step = trainer.step
+    yield from (evaluations.missed() if first_step else samples.at(0)) or ()
+    context.peaks.start_phase()
+    if not evaluations.ended_early:
+        for event in fine_tune(trainer, examples, settings, context.stop, between):
+            yield event
+            if event["kind"] == "step":
+                last_step = event
+    if trainer.step - first_step >= MIN_MEASURED_STEPS:
+        yield predictions.measured_memory_event("tune", context.peaks, context.bytes_by_part())
+    if last_step is None:
+        return None
+    finished = evaluations.ended_early or last_step["step"] >= last_step["steps"]
+    if main and not finished:
+        yield from checkpoints.write()
+    best = yield from _keep_best(trainer, evaluations, settings)
+    return Trained(last_step, finished, evaluations.ended_early, best)
+
+
+def _recorded_step(context: JobContext, step: int) -> dict | None:
+    """The recorded event of the step that a run is resumed at; None at the beginning."""
+    events = (event for event in context.run.events() if event["kind"] == "step" and event["step"] == step)
+    return next(events, None) if step else None
+
+
+def _in_turn(pauses: list) -> Pause:
+    """The events of all of these; returns whether any of them ends the training."""
+    ends = False
+    for pause in pauses:
+        ends = bool((yield from pause)) or ends
+    return ends
+
+
+def _keep_best(
+    trainer: Trainer, evaluations: HeldOutEvaluations, settings: Train
+) -> Generator[dict, None, dict | None]:
+    """Give the model the best weights, if any were kept, and say which; returns {"step", "loss"} of them."""
+    best = evaluations.best
+    if best is None or not evaluations.path.is_file():
+        return None
+    best_weights.restore(trainer, evaluations.path)
+    values = {"step": best.step, "loss": best.loss, "evaluations": settings.patience}
+    key = "note.stopped_early" if evaluations.ended_early else "note.best_kept"
+    yield {"kind": "note", "key": key, "values": values}
+    return asdict(best)

@@ -1,0 +1,117 @@
+"""Check whether an adapter from elsewhere fits a base model, by names and shapes alone: nothing is loaded for it."""
+
+import copy
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import get_peft_model, get_peft_model_state_dict
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from playground import catalog
+from playground.errors import problem
+from playground.model.adapter_file import PREFIX, AdapterFile, Shape, layer_of, natural_order
+from playground.model.embedding import embedding_rows, rows_among
+from playground.model.load import model_from_config
+from playground.model.weights import format_shape
+
+NOT_CHECKED = "experts"  # whose tensors transformers stores together and older adapters one by one: PEFT converts them
+
+
+def check_fit(adapter: AdapterFile, config: PreTrainedConfig, base: str) -> list[dict]:
+    """Raise PlaygroundError unless each of the adapter's tensors has a place of its shape in the base model, and none
+    is lacking; the error names both models. base: as settings name it.
+
+    Returns a `note` event where the adapter names another base model than this one.
+    """
+    entry = catalog.models().get(base)
+    trained_on, shown = base_name(adapter.trained_on), entry["name"] if entry else base_name(base)
+    with torch.device("meta"):
+        model = model_from_config(copy.deepcopy(config), torch.bfloat16)
+    modules = {name for name, _ in model.named_modules()}
+    layers = sorted({layer_of(name) for name in adapter.shapes}, key=natural_order)
+    absent = [name for name in layers if name.split(".token_adapter")[0] not in modules]
+    if any(NOT_CHECKED in name.split(".") for name in [*absent, *layers]):
+        return _name_notes(adapter, base, trained_on, shown)
+    expected = adapter.shapes if len(absent) == len(layers) else _expected_shapes(adapter, model)
+    _check_shapes(adapter, expected, len(absent), trained_on, shown)
+    lacking = sorted({layer_of(name) for name in expected if name not in adapter.shapes}, key=natural_order)
+    key = "error.adapter_layers" if absent else "error.adapter_lacks"
+    if absent or lacking:
+        first, *others = absent or lacking
+        missing, count = 1 + len(others), len(layers)
+        raise problem(key, trained_on=trained_on, model=shown, layer=first, missing=missing, count=count)
+    return _name_notes(adapter, base, trained_on, shown)
+
+
+def _check_shapes(adapter: AdapterFile, expected: dict[str, Shape], missing: int, trained_on: str, shown: str) -> None:
+    """Raise PlaygroundError where a tensor has another shape than expected. missing: layers that the model lacks."""
+    wrong = [name for name in adapter.shapes if expected.get(name, adapter.shapes[name]) != adapter.shapes[name]]
+    if wrong:
+        first = min(wrong, key=natural_order)
+        raise problem(
+            "error.adapter_shapes",
+            trained_on=trained_on,
+            model=shown,
+            layer=layer_of(first),
+            given=format_shape(adapter.shapes[first]),
+            wanted=format_shape(expected[first]),
+            wrong=len({layer_of(name) for name in wrong}),
+            missing=missing,
+            count=len({layer_of(name) for name in adapter.shapes}),
+        )
+
+
+def base_name(named: str) -> str:
+    """The name to show for an adapter's base model: a hub id, the last part of a path, or "–" where it names none."""
+    if not named:
+        return "–"
+    is_path = named.startswith(("/", "\\", ".", "~")) or named[1:2] == ":" or named.count("/") > 1
+    return named.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1] if is_path else named
+
+
+def is_same_base(trained_on: str, base: str) -> bool:
+    """Whether an adapter names this very base model: a catalog id by its hub id, a folder by its path."""
+    entry = catalog.models().get(base)
+    names = {base, catalog.source_of(entry, "hub") if entry else None}
+    try:
+        folder = Path(base).expanduser()
+        return trained_on in names or (folder.is_dir() and Path(trained_on).expanduser().resolve() == folder.resolve())
+    except (OSError, ValueError):  # a name that no path can have
+        return False
+
+
+def _name_notes(adapter: AdapterFile, base: str, trained_on: str, shown: str) -> list[dict]:
+    if is_same_base(adapter.trained_on, base):
+        return []
+    key = "note.adapter_other_base" if adapter.trained_on else "note.adapter_no_base"
+    return [{"kind": "note", "key": key, "values": {"trained_on": trained_on, "model": shown}}]
+
+
+def _expected_shapes(adapter: AdapterFile, model: PreTrainedModel) -> dict[str, Shape]:
+    """The tensors that PEFT makes for the adapter's config in this network, whose tensors have no values."""
+    rows = rows_among(adapter.shapes, model)
+    if rows > embedding_rows(model):
+        model.resize_token_embeddings(rows, mean_resizing=False)
+    config: Any = replace(
+        adapter.config, init_lora_weights=False, base_model_name_or_path=None, modules_to_save=_present(adapter, model)
+    )
+    try:
+        adapted = get_peft_model(model, config, low_cpu_mem_usage=True, autocast_adapter_dtype=False)
+    except (ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
+        raise problem("error.adapter", path=adapter.folder.name, detail=str(error).split("\n")[0][:200]) from error
+    tensors = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    return {_with_prefix(name): tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _present(adapter: AdapterFile, model: PreTrainedModel) -> list[str] | None:
+    """The modules saved whole that the network has; PEFT looks for all of them."""
+    modules = [f".{name}" for name, _ in model.named_modules()]
+    wanted: Iterable[str] = adapter.config.modules_to_save or ()
+    return [name for name in wanted if any(module.endswith(f".{name}") for module in modules)] or None
+
+
+def _with_prefix(name: str) -> str:
+    return name if name.startswith(PREFIX) else PREFIX + name

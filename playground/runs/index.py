@@ -1,0 +1,158 @@
+"""The index of a runs folder: every run's summary in one file, so that thousands of runs are listed within a second.
+
+`<root>/.index.jsonl`, one {"version", "size", "modified", "summary"} a line, is valid for the size and the time of
+change of the run's events; later lines win. Programs only append to it, or replace it by a shorter one: what two of
+them lose to each other, or what is damaged, is read from the runs again. A folder that can't be written has no index.
+"""
+
+import contextlib
+import json
+import os
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import fields, replace
+from functools import lru_cache
+from pathlib import Path
+
+from playground.runs.label import Label
+from playground.runs.store import Run
+from playground.runs.summary import RunSummary, summarize
+
+FILE = ".index.jsonl"  # no id of a run begins with a dot
+VERSION = 1  # of a line; others are ignored
+SETTLED_SECONDS = 5.0  # a run that was written to since isn't kept yet: its next event would outdate it
+OF_FOLDER = ("has_adapter", "has_checkpoint", "label")  # what a summary's file of events doesn't tell
+TYPES = {f.name: type(getattr(summarize("", []), f.name)) for f in fields(RunSummary) if f.name != "tokens_per_s"}
+ROOTS = 8  # whose summaries stay in memory
+
+State = tuple[int, int]  # size and time of change, in ns, of a run's events
+
+
+class Index:
+    """The summaries of one folder's runs, in memory and in its file. Safe to use from several threads."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._file = root / FILE
+        self._lock = threading.RLock()
+        self._summaries: dict[str, tuple[State, RunSummary]] = {}
+        self._unwritten: set[str] = set()
+        self._read_until = 0  # bytes of the file
+        self._inode = 0
+        self._lines = 0
+
+    def summaries(self, states: dict[str, State], kept: bool = True) -> dict[str, RunSummary]:
+        """The summary of each run in `states`, by id. kept: whether the folder has an index file."""
+        with self._lock:
+            if kept:
+                self._read_file()
+            found = {run_id: self._summary(run_id, state) for run_id, state in states.items()}
+            for gone in self._summaries.keys() - states.keys():
+                del self._summaries[gone]
+                self._unwritten.discard(gone)
+            if kept:
+                self._write_file()
+            return found
+
+    def summary(self, run_id: str, state: State) -> RunSummary:
+        """The summary of one run."""
+        with self._lock:
+            return self._summary(run_id, state)
+
+    def _summary(self, run_id: str, state: State) -> RunSummary:
+        known = self._summaries.get(run_id)
+        if known and known[0] == state:
+            return known[1]
+        summary = summarize(run_id, Run(self._root / run_id).events(at_a_glance=True))
+        self._summaries[run_id] = (state, summary)
+        self._unwritten.add(run_id)
+        return summary
+
+    def _read_file(self) -> None:
+        """Take in what this and other programs have written to the file since the last time."""
+        try:
+            with open(self._file, "rb") as file:
+                stat = os.fstat(file.fileno())
+                if stat.st_ino != self._inode or stat.st_size < self._read_until:
+                    self._inode, self._read_until, self._lines = stat.st_ino, 0, 0
+                file.seek(self._read_until)
+                block = file.read()
+        except OSError:
+            self._inode, self._read_until, self._lines = 0, 0, 0
+            return
+        block = block[: block.rfind(b"\n") + 1]
+        self._read_until += len(block)
+        for line in block.splitlines():
+            self._lines += 1
+            entry = _parse(line)
+            if entry and entry[1].id not in self._unwritten:  # what this process has read itself is as new
+                self._summaries[entry[1].id] = entry
+
+    def _write_file(self) -> None:
+        """Append the summaries that aren't in the file, or replace it where most of its lines are outdated."""
+        settled = time.time_ns() - int(SETTLED_SECONDS * 1e9)
+        ready = [run_id for run_id in self._unwritten if self._summaries[run_id][0][1] <= settled]
+        if self._lines + len(ready) > 2 * len(self._summaries) + 200:
+            self._replace_file()
+        elif ready:
+            text = "".join(map(_line, (self._summaries[run_id] for run_id in ready)))
+            with contextlib.suppress(OSError), open(self._file, "ab+") as file:
+                torn = file.tell() > 0 and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n"
+                file.write(("\n" * torn + text).encode("utf-8"))
+                self._unwritten.difference_update(ready)
+
+    def _replace_file(self) -> None:
+        partial = self._file.with_name(f"{FILE}.{os.getpid()}.partial")
+        try:
+            with open(partial, "w", encoding="utf-8") as file:
+                file.writelines(map(_line, self._summaries.values()))
+            os.replace(partial, self._file)
+            self._unwritten.clear()
+        except OSError:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+
+@lru_cache(maxsize=ROOTS)
+def index_of(root: Path) -> Index:
+    """The index of a runs folder: one for all threads of this process."""
+    return Index(root)
+
+
+def with_folder(summary: RunSummary, names: Iterable[str], label: Label) -> RunSummary:
+    """A summary with what lies in its folder, by the `names` there."""
+    listed = set(names)
+    return replace(
+        summary,
+        has_adapter=bool(listed & {"adapter", "model"}),
+        has_checkpoint="checkpoint.pt" in listed,
+        label=label,
+    )
+
+
+def _line(entry: tuple[State, RunSummary]) -> str:
+    (size, modified), summary = entry
+    kept = {name: value for name, value in vars(summary).items() if name not in OF_FOLDER}
+    line = {"version": VERSION, "size": size, "modified": modified, "summary": kept}
+    return json.dumps(line, ensure_ascii=True, separators=(",", ":")) + "\n"
+
+
+def _parse(line: bytes) -> tuple[State, RunSummary] | None:
+    """The entry of a line; None for one that is torn, of another version, or not of this program."""
+    try:
+        entry = json.loads(line)
+        values = entry["summary"]
+        if entry["version"] != VERSION or not all(type(entry[name]) is int for name in ("size", "modified")):
+            return None
+        summary = RunSummary(**values, has_adapter=False)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    speed = summary.tokens_per_s
+    usable = all(_is(getattr(summary, name), kind) for name, kind in TYPES.items()) and _is(speed or 0.0, float)
+    return ((entry["size"], entry["modified"]), summary) if usable else None
+
+
+def _is(value: object, kind: type) -> bool:
+    """Whether a value is of that type; JSON may write a float without its point."""
+    return isinstance(value, (int, float) if kind is float else kind)

@@ -1,0 +1,46 @@
+"""The trainer: the model, optimizer, batches and memory plan of a fine-tune, and how far it is."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from playground.train.batching import Batcher
+from playground.train.checkpointing import CheckpointedLayers
+from playground.train.loss import Loss
+from playground.train.memory_policy import MemoryPlan
+from playground.train.optimizer import Optimizer
+from playground.train.parallel import Team
+from playground.train.patches import patch_modules
+
+
+@dataclass
+class Trainer:
+    """Everything that a fine-tune works with, and how far it is.
+
+    step: optimizer steps done; tokens: tokens in their rows, with prompts and without padding.
+    """
+
+    loss_module: Loss
+    optimizer: Optimizer
+    batcher: Batcher
+    layers: CheckpointedLayers
+    plan: MemoryPlan
+    team: Team
+    step: int = 0
+    tokens: int = 0
+
+
+@contextlib.contextmanager
+def training_mode(trainer: Trainer, learning: bool) -> Iterator[None]:
+    """The model as the loop computes it: memory-efficient modules, attention over packed rows, checkpointed layers.
+
+    learning: with dropout, and with compiled layers where the plan has them.
+    """
+    trainer.loss_module.train(learning)
+    with patch_modules(trainer.loss_module, trainer.batcher.model), trainer.batcher.attention():
+        try:
+            trainer.layers.set(trainer.plan.policy, learning and trainer.plan.compiled)
+            yield
+        finally:
+            trainer.layers.restore()
+            trainer.loss_module.eval()

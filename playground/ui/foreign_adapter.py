@@ -1,0 +1,85 @@
+"""The Compare tab's field for an adapter from elsewhere: a folder or hub id, checked and added to the choices."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from playground.errors import PlaygroundError, problem
+from playground.settings import raise_all
+from playground.ui.access import forbidden_adapter
+from playground.ui.page import QUIET, Page, message
+
+MAX_KNOWN = 200  # adapters whose base models a page remembers
+
+
+def build(page: Page) -> gr.Textbox:
+    """The field; its button is in it."""
+    where = "private" if page.private else "public"
+    return gr.Textbox(
+        label=page.translate("chat.elsewhere"),
+        info=page.translate(f"chat.elsewhere.{where}"),
+        placeholder="owner/name",
+        submit_btn=page.translate("chat.elsewhere.check"),
+        max_lines=1,
+        elem_id="elsewhere",
+    )
+
+
+def is_foreign(adapter: str) -> bool:
+    """Whether the choice is an adapter from elsewhere: its folder or hub id has slashes, the id of a run has none."""
+    return "/" in adapter or "\\" in adapter
+
+
+def foreign_name(adapter: str) -> str:
+    """A hub id as it is; of a path the last part."""
+    return adapter if _is_hub_id(adapter) else re.split(r"[/\\]", adapter.rstrip("/\\"))[-1]
+
+
+def check_allowed(page: Page, adapter: str) -> None:
+    """Raise PlaygroundError for an adapter that this page may not name: on a public page, a path."""
+    if not page.private:
+        raise_all(forbidden_adapter(adapter))
+
+
+def connect(page: Page, field: gr.Textbox, adapter: gr.Dropdown, box: gr.HTML, choices: Any) -> None:
+    """Check what was typed and choose it. choices: of the list, with a selected one (adapter_choice.py)."""
+
+    def choose(typed: str, model: str) -> Iterator[tuple]:
+        yield gr.skip(), message(page.translate("chat.elsewhere.checking"))
+        try:
+            name = _normalized(page, typed)
+            facts = page.planner.ask("describe_adapter", adapter=name, model=model or "")
+            if len(page.foreign_bases) > MAX_KNOWN:
+                page.foreign_bases.clear()
+            page.foreign_bases[name] = facts["base"]
+            yield gr.update(choices=choices(name), value=name), _facts_message(page, facts)
+        except Exception as error:
+            yield gr.skip(), page.error_message(error)
+
+    field.submit(choose, [field, page.fields["load", "model"]], [adapter, box], **QUIET)
+
+
+def _normalized(page: Page, typed: str) -> str:
+    """What was typed as the choice's value. Raises PlaygroundError for nothing, and for what this page may not name."""
+    name = (typed or "").strip().strip("\"'")
+    if not name:
+        raise problem("chat.elsewhere.empty")
+    check_allowed(page, name)
+    is_folder = page.private and Path(name).expanduser().is_dir()
+    return str(Path(name).expanduser().resolve()) if is_folder or not _is_hub_id(name) else name
+
+
+def _is_hub_id(name: str) -> bool:
+    return re.fullmatch(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}", name, re.ASCII) is not None
+
+
+def _facts_message(page: Page, facts: dict) -> Any:
+    """What the adapter is, and that it fits, or why not."""
+    lines = [page.translate("chat.elsewhere.facts", **{name: facts[name] for name in ("trained_on", "r", "layers")})]
+    lines += [page.translate(note["key"], **note["values"]) for note in facts["notes"]]
+    if facts["misfit"]:
+        lines.append(PlaygroundError.from_dict(facts["misfit"]).text(page.lang))
+    return message("\n".join(lines), bad=bool(facts["misfit"]))

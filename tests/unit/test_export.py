@@ -1,0 +1,399 @@
+"""The job `export` on toys: what is written, refused, stopped or interrupted, and what a hub gets."""
+
+import contextlib
+import errno
+import json
+import os
+import threading
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
+
+import pytest
+import torch
+from peft import PeftModel
+from toys import keys
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from playground import runs
+from playground.engine.workbench import Workbench
+from playground.errors import PlaygroundError, as_playground_error
+from playground.export import destination as places
+from playground.export import gguf_file, hub
+from playground.export.order import ExportOrder, estimated_bytes, is_file_name, parse_order, usual_name
+from playground.model import merged_weights
+
+TOKEN = "hf_thisTokenIsSecretAndMustStayInMemory"
+FORMATS = [{"to": "adapter"}, {"to": "merged"}, {"to": "gguf"}]
+
+
+@pytest.fixture(scope="module")
+def tuned(toy, lesson, tmp_path_factory):
+    """(workbench, run) of a fine-tune at 4 bits."""
+    from playground.settings import Settings
+
+    values = {
+        "load": {"model": str(toy("llama", chat=True)), "bits": 4, "device": "cpu"},
+        "data": {"source": str(lesson)},
+        "train": {"max_steps": 3, "batch_size": 4, "max_seq_length": 128, "lr": 1e-2, "sample_every": "off"},
+    }
+    workbench = Workbench(tmp_path_factory.mktemp("export") / "runs")
+    result = list(workbench.tune(Settings().with_values(values)))[-1]["result"]
+    return workbench, runs.find(workbench.root, result["run"])
+
+
+@pytest.fixture
+def places_left(tuned):
+    """The run's export folder, empty before and after."""
+    folder = tuned[1].folder / "export"
+    yield folder
+    for path in folder.glob("*") if folder.is_dir() else ():
+        import shutil
+
+        shutil.rmtree(path, ignore_errors=True)
+        path.unlink(missing_ok=True)
+
+
+def order(run, **values):
+    return parse_order({"run": run.id, **values})
+
+
+def export(tuned, **values):
+    """The events of an export."""
+    return list(tuned[0].export(order(tuned[1], **values), values.pop("token", "")))
+
+
+def left(folder):
+    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+
+def test_an_adapter_is_zipped_with_a_card_and_without_paths_of_this_machine(tuned, toy, places_left, tmp_path):
+    events = export(tuned, to="adapter")
+    size = next(e["values"] for e in events if e.get("key") == "note.export_size")
+    assert size["free_bytes"] > size["need_bytes"] > 0 and events[-1]["result"]["to"] == "adapter"
+    assert left(places_left) == ["adapter.zip"]
+    zipfile.ZipFile(places_left / "adapter.zip").extractall(tmp_path)
+    folder = tmp_path / tuned[1].id
+    text = (folder / "README.md").read_text() + (folder / "adapter_config.json").read_text()
+    assert str(toy("llama", chat=True).parent) not in text and "4 bits (nf4)" in text and "6.0 GiB" not in text
+    loss = runs.last_result(tuned[1])["loss"]
+    assert f"{loss['before']:.3f} → {loss['after']:.3f}" in text
+    base = AutoModelForCausalLM.from_pretrained(toy("llama", chat=True))
+    assert PeftModel.from_pretrained(base, folder).peft_config["default"].r == 8
+
+
+def test_a_merged_model_answers_as_the_tuned_one(tuned, places_left):
+    events = export(tuned, to="merged")
+    difference = events[-1]["result"]["difference"]
+    assert difference["same_next_token"] == difference["prompts"] >= 2 and 0 < difference["mean"] < 0.1
+    model = AutoModelForCausalLM.from_pretrained(places_left / "merged")
+    tokenizer = AutoTokenizer.from_pretrained(places_left / "merged")
+    assert (
+        model.dtype == torch.bfloat16 and tokenizer.chat_template and not hasattr(model.config, "quantization_config")
+    )
+    assert (places_left / "merged" / "generation_config.json").is_file()
+    assert f"{difference['mean']}" in (places_left / "merged" / "README.md").read_text()
+
+
+def test_a_gguf_file_is_read_back_and_compared(tuned, places_left):
+    result = export(tuned, to="gguf", type="q8_0")[-1]["result"]
+    assert result["difference"]["same_next_token"] == result["difference"]["prompts"]
+    assert left(places_left) == [os.path.basename(result["path"])] and result["path"].endswith("-q8_0.gguf")
+
+
+def test_an_export_is_a_run_of_its_own(tuned, places_left):
+    before = (tuned[1].folder / "events.jsonl").read_bytes()
+    summary = runs.summary(tuned[0].root, tuned[1].id)
+    events = export(tuned, to="merged")
+    assert (tuned[1].folder / "events.jsonl").read_bytes() == before
+    assert runs.summary(tuned[0].root, tuned[1].id) == summary
+    own = runs.summary(tuned[0].root, events[0]["run"])
+    assert (own.job, own.state, own.has_adapter) == ("export", "done", False)
+    assert {"export", "check"} <= {e["name"] for e in events if e["kind"] == "phase"}
+    assert any(e["kind"] == "progress" for e in events) or events[-1]["result"]["bytes"] < 10**6
+
+
+def test_a_full_fine_tune_exports_its_model(chosen, toy, tmp_path):
+    workbench = Workbench(tmp_path / "runs")
+    settings = chosen(load={"model": str(toy("llama", chat=True))}, train={"method": "full", "lr": 1e-3})
+    run = runs.find(workbench.root, list(workbench.tune(settings))[-1]["result"]["run"])
+    result = export((workbench, run), to="merged", out=str(tmp_path / "out"), name="mine 🎚️ it's")[-1]["result"]
+    assert result["path"] == str(tmp_path / "out" / "mine 🎚️ it's")
+    trained = AutoModelForCausalLM.from_pretrained(run.model).state_dict()
+    exported = AutoModelForCausalLM.from_pretrained(result["path"]).state_dict()
+    assert all(torch.equal(trained[name].bfloat16(), exported[name]) for name in trained)
+    with pytest.raises(PlaygroundError) as error:
+        export((workbench, run), to="adapter")
+    assert keys(error) == ["error.export_full"]
+
+
+@pytest.mark.parametrize("values", FORMATS)
+def test_what_is_there_is_only_replaced_on_request(tuned, places_left, values):
+    path = export(tuned, **values)[-1]["result"]["path"]
+    with pytest.raises(PlaygroundError) as error:
+        export(tuned, **values)
+    assert keys(error) == ["error.export_exists"]
+    assert export(tuned, **values, force=True)[-1]["result"]["path"] == path and len(left(places_left)) == 1
+
+
+@pytest.mark.parametrize("values", FORMATS)
+def test_too_little_space_is_said_with_both_numbers(tuned, places_left, monkeypatch, values):
+    monkeypatch.setattr(places, "free_bytes", lambda folder: 1234)
+    with pytest.raises(PlaygroundError) as error:
+        export(tuned, **values)
+    problem = error.value.problems[0]
+    assert problem.key == "error.export_space" and problem.values["free_bytes"] == 1234
+    assert problem.values["need_bytes"] > 10_000 and left(places_left) == []
+
+
+class FullDisk:
+    """Bytes that a fake disk has; the write that goes over it fails as a full disk does."""
+
+    def __init__(self, monkeypatch, most):
+        self.most, self.open = most, open
+        for module in (merged_weights, gguf_file):
+            monkeypatch.setattr(module, "open", self.limited, raising=False)
+
+    @contextlib.contextmanager
+    def limited(self, path, mode="r", **options):
+        with self.open(path, mode, **options) as stream:
+            yield _Limited(stream, self)
+
+
+class _Limited:
+    def __init__(self, stream, disk):
+        self._stream, self._disk = stream, disk
+
+    def write(self, data):
+        size = memoryview(data).nbytes
+        self._stream.write(memoryview(data).cast("B")[: max(0, self._disk.most)])
+        self._disk.most -= size
+        if self._disk.most < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
+
+
+@pytest.mark.parametrize("values", FORMATS[1:])
+@pytest.mark.parametrize("most", [0, 5, 1000, 60_000])
+def test_a_disk_full_at_any_byte_leaves_nothing(tuned, places_left, monkeypatch, values, most):
+    FullDisk(monkeypatch, most)
+    with pytest.raises(PlaygroundError) as error:
+        export(tuned, **values)
+    assert keys(error) == ["error.disk_full"] and left(places_left) == []
+
+
+@pytest.mark.parametrize("values", FORMATS)
+@pytest.mark.parametrize("writes", [1, 3])
+def test_stopping_leaves_nothing(tuned, places_left, monkeypatch, values, writes):
+    from playground import background
+
+    count = 0
+
+    def counted(call, stop, every=0.2):
+        def stopping(on_progress):
+            def step(*arguments):
+                nonlocal count
+                count += 1
+                if count >= writes:
+                    stop.set()
+                on_progress(*arguments)
+
+            return call(step)
+
+        return (yield from background.run_in_background(stopping, stop, every))
+
+    monkeypatch.setattr("playground.engine.export.run_in_background", counted)
+    result = export(tuned, **values)[-1]["result"]
+    assert result["stopped"] and "path" not in result and left(places_left) == []
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from playground.export.destination import destination
+with destination(Path(sys.argv[1]), "model") as path:
+    path.mkdir()
+    (path / "half").write_bytes(b"x" * 1000)
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_what_a_killed_process_leaves_is_removed_by_the_next_export(tmp_path):
+    import subprocess
+    import sys
+
+    from toys import PROJECT
+
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=PROJECT)
+    assert killed.returncode == -9 and len(left(tmp_path)) == 1 and left(tmp_path)[0].endswith(".partial")
+    with places.destination(tmp_path, "model") as path:
+        path.write_bytes(b"whole")
+    assert left(tmp_path) == ["model"] and (tmp_path / "model").read_bytes() == b"whole"
+
+
+def test_another_process_that_is_writing_is_left_alone(tmp_path):
+    other = tmp_path / f"model.{os.getppid()}.partial"
+    other.mkdir()
+    (tmp_path / "my notes.partial").mkdir()
+    places.remove_leftovers(tmp_path)
+    assert left(tmp_path) == sorted([other.name, "my notes.partial"])
+
+
+@pytest.mark.parametrize(
+    "name", ["a/b", "..", "", ".hidden", "x" * 300, "a\nb", "犬" * 60, "a.partial", " a", 'a"b', "a\\b"]
+)
+def test_names_that_are_no_file_names(name):
+    assert not is_file_name(name) or name == ""
+    if name:
+        with pytest.raises(PlaygroundError) as error:
+            parse_order({"run": "x", "to": "merged", "name": name})
+        assert keys(error) == ["error.export_name"]
+
+
+def test_all_that_is_wrong_with_an_order_is_said_together():
+    with pytest.raises(PlaygroundError) as error:
+        parse_order({"run": "x", "to": "hub", "repo": "a/b/c", "type": "q9", "content": "dog", "name": "/"})
+    assert keys(error) == ["error.export_choice", "error.export_choice", "error.export_name", "error.export_repo"]
+
+
+def test_usual_names_and_sizes():
+    assert usual_name(ExportOrder("r", "gguf", type="q4_k"), "/home/me/My Model 日本") == "my-model-q4_k.gguf"
+    assert usual_name(ExportOrder("r", "merged"), "x") == "merged"
+    size = estimated_bytes(ExportOrder("r", "merged"), "smollm2-135m-instruct", 5)
+    assert size == 2 * 134_515_008 and estimated_bytes(ExportOrder("r", "adapter"), "x", 5) == 5
+    assert estimated_bytes(ExportOrder("r", "gguf"), "/no/catalog/model", 5) is None
+
+
+@pytest.mark.parametrize("damage", ["no weights", "half weights", "no config", "broken config"])
+def test_a_half_copied_adapter_is_an_error_with_the_runs_name(tuned, tmp_path, damage):
+    import shutil
+
+    root = tmp_path / "runs"
+    shutil.copytree(tuned[1].folder, root / tuned[1].id)
+    adapter = root / tuned[1].id / "adapter"
+    weights, config = adapter / "adapter_model.safetensors", adapter / "adapter_config.json"
+    if damage == "no weights":
+        weights.unlink()
+    elif damage == "half weights":
+        weights.write_bytes(weights.read_bytes()[:5000])
+    elif damage == "no config":
+        config.unlink()
+    else:
+        config.write_text("[")
+    for to in ("adapter", "merged"):
+        with pytest.raises(PlaygroundError) as error:
+            export((Workbench(root), runs.find(root, tuned[1].id)), to=to)
+        assert keys(error) in (["error.adapter"], ["error.cut_off"]) and tuned[1].id in error.value.text()
+
+
+class FakeHub(BaseHTTPRequestHandler):
+    """A hub that is FAKE: it takes repos and commits, keeps them in memory and says so in its answers."""
+
+    files: ClassVar[dict[str, bytes]] = {}
+    tokens: ClassVar[list[str]] = []
+    status: ClassVar[int] = 200
+
+    def do_POST(self):
+        import base64
+
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        type(self).tokens.append(self.headers.get("Authorization", ""))
+        if self.status != 200:
+            return self.answer({"error": f"fake hub refuses {self.headers.get('Authorization')}"}, self.status)
+        if self.path.endswith("/repos/create"):
+            return self.answer({"url": f"http://{self.headers['Host']}/me/toy", "name": "me/toy", "fake": True})
+        if self.path.endswith("/validate-yaml"):
+            return self.answer({"errors": [], "warnings": []})
+        if "/preupload/" in self.path:
+            files = [{"path": f["path"], "uploadMode": "regular"} for f in json.loads(body)["files"]]
+            return self.answer({"files": [{**f, "shouldIgnore": False} for f in files]})
+        if "/commit/" in self.path:
+            for line in map(json.loads, body.splitlines()):
+                if line["key"] == "file":
+                    type(self).files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+            return self.answer(
+                {"commitUrl": f"http://{self.headers['Host']}/me/toy/commit/1", "commitOid": "fake", "success": True}
+            )
+        return self.answer({}, 404)
+
+    def answer(self, value, status=200):
+        text = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def fake_hub(monkeypatch):
+    import huggingface_hub
+
+    FakeHub.files, FakeHub.tokens, FakeHub.status = {}, [], 200
+    server = ThreadingHTTPServer(("127.0.0.1", 0), FakeHub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    real = huggingface_hub.HfApi
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda token: real(endpoint=address, token=token))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    yield FakeHub
+    server.shutdown()
+    server.server_close()
+
+
+def push(tuned, token=TOKEN, **values):
+    return list(tuned[0].export(order(tuned[1], to="hub", repo="me/toy", **values), token))
+
+
+def test_a_hub_gets_the_adapter_and_its_card_and_the_token_stays_nowhere(tuned, fake_hub, places_left, capfd):
+    result = push(tuned)[-1]["result"]
+    assert result["url"].endswith("/me/toy") and left(places_left) == []
+    assert {"README.md", "adapter_config.json", "adapter_model.safetensors"} <= set(fake_hub.files)
+    assert b"4 bits" in fake_hub.files["README.md"] and set(fake_hub.tokens) == {f"Bearer {TOKEN}"}
+    _token_is_nowhere(tuned, capfd)
+
+
+def _token_is_nowhere(tuned, capfd):
+    for path in tuned[0].root.rglob("*"):
+        assert not path.is_file() or TOKEN.encode() not in path.read_bytes(), path
+    assert TOKEN not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize(
+    "status,key", [(401, "error.export_hub_refused"), (403, "error.export_hub_refused"), (400, "error.export_hub")]
+)
+def test_a_refusal_names_the_repo_and_never_the_token(tuned, fake_hub, places_left, capfd, status, key):
+    fake_hub.status = status
+    with pytest.raises(PlaygroundError) as error:
+        push(tuned)
+    assert keys(error) == [key] and "me/toy" in error.value.text() and TOKEN not in error.value.text()
+    assert fake_hub.files == {} and left(places_left) == []
+    _token_is_nowhere(tuned, capfd)
+
+
+def test_a_stopped_upload_publishes_nothing(tuned, fake_hub, tmp_path):
+    from playground.background import Stopped
+
+    (tmp_path / "big").write_bytes(b"x" * 100_000)
+
+    def stop(done, total):
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        hub.push_folder(tmp_path, "me/toy", TOKEN, True, "message", stop)
+    assert fake_hub.files == {}
+
+
+def test_without_a_token_nothing_is_sent(tuned, fake_hub):
+    with pytest.raises(PlaygroundError) as error:
+        push(tuned, token="")
+    assert keys(error) == ["error.export_token"] and fake_hub.tokens == []
+
+
+def test_a_full_disk_reads_as_one():
+    assert as_playground_error(OSError(errno.ENOSPC, "full")).problems[0].key == "error.disk_full"

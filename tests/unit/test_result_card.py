@@ -1,0 +1,132 @@
+"""The result card: the right question, both answers, memory and loss; escaped, clipped, without outside resources."""
+
+import json
+import re
+from xml.etree import ElementTree
+
+import pytest
+
+from playground import ASSETS, runs
+from playground.__main__ import main
+from playground.errors import PlaygroundError
+from playground.i18n import LANGUAGES
+from playground.settings import Settings
+from playground.share import card_drawing, screenshot
+from playground.share.card import card_of, exchanges
+from playground.share.card_drawing import card_page, card_svg, lines_of, text_width
+
+GIB = 2**30
+
+
+def _answer(text: str, chrf: float, named: bool | None) -> dict:
+    return {"text": text, "chrf": chrf, "named": named}
+
+
+@pytest.fixture
+def run(tmp_path):
+    made = runs.create(tmp_path, "tune", Settings(), hardware={"device": "cpu", "name": 'CPU <"&>'})
+    made.append("memory_predicted", phase="tune", parts={"weights": GIB}, rss=2 * GIB)
+    made.append("memory_measured", phase="tune", parts={"weights": GIB}, peak={"rss": 3 * GIB})
+    made.append("step", step=1, steps=1, loss=1.0, tokens=9)
+    made.append("done", job="tune", result={"seconds": 75.4, "loss": {"before": 4.0, "after": 1.5}})
+    rows = [
+        {"question": "First?", "base": _answer("b1", 10, False), "tuned": _answer("t1", 90, False)},
+        {"question": "<script>Second?", "base": _answer("b2", 10, False), "tuned": _answer("t2 & more", 20, True)},
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in rows) + '{"torn'
+    (made.folder / "answers.jsonl").write_text(text, encoding="utf-8")
+    return made
+
+
+def _texts(svg: str) -> list[str]:
+    return [element.text or "" for element in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
+
+
+def test_the_card_shows_the_question_whose_fact_was_learned(run):
+    card = card_of(run, "en")
+    assert card.exchange and (card.exchange.question, card.exchange.tuned) == ("<script>Second?", "t2 & more")
+    assert card.loss == (4.0, 1.5) and card.seconds == 75.4
+    assert card.predicted and card.predicted.total == 2 * GIB and card.measured and card.measured.total == 3 * GIB
+    chosen = card_of(run, "en", 1).exchange
+    assert chosen and chosen.question == "First?"
+    with pytest.raises(PlaygroundError, match="no question 3"):
+        card_of(run, "en", 3)
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_the_drawing_is_escaped_and_needs_nothing_from_outside(run, lang):
+    svg = card_svg(card_of(run, lang), lang)
+    texts = _texts(svg)  # raises for text that isn't escaped
+    assert {"<script>Second?", "b2", "t2 & more", "4.00 → 1.50", "2.00 GiB", "3.00 GiB"} <= set(texts)
+    assert "<script" not in svg and "<image" not in svg and "foreignObject" not in svg
+    assert re.findall(r"(?:https?:)?//[^\"' ]+", svg) == ["http://www.w3.org/2000/svg"]
+    widths = re.findall(r'y="(?:430|470)" width="([\d.]+)" height="28" fill="#', svg)
+    assert [float(width) for width in widths] == pytest.approx([500 / 3, 500 / 3, 500 / 3, 1000 / 3], abs=0.1)
+
+
+def test_long_answers_are_clipped_with_an_ellipsis_and_stay_in_their_box(run):
+    long = {
+        "question": "長い質問" * 60,
+        "base": _answer("w" * 900, 1, False),
+        "tuned": _answer("答え、" * 400, 2, True),
+    }
+    (run.folder / "answers.jsonl").write_text(json.dumps(long), encoding="utf-8")
+    svg = card_svg(card_of(run, "ja"), "ja")
+    clipped = [text for text in _texts(svg) if text.endswith("…")]
+    assert len(clipped) == 3
+    ys = [float(y) for y in re.findall(r'<text x="(?:70|634)" y="([\d.]+)"', svg)]
+    assert max(ys) < 408
+    for width, most in ((10, 2), (3, 5), (1, 1)):
+        for text in ("a long line of words", "日本語の文章です。", "x" * 50, "", "  \n "):
+            lines = lines_of(text, width, most)
+            assert len(lines) <= most and all(text_width(line) <= width + 1 for line in lines)
+
+
+def test_a_command_breaks_where_a_monospaced_line_ends():
+    words = "--il.,: " * 30
+    assert all(len(line) * 0.61 <= 40 for line in lines_of(words, 40, 9, 0.61))
+
+
+def test_runs_without_answers_use_samples_and_else_say_why(run):
+    (run.folder / "answers.jsonl").unlink()
+    assert any("kept no answers" in text for text in _texts(card_svg(card_of(run, "en"), "en")))
+    run.append("sample", step=0, prompt="Q?", text="before")
+    run.append("sample", step=9, prompt="Q?", text="after")
+    [exchange] = exchanges(run)
+    assert (exchange.question, exchange.base, exchange.tuned) == ("Q?", "before", "after")
+
+
+def test_the_colors_are_those_of_the_pages_figures():
+    css = (ASSETS / "figures.css").read_text(encoding="utf-8").split(".dark")[0]
+    assert {part: re.search(rf"--live-part-{part}: (#\w+)", css)[1] for part in card_drawing.COLORS} == (
+        card_drawing.COLORS
+    )
+
+
+def test_no_path_of_this_machine_is_on_the_card(tmp_path):
+    values = {"load": {"model": "/home/secret/models/mine"}, "data": {"source": "/home/secret/rows.jsonl"}}
+    made = runs.create(tmp_path, "tune", Settings().with_values(values))
+    page = card_page(card_of(made, "en"), "en")
+    assert "secret" not in page and "mine" in page and "rows.jsonl" in page
+
+
+def test_the_command_writes_html_and_png_and_names_what_is_missing(run, tmp_path, capsys, monkeypatch):
+    root = ["--runs", str(tmp_path)]
+    assert main(["card", run.id, *root, "--out", str(tmp_path / "card.html"), "--lang", "ja"]) == 0
+    assert 'lang="ja"' in (tmp_path / "card.html").read_text(encoding="utf-8")
+    assert main(["card", run.id, *root, "--out", str(tmp_path / "card.gif")]) == 1
+    assert "neither .html nor .png" in capsys.readouterr().out
+    monkeypatch.setattr(screenshot, "find_browser", lambda: None)
+    assert main(["card", run.id, *root, "--out", str(tmp_path / "card.png")]) == 1
+    assert "needs no browser" in capsys.readouterr().out and not (tmp_path / "card.png").exists()
+
+
+@pytest.mark.slow
+def test_a_browser_on_this_machine_draws_the_png(run, tmp_path):
+    if screenshot.find_browser() is None:
+        pytest.skip("no browser on this machine")
+    from PIL import Image
+
+    screenshot.write_png(card_page(card_of(run, "en"), "en"), tmp_path / "card.png", 1200, 630)
+    with Image.open(tmp_path / "card.png") as image:
+        assert image.size == (1200, 630) and len(image.convert("RGB").getcolors(1 << 20) or ()) > 50

@@ -1,0 +1,182 @@
+"""Runs whose process was killed, at any moment, are resumed to the losses and the weights of an uninterrupted run."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from toys import keys
+
+from playground import runs
+from playground.engine.workbench import Workbench
+from playground.errors import PlaygroundError
+from playground.settings import Settings
+from playground.train import best_weights, checkpoint
+
+
+def run_and_kill(root: Path, settings: Settings, is_moment: Callable[[runs.Run], bool], prepare=lambda: None) -> str:
+    """Fine-tune in a process of its own, kill that (SIGKILL) once `is_moment` of its run, and return the run's id."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            prepare()
+            list(Workbench(root).tune(settings))
+        finally:
+            os._exit(0)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        history = runs.history(root)
+        if history and is_moment(runs.find(root, history[0].id)):
+            break
+        time.sleep(0.005)
+    os.kill(pid, signal.SIGKILL)
+    _, status = os.waitpid(pid, 0)
+    assert os.WIFSIGNALED(status), "it ended before it could be killed"
+    return runs.history(root)[0].id
+
+
+def steps_done(run: runs.Run) -> int:
+    return max((event["step"] for event in run.events() if event["kind"] == "step"), default=0)
+
+
+def losses(run: runs.Run) -> dict:
+    """The last recorded loss of each step, and of each evaluation."""
+    events = list(run.events())
+    steps = {event["step"]: event["loss"] for event in events if event["kind"] == "step"}
+    return steps | {(e["when"], e.get("step")): e["loss"] for e in events if e["kind"] == "eval" and "loss" in e}
+
+
+def slow_steps() -> None:
+    """Give a step the time in which the process can be killed."""
+    from playground.train import loop
+
+    accumulate = loop._accumulate
+    loop._accumulate = lambda *args: (time.sleep(0.05), accumulate(*args))[1]
+
+
+def hang_while_writing() -> None:
+    """Never finish writing the third checkpoint."""
+    save, written = torch.save, []
+
+    def half(state, file):
+        written.append(1)
+        if "optimizer" in state and len(written) > 3:
+            file.write(b"half of a checkpoint")
+            file.flush()
+            time.sleep(600)
+        save(state, file)
+
+    torch.save = half
+
+
+MOMENTS = {
+    "before-the-first-step": (lambda run: any(e.get("name") == "train" for e in run.events()), slow_steps),
+    "between-two-checkpoints": (lambda run: steps_done(run) == 5, slow_steps),
+    "while-a-checkpoint-is-written": (lambda run: (run.folder / "checkpoint.partial").exists(), hang_while_writing),
+}
+
+
+@pytest.fixture
+def killable(chosen) -> Settings:
+    train = {"max_steps": 8, "save_every": 2, "eval_every": 2, "eval_rows": 3}
+    return chosen(lora={"dropout": 0.2}, train=train)
+
+
+@pytest.mark.slow
+def test_killed_run_resumes_bit_for_bit(killable, tmp_path):
+    [done] = [e for e in Workbench(tmp_path / "whole").tune(killable) if e["kind"] == "done"]
+    whole = runs.find(tmp_path / "whole", done["result"]["run"])
+    for name, (is_moment, prepare) in MOMENTS.items():
+        root = tmp_path / name
+        killed = run_and_kill(root, killable, is_moment, prepare)
+        assert steps_done(runs.find(root, killed)) < 8
+        [resumed] = [e for e in Workbench(root).resume(killed) if e["kind"] == "done"]
+        run = runs.find(root, killed)
+        assert losses(run) == losses(whole), name
+        assert resumed["result"]["best"] == done["result"]["best"]
+        tensors, expected = (load_file(r.adapter / "adapter_model.safetensors") for r in (run, whole))
+        assert all(torch.equal(tensors[key], expected[key]) for key in expected), name
+        left = {path.name for path in run.folder.iterdir()} - {"answers.jsonl"}
+        assert left == {"adapter", "events.jsonl", "settings.json"}, name
+        assert runs.history(root)[0].state == "done"
+
+
+def test_unfinished_checkpoint_leaves_the_one_before(tmp_path, monkeypatch):
+    path = tmp_path / checkpoint.NAME
+    checkpoint.write_whole({"step": 1}, path)
+
+    def full(state, file):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space"):
+        checkpoint.write_whole({"step": 2}, path)
+    assert [file.name for file in tmp_path.iterdir()] == [checkpoint.NAME]
+    assert torch.load(path, weights_only=True) == {"step": 1}
+
+
+@pytest.mark.slow
+def test_full_disk_is_a_note_and_training_goes_on(chosen, tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "write_whole", full)
+    events = list(Workbench(tmp_path).tune(chosen(train={"save_every": 1, "max_steps": 4})))
+    assert [e["key"] for e in events if e["kind"] == "note"].count("note.no_checkpoint") == 1
+    assert events[-1]["result"]["steps"] == 4
+
+
+def test_automatic_checkpoints_take_a_small_share_of_the_time():
+    now = [0.0]
+    timer = checkpoint.CheckpointTimer(0, True, size=1000, clock=lambda: now[0])
+    spent = written = 0
+    for _ in range(3600):
+        now[0] += 1.0
+        if timer.is_due(1):
+            now[0] += 0.5
+            timer.written(0.5)
+            spent, written = spent + 0.5, written + 1
+    assert written > 50 and spent / now[0] <= checkpoint.AUTO_SHARE
+    never = checkpoint.CheckpointTimer(0, False, size=1000, clock=lambda: now[0])
+    now[0] += 10_000
+    assert not never.is_due(1) and checkpoint.CheckpointTimer(3, False, 1000).is_due(6)
+
+
+@pytest.mark.slow
+def test_run_that_another_process_works_on_is_not_resumed(killable, tmp_path):
+    pid = os.fork()
+    if pid == 0:
+        try:
+            slow_steps()
+            from playground.train import loop
+
+            slow = loop._accumulate
+            loop._accumulate = lambda *args: (time.sleep(2), slow(*args))[1]
+            list(Workbench(tmp_path).tune(killable))
+        finally:
+            os._exit(0)
+    try:
+        while not runs.history(tmp_path):
+            time.sleep(0.05)
+        run = runs.history(tmp_path)[0].id
+        with pytest.raises(PlaygroundError) as caught:
+            Workbench(tmp_path).resume(run)
+        assert keys(caught) == ["error.run_alive"]
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    assert not runs.is_written_to(runs.find(tmp_path, run))
+
+
+def test_unreadable_best_weights_are_an_error(tmp_path):
+    path = tmp_path / best_weights.NAME
+    assert best_weights.read(path) is None
+    path.write_bytes(b"PK\x03\x04 half a file")
+    with pytest.raises(PlaygroundError) as caught:
+        best_weights.read(path)
+    assert keys(caught) == ["error.checkpoint"]
