@@ -354,8 +354,13 @@ def is_persistent(module: Any, buffer: str) -> bool:
 
 
 def is_quantized(weight: Any) -> bool:
-    """Whether a weight is packed bytes of bitsandbytes."""
-    return type(weight).__name__ in ("Params4bit", "Int8Params")
+    """Whether a weight is packed bytes of bitsandbytes, or this program's bytes of float8."""
+    return type(weight).__name__ in ("Params4bit", "Int8Params") or is_float8(weight)
+
+
+def is_float8(weight: Any) -> bool:
+    """Whether a weight is a `Float8Linear`'s: bytes with a scale a row."""
+    return hasattr(weight, "row_scales")
 
 
 def unquantized_weight(layer: Any) -> Any:
@@ -366,6 +371,8 @@ def unquantized_weight(layer: Any) -> Any:
     weight = layer.weight
     if type(weight).__name__ == "Params4bit":
         return dequantize_4bit(weight.data, weight.quant_state)
+    if is_float8(weight):
+        return weight.data.view(torch.float8_e4m3fn).to(torch.float32) * weight.row_scales[:, None]
     if type(weight).__name__ == "Int8Params":
         return weight.data.to(torch.float32) * (int8_row_scales(layer)[:, None].to(weight.device) / 127)
     return weight.detach()

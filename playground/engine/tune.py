@@ -14,6 +14,7 @@ from playground.engine.evaluation import HeldOutLoss
 from playground.engine.job import JobContext, JobResult
 from playground.engine.load import ensure_loaded
 from playground.engine.model_slot import Adapter, ModelSlot
+from playground.engine.product_check import check_products
 from playground.engine.training import train
 from playground.engine.training_set import TrainingSet, encode_rows
 from playground.memory.release import release_memory
@@ -90,6 +91,7 @@ def tune(
         before = yield from _restore(context, trainer, training_set)
     else:
         _remove_checkpoints(context)  # what another beginning of this run has left
+        yield from check_products(trainer, training_set.examples)
         before = yield from evaluation.evaluate_loss("before", trainer, eval_set, context.stop)
     trained = yield from train(context, loaded, trainer, training_set, settings.train)
     if trained is None:

@@ -13,8 +13,11 @@ class Float8Linear(nn.Linear):
     """x Wᵀ + bias with W as `weight` (bytes: e4m3 codes, (out, in)) and `weight.row_scales` (float32, (out,)).
 
     The weight is kept as bytes, not as float8: PEFT would otherwise give adapters that type. multiplies: whether
-    products are made in float8; otherwise the weight is dequantized for each.
+    products are made in float8; otherwise the weight is dequantized for each. source_cls: the class of the layer that was
+    quantized, whose weight `Conv1D`'s files have transposed.
     """
+
+    source_cls: type[nn.Module] = nn.Linear
 
     def __init__(self, codes: Tensor, scales: Tensor, bias: Any, multiplies: bool) -> None:
         nn.Module.__init__(self)
@@ -29,7 +32,9 @@ class Float8Linear(nn.Linear):
         """Quantize a layer's weight on a device; the bias goes there too."""
         weight = layer.weight.data.T if isinstance(layer, Conv1D) else layer.weight.data
         bias = None if layer.bias is None else nn.Parameter(layer.bias.data.to(device), requires_grad=False)
-        return cls(*float8.quantize_rows(weight.to(device)), bias, multiplies)
+        quantized = cls(*float8.quantize_rows(weight.to(device)), bias, multiplies)
+        quantized.source_cls = type(layer)
+        return quantized
 
     @property
     def scales(self) -> Tensor:

@@ -84,10 +84,11 @@ def check_context_length(config: PreTrainedConfig, tokens: int) -> None:
 def resolve_target(settings: Settings, device: str, capacity: int) -> tuple[Settings, phases.Target]:
     """The settings with a bit width, and the target to predict for.
 
-    Bits left open become those that "auto" means on that device. A half-precision type left open becomes bfloat16,
-    whatever GPU the page runs on: float16 needs the same bytes.
+    Bits left open become those that "auto" means on that device, and 8 bits on a CPU are always int8. A half-precision
+    type left open becomes bfloat16, whatever GPU the page runs on: float16 needs the same bytes.
     """
-    settings = _with(settings, load={"bits": settings.load.bits or default_bits(device)})
+    kind = "int8" if device == "cpu" else settings.load.quant_type_8bit
+    settings = _with(settings, load={"bits": settings.load.bits or default_bits(device), "quant_type_8bit": kind})
     dtype = requested_dtype(settings.load) or torch.bfloat16
     return settings, phases.Target(device, dtype, capacity)
 
