@@ -13,8 +13,8 @@ class Float8Linear(nn.Linear):
     """x Wᵀ + bias with W as `weight` (bytes: e4m3 codes, (out, in)) and `weight.row_scales` (float32, (out,)).
 
     The weight is kept as bytes, not as float8: PEFT would otherwise give adapters that type. multiplies: whether
-    products are made in float8; otherwise the weight is dequantized for each. source_cls: the class of the layer that was
-    quantized, whose weight `Conv1D`'s files have transposed.
+    products are made in float8; otherwise the weight is dequantized for each. source_cls: the class of the layer that
+    was quantized; files have the weight of a `Conv1D` transposed.
     """
 
     source_cls: type[nn.Module] = nn.Linear
