@@ -135,7 +135,8 @@ def _build_inputs(page: Page) -> tuple[dict[FieldName, Any], gr.Dropdown, gr.Sli
         field(gr.Radio, "load", "bits", choices=page.choices("load.bits", BITS), min_width=250)
         field(gr.Radio, "train", "method", choices=page.choices("train.method", METHODS), min_width=200)
     kinds = page.choices("load.quant_type_8bit", QUANT_TYPES_8BIT)
-    field(gr.Radio, "load", "quant_type_8bit", choices=kinds, visible=start.load.bits == 8)
+    info = page.translate("load.quant_type_8bit.info")  # which GPUs have it
+    field(gr.Radio, "load", "quant_type_8bit", choices=kinds, info=info, visible=start.load.bits == 8)
     with gr.Row():
         field(gr.Slider, "train", "batch_size", minimum=1, maximum=128, step=1, min_width=200)
         field(gr.Slider, "train", "max_seq_length", minimum=32, maximum=4096, step=32, min_width=200)
