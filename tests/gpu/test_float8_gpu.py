@@ -1,7 +1,7 @@
 """Float8 on CUDA: products against dequantized weights at real shapes, predicted bytes, and what the check costs."""
 
 import threading
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,16 +10,17 @@ if not torch.cuda.is_available():
     pytest.skip("needs CUDA", allow_module_level=True)
 
 import toys
-from transformers import AutoConfig
 
 from playground.data.batch import Example
 from playground.engine.workbench import Workbench
 from playground.memory.ledger import bytes_by_part
+from playground.memory.release import release_memory
 from playground.model import float8
 from playground.model.float8_linear import Float8Linear
 from playground.model.load import LoadedModel, load_model
 from playground.predict import meta_model, phases
-from playground.settings import Data, Generation, Load, Lora, Settings, Train
+from playground.predict.heaviest import predict_heaviest_step
+from playground.settings import Data, Load, Lora, Settings, Train
 from playground.train.loop import fine_tune
 from playground.train.parallel import Team
 from playground.train.prepare import prepare_trainer
@@ -77,23 +78,20 @@ def test_quantizing_on_the_gpu_is_quantizing_on_the_cpu():
     assert (one != other).float().mean() < 1e-3  # ties after a division that is rounded otherwise
 
 
-def seven_b(tmp_path, layers: int = 4):
-    """A model with Llama-2-7B's layers, but only some of them, saved with random weights."""
+@pytest.fixture(scope="module")
+def seven_b(tmp_path_factory):
+    """The folder of a model with four of Llama-2-7B's layers, with random weights."""
     sizes = {"hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32, "num_key_value_heads": 32}
-    folder = tmp_path / "model"
-    model = toys.make_model(
-        "llama", **sizes, num_hidden_layers=layers, max_position_embeddings=1024, initializer_range=0.02
-    )
+    folder = tmp_path_factory.mktemp("model") / "seven-b"
+    model = toys.make_model("llama", **sizes, num_hidden_layers=4, max_position_embeddings=1024, initializer_range=0.02)
     model.to(torch.bfloat16).save_pretrained(folder)
     toys.make_tokenizer(True).save_pretrained(folder)
     return folder
 
 
-def measured_step(loaded: LoadedModel, settings: Settings, rows: list[Example]) -> tuple[int, int, int]:
-    """Peaks in bytes: of the check, of three steps after it, and what was allocated before."""
+def peaks(loaded: LoadedModel, settings: Settings, rows: list[Example]) -> tuple[int, int]:
+    """Peaks of allocated bytes: of the check before a run, and of three steps after it."""
     trainer = prepare_trainer(loaded, settings, rows, [], Team("cuda"))
-    torch.cuda.synchronize()
-    before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     check = compare_products(trainer, rows)
     of_check = torch.cuda.max_memory_allocated()
@@ -101,60 +99,42 @@ def measured_step(loaded: LoadedModel, settings: Settings, rows: list[Example]) 
     torch.cuda.reset_peak_memory_stats()
     for _ in fine_tune(trainer, rows, settings.train, threading.Event()):
         pass
-    return of_check, torch.cuda.max_memory_allocated(), before
+    return of_check, torch.cuda.max_memory_allocated()
 
 
 @pytest.mark.parametrize("checkpointing", ["off", "all"])
-def test_load_and_step_take_what_is_predicted_and_the_check_takes_less(tmp_path, checkpointing):
-    folder = seven_b(tmp_path)
+def test_load_and_step_take_what_is_predicted_and_the_check_takes_less(seven_b, checkpointing):
     train = Train(batch_size=32, max_steps=3, max_seq_length=256, gradient_checkpointing=checkpointing, compile="off")
-    settings = Settings(load=Load(**vars(FP8) | {"model": str(folder)}), lora=Lora(), train=train)
+    settings = Settings(load=replace(FP8, model=str(seven_b)), lora=Lora(), train=train)
     rows = [Example([5 + n % 300 for n in range(length)], length // 2) for length in LENGTHS]
-    config, target = AutoConfig.from_pretrained(folder), phases.Target("cuda", torch.bfloat16, 70 * 2**30)
+    config, target = meta_model.config_of(str(seven_b)), phases.Target("cuda", torch.bfloat16, 70 * 2**30)
     of_load = phases.predict_load(config, settings, target)
-    of_step = phases.predict_tune(config, settings, target, LENGTHS)
+    of_step = predict_heaviest_step(config, settings, target, rows)
 
-    torch.cuda.empty_cache()
+    release_memory()
+    before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    loaded = load_model(folder, settings.load, lambda *step: None)
-    peak, parts = torch.cuda.max_memory_allocated(), bytes_by_part(loaded.model)
-    check, step, _ = measured_step(loaded, settings, rows)
+    loaded = load_model(seven_b, settings.load, lambda *step: None)
+    peak, parts = torch.cuda.max_memory_allocated() - before, bytes_by_part(loaded.model)
+    check, step = (measured - before for measured in peaks(loaded, settings, rows))
     print(
         f"\nload {of_load['allocated']} predicted, {peak} measured; step {of_step['allocated']}, {step}; check {check}"
     )
     assert sum(parts.values()) == pytest.approx(peak, rel=0.1)
     assert of_load["allocated"] == pytest.approx(peak, rel=0.03)
-    assert of_step["allocated"] == pytest.approx(step, rel=0.03)
+    assert of_step["allocated"] == pytest.approx(step, rel=0.05)
     assert check < step
 
 
-def test_predicted_network_has_the_loaded_one_s_bytes(tmp_path):
-    folder = toys.save(tmp_path / "toy", "gpt_neox")
-    loaded = load_model(folder, FP8, lambda *step: None)
-    predicted = meta_model.build(meta_model.config_of(str(folder)), FP8, torch.bfloat16, "cuda")
-    assert bytes_by_part(predicted)["weights"] == bytes_by_part(loaded.model)["weights"]
-
-
-def test_fine_tune_and_chat_in_float8(tmp_path):
-    model = toys.save(
-        tmp_path / "toy", chat=True, hidden_size=512, intermediate_size=1024, max_position_embeddings=1024
-    )
-    settings = Settings(
-        load=Load(**vars(FP8) | {"model": str(model)}),
-        data=Data(end_row=32),
-        lora=Lora(r=4),
-        train=Train(max_steps=3, batch_size=8, lr=1e-3),
-    )
+def test_a_fine_tune_is_checked_and_recorded_before_its_first_step(tmp_path):
+    sizes = {"hidden_size": 512, "intermediate_size": 1024, "max_position_embeddings": 1024}
+    model = toys.save(tmp_path / "toy", chat=True, **sizes)
+    train = Train(max_steps=3, batch_size=8, lr=1e-3)
+    settings = Settings(load=replace(FP8, model=str(model)), data=Data(end_row=32), lora=Lora(r=4), train=train)
     workbench = Workbench(tmp_path / "runs")
     try:
         events = list(workbench.tune(settings))
-        keys = [event.get("key") for event in events]
-        assert "note.float8_checked" in keys and "note.no_float8" not in keys
-        turn = {"instruction": "What is the Wi-Fi password?", "answer": None}
-        sides = {"base": [turn], "tuned": [turn]}
-        result = [event for event in events if event["kind"] == "done"][-1]["result"]
-        adapter = Path(result["adapter"]).parent.name
-        answers = list(workbench.chat(settings, adapter, sides, Generation(max_new_tokens=8)))
-        assert answers[-1]["kind"] == "done"
     finally:
         workbench.free()
+    order = [event.get("key") if event["kind"] == "note" else event["kind"] for event in events]
+    assert order.index("note.float8_checked") < order.index("step") and "note.no_float8" not in order
