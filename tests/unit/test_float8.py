@@ -1,5 +1,7 @@
 """Weights in float8: what they stand for, gradients through them, loading, predicting, saving."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from test_linear import assert_same, loss_and_gradients, tuned
@@ -10,8 +12,11 @@ from playground.errors import PlaygroundError
 from playground.memory.ledger import bytes_by_part
 from playground.model import adapt, float8, load
 from playground.model.float8_linear import Float8Linear, quantize_linears
+from playground.planning.forecast import resolve_target
 from playground.predict import meta_model
 from playground.settings import Load, Lora, Settings
+from playground.share.recipe import Recipe, RunFacts, setting_notes
+from playground.share.script import script_text
 from playground.train.patches import patch_modules
 
 FP8 = Load(bits=8, quant_type_8bit="fp8", dtype="bfloat16", device="cpu")
@@ -88,6 +93,28 @@ def test_without_float8_products_8_bits_are_int8_and_a_note_says_so():
     assert resolve_bits(settings).load.quant_type_8bit == "int8"
     assert [note["key"] for note in no_float8_note(settings)] == ["note.no_float8"]
     assert not list(no_float8_note(Settings(load=Load(bits=8, device="cpu"))))
+
+
+def test_a_plan_for_a_cpu_is_of_int8_and_one_for_a_gpu_of_float8():
+    kinds = {
+        device: resolve_target(Settings(load=FP8), device, 0)[0].load.quant_type_8bit for device in ("cpu", "cuda")
+    }
+    assert kinds == {"cpu": "int8", "cuda": "fp8"}
+
+
+def test_the_script_of_a_run_in_float8_loads_16_bits_and_says_so():
+    settings = Settings(load=FP8)
+    facts = RunFacts({1: 2.0}, {1: 9}, 1, 1, True, "bfloat16", "cuda", False, {})
+    [note] = setting_notes(settings, facts)
+    rows = [{"prompt": "one", "answer": "two"}]
+    recipe = Recipe(
+        "r", "a/b", "A", settings, facts, rows, False, ["q_proj"], [], "AutoModelForCausalLM", 2, None, notes=(note,)
+    )
+    script = script_text(recipe, rows_file=False)
+    compile(script, "script", "exec")
+    assert note.key == "repeat.note.float8" and "BitsAndBytes" not in script and "in fp8, which" in script
+    int8 = replace(recipe, settings=Settings(load=replace(FP8, quant_type_8bit="int8")))
+    assert "load_in_8bit=True" in script_text(int8, rows_file=False)
 
 
 def test_dora_on_float8_is_refused():

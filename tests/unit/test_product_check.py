@@ -1,19 +1,26 @@
 """The check of float8 products before a run, on a toy model: passed by plain weights, refused for outliers."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 import torch
 from float8_emulation import float8_products
 
 from playground.data.batch import Example
-from playground.engine import tune as tune_job
 from playground.engine.product_check import check_products
+from playground.engine.workbench import Workbench
 from playground.errors import PlaygroundError
-from playground.model import float8
+from playground.export.model_card import model_card
+from playground.i18n import translate
 from playground.model.load import load_model
+from playground.runs import find
+from playground.runs.race import lanes
 from playground.settings import Load, Lora, Settings, Train
 from playground.train import product_check
 from playground.train.parallel import Team
 from playground.train.prepare import prepare_trainer
+from playground.ui.race_view import race_table
 
 ROWS = [Example(list(range(5, 30)), 4), Example(list(range(40, 52)), 1), Example(list(range(60, 90)), 8)]
 SETTINGS = Settings(
@@ -104,10 +111,12 @@ def test_a_check_passes_within_both_limits(figures, passed):
 
 
 def test_a_fine_tune_in_float8_records_its_check(toy, lesson, chosen, tmp_path, emulated):
-    from playground.engine.workbench import Workbench
-
     settings = chosen(load={"bits": 8, "quant_type_8bit": "fp8", "dtype": "bfloat16"}, train={"eval_rows": 0})
     events = list(Workbench(tmp_path).tune(settings))
     keys = [event.get("key") for event in events]
     assert "note.float8_checked" in keys and "note.no_float8" not in keys and events[-1]["kind"] == "done"
-    assert tune_job.check_products is check_products and float8.has_products("cpu")
+    page = SimpleNamespace(translate=lambda key, **values: translate("en", key, **values))
+    lane = lanes(tmp_path, replace(settings, load=replace(settings.load, quant_type_8bit="int8")), (8,))[8]
+    assert lane.is_float8 and "<small>fp8</small>" in race_table(page, settings, [lane])
+    card = model_card(find(tmp_path, lane.run), "adapter", "en")
+    assert "8 bits (fp8)" in card
