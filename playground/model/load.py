@@ -89,6 +89,7 @@ def load_model(
     folder = Path(folder)
     device = resolve_device(settings)
     dtype, reason = compute_dtype(settings, device)
+    settings = _as_stored(folder, settings)
     first = "cpu" if is_float8(settings) else initial_device or device
     model, notes = _read_model(folder, settings, dtype, first, on_progress)
     if is_float8(settings):
@@ -107,6 +108,15 @@ def load_model(
     return LoadedModel(model, tokenizer, device, dtype, reason, notes)
 
 
+def _as_stored(folder: Path, settings: Load) -> Load:
+    """The settings with the quantization that the folder's weights have already, if any."""
+    try:
+        config = read_config(folder / "config.json", folder.name)
+    except CONFIG_ERRORS as error:
+        raise problem("error.load", path=folder.name, detail=str(error).split("\n")[0][:240]) from error
+    return weights.with_stored_quantization(config, settings)
+
+
 def _read_model(
     folder: Path, settings: Load, dtype: torch.dtype, device: str, on_progress: Callable[..., None]
 ) -> tuple[PreTrainedModel, list[dict]]:
@@ -116,7 +126,6 @@ def _read_model(
     """
     try:
         config = read_config(folder / "config.json", folder.name)
-        weights.with_stored_quantization(config, settings)
         weights.check_files(folder)
         attention = compat.drop_unavailable_attention(config)
         if config.model_type == "rwkv":

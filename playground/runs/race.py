@@ -68,8 +68,8 @@ def _began_with(began: dict, settings: Settings) -> bool:
 
 def _without_bits(settings: Settings) -> Settings:
     """The settings that all lanes share. Both 8-bit types count as 8 bits: hardware without fp8 runs int8 for it."""
-    shared = {"bits": 0, "quant_type_8bit": "int8", "force": False, "accept_terms": False}
-    return replace(settings, load=replace(settings.load, **shared))
+    load = replace(settings.load, bits=0, quant_type_8bit="int8", force=False, accept_terms=False)
+    return replace(settings, load=load)
 
 
 @lru_cache(maxsize=256)

@@ -24,7 +24,8 @@ import statistics
 import sys
 import tempfile
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,28 +59,37 @@ def main() -> None:
     if options.arm:
         print(json.dumps(train_arm(options)))
         return
+    rounds: list[dict] = []
     with tempfile.TemporaryDirectory() as folder:
         if options.toy:
             options.model, options.steps = str(_save_toy(Path(folder))), TOY["max_steps"]
-        rounds = _run_all(options)
+        for result in _run_all(options):
+            rounds.append(result)
+            _write(options, rounds)  # each time, in case that the machine is taken away
     print(arms.failures(rounds), file=sys.stderr)
-    worked = [r for r in rounds if "failed" not in r]
-    hardware = next((r["hardware"] for r in worked), None)
-    summary = compare(worked)
-    for arm, figures in summary.items():
+    for arm, figures in compare([r for r in rounds if "failed" not in r]).items():
         print({"arm": arm} | figures)
+    sys.exit(any("failed" in r for r in rounds))
+
+
+def _write(options: argparse.Namespace, rounds: list[dict]) -> None:
+    """Write the result file and the figure of what has been run so far."""
+    rounds = sorted(rounds, key=lambda r: (r["seed"], list(ARMS).index(r["arm"])))
+    worked = [r for r in rounds if "failed" not in r]
+    summary = compare(worked)
+    hardware = next((r["hardware"] for r in worked), None)
     short = [{k: v for k, v in r.items() if k not in ("losses", "held_out_rows", "hardware")} for r in rounds]
     what = "loss curves by type of the frozen weights"
     report = arms.report(what, LIBRARIES, short, hardware=hardware, toy=options.toy, summary=summary)
     curves = {f"{r['arm']}/{r['seed']}": r["losses"] for r in worked}
     arms.write(options.out, report | {"losses": curves})
     means = {arm: smooth(_mean_curve(worked, arm)) for arm in summary}
-    options.out.with_suffix(".svg").write_text(figure(means, colours=COLOURS), encoding="utf-8")
-    sys.exit(len(worked) < len(rounds))
+    if means:
+        options.out.with_suffix(".svg").write_text(figure(means, colours=COLOURS), encoding="utf-8")
 
 
-def _run_all(options: argparse.Namespace) -> list[dict]:
-    """Every arm with every seed, each in a new process."""
+def _run_all(options: argparse.Namespace) -> Iterator[dict]:
+    """Every arm with every seed, each in a new process, as they end."""
     cores = len(os.sched_getaffinity(0))
     jobs = options.jobs or (1 if options.toy else max(1, cores - 1))
     env = os.environ | {"OMP_NUM_THREADS": "1" if jobs > 1 else str(cores), "TOKENIZERS_PARALLELISM": "false"}
@@ -94,7 +104,8 @@ def _run_all(options: argparse.Namespace) -> list[dict]:
 
     with ThreadPoolExecutor(jobs) as pool:
         started = [pool.submit(run, arm, seed) for seed in range(options.seeds) for arm in ARMS]
-        return [done.result() for done in started]
+        for done in as_completed(started):
+            yield done.result()
 
 
 def _save_toy(folder: Path) -> Path:

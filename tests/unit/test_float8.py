@@ -71,6 +71,14 @@ def test_predictions_count_the_bytes_of_the_loaded_model(toy):
     assert sizes == {name: (p.shape, p.dtype) for name, p in loaded.model.named_parameters()}
 
 
+def test_weights_that_are_stored_in_int8_stay_in_it(toy, tmp_path):
+    int8 = load.load_model(toy("llama"), replace(FP8, quant_type_8bit="int8"), lambda *step: None)
+    int8.model.save_pretrained(tmp_path)
+    int8.tokenizer.save_pretrained(tmp_path)
+    kinds = {type(module).__name__ for module in load.load_model(tmp_path, FP8, lambda *step: None).model.modules()}
+    assert "Linear8bitLt" in kinds and "Float8Linear" not in kinds
+
+
 def test_adapters_on_float8_compute_in_the_models_type_and_come_off_again(toy):
     loaded = load.load_model(toy("llama"), FP8, lambda *step: None)
     ids = torch.arange(5, 25)[None]
