@@ -8,8 +8,8 @@
 Arms are named shape/arm: calm is OpenCALM-7B, llama is Llama-2-7B, both with random weights, which cost what trained
 ones do. Every step takes the same 32 rows: 5,024 tokens, at most 256 a row, 60 % of each labelled. r 8, all linear
 layers.
-  bf16, nf4, int8   playground's own fine-tune. -off, -all: how many layers are checkpointed; -22GiB, -7GiB: the process
-                    may take that much of the GPU, its runtime included, and picks the rest itself; -compiled: layers
+  bf16, nf4, int8,  playground's own fine-tune. -off, -all: how many layers are checkpointed; -22GiB, -7GiB: the process
+  fp8               may take that much of the GPU, its runtime included, and picks the rest itself; -compiled: layers
                     are compiled
   peer-*-talk       alpaca-lora's recipe: 4 rows at once x 8, prepare_model_for_kbit_training and its checkpointing
   peer-*-best       the peer's fastest flags: 32 rows at once, no checkpointing
