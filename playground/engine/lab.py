@@ -144,8 +144,9 @@ def _with_kernels(
 ) -> Iterator[dict]:
     """Points of formats that the model is loaded in, one load each."""
     for format in formats:
-        variant = {"quant_type_8bit" if format.bits == 8 else "quant_type": format.variant}
-        loaded = yield from _load(context, slot, replace(load, bits=format.bits, double_quant=False, **variant))
+        plain = replace(load, bits=format.bits, double_quant=False, quant_type_8bit="int8")
+        of_format = replace(plain, quant_type=format.variant) if format.bits == 4 else plain
+        loaded = yield from _load(context, slot, of_format)
         yield {"kind": "phase", "name": "lab", "format": format.name}
         began = time.monotonic()
         measured = yield from _measure(context, loaded, format, measurements)

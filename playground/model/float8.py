@@ -11,6 +11,7 @@ Shapes: x (tokens, in), codes of a weight (out, in) as bytes, scales (out,), ups
 """
 
 import contextlib
+import weakref
 from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
@@ -25,6 +26,8 @@ MIN_CAPABILITY = (8, 9)  # CUDA compute capability with float8 products
 ALIGNMENT = 16  # a weight's sizes have to be multiples of it
 
 _exact = False
+_input: Tensor | None = None  # what the layer that is computed reads, if others may read it too
+_shared: tuple[Any, int, tuple[Tensor, Tensor]] | None = None  # (weak reference, version, codes and scales) of the last
 
 
 @cache
@@ -42,6 +45,21 @@ def exact_products() -> Iterator[None]:
         yield
     finally:
         _exact = before
+
+
+@contextlib.contextmanager
+def shared_input(x: Tensor) -> Iterator[None]:
+    """Within it, `linear` quantizes x once for all layers that read it one after another, such as q, k and v.
+
+    x: the tensor itself, which a layer may pass on in another shape. Not for code that is compiled: that writes into
+    memory without telling torch, so a tensor that is alive may have other values.
+    """
+    global _input
+    _input = None if x.is_inference() else x
+    try:
+        yield
+    finally:
+        _input = None
 
 
 def can_multiply(x: Tensor) -> bool:
@@ -68,12 +86,14 @@ def dequantize_rows(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor
 
 def linear(codes: Tensor, scales: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
     """x Wᵀ + bias, on a device that `has_products`."""
-    quantized, x_scales = _quantize_tokens(x, None)
+    quantized, x_scales = _quantize_input(x)
     return _multiply(quantized, codes, x_scales, scales, bias)
 
 
 def linear_backward(codes: Tensor, scales: Tensor, upstream: Tensor) -> Tensor:
     """The gradient for x, on a device that `has_products`."""
+    global _shared
+    _shared = None  # nothing is read again once gradients are computed
     quantized, row_scales = _quantize_tokens(upstream, scales)
     if codes.is_meta:
         transposed = codes.new_empty(codes.shape[1], codes.shape[0])
@@ -95,6 +115,23 @@ def _multiply(a: Tensor, b: Tensor, a_scales: Tensor, b_scales: Tensor, bias: Te
         out_dtype=torch.bfloat16,
         use_fast_accum=True,
     )
+
+
+def _quantize_input(x: Tensor) -> tuple[Tensor, Tensor]:
+    """As `_quantize_tokens`, but not again for the `shared_input` of the layer before.
+
+    The weak reference is to the tensor, so that memory that was given to another one is never taken for it, and torch
+    counts a version for every change in place.
+    """
+    global _shared
+    if _input is None:
+        return _quantize_tokens(x, None)
+    if _shared is not None and _shared[0]() is _input and _shared[1] == _input._version:
+        return _shared[2]
+    _shared = None  # freed before the next are made
+    quantized = _quantize_tokens(x, None)
+    _shared = weakref.ref(_input), _input._version, quantized
+    return quantized
 
 
 def _quantize_tokens(x: Tensor, factors: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -187,7 +187,7 @@ def quantize_to_float8(model: PreTrainedModel, device: str) -> None:
     """
     with quantizable_linear_layers(model.config):
         quantize_linears(model, compat.modules_not_to_quantize(model), device, float8.has_products(device))
-    model.to(device)
+    model.to(device)  # type: ignore[arg-type]  # transformers' wrapper hides the signature
 
 
 def model_from_config(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from playground import compat
+from playground.model import float8
 from playground.model.float8_linear import Float8Linear
 from playground.train import quantized_ops
 from playground.train.quantized_ops import FrozenWeight
@@ -111,24 +112,28 @@ class _EfficientLinear:
         if isinstance(self, LoraLayer) and x.dtype != self.lora_A[self.active_adapters[0]].weight.dtype:
             return super().forward(x, *args, **kwargs)  # type: ignore[misc]  # PEFT converts it
         flat = x.reshape(-1, x.shape[-1])
-        output = _lora_forward(self, flat) if isinstance(self, LoraLayer) else _frozen_forward(self, flat)
+        output = (_lora_forward if isinstance(self, LoraLayer) else _frozen_forward)(self, flat, x)
         return output.view(*x.shape[:-1], output.shape[-1])
 
 
-def _frozen_forward(layer: Any, x: Tensor) -> Tensor:
+def _frozen_forward(layer: Any, x: Tensor, whole: Tensor) -> Tensor:
+    """x Wᵀ + bias. x: (tokens, in), of `whole`, the input as other layers read it too."""
     if torch.compiler.is_compiling():
         return quantized_ops.frozen_linear_op(*frozen_weight(layer), x, layer.bias)
-    return _FrozenLinear.apply(frozen_weight(layer), x, layer.bias)
+    with float8.shared_input(whole):
+        return _FrozenLinear.apply(frozen_weight(layer), x, layer.bias)
 
 
-def _lora_forward(layer: Any, x: Tensor) -> Tensor:
+def _lora_forward(layer: Any, x: Tensor, whole: Tensor) -> Tensor:
+    """The same with an adapter."""
     name, weight, bias = layer.active_adapters[0], frozen_weight(layer.base_layer), layer.base_layer.bias
     a, b, scale = layer.lora_A[name].weight, layer.lora_B[name].weight, float(layer.scaling[name])
     if torch.compiler.is_compiling():
         return quantized_ops.lora_linear_compiled(weight, x, bias, a, b, scale)
     contexts: list = []
     low = _LoraDown.apply(x, a, contexts)
-    return _LoraLinear.apply(weight, x, bias, low, a, b, scale, contexts)
+    with float8.shared_input(whole):
+        return _LoraLinear.apply(weight, x, bias, low, a, b, scale, contexts)
 
 
 def efficient_linears(model: nn.Module) -> dict[nn.Module, type]:

@@ -1,5 +1,6 @@
 """The check of float8 products before a run, on a toy model: passed by plain weights, refused for outliers."""
 
+import contextlib
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from playground.engine.workbench import Workbench
 from playground.errors import PlaygroundError
 from playground.export.model_card import model_card
 from playground.i18n import translate
+from playground.model import float8
 from playground.model.load import load_model
 from playground.runs import find
 from playground.runs.race import lanes
@@ -94,6 +96,42 @@ def test_exact_gradients_are_those_without_float8(toy, emulated):
 def test_long_rows_are_compared_by_the_shortest(toy, emulated, monkeypatch):
     monkeypatch.setattr(product_check, "SAMPLE_TOKENS", 8)
     assert product_check.compare_products(trainer_of(toy("llama")), ROWS).tokens == 12
+
+
+def test_layers_that_read_one_tensor_quantize_it_once(toy, emulated, monkeypatch):
+    trainer, count = trainer_of(toy("llama")), 0
+    quantize = float8._quantize_tokens
+
+    def counted(x, factors):
+        nonlocal count
+        count += factors is None
+        return quantize(x, factors)
+
+    monkeypatch.setattr(float8, "_quantize_tokens", counted)
+    shared = product_check._loss_and_gradients(trainer, ROWS)
+    assert count == 4 * 2  # of each of two layers: for q, k, v; for o; for gate, up; for down
+    monkeypatch.setattr(float8, "shared_input", lambda x: contextlib.nullcontext())
+    alone = product_check._loss_and_gradients(trainer, ROWS)
+    assert count == 4 * 2 + 7 * 2 and shared[0] == alone[0]
+    assert all(torch.equal(one, other) for one, other in zip(shared[1], alone[1]))
+
+
+def test_a_tensor_that_was_changed_or_replaced_is_quantized_again(emulated):
+    torch.manual_seed(0)
+    codes, scales = float8.quantize_rows(torch.randn(16, 16))
+
+    def multiply(x):
+        with float8.shared_input(x):
+            return float8.linear(codes, scales, x, None)
+
+    x = torch.randn(3, 16, dtype=torch.bfloat16)
+    before = multiply(x)
+    assert torch.equal(multiply(x), before)
+    x.mul_(-1)
+    assert torch.equal(multiply(x), -before)
+    assert torch.equal(multiply(-x), before)
+    with torch.inference_mode():
+        assert torch.equal(multiply(torch.ones(3, 16, dtype=torch.bfloat16)), multiply(torch.ones(3, 16).bfloat16()))
 
 
 @pytest.mark.parametrize(
