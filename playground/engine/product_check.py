@@ -30,5 +30,13 @@ def check_products(trainer: Trainer, examples: Sequence[Example]) -> Iterator[di
         "tokens": check.tokens,
     }
     if not check.passed:
-        raise problem("error.float8_check", **values, least=MIN_COSINE, percent=round(100 * MAX_LOSS_DIFFERENCE))
+        raise problem(
+            "error.float8_check",
+            tokens=check.tokens,
+            cosine=round(check.cosine, 4),
+            least=MIN_COSINE,
+            loss=round(check.loss, 4),
+            exact_loss=round(check.exact_loss, 4),
+            percent=round(100 * MAX_LOSS_DIFFERENCE),
+        )
     yield {"kind": "note", "key": "note.float8_checked", "values": values}
