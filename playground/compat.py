@@ -353,8 +353,13 @@ def is_persistent(module: Any, buffer: str) -> bool:
 
 
 def is_quantized(weight: Any) -> bool:
-    """Whether a weight is packed bytes of bitsandbytes."""
-    return type(weight).__name__ in ("Params4bit", "Int8Params")
+    """Whether a weight is packed bytes of bitsandbytes, or this program's bytes of float8."""
+    return type(weight).__name__ in ("Params4bit", "Int8Params") or is_float8(weight)
+
+
+def is_float8(weight: Any) -> bool:
+    """Whether a weight is a `Float8Linear`'s: bytes with a scale a row."""
+    return hasattr(weight, "row_scales")
 
 
 def unquantized_weight(layer: Any) -> Any:
@@ -365,6 +370,8 @@ def unquantized_weight(layer: Any) -> Any:
     weight = layer.weight
     if type(weight).__name__ == "Params4bit":
         return dequantize_4bit(weight.data, weight.quant_state)
+    if is_float8(weight):
+        return weight.data.view(torch.float8_e4m3fn).to(torch.float32) * weight.row_scales[:, None]
     if type(weight).__name__ == "Int8Params":
         return weight.data.to(torch.float32) * (int8_row_scales(layer)[:, None].to(weight.device) / 127)
     return weight.detach()
@@ -417,7 +424,8 @@ def int8_row_scales(layer: Any) -> Any:
 def quantization_constants(tensor: Any) -> Iterator[Any]:
     """What a quantized weight carries with it: at 4 bits a scale a block and the code book (both again with double
     quantization, and an offset), at 8 bits a scale a row."""
-    state, constants = getattr(tensor, "quant_state", None), [getattr(tensor, "SCB", None)]
+    state = getattr(tensor, "quant_state", None)
+    constants = [getattr(tensor, name, None) for name in ("SCB", "row_scales")]
     while state is not None:
         constants += [state.absmax, state.code, getattr(state, "offset", None)]
         state = getattr(state, "state2", None)

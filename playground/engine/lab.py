@@ -144,8 +144,9 @@ def _with_kernels(
 ) -> Iterator[dict]:
     """Points of formats that the model is loaded in, one load each."""
     for format in formats:
-        of_4_bits = replace(load, quant_type=format.variant, double_quant=False)
-        loaded = yield from _load(context, slot, replace(load if format.bits == 8 else of_4_bits, bits=format.bits))
+        plain = replace(load, bits=format.bits, double_quant=False, quant_type_8bit="int8")
+        of_format = replace(plain, quant_type=format.variant) if format.bits == 4 else plain
+        loaded = yield from _load(context, slot, of_format)
         yield {"kind": "phase", "name": "lab", "format": format.name}
         began = time.monotonic()
         measured = yield from _measure(context, loaded, format, measurements)

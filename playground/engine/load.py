@@ -10,6 +10,7 @@ from playground.engine import predictions
 from playground.engine.job import JobContext, JobResult
 from playground.engine.model_slot import ModelSlot
 from playground.errors import problem
+from playground.model import float8
 from playground.model.adapter_folder import CONFIG as ADAPTER_CONFIG
 from playground.model.adapter_folder import base_model, is_adapter_folder
 from playground.model.cpu_speed import bf16_speedup
@@ -17,7 +18,7 @@ from playground.model.dtype import MIN_BF16_SPEEDUP, default_bits
 from playground.model.load import LoadedModel, load_model, resolve_device, unquantized_share
 from playground.model.source import config_available, fetch_model, local_folder
 from playground.predict import meta_model
-from playground.settings import Load, Settings
+from playground.settings import Load, Settings, is_float8
 
 MIN_UNQUANTIZED_SHARE = 0.01  # of the weights: more than that is worth a note
 
@@ -65,9 +66,22 @@ def ensure_loaded(context: JobContext, slot: ModelSlot, load: Load) -> Generator
 
 
 def resolve_bits(settings: Settings) -> Settings:
-    """The same settings with the bit width decided, where it was left to the hardware."""
-    bits = settings.load.bits or default_bits(resolve_device(settings.load))
-    return replace(settings, load=replace(settings.load, bits=bits))
+    """The same settings with the bit width decided, where it was left to the hardware, and a type that it can multiply.
+
+    Without float8 products, 8 bits are LLM.int8().
+    """
+    device = resolve_device(settings.load)
+    bits = settings.load.bits or default_bits(device)
+    decided = replace(settings.load, bits=bits)
+    if is_float8(decided) and not float8.has_products(device):
+        decided = replace(decided, quant_type_8bit="int8")
+    return replace(settings, load=decided)
+
+
+def no_float8_note(settings: Settings) -> Iterator[dict]:
+    """Why the weights are LLM.int8()'s although float8 was chosen, on hardware without its products."""
+    if is_float8(settings.load) and not float8.has_products(resolve_device(settings.load)):
+        yield {"kind": "note", "key": "note.no_float8", "values": {}}
 
 
 def auto_bits_note(bits: int) -> dict:

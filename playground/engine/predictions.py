@@ -162,7 +162,7 @@ def _with_held(prediction: dict, phase: str, load: Load, device: str, outside: d
         fresh = constants.PROGRAM_RSS if phase == "load" else prediction["rss"] - prediction["allocated"]
         measured = outside["rss"]
     else:
-        fresh = constants.cuda_runtime_bytes(phase, load.bits)
+        fresh = constants.cuda_runtime_bytes(phase, load)
         measured = outside.get("device_used", 0)
         if load.simulate_gpu_gib:
             measured = min(measured, MAX_RUNTIME_BYTES)

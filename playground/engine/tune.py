@@ -15,6 +15,7 @@ from playground.engine.forgetting import Forgetting
 from playground.engine.job import JobContext, JobResult
 from playground.engine.load import ensure_loaded
 from playground.engine.model_slot import Adapter, ModelSlot
+from playground.engine.product_check import check_products
 from playground.engine.training import train
 from playground.engine.training_set import TrainingSet, encode_rows
 from playground.memory.release import release_memory
@@ -69,7 +70,7 @@ def tune(
     is_full = settings.train.method == "full"
     context.team.check(settings)
     if not is_full:
-        adapt.check_lora(settings.lora, settings.load.bits, resolve_device(settings.load))
+        adapt.check_lora(settings.lora, settings.load, resolve_device(settings.load))
     loaded, training_set = yield from _load_model_and_rows(context, slot, settings)
     start = check_start(context.run.folder.parent, loaded, settings)
     eval_set = training_set.eval_set
@@ -99,6 +100,7 @@ def tune(
         before = yield from _restore(context, trainer, training_set)
     else:
         _remove_checkpoints(context)  # what another beginning of this run has left
+        yield from check_products(trainer, training_set.examples)
         before = yield from evaluation.evaluate_loss("before", trainer, eval_set, context.stop)
     trained = yield from train(context, loaded, trainer, training_set, settings.train)
     if trained is None:

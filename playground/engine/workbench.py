@@ -12,7 +12,7 @@ from pathlib import Path
 from playground import runs
 from playground.engine import adapters_chat, chat, export, lab, load, tune
 from playground.engine.job import JobContext, JobResult, run_job
-from playground.engine.load import auto_bits_note, resolve_bits
+from playground.engine.load import auto_bits_note, no_float8_note, resolve_bits
 from playground.engine.memory_snapshot import with_snapshot
 from playground.engine.model_slot import ModelSlot
 from playground.errors import problem
@@ -171,7 +171,7 @@ class Workbench:
         resumed: runs.Run | None = None,
     ) -> Iterator[dict]:
         """Run a job. It writes to the run that is resumed, or to the open run if it joins that, else to its own."""
-        notes, settings = self._auto_bits_notes(settings), resolve_bits(settings)
+        notes, settings = [*self._auto_bits_notes(settings), *no_float8_note(settings)], resolve_bits(settings)
         team = Team(resolve_device(settings.load))
         run = self._open_run(kind, settings, team, joins_open_run, resumed)
         self.run = run

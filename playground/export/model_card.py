@@ -82,7 +82,8 @@ def _license(model: str) -> str | None:
 
 def _bits(settings: Settings, lang: str) -> str:
     bits = translate(lang, "runs.bits", bits=settings.load.bits)
-    return f"{bits} ({settings.load.quant_type})" if settings.load.bits == 4 else bits
+    kind = {8: settings.load.quant_type_8bit, 4: settings.load.quant_type}.get(settings.load.bits)
+    return f"{bits} ({kind})" if kind else bits
 
 
 def _data(settings: Settings) -> str:

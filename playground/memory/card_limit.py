@@ -14,7 +14,7 @@ from playground.memory import constants, meter
 from playground.settings import Load
 
 # The most bytes of a GPU that torch's allocator never gets, over all phases and bit widths.
-MAX_RUNTIME_BYTES = constants.cuda_runtime_bytes("tune", 8)
+MAX_RUNTIME_BYTES = constants.cuda_runtime_bytes("tune", Load(bits=8))
 
 
 def capacity(load: Load, device: str) -> int:

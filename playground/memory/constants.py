@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from playground import compat
+from playground.settings import Load, is_int8
 
 # On the GPU once CUDA is initialized and nothing is allocated (measured).
 CUDA_CONTEXT = 552_402_944
@@ -40,9 +41,9 @@ TOKENIZER_BYTES_PER_TOKEN = 300
 MAX_GEMV_ROWS = 8
 
 
-def cuda_runtime_bytes(phase: str, bits: int) -> int:
+def cuda_runtime_bytes(phase: str, load: Load) -> int:
     """Bytes of the GPU that torch's allocator never gets, once `phase` ("load", "chat" or "tune") is over."""
-    return CUDA_CONTEXT + CUDA_LIBRARIES[phase] + (INT8_LIBRARIES if bits == 8 and phase != "load" else 0)
+    return CUDA_CONTEXT + CUDA_LIBRARIES[phase] + (INT8_LIBRARIES if is_int8(load) and phase != "load" else 0)
 
 
 def kernel_temporaries(function: Any, args: tuple, result: Any) -> Iterator[int]:

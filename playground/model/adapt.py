@@ -19,7 +19,7 @@ from playground.errors import PlaygroundError, problem
 from playground.model.embedding import embedding_rows, resize_embedding, rows_in_adapter
 from playground.model.language_part import language_part
 from playground.model.start_values import ADAPTER_NAME, freeze_shared_rows, lora_rank_and_alpha, set_start_values
-from playground.settings import Lora
+from playground.settings import Load, Lora, is_float8
 
 GROUPS = ("attention", "all-linear")  # of layers that a setting names together
 # Families with state space layers: PEFT (0.21) refuses to adapt these, since kernels bypass their forward pass.
@@ -190,13 +190,16 @@ def _modules_to_save(model: PreTrainedModel, names: str) -> list[str] | None:
     return wanted or None
 
 
-def check_lora(settings: Lora, bits: int, device: str) -> None:
-    """Raise PlaygroundError for an adapter that can't be trained at this bit width on "cuda" or "cpu".
+def check_lora(settings: Lora, load: Load, device: str) -> None:
+    """Raise PlaygroundError for an adapter that can't be trained on weights loaded so, on "cuda" or "cpu".
 
-    DoRA reads the 8-bit weights at every step, and on a CPU loses their scales at the first (PEFT 0.21).
+    DoRA reads the 8-bit weights at every step, and on a CPU loses their scales at the first (PEFT 0.21). The codes of
+    float8 it would read as numbers.
     """
-    if settings.use_dora and bits == 8 and device == "cpu":
+    if settings.use_dora and load.bits == 8 and device == "cpu":
         raise problem("error.dora_8bit")
+    if settings.use_dora and is_float8(load):
+        raise problem("error.dora_float8")
 
 
 def load_lora(model: PreTrainedModel, folder: Path, dtype: torch.dtype, config: LoraConfig | None = None) -> PeftModel:

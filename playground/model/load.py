@@ -26,13 +26,14 @@ from playground import compat
 from playground.errors import problem
 from playground.memory.ledger import tensors_by_part
 from playground.memory.release import MIN_FRAGMENTATION, defragment, mmap_large_blocks, release_memory
-from playground.model import weights
+from playground.model import float8, weights
 from playground.model.config_file import CONFIG_ERRORS, read_config
 from playground.model.dtype import compute_dtype
+from playground.model.float8_linear import Float8Linear, quantize_linears
 from playground.model.language_part import check_text_alone, model_class, without_towers
 from playground.model.tokenizer import load_tokenizer
 from playground.model.unquantized import layers_left_unquantized
-from playground.settings import Load
+from playground.settings import Load, is_float8, is_int8
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns "inputs will be cast" at every call at int8
 # What transformers logs and this program says in sentences, or does on purpose: a table of tensors that are missing or
@@ -88,10 +89,14 @@ def load_model(
     folder = Path(folder)
     device = resolve_device(settings)
     dtype, reason = compute_dtype(settings, device)
-    model, notes = _read_model(folder, settings, dtype, initial_device or device, on_progress)
+    settings = _as_stored(folder, settings)
+    first = "cpu" if is_float8(settings) else initial_device or device
+    model, notes = _read_model(folder, settings, dtype, first, on_progress)
+    if is_float8(settings):
+        quantize_to_float8(model, device)
     if settings.bits == 4 and device == "cpu":
         compat.disable_cpu_repacking(model.modules())
-    if settings.bits < 16 and device == "cuda":
+    if settings.bits < 16 and not is_float8(settings) and device == "cuda":
         defragment_after_load(model)
     model.requires_grad_(False)
     model.eval()
@@ -103,6 +108,15 @@ def load_model(
     return LoadedModel(model, tokenizer, device, dtype, reason, notes)
 
 
+def _as_stored(folder: Path, settings: Load) -> Load:
+    """The settings with the quantization that the folder's weights have already, if any."""
+    try:
+        config = read_config(folder / "config.json", folder.name)
+    except CONFIG_ERRORS as error:
+        raise problem("error.load", path=folder.name, detail=str(error).split("\n")[0][:240]) from error
+    return weights.with_stored_quantization(config, settings)
+
+
 def _read_model(
     folder: Path, settings: Load, dtype: torch.dtype, device: str, on_progress: Callable[..., None]
 ) -> tuple[PreTrainedModel, list[dict]]:
@@ -112,7 +126,6 @@ def _read_model(
     """
     try:
         config = read_config(folder / "config.json", folder.name)
-        weights.with_stored_quantization(config, settings)
         weights.check_files(folder)
         attention = compat.drop_unavailable_attention(config)
         if config.model_type == "rwkv":
@@ -155,7 +168,7 @@ def _file_notes(folder: Path, attention: str, towers: list[str], unused: list[st
 
 def quantization_config(settings: Load, dtype: torch.dtype) -> BitsAndBytesConfig | None:
     """How bitsandbytes stores the weights at this bit width and computes with them in `dtype`; None from 16 bits on."""
-    if settings.bits == 8:
+    if is_int8(settings):
         return BitsAndBytesConfig(load_in_8bit=True)
     if settings.bits == 4:
         return BitsAndBytesConfig(
@@ -165,6 +178,16 @@ def quantization_config(settings: Load, dtype: torch.dtype) -> BitsAndBytesConfi
             bnb_4bit_compute_dtype=dtype,
         )
     return None
+
+
+def quantize_to_float8(model: PreTrainedModel, device: str) -> None:
+    """Quantize a model in main memory to float8, layer by layer, as each arrives on the device; the rest follows it.
+
+    The layers are those that bitsandbytes would quantize.
+    """
+    with quantizable_linear_layers(model.config):
+        quantize_linears(model, compat.modules_not_to_quantize(model), device, float8.has_products(device))
+    model.to(device)  # type: ignore[arg-type]  # transformers' wrapper hides the signature
 
 
 def model_from_config(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
@@ -198,7 +221,7 @@ def unquantized_share(model: PreTrainedModel) -> float:
     bitsandbytes quantizes only linear layers: experts stored together are one parameter and stay. T5's `wo` stays
     because it needs the range of a wider dtype.
     """
-    quantized = [m for m in model.modules() if isinstance(m, (Linear4bit, Linear8bitLt))]
+    quantized = [m for m in model.modules() if isinstance(m, (Linear4bit, Linear8bitLt, Float8Linear))]
     embeddings = [m for m in model.modules() if isinstance(m, nn.Embedding)]
     excluded_modules = [*quantized, *embeddings, model.get_output_embeddings()]
     excluded = {id(p) for module in excluded_modules if module is not None for p in module.parameters()}

@@ -127,7 +127,7 @@ def with_stored_quantization(config: PreTrainedConfig, load: Load) -> Load:
     if load.bits != bits:
         raise problem("error.stored_bits", stored=bits, bits=load.bits)
     if bits == 8:
-        return load
+        return replace(load, quant_type_8bit="int8")
     return replace(
         load,
         quant_type=stored.get("bnb_4bit_quant_type", load.quant_type),

@@ -19,7 +19,7 @@ from playground.model.dtype import default_bits, requested_dtype
 from playground.model.language_part import max_context_length
 from playground.predict import meta_model, phases
 from playground.predict.formulas import explain
-from playground.predict.seconds import RELATIVE_TOKEN_SECONDS
+from playground.predict.seconds import RELATIVE_TOKEN_SECONDS, relative_token_seconds
 from playground.settings import BIT_WIDTHS, Settings
 
 MIN_CONTEXT = 32  # tokens of a chat, at least
@@ -84,10 +84,11 @@ def check_context_length(config: PreTrainedConfig, tokens: int) -> None:
 def resolve_target(settings: Settings, device: str, capacity: int) -> tuple[Settings, phases.Target]:
     """The settings with a bit width, and the target to predict for.
 
-    Bits left open become those that "auto" means on that device. A half-precision type left open becomes bfloat16,
-    whatever GPU the page runs on: float16 needs the same bytes.
+    Bits left open become those that "auto" means on that device, and 8 bits on a CPU are always int8. A half-precision
+    type left open becomes bfloat16, whatever GPU the page runs on: float16 needs the same bytes.
     """
-    settings = _with(settings, load={"bits": settings.load.bits or default_bits(device)})
+    kind = "int8" if device == "cpu" else settings.load.quant_type_8bit
+    settings = _with(settings, load={"bits": settings.load.bits or default_bits(device), "quant_type_8bit": kind})
     dtype = requested_dtype(settings.load) or torch.bfloat16
     return settings, phases.Target(device, dtype, capacity)
 
@@ -137,7 +138,7 @@ def fastest_settings(settings: Settings, capacity: int) -> list[dict]:
             need = _predict_tune(_with_plan(settings, *plan), capacity)["need"]
             if verdict(need, capacity) != "no":
                 option = {"bits": bits, "checkpointing": plan[1], "tokens": plan[2], "need": need}
-                options[plan] = chosen["work"] * RELATIVE_TOKEN_SECONDS[bits], option
+                options[plan] = chosen["work"] * relative_token_seconds(replace(settings.load, bits=bits)), option
     ranked = sorted(options.values(), key=lambda pair: pair[0])
     return [{"speed": round(ranked[0][0] / work, 3), **option} for work, option in ranked]
 

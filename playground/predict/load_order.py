@@ -42,4 +42,6 @@ def staged_elements(weight: Any) -> int:
     """How many unquantized elements are on the device, to be quantized into this weight; 0 if it isn't quantized."""
     if getattr(weight, "quant_state", None) is not None:
         return weight.quant_state.shape.numel()
+    if getattr(weight, "row_scales", None) is not None:
+        return weight.numel()
     return 2 * weight.numel() if getattr(weight, "SCB", None) is not None else 0  # LLM.int8() makes a copy in float16

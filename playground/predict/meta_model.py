@@ -13,11 +13,12 @@ from playground import compat
 from playground.model import adapt
 from playground.model.config_file import CONFIG_ERRORS, config_problem
 from playground.model.config_file import config_of as config_of  # the first step of most predictions
+from playground.model.float8_linear import Float8Linear, quantize_linears
 from playground.model.load import LoadedModel, model_from_config, quantizable_linear_layers, quantization_config
 from playground.model.weights import with_stored_quantization
 from playground.predict import shallow_model
 from playground.predict.lru import LruCache
-from playground.settings import Load
+from playground.settings import Load, is_float8
 
 compat.allow_autocast_on_meta()  # PEFT's adapters of experts leave autocast
 
@@ -37,13 +38,20 @@ def build(config: PreTrainedConfig, load: Load, dtype: torch.dtype, device: str)
     except (*CONFIG_ERRORS, RuntimeError) as error:
         raise config_problem(config.model_type, error) from error
     if load.bits < 16:
-        quantize(model, load, dtype)
+        quantize(model, load, dtype, device)
     model.stands_for = device  # type: ignore[assignment]  # the training code asks for it
     return model.requires_grad_(False).eval()
 
 
-def quantize(model: PreTrainedModel, load: Load, dtype: torch.dtype) -> None:
-    """Replace linear layers by bitsandbytes' quantized ones, those that transformers would replace."""
+def quantize(model: PreTrainedModel, load: Load, dtype: torch.dtype, device: str) -> None:
+    """Replace linear layers by quantized ones, those that transformers would replace.
+
+    device: that the model represents.
+    """
+    if is_float8(load):
+        with quantizable_linear_layers(model.config):
+            quantize_linears(model, compat.modules_not_to_quantize(model), "meta", device == "cuda")
+        return
     config = quantization_config(load, dtype)
     biases = {name: module.bias for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     with compat.separate_code_books(), quantizable_linear_layers(model.config):
@@ -85,7 +93,8 @@ def model_facts(config: PreTrainedConfig, load: Load, dtype: torch.dtype, device
     def compute() -> ModelFacts:
         model = build_loaded(config, load, dtype, device).model
         linear = {id(layer.weight): unquantized_size(layer) for layer in adapt.linear_layers(model).values()}
-        quantized = [module for module in model.modules() if isinstance(module, (Linear4bit, Linear8bitLt))]
+        kinds = (Linear4bit, Linear8bitLt, Float8Linear)
+        quantized = [module for module in model.modules() if isinstance(module, kinds)]
         sizes = linear | {id(layer.weight): unquantized_size(layer) for layer in quantized}
         parameters = sum(sizes.get(id(parameter), parameter.numel()) for parameter in model.parameters())
         return ModelFacts(shallow_model.layer_kinds(model), parameters, sum(linear.values()))

@@ -22,7 +22,7 @@ from playground.predict.cpu_memory import memory_outside_tensors
 from playground.predict.phase_traces import trace_chat, trace_load, trace_tune
 from playground.predict.trace_cache import cached_prediction
 from playground.predict.traced_model import Target, TracedModel
-from playground.settings import Settings
+from playground.settings import Load, Settings
 from playground.train.trainer import Trainer
 
 
@@ -33,8 +33,8 @@ def predict_load(config: PreTrainedConfig, settings: Settings, target: Target) -
     `parts` are what stays, and as `buffers` what the peak needs beyond that. On a CPU also "after": resident bytes once
     the model is loaded, without the pages of its file where they are released.
     """
-    bits, traced = settings.load.bits, trace_load(config, settings, target)
-    prediction = _prediction_from_trace(traced, target, "load", bits)
+    load, traced = settings.load, trace_load(config, settings, target)
+    prediction = _prediction_from_trace(traced, target, "load", load)
     parts = bytes_by_part(traced.trace.events)
     loaded = sum(parts.values())
     if prediction["allocated"] > loaded:
@@ -43,7 +43,7 @@ def predict_load(config: PreTrainedConfig, settings: Settings, target: Target) -
         parts["runtime"] = prediction["parts"]["runtime"]
     prediction["parts"] = parts
     if "rss" in prediction:
-        prediction["after"] = loaded + memory_outside_tensors(traced, target, "loaded", bits)
+        prediction["after"] = loaded + memory_outside_tensors(traced, target, "loaded", load.bits)
     return prediction
 
 
@@ -52,7 +52,7 @@ def predict_chat(config: PreTrainedConfig, settings: Settings, target: Target, c
     """Predict the memory of an answer of `context` tokens with its prompt."""
 
     def summarize(traced: TracedModel) -> dict:
-        return _prediction_from_trace(traced, target, "chat", settings.load.bits)
+        return _prediction_from_trace(traced, target, "chat", settings.load)
 
     return trace_chat(summarize, config, settings, target, context)
 
@@ -80,7 +80,7 @@ def predict_tune(
     train = settings.train
 
     def summarize(traced: TracedModel, trainer: Trainer, rows: Sequence[Example]) -> dict:
-        prediction = _prediction_from_trace(traced, target, "tune", settings.load.bits)
+        prediction = _prediction_from_trace(traced, target, "tune", settings.load)
         policy, batcher = trainer.plan.policy, trainer.batcher
         at_once = train.micro_batch_size or min(train.batch_size, len(rows))
         largest = next(batcher.micro_batches(rows, at_once, policy.tokens))
@@ -97,15 +97,15 @@ def predict_tune(
     return trace_tune(summarize, config, settings, target, lengths, labelled, prefix, all_logits, batching)
 
 
-def _prediction_from_trace(traced: TracedModel, target: Target, phase: str, bits: int) -> dict:
+def _prediction_from_trace(traced: TracedModel, target: Target, phase: str, load: Load) -> dict:
     """The prediction of a phase whose trace is complete."""
     events = traced.whole_events()
     allocated, parts = peak(events)
     if target.device == "cpu":
-        rss = allocated + memory_outside_tensors(traced, target, phase, bits)
+        rss = allocated + memory_outside_tensors(traced, target, phase, load.bits)
         return {"parts": parts, "allocated": allocated, "rss": rss, "need": rss}
     reserved = simulate_reserved(events)
-    device_used = reserved + constants.cuda_runtime_bytes(phase, bits)
+    device_used = reserved + constants.cuda_runtime_bytes(phase, load)
     return {
         "parts": parts | {"runtime": device_used - allocated},
         "allocated": allocated,

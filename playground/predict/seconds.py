@@ -17,7 +17,7 @@ from transformers import PreTrainedConfig
 from playground import compat
 from playground.catalog.cards import cards
 from playground.predict import meta_model
-from playground.settings import Settings
+from playground.settings import Load, Settings, is_float8
 from playground.train.memory_policy import (
     ASSUMED_RATE,
     FIXED_TOKENS,
@@ -29,6 +29,7 @@ from playground.train.memory_policy import (
 
 # Time of a trained token relative to 16 bits, by bit width: OpenCALM-7B on an H100 (tests/bench/README.md).
 RELATIVE_TOKEN_SECONDS = {16: 1.0, 8: 1.14, 4: 1.05}
+RELATIVE_FLOAT8_SECONDS = 0.78
 H100_PEAK = (
     989.4e12  # operations a second by its data sheet: the GPU that ASSUMED_RATE and RATE_REACHED were measured on
 )
@@ -39,6 +40,11 @@ EXPERT_COUNTS = (
     "n_routed_experts",
 )  # config fields: a token uses only some experts
 OTHER_VARIANT = r"(?! ?(?:Ti|SUPER|D|Laptop)\b)"  # a device name that continues like this is another GPU's
+
+
+def relative_token_seconds(load: Load) -> float:
+    """Time of a trained token relative to 16 bits, at a width of RELATIVE_TOKEN_SECONDS."""
+    return RELATIVE_FLOAT8_SECONDS if is_float8(load) else RELATIVE_TOKEN_SECONDS[load.bits]
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,7 @@ def step_work(config: PreTrainedConfig, settings: Settings, prediction: dict, st
         + 2 * 2 * weights.head * step.trained_tokens
     )
     return StepWork(
-        operations * RELATIVE_TOKEN_SECONDS[settings.load.bits],
+        operations * relative_token_seconds(settings.load),
         micro_batches * weights.depth * passes * LAUNCH_SECONDS,
     )
 

@@ -9,8 +9,9 @@ from playground.runs.listing import history
 from playground.runs.summary import RunSummary
 from playground.settings import Settings
 
-# Settings that a phase's memory depends on, besides model and bits.
-LOAD_FIELDS = ("quant_type", "double_quant", "dtype")
+# Settings that a phase's memory depends on, besides model and bits: at any bit width, and at some.
+LOAD_FIELDS = ("dtype",)
+LOAD_FIELDS_AT = {8: ("quant_type_8bit",), 4: ("quant_type", "double_quant")}
 TUNE_FIELDS = (
     "method",
     "batch_size",
@@ -35,7 +36,8 @@ class Measurement:
 
     def is_of_same_settings(self, settings: Settings) -> bool:
         """Whether these settings differ in nothing that the phase's memory depends on, model and bits aside."""
-        pairs = [(getattr(self.settings.load, name), getattr(settings.load, name)) for name in LOAD_FIELDS]
+        names = (*LOAD_FIELDS, *LOAD_FIELDS_AT.get(self.settings.load.bits, ()))
+        pairs = [(getattr(self.settings.load, name), getattr(settings.load, name)) for name in names]
         if self.phase == "tune":
             pairs += [(getattr(self.settings.train, name), getattr(settings.train, name)) for name in TUNE_FIELDS]
             pairs.append((self.settings.lora, settings.lora))

@@ -8,7 +8,7 @@ from pathlib import Path
 from playground.errors import PlaygroundError
 from playground.runs import store
 from playground.runs.listing import history
-from playground.settings import Settings
+from playground.settings import Settings, is_float8
 
 MOST_LOSSES = 200  # of a lane
 TOTALS = ("device_used", "rss")  # what decides whether a fine-tune fits: of a GPU, or of a CPU
@@ -19,7 +19,8 @@ class Lane:
     """One fine-tune of the race. Memory in bytes, of the whole GPU or the whole program; None where it isn't known.
 
     loss: held-out, before and after; recall: facts named by the base and the tuned model, 0 to 1; prompt: of the sample
-    answers; answers: the first and the last one, before and after the training; losses: (step, training loss), thinned.
+    answers; answers: the first and the last one, before and after the training; losses: (step, training loss), thinned;
+    is_float8: whether its 8 bits are fp8 instead of int8.
     """
 
     run: str
@@ -34,6 +35,7 @@ class Lane:
     prompt: str
     answers: tuple[str, str]
     losses: tuple[tuple[int, float], ...] = ()
+    is_float8: bool = False
 
 
 def lanes(root: Path, settings: Settings, widths: Sequence[int], hardware: str = "") -> dict[int, Lane]:
@@ -65,8 +67,9 @@ def _began_with(began: dict, settings: Settings) -> bool:
 
 
 def _without_bits(settings: Settings) -> Settings:
-    """The settings that all lanes share."""
-    return replace(settings, load=replace(settings.load, bits=0, force=False, accept_terms=False))
+    """The settings that all lanes share. Both 8-bit types count as 8 bits: hardware without fp8 runs int8 for it."""
+    load = replace(settings.load, bits=0, quant_type_8bit="int8", force=False, accept_terms=False)
+    return replace(settings, load=load)
 
 
 @lru_cache(maxsize=256)
@@ -112,6 +115,7 @@ def _read(folder: Path, modified: int, size: int, state: str) -> tuple[Lane, Set
         prompt=str(own[0].get("prompt", "")) if own else "",
         answers=(str(own[0].get("text", "")), str(own[-1].get("text", ""))) if own else ("", ""),
         losses=tuple(sorted(losses.items()))[:: -(-len(losses) // MOST_LOSSES) or 1],
+        is_float8=settings is not None and is_float8(settings.load),
     )
     hardware = ((first or {}).get("hardware") or {}).get("name", "")
     return lane, _without_bits(settings) if settings else None, hardware

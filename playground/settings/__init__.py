@@ -22,6 +22,8 @@ from playground.settings.schema import (
     Lora,
     Settings,
     Train,
+    is_float8,
+    is_int8,
     merge_group,
 )
 from playground.settings.validate import (
@@ -54,6 +56,8 @@ __all__ = [
     "Settings",
     "Train",
     "generation_problems",
+    "is_float8",
+    "is_int8",
     "is_text_encoding",
     "merge_group",
     "parse",

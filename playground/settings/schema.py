@@ -32,11 +32,22 @@ class Load:
     bits: int = 0  # 32 float32, 16 half precision, 8 LLM.int8(), 4 nf4 or fp4; 0: 16, or 32 where that is faster
     dtype: str = "auto"  # what 16 bits means: auto, bfloat16, float16
     quant_type: str = "nf4"  # at 4 bits: nf4 or fp4
+    quant_type_8bit: str = "int8"  # at 8 bits: int8 (LLM.int8()) or fp8 (e4m3; faster on GPUs that have it)
     double_quant: bool = True  # at 4 bits: quantize the quantization constants too (QLoRA)
     device: str = "auto"  # auto, cpu, cuda
     simulate_gpu_gib: float = 0.0  # GiB of a smaller GPU to simulate; 0: the whole GPU
     accept_terms: bool = False  # the model's license terms were shown and accepted
     force: bool = False  # load even where the prediction says that it won't fit
+
+
+def is_int8(load: Load) -> bool:
+    """Whether weights are loaded as LLM.int8() has them."""
+    return load.bits == 8 and load.quant_type_8bit == "int8"
+
+
+def is_float8(load: Load) -> bool:
+    """Whether weights are loaded in float8."""
+    return load.bits == 8 and load.quant_type_8bit == "fp8"
 
 
 @dataclass(frozen=True)

@@ -113,6 +113,7 @@ def _load_checks(load: Load) -> Iterator[Check]:
     yield load.bits in (0, *BIT_WIDTHS), "problem.bits", {"bits": load.bits}
     yield _one_of("load.dtype", load.dtype, ("auto", "bfloat16", "float16"))
     yield _one_of("load.quant_type", load.quant_type, ("nf4", "fp4"))
+    yield _one_of("load.quant_type_8bit", load.quant_type_8bit, ("int8", "fp8"))
     yield _one_of("load.device", load.device, ("auto", "cpu", "cuda"))
     yield load.simulate_gpu_gib >= 0, "problem.simulate_gpu_gib", {"simulate_gpu_gib": load.simulate_gpu_gib}
 

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 
 from playground import ASSETS
-from playground.settings import Settings
+from playground.settings import Settings, is_float8
 from playground.share.recipe import Recipe, listed_losses, warmup_steps
 from playground.share.template_text import fill_in
 
@@ -168,8 +168,12 @@ def _values(recipe: Recipe) -> dict[str, str]:
 
 
 def _is_quantized(recipe: Recipe) -> bool:
-    """Whether the script quantizes while it loads; weights that are stored quantized bring their own config."""
-    return recipe.settings.load.bits in (4, 8) and not recipe.stored
+    """Whether the script quantizes while it loads; weights that are stored quantized bring their own config.
+
+    transformers has no layers like this program's in float8, so such a run is repeated at 16 bits.
+    """
+    load = recipe.settings.load
+    return load.bits in (4, 8) and not recipe.stored and not is_float8(load)
 
 
 def _quantization(settings: Settings) -> str:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from playground import compat
 from playground.data.batch import Batch, Example, collate, collate_seq2seq, pack, shared_prefix
+from playground.model import float8
 from playground.train import attention
 from playground.train.loss import Loss
 from playground.train.patches import patch_modules
@@ -139,9 +140,10 @@ class Batcher:
     def _hidden_states(self, loss_module: Any, batch: Batch) -> Tensor:
         """The decoder's hidden states in float32, by the layers that train.
 
-        LLM.int8()'s own layers look for outliers over the whole batch, which would look like rows that see each other.
+        LLM.int8()'s own layers look for outliers over the whole batch, which would look like rows that see each other,
+        and rounding to float8 would turn the smallest differences of other kernels into large ones.
         """
-        with patch_modules(loss_module, self.model):
+        with patch_modules(loss_module, self.model), float8.exact_products():
             return loss_module(batch, return_hidden=True).float()
 
 

@@ -19,12 +19,17 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from playground import compat
+from playground.model import float8
+from playground.model.float8_linear import Float8Linear
 from playground.train import quantized_ops
 from playground.train.quantized_ops import FrozenWeight
 
 
 def frozen_weight(layer: Any) -> FrozenWeight:
-    """The weight of a linear layer of bitsandbytes (4 or 8 bits), torch or transformers (`Conv1D`), without a copy."""
+    """The weight of a linear layer, without a copy.
+
+    layer: of bitsandbytes (4 or 8 bits), this program (float8), torch or transformers (`Conv1D`).
+    """
     if isinstance(layer, Linear4bit):
         state: Any = layer.weight.quant_state  # type: ignore[attr-defined]
         inner = state.state2
@@ -35,6 +40,9 @@ def frozen_weight(layer: Any) -> FrozenWeight:
         )
     if isinstance(layer, Linear8bitLt):
         return FrozenWeight(layer.weight.data, "int8", [compat.int8_row_scales(layer)], 0, 0, *layer.weight.shape)
+    if isinstance(layer, Float8Linear):
+        form = "fp8" if layer.multiplies else "fp8-stored"
+        return FrozenWeight(layer.weight.data, form, [layer.scales], 0, 0, *layer.weight.shape)
     weight = layer.weight.T if isinstance(layer, Conv1D) else layer.weight
     return FrozenWeight(weight, "dense", [], 0, 0, *weight.shape)
 
@@ -106,26 +114,30 @@ class _EfficientLinear:
         if isinstance(self, LoraLayer) and x.dtype != self.lora_A[self.active_adapters[0]].weight.dtype:
             return super().forward(x, *args, **kwargs)  # type: ignore[misc]  # PEFT converts it
         flat = x.reshape(-1, x.shape[-1])
-        output = _lora_forward(self, flat) if isinstance(self, LoraLayer) else _frozen_forward(self, flat)
+        output = (_lora_forward if isinstance(self, LoraLayer) else _frozen_forward)(self, flat, x)
         return output.view(*x.shape[:-1], output.shape[-1])
 
 
-def _frozen_forward(layer: Any, x: Tensor) -> Tensor:
+def _frozen_forward(layer: Any, x: Tensor, whole: Tensor) -> Tensor:
+    """x Wᵀ + bias. x: (tokens, in), of `whole`, the input as other layers read it too."""
     if torch.compiler.is_compiling():
         return quantized_ops.frozen_linear_op(*frozen_weight(layer), x, layer.bias)
-    return _FrozenLinear.apply(frozen_weight(layer), x, layer.bias)
+    with float8.shared_input(whole):
+        return _FrozenLinear.apply(frozen_weight(layer), x, layer.bias)
 
 
-def _lora_forward(layer: Any, x: Tensor) -> Tensor:
+def _lora_forward(layer: Any, x: Tensor, whole: Tensor) -> Tensor:
+    """The same with an adapter."""
     name, weight, bias = layer.active_adapters[0], frozen_weight(layer.base_layer), layer.base_layer.bias
     a, b, scale = layer.lora_A[name].weight, layer.lora_B[name].weight, float(layer.scaling[name])
     if torch.compiler.is_compiling():
         if not a.requires_grad:  # the operator would keep x for its gradient
-            return _frozen_forward(layer.base_layer, x) + scale * (x @ a.T) @ b.T
+            return _frozen_forward(layer.base_layer, x, whole) + scale * (x @ a.T) @ b.T
         return quantized_ops.lora_linear_compiled(weight, x, bias, a, b, scale)
     contexts: list = []
     low = _LoraDown.apply(x, a, b, contexts)
-    return _LoraLinear.apply(weight, x, bias, low, a, b, scale, contexts)
+    with float8.shared_input(whole):
+        return _LoraLinear.apply(weight, x, bias, low, a, b, scale, contexts)
 
 
 def efficient_linears(model: nn.Module) -> dict[nn.Module, type]:
@@ -146,13 +158,13 @@ def _efficient_class(kind: Any) -> type:
 
 def _is_plain(layer: Any) -> bool:
     """Whether a layer computes what torch's or transformers' linear layer does, or what bitsandbytes' does."""
-    if isinstance(layer, (Linear4bit, Linear8bitLt)):
+    if isinstance(layer, (Linear4bit, Linear8bitLt, Float8Linear)):
         return True
     return isinstance(layer, (nn.Linear, Conv1D)) and type(layer).forward in (nn.Linear.forward, Conv1D.forward)
 
 
 def _is_supported(module: nn.Module) -> bool:
-    if isinstance(module, (Linear4bit, Linear8bitLt)):
+    if isinstance(module, (Linear4bit, Linear8bitLt, Float8Linear)):
         return not module.weight.requires_grad
     if not isinstance(module, LoraLayer) or not _is_plain(module.base_layer):
         return False

@@ -14,14 +14,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from playground.model import float8
+
 
 class FrozenWeight(NamedTuple):
     """A frozen linear layer's weight as it lies in memory, with everything that is needed to read it.
 
-    data: dense (out, in), int8 (out, in), or packed 4-bit codes.
-    format: "dense", "int8", "nf4" or "fp4".
-    constants: none for dense; int8: [scales (out,)]; nf4 and fp4: [absmax], or, quantized twice, [absmax as codes, code
-        book, scales of the absmax, offset of the absmax].
+    data: dense (out, in), int8 (out, in), float8 as bytes (out, in), or packed 4-bit codes.
+    format: "dense", "int8", "fp8" (multiplied in float8), "fp8-stored" (dequantized for each product), "nf4" or "fp4".
+    constants: none for dense; int8 and fp8: [scales (out,)]; nf4 and fp4: [absmax], or, quantized twice, [absmax as
+        codes, code book, scales of the absmax, offset of the absmax].
     block_size: weights that share one absmax (4 bits; else 0).
     constants_block_size: absmax codes that share one scale (4 bits, quantized twice; else 0).
     """
@@ -39,6 +41,8 @@ def dequantize(weight: FrozenWeight, dtype: torch.dtype) -> Tensor:
     """The weight as a matrix (out, in) in `dtype`: a new one if it is quantized; a dense one is returned unchanged."""
     if weight.format == "dense":
         return weight.data
+    if weight.format in ("fp8", "fp8-stored"):
+        return float8.dequantize_rows(weight.data, weight.constants[0], dtype)
     if weight.format == "int8":  # code × largest of its row / 127 (Dettmers et al. 2022, arXiv 2208.07339)
         dense = torch.empty(weight.data.shape, dtype=dtype, device=weight.data.device)
         return torch.mul(weight.data, weight.constants[0][:, None] / 127, out=dense)
@@ -57,11 +61,15 @@ def dequantize(weight: FrozenWeight, dtype: torch.dtype) -> Tensor:
 
 def frozen_linear(weight: FrozenWeight, x: Tensor, bias: Tensor | None) -> Tensor:
     """x Wᵀ + bias"""
+    if weight.format == "fp8" and float8.can_multiply(x):
+        return float8.linear(weight.data, weight.constants[0], x, bias)
     return functional.linear(x, dequantize(weight, x.dtype), bias)
 
 
 def frozen_linear_backward(weight: FrozenWeight, upstream: Tensor) -> Tensor:
     """The gradient for x."""
+    if weight.format == "fp8" and float8.can_multiply(upstream):
+        return float8.linear_backward(weight.data, weight.constants[0], upstream)
     return upstream @ dequantize(weight, upstream.dtype)
 
 

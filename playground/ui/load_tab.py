@@ -15,6 +15,7 @@ from playground.ui.page import QUIET, UNQUEUED, Page, Update, message, message_b
 
 BITS = (0, *BIT_WIDTHS)  # 0: auto
 QUANT_TYPES = ("nf4", "fp4")
+QUANT_TYPES_8BIT = ("int8", "fp8")
 DTYPES = ("auto", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -27,6 +28,8 @@ class LoadTab:
     model: gr.Dropdown
     about: gr.Markdown
     terms: gr.Checkbox
+    bits: gr.Radio
+    quant_type_8bit: gr.Radio
     load: gr.Button
     message: gr.HTML
     suggestions: SuggestionBox
@@ -40,7 +43,9 @@ def build(page: Page) -> LoadTab:
     model = field(gr.Dropdown, "load", "model", choices=model_filters.choices(page), allow_custom_value=True)
     about = gr.Markdown(model_filters.about(page, model.value), elem_classes="quiet")
     terms = field(gr.Checkbox, "load", "accept_terms", visible=False)
-    field(gr.Radio, "load", "bits", choices=labelled("load.bits", BITS))
+    bits = field(gr.Radio, "load", "bits", choices=labelled("load.bits", BITS))
+    kinds = labelled("load.quant_type_8bit", QUANT_TYPES_8BIT)
+    kind = field(gr.Radio, "load", "quant_type_8bit", choices=kinds, visible=bits.value == 8)
     with gr.Row(elem_classes="actions"):
         load = gr.Button(translate("load.go"), variant="primary")
     box = message_box()
@@ -55,7 +60,12 @@ def build(page: Page) -> LoadTab:
         with gr.Row():
             field(gr.Radio, "load", "dtype", choices=labelled("load.dtype", DTYPES))
             field(gr.Radio, "load", "device", choices=labelled("load.device", DEVICES))
-    return LoadTab(filters, model, about, terms, load, box, suggestions, picture)
+    return LoadTab(filters, model, about, terms, bits, kind, load, box, suggestions, picture)
+
+
+def show_at_8_bits(bits: gr.Radio, choice: gr.Radio) -> None:
+    """Show a choice only while the bit width is 8."""
+    bits.change(lambda width: gr.update(visible=width == 8), bits, choice, **UNQUEUED)
 
 
 def connect(page: Page, tab: LoadTab, header: gr.Tab, live_view: gr.HTML) -> None:
@@ -71,6 +81,7 @@ def connect(page: Page, tab: LoadTab, header: gr.Tab, live_view: gr.HTML) -> Non
 
     model_filters.connect(page, tab.filters, tab.model)
     tab.model.change(describe, tab.model, [tab.about, tab.terms], **UNQUEUED)
+    show_at_8_bits(tab.bits, tab.quant_type_8bit)
     tab.load.click(page.with_error_message(load), page.inputs(), tab.message, **QUIET)
     oom_suggestions.connect(page, tab.suggestions, "load", live_view)
     card_picture.connect_form(page, tab.picture, "load", header, live_view)

@@ -35,7 +35,7 @@ def race_figure(translate: Callable, found: Sequence[Lane]) -> str:
     ends = _apart([y(lane.losses[-1][1]) for lane in drawn])
     names = "".join(
         f'<text class="look-{number % LOOKS}" x="{x(lane.losses[-1][0]) + 6:.1f}" y="{at + 5:.1f}">'
-        f"{escape(translate('runs.bits', bits=lane.bits))}</text>"
+        f"{escape(translate('runs.bits', bits=lane.bits))}{' fp8' if lane.is_float8 else ''}</text>"
         for number, (lane, at) in enumerate(zip(drawn, ends))
     )
     axis = "".join(

@@ -121,4 +121,7 @@ def _row(page: Page, lane: Lane, largest: int) -> str:
     recall = "–" if lane.recall is None else f"{lane.recall[0]:.0%} → {lane.recall[1]:.0%}"
     state = "" if lane.state == "done" else f"<small>{escape(page.translate(f'state.{lane.state}'))}</small>"
     cells = f'<td class="memory">{bars}</td><td>{step}{speed}</td><td>{loss}</td><td>{recall}</td>'
-    return f'<tr><th scope=row>{lane.bits}{state}</th>{cells}<td class="answer">{escape(lane.answers[1])}</td></tr>'
+    kind = "<small>fp8</small>" if lane.is_float8 else ""
+    return (
+        f'<tr><th scope=row>{lane.bits}{kind}{state}</th>{cells}<td class="answer">{escape(lane.answers[1])}</td></tr>'
+    )

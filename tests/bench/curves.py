@@ -120,8 +120,10 @@ def train_arm(arm: str, steps: int) -> dict:
     return machine | {"losses": losses}
 
 
-def figure(curves: dict[str, list[float]], width: int = 720, height: int = 320) -> str:
-    """Draw the curves as an SVG."""
+def figure(
+    curves: dict[str, list[float]], width: int = 720, height: int = 320, colours: dict[str, str] = COLOURS
+) -> str:
+    """Draw the curves as an SVG. colours: by name of the curve."""
     low, high = 0.95 * min(map(min, curves.values())), max(map(max, curves.values()))
     steps = max(map(len, curves.values()))
 
@@ -131,14 +133,15 @@ def figure(curves: dict[str, list[float]], width: int = 720, height: int = 320) 
     def y(loss: float) -> float:
         return 20 + (high - loss) / (high - low) * (height - 60)
 
+    first = next(iter(curves))
     lines = [
-        f'<polyline fill="none" stroke="{COLOURS[arm]}" stroke-width="{3 if arm == "reference" else 1.5}" points="'
+        f'<polyline fill="none" stroke="{colours[arm]}" stroke-width="{3 if arm == first else 1.5}" points="'
         + " ".join(f"{x(step):.1f},{y(loss):.1f}" for step, loss in enumerate(losses))
         + '"/>'
         for arm, losses in curves.items()
     ]
     names = [
-        f'<text x="{width - 190}" y="{40 + 20 * n}" fill="{COLOURS[arm]}">{arm}</text>' for n, arm in enumerate(curves)
+        f'<text x="{width - 190}" y="{40 + 20 * n}" fill="{colours[arm]}">{arm}</text>' for n, arm in enumerate(curves)
     ]
     marks = [f'<text x="8" y="{y(loss) + 4:.0f}">{loss:.1f}</text>' for loss in (high, (high + low) / 2, low)]
     foot = (

@@ -53,13 +53,15 @@ def meta_model(shape: str, toy: bool) -> Any:
         return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
 
 
-def with_random_weights(model: Any, bits: int, device: str) -> Any:
+def with_random_weights(model: Any, bits: int, device: str, fp8: bool = False) -> Any:
     """Fill a model from `meta_model` with random weights on `device`, in `bits`, as playground's `load` leaves it."""
     import torch
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
     from playground import compat
+    from playground.model import float8
+    from playground.model.float8_linear import Float8Linear
     from playground.model.load import defragment_after_load
 
     torch.manual_seed(0)
@@ -70,9 +72,14 @@ def with_random_weights(model: Any, bits: int, device: str) -> Any:
         _fill_buffers(module, model.config, device)
         excluded = any(name == one or name.endswith("." + one) for one in unquantized)
         if bits < 16 and type(module) in (nn.Linear, Conv1D) and not excluded:
-            model.set_submodule(name, _quantized(module, bits))
+            model.set_submodule(
+                name,
+                Float8Linear.from_linear(module, device, float8.has_products(device))
+                if fp8
+                else _quantized(module, bits),
+            )
     by_meta_tensor.clear()  # frees the weights that were quantized
-    if bits < 16:
+    if bits < 16 and not fp8:
         setattr(model, f"is_loaded_in_{bits}bit", True)  # the flag by which PEFT recognizes a quantized model
         if device == "cuda":
             defragment_after_load(model)

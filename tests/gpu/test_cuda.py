@@ -16,6 +16,7 @@ KINDS = {
     "16": {"bits": 16},
     "fp16": {"bits": 16, "dtype": "float16"},
     "8": {"bits": 8},
+    "fp8": {"bits": 8, "quant_type_8bit": "fp8"},  # int8 where the GPU has no float8 products
     "nf4": {"bits": 4},
     "nf4-single": {"bits": 4, "double_quant": False},
     "fp4": {"bits": 4, "quant_type": "fp4"},
@@ -74,7 +75,8 @@ def test_load_tune_chat_and_free(workbench, model, kind):
     tuned = result(workbench.tune(chosen))
     assert tuned["steps"] == 3 and tuned["peak"]["allocated"] > exact and tuned["packed"]
     both = answer(workbench, chosen, tuned["run"])
-    assert both["base"] == base or kind == "8"  # LLM.int8() looks for outliers over the whole batch
+    # LLM.int8() looks for outliers over the whole batch; rounding to float8 amplifies differences of kernels
+    assert both["base"] == base or kind in ("8", "fp8")
     workbench.free()
     assert torch.cuda.memory_allocated() - before < 2**20
 

@@ -46,6 +46,14 @@ def saved_and_loaded(model, folder, shard_bytes=10**9):
     return load(folder, 32).model
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_merged_weights_of_float8_are_the_dequantized_ones_with_the_adapter(toy, tmp_path, family):
+    float8 = Load(bits=8, quant_type_8bit="fp8", dtype="bfloat16", device="cpu")
+    model = adapted(load_model(toy(family), float8, lambda *_: None))
+    merged = logits(saved_and_loaded(model, tmp_path / "merged"))
+    assert distance(logits(model), merged) < 0.02  # the adapted model computes in bfloat16
+
+
 def distance(one, other):
     return float((one - other).norm() / other.norm())
 

@@ -187,7 +187,7 @@ def test_later_runs_of_an_engine_are_predicted_as_near_as_its_first(chosen, tmp_
 
 
 def test_on_cuda_other_processes_count_on_the_real_card_and_not_on_a_simulated_one():
-    load, fresh = Load(bits=16), constants.cuda_runtime_bytes("chat", 16)
+    load, fresh = Load(bits=16), constants.cuda_runtime_bytes("chat", Load(bits=16))
     prediction = {"parts": {"weights": 5, "runtime": fresh}, "device_used": 5 + fresh, "need": 5 + fresh, "reserved": 5}
     outside = {"rss": 1, "device_used": fresh + 7 * 2**30}
     real = predictions._with_held(prediction, "chat", load, "cuda", outside)

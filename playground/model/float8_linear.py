@@ -1,0 +1,62 @@
+"""A linear layer whose frozen weight is stored in float8 (e4m3), with one scale an output row."""
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.pytorch_utils import Conv1D
+
+from playground.model import float8
+
+
+class Float8Linear(nn.Linear):
+    """x Wᵀ + bias with W as `weight` (bytes: e4m3 codes, (out, in)) and `weight.row_scales` (float32, (out,)).
+
+    The weight is kept as bytes, not as float8: PEFT would otherwise give adapters that type. multiplies: whether
+    products are made in float8; otherwise the weight is dequantized for each. source_cls: the class of the layer that
+    was quantized; files have the weight of a `Conv1D` transposed.
+    """
+
+    source_cls: type[nn.Module] = nn.Linear
+
+    def __init__(self, codes: Tensor, scales: Tensor, bias: Any, multiplies: bool) -> None:
+        nn.Module.__init__(self)
+        self.out_features, self.in_features = codes.shape
+        weight: Any = nn.Parameter(codes, requires_grad=False)
+        weight.row_scales = scales
+        self.weight, self.bias = weight, bias
+        self.multiplies = multiplies and not any(size % float8.ALIGNMENT for size in codes.shape)
+
+    @classmethod
+    def from_linear(cls, layer: Any, device: str, multiplies: bool) -> "Float8Linear":
+        """Quantize a layer's weight on a device; the bias goes there too."""
+        weight = layer.weight.data.T if isinstance(layer, Conv1D) else layer.weight.data
+        bias = None if layer.bias is None else nn.Parameter(layer.bias.data.to(device), requires_grad=False)
+        quantized = cls(*float8.quantize_rows(weight.to(device)), bias, multiplies)
+        quantized.source_cls = type(layer)
+        return quantized
+
+    @property
+    def scales(self) -> Tensor:
+        weight: Any = self.weight
+        return weight.row_scales
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.multiplies or not float8.can_multiply(x):
+            return functional.linear(x, float8.dequantize_rows(self.weight, self.scales, x.dtype), self.bias)
+        flat = x.reshape(-1, x.shape[-1])
+        return float8.linear(self.weight, self.scales, flat, self.bias).view(*x.shape[:-1], self.out_features)
+
+
+def quantize_linears(model: nn.Module, skip: list[str], device: str, multiplies: bool) -> None:
+    """Replace the linear layers of a model by float8 ones on a device, one by one, except those named in `skip`.
+
+    As transformers has it, `skip` names modules whole or by the end of their names, and what is below them.
+    """
+    for name, module in list(model.named_modules()):
+        if type(module) in (nn.Linear, Conv1D) and not _is_skipped(name, skip):
+            model.set_submodule(name, Float8Linear.from_linear(module, device, multiplies))
+
+
+def _is_skipped(name: str, skip: list[str]) -> bool:
+    return any(name == one or name.endswith(f".{one}") or f".{one}." in f".{name}." for one in skip)

@@ -1,0 +1,33 @@
+"""float8 products on any machine: the same rounding as a GPU's, computed in float32."""
+
+import contextlib
+from collections.abc import Iterator
+from types import SimpleNamespace
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from playground.model import float8
+
+
+def _quantize_tokens(x: Tensor, factors: Tensor | None) -> tuple[Tensor, Tensor]:
+    codes, scales = float8.quantize_rows(x.float() if factors is None else x.float() * factors)
+    return codes.view(float8.E4M3), scales
+
+
+def _multiply(a: Tensor, b: Tensor, a_scales: Tensor, b_scales: Tensor, bias: Tensor | None) -> Tensor:
+    product = a.float() @ b.view(float8.E4M3).float().T * a_scales[:, None] * b_scales[None, :]
+    return (product if bias is None else product + bias.float()).to(torch.bfloat16)
+
+
+@contextlib.contextmanager
+def float8_products() -> Iterator[None]:
+    """Within it, models loaded as fp8 multiply in float8 on the CPU too."""
+    kernels = SimpleNamespace(quantize_tokens=_quantize_tokens, transpose=lambda codes: codes.T.contiguous())
+    with (
+        mock.patch.object(float8, "has_products", lambda device: True),
+        mock.patch.object(float8, "_kernels", lambda: kernels),
+        mock.patch.object(float8, "_multiply", _multiply),
+    ):
+        yield
