@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from playground import runs
 from playground.memory.release import release_memory
-from playground.model import adapt
+from playground.model import adapt, saved_adapter
 from playground.model.embedding import embedding_rows, resize_embedding
 from playground.model.load import LoadedModel
 from playground.settings import Load
@@ -77,11 +77,11 @@ class ModelSlot:
     def load_adapter(self, folder: Path, adapter: Adapter, config: LoraConfig | None = None) -> None:
         """Put a saved adapter on the model. Raises PlaygroundError where it can't be read or doesn't fit.
 
-        config: as of adapt.load_lora.
+        config: as of saved_adapter.load_lora.
         """
         assert self.loaded
         self._rows = embedding_rows(self.loaded.model)
-        tuned = adapt.load_lora(self.loaded.model, folder, self.loaded.dtype, config)
+        tuned = saved_adapter.load_lora(self.loaded.model, folder, self.loaded.dtype, config)
         self.loaded.model = cast(PreTrainedModel, tuned)  # PeftModel passes on all that is asked of the base model
         self.adapter = adapter
 
@@ -94,7 +94,7 @@ class ModelSlot:
             self.load_adapter(*saved[0])
             for name, (folder, adapter) in zip(ADAPTER_NAMES[1:], saved[1:], strict=False):
                 assert self.loaded
-                adapt.load_further_lora(cast(PeftModel, self.loaded.model), folder, name, self.loaded.dtype)
+                saved_adapter.load_further_lora(cast(PeftModel, self.loaded.model), folder, name, self.loaded.dtype)
                 self.further = (*self.further, adapter)
         except BaseException:
             self.unload_adapter()

@@ -19,7 +19,7 @@ from playground.engine.product_check import check_products
 from playground.engine.training import train
 from playground.engine.training_set import TrainingSet, encode_rows
 from playground.memory.release import release_memory
-from playground.model import adapt
+from playground.model import adapt, saved_adapter
 from playground.model.load import LoadedModel, resolve_device
 from playground.settings import Settings
 from playground.train import best_weights, checkpoint
@@ -201,7 +201,7 @@ def _save(context: JobContext, loaded: LoadedModel, is_full: bool) -> Path | Non
         return None
     if not is_full:
         assert isinstance(loaded.model, PeftModel)
-        adapt.save_lora(loaded.model, context.run.adapter)
+        saved_adapter.save_lora(loaded.model, context.run.adapter)
         return context.run.adapter
     loaded.model.save_pretrained(context.run.model)
     loaded.tokenizer.save_pretrained(context.run.model)

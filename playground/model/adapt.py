@@ -1,31 +1,25 @@
 """LoRA adapters on any model family: choose layers, attach, save, load, remove (Hu and others, arXiv 2106.09685)."""
 
 import re
-import shutil
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from peft.utils import ModulesToSaveWrapper
-from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
-from playground.errors import PlaygroundError, problem
-from playground.model.embedding import embedding_rows, resize_embedding, rows_in_adapter
+from playground.errors import problem
 from playground.model.language_part import language_part
-from playground.model.start_values import ADAPTER_NAME, freeze_shared_rows, lora_rank_and_alpha, set_start_values
+from playground.model.start_values import ADAPTER_NAME, lora_rank_and_alpha, set_start_values
 from playground.settings import Load, Lora, is_float8
 
 GROUPS = ("attention", "all-linear")  # of layers that a setting names together
 # Families with state space layers: PEFT (0.21) refuses to adapt these, since kernels bypass their forward pass.
 MAMBA_TYPES, MAMBA_KERNELS = ("falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"), ("out_proj", "conv1d")
-# Raised by PEFT and safetensors for adapters that can't be read, or that don't fit.
-UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError)
 
 
 def linear_layers(model: PreTrainedModel) -> dict[str, nn.Module]:
@@ -153,7 +147,7 @@ def add_lora(
         use_rslora=settings.use_rslora,
         use_dora=settings.use_dora,
         modules_to_save=_modules_to_save(model, settings.modules_to_save),
-        task_type=_task_type(model),
+        task_type=task_type(model),
     )
     torch.manual_seed(seed)
     try:
@@ -161,7 +155,7 @@ def add_lora(
     except ValueError as error:  # such as dropout on experts
         raise problem("error.peft", detail=str(error).split("\n")[0][:240]) from error
     assert isinstance(adapted, PeftModel)  # PEFT also names its mixed models as a possible result
-    _cast_adapters(adapted, dtype)
+    cast_adapters(adapted, dtype)
     try:
         set_start_values(adapted, settings, seed, on_progress)
     except BaseException:
@@ -170,7 +164,7 @@ def add_lora(
     return adapted
 
 
-def _task_type(model: PreTrainedModel) -> str:
+def task_type(model: PreTrainedModel) -> str:
     """By which PEFT chooses its class; the one for generation has adapters for rows of a batch."""
     return "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
 
@@ -202,94 +196,6 @@ def check_lora(settings: Lora, load: Load, device: str) -> None:
         raise problem("error.dora_float8")
 
 
-def load_lora(model: PreTrainedModel, folder: Path, dtype: torch.dtype, config: LoraConfig | None = None) -> PeftModel:
-    """Wrap a model with a saved adapter, to evaluate. Raises PlaygroundError if it can't be read or doesn't fit.
-
-    config: instead of the folder's own, of an adapter that this program didn't write (adapter_file.py).
-    """
-    if config:
-        config.task_type = _task_type(model)
-    adapted = _read_lora(model, folder, dtype, config)
-    adapted.eval()
-    return adapted
-
-
-def load_further_lora(model: PeftModel, folder: Path, name: str, dtype: torch.dtype) -> None:
-    """Put one more saved adapter on the model, under that name in PEFT; the active one stays the same.
-
-    Raises PlaygroundError as load_lora.
-    """
-    try:
-        model.load_adapter(str(folder), name, autocast_adapter_dtype=False)
-    except UNREADABLE as error:
-        raise _adapter_problem(folder, error) from error
-    _cast_adapters(model, dtype).eval()
-
-
-def continue_lora(model: PreTrainedModel, folder: Path, settings: Lora, dtype: torch.dtype, seed: int) -> PeftModel:
-    """Wrap a model with a saved adapter, to train it further with the settings' dropout, as their kind.
-
-    Raises PlaygroundError as load_lora.
-    """
-    torch.manual_seed(seed)
-    adapted = _read_lora(model, folder, dtype, None, is_trainable=True, dropout=settings.dropout)
-    if settings.kind == "miss":
-        freeze_shared_rows(adapted)
-    return adapted
-
-
-def _read_lora(
-    model: PreTrainedModel,
-    folder: Path,
-    dtype: torch.dtype,
-    config: PeftConfig | None,
-    is_trainable: bool = False,
-    dropout: float | None = None,
-) -> PeftModel:
-    """The model with a saved adapter. config, dropout: in place of the adapter's own."""
-    try:
-        config = config or PeftConfig.from_pretrained(str(folder))
-        if dropout is not None:
-            config.lora_dropout = dropout  # type: ignore[union-attr]  # of LoRA's config
-        rows = rows_in_adapter(model, folder)
-        if rows > embedding_rows(model):
-            resize_embedding(model, rows)
-        adapted = PeftModel.from_pretrained(
-            model,
-            folder,
-            adapter_name=ADAPTER_NAME,
-            is_trainable=is_trainable,
-            config=config,
-            autocast_adapter_dtype=False,
-        )
-    except UNREADABLE as error:
-        raise _adapter_problem(folder, error) from error
-    return _cast_adapters(adapted, dtype)
-
-
-def _adapter_problem(folder: Path, error: Exception) -> PlaygroundError:
-    return problem("error.adapter", path=folder.parent.name, detail=str(error).split("\n")[0][:200])
-
-
-def save_lora(model: PeftModel, folder: Path) -> None:
-    """Save the adapter in PEFT's format, replacing `folder` only once the new one is complete.
-
-    PEFT silently saves nothing for a model whose tensors are missing, so the written file is opened and checked.
-    """
-    partial = folder.with_name("adapter.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        model.save_pretrained(str(partial))
-        with safe_open(partial / "adapter_model.safetensors", "pt") as file:
-            if not any("lora_B" in name for name in file.keys()):
-                raise problem("error.unexpected", kind="adapter", detail="no tensors were saved")
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.replace(folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-
-
 def remove_lora(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     """Detach the adapter: return the base model with its original layers."""
     if not isinstance(model, PeftModel):
@@ -307,7 +213,7 @@ def _compute_dtype(layer: nn.Module, dtype: torch.dtype) -> torch.dtype:
     return weight.dtype if isinstance(weight, torch.Tensor) and weight.dtype.is_floating_point else dtype
 
 
-def _cast_adapters(model: PeftModel, dtype: torch.dtype) -> PeftModel:
+def cast_adapters(model: PeftModel, dtype: torch.dtype) -> PeftModel:
     """Cast each adapter to the dtype of its base layer, or to `dtype` where that layer is quantized.
 
     Layers of one model can differ: T5's `wo` stays float32 in a float16 model.

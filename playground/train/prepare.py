@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from playground.data.batch import Example
-from playground.model import adapt
+from playground.model import adapt, saved_adapter
 from playground.model.load import LoadedModel
 from playground.settings import Settings
 from playground.train.batching import Batcher
@@ -63,7 +63,7 @@ def make_trainable(
         return
     lora, seed = settings.lora, settings.train.seed
     model: Any = (
-        adapt.continue_lora(loaded.model, start, lora, loaded.dtype, seed)
+        saved_adapter.continue_lora(loaded.model, start, lora, loaded.dtype, seed)
         if start
         else adapt.add_lora(loaded.model, lora, loaded.dtype, seed, on_progress)
     )

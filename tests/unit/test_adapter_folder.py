@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from playground.engine.workbench import Workbench
 from playground.errors import PlaygroundError
-from playground.model import adapt
+from playground.model import saved_adapter
 from playground.model.load import load_model
 from playground.model.source import config_file, fetch_model, local_folder
 from playground.planning.forecast import forecast
@@ -29,7 +29,7 @@ def cache(tmp_path, monkeypatch):
 def adapter(toy, tmp_path):
     """A folder with an adapter for the toy model, and the logits of both together."""
     model = with_adapter(load(toy(), 32)).model
-    adapt.save_lora(model, tmp_path / "adapter")
+    saved_adapter.save_lora(model, tmp_path / "adapter")
     return tmp_path / "adapter", logits(model)
 
 

@@ -15,7 +15,7 @@ from playground.chat.generate import Prompt, batches, generate_answers
 from playground.engine.model_slot import ADAPTER_NAMES
 from playground.engine.workbench import Workbench
 from playground.errors import PlaygroundError
-from playground.model import adapt
+from playground.model import adapt, saved_adapter
 from playground.settings import Generation, Lora
 
 PLAIN = Generation(max_new_tokens=12)
@@ -37,7 +37,7 @@ def save_adapter(loaded, folder, seed, lora):
             torch.nn.init.normal_(parameter, std=0.3)
         elif ".modules_to_save." in name:
             torch.nn.init.normal_(parameter, std=0.1)
-    adapt.save_lora(tuned, folder)
+    saved_adapter.save_lora(tuned, folder)
     loaded.model = adapt.remove_lora(tuned)
 
 
@@ -60,9 +60,9 @@ def saved(toy, tmp_path_factory):
 
 
 def with_adapters(loaded, folders):
-    loaded.model = adapt.load_lora(loaded.model, folders[0], loaded.dtype)
+    loaded.model = saved_adapter.load_lora(loaded.model, folders[0], loaded.dtype)
     for name, folder in zip(ADAPTER_NAMES[1:], folders[1:], strict=False):
-        adapt.load_further_lora(loaded.model, folder, name, loaded.dtype)
+        saved_adapter.load_further_lora(loaded.model, folder, name, loaded.dtype)
     return loaded
 
 
@@ -86,7 +86,7 @@ def test_each_row_is_answered_as_by_its_adapter_alone(toy, saved, family, loras,
     for prompt, folder in zip(prompts, [None, *folders]):
         fresh = load(toy(family), 32)
         if folder:
-            fresh.model = adapt.load_lora(fresh.model, folder, fresh.dtype)
+            fresh.model = saved_adapter.load_lora(fresh.model, folder, fresh.dtype)
         alone += answers(fresh, [Prompt(prompt.ids, folder and adapt.ADAPTER_NAME)], PLAIN)[-1]["ids"]
     assert mixed == alone
     assert len({tuple(ids) for ids in mixed}) == len(mixed)

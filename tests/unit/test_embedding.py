@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from playground.engine.workbench import Workbench
 from playground.errors import PlaygroundError
-from playground.model import adapt
+from playground.model import adapt, saved_adapter
 from playground.model.embedding import embedding_name, resize_embedding, rows_in_adapter
 from playground.model.load import load_model
 from playground.settings import Generation, Load, Lora
@@ -101,7 +101,7 @@ def test_new_rows_leave_the_others_as_they_were(toy):
 def test_an_adapter_with_plain_lora_has_no_rows(toy, tmp_path):
     loaded = load_model(toy("llama"), Load(model=str(toy("llama")), bits=32, device="cpu"), lambda *done: None)
     model = adapt.add_lora(loaded.model, Lora(), torch.float32, 0)
-    adapt.save_lora(model, tmp_path / "adapter")
+    saved_adapter.save_lora(model, tmp_path / "adapter")
     assert rows_in_adapter(loaded.model, tmp_path / "adapter") == 0 == rows_in_adapter(loaded.model, tmp_path)
     assert isinstance(model, PeftModel)
 

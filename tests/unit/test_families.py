@@ -17,7 +17,7 @@ from torch import nn
 
 from playground.chat.generate import Prompt, generate_answers
 from playground.engine.workbench import Workbench
-from playground.model import adapt
+from playground.model import adapt, saved_adapter
 from playground.model.load import load_model
 from playground.settings import Generation, Lora
 
@@ -115,7 +115,7 @@ def base_model(trained):
 
 def with_saved_adapter(trained):
     """The fresh model with the adapter that was saved."""
-    trained.fresh.model = adapt.load_lora(base_model(trained), trained.adapter, trained.fresh.dtype)
+    trained.fresh.model = saved_adapter.load_lora(base_model(trained), trained.adapter, trained.fresh.dtype)
     return trained.fresh.model
 
 

@@ -17,7 +17,7 @@ from playground.engine import chat
 from playground.engine.process import start_job
 from playground.engine.workbench import Workbench
 from playground.errors import PlaygroundError
-from playground.model import adapt
+from playground.model import saved_adapter
 from playground.settings import Generation
 
 IDS = torch.tensor([[0, 40, 41, 42, 60]])
@@ -243,7 +243,7 @@ def test_failed_save_keeps_the_previous_adapter(chosen, tmp_path, monkeypatch):
     before = (workbench.run.adapter / "adapter_model.safetensors").read_bytes()
     monkeypatch.setattr(PeftModel, "save_pretrained", lambda self, folder: os.mkdir(folder))
     with pytest.raises(OSError):
-        adapt.save_lora(workbench.loaded.model, workbench.run.adapter)
+        saved_adapter.save_lora(workbench.loaded.model, workbench.run.adapter)
     assert (workbench.run.adapter / "adapter_model.safetensors").read_bytes() == before
     assert not (workbench.run.folder / "adapter.partial").exists()
 
