@@ -199,7 +199,7 @@ def test_old_flags_take_values_after_an_equals_sign_and_can_be_negated(capsys, t
         (
             ["unheard-of"],
             "there are tune, plan, lab, race, sweep, queue, rows, compare, runs, record, replay, "
-            "export, script, card, fetch, models",
+            "export, script, card, trackio, fetch, models",
         ),
     ],
 )

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+import toys
 from toys import toy_config
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -33,16 +34,33 @@ def less_text(monkeypatch):
     monkeypatch.setattr(neutral_text, "MAX_TOKENS", TOKENS)
 
 
+@pytest.fixture(scope="module")
+def literate(tmp_path_factory):
+    """The folder of a toy model that has read the neutral text, so that it has something to forget."""
+    folder = toys.save(tmp_path_factory.mktemp("literate") / "toy")
+    loaded = load_model(folder, Load(bits=32, device="cpu"), lambda *_: None)
+    windows = [torch.tensor([example.ids]) for parts in neutral_windows(loaded, 64).values() for example in parts]
+    optimizer = torch.optim.AdamW(loaded.model.requires_grad_(True).parameters(), 1e-2)
+    for _ in range(6):
+        for ids in windows:
+            loaded.model(input_ids=ids, labels=ids).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    loaded.model.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
-def junk(chosen, tmp_path):
-    """`junk(load={...}, train={...})`: settings that teach nonsense."""
+def junk(chosen, literate, tmp_path):
+    """`junk(load={...}, train={...})`: settings that teach nonsense to the model that has read the neutral text."""
     path = tmp_path / "junk.jsonl"
     path.write_text((json.dumps(JUNK) + "\n") * 12, encoding="utf-8")
     quick = {"max_steps": 25, "lr": 1e-1, "eval_rows": 0, "measure_forgetting": True}
 
     def settings(**groups):
         data = {"source": str(path), "drop_duplicates": False, "held_out": 0.0}
-        return chosen(**groups | {"data": data, "train": quick | groups.get("train", {})})
+        load = {"model": str(literate), "bits": 32, "device": "cpu"} | groups.get("load", {})
+        return chosen(**groups | {"load": load, "data": data, "train": quick | groups.get("train", {})})
 
     return settings
 
@@ -67,11 +85,11 @@ def test_nonsense_makes_a_model_worse_at_both_languages(junk, tmp_path, toy, cha
             assert figure[side] == pytest.approx(mean, rel=1e-4)
 
 
-def test_the_base_loss_is_the_untouched_models_own(junk, tmp_path, toy):
+def test_the_base_loss_is_the_untouched_models_own(junk, tmp_path, literate):
     events = list(Workbench(tmp_path / "runs").tune(junk(train={"max_steps": 2})))
     model, tokenizer = (
-        AutoModelForCausalLM.from_pretrained(toy(), dtype=torch.float32),
-        AutoTokenizer.from_pretrained(toy()),
+        AutoModelForCausalLM.from_pretrained(literate, dtype=torch.float32),
+        AutoTokenizer.from_pretrained(literate),
     )
     text = (neutral_text.ASSETS / "data" / "prose.ja.txt").read_text(encoding="utf-8")
     nats, tokens = measured(events)[0]["each"]["ja"][0]
