@@ -65,7 +65,7 @@ def predict_tune_memory(
     def predict(target: phases.Target) -> dict:
         elsewhere = target.device != loaded.device  # a simulated card, where rows may be packed in another way
         batching = None if elsewhere and batcher.packed else batcher.mode
-        return predict_heaviest_step(config, settings, target, examples, batching, batcher.prefix)
+        return predict_heaviest_step(config, settings, target, examples, batching)
 
     yield from _predict("tune", settings.load, loaded.device, loaded.dtype, outside, predict)
 

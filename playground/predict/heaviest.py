@@ -20,16 +20,15 @@ def predict_heaviest_step(
     target: phases.Target,
     examples: Sequence[Example],
     batching: str | None = None,
-    prefix: int = 0,
 ) -> dict:
     """Predict the heaviest step on these rows (phases.predict_tune), with its rows' "lengths" and "labelled" tokens.
 
-    batching, prefix: of a batcher that tried the model with these rows; None: as the config allows, nothing shared.
+    batching: the mode of a batcher that tried the model with these rows; None: the first that the config allows.
     """
     for group_by_length in (config.is_encoder_decoder or batching == "padded", True):
         rows = heaviest_batch(examples, settings.train, group_by_length)
         lengths, labelled = [len(e.ids) for e in rows], [e.labelled for e in rows]
-        prediction = phases.predict_tune(config, settings, target, lengths, labelled, prefix, False, batching)
+        prediction = phases.predict_tune(config, settings, target, lengths, labelled, 0, False, batching)
         if group_by_length or prediction["batching"] != "padded":  # only padded rows are batched by their length
             break
     return prediction | {"lengths": lengths, "labelled": labelled}

@@ -23,9 +23,8 @@ SHOWN_SETTINGS = 4  # of those that differ, over a run's answer
 
 @dataclass(frozen=True)
 class AdaptersChatView:
-    """Its components. whole: the part itself, shown only while as many runs are chosen as can be asked."""
+    """Its components."""
 
-    whole: gr.Column
     question: gr.Textbox
     ask: gr.Button
     stop: gr.Button
@@ -52,13 +51,12 @@ class _Asked:
 def build(page: Page) -> AdaptersChatView:
     """The components."""
     word = page.translate
-    with gr.Column(visible=False) as whole:
-        gr.Markdown(f"### {word('adapters.title')}")
+    with gr.Accordion(word("adapters.title"), open=False):
         gr.Markdown(word("adapters.lead", tab=word("tab.chat")), elem_classes="quiet")
         question, ask, stop = _question_line(page)
         box = message_box()
         answers = gr.HTML(elem_id="adapters-answers", apply_default_css=False)
-    return AdaptersChatView(whole, question, ask, stop, box, answers)
+    return AdaptersChatView(question, ask, stop, box, answers)
 
 
 def _question_line(page: Page) -> tuple[gr.Textbox, gr.Button, gr.Button]:
@@ -89,9 +87,6 @@ def connect(page: Page, view: AdaptersChatView, chosen_runs: Any, generation: Se
     for trigger in (view.ask.click, view.question.submit):
         trigger(ask, inputs, outputs, **QUIET)
     view.stop.click(page.stop("chat"), None, None, **UNQUEUED)
-    chosen_runs.change(
-        lambda chosen: gr.update(visible=LEAST <= len(_ids(chosen)) <= MOST), chosen_runs, view.whole, **UNQUEUED
-    )
 
 
 def _ids(chosen: Any) -> list[str]:

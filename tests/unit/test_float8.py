@@ -116,7 +116,20 @@ def test_the_script_of_a_run_in_float8_loads_16_bits_and_says_so():
     [note] = setting_notes(settings, facts)
     rows = [{"prompt": "one", "answer": "two"}]
     recipe = Recipe(
-        "r", "a/b", "A", settings, facts, rows, False, ["q_proj"], [], "AutoModelForCausalLM", 2, None, notes=(note,)
+        "r",
+        "a/b",
+        "A",
+        settings,
+        facts,
+        rows,
+        False,
+        ["q_proj"],
+        [],
+        "AutoModelForCausalLM",
+        2,
+        None,
+        (8, 16.0),
+        notes=(note,),
     )
     script = script_text(recipe, rows_file=False)
     compile(script, "script", "exec")
