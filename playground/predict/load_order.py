@@ -1,4 +1,4 @@
-"""How transformers loads a model: the order of the weights, and the memory that it needs in passing for each."""
+"""How a model is loaded: the order in which its weights arrive, and the memory that it needs in passing for each."""
 
 from typing import Any
 
@@ -10,9 +10,10 @@ from playground.memory.ledger import tensors_by_part
 
 
 def weights_in_load_order(model: PreTrainedModel) -> list[tuple[torch.Tensor, list[torch.Tensor]]]:
-    """Each weight with its quantization constants, in the order in which transformers loads them.
+    """Each weight with its quantization constants, in the order in which they arrive on the device.
 
-    That is by name, with numbers compared as numbers, and the output head first.
+    transformers loads by name, with numbers compared as numbers, and the output head first. A model in float8 arrives
+    from main memory: its quantized layers in the order of its modules, then the rest (model/load.py).
     """
     embeddings: Any = model.get_output_embeddings()
     head = embeddings.weight
@@ -23,6 +24,9 @@ def weights_in_load_order(model: PreTrainedModel) -> list[tuple[torch.Tensor, li
             weights[-1][1].append(tensor)
         else:
             weights.append((tensor, []))
+
+    if any(_row_scales(weight) is not None for weight, _ in weights):
+        return sorted(weights, key=lambda pair: _row_scales(pair[0]) is None)
 
     def load_order(pair: tuple[torch.Tensor, list[torch.Tensor]]) -> list[tuple[bool, int, str]]:
         words = names.get(id(pair[0]), ())
@@ -42,6 +46,11 @@ def staged_elements(weight: Any) -> int:
     """How many unquantized elements are on the device, to be quantized into this weight; 0 if it isn't quantized."""
     if getattr(weight, "quant_state", None) is not None:
         return weight.quant_state.shape.numel()
-    if getattr(weight, "row_scales", None) is not None:
+    if _row_scales(weight) is not None:
         return weight.numel()
     return 2 * weight.numel() if getattr(weight, "SCB", None) is not None else 0  # LLM.int8() makes a copy in float16
+
+
+def _row_scales(weight: Any) -> Any:
+    """The scales of a weight in float8; None for any other."""
+    return getattr(weight, "row_scales", None)

@@ -1,9 +1,11 @@
 """Weights in float8: what they stand for, gradients through them, loading, predicting, saving."""
 
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 import torch
+import toys
 from test_linear import assert_same, loss_and_gradients, tuned
 from torch import nn
 
@@ -14,6 +16,7 @@ from playground.model import adapt, float8, load
 from playground.model.float8_linear import Float8Linear, quantize_linears
 from playground.planning.forecast import resolve_target
 from playground.predict import meta_model
+from playground.predict.load_order import weights_in_load_order
 from playground.settings import Load, Lora, Settings
 from playground.share.recipe import Recipe, RunFacts, setting_notes
 from playground.share.script import script_text
@@ -150,3 +153,35 @@ def test_packing_is_tried_with_exact_products():
     with float8.exact_products():
         assert not float8.can_multiply(x)
     assert float8.can_multiply(x)
+
+
+@pytest.mark.parametrize("rows", [3, float8.FEW_ROWS])
+def test_a_product_that_the_library_refuses_is_made_of_dequantized_numbers(monkeypatch, rows):
+    asked: list = []
+
+    def refuse(*_, bias, **__):
+        asked.append(bias)
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling `cublasLtMatmulAlgoGetHeuristic`")
+
+    monkeypatch.setattr(torch, "_scaled_mm", refuse)
+    x, weight = torch.randn(rows, 32, dtype=torch.bfloat16), torch.randn(16, 32, dtype=torch.bfloat16)
+    bias = torch.randn(16, dtype=torch.bfloat16)
+    (a, a_scales), (b, b_scales) = float8.quantize_rows(x), float8.quantize_rows(weight)
+    product = float8._multiply(a.view(float8.E4M3), b, a_scales, b_scales, bias)
+    exact = x.float() @ weight.float().T + bias.float()
+    assert (product.float() - exact).norm() < 0.06 * exact.norm()
+    assert (asked[0] is None) == (rows < float8.FEW_ROWS)
+
+
+def test_other_errors_of_a_product_are_raised(monkeypatch):
+    monkeypatch.setattr(torch, "_scaled_mm", mock.Mock(side_effect=RuntimeError("out of memory")))
+    a, scales = float8.quantize_rows(torch.ones(2, 16))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        float8._multiply(a, a, scales, scales, None)
+
+
+def test_the_layers_of_a_float8_model_arrive_in_the_order_of_its_modules_before_the_rest():
+    model = meta_model.build_loaded(toys.toy_config("llama"), FP8, torch.bfloat16, "cuda").model
+    order = [weight for weight, _ in weights_in_load_order(model)]
+    quantized = [module.weight for module in model.modules() if isinstance(module, Float8Linear)]
+    assert all(one is other for one, other in zip(order, quantized)) and len(order) > len(quantized) >= 7
