@@ -11,17 +11,20 @@ from playground.errors import problem
 
 SHARE = 0.9  # of the squared change: so many directions are counted as used
 FILE = "adapter_model.safetensors"  # as PEFT names it
+PREFIX = "base_model.model."  # of PEFT's names of layers
+SHOWN = 32  # numbers of A and of B
 
 
 def adapter_spectrum(root: str, run: str) -> dict:
     """The singular values of a fine-tune's ΔW.
 
     Returns {"r" (the largest of any layer), "layers" (how many), "shares" (of the squared change, by direction, the
-    strongest first: the mean over the layers), "needed" (directions that hold SHARE of it: [least, median, most])}.
+    strongest first: the mean over the layers), "needed" (directions that hold SHARE of it: [least, median, most]),
+    "numbers" ({"layer", "a", "b"}: the first SHOWN numbers of the first layer's A and B)}.
     Raises PlaygroundError for a run without a LoRA adapter.
     """
     pairs = _read_pairs(runs.find(Path(root), run).adapter / FILE)
-    shares = [_squared_shares(a, b) for a, b in pairs]
+    shares = [_squared_shares(a, b) for a, b in pairs.values()]
     shares = [share for share in shares if bool(share.isfinite().all())]
     if not shares:
         raise problem("error.no_lora", run=run)
@@ -33,14 +36,20 @@ def adapter_spectrum(root: str, run: str) -> dict:
         "layers": len(shares),
         "shares": padded.mean(0).tolist(),
         "needed": [needed[0], needed[len(needed) // 2], needed[-1]],
+        "numbers": _first_numbers(pairs),
     }
 
 
-def _read_pairs(file: Path) -> list[tuple[Tensor, Tensor]]:
-    """(A, B) of each adapted linear layer, float32, r × in and out × r; [] where there is no such file."""
+def _first_numbers(pairs: dict[str, tuple[Tensor, Tensor]]) -> dict:
+    name, (a, b) = next(iter(pairs.items()))
+    return {"layer": name, "a": a.flatten()[:SHOWN].tolist(), "b": b.flatten()[:SHOWN].tolist()}
+
+
+def _read_pairs(file: Path) -> dict[str, tuple[Tensor, Tensor]]:
+    """(A, B) of each adapted linear layer by its name, float32, r × in and out × r; {} where there is no such file."""
     if not file.is_file():
-        return []
-    pairs = []
+        return {}
+    pairs = {}
     with safe_open(file, "pt") as tensors:
         names = set(tensors.keys())
         for name in sorted(names):
@@ -49,7 +58,7 @@ def _read_pairs(file: Path) -> list[tuple[Tensor, Tensor]]:
                 continue
             a, b = tensors.get_tensor(name).float(), tensors.get_tensor(other).float()
             if a.ndim == b.ndim == 2 and a.shape[0] == b.shape[1]:
-                pairs.append((a, b))
+                pairs[name.partition(".lora_A.")[0].removeprefix(PREFIX)] = a, b
     return pairs
 
 

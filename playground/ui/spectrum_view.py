@@ -9,8 +9,10 @@ import gradio as gr
 from playground.errors import as_playground_error
 from playground.ui.adapter_choice import adapter_choices
 from playground.ui.page import LATEST_ONLY, Page, Update, message
+from playground.ui.weight_figure import number_cells
 
 WIDTH, HEIGHT, MARGIN = 760, 150, 30
+CELLS_HEIGHT = 86  # of the numbers of A and B
 
 
 @dataclass(frozen=True)
@@ -65,5 +67,16 @@ def spectrum_figure(translate: Callable, spectrum: Mapping) -> str:
     )
     return (
         f'<figure class="lab lora"><p><b>{escape(text)}</b></p><p class="small">{escape(translate("spectrum.bars"))}'
-        f'</p><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(text)}">{bars}{axis}</svg></figure>'
+        f'</p><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(text)}">{bars}{axis}</svg>'
+        f"{_numbers(translate, spectrum['numbers'])}</figure>"
+    )
+
+
+def _numbers(translate: Callable, numbers: Mapping) -> str:
+    """The first trained numbers of a layer's A and B, each to be read where it is pointed at."""
+    text = translate("spectrum.numbers", layer=numbers["layer"])
+    drawn = number_cells(numbers["a"], MARGIN, 4, "A") + number_cells(numbers["b"], MARGIN + 180, 4, "B")
+    return (
+        f'<p class="small">{escape(text)}</p><svg viewBox="0 0 {WIDTH} {CELLS_HEIGHT}" role="img"'
+        f' aria-label="{escape(text)}">{drawn}</svg>'
     )

@@ -68,15 +68,18 @@ def lora_figure(translate: Callable, shape: Sequence[int], r: int, cells: Sequen
     )
     top = MARGIN + rank + 50
     total = max(MARGIN + rank + 40 + height, top + 90 if cells else 0)
-    drawn += _cells(cells, WIDTH - 150, top, translate("weight.cells"))
+    drawn += number_cells(cells, WIDTH - 150, top, translate("weight.cells"))
     return (
         f'<figure class="lab lora"><p><b>{escape(text)}</b></p><svg viewBox="0 0 {WIDTH} {total:.0f}" role="img"'
         f' aria-label="{escape(text)}">{drawn}{labels}</svg></figure>'
     )
 
 
-def _cells(cells: Sequence[float], left: float, top: float, label: str) -> str:
-    """Weights as small colored cells, eight a row: the larger, the darker; negative ones in another color."""
+def number_cells(cells: Sequence[float], left: float, top: float, label: str) -> str:
+    """Weights as small colored cells, eight a row: the larger, the darker; negative ones in another color.
+
+    Each shows its number when it is pointed at. left, top: of the first one in its drawing, which is SVG.
+    """
     largest = max((abs(cell) for cell in cells), default=0) or 1
     drawn = ""
     for number, cell in enumerate(cells):

@@ -41,6 +41,10 @@ def test_shares_are_those_of_a_real_adapters_whole_product(chosen, tmp_path):
     assert spectrum["r"] == 4 and spectrum["layers"] == len(shares) > 3
     assert spectrum["shares"] == pytest.approx(torch.stack(shares).mean(0).tolist(), abs=1e-4)
     assert spectrum["needed"] == [min(needed), sorted(needed)[len(needed) // 2], max(needed)]
+    numbers = spectrum["numbers"]
+    for part in ("a", "b"):
+        whole = tensors[f"base_model.model.{numbers['layer']}.lora_{part.upper()}.weight"].flatten()
+        assert numbers[part] == whole[:32].tolist() and any(numbers[part])
 
 
 def test_one_direction_of_many_is_seen(tmp_path):
@@ -78,5 +82,7 @@ def test_an_adapter_without_anything_learned_is_an_error(tmp_path, tensors):
 @pytest.mark.parametrize("lang", LANGUAGES)
 def test_the_figure_names_the_directions(lang):
     spectrum = {"r": 8, "layers": 30, "shares": [0.6, 0.2, 0.1, 0.05, 0.03, 0.01, 0.005, 0.005], "needed": [1, 3, 5]}
+    spectrum["numbers"] = {"layer": "q_proj", "a": [0.25, -0.5], "b": [0.125]}
     html = spectrum_figure(partial(translate, lang), spectrum)
-    assert html.count("<rect") == 8 and html.count('class="a"') == 3 and "60.0%" in html
+    assert html.count("<rect") == 8 + 3 and html.count('class="a"') == 3 and "60.0%" in html
+    assert "<title>-0.50000</title>" in html and "q_proj" in html
