@@ -75,7 +75,7 @@ def test_a_queue_that_was_left_goes_on_in_the_order_that_a_person_gives_it(app, 
 def test_an_export_says_its_size_ends_in_a_download_and_refuses_a_name_that_is_taken(run, shared_page, tmp_path):
     page = shared_page
     open_tab(page, "tab.take")
-    expect(page.locator(".export-size")).to_contain_text("The disk has")
+    expect(page.locator(".export-size.prose")).to_contain_text("The disk has")
     name = page.get_by_label(translate("en", "export.name"), exact=True)
     name.fill("mine.zip")
     name.blur()

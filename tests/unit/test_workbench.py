@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from playground import runs
 from playground.data.source import Row, SelectedRows
-from playground.engine import chat
+from playground.engine import answering
 from playground.engine.process import start_job
 from playground.engine.workbench import Workbench
 from playground.errors import PlaygroundError
@@ -287,7 +287,7 @@ def prompts_of_chat(workbench, settings, run, monkeypatch) -> set[str]:
         end = {"finish": "end", "tokens": 1, "seconds": 0.1}
         yield {"texts": ["blue <"] * len(batch), "tokens": 1, "ends": [end] * len(batch)}
 
-    monkeypatch.setattr(chat, "generate_answers", answers)
+    monkeypatch.setattr(answering, "generate_answers", answers)
     events = list(workbench.chat(settings, run, ASK, Generation(max_new_tokens=4)))
     assert [e for e in events if e["kind"] == "answer"][-1]["tuned"] == "blue "  # the answer's end mark is cut off
     return prompts
