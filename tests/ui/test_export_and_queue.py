@@ -76,7 +76,7 @@ def test_an_export_says_its_size_ends_in_a_download_and_refuses_a_name_that_is_t
     page = shared_page
     open_tab(page, "tab.take")
     expect(page.locator(".export-size.prose")).to_contain_text("The disk has")
-    name = page.get_by_label(translate("en", "export.name"), exact=True)
+    name = page.get_by_label(f"{translate('en', 'export.name')} {translate('en', 'export.name.info')}", exact=True)
     name.fill("mine.zip")
     name.blur()
     page.locator("#export-start").click()
