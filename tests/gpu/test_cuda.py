@@ -24,16 +24,18 @@ KINDS = {
 TURN = {"instruction": "What is the Wi-Fi password?", "answer": None}
 
 
+SIZES = {"hidden_size": 1024, "intermediate_size": 2048, "num_hidden_layers": 8, "max_position_embeddings": 1024}
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return toys.save(
-        tmp_path_factory.mktemp("model") / "toy",
-        chat=True,
-        hidden_size=1024,
-        intermediate_size=2048,
-        num_hidden_layers=8,
-        max_position_embeddings=1024,
-    )
+    return toys.save(tmp_path_factory.mktemp("model") / "toy", chat=True, **SIZES)
+
+
+@pytest.fixture(scope="module")
+def calm_model(tmp_path_factory):
+    """The same with small weights: the toy's large ones amplify any rounding (cosine of its float8 gradients: 0.20)."""
+    return toys.save(tmp_path_factory.mktemp("model") / "calm", chat=True, **SIZES, initializer_range=0.02)
 
 
 @pytest.fixture
@@ -64,9 +66,9 @@ def answer(workbench, chosen, adapter) -> dict:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_load_tune_chat_and_free(workbench, model, kind):
+def test_load_tune_chat_and_free(workbench, model, calm_model, kind):
     before = torch.cuda.memory_allocated()
-    chosen = settings(model, kind)
+    chosen = settings(calm_model if kind == "fp8" else model, kind)
     loaded = result(workbench.load(chosen))
     exact = sum(loaded["parts"].values())
     measured = torch.cuda.memory_allocated() - before
