@@ -1,7 +1,7 @@
 """Compare loss curves of LoRA on SmolLM2-135M by the type of the frozen weights: bf16, int8, fp8, nf4, three seeds.
 
-    python tests/bench/curves_8bit.py           # one GPU with float8 products (RTX 40, H100 or later); about 3 minutes
-    python tests/bench/curves_8bit.py --toy     # does it run? a toy model, float8 emulated on the CPU; a minute
+    python tests/bench/curves_8bit.py           # one GPU with float8 products (RTX 40, H100 or later)
+    python tests/bench/curves_8bit.py --toy     # does it run? a toy model, float8 emulated on the CPU
 
 Rows, rate and batch of the preset demo-en, 200 steps, adapters in bfloat16. A seed sets the adapter's start and the
 order of the rows; arms of one seed differ in nothing but the frozen weights and how they are multiplied. Each runs in
