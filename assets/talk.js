@@ -67,9 +67,30 @@ steps.forEach((step, number) => {
     const mine = asked += 1, value = Number(input.value);
     step.querySelector(".live output").textContent = value;
     const figure = await server.redraw({ step: number, value });
-    if (figure && mine === asked) step.querySelector(".figure").innerHTML = figure;
+    if (mine === asked) draw(step, figure);
   });
 });
+// Answers are asked for on a click, and drawn as they are written.
+steps.forEach((step, number) => {
+  const button = step.querySelector(".ask");
+  if (!button) return;
+  button.addEventListener("click", async () => {
+    button.disabled = true;
+    talk.focus();
+    try {
+      let answer = await server.answer({ step: number, start: true });
+      while (draw(step, answer.html) && answer.running && talk.isConnected) {
+        await new Promise((go) => setTimeout(go, 300));
+        answer = await server.answer({ step: number });
+      }
+    } finally { button.disabled = false; }
+  });
+});
+
+function draw(step, html) {
+  if (html) step.querySelector(".figure").innerHTML = html;
+  return Boolean(html);
+}
 
 show(shown);
 if (kept.full) fill(true);
