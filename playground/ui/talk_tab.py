@@ -73,9 +73,10 @@ def _step(page: Page, step: Step, number: int, count: int) -> str:
         if tab
         else ""
     )
+    lost = f'<p class="lost" role="status" hidden>{escape(word("talk.lost"))}</p>'
     ask = f'<button type="button" class="ask">{escape(word("talk.ask"))}</button>' if step.kind == "prompts" else ""
     return (
         f'<section class="step of-{step.kind}" aria-label="{number} / {count}" hidden>'
         f"<h2>{escape(step.title[lang])}</h2>{lead}{slider(step, lang)}"
-        f'<div class="figure">{step_figure(step, lang)}</div><div class="buttons">{ask}{go}</div></section>'
+        f'<div class="figure">{step_figure(step, lang)}</div>{lost}<div class="buttons">{ask}{go}</div></section>'
     )
