@@ -34,7 +34,7 @@ REFERENCES = {
 }
 SETTINGS = {
     "en": {"lora": {"layers": 22}, "train": {"epochs": 2, "lr": 0.002, "batch_size": 8}},
-    "ja": catalog.presets()["answer-ja"]["settings"],
+    "ja": {"load": {"model": "gemma-3-270m"}, "train": {"epochs": 1, "lr": 0.002, "batch_size": 8}},
 }
 
 
@@ -54,8 +54,8 @@ def _record(folder: Path, lang: str) -> str:
     """Fine-tune, and return the recording."""
     source = folder / f"plain-qa-and-talk.{lang}.jsonl"
     source.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in _rows(lang)), encoding="utf-8")
-    data, load = {"source": str(source)}, {"accept_terms": True}
-    settings = Settings().with_values(SETTINGS[lang]).with_values({"data": data, "load": load})
+    of_all = {"data": {"source": str(source)}, "load": {"accept_terms": True}, "train": {"measure_forgetting": False}}
+    settings = Settings().with_values(SETTINGS[lang]).with_values(of_all)
     for event in Workbench(folder / "runs").tune(settings):
         if event["kind"] in ("phase", "step", "sample"):
             print(lang, json.dumps(event, ensure_ascii=False)[:300], flush=True)
