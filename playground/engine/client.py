@@ -134,9 +134,9 @@ class Engine:
         """Load a model. Raises PlaygroundError if a job is under way; so do the other jobs."""
         return self._submit(Job("load"), "load", settings=settings.to_dict())
 
-    def tune(self, settings: Settings) -> Job:
-        """Fine-tune a model."""
-        return self._submit(Job("tune"), "tune", settings=settings.to_dict())
+    def tune(self, settings: Settings, exact: bool = False) -> Job:
+        """Fine-tune a model. exact: as of Workbench.tune."""
+        return self._submit(Job("tune"), "tune", settings=settings.to_dict(), exact=exact)
 
     def resume(self, run_id: str) -> Job:
         """Continue a fine-tune from its checkpoint, in its own run."""

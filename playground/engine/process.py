@@ -1,8 +1,8 @@
 """The engine's own process: runs one job after another over a Workbench and sends its events. Started by client.py.
 
-Requests, in the JSON lines of jsonl_process.py: "load" and "tune" {"settings"}, "resume" {"run_id"}, "chat"
-{"settings", "adapter", "sides", "generation"}, "chat_with_adapters" {"run_ids", "question", "generation"}, "lab"
-{"settings", "question"}, "export" {"order", "token"}, "unload". The result of each is the memory at its end (meter.py).
+Requests, in the JSON lines of jsonl_process.py: "load" {"settings"}, "tune" {"settings", "exact"}, "resume" {"run_id"},
+"chat" {"settings", "adapter", "sides", "generation"}, "chat_with_adapters" {"run_ids", "question", "generation"},
+"lab" {"settings", "question"}, "export" {"order", "token"}, "unload". The result of each is the memory at its end.
 Settings are validated here, at the edge of the process. The process is ready once its libraries are imported:
 {"ready": {"cuda": whether torch can use it, "pid"}}.
 """
@@ -61,7 +61,9 @@ def start_job(workbench: "Workbench", do: str, arguments: dict) -> Iterator[dict
         return workbench.chat(settings, arguments["adapter"], arguments["sides"], generation)
     if do == "lab":
         return workbench.lab(settings, parse_question(arguments["question"]))
-    return {"load": workbench.load, "tune": workbench.tune}[do](settings)
+    if do == "tune":
+        return workbench.tune(settings, arguments["exact"])
+    return {"load": workbench.load}[do](settings)
 
 
 if __name__ == "__main__":

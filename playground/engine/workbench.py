@@ -60,15 +60,19 @@ class Workbench:
 
         return self._job("load", settings, work)
 
-    def tune(self, settings: Settings) -> Iterator[dict]:
+    def tune(self, settings: Settings, exact: bool = False) -> Iterator[dict]:
         """Fine-tune with LoRA or in full; loads the model first unless it is loaded.
 
-        The result: "run", "seconds", "stopped" and "peak" as of `load`, and the fields of TuneResult.
+        exact: raise PlaygroundError where the hardware doesn't multiply the type of weights that the settings name,
+        instead of loading another. The result: "run", "seconds", "stopped" and "peak" as of `load`, and the fields of
+        TuneResult.
         """
 
         def work(context: JobContext, settings: Settings) -> Generator[dict, None, JobResult]:
             return with_snapshot(context, settings, tune.tune(context, self._slot, settings))
 
+        if exact and resolve_bits(settings).load.quant_type_8bit != settings.load.quant_type_8bit:
+            raise problem("error.race_no_float8")
         return self._job("tune", settings, work)
 
     def resume(self, run_id: str) -> Iterator[dict]:

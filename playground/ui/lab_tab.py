@@ -100,9 +100,10 @@ def connect(page: Page, tab: LabTab, header: gr.Tab, live_view: gr.HTML) -> None
         try:
             base = page.settings(values)
             question = parse_question({"formats": ",".join(map(str, formats or [])), **_subject(page, prompt, text)})
-            jobs = [
-                partial(page.engine.lab, settings, asdict(question)) for settings in _settings_of(page, base, models)
-            ]
+            jobs = {
+                settings.load.model: partial(page.engine.lab, settings, asdict(question))
+                for settings in _settings_of(page, base, models)
+            }
             page.queue.start("lab", jobs)
         except PlaygroundError as error:
             yield [page.error_message(error), gr.skip(), gr.skip(), gr.skip()]
@@ -118,7 +119,7 @@ def connect(page: Page, tab: LabTab, header: gr.Tab, live_view: gr.HTML) -> None
                 before = points
                 yield [message(), gr.update(interactive=False), *_drawn(page, points)]
             time.sleep(POLL_SECONDS)
-        error = page.queue.error if page.queue.kind == "lab" else None
+        error = next(iter(page.queue.errors.values()), None) if page.queue.kind == "lab" else None
         yield [
             page.error_message(error) if error else message(),
             gr.update(interactive=not page.queue.running),

@@ -14,6 +14,7 @@ from playground.runs import recordings
 from playground.settings import parse
 from playground.ui.live_view import SHIPPED, shown_run
 from playground.ui.page import UNQUEUED, Page, Update, message, message_box
+from playground.ui.run_names import data_name
 
 # No run is shown, it still goes on, or it is damaged.
 NO_RECORDING = (PlaygroundError, ValueError, AttributeError, KeyError, TypeError)
@@ -67,7 +68,7 @@ def connect(page: Page, view: RecordingsView, live_view: gr.HTML) -> None:
 
 
 def describe(page: Page, name: str) -> str:
-    """A recording in one line: the job, model, bits, what is trained, the GPU or processor, and how it ended."""
+    """A recording in one line: the job, model, bits, what is trained and on what, the hardware, and how it ended."""
     events = recordings.read_recording(name)
     first, last = events[0], events[-1]
     settings = parse(first["settings"])
@@ -77,7 +78,7 @@ def describe(page: Page, name: str) -> str:
         model=catalog.display_name(settings.load.model),
         bits=settings.load.bits,
     )
-    parts = [title]
+    parts = [title, *([data_name(settings.data.source, page.lang)] if first["job"] == "tune" else [])]
     if first["job"] == "tune" and settings.train.method == "full":
         parts.append(page.translate("recordings.full"))
     if last["kind"] == "error":

@@ -18,6 +18,7 @@ from playground.planning.client import read_stored_answers
 from playground.runs.recordings import read_recording
 from playground.talk.steps import MODEL, Step
 from playground.ui import lab_figure, plan_figures
+from playground.ui.talk_answers import recorded_figure
 from playground.ui.talk_bars import Bar, badge, bars
 from playground.ui.talk_recordings import cost_table, measured_peaks, peft_table
 from playground.ui.weight_figure import lora_figure, weight_figure
@@ -171,8 +172,9 @@ def _run(step: Step, lang: str, word: Callable) -> str:
 
 
 def _prompts(step: Step, lang: str, word: Callable) -> str:
-    items = "".join(f"<li>{escape(prompt)}</li>" for prompt in catalog.prompts()["talk"]["prompts"][lang])
-    return f'<ol class="prompts">{items}</ol>'
+    """The recorded answers of the base and the tuned model; those to the talk's prompts where the step names none."""
+    names = step.options.get("recordings", [f"talk-{lang}"])
+    return recorded_figure(word, [read_recording(name) for name in names])
 
 
 def _recorded_badge(word: Callable, recorded: dict) -> str:
