@@ -15,6 +15,7 @@ from playground.lab.question import LabQuestion, parse_question
 from playground.runs.lab_points import all_points
 from playground.settings import Settings
 from playground.ui import lab_figure, race_view, weight_view
+from playground.ui.lab_recorded import recorded_badge, recorded_points
 from playground.ui.model_choices import model_choices
 from playground.ui.page import QUIET, UNQUEUED, Page, Update, message, message_box
 from playground.ui.race_view import RaceView
@@ -165,4 +166,10 @@ def _points(
 
 
 def _drawn(page: Page, points: dict[tuple[str, str], dict]) -> list[Update]:
-    return [lab_figure.figure(page.translate, points), lab_figure.answers_table(page.translate, points)]
+    """Figure and table; of recorded points, which say so, where nothing was measured here."""
+    word = page.translate
+    if points:
+        return [lab_figure.figure(word, points), lab_figure.answers_table(word, points)]
+    recorded = recorded_points()
+    figure = lab_figure.figure(word, points) + lab_figure.figure(word, recorded) + recorded_badge(word)
+    return [figure, lab_figure.answers_table(word, recorded) + recorded_badge(word)]

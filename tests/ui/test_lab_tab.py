@@ -9,6 +9,7 @@ from playwright.sync_api import expect
 from playground import runs
 from playground.i18n import translate
 from playground.lab.formats import DEFAULT
+from playground.ui.lab_recorded import recorded_figures
 
 MARKS = ".lab circle"
 ROWS = ".lab-table tbody tr:not(.group)"
@@ -36,11 +37,14 @@ def page(browser, app):
 
 def test_formats_are_drawn_as_they_are_measured_and_stay_over_a_reload(page, app):
     expect(page.locator("#lab-formats .token")).to_have_count(len(DEFAULT))
+    expect(page.locator(".lab .model")).to_have_count(2)  # recorded, until something is measured
+    expect(page.locator(".result .source")).to_contain_text(recorded_figures()["recorded"])
     _choose(page, "#lab-models", [str(app.model)])
     _choose(page, "#lab-formats", ["bf16", "int4", "int2:32"])
     page.locator("#lab-start").click()
     expect(page.locator(MARKS)).to_have_count(3, timeout=LONG)
     expect(page.locator(ROWS)).to_have_count(3)
+    expect(page.locator(".result .source")).to_have_count(0)
     expect(page.locator("#lab-start")).to_be_enabled(timeout=LONG)
     run = next(run for run in runs.history(app.runs) if run.job == "lab")
     points = [e for e in map(json.loads, (app.runs / run.id / "events.jsonl").open()) if e["kind"] == "lab_point"]
