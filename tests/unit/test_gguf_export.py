@@ -127,7 +127,8 @@ def test_a_tokenizer_with_bytes_to_fall_back_on_is_read_back(toy, tmp_path):
 
 
 def test_a_unigram_tokenizer_is_refused_by_its_name(toy, tmp_path):
-    """llama.cpp splits text with such a vocabulary, but without bytes to fall back on, and transformers reads none."""
+    """llama.cpp's kind for such a vocabulary ("t5") has no bytes to fall back on, and transformers (5.23) reads it
+    as T5's: unknown text is the token 2, line breaks and further spaces are lost, a hundred tokens are added."""
     loaded = load(toy("llama", **WIDE))
     unigram = Unigram([("<unk>", 0.0), ("</s>", 0.0), ("▁a", -1.0), ("n", -2.0)], unk_id=0, byte_fallback=False)
     backend = Tokenizer(unigram)
