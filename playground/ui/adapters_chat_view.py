@@ -74,7 +74,7 @@ def _question_line(page: Page) -> tuple[gr.Textbox, gr.Button, gr.Button]:
             min_width=160,
         )
         ask = gr.Button(word("adapters.ask"), variant="primary", scale=0, min_width=130)
-        stop = gr.Button(word("adapters.stop"), scale=0, min_width=100)
+        stop = gr.Button(word("adapters.stop"), elem_id="adapters-stop", scale=0, min_width=100)
     return question, ask, stop
 
 

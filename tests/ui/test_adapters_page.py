@@ -87,7 +87,7 @@ def test_one_question_goes_to_the_base_and_to_each_chosen_run(shared_page, app, 
     open_tab(page, "tab.runs")
     unfold(page, "adapters.title")
     question, answers = page.locator("#adapters-question textarea"), page.locator("#adapters-answers .answer")
-    problem, stop = notices(page).last, page.get_by_role("button", name=translate("en", "adapters.stop"), exact=True)
+    problem, stop = notices(page).last, page.locator("#adapters-stop")
 
     def tick(run):
         run_row(page, run.id).get_by_label(translate("en", "overlay.choose")).check()
