@@ -61,12 +61,18 @@ class Checkpoints:
 
 
 def train(
-    context: JobContext, loaded: LoadedModel, trainer: Trainer, training_set: TrainingSet, settings: Train
+    context: JobContext,
+    loaded: LoadedModel,
+    trainer: Trainer,
+    training_set: TrainingSet,
+    settings: Train,
+    start_peak: dict[str, int],
 ) -> Generator[dict, None, Trained | None]:
     """Train to the end, or until it is stopped or the held-out loss no longer falls; None where there was no step.
 
     Then the model has the best weights, where the held-out loss was measured. A checkpoint is written while it trains,
-    and where it was stopped.
+    and where it was stopped. start_peak: measured while the adapter's start values were computed; part of the peak that
+    is told, as it is of the predicted one.
     """
     examples, main = training_set.examples, context.team.main
     last_step: dict | None = _recorded_step(context, trainer.step)
@@ -92,7 +98,7 @@ def train(
             if event["kind"] == "step":
                 last_step = event
     if trainer.step - first_step >= MIN_MEASURED_STEPS:
-        yield predictions.measured_memory_event("tune", context.peaks, context.bytes_by_part())
+        yield predictions.measured_memory_event("tune", context.peaks, context.bytes_by_part(), start_peak)
     if last_step is None:
         return None
     finished = evaluations.ended_early or last_step["step"] >= last_step["steps"]

@@ -89,7 +89,7 @@ def tune(
         yield from predictions.predict_tune_memory(settings, loaded, training_set.examples, outside, batcher)
     forgetting = Forgetting(context, loaded, training_set.examples, settings.train.measure_forgetting)
     yield from forgetting.measure_base()
-    yield from _make_trainable(context, loaded, settings, start)
+    start_peak = yield from _make_trainable(context, loaded, settings, start)
     trainer = build_trainer(loaded, settings, training_set.examples, eval_set.examples, context.team, batching=batching)
     context.optimizer = trainer.optimizer.inner
     yield from _plan_note(trainer.plan)
@@ -102,7 +102,7 @@ def tune(
         _remove_checkpoints(context)  # what another beginning of this run has left
         yield from check_products(trainer, training_set.examples)
         before = yield from evaluation.evaluate_loss("before", trainer, eval_set, context.stop)
-    trained = yield from train(context, loaded, trainer, training_set, settings.train)
+    trained = yield from train(context, loaded, trainer, training_set, settings.train, start_peak)
     if trained is None:
         raise Stopped
     yield {"kind": "phase", "name": "save"}
@@ -154,13 +154,19 @@ def _load_model_and_rows(
 
 def _make_trainable(
     context: JobContext, loaded: LoadedModel, settings: Settings, start: Path | None
-) -> Generator[dict, None, None]:
-    """Add the adapter, with progress where its start values take minutes (a decomposition of every adapted weight)."""
+) -> Generator[dict, None, dict[str, int]]:
+    """Add the adapter, with progress where its start values take minutes (a decomposition of every adapted weight).
+
+    Returns the measured peak of computing them, where they were.
+    """
     if settings.train.method == "full" or settings.lora.init == "default":
         make_trainable(loaded, settings, start)
-        return
+        return {}
+    context.peaks.start_phase()
     yield from run_in_background(lambda on_progress: make_trainable(loaded, settings, start, on_progress), context.stop)
+    peak = context.peaks.phase_peak()
     release_memory()  # what the decompositions took
+    return peak
 
 
 def _plan_note(plan: MemoryPlan) -> Iterator[dict]:
