@@ -47,6 +47,7 @@ from playground.ui.job_queue import JobQueue
 from playground.ui.live_view import HEAD, STATIC, live_view
 from playground.ui.opening import OpeningPicture
 from playground.ui.page import UNQUEUED, Page, job_message
+from playground.ui.request_guard import RequestGuard
 from playground.ui.separate_events import separate_events
 from playground.ui.story import Story
 from playground.ui.theme import theme
@@ -62,6 +63,7 @@ STYLES = (
     "talk.css",
     "overlay.css",
 )
+MAX_SESSIONS = 256  # whose state Gradio keeps, 1.1 MiB each; the one that was used least recently goes first
 # Gradio's row of links to all pages; hidden before the stylesheets are here, or everything would move up then.
 NO_NAVIGATION = "<style>.nav-holder { display: none !important; }</style>"
 TABS = (
@@ -117,7 +119,13 @@ def launch_options(lang: str = "en", private: bool = False) -> dict[str, Any]:
         "max_file_size": MAX_FILE_BYTES,
         "run_history": False,
         "mcp_server": private and api.has_mcp(),
-        "app_kwargs": {"middleware": [Middleware(OpeningPicture, first=lang)]},
+        "state_session_capacity": MAX_SESSIONS,
+        "app_kwargs": {
+            "middleware": [
+                Middleware(RequestGuard, lang=lang, most_upload=MAX_FILE_BYTES),
+                Middleware(OpeningPicture, first=lang),
+            ]
+        },
         "footer_links": ["gradio", "settings"],
     }
 
