@@ -49,10 +49,11 @@ def checked_data(inputs: Sequence[Any], data: Any, may_lack_hidden: bool = False
     if len(data) != len(expected):
         raise problem("request.count", count=len(data), expected=len(inputs))
     for number, (component, value) in enumerate(zip(expected, data), 1):
-        if not _is_possible(component, value):
+        if not (component.stateful or _is_possible(component, value)):
             label = getattr(component, "label", None) or f"data[{number - 1}]"
             raise problem("request.value", field=str(label)[:SHOWN], value=shown(value))
-    return data
+    # What a page keeps in a state, as a conversation, is the server's; Gradio doesn't take it from a browser either.
+    return [None if component.stateful else value for component, value in zip(expected, data)]
 
 
 def shown(value: Any) -> str:
