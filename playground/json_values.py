@@ -7,11 +7,12 @@ the first, browsers and orjson (which encodes a server function's answer in Grad
 import json
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 MAX_INT = 2**63  # the first integer that neither torch nor orjson takes
 MAX_DEPTH = 100  # of lists and objects in each other
-MAX_DIGITS = 4300  # of an integer, as Python itself limits them; more take quadratic time
+MAX_CHARACTERS = 1_000_000  # of a small file
 HALF = re.compile("[\ud800-\udfff]")
 
 
@@ -69,6 +70,20 @@ def with_valid_text(value: Any) -> Any:
     if isinstance(value, dict):
         return {with_valid_text(name): with_valid_text(item) for name, item in value.items()}
     return value
+
+
+def read_small_text(path: Path, most: int = MAX_CHARACTERS, errors: str = "strict") -> str:
+    """A text file of at most `most` characters. errors: as of `open`.
+
+    Raises OSError or ValueError, also for what is no file: a pipe would be waited for, a device has no end.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError("not a file")
+    with open(path, encoding="utf-8", errors=errors) as file:
+        text = file.read(most + 1)
+    if len(text) > most:
+        raise ValueError(f"more than {most:,} characters")
+    return text
 
 
 def to_line(value: Any) -> str:

@@ -15,11 +15,11 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from playground import catalog, compat
 from playground.errors import PlaygroundError, problem
+from playground.json_values import read_small_text
 from playground.model.adapter_folder import base_model, is_adapter_folder
 from playground.model.gguf import check_header
 from playground.model.plausible import implausible_sizes
 from playground.settings import raise_all
-from playground.settings.validate import read_small_text
 
 # What transformers raises for a config that it can't use.
 CONFIG_ERRORS = (

@@ -25,7 +25,13 @@ FIELDS = {
     **dict.fromkeys(LISTS, "list"),
 }
 OF_NUMBERS = ("parts", "peak")  # objects that hold nothing else
-NEEDED = {"step": "step", "phase": "name", "note": "key", "memory_predicted": "phase", "memory_measured": "phase"}
+NEEDED: dict[str, tuple[str, ...]] = {
+    "step": ("step",),
+    "phase": ("name",),
+    "note": ("key",),
+    "memory_predicted": ("phase",),
+    "memory_measured": ("phase", "peak"),
+}
 # Halves of characters, integers and floats beyond 64 bits, what JSON doesn't have: such lines are rare.
 UNUSUAL = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]|\d{19}|[eE]\+?\d{3}|NaN|Infinity|[\[{][\[{][\[{][\[{]")
 MOST_BRACKETS = 100  # of a line that can't be nested too deep
@@ -39,8 +45,7 @@ def valid_event(event: dict[str, Any], line: bytes) -> dict[str, Any] | None:
     if not isinstance(event.get("kind"), str) or not is_usable_number(time):
         return None
     wrong = [name for name in event.keys() & FIELDS.keys() if not _is_usable(FIELDS[name], event[name])]
-    needed = NEEDED.get(event["kind"])
-    if needed in wrong or (needed and needed not in event):
+    if any(name in wrong or name not in event for name in NEEDED.get(event["kind"], ())):
         return None
     for name in wrong:
         if not (name == "loss" and event[name] is None):  # a loss that wasn't finite is news

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from playground.errors import PlaygroundError, Problem, problem
+from playground.json_values import read_small_text
 from playground.settings import prompt_format
 from playground.settings.aliases import with_current_names
 from playground.settings.schema import (
@@ -52,7 +53,6 @@ MOST = {  # of numbers whose other limits stand with their checks; -MOST for tho
     "generation.top_k": 10**7,
     "generation.repetition_penalty": 100,
 }
-MAX_FILE_BYTES = 1_000_000  # of a settings file
 MOST_CHARACTERS = 4096  # of a text: a path, a hub id, names of modules
 MOST_FORMAT_CHARACTERS = 100_000  # of a prompt format
 
@@ -81,17 +81,6 @@ def read_file(path: Path, name: str, base: Settings | None = None) -> Settings:
     if not isinstance(values, dict):
         raise problem("error.settings_file", path=name, detail=type(values).__name__)
     return parse(values, base)
-
-
-def read_small_text(path: Path, most: int = MAX_FILE_BYTES) -> str:
-    """A text file of at most `most` characters. Raises OSError or ValueError, also for what is no file, as a pipe."""
-    if path.exists() and not path.is_file():
-        raise ValueError("not a file")
-    with open(path, encoding="utf-8") as file:
-        text = file.read(most + 1)
-    if len(text) > most:
-        raise ValueError(f"more than {most:,} characters")
-    return text
 
 
 def parse_generation(values: dict) -> Generation:

@@ -1,6 +1,7 @@
 """A malformed run folder harms nothing but itself: lists, live view, overlay, Compare, queue and take-home go on."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import orjson
@@ -19,22 +20,26 @@ from playground.ui.page import Page
 from playground.ui.runs_table import table_page
 
 
-@pytest.fixture
-def page(tmp_path):
-    engine = SimpleNamespace(
-        run=None, state="ready", job=None, last=None, last_tune=None, writes_to=lambda run_id: False
-    )
-    jobs = SimpleNamespace(going=False, error=None, has_worked=False)
-    return Page("en", tmp_path / "runs", engine, None, None, None, Settings(), True, jobs)
-
-
-@pytest.fixture
-def view(page):
+@pytest.fixture(scope="module")
+def view(tmp_path_factory):
+    """A live view over one folder of runs, since building one takes Gradio a quarter of a second."""
     import gradio as gr
 
+    now = {"run": None, "busy": False, "engine": "ready", "loaded": None, "memory": None}
+    root = tmp_path_factory.mktemp("malformed") / "runs"
     with gr.Blocks():
-        now = {"run": None, "busy": False, "engine": "ready", "loaded": None, "memory": None}
-        return live_view("en", page.root, lambda: now)
+        made = live_view("en", root, lambda: now)
+    return root, made
+
+
+@pytest.fixture
+def page(view):
+    """A page over the same folder, which is empty."""
+    root, _ = view
+    shutil.rmtree(root, ignore_errors=True)
+    engine = SimpleNamespace(run=None, state="ready", job=None, last=None, last_tune=None, writes_to=lambda run: False)
+    jobs = SimpleNamespace(going=False, error=None, has_worked=False)
+    return Page("en", root, engine, None, None, None, Settings(), True, jobs)
 
 
 def _show_everything(page, view, good, bad):
@@ -77,7 +82,7 @@ def test_a_malformed_run_harms_no_other(page, view, name):
     good, bad = make(page.root), make(page.root).folder
     MALFORMED[name](bad)
     runs.history(page.root)
-    _show_everything(page, view, good, bad)
+    _show_everything(page, view[1], good, bad)
 
 
 @pytest.mark.parametrize("name", ["no events.jsonl", "events.jsonl is a folder", "events.jsonl links nowhere"])
