@@ -80,7 +80,7 @@ class Run:
         if self._began is None:
             first = next(iter(self.events()), {})
             began = first.get("began")
-            self._began = began if is_usable_number(began) else time.time()
+            self._began = float(began) if began is not None and is_usable_number(began) else time.time()
         return self._began
 
     def since(self, cursor: int = 0, max_bytes: int = 4_000_000, at_a_glance: bool = False) -> tuple[list[dict], int]:
