@@ -57,7 +57,7 @@ def stored_text(item: dict, lang: str) -> str:
     """The text of {"key", "values"} from a run; a key of another version of the program stands for itself."""
     try:
         return translate(lang, item["key"], **item.get("values", {}))
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError):
         return str(item.get("key", ""))
 
 

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from playground.errors import as_playground_error
+from playground.json_values import to_line
 
 PROJECT = Path(__file__).resolve().parents[1]
 LOG_LINES = 40  # of standard error that are kept in memory
@@ -93,21 +94,23 @@ class Connection:
 
         `on_message` is called from the reader's thread with every message of this request, the last of which has one of
         the keys "result", "error" and "exit". A request to a process that has died gets {"exit": code} as well.
+        Raises TypeError, ValueError or RecursionError for arguments that aren't JSON; nothing was sent then.
         """
         with self._lock:
             self._last_id += 1
             request_id, exited = self._last_id, self._exited
+            line = to_line({"id": request_id, "do": do, "arguments": arguments})
             if not exited:
                 self._requests[request_id] = on_message
         if exited:
             on_message({"exit": self._process.wait()})
         else:
-            self._write({"id": request_id, "do": do, "arguments": arguments})
+            self._write(line)
         return request_id
 
     def cancel(self, request_id: int) -> None:
         """Ask the process to end a request early; its end still comes as a message."""
-        self._write({"cancel": request_id})
+        self._write(to_line({"cancel": request_id}))
 
     def close(self, grace: float = GRACE_SECONDS) -> None:
         """End the process, and with it its unfinished requests: SIGTERM, after `grace` seconds SIGKILL."""
@@ -134,11 +137,11 @@ class Connection:
         self._reader.join(timeout)
         return code
 
-    def _write(self, message: Message) -> None:
+    def _write(self, line: str) -> None:
         assert self._process.stdin
         with self._writing:
             try:
-                self._process.stdin.write(json.dumps(message, ensure_ascii=False) + "\n")
+                self._process.stdin.write(line)
                 self._process.stdin.flush()
             except (OSError, ValueError):  # it has just died, ValueError: its input is closed; the reader will notice
                 pass
@@ -220,7 +223,11 @@ class Server:
                 end = {"error": as_playground_error(error).to_dict()}
             with self._lock:
                 self._answering = None
-            self._write({"id": request_id, **end})
+            try:
+                self._write({"id": request_id, **end})
+            except (TypeError, ValueError, RecursionError) as error:  # a result that isn't JSON
+                traceback.print_exc()
+                self._write({"id": request_id, "error": as_playground_error(error).to_dict()})
 
     def _emit(self, request_id: int, event: dict) -> None:
         self._write({"id": request_id, "event": event})
@@ -254,6 +261,6 @@ class Server:
                 self._cancelled_ids.add(request_id)
 
     def _write(self, message: Message) -> None:
-        line = json.dumps(message, ensure_ascii=False) + "\n"
+        line = to_line(message)
         with self._writing:
             self._output.write(line)

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from playground import runs
-from playground.errors import PlaygroundError, problem
+from playground.errors import PlaygroundError, as_playground_error, problem
 from playground.job import Job
 from playground.jsonl_process import Connection, Message
 from playground.settings import Generation, Settings
@@ -230,9 +230,14 @@ class Engine:
             assert worker
             self._job = self.last = job
             self.last_tune = job if job.do == "tune" else self.last_tune
-            self._request_id = worker.connection.send(
-                do, arguments, lambda message: self._receive(job, worker, message)
-            )
+            try:
+                self._request_id = worker.connection.send(
+                    do, arguments, lambda message: self._receive(job, worker, message)
+                )
+            except BaseException as error:  # it was not sent, so nothing will ever end it
+                self._job = None
+                job.end(as_playground_error(error))
+                raise
             return job
 
     def _receive(self, job: Job, worker: _Worker, message: Message) -> None:

@@ -3,6 +3,7 @@
 May import: settings, errors, i18n. Imports no torch.
 """
 
+from playground.runs.index import damaged
 from playground.runs.label import Label, read_label, write_label
 from playground.runs.listing import history, measured_speed, summary
 from playground.runs.store import (
@@ -27,6 +28,7 @@ __all__ = [
     "Run",
     "RunSummary",
     "create",
+    "damaged",
     "delete",
     "deleted",
     "empty_trash",

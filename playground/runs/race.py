@@ -8,6 +8,7 @@ from pathlib import Path
 from playground.errors import PlaygroundError
 from playground.runs import store
 from playground.runs.listing import history
+from playground.runs.summary import pair_of
 from playground.settings import Load, Settings
 
 MOST_LOSSES = 200  # of a lane
@@ -148,7 +149,7 @@ def _read(folder: Path, modified: int, size: int, state: str) -> tuple[Lane, Set
         settings = run.settings()
     except PlaygroundError:
         settings = None
-    seconds = step["tokens"] / step["tokens_per_s"] if step and step.get("tokens_per_s") else None
+    seconds = step.get("tokens", 0) / step["tokens_per_s"] if step and step.get("tokens_per_s") else None
     own = [sample for sample in samples if samples and sample.get("prompt") == samples[0].get("prompt")]
     lane = Lane(
         run=folder.name,
@@ -156,20 +157,14 @@ def _read(folder: Path, modified: int, size: int, state: str) -> tuple[Lane, Set
         state=state,
         predicted=predicted,
         measured=measured,
-        seconds_per_step=seconds / step["step"] if step and seconds else None,
+        seconds_per_step=seconds / step["step"] if step and seconds and step["step"] else None,
         tokens_per_s=step.get("tokens_per_s") if step else None,
-        loss=_pair(result.get("loss"), "before", "after"),
-        recall=_pair(result.get("recall"), "base", "tuned"),
+        loss=pair_of(result.get("loss"), "before", "after"),
+        recall=pair_of(result.get("recall"), "base", "tuned"),
         prompt=str(own[0].get("prompt", "")) if own else "",
         answers=(str(own[0].get("text", "")), str(own[-1].get("text", ""))) if own else ("", ""),
         losses=tuple(sorted(losses.items()))[:: -(-len(losses) // MOST_LOSSES) or 1],
         kind=_kind_of(settings.load) if settings else "",
     )
-    hardware = ((first or {}).get("hardware") or {}).get("name", "")
+    hardware = str(((first or {}).get("hardware") or {}).get("name", ""))
     return lane, without_kind(settings) if settings else None, hardware
-
-
-def _pair(values: object, first: str, second: str) -> tuple[float, float] | None:
-    if not isinstance(values, dict) or values.get(first) is None or values.get(second) is None:
-        return None
-    return float(values[first]), float(values[second])

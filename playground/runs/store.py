@@ -31,12 +31,16 @@ from pathlib import Path
 from typing import Any
 
 from playground.errors import problem
+from playground.json_values import valid_text
+from playground.runs.event_fields import is_usable_number, valid_event
 from playground.runs.upgrade import SCHEMA, upgraded
 from playground.settings import SCHEMA as SETTINGS_SCHEMA
 from playground.settings import Settings, read_file
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
+MAX_EVENT_BYTES = 16_000_000  # of a line that is read; a longer one is passed over
 WATCHED_SECONDS = 1.0  # in which a process that works on a run writes to it
+OWN_FILES = ("events.jsonl", "settings.json")  # by one of which a folder is known as a run's
 TRASH = ".deleted"  # folder of the deleted runs, under that of the runs
 # Begin most lines of a run, as `append` writes them: memory is recorded ten times a second.
 PASSING_LINE = re.compile(rb'\{"t":[-+.\de]+,"kind":"(?:memory|progress|sample|(step))",')
@@ -62,7 +66,7 @@ class Run:
         """
         with self._lock:
             event = {"t": round(time.time() - self.began(), 3), "kind": kind, **fields}
-            line = json.dumps(event, ensure_ascii=False, separators=(",", ":")) + "\n"
+            line = valid_text(json.dumps(event, ensure_ascii=False, separators=(",", ":"))) + "\n"
             with open(self._events, "ab+") as file:
                 if file.tell():
                     file.seek(-1, os.SEEK_END)
@@ -75,7 +79,8 @@ class Run:
         """Unix time at which the run began."""
         if self._began is None:
             first = next(iter(self.events()), {})
-            self._began = first.get("began", time.time())
+            began = first.get("began")
+            self._began = float(began) if began is not None and is_usable_number(began) else time.time()
         return self._began
 
     def since(self, cursor: int = 0, max_bytes: int = 4_000_000, at_a_glance: bool = False) -> tuple[list[dict], int]:
@@ -87,10 +92,14 @@ class Run:
             with open(self._events, "rb") as file:
                 file.seek(cursor)
                 block = file.read(max_bytes)
+                if len(block) == max_bytes and b"\n" not in block:  # one event is larger than that
+                    block += file.readline(MAX_EVENT_BYTES)
         except FileNotFoundError:
             return [], cursor
+        if len(block) >= MAX_EVENT_BYTES and b"\n" not in block:  # passed over, in parts that nobody can read
+            return [], cursor + len(block)
         block = block[: block.rfind(b"\n") + 1]
-        lines = block.splitlines()
+        lines = block.split(b"\n")
         if at_a_glance:
             lines = _lasting_lines(lines)
         return [event for line in lines if (event := parse_event(line))], cursor + len(block)
@@ -107,7 +116,9 @@ class Run:
         """Every whole line of the events so far, unparsed, for readers that need few of them."""
         try:
             with open(self._events, "rb") as file:
-                yield from (line for line in file if line.endswith(b"\n"))
+                while line := file.readline(MAX_EVENT_BYTES):
+                    if line.endswith(b"\n"):
+                        yield line
         except FileNotFoundError:
             return
 
@@ -145,7 +156,7 @@ def create(root: Path, job: str, settings: Settings, **facts: Any) -> Run:
         except FileExistsError:
             continue
     values = settings.to_dict()
-    text = json.dumps({"schema": SETTINGS_SCHEMA, **values}, ensure_ascii=False, indent=1) + "\n"
+    text = valid_text(json.dumps({"schema": SETTINGS_SCHEMA, **values}, ensure_ascii=False, indent=1)) + "\n"
     (folder / "settings.json").write_text(text, encoding="utf-8")
     run = Run(folder)
     run._began = began
@@ -160,6 +171,14 @@ def find(root: Path, run_id: str | None) -> Run:
     return Run(root / str(run_id))
 
 
+def find_folder(root: Path, run_id: str | None) -> Path:
+    """The folder of a run of that id, also of one whose events can't be read. Raises PlaygroundError without one."""
+    folder = root / str(run_id)
+    if not RUN_ID.fullmatch(run_id or "") or not any(os.path.lexists(folder / name) for name in OWN_FILES):
+        raise problem("error.no_run", run=str(run_id)[:120])
+    return folder
+
+
 def last_result(run: Run) -> dict:
     """The result of the run's own job when it last ended, not of a chat that continued in it; empty before that."""
     events = list(run.events())
@@ -171,7 +190,7 @@ def seconds_besides_training(run: Run) -> float:
     """Seconds that a fine-tune took besides its steps: loading, evaluating, sample answers; not fetching the model."""
     events = list(run.events())
     step: dict = next((event for event in reversed(events) if event["kind"] == "step"), {})
-    training = step["tokens"] / step["tokens_per_s"] if step.get("tokens_per_s") else 0.0
+    training = step.get("tokens", 0) / step["tokens_per_s"] if step.get("tokens_per_s") else 0.0
     phases = [event for event in events if event["kind"] == "phase"]
     fetching = sum(
         following["t"] - phase["t"] for phase, following in pairwise(phases) if phase["name"] in ("fetch", "convert")
@@ -203,10 +222,10 @@ def _lasting_lines(lines: list[bytes]) -> list[bytes]:
 
 
 def parse_event(line: bytes) -> dict | None:
-    """The event of a line, under today's names; None for a torn line."""
+    """The event of a line, under today's names and with usable fields alone; None for a torn line."""
     try:
         event = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    usable = isinstance(event, dict) and isinstance(event.get("kind"), str) and isinstance(event.get("t"), (int, float))
-    return upgraded(event) if usable else None
+    event = valid_event(event, line) if isinstance(event, dict) else None
+    return upgraded(event) if event else None

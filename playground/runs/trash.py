@@ -15,7 +15,7 @@ from pathlib import Path
 
 from playground.errors import problem
 from playground.runs.listing import history
-from playground.runs.store import TRASH, find
+from playground.runs.store import TRASH, find_folder
 from playground.runs.summary import RunSummary
 
 KEPT_SECONDS = 24 * 3600  # that a deleted run is kept while the app goes on
@@ -29,7 +29,7 @@ def delete(root: Path, run_id: str | None) -> None:
     Raises PlaygroundError for an unknown run, OSError where the folder of the runs can't be written.
     """
     with _LOCK:
-        folder = find(root, run_id).folder
+        folder = find_folder(root, run_id)
         (root / TRASH).mkdir(exist_ok=True)
         _empty(root, KEPT_SECONDS)
         os.utime(folder)  # when it was deleted; before the move, so that it never looks like one deleted long ago
@@ -48,7 +48,7 @@ def restore(root: Path, run_id: str | None) -> None:
     Raises PlaygroundError if it isn't in the trash (any more), or if a run of its id exists.
     """
     with _LOCK:
-        folder = find(root / TRASH, run_id).folder
+        folder = find_folder(root / TRASH, run_id)
         if (root / folder.name).exists():  # a rename would replace an empty folder
             raise problem("error.run_exists", run=folder.name)
         _move(folder, root)

@@ -10,6 +10,9 @@ import torch
 
 from playground.data.batch import Example
 from playground.errors import problem
+from playground.model.weights import unpacking_problems
+from playground.settings import raise_all
+from playground.settings.validate import MOST_STEPS
 from playground.train.checkpointing import CheckpointPolicy
 from playground.train.trainer import Trainer
 
@@ -83,9 +86,13 @@ def restore(trainer: Trainer, examples: Sequence[Example], path: Path) -> None:
     Raises PlaygroundError if the file can't be read, or was written for other examples or settings.
     """
     try:
+        raise_all(list(unpacking_problems(path)))
         state = torch.load(path, map_location="cpu", weights_only=True)
         if state["lesson"] != _digest(examples):
             raise ValueError("the rows are not the same any more")
+        counts = (state["step"], state["tokens"])
+        if not all(type(count) is int and 0 <= count < 2**63 for count in counts) or counts[0] > MOST_STEPS:
+            raise ValueError(f"step {counts[0]}, {counts[1]} tokens")
         trainer.optimizer.load_state(state["optimizer"])
         trainer.step, trainer.tokens = state["step"], state["tokens"]
         trainer.plan.policy = CheckpointPolicy(*state["dial"])  # another one would round differently

@@ -60,7 +60,9 @@ def fine_tune(
     less memory.
     """
     progress = _Progress(trainer, total_steps(len(examples), settings), settings.lr)
-    batches = islice(_endless_batches(examples, settings, trainer.batcher), trainer.step, progress.steps)
+    batches = islice(
+        _endless_batches(examples, settings, trainer.batcher), min(trainer.step, progress.steps), progress.steps
+    )
     while True:
         with training_mode(trainer, learning=True):
             progress.resume()

@@ -48,6 +48,7 @@ from playground.ui.job_queue import JobQueue
 from playground.ui.live_view import HEAD, STATIC, live_view
 from playground.ui.opening import OpeningPicture
 from playground.ui.page import UNQUEUED, Page, job_message
+from playground.ui.request_guard import RequestGuard
 from playground.ui.separate_events import separate_events
 from playground.ui.story import Story
 from playground.ui.theme import theme
@@ -63,9 +64,8 @@ STYLES = (
     "talk.css",
     "overlay.css",
 )
+MAX_SESSIONS = 256  # whose state Gradio keeps, 1.1 MiB each; the one that was used least recently goes first
 # Gradio's row of links to all pages; hidden before the stylesheets are here, or everything would move up then.
-# Of what others load over a network: the page is 1 MB and Gradio's scripts are several, which shrink to a fifth.
-COMPRESSED = Middleware(GZipMiddleware, minimum_size=2000, compresslevel=5)
 NO_NAVIGATION = "<style>.nav-holder { display: none !important; }</style>"
 TABS = (
     "start",
@@ -120,9 +120,21 @@ def launch_options(lang: str = "en", private: bool = False) -> dict[str, Any]:
         "max_file_size": MAX_FILE_BYTES,
         "run_history": False,
         "mcp_server": private and api.has_mcp(),
-        "app_kwargs": {"middleware": [*([] if private else [COMPRESSED]), Middleware(OpeningPicture, first=lang)]},
+        "state_session_capacity": MAX_SESSIONS,
+        "app_kwargs": {"middleware": _middleware(lang, private)},
         "footer_links": ["gradio", "settings"],
     }
+
+
+def _middleware(lang: str, private: bool) -> list[Middleware]:
+    """What requests pass, outermost first.
+
+    What others load over a network is compressed: the page is 1 MB and Gradio's scripts are several, which shrink to a
+    fifth.
+    """
+    compressed = [] if private else [Middleware(GZipMiddleware, minimum_size=2000, compresslevel=5)]
+    guard = Middleware(RequestGuard, lang=lang, most_upload=MAX_FILE_BYTES)
+    return [*compressed, guard, Middleware(OpeningPicture, first=lang)]
 
 
 @dataclass(frozen=True)

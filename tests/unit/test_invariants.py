@@ -23,6 +23,7 @@ DIRECTION = [
     {"settings", "jsonl_process", "job"},
     {"errors"},
     {"i18n", "background", "compat", "compat_trackio"},
+    {"json_values"},
 ]
 PAGE_ONLY = {"ui": {"engine.client", "planning.client"}, "app": set()}  # of the two processes, the page knows these
 
