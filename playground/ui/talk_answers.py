@@ -125,5 +125,7 @@ class LiveAnswers:
                 for event in job.latest():
                     if event["kind"] == "answer":
                         self._answered[number] = Answered(one.question, event["base"], event["tuned"])
+                if job.result.get("stopped"):
+                    return
         except Exception as error:
             self._error = as_playground_error(error)

@@ -18,7 +18,7 @@ from playground.runs.recordings import read_recording
 from playground.talk.steps import MODEL, Step
 from playground.ui import lab_figure, plan_figures
 from playground.ui.lab_recorded import recorded_badge, recorded_figures, recorded_points
-from playground.ui.talk_answers import recorded_figure
+from playground.ui.talk_answers import recorded_answers, recorded_figure
 from playground.ui.talk_bars import Bar, badge, bars
 from playground.ui.talk_recordings import cost_table, measured_peaks, peft_table
 from playground.ui.weight_figure import lora_figure, weight_figure
@@ -147,9 +147,7 @@ def _run(step: Step, lang: str, word: Callable) -> str:
     """What the recorded demo of this language brought: facts before and after, time, memory, and a sample answer."""
     events = read_recording(f"demo-{lang}")
     first, result = events[0], events[-1]["result"]
-    samples = [event for event in events if event["kind"] == "sample"]
-    question = samples[0]["prompt"]
-    same = [event for event in samples if event["prompt"] == question]
+    shown = recorded_answers(events)[0]
     facts = [
         (word("talk.facts"), f"{result['recall']['base']:.0%} → {result['recall']['tuned']:.0%}"),
         (word("talk.time"), f"{result['seconds'] // 60:.0f}:{result['seconds'] % 60:02.0f}"),
@@ -157,15 +155,15 @@ def _run(step: Step, lang: str, word: Callable) -> str:
     ]
     tiles = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
     answers = "".join(
-        f"<p><small>{escape(word(key))}</small> {escape(event['text'])}</p>"
-        for key, event in (("talk.before", same[0]), ("talk.after", same[-1]))
+        f"<p><small>{escape(word(key))}</small> {escape(text)}</p>"
+        for key, text in (("talk.before", shown.base), ("talk.after", shown.tuned))
     )
     where = {
         "date": first.get("recorded", ""),
         "hardware": f"{first['hardware']['name']}, {first['hardware']['cores']}",
     }
     source = badge(word("talk.recorded", **where))
-    return f'<dl class="tiles">{tiles}</dl><p class="asked">{escape(question)}</p>{answers}{source}'
+    return f'<dl class="tiles">{tiles}</dl><p class="asked">{escape(shown.question)}</p>{answers}{source}'
 
 
 def _prompts(step: Step, lang: str, word: Callable) -> str:

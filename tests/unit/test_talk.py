@@ -153,11 +153,12 @@ def test_the_talks_prompts_have_recorded_answers_of_both_models_with_hardware_an
 class _Engine:
     """Answers every question at once, or fails."""
 
-    state, loaded, error = "ready", None, None
+    state, loaded, error, result = "ready", None, None, {}
 
     def chat(self, settings, adapter, sides, generation):
         job, question = Job("chat"), sides["tuned"][0]["instruction"]
         job.add({"kind": "answer", "base": "<b>", "tuned": f"{adapter}: {question}"})
+        job.add({"kind": "done", "result": self.result})
         job.end(self.error)
         return job
 
@@ -180,6 +181,10 @@ def test_questions_are_asked_now_with_the_newest_fine_tune(tmp_path):
     html = live.figure()
     assert f"{run}: one" in html and f"{run}: &lt;two&gt;" in html and "&lt;b&gt;" in html and not live.failed
     assert "answered now, on this machine: SmolLM2" in html
+    page.engine.result = {"stopped": True}
+    live.start(["one", "two"])
+    live._thread.join(10)
+    assert f"{run}: one" in live.figure() and f"{run}: two" not in live.figure()
     page.engine.error = problem("error.engine_closed")
     live.start(["one"])
     live._thread.join(10)
