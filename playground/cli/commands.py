@@ -7,6 +7,7 @@ from pathlib import Path
 from playground import catalog, runs, settings
 from playground.cli.flags import GROUPS, flag_values, flags_by_group, settings_of
 from playground.cli.output import follow, print_event
+from playground.ending import ENDING
 from playground.errors import PlaygroundError, problem
 from playground.i18n import translate
 from playground.lab.question import parse_question
@@ -160,6 +161,8 @@ def race(options: argparse.Namespace) -> dict:
         except PlaygroundError as error:
             failed[str(bits)] = error.text(options.lang)
             print(failed[str(bits)], file=sys.stderr)
+        if ENDING.cause:
+            break
     found = lanes(options.runs, chosen, [bits for bits in options.widths if str(bits) not in failed])
     return {"lanes": [asdict(lane) for lane in found.values()], "failed": failed}
 
