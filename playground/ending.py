@@ -17,7 +17,7 @@ from typing import Any
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
 GRACE_SECONDS = 2.5  # for work to end by itself, before it is closed from another thread
-LEAVE_SECONDS = 1.0  # for the main thread to leave the process by itself, once its work has ended
+LEAVE_SECONDS = 2.0  # for the main thread to leave the process by itself, once its work has ended
 SECOND_AFTER = 0.5  # seconds: what `timeout` or a terminal sends to a process and to its group counts as one signal
 PARENT = "parent"  # the cause where no signal came: the process that this one works for is gone
 

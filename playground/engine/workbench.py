@@ -78,6 +78,7 @@ class Workbench:
         One that was killed before its first checkpoint starts again. Raises PlaygroundError where there is no such run,
         nothing to continue, or where another process is working on it.
         """
+        runs.put_back_spares(self.root)
         run = runs.find(self.root, run_id)
         summary = runs.summary(self.root, run_id)
         if not summary.is_resumable:
