@@ -45,6 +45,10 @@ class _Handler(BaseHTTPRequestHandler):
         if self.hub.is_gone:
             self.close_connection = True
             self.connection.close()
+        elif "/tree/" in self.path:
+            files = self.hub.files.items()
+            tree = [{"type": "file", "path": name, "size": len(data), "oid": "0" * 40} for name, data in files]
+            self._send(json.dumps(tree).encode(), {}, with_body)
         elif self.path.startswith("/api/models/"):
             siblings = [{"rfilename": name} for name in self.hub.files]
             self._send(json.dumps({"id": REPO, "sha": COMMIT, "siblings": siblings}).encode(), {}, with_body)

@@ -43,7 +43,7 @@ from playground.runs import event_log
 from playground.settings import Settings
 from playground.train import checkpoint, loop
 
-STEPS = 400
+STEPS, MANY_STEPS = 150, 1500  # of processes whose steps are slowed down, and of others
 WAIT = 120.0  # seconds at most, for any state
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP")
 DISKS = {"full": errno.ENOSPC, "read-only": errno.EROFS}
@@ -130,14 +130,15 @@ def command_signal(name: str) -> Callable[[Path, Settings], dict]:
 def engine_signal(name: str) -> Callable[[Path, Settings], dict]:
     def inject(root: Path, settings: Settings) -> dict:
         engine = Engine(root)
-        chosen = settings.with_values({"train": {"save_every": 5 if name == "SIGKILL" else 0}})
+        train = {"max_steps": MANY_STEPS, "save_every": 5 if name == "SIGKILL" else 0}
+        chosen = settings.with_values({"train": train})
         job = engine.tune(chosen)
         random_moment(root)
         process, began = psutil.Process(engine.pid), time.monotonic()
         process.send_signal(getattr(signal, name))
         ended = end_of([process], began)
         job.wait(WAIT)
-        return outcome(root, name if name != "SIGKILL" else "engine_killed", settings) | ended
+        return outcome(root, name if name != "SIGKILL" else "engine_killed", chosen) | ended
 
     return inject
 
@@ -149,7 +150,8 @@ def page_signal(name: str) -> Callable[[Path, Settings], dict]:
 
         app = ServedApp(root.parent)
         app.wait_until_served()
-        Client(app.url, verbose=False).predict(settings.to_dict(), api_name="/tune")
+        chosen = settings.with_values({"train": {"max_steps": MANY_STEPS}})
+        Client(app.url, verbose=False).predict(chosen.to_dict(), api_name="/tune")
         random_moment(app.runs)
         processes = [psutil.Process(app.process.pid)]
         processes += processes[0].children(recursive=True)
@@ -157,7 +159,7 @@ def page_signal(name: str) -> Callable[[Path, Settings], dict]:
         app.process.send_signal(getattr(signal, name))
         app.process.wait(WAIT)
         ended = end_of(processes, began)
-        return outcome(app.runs, name if name != "SIGKILL" else "parent", settings) | ended
+        return outcome(app.runs, name if name != "SIGKILL" else "parent", chosen) | ended
 
     return inject
 
@@ -225,7 +227,7 @@ def second_writer(root: Path, settings: Settings) -> dict:
 
 def suspended(root: Path, settings: Settings) -> dict:
     """The engine is stopped for three seconds, as a machine that sleeps stops it."""
-    engine = Engine(root)
+    engine, settings = Engine(root), settings.with_values({"train": {"max_steps": MANY_STEPS}})
     job = engine.tune(settings)
     random_moment(root)
     process, began = psutil.Process(engine.pid), time.monotonic()

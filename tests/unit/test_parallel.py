@@ -330,9 +330,8 @@ def test_the_launched_command_leaves_one_run(command, config, tmp_path):
     assert [e["step"] for e in events(tmp_path) if e["kind"] == "step"] == [1, 2, 3]
     assert [e["kind"] for e in events(tmp_path)].count("done") == 1
     assert len(answer.strip().splitlines()) == 1 and json.loads(answer)["steps"] == 3
-    assert [f.name for f in (tmp_path / "runs").iterdir() if f.name != ".locks"] == [
-        Path(json.loads(answer)["adapter"]).parent.name
-    ]
+    names = [folder.name for folder in (tmp_path / "runs").iterdir() if folder.name != ".locks"]
+    assert names == [Path(json.loads(answer)["adapter"]).parent.name]
     assert len(list((tmp_path / "runs").rglob("adapter_model.safetensors"))) == 1
 
 
