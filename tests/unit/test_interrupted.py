@@ -4,6 +4,7 @@ import pytest
 
 from playground import runs
 from playground.engine.client import Engine
+from playground.i18n import translate
 from playground.runs.lock import locked
 from playground.settings import Settings
 from playground.ui import build, interrupted_notice
@@ -60,6 +61,8 @@ def test_one_click_on_the_notice_resumes_the_run(tmp_path, monkeypatch):
             assert not {"refresh", "resume"} & named.keys()  # a stranger's page doesn't offer another person's run
             continue
         text, button = named["refresh"]()
-        assert "step 7 of 20" in text["value"] and button["visible"]
+        assert (
+            translate("ja", "interrupted.offer", name="", step=7, steps=20)[-30:] in text["value"] and button["visible"]
+        )
         named["resume"]()
         assert resumed == [run.id]
