@@ -81,4 +81,4 @@ def held_problem(run: Run) -> PlaygroundError:
         values = json.loads(text)
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(values["since"])))
         holder = {"pid": str(values["pid"])[:20], "host": str(values["host"])[:80], "since": since}
-    return problem("error.run_held", run=run.id, **holder)
+    return problem("error.run_held", run=run.id, pid=holder["pid"], host=holder["host"], since=holder["since"])
