@@ -60,7 +60,7 @@ def download_config(repo: str) -> Path:
 
     try:
         return Path(hf_hub_download(repo, "config.json"))
-    except (OSError, ValueError) as error:
+    except _connection_errors() as error:
         raise problem("error.hub_broke", repo=repo, detail=type(error).__name__) from error
 
 
@@ -120,10 +120,17 @@ def run_download(
     """Run a download in the background. If the connection breaks, what has arrived is kept and resumed next time."""
     try:
         path = yield from run_in_background(download, stop)
-    except (OSError, ValueError) as error:
+    except _connection_errors() as error:
         raise problem("error.hub_broke", repo=name, detail=type(error).__name__) from error
     assert isinstance(path, Path)
     return path
+
+
+def _connection_errors() -> tuple[type[Exception], ...]:
+    """What huggingface_hub raises where a connection breaks: some errors of its HTTP client pass through it."""
+    from httpx import HTTPError
+
+    return OSError, ValueError, HTTPError
 
 
 def _progress_bar_class(on_progress: Callable[..., None]) -> type:

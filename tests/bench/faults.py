@@ -299,22 +299,28 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[], help="parts of faults' names")
     parser.add_argument("--out", type=Path, default=PROJECT / "tests" / "bench" / "results" / "faults.json")
     options = parser.parse_args()
-    rounds = []
+    before = json.loads(options.out.read_text(encoding="utf-8"))["rounds"] if options.out.is_file() else []
+    names = [name for name in FAULTS if not options.only or any(part in name for part in options.only)]
+    rounds = [one for one in before if one["arm"] not in names]
     with tempfile.TemporaryDirectory() as folder:
         settings = toy_settings(Path(folder))
-        for name, inject in FAULTS.items():
-            if options.only and not any(part in name for part in options.only):
-                continue
+        for name in names:
             for number in range(options.times):
                 home = Path(tempfile.mkdtemp(dir=folder))
-                found = attempt(lambda home=home, inject=inject: inject(home / "runs", settings))
+                found = attempt(lambda home=home, name=name: FAULTS[name](home / "runs", settings))
                 rounds.append({"arm": name, "round": number + 1, **found})
+            write_result(options.out, rounds)
             print(name, json.dumps(summed([one for one in rounds if one["arm"] == name])), flush=True)
+    print(failures(rounds))
+
+
+def write_result(path: Path, rounds: list[dict]) -> None:
+    """Write what was found so far; of faults that weren't injected now, what stood there stays."""
     result = report("faults", ("torch", "transformers", "gradio", "filelock"), [])
     names = dict.fromkeys(one["arm"] for one in rounds)
     result["faults"] = {name: summed([one for one in rounds if one["arm"] == name]) for name in names}
-    write(options.out, result | {"rounds": rounds})
-    print(failures(rounds))
+    del result["medians"]
+    write(path, result | {"rounds": rounds})
 
 
 if __name__ == "__main__":
