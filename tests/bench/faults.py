@@ -43,7 +43,7 @@ from playground.runs import event_log
 from playground.settings import Settings
 from playground.train import checkpoint, loop
 
-STEPS, MANY_STEPS = 150, 1500  # of processes whose steps are slowed down, and of others
+STEPS, MANY_STEPS = 100, 600  # of processes whose steps are slowed down, and of others
 WAIT = 120.0  # seconds at most, for any state
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP")
 DISKS = {"full": errno.ENOSPC, "read-only": errno.EROFS}
