@@ -5,10 +5,12 @@ import os
 from pathlib import Path
 
 import playground.ui.quick_gradio  # noqa: F401, first of all: before another module imports Gradio
-from playground.errors import PlaygroundError
+from playground.ending import ENDING
+from playground.errors import PlaygroundError, as_playground_error
 from playground.i18n import LANGUAGES, translate
 from playground.talk.steps import STEPS, read_steps
 from playground.ui.build import build_app, launch_options
+from playground.ui.ending import ending_in_order
 
 
 def main() -> None:
@@ -30,11 +32,18 @@ def main() -> None:
         steps = read_steps(arguments.talk)
     except PlaygroundError as error:
         parser.error(error.text(lang))
-    app = build_app(arguments.runs, lang, private, steps)
-    options = launch_options(lang, private)
-    if private and not options["mcp_server"]:
-        print(translate(lang, "api.no_mcp"))
-    app.launch(server_name=arguments.host, server_port=arguments.port, share=arguments.share, **options)
+    with ENDING.signals():
+        try:
+            app = build_app(arguments.runs, lang, private, steps)
+        except OSError as error:
+            parser.exit(1, f"{as_playground_error(error).text(lang)}\n")
+        options = launch_options(lang, private)
+        if private and not options["mcp_server"]:
+            print(translate(lang, "api.no_mcp"))
+        with ending_in_order(app) as ended:
+            address = {"server_name": arguments.host, "server_port": arguments.port, "share": arguments.share}
+            app.launch(**address, **options, prevent_thread_lock=True)
+            ended.wait()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 from playground import catalog, runs, settings
 from playground.cli.flags import GROUPS, flag_values, flags_by_group, settings_of
 from playground.cli.output import follow, print_event
+from playground.ending import ENDING
 from playground.errors import PlaygroundError, problem
 from playground.i18n import translate
 from playground.lab.question import parse_question
@@ -162,6 +163,8 @@ def race(options: argparse.Namespace) -> dict:
         except PlaygroundError as error:
             failed[kind] = error.text(options.lang)
             print(failed[kind], file=sys.stderr)
+        if ENDING.cause:
+            break
     found = lanes(options.runs, chosen, [kind for kind in kinds if kind not in failed])
     return {"lanes": [asdict(lane) for lane in found.values()], "failed": failed}
 

@@ -12,8 +12,9 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
+from playground.ending import ENDING
 from playground.export.order import parse_order
 from playground.jsonl_process import Emit, Server
 from playground.lab.question import parse_question
@@ -24,9 +25,16 @@ if TYPE_CHECKING:
 
 
 def main(root: str) -> None:
-    """Serve requests until the page's process is gone; runs are written to the folder `root`."""
-    server = Server()
+    """Serve requests until the page's process is gone; runs are written to the folder `root`.
 
+    At its end and at a signal, what a job has learned is kept and its run's record closed.
+    """
+    server = Server(on_end=ENDING.request)
+    with ENDING.signals():
+        _serve(server, root)
+
+
+def _serve(server: Server, root: str) -> NoReturn:
     import torch
 
     from playground.engine.workbench import Workbench

@@ -4,6 +4,7 @@ The worker process (process.py) and the command line (__main__.py) run the same 
 its last one is `done`, with the job's result.
 """
 
+import contextlib
 import threading
 from collections.abc import Callable, Generator, Iterator
 from importlib.metadata import version
@@ -81,12 +82,13 @@ class Workbench:
         One that was killed before its first checkpoint starts again. Raises PlaygroundError where there is no such run,
         nothing to continue, or where another process is working on it.
         """
+        runs.put_back_spares(self.root)
         run = runs.find(self.root, run_id)
         summary = runs.summary(self.root, run_id)
         if not summary.is_resumable:
             raise problem("error.no_checkpoint", run=run_id)
-        if runs.is_written_to(run):
-            raise problem("error.run_alive", run=run_id)
+        if runs.is_held(run):
+            raise runs.held_problem(run)
         notes = [] if summary.has_checkpoint else [{"kind": "note", "key": "note.restarted", "values": {}}]
 
         def work(context: JobContext, settings: Settings) -> Generator[dict, None, JobResult]:
@@ -178,18 +180,19 @@ class Workbench:
         notes, settings = [*self._auto_bits_notes(settings), *no_float8_note(settings)], resolve_bits(settings)
         team = Team(resolve_device(settings.load))
         run = self._open_run(kind, settings, team, joins_open_run, resumed)
-        self.run = run
-        context = JobContext(run, self.stop, team, PeakTracker(team.device), self._slot.get_model)
         completed = False
-        try:
-            completed = yield from run_job(context, kind, settings.load, _preceded(notes, work(context, settings)))
-        finally:
-            if not completed:
-                context.optimizer = None
-                if not team.sharded:
-                    self._slot.discard_unsaved_adapter()
-            release_memory()  # what the next job finds is what is really held
-            self.stop.clear()
+        with runs.locked(run) if team.main else contextlib.nullcontext():
+            self.run = run
+            context = JobContext(run, self.stop, team, PeakTracker(team.device), self._slot.get_model)
+            try:
+                completed = yield from run_job(context, kind, settings.load, _preceded(notes, work(context, settings)))
+            finally:
+                if not completed:
+                    context.optimizer = None
+                    if not team.sharded:
+                        self._slot.discard_unsaved_adapter()
+                release_memory()  # what the next job finds is what is really held
+                self.stop.clear()
 
     def _auto_bits_notes(self, settings: Settings) -> list[dict]:
         """Why "auto" means the bits that it means, the first time that a CPU decides them."""
@@ -205,7 +208,8 @@ class Workbench:
             return runs.NullRun(resumed.folder if resumed else self.root / "unwritten")
         if resumed:
             return resumed
-        if joins_open_run and self.run and self.run.folder.is_dir() and self._slot.is_loaded_as(settings.load):
+        is_same_model = joins_open_run and self._slot.is_loaded_as(settings.load)
+        if is_same_model and self.run and self.run.folder.is_dir() and not runs.is_held(self.run):
             return self.run
         return runs.create(self.root, kind, settings, **_machine(settings.load, team.device))
 

@@ -19,9 +19,11 @@ Readers skip a torn line and ignore kinds and fields that they don't know. Live 
 replay all read through this module, which also reads runs of earlier schema versions (upgrade.py).
 """
 
+import contextlib
 import json
 import os
 import re
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -33,6 +35,8 @@ from typing import Any
 from playground.errors import problem
 from playground.json_values import valid_text
 from playground.runs.event_fields import is_usable_number, valid_event
+from playground.runs.event_log import EventLog
+from playground.runs.spare import holds_anything, make_spare
 from playground.runs.upgrade import SCHEMA, upgraded
 from playground.settings import SCHEMA as SETTINGS_SCHEMA
 from playground.settings import Settings, read_file
@@ -47,7 +51,11 @@ PASSING_LINE = re.compile(rb'\{"t":[-+.\de]+,"kind":"(?:memory|progress|sample|(
 
 
 class Run:
-    """One run's folder. Appending is safe from several threads; a second process may append once the first is dead."""
+    """One run's folder. Appending is safe from several threads; a second process may append once the first is dead.
+
+    Where its folder is full, read-only or gone, what is appended waits in memory until it can be written; `settle`
+    writes it to a spare folder.
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -56,24 +64,85 @@ class Run:
         self.model = folder / "model"  # after a full fine-tune
         self.snapshot = folder / "snapshot.pickle"  # of CUDA's memory, where the settings ask for one
         self._events = folder / "events.jsonl"
-        self._lock = threading.Lock()
+        self._log = EventLog(self._events)
+        self._lock = threading.RLock()
         self._began: float | None = None
+        self._clock: float | None = None  # the monotonic clock's time at which the run would have begun
+        self._first = b""  # the run's first line, and its settings, for a spare folder
+        self._settings_text = ""
+        self._spare: Path | None = None
+        self._fault_seen = False
 
     def append(self, kind: str, **fields: Any) -> dict:
         """Write one event, stamped with the seconds since the run began; returns it.
 
-        Raises OSError if the disk is full. A line that a dead writer left torn is ended first.
+        Where it can't be written, see `fault`. A line that a dead writer left torn is ended first.
         """
         with self._lock:
-            event = {"t": round(time.time() - self.began(), 3), "kind": kind, **fields}
+            event = {"t": self._now(), "kind": kind, **fields}
             line = valid_text(json.dumps(event, ensure_ascii=False, separators=(",", ":"))) + "\n"
-            with open(self._events, "ab+") as file:
-                if file.tell():
-                    file.seek(-1, os.SEEK_END)
-                    if file.read(1) != b"\n":
-                        line = "\n" + line
-                file.write(line.encode("utf-8"))
+            self._log.append(line.encode("utf-8"), passing=kind in ("memory", "progress"))
         return event
+
+    @property
+    def fault(self) -> tuple[str, str] | None:
+        """The file that can't be written now, and why; None while all is well."""
+        error = self._log.error
+        return (str(error.filename), str(error.strerror)) if error else None
+
+    def has_new_fault(self) -> bool:
+        """Whether the folder can't be written, and this wasn't asked since."""
+        with self._lock:
+            is_new, self._fault_seen = bool(self.fault) and not self._fault_seen, bool(self.fault)
+            return is_new
+
+    def spare(self) -> Path | None:
+        """A folder for temporary files that takes what this run's folder doesn't; None where there is none either."""
+        with self._lock:
+            if self._spare is None or not self._spare.is_dir():
+                self._spare = make_spare(self.folder, self._settings_text)
+            return self._spare
+
+    def spare_file(self, name: str) -> Path | None:
+        """A file of the spare folder, where there is one."""
+        return self._spare / name if self._spare and (self._spare / name).is_file() else None
+
+    def settle(self) -> None:
+        """At the end of a job: write what couldn't be written so far, to the spare folder if need be."""
+        with self._lock:
+            self._log.write_waiting()
+            spare = self.spare() if self._spare or self._log.waiting else None
+            if spare is None:
+                return
+            if not self._log.waiting and not holds_anything(spare):
+                shutil.rmtree(spare, ignore_errors=True)
+                self._spare = None
+                return
+            with contextlib.suppress(OSError):
+                with open(spare / "events.jsonl", "ab") as file:
+                    file.write(b"" if file.tell() else self._first)
+                    file.writelines(self._log.waiting)
+                self._log.waiting.clear()
+
+    def has_file(self, name: str) -> bool:
+        """Whether a file is in the run's folder, or in its spare one."""
+        return (self.folder / name).is_file() or self.spare_file(name) is not None
+
+    def _now(self) -> float:
+        """Seconds since the run began, by a clock that isn't set: the time of day places the first event alone."""
+        if self._clock is None:
+            last = max((event["t"] for event in self.events(at_a_glance=True)), default=0.0)
+            self._clock = time.monotonic() - max(time.time() - self.began(), last)
+            self._first, self._settings_text = self._beginning()
+        return round(time.monotonic() - self._clock, 3)
+
+    def _beginning(self) -> tuple[bytes, str]:
+        """The first line and the settings as they stand in the folder; empty where they can't be read."""
+        try:
+            text = (self.folder / "settings.json").read_text(encoding="utf-8")
+        except (OSError, ValueError):
+            text = ""
+        return next(iter(self.lines()), b""), text
 
     def began(self) -> float:
         """Unix time at which the run began."""
@@ -161,6 +230,9 @@ def create(root: Path, job: str, settings: Settings, **facts: Any) -> Run:
     run = Run(folder)
     run._began = began
     run.append("run_started", schema=SCHEMA, began=began, job=job, settings=values, **facts)
+    if run._log.error:
+        raise run._log.error
+    run._first = next(iter(run.lines()), b"")
     return run
 
 

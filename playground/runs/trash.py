@@ -15,7 +15,8 @@ from pathlib import Path
 
 from playground.errors import problem
 from playground.runs.listing import history
-from playground.runs.store import TRASH, find_folder
+from playground.runs.lock import locked, remove_lock
+from playground.runs.store import TRASH, Run, find_folder
 from playground.runs.summary import RunSummary
 
 KEPT_SECONDS = 24 * 3600  # that a deleted run is kept while the app goes on
@@ -26,20 +27,24 @@ _LOCK = threading.Lock()
 def delete(root: Path, run_id: str | None) -> None:
     """Move a run's folder to the trash; runs deleted over KEPT_SECONDS ago are removed for good.
 
-    Raises PlaygroundError for an unknown run, OSError where the folder of the runs can't be written.
+    Raises PlaygroundError for an unknown run, or one that a program is writing to, OSError where the folder of the runs
+    can't be written.
     """
     with _LOCK:
         folder = find_folder(root, run_id)
+        run = Run(folder)
         (root / TRASH).mkdir(exist_ok=True)
         _empty(root, KEPT_SECONDS)
-        os.utime(folder)  # when it was deleted; before the move, so that it never looks like one deleted long ago
-        try:
-            _move(folder, root / TRASH)
-        except OSError as error:
-            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-                raise
-            _remove(root / TRASH / folder.name)  # an earlier copy of this run, which came back by hand
-            _move(folder, root / TRASH)
+        with locked(run):
+            os.utime(folder)  # when it was deleted; before the move, so that it never looks like one deleted long ago
+            try:
+                _move(folder, root / TRASH)
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise
+                _remove(root / TRASH / folder.name)  # an earlier copy of this run, which came back by hand
+                _move(folder, root / TRASH)
+        remove_lock(run)
 
 
 def restore(root: Path, run_id: str | None) -> None:

@@ -111,7 +111,7 @@ class Train:
     gradient_checkpointing: str = "auto"  # layers recomputed in backward: auto, off, n (every n-th), all, offload
     max_tokens_per_micro_batch: int = 0  # 0: as many as fit
     compile: str = "auto"  # torch.compile per layer: auto (where it pays), on, off
-    save_every: int = 0  # steps between two checkpoints to resume from; 0: automatically, in full only when stopped
+    save_every: int = 0  # steps between two checkpoints to resume from; 0: automatically, for under 1 % of the time
     eval_rows: int = 45  # held-out rows evaluated before and after, at most, evenly spread over the set; 0: none
     eval_every: int = 0  # steps between two measurements of the held-out loss; the best weights are kept; 0: none
     patience: int = 0  # such measurements without a lower loss after which training ends; 0: never early

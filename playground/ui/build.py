@@ -21,7 +21,7 @@ from playground.engine.client import Engine
 from playground.i18n import LANGUAGES, translate
 from playground.jobs.runner import Runner
 from playground.planning.client import Planner
-from playground.runs import empty_trash
+from playground.runs import empty_trash, put_back_spares
 from playground.settings import Settings
 from playground.talk.steps import Step, read_steps
 from playground.ui import (
@@ -33,6 +33,7 @@ from playground.ui import (
     data_tab,
     fine_tune_tab,
     header,
+    interrupted_notice,
     kept_state,
     lab_tab,
     load_tab,
@@ -86,9 +87,10 @@ def build_app(root: Path, lang: str = "en", private: bool = False, talk: Sequenc
 
     private: only its owner opens the page, and may name files of this machine and have it call any service. talk: the
     steps of the Talk tab; those that ship with the program if there are none. Starts the engine in the background. Runs
-    that were deleted earlier are removed for good.
+    that were deleted earlier are removed for good, and what others wrote to spare folders is put back.
     """
     empty_trash(root)
+    put_back_spares(root)
     engine = Engine(root)
     engine.start()
     planner, story, queue = Planner(root), Story(engine), JobQueue(engine)
@@ -106,7 +108,7 @@ def build_app(root: Path, lang: str = "en", private: bool = False, talk: Sequenc
         _build_page(app, first, f"/{other}", talk)
     with app.route(translate(lang, "app.other"), f"/{other}"):
         _build_page(app, second, "/", talk)
-    app.engine = engine
+    app.engine, app.planner = engine, planner
     app.queue(default_concurrency_limit=None, max_size=64)
     return app
 
@@ -177,6 +179,8 @@ def _build_page(app: gr.Blocks, page: Page, other_path: str, talk: Sequence[Step
     adapters_chat_view.connect(page, tabs.runs.adapters_chat, chosen, generation)
     take_home_tab.connect(page, tabs.take_home, headers["take"])
     status_strip.connect(page, strip)
+    for notice in (tabs.start.interrupted, tabs.fine_tune.interrupted):
+        interrupted_notice.connect(page, notice, app, view)
     tabs.preset.input(lambda name: page.values(_preset(name)), tabs.preset, page.inputs(), **UNQUEUED)
     tabs.plan.choice.use.click(lambda: None, None, tabs.preset, **UNQUEUED)  # the form no longer holds a preset
     _connect_engine_state(app, page, tabs, strip, view)

@@ -1,11 +1,15 @@
 """The served page over HTTP: both languages, before the engine is ready; and the live view's polling function."""
 
 import json
+import signal
+import time
 from collections import Counter
 
 import fuzz_calls
 import httpx
+import psutil
 import pytest
+from gradio_client import Client
 from served_app import ServedApp
 from toys import PROJECT
 
@@ -203,3 +207,21 @@ def test_half_a_character_in_a_name_harms_nobody(address, config):
     body = b'{"data": {"follow": "\\ud83d"}, "component_id": %d, "fn_name": "since", "session_hash": "x"}' % view["id"]
     answer = httpx.post(f"{address}/gradio_api/component_server", content=body, timeout=30)
     assert answer.status_code == 200 and not answer.json()["busy"]
+
+
+@pytest.mark.slow
+def test_page_that_is_ended_keeps_the_training_and_offers_it_again(tmp_path, chosen):
+    app = ServedApp(tmp_path)
+    app.wait_until_served()
+    opened = Client(app.url, verbose=False).predict(chosen(train={"max_steps": 100_000}).to_dict(), api_name="/tune")
+    run = runs.find(app.runs, opened["id"])
+    while not any(event["kind"] == "step" for event in run.events()):
+        assert app.process.poll() is None
+        time.sleep(0.1)
+    children = psutil.Process(app.process.pid).children(recursive=True)
+    app.process.send_signal(signal.SIGHUP)
+    assert app.process.wait(60) == 128 + signal.SIGHUP and children
+    assert psutil.wait_procs(children, 20)[1] == []
+    summary = runs.interrupted(app.runs)
+    assert (summary.id, summary.has_checkpoint, summary.result["ended_by"]) == (run.id, True, "SIGHUP")
+    assert list(run.events())[-1]["kind"] == "done"
