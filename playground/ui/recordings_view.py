@@ -1,6 +1,7 @@
 """The part of the Runs tab on recordings: play one that ships, open a file, save the shown run as one."""
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -50,7 +51,7 @@ def connect(page: Page, view: RecordingsView, live_view: gr.HTML) -> None:
     """Attach the listeners. live_view: plays what is chosen; its value tells which run is shown."""
 
     def list_recordings(chosen: str | None) -> Update:
-        choices = [(describe(page, name), name) for name in recordings.names()]
+        choices = [(describe(page.translate, name), name) for name in recordings.names()]
         return gr.update(choices=choices, value=chosen or choices[0][1])
 
     def open_file(path: str) -> tuple:
@@ -66,22 +67,22 @@ def connect(page: Page, view: RecordingsView, live_view: gr.HTML) -> None:
         event(lambda value: _save_button(page, value), live_view, view.save, **UNQUEUED)
 
 
-def describe(page: Page, name: str) -> str:
+def describe(translate: Callable, name: str) -> str:
     """A recording in one line: the job, model, bits, what is trained, the GPU or processor, and how it ended."""
     events = recordings.read_recording(name)
     first, last = events[0], events[-1]
     settings = parse(first["settings"])
-    title = page.translate(
+    title = translate(
         "chart.title",
-        job=page.translate(f"chart.job.{first['job']}"),
+        job=translate(f"chart.job.{first['job']}"),
         model=catalog.display_name(settings.load.model),
         bits=settings.load.bits,
     )
     parts = [title]
     if first["job"] == "tune" and settings.train.method == "full":
-        parts.append(page.translate("recordings.full"))
+        parts.append(translate("recordings.full"))
     if last["kind"] == "error":
-        parts.append(page.translate("recordings.failed", gib=settings.load.simulate_gpu_gib))
+        parts.append(translate("recordings.failed", gib=settings.load.simulate_gpu_gib))
     else:
         peak = last["result"]["peak"]
         parts.append(format_bytes(peak.get("device_used", peak.get("rss"))))
