@@ -11,6 +11,7 @@ from playground.i18n import LANGUAGES, translate
 from playground.talk.steps import STEPS, read_steps
 from playground.ui.build import build_app, launch_options
 from playground.ui.ending import ending_in_order
+from playground.ui.static_space import write_static_space
 
 
 def main() -> None:
@@ -21,13 +22,21 @@ def main() -> None:
     parser.add_argument("--port", type=int, help="port to listen on (GRADIO_SERVER_PORT, else 7860)")
     parser.add_argument("--share", action="store_true", default=None, help="also open a public link through Gradio")
     parser.add_argument("--lang", choices=LANGUAGES, help="language of the first page; each page links to the other")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs (runs)")
+    runs = Path(os.environ.get("PLAYGROUND_RUNS") or "runs")
+    parser.add_argument("--runs", type=Path, default=runs, help="folder of the runs (PLAYGROUND_RUNS, else runs)")
     parser.add_argument(
         "--talk", type=Path, metavar="FILE", default=STEPS, help="steps of the Talk tab (the bundled ones)"
+    )
+    parser.add_argument(
+        "--static-space", type=Path, metavar="DIR", help="write recordings and predictions as plain web pages, and end"
     )
     arguments = parser.parse_args()
     private = not arguments.share and "SPACE_ID" not in os.environ  # a shared link and a Space are open to anyone
     lang = arguments.lang or "en"
+    if arguments.static_space:
+        write_static_space(arguments.static_space, lang)
+        print(translate(lang, "static.written", path=arguments.static_space / "index.html"))
+        return
     try:
         steps = read_steps(arguments.talk)
     except PlaygroundError as error:

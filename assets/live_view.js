@@ -328,7 +328,7 @@ async function poll() {
     draw();
   }
   polling = false;
-  timer = setTimeout(poll, connectionLost ? 2000 : reply.more ? 0 : reply.busy || (reply.live && !player) ? 250 : 1000);
+  timer = setTimeout(poll, connectionLost ? 2000 : reply.more ? 0 : 1000 * (reply.wait_s ?? 1));
 }
 
 const resizes = new ResizeObserver(() => { if (reply) draw(); });

@@ -173,6 +173,10 @@ class Run:
             lines = _lasting_lines(lines)
         return [event for line in lines if (event := parse_event(line))], cursor + len(block)
 
+    def size(self) -> int:
+        """Bytes of the events so far. Raises OSError where there are none."""
+        return self._events.stat().st_size
+
     def events(self, at_a_glance: bool = False) -> Iterator[dict]:
         """Every event so far, oldest first. at_a_glance: as for `since`."""
         cursor, after = -1, 0
