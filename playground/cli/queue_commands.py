@@ -54,6 +54,8 @@ def queue(options: argparse.Namespace) -> dict:
     """
     root = options.runs
     if options.action == "remove":
+        if not options.id:
+            raise problem("error.queue_no_id")
         store.remove(root, options.id)
     elif options.action == "clear":
         store.clear(root)

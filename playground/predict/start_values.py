@@ -11,6 +11,7 @@ from typing import Any
 from peft.tuners.lora import LoraLayer
 
 from playground import compat
+from playground.memory import constants
 from playground.model.load import LoadedModel
 from playground.settings import Lora
 
@@ -56,11 +57,11 @@ def with_start_values(prediction: dict, size: int) -> dict:
     """
     kept = {part: size for part, size in prediction["parts"].items() if part in LASTING}
     allocated = sum(kept.values()) + size
-    more = allocated - prediction["allocated"]
-    if not size or more <= 0:
+    if not size or allocated <= prediction["allocated"]:
         return prediction
     raised = {"parts": kept | {"buffers": size}, "allocated": allocated}
     if "rss" in prediction:
+        more = allocated - prediction["allocated"] + constants.CPU_LAPACK
         return prediction | raised | {total: prediction[total] + more for total in ("rss", "need")}
     reserved = max(prediction["reserved"], allocated)
     used = prediction["device_used"] + reserved - prediction["reserved"]

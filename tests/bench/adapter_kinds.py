@@ -5,7 +5,7 @@
 An arm is one `python -m playground tune` in a new process: SmolLM2 135M, 20 steps of 4 rows of the demo's help desk,
 r 8, alpha 16, all linear layers, learning rate 0.002, seed 0, float32 or as many bits as the arm says. So few steps
 tell what a kind costs and whether it learns, not which is best in the end. From the run's events: `before` and `after`,
-the loss of 16 held-out rows; `start`, seconds in which start values were computed; `train`, seconds of the steps;
+the loss of 12 held-out rows; `start`, seconds in which start values were computed; `train`, seconds of the steps;
 `forgetting`, seconds in which the neutral text was measured before and after; `peak`, resident memory in GiB while
 start values and steps were computed, and `predicted`, what was predicted for that.
 
@@ -29,7 +29,7 @@ from playground.memory.meter import hardware
 
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes")
 MODEL = "smollm2-135m-instruct"
-COMMON = ("--max-steps 20 --batch-size 4 --lr 0.002 --r 8 --alpha 16 --eval-rows 16 --sample-every off").split()
+COMMON = ("--max-steps 20 --batch-size 4 --lr 0.002 --r 8 --alpha 16 --eval-rows 12 --sample-every off").split()
 ARMS = {
     "lora": "--bits 32",
     "rslora": "--bits 32 --use-rslora",
