@@ -141,7 +141,7 @@ def test_the_talks_prompts_have_recorded_answers_of_both_models_with_hardware_an
     assert [event["prompt"] for event in samples[:3]] == prompts and "shape" not in events[0]
     html = step_figure(Step("prompts", {}, {}), lang)
     first, last = ({e["prompt"]: e["text"] for e in part} for part in (samples[:3], samples[-3:]))
-    cells = re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", html.partition("<tbody>")[2])
+    cells = re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", html.partition("<tbody>")[2], re.DOTALL)
     for number, prompt in enumerate(prompts):
         question, base, tuned = map(unescape, cells[3 * number : 3 * number + 3])
         assert question == prompt and base.startswith(first[prompt]) and tuned.startswith(last[prompt])
