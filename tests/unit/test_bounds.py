@@ -64,6 +64,12 @@ def test_settings_have_limits(group, name, value):
     assert "problem.most" in _keys(error) and f"{group}.{name}" in str(error.value)
 
 
+def test_a_step_has_a_limit_of_tokens():
+    with pytest.raises(PlaygroundError) as error:
+        parse({"train": {"batch_size": 10**5, "max_seq_length": 2**20}})
+    assert _keys(error) == ["problem.batch_tokens"]
+
+
 def test_texts_of_settings_have_limits_and_are_valid():
     with pytest.raises(PlaygroundError) as error:
         parse({"load": {"model": "x" * 5000}, "data": {"custom_format": "x" * 200_000}})
