@@ -38,6 +38,7 @@ MOST_ROWS = 10**9
 MOST_STEPS = 10**7
 MOST_SEED = 2**53 - 1  # what a browser still tells apart
 MOST_TOKENS = 2**20  # of a row
+MOST_BATCH_TOKENS = 2**26  # of a step
 MOST = {  # of numbers whose other limits stand with their checks; -MOST for those that may be negative
     **dict.fromkeys(("data.start_row", "data.end_row", "data.sample", "data.min_chars", "data.max_chars"), MOST_ROWS),
     **dict.fromkeys(("train.max_steps", "train.save_every", "train.eval_every", "train.patience"), MOST_STEPS),
@@ -209,6 +210,8 @@ def _train_checks(train: Train, bits: int, start_from: str) -> Iterator[Check]:
     yield batch >= 1, "problem.batch_size", {"batch_size": batch}
     yield divides, "problem.micro_batch_size", {"batch_size": batch, "micro_batch_size": micro}
     yield train.max_seq_length >= 8, "problem.max_seq_length", {"max_seq_length": train.max_seq_length}
+    tokens = batch * train.max_seq_length
+    yield tokens <= MOST_BATCH_TOKENS, "problem.batch_tokens", {"tokens": tokens, "most": MOST_BATCH_TOKENS}
     yield budget == 0 or budget >= 8, "problem.max_tokens_per_micro_batch", {"max_tokens_per_micro_batch": budget}
     yield train.save_every >= 0, "problem.save_every", {"save_every": train.save_every}
     yield (

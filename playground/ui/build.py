@@ -68,18 +68,7 @@ STYLES = (
 MAX_SESSIONS = 256  # whose state Gradio keeps, 1.1 MiB each; the one that was used least recently goes first
 # Gradio's row of links to all pages; hidden before the stylesheets are here, or everything would move up then.
 NO_NAVIGATION = "<style>.nav-holder { display: none !important; }</style>"
-TABS = (
-    "start",
-    "plan",
-    "load",
-    "data",
-    "tune",
-    "chat",
-    "lab",
-    "talk",
-    "runs",
-    "take",
-)  # in their order; "start" is what opens
+TABS = ("start", "plan", "load", "data", "tune", "chat", "lab", "talk", "runs", "take")  # in their order; "start" opens
 
 
 def build_app(root: Path, lang: str = "en", private: bool = False, talk: Sequence[Step] = ()) -> gr.Blocks:

@@ -231,8 +231,8 @@ def _find_listener(blocks: Any, name: str, body: dict[str, Any]) -> Any:
     found = blocks.fns.get(index) if index is not None else next((fn for fn in listeners if fn.api_name == name), None)
     if found is None:
         raise Refused(NOT_FOUND, problem("request.no_endpoint", name=shown(index if index is not None else name)))
-    if body.get("trigger_id") not in (None, *blocks.blocks):
-        raise problem("request.value", field="trigger_id", value=shown(body["trigger_id"]))
+    details = body.get("event_data")  # what handlers read of it, each with a default; of others, nothing
+    body["event_data"] = {"index": None, "value": None, **(details if isinstance(details, dict) else {})}
     return found
 
 

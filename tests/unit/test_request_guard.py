@@ -71,7 +71,13 @@ GOOD = ["q", 3, None, ["a"], True, None]
 
 
 def test_a_right_call_passes_unchanged():
-    body = {"data": GOOD, "fn_index": 7, "session_hash": "s", "event_data": {"run": "x"}, "trigger_id": 1}
+    body = {
+        "data": GOOD,
+        "fn_index": 7,
+        "session_hash": "s",
+        "trigger_id": 1,
+        "event_data": {"index": 1, "value": 2, "run": "x"},
+    }
     for path in ("run/predict", "run/predict/", "api/ask", "queue/join"):
         answer = _post(path, body)
         assert answer.status_code == 200 and answer.json() == body
@@ -127,7 +133,7 @@ def test_a_state_that_comes_back_from_a_browser_is_ignored():
         ({"fn_index": -1}, 422),
         ({"fn_index": "7"}, 422),
         ({"fn_index": True}, 422),
-        ({"trigger_id": 99}, 422),
+        ({"trigger_id": "x"}, 422),
         ({"session_hash": "x" * 65}, 422),
         ({"session_hash": 3}, 422),
         ({"session_hash": "\n"}, 422),
