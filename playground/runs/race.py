@@ -116,8 +116,8 @@ def _began_with(began: dict, settings: Settings) -> bool:
 
 def without_kind(settings: Settings) -> Settings:
     """The settings that all lanes share."""
-    types = {"quant_type": "nf4", "quant_type_8bit": "int8"}
-    load = replace(settings.load, bits=0, **types, force=False, accept_terms=False)
+    load = settings.load
+    load = replace(load, bits=0, quant_type="nf4", quant_type_8bit="int8", force=False, accept_terms=False)
     return replace(settings, load=load)
 
 
