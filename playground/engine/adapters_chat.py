@@ -69,8 +69,13 @@ def _base_problems(chosen: Sequence[runs.Run]) -> list[Problem]:
     found: dict[str, Problem] = {}
     for run in others:
         for name, here, there in _differences(load, run.settings().load):
-            values = {"field": name, "run": first.id, "value": here, "other": run.id, "given": there}
-            found.setdefault(name, Problem("adapters.error.base", values))
+            found.setdefault(
+                name,
+                Problem(
+                    "adapters.error.base",
+                    {"field": name, "run": first.id, "value": here, "other": run.id, "given": there},
+                ),
+            )
     return list(found.values())
 
 

@@ -163,8 +163,8 @@ def _check_scale(config: PreTrainedConfig) -> None:
     """Raise PlaygroundError for attention scaled otherwise than by the head's size, which llama.cpp takes for Gemma."""
     scalar = getattr(config, "query_pre_attn_scalar", None)
     if scalar is not None and scalar != config.head_dim:
-        values = {"field": "query_pre_attn_scalar", "value": scalar, "default": config.head_dim}
-        raise problem("error.export_field", family=config.model_type, **values)
+        field, head = "query_pre_attn_scalar", config.head_dim
+        raise problem("error.export_field", family=config.model_type, field=field, value=scalar, default=head)
 
 
 def _check_rope(family: str, rope: dict[str, Any], fixed: dict[str, Any]) -> None:
