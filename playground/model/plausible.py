@@ -62,8 +62,8 @@ def implausible_sizes(values: Any, level: int = 0) -> Iterator[Problem]:
             yield Problem("error.config_large", {"name": str(name)[:60], "value": _short(size), "most": most})
     layers, experts = _largest(values, LAYERS), _largest(values, EXPERTS)
     if layers * experts > MOST_EXPERT_LAYERS:
-        sizes = {"name": "layers × experts", "value": layers * experts, "most": MOST_EXPERT_LAYERS}
-        yield Problem("error.config_large", sizes)
+        together = layers * experts
+        yield Problem("error.config_large", {"name": "layers × experts", "value": together, "most": MOST_EXPERT_LAYERS})
 
 
 def _largest(values: dict, names: tuple[str, ...]) -> int:

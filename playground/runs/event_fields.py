@@ -28,7 +28,6 @@ OF_NUMBERS = ("parts", "peak")  # objects that hold nothing else
 NEEDED: dict[str, tuple[str, ...]] = {
     "step": ("step",),
     "phase": ("name",),
-    "note": ("key",),
     "memory_predicted": ("phase",),
     "memory_measured": ("phase", "peak"),
 }
