@@ -80,9 +80,7 @@ def test_named_tests_exist():
     named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", _text("SECURITY.md"))
     rows = [line for line in _text("SECURITY.md").splitlines() if line.startswith("| ") and "| test |" not in line]
     assert len(named) >= len(rows) > 20
-    missing = [
-        f"{file}::{test}" for file, test in named if not re.search(rf"^def {test}\(", _text(file), re.MULTILINE)
-    ]
+    missing = [f"{file}::{test}" for file, test in named if not re.search(rf"^def {test}\(", _text(file), re.MULTILINE)]
     assert missing == []
 
 
