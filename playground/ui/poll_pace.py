@@ -1,7 +1,7 @@
 """How soon a browser asks for a run's news again: at once for a few, less often the more of them ask.
 
-A poll costs the page's process some milliseconds (measured: tests/bench/followers.py), which training lacks on a
-machine with few cores.
+A poll takes time of the page's process, which training lacks on a machine with few cores (tests/bench/followers.py
+measures it).
 """
 
 import threading

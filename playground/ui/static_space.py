@@ -17,6 +17,7 @@ from playground.catalog.cards import cards, smallest_card
 from playground.i18n import LANGUAGES, format_bytes, translate
 from playground.planning.client import read_stored_answers
 from playground.runs import recordings
+from playground.runs.thinning import thin_memory
 from playground.share.files import write_whole
 from playground.ui import memory_figures, plan_figures
 from playground.ui.live_view import MAX_MEMORY_EVENTS, PLOTLY, SCRIPTS, TEMPLATE, view_words, with_text
@@ -147,7 +148,7 @@ def _data(lang: str) -> dict:
     """What the live view's scripts ask a server for: its words, and the events of every recording."""
     events = {name: recordings.read_recording(name) for name in recordings.names()}
     played = {
-        name: [with_text(event, lang) for event in recordings.thin_memory(found, MAX_MEMORY_EVENTS)]
+        name: [with_text(event, lang) for event in thin_memory(found, MAX_MEMORY_EVENTS)]
         for name, found in events.items()
     }
     return {"lang": lang, "words": view_words(lang), "recordings": played, "first": f"demo-{lang}"}

@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 from toys import PROJECT
 
 from playground import catalog
-from playground.i18n import translate
+from playground.i18n import table, translate
 from playground.runs import recordings
 
 FIRST_PAGE = {"en": "index.html", "ja": "ja.html"}
@@ -64,4 +64,4 @@ def test_every_recording_and_every_file_of_the_pages_is_there(folder):
         text = (folder / f"data.{lang}.js").read_text(encoding="utf-8")
         data = json.loads(text.removeprefix("window.playgroundData = ").rstrip(";\n").replace("<\\/", "</"))
         assert sorted(data["recordings"]) == recordings.names() and all(data["recordings"].values())
-        assert data["words"]["title"] == translate(lang, "chart.title")
+        assert data["words"]["title"] == table(lang)["chart.title"]

@@ -38,6 +38,7 @@ def test_each_change_is_read_once_for_all_followers(tmp_path, monkeypatch):
                 continue
             events, cursors[follower] = reader.since(run, cursor, ROOM)
             seen[follower] += _steps(events)
+    assert [reader.since(run, cursors[1], ROOM)[0] for _ in cursors] == [[] for _ in cursors]  # nothing is new
     assert len(reads) == 10
     assert all(steps == list(range(9 if follower % 3 == 0 else 10)) for follower, steps in enumerate(seen))
 
