@@ -124,8 +124,9 @@ def _recording_problems(value: dict, number: int, line: int) -> Iterator[Problem
     listed = value.get("recordings")
     for name in listed if isinstance(listed, list) and listed else [listed]:
         if not isinstance(listed, list) or name not in recordings.names():
-            values = {"step": number, "line": line, "name": "recordings", "value": str(name)[:80]}
-            yield Problem("error.talk_value", values)
+            yield Problem(
+                "error.talk_value", {"step": number, "line": line, "name": "recordings", "value": str(name)[:80]}
+            )
         elif value["kind"] == "prompts" and not any(e["kind"] == "sample" for e in recordings.read_recording(name)):
             yield Problem("error.talk_no_answers", {"step": number, "line": line, "name": name})
 
