@@ -84,7 +84,7 @@ def connect(page: Page, view: WeightView, models: gr.Dropdown) -> None:
     def listen(events: list, *parts: str) -> None:
         """Draw these parts alone, so that a slider's move is answered at once."""
         outputs = [view.message, *(getattr(view, part) for part in parts)]
-        gr.on(events, partial(draw, parts), [models, *view.inputs()], outputs, **LATEST_ONLY)
+        gr.on(events, partial(draw, parts), [models, *view.inputs()], outputs, **LATEST_ONLY, queue=False)
 
     listen([view.accordion.expand, models.change], "layer", "weight", "lora")
     listen([view.layer.change], "weight", "lora")

@@ -1,5 +1,6 @@
 """The client of OpenAI-compatible services, against a real HTTP server in this process."""
 
+import contextlib
 import json
 import sys
 import threading
@@ -183,7 +184,10 @@ def test_a_public_page_offers_no_service(monkeypatch, tmp_path, space, flags, of
     import app as program
 
     launched = []
+    ended = threading.Event()
+    ended.set()
     monkeypatch.setattr(gr.Blocks, "launch", lambda self, **options: launched.append(self))
+    monkeypatch.setattr(program, "ending_in_order", lambda page: contextlib.nullcontext(ended))
     monkeypatch.setattr(sys, "argv", ["app.py", "--runs", str(tmp_path / "runs"), *flags])
     monkeypatch.delenv("SPACE_ID", raising=False)
     if space:
