@@ -14,7 +14,7 @@ from playground.ui import adapter_choice, card_picture, chat_settings, foreign_a
 from playground.ui.chat_settings import ChatSettings
 from playground.ui.compare_answers import Request, answer
 from playground.ui.compare_heads import head_texts, notice_updates, with_tab
-from playground.ui.comparison import Turn, comparison_html, heads_html
+from playground.ui.comparison import Turn, comparison_html, heads_html, kept
 from playground.ui.foreign_adapter import check_allowed, foreign_name, is_foreign
 from playground.ui.known_answers import help_desk_examples, known_answers
 from playground.ui.learned_words import learned_units
@@ -124,7 +124,7 @@ def connect(page: Page, tab: CompareTab, tabs: gr.Tabs, header: gr.Tab, live_vie
 def _connect_clear(page: Page, tab: CompareTab, cleared: list) -> None:
     """Drop the conversation, and a moment later draw once more what the server holds.
 
-    A busy browser can draw the last updates of an answer that has just ended after those of the click.
+    The last update of an answer can reach a busy browser, or the state of the page, after those of the click.
     """
     dropped = tab.clear.click(lambda turns: _clear(page, turns), tab.turns, cleared, **QUIET)
     settled = dropped.then(None, None, None, js=AFTER_A_MOMENT, api_visibility="private")
@@ -197,7 +197,7 @@ def _ask(page: Page, question: str, turns: list[Turn], adapter: str, values: Seq
     def shown(listed: list[Turn], busy: bool = False) -> tuple:
         return listed, comparison_html(page.lang, listed, adapter, has_service, busy)
 
-    with_turn = [*turns, request.turn]
+    with_turn = [*kept(turns), request.turn]
     yield "", *shown(with_turn, busy=True), message()
     try:
         for _ in answering:

@@ -31,7 +31,8 @@ class Turn:
 
     adapter: the run that answered on the tuned side, or ""; adapter_name: in words. expected: the reference, or "";
     learned: its units (learned_words.py) to be marked. status: what is going on while no answer is complete; after
-    that, how the speed was measured. dropped: whether the conversation was cleared while it was being answered.
+    that, how the speed was measured. dropped: whether the conversation was cleared; an update of an answer that was
+    under way can bring it back, so that it is then neither shown nor told to a model.
     """
 
     question: str
@@ -49,11 +50,16 @@ class Turn:
         return any(answer.finish == "stopped" for answer in self.answers.values())
 
 
+def kept(turns: Sequence[Turn]) -> list[Turn]:
+    """The turns of a conversation that were not cleared."""
+    return [turn for turn in turns if not turn.dropped]
+
+
 def history(turns: Sequence[Turn], column: str, adapter: str) -> list[tuple[str, str]]:
     """The questions that a column has answered, with its answers; on the tuned side only those of this adapter."""
     return [
         (turn.question, turn.answers[column].text)
-        for turn in turns
+        for turn in kept(turns)
         if column in turn.answers and (column != "tuned" or turn.adapter == adapter)
     ]
 
@@ -62,6 +68,7 @@ def comparison_html(
     lang: str, turns: Sequence[Turn], adapter: str = "", has_service: bool = False, busy: bool = False
 ) -> str:
     """All turns as HTML; adapter: the run that is chosen now; busy: whether the last turn is being answered."""
+    turns = kept(turns)
     columns = COLUMNS if has_service or any("service" in turn.answers for turn in turns) else SIDES
     open_tag = f'<div class="compare-log" role="log" aria-busy="{str(busy).lower()}">'
     if not turns:

@@ -9,7 +9,7 @@ from actions import open_page
 from playwright.sync_api import expect, sync_playwright
 from served_app import ServedApp
 
-expect.set_options(timeout=20_000)  # ms; a busy machine is no defect of the page
+expect.set_options(timeout=60_000)  # ms; a busy machine is no defect of the page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [

@@ -82,7 +82,7 @@ def test_forecast_follows_the_settings(plan):
 
 def test_a_plan_is_drawn_as_soon_as_the_page_is(page):
     open_tab(page, "tab.plan")
-    expect(page.locator(".plan .headline")).to_be_visible(timeout=3_000)
+    expect(page.locator(".plan .headline")).to_be_visible(timeout=15_000)
     expect(page.locator(".plan .bar")).to_have_count(3)
     expect(page.locator(".plan .waterfall li").first).to_be_visible()
     expect(page.get_by_text(say("plan.counting"))).to_have_count(0)
@@ -177,7 +177,7 @@ def test_settings_with_a_model_of_a_hub_offer_one_that_works_offline(fresh_plan)
 def test_largest_models_are_there_at_once_and_count_up_for_other_sizes(plan):
     unfold(plan, "plan.largest")
     table = plan.locator(".largest table")
-    expect(table.first).to_be_visible(timeout=3_000)
+    expect(table.first).to_be_visible(timeout=15_000)
     expect(table.first).to_contain_text("GiB")
     expand(plan, "plan.more")
     set_slider(plan, "plan.context", "2048")

@@ -60,7 +60,7 @@ def test_a_hub_that_is_off_is_said_at_once_with_what_works_offline(name):
     began = time.monotonic()
     key, text = _told(name)
     assert key == "error.hub_unreachable" and name in text and all(m in text for m in catalog.offline_models())
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
 
 
 def test_terms_must_be_accepted_before_anything_is_fetched():
