@@ -13,6 +13,7 @@ from typing import Any
 
 import gradio as gr
 from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 
 from playground import ASSETS, catalog
 from playground.data.source import MAX_FILE_BYTES
@@ -63,6 +64,8 @@ STYLES = (
     "overlay.css",
 )
 # Gradio's row of links to all pages; hidden before the stylesheets are here, or everything would move up then.
+# Of what others load over a network: the page is 1 MB and Gradio's scripts are several, which shrink to a fifth.
+COMPRESSED = Middleware(GZipMiddleware, minimum_size=2000, compresslevel=5)
 NO_NAVIGATION = "<style>.nav-holder { display: none !important; }</style>"
 TABS = (
     "start",
@@ -117,7 +120,7 @@ def launch_options(lang: str = "en", private: bool = False) -> dict[str, Any]:
         "max_file_size": MAX_FILE_BYTES,
         "run_history": False,
         "mcp_server": private and api.has_mcp(),
-        "app_kwargs": {"middleware": [Middleware(OpeningPicture, first=lang)]},
+        "app_kwargs": {"middleware": [*([] if private else [COMPRESSED]), Middleware(OpeningPicture, first=lang)]},
         "footer_links": ["gradio", "settings"],
     }
 

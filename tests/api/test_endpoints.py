@@ -165,3 +165,13 @@ def test_mcp_is_for_private_pages_alone(monkeypatch):
     monkeypatch.setattr(api, "has_mcp", lambda: True)
     assert build.launch_options("en", True)["mcp_server"] is True
     assert build.launch_options("en", False)["mcp_server"] is False
+
+
+def test_what_goes_over_a_network_is_compressed_and_the_page_of_a_laptop_is_not():
+    from starlette.middleware.gzip import GZipMiddleware
+
+    from playground.ui import build
+
+    for private in (True, False):
+        middleware = build.launch_options("en", private)["app_kwargs"]["middleware"]
+        assert [one.cls for one in middleware].count(GZipMiddleware) == (not private)
