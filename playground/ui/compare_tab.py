@@ -18,7 +18,7 @@ from playground.ui.comparison import Turn, comparison_html, heads_html, kept
 from playground.ui.foreign_adapter import check_allowed, foreign_name, is_foreign
 from playground.ui.known_answers import help_desk_examples, known_answers
 from playground.ui.learned_words import learned_units
-from playground.ui.page import QUIET, UNQUEUED, Page, message, message_box, select_tab
+from playground.ui.page import LATEST_ONLY, QUIET, UNQUEUED, Page, message, message_box, select_tab
 from playground.ui.run_names import adapter_name
 
 AFTER_A_MOMENT = "() => new Promise((done) => setTimeout(done, 1500))"
@@ -124,12 +124,13 @@ def connect(page: Page, tab: CompareTab, tabs: gr.Tabs, header: gr.Tab, live_vie
 def _connect_clear(page: Page, tab: CompareTab, cleared: list) -> None:
     """Drop the conversation, and a moment later draw once more what the server holds.
 
-    The last update of an answer can reach a busy browser, or the state of the page, after those of the click.
+    The last update of an answer can reach a busy browser, or the state of the page, after those of the click. Of two
+    such redraws the last one counts: an earlier one that is late may still show what was cleared since.
     """
     dropped = tab.clear.click(lambda turns: _clear(page, turns), tab.turns, cleared, **QUIET)
     settled = dropped.then(None, None, None, js=AFTER_A_MOMENT, api_visibility="private")
     held = [tab.turns, tab.adapter, tab.settings.service_enabled]
-    settled.then(partial(comparison_html, page.lang), held, tab.comparison, **QUIET)
+    settled.then(partial(comparison_html, page.lang), held, tab.comparison, **LATEST_ONLY, queue=False)
 
 
 def _connect_questions(page: Page, tab: CompareTab) -> None:

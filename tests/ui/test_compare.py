@@ -43,6 +43,7 @@ def compare(shared_page, app):
     """The Compare tab, cleared, of a page whose newest fine-tune is an adapter of the toy model."""
     prepare(shared_page, app)
     press(shared_page, "chat.clear")
+    shared_page.wait_for_timeout(2_500)  # the comparison is drawn once more, a moment after the click
     question(shared_page).fill("")
     limit_answers(shared_page, 64)
     return shared_page
