@@ -120,8 +120,7 @@ def launch_options(lang: str = "en", private: bool = False) -> dict[str, Any]:
 def _middleware(lang: str, private: bool) -> list[Middleware]:
     """What requests pass, outermost first.
 
-    What others load over a network is compressed: the page is 1 MB and Gradio's scripts are several, which shrink to a
-    fifth.
+    What others load over a network is compressed: the page's document shrinks from 1,057,674 bytes to 161,848.
     """
     compressed = [] if private else [Middleware(GZipMiddleware, minimum_size=2000, compresslevel=5)]
     guard = Middleware(RequestGuard, lang=lang, most_upload=MAX_FILE_BYTES)

@@ -31,8 +31,8 @@ class Turn:
 
     adapter: the run that answered on the tuned side, or ""; adapter_name: in words. expected: the reference, or "";
     learned: its units (learned_words.py) to be marked. status: what is going on while no answer is complete; after
-    that, how the speed was measured. dropped: whether the conversation was cleared; an update of an answer that was
-    under way can bring it back, so that it is then neither shown nor told to a model.
+    that, how the speed was measured. dropped: whether the conversation was cleared. A dropped turn can still be in the
+    page's state, if an answer's last update arrived after the click on Clear; it is neither shown nor sent to a model.
     """
 
     question: str

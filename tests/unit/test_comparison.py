@@ -56,7 +56,7 @@ def test_an_adapter_is_not_told_what_another_one_answered():
     assert [question for question, _ in history(turns, "base", "b")] == ["1", "2", "3"]
 
 
-def test_a_cleared_turn_that_a_late_update_brought_back_is_neither_shown_nor_told():
+def test_a_cleared_turn_that_a_late_update_brought_back_is_neither_shown_nor_sent():
     """As it happens where the last update of an answer arrives after the click on Clear."""
     cleared = Turn("Old?", {"base": Answer("Yes.", "end")}, dropped=True)
     assert comparison_html("en", [cleared]) == comparison_html("en", [])
