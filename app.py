@@ -9,8 +9,9 @@ from playground.ending import ENDING
 from playground.errors import PlaygroundError, as_playground_error
 from playground.i18n import LANGUAGES, translate
 from playground.talk.steps import STEPS, read_steps
-from playground.ui.build import build_app, launch_options
+from playground.ui.build import build_app
 from playground.ui.ending import ending_in_order
+from playground.ui.launch import launch_options
 from playground.ui.static_space import write_static_space
 
 
@@ -45,7 +46,7 @@ def main() -> None:
         try:
             app = build_app(arguments.runs, lang, private, steps)
         except OSError as error:
-            parser.exit(1, f"{as_playground_error(error).text(lang)}\n")
+            parser.error(as_playground_error(error).text(lang))
         options = launch_options(lang, private)
         if private and not options["mcp_server"]:
             print(translate(lang, "api.no_mcp"))

@@ -267,7 +267,8 @@ class Engine:
             error = PlaygroundError.from_dict(message["error"])
         elif "exit" in message:
             error = _exit_error(worker.connection, message["exit"])
-            self._record_in_run(job, error)
+            if job.run:
+                runs.record_death(self.root, job.run, job.do, error)
         else:
             worker.memory = message["result"]
         with self._lock:
@@ -284,21 +285,6 @@ class Engine:
                 worker.loaded = {"model": event["model"], "bits": event["bits"], "run": job.run}
             elif event["kind"] == "unloaded":
                 worker.loaded = None
-
-    def _record_in_run(self, job: Job, error: PlaygroundError) -> None:
-        """Write the worker's death into the job's run, which the worker can't do any more, unless it has."""
-        if not job.run:
-            return
-        try:
-            run = runs.find(self.root, job.run)
-            *_, last = run.events(at_a_glance=True)
-            if last["kind"] in ("done", "error"):
-                return
-            with runs.locked(run):
-                run.append("phase", name="idle")
-                run.append("error", job=job.do, **error.to_dict())
-        except (OSError, ValueError, PlaygroundError):
-            pass  # the folder is gone, or another program writes to it: the page still shows the error
 
 
 def _exit_error(connection: Connection, code: int) -> PlaygroundError:

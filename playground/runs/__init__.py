@@ -4,10 +4,10 @@ May import: settings, errors, i18n. Imports no torch.
 """
 
 from playground.runs.index import damaged
-from playground.runs.interrupted import interrupted, put_back_spares
+from playground.runs.interrupted import interrupted, put_back_spares, record_death
 from playground.runs.label import Label, read_label, write_label
 from playground.runs.listing import history, measured_speed, summary
-from playground.runs.lock import held_problem, is_held, locked
+from playground.runs.lock import held_problem, is_held, is_written_to, locked
 from playground.runs.store import (
     RUN_ID,
     SCHEMA,
@@ -15,7 +15,6 @@ from playground.runs.store import (
     Run,
     create,
     find,
-    is_written_to,
     last_result,
     seconds_besides_training,
 )
@@ -45,6 +44,7 @@ __all__ = [
     "measured_speed",
     "put_back_spares",
     "read_label",
+    "record_death",
     "restore",
     "seconds_besides_training",
     "summary",

@@ -1,4 +1,4 @@
-"""Find the fine-tune that was interrupted, to be offered again, and put back what runs wrote to spare folders."""
+"""Runs that were interrupted: their worker's death recorded, the newest offered again, their spare folders put back."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from playground.errors import PlaygroundError
 from playground.runs.listing import history
 from playground.runs.lock import is_held, locked
 from playground.runs.spare import put_back, spares
-from playground.runs.store import Run
+from playground.runs.store import Run, find
 from playground.runs.summary import RunSummary
 
 DIED = ("error.engine_killed", "error.engine_signal", "error.engine_died", "error.engine_closed", "error.rank_died")
@@ -23,6 +23,23 @@ def interrupted(root: Path) -> RunSummary | None:
     died = any(problem.get("key") in DIED for problem in newest.problems)
     was_cut = newest.state == "open" or bool(newest.result.get("ended_by")) or (newest.state == "failed" and died)
     return newest if was_cut and not is_held(Run(root / newest.id)) else None
+
+
+def record_death(root: Path, run_id: str, job: str, error: PlaygroundError) -> None:
+    """Write the death of the process that worked on a run into it, which that process can't do, unless it had ended.
+
+    job: what the process did. Where the folder is gone, or another program writes to the run, nothing is written.
+    """
+    try:
+        run = find(root, run_id)
+        *_, last = run.events(at_a_glance=True)
+        if last["kind"] in ("done", "error"):
+            return
+        with locked(run):
+            run.append("phase", name="idle")
+            run.append("error", job=job, **error.to_dict())
+    except (OSError, ValueError, PlaygroundError):
+        pass  # the page still shows the error
 
 
 def put_back_spares(root: Path) -> list[str]:

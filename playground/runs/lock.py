@@ -16,9 +16,10 @@ from collections.abc import Iterator
 from filelock import FileLock, Timeout
 
 from playground.errors import PlaygroundError, problem
-from playground.runs.store import Run, is_written_to
+from playground.runs.store import Run
 
 FOLDER = ".locks"  # under that of the runs; no id of a run begins with a dot
+WATCHED_SECONDS = 1.0  # in which a process that works on a run writes to it
 
 
 @contextlib.contextmanager
@@ -82,3 +83,14 @@ def held_problem(run: Run) -> PlaygroundError:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(values["since"])))
         holder = {"pid": str(values["pid"])[:20], "host": str(values["host"])[:80], "since": since}
     return problem("error.run_held", run=run.id, pid=holder["pid"], host=holder["host"], since=holder["since"])
+
+
+def is_written_to(run: Run) -> bool:
+    """Whether a process is writing to a run now: memory is recorded ten times a second. Waits a second to find out."""
+    events = run.folder / "events.jsonl"
+    size, until = events.stat().st_size, time.monotonic() + WATCHED_SECONDS
+    while time.monotonic() < until:
+        time.sleep(0.05)
+        if events.stat().st_size > size:
+            return True
+    return False

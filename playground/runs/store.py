@@ -43,7 +43,6 @@ from playground.settings import Settings, read_file
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
 MAX_EVENT_BYTES = 16_000_000  # of a line that is read; a longer one is passed over
-WATCHED_SECONDS = 1.0  # in which a process that works on a run writes to it
 OWN_FILES = ("events.jsonl", "settings.json")  # by one of which a folder is known as a run's
 TRASH = ".deleted"  # folder of the deleted runs, under that of the runs
 # Begin most lines of a run, as `append` writes them: memory is recorded ten times a second.
@@ -272,17 +271,6 @@ def seconds_besides_training(run: Run) -> float:
         following["t"] - phase["t"] for phase, following in pairwise(phases) if phase["name"] in ("fetch", "convert")
     )
     return max(0.0, last_result(run).get("seconds", 0.0) - training - fetching)
-
-
-def is_written_to(run: Run) -> bool:
-    """Whether a process is writing to a run now: memory is recorded ten times a second. Waits a second to find out."""
-    events = run.folder / "events.jsonl"
-    size, until = events.stat().st_size, time.monotonic() + WATCHED_SECONDS
-    while time.monotonic() < until:
-        time.sleep(0.05)
-        if events.stat().st_size > size:
-            return True
-    return False
 
 
 def _lasting_lines(lines: list[bytes]) -> list[bytes]:

@@ -12,11 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from starlette.middleware import Middleware
-from starlette.middleware.gzip import GZipMiddleware
 
-from playground import ASSETS, catalog
-from playground.data.source import MAX_FILE_BYTES
+from playground import catalog
 from playground.engine.client import Engine
 from playground.i18n import LANGUAGES, translate
 from playground.jobs.runner import Runner
@@ -45,29 +42,13 @@ from playground.ui import (
     take_home_tab,
     talk_tab,
 )
+from playground.ui.engine_state import engine_state, loaded_text, tuned_text
 from playground.ui.job_queue import JobQueue
-from playground.ui.live_view import HEAD, STATIC, live_view
-from playground.ui.opening import OpeningPicture
+from playground.ui.live_view import STATIC, live_view
 from playground.ui.page import UNQUEUED, Page, job_message
-from playground.ui.request_guard import RequestGuard
 from playground.ui.separate_events import separate_events
 from playground.ui.story import Story
-from playground.ui.theme import theme
 
-STYLES = (
-    "style.css",
-    "figures.css",
-    "plan_tab.css",
-    "tokens.css",
-    "data.css",
-    "compare.css",
-    "lab.css",
-    "talk.css",
-    "overlay.css",
-)
-MAX_SESSIONS = 256  # whose state Gradio keeps, 1.1 MiB each; the one that was used least recently goes first
-# Gradio's row of links to all pages; hidden before the stylesheets are here, or everything would move up then.
-NO_NAVIGATION = "<style>.nav-holder { display: none !important; }</style>"
 TABS = ("start", "plan", "load", "data", "tune", "chat", "lab", "talk", "runs", "take")  # in their order; "start" opens
 
 
@@ -102,31 +83,6 @@ def build_app(root: Path, lang: str = "en", private: bool = False, talk: Sequenc
     return app
 
 
-def launch_options(lang: str = "en", private: bool = False) -> dict[str, Any]:
-    """Arguments of `Blocks.launch`, except the address. lang: of the first page, and private, as for `build_app`."""
-    return {
-        "theme": theme(),
-        "css_paths": [ASSETS / name for name in STYLES],
-        "head": NO_NAVIGATION + HEAD + kept_state.HEAD,
-        "max_file_size": MAX_FILE_BYTES,
-        "run_history": False,
-        "mcp_server": private and api.has_mcp(),
-        "state_session_capacity": MAX_SESSIONS,
-        "app_kwargs": {"middleware": _middleware(lang, private)},
-        "footer_links": ["gradio", "settings"],
-    }
-
-
-def _middleware(lang: str, private: bool) -> list[Middleware]:
-    """What requests pass, outermost first.
-
-    What others load over a network is compressed: the page's document shrinks from 1,057,674 bytes to 161,848.
-    """
-    compressed = [] if private else [Middleware(GZipMiddleware, minimum_size=2000, compresslevel=5)]
-    guard = Middleware(RequestGuard, lang=lang, most_upload=MAX_FILE_BYTES)
-    return [*compressed, guard, Middleware(OpeningPicture, first=lang)]
-
-
 @dataclass(frozen=True)
 class Tabs:
     """Every tab's components, the preset above the form, and the tabs' headers by their id."""
@@ -153,7 +109,7 @@ def _build_page(app: gr.Blocks, page: Page, other_path: str, talk: Sequence[Step
         with gr.Column(scale=6, min_width=320, elem_classes="desk"):
             tabs = _build_tabs(page, talk)
         with gr.Column(scale=5, min_width=320, elem_classes="watch"):
-            view = live_view(page.lang, page.root, lambda: _engine_state(page.engine))
+            view = live_view(page.lang, page.root, lambda: engine_state(page.engine))
     headers = tabs.headers
     start_tab.connect(page, tabs.start, app, tabs.tabs, tabs.compare)
     plan_listeners.connect(page, tabs.plan, headers["plan"])
@@ -244,8 +200,8 @@ def _connect_engine_state(
         job, busy = page.engine.last, page.engine.state == "busy"
         has_tuned = job is not None and job.do == "tune" and job.run == adapter_choice.latest_tuned_run(page)
         return (
-            job_message(page, job, "load", lambda: _loaded_text(page)),
-            job_message(page, job, "tune", lambda: _tuned_text(page, job.result if job else {})),
+            job_message(page, job, "load", lambda: loaded_text(page)),
+            job_message(page, job, "tune", lambda: tuned_text(page, job.result if job else {})),
             gr.update(visible=has_tuned and not busy),
             *(gr.update(interactive=not busy) for _ in start_buttons),
             *status_strip.button_updates(page),
@@ -271,33 +227,3 @@ def _connect_engine_state(
 
 def _preset(name: str) -> Settings:
     return Settings().with_values(catalog.presets()[name]["settings"])
-
-
-def _loaded_text(page: Page) -> str:
-    """The message after a model was loaded; "" once it was unloaded."""
-    loaded = page.engine.loaded
-    return (
-        page.translate("load.loaded", model=catalog.display_name(loaded["model"]), bits=loaded["bits"])
-        if loaded
-        else ""
-    )
-
-
-def _tuned_text(page: Page, result: dict) -> str:
-    """The message after a fine-tune: recall as measured, whether it was stopped, what to do next."""
-    lines = [page.translate("tune.stopped" if result.get("stopped") else "tune.done")]
-    if result.get("recall"):
-        lines.insert(0, page.translate("tune.recall", **result["recall"]))
-    return "\n".join(lines)
-
-
-def _engine_state(engine: Engine) -> dict[str, Any]:
-    """The engine's run and state, as the live view takes them."""
-    loaded, memory = engine.loaded, engine.memory or {}
-    return {
-        "run": engine.run,
-        "busy": engine.state == "busy",
-        "engine": engine.state,
-        "loaded": {"name": catalog.display_name(loaded["model"]), "bits": loaded["bits"]} if loaded else None,
-        "memory": memory.get("device_used", memory.get("rss")),
-    }

@@ -1,6 +1,6 @@
 """What this program measured before, and ships with: the bit-width lab's points and a weight's picture, by date.
 
-The Talk tab shows them, and the Bit widths tab until something was measured here.
+The Talk tab shows them, and the Bit widths tab the points' figure until something was measured here.
 """
 
 import json

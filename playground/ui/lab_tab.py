@@ -166,10 +166,8 @@ def _points(
 
 
 def _drawn(page: Page, points: dict[tuple[str, str], dict]) -> list[Update]:
-    """Figure and table; of recorded points, which say so, where nothing was measured here."""
+    """Figure and table; where nothing was measured here, the figure of recorded points alone, which says so."""
     word = page.translate
     if points:
         return [lab_figure.figure(word, points), lab_figure.answers_table(word, points)]
-    recorded = recorded_points()
-    figure = lab_figure.figure(word, points) + lab_figure.figure(word, recorded) + recorded_badge(word)
-    return [figure, lab_figure.answers_table(word, recorded) + recorded_badge(word)]
+    return [lab_figure.figure(word, points) + lab_figure.figure(word, recorded_points()) + recorded_badge(word), ""]

@@ -160,18 +160,18 @@ def test_strangers_name_no_path_of_the_machine(public, endpoint):
 
 
 def test_mcp_is_for_private_pages_alone(monkeypatch):
-    from playground.ui import api, build
+    from playground.ui import api, launch
 
     monkeypatch.setattr(api, "has_mcp", lambda: True)
-    assert build.launch_options("en", True)["mcp_server"] is True
-    assert build.launch_options("en", False)["mcp_server"] is False
+    assert launch.launch_options("en", True)["mcp_server"] is True
+    assert launch.launch_options("en", False)["mcp_server"] is False
 
 
 def test_what_goes_over_a_network_is_compressed_and_the_page_of_a_laptop_is_not():
     from starlette.middleware.gzip import GZipMiddleware
 
-    from playground.ui import build
+    from playground.ui import launch
 
     for private in (True, False):
-        middleware = build.launch_options("en", private)["app_kwargs"]["middleware"]
+        middleware = launch.launch_options("en", private)["app_kwargs"]["middleware"]
         assert [one.cls for one in middleware].count(GZipMiddleware) == (not private)

@@ -44,7 +44,7 @@ def _past_run(app, job="tune", source="helpdesk.en"):
     settings = Settings().with_values({"load": {"bits": 16}, "data": {"source": source}})
     run = runs.create(app.runs, job, settings, hardware=HARDWARE)
     for name, at in PHASES:
-        run._began = time.time() - at  # so that an event is written as of that second
+        run._clock = time.monotonic() - at  # so that an event is written as of that second
         run.append("phase", name=name)
         run.append("memory", rss=2**30)
     result = {"loss": {"before": 3.0, "after": 1.5}, "recall": {"base": 0.0, "tuned": 0.91}} if job == "tune" else {}

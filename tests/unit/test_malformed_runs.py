@@ -68,7 +68,7 @@ def _show_everything(page, view, good, bad):
     picture = runs_overlay.picture(page, [good.id, bad.name])
     assert picture
     accuracy.all_totals(page.root)
-    race.lanes(page.root, good.settings(), [16])
+    race.lanes(page.root, good.settings(), list(race.KINDS))
     lab_points.all_points(page.root, "")
     measured.latest_measurements(page.root, "smollm2-135m-instruct", "tune", {"device": "cpu", "name": "CPU"})
     json.dumps(queue_view.state(page))
