@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import toys
 from actions import (
     LONG,
     choose_toy,
@@ -65,13 +66,17 @@ def test_a_folder_from_elsewhere_answers_beside_its_base_and_is_refused_for_anot
 
 
 @pytest.fixture
-def tuned_runs(app):
-    """Fine-tunes of the toy at two ranks, and one of another model: the folders of their runs."""
+def tuned_runs(app, tmp_path):
+    """Fine-tunes of a toy at two ranks, and one of another model: the folders of their runs.
+
+    The toy's answers last long enough to be stopped on a busy machine too.
+    """
+    toy = toys.save(tmp_path / "toy-long", chat=True, max_position_embeddings=4096)
     made = []
-    for r, base in ((2, app.model), (8, app.model), (4, "somebody/else")):
+    for r, base in ((2, toy), (8, toy), (4, "somebody/else")):
         settings = Settings().with_values({"load": {"model": str(base), "bits": 32}, "lora": {"r": r}})
         run = runs.create(app.runs, "tune", settings)
-        plain_adapter(app.model, run.adapter, r)
+        plain_adapter(toy, run.adapter, r)
         run.append("done", job="tune", result={"template": "alpaca"})
         made.append(run)
     yield made
@@ -83,7 +88,7 @@ def test_one_question_goes_to_the_base_and_to_each_chosen_run(shared_page, app, 
     page, (low, high, foreign) = shared_page, tuned_runs
     wait_until_idle(page)
     open_tab(page, "tab.chat")
-    limit_answers(page, 480)
+    limit_answers(page, 4000)
     open_tab(page, "tab.runs")
     unfold(page, "adapters.title")
     question, answers = page.locator("#adapters-question textarea"), page.locator("#adapters-answers .answer")
@@ -101,7 +106,7 @@ def test_one_question_goes_to_the_base_and_to_each_chosen_run(shared_page, app, 
     for run in (foreign, high):
         tick(run)
     press(page, "adapters.ask")
-    expect(problem).to_contain_text("Model is toy-llama in toy-llama · 32 bits · Help desk (English)")
+    expect(problem).to_contain_text("Model is toy-long in toy-long · 32 bits · Help desk (English)")
     expect(problem).to_contain_text("but else in else · 32 bits")
     expect(problem).not_to_contain_text(foreign.id)
 
