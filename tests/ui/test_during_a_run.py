@@ -134,4 +134,4 @@ def test_a_killed_engine_is_reported_and_the_next_click_starts_another(run, page
     assert '"error"' in (run / "events.jsonl").read_text()
     choose_toy(page, app)
     press(page, "load.go")
-    expect(page.locator(".notice.good", has_text="toy-llama").first).to_be_visible(timeout=LONG)
+    expect(notices(page, "good").filter(has_text="toy-llama")).to_be_visible(timeout=LONG)
