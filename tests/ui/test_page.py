@@ -32,7 +32,7 @@ def page(shared_page):
 def test_load_tune_and_compare(page, app):
     choose_toy(page, app)
     press(page, "load.go")
-    expect(page.locator(".notice.good", has_text="toy-llama").first).to_be_visible(timeout=LONG)
+    expect(notices(page, "good").filter(has_text="toy-llama")).to_be_visible(timeout=LONG)
     run = start_fine_tune(page, app, "0.1")
     wait_until_tuned(page)
     assert (run / "adapter" / "adapter_model.safetensors").is_file()

@@ -74,7 +74,7 @@ def test_after_out_of_memory_one_click_applies_a_suggestion(page, app, padded_mo
     choose_toy(page, app, padded_model)
     check_radio(page, "32")  # whose products are in torch's own memory on every processor
     press(page, "load.go")
-    expect(page.locator(".notice.good", has_text="toy-bloom").first).to_be_visible(timeout=LONG)
+    expect(notices(page, "good").filter(has_text="toy-bloom")).to_be_visible(timeout=LONG)
     worker = next(
         p
         for p in psutil.Process(app.process.pid).children(recursive=True)
