@@ -76,7 +76,8 @@ def test_the_plan_is_one_click_away(page):
 SMALL_TEXTS = """() => {
   const found = {};
   const note = (node, text) => {
-    const box = node.getBoundingClientRect(), size = parseFloat(getComputedStyle(node).fontSize);
+    const box = node.getBoundingClientRect(), matrix = node.getScreenCTM?.(); // a figure's texts grow with it
+    const size = parseFloat(getComputedStyle(node).fontSize) * (matrix ? Math.hypot(matrix.a, matrix.b) : 1);
     if (text && box.width > 3 && box.height > 3 && size < 18 && node.checkVisibility({ visibilityProperty: true }))
       found[text.slice(0, 40)] = size;
   };
