@@ -122,15 +122,18 @@ def connect(page: Page, tab: CompareTab, tabs: gr.Tabs, header: gr.Tab, live_vie
 
 
 def _connect_clear(page: Page, tab: CompareTab, cleared: list) -> None:
-    """Drop the conversation, and a moment later draw once more what the server holds.
+    """Drop the conversation, and a moment later draw the empty one once more, unless a question was asked meanwhile.
 
-    The last update of an answer can reach a busy browser, or the state of the page, after those of the click. Of two
-    such redraws the last one counts: an earlier one that is late may still show what was cleared since.
+    The last update of an answer can reach a busy browser, or the state of the page, after those of the click.
     """
+
+    def empty(turns: list[Turn], adapter: str, service: bool) -> Any:
+        return gr.skip() if kept(turns) else comparison_html(page.lang, turns, adapter, service)
+
     dropped = tab.clear.click(lambda turns: _clear(page, turns), tab.turns, cleared, **QUIET)
     settled = dropped.then(None, None, None, js=AFTER_A_MOMENT, api_visibility="private")
     held = [tab.turns, tab.adapter, tab.settings.service_enabled]
-    settled.then(partial(comparison_html, page.lang), held, tab.comparison, **LATEST_ONLY, queue=False)
+    settled.then(empty, held, tab.comparison, **LATEST_ONLY, queue=False)
 
 
 def _connect_questions(page: Page, tab: CompareTab) -> None:

@@ -43,7 +43,9 @@ def compare(shared_page, app):
     """The Compare tab, cleared, of a page whose newest fine-tune is an adapter of the toy model."""
     prepare(shared_page, app)
     press(shared_page, "chat.clear")
-    shared_page.wait_for_timeout(2_500)  # the comparison is drawn once more, a moment after the click
+    # A busy page sends the click seconds later. Until then it shows the turns of the test before, and would drop a
+    # second click on the same button.
+    expect(shared_page.locator(".turn")).to_have_count(0)
     question(shared_page).fill("")
     limit_answers(shared_page, 64)
     return shared_page
@@ -133,6 +135,7 @@ def test_html_in_questions_and_answers_has_no_effect(compare, hostile_service):
 def test_stop_keeps_the_answers_so_far_and_clear_drops_them(compare, key):
     limit_answers(compare, 480)
     ask(compare, "Tell me everything.")
+    expect(compare.locator(".asked")).to_have_text("Tell me everything.", timeout=LONG)
     expect(compare.locator(".side-tuned .text")).to_contain_text(re.compile(r"\w{2}"), timeout=LONG)
     press(compare, key)
     expect(compare.locator("#stop")).to_be_disabled(timeout=LONG)
