@@ -201,7 +201,8 @@ class Workbench:
             return runs.NullRun(resumed.folder if resumed else self.root / "unwritten")
         if resumed:
             return resumed
-        if joins_open_run and self.run and self.run.folder.is_dir() and self._slot.is_loaded_as(settings.load):
+        joins = joins_open_run and self.run and self.run.folder.parent == self.root and self.run.folder.is_dir()
+        if joins and self.run and self._slot.is_loaded_as(settings.load):
             return self.run
         return runs.create(self.root, kind, settings, **_machine(settings.load, team.device))
 

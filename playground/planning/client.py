@@ -49,13 +49,19 @@ def read_stored_answers() -> list[dict[str, Any]]:
 class Planner:
     """Asks questions of the planning process and remembers the answers. Safe to use from several threads."""
 
-    def __init__(self, root: Path, command: tuple[str, ...] = COMMAND):
+    def __init__(
+        self,
+        root: Path,
+        command: tuple[str, ...] = COMMAND,
+        environment: dict[str, str] | None = None,
+        folder: Path | None = None,
+    ) -> None:
         names = {*WORKERS.values(), OTHER_WORKER}
-        self._workers = {name: Worker(root / "engine.log", command) for name in names}
+        self._workers = {name: Worker(root / "engine.log", command, environment, folder) for name in names}
         self._answers: OrderedDict[str, Any] = OrderedDict()
         self._stored = {_key(entry["id"], entry["arguments"]): entry["answer"] for entry in read_stored_answers()}
 
-    def ask(self, do: str, on_progress: OnProgress | None = None, **arguments: Any) -> Any:
+    def ask(self, do: str, on_progress: OnProgress | None = None, asker: object = None, **arguments: Any) -> Any:
         """The result of a function of the planning process with these JSON arguments (settings as a dict).
 
         `on_progress(done, total, unit)` is called while a long question is answered; what it raises ends the question.
@@ -72,6 +78,7 @@ class Planner:
         with worker.lock:
             answer = self._answers.get(key)
             if answer is None:
+                worker.asker = asker
                 answer = worker.ask(do, arguments, on_progress)
                 if do not in OF_FILES:
                     self._answers[key] = answer
@@ -83,9 +90,11 @@ class Planner:
         """The answer that is known without asking, or None."""
         return self._stored.get(_key(do, arguments))
 
-    def stop(self, do: str) -> None:
-        """Stop the question under way, if there is one, in the process that answers `do`; its asker gets an error."""
-        self._worker(do).stop()
+    def stop(self, do: str, asker: object = None) -> None:
+        """Stop the question under way in the process that answers `do`, if it is this asker's, who gets an error."""
+        worker = self._worker(do)
+        if worker.asker == asker:
+            worker.stop()
 
     def close(self) -> None:
         """End the processes; the next question starts a new one."""
@@ -115,10 +124,18 @@ class Planner:
 class Worker:
     """One planning process and the question that it answers. `ask` is for the thread that has the `lock`."""
 
-    def __init__(self, log: Path, command: tuple[str, ...]):
+    def __init__(
+        self,
+        log: Path,
+        command: tuple[str, ...],
+        environment: dict[str, str] | None = None,
+        folder: Path | None = None,
+    ) -> None:
         self.lock = threading.Lock()
         self.connection: Connection | None = None
-        self._log, self._command = log, command
+        self.asker: object = None  # who asks the question under way
+        self._log, self._command, self._folder = log, command, folder
+        self._environment = {"CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false", **(environment or {})}
         self._asking = self._stopped = False
 
     def ask(self, do: str, arguments: dict, on_progress: OnProgress | None) -> Any:
@@ -169,8 +186,7 @@ class Worker:
 
     def _live_connection(self) -> Connection:
         if not self.connection or not self.connection.alive or self.connection.closing:
-            environment = {"CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false"}
-            self.connection = Connection(self._command, self._log, environment)
+            self.connection = Connection(self._command, self._log, self._environment, self._folder)
         return self.connection
 
 

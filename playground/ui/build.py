@@ -5,7 +5,7 @@ but no table headers and no text with values in it, has no address for a languag
 draws most texts, what the browser shows. The second page takes about 2 s to build (two busy cores) and 6 to 9 MiB.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,6 @@ from playground import ASSETS, catalog
 from playground.data.source import MAX_FILE_BYTES
 from playground.engine.client import Engine
 from playground.i18n import LANGUAGES, translate
-from playground.jobs.runner import Runner
 from playground.planning.client import Planner
 from playground.runs import empty_trash
 from playground.settings import Settings
@@ -43,13 +42,15 @@ from playground.ui import (
     take_home_tab,
     talk_tab,
 )
-from playground.ui.job_queue import JobQueue
+from playground.ui.engine_state import engine_state, loaded_text, tuned_text
+from playground.ui.host_check import HostCheck
 from playground.ui.live_view import HEAD, STATIC, live_view
 from playground.ui.opening import OpeningPicture
 from playground.ui.page import UNQUEUED, Page, job_message
 from playground.ui.separate_events import separate_events
-from playground.ui.story import Story
+from playground.ui.shared_page import SharedPage
 from playground.ui.theme import theme
+from playground.ui.workspaces import Workspace
 
 STYLES = (
     "style.css",
@@ -86,38 +87,52 @@ def build_app(root: Path, lang: str = "en", private: bool = False, talk: Sequenc
     that were deleted earlier are removed for good.
     """
     empty_trash(root)
-    engine = Engine(root)
+    shared = None if private else SharedPage(root)
+    environment, folder = (shared.environment, shared.folder) if shared else (None, None)
+    engine = Engine(root, environment=environment, folder=folder)
     engine.start()
-    planner, story, queue = Planner(root), Story(engine), JobQueue(engine)
-    jobs = Runner(root, engine, lambda: story.running or queue.running)
+    planner = Planner(root, environment=environment, folder=folder)
+    workspace = shared.workspaces(engine, planner) if shared else _one_workspace(root, engine, planner)
     other = next(code for code in LANGUAGES if code != lang)
     talk = talk or read_steps()
 
     gr.set_static_paths(STATIC)
     first, second = (
-        Page(code, root, engine, planner, story, queue, _preset(f"demo-{code}"), private, jobs)
+        Page(code, workspace, _preset(f"demo-{code}"), private, shared.limits if shared else None)
         for code in (lang, other)
     )
-    with gr.Blocks(title=translate(lang, "app.title"), analytics_enabled=False, fill_width=True) as app:
+    title, tidy = translate(lang, "app.title"), None if private else (600, 3600)  # Gradio's own copies of files
+    with gr.Blocks(title=title, analytics_enabled=False, fill_width=True, delete_cache=tidy) as app:
         api.mount(first)  # before the listeners, which would take the names "tune" and "stop"
         _build_page(app, first, f"/{other}", talk)
     with app.route(translate(lang, "app.other"), f"/{other}"):
         _build_page(app, second, "/", talk)
-    app.engine = engine
+    app.engine, app.shared = engine, shared
     app.queue(default_concurrency_limit=None, max_size=64)
     return app
 
 
-def launch_options(lang: str = "en", private: bool = False) -> dict[str, Any]:
-    """Arguments of `Blocks.launch`, except the address. lang: of the first page, and private, as for `build_app`."""
+def _one_workspace(root: Path, engine: Engine, planner: Planner) -> Callable[[], Workspace]:
+    """On a private page whoever opens it has everything."""
+    workspace = Workspace("", root, engine, planner)
+    return lambda: workspace
+
+
+def launch_options(lang: str, shared: SharedPage | None, names: Sequence[str] = ()) -> dict[str, Any]:
+    """Arguments of `Blocks.launch`, except the address. lang: of the first page, as for `build_app`.
+
+    shared: as of the app that `build_app` returned; None for a private page. names: under which that is opened, besides
+    this machine's.
+    """
+    guard = shared.middleware() if shared else Middleware(HostCheck, names=names)
     return {
         "theme": theme(),
         "css_paths": [ASSETS / name for name in STYLES],
         "head": NO_NAVIGATION + HEAD + kept_state.HEAD,
         "max_file_size": MAX_FILE_BYTES,
         "run_history": False,
-        "mcp_server": private and api.has_mcp(),
-        "app_kwargs": {"middleware": [Middleware(OpeningPicture, first=lang)]},
+        "mcp_server": shared is None and api.has_mcp(),
+        "app_kwargs": {"middleware": [guard, Middleware(OpeningPicture, first=lang)]},
         "footer_links": ["gradio", "settings"],
     }
 
@@ -148,7 +163,7 @@ def _build_page(app: gr.Blocks, page: Page, other_path: str, talk: Sequence[Step
         with gr.Column(scale=6, min_width=320, elem_classes="desk"):
             tabs = _build_tabs(page, talk)
         with gr.Column(scale=5, min_width=320, elem_classes="watch"):
-            view = live_view(page.lang, page.root, lambda: _engine_state(page.engine))
+            view = live_view(page.lang, lambda: page.root, lambda: engine_state(page))
     headers = tabs.headers
     start_tab.connect(page, tabs.start, app, tabs.tabs, tabs.compare)
     plan_listeners.connect(page, tabs.plan, headers["plan"])
@@ -237,8 +252,8 @@ def _connect_engine_state(
         job, busy = page.engine.last, page.engine.state == "busy"
         has_tuned = job is not None and job.do == "tune" and job.run == adapter_choice.latest_tuned_run(page)
         return (
-            job_message(page, job, "load", lambda: _loaded_text(page)),
-            job_message(page, job, "tune", lambda: _tuned_text(page, job.result if job else {})),
+            job_message(page, job, "load", lambda: loaded_text(page)),
+            job_message(page, job, "tune", lambda: tuned_text(page, job.result if job else {})),
             gr.update(visible=has_tuned and not busy),
             *(gr.update(interactive=not busy) for _ in start_buttons),
             *status_strip.button_updates(page),
@@ -264,33 +279,3 @@ def _connect_engine_state(
 
 def _preset(name: str) -> Settings:
     return Settings().with_values(catalog.presets()[name]["settings"])
-
-
-def _loaded_text(page: Page) -> str:
-    """The message after a model was loaded; "" once it was unloaded."""
-    loaded = page.engine.loaded
-    return (
-        page.translate("load.loaded", model=catalog.display_name(loaded["model"]), bits=loaded["bits"])
-        if loaded
-        else ""
-    )
-
-
-def _tuned_text(page: Page, result: dict) -> str:
-    """The message after a fine-tune: recall as measured, whether it was stopped, what to do next."""
-    lines = [page.translate("tune.stopped" if result.get("stopped") else "tune.done")]
-    if result.get("recall"):
-        lines.insert(0, page.translate("tune.recall", **result["recall"]))
-    return "\n".join(lines)
-
-
-def _engine_state(engine: Engine) -> dict[str, Any]:
-    """The engine's run and state, as the live view takes them."""
-    loaded, memory = engine.loaded, engine.memory or {}
-    return {
-        "run": engine.run,
-        "busy": engine.state == "busy",
-        "engine": engine.state,
-        "loaded": {"name": catalog.display_name(loaded["model"]), "bits": loaded["bits"]} if loaded else None,
-        "memory": memory.get("device_used", memory.get("rss")),
-    }
