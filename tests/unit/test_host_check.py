@@ -1,0 +1,45 @@
+"""A private page answers only under its own names, and to no other web site."""
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from playground.ui.host_check import HostCheck, host_name, own_names
+
+
+@pytest.fixture(scope="module")
+def client() -> TestClient:
+    app = Starlette(routes=[Route("/", lambda request: PlainTextResponse("page"), methods=["GET", "POST"])])
+    return TestClient(HostCheck(app, ["proxy.example"]))
+
+
+def answer(client: TestClient, host: str, method: str = "GET", **headers: str) -> httpx.Response:
+    return client.request(method, "/", headers={"host": host, **headers})
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["localhost", "localhost:7860", "127.0.0.1:7860", "[::1]:7860", "192.168.1.5", "LOCALHOST.", "proxy.example",
+     "x.localhost", *own_names()],
+)  # fmt: skip
+def test_the_machines_own_names_and_addresses_are_answered(client, host):
+    assert answer(client, host).text == "page"
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "evil.example:7860", "127.0.0.1.evil.example", "localhost.evil.example", "", "0x7f000001",
+     "evil.example#localhost", "[evil.example]"],
+)  # fmt: skip
+def test_a_site_whose_name_leads_here_is_refused_with_what_to_do(client, host):
+    refused = answer(client, host)
+    assert refused.status_code == 403 and "--allow-host" in refused.text and host_name(host) in refused.text
+
+
+def test_another_sites_script_sends_nothing(client):
+    assert answer(client, "localhost", "POST", **{"sec-fetch-site": "cross-site"}).status_code == 403
+    assert answer(client, "localhost", "GET", **{"sec-fetch-site": "cross-site"}).status_code == 200  # a link to it
+    assert answer(client, "localhost", "POST", **{"sec-fetch-site": "same-origin"}).status_code == 200
