@@ -43,3 +43,21 @@ def test_another_sites_script_sends_nothing(client):
     assert answer(client, "localhost", "POST", **{"sec-fetch-site": "cross-site"}).status_code == 403
     assert answer(client, "localhost", "GET", **{"sec-fetch-site": "cross-site"}).status_code == 200  # a link to it
     assert answer(client, "localhost", "POST", **{"sec-fetch-site": "same-origin"}).status_code == 200
+
+
+def test_whoever_has_logged_in_is_known_by_that_name_and_not_by_the_cookie():
+    from types import SimpleNamespace
+
+    from gradio.routes import App
+
+    from playground.ui.visitors import logged_in_as, visitor_id
+
+    app = App()
+    assert isinstance(app.tokens, dict) and isinstance(app.cookie_id, str), "Gradio keeps logins elsewhere now"
+    known = SimpleNamespace(tokens={"t1": "ada"}, cookie_id="x")
+    for name in ("access-token-x", "access-token-unsecure-x"):
+        assert logged_in_as({"app": known}, {name: "t1"}) == "auth:ada"
+    assert logged_in_as({"app": known}, {"access-token-x": "t2"}) == "" == logged_in_as({}, {})
+    session = {"oauth_info": {"userinfo": {"sub": "123", "preferred_username": "ada"}}}
+    assert logged_in_as({"app": known, "session": session}, {"access-token-x": "t1"}) == "oauth:123"
+    assert len({visitor_id("user", "oauth:ada"), visitor_id("user", "auth:ada"), visitor_id("cookie", "ada")}) == 3
