@@ -19,6 +19,7 @@ from starlette.types import Message, Send
 MAX_VISITORS = 1_000  # whose files are remembered; the one without a visit for longest is forgotten first
 MAX_FILES = 2_000  # of one visitor; the oldest is forgotten first
 UPLOAD_WINDOW = 3600.0  # seconds over which uploaded bytes are counted
+ALL = 10  # times as much as one visitor, all of them may upload: who throws the cookie away is a new visitor
 SENT_PATH = re.compile(rb'"path"\s*:\s*("(?:[^"\\]|\\.)*")')
 WATCHED = ("/queue/data", "/call/", "/run/", "/api/", "/component_server")
 
@@ -48,11 +49,18 @@ class VisitorFiles:
             return False
         now = time.monotonic()
         with self._lock:
-            recent = [entry for entry in self._uploaded.get(visitor, []) if now - entry[0] < UPLOAD_WINDOW]
-            if sum(size for _, size in recent) + int(length) > self._most_bytes:
-                return False
-            self._uploaded[visitor] = [*recent, (now, int(length))]
-            return True
+            recent = {
+                who: kept
+                for who, entries in self._uploaded.items()
+                if (kept := [entry for entry in entries if now - entry[0] < UPLOAD_WINDOW])
+            }
+            own = sum(size for _, size in recent.get(visitor, []))
+            everyones = sum(size for entries in recent.values() for _, size in entries)
+            has_room = own + int(length) <= self._most_bytes and everyones + int(length) <= ALL * self._most_bytes
+            if has_room:
+                recent.setdefault(visitor, []).append((now, int(length)))
+            self._uploaded = recent
+            return has_room
 
     def forget(self, visitor: str) -> None:
         """Forget a visitor whose files are gone."""

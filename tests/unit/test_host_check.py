@@ -61,3 +61,14 @@ def test_whoever_has_logged_in_is_known_by_that_name_and_not_by_the_cookie():
     session = {"oauth_info": {"userinfo": {"sub": "123", "preferred_username": "ada"}}}
     assert logged_in_as({"app": known, "session": session}, {"access-token-x": "t1"}) == "oauth:123"
     assert len({visitor_id("user", "oauth:ada"), visitor_id("user", "auth:ada"), visitor_id("cookie", "ada")}) == 3
+
+
+def test_visitors_upload_no_more_than_the_limit_and_all_together_ten_times_that():
+    from playground.ui.visitor_files import VisitorFiles
+
+    files = VisitorFiles([], 100)
+    assert files.has_room("ada", "60") and not files.has_room("ada", "41") and files.has_room("ada", "40")
+    for wrong in ("", "-1", "many"):
+        assert not files.has_room("bob", wrong)
+    assert all(files.has_room(f"visitor {number}", "100") for number in range(9))
+    assert not files.has_room("one more", "1")
