@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import playground.ui.quick_gradio  # noqa: F401, first of all: before another module imports Gradio
-from playground.errors import PlaygroundError
+from playground.ending import ENDING
+from playground.errors import PlaygroundError, as_playground_error
 from playground.i18n import LANGUAGES, translate
 from playground.talk.steps import STEPS, read_steps
-from playground.ui.build import build_app, launch_options
+from playground.ui.build import build_app
+from playground.ui.ending import ending_in_order
+from playground.ui.launch import launch_options
+from playground.ui.static_space import write_static_space
 
 
 def main() -> None:
@@ -27,9 +31,13 @@ def main() -> None:
         help="name under which the page is opened too, such as a proxy's",
     )
     parser.add_argument("--lang", choices=LANGUAGES, help="language of the first page; each page links to the other")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs (runs)")
+    runs = Path(os.environ.get("PLAYGROUND_RUNS") or "runs")
+    parser.add_argument("--runs", type=Path, default=runs, help="folder of the runs (PLAYGROUND_RUNS, else runs)")
     parser.add_argument(
         "--talk", type=Path, metavar="FILE", default=STEPS, help="steps of the Talk tab (the bundled ones)"
+    )
+    parser.add_argument(
+        "--static-space", type=Path, metavar="DIR", help="write recordings and predictions as plain web pages, and end"
     )
     arguments = parser.parse_args()
     private = not arguments.share and "SPACE_ID" not in os.environ  # a shared link and a Space are open to anyone
@@ -37,17 +45,27 @@ def main() -> None:
     users = [tuple(user.partition(":")[::2]) for user in arguments.auth or []]
     if not all(name and password for name, password in users):
         parser.error(translate(lang, "auth.form"))
+    if arguments.static_space:
+        write_static_space(arguments.static_space, lang)
+        print(translate(lang, "static.written", path=arguments.static_space / "index.html"))
+        return
     try:
         steps = read_steps(arguments.talk)
-        app: Any = build_app(arguments.runs, lang, private, steps)
     except PlaygroundError as error:
         parser.error(error.text(lang))
     names = [arguments.host or os.environ.get("GRADIO_SERVER_NAME", ""), *(arguments.allow_host or [])]
-    options = launch_options(lang, app.shared, names)
-    if private and not options["mcp_server"]:
-        print(translate(lang, "api.no_mcp"))
-    address = {"server_name": arguments.host, "server_port": arguments.port, "share": arguments.share}
-    app.launch(**address, auth=users or None, **options)
+    with ENDING.signals():
+        try:
+            app: Any = build_app(arguments.runs, lang, private, steps)
+        except OSError as error:
+            parser.exit(1, f"{as_playground_error(error).text(lang)}\n")
+        options = launch_options(lang, app.shared, names)
+        if private and not options["mcp_server"]:
+            print(translate(lang, "api.no_mcp"))
+        with ending_in_order(app) as ended:
+            address = {"server_name": arguments.host, "server_port": arguments.port, "share": arguments.share}
+            app.launch(**address, auth=users or None, **options, prevent_thread_lock=True)
+            ended.wait()
 
 
 if __name__ == "__main__":

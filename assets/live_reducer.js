@@ -95,7 +95,11 @@ function reduceEvent(state, event) {
   state.time = Math.max(state.time, event.t);
   const x = TIME_ORIGIN + (state.time - state.shortened) * 1000;
   if (state.phases.length) state.phases.at(-1).to = x;
-  REDUCERS[event.kind](state, event, x);
+  try {
+    REDUCERS[event.kind](state, event, x);
+  } catch (error) { // a field of another type than this version expects: the events after it are shown
+    console.warn("an event that can't be shown", event.kind, error);
+  }
 }
 
 // Merge rows that lie closer together than evenly spread ones would: hours of rows become MAX_POINTS / 2, and those that come since.

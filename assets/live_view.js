@@ -232,7 +232,9 @@ function draw() {
   show(part(".empty"), !state.run), show(part(".filled"), Boolean(state.run));
   put(part(".empty"), say(connectionLost ? "lost" : props.follow ? "gone" : "empty"));
   if (!state.run) return;
-  drawStatus(), drawScore(), drawSamples(), drawLoss(), drawMemory(), drawMeasures();
+  for (const drawPart of [drawStatus, drawScore, drawSamples, drawLoss, drawMemory, drawMeasures]) {
+    try { drawPart(); } catch (error) { console.warn(error); } // of an event with fields of other types: the rest is shown
+  }
   const phase = `${state.run} ${state.phases.length} ${state.outcome}`; // a screen reader hears of each phase once
   if (phase !== spokenPhase) put(part(".spoken"), [part(".phase").textContent, memoryPlot.ariaLabel, state.losses.length ? lossPlot.ariaLabel : ""].join(". "));
   spokenPhase = phase;
@@ -326,7 +328,7 @@ async function poll() {
     draw();
   }
   polling = false;
-  timer = setTimeout(poll, connectionLost ? 2000 : reply.more ? 0 : reply.busy && !reply.waiting || (reply.live && !player) ? 250 : 1000);
+  timer = setTimeout(poll, connectionLost ? 2000 : reply.more ? 0 : 1000 * (reply.wait_s ?? 1));
 }
 
 const resizes = new ResizeObserver(() => { if (reply) draw(); });

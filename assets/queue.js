@@ -2,8 +2,8 @@
 // constant WORDS. A job's line keeps its node from one drawing to the next, so focus and scroll position stay where they were.
 
 const root = element.querySelector(".queue"), part = (selector) => root.querySelector(selector);
-const POLL = 1000, POLL_HIDDEN = 5000; // ms
-let version = "", error = "", acting = false;
+const LOOK = 1000; // ms: how often it is looked whether the list is seen
+let version = "", error = "", acting = false, wait = LOOK;
 
 function make(tag, text = "", attributes = {}) {
   const node = document.createElement(tag);
@@ -75,6 +75,7 @@ function drawNotes(fresh = notes) {
 
 async function poll() {
   const state = await server.queue_state({ version }).catch(() => null);
+  wait = 1000 * (state?.wait_s ?? 1);
   if (!state || state.version === version || !state.jobs) return;
   version = state.version;
   withFocus(() => draw(state));
@@ -99,9 +100,10 @@ root.addEventListener("click", ({ target }) => {
 part("h4").textContent = WORDS.title;
 const isShown = () => !document.hidden && document.body.dataset.tab === "tune";
 (async function follow() {
-  while (root.isConnected) {
-    await poll();
-    await new Promise((done) => setTimeout(done, isShown() ? POLL : POLL_HIDDEN));
+  await poll();
+  while (root.isConnected) { // a list that nobody sees asks for nothing
+    await new Promise((done) => setTimeout(done, isShown() ? wait : LOOK));
+    if (isShown()) await poll();
   }
 })();
 watch("value", poll);

@@ -4,11 +4,13 @@
 const talk = element.querySelector(".talk"), steps = [...talk.querySelectorAll(".step")], place = talk.querySelector(".place");
 const KEPT = "playground.talk"; // key in sessionStorage
 const FORWARD = ["ArrowRight", "ArrowDown", "PageDown", " "], BACKWARD = ["ArrowLeft", "ArrowUp", "PageUp"];
+const REMOTE = ["PageDown", "PageUp"]; // keys that a presenter's remote sends
 let kept = {};
 try { kept = JSON.parse(sessionStorage.getItem(KEPT)) ?? {}; } catch { /* of another version */ }
 let shown = Math.min(Math.max(0, kept.step | 0), steps.length - 1);
 
 function show(number) {
+  if (steps[shown].contains(document.activeElement)) talk.focus(); // what had the focus is hidden now
   shown = Math.min(Math.max(0, number), steps.length - 1);
   steps.forEach((step, i) => { step.hidden = i !== shown; });
   place.textContent = `${shown + 1} / ${steps.length}`;
@@ -34,7 +36,8 @@ const filling = () => document.body.classList.contains("talking");
 const isOpen = () => document.body.dataset.tab === "talk" && talk.isConnected;
 
 document.addEventListener("keydown", (event) => {
-  const typing = event.target.closest?.("input, textarea, select, [contenteditable]");
+  const field = event.target.closest?.("input, textarea, select, [contenteditable]");
+  const typing = field && !(field.type === "range" && REMOTE.includes(event.key)); // a slider's own keys are the arrows
   if (!isOpen() || typing || event.ctrlKey || event.metaKey || event.altKey) return;
   const onButton = event.target.closest?.("button, a");
   if (event.key === " " && onButton) return;
@@ -66,10 +69,43 @@ steps.forEach((step, number) => {
   input.addEventListener("input", async () => {
     const mine = asked += 1, value = Number(input.value);
     step.querySelector(".live output").textContent = value;
-    const figure = await server.redraw({ step: number, value });
-    if (figure && mine === asked) step.querySelector(".figure").innerHTML = figure;
+    const figure = await ask(step, () => server.redraw({ step: number, value }));
+    if (mine === asked) draw(step, figure);
   });
 });
+// Answers are asked for on a click, and drawn as they are written.
+steps.forEach((step, number) => {
+  const button = step.querySelector(".ask");
+  if (!button) return;
+  button.addEventListener("click", async () => {
+    button.disabled = true;
+    talk.focus();
+    let answer = await ask(step, () => server.answer({ step: number, start: true }));
+    while (draw(step, answer?.html) && answer.running && talk.isConnected) {
+      await new Promise((go) => setTimeout(go, 300));
+      answer = await ask(step, () => server.answer({ step: number }));
+    }
+    button.disabled = false;
+  });
+});
+
+// What the program replies; where it doesn't, the step says so and keeps its picture, and the talk goes on.
+async function ask(step, request) {
+  const lost = step.querySelector(".lost");
+  try {
+    const reply = await request();
+    lost.hidden = true;
+    return reply;
+  } catch {
+    lost.hidden = false;
+    return null;
+  }
+}
+
+function draw(step, html) {
+  if (html) step.querySelector(".figure").innerHTML = html;
+  return Boolean(html);
+}
 
 show(shown);
 if (kept.full) fill(true);

@@ -1,13 +1,14 @@
 """The same jobs without a page: `python -m playground plan | tune | rows | compare | fetch | models`.
 
 Progress goes to standard error; the last line of standard output is one JSON object, {"error": text} after an error.
-Exit status: 0 done, 1 an error, 2 wrong usage.
+Exit status: 0 done, 1 an error, 2 wrong usage, 128 and its number after a signal (Ctrl-C: 130).
 """
 
 import sys
 
 from playground.cli.output import print_result
 from playground.cli.parser import parse_arguments
+from playground.ending import ENDING
 from playground.errors import PlaygroundError, as_playground_error
 from playground.i18n import translate
 
@@ -17,9 +18,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
     status = 0
     try:
-        result = options.run_command(options)
+        with ENDING.signals():
+            result = options.run_command(options)
+        status = ENDING.status
     except KeyboardInterrupt:
-        result, status = {"error": translate(options.lang, "cli.interrupted")}, 1
+        result, status = {"error": translate(options.lang, "cli.interrupted")}, ENDING.status or 1
     except Exception as error:
         if not isinstance(error, (PlaygroundError, OSError)):
             import traceback

@@ -1,11 +1,19 @@
-"""Run a blocking call in a thread, with progress and cancellation."""
+"""Run a blocking call in a thread, with progress and cancellation; and interrupt Python code that doesn't end."""
 
+import ctypes
 import threading
-from collections.abc import Callable, Generator
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 Result = TypeVar("Result")
 Progress = tuple[float, float, str]  # done, total, unit
+
+
+_deadlines: dict[int, float] = {}  # of threads within `time_limit`; 0 for one that was interrupted
+_deadlines_changed = threading.Condition()
+_watcher: list[threading.Thread] = []  # at most one
 
 
 class Stopped(Exception):
@@ -46,3 +54,39 @@ def run_in_background(
     if errors:
         raise errors[0]
     return results[0]
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError in this thread once what is within has run for so long. Doesn't nest.
+
+    It ends loops of Python code, as those of a chat template; not one long call of a library.
+    """
+    thread = threading.get_ident()
+    with _deadlines_changed:
+        _deadlines[thread] = time.monotonic() + seconds
+        if not _watcher:
+            _watcher.append(threading.Thread(target=_watch_deadlines, daemon=True))
+            _watcher[0].start()
+        elif len(_deadlines) == 1:
+            _deadlines_changed.notify()
+    try:
+        yield
+    finally:
+        with _deadlines_changed:
+            interrupted = _deadlines.pop(thread) == 0
+        if interrupted:
+            for _ in range(1000):  # the exception comes between two steps of the interpreter: here at the latest
+                pass
+
+
+def _watch_deadlines() -> None:
+    """Interrupt threads that are past their deadline, within a tenth of a second."""
+    while True:
+        with _deadlines_changed:
+            _deadlines_changed.wait_for(lambda: bool(_deadlines))
+            for thread, deadline in _deadlines.items():
+                if 0 < deadline < time.monotonic():
+                    _deadlines[thread] = 0
+                    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(TimeoutError))
+        time.sleep(0.1)

@@ -57,7 +57,7 @@ def stored_text(item: dict, lang: str) -> str:
     """The text of {"key", "values"} from a run; a key of another version of the program stands for itself."""
     try:
         return translate(lang, item["key"], **item.get("values", {}))
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError):
         return str(item.get("key", ""))
 
 
@@ -71,6 +71,8 @@ def as_playground_error(error: BaseException) -> PlaygroundError:
         return problem("error.disk_full", path="")
     if isinstance(error, PermissionError) or (isinstance(error, OSError) and error.errno == errno.EROFS):
         return problem("error.permission", path=str(error.filename or ""))
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return problem("error.file", path=str(error.filename), detail=error.strerror)
     if isinstance(error, MemoryError):
         return problem("error.memory")
     kind, detail = type(error).__name__, str(error).split("\n")[0][:300]

@@ -15,6 +15,7 @@ from string import Formatter
 from typing import Any
 
 from playground import ASSETS
+from playground.json_values import valid_text
 
 LANGUAGES = ("en", "ja")
 PASTED = re.compile(r"pasted-[0-9a-f]{12}\.\w+")
@@ -29,7 +30,7 @@ def table(lang: str) -> dict[str, str]:
 def translate(lang: str, key: str, **values: Any) -> str:
     """The text of `key` in `lang`, its placeholders filled in from `values`. Raises KeyError for an unknown key."""
     formatted = {name: _format_value(lang, name, value) for name, value in values.items()}
-    return _FORMATTER.vformat(table(lang)[key], (), formatted)
+    return valid_text(_FORMATTER.vformat(table(lang)[key], (), formatted))
 
 
 def format_bytes(size: int | None) -> str:

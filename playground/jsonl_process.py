@@ -3,6 +3,7 @@
 To the child's standard input:
     {"id": number, "do": name, "arguments": {…}}   a request; they are answered one after the other
     {"cancel": id}                                 asks to end that request early
+    {"end": cause}                                 asks the process to end; cause: a signal's name, or "parent"
 From what was its standard output:
     {"ready": {…}}                                 once, when it is ready for its first request
     {"id": number, "event": {…}}                   as often as a request has news
@@ -10,7 +11,8 @@ From what was its standard output:
     {"id": number, "error": {"problems": […]}}     its failure, as PlaygroundError.to_dict()
 
 What the child and its libraries print goes to standard error, which the connection appends to a log file. The child
-ends itself when its standard input closes: nobody is left to work for.
+ends itself when its standard input closes: nobody is left to work for. It has a session of its own, so that Ctrl-C in a
+terminal reaches the parent alone, which then asks it to end.
 """
 
 import json
@@ -23,15 +25,18 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
+from playground.ending import ENDING, PARENT
 from playground.errors import as_playground_error
+from playground.json_values import to_line
 
 PROJECT = Path(__file__).resolve().parents[1]
 LOG_LINES = 40  # of standard error that are kept in memory
-GRACE_SECONDS = 5.0  # between asking a process to end (SIGTERM) and killing it
+GRACE_SECONDS = 5.0  # between asking a process to end and killing it
 
 Message = dict[str, Any]
 OnMessage = Callable[[Message], None]
@@ -75,6 +80,7 @@ class Connection:
             encoding="utf-8",
             errors="replace",
             env=os.environ | _import_path() | {"PYTHONUNBUFFERED": "1"} | (environment or {}),
+            start_new_session=True,
         )
         self._logging_thread = threading.Thread(target=self._keep_log, daemon=True)
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -100,28 +106,34 @@ class Connection:
 
         `on_message` is called from the reader's thread with every message of this request, the last of which has one of
         the keys "result", "error" and "exit". A request to a process that has died gets {"exit": code} as well.
+        Raises TypeError, ValueError or RecursionError for arguments that aren't JSON; nothing was sent then.
         """
         with self._lock:
             self._last_id += 1
             request_id, exited = self._last_id, self._exited
+            line = to_line({"id": request_id, "do": do, "arguments": arguments})
             if not exited:
                 self._requests[request_id] = on_message
         if exited:
             on_message({"exit": self._process.wait()})
         else:
-            self._write({"id": request_id, "do": do, "arguments": arguments})
+            self._write(line)
         return request_id
 
     def cancel(self, request_id: int) -> None:
         """Ask the process to end a request early; its end still comes as a message."""
-        self._write({"cancel": request_id})
+        self._write(to_line({"cancel": request_id}))
 
-    def close(self, grace: float = GRACE_SECONDS) -> None:
-        """End the process, and with it its unfinished requests: SIGTERM, after `grace` seconds SIGKILL."""
+    def ask_to_end(self, cause: str = PARENT) -> None:
+        """Ask the process to end in order. cause: what for, as of Ending."""
+        self._write(to_line({"end": cause}))
+
+    def close(self, grace: float = GRACE_SECONDS, cause: str = PARENT) -> None:
+        """End the process, and with it its unfinished requests: ask it to, after `grace` seconds kill it."""
         self.closing = True
         if self.alive:
             if grace:
-                self._process.terminate()
+                self.ask_to_end(cause)
             try:
                 self._process.wait(grace)
             except subprocess.TimeoutExpired:
@@ -141,11 +153,11 @@ class Connection:
         self._reader.join(timeout)
         return code
 
-    def _write(self, message: Message) -> None:
+    def _write(self, line: str) -> None:
         assert self._process.stdin
         with self._writing:
             try:
-                self._process.stdin.write(json.dumps(message, ensure_ascii=False) + "\n")
+                self._process.stdin.write(line)
                 self._process.stdin.flush()
             except (OSError, ValueError):  # it has just died, ValueError: its input is closed; the reader will notice
                 pass
@@ -200,10 +212,12 @@ class Server:
     """The child's end: reads requests from standard input and answers them one after another.
 
     To be made before slow imports: from then on the process ends with its parent, and what is printed goes to standard
-    error. `cancelled` is set while the request that is being answered is to end early.
+    error. `cancelled` is set while the request that is being answered is to end early. on_end(cause): called when the
+    process is asked to end, also by the end of its parent; without it, the process ends at once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_end: Callable[[str], object] = lambda cause: os._exit(0)) -> None:
+        self._on_end = on_end
         self.cancelled = threading.Event()
         self._output: TextIO = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
         os.dup2(2, 1)
@@ -233,7 +247,13 @@ class Server:
                 end = {"error": as_playground_error(error).to_dict()}
             with self._lock:
                 self._answering = None
-            self._write({"id": request_id, **end})
+            try:
+                self._write({"id": request_id, **end})
+            except (TypeError, ValueError, RecursionError) as error:  # a result that isn't JSON
+                traceback.print_exc()
+                self._write({"id": request_id, "error": as_playground_error(error).to_dict()})
+            if ENDING.cause:
+                os._exit(ENDING.status)
 
     def _emit(self, request_id: int, event: dict) -> None:
         self._write({"id": request_id, "event": event})
@@ -253,11 +273,13 @@ class Server:
                 message = json.loads(line)
                 if "cancel" in message:
                     self._cancel(message["cancel"])
+                elif "end" in message:
+                    self._on_end(message["end"])
                 else:
                     self._requests.put(message)
             except Exception:
                 traceback.print_exc()
-        os._exit(0)
+        self._on_end(PARENT)
 
     def _cancel(self, request_id: int) -> None:
         with self._lock:
@@ -267,6 +289,6 @@ class Server:
                 self._cancelled_ids.add(request_id)
 
     def _write(self, message: Message) -> None:
-        line = json.dumps(message, ensure_ascii=False) + "\n"
-        with self._writing:
+        line = to_line(message)
+        with self._writing, suppress(BrokenPipeError):  # the parent is gone: what is under way is still to be kept
             self._output.write(line)

@@ -52,3 +52,11 @@ def _request_access(url: str, needs_file: bool) -> str | None:
     except Exception:  # each HTTP client that huggingface_hub has used raises its own kinds
         return "unreachable"
     return None
+
+
+def is_connection_error(error: Exception) -> bool:
+    """Whether this is what huggingface_hub raises where a connection breaks.
+
+    Some errors of its HTTP client pass through it: httpx's, or httpx2's, which are no OSErrors.
+    """
+    return isinstance(error, (OSError, ValueError)) or type(error).__module__.partition(".")[0].startswith("httpx")

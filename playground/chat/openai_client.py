@@ -20,6 +20,7 @@ CONNECT_TIMEOUT = 6.0  # seconds
 READ_TIMEOUT = 60.0  # seconds between two pieces of an answer
 MAX_CHARACTERS = 100_000  # of an answer; after them the connection is closed, for services that never end
 MAX_ERROR_BYTES = 20_000
+HIDDEN_KEY = "•••"  # in the place of a key that a service echoes
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,12 @@ def stream_answer(
         with httpx.stream("POST", url, json=body, headers=headers, timeout=timeout) as response:
             if response.status_code != 200:
                 raise _status_error(service, response.status_code, response.read()[:MAX_ERROR_BYTES])
-            yield from _growing_text(response, stop)
+            yield from _growing_text(response, key, stop)
     except httpx.HTTPError as error:
         raise problem("error.service_unreachable", url=service.base_url[:120], detail=type(error).__name__) from error
 
 
-def _growing_text(response: httpx.Response, stop: threading.Event) -> Iterator[str]:
+def _growing_text(response: httpx.Response, key: str, stop: threading.Event) -> Iterator[str]:
     """Join the pieces in the `data:` lines of server-sent events; a service that doesn't stream sends one JSON line."""
     text = ""
     for line in _event_lines(response):
@@ -87,7 +88,7 @@ def _growing_text(response: httpx.Response, stop: threading.Event) -> Iterator[s
         data = line.removeprefix("data:").strip()
         if not data.startswith("{"):  # [DONE], a comment, an empty line
             continue
-        piece = _parse_piece(data, response.status_code)
+        piece = _parse_piece(data, response.status_code, key)
         if piece:
             text += piece
             yield text
@@ -107,7 +108,7 @@ def _event_lines(response: httpx.Response) -> Iterator[str]:
     yield rest
 
 
-def _parse_piece(data: str, status: int) -> str:
+def _parse_piece(data: str, status: int, key: str) -> str:
     """The text in one chunk of a chat completion. Raises PlaygroundError for an error message, or other JSON."""
     try:
         chunk = json.loads(data)
@@ -116,10 +117,15 @@ def _parse_piece(data: str, status: int) -> str:
             (choice.get("delta") or choice.get("message") or {}).get("content") or "" for choice in choices[:1]
         )
     except (ValueError, AttributeError, TypeError) as error:
-        raise problem("error.service_said", status=status, detail=data[:160]) from error
+        raise problem("error.service_said", status=status, detail=_without_key(data, key)[:160]) from error
     if "error" in chunk:
-        raise problem("error.service_said", status=status, detail=str(chunk["error"])[:240])
+        raise problem("error.service_said", status=status, detail=_without_key(str(chunk["error"]), key)[:240])
     return piece
+
+
+def _without_key(text: str, key: str) -> str:
+    """What a service wrote, without the key that it was sent: some services echo it, and errors are shown and kept."""
+    return text.replace(key, HIDDEN_KEY) if key else text
 
 
 def _status_error(service: Service, status: int, body: bytes) -> PlaygroundError:
@@ -133,7 +139,7 @@ def _status_error(service: Service, status: int, body: bytes) -> PlaygroundError
         message = error.get("message") if isinstance(error, dict) else str(error)
     except (ValueError, KeyError, TypeError):
         message = body.decode("utf-8", "replace").strip().split("\n")[0]
-    detail = str(message)[:240]
+    detail = _without_key(str(message), service.key.strip())[:240]
     if status == 404:
         return problem("error.service_absent", url=service.base_url[:120], model=service.model[:80], detail=detail)
     return problem("error.service_said", status=status, detail=detail)

@@ -7,6 +7,7 @@ from pathlib import Path
 from playground import catalog, runs, settings
 from playground.cli.flags import GROUPS, flag_values, flags_by_group, settings_of
 from playground.cli.output import follow, print_event
+from playground.ending import ENDING
 from playground.errors import PlaygroundError, problem
 from playground.i18n import translate
 from playground.lab.question import parse_question
@@ -144,23 +145,27 @@ def lab(options: argparse.Namespace) -> dict:
 def race(options: argparse.Namespace) -> dict:
     """Fine-tune at several bit widths of the frozen weights, with the same rows, seed and prompts, one after another.
 
-    With neither --preset nor --settings: the default demo. A width that fails is reported under "failed".
+    With neither --preset nor --settings: the default demo. 8 and 4 take the type that the settings name; 8-int8, 8-fp8,
+    4-nf4 and 4-fp4 name it. What fails, or can't be run on this machine, is reported under "failed".
     """
-    from dataclasses import asdict, replace
+    from dataclasses import asdict
 
     from playground.engine.workbench import Workbench
-    from playground.runs.race import lanes
+    from playground.runs.race import is_exact, lanes, of_kind
 
     chosen, workbench = settings_of(options), Workbench(options.runs)
     failed: dict[str, str] = {}
-    for bits in options.widths:
+    kinds = list(dict.fromkeys(options.widths))
+    for kind in kinds:
         try:
-            at_width = replace(chosen, load=replace(chosen.load, bits=bits))
-            follow(workbench.tune(settings.parse(at_width.to_dict())), options.lang)
+            parsed = settings.parse(of_kind(chosen, kind).to_dict())
+            follow(workbench.tune(parsed, is_exact(kind)), options.lang)
         except PlaygroundError as error:
-            failed[str(bits)] = error.text(options.lang)
-            print(failed[str(bits)], file=sys.stderr)
-    found = lanes(options.runs, chosen, [bits for bits in options.widths if str(bits) not in failed])
+            failed[kind] = error.text(options.lang)
+            print(failed[kind], file=sys.stderr)
+        if ENDING.cause:
+            break
+    found = lanes(options.runs, chosen, [kind for kind in kinds if kind not in failed])
     return {"lanes": [asdict(lane) for lane in found.values()], "failed": failed}
 
 

@@ -5,6 +5,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 from playground.i18n import translate
@@ -30,7 +31,8 @@ def follow(events: Iterable[dict], lang: str, keep: Callable[[dict], None] = lam
     result = {}
     for event in events:
         keep(event)
-        print_event(event, lang)
+        with suppress(BrokenPipeError):  # nobody reads it any more: the work goes on
+            print_event(event, lang)
         if event["kind"] == "done":
             result = event["result"]
     return result

@@ -18,6 +18,7 @@ from playground.cli.output import print_result
 from playground.export.order import CONTENTS, GGUF_BITS, KINDS
 from playground.i18n import LANGUAGES
 from playground.lab.formats import DEFAULT
+from playground.runs import race
 from playground.settings.aliases import OLD_FIELDS
 from playground.settings.flags import flag_name
 
@@ -166,8 +167,9 @@ def _add_lab_flags(command: argparse.ArgumentParser) -> None:
 def _add_race_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--settings", metavar="FILE", help="a run's settings.json, or a part of one")
     command.add_argument("--preset", choices=list(catalog.presets()), help="named settings (demo-en)")
-    widths = settings.BIT_WIDTHS
-    command.add_argument("--widths", type=int, nargs="+", choices=widths, default=list(widths), help="bit widths")
+    command.add_argument(
+        "--widths", nargs="+", choices=race.KINDS, default=list(race.PLAIN), help="bit widths, or kinds such as 8-fp8"
+    )
     add_settings_flags(command)
 
 

@@ -1,17 +1,15 @@
 """The commands on the queue of jobs, each from parsed flags to its result; their first lines are their help."""
 
 import argparse
-import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict
-from typing import Any
 
 from playground.cli.flags import settings_of
 from playground.cli.output import print_event
-from playground.engine.client import Engine
+from playground.ending import ENDING, PARENT
+from playground.engine.client import END_SECONDS, Engine
 from playground.errors import PlaygroundError, problem
 from playground.i18n import translate
 from playground.job import Job
@@ -56,6 +54,8 @@ def queue(options: argparse.Namespace) -> dict:
     """
     root = options.runs
     if options.action == "remove":
+        if not options.id:
+            raise problem("error.queue_no_id")
         store.remove(root, options.id)
     elif options.action == "clear":
         store.clear(root)
@@ -99,28 +99,24 @@ def _work(options: argparse.Namespace, group: str = "") -> None:
     worker = runner.Runner(options.runs, engine, on_start=on_start, group=group)
     if runner.next_job(store.listing(options.runs), group) is None:
         return  # nothing to start a process for
-    with _paused_by_interrupt(worker, engine):
-        worker.work()
+    engine.start()
+    try:
+        with _ended_in_order(worker, engine):
+            worker.work()
+    finally:
+        engine.close(ENDING.cause or PARENT)
     for thread in printed:
         thread.join(5)
 
 
-@contextmanager
-def _paused_by_interrupt(worker: runner.Runner, engine: Engine) -> Iterator[None]:
-    """Within it, Ctrl-C stops the job under way, which keeps its results; a second one ends the program."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    engine.start()  # while interrupts are ignored: the engine's process inherits that, and is stopped by this one
+def _ended_in_order(worker: runner.Runner, engine: Engine) -> AbstractContextManager:
+    """Within it, a signal stops the job under way, which keeps its results; a second one ends the program."""
 
-    def pause(number: int, frame: Any) -> None:
+    def stop(cause: str) -> None:
         worker.pause()
-        signal.signal(signal.SIGINT, before)
+        engine.ask_to_end(cause)
 
-    signal.signal(signal.SIGINT, pause)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-        engine.close()
+    return ENDING.work(stop, grace=END_SECONDS, abort=engine.kill)
 
 
 def _print_events(job: Job, lang: str) -> None:

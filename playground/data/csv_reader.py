@@ -8,9 +8,10 @@ from typing import Any, TextIO
 
 from playground.data.names import is_known
 from playground.data.records import Reading, Record
-from playground.errors import PlaygroundError, Problem
+from playground.errors import PlaygroundError, Problem, problem
 
 DELIMITERS = {",": ",", ";": ";", "\t": "tab", "|": "|"}  # and how they are written in a note
+MAX_COLUMNS = 10_000
 SAMPLE_LINES = 20  # that tell whether a blank follows each delimiter
 SEPARATOR_LINE = re.compile(r"sep=(.)\s*$")  # Excel's first line in a file whose delimiter isn't its own
 COMMENT = re.compile(r"\ufeff?#[^,;|\t]*$")  # a line without any delimiter
@@ -55,6 +56,8 @@ def _records(rows: Any, reading: Reading) -> Iterator[Record]:
         if not fields:
             continue
         if header is None:
+            if len(fields) > MAX_COLUMNS:
+                raise problem("error.csv_columns", file=reading.name, columns=len(fields), most=MAX_COLUMNS)
             header = column_names(fields)
             continue
         number += 1
@@ -81,11 +84,14 @@ def is_markdown(line: str) -> bool:
 def column_names(fields: list[str]) -> list[str]:
     """Unique names for all columns: an empty name and a repeated one get the column's number."""
     names: dict[str, None] = {}
+    following: dict[str, int] = {}  # the number to try next for a name, so that many equal ones take no longer each
     for column, field in enumerate(fields, 1):
         name = unique = field.strip("\ufeff") if field.strip() else f"column {column}"
+        column = max(column, following.get(name, 0))
         while unique in names:
             unique, column = f"{name} ({column})", column + 1
         names[unique] = None
+        following[name] = column
     return list(names)
 
 

@@ -63,14 +63,20 @@ def _lacking_problem(run: runs.Run) -> Problem:
 
 
 def _base_problems(chosen: Sequence[runs.Run]) -> list[Problem]:
-    """A problem for each setting in which a run's base was loaded otherwise than the first one's."""
+    """A problem for each setting by which bases differ, with the first run whose base was loaded otherwise."""
     first, *others = chosen
     load = first.settings().load
-    return [
-        Problem("adapters.error.base", {"field": name, "run": first.id, "value": here, "other": run.id, "given": there})
-        for run in others
-        for name, here, there in _differences(load, run.settings().load)
-    ]
+    found: dict[str, Problem] = {}
+    for run in others:
+        for name, here, there in _differences(load, run.settings().load):
+            found.setdefault(
+                name,
+                Problem(
+                    "adapters.error.base",
+                    {"field": name, "run": first.id, "value": here, "other": run.id, "given": there},
+                ),
+            )
+    return list(found.values())
 
 
 def _differences(one: Load, other: Load) -> list[tuple[str, Any, Any]]:

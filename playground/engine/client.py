@@ -16,13 +16,16 @@ from typing import Any
 import psutil
 
 from playground import runs
-from playground.errors import PlaygroundError, problem
+from playground.ending import PARENT
+from playground.errors import PlaygroundError, as_playground_error, problem
 from playground.job import Job
 from playground.jsonl_process import Connection, Message
 from playground.settings import Generation, Settings
 
 COMMAND = (sys.executable, "-m", "playground.engine.process")
 KILLED = (-9, 137)  # exit codes after the kernel's out-of-memory killer
+SHELL_SIGNALS = range(129, 160)  # exit codes of processes that a signal ended, as shells have them
+END_SECONDS = 30.0  # that the worker gets to keep what a job has learned; it takes three, and the time of a save
 MIN_FREED_SHARE = 0.9  # of a model's bytes that unloading must return; else the worker is replaced
 RSS_NOISE = 16 * 2**20  # bytes by which a process's resident memory moves on its own
 STOP_SECONDS = 60.0  # that a job gets to keep its results once unloading has stopped it
@@ -143,9 +146,9 @@ class Engine:
         """Load a model. Raises PlaygroundError if a job is under way; so do the other jobs."""
         return self._submit(Job("load"), "load", settings=settings.to_dict())
 
-    def tune(self, settings: Settings) -> Job:
-        """Fine-tune a model."""
-        return self._submit(Job("tune"), "tune", settings=settings.to_dict())
+    def tune(self, settings: Settings, exact: bool = False) -> Job:
+        """Fine-tune a model. exact: as of Workbench.tune."""
+        return self._submit(Job("tune"), "tune", settings=settings.to_dict(), exact=exact)
 
     def resume(self, run_id: str) -> Job:
         """Continue a fine-tune from its checkpoint, in its own run."""
@@ -203,11 +206,24 @@ class Engine:
             self.start()
         return stays
 
-    def close(self) -> None:
-        """End the worker, which frees all of its memory. A job under way fails with `error.engine_closed`."""
+    def ask_to_end(self, cause: str) -> None:
+        """Ask the worker to end, once it has kept what the job under way has learned. cause: a signal's name."""
+        if self._connection is not None:
+            self._connection.ask_to_end(cause)
+
+    def kill(self) -> None:
+        """End the worker at once, whatever it does."""
+        if self._connection is not None:
+            self._connection.close(0)
+
+    def close(self, cause: str = PARENT, seconds: float = END_SECONDS) -> None:
+        """End the worker, which frees all of its memory; a job under way is stopped and keeps what it has learned.
+
+        cause: what for, a signal's name or PARENT. seconds: after which it is killed.
+        """
         connection = self._connection
         if connection is not None:
-            connection.close()
+            connection.close(seconds, cause)
 
     @property
     def _connection(self) -> Connection | None:
@@ -245,9 +261,14 @@ class Engine:
             job.root = root
             self._job = self.last = job
             self.last_tune = job if job.do == "tune" else self.last_tune
-            self._request_id = worker.connection.send(
-                do, arguments | elsewhere, lambda message: self._receive(job, worker, message)
-            )
+            try:
+                self._request_id = worker.connection.send(
+                    do, arguments | elsewhere, lambda message: self._receive(job, worker, message)
+                )
+            except BaseException as error:  # it was not sent, so nothing will ever end it
+                self._job = None
+                job.end(as_playground_error(error))
+                raise
             return job
 
     def _submit(self, job: Job, do: str, **arguments: Any) -> Job:
@@ -284,15 +305,19 @@ class Engine:
                 worker.loaded = None
 
     def _record_in_run(self, job: Job, error: PlaygroundError) -> None:
-        """Write the worker's death into the job's run, which the worker can't do any more."""
+        """Write the worker's death into the job's run, which the worker can't do any more, unless it has."""
         if not job.run:
             return
         try:
             run = runs.find(job.root or self.root, job.run)
-            run.append("phase", name="idle")
-            run.append("error", job=job.do, **error.to_dict())
-        except (OSError, PlaygroundError):
-            pass  # the disk is full or the folder is gone: the page still shows the error
+            *_, last = run.events(at_a_glance=True)
+            if last["kind"] in ("done", "error"):
+                return
+            with runs.locked(run):
+                run.append("phase", name="idle")
+                run.append("error", job=job.do, **error.to_dict())
+        except (OSError, ValueError, PlaygroundError):
+            pass  # the folder is gone, or another program writes to it: the page still shows the error
 
 
 def _exit_error(connection: Connection, code: int) -> PlaygroundError:
@@ -301,6 +326,6 @@ def _exit_error(connection: Connection, code: int) -> PlaygroundError:
         return problem("error.engine_closed")
     if code in KILLED:
         return problem("error.engine_killed", signal=9)
-    if code < 0:
-        return problem("error.engine_signal", signal=-code)
+    if code < 0 or code in SHELL_SIGNALS:
+        return problem("error.engine_signal", signal=-code if code < 0 else code - 128)
     return problem("error.engine_died", code=code, detail=(connection.last_log_line or "–")[:200])

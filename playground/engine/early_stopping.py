@@ -64,7 +64,7 @@ class HeldOutEvaluations:
         if loss is None:
             return False
         yield {"kind": "eval", "when": "during", "step": step, "loss": loss}
-        self._compare(step, loss)
+        yield from self._compare(step, loss)
         return self.ended_early
 
     def _measure(self) -> float | None:
@@ -76,12 +76,19 @@ class HeldOutEvaluations:
             losses = return_value(held_out_losses(self._trainer, self._examples, stop))
         return None if losses is None else mean_loss(losses)
 
-    def _compare(self, step: int, loss: float) -> None:
-        """Keep the weights if this loss is the lowest; else find out whether that was the last chance."""
+    def _compare(self, step: int, loss: float) -> Generator[dict, None, None]:
+        """Keep the weights if this loss is the lowest; else find out whether that was the last chance.
+
+        Where they can't be written, the best ones before stay, with a `note`.
+        """
         team, best = self._context.team, self.best
         if team.any(team.main and (best is None or loss < best.loss)):
-            self.best = best_weights.Best(step, loss)
-            if team.main:
-                best_weights.save(self._trainer, loss, self.path)
+            try:
+                if team.main:
+                    best_weights.save(self._trainer, loss, self.path)
+                self.best = best_weights.Best(step, loss)
+            except OSError as error:
+                values = {"step": step, "detail": f"{error.filename}: {error.strerror}"}
+                yield {"kind": "note", "key": "note.best_not_kept", "values": values}
         elif best and self._patience and step < self._steps:
             self.ended_early = step - best.step >= self._patience * self._every

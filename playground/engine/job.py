@@ -3,14 +3,15 @@
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field, fields
 from typing import TypeVar
 
 import torch
 from torch import nn
 
 from playground.background import Stopped
+from playground.ending import ENDING, PARENT, EndReport
 from playground.engine import predictions
 from playground.errors import PlaygroundError, Problem, as_playground_error, problem
 from playground.memory import card_limit, ledger, meter
@@ -29,7 +30,8 @@ class JobContext:
     """What every part of a job needs: where it writes, how it is stopped, who takes part, and how memory is measured.
 
     get_model: the model in memory now, or None (a function, since a reference here would keep a freed model alive).
-    optimizer: that of the fine-tune under way, for the ledger.
+    optimizer: that of the fine-tune under way, for the ledger. keep: writes what was learned so far to a checkpoint and
+    returns its step, None where there is nothing to keep; another thread may call it. report: on the job's end.
     """
 
     run: Run
@@ -38,6 +40,8 @@ class JobContext:
     peaks: PeakTracker
     get_model: Callable[[], nn.Module | None]
     optimizer: torch.optim.Optimizer | None = None
+    keep: Callable[[], int | None] = lambda: None
+    report: EndReport = field(default_factory=EndReport)
 
     @property
     def predicts_memory(self) -> bool:
@@ -68,36 +72,82 @@ def run_job(
     `opened` {"run"}, the last one `done`, also of a job that was stopped. Raises PlaygroundError for one that failed,
     after recording an `error` event, with a ledger where memory ran out.
     """
-    run, began = context.run, time.time()
-    context.team.report_on_sigterm(lambda: _record_lost_process(run, kind))
+    run, began = context.run, time.monotonic()
     yield {"kind": "opened", "run": run.id}
-    with _metered(context):
+    with _metered(context), _ended_in_order(context, kind):
         try:
             with card_limit.limit_cuda_memory(load, context.team.device):
                 result = yield from _recorded(context, work)
-            outcome = {
-                "run": run.id,
-                "seconds": round(time.time() - began, 2),
-                "stopped": context.stop.is_set(),
-                "peak": context.peaks.job_peak(),
-                **result.to_json(),
-            }
-            yield from _recorded_all(
-                context, [{"kind": "phase", "name": "idle"}, {"kind": "done", "job": kind, "result": outcome}]
-            )
+            outcome = {"seconds": round(time.monotonic() - began, 2), **_outcome(context), **result.to_json()}
+            yield from _recorded_end(context, kind, outcome)
             return True
         except Stopped:
-            run.append("phase", name="idle")
-            outcome = {"run": run.id, "stopped": True, "peak": context.peaks.job_peak()}
-            yield run.append("done", job=kind, result=outcome)
+            yield from _recorded_end(context, kind, _outcome(context) | {"stopped": True})
             return False
         except Exception as error:
             shown, memory = explain_failure(error, context, load)
-            with context.team.report_once() as is_first:
+            with context.report.once() as is_first:
                 if is_first:
                     run.append("phase", name="idle")
                     run.append("error", job=kind, **shown.to_dict(), **memory)
             raise shown from error
+        finally:
+            run.settle()
+
+
+def _outcome(context: JobContext) -> dict:
+    """What the result of every job says; `ended_by`: a signal's name or "parent", where the process is ending."""
+    ended = {"ended_by": ENDING.cause} if ENDING.cause else {}
+    peak = context.peaks.job_peak()
+    return {"run": context.run.id, "stopped": context.stop.is_set(), "peak": peak, **ended}
+
+
+def _recorded_end(context: JobContext, kind: str, outcome: dict) -> Iterator[dict]:
+    """Record the end of a job, unless that was done from another thread meanwhile, and yield its events."""
+    with context.report.once() as is_first:
+        events = _end_events(context, kind, outcome) if is_first else []
+        recorded = [_record(context, event) for event in events]
+    yield from recorded
+
+
+def _end_events(context: JobContext, kind: str, outcome: dict, step: int | None = None) -> list[dict]:
+    """The last events of a job. step: of a checkpoint that was written just now."""
+    notes = []
+    if ENDING.cause:
+        key = "note.ended_parent" if ENDING.cause == PARENT else "note.ended_signal"
+        notes = [{"kind": "note", "key": key, "values": {} if ENDING.cause == PARENT else {"signal": ENDING.cause}}]
+    if ENDING.cause and (step or outcome.get("checkpoint")):
+        values = {"step": step or outcome["steps"]}
+        notes.append({"kind": "note", "key": "note.ended_kept", "values": values})
+    return [*notes, {"kind": "phase", "name": "idle"}, {"kind": "done", "job": kind, "result": outcome}]
+
+
+@contextlib.contextmanager
+def _ended_in_order(context: JobContext, kind: str) -> Iterator[None]:
+    """Within it, the end of the process stops the job; what doesn't stop in time is recorded from another thread.
+
+    Of several processes, only the main one records it, and it isn't stopped: the others may be gone already, and it may
+    hang in a collective.
+    """
+
+    def stop(cause: str) -> None:
+        if context.team.size == 1:
+            context.stop.set()
+
+    def close(cause: str) -> None:
+        step = context.keep()
+        with context.report.once() as is_first:
+            if is_first and context.team.size > 1 and cause == "SIGTERM":  # as launchers send when a process has died
+                context.run.append("phase", name="idle")
+                context.run.append("error", job=kind, **problem("error.rank_died").to_dict())
+            elif is_first:
+                outcome = _outcome(context) | {"stopped": True, "checkpoint": step is not None}
+                for event in _end_events(context, kind, outcome, step):
+                    context.run.append(**event)
+        context.run.settle()
+
+    with ENDING.work(stop, close) if context.team.main else contextlib.nullcontext():
+        yield
 
 
 def explain_failure(error: Exception, context: JobContext, load: Load) -> tuple[PlaygroundError, dict]:
@@ -126,10 +176,6 @@ def explain_failure(error: Exception, context: JobContext, load: Load) -> tuple[
     return PlaygroundError(*problems), {"parts": parts, "peak": peak, "capacity": capacity}
 
 
-def _record_lost_process(run: Run, kind: str) -> None:
-    run.append("error", job=kind, **problem("error.rank_died").to_dict())
-
-
 @contextlib.contextmanager
 def _metered(context: JobContext) -> Iterator[None]:
     """Within it, memory is measured ten times a second, recorded in the run and taken into the peaks."""
@@ -155,11 +201,15 @@ def _recorded(context: JobContext, work: Generator[dict, None, Result]) -> Gener
         except StopIteration as end:
             return end.value
         yield _record(context, event)
+        if context.run.has_new_fault():
+            yield _record(context, _fault_note(context.run))
 
 
-def _recorded_all(context: JobContext, events: Iterable[dict]) -> Iterator[dict]:
-    for event in events:
-        yield _record(context, event)
+def _fault_note(run: Run) -> dict:
+    """That the run's folder can't be written any more, and where its record and what it learns are kept instead."""
+    spare, (path, detail) = run.spare(), run.fault or ("", "")
+    values = {"path": path, "detail": detail, "kept": str(spare or "")}
+    return {"kind": "note", "key": "note.run_fault" if spare else "note.run_fault_memory", "values": values}
 
 
 def _record(context: JobContext, event: dict) -> dict:

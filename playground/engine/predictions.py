@@ -20,7 +20,7 @@ from playground.data.batch import Example
 from playground.errors import as_playground_error
 from playground.memory import constants, meter
 from playground.memory.card_limit import MAX_RUNTIME_BYTES, available_memory, capacity
-from playground.memory.peaks import PeakTracker
+from playground.memory.peaks import PeakTracker, maximum
 from playground.model.dtype import compute_dtype
 from playground.model.embedding import embedding_rows
 from playground.model.load import LoadedModel
@@ -119,9 +119,14 @@ def with_more(prediction: dict, part: str, size: int) -> dict:
     return prediction | {"parts": parts} | {kind: prediction[kind] + size for kind in totals if kind in prediction}
 
 
-def measured_memory_event(phase: str, peaks: PeakTracker, parts: dict[str, int]) -> dict:
-    """The `memory_measured` event of a phase that is over; parts: the ledger as the phase left it."""
-    peak = peaks.phase_peak()
+def measured_memory_event(
+    phase: str, peaks: PeakTracker, parts: dict[str, int], earlier_peak: dict[str, int] | None = None
+) -> dict:
+    """The `memory_measured` event of a phase that is over; parts: the ledger as the phase left it.
+
+    earlier_peak: of something before it that its prediction includes.
+    """
+    peak = maximum(peaks.phase_peak(), earlier_peak or {})
     return {"kind": "memory_measured", "phase": phase, "parts": with_remainder(parts, peak), "peak": peak}
 
 

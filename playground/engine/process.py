@@ -1,9 +1,9 @@
 """The engine's own process: runs one job after another over a Workbench and sends its events. Started by client.py.
 
-Requests, in the JSON lines of jsonl_process.py: "load" and "tune" {"settings"}, "resume" {"run_id"}, "chat"
-{"settings", "adapter", "sides", "generation"}, "chat_with_adapters" {"run_ids", "question", "generation"}, "lab"
-{"settings", "question"}, "export" {"order", "token"}, "unload"; each may name the "root" of its runs, where that is
-another folder than the process was started with. The result of each is the memory at its end (meter.py).
+Requests, in the JSON lines of jsonl_process.py: "load" {"settings"}, "tune" {"settings", "exact"}, "resume" {"run_id"},
+"chat" {"settings", "adapter", "sides", "generation"}, "chat_with_adapters" {"run_ids", "question", "generation"},
+"lab" {"settings", "question"}, "export" {"order", "token"}, "unload"; each may name the "root" of its runs, where that
+is another folder than the process was started with. The result of each is the memory at its end.
 Settings are validated here, at the edge of the process. The process is ready once its libraries are imported:
 {"ready": {"cuda": whether torch can use it, "pid"}}.
 """
@@ -13,8 +13,9 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
+from playground.ending import ENDING
 from playground.export.order import parse_order
 from playground.jsonl_process import Emit, Server
 from playground.lab.question import parse_question
@@ -25,9 +26,16 @@ if TYPE_CHECKING:
 
 
 def main(root: str) -> None:
-    """Serve requests until the page's process is gone; runs are written to the folder `root`."""
-    server = Server()
+    """Serve requests until the page's process is gone; runs are written to the folder `root`.
 
+    At its end and at a signal, what a job has learned is kept and its run's record closed.
+    """
+    server = Server(on_end=ENDING.request)
+    with ENDING.signals():
+        _serve(server, root)
+
+
+def _serve(server: Server, root: str) -> NoReturn:
     import torch
 
     from playground.engine.workbench import Workbench
@@ -63,7 +71,9 @@ def start_job(workbench: "Workbench", do: str, arguments: dict) -> Iterator[dict
         return workbench.chat(settings, arguments["adapter"], arguments["sides"], generation)
     if do == "lab":
         return workbench.lab(settings, parse_question(arguments["question"]))
-    return {"load": workbench.load, "tune": workbench.tune}[do](settings)
+    if do == "tune":
+        return workbench.tune(settings, arguments["exact"])
+    return {"load": workbench.load}[do](settings)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """The training part of a fine-tune: steps, samples, held-out loss and checkpoints, until it ends or is stopped."""
 
+import contextlib
 import time
 from collections.abc import Generator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from playground.engine import predictions
 from playground.engine.early_stopping import HeldOutEvaluations
@@ -11,6 +11,7 @@ from playground.engine.evaluation import SampleAnswers
 from playground.engine.job import JobContext
 from playground.engine.training_set import TrainingSet
 from playground.model.load import LoadedModel
+from playground.runs import Run
 from playground.settings import Train
 from playground.train import best_weights, checkpoint
 from playground.train.checkpoint import CheckpointTimer
@@ -35,13 +36,18 @@ class Trained:
 
 
 class Checkpoints:
-    """Writes the run's checkpoint whenever one is due. Where it can't be written, training goes on, with a note."""
+    """Writes the run's checkpoint whenever one is due. Where it can't be written, training goes on, with a note.
 
-    def __init__(self, trainer: Trainer, training_set: TrainingSet, path: Path, train: Train, writes: bool):
+    Where the run's folder can't be written any more, checkpoints go to its spare folder.
+    """
+
+    def __init__(self, trainer: Trainer, training_set: TrainingSet, run: Run, train: Train, writes: bool):
         """writes: whether this process does, as the main one."""
-        self._trainer, self._examples, self._path, self._writes = trainer, training_set.examples, path, writes
-        self._timer = CheckpointTimer(train.save_every, train.method == "lora", checkpoint.size_of(trainer))
+        self._trainer, self._examples, self._run, self._writes = trainer, training_set.examples, run, writes
+        free = checkpoint.free_bytes(run.folder)
+        self._timer = CheckpointTimer(train.save_every, checkpoint.size_of(trainer), free)
         self._noted = False
+        self.ended_early = False
 
     def at(self, step: int) -> Generator[dict, None, None] | None:
         """What writing one after that many steps has to say, or None where none is due."""
@@ -50,30 +56,56 @@ class Checkpoints:
     def write(self) -> Generator[dict, None, None]:
         """Write one now. Yields a `note` the first time that it couldn't be written."""
         began = time.monotonic()
-        try:
-            checkpoint.save(self._trainer, self._examples, self._path)
-        except (OSError, RuntimeError) as error:  # torch's own for a full disk
-            if not self._noted:
-                self._noted = True
-                values = {"step": self._trainer.step, "detail": str(error).split("\n")[0][:200]}
-                yield {"kind": "note", "key": "note.no_checkpoint", "values": values}
+        error = self._save()
         self._timer.written(time.monotonic() - began)
+        if error and not self._noted:
+            self._noted = True
+            values = {"step": self._trainer.step, "detail": f"{error.filename}: {error.strerror}"}
+            yield {"kind": "note", "key": "note.no_checkpoint", "values": values}
+
+    def keep(self) -> int | None:
+        """Write one at the end of the process, in any thread. Returns its step, None where there is none to write.
+
+        After training that ended early, the one before stays: it ends early again.
+        """
+        if not self._writes or self._trainer.step == 0 or self.ended_early:
+            return None
+        step = self._trainer.step
+        return None if self._save() and not self._run.has_file(checkpoint.NAME) else step
+
+    def _save(self) -> OSError | None:
+        """Write one to the run's folder, or else to its spare folder. Returns why the first couldn't be written."""
+        try:
+            checkpoint.save(self._trainer, self._examples, self._run.folder / checkpoint.NAME)
+            return None
+        except OSError as error:
+            if spare := self._run.spare():
+                with contextlib.suppress(OSError):
+                    checkpoint.save(self._trainer, self._examples, spare / checkpoint.NAME)
+            return error
 
 
 def train(
-    context: JobContext, loaded: LoadedModel, trainer: Trainer, training_set: TrainingSet, settings: Train
+    context: JobContext,
+    loaded: LoadedModel,
+    trainer: Trainer,
+    training_set: TrainingSet,
+    settings: Train,
+    start_peak: dict[str, int],
 ) -> Generator[dict, None, Trained | None]:
     """Train to the end, or until it is stopped or the held-out loss no longer falls; None where there was no step.
 
     Then the model has the best weights, where the held-out loss was measured. A checkpoint is written while it trains,
-    and where it was stopped.
+    and where it was stopped. start_peak: measured while the adapter's start values were computed; part of the peak that
+    is told, as it is of the predicted one.
     """
     examples, main = training_set.examples, context.team.main
     last_step: dict | None = _recorded_step(context, trainer.step)
     steps = total_steps(len(examples), settings)
     samples = SampleAnswers(context, loaded, training_set.eval_set, settings.sample_every, steps)
     evaluations = HeldOutEvaluations(context, trainer, training_set.eval_set, settings, steps)
-    checkpoints = Checkpoints(trainer, training_set, context.run.folder / checkpoint.NAME, settings, main)
+    checkpoints = Checkpoints(trainer, training_set, context.run, settings, main)
+    context.keep = checkpoints.keep
     if settings.eval_every and not training_set.eval_set.examples:
         yield {"kind": "note", "key": "note.no_held_out", "values": {}}
 
@@ -92,9 +124,10 @@ def train(
             if event["kind"] == "step":
                 last_step = event
     if trainer.step - first_step >= MIN_MEASURED_STEPS:
-        yield predictions.measured_memory_event("tune", context.peaks, context.bytes_by_part())
+        yield predictions.measured_memory_event("tune", context.peaks, context.bytes_by_part(), start_peak)
     if last_step is None:
         return None
+    checkpoints.ended_early = evaluations.ended_early
     finished = evaluations.ended_early or last_step["step"] >= last_step["steps"]
     if main and not finished:
         yield from checkpoints.write()

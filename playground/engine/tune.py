@@ -1,10 +1,15 @@
 """The job `tune`: encode rows, fine-tune, evaluate; and the same continued from a checkpoint."""
 
+import contextlib
+import errno
+import os
+import shutil
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from peft import PeftModel
+from safetensors import SafetensorError
 
 from playground.background import Stopped, run_in_background
 from playground.data import source as data_source
@@ -18,6 +23,7 @@ from playground.engine.model_slot import Adapter, ModelSlot
 from playground.engine.product_check import check_products
 from playground.engine.training import train
 from playground.engine.training_set import TrainingSet, encode_rows
+from playground.errors import as_playground_error
 from playground.memory.release import release_memory
 from playground.model import adapt, saved_adapter
 from playground.model.load import LoadedModel, resolve_device
@@ -28,6 +34,8 @@ from playground.train.loop import total_steps
 from playground.train.memory_policy import MemoryPlan
 from playground.train.prepare import build_trainer, make_trainable, try_batching
 from playground.train.trainer import Trainer
+
+UNWRITABLE = (OSError, RuntimeError, SafetensorError)  # raised where a disk is full, read-only or gone
 
 
 @dataclass
@@ -91,7 +99,7 @@ def tune(
         yield from predictions.predict_tune_memory(settings, loaded, training_set.examples, outside, batcher)
     forgetting = Forgetting(context, loaded, training_set.examples, settings.train.measure_forgetting)
     yield from forgetting.measure_base()
-    yield from _make_trainable(context, loaded, settings, start)
+    start_peak = yield from _make_trainable(context, loaded, settings, start)
     trainer = build_trainer(loaded, settings, training_set.examples, eval_set.examples, context.team, batching=batching)
     context.optimizer = trainer.optimizer.inner
     yield from _plan_note(trainer.plan)
@@ -104,11 +112,11 @@ def tune(
         _remove_checkpoints(context)  # what another beginning of this run has left
         yield from check_products(trainer, training_set.examples)
         before = yield from evaluation.evaluate_loss("before", trainer, eval_set, context.stop)
-    trained = yield from train(context, loaded, trainer, training_set, settings.train)
+    trained = yield from train(context, loaded, trainer, training_set, settings.train, start_peak)
     if trained is None:
         raise Stopped
     yield {"kind": "phase", "name": "save"}
-    saved_to = _save(context, loaded, is_full)
+    saved_to = yield from _save(context, trainer, loaded, is_full)
     slot.adapter = Adapter(context.run.id, training_set.template.name, settings.data.custom_format)
     after = yield from evaluation.evaluate_loss("after", trainer, eval_set, context.stop)
     context.team.leave()  # the rest is the main process's
@@ -116,8 +124,11 @@ def tune(
     answers |= yield from evaluation.evaluate_answers(context, loaded, eval_set, sides)
     comparison = yield from evaluation.compare(context, eval_set, before, after, answers)
     forgotten = yield from forgetting.measure_tuned()
-    if trained.finished:
+    if trained.finished and context.stop.is_set():
+        context.keep()  # resumed, it has only to be evaluated
+    elif trained.finished:
         _remove_checkpoints(context)
+    context.keep = lambda: None
     parts = context.bytes_by_part()
     context.optimizer = None  # freed with the trainer; the adapter stays
     return TuneResult(
@@ -132,7 +143,7 @@ def tune(
         template=training_set.template.name,
         packed=trainer.batcher.packed,
         parts=parts,
-        checkpoint=(context.run.folder / checkpoint.NAME).is_file(),
+        checkpoint=context.run.has_file(checkpoint.NAME),
         best=trained.best,
         ended="early" if trained.ended_early else None,
         adapter=str(saved_to) if saved_to and not is_full else None,
@@ -158,13 +169,19 @@ def _load_model_and_rows(
 
 def _make_trainable(
     context: JobContext, loaded: LoadedModel, settings: Settings, start: Path | None
-) -> Generator[dict, None, None]:
-    """Add the adapter, with progress where its start values take minutes (a decomposition of every adapted weight)."""
+) -> Generator[dict, None, dict[str, int]]:
+    """Add the adapter, with progress where its start values take minutes (a decomposition of every adapted weight).
+
+    Returns the measured peak of computing them, where they were.
+    """
     if settings.train.method == "full" or settings.lora.init == "default":
         make_trainable(loaded, settings, start)
-        return
+        return {}
+    context.peaks.start_phase()
     yield from run_in_background(lambda on_progress: make_trainable(loaded, settings, start, on_progress), context.stop)
+    peak = context.peaks.phase_peak()
     release_memory()  # what the decompositions took
+    return peak
 
 
 def _plan_note(plan: MemoryPlan) -> Iterator[dict]:
@@ -195,18 +212,51 @@ def _remove_checkpoints(context: JobContext) -> None:
     """Remove what a run is resumed from, with what a killed process may have left half-written."""
     for name in (checkpoint.NAME, best_weights.NAME) if context.team.main else ():
         path = context.run.folder / name
-        path.unlink(missing_ok=True)
-        path.with_suffix(".partial").unlink(missing_ok=True)
+        for left in (path, path.with_suffix(".partial"), context.run.spare_file(name)):
+            if left:
+                with contextlib.suppress(OSError):  # the folder is read-only by now: it stays
+                    left.unlink(missing_ok=True)
 
 
-def _save(context: JobContext, loaded: LoadedModel, is_full: bool) -> Path | None:
-    """Save the adapter or, after a full fine-tune, the model in the run's folder; None in all but the main process."""
+def _save(
+    context: JobContext, trainer: Trainer, loaded: LoadedModel, is_full: bool
+) -> Generator[dict, None, Path | None]:
+    """Save the adapter or, after a full fine-tune, the model in the run's folder; None in all but the main process.
+
+    Where that can't be written, it is saved in the run's spare folder, with a note; else it stays in memory, with one.
+    """
+    run = context.run
     if not context.team.main:
         return None
-    if not is_full:
-        assert isinstance(loaded.model, PeftModel)
-        saved_adapter.save_lora(loaded.model, context.run.adapter)
-        return context.run.adapter
-    loaded.model.save_pretrained(context.run.model)
-    loaded.tokenizer.save_pretrained(context.run.model)
-    return context.run.model
+    name = (run.model if is_full else run.adapter).name
+    with trainer.changing:  # the end of the process waits for it
+        try:
+            return _save_to(run.folder, name, loaded)
+        except UNWRITABLE as error:
+            detail = str(as_playground_error(error)) if isinstance(error, OSError) else str(error).split("\n")[0][:200]
+        try:
+            spare = run.spare()
+            saved = _save_to(spare, name, loaded) if spare else None
+        except UNWRITABLE:
+            saved = None
+    key = "note.saved_elsewhere" if saved else "note.not_saved"
+    yield {"kind": "note", "key": key, "values": {"path": str(run.folder / name), "kept": str(saved), "detail": detail}}
+    return saved
+
+
+def _save_to(folder: Path, name: str, loaded: LoadedModel) -> Path:
+    """Save the adapter, or a model without one, in a folder that exists: wholly, or the one before stays."""
+    partial, final = folder / f"{name}.partial", folder / name
+    if not folder.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
+    if isinstance(loaded.model, PeftModel):
+        saved_adapter.save_lora(loaded.model, final)
+        return final
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        loaded.model.save_pretrained(partial)
+        loaded.tokenizer.save_pretrained(partial)
+        shutil.rmtree(final, ignore_errors=True)
+        return partial.rename(final)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

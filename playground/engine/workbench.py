@@ -4,6 +4,7 @@ The worker process (process.py) and the command line (__main__.py) run the same 
 its last one is `done`, with the job's result.
 """
 
+import contextlib
 import threading
 from collections.abc import Callable, Generator, Iterator
 from importlib.metadata import version
@@ -60,15 +61,19 @@ class Workbench:
 
         return self._job("load", settings, work)
 
-    def tune(self, settings: Settings) -> Iterator[dict]:
+    def tune(self, settings: Settings, exact: bool = False) -> Iterator[dict]:
         """Fine-tune with LoRA or in full; loads the model first unless it is loaded.
 
-        The result: "run", "seconds", "stopped" and "peak" as of `load`, and the fields of TuneResult.
+        exact: raise PlaygroundError where the hardware doesn't multiply the type of weights that the settings name,
+        instead of loading another. The result: "run", "seconds", "stopped" and "peak" as of `load`, and the fields of
+        TuneResult.
         """
 
         def work(context: JobContext, settings: Settings) -> Generator[dict, None, JobResult]:
             return with_snapshot(context, settings, tune.tune(context, self._slot, settings))
 
+        if exact and resolve_bits(settings).load.quant_type_8bit != settings.load.quant_type_8bit:
+            raise problem("error.race_no_float8")
         return self._job("tune", settings, work)
 
     def resume(self, run_id: str) -> Iterator[dict]:
@@ -77,12 +82,13 @@ class Workbench:
         One that was killed before its first checkpoint starts again. Raises PlaygroundError where there is no such run,
         nothing to continue, or where another process is working on it.
         """
+        runs.put_back_spares(self.root)
         run = runs.find(self.root, run_id)
         summary = runs.summary(self.root, run_id)
         if not summary.is_resumable:
             raise problem("error.no_checkpoint", run=run_id)
-        if runs.is_written_to(run):
-            raise problem("error.run_alive", run=run_id)
+        if runs.is_held(run):
+            raise runs.held_problem(run)
         notes = [] if summary.has_checkpoint else [{"kind": "note", "key": "note.restarted", "values": {}}]
 
         def work(context: JobContext, settings: Settings) -> Generator[dict, None, JobResult]:
@@ -174,18 +180,19 @@ class Workbench:
         notes, settings = [*self._auto_bits_notes(settings), *no_float8_note(settings)], resolve_bits(settings)
         team = Team(resolve_device(settings.load))
         run = self._open_run(kind, settings, team, joins_open_run, resumed)
-        self.run = run
-        context = JobContext(run, self.stop, team, PeakTracker(team.device), self._slot.get_model)
         completed = False
-        try:
-            completed = yield from run_job(context, kind, settings.load, _preceded(notes, work(context, settings)))
-        finally:
-            if not completed:
-                context.optimizer = None
-                if not team.sharded:
-                    self._slot.discard_unsaved_adapter()
-            release_memory()  # what the next job finds is what is really held
-            self.stop.clear()
+        with runs.locked(run) if team.main else contextlib.nullcontext():
+            self.run = run
+            context = JobContext(run, self.stop, team, PeakTracker(team.device), self._slot.get_model)
+            try:
+                completed = yield from run_job(context, kind, settings.load, _preceded(notes, work(context, settings)))
+            finally:
+                if not completed:
+                    context.optimizer = None
+                    if not team.sharded:
+                        self._slot.discard_unsaved_adapter()
+                release_memory()  # what the next job finds is what is really held
+                self.stop.clear()
 
     def _auto_bits_notes(self, settings: Settings) -> list[dict]:
         """Why "auto" means the bits that it means, the first time that a CPU decides them."""
@@ -201,8 +208,9 @@ class Workbench:
             return runs.NullRun(resumed.folder if resumed else self.root / "unwritten")
         if resumed:
             return resumed
-        joins = joins_open_run and self.run and self.run.folder.parent == self.root and self.run.folder.is_dir()
-        if joins and self.run and self._slot.is_loaded_as(settings.load):
+        is_here = self.run is not None and self.run.folder.parent == self.root and self.run.folder.is_dir()
+        is_same_model = joins_open_run and is_here and self._slot.is_loaded_as(settings.load)
+        if is_same_model and self.run and not runs.is_held(self.run):
             return self.run
         return runs.create(self.root, kind, settings, **_machine(settings.load, team.device))
 

@@ -153,9 +153,18 @@ def family_of(config: PreTrainedConfig) -> Family:
         value, default = getattr(config, name, None), getattr(defaults, name, None)
         if value != default:
             raise problem("error.export_field", family=config.model_type, field=name, value=value, default=default)
+    _check_scale(config)
     for layers, rope in rope_settings(config).items():
         _check_rope(config.model_type, rope, rope_settings(defaults).get(layers, {}) if layers == WINDOWED else {})
     return family
+
+
+def _check_scale(config: PreTrainedConfig) -> None:
+    """Raise PlaygroundError for attention scaled otherwise than by the head's size, which llama.cpp takes for Gemma."""
+    scalar = getattr(config, "query_pre_attn_scalar", None)
+    if scalar is not None and scalar != config.head_dim:
+        field, head = "query_pre_attn_scalar", config.head_dim
+        raise problem("error.export_field", family=config.model_type, field=field, value=scalar, default=head)
 
 
 def _check_rope(family: str, rope: dict[str, Any], fixed: dict[str, Any]) -> None:

@@ -1,6 +1,5 @@
 """Compare a model as it was trained with the one that was exported: their logits on the same prompts."""
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -72,7 +71,6 @@ def read_back_folder(folder: Path, dtype: torch.dtype) -> Any:
 
 def read_back_gguf(file: Path, dtype: torch.dtype) -> Any:
     """The model of a GGUF file, as transformers reads it, on the CPU."""
-    logging.getLogger("transformers.quantizers.quantizer_gguf").setLevel(logging.ERROR)  # on dtypes of packed weights
     return AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=dtype).eval()
 
 

@@ -32,6 +32,9 @@ PROGRAM_RSS = 404 * 2**20
 # On top of it, once the first answer or training step ran, by compute dtype (measured).
 CPU_KERNELS = {torch.float32: 19 * 2**20, torch.float16: 74 * 2**20, torch.bfloat16: 74 * 2**20}
 
+# On top of that, once the first matrix was decomposed: LAPACK's code (measured: 11 MiB).
+CPU_LAPACK = 12 * 2**20
+
 # Main memory of a tokenizer, bytes per token of its vocabulary (measured: 292 to 327 with byte-level BPE of 50,000 to
 # 200,000 made-up tokens).
 TOKENIZER_BYTES_PER_TOKEN = 300

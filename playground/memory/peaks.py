@@ -20,7 +20,7 @@ class PeakTracker:
 
     def update(self, reading: dict[str, int]) -> None:
         """Take in one of the meter's readings."""
-        self.phase = _maximum(self.phase, reading if self._device == "cuda" else {"rss": reading["rss"]})
+        self.phase = maximum(self.phase, reading if self._device == "cuda" else {"rss": reading["rss"]})
 
     def start_phase(self) -> None:
         """Begin a phase: earlier readings don't count for it."""
@@ -33,11 +33,11 @@ class PeakTracker:
         exact = {}
         if self._on_gpu():
             exact = {"allocated": torch.cuda.max_memory_allocated(), "reserved": torch.cuda.max_memory_reserved()}
-        return _maximum(self.phase, exact)
+        return maximum(self.phase, exact)
 
     def job_peak(self) -> dict[str, int]:
         """The whole job's peak so far."""
-        return _maximum(self._earlier_phases, self.phase_peak())
+        return maximum(self._earlier_phases, self.phase_peak())
 
     def _reset(self) -> None:
         if self._on_gpu():
@@ -48,5 +48,6 @@ class PeakTracker:
         return self._device == "cuda" and torch.cuda.is_initialized()
 
 
-def _maximum(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
+def maximum(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
+    """The larger reading in bytes of each kind."""
     return {kind: max(one.get(kind, 0), other.get(kind, 0)) for kind in {**one, **other}}

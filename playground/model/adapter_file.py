@@ -15,6 +15,7 @@ import torch
 from peft import LoraConfig
 
 from playground.errors import PlaygroundError, Problem, problem
+from playground.json_values import read_small_text
 from playground.model.adapter_folder import CONFIG
 from playground.model.weights import SHOWN, file_problems
 
@@ -123,9 +124,9 @@ def _with_config(folder: Path) -> tuple[Path, list[dict]]:
 def _read_config(folder: Path) -> dict[str, Any]:
     """The values of an adapter_config.json. Raises PlaygroundError for another kind of adapter than LoRA."""
     try:
-        values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        values = json.loads(read_small_text(folder / CONFIG))
         kind = values.get("peft_type", "LORA" if "r" in values else None)
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise problem("error.adapter_config", path=folder.name) from error
     if kind is None:
         raise problem("error.adapter_config", path=folder.name)

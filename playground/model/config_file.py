@@ -15,10 +15,18 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from playground import catalog, compat
 from playground.errors import PlaygroundError, problem
+from playground.json_values import read_small_text
 from playground.model.adapter_folder import base_model, is_adapter_folder
+from playground.model.gguf import check_header
+from playground.model.plausible import implausible_sizes
+from playground.settings import raise_all
 
 # What transformers raises for a config that it can't use.
-CONFIG_ERRORS = (ValueError, KeyError, OSError, TypeError, AttributeError, ArithmeticError, StrictDataclassError)
+CONFIG_ERRORS = (
+    *(ValueError, KeyError, OSError, TypeError, AttributeError, ArithmeticError, RecursionError, MemoryError),
+    StrictDataclassError,
+)
+MAX_BYTES = 20_000_000  # of a config.json; the largest lists all tokens
 # The sizes that every config.json must have, by their names in various families.
 REQUIRED_SIZES = (
     ("hidden_size", "n_embd", "n_embed", "d_model", "dim", "emb_dim"),
@@ -48,6 +56,7 @@ def config_of(model: str) -> PreTrainedConfig:
             return check_named_base(folder, base_model(folder))
         file = config_file(model)
         if file.suffix == ".gguf":
+            check_header(file)
             return AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
         config = read_config(file, model)
         compat.drop_unavailable_attention(config)
@@ -59,7 +68,7 @@ def config_of(model: str) -> PreTrainedConfig:
 def read_config(file: Path, model: str) -> PreTrainedConfig:
     """The config in a file. model: how errors call the model. Raises PlaygroundError."""
     try:
-        written = json.loads(file.read_text(encoding="utf-8"))
+        written = json.loads(read_small_text(file, MAX_BYTES))
         values = _mended(written)
         _check(file, values)
         if values == written:
@@ -119,6 +128,7 @@ def _check(file: Path, values: Any) -> None:
         raise problem("error.config_kind", path=str(file))
     if kind not in CONFIG_MAPPING:
         raise problem("error.model_type", path=str(file), kind=kind[:60], version=transformers.__version__)
+    raise_all(list(implausible_sizes(values)))
     stored = values.get("quantization_config")
     if stored is not None and not isinstance(stored, dict):
         raise ValueError(f"quantization_config is {type(stored).__name__}, not an object")

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from playground import catalog
 from playground.errors import problem
+from playground.model.gguf_header import DamagedHeader, read_metadata
+from playground.model.plausible import implausible_sizes
+from playground.settings import raise_all
 
 HUB_FILE = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)/([\w./ -]+\.gguf)", re.ASCII)  # owner/name/file.gguf
 SPLIT_FILE = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
@@ -35,6 +38,7 @@ def check_file(file: Path) -> None:
         raise problem("error.gguf_not", file=file.name, begins=repr(magic)[2:-1])
     if SPLIT_FILE.search(file.name):
         raise problem("error.gguf_part", file=file.name)
+    check_header(file)
     from gguf import GGUFReader
 
     size = file.stat().st_size
@@ -46,6 +50,16 @@ def check_file(file: Path) -> None:
         ) from error
     if expected > size:
         raise problem("error.cut_off", file=file.name, size_bytes=size, whole_bytes=expected)
+
+
+def check_header(file: Path) -> None:
+    """Raise PlaygroundError if a file claims more than it holds, or sizes that no model has."""
+    try:
+        metadata = read_metadata(file)
+    except (DamagedHeader, OSError) as error:
+        size, detail = file.stat().st_size, str(error)[:120]
+        raise problem("error.gguf_damaged", file=file.name, size_bytes=size, detail=detail) from error
+    raise_all(list(implausible_sizes(metadata)))
 
 
 def convert(file: Path, folder: Path, on_progress: Callable[..., None]) -> None:

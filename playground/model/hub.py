@@ -9,7 +9,7 @@ from typing import Any
 
 from playground import catalog
 from playground.background import run_in_background
-from playground.catalog.hub_status import TIMEOUT, access_problem
+from playground.catalog.hub_status import TIMEOUT, access_problem, is_connection_error
 from playground.errors import PlaygroundError, problem
 
 MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
@@ -60,7 +60,9 @@ def download_config(repo: str) -> Path:
 
     try:
         return Path(hf_hub_download(repo, "config.json"))
-    except (OSError, ValueError) as error:
+    except Exception as error:
+        if not is_connection_error(error):
+            raise
         raise problem("error.hub_broke", repo=repo, detail=type(error).__name__) from error
 
 
@@ -120,7 +122,9 @@ def run_download(
     """Run a download in the background. If the connection breaks, what has arrived is kept and resumed next time."""
     try:
         path = yield from run_in_background(download, stop)
-    except (OSError, ValueError) as error:
+    except Exception as error:
+        if not is_connection_error(error):
+            raise
         raise problem("error.hub_broke", repo=name, detail=type(error).__name__) from error
     assert isinstance(path, Path)
     return path

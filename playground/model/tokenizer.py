@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTr
 
 from playground import compat
 from playground.errors import problem
+from playground.model.tokenizer_growth import check_growth
 
 MAX_TEXTS = 200  # checked by a round trip
 PROCESSOR_TEMPLATE = "chat_template.json"  # where older models that also see images have their chat template
@@ -27,6 +28,7 @@ def load_tokenizer(folder: Path, model: PreTrainedModel) -> PreTrainedTokenizerB
     embedding.
     """
     folder = Path(folder)
+    check_growth(folder)
     tokenizer = _read_tokenizer(folder, model.config)
     tokenizer.clean_up_tokenization_spaces = False  # it would remove spaces that the model wrote
     compat.drop_python_vocabulary(tokenizer)

@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig
 from playground.errors import PlaygroundError, Problem, problem
 from playground.settings import Load
 
-MAX_HEADER = 100_000_000  # bytes, the safetensors library's own limit
+MAX_HEADER = 32 * 2**20  # bytes: of 200,000 tensors; the safetensors library takes 100 MB, which need 1 GiB when parsed
 LFS_POINTER = b"version https://git-lfs"  # a clone's stand-in for a large file until Git LFS fetches it
 SHOWN = 6  # names in a message
 
@@ -51,22 +51,41 @@ def file_problems(file: Path) -> Iterator[Problem]:
     with open(file, "rb") as stream:
         start = stream.read(max(len(LFS_POINTER), 8))
         if start.startswith(LFS_POINTER):
-            yield Problem("error.lfs_pointer", {"file": file.name, "size": size})
+            yield Problem("error.lfs_pointer", {"file": str(file), "size": size})
         elif start.lstrip()[:1] == b"<":
-            yield Problem("error.web_page", {"file": file.name})
+            yield Problem("error.web_page", {"file": str(file)})
         elif file.suffix == ".bin":
             # torch's format before zip has no size to check; torch reports what is wrong with it
             if start[:2] == b"PK" and not zipfile.is_zipfile(file):
-                yield Problem("error.truncated", {"file": file.name, "size_bytes": size})
+                yield Problem("error.truncated", {"file": str(file), "size_bytes": size})
+            elif start[:2] == b"PK":
+                yield from unpacking_problems(file)
         else:
             length = int.from_bytes(start[:8], "little")
-            if size < 8 or length > MAX_HEADER:
-                yield Problem("error.not_safetensors", {"file": file.name, "size_bytes": size})
+            if size >= 8 + length > 8 + MAX_HEADER:
+                yield Problem(
+                    "error.header_large", {"file": str(file), "header_bytes": length, "most_bytes": MAX_HEADER}
+                )
+            elif size < 8 or length > MAX_HEADER:
+                yield Problem("error.not_safetensors", {"file": str(file), "size_bytes": size})
             elif size < 8 + length:
-                yield Problem("error.truncated", {"file": file.name, "size_bytes": size})
+                yield Problem("error.truncated", {"file": str(file), "size_bytes": size})
             else:
                 stream.seek(8)
                 yield from _header_problems(file, stream.read(length), size)
+
+
+def unpacking_problems(file: Path) -> Iterator[Problem]:
+    """Whether a file of torch.save unpacks to more than its size: torch writes its parts uncompressed."""
+    size = file.stat().st_size
+    try:
+        with zipfile.ZipFile(file) as parts:
+            unpacked = sum(part.file_size for part in parts.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        yield Problem("error.truncated", {"file": str(file), "size_bytes": size})
+        return
+    if unpacked > size:
+        yield Problem("error.unpacked", {"file": str(file), "size_bytes": unpacked, "most_bytes": size})
 
 
 def _header_problems(file: Path, header: bytes, size: int) -> Iterator[Problem]:
@@ -75,11 +94,11 @@ def _header_problems(file: Path, header: bytes, size: int) -> Iterator[Problem]:
         tensors = {name: entry for name, entry in json.loads(header).items() if name != "__metadata__"}
         data = max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
         expected = 8 + len(header) + data
-    except (ValueError, KeyError, AttributeError, TypeError, IndexError):
-        yield Problem("error.not_safetensors", {"file": file.name, "size_bytes": size})
+    except (ValueError, KeyError, AttributeError, TypeError, IndexError, RecursionError):
+        yield Problem("error.not_safetensors", {"file": str(file), "size_bytes": size})
         return
     if size < expected:
-        yield Problem("error.cut_off", {"file": file.name, "size_bytes": size, "whole_bytes": expected})
+        yield Problem("error.cut_off", {"file": str(file), "size_bytes": size, "whole_bytes": expected})
 
 
 def check_fit(folder: Path, missing: Sequence[str], mismatched: Sequence[tuple]) -> None:

@@ -9,6 +9,7 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,14 +17,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from playground import ASSETS
 from playground.errors import PlaygroundError, problem
 from playground.jsonl_process import Connection, Message
 from playground.memory import meter
 
 COMMAND = (sys.executable, "-m", "playground.planning.process")
+PREVIEW_COMMAND = (sys.executable, "-m", "playground.planning.preview")
 OF_ROWS = ("count_rows", "xray", "cutoff_cost", "tune_summary", "repeat_files")
-OF_FILES = (*OF_ROWS, "describe_adapter", "write_tune_snapshot")  # not remembered: the file may change or go
+OF_FILES = (*OF_ROWS, "preview", "describe_adapter", "write_tune_snapshot")  # not remembered: the file may change or go
 WORKERS = {
     "forecast": "forecast",
     "bar": "forecast",  # each is answered soon, and shares what the process remembers of a model with the forecast
@@ -31,8 +35,13 @@ WORKERS = {
     "write_tune_snapshot": "forecast",
     "largest_models": "largest_models",
     **dict.fromkeys(OF_ROWS, "rows"),
+    "preview": "preview",
 }
 OTHER_WORKER = "other"  # of questions that WORKERS doesn't name: each worker is a process, so a slider never waits long
+MAX_BYTES = 6 * 2**30  # of memory that a process may take for its questions
+MAX_PREVIEW_BYTES = 2**30
+MAX_SILENT_SECONDS = 240.0  # without an answer or progress: a forecast takes seconds, on a busy machine some more
+WATCH_SECONDS = 0.05  # between two looks at a process that answers
 MAX_ANSWERS = 512  # that are remembered; the oldest is forgotten first
 STORED_ANSWERS = ASSETS / "catalog" / "answers.json"
 ATTEMPTS = 2  # a process that died between two questions is replaced; a question that kills it isn't repeated for ever
@@ -56,8 +65,12 @@ class Planner:
         environment: dict[str, str] | None = None,
         folder: Path | None = None,
     ) -> None:
-        names = {*WORKERS.values(), OTHER_WORKER}
-        self._workers = {name: Worker(root / "engine.log", command, environment, folder) for name in names}
+        def worker(command: tuple[str, ...], most_bytes: int) -> Worker:
+            return Worker(root / "engine.log", command, most_bytes, environment, folder)
+
+        names = {*WORKERS.values(), OTHER_WORKER} - {"preview"}
+        self._workers = {name: worker(command, MAX_BYTES) for name in names}
+        self._workers["preview"] = worker(PREVIEW_COMMAND, MAX_PREVIEW_BYTES)
         self._answers: OrderedDict[str, Any] = OrderedDict()
         self._stored = {_key(entry["id"], entry["arguments"]): entry["answer"] for entry in read_stored_answers()}
 
@@ -65,8 +78,8 @@ class Planner:
         """The result of a function of the planning process with these JSON arguments (settings as a dict).
 
         `on_progress(done, total, unit)` is called while a long question is answered; what it raises ends the question.
-        Raises PlaygroundError: for wrong arguments, for a question that killed the process and, without any problem to
-        show, for one that was stopped.
+        Raises PlaygroundError: for wrong arguments, for a question that killed the process or went beyond its limits of
+        memory and time and, without any problem to show, for one that was stopped.
         """
         key, worker = _key(do, arguments), self._worker(do)
         if key in self._stored:
@@ -122,19 +135,24 @@ class Planner:
 
 
 class Worker:
-    """One planning process and the question that it answers. `ask` is for the thread that has the `lock`."""
+    """One planning process and the question that it answers. `ask` is for the thread that has the `lock`.
+
+    most_bytes: of memory that the process may take; it is ended beyond that. environment, folder: its variables besides
+    this process's, and its working folder.
+    """
 
     def __init__(
         self,
         log: Path,
         command: tuple[str, ...],
+        most_bytes: int = MAX_BYTES,
         environment: dict[str, str] | None = None,
         folder: Path | None = None,
     ) -> None:
         self.lock = threading.Lock()
         self.connection: Connection | None = None
         self.asker: object = None  # who asks the question under way
-        self._log, self._command, self._folder = log, command, folder
+        self._log, self._command, self._most_bytes, self._folder = log, command, most_bytes, folder
         self._environment = {"CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false", **(environment or {})}
         self._asking = self._stopped = False
 
@@ -172,8 +190,17 @@ class Worker:
         connection.send(do, arguments, messages.put)
         if self._stopped:  # before there was a process that could be ended
             self.close()
+        last_news = time.monotonic()
         while True:
-            message = messages.get()
+            try:
+                message = messages.get(timeout=WATCH_SECONDS)
+            except queue.Empty:
+                exceeded = self._exceeded(connection, time.monotonic() - last_news)
+                if exceeded is None:
+                    continue
+                self.close()
+                return {"error": exceeded.to_dict()}
+            last_news = time.monotonic()
             if "event" not in message:
                 return message
             if on_progress:
@@ -183,6 +210,16 @@ class Worker:
                 except BaseException:
                     self.close()  # nobody waits for the rest, and the next question shouldn't
                     raise
+
+    def _exceeded(self, connection: Connection, silent: float) -> PlaygroundError | None:
+        """The error of a question that takes more memory or time than it may, or None."""
+        if silent > MAX_SILENT_SECONDS:
+            return problem("error.planner_slow", seconds=round(silent))
+        with suppress(psutil.Error):
+            taken = psutil.Process(connection.pid).memory_info().rss
+            if taken > self._most_bytes:
+                return problem("error.planner_memory", size_bytes=taken, most_bytes=self._most_bytes)
+        return None
 
     def _live_connection(self) -> Connection:
         if not self.connection or not self.connection.alive or self.connection.closing:

@@ -26,7 +26,7 @@ from playground.planning.rows import ignore_progress, read_model, read_rows
 from playground.predict import meta_model
 from playground.settings import Load, Settings
 from playground.share import notebook, script
-from playground.share.files import write_whole
+from playground.share.files import named_failure, write_whole
 from playground.share.recipe import Recipe, RunFacts, run_facts, setting_notes
 
 AUTO_DTYPE = "bfloat16"  # of a run that doesn't say what its model computed in
@@ -43,7 +43,8 @@ def repeat_files(root: str, run: str, folder: str, on_progress: Callable = ignor
     rows = script.rows_text(recipe.rows)
     apart = len(rows.encode()) > script.EMBEDDED_BYTES
     out = Path(folder)
-    out.mkdir(parents=True, exist_ok=True)
+    with named_failure(out):
+        out.mkdir(parents=True, exist_ok=True)
     written: dict[str, str | None] = {
         "script": write_whole(out / script.NAME, script.script_text(recipe, apart)),
         "notebook": write_whole(out / notebook.NAME, notebook.notebook_text(recipe, apart)),

@@ -20,6 +20,7 @@ from playground.predict.allocation_trace import bytes_by_part, peak
 from playground.predict.allocator import simulate_reserved
 from playground.predict.cpu_memory import memory_outside_tensors
 from playground.predict.phase_traces import trace_chat, trace_load, trace_tune
+from playground.predict.start_values import start_value_bytes, with_start_values
 from playground.predict.trace_cache import cached_prediction
 from playground.predict.traced_model import Target, TracedModel
 from playground.settings import Load, Settings
@@ -70,6 +71,8 @@ def predict_tune(
 ) -> dict:
     """Predict the memory of a fine-tune's optimizer step over rows of these lengths in tokens.
 
+    Where an adapter's start values take more than the step, it is their memory (start_values.py).
+
     labelled: how many tokens of each row are labelled. prefix: how many tokens all rows begin with alike.
     all_logits: the loss isn't chunked. batching: the mode of train/batching.py, where it was tried on the model; None:
     the first that its config allows. The prediction also has, as planned for the target's capacity, "checkpointing",
@@ -80,7 +83,8 @@ def predict_tune(
     train = settings.train
 
     def summarize(traced: TracedModel, trainer: Trainer, rows: Sequence[Example]) -> dict:
-        prediction = _prediction_from_trace(traced, target, "tune", settings.load)
+        started = start_value_bytes(traced.loaded, settings.lora)
+        prediction = with_start_values(_prediction_from_trace(traced, target, "tune", settings.load), started)
         policy, batcher = trainer.plan.policy, trainer.batcher
         at_once = train.micro_batch_size or min(train.batch_size, len(rows))
         largest = next(batcher.micro_batches(rows, at_once, policy.tokens))

@@ -3,8 +3,11 @@
 May import: settings, errors, i18n. Imports no torch.
 """
 
+from playground.runs.index import damaged
+from playground.runs.interrupted import interrupted, put_back_spares
 from playground.runs.label import Label, read_label, write_label
 from playground.runs.listing import history, measured_speed, summary
+from playground.runs.lock import held_problem, is_held, locked
 from playground.runs.store import (
     RUN_ID,
     SCHEMA,
@@ -27,14 +30,20 @@ __all__ = [
     "Run",
     "RunSummary",
     "create",
+    "damaged",
     "delete",
     "deleted",
     "empty_trash",
     "find",
+    "held_problem",
     "history",
+    "interrupted",
+    "is_held",
     "is_written_to",
     "last_result",
+    "locked",
     "measured_speed",
+    "put_back_spares",
     "read_label",
     "restore",
     "seconds_besides_training",

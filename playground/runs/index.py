@@ -15,12 +15,13 @@ from dataclasses import fields, replace
 from functools import lru_cache
 from pathlib import Path
 
+from playground.errors import problem
 from playground.runs.label import Label
 from playground.runs.store import Run
 from playground.runs.summary import RunSummary, summarize
 
 FILE = ".index.jsonl"  # no id of a run begins with a dot
-VERSION = 1  # of a line; others are ignored
+VERSION = 2  # of a line; others are ignored
 SETTLED_SECONDS = 5.0  # a run that was written to since isn't kept yet: its next event would outdate it
 OF_FOLDER = ("has_adapter", "has_checkpoint", "label")  # what a summary's file of events doesn't tell
 TYPES = {f.name: type(getattr(summarize("", []), f.name)) for f in fields(RunSummary) if f.name != "tokens_per_s"}
@@ -64,7 +65,7 @@ class Index:
         known = self._summaries.get(run_id)
         if known and known[0] == state:
             return known[1]
-        summary = summarize(run_id, Run(self._root / run_id).events(at_a_glance=True))
+        summary = _summarize(self._root, run_id)
         self._summaries[run_id] = (state, summary)
         self._unwritten.add(run_id)
         return summary
@@ -129,6 +130,21 @@ def with_folder(summary: RunSummary, names: Iterable[str], label: Label) -> RunS
         has_checkpoint="checkpoint.pt" in listed,
         label=label,
     )
+
+
+def damaged(run_id: str, error: Exception) -> RunSummary:
+    """The summary of a run whose events can't be read: failed, and why."""
+    detail = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    problems = problem("error.run_damaged", run=run_id, detail=detail).to_dict()["problems"]
+    return replace(summarize(run_id, []), state="failed", problems=problems)
+
+
+def _summarize(root: Path, run_id: str) -> RunSummary:
+    """A run's summary, whatever is in its files: one that breaks its reader says so, and the others are listed."""
+    try:
+        return summarize(run_id, Run(root / run_id).events(at_a_glance=True))
+    except Exception as error:
+        return damaged(run_id, error)
 
 
 def _line(entry: tuple[State, RunSummary]) -> str:

@@ -2,30 +2,38 @@
 
 import os
 import stat
+import time
 from functools import lru_cache
 from pathlib import Path
 
-from playground.runs.index import State, index_of, with_folder
+from playground.runs.index import SETTLED_SECONDS, State, damaged, index_of, with_folder
 from playground.runs.label import FILE as LABEL
 from playground.runs.label import Label, read_label
 from playground.runs.store import RUN_ID, TRASH, find
 from playground.runs.summary import RunSummary
 
-EVENTS = "events.jsonl"
+EVENTS, SETTINGS = "events.jsonl", "settings.json"
 
 
 def history(root: Path) -> list[RunSummary]:
-    """Every run under `root`, newest first. A folder that is being deleted, or is no run's, is left out."""
+    """Every run under `root`, newest first; of one whose events can't be read, that it is damaged.
+
+    A folder that is being deleted, or is no run's, is left out.
+    """
     try:
         ids = [entry.name for entry in os.scandir(root) if RUN_ID.fullmatch(entry.name)]
     except OSError:
         return []
     folders = {run_id: found for run_id in ids if (found := _look_into(os.path.join(root, run_id)))}
-    states = {run_id: state for run_id, (state, _) in folders.items()}
+    states = {run_id: state for run_id, (state, _) in folders.items() if isinstance(state, tuple)}
     summaries = index_of(root).summaries(states, kept=root.name != TRASH)
     return [
-        with_folder(summaries[run_id], names, _label(os.path.join(root, run_id), names))
-        for run_id, (_, names) in sorted(folders.items(), reverse=True)
+        with_folder(
+            damaged(run_id, state) if isinstance(state, Exception) else summaries[run_id],
+            names,
+            _label(os.path.join(root, run_id), names),
+        )
+        for run_id, (state, names) in sorted(folders.items(), reverse=True)
     ]
 
 
@@ -34,7 +42,8 @@ def summary(root: Path, run_id: str | None) -> RunSummary:
     run = find(root, run_id)
     found = _look_into(str(run.folder))
     state, names = found or ((0, 0), [])
-    return with_folder(index_of(root).summary(run.id, state), names, _label(str(run.folder), names))
+    known = damaged(run.id, state) if isinstance(state, Exception) else index_of(root).summary(run.id, state)
+    return with_folder(known, names, _label(str(run.folder), names))
 
 
 def measured_speed(root: Path, model: str, bits: int, hardware: str) -> dict | None:
@@ -46,14 +55,31 @@ def measured_speed(root: Path, model: str, bits: int, hardware: str) -> dict | N
     return None
 
 
-def _look_into(folder: str) -> tuple[State, list[str]] | None:
-    """The state of a run's events, and the names in its folder; None where there is no run (any more)."""
+def _look_into(folder: str) -> tuple[State | Exception, list[str]] | None:
+    """The state of a run's events, or why they can't be read, and the names in its folder; None where there is no run.
+
+    A run that begins has its settings for an instant before it has events: only what is older counts as damaged.
+    """
+    names: list[str] = []
     try:
         names = os.listdir(folder)
         events = os.stat(os.path.join(folder, EVENTS))
+        if stat.S_ISREG(events.st_mode):
+            return (events.st_size, events.st_mtime_ns), names
+        return OSError(f"{EVENTS} is no file"), names
+    except (FileNotFoundError, NotADirectoryError) as error:
+        is_run = EVENTS in names or (SETTINGS in names and _age(folder) > SETTLED_SECONDS)
+        return (OSError(f"{EVENTS}: {error.strerror}"), names) if is_run else None
+    except OSError as error:
+        return OSError(str(error.strerror)), names
+
+
+def _age(folder: str) -> float:
+    """Seconds since something was made or removed in a folder."""
+    try:
+        return time.time() - os.stat(folder).st_mtime
     except OSError:
-        return None
-    return ((events.st_size, events.st_mtime_ns), names) if stat.S_ISREG(events.st_mode) else None
+        return 0.0
 
 
 def _label(folder: str, names: list[str]) -> Label:
@@ -62,6 +88,8 @@ def _label(folder: str, names: list[str]) -> Label:
     try:
         file = os.stat(os.path.join(folder, LABEL))
     except OSError:
+        return Label()
+    if not stat.S_ISREG(file.st_mode):  # opening a pipe would wait for ever
         return Label()
     return _read_label(folder, file.st_mtime_ns, file.st_size, file.st_ino)
 

@@ -1,4 +1,4 @@
-"""The bit-width race: fine-tunes that differ in nothing but the bits of the frozen weights. Imports no torch."""
+"""The bit-width race: fine-tunes that differ in nothing but the kind of the frozen weights. Imports no torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,10 +8,25 @@ from pathlib import Path
 from playground.errors import PlaygroundError
 from playground.runs import store
 from playground.runs.listing import history
-from playground.settings import Settings, is_float8
+from playground.runs.summary import pair_of
+from playground.settings import Load, Settings
 
 MOST_LOSSES = 200  # of a lane
 TOTALS = ("device_used", "rss")  # what decides whether a fine-tune fits: of a GPU, or of a CPU
+# The kinds of frozen weights that race, widest first, and the settings of each. "8" and "4" alone: whichever type the
+# settings name, and for 8 bits whichever of both the hardware multiplies.
+KINDS: dict[str, dict[str, int | str]] = {
+    "32": {"bits": 32},
+    "16": {"bits": 16},
+    "8": {"bits": 8},
+    "8-int8": {"bits": 8, "quant_type_8bit": "int8"},
+    "8-fp8": {"bits": 8, "quant_type_8bit": "fp8"},
+    "4": {"bits": 4},
+    "4-nf4": {"bits": 4, "quant_type": "nf4"},
+    "4-fp4": {"bits": 4, "quant_type": "fp4"},
+}
+TYPED = tuple(kind for kind in KINDS if kind not in ("8", "4"))  # kinds that name their type, where there are several
+PLAIN = ("32", "16", "8", "4")
 
 
 @dataclass(frozen=True)
@@ -20,7 +35,7 @@ class Lane:
 
     loss: held-out, before and after; recall: facts named by the base and the tuned model, 0 to 1; prompt: of the sample
     answers; answers: the first and the last one, before and after the training; losses: (step, training loss), thinned;
-    is_float8: whether its 8 bits are fp8 instead of int8.
+    kind: what the frozen weights were loaded as, of TYPED.
     """
 
     run: str
@@ -35,15 +50,36 @@ class Lane:
     prompt: str
     answers: tuple[str, str]
     losses: tuple[tuple[int, float], ...] = ()
-    is_float8: bool = False
+    kind: str = ""
+
+    @property
+    def type(self) -> str:
+        """The type of the weights, where there are several at that width: int8, fp8, nf4, fp4; else ""."""
+        return self.kind.partition("-")[2]
 
 
-def lanes(root: Path, settings: Settings, widths: Sequence[int], hardware: str = "") -> dict[int, Lane]:
-    """The newest fine-tune with these settings at each width. hardware: the name of it, "" for any."""
-    found: dict[int, Lane] = {}
+def of_kind(settings: Settings, kind: str) -> Settings:
+    """The same fine-tune with the frozen weights of another kind."""
+    return replace(settings, load=replace(settings.load, **KINDS[kind]))  # type: ignore[arg-type]
+
+
+def widest_first(kinds: Sequence[str]) -> list[str]:
+    """The kinds in the order in which they are run and shown, each once."""
+    return [kind for kind in KINDS if kind in kinds]
+
+
+def is_exact(kind: str) -> bool:
+    """Whether the kind names its type, so that hardware without it refuses instead of taking another."""
+    return kind in TYPED
+
+
+def lanes(root: Path, settings: Settings, kinds: Sequence[str], hardware: str = "") -> dict[str, Lane]:
+    """The newest fine-tune with these settings of each kind. hardware: the name of it, "" for any."""
+    found: dict[str, Lane] = {}
     for summary in history(root):
         is_candidate = summary.job == "tune" and summary.model == settings.load.model
-        if not is_candidate or summary.bits not in widths or summary.bits in found:
+        wanted = [kind for kind in kinds if kind not in found and KINDS[kind]["bits"] == summary.bits]
+        if not is_candidate or not wanted:
             continue
         if not summary.hardware.get("name", "").startswith(hardware) or not _began_with(summary.settings, settings):
             continue
@@ -53,22 +89,35 @@ def lanes(root: Path, settings: Settings, widths: Sequence[int], hardware: str =
         except OSError:  # deleted in this moment
             continue
         lane, own, name = _read(folder, stat.st_mtime_ns, stat.st_size, summary.state)
-        if own == _without_bits(settings) and name.startswith(hardware):
-            found[summary.bits] = lane
-    return {bits: found[bits] for bits in widths if bits in found}
+        if own == without_kind(settings) and name.startswith(hardware):
+            found |= {kind: lane for kind in wanted if lane.kind in _matching(kind, settings.load)}
+    return {kind: found[kind] for kind in kinds if kind in found}
+
+
+def _matching(kind: str, load: Load) -> tuple[str, ...]:
+    """The kinds of lanes that count as this one."""
+    if kind == "8":
+        return "8-int8", "8-fp8"
+    return (f"4-{load.quant_type}",) if kind == "4" else (kind,)
+
+
+def _kind_of(load: Load) -> str:
+    type = {8: load.quant_type_8bit, 4: load.quant_type}.get(load.bits, "")
+    return f"{load.bits}-{type}" if type else str(load.bits)
 
 
 def _began_with(began: dict, settings: Settings) -> bool:
     """Whether a run that began with those settings is worth reading for a lane of these."""
     try:
-        return _without_bits(Settings().with_values(began)) == _without_bits(settings)
+        return without_kind(Settings().with_values(began)) == without_kind(settings)
     except PlaygroundError:  # of a newer version
         return False
 
 
-def _without_bits(settings: Settings) -> Settings:
-    """The settings that all lanes share. Both 8-bit types count as 8 bits: hardware without fp8 runs int8 for it."""
-    load = replace(settings.load, bits=0, quant_type_8bit="int8", force=False, accept_terms=False)
+def without_kind(settings: Settings) -> Settings:
+    """The settings that all lanes share."""
+    load = settings.load
+    load = replace(load, bits=0, quant_type="nf4", quant_type_8bit="int8", force=False, accept_terms=False)
     return replace(settings, load=load)
 
 
@@ -100,7 +149,7 @@ def _read(folder: Path, modified: int, size: int, state: str) -> tuple[Lane, Set
         settings = run.settings()
     except PlaygroundError:
         settings = None
-    seconds = step["tokens"] / step["tokens_per_s"] if step and step.get("tokens_per_s") else None
+    seconds = step.get("tokens", 0) / step["tokens_per_s"] if step and step.get("tokens_per_s") else None
     own = [sample for sample in samples if samples and sample.get("prompt") == samples[0].get("prompt")]
     lane = Lane(
         run=folder.name,
@@ -108,20 +157,14 @@ def _read(folder: Path, modified: int, size: int, state: str) -> tuple[Lane, Set
         state=state,
         predicted=predicted,
         measured=measured,
-        seconds_per_step=seconds / step["step"] if step and seconds else None,
+        seconds_per_step=seconds / step["step"] if step and seconds and step["step"] else None,
         tokens_per_s=step.get("tokens_per_s") if step else None,
-        loss=_pair(result.get("loss"), "before", "after"),
-        recall=_pair(result.get("recall"), "base", "tuned"),
+        loss=pair_of(result.get("loss"), "before", "after"),
+        recall=pair_of(result.get("recall"), "base", "tuned"),
         prompt=str(own[0].get("prompt", "")) if own else "",
         answers=(str(own[0].get("text", "")), str(own[-1].get("text", ""))) if own else ("", ""),
         losses=tuple(sorted(losses.items()))[:: -(-len(losses) // MOST_LOSSES) or 1],
-        is_float8=settings is not None and is_float8(settings.load),
+        kind=_kind_of(settings.load) if settings else "",
     )
-    hardware = ((first or {}).get("hardware") or {}).get("name", "")
-    return lane, _without_bits(settings) if settings else None, hardware
-
-
-def _pair(values: object, first: str, second: str) -> tuple[float, float] | None:
-    if not isinstance(values, dict) or values.get(first) is None or values.get(second) is None:
-        return None
-    return float(values[first]), float(values[second])
+    hardware = str(((first or {}).get("hardware") or {}).get("name", ""))
+    return lane, without_kind(settings) if settings else None, hardware

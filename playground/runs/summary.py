@@ -113,6 +113,8 @@ def summarize(run_id: str, events: Iterable[Mapping]) -> RunSummary:
     memory |= {
         phase: {"predicted": sizes, "measured": None} for phase, sizes in predicted.items() if phase not in memory
     }
+    if not first and found["state"] == "open":
+        found["problems"] = [{"key": "error.run_beginning", "values": {"run": run_id}}]
     result_speed = number(found["result"].get("tokens_per_s"))
     return RunSummary(
         **{"id": run_id, "has_adapter": False, **_beginning(first), **found},

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from playground.errors import problem
 from playground.runs.listing import history
-from playground.runs.store import TRASH, find
+from playground.runs.lock import locked, remove_lock
+from playground.runs.store import TRASH, Run, find_folder
 from playground.runs.summary import RunSummary
 
 KEPT_SECONDS = 24 * 3600  # that a deleted run is kept while the app goes on
@@ -26,20 +27,24 @@ _LOCK = threading.Lock()
 def delete(root: Path, run_id: str | None) -> None:
     """Move a run's folder to the trash; runs deleted over KEPT_SECONDS ago are removed for good.
 
-    Raises PlaygroundError for an unknown run, OSError where the folder of the runs can't be written.
+    Raises PlaygroundError for an unknown run, or one that a program is writing to, OSError where the folder of the runs
+    can't be written.
     """
     with _LOCK:
-        folder = find(root, run_id).folder
+        folder = find_folder(root, run_id)
+        run = Run(folder)
         (root / TRASH).mkdir(exist_ok=True)
         _empty(root, KEPT_SECONDS)
-        os.utime(folder)  # when it was deleted; before the move, so that it never looks like one deleted long ago
-        try:
-            _move(folder, root / TRASH)
-        except OSError as error:
-            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-                raise
-            _remove(root / TRASH / folder.name)  # an earlier copy of this run, which came back by hand
-            _move(folder, root / TRASH)
+        with locked(run):
+            os.utime(folder)  # when it was deleted; before the move, so that it never looks like one deleted long ago
+            try:
+                _move(folder, root / TRASH)
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise
+                _remove(root / TRASH / folder.name)  # an earlier copy of this run, which came back by hand
+                _move(folder, root / TRASH)
+        remove_lock(run)
 
 
 def restore(root: Path, run_id: str | None) -> None:
@@ -48,7 +53,7 @@ def restore(root: Path, run_id: str | None) -> None:
     Raises PlaygroundError if it isn't in the trash (any more), or if a run of its id exists.
     """
     with _LOCK:
-        folder = find(root / TRASH, run_id).folder
+        folder = find_folder(root / TRASH, run_id)
         if (root / folder.name).exists():  # a rename would replace an empty folder
             raise problem("error.run_exists", run=folder.name)
         _move(folder, root)

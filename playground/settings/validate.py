@@ -5,9 +5,12 @@ import io
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from playground.errors import PlaygroundError, Problem, problem
+from playground.json_values import read_small_text
 from playground.settings import prompt_format
 from playground.settings.aliases import with_current_names
 from playground.settings.schema import (
@@ -31,6 +34,29 @@ from playground.settings.schema import (
     merge_group,
 )
 
+MOST_ROWS = 10**9
+MOST_STEPS = 10**7
+MOST_SEED = 2**53 - 1  # what a browser still tells apart
+MOST_TOKENS = 2**20  # of a row
+MOST_BATCH_TOKENS = 2**26  # of a step
+MOST = {  # of numbers whose other limits stand with their checks; -MOST for those that may be negative
+    **dict.fromkeys(("data.start_row", "data.end_row", "data.sample", "data.min_chars", "data.max_chars"), MOST_ROWS),
+    **dict.fromkeys(("train.max_steps", "train.save_every", "train.eval_every", "train.patience"), MOST_STEPS),
+    **dict.fromkeys(("data.seed", "train.seed", "generation.seed"), MOST_SEED),
+    "load.simulate_gpu_gib": 2**20,
+    "lora.alpha": 10**6,
+    "lora.layers": 10**4,
+    "lora.loraplus_lr_ratio": 10**6,
+    "train.epochs": 10**5,
+    "train.batch_size": 10**5,
+    "train.max_seq_length": MOST_TOKENS,
+    "train.max_tokens_per_micro_batch": 2**24,
+    "generation.top_k": 10**7,
+    "generation.repetition_penalty": 100,
+}
+MOST_CHARACTERS = 4096  # of a text: a path, a hub id, names of modules
+MOST_FORMAT_CHARACTERS = 100_000  # of a prompt format
+
 FAST_PISSA = re.compile(r"pissa_niter_[1-9]\d{0,2}")  # PEFT's names for PiSSA by an iterative SVD
 
 Check = tuple[bool, str, dict]  # whether the value is allowed; the words key and values of the problem if it isn't
@@ -50,8 +76,8 @@ def parse(values: dict, base: Settings | None = None) -> Settings:
 def read_file(path: Path, name: str, base: Settings | None = None) -> Settings:
     """Validated settings from a JSON file, as `parse`; `name` is how errors call the file. Raises PlaygroundError."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        values = json.loads(read_small_text(path))
+    except (OSError, ValueError, RecursionError) as error:
         raise problem("error.settings_file", path=name, detail=str(error)[:200]) from error
     if not isinstance(values, dict):
         raise problem("error.settings_file", path=name, detail=type(values).__name__)
@@ -73,6 +99,7 @@ def problems(settings: Settings) -> list[Problem]:
         *_lora_checks(settings.lora),
         *(_kind_checks(settings.lora, settings.load.bits) if settings.train.method != "full" else ()),
         *_train_checks(settings.train, settings.load.bits, settings.lora.start_from),
+        *(check for group in fields(settings) for check in _size_checks(group.name, getattr(settings, group.name))),
     ]
     return [Problem(key, values) for allowed, key, values in checks if not allowed]
 
@@ -87,7 +114,9 @@ def generation_problems(generation: Generation) -> list[Problem]:
         "num_beams": 1 <= generation.num_beams <= 32,
         "repetition_penalty": generation.repetition_penalty > 0,
     }
-    return [Problem(f"problem.{n}", {n: getattr(generation, n)}) for n, valid in allowed.items() if not valid]
+    wrong = [Problem(f"problem.{n}", {n: getattr(generation, n)}) for n, valid in allowed.items() if not valid]
+    sizes = _size_checks("generation", generation)
+    return wrong + [Problem(key, values) for is_allowed, key, values in sizes if not is_allowed]
 
 
 def raise_all(problems: list[Problem]) -> None:
@@ -181,6 +210,8 @@ def _train_checks(train: Train, bits: int, start_from: str) -> Iterator[Check]:
     yield batch >= 1, "problem.batch_size", {"batch_size": batch}
     yield divides, "problem.micro_batch_size", {"batch_size": batch, "micro_batch_size": micro}
     yield train.max_seq_length >= 8, "problem.max_seq_length", {"max_seq_length": train.max_seq_length}
+    tokens = batch * train.max_seq_length
+    yield tokens <= MOST_BATCH_TOKENS, "problem.batch_tokens", {"tokens": tokens, "most": MOST_BATCH_TOKENS}
     yield budget == 0 or budget >= 8, "problem.max_tokens_per_micro_batch", {"max_tokens_per_micro_batch": budget}
     yield train.save_every >= 0, "problem.save_every", {"save_every": train.save_every}
     yield (
@@ -201,9 +232,21 @@ def _train_checks(train: Train, bits: int, start_from: str) -> Iterator[Check]:
     yield _one_of("train.compile", train.compile, COMPILE_CHOICES)
 
 
+def _size_checks(group: str, values: Any) -> Iterator[Check]:
+    """That no number and no text of a settings group is larger than anything can use."""
+    for name in (f.name for f in fields(values)):
+        field, value = f"{group}.{name}", getattr(values, name)
+        if field in MOST:
+            yield abs(value) <= MOST[field], "problem.most", {"field": field, "value": value, "most": MOST[field]}
+        elif isinstance(value, str):
+            most = MOST_FORMAT_CHARACTERS if name == "custom_format" else MOST_CHARACTERS
+            sizes = {"field": field, "characters": len(value), "most": most}
+            yield len(value) <= most, "problem.text_length", sizes
+
+
 def _one_of(field: str, value: str, choices: tuple[str, ...]) -> Check:
     return value in choices, "problem.choice", {"field": field, "value": value, "choices": list(choices)}
 
 
 def _is_number_from(least: int, text: str) -> bool:
-    return text.isdecimal() and int(text) >= least
+    return text.isdecimal() and len(text) <= len(str(MOST_STEPS)) and least <= int(text) <= MOST_STEPS

@@ -8,6 +8,7 @@ from playground import catalog
 from playground.catalog.entries import data_sets
 from playground.errors import PlaygroundError, problem
 from playground.i18n import translate
+from playground.json_values import read_small_text
 from playground.runs import Run, last_result
 from playground.runs.recordings import without_paths
 from playground.runs.summary import forgetting_of, pair_of
@@ -15,6 +16,7 @@ from playground.settings import Settings
 from playground.share.command_lines import tune_command
 
 ANSWERS = "answers.jsonl"
+MAX_ANSWERS_CHARACTERS = 50_000_000
 TOTALS = ("device_used", "rss")  # what decides whether a fine-tune fits: of a GPU, or of a CPU
 
 
@@ -117,14 +119,14 @@ def exchanges(run: Run) -> list[Exchange]:
 def _answer_rows(run: Run) -> list[Any]:
     """The lines of the run's answers that can be read; a torn or edited one is passed over."""
     try:
-        lines = (run.folder / ANSWERS).read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
+        lines = read_small_text(run.folder / ANSWERS, MAX_ANSWERS_CHARACTERS, "replace").splitlines()
+    except (OSError, ValueError):
         return []
     rows = []
     for line in lines:
         try:
             rows.append(json.loads(line))
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
     return rows
 

@@ -1,15 +1,37 @@
 """Write a text file so that an interrupted or failed write leaves nothing under its name."""
 
+import contextlib
+import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
+
+from playground.errors import problem
 
 
 def write_whole(path: Path, text: str) -> str:
-    """Write a file that is either whole or absent; returns its path."""
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Write a file that is either whole or absent; returns its path. Raises PlaygroundError where it can't be."""
+    with named_failure(path):
+        partial = path.with_name(f"{path.name}.partial")
+        try:
+            partial.write_text(text, encoding="utf-8")
+            os.replace(partial, path)
+        finally:
+            with contextlib.suppress(OSError):  # of a name that no file can have
+                partial.unlink(missing_ok=True)
     return str(path)
+
+
+@contextlib.contextmanager
+def named_failure(path: Path) -> Iterator[None]:
+    """Turn what the system says of a file or folder that can't be written into a PlaygroundError.
+
+    A full disk has a sentence of its own (errors.as_playground_error).
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        detail = error.strerror or str(error)
+        raise problem("error.write_file", path=path.name[:80], detail=detail[:200]) from error

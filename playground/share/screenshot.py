@@ -1,5 +1,6 @@
 """Make a PNG of a result card with a browser that is on this machine: Chrome, Chromium or Edge, without a window."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -7,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 from playground.errors import problem
+from playground.share.files import named_failure
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge", "msedge")
 PLACES = (  # where the installers of macOS and Windows put them
@@ -53,9 +55,11 @@ def write_png(page: str, path: Path, width: int, height: int) -> None:
             detail = str(error)
         if not drawn.is_file() or not drawn.read_bytes().startswith(PNG_START):
             raise problem("card.error.png", browser=Path(browser).name, detail=detail[:200])
-        partial = path.with_name(f"{path.name}.partial")
-        try:
-            shutil.copyfile(drawn, partial)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with named_failure(path):
+            partial = path.with_name(f"{path.name}.partial")
+            try:
+                shutil.copyfile(drawn, partial)
+                os.replace(partial, path)
+            finally:
+                with contextlib.suppress(OSError):  # of a name that no file can have
+                    partial.unlink(missing_ok=True)

@@ -35,7 +35,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "formats": (),
     "lora": ("rows", "columns", "r"),
     "run": (),
-    "prompts": (),
+    "prompts": ("recordings",),
     "cost": ("recordings",),
 }
 _BETWEEN = re.compile(r"[\s,]*")
@@ -111,17 +111,24 @@ def _problems(value: Any, number: int, line: int) -> Iterator[Problem]:
         yield Problem(
             "error.talk_value", {"step": number, "line": line, "name": "model", "value": str(value["model"])[:80]}
         )
-    if "recordings" in KINDS[kind]:
-        listed = value.get("recordings")
-        for name in listed if isinstance(listed, list) and listed else [listed]:
-            if not isinstance(listed, list) or name not in recordings.names():
-                yield Problem(
-                    "error.talk_value", {"step": number, "line": line, "name": "recordings", "value": str(name)[:80]}
-                )
+    if "recordings" in KINDS[kind] and (kind != "prompts" or "recordings" in value):
+        yield from _recording_problems(value, number, line)
     for name in {"rows", "columns", "r", "card"} & set(KINDS[kind]):
         size = value.get(name, 1)
         if type(size) is not int or not 0 < size <= 10**6:
             yield Problem("error.talk_value", {"step": number, "line": line, "name": name, "value": str(size)[:40]})
+
+
+def _recording_problems(value: dict, number: int, line: int) -> Iterator[Problem]:
+    """Recordings that don't ship with the program, or that hold no answers where a step shows them."""
+    listed = value.get("recordings")
+    for name in listed if isinstance(listed, list) and listed else [listed]:
+        if not isinstance(listed, list) or name not in recordings.names():
+            yield Problem(
+                "error.talk_value", {"step": number, "line": line, "name": "recordings", "value": str(name)[:80]}
+            )
+        elif value["kind"] == "prompts" and not any(e["kind"] == "sample" for e in recordings.read_recording(name)):
+            yield Problem("error.talk_no_answers", {"step": number, "line": line, "name": name})
 
 
 def _text_problems(value: dict, number: int, line: int, name: str) -> Iterator[Problem]:

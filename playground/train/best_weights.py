@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 
 from playground.errors import problem
+from playground.model.weights import unpacking_problems
+from playground.settings import raise_all
 from playground.train.checkpoint import write_whole
 from playground.train.trainer import Trainer
 
@@ -48,6 +50,7 @@ def restore(trainer: Trainer, path: Path) -> None:
 
 def _load(path: Path) -> dict:
     try:
+        raise_all(list(unpacking_problems(path)))
         state = torch.load(path, map_location="cpu", weights_only=True)
         if not {"step", "loss", "copies"} <= state.keys():
             raise ValueError("not a file of best weights")

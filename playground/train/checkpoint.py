@@ -1,7 +1,10 @@
 """Save and restore an unfinished fine-tune, so that it continues exactly where it was: one file in the run's folder."""
 
+import contextlib
+import errno
 import hashlib
 import os
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,23 +13,29 @@ import torch
 
 from playground.data.batch import Example
 from playground.errors import problem
+from playground.model.weights import unpacking_problems
+from playground.settings import raise_all
+from playground.settings.validate import MOST_STEPS
 from playground.train.checkpointing import CheckpointPolicy
 from playground.train.trainer import Trainer
 
 NAME = "checkpoint.pt"
-AUTO_SECONDS = 15.0  # between two checkpoints that nobody has asked for, at least
-AUTO_SHARE = 0.02  # of the time may be spent on writing them
+AUTO_SECONDS = 5.0  # between two checkpoints that nobody has asked for, at least
+AUTO_SHARE = 0.008  # of the time may be spent on writing them
 DISK_SPEED = 100e6  # bytes a second, until the first one was measured
+DISK_SHARE = 0.25  # of the free space that one may take which nobody has asked for: two lie there while it is replaced
 
 
 class CheckpointTimer:
     """When the next checkpoint is due: every so many steps or, automatically, so that writing costs AUTO_SHARE.
 
-    every: steps between two; 0: automatically where `automatic`, else never. size: bytes of one, about.
+    How long the last one took decides when the next one is due. every: steps between two; 0: automatically, in a
+    folder with room for them. size: bytes of one, about.
     """
 
-    def __init__(self, every: int, automatic: bool, size: int, clock: Callable[[], float] = time.monotonic):
-        self._every, self._automatic, self._clock = every, automatic, clock
+    def __init__(self, every: int, size: int, free: int, clock: Callable[[], float] = time.monotonic):
+        """free: bytes on the disk."""
+        self._every, self._automatic, self._clock = every, size <= DISK_SHARE * free, clock
         self._last, self._cost = clock(), size / DISK_SPEED
 
     def is_due(self, step: int) -> bool:
@@ -43,20 +52,31 @@ class CheckpointTimer:
 def save(trainer: Trainer, examples: Sequence[Example], path: Path) -> None:
     """Write step, optimizer, random state and checkpointing policy to a file, completely or not at all.
 
-    The keys are those of version 0.1, so that its checkpoints can be restored: "lesson" is a digest of the examples,
-    "dial" the policy.
+    In the middle of a step, the state after the one before is written; any thread may call it. The keys are those of
+    version 0.1, so that its checkpoints can be restored: "lesson" is a digest of the examples, "dial" the policy.
     """
     policy = trainer.plan.policy
-    state = {
-        "step": trainer.step,
-        "tokens": trainer.tokens,
-        "lesson": _digest(examples),
-        "dial": (policy.checkpointing, policy.tokens),
-        "optimizer": trainer.optimizer.state(),
-        "random": torch.get_rng_state(),
-        "random_cuda": torch.cuda.get_rng_state_all() if trainer.batcher.device == "cuda" else [],
-    }
-    write_whole(state, path)
+    trainer.rows_digest = trainer.rows_digest or _digest(examples)
+    with trainer.changing:
+        if not trainer.random:
+            trainer.note_random_state()
+        state = {
+            "step": trainer.step,
+            "tokens": trainer.tokens,
+            "lesson": trainer.rows_digest,
+            "dial": (policy.checkpointing, policy.tokens),
+            "optimizer": trainer.optimizer.state(),
+            **trainer.random,
+        }
+        write_whole(state, path)
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes that are free for checkpoints in a folder; 0 where that can't be found out."""
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return 0
 
 
 def size_of(trainer: Trainer) -> int:
@@ -65,7 +85,7 @@ def size_of(trainer: Trainer) -> int:
 
 
 def write_whole(state: dict, path: Path) -> None:
-    """Write a file so that a crash at any moment leaves the one before. Raises OSError or RuntimeError (disk full)."""
+    """Write a file so that a crash at any moment leaves the one before. Raises OSError with the file's name."""
     partial = path.with_suffix(".partial")
     try:
         with open(partial, "wb") as file:
@@ -73,8 +93,12 @@ def write_whole(state: dict, path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
+    except (OSError, RuntimeError) as error:  # RuntimeError: torch's own, for a full disk
+        code = getattr(error, "errno", None) or errno.ENOSPC
+        raise OSError(code, os.strerror(code), str(path)) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def restore(trainer: Trainer, examples: Sequence[Example], path: Path) -> None:
@@ -83,9 +107,13 @@ def restore(trainer: Trainer, examples: Sequence[Example], path: Path) -> None:
     Raises PlaygroundError if the file can't be read, or was written for other examples or settings.
     """
     try:
+        raise_all(list(unpacking_problems(path)))
         state = torch.load(path, map_location="cpu", weights_only=True)
         if state["lesson"] != _digest(examples):
             raise ValueError("the rows are not the same any more")
+        counts = (state["step"], state["tokens"])
+        if not all(type(count) is int and 0 <= count < 2**63 for count in counts) or counts[0] > MOST_STEPS:
+            raise ValueError(f"step {counts[0]}, {counts[1]} tokens")
         trainer.optimizer.load_state(state["optimizer"])
         trainer.step, trainer.tokens = state["step"], state["tokens"]
         trainer.plan.policy = CheckpointPolicy(*state["dial"])  # another one would round differently

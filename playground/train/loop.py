@@ -60,7 +60,9 @@ def fine_tune(
     less memory.
     """
     progress = _Progress(trainer, total_steps(len(examples), settings), settings.lr)
-    batches = islice(_endless_batches(examples, settings, trainer.batcher), trainer.step, progress.steps)
+    batches = islice(
+        _endless_batches(examples, settings, trainer.batcher), min(trainer.step, progress.steps), progress.steps
+    )
     while True:
         with training_mode(trainer, learning=True):
             progress.resume()
@@ -131,6 +133,7 @@ def _train_until_pause(
     On CUDA a step's event is yielded only once the next step's work is queued, so that the card never waits for work.
     """
     on_cuda = trainer.batcher.device == "cuda"
+    trainer.note_random_state()
     unreported: tuple[Callable[[], float], float] | None = None
     for batch in batches:
         if settings.compile == "auto" and not trainer.plan.compiled and progress.steps_done == TIMED_STEPS:
@@ -142,9 +145,11 @@ def _train_until_pause(
         if loss is None:
             return None
         lr = learning_rate_at(trainer.step, progress.steps, settings)
-        trainer.optimizer.step(lr)
-        trainer.step += 1
-        trainer.tokens += sum(len(example.ids) for example in batch)
+        with trainer.changing:
+            trainer.optimizer.step(lr)
+            trainer.step += 1
+            trainer.tokens += sum(len(example.ids) for example in batch)
+            trainer.note_random_state()
         unreported = (_read_later(loss), lr)
         if not on_cuda:
             yield progress.event(*unreported)

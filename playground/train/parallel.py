@@ -9,7 +9,7 @@ in main memory, and are gathered layer by layer; adapters stay whole. assets/acc
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -20,7 +20,6 @@ from playground.data.batch import shares_of
 from playground.errors import Problem
 from playground.settings import Settings, raise_all
 from playground.train.loss import Loss
-from playground.train.termination import TerminationWatch
 
 TIMEOUT = timedelta(hours=2)  # of a collective: as long as one process may download a model for all
 MESSAGE_NUMBERS = 2**26  # numbers that are summed in one message at most: a message needs a copy of them
@@ -62,7 +61,6 @@ class Team:
             self.load_device = "cpu"
         elif distributes and device == "cuda":  # "cuda" alone is card 0 to some readers
             self.load_device = f"cuda:{torch.cuda.current_device()}"
-        self._termination = TerminationWatch()
 
     def check(self, settings: Settings) -> None:
         """Raise PlaygroundError with every setting that these processes can't train with."""
@@ -134,18 +132,8 @@ class Team:
             shard_frozen_weights(loss_module, self._device, self.size, _env_flag("FSDP_OFFLOAD_PARAMS"))
         return loss_module
 
-    def report_on_sigterm(self, report: Callable[[], Any]) -> None:
-        """In the main process of several: call `report` and exit with status 1 when the launcher ends this process."""
-        if self.size > 1 and self.main:
-            self._termination.start(report)
-
-    def report_once(self) -> contextlib.AbstractContextManager[bool]:
-        """A lock around the report of the run's end. Yields whether this is the first report, the only one to write."""
-        return self._termination.report_once()
-
     def leave(self) -> None:
         """Leave the process group, which all processes must do: after this each continues, or ends, by itself."""
-        self._termination.stop()
         if self.accelerator and distributed.is_initialized():
             distributed.barrier()
             distributed.destroy_process_group()

@@ -1,8 +1,11 @@
 """The trainer: the model, optimizer, batches and memory plan of a fine-tune, and how far it is."""
 
 import contextlib
+import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import torch
 
 from playground.train.batching import Batcher
 from playground.train.checkpointing import CheckpointedLayers
@@ -17,7 +20,10 @@ from playground.train.patches import patch_modules
 class Trainer:
     """Everything that a fine-tune works with, and how far it is.
 
-    step: optimizer steps done; tokens: tokens in their rows, with prompts and without padding.
+    step: optimizer steps done; tokens: tokens in their rows, with prompts and without padding. random: the state of the
+    random numbers after the last whole step, from which that step's successor is computed. changing: held while a step
+    changes all of these, and while they are saved, which another thread may do in the middle of a step. rows_digest: of
+    the examples, once a checkpoint has needed it.
     """
 
     loss_module: Loss
@@ -28,6 +34,14 @@ class Trainer:
     team: Team
     step: int = 0
     tokens: int = 0
+    random: dict = field(default_factory=dict)
+    changing: threading.Lock = field(default_factory=threading.Lock)
+    rows_digest: str = ""
+
+    def note_random_state(self) -> None:
+        """Note the state of the random numbers, at the end of a step."""
+        cuda = torch.cuda.get_rng_state_all() if self.batcher.device == "cuda" else []
+        self.random = {"random": torch.get_rng_state(), "random_cuda": cuda}
 
 
 @contextlib.contextmanager

@@ -1,21 +1,22 @@
 """The part of the Runs tab that asks chosen runs: one question to the base model and to each run's adapter at once."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from html import escape
 from typing import Any
 
 import gradio as gr
 
-from playground import runs
-from playground.errors import Problem
+from playground import catalog, runs
+from playground.errors import PlaygroundError, Problem
 from playground.runs import RunSummary
 from playground.runs.query import setting_text, values_that_differ
 from playground.settings import Generation, raise_all
 from playground.ui import chat_settings
 from playground.ui.comparison import Answer, answer_section
 from playground.ui.page import QUIET, UNQUEUED, Page, message, message_box
-from playground.ui.run_names import short_display_name
+from playground.ui.run_names import display_name, short_display_name
 
 LEAST, MOST = 2, 4  # runs, as in engine/adapters_chat.py
 SHOWN_SETTINGS = 4  # of those that differ, over a run's answer
@@ -73,7 +74,7 @@ def _question_line(page: Page) -> tuple[gr.Textbox, gr.Button, gr.Button]:
             min_width=160,
         )
         ask = gr.Button(word("adapters.ask"), variant="primary", scale=0, min_width=130)
-        stop = gr.Button(word("adapters.stop"), scale=0, min_width=100)
+        stop = gr.Button(word("adapters.stop"), elem_id="adapters-stop", scale=0, min_width=100)
     return question, ask, stop
 
 
@@ -112,7 +113,7 @@ def _ask(page: Page, question: str, chosen: Any, values: Sequence) -> Iterator[t
     except Exception as error:
         begun = any(answer.text for answer in asked.answers)
         asked.status = ""
-        yield _answers_html(page, asked) if begun else "", page.error_message(error)
+        yield _answers_html(page, asked) if begun else "", page.error_message(_with_names(page, error))
     finally:
         page.engine.stop_job(job)  # where the page was closed, nobody reads the rest
 
@@ -137,6 +138,28 @@ def _names(page: Page, chosen: Sequence[RunSummary]) -> list[tuple[str, str]]:
     differing = list(values_that_differ(chosen).items())[:SHOWN_SETTINGS]
     texts = [[setting_text(name.split(".")[-1], values[n]) for name, values in differing] for n in range(len(chosen))]
     return [(short_display_name(run, page.lang), " · ".join(text)) for run, text in zip(chosen, texts)]
+
+
+def _with_names(page: Page, error: Exception) -> Exception:
+    """The error with runs, settings and models named as the page has them, where the engine has ids and paths."""
+    if not isinstance(error, PlaygroundError):
+        return error
+    return PlaygroundError(
+        *(replace(problem, values=_named_values(page, problem.values)) for problem in error.problems)
+    )
+
+
+def _named_values(page: Page, values: dict) -> dict:
+    named = dict(values)
+    for key in {"run", "other"} & set(values):
+        with suppress(PlaygroundError):  # of a run that is gone, its id stays
+            named[key] = display_name(runs.summary(page.root, values[key]), page.lang)
+    if "field" in values:
+        named["field"] = page.translate(values["field"])
+    if values.get("field") == "load.model":
+        models = {key: catalog.display_name(values[key]) for key in ("value", "given")}
+        named |= models if len(set(models.values())) == 2 else {}  # else they differ in their folders
+    return named
 
 
 def _take_in(page: Page, asked: _Asked, event: dict) -> None:

@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from starlette.middleware import Middleware
 
-from playground import ASSETS, catalog
-from playground.data.source import MAX_FILE_BYTES
+from playground import catalog
 from playground.engine.client import Engine
 from playground.i18n import LANGUAGES, translate
 from playground.planning.client import Planner
-from playground.runs import empty_trash
+from playground.runs import empty_trash, put_back_spares
 from playground.settings import Settings
 from playground.talk.steps import Step, read_steps
 from playground.ui import (
@@ -31,6 +29,7 @@ from playground.ui import (
     data_tab,
     fine_tune_tab,
     header,
+    interrupted_notice,
     kept_state,
     lab_tab,
     load_tab,
@@ -43,40 +42,13 @@ from playground.ui import (
     talk_tab,
 )
 from playground.ui.engine_state import engine_state, loaded_text, tuned_text
-from playground.ui.host_check import HostCheck
-from playground.ui.live_view import HEAD, STATIC, live_view
-from playground.ui.opening import OpeningPicture
+from playground.ui.live_view import STATIC, live_view
 from playground.ui.page import UNQUEUED, Page, job_message
 from playground.ui.separate_events import separate_events
 from playground.ui.shared_page import SharedPage
-from playground.ui.theme import theme
 from playground.ui.workspaces import Workspace
 
-STYLES = (
-    "style.css",
-    "figures.css",
-    "plan_tab.css",
-    "tokens.css",
-    "data.css",
-    "compare.css",
-    "lab.css",
-    "talk.css",
-    "overlay.css",
-)
-# Gradio's row of links to all pages; hidden before the stylesheets are here, or everything would move up then.
-NO_NAVIGATION = "<style>.nav-holder { display: none !important; }</style>"
-TABS = (
-    "start",
-    "plan",
-    "load",
-    "data",
-    "tune",
-    "chat",
-    "lab",
-    "talk",
-    "runs",
-    "take",
-)  # in their order; "start" is what opens
+TABS = ("start", "plan", "load", "data", "tune", "chat", "lab", "talk", "runs", "take")  # in their order; "start" opens
 
 
 def build_app(root: Path, lang: str = "en", private: bool = False, talk: Sequence[Step] = ()) -> gr.Blocks:
@@ -84,9 +56,10 @@ def build_app(root: Path, lang: str = "en", private: bool = False, talk: Sequenc
 
     private: only its owner opens the page, and may name files of this machine and have it call any service. talk: the
     steps of the Talk tab; those that ship with the program if there are none. Starts the engine in the background. Runs
-    that were deleted earlier are removed for good.
+    that were deleted earlier are removed for good, and what others wrote to spare folders is put back.
     """
     empty_trash(root)
+    put_back_spares(root)
     shared = None if private else SharedPage(root)
     environment, folder = (shared.environment, shared.folder) if shared else (None, None)
     engine = Engine(root, environment=environment, folder=folder)
@@ -107,7 +80,7 @@ def build_app(root: Path, lang: str = "en", private: bool = False, talk: Sequenc
         _build_page(app, first, f"/{other}", talk)
     with app.route(translate(lang, "app.other"), f"/{other}"):
         _build_page(app, second, "/", talk)
-    app.engine, app.shared = engine, shared
+    app.engine, app.planner, app.shared = engine, planner, shared
     app.queue(default_concurrency_limit=None, max_size=64)
     return app
 
@@ -116,25 +89,6 @@ def _one_workspace(root: Path, engine: Engine, planner: Planner) -> Callable[[],
     """On a private page whoever opens it has everything."""
     workspace = Workspace("", root, engine, planner)
     return lambda: workspace
-
-
-def launch_options(lang: str, shared: SharedPage | None, names: Sequence[str] = ()) -> dict[str, Any]:
-    """Arguments of `Blocks.launch`, except the address. lang: of the first page, as for `build_app`.
-
-    shared: as of the app that `build_app` returned; None for a private page. names: under which that is opened, besides
-    this machine's.
-    """
-    guard = shared.middleware() if shared else Middleware(HostCheck, names=names)
-    return {
-        "theme": theme(),
-        "css_paths": [ASSETS / name for name in STYLES],
-        "head": NO_NAVIGATION + HEAD + kept_state.HEAD,
-        "max_file_size": MAX_FILE_BYTES,
-        "run_history": False,
-        "mcp_server": shared is None and api.has_mcp(),
-        "app_kwargs": {"middleware": [guard, Middleware(OpeningPicture, first=lang)]},
-        "footer_links": ["gradio", "settings"],
-    }
 
 
 @dataclass(frozen=True)
@@ -177,6 +131,8 @@ def _build_page(app: gr.Blocks, page: Page, other_path: str, talk: Sequence[Step
     adapters_chat_view.connect(page, tabs.runs.adapters_chat, chosen, generation)
     take_home_tab.connect(page, tabs.take_home, headers["take"])
     status_strip.connect(page, strip)
+    for notice in (tabs.start.interrupted, tabs.fine_tune.interrupted):
+        interrupted_notice.connect(page, notice, app, view)
     tabs.preset.input(lambda name: page.values(_preset(name)), tabs.preset, page.inputs(), **UNQUEUED)
     tabs.plan.choice.use.click(lambda: None, None, tabs.preset, **UNQUEUED)  # the form no longer holds a preset
     _connect_engine_state(app, page, tabs, strip, view)

@@ -6,12 +6,14 @@ would show its rows stay empty. A row's own problems, and a tokenizer that isn't
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
 
 from playground.data import source
 from playground.data.mapping_text import FIELDS
+from playground.data.preview_values import from_dict
 from playground.errors import as_playground_error
 from playground.settings import Settings
 from playground.ui import cost_view, rows_view, xray_view
@@ -64,7 +66,8 @@ def preview(page: Page, values: Sequence, choices: tuple[str, ...] = (), fetch: 
         if not fetch and source.is_remote(data.source):
             about = rows_view.quiet(page.translate("rows.remote", source=source_name(page, data.source)))
             return about, "", "", gr.skip(), *same_columns, gr.update(visible=True), message(), True
-        found = source.preview(data, PREVIEW_RECORDS)
+        asked = replace(Settings(), data=data).to_dict()
+        found = from_dict(page.planner.ask("preview", settings=asked, rows=PREVIEW_RECORDS))
     except Exception as error:
         return "", "", "", gr.skip(), *same_columns, HIDDEN, page.error_message(error), False
     offered = [(page.translate("rows.guess"), ""), *((name, name) for name in [*found.found, *found.nested])]

@@ -18,9 +18,10 @@ from playground.settings import (
     SAMPLE_CHOICES,
     START_VALUES,
 )
-from playground.ui import card_picture, oom_suggestions, queue_form
+from playground.ui import card_picture, interrupted_notice, oom_suggestions, queue_form
 from playground.ui.adapter_choice import adapter_choices
 from playground.ui.advice_view import advice_html
+from playground.ui.interrupted_notice import InterruptedNotice
 from playground.ui.oom_suggestions import SuggestionBox
 from playground.ui.page import (
     LATEST_ONLY,
@@ -52,11 +53,13 @@ class FineTuneTab:
     suggestions: SuggestionBox
     picture: gr.HTML
     queue: QueueForm
+    interrupted: InterruptedNotice
 
 
 def build(page: Page) -> FineTuneTab:
     """The tab's components."""
     translate, field = page.translate, page.field
+    interrupted = interrupted_notice.build(page)
     gr.Markdown(translate("tune.lead"), elem_classes="lead")
     summary = gr.HTML(f'<p class="summary">{escape(translate("summary.counting"))}</p>', elem_classes="counted")
     with gr.Row(elem_classes="actions"):
@@ -76,7 +79,7 @@ def build(page: Page) -> FineTuneTab:
         _training_fields(page)
     with gr.Accordion(translate("tune.memory"), open=False):
         _memory_fields(page)
-    return FineTuneTab(summary, start, compare, box, suggestions, card_picture.build(page), queue)
+    return FineTuneTab(summary, start, compare, box, suggestions, card_picture.build(page), queue, interrupted)
 
 
 def connect(

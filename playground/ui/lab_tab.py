@@ -15,6 +15,7 @@ from playground.lab.question import LabQuestion, parse_question
 from playground.runs.lab_points import all_points
 from playground.settings import Settings
 from playground.ui import lab_figure, race_view, weight_view
+from playground.ui.lab_recorded import recorded_badge, recorded_points
 from playground.ui.model_choices import model_choices
 from playground.ui.page import QUIET, UNQUEUED, Page, Update, message, message_box
 from playground.ui.race_view import RaceView
@@ -100,9 +101,10 @@ def connect(page: Page, tab: LabTab, header: gr.Tab, live_view: gr.HTML) -> None
         try:
             base = page.settings(values)
             question = parse_question({"formats": ",".join(map(str, formats or [])), **_subject(page, prompt, text)})
-            jobs = [
-                partial(page.engine.lab, settings, asdict(question)) for settings in _settings_of(page, base, models)
-            ]
+            jobs = {
+                settings.load.model: partial(page.engine.lab, settings, asdict(question))
+                for settings in _settings_of(page, base, models)
+            }
             page.queue.start("lab", jobs)
         except PlaygroundError as error:
             yield [page.error_message(error), gr.skip(), gr.skip(), gr.skip()]
@@ -118,7 +120,7 @@ def connect(page: Page, tab: LabTab, header: gr.Tab, live_view: gr.HTML) -> None
                 before = points
                 yield [message(), gr.update(interactive=False), *_drawn(page, points)]
             time.sleep(POLL_SECONDS)
-        error = page.queue.error if page.queue.kind == "lab" else None
+        error = next(iter(page.queue.errors.values()), None) if page.queue.kind == "lab" else None
         yield [
             page.error_message(error) if error else message(),
             gr.update(interactive=not page.queue.running),
@@ -164,4 +166,10 @@ def _points(
 
 
 def _drawn(page: Page, points: dict[tuple[str, str], dict]) -> list[Update]:
-    return [lab_figure.figure(page.translate, points), lab_figure.answers_table(page.translate, points)]
+    """Figure and table; of recorded points, which say so, where nothing was measured here."""
+    word = page.translate
+    if points:
+        return [lab_figure.figure(word, points), lab_figure.answers_table(word, points)]
+    recorded = recorded_points()
+    figure = lab_figure.figure(word, points) + lab_figure.figure(word, recorded) + recorded_badge(word)
+    return [figure, lab_figure.answers_table(word, recorded) + recorded_badge(word)]

@@ -3,6 +3,7 @@
 Its scripts in assets/: live_reducer.js (events → state), live_figures.js (texts and figures), live_recording.js
 (plays what has ended), live_view.js (the page).
 The browser polls `since` with a byte cursor, so a live run, a reload, a hidden tab and a past run are the same case.
+The reply says when to poll again (poll_pace.py).
 `since` bypasses Gradio's queue and anyone who can open the page can call it, so it validates its argument.
 """
 
@@ -20,7 +21,9 @@ from playground import ASSETS, catalog, runs
 from playground.errors import PlaygroundError, stored_text
 from playground.i18n import table
 from playground.runs.recordings import read_recording
+from playground.runs.shared_reader import SharedReader
 from playground.runs.thinning import thin_memory
+from playground.ui.poll_pace import PollPace
 
 BLOCK = 4_000_000  # bytes of events in a reply; the browser polls again at once while there are more
 FRESH = 3.0  # seconds: a run written to this recently is still going, even if another process writes it
@@ -101,9 +104,16 @@ def live_view(lang: str, root: Callable[[], Path], current: Callable[[], dict]) 
     recording of the language's demo is played.
     """
     last_runs: dict[Path, str] = {}
+    pace = PollPace()
+    reader = SharedReader(lambda events: [with_text(event, lang) for event in events])
 
     def since(request: Any) -> dict:
-        """The events of the followed run after the browser's cursor."""
+        """The events of the followed run after the browser's cursor, and when to ask again."""
+        reply = events_since(request)
+        is_fast = (reply["busy"] and not reply["waiting"]) or reply["live"]
+        return reply | {"wait_s": pace.next_wait(is_fast)}
+
+    def events_since(request: Any) -> dict:
         now, folder = current(), root()
         if now["run"]:
             last_runs[folder] = now["run"]  # a run stays on the screen after its end, also over a reload
@@ -121,14 +131,14 @@ def live_view(lang: str, root: Callable[[], Path], current: Callable[[], dict]) 
         try:
             run = runs.find(folder, run_id)
             start = query["cursor"] if run_id == query["run"] else 0
-            events, cursor = run.since(start, BLOCK)
+            events, cursor = reader.since(run, start, BLOCK)
             fresh = time.time() - (run.folder / "events.jsonl").stat().st_mtime < FRESH
         except (PlaygroundError, OSError):
             return empty
         return empty | {
             "run": run.id,
             "cursor": cursor,
-            "events": [_with_text(event, lang) for event in thin_memory(events, MAX_MEMORY_EVENTS)],
+            "events": thin_memory(events, MAX_MEMORY_EVENTS),
             "more": cursor - start > BLOCK // 2,
             "live": fresh or (now["busy"] and now["run"] == run.id),
         }
@@ -145,7 +155,7 @@ def live_view(lang: str, root: Callable[[], Path], current: Callable[[], dict]) 
                 found = list(runs.find(root(), run_id).events())
             except (PlaygroundError, OSError):
                 return []
-        return [_with_text(event, lang) for event in thin_memory(found, MAX_MEMORY_EVENTS)]
+        return [with_text(event, lang) for event in thin_memory(found, MAX_MEMORY_EVENTS)]
 
     return gr.HTML(
         html_template=TEMPLATE,
@@ -155,7 +165,7 @@ def live_view(lang: str, root: Callable[[], Path], current: Callable[[], dict]) 
         container=True,
         server_functions=[since, all_events],
         follow="",
-        words=_words(lang),
+        words=view_words(lang),
         lang=lang,
     )
 
@@ -166,10 +176,10 @@ def _recording_since(run_id: str, query: dict, lang: str) -> dict:
     if not events:
         return {}
     fresh = events if run_id != query["run"] or not query["cursor"] else []
-    return {"run": run_id, "cursor": 1, "events": [_with_text(event, lang) for event in fresh]}
+    return {"run": run_id, "cursor": 1, "events": [with_text(event, lang) for event in fresh]}
 
 
-def _words(lang: str) -> dict[str, str]:
+def view_words(lang: str) -> dict[str, str]:
     """The texts of the live view, keyed as its scripts name them."""
     texts = table(lang).items()
     return {key.removeprefix("chart."): text for key, text in texts if key.startswith(("chart.", "phase."))}
@@ -184,7 +194,7 @@ def _validated(request: Any) -> dict | None:
     return {"follow": follow, "run": run, "cursor": cursor} if valid else None
 
 
-def _with_text(event: dict, lang: str) -> dict:
+def with_text(event: dict, lang: str) -> dict:
     """A note or an error with its `text` in the page's language, a run's beginning with its model's `name`."""
     if event["kind"] == "run_started":
         model = (event.get("settings") or {}).get("load", {}).get("model", "")
@@ -200,7 +210,7 @@ def _with_text(event: dict, lang: str) -> dict:
 
 def error_text(event: dict, lang: str) -> str:
     """The text of an `error` event, one line a problem, also of one that another version of the program wrote."""
-    return str(_with_text(event, lang).get("text", ""))
+    return str(with_text(event, lang).get("text", ""))
 
 
 def shown_run(value: str | None) -> str:

@@ -8,6 +8,7 @@ Its own script (assets/opening.js) removes it as soon as the page has a tab open
 from functools import partial
 from html import escape
 
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from playground import ASSETS, catalog
@@ -20,7 +21,11 @@ STYLES = ("figures.css", "opening.css")
 
 
 class OpeningPicture:
-    """Middleware that puts the picture into the documents of the pages. first: language of the page at `/`."""
+    """Middleware that puts the picture into the documents of the pages. first: language of the page at `/`.
+
+    It answers HEAD requests for them at once: at start Gradio sends one to its own page, and ends the program where
+    none is answered within three seconds, which a busy machine may need to make the page.
+    """
 
     def __init__(self, app: ASGIApp, first: str) -> None:
         self._app = app
@@ -29,6 +34,9 @@ class OpeningPicture:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         picture = self._pictures.get(scope.get("path", "").rstrip("/") or "/")
+        if picture is not None and scope.get("method") == "HEAD":
+            await Response(media_type="text/html")(scope, receive, send)
+            return
         if scope["type"] != "http" or scope["method"] != "GET" or picture is None:
             await self._app(scope, receive, send)
             return

@@ -19,6 +19,7 @@ from playground.jobs.store import Listing, QueuedJob
 from playground.jobs.sweep import MOST_RUNS_PUBLIC, value_text
 from playground.jobs.sweep_jobs import can_resume
 from playground.ui.page import Page
+from playground.ui.poll_pace import PollPace
 from playground.ui.sweep_view import sweep_html
 
 MOST_SHOWN = 200  # jobs in the list; sweeps' tables have all of theirs
@@ -38,12 +39,13 @@ TEMPLATE = """
 def build(page: Page) -> gr.HTML:
     """The component, hidden while the queue is empty. Jobs whose program died are marked as interrupted."""
     owner.mark_interrupted(page.root)
+    pace = PollPace()
 
     def queue_state(request: Any) -> dict:
         """What the queue's view draws, or nothing where the browser has this state of it already."""
-        shown = state(page)
+        shown, wait = state(page), {"wait_s": pace.next_wait(live=False)}
         known = request.get("version") if isinstance(request, dict) else None
-        return {"version": shown["version"]} if known == shown["version"] else shown
+        return ({"version": shown["version"]} if known == shown["version"] else shown) | wait
 
     def queue_do(request: Any) -> dict:
         """{"error": text, "" for none} of {"do": a key of ACTIONS, "id": of a job, or ""}."""

@@ -1,4 +1,4 @@
-"""The race's picture as HTML: the training loss of each width over the steps. Styles: assets/lab.css."""
+"""The race's picture as HTML: the training loss over the steps for each kind of weights. Styles: assets/lab.css."""
 
 from collections.abc import Callable, Sequence
 from html import escape
@@ -6,9 +6,9 @@ from html import escape
 from playground.runs.race import Lane
 
 WIDTH, HEIGHT = 760, 240
-LEFT, RIGHT, TOP, BOTTOM = 58, 90, 12, 34  # margins; the names stand on the right
+LEFT, RIGHT, TOP, BOTTOM = 58, 100, 12, 34  # margins; the names stand on the right
 LABEL_HEIGHT = 17
-LOOKS = 4  # colors
+LOOKS = 6  # colors
 
 
 def race_figure(translate: Callable, found: Sequence[Lane]) -> str:
@@ -35,7 +35,7 @@ def race_figure(translate: Callable, found: Sequence[Lane]) -> str:
     ends = _apart([y(lane.losses[-1][1]) for lane in drawn])
     names = "".join(
         f'<text class="look-{number % LOOKS}" x="{x(lane.losses[-1][0]) + 6:.1f}" y="{at + 5:.1f}">'
-        f"{escape(translate('runs.bits', bits=lane.bits))}{' fp8' if lane.is_float8 else ''}</text>"
+        f"{escape(translate('runs.bits', bits=lane.bits))} {escape(lane.type)}</text>"
         for number, (lane, at) in enumerate(zip(drawn, ends))
     )
     axis = "".join(

@@ -1,10 +1,11 @@
-"""The bit-width race on the Bit widths tab: the form's fine-tune at several widths, in one table and one picture."""
+"""The bit-width race on the Bit widths tab: the form's fine-tune with several kinds of weights, in one table."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from html import escape
+from types import MappingProxyType
 from typing import Any
 
 import gradio as gr
@@ -12,13 +13,14 @@ import gradio as gr
 from playground.errors import PlaygroundError, problem
 from playground.i18n import format_bytes
 from playground.planning.client import this_machine
-from playground.runs.race import Lane, lanes
-from playground.settings import BIT_WIDTHS, Settings
+from playground.runs.race import TYPED, Lane, lanes, of_kind, widest_first, without_kind
+from playground.settings import Settings
 from playground.ui.page import QUIET, Page, Update, message, message_box
 from playground.ui.race_figure import race_figure
 
 POLL_SECONDS = 1.0
 HEAD = ("bits", "memory", "step", "loss", "recall", "answer")
+FIRST_CHOSEN = ("32", "16", "8-int8", "4-nf4")
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,10 @@ class RaceView:
 def build(page: Page) -> RaceView:
     """The components."""
     word = page.translate
+    kinds = [(kind.replace("-", " "), kind) for kind in TYPED]
     gr.Markdown(word("race.lead"), elem_classes="lead")
     with gr.Row(elem_classes="actions"):
-        widths = gr.CheckboxGroup(list(BIT_WIDTHS), value=list(BIT_WIDTHS), label=word("race.widths"), scale=3)
+        widths = gr.CheckboxGroup(kinds, value=list(FIRST_CHOSEN), label=word("race.widths"), scale=3)
         start = gr.Button(word("race.go"), variant="primary", elem_id="race-start", scale=1)
     return RaceView(widths, start, message_box(), gr.HTML(elem_classes="counted"))
 
@@ -45,70 +48,83 @@ def connect(page: Page, view: RaceView, header: gr.Tab, live_view: gr.HTML) -> N
     """Attach the listeners, once all fields of the page exist."""
     outputs, inputs = [view.message, view.start, view.table], [view.widths, *page.inputs()]
 
-    def start(widths: list, *values: Any) -> Iterator[list]:
+    def start(kinds: list, *values: Any) -> Iterator[list]:
         try:
-            if not widths:
+            if not kinds:
                 raise problem("error.race_no_width")
             settings = page.settings(values)
-            jobs = [partial(page.engine.tune, at_width(settings, bits)) for bits in widest_first(widths)]
-            page.queue.start("race", jobs)
+            jobs = {
+                kind: partial(page.engine.tune, of_kind(settings, kind), exact=True) for kind in widest_first(kinds)
+            }
+            page.queue.start("race", jobs, about=without_kind(settings), keep_going=True)
         except PlaygroundError as error:
             yield [page.error_message(error), gr.skip(), gr.skip()]
             return
-        yield from follow(widths, *values)
+        yield from follow(kinds, *values)
 
-    def follow(widths: list, *values: Any) -> Iterator[list]:
+    def follow(kinds: list, *values: Any) -> Iterator[list]:
         """Update the table once a second until the race has ended."""
         while page.queue.running and page.queue.kind == "race":
-            yield [message(), gr.update(interactive=False), draw(widths, values)]
+            yield [message(), gr.update(interactive=False), draw(kinds, values)]
             time.sleep(POLL_SECONDS)
-        error = page.queue.error if page.queue.kind == "race" else None
-        shown = page.error_message(error) if error else message()
-        yield [shown, gr.update(interactive=not page.queue.running), draw(widths, values)]
+        yield [message(), gr.update(interactive=not page.queue.running), draw(kinds, values)]
 
-    def draw(widths: list, values: Sequence) -> Update:
+    def draw(kinds: list, values: Sequence) -> Update:
         try:
             settings = page.settings(values)
         except PlaygroundError:
             return gr.skip()
-        found = lanes(page.root, settings, widest_first(widths), this_machine()["name"])
+        found = lanes(page.root, settings, widest_first(kinds), this_machine()["name"])
         now = page.engine.run if page.engine.state == "busy" else None
-        return race_table(
-            page,
-            settings,
-            [replace(lane, state="running") if lane.run == now else lane for lane in found.values()],
-        )
+        shown = {kind: replace(lane, state="running") if lane.run == now else lane for kind, lane in found.items()}
+        return race_table(page, shown, failures(page, settings, kinds))
 
     view.start.click(start, inputs, outputs, **QUIET)
     header.select(follow, inputs, outputs, **QUIET)
-    live_view.change(lambda widths, *values: draw(widths, values), inputs, view.table, **QUIET)
+    live_view.change(lambda kinds, *values: draw(kinds, values), inputs, view.table, **QUIET)
 
 
-def at_width(settings: Settings, bits: int) -> Settings:
-    """The same fine-tune with the frozen weights at another width."""
-    return replace(settings, load=replace(settings.load, bits=bits))
+def failures(page: Page, settings: Settings, kinds: Sequence[str]) -> dict[str, str]:
+    """Why kinds of the last race with these settings failed, in a sentence each."""
+    if page.queue.kind != "race" or page.queue.about != without_kind(settings):
+        return {}
+    return {kind: error.text(page.lang) for kind, error in page.queue.errors.items() if kind in kinds}
 
 
-def widest_first(widths: Sequence) -> list[int]:
-    """The chosen widths in the order in which they are run and shown."""
-    return [bits for bits in sorted(BIT_WIDTHS, reverse=True) if bits in widths]
+def race_table(page: Page, found: Mapping[str, Lane], failed: Mapping[str, str] = MappingProxyType({})) -> str:
+    """A line a kind: memory predicted beside measured, seconds a step, loss, facts, and the last sample answer.
 
-
-def race_table(page: Page, settings: Settings, found: Sequence[Lane]) -> str:
-    """A line a width: memory predicted beside measured, seconds a step, loss, facts, and the last sample answer."""
-    if not found:
+    found: lanes by kind; failed: why kinds failed, or couldn't be run on this machine.
+    """
+    if not found and not failed:
         return f'<p class="quiet">{escape(page.translate("race.none"))}</p>'
-    sizes = [size for lane in found for size in (lane.predicted, lane.measured) if size]
+    listed = list(found.values())
+    sizes = [size for lane in listed for size in (lane.predicted, lane.measured) if size]
     head = "".join(f'<th scope=col class="{name}">{escape(page.translate(f"race.head.{name}"))}</th>' for name in HEAD)
-    rows = "".join(_row(page, lane, max(sizes, default=1)) for lane in found)
-    prompt = next((lane.prompt for lane in found if lane.prompt), "")
+    rows = "".join(
+        _row(page, found[kind], max(sizes, default=1), failed.get(kind, ""))
+        if kind in found
+        else _failed_row(kind, failed[kind])
+        for kind in widest_first([*found, *failed])
+    )
+    prompt = next((lane.prompt for lane in listed if lane.prompt), "")
     about = f'<p class="small">{escape(page.translate("race.prompt", prompt=prompt))}</p>' if prompt else ""
-    figure = race_figure(page.translate, found)
+    figure = race_figure(page.translate, listed)
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
     return f'<div class="plan wide race">{table}{about}{figure}</div>'
 
 
-def _row(page: Page, lane: Lane, largest: int) -> str:
+def _failed_row(kind: str, sentence: str) -> str:
+    """A kind that has no run: why."""
+    bits, _, type = kind.partition("-")
+    small = f"<small>{escape(type)}</small>" if type else ""
+    return (
+        f'<tr><th scope=row>{bits}{small}</th><td class="answer" colspan={len(HEAD) - 1}>{escape(sentence)}</td></tr>'
+    )
+
+
+def _row(page: Page, lane: Lane, largest: int, failure: str) -> str:
+    """The row of a lane. failure: why the kind's last run failed, or ""."""
     bars = "".join(
         f'<span class="{look}"><i style="width:{60 * size / largest:.1f}%"></i>'
         f" {format_bytes(size)} {escape(page.translate(f'race.{look}'))}</span>"
@@ -121,7 +137,6 @@ def _row(page: Page, lane: Lane, largest: int) -> str:
     recall = "–" if lane.recall is None else f"{lane.recall[0]:.0%} → {lane.recall[1]:.0%}"
     state = "" if lane.state == "done" else f"<small>{escape(page.translate(f'state.{lane.state}'))}</small>"
     cells = f'<td class="memory">{bars}</td><td>{step}{speed}</td><td>{loss}</td><td>{recall}</td>'
-    kind = "<small>fp8</small>" if lane.is_float8 else ""
-    return (
-        f'<tr><th scope=row>{lane.bits}{kind}{state}</th>{cells}<td class="answer">{escape(lane.answers[1])}</td></tr>'
-    )
+    kind = f"<small>{escape(lane.type)}</small>" if lane.type else ""
+    last = escape(failure or lane.answers[1])
+    return f'<tr><th scope=row>{lane.bits}{kind}{state}</th>{cells}<td class="answer">{last}</td></tr>'

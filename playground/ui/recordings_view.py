@@ -2,18 +2,19 @@
 
 import tempfile
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import gradio as gr
 
 from playground import catalog, runs
 from playground.errors import PlaygroundError
-from playground.i18n import format_bytes
+from playground.i18n import format_bytes, translate
 from playground.runs import recordings
 from playground.settings import parse
 from playground.ui.live_view import SHIPPED, shown_run
 from playground.ui.page import UNQUEUED, Page, Update, message, message_box
+from playground.ui.run_names import data_name
 
 # No run is shown, it still goes on, or it is damaged.
 NO_RECORDING = (PlaygroundError, ValueError, AttributeError, KeyError, TypeError)
@@ -50,7 +51,7 @@ def connect(page: Page, view: RecordingsView, live_view: gr.HTML) -> None:
     """Attach the listeners. live_view: plays what is chosen; its value tells which run is shown."""
 
     def list_recordings(chosen: str | None) -> Update:
-        choices = [(describe(page, name), name) for name in recordings.names()]
+        choices = [(describe(page.lang, name), name) for name in recordings.names()]
         return gr.update(choices=choices, value=chosen or choices[0][1])
 
     def open_file(path: str) -> tuple:
@@ -66,22 +67,23 @@ def connect(page: Page, view: RecordingsView, live_view: gr.HTML) -> None:
         event(lambda value: _save_button(page, value), live_view, view.save, **UNQUEUED)
 
 
-def describe(page: Page, name: str) -> str:
-    """A recording in one line: the job, model, bits, what is trained, the GPU or processor, and how it ended."""
+def describe(lang: str, name: str) -> str:
+    """A recording in one line: the job, model, bits, what is trained and on what, the hardware, and how it ended."""
+    word = partial(translate, lang)
     events = recordings.read_recording(name)
     first, last = events[0], events[-1]
     settings = parse(first["settings"])
-    title = page.translate(
+    title = word(
         "chart.title",
-        job=page.translate(f"chart.job.{first['job']}"),
+        job=word(f"chart.job.{first['job']}"),
         model=catalog.display_name(settings.load.model),
         bits=settings.load.bits,
     )
-    parts = [title]
+    parts = [title, *([data_name(settings.data.source, lang)] if first["job"] == "tune" else [])]
     if first["job"] == "tune" and settings.train.method == "full":
-        parts.append(page.translate("recordings.full"))
+        parts.append(word("recordings.full"))
     if last["kind"] == "error":
-        parts.append(page.translate("recordings.failed", gib=settings.load.simulate_gpu_gib))
+        parts.append(word("recordings.failed", gib=settings.load.simulate_gpu_gib))
     else:
         peak = last["result"]["peak"]
         parts.append(format_bytes(peak.get("device_used", peak.get("rss"))))

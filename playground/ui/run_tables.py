@@ -15,7 +15,7 @@ def accuracy(translate: Callable, pairs: Sequence[Pair]) -> str:
     """A run's figures that were both predicted and measured, grouped by phase."""
     rows = []
     for phase, of_phase in groupby(pairs, lambda pair: pair.phase):
-        rows.append([translate(f"chart.job.{phase}")])
+        rows.append([_word(translate, f"chart.job.{phase}", phase)])
         for pair in of_phase:
             predicted, measured = format_bytes(pair.predicted), format_bytes(pair.measured)
             rows.append([_kind(translate, pair.kind), predicted, measured, _signed_percent(pair.error)])
@@ -31,7 +31,8 @@ def record(translate: Callable, pairs: Sequence[Pair], names: Mapping[str, str])
             pair.kind: f"{_signed_percent(pair.error)}\n{format_bytes(pair.predicted)} → {format_bytes(pair.measured)}"
             for pair in of_phase
         }
-        head = f"{translate(f'chart.job.{phase}')}\n{names.get(run_id, run_id)}"
+        job = _word(translate, f"chart.job.{phase}", phase)
+        head = f"{job}\n{names.get(run_id, run_id)}"
         rows.append([head, *(cells.get(kind, "") for kind in kinds)])
     return table([translate("runs.head.run"), *(_kind(translate, kind) for kind in kinds)], rows, "stacked")
 
@@ -43,7 +44,15 @@ def scores(translate: Callable, scores: Sequence[Score]) -> str:
 
 
 def _kind(translate: Callable, kind: str) -> str:
-    return translate(f"chart.memory.{kind}" if kind in TOTALS else f"chart.part.{kind}")
+    return _word(translate, f"chart.memory.{kind}" if kind in TOTALS else f"chart.part.{kind}", kind)
+
+
+def _word(translate: Callable, key: str, name: str) -> str:
+    """The text of a key; the name itself where another version, or a person, wrote it."""
+    try:
+        return translate(key)
+    except KeyError:
+        return name[:40]
 
 
 def _signed_percent(share: float) -> str:

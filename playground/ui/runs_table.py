@@ -18,7 +18,7 @@ import gradio as gr
 from playground import ASSETS, runs
 from playground.errors import stored_text
 from playground.i18n import format_bytes, format_duration, table, translate
-from playground.runs import RunSummary
+from playground.runs import RunSummary, damaged
 from playground.runs.query import PAGE, STATES, Query, changed_settings, find_runs, parse_query, setting_text
 from playground.ui.page import Page
 from playground.ui.run_names import automatic_name, display_name
@@ -109,7 +109,7 @@ def table_page(page: Page, shown: str, query: Query, first: dict[str, Any]) -> d
         "trash": bool(gone),
         **{group: {"count": len(groups[group]), "first": starts[group]} for group in GROUPS},
         "runs": [
-            _row(page, run, run.id in deleted)
+            _row_or_why(page, run, run.id in deleted)
             for group in GROUPS
             for run in groups[group][starts[group] : starts[group] + PAGE]
         ],
@@ -126,6 +126,14 @@ def _start(wanted: Any, count: int) -> int:
     """The first row of the page that row number `wanted` is on, or of the last page."""
     number = wanted if type(wanted) is int else 0
     return max(0, min(number, count - 1)) // PAGE * PAGE
+
+
+def _row_or_why(page: Page, run: RunSummary, deleted: bool) -> dict[str, Any]:
+    """A run's row; of one with values that can't be shown, why."""
+    try:
+        return _row(page, run, deleted)
+    except Exception as error:
+        return _row(page, damaged(run.id, error), deleted)
 
 
 def _row(page: Page, run: RunSummary, deleted: bool) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from playground.data.readers import KINDS
 from playground.i18n import format_bytes
 from playground.runs.recordings import read_recording
 from playground.settings import Settings
-from playground.ui import compare_tab
+from playground.ui import compare_tab, interrupted_notice
 from playground.ui.comparison import Turn, comparison_html
+from playground.ui.interrupted_notice import InterruptedNotice
 from playground.ui.page import QUIET, UNQUEUED, Page, Update, message, message_box, select_tab
 from playground.ui.source_names import source_update
 from playground.ui.story import StepState
@@ -33,10 +34,12 @@ class StartTab:
     upload: gr.UploadButton
     steps: gr.HTML
     message: gr.HTML
+    interrupted: InterruptedNotice
 
 
 def build(page: Page) -> StartTab:
     """The tab's components."""
+    interrupted = interrupted_notice.build(page)
     with gr.Row(elem_classes="ways", equal_height=True):
         with _way(page, "teach", **_recorded_time(page)):
             teach = gr.Button(page.translate("start.teach.go"), variant="primary", elem_id="teach")
@@ -45,7 +48,7 @@ def build(page: Page) -> StartTab:
         with _way(page, "data"):
             upload = gr.UploadButton(page.translate("start.data.go"), file_types=list(KINDS))
     box = message_box()
-    return StartTab(teach, plan, upload, gr.HTML(visible=False, elem_classes="story"), box)
+    return StartTab(teach, plan, upload, gr.HTML(visible=False, elem_classes="story"), box, interrupted)
 
 
 def _way(page: Page, name: str, **values: Any) -> gr.Column:

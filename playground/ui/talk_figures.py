@@ -3,14 +3,13 @@
 Styles are in assets/talk.css, and those of the figures in theirs. All text is escaped here.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from html import escape
 from typing import Any
 
-from playground import ASSETS, catalog
+from playground import catalog
 from playground.catalog.cards import cards
 from playground.errors import PlaygroundError
 from playground.i18n import format_bytes, translate
@@ -18,6 +17,8 @@ from playground.planning.client import read_stored_answers
 from playground.runs.recordings import read_recording
 from playground.talk.steps import MODEL, Step
 from playground.ui import lab_figure, plan_figures
+from playground.ui.lab_recorded import recorded_badge, recorded_figures, recorded_points
+from playground.ui.talk_answers import recorded_answers, recorded_figure
 from playground.ui.talk_bars import Bar, badge, bars
 from playground.ui.talk_recordings import cost_table, measured_peaks, peft_table
 from playground.ui.weight_figure import lora_figure, weight_figure
@@ -39,7 +40,7 @@ def step_figure(step: Step, lang: str) -> str:
         "cards": _cards,
         "guess": _guess,
         "measured": lambda step, _lang, word: measured_peaks(step, word),
-        "peft": lambda _step, _lang, word: peft_table(word, _recorded()),
+        "peft": lambda _step, _lang, word: peft_table(word, recorded_figures()),
         "savings": _savings,
         "weight": _weight,
         "largest": _largest,
@@ -70,7 +71,7 @@ def redrawn(step: Step, lang: str, value: int, ask: Callable[..., dict]) -> str:
     value = min(max(value, least), most)
     if step.kind == "lora":
         return _lora(replace(step, options=step.options | {option: value}), lang, partial(translate, lang))
-    word, recorded = partial(translate, lang), _recorded()
+    word, recorded = partial(translate, lang), recorded_figures()
     try:
         picture = ask("weight_picture", model=WEIGHT_MODEL, layer=recorded["weight"]["layer"], format=f"int{value}")
     except PlaygroundError:
@@ -129,14 +130,11 @@ def _largest(step: Step, lang: str, word: Callable) -> str:
 
 
 def _weight(step: Step, lang: str, word: Callable) -> str:
-    recorded = _recorded()
-    return weight_figure(word, recorded["weight"]) + _recorded_badge(word, recorded)
+    return weight_figure(word, recorded_figures()["weight"]) + recorded_badge(word)
 
 
 def _formats(step: Step, lang: str, word: Callable) -> str:
-    recorded = _recorded()
-    points = {(model, point["format"]): point for model, listed in recorded["points"].items() for point in listed}
-    return lab_figure.figure(word, points) + _recorded_badge(word, recorded)
+    return lab_figure.figure(word, recorded_points()) + recorded_badge(word)
 
 
 def _lora(step: Step, lang: str, word: Callable) -> str:
@@ -149,9 +147,7 @@ def _run(step: Step, lang: str, word: Callable) -> str:
     """What the recorded demo of this language brought: facts before and after, time, memory, and a sample answer."""
     events = read_recording(f"demo-{lang}")
     first, result = events[0], events[-1]["result"]
-    samples = [event for event in events if event["kind"] == "sample"]
-    question = samples[0]["prompt"]
-    same = [event for event in samples if event["prompt"] == question]
+    shown = recorded_answers(events)[0]
     facts = [
         (word("talk.facts"), f"{result['recall']['base']:.0%} → {result['recall']['tuned']:.0%}"),
         (word("talk.time"), f"{result['seconds'] // 60:.0f}:{result['seconds'] % 60:02.0f}"),
@@ -159,30 +155,21 @@ def _run(step: Step, lang: str, word: Callable) -> str:
     ]
     tiles = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
     answers = "".join(
-        f"<p><small>{escape(word(key))}</small> {escape(event['text'])}</p>"
-        for key, event in (("talk.before", same[0]), ("talk.after", same[-1]))
+        f"<p><small>{escape(word(key))}</small> {escape(text)}</p>"
+        for key, text in (("talk.before", shown.base), ("talk.after", shown.tuned))
     )
     where = {
         "date": first.get("recorded", ""),
         "hardware": f"{first['hardware']['name']}, {first['hardware']['cores']}",
     }
     source = badge(word("talk.recorded", **where))
-    return f'<dl class="tiles">{tiles}</dl><p class="asked">{escape(question)}</p>{answers}{source}'
+    return f'<dl class="tiles">{tiles}</dl><p class="asked">{escape(shown.question)}</p>{answers}{source}'
 
 
 def _prompts(step: Step, lang: str, word: Callable) -> str:
-    items = "".join(f"<li>{escape(prompt)}</li>" for prompt in catalog.prompts()["talk"]["prompts"][lang])
-    return f'<ol class="prompts">{items}</ol>'
-
-
-def _recorded_badge(word: Callable, recorded: dict) -> str:
-    return badge(word("talk.recorded", date=recorded["recorded"], hardware=recorded["hardware"]))
-
-
-@cache
-def _recorded() -> dict[str, Any]:
-    recording: dict[str, Any] = json.loads((ASSETS / "recordings" / "talk.json").read_text(encoding="utf-8"))
-    return recording
+    """The recorded answers of the base and the tuned model; those to the talk's prompts where the step names none."""
+    names = step.options.get("recordings", [f"talk-{lang}"])
+    return recorded_figure(word, [read_recording(name) for name in names])
 
 
 def _stored(question: str) -> dict[str, Any]:

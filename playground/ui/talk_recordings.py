@@ -54,7 +54,8 @@ def cost_table(step: Step, word: Callable) -> str:
         bytes_by_kind = last["peak"] if last["kind"] == "error" else last["result"]["peak"]
         peak = format_bytes(bytes_by_kind.get("device_used", bytes_by_kind["rss"]))
         took = word("talk.ran_out") if last["kind"] == "error" else f"{last['t'] // 60:.0f}:{last['t'] % 60:02.0f}"
-        cells = "".join(f"<td>{escape(text)}</td>" for text in (peak, took, f"{on}, {first['recorded']}"))
+        cells = "".join(f"<td>{escape(text)}</td>" for text in (peak, took))
+        cells += f'<td>{escape(on)}, <span class="whole">{escape(first["recorded"])}</span></td>'
         rows += f'<tr><th scope="row">{escape(what)}</th>{cells}</tr>'
     return (
         f'<table class="peft"><thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table>'

@@ -1,8 +1,8 @@
 """Tab "Talk": the program's story as full-screen steps, turned by arrow keys or a presenter's remote.
 
 All steps are in the page from the start, so that nothing is awaited on a stage. The script (assets/talk.js) shows one
-at a time and keeps which one over a switch of language. A slider's figure is computed anew by `redraw`, which anyone
-who can open the page can call, so it validates its argument.
+at a time and keeps which one over a switch of language. A slider's figure is computed anew by `redraw`, and answers are
+asked for by `answer`; anyone who can open the page can call both, so they validate their argument.
 """
 
 from collections.abc import Sequence
@@ -12,14 +12,17 @@ from typing import Any
 import gradio as gr
 
 from playground import ASSETS
+from playground.catalog import prompts
+from playground.errors import PlaygroundError
 from playground.talk.steps import Step
 from playground.ui.page import Page
+from playground.ui.talk_answers import LiveAnswers
 from playground.ui.talk_figures import LIVE, redrawn, slider, step_figure
 
 
 def build(page: Page, steps: Sequence[Step]) -> None:
     """The tab's one component."""
-    word = page.translate
+    word, live = page.translate, LiveAnswers(page)
     drawn = "".join(_step(page, step, number, len(steps)) for number, step in enumerate(steps, 1))
     buttons = "".join(
         f'<button type="button" class="{name}">{escape(word(f"talk.{name}"))}</button>'
@@ -35,13 +38,27 @@ def build(page: Page, steps: Sequence[Step]) -> None:
             return ""
         return redrawn(steps[step], page.lang, value, page.planner.ask)
 
+    def answer(request: Any) -> dict[str, Any]:
+        """Ask the talk's prompts if "start", for step number "step"; its figure so far, and whether more will come."""
+        number = request.get("step") if isinstance(request, dict) else None
+        if type(number) is not int or not 0 <= number < len(steps) or steps[number].kind != "prompts":
+            return {"html": "", "running": False}
+        recorded = step_figure(steps[number], page.lang)
+        try:
+            if request.get("start") is True:
+                live.start(prompts()["talk"]["prompts"][page.lang])
+        except PlaygroundError as error:
+            return {"html": f"<p>{escape(error.text(page.lang))}</p>{recorded}", "running": False}
+        running = live.running
+        return {"html": live.figure() + (recorded if live.failed else ""), "running": running}
+
     keys = f"<small>{escape(word('talk.keys'))}</small>"
     gr.HTML(
         f'<div class="talk" tabindex="0"><div class="steps">{drawn}</div>'
         f'<nav>{buttons}<span class="place" aria-live="polite"></span>{keys}</nav></div>',
         js_on_load=(ASSETS / "talk.js").read_text(encoding="utf-8"),
         apply_default_css=False,
-        server_functions=[redraw],
+        server_functions=[redraw, answer],
     )
 
 
@@ -56,8 +73,10 @@ def _step(page: Page, step: Step, number: int, count: int) -> str:
         if tab
         else ""
     )
+    lost = f'<p class="lost" role="status" hidden>{escape(word("talk.lost"))}</p>'
+    ask = f'<button type="button" class="ask">{escape(word("talk.ask"))}</button>' if step.kind == "prompts" else ""
     return (
         f'<section class="step of-{step.kind}" aria-label="{number} / {count}" hidden>'
         f"<h2>{escape(step.title[lang])}</h2>{lead}{slider(step, lang)}"
-        f'<div class="figure">{step_figure(step, lang)}</div>{go}</section>'
+        f'<div class="figure">{step_figure(step, lang)}</div>{lost}<div class="buttons">{ask}{go}</div></section>'
     )

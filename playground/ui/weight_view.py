@@ -1,7 +1,8 @@
 """The part of the Bit widths tab on one layer: what its weights become in a format, and LoRA's matrices to scale."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -62,25 +63,34 @@ def connect(page: Page, view: WeightView, models: gr.Dropdown) -> None:
 
     models: the first of them is the one that is shown.
     """
-    outputs = [view.message, view.layer, view.weight, view.lora]
 
-    def draw(models: list | None, layer: str | None, kind: str, bits: int, block: int, rank: int) -> Sequence[Update]:
+    def draw(
+        parts: Sequence[str], models: list | None, layer: str | None, kind: str, bits: int, block: int, rank: int
+    ) -> list[Update]:
         try:
             picture = page.planner.ask(
                 "weight_picture", **question(page, models, layer, format_name(kind, bits, block))
             )
         except Exception as error:
-            return message(as_playground_error(error).text(page.lang), bad=True), gr.skip(), gr.skip(), gr.skip()
-        choices = gr.update(choices=picture["layers"], value=picture["layer"])
+            return [message(as_playground_error(error).text(page.lang), bad=True), *[gr.skip() for _ in parts]]
         cells = picture["block"]["before"]
-        lora = lora_figure(page.translate, picture["shape"], int(rank), cells)
-        figures = weight_figure(page.translate, picture), lora
-        return message(), choices, *figures
+        updates: dict[str, Callable[[], Update]] = {
+            "layer": lambda: gr.update(choices=picture["layers"], value=picture["layer"]),
+            "weight": lambda: weight_figure(page.translate, picture),
+            "lora": lambda: lora_figure(page.translate, picture["shape"], int(rank), cells),
+        }
+        return [message(), *[updates[part]() for part in parts]]
 
-    inputs: list[Any] = [models, *view.inputs()]
-    view.accordion.expand(draw, inputs, outputs, **LATEST_ONLY)
+    def listen(events: list, *parts: str) -> None:
+        """Draw these parts alone, so that a slider's move is answered at once."""
+        outputs = [view.message, *(getattr(view, part) for part in parts)]
+        gr.on(events, partial(draw, parts), [models, *view.inputs()], outputs, **LATEST_ONLY)
+
+    listen([view.accordion.expand, models.change], "layer", "weight", "lora")
+    listen([view.layer.change], "weight", "lora")
+    listen([view.kind.change, view.bits.change, view.block.change], "weight")
+    listen([view.rank.change], "lora")
     spectrum_view.connect(page, view.spectrum, view.accordion)
-    gr.on([component.change for component in inputs], draw, inputs, outputs, **LATEST_ONLY)
 
 
 def _kind_choices(page: Page) -> list[tuple[str, str]]:

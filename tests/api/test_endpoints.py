@@ -153,9 +153,20 @@ def test_strangers_name_no_path_of_the_machine(public, endpoint):
 
 
 def test_mcp_is_for_private_pages_alone(monkeypatch, tmp_path):
-    from playground.ui import api, build
+    from playground.ui import api, launch
     from playground.ui.shared_page import SharedPage
 
     monkeypatch.setattr(api, "has_mcp", lambda: True)
-    assert build.launch_options("en", None)["mcp_server"] is True
-    assert build.launch_options("en", SharedPage(tmp_path))["mcp_server"] is False
+    assert launch.launch_options("en", None)["mcp_server"] is True
+    assert launch.launch_options("en", SharedPage(tmp_path))["mcp_server"] is False
+
+
+def test_what_goes_over_a_network_is_compressed_and_the_page_of_a_laptop_is_not(tmp_path):
+    from starlette.middleware.gzip import GZipMiddleware
+
+    from playground.ui import launch
+    from playground.ui.shared_page import SharedPage
+
+    for shared in (None, SharedPage(tmp_path)):
+        middleware = launch.launch_options("en", shared)["app_kwargs"]["middleware"]
+        assert [one.cls for one in middleware].count(GZipMiddleware) == (shared is not None)

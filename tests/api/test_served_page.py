@@ -1,10 +1,16 @@
 """The served page over HTTP: both languages, before the engine is ready; and the live view's polling function."""
 
 import json
+import signal
+import socket
+import time
 from collections import Counter
 
+import fuzz_calls
 import httpx
+import psutil
 import pytest
+from gradio_client import Client
 from served_app import ServedApp
 from toys import PROJECT
 
@@ -151,3 +157,76 @@ def test_since_passes_notes_and_errors_of_another_version(since):
     run.append("error", problems=[3, {"key": "error.no_run"}])
     now["run"] = run.id
     assert [e.get("text") for e in poll({})["events"]][1:] == ["from.the.future", "", "error.no_run"]
+
+
+@pytest.mark.slow
+def test_malformed_calls_get_an_answer_below_500(address, config):
+    """A few hundred of the calls of tests/bench/fuzz.py: no 500, no traceback, and the page still answers."""
+    outcome = fuzz_calls.run(address, fuzz_calls.Calls(config, seed=1, mild=True).take(300))
+    assert [(call.endpoint, call.body[:300], status, text[:300]) for call, status, text in outcome.wrong] == []
+    statuses = Counter(status for counts in outcome.counts.values() for status in counts.elements())
+    assert statuses.total() == 300 and statuses[422] > 50 and statuses[200] > 10
+    assert httpx.get(address, timeout=30).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path,body,status",
+    [
+        ("call/plan", {"data": [1]}, 422),
+        ("call/none", {"data": []}, 404),
+        ("run/predict", {"data": [], "fn_index": 10**9}, 404),
+        ("run/predict", {"data": [], "fn_index": "x"}, 422),
+        ("queue/join", {"data": [], "fn_index": 0, "session_hash": "x" * 1000}, 422),
+        ("component_server", {"data": 0, "component_id": 1, "fn_name": "__init__", "session_hash": "x"}, 404),
+        ("component_server", {"data": 0}, 422),
+        ("call/plan", [], 422),
+    ],
+)
+def test_a_wrong_call_is_answered_with_a_sentence(address, path, body, status):
+    answer = httpx.post(f"{address}/gradio_api/{path}", json=body, timeout=30)
+    assert answer.status_code == status and answer.json()["error"] == answer.json()["detail"] != ""
+
+
+def test_bodies_are_bounded(address):
+    url = f"{address}/gradio_api/call/plan"
+    assert httpx.post(url, content=b"[" * 200_000, timeout=30).status_code == 400
+    deep = b'{"data": ' + b"[" * 500 + b"]" * 500 + b"}"
+    assert httpx.post(url, content=deep, timeout=30).status_code == 422
+    host, port = address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as raw:
+        raw.sendall(
+            b"POST /gradio_api/call/plan HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Content-Length: %d\r\n\r\n{" % 2**40
+        )
+        assert b" 413 " in raw.recv(100)
+
+
+@pytest.mark.slow
+def test_half_a_character_in_a_name_harms_nobody(address, config):
+    """Not a call, a server function's value, nor a question: each is read with U+FFFD in its place."""
+    body = b'{"data": ["\\ud83d", null, null, null, null, 0, 1024, null, "en"]}'
+    event = httpx.post(f"{address}/gradio_api/call/plan", content=body, timeout=30).json()["event_id"]
+    answer = httpx.get(f"{address}/gradio_api/call/plan/{event}", timeout=60).text
+    assert "event: error" in answer and "\\ufffd" in answer
+    view = next(c for c in config["components"] if "since" in (c["props"].get("server_fns") or ()))
+    body = b'{"data": {"follow": "\\ud83d"}, "component_id": %d, "fn_name": "since", "session_hash": "x"}' % view["id"]
+    answer = httpx.post(f"{address}/gradio_api/component_server", content=body, timeout=30)
+    assert answer.status_code == 200 and not answer.json()["busy"]
+
+
+@pytest.mark.slow
+def test_page_that_is_ended_keeps_the_training_and_offers_it_again(tmp_path, chosen):
+    app = ServedApp(tmp_path)
+    app.wait_until_served()
+    opened = Client(app.url, verbose=False).predict(chosen(train={"max_steps": 100_000}).to_dict(), api_name="/tune")
+    run = runs.find(app.runs, opened["id"])
+    while not any(event["kind"] == "step" for event in run.events()):
+        assert app.process.poll() is None
+        time.sleep(0.1)
+    children = psutil.Process(app.process.pid).children(recursive=True)
+    app.process.send_signal(signal.SIGHUP)
+    assert app.process.wait(60) == 128 + signal.SIGHUP and children
+    assert psutil.wait_procs(children, 20)[1] == []
+    summary = runs.interrupted(app.runs)
+    assert (summary.id, summary.has_checkpoint, summary.result["ended_by"]) == (run.id, True, "SIGHUP")
+    assert list(run.events())[-1]["kind"] == "done"

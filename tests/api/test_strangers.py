@@ -61,7 +61,7 @@ def page(tmp_path_factory):
     """A shared page without its processes, and its address."""
     from playground.engine.client import Engine
     from playground.planning.client import Planner
-    from playground.ui import build
+    from playground.ui import build, launch
 
     folder, patch, engine = tmp_path_factory.mktemp("strangers"), pytest.MonkeyPatch(), NoEngine()
     for name in ("PLAYGROUND_CACHE", "GRADIO_TEMP_DIR"):
@@ -72,7 +72,7 @@ def page(tmp_path_factory):
     app = build.build_app(folder / "runs")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    app.launch(server_port=port, prevent_thread_lock=True, quiet=True, **build.launch_options("en", app.shared))
+    app.launch(server_port=port, prevent_thread_lock=True, quiet=True, **launch.launch_options("en", app.shared))
     yield app, f"http://127.0.0.1:{port}", folder
     app.close()
     patch.undo()

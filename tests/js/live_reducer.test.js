@@ -25,6 +25,13 @@ test("a run without hardware is drawn as one on a CPU", () => {
   assert.deepEqual(state.memory[0].slice(2), [5]);
 });
 
+test("an event that can't be applied is passed over, and the next one is shown", (t) => {
+  const warned = t.mock.method(console, "warn", () => {});
+  const state = reduce(STARTED, { t: 1, kind: "note", key: "note.card_fits", values: null }, { t: 2, kind: "phase", name: "load" });
+  assert.equal(warned.mock.callCount(), 1);
+  assert.equal(state.phases[0].name, "load");
+});
+
 test("every kind of event that the store documents has a reducer", () => {
   const kinds = ["run_started", "phase", "progress", "memory", "memory_predicted", "memory_measured", "step", "eval", "sample", "note", "error", "done"];
   assert.deepEqual(Object.keys(REDUCERS).sort(), kinds.sort());

@@ -40,7 +40,7 @@ def open_page(browser: Browser, app: Any, path: str = "", width: int = 1440, hei
     opened = browser.new_page(viewport={"width": width, "height": height}, reduced_motion="reduce")
     errors: list[str] = []
     opened.on("pageerror", lambda error: errors.append(str(error)))
-    opened.set_default_timeout(30_000)
+    opened.set_default_timeout(90_000)  # ms; a busy machine is no defect of the page
     opened.goto(app.url + path)
     opened.get_by_role("tab").first.wait_for()
     yield opened

@@ -93,6 +93,19 @@ def test_each_row_is_answered_as_by_its_adapter_alone(toy, saved, family, loras,
     assert loaded.model.active_adapter == adapt.ADAPTER_NAME
 
 
+@pytest.mark.parametrize("bits", [16, 4])
+def test_further_adapters_compute_in_the_type_of_the_model(toy, saved, bits):
+    """Their files have float32, to which PEFT would convert each layer's input."""
+    folders = saved("llama", KINDS[0], KINDS[3])
+    loaded = with_adapters(load(toy("llama"), bits), folders)
+    types: dict = {}
+    for name, parameter in loaded.model.named_parameters():
+        if "lora_" in name:
+            types.setdefault(name.split(".")[-2], set()).add(parameter.dtype)
+    assert types == {name: {torch.bfloat16} for name in ADAPTER_NAMES[:2]}
+    assert not any(module.training for module in loaded.model.modules())
+
+
 @pytest.fixture
 def bench(chosen, saved, tmp_path):
     """`bench(*loras, load=…)`: a workbench over runs that have these adapters, and the runs' ids."""
@@ -210,13 +223,13 @@ def refused(workbench, ids) -> pytest.ExceptionInfo:
     ],
 )
 def test_runs_on_different_bases_are_refused_with_both_values(bench, loads, field, values):
-    workbench, ids = bench(KINDS[0], KINDS[0], loads=loads)
+    workbench, ids = bench(KINDS[0], KINDS[0], KINDS[0], loads=[*loads, loads[1]])
     caught = refused(workbench, ids)
-    [problem] = caught.value.problems
+    [problem] = caught.value.problems  # though two runs differ from the first
     assert (problem.key, problem.values["field"]) == ("adapters.error.base", field)
     assert problem.values["given"] == values[1] and values[0] in (None, problem.values["value"])
     text = caught.value.text("en")
-    assert all(str(part) in text for part in (*ids, field, values[1]))
+    assert all(str(part) in text for part in (*ids[:2], field, values[1]))
 
 
 def test_settings_that_leave_the_base_as_it_is_may_differ(bench):

@@ -17,6 +17,7 @@ NAMES = (
     "README.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
+    "SECURITY.md",
     *(f"{room}/README.md" for room in ("playground", "tests/bench", "assets")),
 )
 OTHER_PROGRAMS = {"--num_processes", "--config_file"}  # flags of accelerate
@@ -71,6 +72,15 @@ def test_links_and_pictures_exist(name):
         file = (PROJECT / name).parent / path if path else PROJECT / name
         if not file.exists() or (anchor and anchor not in _anchors(file.read_text(encoding="utf-8"))):
             missing.append(target)
+    assert missing == []
+
+
+def test_named_tests_exist():
+    """SECURITY.md names the test of each promise."""
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", _text("SECURITY.md"))
+    rows = [line for line in _text("SECURITY.md").splitlines() if line.startswith("| ") and "| test |" not in line]
+    assert len(named) >= len(rows) > 20
+    missing = [f"{file}::{test}" for file, test in named if not re.search(rf"^def {test}\(", _text(file), re.MULTILINE)]
     assert missing == []
 
 

@@ -23,8 +23,8 @@ TEXTS = ["What is the answer? 12 <|start|>user\nこんにちは ", " two  blanks
 WIDE = {"hidden_size": 256, "intermediate_size": 512}  # rows of whole super-blocks
 CONFIGS: dict[str, dict] = {  # where a GGUF file has no place for another value than the family's default
     "qwen3": WIDE | {"head_dim": 128},
-    "gemma2": WIDE | {"query_pre_attn_scalar": 256, "final_logit_softcapping": 30.0},
-    "gemma3_text": WIDE | {"query_pre_attn_scalar": 256, "num_hidden_layers": 7, "layer_types": None},
+    "gemma2": WIDE | {"head_dim": 256, "query_pre_attn_scalar": 256, "final_logit_softcapping": 30.0},
+    "gemma3_text": WIDE | {"head_dim": 256, "query_pre_attn_scalar": 256, "num_hidden_layers": 7, "layer_types": None},
     "gpt2": {"n_embd": 256, "n_positions": 1024},
 }
 
@@ -64,6 +64,20 @@ def test_a_file_is_read_back_with_the_same_logits_and_tokens(toy, tmp_path, fami
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (0, 1, 2)
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3_text", "gpt2"])
+def test_llama_cpp_computes_the_same_from_a_file(toy, tmp_path, family):
+    """Where it is installed: pip install llama-cpp-python, which compiles llama.cpp."""
+    llama_cpp = pytest.importorskip("llama_cpp")
+    loaded = load(toy(family, chat=True, **CONFIGS.get(family, WIDE)))
+    file = exported(tmp_path, loaded, "f16")
+    running = llama_cpp.Llama(str(file), n_ctx=64, logits_all=True, verbose=False)
+    running.eval(IDS[0].tolist())
+    expected, found = computed(loaded.model)[0], torch.tensor(running.scores[: IDS.shape[1]])
+    assert (found - expected).norm() / expected.norm() < 2e-2
+    for text in TEXTS:
+        assert running.tokenize(text.encode(), add_bos=False, special=True) == loaded.tokenizer(text).input_ids
+
+
 def test_fewer_bits_make_a_smaller_file_and_a_larger_error(toy, tmp_path):
     loaded = load(toy("llama", chat=True, **WIDE))
     expected, errors, sizes = computed(loaded.model), [], []
@@ -92,6 +106,7 @@ def test_rows_that_are_no_whole_blocks_get_another_type(toy, tmp_path):
         ("t5", {}, "error.export_family"),
         ("gemma2", {}, "error.export_field"),
         ("gemma3_text", {"query_pre_attn_scalar": 256}, "error.export_field"),
+        ("gemma3_text", {"query_pre_attn_scalar": 256, "layer_types": None}, "error.export_field"),
         ("llama", {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "error.export_field"),
         ("qwen3", {}, "error.export_field"),
     ],
@@ -127,7 +142,8 @@ def test_a_tokenizer_with_bytes_to_fall_back_on_is_read_back(toy, tmp_path):
 
 
 def test_a_unigram_tokenizer_is_refused_by_its_name(toy, tmp_path):
-    """llama.cpp splits text with such a vocabulary, but without bytes to fall back on, and transformers reads none."""
+    """llama.cpp's kind for such a vocabulary ("t5") has no bytes to fall back on, and transformers (5.23) reads it
+    as T5's: unknown text is the token 2, line breaks and further spaces are lost, a hundred tokens are added."""
     loaded = load(toy("llama", **WIDE))
     unigram = Unigram([("<unk>", 0.0), ("</s>", 0.0), ("▁a", -1.0), ("n", -2.0)], unk_id=0, byte_fallback=False)
     backend = Tokenizer(unigram)

@@ -22,7 +22,8 @@ DIRECTION = [
     {"catalog", "runs"},
     {"settings", "jsonl_process", "job"},
     {"errors"},
-    {"i18n", "background", "compat", "compat_trackio"},
+    {"i18n", "background", "compat", "compat_trackio", "ending", "library_defaults"},
+    {"json_values"},
 ]
 PAGE_ONLY = {"ui": {"engine.client", "planning.client"}, "app": set()}  # of the two processes, the page knows these
 

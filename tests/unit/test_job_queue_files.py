@@ -10,6 +10,7 @@ import pytest
 from toys import PROJECT
 
 from playground import runs
+from playground.__main__ import main
 from playground.errors import PlaygroundError, problem
 from playground.export.order import ExportOrder, parse_order
 from playground.job import Job
@@ -276,3 +277,8 @@ def test_two_threads_lose_no_change(tmp_path):
     orders = [job.order for job in store.listing(tmp_path).jobs]
     assert len(set(orders)) == len(orders) == 12
     assert all(json.loads(path.read_text()) for path in (tmp_path / store.FOLDER).glob("*.json"))
+
+
+def test_removing_no_job_asks_for_its_id(tmp_path, capsys):
+    assert main(["queue", "remove", "--runs", str(tmp_path)]) == 1
+    assert "queue remove ID" in json.loads(capsys.readouterr().out)["error"]

@@ -134,7 +134,7 @@ def test_exit_ends_every_unfinished_request(connect):
 
 def test_close_kills_a_process_that_ignores_the_wish(connect):
     connection = connect(
-        "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('{}', flush=True); input()"
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('{}', flush=True); time.sleep(60)"
     )
     _, messages = send(connection, "echo")
     connection.close(grace=0.1)

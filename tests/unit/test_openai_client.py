@@ -116,6 +116,23 @@ def test_errors_of_a_service_are_reported_without_the_key(server, status, body, 
     assert error_keys == [key] and seen in text and "sk-secret" not in text
 
 
+@pytest.mark.parametrize(
+    "status,body",
+    [
+        (500, "your request: Bearer sk-secret"),
+        (400, '{"error": {"message": "wrong key sk-secret"}}'),
+        (404, '{"error": "sk-secret may not use this model"}'),
+        (200, 'data: {"error": {"message": "sk-secret has expired"}}'),
+        (200, 'data: {"choices": "sk-secret"}'),
+        (500, "x" * 235 + "sk-secret"),  # cut in the middle of the key
+    ],
+)
+def test_a_key_that_a_service_echoes_is_hidden(server, status, body):
+    server.status, server.lines = status, [body]
+    _, text = service_error(server.service)
+    assert "sk-s" not in text and "•••" in text
+
+
 def test_an_unreachable_service_is_an_error():
     assert service_error(Service("http://127.0.0.1:9/v1", "m"))[0] == ["error.service_unreachable"]
 

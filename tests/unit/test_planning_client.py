@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from toys import keys
@@ -20,7 +21,13 @@ import os, time
 from playground.errors import problem
 from playground.jsonl_process import Server
 
+asked = []
+
 def answer(do, arguments, emit):
+    if do == "count":
+        asked.append(do)
+        time.sleep(0.2)
+        return {"asked": len(asked)}
     if do == "die":
         os._exit(3)
     if do == "refuse":
@@ -53,6 +60,14 @@ def test_same_question_is_answered_from_memory(planner):
     planner.close()
     assert planner.ask("forecast", settings={"load": {"bits": 4}}, context=5) is first
     assert planner.ask("forecast", context=6)["pid"] != first["pid"]
+
+
+def test_equal_questions_at_once_are_answered_by_one_computation(planner):
+    """As when a whole class opens the Plan tab."""
+    with ThreadPoolExecutor(90) as crowd:
+        answers = list(crowd.map(lambda _: planner.ask("count", context=5), range(90)))
+    assert answers == [{"asked": 1}] * 90
+    assert planner.ask("count", context=6) == {"asked": 2}
 
 
 def test_stored_answer_needs_no_process_and_starts_that_of_forecasts(tmp_path, monkeypatch):

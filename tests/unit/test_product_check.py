@@ -154,7 +154,8 @@ def test_a_fine_tune_in_float8_records_its_check(toy, lesson, chosen, tmp_path, 
     keys = [event.get("key") for event in events]
     assert "note.float8_checked" in keys and "note.no_float8" not in keys and events[-1]["kind"] == "done"
     page = SimpleNamespace(translate=lambda key, **values: translate("en", key, **values))
-    lane = lanes(tmp_path, replace(settings, load=replace(settings.load, quant_type_8bit="int8")), (8,))[8]
-    assert lane.is_float8 and "<small>fp8</small>" in race_table(page, settings, [lane])
+    found = lanes(tmp_path, replace(settings, load=replace(settings.load, quant_type_8bit="int8")), ("8", "8-int8"))
+    lane = found["8"]
+    assert list(found) == ["8"] and lane.kind == "8-fp8" and "<small>fp8</small>" in race_table(page, found)
     card = model_card(find(tmp_path, lane.run), "adapter", "en")
     assert "8 bits (fp8)" in card

@@ -7,6 +7,7 @@ import sys
 import threading
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 from toys import PROJECT
@@ -15,41 +16,77 @@ from playground.engine.workbench import Workbench
 from playground.errors import PlaygroundError, problem
 from playground.i18n import LANGUAGES, translate
 from playground.job import Job
-from playground.runs.race import Lane, lanes
+from playground.runs.race import PLAIN, TYPED, Lane, lanes, of_kind, widest_first, without_kind
+from playground.settings import Lora
 from playground.ui.job_queue import JobQueue
 from playground.ui.race_figure import race_figure
-from playground.ui.race_view import at_width, race_table, widest_first
+from playground.ui.race_view import failures, race_table
 
 
-def _race(chosen, root, widths=(16, 4), **groups):
+class Page:
+    lang, translate = "en", partial(translate, "en")
+
+
+def _race(chosen, root, kinds=("16", "4-nf4"), **groups):
     workbench, settings = Workbench(root), chosen(**groups)
-    for bits in widths:
-        list(workbench.tune(at_width(settings, bits)))
+    for kind in kinds:
+        list(workbench.tune(of_kind(settings, kind), exact=True))
     return settings
 
 
-def test_lanes_are_the_newest_fine_tunes_that_differ_in_nothing_but_bits(chosen, tmp_path):
-    settings = _race(chosen, tmp_path)
-    _race(chosen, tmp_path, (16,), train={"seed": 7})
-    found = lanes(tmp_path, settings, (32, 16, 8, 4))
-    assert list(found) == [16, 4]
-    for bits, lane in found.items():
-        assert lane.bits == bits and lane.state == "done"
+def test_lanes_are_the_newest_fine_tunes_that_differ_in_nothing_but_the_kind_of_weights(chosen, tmp_path):
+    settings = _race(chosen, tmp_path, ("16", "4-nf4", "4-fp4"))
+    _race(chosen, tmp_path, ("16",), train={"seed": 7})
+    found = lanes(tmp_path, settings, TYPED)
+    assert list(found) == ["16", "4-nf4", "4-fp4"]
+    for kind, lane in found.items():
+        assert lane.kind == kind and lane.state == "done"
         assert lane.predicted > 2**27 < lane.measured and lane.seconds_per_step > 0
         assert lane.loss[1] < lane.loss[0] and [step for step, _ in lane.losses] == [1, 2, 3]
-    before = found[16].run
-    _race(chosen, tmp_path, (16,))
-    assert lanes(tmp_path, settings, (16,))[16].run > before
-    assert lanes(tmp_path, settings, (16,), "another machine") == {}
-    assert lanes(tmp_path, replace(settings, lora=replace(settings.lora, r=9)), (16, 4)) == {}
+    plain = lanes(tmp_path, settings, PLAIN)
+    assert list(plain) == ["16", "4"] and plain["4"] == found["4-nf4"]  # the settings' own type
+    before = found["16"].run
+    _race(chosen, tmp_path, ("16",))
+    assert lanes(tmp_path, settings, ("16",))["16"].run > before
+    assert lanes(tmp_path, settings, ("16",), "another machine") == {}
+    assert lanes(tmp_path, replace(settings, lora=replace(settings.lora, r=9)), PLAIN) == {}
+
+
+def test_a_kind_that_the_machine_cannot_run_says_so_in_its_row_and_the_others_go_on(chosen, tmp_path):
+    settings, workbench, queue = chosen(), Workbench(tmp_path), JobQueue(_Engine)
+
+    def tune(kind):
+        job = Job("tune")
+        for event in workbench.tune(of_kind(settings, kind), exact=True):
+            job.add(event)
+        job.end(None)
+        return job
+
+    kinds = ["16", "8-int8", "8-fp8", "4-fp4"]
+    queue.start("race", {kind: partial(tune, kind) for kind in kinds}, about=without_kind(settings), keep_going=True)
+    queue._thread.join(60)
+    page = SimpleNamespace(queue=queue, lang="en", translate=Page.translate)
+    failed = failures(page, settings, kinds)
+    assert list(failed) == ["8-fp8"] and failures(page, replace(settings, lora=Lora(r=9)), kinds) == {}
+    html = race_table(page, lanes(tmp_path, settings, kinds), failed)
+    heads = re.findall(r"<th scope=row>(\d+)(?:<small>(\w+)</small>)?</th>", html)
+    assert heads == [("16", ""), ("8", "int8"), ("8", "fp8"), ("4", "fp4")]
+    assert html.count("colspan") == 1 and "multiply 8-bit floats" in html
+    plain = of_kind(of_kind(settings, "8-fp8"), "8")  # takes the type that the hardware has
+    assert list(workbench.tune(plain))[-1]["kind"] == "done"
+    assert lanes(tmp_path, settings, ("8",))["8"].kind == "8-int8"
 
 
 @pytest.mark.parametrize("lang", LANGUAGES)
 def test_the_picture_has_a_named_line_for_each_width_and_names_do_not_overlap(lang):
-    one = Lane("a", 16, "done", 1, 1, 1.0, 1.0, None, None, "", ("", ""), ((1, 3.0), (2, 2.0), (3, 1.0)))
-    others = [replace(one, bits=8, losses=((1, 3.1), (2, 2.1), (3, 1.01))), replace(one, bits=4, losses=((1, 3.0),))]
+    losses = ((1, 3.0), (2, 2.0), (3, 1.0))
+    one = Lane("a", 16, "done", 1, 1, 1.0, 1.0, None, None, "", ("", ""), losses, "16")
+    others = [
+        replace(one, bits=8, kind="8-fp8", losses=((1, 3.1), (2, 2.1), (3, 1.01))),
+        replace(one, bits=4, losses=((1, 3.0),)),
+    ]
     html = race_figure(partial(translate, lang), [one, *others])
-    assert html.count("<polyline") == 2 and translate(lang, "race.steps", steps=3) in html
+    assert html.count("<polyline") == 2 and " fp8</text>" in html and translate(lang, "race.steps", steps=3) in html
     heights = [float(y) for y in re.findall(r'<text class="look-\d" x="[\d.]+" y="([\d.]+)"', html)]
     assert len(heights) == 2 and abs(heights[0] - heights[1]) >= 17
     assert race_figure(partial(translate, lang), others[1:]) == ""
@@ -57,22 +94,19 @@ def test_the_picture_has_a_named_line_for_each_width_and_names_do_not_overlap(la
 
 def test_a_lane_that_was_stopped_says_so(chosen, tmp_path):
     workbench, settings = Workbench(tmp_path), chosen()
-    for event in workbench.tune(at_width(settings, 16)):
+    for event in workbench.tune(of_kind(settings, "16")):
         if event["kind"] == "step":
             workbench.stop.set()
-    lane = lanes(tmp_path, settings, (16,))[16]
-    assert lane.state == "stopped"
-
-    class Page:
-        translate = partial(translate, "en")
-
-    html = race_table(Page, settings, [lane])
+    found = lanes(tmp_path, settings, ("16",))
+    assert found["16"].state == "stopped"
+    html = race_table(Page, found)
     assert translate("en", "state.stopped") in html and "–" in html
-    assert translate("en", "race.none") in race_table(Page, settings, [])
+    assert "no memory" in race_table(Page, found, {"16": "no memory"})
+    assert translate("en", "race.none") in race_table(Page, {})
 
 
-def test_widths_are_run_widest_first():
-    assert widest_first([4, 32, 8]) == [32, 8, 4]
+def test_kinds_are_run_widest_first_and_once():
+    assert widest_first(["4", "32", "8-fp8", "8-int8", "32"]) == ["32", "8-int8", "8-fp8", "4"]
 
 
 class _Engine:
@@ -86,9 +120,9 @@ def _job(result=None, error=None):
     return job
 
 
-def _run(queue, *jobs):
+def _run(queue, *jobs, **options):
     started = []
-    queue.start("race", [lambda job=job: started.append(job) or job for job in jobs])
+    queue.start("race", {str(n): lambda job=job: started.append(job) or job for n, job in enumerate(jobs)}, **options)
     queue._thread.join(10)
     return started
 
@@ -96,16 +130,17 @@ def _run(queue, *jobs):
 def test_jobs_run_one_after_another_until_one_is_stopped_or_fails():
     queue = JobQueue(_Engine)
     jobs = [_job(), _job({"stopped": True}), _job()]
-    assert _run(queue, *jobs) == jobs[:2] and queue.error is None and not queue.running
+    assert _run(queue, *jobs) == jobs[:2] and queue.errors == {} and not queue.running
     failing = [_job(error=problem("error.busy")), _job()]
-    assert _run(queue, *failing) == failing[:1] and queue.error.problems[0].key == "error.busy"
+    assert _run(queue, *failing) == failing[:1] and queue.errors["0"].problems[0].key == "error.busy"
+    assert _run(queue, *failing, keep_going=True) == failing and list(queue.errors) == ["0"]
 
 
 def test_a_queue_under_way_is_busy():
     queue, waiting = JobQueue(_Engine), threading.Event()
-    queue.start("race", [lambda: waiting.wait(10) and _job()])
+    queue.start("race", {"16": lambda: waiting.wait(10) and _job()})
     with pytest.raises(PlaygroundError):
-        queue.start("lab", [])
+        queue.start("lab", {})
     assert queue.kind == "race"
     waiting.set()
     queue._thread.join(10)
@@ -115,10 +150,10 @@ def test_a_queue_under_way_is_busy():
 def test_the_command_ends_in_one_json_object(chosen, tmp_path):
     file = tmp_path / "settings.json"
     file.write_text(json.dumps(chosen().to_dict()), encoding="utf-8")
-    command = [sys.executable, "-m", "playground", "race", "--settings", str(file), "--widths", "16", "4"]
+    command = [sys.executable, "-m", "playground", "race", "--settings", str(file), "--widths", "16", "8-fp8", "4-fp4"]
     process = subprocess.run(
         [*command, "--runs", str(tmp_path / "runs")], capture_output=True, text=True, cwd=PROJECT, timeout=300
     )
     assert process.returncode == 0, process.stderr
     result = json.loads(process.stdout)
-    assert [lane["bits"] for lane in result["lanes"]] == [16, 4] and result["failed"] == {}
+    assert [lane["kind"] for lane in result["lanes"]] == ["16", "4-fp4"] and list(result["failed"]) == ["8-fp8"]

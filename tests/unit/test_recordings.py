@@ -15,7 +15,7 @@ from playground.settings import Settings
 MAX_SHIPPED = 150_000  # bytes
 RECORDINGS = sorted(recordings.FOLDER.glob("*.jsonl"))
 DEMOS = [file for file in RECORDINGS if file.stem.startswith("demo-")]
-OF_7B = [file for file in RECORDINGS if file not in DEMOS]
+OF_7B = [file for file in RECORDINGS if file.stem.startswith("calm-7b-")]
 
 
 @pytest.mark.parametrize("file", RECORDINGS, ids=lambda file: file.stem)

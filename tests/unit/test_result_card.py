@@ -116,6 +116,14 @@ def test_no_path_of_this_machine_is_on_the_card(tmp_path):
     assert "secret" not in page and "mine" in page and "rows.jsonl" in page
 
 
+@pytest.mark.parametrize("name", ["no-such-folder/card.html", "n" * 300 + ".html", "a-file/card.html"])
+def test_a_file_that_cannot_be_written_is_one_sentence(run, tmp_path, capsys, name):
+    (tmp_path / "a-file").write_text("")
+    assert main(["card", run.id, "--runs", str(run.folder.parent), "--out", str(tmp_path / name)]) == 1
+    said = json.loads(capsys.readouterr().out)["error"]
+    assert "couldn't be written" in said and "unexpected" not in said and str(tmp_path) not in said and len(said) < 200
+
+
 def test_the_command_writes_html_and_png_and_names_what_is_missing(run, tmp_path, capsys, monkeypatch):
     root = ["--runs", str(tmp_path)]
     assert main(["card", run.id, *root, "--out", str(tmp_path / "card.html"), "--lang", "ja"]) == 0

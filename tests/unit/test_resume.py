@@ -133,18 +133,18 @@ def test_full_disk_is_a_note_and_training_goes_on(chosen, tmp_path, monkeypatch)
 
 def test_automatic_checkpoints_take_a_small_share_of_the_time():
     now = [0.0]
-    timer = checkpoint.CheckpointTimer(0, True, size=1000, clock=lambda: now[0])
+    timer = checkpoint.CheckpointTimer(0, size=1000, free=10**9, clock=lambda: now[0])
     spent = written = 0
     for _ in range(3600):
         now[0] += 1.0
         if timer.is_due(1):
-            now[0] += 0.5
-            timer.written(0.5)
-            spent, written = spent + 0.5, written + 1
-    assert written > 50 and spent / now[0] <= checkpoint.AUTO_SHARE
-    never = checkpoint.CheckpointTimer(0, False, size=1000, clock=lambda: now[0])
+            now[0] += 0.2
+            timer.written(0.2)
+            spent, written = spent + 0.2, written + 1
+    assert written > 100 and spent / now[0] <= checkpoint.AUTO_SHARE < 0.01
+    no_room = checkpoint.CheckpointTimer(0, size=1000, free=2000, clock=lambda: now[0])
     now[0] += 10_000
-    assert not never.is_due(1) and checkpoint.CheckpointTimer(3, False, 1000).is_due(6)
+    assert not no_room.is_due(1) and checkpoint.CheckpointTimer(3, 1000, 0).is_due(6)
 
 
 @pytest.mark.slow
@@ -161,16 +161,20 @@ def test_run_that_another_process_works_on_is_not_resumed(killable, tmp_path):
         finally:
             os._exit(0)
     try:
-        while not runs.history(tmp_path):
+        while not (runs.history(tmp_path) and runs.is_held(runs.find(tmp_path, runs.history(tmp_path)[0].id))):
             time.sleep(0.05)
         run = runs.history(tmp_path)[0].id
         with pytest.raises(PlaygroundError) as caught:
             Workbench(tmp_path).resume(run)
-        assert keys(caught) == ["error.run_alive"]
+        assert keys(caught) == ["error.run_held"] and caught.value.problems[0].values["pid"] == str(pid)
+        with pytest.raises(PlaygroundError) as caught:
+            runs.delete(tmp_path, run)
+        assert keys(caught) == ["error.run_held"]
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-    assert not runs.is_written_to(runs.find(tmp_path, run))
+    assert not runs.is_held(runs.find(tmp_path, run))
+    runs.delete(tmp_path, run)  # the lock of a dead process is none
 
 
 def test_unreadable_best_weights_are_an_error(tmp_path):

@@ -1,14 +1,22 @@
 """What adapters start from, and which layers and settings that goes with."""
 
+import subprocess
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
+from test_predictions import TOLERANCE, by_phase
 from toys import keys, make_model
 
 from playground import compat
 from playground.background import Stopped
+from playground.engine.workbench import Workbench
 from playground.errors import PlaygroundError
+from playground.memory import constants
 from playground.model import adapt
 from playground.model.load import load_model
+from playground.predict.start_values import start_value_bytes, svd_bytes, with_start_values
 from playground.settings import Load, Lora, Settings, problems
 from playground.train.patches import patch_modules
 
@@ -129,3 +137,78 @@ def test_a_stopped_start_leaves_the_model_without_an_adapter():
         adapt.add_lora(model, Lora(init="pissa"), torch.float32, 0, stop)
     assert seen == [(1, 14, "layers")] and torch.equal(logits(model), expected)
     assert not any("lora_" in name for name, _ in model.named_parameters())
+
+
+def test_the_largest_adapted_layer_decides_what_start_values_take():
+    def size(target_modules="all-linear", **lora):
+        settings = Lora(target_modules=target_modules, **lora)
+        model = adapt.add_lora(make_model("llama"), Lora(target_modules=target_modules), torch.float32, 0)
+        return start_value_bytes(SimpleNamespace(model=model), settings)
+
+    assert size() == size(init="loftq") == 0  # nothing is lost in float32
+    assert size(init="pissa") == svd_bytes(64, 128) > size("q_proj", init="pissa") == svd_bytes(64, 64)
+    assert 0 < size(kind="miss") < size(init="pissa_niter_4", r=2) < size(init="pissa_niter_4", r=8)
+    assert svd_bytes(64, 128) == svd_bytes(128, 64) > 4 * (64 * 128 * 2 + 64 * 64 * 5)  # copy, vectors, working memory
+
+
+@pytest.mark.parametrize("bits,loftq,pissa", [(4, 10, 4), (8, 10, 4), (16, 0, 4), (32, 0, 0)])
+def test_weights_are_converted_to_float32_before_they_are_decomposed(toy, bits, loftq, pissa):
+    """Bytes a number of the weight, besides its decomposition."""
+    loaded = load(toy(), bits)
+    loaded.model = adapt.add_lora(loaded.model, Lora(), torch.float32, 0)
+    found = [start_value_bytes(loaded, Lora(init=init)) for init in ("loftq", "pissa")]
+    svd = svd_bytes(64, 128)
+    assert found == [svd + loftq * 64 * 128 if loftq else 0, svd + pissa * 64 * 128]
+
+
+def test_start_values_count_only_where_they_take_more_than_a_step():
+    parts = {"weights": 100, "adapters": 10, "optimizer": 20, "activations": 30}
+    on_cpu = {"parts": parts, "allocated": 160, "rss": 1000, "need": 1000}
+    assert with_start_values(on_cpu, 0) is with_start_values(on_cpu, 50) is on_cpu
+    raised = with_start_values(on_cpu, 90)
+    assert raised["parts"] == {"weights": 100, "adapters": 10, "buffers": 90}
+    assert raised["allocated"] == 200
+    assert raised["rss"] == raised["need"] == 1040 + constants.CPU_LAPACK
+    on_cuda = {"parts": parts | {"runtime": 140}, "allocated": 160, "reserved": 180, "device_used": 300, "need": 300}
+    raised = with_start_values(on_cuda, 90)
+    assert (raised["reserved"], raised["device_used"], raised["need"]) == (200, 320, 320)
+    assert sum(raised["parts"].values()) == 320 and "optimizer" not in raised["parts"]
+
+
+FIRST_DECOMPOSITION = """
+import torch
+
+def status(name):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name)) * 1024
+
+torch.set_num_threads(1)
+weight, other = torch.randn(2048, 1024), torch.randn(512, 512)
+(other @ other).sum()
+open("/proc/self/clear_refs", "w").write("5")  # resets the high-water mark
+before = status("VmRSS")
+torch.linalg.svd(weight, full_matrices=False)
+print(status("VmHWM") - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads Linux' /proc")
+def test_a_first_decomposition_takes_no_more_than_predicted():
+    process = subprocess.run([sys.executable, "-c", FIRST_DECOMPOSITION], capture_output=True, text=True, timeout=300)
+    predicted = svd_bytes(1024, 2048) + constants.CPU_LAPACK
+    assert 0.8 * predicted < int(process.stdout) <= predicted, process.stderr
+
+
+@pytest.mark.slow
+def test_memory_of_start_values_is_predicted_near_what_is_measured(chosen, toy, tmp_path):
+    wide = str(toy("llama", hidden_size=1024, intermediate_size=4096, num_hidden_layers=1))
+    settings = chosen(
+        load={"model": wide, "bits": 32},
+        lora={"init": "pissa", "r": 2, "target_modules": "up_proj"},
+        train={"max_steps": 3, "batch_size": 1, "measure_forgetting": False},
+    )
+    events = list(Workbench(tmp_path).tune(settings))
+    predicted, measured = (by_phase(events, kind)["tune"] for kind in ("memory_predicted", "memory_measured"))
+    assert predicted["parts"]["buffers"] >= svd_bytes(1024, 4096) > 50 * 2**20
+    error = predicted["rss"] / measured["peak"]["rss"] - 1
+    assert abs(error) < TOLERANCE, (predicted, measured)

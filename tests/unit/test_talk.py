@@ -1,14 +1,22 @@
 """The talk's steps: the bundled ones are whole, a speaker's own file is checked by step and line, texts are escaped."""
 
 import json
+import re
+from functools import partial
+from html import unescape
+from types import SimpleNamespace
 
 import pytest
 from toys import keys
 
-from playground.errors import PlaygroundError
+from playground import catalog, runs
+from playground.errors import PlaygroundError, problem
 from playground.i18n import LANGUAGES, translate
+from playground.job import Job
 from playground.runs.recordings import read_recording
+from playground.settings import Settings
 from playground.talk.steps import KINDS, STEPS, Step, read_steps
+from playground.ui.talk_answers import LiveAnswers
 from playground.ui.talk_figures import step_figure
 
 
@@ -35,11 +43,9 @@ def test_the_bundled_talk_has_each_kind_of_step_in_both_languages():
 
 @pytest.mark.parametrize("lang", LANGUAGES)
 def test_every_figure_is_drawn_and_says_where_its_numbers_are_from(lang):
-    without_numbers = ("text", "prompts")
     for step in read_steps():
         html = step_figure(step, lang)
-        assert (html == "") == (step.kind == "text")
-        assert ('class="source"' in html) == (step.kind not in without_numbers), step.kind
+        assert (html == "") == ('class="source"' not in html) == (step.kind == "text"), step.kind
 
 
 def test_figures_are_computed_from_what_a_step_names():
@@ -86,6 +92,9 @@ def test_costs_are_those_of_the_recordings_also_of_one_that_failed():
         ([_step(kind="cost", recordings="demo-en")], "error.talk_value"),
         ([_step(kind="measured", recordings=["demo-en"], card=0)], "error.talk_value"),
         ([_step(kind="text", r=8)], "error.talk_key"),
+        ([_step(kind="text", recordings=["demo-en"])], "error.talk_key"),
+        ([_step(kind="prompts", recordings=[])], "error.talk_value"),
+        ([_step(kind="prompts", recordings=["calm-7b-lora-4"])], "error.talk_no_answers"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_named(file, content, key):
@@ -122,3 +131,76 @@ def test_a_wrong_file_ends_the_program_in_a_sentence_before_it_starts(file, monk
     with pytest.raises(SystemExit) as ended:
         app.main()
     assert ended.value.code == 2 and "Step 2 (line 1) is no object" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_the_talks_prompts_have_recorded_answers_of_both_models_with_hardware_and_date(lang):
+    events = read_recording(f"talk-{lang}")
+    samples = [event for event in events if event["kind"] == "sample"]
+    prompts = catalog.prompts()["talk"]["prompts"][lang]
+    assert [event["prompt"] for event in samples[:3]] == prompts and "shape" not in events[0]
+    html = step_figure(Step("prompts", {}, {}), lang)
+    first, last = ({e["prompt"]: e["text"] for e in part} for part in (samples[:3], samples[-3:]))
+    cells = re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", html.partition("<tbody>")[2], re.DOTALL)
+    for number, prompt in enumerate(prompts):
+        question, base, tuned = map(unescape, cells[3 * number : 3 * number + 3])
+        assert question == prompt and base.startswith(first[prompt]) and tuned.startswith(last[prompt])
+        assert first[prompt] != last[prompt] != ""
+    assert events[0]["recorded"] in html and events[0]["hardware"]["name"] in html
+    assert "AMD EPYC" in step_figure(Step("prompts", {}, {}, options={"recordings": [f"demo-{lang}"]}), lang)
+
+
+class _Engine:
+    """Answers every question at once, or fails."""
+
+    state, loaded, error, result = "ready", None, None, {}
+
+    def chat(self, settings, adapter, sides, generation):
+        job, question = Job("chat"), sides["tuned"][0]["instruction"]
+        job.add({"kind": "answer", "base": "<b>", "tuned": f"{adapter}: {question}"})
+        job.add({"kind": "done", "result": self.result})
+        job.end(self.error)
+        return job
+
+
+def _page(tmp_path, engine, model="smollm2-135m-instruct", adapter=True):
+    run = runs.create(tmp_path, "tune", Settings().with_values({"load": {"model": model, "bits": 16}}))
+    if adapter:
+        run.adapter.mkdir()
+        (run.adapter / "adapter_model.safetensors").write_bytes(b"")
+    word = partial(translate, "en")
+    page = SimpleNamespace(root=tmp_path, engine=engine, lang="en", translate=word, raise_if_forbidden=lambda s: None)
+    return page, run.folder.name
+
+
+def test_questions_are_asked_now_with_the_newest_fine_tune(tmp_path):
+    page, run = _page(tmp_path, _Engine())
+    live = LiveAnswers(page)
+    live.start(["one", "<two>"])
+    live._thread.join(10)
+    html = live.figure()
+    assert f"{run}: one" in html and f"{run}: &lt;two&gt;" in html and "&lt;b&gt;" in html and not live.failed
+    assert "answered now, on this machine: SmolLM2" in html
+    page.engine.result = {"stopped": True}
+    live.start(["one", "two"])
+    live._thread.join(10)
+    assert f"{run}: one" in live.figure() and f"{run}: two" not in live.figure()
+    page.engine.error = problem("error.engine_closed")
+    live.start(["one"])
+    live._thread.join(10)
+    assert live.failed and translate("en", "error.engine_closed") in live.figure()
+    page.engine.state = "busy"
+    with pytest.raises(PlaygroundError) as caught:
+        live.start(["one"])
+    assert keys(caught) == ["error.busy"]
+
+
+@pytest.mark.parametrize(("model", "adapter"), [("smollm2-135m-instruct", False), ("cyberagent/open-calm-7b", True)])
+def test_nothing_is_asked_without_a_fine_tune_that_answers_within_seconds(tmp_path, model, adapter):
+    page, _ = _page(tmp_path, _Engine(), model, adapter)
+    with pytest.raises(PlaygroundError) as caught:
+        LiveAnswers(page).start(["one"])
+    assert keys(caught) == ["error.talk_nothing_tuned"]
+    if adapter:
+        page.engine.loaded = {"model": model, "bits": 16}
+        LiveAnswers(page).start(["one"])

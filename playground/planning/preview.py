@@ -1,0 +1,26 @@
+"""The preview process: reads the beginning of a data set for the page, so that no file can take the page's memory.
+
+A small file can unpack to gigabytes within one value; the client (client.py) stops the process at its limit. It imports
+no torch, so it is ready within a second.
+"""
+
+from typing import Any
+
+from playground.data.preview_values import to_dict
+from playground.data.source import preview
+from playground.jsonl_process import Emit, Server
+from playground.settings import parse
+
+
+def main() -> None:
+    """Serve requests until the page's process is gone."""
+    Server().serve(answer)
+
+
+def answer(do: str, arguments: dict, emit: Emit) -> dict[str, Any]:
+    """The preview of {"settings", "rows"} as JSON. Raises PlaygroundError as `source.preview` does."""
+    return to_dict(preview(parse(arguments["settings"]).data, arguments["rows"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""Find the fine-tune that was interrupted, to be offered again, and put back what runs wrote to spare folders."""
+
+from pathlib import Path
+
+from playground.errors import PlaygroundError
+from playground.runs.listing import history
+from playground.runs.lock import is_held, locked
+from playground.runs.spare import put_back, spares
+from playground.runs.store import Run
+from playground.runs.summary import RunSummary
+
+DIED = ("error.engine_killed", "error.engine_signal", "error.engine_died", "error.engine_closed", "error.rank_died")
+
+
+def interrupted(root: Path) -> RunSummary | None:
+    """The newest fine-tune, if it was interrupted and can go on: by a signal, a crash or the program's end.
+
+    One that a person stopped, that failed by itself, or that a program is working on, isn't.
+    """
+    newest = next((run for run in history(root) if run.job == "tune"), None)
+    if newest is None or not newest.is_resumable:
+        return None
+    died = any(problem.get("key") in DIED for problem in newest.problems)
+    was_cut = newest.state == "open" or bool(newest.result.get("ended_by")) or (newest.state == "failed" and died)
+    return newest if was_cut and not is_held(Run(root / newest.id)) else None
+
+
+def put_back_spares(root: Path) -> list[str]:
+    """Put back what runs in `root` wrote to spare folders; the ids of those for which it worked."""
+    done = []
+    for run_id, spare in spares(root):
+        try:
+            with locked(Run(root / run_id)):
+                if put_back(root, run_id, spare):
+                    done.append(run_id)
+        except PlaygroundError:  # still at work
+            continue
+    return done

@@ -1,0 +1,73 @@
+"""Libraries keep quiet and to themselves: no warning on standard error, no telemetry, no code from a hub."""
+
+import json
+import logging
+import subprocess
+import sys
+
+import pytest
+from network_recorder import NetworkRecorder
+from toys import PROJECT
+
+from playground import library_defaults, runs
+from playground.cli.output import print_event
+
+
+@pytest.fixture
+def recorder(tmp_path):
+    return NetworkRecorder(tmp_path / "network")
+
+
+def _python(*arguments, environment):
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=300, env=environment)
+
+
+def test_telemetry_is_off_unless_a_person_turned_it_on(recorder):
+    code = (
+        "import os, playground; print(os.environ['HF_HUB_DISABLE_TELEMETRY'], os.environ['GRADIO_ANALYTICS_ENABLED'])"
+    )
+    assert _python("-c", code, environment=recorder.environment).stdout.split() == ["1", "False"]
+    asked = recorder.environment | {"GRADIO_ANALYTICS_ENABLED": "True"}
+    assert _python("-c", code, environment=asked).stdout.split() == ["1", "True"]
+
+
+def test_the_recorder_sees_what_is_sent(recorder):
+    code = "import httpx; httpx.get('https://huggingface.co')"
+    assert _python("-c", code, environment=recorder.environment).returncode == 1
+    assert "huggingface.co" in recorder.attempts[0]
+
+
+@pytest.mark.slow
+def test_no_compiled_code_is_fetched_from_a_hub(recorder, tmp_path):
+    (tmp_path / "network" / "site" / "kernels.py").write_text(
+        "def get_kernel(*arguments, **options):\n    raise SystemExit(f'fetched {arguments}')\n"
+    )
+    code = "import playground, bitsandbytes.backends.cpu.ops, transformers; print(transformers.is_torch_available())"
+    done = _python("-c", code, environment=recorder.environment)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "True", "")
+
+
+@pytest.mark.parametrize("name,texts", library_defaults.DROPPED_MESSAGES.items())
+def test_only_the_named_messages_are_dropped(name, texts, caplog):
+    logger = logging.getLogger(name)
+    logger.warning("%s: and so on", texts[0])
+    assert caplog.records == []
+    if texts[0]:
+        logger.warning("something else")
+        assert [record.message for record in caplog.records] == ["something else"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_fine_tune_prints_its_events_alone_and_sends_nothing(bits, chosen, recorder, tmp_path, capsys):
+    settings, root = tmp_path / "s.json", tmp_path / "runs"
+    settings.write_text(json.dumps(chosen(load={"bits": bits}, train={"max_steps": 2}).to_dict()))
+    command = ("-m", "playground", "tune", "--settings", settings, "--runs", root)
+    done = _python(*command, environment=recorder.environment)
+    assert done.returncode == 0, done.stderr
+    for event in runs.find(root, json.loads(done.stdout)["run"]).events():
+        print_event(event, "en")
+    expected = capsys.readouterr().err
+    assert [line for line in done.stderr.splitlines() if line not in expected.splitlines()] == []
+    assert recorder.attempts == []

@@ -1,0 +1,231 @@
+"""The guard before Gradio, over an application that repeats what reaches it."""
+
+import asyncio
+import json
+from types import SimpleNamespace
+
+import gradio as gr
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from playground.ui.request_guard import MAX_BODY_BYTES, RequestGuard
+
+HALF = b"\\ud83d"
+
+
+def _served(status: int = 200, answer: dict | None = None) -> Starlette:
+    """An application with one listener, 7, that programs call as "ask", and one server function of component 1."""
+
+    async def repeat(request: Request) -> Response:
+        body = await request.body()
+        if answer is not None or not request.headers["content-type"].startswith("application/json"):
+            return JSONResponse(answer or {"bytes": len(body)}, status)
+        return Response(body, status)
+
+    async def fail(request: Request) -> Response:
+        raise KeyError("x")
+
+    with gr.Blocks():
+        inputs = [
+            gr.Textbox(),
+            gr.Number(),
+            gr.State([]),
+            gr.Dropdown(["a"], multiselect=True),
+            gr.Checkbox(),
+            gr.File(),
+        ]
+
+    def since(request: object) -> None:
+        """A server function."""
+
+    since._is_server_fn = True
+    listener = SimpleNamespace(inputs=inputs, api_name="ask", api_visibility="public")
+    named = {"named_endpoints": {"/ask": {"parameters": [{"parameter_name": "question"}]}}}
+    view = SimpleNamespace(since=since, other=repeat)
+    blocks = SimpleNamespace(fns={7: listener}, blocks={1: view}, get_api_info=lambda: named)
+    routes = [Route("/fail", fail), Route("/{path:path}", repeat, methods=["GET", "POST"])]
+    app = Starlette(routes=routes, middleware=[Middleware(RequestGuard, lang="en", most_upload=1000)])
+    app.get_blocks = lambda: blocks
+    return app
+
+
+def _post(path: str, body: object = None, raw: bytes | None = None, app: Starlette | None = None, **headers: str):
+    """The answer to a call below Gradio's prefix."""
+    content = json.dumps(body).encode() if raw is None else raw
+    sent = {"content-type": "application/json", **headers}
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(app or _served(), raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+            return await client.post(f"/gradio_api/{path}", content=content, headers=sent)
+
+    return asyncio.run(ask())
+
+
+GOOD = ["q", 3, None, ["a"], True, None]
+
+
+def test_a_right_call_passes_unchanged():
+    body = {
+        "data": GOOD,
+        "fn_index": 7,
+        "session_hash": "s",
+        "trigger_id": 1,
+        "event_data": {"index": 1, "value": 2, "run": "x"},
+    }
+    for path in ("run/predict", "run/predict/", "api/ask", "queue/join"):
+        answer = _post(path, body)
+        assert answer.status_code == 200 and answer.json() == body
+    by_program = [value for number, value in enumerate(GOOD) if number != 2]
+    assert _post("call/ask", {"data": by_program}).status_code == 200
+    assert _post("call/v2/ask", {"question": "q"}).status_code == 200
+    ask = {"data": [1], "component_id": 1, "fn_name": "since", "session_hash": "s"}
+    assert _post("component_server", ask).json() == ask
+
+
+@pytest.mark.parametrize(
+    "place,value",
+    [
+        (0, []),
+        (0, {}),
+        (0, True),
+        (1, "3"),
+        (1, True),
+        (1, 2**70),
+        (1, []),
+        (3, "a"),
+        (3, [[]]),
+        (3, ["a"] * 2000),
+        (4, 1),
+        (4, "x"),
+        (5, "x"),
+        (5, {"path": 3}),
+        (5, {"path": "a\x00"}),
+        (5, [3]),
+        (5, {"path": "x", "meta": 3}),
+    ],
+)
+def test_a_value_of_a_type_that_no_component_sends_is_refused(place, value):
+    data = [*GOOD[:place], value, *GOOD[place + 1 :]]
+    answer = _post("run/predict", {"data": data, "fn_index": 7})
+    assert answer.status_code == 422 and answer.json()["error"]
+
+
+def test_a_state_that_comes_back_from_a_browser_is_ignored():
+    """Conversations are kept on the server; nobody can put answers, or objects, into them."""
+    sent = [*GOOD[:2], [{"question": "q", "answers": {"base": {"text": ["x"]}}}], *GOOD[3:]]
+    assert _post("run/predict", {"data": sent, "fn_index": 7}).json()["data"] == GOOD
+
+
+@pytest.mark.parametrize(
+    "change,status",
+    [
+        ({"data": GOOD[:-1]}, 422),
+        ({"data": [*GOOD, 1]}, 422),
+        ({"data": None}, 422),
+        ({"data": {"a": 1}}, 422),
+        ({"fn_index": 8}, 404),
+        ({"fn_index": -1}, 422),
+        ({"fn_index": "7"}, 422),
+        ({"fn_index": True}, 422),
+        ({"trigger_id": "x"}, 422),
+        ({"session_hash": "x" * 65}, 422),
+        ({"session_hash": 3}, 422),
+        ({"session_hash": "\n"}, 422),
+        ({"event_id": []}, 422),
+        ({"batched": True}, 422),
+    ],
+)
+def test_a_call_of_wrong_form_is_refused(change, status):
+    answer = _post("run/predict", {"data": GOOD, "fn_index": 7, **change})
+    assert answer.status_code == status and answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "change,status",
+    [
+        ({"component_id": 2}, 404),
+        ({"component_id": "1"}, 404),
+        ({"component_id": True}, 404),
+        ({"fn_name": "other"}, 404),
+        ({"fn_name": "__class__"}, 404),
+        ({"fn_name": []}, 404),
+        ({"session_hash": None}, 422),
+    ],
+)
+def test_only_server_functions_are_called(change, status):
+    body = {"data": 1, "component_id": 1, "fn_name": "since", "session_hash": "s", **change}
+    assert _post("component_server", body).status_code == status
+
+
+@pytest.mark.parametrize(
+    "raw,status",
+    [
+        (b"", 400),
+        (b"{", 400),
+        (b"\xff", 400),
+        (b"[" * 100_000, 400),
+        (b'{"data": ' + b"9" * 5000 + b"}", 400),
+        (b"[]", 422),
+        (b"null", 422),
+        (b'{"data": ' + b"[" * 500 + b"]" * 500 + b"}", 422),
+        (b" " * (MAX_BODY_BYTES + 1), 413),
+    ],
+)
+def test_a_body_that_is_no_small_object_is_refused(raw, status):
+    assert _post("run/predict", raw=raw).status_code == status
+
+
+def test_text_is_made_valid_and_what_json_lacks_becomes_null():
+    raw = b'{"data": ["' + HALF + b'", NaN, null, ["a"], true, null], "fn_index": 7}'
+    assert _post("run/predict", raw=raw).json()["data"] == ["\ufffd", None, None, ["a"], True, None]
+    pair = b'{"data": ["\\ud83d\\ude00", 1, null, [], true, null], "fn_index": 7}'
+    assert _post("run/predict", raw=pair).json()["data"][0] == "😀"
+
+
+def test_uploads_have_a_limit_and_server_functions_take_none():
+    form = {"content-type": "multipart/form-data; boundary=b"}
+    assert _post("upload", raw=b"x" * 900, **form).json() == {"bytes": 900}
+    assert _post("upload", raw=b"x" * 3_000_000, **form).status_code == 413
+    assert _post("component_server", raw=b"x", **form).status_code == 415
+
+
+def test_an_upload_without_a_length_is_stopped_at_the_limit():
+    async def blocks():
+        for _ in range(40):
+            yield b"x" * 100_000
+
+    async def ask() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(_served()), base_url="http://x") as client:
+            headers = {"content-type": "multipart/form-data; boundary=b"}
+            return await client.post("/gradio_api/upload", content=blocks(), headers=headers)
+
+    assert asyncio.run(ask()).status_code == 413
+
+
+def test_a_sentence_gets_422_and_a_defect_stays_500():
+    body = {"data": GOOD, "fn_index": 7}
+    assert _post("run/predict", body, app=_served(500, {"error": "Too large."})).status_code == 422
+    assert _post("run/predict", body, app=_served(500, {"error": None})).status_code == 500
+
+
+def test_a_defect_of_the_application_is_a_sentence_without_a_traceback():
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(_served(), raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+            return await client.get("/fail")
+
+    answer = asyncio.run(ask())
+    assert answer.status_code == 500 and "KeyError" in answer.json()["error"] and "Traceback" not in answer.text
+
+
+@pytest.mark.parametrize(
+    "headers", [{"x-forwarded-host": "a\tb<"}, {"host": "x" * 400}, {"x-gradio-server": "http://["}]
+)
+def test_headers_that_no_address_can_be_made_of_are_refused(headers):
+    assert _post("run/predict", {"data": GOOD, "fn_index": 7}, **headers).status_code == 400
