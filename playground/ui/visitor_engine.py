@@ -97,8 +97,8 @@ class VisitorEngine(Engine):
                 raise unloading.error
         return True
 
-    def close(self) -> None:
-        """Leave the engine; it is closed with the program."""
+    def close(self, cause: str = PARENT, seconds: float = END_SECONDS) -> None:
+        """Leave the engine: this visitor's job is stopped. The worker is closed with the program."""
         job = self.job
         if job:
             self.stop_job(job)
