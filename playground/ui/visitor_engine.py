@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from playground.engine.client import STOP_SECONDS, Engine
+from playground.ending import PARENT
+from playground.engine.client import END_SECONDS, STOP_SECONDS, Engine
 from playground.errors import problem
 from playground.job import Job
 from playground.ui.engine_line import EngineLine, Place
