@@ -3,6 +3,7 @@
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 import playground.ui.quick_gradio  # noqa: F401, first of all: before another module imports Gradio
 from playground.ending import ENDING
@@ -22,6 +23,13 @@ def main() -> None:
     parser.add_argument("--host", help="address to listen on (GRADIO_SERVER_NAME, else 127.0.0.1)")
     parser.add_argument("--port", type=int, help="port to listen on (GRADIO_SERVER_PORT, else 7860)")
     parser.add_argument("--share", action="store_true", default=None, help="also open a public link through Gradio")
+    parser.add_argument("--auth", action="append", metavar="NAME:PASSWORD", help="let in only who logs in (repeatable)")
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        metavar="NAME",
+        help="name under which the page is opened too, such as a proxy's",
+    )
     parser.add_argument("--lang", choices=LANGUAGES, help="language of the first page; each page links to the other")
     runs = Path(os.environ.get("PLAYGROUND_RUNS") or "runs")
     parser.add_argument("--runs", type=Path, default=runs, help="folder of the runs (PLAYGROUND_RUNS, else runs)")
@@ -34,6 +42,9 @@ def main() -> None:
     arguments = parser.parse_args()
     private = not arguments.share and "SPACE_ID" not in os.environ  # a shared link and a Space are open to anyone
     lang = arguments.lang or "en"
+    users = [tuple(user.partition(":")[::2]) for user in arguments.auth or []]
+    if not all(name and password for name, password in users):
+        parser.error(translate(lang, "auth.form"))
     if arguments.static_space:
         write_static_space(arguments.static_space, lang)
         print(translate(lang, "static.written", path=arguments.static_space / "index.html"))
@@ -42,17 +53,18 @@ def main() -> None:
         steps = read_steps(arguments.talk)
     except PlaygroundError as error:
         parser.error(error.text(lang))
+    names = [arguments.host or os.environ.get("GRADIO_SERVER_NAME", ""), *(arguments.allow_host or [])]
     with ENDING.signals():
         try:
-            app = build_app(arguments.runs, lang, private, steps)
+            app: Any = build_app(arguments.runs, lang, private, steps)
         except OSError as error:
             parser.error(as_playground_error(error).text(lang))
-        options = launch_options(lang, private)
+        options = launch_options(lang, app.shared, names)
         if private and not options["mcp_server"]:
             print(translate(lang, "api.no_mcp"))
         with ending_in_order(app) as ended:
             address = {"server_name": arguments.host, "server_port": arguments.port, "share": arguments.share}
-            app.launch(**address, **options, prevent_thread_lock=True)
+            app.launch(**address, auth=users or None, **options, prevent_thread_lock=True)
             ended.wait()
 
 

@@ -120,9 +120,9 @@ function stripState(state, reply) {
   return {
     loaded: reply.loaded,
     run: {
-      text: working ? `${jobName(about.job)}: ${phaseName(phase)}` : outcome ? `${jobName(about.job)}: ${say(`outcome.${outcome}`)}` : "",
-      more: [amount, left].filter(Boolean).join(" · "), state: outcome,
-      share: working && progress?.total ? progress.done / progress.total : working ? 0 : null,
+      text: reply.waiting ? reply.waiting.split(" · ")[0] : working ? `${jobName(about.job)}: ${phaseName(phase)}` : outcome ? `${jobName(about.job)}: ${say(`outcome.${outcome}`)}` : "",
+      more: reply.waiting ? reply.waiting.split(" · ")[1] : [amount, left].filter(Boolean).join(" · "), state: reply.waiting ? "" : outcome,
+      share: reply.waiting ? null : working && progress?.total ? progress.done / progress.total : working ? 0 : null,
     },
     memory: { text: formatBytes(bytes), capacity: isNumber(capacity) ? formatBytes(capacity) : "", share: isNumber(capacity) && isNumber(bytes) ? bytes / capacity : null },
   };

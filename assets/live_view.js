@@ -45,7 +45,7 @@ function drawStatus() {
   part(".phase").dataset.state = outcome;
   const format = progress?.unit === "bytes" ? formatBytes : formatCount, amounts = { done: format(progress?.done), total: format(progress?.total) };
   put(part(".amount"), working && progress?.total ? sayEither(`amount.${progress.unit}`, "amount.other", amounts) : "");
-  put(part(".engine"), connectionLost ? say("lost") : recorded ? "" : say(`engine.${reply.engine}`));
+  put(part(".engine"), connectionLost ? say("lost") : reply.waiting ? reply.waiting : recorded ? "" : say(`engine.${reply.engine}`));
   part(".engine").dataset.state = connectionLost ? "off" : reply.engine;
   drawProgress(working, progress?.total > 0 ? Math.min(1, progress.done / progress.total) : null);
   drawFacts(active && phase === "train");
@@ -249,7 +249,7 @@ function readPaint() {
 }
 
 function receive(fresh) {
-  needsDrawing ||= !reply || connectionLost || fresh.events.length > 0 || ["run", "engine", "live"].some((key) => fresh[key] !== reply[key]);
+  needsDrawing ||= !reply || connectionLost || fresh.events.length > 0 || ["run", "engine", "live", "waiting"].some((key) => fresh[key] !== reply[key]);
   const catchingUp = fresh.more && fresh.run === state.run;
   if (fresh.run !== state.run) state = emptyState(fresh.run), pickedStep = null;
   reply = fresh, connectionLost = false, state.cursor = fresh.cursor;

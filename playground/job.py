@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 from playground.errors import PlaygroundError
 
@@ -10,14 +11,15 @@ class Job:
     """A job under way or ended. Any number of threads can read its events, each from the first one on.
 
     do: "load", "tune", "chat", "lab", "export" or "unload". resumes: the id of the run that it continues, if any. run:
-    the id of its run, once that is open. stopping: whether it was asked to stop. result: of its `done` event. error:
-    why it failed, if it did.
+    the id of its run, once that is open; root: the folder of its runs, once the engine has it. stopping: whether it was
+    asked to stop. result: of its `done` event. error: why it failed, if it did.
     """
 
     def __init__(self, do: str, resumes: str | None = None):
         self.do = do
         self.resumes = resumes
         self.run: str | None = None
+        self.root: Path | None = None
         self.ended = self.stopping = False
         self.error: PlaygroundError | None = None
         self.result: dict = {}

@@ -50,10 +50,17 @@ class Connection:
 
     Each message of the child goes to the request whose id it carries, so a late one can't reach a request that was sent
     over another connection. When the process exits, its unfinished requests get a last message, {"exit": code}.
+    folder: the process's working directory; by default this one's, so that relative paths mean the same in both.
     Safe to use from several threads.
     """
 
-    def __init__(self, command: Sequence[str], log: Path, environment: dict[str, str] | None = None):
+    def __init__(
+        self,
+        command: Sequence[str],
+        log: Path,
+        environment: dict[str, str] | None = None,
+        folder: Path | None = None,
+    ) -> None:
         self.ready: dict | None = None  # what the child announced, once it has
         self.closing = False  # whether its end was asked for
         self._log = log
@@ -65,14 +72,14 @@ class Connection:
         self._writing = threading.Lock()
         self._process = subprocess.Popen(
             command,
-            cwd=PROJECT,
+            cwd=folder,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             encoding="utf-8",
             errors="replace",
-            env=os.environ | {"PYTHONUNBUFFERED": "1"} | (environment or {}),
+            env=os.environ | _import_path() | {"PYTHONUNBUFFERED": "1"} | (environment or {}),
             start_new_session=True,
         )
         self._logging_thread = threading.Thread(target=self._keep_log, daemon=True)
@@ -193,6 +200,12 @@ class Connection:
         except OSError:
             for line in self._process.stderr:  # the pipe must be emptied even where nothing can be written
                 self._log_tail.append(line.strip())
+
+
+def _import_path() -> dict[str, str]:
+    """Variables with which a child imports this package from any working directory, and nothing that lies there."""
+    path = os.pathsep.join(part for part in (str(PROJECT), os.environ.get("PYTHONPATH", "")) if part)
+    return {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
 
 
 class Server:

@@ -25,6 +25,7 @@ from playground.data.reshape import reshape
 from playground.data.row import Row, text_of
 from playground.data.selection import MAX_ROWS, RowSelector, SelectedRows
 from playground.data.text_kind import kind_of_text, without_fence
+from playground.data.uploads import is_upload, path_of
 from playground.errors import PlaygroundError, Problem, problem
 from playground.i18n import pasted_name
 from playground.settings import Data
@@ -196,10 +197,15 @@ def _open(settings: Data, preview_bytes: int, on_progress: Callable = lambda *_:
     if entry:
         return read_hub(entry["hub"])
     if is_file(source):
-        return read_file(Path(source).expanduser(), settings.encoding, preview_bytes, on_progress, settings.part)
+        return read_file(path_of(source), settings.encoding, preview_bytes, on_progress, settings.part)
     if is_folder(source):
-        return read_folder(Path(source).expanduser(), settings.part)
-    if Path(source).is_absolute() or not is_id(source) or Path(source).suffix.lower() in FILE_SUFFIXES:
+        return read_folder(path_of(source), settings.part)
+    if (
+        is_upload(source)
+        or Path(source).is_absolute()
+        or not is_id(source)
+        or Path(source).suffix.lower() in FILE_SUFFIXES
+    ):
         raise problem("error.no_file", source=short_name(source))
     return read_hub(source)
 

@@ -44,15 +44,22 @@ class Engine:
     """The worker process and the job that it runs. Safe to use from several threads.
 
     root: the folder of the runs. run: the id of the run that is worked on now, or was last. last: the job under way, or
-    the last one; last_tune: the same of fine-tunes. command: what starts the worker; `root` is appended.
+    the last one; last_tune: the same of fine-tunes. command: what starts the worker; `root` is appended. environment:
+    variables of the worker besides those of this process; folder: its working directory, by default this process's.
     """
 
-    def __init__(self, root: Path, command: tuple[str, ...] = COMMAND):
+    def __init__(
+        self,
+        root: Path,
+        command: tuple[str, ...] = COMMAND,
+        environment: dict[str, str] | None = None,
+        folder: Path | None = None,
+    ) -> None:
         self.root = root
         self.run: str | None = None
         self.last: Job | None = None
         self.last_tune: Job | None = None
-        self._command = command
+        self._command, self._environment, self._folder = command, environment or {}, folder
         self._worker: _Worker | None = None
         self._job: Job | None = None
         self._request_id = 0  # of the job under way
@@ -88,7 +95,8 @@ class Engine:
 
     @property
     def loaded(self) -> dict | None:
-        """The model in the worker's memory: {"model", "bits", "run": the id of the run that loaded it}, or None.
+        """The model in the worker's memory: {"model", "bits", "run": the id of the run that loaded it, "root": its
+        folder}, or None.
 
         None before the first load, while another model is loaded, and once the worker has ended.
         """
@@ -129,7 +137,8 @@ class Engine:
                     Connection(
                         (*self._command, str(self.root.resolve())),
                         self.root / "engine.log",
-                        {"TOKENIZERS_PARALLELISM": "false"},
+                        {"TOKENIZERS_PARALLELISM": "false", **self._environment},
+                        self._folder,
                     )
                 )
 
@@ -237,24 +246,33 @@ class Engine:
             self._connection.cancel(self._request_id)
             return True
 
-    def _submit(self, job: Job, do: str, **arguments: Any) -> Job:
+    def submit(self, job: Job, do: str, root: Path, arguments: dict[str, Any]) -> Job:
+        """Send a job whose runs lie under `root`, which is another folder than the engine's for a visitor's jobs.
+
+        Raises PlaygroundError if a job is under way.
+        """
+        elsewhere = {} if root == self.root else {"root": str(root.resolve())}
         with self._lock:
             if self._job:
                 raise problem("error.busy")
             self.start()
             worker = self._worker
             assert worker
+            job.root = root
             self._job = self.last = job
             self.last_tune = job if job.do == "tune" else self.last_tune
             try:
                 self._request_id = worker.connection.send(
-                    do, arguments, lambda message: self._receive(job, worker, message)
+                    do, arguments | elsewhere, lambda message: self._receive(job, worker, message)
                 )
             except BaseException as error:  # it was not sent, so nothing will ever end it
                 self._job = None
                 job.end(as_playground_error(error))
                 raise
             return job
+
+    def _submit(self, job: Job, do: str, **arguments: Any) -> Job:
+        return self.submit(job, do, self.root, arguments)
 
     def _receive(self, job: Job, worker: _Worker, message: Message) -> None:
         """Take in a message of the worker about this job."""
@@ -268,7 +286,7 @@ class Engine:
         elif "exit" in message:
             error = _exit_error(worker.connection, message["exit"])
             if job.run:
-                runs.record_death(self.root, job.run, job.do, error)
+                runs.record_death(job.root or self.root, job.run, job.do, error)
         else:
             worker.memory = message["result"]
         with self._lock:
@@ -282,7 +300,8 @@ class Engine:
             if event["kind"] == "opened":
                 self.run = event["run"]
             elif event["kind"] == "loaded":
-                worker.loaded = {"model": event["model"], "bits": event["bits"], "run": job.run}
+                loaded = {"model": event["model"], "bits": event["bits"], "run": job.run}
+                worker.loaded = loaded | {"root": job.root}
             elif event["kind"] == "unloaded":
                 worker.loaded = None
 

@@ -4,6 +4,8 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from transformers import PreTrainedConfig
+
 from playground import catalog
 from playground.background import run_in_background
 from playground.engine import predictions
@@ -14,11 +16,12 @@ from playground.model import float8
 from playground.model.adapter_folder import CONFIG as ADAPTER_CONFIG
 from playground.model.adapter_folder import base_model, is_adapter_folder
 from playground.model.cpu_speed import bf16_speedup
-from playground.model.dtype import MIN_BF16_SPEEDUP, default_bits
+from playground.model.dtype import MIN_BF16_SPEEDUP, compute_dtype, default_bits
 from playground.model.load import LoadedModel, load_model, resolve_device, unquantized_share
 from playground.model.source import config_available, fetch_model, local_folder
 from playground.predict import meta_model
 from playground.settings import Load, Settings, is_float8
+from playground.settings.limits import current_limits, raise_if_too_large
 
 MIN_UNQUANTIZED_SHARE = 0.01  # of the weights: more than that is worth a note
 
@@ -106,6 +109,7 @@ def _check_fit(context: JobContext, load: Load) -> Generator[dict, None, bool]:
         return False
     source = local_folder(load.model) or load.model  # local_folder raises for a path that isn't a model
     config = meta_model.config_of(str(source))
+    _check_size(config, load, context.team.device)
     for event in predictions.predict_load_memory(load, config, context.team.device):
         yield event
         if event.get("verdict") == "no" and not load.force:
@@ -117,6 +121,12 @@ def _check_fit(context: JobContext, load: Load) -> Generator[dict, None, bool]:
                 capacity_bytes=event["capacity"],
             )
     return True
+
+
+def _check_size(config: PreTrainedConfig, load: Load, device: str) -> None:
+    """Raise PlaygroundError for a model that is larger than a visitor of this page may load."""
+    if current_limits():
+        raise_if_too_large(meta_model.model_facts(config, load, compute_dtype(load, device)[0], device).parameters)
 
 
 def _folder_notes(folder: Path, load: Load) -> Iterator[dict]:

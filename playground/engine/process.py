@@ -2,7 +2,8 @@
 
 Requests, in the JSON lines of jsonl_process.py: "load" {"settings"}, "tune" {"settings", "exact"}, "resume" {"run_id"},
 "chat" {"settings", "adapter", "sides", "generation"}, "chat_with_adapters" {"run_ids", "question", "generation"},
-"lab" {"settings", "question"}, "export" {"order", "token"}, "unload". The result of each is the memory at its end.
+"lab" {"settings", "question"}, "export" {"order", "token"}, "unload"; each may name the "root" of its runs, where that
+is another folder than the process was started with. The result of each is the memory at its end.
 Settings are validated here, at the edge of the process. The process is ready once its libraries are imported:
 {"ready": {"cuda": whether torch can use it, "pid"}}.
 """
@@ -44,6 +45,7 @@ def _serve(server: Server, root: str) -> NoReturn:
     workbench = Workbench(Path(root), server.cancelled)
 
     def answer(do: str, arguments: dict, emit: Emit) -> dict[str, int]:
+        workbench.root = Path(arguments.get("root", root))
         for event in start_job(workbench, do, arguments):
             emit(event)
         return meter.read_memory()

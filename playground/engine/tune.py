@@ -28,7 +28,9 @@ from playground.memory.release import release_memory
 from playground.model import adapt, saved_adapter
 from playground.model.load import LoadedModel, resolve_device
 from playground.settings import Settings
+from playground.settings.limits import raise_if_too_many_rows, raise_if_too_many_steps
 from playground.train import best_weights, checkpoint
+from playground.train.loop import total_steps
 from playground.train.memory_policy import MemoryPlan
 from playground.train.prepare import build_trainer, make_trainable, try_batching
 from playground.train.trainer import Trainer
@@ -155,10 +157,12 @@ def _load_model_and_rows(
     """The model without any adapter, and the rows encoded for it."""
     yield {"kind": "phase", "name": "data"}
     rows = yield from run_in_background(lambda on_progress: data_source.read(settings.data, on_progress), context.stop)
+    raise_if_too_many_rows(len(rows.train))
     loaded = yield from ensure_loaded(context, slot, settings.load)
     yield {"kind": "phase", "name": "prepare"}
     slot.unload_adapter()
     training_set = encode_rows(rows, settings, loaded)
+    raise_if_too_many_steps(total_steps(len(training_set.examples), settings.train))
     yield from training_set.notes
     return loaded, training_set
 

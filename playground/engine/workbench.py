@@ -208,8 +208,9 @@ class Workbench:
             return runs.NullRun(resumed.folder if resumed else self.root / "unwritten")
         if resumed:
             return resumed
-        is_same_model = joins_open_run and self._slot.is_loaded_as(settings.load)
-        if is_same_model and self.run and self.run.folder.is_dir() and not runs.is_held(self.run):
+        is_here = self.run is not None and self.run.folder.parent == self.root and self.run.folder.is_dir()
+        is_same_model = joins_open_run and is_here and self._slot.is_loaded_as(settings.load)
+        if is_same_model and self.run and not runs.is_held(self.run):
             return self.run
         return runs.create(self.root, kind, settings, **_machine(settings.load, team.device))
 

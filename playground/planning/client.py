@@ -58,14 +58,23 @@ def read_stored_answers() -> list[dict[str, Any]]:
 class Planner:
     """Asks questions of the planning process and remembers the answers. Safe to use from several threads."""
 
-    def __init__(self, root: Path, command: tuple[str, ...] = COMMAND):
+    def __init__(
+        self,
+        root: Path,
+        command: tuple[str, ...] = COMMAND,
+        environment: dict[str, str] | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        def worker(command: tuple[str, ...], most_bytes: int) -> Worker:
+            return Worker(root / "engine.log", command, most_bytes, environment, folder)
+
         names = {*WORKERS.values(), OTHER_WORKER} - {"preview"}
-        self._workers = {name: Worker(root / "engine.log", command) for name in names}
-        self._workers["preview"] = Worker(root / "engine.log", PREVIEW_COMMAND, MAX_PREVIEW_BYTES)
+        self._workers = {name: worker(command, MAX_BYTES) for name in names}
+        self._workers["preview"] = worker(PREVIEW_COMMAND, MAX_PREVIEW_BYTES)
         self._answers: OrderedDict[str, Any] = OrderedDict()
         self._stored = {_key(entry["id"], entry["arguments"]): entry["answer"] for entry in read_stored_answers()}
 
-    def ask(self, do: str, on_progress: OnProgress | None = None, **arguments: Any) -> Any:
+    def ask(self, do: str, on_progress: OnProgress | None = None, asker: object = None, **arguments: Any) -> Any:
         """The result of a function of the planning process with these JSON arguments (settings as a dict).
 
         `on_progress(done, total, unit)` is called while a long question is answered; what it raises ends the question.
@@ -82,6 +91,7 @@ class Planner:
         with worker.lock:
             answer = self._answers.get(key)
             if answer is None:
+                worker.asker = asker
                 answer = worker.ask(do, arguments, on_progress)
                 if do not in OF_FILES:
                     self._answers[key] = answer
@@ -93,9 +103,11 @@ class Planner:
         """The answer that is known without asking, or None."""
         return self._stored.get(_key(do, arguments))
 
-    def stop(self, do: str) -> None:
-        """Stop the question under way, if there is one, in the process that answers `do`; its asker gets an error."""
-        self._worker(do).stop()
+    def stop(self, do: str, asker: object = None) -> None:
+        """Stop the question under way in the process that answers `do`, if it is this asker's, who gets an error."""
+        worker = self._worker(do)
+        if worker.asker == asker:
+            worker.stop()
 
     def close(self) -> None:
         """End the processes; the next question starts a new one."""
@@ -125,13 +137,23 @@ class Planner:
 class Worker:
     """One planning process and the question that it answers. `ask` is for the thread that has the `lock`.
 
-    most_bytes: of memory that the process may take; it is ended beyond that.
+    most_bytes: of memory that the process may take; it is ended beyond that. environment, folder: its variables besides
+    this process's, and its working folder.
     """
 
-    def __init__(self, log: Path, command: tuple[str, ...], most_bytes: int = MAX_BYTES):
+    def __init__(
+        self,
+        log: Path,
+        command: tuple[str, ...],
+        most_bytes: int = MAX_BYTES,
+        environment: dict[str, str] | None = None,
+        folder: Path | None = None,
+    ) -> None:
         self.lock = threading.Lock()
         self.connection: Connection | None = None
-        self._log, self._command, self._most_bytes = log, command, most_bytes
+        self.asker: object = None  # who asks the question under way
+        self._log, self._command, self._most_bytes, self._folder = log, command, most_bytes, folder
+        self._environment = {"CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false", **(environment or {})}
         self._asking = self._stopped = False
 
     def ask(self, do: str, arguments: dict, on_progress: OnProgress | None) -> Any:
@@ -201,8 +223,7 @@ class Worker:
 
     def _live_connection(self) -> Connection:
         if not self.connection or not self.connection.alive or self.connection.closing:
-            environment = {"CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false"}
-            self.connection = Connection(self._command, self._log, environment)
+            self.connection = Connection(self._command, self._log, self._environment, self._folder)
         return self.connection
 
 

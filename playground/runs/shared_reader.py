@@ -8,6 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from playground.runs.store import Run
 
@@ -39,15 +40,15 @@ class SharedReader:
 
     def __init__(self, convert: Convert):
         self._convert = convert
-        self._tails: dict[str, _Tail] = {}
+        self._tails: dict[Path, _Tail] = {}  # by the run's folder
         self._lock = threading.Lock()
 
     def since(self, run: Run, cursor: int, max_bytes: int) -> tuple[list[dict], int]:
         """The whole events after byte `cursor`, at most `max_bytes` of them, and the cursor to go on from."""
         with self._lock:
-            tail = self._tails.get(run.id)
+            tail = self._tails.get(run.folder)
             if tail and run.size() < tail.end:  # another run under this name
-                del self._tails[run.id]
+                del self._tails[run.folder]
                 tail = None
             if tail and tail.end <= cursor + max_bytes:
                 self._read_on(run, tail, max_bytes)
@@ -57,7 +58,7 @@ class SharedReader:
                 max_bytes = max(tail.end - cursor, 0) or max_bytes
         events, end = run.since(cursor, max_bytes)
         if tail is None and end - cursor < max_bytes // 2:  # the file's end was reached
-            self._keep(run.id, end)
+            self._keep(run.folder, end)
         return self._convert(events), end
 
     def _read_on(self, run: Run, tail: _Tail, max_bytes: int) -> None:
@@ -79,8 +80,8 @@ class SharedReader:
         first = starts.index(cursor)
         return [event for block in list(tail.blocks)[first:] for event in block.events]
 
-    def _keep(self, run_id: str, end: int) -> None:
+    def _keep(self, folder: Path, end: int) -> None:
         with self._lock:
-            self._tails.setdefault(run_id, _Tail(end))
+            self._tails.setdefault(folder, _Tail(end))
             while len(self._tails) > MAX_RUNS:
                 self._tails.pop(next(iter(self._tails)))

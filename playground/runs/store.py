@@ -23,6 +23,7 @@ import contextlib
 import json
 import os
 import re
+import secrets
 import shutil
 import threading
 import time
@@ -45,6 +46,7 @@ RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
 MAX_EVENT_BYTES = 16_000_000  # of a line that is read; a longer one is passed over
 OWN_FILES = ("events.jsonl", "settings.json")  # by one of which a folder is known as a run's
 TRASH = ".deleted"  # folder of the deleted runs, under that of the runs
+VISITORS = ".visitors"  # folder of the visitors of a shared page, under that of the runs: a folder of runs for each
 # Begin most lines of a run, as `append` writes them: memory is recorded ten times a second.
 PASSING_LINE = re.compile(rb'\{"t":[-+.\de]+,"kind":"(?:memory|progress|sample|(step))",')
 
@@ -218,6 +220,8 @@ def create(root: Path, job: str, settings: Settings, **facts: Any) -> Run:
     """A new run folder under `root` with its settings and its first event; `facts` join the `run_started` event."""
     began = time.time()
     stem = f"{datetime.fromtimestamp(began):%Y%m%d-%H%M%S}-{job}"
+    if root.parent.name == VISITORS:  # two visitors' runs never have the same id
+        stem += f"-{secrets.token_hex(4)}"
     for number in range(1, 1000):
         folder = root / (stem if number == 1 else f"{stem}-{number}")
         if (root / TRASH / folder.name).exists():  # a deleted run can come back under its id

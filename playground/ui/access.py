@@ -6,13 +6,17 @@ import tempfile
 from pathlib import Path
 
 from playground import ASSETS, catalog, runs
+from playground.data.uploads import belongs_to, is_upload
 from playground.errors import PlaygroundError, Problem
 
-PROJECT = ASSETS.parent  # the working directory of the engine and of the planner, whatever the page's own is
+PROJECT = ASSETS.parent
 
 
-def forbidden_sources(model: str, source: str) -> list[Problem]:
-    """A Problem for the model and for the data set, where it names a path of this machine that no page uploaded."""
+def forbidden_sources(model: str, source: str, visitor: str | None = None) -> list[Problem]:
+    """A Problem for the model and for the data set, where it names a path of this machine, or another one's upload.
+
+    visitor: whose uploads are allowed; None: anyone's, of a run that was started by the right one.
+    """
     listed = {
         "load.model": (model, catalog.models()),
         "data.source": (source, catalog.data_sets()),
@@ -20,7 +24,7 @@ def forbidden_sources(model: str, source: str) -> list[Problem]:
     return [
         Problem("problem.not_here", {"field": field, "value": name[:120]})
         for field, (name, entries) in listed.items()
-        if name not in entries and _is_path(name) and not was_uploaded(name)
+        if name not in entries and not _is_allowed(name, visitor)
     ]
 
 
@@ -41,6 +45,13 @@ def forbidden_start(root: Path, start_from: str) -> list[Problem]:
     return []
 
 
+def _is_allowed(name: str, visitor: str | None) -> bool:
+    """Whether a name is an upload of this visitor, or no path."""
+    if name.startswith("upload:"):
+        return is_upload(name) and (visitor is None or belongs_to(name, visitor))
+    return not _is_path(name)
+
+
 def _is_path(name: str) -> bool:
     """Whether a name has the form of a path, or would be taken for one because such a file or folder exists.
 
@@ -55,10 +66,12 @@ def _is_path(name: str) -> bool:
 
 
 def was_uploaded(name: str) -> bool:
-    """Whether a path lies in the folder of uploads (Gradio's, as its manual documents it) or of pasted texts."""
+    """Whether a name is an upload's, or a path in the folder of uploads (Gradio's, as its manual documents it) or of
+    pasted texts.
+    """
     uploads = os.environ.get("GRADIO_TEMP_DIR") or Path(tempfile.gettempdir()) / "gradio"
     folders = (Path(uploads), catalog.cache_folder() / "pasted")
     try:
-        return any(Path(name).resolve().is_relative_to(folder.resolve()) for folder in folders)
+        return is_upload(name) or any(Path(name).resolve().is_relative_to(folder.resolve()) for folder in folders)
     except (OSError, ValueError):  # too long, or a NUL in it
         return False

@@ -5,7 +5,7 @@ but no table headers and no text with values in it, has no address for a languag
 draws most texts, what the browser shows. The second page takes about 2 s to build (two busy cores) and 6 to 9 MiB.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,6 @@ import gradio as gr
 from playground import catalog
 from playground.engine.client import Engine
 from playground.i18n import LANGUAGES, translate
-from playground.jobs.runner import Runner
 from playground.planning.client import Planner
 from playground.runs import empty_trash, put_back_spares
 from playground.settings import Settings
@@ -43,11 +42,11 @@ from playground.ui import (
     talk_tab,
 )
 from playground.ui.engine_state import engine_state, loaded_text, tuned_text
-from playground.ui.job_queue import JobQueue
 from playground.ui.live_view import STATIC, live_view
 from playground.ui.page import UNQUEUED, Page, job_message
 from playground.ui.separate_events import separate_events
-from playground.ui.story import Story
+from playground.ui.shared_page import SharedPage
+from playground.ui.workspaces import Workspace
 
 TABS = ("start", "plan", "load", "data", "tune", "chat", "lab", "talk", "runs", "take")  # in their order; "start" opens
 
@@ -61,26 +60,35 @@ def build_app(root: Path, lang: str = "en", private: bool = False, talk: Sequenc
     """
     empty_trash(root)
     put_back_spares(root)
-    engine = Engine(root)
+    shared = None if private else SharedPage(root)
+    environment, folder = (shared.environment, shared.folder) if shared else (None, None)
+    engine = Engine(root, environment=environment, folder=folder)
     engine.start()
-    planner, story, queue = Planner(root), Story(engine), JobQueue(engine)
-    jobs = Runner(root, engine, lambda: story.running or queue.running)
+    planner = Planner(root, environment=environment, folder=folder)
+    workspace = shared.workspaces(engine, planner) if shared else _one_workspace(root, engine, planner)
     other = next(code for code in LANGUAGES if code != lang)
     talk = talk or read_steps()
 
     gr.set_static_paths(STATIC)
     first, second = (
-        Page(code, root, engine, planner, story, queue, _preset(f"demo-{code}"), private, jobs)
+        Page(code, workspace, _preset(f"demo-{code}"), private, shared.limits if shared else None)
         for code in (lang, other)
     )
-    with gr.Blocks(title=translate(lang, "app.title"), analytics_enabled=False, fill_width=True) as app:
+    title, tidy = translate(lang, "app.title"), None if private else (600, 3600)  # Gradio's own copies of files
+    with gr.Blocks(title=title, analytics_enabled=False, fill_width=True, delete_cache=tidy) as app:
         api.mount(first)  # before the listeners, which would take the names "tune" and "stop"
         _build_page(app, first, f"/{other}", talk)
     with app.route(translate(lang, "app.other"), f"/{other}"):
         _build_page(app, second, "/", talk)
-    app.engine, app.planner = engine, planner
+    app.engine, app.planner, app.shared = engine, planner, shared
     app.queue(default_concurrency_limit=None, max_size=64)
     return app
+
+
+def _one_workspace(root: Path, engine: Engine, planner: Planner) -> Callable[[], Workspace]:
+    """On a private page whoever opens it has everything."""
+    workspace = Workspace("", root, engine, planner)
+    return lambda: workspace
 
 
 @dataclass(frozen=True)
@@ -109,7 +117,7 @@ def _build_page(app: gr.Blocks, page: Page, other_path: str, talk: Sequence[Step
         with gr.Column(scale=6, min_width=320, elem_classes="desk"):
             tabs = _build_tabs(page, talk)
         with gr.Column(scale=5, min_width=320, elem_classes="watch"):
-            view = live_view(page.lang, page.root, lambda: engine_state(page.engine))
+            view = live_view(page.lang, lambda: page.root, lambda: engine_state(page))
     headers = tabs.headers
     start_tab.connect(page, tabs.start, app, tabs.tabs, tabs.compare)
     plan_listeners.connect(page, tabs.plan, headers["plan"])

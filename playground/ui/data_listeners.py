@@ -41,7 +41,7 @@ def connect_upload(page: Page, tab: DataTab, button: gr.UploadButton) -> Any:
     """Make what is uploaded with a button the data set, and look at it at once. Returns the event."""
 
     def use(path: str) -> tuple:
-        return source_update(page, path), 1, True
+        return source_update(page, page.keep_upload(path)), 1, True
 
     return button.upload(use, button, [tab.inputs.source, tab.token_view.row_number, tab.opened], **UNQUEUED)
 
@@ -170,7 +170,8 @@ def _connect_pasted(page: Page, tab: DataTab) -> None:
 
     def paste(text: str) -> tuple:
         try:
-            return source_update(page, str(source.save_pasted(text or "", cache_folder() / "pasted"))), message()
+            path = str(source.save_pasted(text or "", cache_folder() / "pasted" / page.visitor))
+            return source_update(page, page.keep_upload(path)), message()
         except Exception as error:
             return gr.skip(), page.error_message(error)
 

@@ -3,8 +3,8 @@
 from typing import Any
 
 from playground import catalog
-from playground.engine.client import Engine
 from playground.ui.page import Page
+from playground.ui.visitor_engine import VisitorEngine
 
 
 def loaded_text(page: Page) -> str:
@@ -25,8 +25,9 @@ def tuned_text(page: Page, result: dict) -> str:
     return "\n".join(lines)
 
 
-def engine_state(engine: Engine) -> dict[str, Any]:
+def engine_state(page: Page) -> dict[str, Any]:
     """The engine's run and state, as the live view takes them."""
+    engine = page.engine
     loaded, memory = engine.loaded, engine.memory or {}
     return {
         "run": engine.run,
@@ -34,4 +35,14 @@ def engine_state(engine: Engine) -> dict[str, Any]:
         "engine": engine.state,
         "loaded": {"name": catalog.display_name(loaded["model"]), "bits": loaded["bits"]} if loaded else None,
         "memory": memory.get("device_used", memory.get("rss")),
+        "waiting": _place_text(page),
     }
+
+
+def _place_text(page: Page) -> str:
+    """Where the visitor's job stands in the line, and how long that takes; "" where none waits."""
+    place = page.engine.place if isinstance(page.engine, VisitorEngine) else None
+    if place is None:
+        return ""
+    minutes = max(1, round(place.seconds / 60))
+    return page.translate("shared.place", place=place.number, of=place.of, minutes=minutes)

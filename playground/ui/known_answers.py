@@ -9,6 +9,7 @@ from pathlib import Path
 
 from playground import catalog, runs
 from playground.data import source
+from playground.data.uploads import path_of
 from playground.errors import PlaygroundError
 from playground.settings import Data
 from playground.ui.access import forbidden_sources
@@ -51,7 +52,7 @@ def known_answers(root: Path, run_id: str, private: bool) -> KnownAnswers:
         settings = run.settings()
         data = settings.data
         if (private or not forbidden_sources(settings.load.model, data.source)) and _is_quick(data.source):
-            return _of_data_set(data, _modified(Path(data.source).expanduser()))
+            return _of_data_set(data, _modified(path_of(data.source)))
         return _of_evaluation(run.folder / ANSWERS, _modified(run.folder / ANSWERS))
     except (PlaygroundError, OSError, ValueError):
         return KnownAnswers()
@@ -66,7 +67,7 @@ def _is_quick(name: str) -> bool:
     """Whether a data set is bundled, or a file small enough to be read while somebody waits."""
     if "file" in catalog.data_sets().get(name, {}):
         return True
-    return source.is_file(name) and Path(name).expanduser().stat().st_size <= MAX_FILE_BYTES
+    return source.is_file(name) and path_of(name).stat().st_size <= MAX_FILE_BYTES
 
 
 def _modified(path: Path) -> int:

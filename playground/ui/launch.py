@@ -1,5 +1,6 @@
 """How the page is served: styles, limits, and what every request passes."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.middleware import Middleware
@@ -8,9 +9,11 @@ from starlette.middleware.gzip import GZipMiddleware
 from playground import ASSETS
 from playground.data.source import MAX_FILE_BYTES
 from playground.ui import api, kept_state
+from playground.ui.host_check import HostCheck
 from playground.ui.live_view import HEAD
 from playground.ui.opening import OpeningPicture
 from playground.ui.request_guard import RequestGuard
+from playground.ui.shared_page import SharedPage
 from playground.ui.theme import theme
 
 STYLES = (
@@ -29,26 +32,32 @@ MAX_SESSIONS = 256  # whose state Gradio keeps, 1.1 MiB each; the one that was u
 NO_NAVIGATION = "<style>.nav-holder { display: none !important; }</style>"
 
 
-def launch_options(lang: str = "en", private: bool = False) -> dict[str, Any]:
-    """Arguments of `Blocks.launch`, except the address. lang: of the first page, and private, as for `build_app`."""
+def launch_options(lang: str, shared: SharedPage | None, names: Sequence[str] = ()) -> dict[str, Any]:
+    """Arguments of `Blocks.launch`, except the address. lang: of the first page, as for `build_app`.
+
+    shared: as of the app that `build_app` returned; None for a private page. names: under which that is opened, besides
+    this machine's.
+    """
     return {
         "theme": theme(),
         "css_paths": [ASSETS / name for name in STYLES],
         "head": NO_NAVIGATION + HEAD + kept_state.HEAD,
         "max_file_size": MAX_FILE_BYTES,
         "run_history": False,
-        "mcp_server": private and api.has_mcp(),
+        "mcp_server": shared is None and api.has_mcp(),
         "state_session_capacity": MAX_SESSIONS,
-        "app_kwargs": {"middleware": _middleware(lang, private)},
+        "app_kwargs": {"middleware": _middleware(lang, shared, names)},
         "footer_links": ["gradio", "settings"],
     }
 
 
-def _middleware(lang: str, private: bool) -> list[Middleware]:
-    """What requests pass, outermost first.
+def _middleware(lang: str, shared: SharedPage | None, names: Sequence[str]) -> list[Middleware]:
+    """What requests pass, outermost first: who asks, whether the request is well-formed, the opening picture.
 
-    What others load over a network is compressed: the page's document shrinks from 1,057,674 bytes to 161,848.
+    What others load over a network is compressed: the page is 1 MB and Gradio's scripts are several, which shrink to a
+    fifth.
     """
-    compressed = [] if private else [Middleware(GZipMiddleware, minimum_size=2000, compresslevel=5)]
+    compressed = [Middleware(GZipMiddleware, minimum_size=2000, compresslevel=5)] if shared else []
+    visitor = shared.middleware() if shared else Middleware(HostCheck, names=names)
     guard = Middleware(RequestGuard, lang=lang, most_upload=MAX_FILE_BYTES)
-    return [*compressed, guard, Middleware(OpeningPicture, first=lang)]
+    return [*compressed, visitor, guard, Middleware(OpeningPicture, first=lang)]

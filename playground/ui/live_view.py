@@ -94,39 +94,42 @@ TEMPLATE = """
 """
 
 
-def live_view(lang: str, root: Path, current: Callable[[], dict]) -> gr.HTML:
+def live_view(lang: str, root: Callable[[], Path], current: Callable[[], dict]) -> gr.HTML:
     """The view of the run that `current` returns, or of the run whose id is written into the property `follow`.
 
+    `root()`: the folder of the runs of whoever asks; of nobody else's anything is said.
     `current()` returns {"run": id or None, "busy": bool, "engine": "starting" | "ready" | "busy" | "off", "loaded":
     {"name", "bits"} or None, "memory": bytes of the engine's process or None}. The value becomes {"run", "engine",
     "ended", "loaded"}, as JSON text, whenever one of them changes, which fires `change`. Until there is a run, the
     recording of the language's demo is played.
     """
-    last_run: str | None = None
+    last_runs: dict[Path, str] = {}
     pace = PollPace()
     reader = SharedReader(lambda events: [with_text(event, lang) for event in events])
 
     def since(request: Any) -> dict:
         """The events of the followed run after the browser's cursor, and when to ask again."""
         reply = events_since(request)
-        return reply | {"wait_s": pace.next_wait(reply["busy"] or reply["live"])}
+        is_fast = (reply["busy"] and not reply["waiting"]) or reply["live"]
+        return reply | {"wait_s": pace.next_wait(is_fast)}
 
     def events_since(request: Any) -> dict:
-        nonlocal last_run
-        now = current()
-        last_run = now["run"] or last_run  # a run stays on the screen after its end, also over a reload
+        now, folder = current(), root()
+        if now["run"]:
+            last_runs[folder] = now["run"]  # a run stays on the screen after its end, also over a reload
         empty = {"run": "", "cursor": 0, "events": [], "more": False, "live": False}
         empty |= {name: now[name] for name in ("busy", "engine", "loaded", "memory")}
+        empty["waiting"] = now.get("waiting", "")
         query = _validated(request)
         if query is None:
             return empty
-        run_id = query["follow"] or last_run or query["run"]
+        run_id = query["follow"] or last_runs.get(folder, "") or query["run"]
         if not run_id:
             return empty
         if run_id.startswith(SHIPPED):
             return empty | _recording_since(run_id, query, lang)
         try:
-            run = runs.find(root, run_id)
+            run = runs.find(folder, run_id)
             start = query["cursor"] if run_id == query["run"] else 0
             events, cursor = reader.since(run, start, BLOCK)
             fresh = time.time() - (run.folder / "events.jsonl").stat().st_mtime < FRESH
@@ -149,7 +152,7 @@ def live_view(lang: str, root: Path, current: Callable[[], dict]) -> gr.HTML:
             found = read_recording(run_id.removeprefix(SHIPPED))
         else:
             try:
-                found = list(runs.find(root, run_id).events())
+                found = list(runs.find(root(), run_id).events())
             except (PlaygroundError, OSError):
                 return []
         return [with_text(event, lang) for event in thin_memory(found, MAX_MEMORY_EVENTS)]

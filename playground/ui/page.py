@@ -11,16 +11,19 @@ from typing import Any
 import gradio as gr
 
 from playground.catalog.cards import cards
+from playground.data import uploads
 from playground.engine.client import Engine
-from playground.errors import PlaygroundError, Problem, as_playground_error
+from playground.errors import PlaygroundError, Problem, as_playground_error, problem
 from playground.i18n import table, translate
 from playground.job import Job
 from playground.jobs.runner import Runner
 from playground.planning.client import Planner, this_machine
 from playground.settings import Settings, parse, raise_all
+from playground.settings.limits import Limits, beyond_limits
 from playground.ui.access import forbidden_sources, forbidden_start
 from playground.ui.job_queue import JobQueue
 from playground.ui.story import Story
+from playground.ui.workspaces import Workspace
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}  # for listeners that only redraw
 UNQUEUED: dict[str, Any] = {**QUIET, "queue": False}
@@ -37,27 +40,70 @@ Update = Any  # what a handler gives Gradio for a component: its value, or gr.up
 class Page:
     """One page in one language. Pages share the engine, the planner and the runs, never a component.
 
-    private: only its owner opens it, who may name files of this machine and have it call any service. jobs: what works
-    off the queue of jobs that outlives the program.
+    workspace: returns what the person has whose request is being answered. private: only its owner opens it, who may
+    name files of this machine and have it call any service. limits: of each visitor otherwise.
     """
 
     def __init__(
         self,
         lang: str,
-        root: Path,
-        engine: Engine,
-        planner: Planner,
-        story: Story,
-        queue: JobQueue,
+        workspace: Callable[[], Workspace],
         start: Settings,
         private: bool = False,
-        jobs: Runner | None = None,
+        limits: Limits | None = None,
     ) -> None:
-        self.lang, self.root, self.engine, self.planner, self.start = lang, root, engine, planner, start
-        self.story, self.queue, self.private = story, queue, private
-        self.jobs = jobs or Runner(root, engine)
+        self.lang, self.start, self.private, self.limits = lang, start, private, limits
+        self._workspace = workspace
         self.foreign_bases: dict[str, str] = {}  # the base models that adapters from elsewhere name
         self.fields: dict[FieldName, Any] = {}  # components; Gradio adds their events at run time
+
+    @property
+    def visitor(self) -> str:
+        """The opaque name of the visitor whose request is being answered; "" on a private page."""
+        return self._workspace().visitor
+
+    @property
+    def root(self) -> Path:
+        """The folder of the person's runs."""
+        return self._workspace().root
+
+    @property
+    def engine(self) -> Engine:
+        """The engine, on a shared page with the visitor's own jobs alone."""
+        return self._workspace().engine
+
+    @property
+    def planner(self) -> Planner:
+        """The planner."""
+        return self._workspace().planner
+
+    @property
+    def story(self) -> Story:
+        """The person's guided demo."""
+        return self._workspace().story
+
+    @property
+    def queue(self) -> JobQueue:
+        """The person's jobs of the bit-width lab and the race."""
+        return self._workspace().queue
+
+    @property
+    def jobs(self) -> Runner:
+        """What works off the person's queue of jobs that outlives the program."""
+        return self._workspace().jobs
+
+    def keep_upload(self, path: str) -> str:
+        """The name of an uploaded file as a data set: its path on a private page, else an opaque one.
+
+        Raises PlaygroundError where the visitor's files take too much space.
+        """
+        if self.private:
+            return path
+        visitor, size = self.visitor, Path(path).stat().st_size
+        size += uploads.bytes_of(visitor)
+        if self.limits and size > self.limits.disk:
+            raise problem("shared.disk", size_bytes=size, most_bytes=self.limits.disk)
+        return uploads.keep(Path(path), visitor)
 
     def translate(self, key: str, **values: Any) -> str:
         """The text of `key` in the page's language."""
@@ -109,7 +155,8 @@ class Page:
 
     def raise_if_forbidden(self, settings: Settings) -> None:
         """Raise PlaygroundError where they name a model or data set that this page may not read."""
-        raise_all(self._forbidden(settings.to_dict()))
+        beyond = beyond_limits(settings, self.limits) if self.limits else []
+        raise_all([*self._forbidden(settings.to_dict()), *beyond])
 
     def values(self, settings: Settings) -> list:
         """The form's values for these settings, in the order of `inputs`."""
@@ -174,7 +221,7 @@ class Page:
         model = load.get("model", defaults.load.model)
         source = data.get("source", defaults.data.source)
         return [
-            *forbidden_sources(str(model or "").strip(), str(source or "").strip()),
+            *forbidden_sources(str(model or "").strip(), str(source or "").strip(), self.visitor),
             *forbidden_start(self.root, str(lora.get("start_from") or "").strip()),
         ]
 

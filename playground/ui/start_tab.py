@@ -111,7 +111,7 @@ def connect(page: Page, tab: StartTab, app: gr.Blocks, tabs: gr.Tabs, compare: c
         shown.then(redraw, compare.turns, compare.comparison, **UNQUEUED)
     select_tab(tab.plan.click, tabs, "plan")
     source_field = page.fields["data", "source"]
-    tab.upload.upload(lambda path: source_update(page, path), tab.upload, source_field, **UNQUEUED)
+    tab.upload.upload(lambda path: source_update(page, page.keep_upload(path)), tab.upload, source_field, **UNQUEUED)
     select_tab(tab.upload.upload, tabs, "data")
 
 

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -56,7 +57,8 @@ class Story:
                 raise problem("error.busy")
             self.steps = tuple(StepState(name) for name in STEPS)
             self.turns, self.adapter, self.error = [], "", None
-            self._thread = threading.Thread(target=self._run, args=(settings, ask), daemon=True)
+            context = copy_context()  # `ask` finds the visitor in it who has started the demo
+            self._thread = threading.Thread(target=context.run, args=(self._run, settings, ask), daemon=True)
             self._thread.start()
 
     def changes(self) -> Iterator[tuple[StepState, ...]]:

@@ -134,18 +134,11 @@ def test_the_documented_example_runs(served, capsys):
 @pytest.fixture
 def public(tmp_path):
     """The endpoints of a page that strangers open."""
-    from types import SimpleNamespace
+    from pages import page_over
 
-    from playground.engine.client import Engine
-    from playground.settings import Settings
     from playground.ui.api import Endpoints
-    from playground.ui.page import Page
 
-    def page(private: bool) -> Endpoints:
-        rest = SimpleNamespace()
-        return Endpoints(Page("en", tmp_path, Engine(tmp_path), rest, rest, rest, Settings(), private))
-
-    return page(False)
+    return Endpoints(page_over(tmp_path))
 
 
 @pytest.mark.parametrize("endpoint", ["plan", "tune"])
@@ -159,19 +152,21 @@ def test_strangers_name_no_path_of_the_machine(public, endpoint):
     assert "/etc/passwd" in caught.value.message and str(toys.PROJECT)[:40] in caught.value.message
 
 
-def test_mcp_is_for_private_pages_alone(monkeypatch):
+def test_mcp_is_for_private_pages_alone(monkeypatch, tmp_path):
     from playground.ui import api, launch
+    from playground.ui.shared_page import SharedPage
 
     monkeypatch.setattr(api, "has_mcp", lambda: True)
-    assert launch.launch_options("en", True)["mcp_server"] is True
-    assert launch.launch_options("en", False)["mcp_server"] is False
+    assert launch.launch_options("en", None)["mcp_server"] is True
+    assert launch.launch_options("en", SharedPage(tmp_path))["mcp_server"] is False
 
 
-def test_what_goes_over_a_network_is_compressed_and_the_page_of_a_laptop_is_not():
+def test_what_goes_over_a_network_is_compressed_and_the_page_of_a_laptop_is_not(tmp_path):
     from starlette.middleware.gzip import GZipMiddleware
 
     from playground.ui import launch
+    from playground.ui.shared_page import SharedPage
 
-    for private in (True, False):
-        middleware = launch.launch_options("en", private)["app_kwargs"]["middleware"]
-        assert [one.cls for one in middleware].count(GZipMiddleware) == (not private)
+    for shared in (None, SharedPage(tmp_path)):
+        middleware = launch.launch_options("en", shared)["app_kwargs"]["middleware"]
+        assert [one.cls for one in middleware].count(GZipMiddleware) == (shared is not None)

@@ -101,7 +101,7 @@ def since(tmp_path):
 
     now = {"run": None, "busy": False, "engine": "ready", "loaded": None, "memory": None}
     with gr.Blocks():
-        view = live_view("ja", tmp_path, lambda: now)
+        view = live_view("ja", lambda: tmp_path, lambda: now)
     return view.since, now, tmp_path
 
 

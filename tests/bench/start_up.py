@@ -45,7 +45,7 @@ api.has_mcp = lambda: arm == "mcp"
 page = app.build_app(Path(root), "en", True)
 built = time.perf_counter()
 print(json.dumps({"import_s": round(imported - began, 3), "build_s": round(built - imported, 3)}), flush=True)
-page.launch(server_port=int(port), quiet=True, **app.launch_options("en", True))
+page.launch(server_port=int(port), quiet=True, **app.launch_options("en", None))
 """
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from actions import RENDERED, choose, choose_toy, notices, open_page, open_tab, press, unfold, visible_field
+from pages import page_over
 from playwright.sync_api import expect
 
 from playground import catalog
@@ -12,7 +13,6 @@ from playground.catalog import filters
 from playground.i18n import translate
 from playground.settings import Settings
 from playground.ui.model_choices import model_choices
-from playground.ui.page import Page
 
 
 def open_filters(page, lang: str = "en") -> None:
@@ -42,7 +42,7 @@ def offered(page, lang: str = "en") -> list[str]:
 
 def named(models: list[str]) -> list[str]:
     """What the dropdown shows for these models, in its order."""
-    page = Page("en", Path("runs"), None, None, None, None, Settings())
+    page = page_over(Path("runs"))
     return [label for label, _ in model_choices(page, models)]
 
 

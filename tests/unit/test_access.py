@@ -3,15 +3,14 @@
 from pathlib import Path
 
 import pytest
+from pages import page_over
 
 from playground import catalog, runs
-from playground.catalog import cache_folder
-from playground.data.source import save_pasted
+from playground.data import uploads
 from playground.errors import PlaygroundError
 from playground.settings import Settings
 from playground.ui import weight_view
 from playground.ui.access import forbidden_adapter, forbidden_sources, forbidden_start
-from playground.ui.page import Page
 
 PROJECT = Path(__file__).resolve().parents[2]
 BOTH = ["load.model", "data.source"]
@@ -66,12 +65,20 @@ def test_hub_ids_and_names_that_nothing_can_open_are_allowed(machine, name):
     assert forbidden_fields(name) == []
 
 
-def test_uploads_and_pasted_rows_are_allowed(machine):
-    uploaded = machine / "gradio" / "abc" / "mine.csv"
-    uploaded.parent.mkdir()
-    uploaded.write_text("a,b\n")
-    assert forbidden_fields(str(uploaded)) == []
-    assert forbidden_fields(str(save_pasted("a,b\n1,2\n", cache_folder() / "pasted"))) == []
+def test_a_visitors_own_uploads_are_allowed_under_their_opaque_names_alone(machine, monkeypatch):
+    monkeypatch.setenv("PLAYGROUND_CACHE", str(machine / "cache"))
+    file = machine / "gradio" / "mine.csv"
+    file.write_text("a,b\n")
+    name = uploads.keep(file, "ada")
+    assert not file.exists() and uploads.path_of(name).read_text() == "a,b\n"
+    assert name.startswith("upload:") and str(machine) not in name
+    model = next(iter(catalog.models()))
+    assert forbidden_sources(model, name, "ada") == []
+    for other in (str(uploads.path_of(name)), name.replace("mine", "yours") + "/../owner"):
+        assert [p.values["field"] for p in forbidden_sources(model, other, "ada")] == ["data.source"]
+    assert [p.values["field"] for p in forbidden_sources(model, name, "eve")] == ["data.source"]
+    uploads.remove("ada")
+    assert forbidden_sources(model, name, "ada") and not uploads.path_of(name).exists()
 
 
 @pytest.mark.parametrize(
@@ -83,6 +90,8 @@ def test_uploads_and_pasted_rows_are_allowed(machine):
         "gradio/../secret.json",
         "{machine}/gradio/../secret.json",
         "{machine}/gradio/link",
+        "{machine}/gradio/mine.csv",
+        "upload:{machine}/secret.json",
         "{machine}-gradio/secret.json",
         "~/.ssh/id_rsa",
         "/no/such/file",
@@ -104,7 +113,7 @@ def test_paths_in_the_engines_working_directory_are_forbidden(machine, name):
 
 @pytest.mark.parametrize("private", [True, False])
 def test_a_public_page_reports_forbidden_paths_with_all_other_problems(machine, private):
-    page = Page("en", machine, None, None, None, None, Settings(), private)
+    page = page_over(machine, private=private)
     fields = [("load", "model"), ("load", "bits"), ("data", "source")]
     with pytest.raises(PlaygroundError) as raised:
         page.parse_fields(fields, [str(machine), 3, str(machine / "secret.json")])
@@ -117,15 +126,15 @@ def test_a_public_page_reports_forbidden_paths_with_all_other_problems(machine, 
 def test_a_public_page_refuses_a_forbidden_path_among_valid_settings(machine, field):
     path = f"  {machine / 'secret.json'} "  # settings strip spaces
     with pytest.raises(PlaygroundError) as raised:
-        Page("en", machine, None, None, None, None, Settings()).parse_fields([field], [path])
+        page_over(machine).parse_fields([field], [path])
     assert [problem.key for problem in raised.value.problems] == ["problem.not_here"]
-    settings = Page("en", machine, None, None, None, None, Settings(), private=True).parse_fields([field], [path])
+    settings = page_over(machine, private=True).parse_fields([field], [path])
     assert getattr(getattr(settings, field[0]), field[1]) == path.strip()
 
 
 def test_a_public_page_shows_no_weights_of_a_folder_of_the_machine(machine):
     for private in (True, False):
-        page = Page("en", machine, None, None, None, None, Settings(), private)
+        page = page_over(machine, private=private)
         if private:
             assert weight_view.question(page, [str(machine)], None, "int4")["model"] == str(machine)
             continue

@@ -28,7 +28,7 @@ def view(tmp_path_factory):
     now = {"run": None, "busy": False, "engine": "ready", "loaded": None, "memory": None}
     root = tmp_path_factory.mktemp("malformed") / "runs"
     with gr.Blocks():
-        made = live_view("en", root, lambda: now)
+        made = live_view("en", lambda: root, lambda: now)
     return root, made
 
 
@@ -39,7 +39,9 @@ def page(view):
     shutil.rmtree(root, ignore_errors=True)
     engine = SimpleNamespace(run=None, state="ready", job=None, last=None, last_tune=None, writes_to=lambda run: False)
     jobs = SimpleNamespace(going=False, error=None, has_worked=False)
-    return Page("en", root, engine, None, None, None, Settings(), True, jobs)
+    mine = {"engine": engine, "planner": None, "story": None, "queue": None, "jobs": jobs}
+    workspace = SimpleNamespace(visitor="", root=root, **mine)
+    return Page("en", lambda: workspace, Settings(), True, None)
 
 
 def _show_everything(page, view, good, bad):

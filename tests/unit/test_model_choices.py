@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
+from pages import page_over
+
 from playground import catalog
-from playground.settings import Settings
 from playground.ui.model_choices import model_choices, offline_model
-from playground.ui.page import Page
 
 
-def page(lang: str = "en") -> Page:
-    return Page(lang, Path("runs"), None, None, None, None, Settings())
+def page(lang: str = "en"):
+    return page_over(Path("runs"), lang)
 
 
 def test_models_come_in_groups_and_each_series_grows():

@@ -4,6 +4,7 @@ import pickle
 from types import SimpleNamespace
 
 import pytest
+from pages import page_over
 from toys import keys
 
 from playground import compat, runs
@@ -16,7 +17,6 @@ from playground.memory import cuda_snapshot
 from playground.planning.process import answer
 from playground.settings import Settings, parse
 from playground.ui import downloads, snapshot_view
-from playground.ui.page import Page
 
 HARDWARE = {"cpu": {"device": "cpu", "capacity": 2**33}, "cuda": {"device": "cuda", "capacity": 24 * 2**30}}
 FRAMES = [
@@ -41,7 +41,7 @@ def own_downloads(tmp_path, monkeypatch):
 
 @pytest.fixture
 def page(tmp_path):
-    return Page("en", tmp_path / "runs", None, InThisProcess(), None, None, Settings(), private=True)
+    return page_over(tmp_path / "runs", private=True, planner=InThisProcess())
 
 
 def _run(page, job="tune", device="cuda", **values):

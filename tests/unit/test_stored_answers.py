@@ -4,15 +4,14 @@ import json
 
 import gradio as gr
 import pytest
+from pages import page_over
 
 from playground import catalog
 from playground.planning import forecast
 from playground.planning.build_answers import questions
 from playground.planning.client import STORED_ANSWERS, Planner
 from playground.planning.process import answer
-from playground.settings import Settings
 from playground.ui import plan_tab
-from playground.ui.page import Page
 
 RENEW = "run `python -m playground.planning.build_answers`"
 NO_PROCESS = ("false",)  # a planner that can't ask anything
@@ -25,7 +24,7 @@ def stored(do: str) -> dict | list:
 
 @pytest.mark.parametrize("lang", ["en", "ja"])
 def test_plan_tab_opens_with_a_drawn_plan_before_anything_was_asked(tmp_path, lang):
-    page = Page(lang, tmp_path, None, Planner(tmp_path, NO_PROCESS), None, None, Settings())
+    page = page_over(tmp_path, lang, planner=Planner(tmp_path, NO_PROCESS))
     with gr.Blocks():
         tab = plan_tab.build(page)
     inputs = plan_tab.parse_inputs(page, tab, [component.value for component in tab.inputs])

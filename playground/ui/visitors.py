@@ -1,0 +1,219 @@
+"""Who is who on a page that strangers open: a signed cookie, or the name under which a person has logged in.
+
+Gradio's session hash is chosen by the browser, so it is no identity; it is bound to the first visitor who sends it. A
+middleware finds the visitor of each request and leaves it in the request's scope; `current_visitor` reads it wherever
+Gradio calls a handler, an endpoint or a server function. Files: visitor_files.py.
+"""
+
+import hashlib
+import hmac
+import json
+import re
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import MutableMapping
+from http.cookies import CookieError, SimpleCookie
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote
+
+from gradio.context import LocalContext
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from playground.errors import Problem
+from playground.i18n import LANGUAGES
+from playground.ui.visitor_files import VisitorFiles
+
+COOKIE = "playground_visitor"
+KEY = "playground.visitor"  # in a request's scope
+NOBODY = "nobody"  # while the page is built, and in threads that no request has started
+SECONDS = 30 * 24 * 3600  # that a browser keeps the cookie
+MAX_BODY = 8 * 2**20  # bytes of a call
+MAX_SESSIONS = 10_000  # whose visitors are remembered; the oldest is forgotten first
+PREFIX = "/gradio_api"
+# Routes whose body names a session; and those that the page doesn't use and that tell about others or the machine.
+CALLS = ("/queue/join", "/component_server", "/run/", "/api/", "/call/", "/cancel", "/reset", "/stream/")
+UNUSED = ("/monitoring", "/deep_link", "/proxy=", "/vibe", "/undo-vibe", "/profiling", "/dev/", "/process_recording")
+SESSION_IN_PATH = re.compile(r"/(?:heartbeat|stream)/([^/]+)")
+
+
+def current_visitor() -> str:
+    """The visitor whose request is being answered, NOBODY where there is no request."""
+    request: Any = LocalContext.request.get(None)
+    scope = getattr(getattr(request, "request", request), "scope", None)
+    return scope.get(KEY, NOBODY) if isinstance(scope, MutableMapping) else NOBODY
+
+
+def read_secret(folder: Path) -> bytes:
+    """The key that cookies are signed with, made at the first start: visitors keep their runs over a restart."""
+    file = folder / "secret"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with open(file, "xb") as new:
+            file.chmod(0o600)
+            new.write(secrets.token_bytes(32))
+    except FileExistsError:
+        pass
+    return file.read_bytes()
+
+
+class Visitors:
+    """Middleware: finds or makes the visitor of each request, and keeps visitors out of each other's calls and files.
+
+    secret: of `read_secret`. files: which files each one may fetch.
+    """
+
+    def __init__(self, app: ASGIApp, secret: bytes, files: VisitorFiles) -> None:
+        self._app, self._secret, self._files = app, secret, files
+        self._sessions: OrderedDict[str, str] = OrderedDict()  # session hash → visitor
+        self._lock = threading.Lock()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        cookies = _cookies(headers.get(b"cookie", ""))
+        given = self._verified(cookies.get(COOKIE, ""))
+        made = given or secrets.token_hex(16)
+        user = logged_in_as(scope, cookies)
+        scope[KEY] = visitor = visitor_id("user", user) if user else visitor_id("cookie", made)
+        route = str(scope["path"]).removeprefix(PREFIX)
+        if route.startswith(UNUSED):
+            await _refuse(404, "shared.no_route", headers)(scope, receive, send)
+            return
+        receive, refusal = await self._checked(scope, receive, route, visitor, headers)
+        if refusal:
+            await refusal(scope, receive, send)
+            return
+        cookie = None if given else self._cookie(made, _is_encrypted(scope, headers))
+        await self._app(scope, receive, self._files.watching(route, visitor, _setting_cookie(send, cookie)))
+
+    async def _checked(
+        self, scope: Scope, receive: Receive, route: str, visitor: str, headers: dict[bytes, str]
+    ) -> tuple[Receive, JSONResponse | None]:
+        """What to read the body with, and a refusal for what belongs to another visitor or is too large."""
+        query = parse_qs(str(scope.get("query_string", b""), "latin-1"))
+        sessions = query.get("session_hash", [])
+        if found := SESSION_IN_PATH.match(route):
+            sessions = [*sessions, unquote(found[1])]
+        if route.startswith(("/file=", "/file/")) and not self._files.may_fetch(visitor, route):
+            return receive, _refuse(404, "shared.no_file", headers)
+        if route.startswith("/upload") and scope.get("method") == "POST":
+            if not self._files.has_room(visitor, headers.get(b"content-length", "")):
+                return receive, _refuse(413, "shared.uploads", headers)
+        elif route.startswith(CALLS) and scope.get("method") == "POST":
+            body = await _read_body(receive)
+            if body is None:
+                return receive, _refuse(413, "shared.body", headers)
+            receive = _replayed(body, receive)
+            sessions = [*sessions, *_session_named_in(body)]
+        if not all(self._is_own(session, visitor) for session in sessions):
+            return receive, _refuse(403, "shared.session", headers)
+        return receive, None
+
+    def _is_own(self, session: str, visitor: str) -> bool:
+        """Whether a session is this visitor's; the first who names it has it."""
+        with self._lock:
+            owner = self._sessions.setdefault(session, visitor)
+            self._sessions.move_to_end(session)
+            if len(self._sessions) > MAX_SESSIONS:
+                self._sessions.popitem(last=False)
+        return owner == visitor
+
+    def _cookie(self, made: str, encrypted: bool) -> str:
+        """A Set-Cookie header's value. A Space shows the page in a frame of another site, which takes SameSite=None."""
+        rights = "SameSite=None; Secure; Partitioned" if encrypted else "SameSite=Lax"
+        return f"{COOKIE}={made}.{self._signature(made)}; Path=/; Max-Age={SECONDS}; HttpOnly; {rights}"
+
+    def _verified(self, cookie: str) -> str:
+        """The random part of a cookie that this program has signed, else ""."""
+        made, _, signature = cookie.partition(".")
+        is_signed = signature.isascii() and hmac.compare_digest(signature, self._signature(made))
+        return made if made and is_signed else ""
+
+    def _signature(self, made: str) -> str:
+        return hmac.new(self._secret, made.encode("latin-1", "replace"), hashlib.sha256).hexdigest()
+
+
+def visitor_id(kind: str, name: str) -> str:
+    """A visitor's opaque name, from which neither the cookie nor the login can be found."""
+    return hashlib.sha256(f"{kind}:{name}".encode("utf-8", "replace")).hexdigest()[:32]
+
+
+def logged_in_as(scope: Scope, cookies: dict[str, str]) -> str:
+    """The name under which a person has logged in, by `--auth` or by OAuth on a Space, else "" (Gradio 6.31)."""
+    user = scope.get("session", {}).get("oauth_info", {}).get("userinfo", {})
+    if name := str(user.get("sub") or user.get("preferred_username") or ""):
+        return f"oauth:{name}"
+    app = scope.get("app")
+    tokens, cookie_id = getattr(app, "tokens", {}), getattr(app, "cookie_id", "")
+    for start in ("access-token", "access-token-unsecure"):
+        if found := tokens.get(cookies.get(f"{start}-{cookie_id}", "")):
+            return f"auth:{found}"
+    return ""
+
+
+def _cookies(header: str) -> dict[str, str]:
+    try:
+        return {name: morsel.value for name, morsel in SimpleCookie(header).items()}
+    except CookieError:
+        return {}
+
+
+def _is_encrypted(scope: Scope, headers: dict[bytes, str]) -> bool:
+    return scope.get("scheme") in ("https", "wss") or headers.get(b"x-forwarded-proto", "").startswith("https")
+
+
+def _setting_cookie(send: Send, cookie: str | None) -> Send:
+    """`send`, with the cookie in the headers of the response."""
+
+    async def sending(message: Message) -> None:
+        if cookie and message["type"] == "http.response.start":
+            message = {**message, "headers": [*message["headers"], (b"set-cookie", cookie.encode("latin-1"))]}
+        await send(message)
+
+    return sending if cookie else send
+
+
+async def _read_body(receive: Receive) -> bytes | None:
+    """The whole body of a request; None for one that is larger than MAX_BODY."""
+    body = bytearray()
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if len(body) > MAX_BODY:
+            return None
+        if message["type"] != "http.request" or not message.get("more_body"):
+            return bytes(body)
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives the body once, then what still comes."""
+    sent = False
+
+    async def receiving() -> Message:
+        nonlocal sent
+        if sent:
+            return await receive()
+        sent = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receiving
+
+
+def _session_named_in(body: bytes) -> list[str]:
+    try:
+        values = json.loads(body or b"{}")
+    except (ValueError, RecursionError):  # Gradio refuses it as well
+        return []
+    named = values.get("session_hash") if isinstance(values, dict) else None
+    return [named] if isinstance(named, str) else []
+
+
+def _refuse(status: int, key: str, headers: dict[bytes, str]) -> JSONResponse:
+    """A refusal in one sentence, in Japanese where the browser prefers it."""
+    lang = next((code for code in LANGUAGES if headers.get(b"accept-language", "").startswith(code)), "en")
+    return JSONResponse({"error": Problem(key).text(lang)}, status)

@@ -1,0 +1,251 @@
+"""The line before the engine on a shared page: fair turns, places, limits, and what a visitor sees of the engine."""
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from playground import runs
+from playground.errors import PlaygroundError
+from playground.job import Job
+from playground.runs.store import VISITORS
+from playground.settings import Settings
+from playground.settings.limits import (
+    SHARED,
+    Limits,
+    beyond_limits,
+    raise_if_too_large,
+    raise_if_too_many_rows,
+    raise_if_too_many_steps,
+)
+from playground.ui import engine_line
+from playground.ui.engine_line import EngineLine
+from playground.ui.shared_page import SharedPage
+from playground.ui.visitor_engine import VisitorEngine
+from playground.ui.workspaces import Workspaces
+
+
+class SlowEngine:
+    """An engine whose jobs end when the test says so, or when they are stopped."""
+
+    def __init__(self) -> None:
+        self.sent: list[Job] = []
+        self.loaded: dict | None = None
+        self.unloads = 0
+        self.state = "ready"
+
+    def submit(self, job: Job, do: str, root: Path, arguments: dict) -> Job:
+        self.sent.append(job)
+        return job
+
+    def stop_job(self, job: Job) -> bool:
+        job.add({"kind": "done", "result": {"stopped": True}})
+        job.end(None)
+        return True
+
+    def unload(self) -> bool:
+        self.loaded, self.unloads = None, self.unloads + 1
+        return True
+
+
+def until(condition) -> None:
+    for _ in range(500):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it never came")
+
+
+@pytest.fixture
+def engine():
+    return SlowEngine()
+
+
+def people(engine, tmp_path, *names, **limits) -> list[VisitorEngine]:
+    line = EngineLine(engine, Limits(**limits))
+    return [VisitorEngine(tmp_path / VISITORS / name, line) for name in names]
+
+
+def keys(error: pytest.ExceptionInfo) -> list[str]:
+    return [problem.key for problem in error.value.problems]
+
+
+def test_visitors_take_turns_in_the_order_in_which_they_came(engine, tmp_path):
+    a, b, c = people(engine, tmp_path, "a", "b", "c")
+    first = a.tune(Settings())
+    until(lambda: engine.sent == [first])
+    second, third = b.tune(Settings()), c.load(Settings())
+    assert (b.place.number, b.place.of, c.place.number, a.place) == (1, 2, 2, None)
+    assert c.place.seconds > b.place.seconds > 0
+    with pytest.raises(PlaygroundError) as refused:  # one job a visitor: nobody waits for two of the same
+        a.load(Settings())
+    assert keys(refused) == ["error.busy"]
+    first.end(None)
+    until(lambda: engine.sent == [first, second])
+    fourth = a.tune(Settings())
+    second.end(None), until(lambda: len(engine.sent) == 3)
+    third.end(None), until(lambda: len(engine.sent) == 4)
+    assert engine.sent == [first, second, third, fourth]
+
+
+def test_a_visitor_sees_and_stops_nothing_of_another(engine, tmp_path):
+    a, b = people(engine, tmp_path, "a", "b")
+    job = a.tune(Settings())
+    until(lambda: engine.sent)
+    job.add({"kind": "opened", "run": "run-a"})
+    engine.loaded = {"model": "secret/model", "bits": 4, "run": "run-a", "root": a.root}
+    assert (a.state, a.run, a.job, a.loaded["model"]) == ("busy", "run-a", job, "secret/model")
+    assert (b.state, b.run, b.job, b.last, b.last_tune, b.loaded) == ("ready", None, None, None, None, None)
+    assert not b.stop() and not b.stop("tune") and not b.stop_job(Job("tune")) and not b.writes_to("run-a")
+    b.unload(), b.close()
+    assert engine.loaded and not job.ended
+    assert a.stop() and job.ended
+
+
+def test_a_job_that_waits_is_taken_out_of_the_line(engine, tmp_path):
+    a, b = people(engine, tmp_path, "a", "b")
+    first, second = a.tune(Settings()), b.tune(Settings())
+    until(lambda: engine.sent)
+    assert b.stop() and second.ended and second.error.problems[0].key == "shared.left_line" and b.state == "ready"
+    first.end(None)
+    time.sleep(0.1)
+    assert engine.sent == [first]
+
+
+def test_no_more_wait_than_the_limit(engine, tmp_path):
+    a, b, c = people(engine, tmp_path, "a", "b", "c", waiting=1)
+    a.tune(Settings())
+    until(lambda: engine.sent)
+    b.tune(Settings())
+    with pytest.raises(PlaygroundError) as refused:
+        c.tune(Settings())
+    assert keys(refused) == ["shared.line_full"] and c.state == "ready"
+
+
+def test_a_job_is_stopped_after_the_limit_of_seconds_and_its_run_says_so(engine, tmp_path):
+    (a,) = people(engine, tmp_path, "a", seconds=1)
+    run = runs.create(a.root, "tune", Settings())
+    job = a.tune(Settings())
+    job.add({"kind": "opened", "run": run.id})
+    assert job.wait(5) and job.result["stopped"]
+    until(lambda: any(event.get("key") == "note.time_limit" for event in run.events()))
+
+
+def test_the_model_is_unloaded_once_nobody_has_used_it_for_a_while(engine, tmp_path):
+    (a,) = people(engine, tmp_path, "a", idle=1)
+    job = a.load(Settings())
+    until(lambda: engine.sent)
+    engine.loaded = {"model": "m", "bits": 4, "run": "r", "root": a.root}
+    time.sleep(1.3)
+    assert engine.unloads == 0  # a job is under way
+    job.end(None)
+    until(lambda: engine.unloads == 1)
+
+
+def test_a_failing_engine_ends_the_job_and_the_next_has_its_turn(engine, tmp_path):
+    a, b = people(engine, tmp_path, "a", "b")
+    send, engine.submit = engine.submit, lambda *arguments: (_ for _ in ()).throw(OSError("no process"))
+    job = a.load(Settings())
+    assert job.wait(5) and job.error
+    engine.submit = send
+    b.load(Settings())
+    until(lambda: engine.sent)
+
+
+@pytest.fixture
+def spaces(engine, tmp_path, monkeypatch):
+    monkeypatch.setenv("PLAYGROUND_CACHE", str(tmp_path / "cache"))
+    gone: list[str] = []
+    made = Workspaces(tmp_path, engine, None, Limits(runs=2, disk=100_000, disk_of_all=150_000, kept=60), gone.append)
+    return made, gone
+
+
+def test_a_visitor_keeps_no_more_runs_and_bytes_than_the_limits(spaces):
+    made, _ = spaces
+    ada, bob, eve = made.of("ada"), made.of("bob"), made.of("eve")
+    ada.engine.load(Settings()).end(None)
+    for _ in range(2):
+        runs.create(ada.root, "tune", Settings())
+    with pytest.raises(PlaygroundError) as refused:
+        ada.engine.tune(Settings())
+    assert keys(refused) == ["shared.runs"]
+    (runs.create(bob.root, "tune", Settings()).folder / "big").write_bytes(bytes(100_000))
+    with pytest.raises(PlaygroundError) as refused:
+        bob.engine.tune(Settings())
+    assert keys(refused) == ["shared.disk"]
+    (bob.root / "more").write_bytes(bytes(60_000))
+    with pytest.raises(PlaygroundError) as refused:
+        eve.engine.tune(Settings())
+    assert keys(refused) == ["shared.disk_of_all"]
+
+
+def test_what_nobody_has_visited_for_long_is_removed_with_its_uploads(spaces, tmp_path):
+    from playground.data import uploads
+
+    made, gone = spaces
+    for name in ("ada", "bob"):
+        file = tmp_path / "rows.csv"
+        file.write_text("a,b\n")
+        uploads.keep(file, name)
+        runs.create(made.of(name).root, "tune", Settings())
+    made.of("ada").seen -= 61
+    made.tidy()
+    assert gone == ["ada"] and not (made.folder / "ada").exists() and (made.folder / "bob").is_dir()
+    assert uploads.owners() == {"bob"}
+
+
+def test_two_visitors_runs_never_share_an_id(tmp_path):
+    ids = {runs.create(tmp_path / VISITORS / name, "tune", Settings()).id for name in "abcdef"}
+    assert len(ids) == 6 and all(runs.RUN_ID.fullmatch(run_id) for run_id in ids)
+
+
+def test_settings_beyond_the_limits_are_all_named_at_once():
+    beyond = {"train": {"max_steps": 301, "max_seq_length": 1025}, "data": {"sample": 5001}}
+    found = beyond_limits(Settings().with_values(beyond), Limits())
+    assert [problem.key for problem in found] == ["shared.steps", "shared.length", "shared.rows"]
+    assert "at most 300" in found[0].text("en") and beyond_limits(Settings(), Limits()) == []
+    assert beyond_limits(Settings().with_values({"data": {"start_row": 100, "end_row": 200}}), Limits(rows=101)) == []
+    assert beyond_limits(Settings().with_values({"data": {"start_row": 100, "end_row": 201}}), Limits(rows=101))
+
+
+@pytest.mark.parametrize("check,most", [
+    (raise_if_too_many_rows, 5_000), (raise_if_too_many_steps, 300), (raise_if_too_large, 2_000_000_000)
+])  # fmt: skip
+def test_the_engine_of_a_shared_page_enforces_what_only_it_knows(monkeypatch, check, most):
+    check(most + 1)  # the owner's own page has no limits
+    monkeypatch.setenv(SHARED, "1")
+    check(most)
+    with pytest.raises(PlaygroundError) as refused:
+        check(most + 1)
+    assert keys(refused)[0].startswith("shared.") and refused.value.text("ja")
+
+
+def test_the_owner_sets_limits_by_variables(monkeypatch):
+    monkeypatch.setenv("PLAYGROUND_MAX_STEPS", "7")
+    assert Limits.from_environment() == Limits(steps=7)
+    for wrong in ("many", "-1", "0", "1.5"):
+        monkeypatch.setenv("PLAYGROUND_MAX_STEPS", wrong)
+        with pytest.raises(PlaygroundError) as refused:
+            Limits.from_environment()
+        assert wrong in refused.value.text("en")
+
+
+def test_the_processes_of_a_shared_page_have_no_token_and_no_folder_to_look_into(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_TOKEN", "hf_owner")
+    monkeypatch.setenv("PLAYGROUND_CACHE", "relative")
+    shared = SharedPage(tmp_path)
+    assert "hf_owner" not in shared.environment.values() and shared.environment["HF_TOKEN"] == ""
+    assert list(shared.folder.iterdir()) == []
+    assert Path(shared.environment["PLAYGROUND_CACHE"]) == Path("relative").resolve()
+
+
+def test_typical_durations_are_replaced_by_measured_ones(engine, tmp_path, monkeypatch):
+    monkeypatch.setitem(engine_line.TYPICAL_SECONDS, "tune", 500.0)
+    a, b = people(engine, tmp_path, "a", "b")
+    job = a.tune(Settings())
+    until(lambda: engine.sent)
+    b.tune(Settings())
+    assert b.place.seconds > 400
+    job.end(None), until(lambda: b.place is None)
+    assert threading.active_count() and a.tune(Settings()) and a.place.seconds < 10

@@ -1,0 +1,74 @@
+"""A private page answers only under its own names, and to no other web site."""
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from playground.ui.host_check import HostCheck, host_name, own_names
+
+
+@pytest.fixture(scope="module")
+def client() -> TestClient:
+    app = Starlette(routes=[Route("/", lambda request: PlainTextResponse("page"), methods=["GET", "POST"])])
+    return TestClient(HostCheck(app, ["proxy.example"]))
+
+
+def answer(client: TestClient, host: str, method: str = "GET", **headers: str) -> httpx.Response:
+    return client.request(method, "/", headers={"host": host, **headers})
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["localhost", "localhost:7860", "127.0.0.1:7860", "[::1]:7860", "192.168.1.5", "LOCALHOST.", "proxy.example",
+     "x.localhost", *own_names()],
+)  # fmt: skip
+def test_the_machines_own_names_and_addresses_are_answered(client, host):
+    assert answer(client, host).text == "page"
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "evil.example:7860", "127.0.0.1.evil.example", "localhost.evil.example", "", "0x7f000001",
+     "evil.example#localhost", "[evil.example]"],
+)  # fmt: skip
+def test_a_site_whose_name_leads_here_is_refused_with_what_to_do(client, host):
+    refused = answer(client, host)
+    assert refused.status_code == 403 and "--allow-host" in refused.text and host_name(host) in refused.text
+
+
+def test_another_sites_script_sends_nothing(client):
+    assert answer(client, "localhost", "POST", **{"sec-fetch-site": "cross-site"}).status_code == 403
+    assert answer(client, "localhost", "GET", **{"sec-fetch-site": "cross-site"}).status_code == 200  # a link to it
+    assert answer(client, "localhost", "POST", **{"sec-fetch-site": "same-origin"}).status_code == 200
+
+
+def test_whoever_has_logged_in_is_known_by_that_name_and_not_by_the_cookie():
+    from types import SimpleNamespace
+
+    from gradio.routes import App
+
+    from playground.ui.visitors import logged_in_as, visitor_id
+
+    app = App()
+    assert isinstance(app.tokens, dict) and isinstance(app.cookie_id, str), "Gradio keeps logins elsewhere now"
+    known = SimpleNamespace(tokens={"t1": "ada"}, cookie_id="x")
+    for name in ("access-token-x", "access-token-unsecure-x"):
+        assert logged_in_as({"app": known}, {name: "t1"}) == "auth:ada"
+    assert logged_in_as({"app": known}, {"access-token-x": "t2"}) == "" == logged_in_as({}, {})
+    session = {"oauth_info": {"userinfo": {"sub": "123", "preferred_username": "ada"}}}
+    assert logged_in_as({"app": known, "session": session}, {"access-token-x": "t1"}) == "oauth:123"
+    assert len({visitor_id("user", "oauth:ada"), visitor_id("user", "auth:ada"), visitor_id("cookie", "ada")}) == 3
+
+
+def test_visitors_upload_no_more_than_the_limit_and_all_together_ten_times_that():
+    from playground.ui.visitor_files import VisitorFiles
+
+    files = VisitorFiles([], 100)
+    assert files.has_room("ada", "60") and not files.has_room("ada", "41") and files.has_room("ada", "40")
+    for wrong in ("", "-1", "many"):
+        assert not files.has_room("bob", wrong)
+    assert all(files.has_room(f"visitor {number}", "100") for number in range(9))
+    assert not files.has_room("one more", "1")
