@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from actions import LONG, notices, open_tab, start_fine_tune, unfold, wait_until_idle, wait_until_tuned
+from actions import LONG, notices, open_page, open_tab, start_fine_tune, unfold, wait_until_idle, wait_until_tuned
 from playwright.sync_api import expect
 
 from playground import runs
@@ -28,10 +28,11 @@ def _choose(page, selector, values):
 
 
 @pytest.fixture
-def page(shared_page):
-    wait_until_idle(shared_page)
-    open_tab(shared_page, "tab.lab")
-    return shared_page
+def page(browser, app):
+    with open_page(browser, app) as opened:
+        wait_until_idle(opened)
+        open_tab(opened, "tab.lab")
+        yield opened
 
 
 def test_formats_are_drawn_as_they_are_measured_and_stay_over_a_reload(page, app):
