@@ -12,6 +12,10 @@ test *arguments:
 fast *arguments:
     python -m pytest -m "not slow" {{arguments}}
 
+# The whole suite, and more cases of what it shows: further families, bit widths and languages
+exhaustive *arguments:
+    python -m pytest --exhaustive {{arguments}}
+
 # Check style
 lint:
     ruff check .

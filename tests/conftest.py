@@ -36,18 +36,31 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 class _BrowserTestsTogether(LoadFileScheduling):
-    """Whole files to each process, and all browser tests to one: a second page is slow beside the first."""
+    """Whole files to each process. One takes the browser tests, since a second page is slow beside the first, until
+    nothing else is left for the others: then these take browser tests too, from the last file on."""
 
-    def _split_scope(self, nodeid: str) -> str:
-        return BROWSER_TESTS if nodeid.startswith(BROWSER_TESTS) else super()._split_scope(nodeid)
+    def _assign_work_unit(self, node: Any) -> None:
+        browser = [scope for scope in self.workqueue if scope.startswith(BROWSER_TESTS)]
+        others = [scope for scope in self.workqueue if not scope.startswith(BROWSER_TESTS)]
+        mine = browser + others if node is self.nodes[0] else others + browser[::-1]
+        self.workqueue.move_to_end(mine[0], last=False)
+        super()._assign_work_unit(node)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
     return _BrowserTestsTogether(config, log)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every browser test as slow: each waits for a real page. They come first, since they take longest."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--exhaustive", action="store_true", help="also the tests marked `exhaustive`")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out exhaustive tests unless asked for; mark browser tests as slow, since each waits for a real page."""
+    if not config.getoption("exhaustive"):
+        left_out = [item for item in items if item.get_closest_marker("exhaustive")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("exhaustive")]
     items.sort(key=lambda item: not item.nodeid.startswith(BROWSER_TESTS))
     for item in items:
         if item.nodeid.startswith(BROWSER_TESTS):

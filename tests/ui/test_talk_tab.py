@@ -1,5 +1,7 @@
 """The Talk tab in a real browser: all steps by keyboard, in both languages, legible at 1920 × 1080, offline."""
 
+from contextlib import nullcontext
+
 import pytest
 from actions import LONG, open_page, open_tab
 from playwright.sync_api import expect
@@ -19,10 +21,27 @@ OVERFLOWING = """() => {
 }"""
 
 
+@pytest.fixture(scope="module")
+def english(browser, app):
+    with open_page(browser, app, "", 1920, 1080) as page:
+        open_tab(page, "tab.talk")
+        yield page
+
+
+@pytest.fixture
+def talk(english):
+    """The English page at the talk's first step, as large as a tab. The last test leaves it in Japanese."""
+    english.locator(".talk").focus()
+    english.keyboard.press("Escape")
+    english.keyboard.press("Home")
+    return english
+
+
 @pytest.mark.parametrize("lang", LANGUAGES)
-def test_the_whole_talk_is_walked_by_keyboard_and_legible_from_the_last_row(browser, app, lang):
+def test_the_whole_talk_is_walked_by_keyboard_and_legible_from_the_last_row(request, browser, app, lang):
     steps = read_steps()
-    with open_page(browser, app, "" if lang == "en" else f"/{lang}", 1920, 1080) as page:
+    shared = nullcontext(request.getfixturevalue("talk")) if lang == "en" else None
+    with shared or open_page(browser, app, f"/{lang}", 1920, 1080) as page:
         open_tab(page, "tab.talk", lang)
         page.locator(".talk").focus()
         page.keyboard.press("f")
@@ -42,32 +61,26 @@ def test_the_whole_talk_is_walked_by_keyboard_and_legible_from_the_last_row(brow
         expect(page.locator(".talk .place")).to_have_text(f"{len(steps) - 1} / {len(steps)}")
 
 
-def test_a_slider_redraws_its_figure_and_says_whether_it_was_computed_now(browser, app):
-    with open_page(browser, app, "", 1920, 1080) as page:
-        open_tab(page, "tab.talk")
-        page.locator(".talk").focus()
-        for kind, value, text in (("lora", "64", "524,288"), ("weight", "2", translate("en", "talk.not_here"))):
-            step = page.locator(f".talk .of-{kind}")
-            page.keyboard.press("Home")
-            while not step.is_visible():
-                page.keyboard.press("ArrowRight")
-            step.locator(".live input").evaluate(
-                "(input, value) => { input.value = value; input.dispatchEvent(new Event('input')); }", value
-            )
-            expect(step.locator(".live output")).to_have_text(value)
-            expect(step.locator(".figure")).to_contain_text(text, timeout=LONG)
+def test_a_slider_redraws_its_figure_and_says_whether_it_was_computed_now(talk):
+    for kind, value, text in (("lora", "64", "524,288"), ("weight", "2", translate("en", "talk.not_here"))):
+        step = talk.locator(f".talk .of-{kind}")
+        talk.keyboard.press("Home")
+        while not step.is_visible():
+            talk.keyboard.press("ArrowRight")
+        step.locator(".live input").evaluate(
+            "(input, value) => { input.value = value; input.dispatchEvent(new Event('input')); }", value
+        )
+        expect(step.locator(".live output")).to_have_text(value)
+        expect(step.locator(".figure")).to_contain_text(text, timeout=LONG)
 
 
-def test_the_language_is_switched_at_the_same_step_and_a_button_opens_the_tab(browser, app):
-    with open_page(browser, app, "", 1920, 1080) as page:
-        open_tab(page, "tab.talk")
-        page.locator(".talk").focus()
-        for key in ("f", "ArrowRight", "ArrowRight", "ArrowRight", "l"):
-            page.keyboard.press(key)
-        place = page.locator(".talk .place")
-        page.wait_for_url("**/ja**")
-        expect(place).to_have_text(f"4 / {len(read_steps())}", timeout=60_000)
-        page.wait_for_function("document.body.classList.contains('talking')")
-        page.keyboard.press("Escape")
-        page.locator(".talk .step:visible .go").click()
-        expect(page.get_by_role("tab", name=translate("ja", "tab.plan"))).to_have_attribute("aria-selected", "true")
+def test_the_language_is_switched_at_the_same_step_and_a_button_opens_the_tab(talk):
+    for key in ("f", "ArrowRight", "ArrowRight", "ArrowRight", "l"):
+        talk.keyboard.press(key)
+    place = talk.locator(".talk .place")
+    talk.wait_for_url("**/ja**")
+    expect(place).to_have_text(f"4 / {len(read_steps())}", timeout=60_000)
+    talk.wait_for_function("document.body.classList.contains('talking')")
+    talk.keyboard.press("Escape")
+    talk.locator(".talk .step:visible .go").click()
+    expect(talk.get_by_role("tab", name=translate("ja", "tab.plan"))).to_have_attribute("aria-selected", "true")

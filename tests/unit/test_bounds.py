@@ -105,7 +105,7 @@ def test_a_job_that_cannot_be_sent_leaves_the_engine_ready(tmp_path):
     with pytest.raises(TypeError):
         engine.chat(Settings(), None, {"base": [object()]}, Generation())
     assert engine.state != "busy" and engine.job is None and engine.last.ended
-    engine.close()
+    engine.close(seconds=0.1)  # it reads its requests and takes none
 
 
 SIZES = {"model_type": "llama", "hidden_size": 8, "num_hidden_layers": 2, "vocab_size": 9}

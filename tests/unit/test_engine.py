@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from toys import keys
@@ -192,6 +193,7 @@ def test_worker_that_does_not_return_the_memory_is_replaced(stub_engine, freed, 
 
 def test_worker_whose_job_does_not_stop_is_replaced(stub_engine, monkeypatch):
     monkeypatch.setattr("playground.engine.client.STOP_SECONDS", 0.1)
+    monkeypatch.setattr(stub_engine, "close", partial(stub_engine.close, seconds=0.1))
     job = stub_engine.load(Settings())
     wait_until(lambda: job.run is not None)
     pid = stub_engine.pid
@@ -284,7 +286,7 @@ def stub_engine(tmp_path):
     engine = Engine(tmp_path / "runs", (sys.executable, "-c", STUB))
     engine.root.mkdir()
     yield engine
-    engine.close()
+    engine.close(seconds=0.1)  # a stub has nothing to keep, and doesn't end while its job goes on
 
 
 def test_stop_of_a_chat_never_reaches_the_job_after_it(stub_engine, monkeypatch):

@@ -37,7 +37,7 @@ def samples(events) -> list[int]:
     [
         ({"bits": 32}, {"dropout": 0.3}, {}),
         ({"bits": 4}, {}, {}),
-        ({"bits": 8}, {}, {}),
+        pytest.param({"bits": 8}, {}, {}, marks=pytest.mark.exhaustive),
         ({"bits": 16, "dtype": "bfloat16"}, {}, {"method": "full"}),
     ],
 )

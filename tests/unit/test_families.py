@@ -1,6 +1,7 @@
 """Every model family at every bit width: load, add an adapter, train, save, load again, answer and merge.
 
-At toy size, with each family's real layers and real bitsandbytes. Two families have a mixture of experts.
+At toy size, with each family's real layers and real bitsandbytes. Two families have a mixture of experts. Six that
+are unlike each other are tried at every width, the others at 16 and 4 bits, and at the rest by `--exhaustive`.
 """
 
 import gc
@@ -49,12 +50,21 @@ UNTIED = {name: {"tie_word_embeddings": False} for name in ("bloom", "opt", "gem
 # T5 doesn't scale its attention scores
 SMALL_WEIGHTS = {name: {"initializer_factor": 1.0, "decoder_start_token_id": 120} for name in ("t5", "mt5")}
 LAYERS = {32: nn.Linear, 16: nn.Linear, 8: Linear8bitLt, 4: Linear4bit}
+# one each with norms of RMS, fused projections, Conv1D, softcaps and norms after layers, an encoder, experts
+AT_EVERY_WIDTH = ("llama", "gpt_neox", "gpt2", "gemma2", "t5", "qwen2_moe")
+CASES = [
+    pytest.param((family, bits), id=f"{family}-{bits}", marks=[pytest.mark.exhaustive] * (bits in (32, 8)))
+    if family not in AT_EVERY_WIDTH
+    else pytest.param((family, bits), id=f"{family}-{bits}")
+    for family in TARGETS
+    for bits in LAYERS
+]
+# What a fine-tune measures beside its losses depends on no width; these are the quickest.
+UNMEASURED = {"sample_every": "off", "measure_forgetting": False, "eval_rows": 2}
 PROMPT = [40, 99, 30, 31, 120, 121, 87, 75]
 
 
-@pytest.fixture(
-    scope="module", params=[(family, bits) for family in TARGETS for bits in LAYERS], ids=lambda p: f"{p[0]}-{p[1]}"
-)
+@pytest.fixture(scope="module", params=CASES)
 def trained(request, toy, lesson, tmp_path_factory):
     """A family's toy model at a bit width after a `tune` job of two steps, and the same model freshly loaded."""
     from playground.settings import Settings
@@ -66,7 +76,8 @@ def trained(request, toy, lesson, tmp_path_factory):
             "load": {"model": str(folder), "bits": bits, "dtype": "bfloat16", "device": "cpu"},
             "data": {"source": str(lesson), "held_out": 0.2},
             "lora": {"r": 4},
-            "train": {"max_steps": 2, "batch_size": 4, "max_seq_length": 128, "lr": 3e-2},
+            "train": {"max_steps": 2, "batch_size": 4, "max_seq_length": 128, "lr": 3e-2}
+            | (UNMEASURED if bits != 4 else {}),
         }
     )
     bench = Workbench(tmp_path_factory.mktemp("runs"))

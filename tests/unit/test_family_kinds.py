@@ -54,6 +54,7 @@ def load(folder, bits):
 def settings_for(folder, lesson, bits, **groups):
     values = {"load": {"model": str(folder), "bits": bits, "device": "cpu"}, "data": {"source": str(lesson)}}
     train = {"max_steps": 2, "batch_size": 4, "max_seq_length": 256, "sample_every": "off", "eval_rows": 4}
+    train["measure_forgetting"] = bits == 16  # it depends on no width
     return Settings().with_values(values | {"train": train} | groups)
 
 
@@ -186,7 +187,11 @@ def test_the_sweep_names_every_family_that_transformers_can_answer_with():
     assert {"llama", "t5", "llava", "mamba", "deepseek_v3", "gemma3"} <= set(found) and len(found) > 250
 
 
-@pytest.mark.parametrize("kind", ["falcon_mamba", "hy_v4", "rwkv", "glm4_moe", "gpt_oss", "olmo2", "t5gemma"])
+# Those of the sweep that are least alike. OLMo 2 is trained in test_plain_peft.py too.
+SWEPT = ["falcon_mamba", "hy_v4", "rwkv", "glm4_moe", "gpt_oss", "t5gemma"]
+
+
+@pytest.mark.parametrize("kind", [*SWEPT, pytest.param("olmo2", marks=pytest.mark.exhaustive)])
 def test_a_family_of_the_sweep_trains_and_answers(folder, lesson, tmp_path, kind):
     """As in `tests/family_sweep.py`, which tries them all; its results are in tests/bench/results/families.json."""
     for bits in (16, 4):

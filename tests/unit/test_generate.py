@@ -42,11 +42,16 @@ def both_sides(ids) -> list[Prompt]:
     return [Prompt(ids), Prompt(ids, ADAPTER_NAME)]
 
 
+# OPT flattens rows and tokens to one dimension; test_families.py compares sides of all families at more widths
+FAMILIES_AT_BITS = [
+    pytest.param(family, bits, marks=[pytest.mark.exhaustive] * (family != "llama" and bits != 4))
+    for family in ("llama", "gpt2", "gpt_neox", "opt")
+    for bits in (32, 16, 4)
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "family", ["llama", "gpt2", "gpt_neox", "opt"]
-)  # OPT flattens rows and tokens to one dimension
-@pytest.mark.parametrize("bits", [32, 16, 4])
+@pytest.mark.parametrize("family,bits", FAMILIES_AT_BITS)
 def test_base_answers_equal_those_of_a_model_without_adapter(toy, family, bits):
     tuned_model, base_model = with_adapter(load(toy(family), bits)), load(toy(family), bits)
     for ids in PROMPTS:

@@ -2,14 +2,13 @@
 
 import dataclasses
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
 from torch.nn import functional
-from toys import PROJECT, keys
+from toys import keys
 
+from playground import __main__ as cli
 from playground import runs
 from playground.engine import lab
 from playground.engine.workbench import Workbench
@@ -165,13 +164,13 @@ def test_bundled_texts_are_long_enough_in_both_languages():
 
 
 @pytest.mark.slow
-def test_the_command_ends_in_one_json_object(toy, tmp_path):
+def test_the_command_ends_in_one_json_object(toy, tmp_path, capsys):
     text = tmp_path / "text.txt"
     text.write_text(TEXT, encoding="utf-8")
-    command = [sys.executable, "-m", "playground", "lab", str(toy()), "--formats", "bf16,int3", "--text", str(text)]
+    command = ["lab", str(toy()), "--formats", "bf16,int3", "--text", str(text)]
     command += ["--runs", str(tmp_path / "runs"), "--device", "cpu", "--answer-tokens", "0"]
-    process = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, timeout=300)
-    assert process.returncode == 0, process.stderr
-    result = json.loads(process.stdout)
+    status, output = cli.main(command), capsys.readouterr()
+    assert not status, output.err
+    result = json.loads(output.out)
     assert [point["format"] for point in result["points"]] == ["bf16", "int3"]
     assert "answer" not in result["points"][0]

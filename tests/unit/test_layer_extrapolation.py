@@ -17,7 +17,7 @@ CUDA = phases.Target("cuda", torch.bfloat16)
 DEPTHS = ("num_hidden_layers", "n_layer", "num_layers", "num_decoder_layers", "encoder_layers", "decoder_layers")
 CASES = [
     ("llama", 16, {"gradient_checkpointing": "off"}, 0),
-    ("llama", 8, {"gradient_checkpointing": "all"}, 0),
+    pytest.param("llama", 8, {"gradient_checkpointing": "all"}, 0, marks=pytest.mark.exhaustive),
     ("llama", 4, {"gradient_checkpointing": "2"}, 0),
     ("llama", 32, {"gradient_checkpointing": "2", "method": "full"}, 0),
     ("gpt_neox", 4, {"gradient_checkpointing": "all", "max_tokens_per_micro_batch": 60}, 0),
@@ -25,10 +25,10 @@ CASES = [
     ("gpt2", 16, {"gradient_checkpointing": "offload"}, 0),
     ("gemma3_text", 4, {"gradient_checkpointing": "off"}, 0),
     ("smollm3", 8, {"gradient_checkpointing": "all"}, 0),
-    ("bloom", 4, {"gradient_checkpointing": "off"}, 0),
-    ("opt", 16, {"gradient_checkpointing": "all"}, 0),
-    ("falcon", 16, {"gradient_checkpointing": "all"}, 0),
-    ("t5", 16, {"gradient_checkpointing": "off"}, 0),
+    pytest.param("bloom", 4, {"gradient_checkpointing": "off"}, 0, marks=pytest.mark.exhaustive),
+    pytest.param("opt", 16, {"gradient_checkpointing": "all"}, 0, marks=pytest.mark.exhaustive),
+    pytest.param("falcon", 16, {"gradient_checkpointing": "all"}, 0, marks=pytest.mark.exhaustive),
+    pytest.param("t5", 16, {"gradient_checkpointing": "off"}, 0, marks=pytest.mark.exhaustive),
     ("bart", 4, {"gradient_checkpointing": "all"}, 0),
 ]
 

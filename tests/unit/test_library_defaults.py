@@ -59,7 +59,7 @@ def test_only_the_named_messages_are_dropped(name, texts, caplog):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [pytest.param(4, marks=pytest.mark.exhaustive), 8])  # at 8 there is more to drop
 def test_a_fine_tune_prints_its_events_alone_and_sends_nothing(bits, chosen, recorder, tmp_path, capsys):
     settings, root = tmp_path / "s.json", tmp_path / "runs"
     settings.write_text(json.dumps(chosen(load={"bits": bits}, train={"max_steps": 2}).to_dict()))

@@ -9,6 +9,7 @@ from toys import keys
 from playground import runs
 from playground.errors import PlaygroundError, problem
 from playground.i18n import LANGUAGES, table, translate
+from playground.planning import process
 from playground.planning.client import Planner
 from playground.planning.oom_suggestions import _possible_changes, _truncated, suggest_changes
 from playground.predict import meta_model, phases
@@ -182,11 +183,14 @@ def test_the_planning_process_answers_and_refuses_invalid_settings(toy, tmp_path
     assert [change["value"] for change in suggestions] == [4, 8] and {c["verdict"] for c in suggestions} == {"no"}
     values["train"] |= {"method": "full"}
     values["load"] |= {"bits": 4}
-    for question in ({"do": "forecast"}, {"do": "suggest_changes", "phase": "load", "capacity": 2**20}, {"do": "xray"}):
-        with pytest.raises(PlaygroundError) as caught:
-            planner.ask(**question, settings=values)
-        assert keys(caught) == ["problem.full_bits"]
+    with pytest.raises(PlaygroundError) as caught:
+        planner.ask("suggest_changes", settings=values, phase="load", capacity=2**20)
+    assert keys(caught) == ["problem.full_bits"]
     planner.close()
+    for do in ("forecast", "xray"):  # which other processes answer, by the same function
+        with pytest.raises(PlaygroundError) as caught:
+            process.answer(do, {"settings": values}, lambda event: None)
+        assert keys(caught) == ["problem.full_bits"]
 
 
 def test_rows_are_truncated_at_a_shorter_cutoff():

@@ -322,7 +322,7 @@ def events(folder: Path) -> list[dict]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("config", [pytest.param("ddp", marks=pytest.mark.exhaustive), "fsdp2"])
 def test_the_launched_command_leaves_one_run(command, config, tmp_path):
     process = command(config, "--steps", "3")
     answer, _ = process.communicate(timeout=200)
