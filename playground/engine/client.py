@@ -9,7 +9,7 @@ closing the engine frees all of its memory.
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +17,17 @@ import psutil
 
 from playground import runs
 from playground.ending import PARENT
+from playground.engine.worker import Worker
 from playground.errors import PlaygroundError, as_playground_error, problem
 from playground.job import Job
 from playground.jsonl_process import Connection, Message
 from playground.settings import Generation, Settings
 
 COMMAND = (sys.executable, "-m", "playground.engine.process")
-KILLED = (-9, 137)  # exit codes after the kernel's out-of-memory killer
-SHELL_SIGNALS = range(129, 160)  # exit codes of processes that a signal ended, as shells have them
 END_SECONDS = 30.0  # that the worker gets to keep what a job has learned; it takes three, and the time of a save
 MIN_FREED_SHARE = 0.9  # of a model's bytes that unloading must return; else the worker is replaced
 RSS_NOISE = 16 * 2**20  # bytes by which a process's resident memory moves on its own
 STOP_SECONDS = 60.0  # that a job gets to keep its results once unloading has stopped it
-
-
-@dataclass
-class _Worker:
-    """A worker process, and what it has said about itself: the model that it has loaded, and its memory after a job."""
-
-    connection: Connection
-    loaded: dict | None = None
-    memory: dict[str, int] | None = None
 
 
 class Engine:
@@ -60,7 +50,7 @@ class Engine:
         self.last: Job | None = None
         self.last_tune: Job | None = None
         self._command, self._environment, self._folder = command, environment or {}, folder
-        self._worker: _Worker | None = None
+        self._worker: Worker | None = None
         self._job: Job | None = None
         self._request_id = 0  # of the job under way
         self._lock = threading.RLock()
@@ -133,7 +123,7 @@ class Engine:
         with self._lock:
             if self._live_connection() is None:
                 self.root.mkdir(parents=True, exist_ok=True)
-                self._worker = _Worker(
+                self._worker = Worker(
                     Connection(
                         (*self._command, str(self.root.resolve())),
                         self.root / "engine.log",
@@ -229,9 +219,8 @@ class Engine:
     def _connection(self) -> Connection | None:
         return self._worker.connection if self._worker else None
 
-    def _live_worker(self) -> _Worker | None:
-        worker = self._worker
-        return worker if worker and worker.connection.alive and not worker.connection.closing else None
+    def _live_worker(self) -> Worker | None:
+        return self._worker if self._worker and self._worker.lives else None
 
     def _live_connection(self) -> Connection | None:
         worker = self._live_worker()
@@ -274,7 +263,7 @@ class Engine:
     def _submit(self, job: Job, do: str, **arguments: Any) -> Job:
         return self.submit(job, do, self.root, arguments)
 
-    def _receive(self, job: Job, worker: _Worker, message: Message) -> None:
+    def _receive(self, job: Job, worker: Worker, message: Message) -> None:
         """Take in a message of the worker about this job."""
         if "event" in message:
             self._take_in(job, worker, message["event"])
@@ -284,7 +273,7 @@ class Engine:
         if "error" in message:
             error = PlaygroundError.from_dict(message["error"])
         elif "exit" in message:
-            error = _exit_error(worker.connection, message["exit"])
+            error = worker.exit_error(message["exit"])
             if job.run:
                 runs.record_death(job.root or self.root, job.run, job.do, error)
         else:
@@ -294,7 +283,7 @@ class Engine:
                 self._job = None
         job.end(error)
 
-    def _take_in(self, job: Job, worker: _Worker, event: dict) -> None:
+    def _take_in(self, job: Job, worker: Worker, event: dict) -> None:
         """Note what an event changes: the run that is worked on, the model that is loaded."""
         with self._lock:
             if event["kind"] == "opened":
@@ -304,14 +293,3 @@ class Engine:
                 worker.loaded = loaded | {"root": job.root}
             elif event["kind"] == "unloaded":
                 worker.loaded = None
-
-
-def _exit_error(connection: Connection, code: int) -> PlaygroundError:
-    """Why the worker ended, as far as its exit code says."""
-    if connection.closing:
-        return problem("error.engine_closed")
-    if code in KILLED:
-        return problem("error.engine_killed", signal=9)
-    if code < 0 or code in SHELL_SIGNALS:
-        return problem("error.engine_signal", signal=-code if code < 0 else code - 128)
-    return problem("error.engine_died", code=code, detail=(connection.last_log_line or "–")[:200])
