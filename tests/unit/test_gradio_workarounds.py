@@ -5,9 +5,12 @@ import inspect
 import gradio as gr
 import pytest
 from gradio import component_meta
+from starlette.responses import PlainTextResponse
+from starlette.testclient import TestClient
 
 from playground.ui.page import select_tab
 from playground.ui.quick_gradio import _hide_from_gradio
+from playground.ui.quick_scripts import SCRIPTS, QuickScripts, quickened
 from playground.ui.separate_events import separate_events
 
 CHANGED = "gradio changed: playground/ui/quick_gradio.py needs another way to import it quickly"
@@ -73,3 +76,23 @@ def test_a_tab_is_selected_in_the_browser_alone():
     [listener] = app.fns.values()
     assert listener.fn is None
     assert listener.js == "() => ({ ...(1 < 2 ? { selected: \"one\" } : {}), __type__: 'update' })"
+
+
+def test_the_changed_scripts_are_served_in_place_of_gradios_and_all_others_as_they_are():
+    changed = quickened(SCRIPTS)
+    assert len(changed) == 2, "gradio changed: look whether playground/ui/quick_scripts.py is still needed"
+    page = TestClient(QuickScripts(PlainTextResponse("Gradio's")))
+    for name in changed:
+        assert page.get(f"/assets/{name}").text == changed[name] != (SCRIPTS / name).read_text(encoding="utf-8")
+        assert page.get(f"/elsewhere/{name}").text == page.post(f"/assets/{name}").text == "Gradio's"
+    assert page.get("/assets/other.js").text == "Gradio's"
+
+
+def test_scripts_without_the_lines_are_left_as_they_are(tmp_path):
+    for name, text in (("Blocks-1.js", "another version"), ("core-1.js", "of Gradio"), ("core-2.js", "")):
+        (tmp_path / name).write_text(text)
+    assert quickened(tmp_path) == {}
+    [search] = [text for name, text in quickened(SCRIPTS).items() if name.startswith("core-")]
+    plain = (SCRIPTS / next(name for name in quickened(SCRIPTS) if name.startswith("core-"))).read_text()
+    (tmp_path / "core-2.js").write_text(plain + plain)  # which of the two is meant?
+    assert quickened(tmp_path) == {} and "foundById" in search
