@@ -59,8 +59,9 @@ class RequestGuard:
         except Refused as refused:
             await self._say(answer, scope, receive, refused.status, refused.error)
         except RuntimeError as error:
-            if "response already started" not in str(error):  # an HTTPException within a stream, which just ends
+            if "response already started" not in str(error):
                 raise
+            await send({"type": "http.response.body", "body": b""})  # an HTTPException within a stream, which just ends
         except Exception as error:
             if answer.started:
                 raise
