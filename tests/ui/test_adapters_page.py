@@ -24,6 +24,10 @@ from playground.i18n import translate
 from playground.settings import Settings
 from playground.ui.comparison import PENDING
 
+DIFFERENT = """
+count => new Set([...document.querySelectorAll('#adapters-answers .text')].map(text => text.innerText)).size === count
+"""
+
 
 def plain_adapter(base, folder, r=4):
     """An adapter for the model of a folder, saved by PEFT alone."""
@@ -31,7 +35,7 @@ def plain_adapter(base, folder, r=4):
     torch.manual_seed(r)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.3)
+            torch.nn.init.normal_(parameter, std=1.0)
     model.save_pretrained(folder)
     return folder
 
@@ -114,9 +118,9 @@ def test_one_question_goes_to_the_base_and_to_each_chosen_run(shared_page, app, 
     press(page, "adapters.ask")
     expect(answers.last.locator(".text")).not_to_have_text(PENDING, timeout=LONG)
     expect(problem).to_be_hidden()
+    page.wait_for_function(DIFFERENT, arg=3)
     stop.click()
     expect(answers.last.locator(".cut")).to_contain_text("Stopped")
-    assert [len(set(answers.locator(part).all_inner_texts())) for part in (".text", ".detail")] == [3, 2]
     expect(answers.locator(".who").first).to_have_text(translate("en", "adapters.base"))
     expect(answers.locator(".detail")).to_have_text(["r 2", "r 8"])
     expect(page.locator("#adapters-answers .asked")).to_have_text("Tell me <b>everything</b>.")
