@@ -428,6 +428,7 @@ def quantization_constants(tensor: Any) -> Iterator[Any]:
     constants = [getattr(tensor, name, None) for name in ("SCB", "row_scales")]
     while state is not None:
         constants += [state.absmax, state.code, getattr(state, "offset", None)]
+        constants.append(getattr(state, "float8_row_scales", None))  # model/nf4_fast.py
         state = getattr(state, "state2", None)
     yield from (constant for constant in constants if constant is not None)
 

@@ -8,7 +8,8 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from playground.model import float8
+from playground.model import float8, nf4_fast
+from playground.train import quantized_ops
 
 
 def _quantize_tokens(x: Tensor, factors: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -21,13 +22,30 @@ def _multiply(a: Tensor, b: Tensor, a_scales: Tensor, b_scales: Tensor, bias: Te
     return (product if bias is None else product + bias.float()).to(torch.bfloat16)
 
 
+def _dense_float8(
+    packed: Tensor,
+    levels: Tensor,
+    row_scales: Tensor,
+    constants: list[Tensor],
+    block_size: int,
+    constants_block_size: int,
+    columns: int,
+    transposed: bool,
+) -> Tensor:
+    shape = row_scales.shape[0], columns
+    weight = quantized_ops.FrozenWeight(packed, "nf4", constants, block_size, constants_block_size, *shape)
+    codes = (quantized_ops.dequantize(weight, torch.float32) / row_scales[:, None]).to(float8.E4M3)
+    return codes.T.contiguous() if transposed else codes
+
+
 @contextlib.contextmanager
 def float8_products() -> Iterator[None]:
-    """Within it, models loaded as fp8 multiply in float8 on the CPU too."""
+    """Within it, models loaded as fp8 or nf4-fast multiply in float8 on the CPU too."""
     kernels = SimpleNamespace(quantize_tokens=_quantize_tokens, transpose=lambda codes: codes.T.contiguous())
     with (
         mock.patch.object(float8, "has_products", lambda device: True),
         mock.patch.object(float8, "_kernels", lambda: kernels),
         mock.patch.object(float8, "_multiply", _multiply),
+        mock.patch.object(nf4_fast, "_kernels", lambda: SimpleNamespace(dense_float8=_dense_float8)),
     ):
         yield

@@ -18,7 +18,7 @@ from playground.model.dtype import MIN_BF16_SPEEDUP, default_bits
 from playground.model.load import LoadedModel, load_model, resolve_device, unquantized_share
 from playground.model.source import config_available, fetch_model, local_folder
 from playground.predict import meta_model
-from playground.settings import Load, Settings, is_float8
+from playground.settings import Load, Settings, is_fast_nf4, is_float8, stored_quant_type
 
 MIN_UNQUANTIZED_SHARE = 0.01  # of the weights: more than that is worth a note
 
@@ -68,20 +68,24 @@ def ensure_loaded(context: JobContext, slot: ModelSlot, load: Load) -> Generator
 def resolve_bits(settings: Settings) -> Settings:
     """The same settings with the bit width decided, where it was left to the hardware, and a type that it can multiply.
 
-    Without float8 products, 8 bits are LLM.int8().
+    Without float8 products, 8 bits are LLM.int8(), and nf4-fast is nf4.
     """
     device = resolve_device(settings.load)
     bits = settings.load.bits or default_bits(device)
     decided = replace(settings.load, bits=bits)
     if is_float8(decided) and not float8.has_products(device):
         decided = replace(decided, quant_type_8bit="int8")
+    if is_fast_nf4(decided) and not float8.has_products(device):
+        decided = replace(decided, quant_type=stored_quant_type(decided))
     return replace(settings, load=decided)
 
 
 def no_float8_note(settings: Settings) -> Iterator[dict]:
-    """Why the weights are LLM.int8()'s although float8 was chosen, on hardware without its products."""
-    if is_float8(settings.load) and not float8.has_products(resolve_device(settings.load)):
-        yield {"kind": "note", "key": "note.no_float8", "values": {}}
+    """What the weights are although float8 or nf4-fast was chosen, on hardware without float8 products."""
+    chosen = is_float8(settings.load) or is_fast_nf4(settings.load)
+    if chosen and not float8.has_products(resolve_device(settings.load)):
+        key = "note.no_float8" if is_float8(settings.load) else "note.no_fast_nf4"
+        yield {"kind": "note", "key": key, "values": {}}
 
 
 def auto_bits_note(bits: int) -> dict:

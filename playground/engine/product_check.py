@@ -9,6 +9,7 @@ from playground.train.product_check import (
     MAX_LOSS_DIFFERENCE,
     MIN_COSINE,
     compare_products,
+    has_fast_nf4,
     has_float8_products,
 )
 from playground.train.trainer import Trainer
@@ -21,7 +22,7 @@ def check_products(trainer: Trainer, examples: Sequence[Example]) -> Iterator[di
     """
     if not has_float8_products(trainer):
         return
-    check = compare_products(trainer, examples)
+    fast_nf4, check = has_fast_nf4(trainer), compare_products(trainer, examples)
     release_memory()
     values = {
         "cosine": round(check.cosine, 4),
@@ -31,7 +32,7 @@ def check_products(trainer: Trainer, examples: Sequence[Example]) -> Iterator[di
     }
     if not check.passed:
         raise problem(
-            "error.float8_check",
+            "error.fast_nf4_check" if fast_nf4 else "error.float8_check",
             tokens=check.tokens,
             cosine=round(check.cosine, 4),
             least=MIN_COSINE,
@@ -39,4 +40,5 @@ def check_products(trainer: Trainer, examples: Sequence[Example]) -> Iterator[di
             exact_loss=round(check.exact_loss, 4),
             percent=round(100 * MAX_LOSS_DIFFERENCE),
         )
-    yield {"kind": "note", "key": "note.float8_checked", "values": values}
+    key = "note.fast_nf4_checked" if fast_nf4 else "note.float8_checked"
+    yield {"kind": "note", "key": key, "values": values}

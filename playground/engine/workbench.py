@@ -72,8 +72,8 @@ class Workbench:
         def work(context: JobContext, settings: Settings) -> Generator[dict, None, JobResult]:
             return with_snapshot(context, settings, tune.tune(context, self._slot, settings))
 
-        if exact and resolve_bits(settings).load.quant_type_8bit != settings.load.quant_type_8bit:
-            raise problem("error.race_no_float8")
+        if exact and list(no_float8_note(settings)):
+            raise problem("error.race_no_float8" if settings.load.bits == 8 else "error.race_no_fast_nf4")
         return self._job("tune", settings, work)
 
     def resume(self, run_id: str) -> Iterator[dict]:

@@ -12,7 +12,7 @@ Shapes: x (tokens, in), codes of a weight (out, in) as bytes, scales (out,), ups
 
 import contextlib
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
@@ -93,16 +93,20 @@ def linear(codes: Tensor, scales: Tensor, x: Tensor, bias: Tensor | None) -> Ten
     return _multiply(quantized, codes, x_scales, scales, bias)
 
 
-def linear_backward(codes: Tensor, scales: Tensor, upstream: Tensor) -> Tensor:
-    """The gradient for x, on a device that `has_products`."""
+def linear_backward(transpose: Callable[[], Tensor], scales: Tensor, upstream: Tensor) -> Tensor:
+    """The gradient for x, on a device that `has_products`. transpose: makes the codes of the transposed weight."""
     global _shared
     _shared = None  # nothing is read again once gradients are computed
     quantized, row_scales = _quantize_tokens(upstream, scales)
+    transposed = transpose()
+    return _multiply(quantized, transposed, row_scales, _ones(transposed.shape[0], str(upstream.device)), None)
+
+
+def transposed(codes: Tensor) -> Tensor:
+    """The codes (out, in) of a weight as (in, out)."""
     if codes.is_meta:
-        transposed = codes.new_empty(codes.shape[1], codes.shape[0])
-    else:
-        transposed = _kernels().transpose(codes)
-    return _multiply(quantized, transposed, row_scales, _ones(codes.shape[1], str(codes.device)), None)
+        return codes.new_empty(codes.shape[1], codes.shape[0])
+    return _kernels().transpose(codes)
 
 
 def _multiply(a: Tensor, b: Tensor, a_scales: Tensor, b_scales: Tensor, bias: Tensor | None) -> Tensor:

@@ -13,6 +13,8 @@ from playground.settings.schema import (
     METHODS,
     OPTIMIZERS,
     PROMPT_FORMATS,
+    QUANT_TYPES,
+    QUANT_TYPES_8BIT,
     SAMPLE_CHOICES,
     START_VALUES,
     TALK_GENERATION,
@@ -22,9 +24,11 @@ from playground.settings.schema import (
     Lora,
     Settings,
     Train,
+    is_fast_nf4,
     is_float8,
     is_int8,
     merge_group,
+    stored_quant_type,
 )
 from playground.settings.validate import (
     generation_problems,
@@ -45,6 +49,8 @@ __all__ = [
     "METHODS",
     "OPTIMIZERS",
     "PROMPT_FORMATS",
+    "QUANT_TYPES",
+    "QUANT_TYPES_8BIT",
     "SAMPLE_CHOICES",
     "SCHEMA",
     "START_VALUES",
@@ -56,6 +62,7 @@ __all__ = [
     "Settings",
     "Train",
     "generation_problems",
+    "is_fast_nf4",
     "is_float8",
     "is_int8",
     "is_text_encoding",
@@ -65,4 +72,5 @@ __all__ = [
     "problems",
     "raise_all",
     "read_file",
+    "stored_quant_type",
 ]

@@ -7,7 +7,7 @@ from typing import Any
 
 from playground.errors import Problem, problem
 from playground.runs import Run, last_result
-from playground.settings import Lora, Settings, Train, is_float8
+from playground.settings import Lora, Settings, Train, is_fast_nf4, is_float8
 
 # Settings that the script repeats, and those that change neither the rows nor what is learned. One that is in neither,
 # such as a new one, is named in the script as not repeated where it was changed.
@@ -123,6 +123,8 @@ def setting_notes(settings: Settings, facts: RunFacts) -> list[Problem]:
         notes.append(Problem("repeat.note.dropout", {"dropout": settings.lora.dropout}))
     if settings.load.bits == 8:
         notes.append(Problem("repeat.note.float8" if is_float8(settings.load) else "repeat.note.int8"))
+    if is_fast_nf4(settings.load):
+        notes.append(Problem("repeat.note.fast_nf4"))
     if facts.steps < facts.scheduled:
         notes.append(Problem("repeat.note.stopped", {"steps": facts.steps, "scheduled": facts.scheduled}))
     if unknown := unknown_settings(settings):

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 
 from playground import ASSETS
-from playground.settings import Settings, is_float8
+from playground.settings import Settings, is_float8, stored_quant_type
 from playground.share.recipe import Recipe, listed_losses, warmup_steps
 from playground.share.template_text import fill_in
 
@@ -182,7 +182,7 @@ def _quantization(settings: Settings) -> str:
         return "load_in_8bit=True"
     options = [
         "load_in_4bit=True",
-        f'bnb_4bit_quant_type="{load.quant_type}"',
+        f'bnb_4bit_quant_type="{stored_quant_type(load)}"',
         f"bnb_4bit_use_double_quant={load.double_quant}",
         "bnb_4bit_compute_dtype=DTYPE",
     ]

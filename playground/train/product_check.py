@@ -1,4 +1,4 @@
-"""Compare the gradients of 8-bit products with those of exact ones, on a model's own rows, before it trains with them.
+"""Compare the gradients of float8 products with those of exact ones, on a model's own rows, before it trains with them.
 
 Both passes read the same quantized weights, so that the difference is that of the products alone: activations and
 gradients rounded to float8. What breaks them are outliers. A row of activations or gradients has one scale; where one
@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from playground.data.batch import Example
-from playground.model import float8
+from playground.model import float8, nf4_fast
 from playground.model.float8_linear import Float8Linear
 from playground.train.trainer import Trainer, training_mode
 
@@ -41,8 +41,12 @@ class ProductCheck:
 def has_float8_products(trainer: Trainer) -> bool:
     """Whether any layer of the model multiplies in float8."""
     model = trainer.batcher.model
-    layers = (module for module in model.modules() if isinstance(module, Float8Linear))
-    return model.dtype == torch.bfloat16 and any(layer.multiplies for layer in layers)
+    return model.dtype == torch.bfloat16 and any(map(_multiplies_in_float8, model.modules()))
+
+
+def has_fast_nf4(trainer: Trainer) -> bool:
+    """Whether any layer has 4-bit weights that are multiplied in float8."""
+    return any(map(nf4_fast.is_fast, trainer.batcher.model.modules()))
 
 
 def compare_products(trainer: Trainer, examples: Sequence[Example]) -> ProductCheck:
@@ -71,6 +75,10 @@ def _sample(trainer: Trainer, examples: Sequence[Example]) -> list[Example]:
     if not short:
         return [min(labelled, key=lambda row: len(row.ids))]
     return next(trainer.batcher.micro_batches(short, len(short), budget))
+
+
+def _multiplies_in_float8(layer: nn.Module) -> bool:
+    return layer.multiplies if isinstance(layer, Float8Linear) else nf4_fast.is_fast(layer)
 
 
 def _loss_and_gradients(trainer: Trainer, rows: Sequence[Example]) -> tuple[float, list[Tensor]]:

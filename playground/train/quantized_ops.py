@@ -14,16 +14,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from playground.model import float8
+from playground.model import float8, nf4_fast
 
 
 class FrozenWeight(NamedTuple):
     """A frozen linear layer's weight as it lies in memory, with everything that is needed to read it.
 
     data: dense (out, in), int8 (out, in), float8 as bytes (out, in), or packed 4-bit codes.
-    format: "dense", "int8", "fp8" (multiplied in float8), "fp8-stored" (dequantized for each product), "nf4" or "fp4".
+    format: "dense", "int8", "fp8" (multiplied in float8), "fp8-stored" (dequantized for each product), "nf4", "fp4" or
+        "nf4-fast" (multiplied in float8).
     constants: none for dense; int8 and fp8: [scales (out,)]; nf4 and fp4: [absmax], or, quantized twice, [absmax as
-        codes, code book, scales of the absmax, offset of the absmax].
+        codes, code book, scales of the absmax, offset of the absmax]; nf4-fast: then also the 16 levels, and scales
+        (out,) of the rows in float8.
     block_size: weights that share one absmax (4 bits; else 0).
     constants_block_size: absmax codes that share one scale (4 bits, quantized twice; else 0).
     """
@@ -47,29 +49,40 @@ def dequantize(weight: FrozenWeight, dtype: torch.dtype) -> Tensor:
         dense = torch.empty(weight.data.shape, dtype=dtype, device=weight.data.device)
         return torch.mul(weight.data, weight.constants[0][:, None] / 127, out=dense)
     bitsandbytes = torch.ops.bitsandbytes
-    absmax = weight.constants[0]
-    if (
-        len(weight.constants) > 1
-    ):  # double quantization: absmax is quantized too (Dettmers et al. 2023, arXiv 2305.14314)
-        codes, code_book, scales, offset = weight.constants
+    constants, kind = weight.constants, weight.format
+    if kind == "nf4-fast":
+        constants, kind = constants[:-2], "nf4"
+    absmax = constants[0]
+    if len(constants) > 1:  # double quantization: absmax is quantized too (Dettmers et al. 2023, arXiv 2305.14314)
+        codes, code_book, scales, offset = constants
         absmax = bitsandbytes.dequantize_blockwise(
             codes, scales, code_book, weight.constants_block_size, torch.float32
         ).add_(offset)
     shape = [weight.out_features, weight.in_features]
-    return bitsandbytes.dequantize_4bit(weight.data, absmax, weight.block_size, weight.format, shape, dtype)
+    return bitsandbytes.dequantize_4bit(weight.data, absmax, weight.block_size, kind, shape, dtype)
+
+
+def dense_float8(weight: FrozenWeight, transposed: bool) -> Tensor:
+    """The e4m3 codes of an "nf4-fast" weight: (out, in), or (in, out) if `transposed`."""
+    sizes = weight.block_size, weight.constants_block_size, weight.in_features
+    return nf4_fast.dense_float8(weight.data, weight.constants, *sizes, transposed)
 
 
 def frozen_linear(weight: FrozenWeight, x: Tensor, bias: Tensor | None) -> Tensor:
     """x Wᵀ + bias"""
     if weight.format == "fp8" and float8.can_multiply(x):
         return float8.linear(weight.data, weight.constants[0], x, bias)
+    if weight.format == "nf4-fast" and float8.can_multiply(x):
+        return float8.linear(dense_float8(weight, False), weight.constants[-1], x, bias)
     return functional.linear(x, dequantize(weight, x.dtype), bias)
 
 
 def frozen_linear_backward(weight: FrozenWeight, upstream: Tensor) -> Tensor:
     """The gradient for x."""
     if weight.format == "fp8" and float8.can_multiply(upstream):
-        return float8.linear_backward(weight.data, weight.constants[0], upstream)
+        return float8.linear_backward(lambda: float8.transposed(weight.data), weight.constants[0], upstream)
+    if weight.format == "nf4-fast" and float8.can_multiply(upstream):
+        return float8.linear_backward(lambda: dense_float8(weight, True), weight.constants[-1], upstream)
     return upstream @ dequantize(weight, upstream.dtype)
 
 

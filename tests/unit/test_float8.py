@@ -113,27 +113,18 @@ def test_a_plan_for_a_cpu_is_of_int8_and_one_for_a_gpu_of_float8():
     assert kinds == {"cpu": "int8", "cuda": "fp8"}
 
 
-def test_the_script_of_a_run_in_float8_loads_16_bits_and_says_so():
-    settings = Settings(load=FP8)
+def recipe_of(settings, notes=()):
+    """What a script is written from, of a run of one step with these settings."""
     facts = RunFacts({1: 2.0}, {1: 9}, 1, 1, True, "bfloat16", "cuda", False, {})
-    [note] = setting_notes(settings, facts)
     rows = [{"prompt": "one", "answer": "two"}]
-    recipe = Recipe(
-        "r",
-        "a/b",
-        "A",
-        settings,
-        facts,
-        rows,
-        False,
-        ["q_proj"],
-        [],
-        "AutoModelForCausalLM",
-        2,
-        None,
-        (8, 16.0),
-        notes=(note,),
-    )
+    shape = rows, False, ["q_proj"], [], "AutoModelForCausalLM", 2, None, (8, 16.0)
+    return Recipe("r", "a/b", "A", settings, facts, *shape, notes=notes)
+
+
+def test_the_script_of_a_run_in_float8_loads_16_bits_and_says_so():
+    plain = recipe_of(Settings(load=FP8))
+    [note] = setting_notes(plain.settings, plain.facts)
+    recipe = replace(plain, notes=(note,))
     script = script_text(recipe, rows_file=False)
     compile(script, "script", "exec")
     assert note.key == "repeat.note.float8" and "BitsAndBytes" not in script and "in fp8, which" in script

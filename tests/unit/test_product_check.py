@@ -32,8 +32,8 @@ SETTINGS = Settings(
 )
 
 
-def trainer_of(folder, spread=1.0):
-    """A trainer of the toy in float8. spread: of one channel inside each MLP, without a change of what it computes."""
+def trainer_of(folder, spread=1.0, settings=SETTINGS):
+    """A trainer of the toy in float8, or as `settings` load it. spread: of one channel inside each MLP, without a change of what it computes."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if spread != 1:
@@ -46,8 +46,8 @@ def trainer_of(folder, spread=1.0):
         folder = folder.parent / f"{folder.name}-outliers"
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-    loaded = load_model(folder, SETTINGS.load, lambda *step: None)
-    return prepare_trainer(loaded, SETTINGS, ROWS, [], Team("cpu"))
+    loaded = load_model(folder, settings.load, lambda *step: None)
+    return prepare_trainer(loaded, settings, ROWS, [], Team("cpu"))
 
 
 @pytest.fixture
