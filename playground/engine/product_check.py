@@ -1,4 +1,4 @@
-"""Check a model's float8 products before it is trained with them: measured, recorded, and refused beyond the limits."""
+"""Check a model's 8-bit products before it is trained with them: measured, recorded, and refused beyond the limits."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,20 +9,23 @@ from playground.train.product_check import (
     MAX_LOSS_DIFFERENCE,
     MIN_COSINE,
     compare_products,
-    has_fast_nf4,
-    has_float8_products,
+    products_in_8_bits,
 )
 from playground.train.trainer import Trainer
 
+NOTES = {"fp8": "note.float8_checked", "int8-fast": "note.fast_int8_checked", "nf4-fast": "note.fast_nf4_checked"}
+PROBLEMS = {"fp8": "error.float8_check", "int8-fast": "error.fast_int8_check", "nf4-fast": "error.fast_nf4_check"}
+
 
 def check_products(trainer: Trainer, examples: Sequence[Example]) -> Iterator[dict]:
-    """Yield a `note` with what float8 changes in this model's gradients and loss; nothing where none are multiplied.
+    """Yield a `note` with what they change in this model's gradients and loss; nothing where none are multiplied.
 
     Raises PlaygroundError with the same figures where they are beyond the limits.
     """
-    if not has_float8_products(trainer):
+    kind = products_in_8_bits(trainer)
+    if not kind:
         return
-    fast_nf4, check = has_fast_nf4(trainer), compare_products(trainer, examples)
+    check = compare_products(trainer, examples)
     release_memory()
     values = {
         "cosine": round(check.cosine, 4),
@@ -32,7 +35,7 @@ def check_products(trainer: Trainer, examples: Sequence[Example]) -> Iterator[di
     }
     if not check.passed:
         raise problem(
-            "error.fast_nf4_check" if fast_nf4 else "error.float8_check",
+            PROBLEMS[kind],
             tokens=check.tokens,
             cosine=round(check.cosine, 4),
             least=MIN_COSINE,
@@ -40,5 +43,4 @@ def check_products(trainer: Trainer, examples: Sequence[Example]) -> Iterator[di
             exact_loss=round(check.exact_loss, 4),
             percent=round(100 * MAX_LOSS_DIFFERENCE),
         )
-    key = "note.fast_nf4_checked" if fast_nf4 else "note.float8_checked"
-    yield {"kind": "note", "key": key, "values": values}
+    yield {"kind": "note", "key": NOTES[kind], "values": values}

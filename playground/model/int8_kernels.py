@@ -1,23 +1,18 @@
 """Triton kernels for products of 8-bit integers: quantize the rows of a matrix, and multiply with the scales inside."""
 
+from functools import cache
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-CONFIGS = [
-    triton.Config({"M": m, "N": n, "K": k, "GROUP": 8}, num_warps=warps, num_stages=stages)
-    for m, n, k, warps, stages in (
-        (128, 256, 128, 8, 3),
-        (256, 128, 128, 8, 3),
-        (128, 128, 128, 8, 4),
-        (128, 128, 128, 4, 3),
-        (128, 256, 64, 8, 4),
-        (128, 128, 64, 4, 4),
-        (64, 128, 64, 4, 4),
-        (64, 64, 64, 4, 3),
-    )
-]
+# Tiles of a product: rows, columns, numbers of the summed axis, warps, stages. For many rows the fastest of eight on an
+# H100; GPUs before it have neither its products of a whole warp group nor shared memory for such tiles.
+FEW_ROWS = 64
+SMALL_TILES = (64, 64, 64, 4, 3)
+TILES = {9: (128, 256, 128, 8, 3), 0: (128, 128, 64, 4, 3)}  # by the least major compute capability
+GROUP = 8  # tiles down before the next ones across, so that they find each other's rows in the cache
 
 
 @triton.jit
@@ -51,7 +46,6 @@ def quantize_tokens(x: Tensor, factors: Tensor | None) -> tuple[Tensor, Tensor]:
     return codes, scales
 
 
-@triton.autotune(CONFIGS, key=["columns", "depth", "rows_class"])
 @triton.jit
 def _multiply(
     a,
@@ -63,7 +57,7 @@ def _multiply(
     rows,
     columns,
     depth,
-    rows_class,
+    HAS_SCALES: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     M: tl.constexpr,
     N: tl.constexpr,
@@ -87,7 +81,9 @@ def _multiply(
         total = tl.dot(left, right, total, out_dtype=tl.int32)
         a_tile += K
         b_tile += K
-    values = total.to(tl.float32) * tl.load(a_scales + row % rows)[:, None] * tl.load(b_scales + column % columns)
+    values = total.to(tl.float32) * tl.load(a_scales + row % rows)[:, None]
+    if HAS_SCALES:
+        values *= tl.load(b_scales + column % columns)[None, :]
     if HAS_BIAS:
         values += tl.load(bias + column % columns).to(tl.float32)[None, :]
     inside = (row[:, None] < rows) & (column[None, :] < columns)
@@ -98,29 +94,42 @@ def _multiply(
     )
 
 
-def multiply(a: Tensor, b: Tensor, a_scales: Tensor, b_scales: Tensor, bias: Tensor | None) -> Tensor:
-    """a bᵀ + bias in bfloat16 of int8 codes a (rows, depth) and b (columns, depth) with a scale a row."""
+def multiply(
+    a: Tensor,
+    b: Tensor,
+    a_scales: Tensor,
+    b_scales: Tensor | None,
+    bias: Tensor | None,
+    dtype: torch.dtype,
+    tiles: tuple[int, int, int, int, int] | None = None,
+) -> Tensor:
+    """a bᵀ + bias in `dtype` of int8 codes a (rows, depth) and b (columns, depth) with a scale a row (None: 1)."""
     (rows, depth), columns = a.shape, b.shape[0]
-    target = torch.empty(rows, columns, dtype=torch.bfloat16, device=a.device)
-    _multiply[lambda config: (triton.cdiv(rows, config["M"]) * triton.cdiv(columns, config["N"]),)](
-        a, b, a_scales, b_scales, bias, target, rows, columns, depth, min(rows, 2048) // 256, HAS_BIAS=bias is not None
+    target = torch.empty(rows, columns, dtype=dtype, device=a.device)
+    down, across, deep, warps, stages = tiles or (SMALL_TILES if rows <= FEW_ROWS else _large_tiles())
+    _multiply[(triton.cdiv(rows, down) * triton.cdiv(columns, across),)](
+        a,
+        b,
+        a_scales,
+        b_scales,
+        bias,
+        target,
+        rows,
+        columns,
+        depth,
+        HAS_SCALES=b_scales is not None,
+        HAS_BIAS=bias is not None,
+        M=down,
+        N=across,
+        K=deep,
+        GROUP=GROUP,
+        num_warps=warps,
+        num_stages=stages,
     )
     return target
 
 
-@triton.jit
-def _scale_products(products, a_scales, b_scales, target, columns, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = column < columns
-    values = tl.load(products + row * columns + column, mask=inside, other=0).to(tl.float32)
-    values = values * tl.load(a_scales + row) * tl.load(b_scales + column, mask=inside, other=0.0)
-    tl.store(target + row * columns + column, values.to(target.dtype.element_ty), mask=inside)
-
-
-def scale_products(products: Tensor, a_scales: Tensor, b_scales: Tensor) -> Tensor:
-    """int32 products (rows, columns) times both scales, in bfloat16."""
-    rows, columns = products.shape
-    target = torch.empty(rows, columns, dtype=torch.bfloat16, device=products.device)
-    _scale_products[(rows, triton.cdiv(columns, 2048))](products, a_scales, b_scales, target, columns, BLOCK=2048)
-    return target
+@cache
+def _large_tiles() -> tuple[int, int, int, int, int]:
+    major = torch.cuda.get_device_capability()[0] if torch.cuda.is_available() else 0
+    return next(tiles for least, tiles in TILES.items() if major >= least)

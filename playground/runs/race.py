@@ -20,6 +20,7 @@ KINDS: dict[str, dict[str, int | str]] = {
     "16": {"bits": 16},
     "8": {"bits": 8},
     "8-int8": {"bits": 8, "quant_type_8bit": "int8"},
+    "8-int8-fast": {"bits": 8, "quant_type_8bit": "int8-fast"},
     "8-fp8": {"bits": 8, "quant_type_8bit": "fp8"},
     "4": {"bits": 4},
     "4-nf4": {"bits": 4, "quant_type": "nf4"},
@@ -98,7 +99,7 @@ def lanes(root: Path, settings: Settings, kinds: Sequence[str], hardware: str = 
 def _matching(kind: str, load: Load) -> tuple[str, ...]:
     """The kinds of lanes that count as this one."""
     if kind == "8":
-        return "8-int8", "8-fp8"
+        return "8-int8", "8-int8-fast", "8-fp8"
     return (f"4-{stored_quant_type(load)}", f"4-{load.quant_type}") if kind == "4" else (kind,)
 
 

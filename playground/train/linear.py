@@ -42,7 +42,7 @@ def frozen_weight(layer: Any) -> FrozenWeight:
     if isinstance(layer, Linear8bitLt):
         return FrozenWeight(layer.weight.data, "int8", [compat.int8_row_scales(layer)], 0, 0, *layer.weight.shape)
     if isinstance(layer, Float8Linear):
-        form = "fp8" if layer.multiplies else "fp8-stored"
+        form = layer.form if layer.multiplies else f"{layer.form}-stored"
         return FrozenWeight(layer.weight.data, form, [layer.scales], 0, 0, *layer.weight.shape)
     weight = layer.weight.T if isinstance(layer, Conv1D) else layer.weight
     return FrozenWeight(weight, "dense", [], 0, 0, *weight.shape)

@@ -1,16 +1,16 @@
-"""Compare the gradients of float8 products with those of exact ones, on a model's own rows, before it trains with them.
+"""Compare the gradients of 8-bit products with those of exact ones, on a model's own rows, before it trains with them.
 
 Both passes read the same quantized weights, so that the difference is that of the products alone: activations and
-gradients rounded to float8. What breaks them are outliers. A row of activations or gradients has one scale; where one
-number in it is 10,000 times as large as the others, these are rounded to nothing. Some models have such channels
-(Dettmers et al. 2022, arXiv 2208.07339, section 4), and no figure of another model tells.
+gradients rounded to float8 or to integers. What breaks them are outliers. A row of activations or gradients has one
+scale; where one number in it is 10,000 times as large as the others (for integers 100 times), these are rounded to
+nothing. Some models have such channels (Dettmers et al. 2022, arXiv 2208.07339, section 4), and no figure of another model tells.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from playground.data.batch import Example
 from playground.model import float8, nf4_fast
@@ -38,19 +38,20 @@ class ProductCheck:
         return self.cosine >= MIN_COSINE and difference <= MAX_LOSS_DIFFERENCE * self.exact_loss
 
 
-def has_float8_products(trainer: Trainer) -> bool:
-    """Whether any layer of the model multiplies in float8."""
+def products_in_8_bits(trainer: Trainer) -> str:
+    """Which 8-bit products the model's layers make: "fp8", "int8-fast" or "nf4-fast"; "" if none."""
     model = trainer.batcher.model
-    return model.dtype == torch.bfloat16 and any(map(_multiplies_in_float8, model.modules()))
-
-
-def has_fast_nf4(trainer: Trainer) -> bool:
-    """Whether any layer has 4-bit weights that are multiplied in float8."""
-    return any(map(nf4_fast.is_fast, trainer.batcher.model.modules()))
+    x = torch.empty(0, dtype=model.dtype, device="meta")
+    for layer in model.modules():
+        if isinstance(layer, Float8Linear) and layer.multiplies and layer.products.can_multiply(x):
+            return layer.form
+        if nf4_fast.is_fast(layer) and float8.can_multiply(x):
+            return "nf4-fast"
+    return ""
 
 
 def compare_products(trainer: Trainer, examples: Sequence[Example]) -> ProductCheck:
-    """One forward and one backward pass with float8 products and one with exact ones, without dropout.
+    """One forward and one backward pass with 8-bit products and one with exact ones, without dropout.
 
     The memory is less than a step's: it keeps two gradients of the adapter where a step has one and the optimizer's
     averages, and dequantizes one weight at a time. Nothing of it stays, and no random number is drawn.
@@ -75,10 +76,6 @@ def _sample(trainer: Trainer, examples: Sequence[Example]) -> list[Example]:
     if not short:
         return [min(labelled, key=lambda row: len(row.ids))]
     return next(trainer.batcher.micro_batches(short, len(short), budget))
-
-
-def _multiplies_in_float8(layer: nn.Module) -> bool:
-    return layer.multiplies if isinstance(layer, Float8Linear) else nf4_fast.is_fast(layer)
 
 
 def _loss_and_gradients(trainer: Trainer, rows: Sequence[Example]) -> tuple[float, list[Tensor]]:

@@ -138,7 +138,7 @@ def _train(options: argparse.Namespace) -> dict:
     from playground.train.loop import fine_tune
     from playground.train.parallel import Team
     from playground.train.prepare import prepare_trainer
-    from playground.train.product_check import compare_products, has_float8_products
+    from playground.train.product_check import compare_products, products_in_8_bits
 
     device = "cpu" if options.toy else "cuda"
     preset = Settings().with_values(catalog.presets()["demo-en"]["settings"])
@@ -154,7 +154,7 @@ def _train(options: argparse.Namespace) -> dict:
     held_out, _ = encode(rows.held_out, template, train.max_seq_length)
     trainer = prepare_trainer(loaded, replace(preset, load=load, train=train), examples, held_out, Team(device))
     result: dict = {"hardware": hardware(device)}
-    if has_float8_products(trainer):
+    if products_in_8_bits(trainer):
         check = compare_products(trainer, examples)
         result |= {"cosine": round(check.cosine, 5), "check_loss": check.loss, "check_exact_loss": check.exact_loss}
     events = fine_tune(trainer, examples, train, threading.Event())

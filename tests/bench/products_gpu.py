@@ -6,11 +6,12 @@
 Weights are rotated, so that none is read from the L2 cache. Everything that a layer needs each time is counted:
   bf16            torch's product in bfloat16
   fp8             quantizing the rows in one kernel, and torch's product with a scale a row; backward: the transpose too
-  int8            the same with int8 and a product in Triton with its scales and the bias inside, the fastest tiles
+  int8-fast       the same with int8 and a product in Triton with its scales and the bias inside
   int8-library    torch's int8 product into int32, and its scales in a second kernel
   nf4             the 4-bit weight made dense in bfloat16 by bitsandbytes, and a product in bfloat16
   nf4-fast        the 4-bit weight made dense in float8 in one kernel (transposed for backward), and a float8 product
-  quantize-*, transpose, dense-*: those kernels alone
+  quantize-*, transpose, dense-*, tiles-*: those kernels alone; tiles-ROWS-COLUMNS-SUMMED-WARPS-STAGES: the integer
+                  product
 error-*: of the product against the one of float32 numbers that the weight stands for, as a share of its norm.
 """
 
@@ -18,6 +19,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,7 @@ def main() -> None:
     rounds = []
     for width, out, backward in SHAPES:
         name = f"{'gradient ' if backward else ''}{width} → {out}"
-        rounds.append({"round": 1, "arm": name} | arms.attempt(lambda: measure(width, out, backward)))
+        rounds.append({"round": 1, "arm": name} | arms.attempt(partial(measure, width, out, backward)))
         print(json.dumps(rounds[-1], ensure_ascii=False), file=sys.stderr, flush=True)
         torch.cuda.empty_cache()
     report = arms.report("products of one layer", LIBRARIES, rounds, hardware=hardware("cuda"), rows=ROWS)
@@ -62,7 +64,7 @@ def measure(width: int, out: int, backward: bool) -> dict[str, float]:
     for name, product in kinds.items():
         try:
             results[name] = _milliseconds(product, x)
-            if not name.startswith(("quantize", "transpose", "dense")):
+            if not name.startswith(("quantize", "transpose", "dense", "tiles")):
                 results[f"error-{name}"] = _error(product(x, 0), x, weights[0], backward)
         except Exception as error:
             print(f"{name}: {str(error)[:800]}", file=sys.stderr)
@@ -82,18 +84,17 @@ def products(weights: list[Any], backward: bool) -> dict[str, Callable[[Any, int
     run = quantized_ops.frozen_linear_backward if backward else (lambda w, x: quantized_ops.frozen_linear(w, x, None))
     ones = torch.ones(weights[0].shape[1], device="cuda")
 
-    def in_int8(x: Any, n: int, multiply: Callable = int8_kernels.multiply) -> Any:
+    def in_library(x: Any, n: int) -> Any:
         codes, scales = int8[n]
         rows, row_scales = int8_kernels.quantize_tokens(x, scales if backward else None)
-        if backward:
-            return multiply(rows, _transposed(codes), row_scales, ones, None)
-        return multiply(rows, codes, row_scales, scales, None)
+        codes, scales = (float8.transposed(codes), ones) if backward else (codes, scales)
+        return int8_kernels.scale_products(torch._int_mm(rows, codes.T), row_scales, scales)
 
     return {
         "bf16": lambda x, n: x @ weights[n] if backward else x @ weights[n].T,
         "fp8": lambda x, n: run(_weight(*fp8[n], "fp8"), x),
-        "int8": in_int8,
-        "int8-library": lambda x, n: in_int8(x, n, _library_product),
+        "int8-fast": lambda x, n: run(_weight(*int8[n], "int8-fast"), x),
+        "int8-library": in_library,
         "nf4": lambda x, n: run(nf4[n], x),
         "nf4-fast": lambda x, n: run(fast[n], x),
     }
@@ -113,7 +114,25 @@ def parts(weights: list[Any], x: Any) -> dict[str, Callable[[Any, int], Any]]:
         "dense-bf16": lambda x, n: quantized_ops.dequantize(nf4[n], x.dtype),
         "dense-fp8": lambda x, n: quantized_ops.dense_float8(fast[n], False),
         "dense-fp8-transposed": lambda x, n: quantized_ops.dense_float8(fast[n], True),
+        **tiles(x),
     }
+
+
+def tiles(x: Any) -> dict[str, Callable[[Any, int], Any]]:
+    """The integer product alone (x times a weight of 4,096 rows) in tiles of several sizes."""
+    import torch
+
+    from playground.model import int8_kernels
+
+    a, a_scales = int8_kernels.quantize_tokens(x, None)
+    b, b_scales = int8_kernels.quantize_tokens(torch.randn(4096, x.shape[1], device="cuda"), None)
+    sizes = [int8_kernels.SMALL_TILES, *int8_kernels.TILES.values(), (128, 128, 128, 8, 4), (256, 128, 128, 8, 3)]
+    sizes += [(128, 256, 128, 8, 4), (128, 256, 64, 8, 4), (128, 128, 128, 4, 3), (64, 256, 128, 4, 4)]
+
+    def multiply(size: Any, x: Any, n: int) -> Any:
+        return int8_kernels.multiply(a, b, a_scales, b_scales, None, torch.bfloat16, size)
+
+    return {"tiles-" + "-".join(map(str, size)): partial(multiply, size) for size in sizes}
 
 
 def packed_weight(weight: Any, kind: str) -> Any:
@@ -134,20 +153,6 @@ def _weight(codes: Any, scales: Any, kind: str) -> Any:
     from playground.train.quantized_ops import FrozenWeight
 
     return FrozenWeight(codes, kind, [scales], 0, 0, *codes.shape)
-
-
-def _transposed(codes: Any) -> Any:
-    from playground.model import float8_kernels
-
-    return float8_kernels.transpose(codes)
-
-
-def _library_product(a: Any, b: Any, a_scales: Any, b_scales: Any, bias: None) -> Any:
-    import torch
-
-    from playground.model.int8_kernels import scale_products
-
-    return scale_products(torch._int_mm(a, b.T), a_scales, b_scales)
 
 
 def _milliseconds(product: Callable[[Any, int], Any], x: Any) -> float:

@@ -9,7 +9,7 @@ Arms are named shape/arm: calm is OpenCALM-7B, llama is Llama-2-7B, both with ra
 ones do. Every step takes the same 32 rows: 5,024 tokens, at most 256 a row, 60 % of each labelled. r 8, all linear
 layers.
   bf16, nf4, int8,  playground's own fine-tune. -off, -all: how many layers are checkpointed; -22GiB, -7GiB: the process
-  fp8, nf4-fast     may take that much of the GPU, its runtime included, and picks the rest itself; -compiled: layers
+  fp8, *-fast       may take that much of the GPU, its runtime included, and picks the rest itself; -compiled: layers
                     are compiled
   peer-*-talk       alpaca-lora's recipe: 4 rows at once x 8, prepare_model_for_kbit_training and its checkpointing
   peer-*-best       the peer's fastest flags: 32 rows at once, no checkpointing
@@ -78,7 +78,7 @@ class Arm:
     max_tokens: int = 0  # of a micro-batch; 0: as many as fit
     peer_rows: int = 0  # rows at once, for an arm of the peer; 0: an arm of ours
     steps: int = 8
-    kind: str = ""  # "fp8" rather than int8 at 8 bits, "nf4-fast" rather than nf4 at 4 bits
+    kind: str = ""  # "fp8" or "int8-fast" rather than int8 at 8 bits, "nf4-fast" rather than nf4 at 4 bits
 
 
 OURS = {
@@ -96,6 +96,9 @@ OURS = {
     "fp8-off-compiled": Arm(8, "off", True, kind="fp8"),
     "fp8-all": Arm(8, "all", kind="fp8"),
     "fp8-all-compiled": Arm(8, "all", True, kind="fp8"),
+    "int8-fast-off": Arm(8, "off", kind="int8-fast"),
+    "int8-fast-off-compiled": Arm(8, "off", True, kind="int8-fast"),
+    "int8-fast-all": Arm(8, "all", kind="int8-fast"),
     "nf4-fast-off": Arm(4, "off", kind="nf4-fast"),
     "nf4-fast-off-compiled": Arm(4, "off", True, kind="nf4-fast"),
     "nf4-fast-all": Arm(4, "all", kind="nf4-fast"),

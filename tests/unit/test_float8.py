@@ -9,7 +9,7 @@ import toys
 from test_linear import assert_same, loss_and_gradients, tuned
 from torch import nn
 
-from playground.engine.load import no_float8_note, resolve_bits
+from playground.engine.load import missing_products_note, resolve_bits
 from playground.errors import PlaygroundError
 from playground.memory.ledger import bytes_by_part
 from playground.model import adapt, float8, load
@@ -102,8 +102,8 @@ def test_layers_left_out_stay_as_they_are():
 def test_without_float8_products_8_bits_are_int8_and_a_note_says_so():
     settings = Settings(load=FP8)
     assert resolve_bits(settings).load.quant_type_8bit == "int8"
-    assert [note["key"] for note in no_float8_note(settings)] == ["note.no_float8"]
-    assert not list(no_float8_note(Settings(load=Load(bits=8, device="cpu"))))
+    assert [note["key"] for note in missing_products_note(settings)] == ["note.no_float8"]
+    assert not list(missing_products_note(Settings(load=Load(bits=8, device="cpu"))))
 
 
 def test_a_plan_for_a_cpu_is_of_int8_and_one_for_a_gpu_of_float8():

@@ -9,7 +9,7 @@ from float8_emulation import float8_products
 from test_float8 import recipe_of
 from test_product_check import ROWS, SETTINGS, trainer_of
 
-from playground.engine.load import no_float8_note, resolve_bits
+from playground.engine.load import missing_products_note, resolve_bits
 from playground.engine.product_check import check_products
 from playground.engine.workbench import Workbench
 from playground.errors import PlaygroundError
@@ -97,7 +97,7 @@ def test_a_run_is_checked_against_exact_products_before_it_begins(toy, emulated,
 def test_without_float8_products_it_is_plain_nf4_and_a_note_says_so(tmp_path):
     settings = Settings(load=FAST)
     assert resolve_bits(settings).load.quant_type == "nf4"
-    assert [note["key"] for note in no_float8_note(settings)] == ["note.no_fast_nf4"]
+    assert [note["key"] for note in missing_products_note(settings)] == ["note.no_fast_nf4"]
     with pytest.raises(PlaygroundError) as raised:
         list(Workbench(tmp_path).tune(settings, exact=True))
     assert raised.value.problems[0].key == "error.race_no_fast_nf4"

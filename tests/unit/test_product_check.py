@@ -33,7 +33,10 @@ SETTINGS = Settings(
 
 
 def trainer_of(folder, spread=1.0, settings=SETTINGS):
-    """A trainer of the toy in float8, or as `settings` load it. spread: of one channel inside each MLP, without a change of what it computes."""
+    """A trainer of the toy in float8, or as `settings` load it.
+
+    spread: of one channel inside each MLP, without a change of what it computes.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if spread != 1:
@@ -86,7 +89,7 @@ def test_exact_gradients_are_those_without_float8(toy, emulated):
         if hasattr(module, "multiplies"):
             module.multiplies = False
     assert product_check.compare_products(exact, ROWS).cosine == pytest.approx(1)
-    assert product_check.has_float8_products(trainer) and not product_check.has_float8_products(exact)
+    assert product_check.products_in_8_bits(trainer) and not product_check.products_in_8_bits(exact)
     assert not list(check_products(exact, ROWS))
     assert product_check.compare_products(trainer, ROWS).exact_loss == pytest.approx(
         product_check.compare_products(exact, ROWS).loss
