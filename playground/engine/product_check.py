@@ -10,7 +10,9 @@ from playground.train.product_check import (
     MIN_COSINE,
     compare_products,
     products_in_8_bits,
+    weights_in_8_bits,
 )
+from playground.train.product_trial import ROWS, largest_weight, product_milliseconds
 from playground.train.trainer import Trainer
 
 NOTES = {"fp8": "note.float8_checked", "int8-fast": "note.fast_int8_checked", "nf4-fast": "note.fast_nf4_checked"}
@@ -18,7 +20,9 @@ PROBLEMS = {"fp8": "error.float8_check", "int8-fast": "error.fast_int8_check", "
 
 
 def check_products(trainer: Trainer, examples: Sequence[Example]) -> Iterator[dict]:
-    """Yield a `note` with what they change in this model's gradients and loss; nothing where none are multiplied.
+    """Yield `note`s: what they change in this model's gradients and loss, and how fast they are on this GPU.
+
+    Nothing where none are multiplied.
 
     Raises PlaygroundError with the same figures where they are beyond the limits.
     """
@@ -44,3 +48,21 @@ def check_products(trainer: Trainer, examples: Sequence[Example]) -> Iterator[di
             percent=round(100 * MAX_LOSS_DIFFERENCE),
         )
     yield {"kind": "note", "key": NOTES[kind], "values": values}
+    yield _speed_note(trainer, kind)
+
+
+def _speed_note(trainer: Trainer, kind: str) -> dict:
+    """How long the products of the largest layer take in each kind, and that of this run."""
+    model, weight = trainer.batcher.model, largest_weight(weights_in_8_bits(trainer))
+    times = product_milliseconds(weight, model.device.type, model.dtype)
+    release_memory()
+    plain = next(iter(times.values()))
+    values = {
+        "kind": kind,
+        "times": [f"{name} {value:.2f}" for name, value in times.items()],
+        "size": f"{weight.in_features} × {weight.out_features}",
+        "rows": ROWS,
+        "speedup": f"{plain / times[kind]:.2f}",
+    }
+    key = "note.product_speed" if times[kind] < plain else "note.product_speed_slower"
+    return {"kind": "note", "key": key, "values": values}

@@ -7,11 +7,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Tiles of a product: rows, columns, numbers of the summed axis, warps, stages. For many rows the fastest of eight on an
+# Tiles of a product: rows, columns, numbers of the summed axis, warps, stages. For many rows the fastest of nine on an
 # H100; GPUs before it have neither its products of a whole warp group nor shared memory for such tiles.
 FEW_ROWS = 64
 SMALL_TILES = (64, 64, 64, 4, 3)
-TILES = {9: (128, 256, 128, 8, 3), 0: (128, 128, 64, 4, 3)}  # by the least major compute capability
+TILES = {9: (128, 128, 128, 4, 3), 0: (128, 128, 64, 4, 3)}  # by the least major compute capability
 GROUP = 8  # tiles down before the next ones across, so that they find each other's rows in the cache
 
 

@@ -3,7 +3,8 @@
 Both passes read the same quantized weights, so that the difference is that of the products alone: activations and
 gradients rounded to float8 or to integers. What breaks them are outliers. A row of activations or gradients has one
 scale; where one number in it is 10,000 times as large as the others (for integers 100 times), these are rounded to
-nothing. Some models have such channels (Dettmers et al. 2022, arXiv 2208.07339, section 4), and no figure of another model tells.
+nothing. Some models have such channels (Dettmers et al. 2022, arXiv 2208.07339, section 4), and no figure of another
+model tells.
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ from torch import Tensor
 from playground.data.batch import Example
 from playground.model import float8, nf4_fast
 from playground.model.float8_linear import Float8Linear
+from playground.train.linear import frozen_weight
+from playground.train.quantized_ops import FrozenWeight
 from playground.train.trainer import Trainer, training_mode
 
 SAMPLE_TOKENS = 512  # of the rows that are compared, unless a single one is longer
@@ -48,6 +51,13 @@ def products_in_8_bits(trainer: Trainer) -> str:
         if nf4_fast.is_fast(layer) and float8.can_multiply(x):
             return "nf4-fast"
     return ""
+
+
+def weights_in_8_bits(trainer: Trainer) -> list[FrozenWeight]:
+    """The weights of the layers that make 8-bit products."""
+    layers = trainer.batcher.model.modules()
+    fast = [m for m in layers if nf4_fast.is_fast(m) or (isinstance(m, Float8Linear) and m.multiplies)]
+    return [frozen_weight(layer) for layer in fast]
 
 
 def compare_products(trainer: Trainer, examples: Sequence[Example]) -> ProductCheck:

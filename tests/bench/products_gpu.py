@@ -127,7 +127,7 @@ def tiles(x: Any) -> dict[str, Callable[[Any, int], Any]]:
     a, a_scales = int8_kernels.quantize_tokens(x, None)
     b, b_scales = int8_kernels.quantize_tokens(torch.randn(4096, x.shape[1], device="cuda"), None)
     sizes = [int8_kernels.SMALL_TILES, *int8_kernels.TILES.values(), (128, 128, 128, 8, 4), (256, 128, 128, 8, 3)]
-    sizes += [(128, 256, 128, 8, 4), (128, 256, 64, 8, 4), (128, 128, 128, 4, 3), (64, 256, 128, 4, 4)]
+    sizes += [(128, 256, 128, 8, 3), (128, 256, 128, 8, 4), (128, 256, 64, 8, 4), (64, 256, 128, 4, 4)]
 
     def multiply(size: Any, x: Any, n: int) -> Any:
         return int8_kernels.multiply(a, b, a_scales, b_scales, None, torch.bfloat16, size)

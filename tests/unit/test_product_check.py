@@ -68,7 +68,8 @@ def test_plain_weights_pass_with_figures_and_leave_nothing_behind(toy, emulated)
     assert check.tokens == 25 + 12 and check.passed  # as many rows as a micro-batch may have tokens
     assert not trainer.optimizer.gradients() and not trainer.optimizer.inner.state
     assert torch.equal(before, torch.get_rng_state())  # no dropout
-    [note] = check_products(trainer, ROWS)
+    note, speed = check_products(trainer, ROWS)
+    assert speed["values"]["kind"] == "fp8" and len(speed["values"]["times"]) == 3  # bf16, fp8, int8-fast
     assert note["key"] == "note.float8_checked" and note["values"]["cosine"] == round(check.cosine, 4)
 
 
