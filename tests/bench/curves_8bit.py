@@ -1,4 +1,4 @@
-"""Compare loss curves of LoRA on SmolLM2-135M by the type of the frozen weights: bf16, int8, fp8, nf4, three seeds.
+"""Compare loss curves of LoRA on SmolLM2-135M by the type of the frozen weights: bf16, int8, fp8, nf4, and the fast ones; three seeds.
 
     python tests/bench/curves_8bit.py           # one GPU with float8 products (RTX 40, H100 or later)
     python tests/bench/curves_8bit.py --toy     # does it run? a toy model, float8 emulated on the CPU
@@ -37,9 +37,19 @@ ARMS: dict[str, dict] = {
     "float32": {"bits": 32},
     "int8": {"bits": 8},
     "fp8": {"bits": 8, "quant_type_8bit": "fp8"},
+    "int8-fast": {"bits": 8, "quant_type_8bit": "int8-fast"},
     "nf4": {"bits": 4},
+    "nf4-fast": {"bits": 4, "quant_type": "nf4-fast"},
 }
-COLOURS = {"bf16": "#1f2937", "float32": "#9ca3af", "int8": "#2563eb", "fp8": "#dc2626", "nf4": "#059669"}
+COLOURS = {
+    "bf16": "#1f2937",
+    "float32": "#9ca3af",
+    "int8": "#2563eb",
+    "fp8": "#dc2626",
+    "nf4": "#059669",
+    "int8-fast": "#7c3aed",
+    "nf4-fast": "#d97706",
+}
 REFERENCE, SMOOTHED = "bf16", 10
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "triton")
 TOY = {"max_steps": 12, "batch_size": 4}
@@ -121,7 +131,7 @@ def train_arm(options: argparse.Namespace) -> dict:
         return _train(options)
     from float8_emulation import float8_products
 
-    with float8_products() if options.arm == "fp8" else contextlib.nullcontext():
+    with float8_products() if options.arm in ("fp8", "int8-fast", "nf4-fast") else contextlib.nullcontext():
         return _train(options)
 
 

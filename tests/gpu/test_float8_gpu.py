@@ -199,7 +199,7 @@ def test_load_and_step_take_what_is_predicted_and_the_check_takes_less(seven_b, 
 
 @pytest.mark.parametrize("kind", LOADS)
 def test_a_fine_tune_is_checked_and_recorded_before_its_first_step(tmp_path, kind):
-    sizes = {"hidden_size": 512, "intermediate_size": 1024, "max_position_embeddings": 1024}
+    sizes = {"hidden_size": 512, "intermediate_size": 1024, "max_position_embeddings": 1024, "initializer_range": 0.02}
     model = toys.save(tmp_path / "toy", chat=True, **sizes)
     train = Train(max_steps=3, batch_size=8, lr=1e-3)
     settings = Settings(load=replace(LOADS[kind], model=str(model)), data=Data(end_row=32), lora=Lora(r=4), train=train)
