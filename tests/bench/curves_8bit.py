@@ -1,4 +1,4 @@
-"""Compare loss curves of LoRA on SmolLM2-135M by the type of the frozen weights: bf16, int8, fp8, nf4, and the fast ones; three seeds.
+"""Compare loss curves of LoRA on SmolLM2-135M by the type of the frozen weights, with three seeds.
 
     python tests/bench/curves_8bit.py           # one GPU with float8 products (RTX 40, H100 or later)
     python tests/bench/curves_8bit.py --toy     # does it run? a toy model, float8 emulated on the CPU
@@ -45,9 +45,9 @@ COLOURS = {
     "bf16": "#1f2937",
     "float32": "#9ca3af",
     "int8": "#2563eb",
+    "int8-fast": "#7c3aed",
     "fp8": "#dc2626",
     "nf4": "#059669",
-    "int8-fast": "#7c3aed",
     "nf4-fast": "#d97706",
 }
 REFERENCE, SMOOTHED = "bf16", 10
