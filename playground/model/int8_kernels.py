@@ -88,9 +88,7 @@ def _multiply(
         values += tl.load(bias + column % columns).to(tl.float32)[None, :]
     inside = (row[:, None] < rows) & (column[None, :] < columns)
     tl.store(
-        target + row.to(tl.int64)[:, None] * columns + column[None, :],
-        values.to(target.dtype.element_ty),
-        mask=inside,
+        target + row.to(tl.int64)[:, None] * columns + column[None, :], values.to(target.dtype.element_ty), mask=inside
     )
 
 
