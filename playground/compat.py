@@ -358,7 +358,7 @@ def is_quantized(weight: Any) -> bool:
 
 
 def is_float8(weight: Any) -> bool:
-    """Whether a weight is a `Float8Linear`'s: bytes with a scale a row."""
+    """Whether a weight is a `Float8Linear`'s: e4m3 or integer codes with a scale a row."""
     return hasattr(weight, "row_scales")
 
 
@@ -371,7 +371,8 @@ def unquantized_weight(layer: Any) -> Any:
     if type(weight).__name__ == "Params4bit":
         return dequantize_4bit(weight.data, weight.quant_state)
     if is_float8(weight):
-        return weight.data.view(torch.float8_e4m3fn).to(torch.float32) * weight.row_scales[:, None]
+        codes = weight.data if weight.dtype == torch.int8 else weight.data.view(torch.float8_e4m3fn)
+        return codes.to(torch.float32) * weight.row_scales[:, None]
     if type(weight).__name__ == "Int8Params":
         return weight.data.to(torch.float32) * (int8_row_scales(layer)[:, None].to(weight.device) / 127)
     return weight.detach()
@@ -428,6 +429,7 @@ def quantization_constants(tensor: Any) -> Iterator[Any]:
     constants = [getattr(tensor, name, None) for name in ("SCB", "row_scales")]
     while state is not None:
         constants += [state.absmax, state.code, getattr(state, "offset", None)]
+        constants.append(getattr(state, "float8_row_scales", None))  # model/nf4_fast.py
         state = getattr(state, "state2", None)
     yield from (constant for constant in constants if constant is not None)
 

@@ -1,4 +1,4 @@
-"""float8 products on any machine: the same rounding as a GPU's, computed in float32."""
+"""float8 and int8-fast products on any machine: the same rounding as a GPU's, computed in float32."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,7 +8,8 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from playground.model import float8
+from playground.model import float8, int8_fast, nf4_fast
+from playground.train import quantized_ops
 
 
 def _quantize_tokens(x: Tensor, factors: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -21,13 +22,45 @@ def _multiply(a: Tensor, b: Tensor, a_scales: Tensor, b_scales: Tensor, bias: Te
     return (product if bias is None else product + bias.float()).to(torch.bfloat16)
 
 
+def _quantize_to_int8(x: Tensor, factors: Tensor | None) -> tuple[Tensor, Tensor]:
+    return int8_fast.quantize_rows(x.float() if factors is None else x.float() * factors)
+
+
+def _multiply_int8(
+    a: Tensor, b: Tensor, a_scales: Tensor, b_scales: Tensor | None, bias: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    product = (a.float() @ b.float().T) * a_scales[:, None]
+    product = product if b_scales is None else product * b_scales
+    return (product if bias is None else product + bias.float()).to(dtype)
+
+
+def _dense_float8(
+    packed: Tensor,
+    levels: Tensor,
+    row_scales: Tensor,
+    constants: list[Tensor],
+    block_size: int,
+    constants_block_size: int,
+    columns: int,
+    transposed: bool,
+) -> Tensor:
+    shape = row_scales.shape[0], columns
+    weight = quantized_ops.FrozenWeight(packed, "nf4", constants, block_size, constants_block_size, *shape)
+    codes = (quantized_ops.dequantize(weight, torch.float32) / row_scales[:, None]).to(float8.E4M3)
+    return codes.T.contiguous() if transposed else codes
+
+
 @contextlib.contextmanager
 def float8_products() -> Iterator[None]:
-    """Within it, models loaded as fp8 multiply in float8 on the CPU too."""
+    """Within it, models loaded as fp8, nf4-fast or int8-fast multiply in 8 bits on the CPU too."""
     kernels = SimpleNamespace(quantize_tokens=_quantize_tokens, transpose=lambda codes: codes.T.contiguous())
+    int8_kernels = SimpleNamespace(quantize_tokens=_quantize_to_int8, multiply=_multiply_int8)
     with (
         mock.patch.object(float8, "has_products", lambda device: True),
         mock.patch.object(float8, "_kernels", lambda: kernels),
         mock.patch.object(float8, "_multiply", _multiply),
+        mock.patch.object(int8_fast, "has_products", lambda device: True),
+        mock.patch.object(int8_fast, "_kernels", lambda: int8_kernels),
+        mock.patch.object(nf4_fast, "_kernels", lambda: SimpleNamespace(dense_float8=_dense_float8)),
     ):
         yield

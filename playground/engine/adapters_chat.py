@@ -21,7 +21,7 @@ from playground.model.adapter_check import is_same_base
 from playground.model.adapter_file import CHANGES_BASE, tensor_shapes
 from playground.model.adapter_folder import CONFIG
 from playground.model.load import LoadedModel
-from playground.settings import Generation, Load, Settings, raise_all
+from playground.settings import Generation, Load, Settings, raise_all, stored_quant_type
 
 LEAST, MOST = 2, len(ADAPTER_NAMES)  # adapters that are compared
 WAITING: dict = {"finish": "stopped", "tokens": 0, "tokens_per_s": 0.0}  # of an answer that was stopped before it began
@@ -86,8 +86,10 @@ def _differences(one: Load, other: Load) -> list[tuple[str, Any, Any]]:
     names = ["bits"]
     if one.bits == other.bits:
         names += ["dtype"] if one.bits != 32 else []
-        names += ["quant_type", "double_quant"] if one.bits == 4 else []
+        names += ["double_quant"] if one.bits == 4 else []
     pairs = [(f"load.{name}", getattr(one, name), getattr(other, name)) for name in names]
+    if one.bits == other.bits == 4:
+        pairs.append(("load.quant_type", stored_quant_type(one), stored_quant_type(other)))
     return [(name, here, there) for name, here, there in pairs if here != there]
 
 

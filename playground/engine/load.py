@@ -11,8 +11,8 @@ from playground.background import run_in_background
 from playground.engine import predictions
 from playground.engine.job import JobContext, JobResult
 from playground.engine.model_slot import ModelSlot
-from playground.errors import problem
-from playground.model import float8
+from playground.errors import PlaygroundError, problem
+from playground.model import float8, int8_fast
 from playground.model.adapter_folder import CONFIG as ADAPTER_CONFIG
 from playground.model.adapter_folder import base_model, is_adapter_folder
 from playground.model.cpu_speed import bf16_speedup
@@ -20,9 +20,12 @@ from playground.model.dtype import MIN_BF16_SPEEDUP, compute_dtype, default_bits
 from playground.model.load import LoadedModel, load_model, resolve_device, unquantized_share
 from playground.model.source import config_available, fetch_model, local_folder
 from playground.predict import meta_model
-from playground.settings import Load, Settings, is_float8
+from playground.settings import Load, Settings, is_fast_int8, is_fast_nf4, is_float8, stored_quant_type
 from playground.settings.limits import current_limits, raise_if_too_large
 
+# What is said where hardware lacks the products of a kind of weights: loaded as another kind, or not run at all.
+NOTES = {"fp8": "note.no_float8", "int8-fast": "note.no_fast_int8", "nf4-fast": "note.no_fast_nf4"}
+PROBLEMS = {"fp8": "error.race_no_float8", "int8-fast": "error.race_no_fast_int8", "nf4-fast": "error.race_no_fast_nf4"}
 MIN_UNQUANTIZED_SHARE = 0.01  # of the weights: more than that is worth a note
 
 
@@ -71,20 +74,36 @@ def ensure_loaded(context: JobContext, slot: ModelSlot, load: Load) -> Generator
 def resolve_bits(settings: Settings) -> Settings:
     """The same settings with the bit width decided, where it was left to the hardware, and a type that it can multiply.
 
-    Without float8 products, 8 bits are LLM.int8().
+    Without its products, float8 and int8-fast are LLM.int8(), and nf4-fast is nf4.
     """
     device = resolve_device(settings.load)
     bits = settings.load.bits or default_bits(device)
     decided = replace(settings.load, bits=bits)
-    if is_float8(decided) and not float8.has_products(device):
-        decided = replace(decided, quant_type_8bit="int8")
+    if _missing_products(decided, device):
+        decided = replace(decided, quant_type_8bit="int8", quant_type=stored_quant_type(decided))
     return replace(settings, load=decided)
 
 
-def no_float8_note(settings: Settings) -> Iterator[dict]:
-    """Why the weights are LLM.int8()'s although float8 was chosen, on hardware without its products."""
-    if is_float8(settings.load) and not float8.has_products(resolve_device(settings.load)):
-        yield {"kind": "note", "key": "note.no_float8", "values": {}}
+def missing_products_note(settings: Settings) -> Iterator[dict]:
+    """What the weights are loaded as instead, on hardware without the 8-bit products that were chosen."""
+    missing = _missing_products(settings.load, resolve_device(settings.load))
+    if missing:
+        yield {"kind": "note", "key": NOTES[missing], "values": {}}
+
+
+def missing_products_problem(settings: Settings) -> PlaygroundError | None:
+    """The same as an error, where the chosen kind of weights and no other is wanted."""
+    missing = _missing_products(settings.load, resolve_device(settings.load))
+    return problem(PROBLEMS[missing]) if missing else None
+
+
+def _missing_products(load: Load, device: str) -> str:
+    """The chosen kind of weights, a key of NOTES, if this device lacks its products; else ""."""
+    if is_fast_int8(load):
+        return "" if int8_fast.has_products(device) else "int8-fast"
+    if is_float8(load) or is_fast_nf4(load):
+        return "" if float8.has_products(device) else "fp8" if is_float8(load) else "nf4-fast"
+    return ""
 
 
 def auto_bits_note(bits: int) -> dict:

@@ -1,4 +1,4 @@
-"""Check a model's float8 products before it is trained with them: measured, recorded, and refused beyond the limits."""
+"""Check a model's 8-bit products before it is trained with them: measured, recorded, and refused beyond the limits."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,17 +9,25 @@ from playground.train.product_check import (
     MAX_LOSS_DIFFERENCE,
     MIN_COSINE,
     compare_products,
-    has_float8_products,
+    products_in_8_bits,
+    weights_in_8_bits,
 )
+from playground.train.product_trial import ROWS, largest_weight, product_milliseconds
 from playground.train.trainer import Trainer
+
+NOTES = {"fp8": "note.float8_checked", "int8-fast": "note.fast_int8_checked", "nf4-fast": "note.fast_nf4_checked"}
+PROBLEMS = {"fp8": "error.float8_check", "int8-fast": "error.fast_int8_check", "nf4-fast": "error.fast_nf4_check"}
 
 
 def check_products(trainer: Trainer, examples: Sequence[Example]) -> Iterator[dict]:
-    """Yield a `note` with what float8 changes in this model's gradients and loss; nothing where none are multiplied.
+    """Yield `note`s: what they change in this model's gradients and loss, and how fast they are on this GPU.
+
+    Nothing where none are multiplied.
 
     Raises PlaygroundError with the same figures where they are beyond the limits.
     """
-    if not has_float8_products(trainer):
+    kind = products_in_8_bits(trainer)
+    if not kind:
         return
     check = compare_products(trainer, examples)
     release_memory()
@@ -31,7 +39,7 @@ def check_products(trainer: Trainer, examples: Sequence[Example]) -> Iterator[di
     }
     if not check.passed:
         raise problem(
-            "error.float8_check",
+            PROBLEMS[kind],
             tokens=check.tokens,
             cosine=round(check.cosine, 4),
             least=MIN_COSINE,
@@ -39,4 +47,22 @@ def check_products(trainer: Trainer, examples: Sequence[Example]) -> Iterator[di
             exact_loss=round(check.exact_loss, 4),
             percent=round(100 * MAX_LOSS_DIFFERENCE),
         )
-    yield {"kind": "note", "key": "note.float8_checked", "values": values}
+    yield {"kind": "note", "key": NOTES[kind], "values": values}
+    yield _speed_note(trainer, kind)
+
+
+def _speed_note(trainer: Trainer, kind: str) -> dict:
+    """How long the products of the largest layer take in each kind, and that of this run."""
+    model, weight = trainer.batcher.model, largest_weight(weights_in_8_bits(trainer))
+    times = product_milliseconds(weight, model.device.type, model.dtype)
+    release_memory()
+    plain = next(iter(times.values()))
+    values = {
+        "kind": kind,
+        "times": [f"{name} {value:.2f}" for name, value in times.items()],
+        "size": f"{weight.in_features} × {weight.out_features}",
+        "rows": ROWS,
+        "speedup": f"{plain / times[kind]:.2f}",
+    }
+    key = "note.product_speed" if times[kind] < plain else "note.product_speed_slower"
+    return {"kind": "note", "key": key, "values": values}

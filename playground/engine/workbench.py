@@ -13,7 +13,7 @@ from pathlib import Path
 from playground import runs
 from playground.engine import adapters_chat, chat, export, lab, load, tune
 from playground.engine.job import JobContext, JobResult, run_job
-from playground.engine.load import auto_bits_note, no_float8_note, resolve_bits
+from playground.engine.load import auto_bits_note, missing_products_note, missing_products_problem, resolve_bits
 from playground.engine.memory_snapshot import with_snapshot
 from playground.engine.model_slot import ModelSlot
 from playground.errors import problem
@@ -72,8 +72,9 @@ class Workbench:
         def work(context: JobContext, settings: Settings) -> Generator[dict, None, JobResult]:
             return with_snapshot(context, settings, tune.tune(context, self._slot, settings))
 
-        if exact and resolve_bits(settings).load.quant_type_8bit != settings.load.quant_type_8bit:
-            raise problem("error.race_no_float8")
+        missing = missing_products_problem(settings) if exact else None
+        if missing:
+            raise missing
         return self._job("tune", settings, work)
 
     def resume(self, run_id: str) -> Iterator[dict]:
@@ -177,7 +178,7 @@ class Workbench:
         resumed: runs.Run | None = None,
     ) -> Iterator[dict]:
         """Run a job. It writes to the run that is resumed, or to the open run if it joins that, else to its own."""
-        notes, settings = [*self._auto_bits_notes(settings), *no_float8_note(settings)], resolve_bits(settings)
+        notes, settings = [*self._auto_bits_notes(settings), *missing_products_note(settings)], resolve_bits(settings)
         team = Team(resolve_device(settings.load))
         run = self._open_run(kind, settings, team, joins_open_run, resumed)
         completed = False

@@ -10,7 +10,7 @@ from typing import Any
 from playground import catalog
 from playground.i18n import format_bytes, translate
 from playground.runs import Run, last_result
-from playground.settings import Settings
+from playground.settings import Settings, stored_quant_type
 
 LIBRARY = {"adapter": "peft", "merged": "transformers"}
 REPORTED = ("device_used", "rss", "allocated")  # kinds of memory, the first that a run has
@@ -161,7 +161,7 @@ def _usage_with_loftq(base: str, settings: Settings) -> list[str]:
     """The base model has to be quantized as it was: the adapter makes up for what that loses."""
     options: dict[str, Any] = {"load_in_8bit": True}
     if settings.load.bits == 4:
-        kind, twice = settings.load.quant_type, settings.load.double_quant
+        kind, twice = stored_quant_type(settings.load), settings.load.double_quant
         options = {"load_in_4bit": True, "bnb_4bit_quant_type": kind, "bnb_4bit_use_double_quant": twice}
     arguments = ", ".join(f"{name}={value!r}" for name, value in options.items())
     return [

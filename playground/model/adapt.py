@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from playground.errors import problem
 from playground.model.language_part import language_part
 from playground.model.start_values import ADAPTER_NAME, lora_rank_and_alpha, set_start_values
-from playground.settings import Load, Lora, is_float8
+from playground.settings import Load, Lora, has_own_layers, is_float8
 
 GROUPS = ("attention", "all-linear")  # of layers that a setting names together
 # Families with state space layers: PEFT (0.21) refuses to adapt these, since kernels bypass their forward pass.
@@ -188,12 +188,12 @@ def check_lora(settings: Lora, load: Load, device: str) -> None:
     """Raise PlaygroundError for an adapter that can't be trained on weights loaded so, on "cuda" or "cpu".
 
     DoRA reads the 8-bit weights at every step, and on a CPU loses their scales at the first (PEFT 0.21). The codes of
-    float8 it would read as numbers.
+    float8 and int8-fast it would read as numbers.
     """
     if settings.use_dora and load.bits == 8 and device == "cpu":
         raise problem("error.dora_8bit")
-    if settings.use_dora and is_float8(load):
-        raise problem("error.dora_float8")
+    if settings.use_dora and has_own_layers(load):
+        raise problem("error.dora_float8" if is_float8(load) else "error.dora_fast_int8")
 
 
 def remove_lora(model: PreTrainedModel | PeftModel) -> PreTrainedModel:

@@ -12,7 +12,7 @@ Shapes: x (tokens, in), codes of a weight (out, in) as bytes, scales (out,), ups
 
 import contextlib
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
@@ -30,7 +30,7 @@ FEW_ROWS = 256
 
 _exact = False
 _input: Tensor | None = None  # what the layer that is computed reads, if others may read it too
-_shared: tuple[Any, int, tuple[Tensor, Tensor]] | None = None  # (weak reference, version, codes and scales) of the last
+_shared: tuple[Any, int, Any, tuple[Tensor, Tensor]] | None = None  # of the last: see `quantize_once`
 
 
 @cache
@@ -65,6 +65,11 @@ def shared_input(x: Tensor) -> Iterator[None]:
         _input = None
 
 
+def is_exact() -> bool:
+    """Whether this is within `exact_products`."""
+    return _exact
+
+
 def can_multiply(x: Tensor) -> bool:
     """Whether activations of this type are multiplied in float8 now: `torch._scaled_mm` returns bfloat16 alone."""
     return x.dtype == torch.bfloat16 and not _exact
@@ -89,20 +94,23 @@ def dequantize_rows(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor
 
 def linear(codes: Tensor, scales: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
     """x Wᵀ + bias, on a device that `has_products`."""
-    quantized, x_scales = _quantize_input(x)
+    quantized, x_scales = quantize_once(x, _quantize_tokens)
     return _multiply(quantized, codes, x_scales, scales, bias)
 
 
-def linear_backward(codes: Tensor, scales: Tensor, upstream: Tensor) -> Tensor:
-    """The gradient for x, on a device that `has_products`."""
-    global _shared
-    _shared = None  # nothing is read again once gradients are computed
+def linear_backward(transpose: Callable[[], Tensor], scales: Tensor, upstream: Tensor) -> Tensor:
+    """The gradient for x, on a device that `has_products`. transpose: makes the codes of the transposed weight."""
+    forget_shared_input()
     quantized, row_scales = _quantize_tokens(upstream, scales)
+    transposed = transpose()
+    return _multiply(quantized, transposed, row_scales, _ones(transposed.shape[0], str(upstream.device)), None)
+
+
+def transposed(codes: Tensor) -> Tensor:
+    """The codes (out, in) of a weight as (in, out)."""
     if codes.is_meta:
-        transposed = codes.new_empty(codes.shape[1], codes.shape[0])
-    else:
-        transposed = _kernels().transpose(codes)
-    return _multiply(quantized, transposed, row_scales, _ones(codes.shape[1], str(codes.device)), None)
+        return codes.new_empty(codes.shape[1], codes.shape[0])
+    return _kernels().transpose(codes)
 
 
 def _multiply(a: Tensor, b: Tensor, a_scales: Tensor, b_scales: Tensor, bias: Tensor | None) -> Tensor:
@@ -132,21 +140,29 @@ def _dequantized(codes: Tensor, scales: Tensor) -> Tensor:
     return dequantize_rows(codes, scales, torch.bfloat16)
 
 
-def _quantize_input(x: Tensor) -> tuple[Tensor, Tensor]:
-    """As `_quantize_tokens`, but not again for the `shared_input` of the layer before.
+def quantize_once(
+    x: Tensor, quantize: Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """Codes and scales of x by `quantize(x, None)`, but not again for the `shared_input` of the layer before.
 
-    The weak reference is to the tensor, so that memory that was given to another one is never taken for it, and torch
-    counts a version for every change in place.
+    Kept of the last: a weak reference to the tensor, so that memory that was given to another one is never taken for
+    it; its version, which torch counts up with every change in place; the function; and what that returned.
     """
     global _shared
     if _input is None:
-        return _quantize_tokens(x, None)
-    if _shared is not None and _shared[0]() is _input and _shared[1] == _input._version:
-        return _shared[2]
+        return quantize(x, None)
+    if _shared is not None and _shared[0]() is _input and _shared[1:3] == (_input._version, quantize):
+        return _shared[3]
     _shared = None  # freed before the next are made
-    quantized = _quantize_tokens(x, None)
-    _shared = weakref.ref(_input), _input._version, quantized
+    quantized = quantize(x, None)
+    _shared = weakref.ref(_input), _input._version, quantize, quantized
     return quantized
+
+
+def forget_shared_input() -> None:
+    """Free what `quantize_once` has kept: nothing is read again once gradients are computed."""
+    global _shared
+    _shared = None
 
 
 def _quantize_tokens(x: Tensor, factors: Tensor | None) -> tuple[Tensor, Tensor]:

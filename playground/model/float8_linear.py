@@ -1,4 +1,4 @@
-"""A linear layer whose frozen weight is stored in float8 (e4m3), with one scale an output row."""
+"""Linear layers whose frozen weight is stored in 8 bits, float8 (e4m3) or integers, with one scale an output row."""
 
 from typing import Any
 
@@ -6,18 +6,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
-from playground.model import float8
+from playground.model import float8, int8_fast
+from playground.settings import Load, is_fast_int8
 
 
 class Float8Linear(nn.Linear):
     """x Wᵀ + bias with W as `weight` (bytes: e4m3 codes, (out, in)) and `weight.row_scales` (float32, (out,)).
 
-    The weight is kept as bytes, not as float8: PEFT would otherwise give adapters that type. multiplies: whether
+    The codes are kept as bytes, not as float8: PEFT would otherwise give adapters that type. multiplies: whether
     products are made in float8; otherwise the weight is dequantized for each. source_cls: the class of the layer that
     was quantized; files have the weight of a `Conv1D` transposed.
     """
 
     source_cls: type[nn.Module] = nn.Linear
+    form = "fp8"
+    products: Any = float8  # the module that quantizes and multiplies
 
     def __init__(self, codes: Tensor, scales: Tensor, bias: Any, multiplies: bool) -> None:
         nn.Module.__init__(self)
@@ -32,7 +35,7 @@ class Float8Linear(nn.Linear):
         """Quantize a layer's weight on a device; the bias goes there too."""
         weight = layer.weight.data.T if isinstance(layer, Conv1D) else layer.weight.data
         bias = None if layer.bias is None else nn.Parameter(layer.bias.data.to(device), requires_grad=False)
-        quantized = cls(*float8.quantize_rows(weight.to(device)), bias, multiplies)
+        quantized = cls(*cls.products.quantize_rows(weight.to(device)), bias, multiplies)
         quantized.source_cls = type(layer)
         return quantized
 
@@ -42,20 +45,34 @@ class Float8Linear(nn.Linear):
         return weight.row_scales
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.multiplies or not float8.can_multiply(x):
-            return functional.linear(x, float8.dequantize_rows(self.weight, self.scales, x.dtype), self.bias)
+        if not self.multiplies or not self.products.can_multiply(x):
+            return functional.linear(x, self.products.dequantize_rows(self.weight, self.scales, x.dtype), self.bias)
         flat = x.reshape(-1, x.shape[-1])
-        return float8.linear(self.weight, self.scales, flat, self.bias).view(*x.shape[:-1], self.out_features)
+        return self.products.linear(self.weight, self.scales, flat, self.bias).view(*x.shape[:-1], self.out_features)
 
 
-def quantize_linears(model: nn.Module, skip: list[str], device: str, multiplies: bool) -> None:
-    """Replace the linear layers of a model by float8 ones on a device, one by one, except those named in `skip`.
+class FastInt8Linear(Float8Linear):
+    """The same with the codes as 8-bit integers ("int8-fast")."""
+
+    form = "int8-fast"
+    products = int8_fast
+
+
+def layer_class(load: Load) -> type[Float8Linear]:
+    """The class of the layers of a model that is multiplied in 8 bits (settings)."""
+    return FastInt8Linear if is_fast_int8(load) else Float8Linear
+
+
+def quantize_linears(
+    model: nn.Module, skip: list[str], device: str, multiplies: bool, kind: type[Float8Linear] = Float8Linear
+) -> None:
+    """Replace the linear layers of a model by those of a class on a device, one by one, except those named in `skip`.
 
     As transformers has it, `skip` names modules whole or by the end of their names, and what is below them.
     """
     for name, module in list(model.named_modules()):
         if type(module) in (nn.Linear, Conv1D) and not _is_skipped(name, skip):
-            model.set_submodule(name, Float8Linear.from_linear(module, device, multiplies))
+            model.set_submodule(name, kind.from_linear(module, device, multiplies))
 
 
 def _is_skipped(name: str, skip: list[str]) -> bool:

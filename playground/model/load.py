@@ -25,14 +25,14 @@ from playground import compat
 from playground.errors import problem
 from playground.memory.ledger import tensors_by_part
 from playground.memory.release import MIN_FRAGMENTATION, defragment, mmap_large_blocks, release_memory
-from playground.model import float8, weights
+from playground.model import float8, nf4_fast, weights
 from playground.model.config_file import CONFIG_ERRORS, read_config
 from playground.model.dtype import compute_dtype
-from playground.model.float8_linear import Float8Linear, quantize_linears
+from playground.model.float8_linear import Float8Linear, layer_class, quantize_linears
 from playground.model.language_part import check_text_alone, model_class, without_towers
 from playground.model.tokenizer import load_tokenizer
 from playground.model.unquantized import layers_left_unquantized
-from playground.settings import Load, is_float8, is_int8
+from playground.settings import Load, has_own_layers, is_fast_nf4, is_int8, stored_quant_type
 
 # A model as its folder has it: without code of its own, and without an adapter that lies beside it, which transformers
 # would load too; it looks for one in this subfolder, which no model has.
@@ -81,13 +81,15 @@ def load_model(
     device = resolve_device(settings)
     dtype, reason = compute_dtype(settings, device)
     settings = _as_stored(folder, settings)
-    first = "cpu" if is_float8(settings) else initial_device or device
+    first = "cpu" if has_own_layers(settings) else initial_device or device
     model, notes = _read_model(folder, settings, dtype, first, on_progress)
-    if is_float8(settings):
-        quantize_to_float8(model, device)
+    if has_own_layers(settings):
+        quantize_to_8_bits(model, settings, device)
     if settings.bits == 4 and device == "cpu":
         compat.disable_cpu_repacking(model.modules())
-    if settings.bits < 16 and not is_float8(settings) and device == "cuda":
+    if is_fast_nf4(settings) and float8.has_products(device):
+        nf4_fast.prepare(model)
+    if settings.bits < 16 and not has_own_layers(settings) and device == "cuda":
         defragment_after_load(model)
     model.requires_grad_(False)
     model.eval()
@@ -164,20 +166,21 @@ def quantization_config(settings: Load, dtype: torch.dtype) -> BitsAndBytesConfi
     if settings.bits == 4:
         return BitsAndBytesConfig(
             load_in_4bit=True,
-            bnb_4bit_quant_type=settings.quant_type,
+            bnb_4bit_quant_type=stored_quant_type(settings),
             bnb_4bit_use_double_quant=settings.double_quant,
             bnb_4bit_compute_dtype=dtype,
         )
     return None
 
 
-def quantize_to_float8(model: PreTrainedModel, device: str) -> None:
-    """Quantize a model in main memory to float8, layer by layer, as each arrives on the device; the rest follows it.
+def quantize_to_8_bits(model: PreTrainedModel, settings: Load, device: str) -> None:
+    """Quantize a model in main memory, layer by layer, as each arrives on the device; the rest follows it.
 
     The layers are those that bitsandbytes would quantize.
     """
     with quantizable_linear_layers(model.config):
-        quantize_linears(model, compat.modules_not_to_quantize(model), device, float8.has_products(device))
+        kind = layer_class(settings)
+        quantize_linears(model, compat.modules_not_to_quantize(model), device, kind.products.has_products(device), kind)
     model.to(device)  # type: ignore[arg-type]  # transformers' wrapper hides the signature
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from transformers import PreTrainedConfig
 
 from playground.errors import PlaygroundError, Problem, problem
-from playground.settings import Load
+from playground.settings import Load, stored_quant_type
 
 MAX_HEADER = 32 * 2**20  # bytes: of 200,000 tensors; the safetensors library takes 100 MB, which need 1 GiB when parsed
 LFS_POINTER = b"version https://git-lfs"  # a clone's stand-in for a large file until Git LFS fetches it
@@ -147,9 +147,10 @@ def with_stored_quantization(config: PreTrainedConfig, load: Load) -> Load:
         raise problem("error.stored_bits", stored=bits, bits=load.bits)
     if bits == 8:
         return replace(load, quant_type_8bit="int8")
+    kind = stored.get("bnb_4bit_quant_type", stored_quant_type(load))
     return replace(
         load,
-        quant_type=stored.get("bnb_4bit_quant_type", load.quant_type),
+        quant_type=load.quant_type if kind == stored_quant_type(load) else kind,
         double_quant=bool(stored.get("bnb_4bit_use_double_quant", False)),
     )
 

@@ -20,7 +20,7 @@ from playground.model.language_part import max_context_length
 from playground.predict import meta_model, phases
 from playground.predict.formulas import explain
 from playground.predict.seconds import RELATIVE_TOKEN_SECONDS, relative_token_seconds
-from playground.settings import BIT_WIDTHS, Settings
+from playground.settings import BIT_WIDTHS, Settings, stored_quant_type
 
 MIN_CONTEXT = 32  # tokens of a chat, at least
 JOBS = ("chat", "tune")  # that a model may be too large for
@@ -84,11 +84,13 @@ def check_context_length(config: PreTrainedConfig, tokens: int) -> None:
 def resolve_target(settings: Settings, device: str, capacity: int) -> tuple[Settings, phases.Target]:
     """The settings with a bit width, and the target to predict for.
 
-    Bits left open become those that "auto" means on that device, and 8 bits on a CPU are always int8. A half-precision
-    type left open becomes bfloat16, whatever GPU the page runs on: float16 needs the same bytes.
+    Bits left open become those that "auto" means on that device. On a CPU, 8 bits are always int8, and nf4-fast is nf4.
+    A half-precision type left open becomes bfloat16, whatever GPU the page runs on: float16 needs the same bytes.
     """
-    kind = "int8" if device == "cpu" else settings.load.quant_type_8bit
-    settings = _with(settings, load={"bits": settings.load.bits or default_bits(device), "quant_type_8bit": kind})
+    decided: dict[str, Any] = {"bits": settings.load.bits or default_bits(device)}
+    if device == "cpu":
+        decided |= {"quant_type_8bit": "int8", "quant_type": stored_quant_type(settings.load)}
+    settings = _with(settings, load=decided)
     dtype = requested_dtype(settings.load) or torch.bfloat16
     return settings, phases.Target(device, dtype, capacity)
 

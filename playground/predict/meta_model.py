@@ -10,15 +10,15 @@ from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from playground import compat
-from playground.model import adapt
+from playground.model import adapt, nf4_fast
 from playground.model.config_file import CONFIG_ERRORS, config_problem
 from playground.model.config_file import config_of as config_of  # the first step of most predictions
-from playground.model.float8_linear import Float8Linear, quantize_linears
+from playground.model.float8_linear import Float8Linear, layer_class, quantize_linears
 from playground.model.load import LoadedModel, model_from_config, quantizable_linear_layers, quantization_config
 from playground.model.weights import with_stored_quantization
 from playground.predict import shallow_model
 from playground.predict.lru import LruCache
-from playground.settings import Load, is_float8
+from playground.settings import Load, has_own_layers, is_fast_nf4
 
 compat.allow_autocast_on_meta()  # PEFT's adapters of experts leave autocast
 
@@ -48,9 +48,9 @@ def quantize(model: PreTrainedModel, load: Load, dtype: torch.dtype, device: str
 
     device: that the model represents.
     """
-    if is_float8(load):
+    if has_own_layers(load):
         with quantizable_linear_layers(model.config):
-            quantize_linears(model, compat.modules_not_to_quantize(model), "meta", device == "cuda")
+            quantize_linears(model, compat.modules_not_to_quantize(model), "meta", device == "cuda", layer_class(load))
         return
     config = quantization_config(load, dtype)
     biases = {name: module.bias for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
@@ -63,6 +63,8 @@ def quantize(model: PreTrainedModel, load: Load, dtype: torch.dtype, device: str
                 layer.bias = biases.get(name)  # in the model's dtype
                 if isinstance(module, Linear8bitLt):
                     layer.state.CB, layer.state.SCB = layer.weight.CB, layer.weight.SCB
+    if is_fast_nf4(load) and device == "cuda":
+        nf4_fast.prepare(model)
     setattr(model, f"is_loaded_in_{load.bits}bit", True)  # the flag by which PEFT recognizes a quantized model
 
 

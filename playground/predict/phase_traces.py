@@ -20,7 +20,7 @@ from playground.predict.allocation_trace import OUTSIDE, UNKNOWN, AllocationTrac
 from playground.predict.load_order import staged_elements, warmup_bytes, weights_in_load_order
 from playground.predict.trace_cache import trace_phase
 from playground.predict.traced_model import Target, TracedModel, checkpoint_interval
-from playground.settings import Load, Lora, Settings, Train, is_float8
+from playground.settings import Load, Lora, Settings, Train, has_own_layers
 from playground.train.parallel import Team
 from playground.train.prepare import build_trainer, make_trainable
 from playground.train.trainer import Trainer, training_mode
@@ -37,7 +37,7 @@ def trace_load(config: PreTrainedConfig, settings: Settings, target: Target) -> 
     """Trace loading: weights arrive one by one, and those that are quantized arrive in 16 bits."""
     traced = TracedModel(config, settings.load, target, None, with_weights=False)
     model, trace = traced.loaded.model, traced.trace
-    if target.device == "cuda" and not is_float8(settings.load):  # which is read into main memory first
+    if target.device == "cuda" and not has_own_layers(settings.load):  # which is read into main memory first
         trace.allocate_and_free(warmup_bytes(model), "weights")
     trace.stage = "load"
     for weight, quant_constants in weights_in_load_order(model):

@@ -17,7 +17,7 @@ from transformers import PreTrainedConfig
 from playground import compat
 from playground.catalog.cards import cards
 from playground.predict import meta_model
-from playground.settings import Load, Settings, is_float8
+from playground.settings import Load, Settings
 from playground.train.memory_policy import (
     ASSUMED_RATE,
     FIXED_TOKENS,
@@ -29,7 +29,7 @@ from playground.train.memory_policy import (
 
 # Time of a trained token relative to 16 bits, by bit width: OpenCALM-7B on an H100 (tests/bench/README.md).
 RELATIVE_TOKEN_SECONDS = {16: 1.0, 8: 1.14, 4: 1.05}
-RELATIVE_FLOAT8_SECONDS = 0.78
+RELATIVE_FAST_SECONDS = {"fp8": 0.78, "int8-fast": 0.85, "nf4-fast": 0.9}  # multiplied in 8 bits; Llama-2-7B
 H100_PEAK = (
     989.4e12  # operations a second by its data sheet: the GPU that ASSUMED_RATE and RATE_REACHED were measured on
 )
@@ -44,7 +44,8 @@ OTHER_VARIANT = r"(?! ?(?:Ti|SUPER|D|Laptop)\b)"  # a device name that continues
 
 def relative_token_seconds(load: Load) -> float:
     """Time of a trained token relative to 16 bits, at a width of RELATIVE_TOKEN_SECONDS."""
-    return RELATIVE_FLOAT8_SECONDS if is_float8(load) else RELATIVE_TOKEN_SECONDS[load.bits]
+    kind = {8: load.quant_type_8bit, 4: load.quant_type}.get(load.bits, "")
+    return RELATIVE_FAST_SECONDS.get(kind, RELATIVE_TOKEN_SECONDS[load.bits])
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from playground.errors import PlaygroundError
 from playground.runs import store
 from playground.runs.listing import history
 from playground.runs.summary import pair_of
-from playground.settings import Load, Settings
+from playground.settings import Load, Settings, stored_quant_type
 
 MOST_LOSSES = 200  # of a lane
 TOTALS = ("device_used", "rss")  # what decides whether a fine-tune fits: of a GPU, or of a CPU
@@ -20,9 +20,11 @@ KINDS: dict[str, dict[str, int | str]] = {
     "16": {"bits": 16},
     "8": {"bits": 8},
     "8-int8": {"bits": 8, "quant_type_8bit": "int8"},
+    "8-int8-fast": {"bits": 8, "quant_type_8bit": "int8-fast"},
     "8-fp8": {"bits": 8, "quant_type_8bit": "fp8"},
     "4": {"bits": 4},
     "4-nf4": {"bits": 4, "quant_type": "nf4"},
+    "4-nf4-fast": {"bits": 4, "quant_type": "nf4-fast"},
     "4-fp4": {"bits": 4, "quant_type": "fp4"},
 }
 TYPED = tuple(kind for kind in KINDS if kind not in ("8", "4"))  # kinds that name their type, where there are several
@@ -54,7 +56,7 @@ class Lane:
 
     @property
     def type(self) -> str:
-        """The type of the weights, where there are several at that width: int8, fp8, nf4, fp4; else ""."""
+        """The type of the weights, where there are several at that width: int8, nf4-fast, …; else ""."""
         return self.kind.partition("-")[2]
 
 
@@ -97,8 +99,8 @@ def lanes(root: Path, settings: Settings, kinds: Sequence[str], hardware: str = 
 def _matching(kind: str, load: Load) -> tuple[str, ...]:
     """The kinds of lanes that count as this one."""
     if kind == "8":
-        return "8-int8", "8-fp8"
-    return (f"4-{load.quant_type}",) if kind == "4" else (kind,)
+        return "8-int8", "8-int8-fast", "8-fp8"
+    return (f"4-{stored_quant_type(load)}", f"4-{load.quant_type}") if kind == "4" else (kind,)
 
 
 def _kind_of(load: Load) -> str:

@@ -13,6 +13,8 @@ from playground.errors import PlaygroundError, Problem
 from playground.json_values import MAX_INT, valid_text
 
 BIT_WIDTHS = (32, 16, 8, 4)  # that a weight can be loaded at; 0 leaves the choice to the hardware
+QUANT_TYPES = ("nf4", "nf4-fast", "fp4")  # of 4-bit weights
+QUANT_TYPES_8BIT = ("int8", "int8-fast", "fp8")
 PROMPT_FORMATS = ("auto", "chat", "alpaca", "talk", "text", "custom")
 METHODS = ("lora", "full")
 ADAPTER_KINDS = ("lora", "miss")
@@ -31,8 +33,8 @@ class Load:
     model: str = "smollm2-135m-instruct"  # a catalog id, a hub id, a folder, or a GGUF file
     bits: int = 0  # 32 float32, 16 half precision, 8 LLM.int8(), 4 nf4 or fp4; 0: 16, or 32 where that is faster
     dtype: str = "auto"  # what 16 bits means: auto, bfloat16, float16
-    quant_type: str = "nf4"  # at 4 bits: nf4 or fp4
-    quant_type_8bit: str = "int8"  # at 8 bits: int8 (LLM.int8()) or fp8 (e4m3; faster on GPUs that have it)
+    quant_type: str = "nf4"  # at 4 bits: nf4, fp4, or nf4-fast (nf4, multiplied in float8 on GPUs that have it)
+    quant_type_8bit: str = "int8"  # at 8 bits: int8 (LLM.int8()), or multiplied so: int8-fast, fp8 (e4m3)
     double_quant: bool = True  # at 4 bits: quantize the quantization constants too (QLoRA)
     device: str = "auto"  # auto, cpu, cuda
     simulate_gpu_gib: float = 0.0  # GiB of a smaller GPU to simulate; 0: the whole GPU
@@ -48,6 +50,26 @@ def is_int8(load: Load) -> bool:
 def is_float8(load: Load) -> bool:
     """Whether weights are loaded in float8."""
     return load.bits == 8 and load.quant_type_8bit == "fp8"
+
+
+def is_fast_int8(load: Load) -> bool:
+    """Whether weights are loaded as 8-bit integers with a scale a row, and multiplied so."""
+    return load.bits == 8 and load.quant_type_8bit == "int8-fast"
+
+
+def has_own_layers(load: Load) -> bool:
+    """Whether weights are loaded into this program's layers of 8 bits rather than into bitsandbytes'."""
+    return is_float8(load) or is_fast_int8(load)
+
+
+def is_fast_nf4(load: Load) -> bool:
+    """Whether weights in nf4 are multiplied in float8 where adapters are trained."""
+    return load.bits == 4 and load.quant_type == "nf4-fast"
+
+
+def stored_quant_type(load: Load) -> str:
+    """The type that 4-bit weights are stored in, as bitsandbytes names it."""
+    return load.quant_type.removesuffix("-fast")
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ from playground.settings.schema import (
     METHODS,
     OPTIMIZERS,
     PROMPT_FORMATS,
+    QUANT_TYPES,
+    QUANT_TYPES_8BIT,
     SAMPLE_CHOICES,
     START_VALUES,
     Data,
@@ -141,8 +143,8 @@ def _load_checks(load: Load) -> Iterator[Check]:
     yield load.model != "", "problem.model_empty", {}
     yield load.bits in (0, *BIT_WIDTHS), "problem.bits", {"bits": load.bits}
     yield _one_of("load.dtype", load.dtype, ("auto", "bfloat16", "float16"))
-    yield _one_of("load.quant_type", load.quant_type, ("nf4", "fp4"))
-    yield _one_of("load.quant_type_8bit", load.quant_type_8bit, ("int8", "fp8"))
+    yield _one_of("load.quant_type", load.quant_type, QUANT_TYPES)
+    yield _one_of("load.quant_type_8bit", load.quant_type_8bit, QUANT_TYPES_8BIT)
     yield _one_of("load.device", load.device, ("auto", "cpu", "cuda"))
     yield load.simulate_gpu_gib >= 0, "problem.simulate_gpu_gib", {"simulate_gpu_gib": load.simulate_gpu_gib}
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from playground.errors import Problem, problem
 from playground.runs import Run, last_result
-from playground.settings import Lora, Settings, Train, is_float8
+from playground.settings import Load, Lora, Settings, Train, is_fast_int8, is_fast_nf4, is_float8
 
 # Settings that the script repeats, and those that change neither the rows nor what is learned. One that is in neither,
 # such as a new one, is named in the script as not repeated where it was changed.
@@ -122,12 +122,20 @@ def setting_notes(settings: Settings, facts: RunFacts) -> list[Problem]:
     if settings.lora.dropout and settings.train.method != "full":
         notes.append(Problem("repeat.note.dropout", {"dropout": settings.lora.dropout}))
     if settings.load.bits == 8:
-        notes.append(Problem("repeat.note.float8" if is_float8(settings.load) else "repeat.note.int8"))
+        notes.append(Problem(_note_on_8_bits(settings.load)))
+    if is_fast_nf4(settings.load):
+        notes.append(Problem("repeat.note.fast_nf4"))
     if facts.steps < facts.scheduled:
         notes.append(Problem("repeat.note.stopped", {"steps": facts.steps, "scheduled": facts.scheduled}))
     if unknown := unknown_settings(settings):
         notes.append(Problem("repeat.note.settings", {"names": unknown}))
     return notes
+
+
+def _note_on_8_bits(load: Load) -> str:
+    if is_fast_int8(load):
+        return "repeat.note.fast_int8"
+    return "repeat.note.float8" if is_float8(load) else "repeat.note.int8"
 
 
 def unknown_settings(settings: Settings) -> list[str]:

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 
 from playground import ASSETS
-from playground.settings import Settings, is_float8
+from playground.settings import Settings, has_own_layers, stored_quant_type
 from playground.share.recipe import Recipe, listed_losses, warmup_steps
 from playground.share.template_text import fill_in
 
@@ -170,10 +170,10 @@ def _values(recipe: Recipe) -> dict[str, str]:
 def _is_quantized(recipe: Recipe) -> bool:
     """Whether the script quantizes while it loads; weights that are stored quantized bring their own config.
 
-    transformers has no layers like this program's in float8, so such a run is repeated at 16 bits.
+    transformers has no layers like this program's of 8 bits, so such a run is repeated at 16 bits.
     """
     load = recipe.settings.load
-    return load.bits in (4, 8) and not recipe.stored and not is_float8(load)
+    return load.bits in (4, 8) and not recipe.stored and not has_own_layers(load)
 
 
 def _quantization(settings: Settings) -> str:
@@ -182,7 +182,7 @@ def _quantization(settings: Settings) -> str:
         return "load_in_8bit=True"
     options = [
         "load_in_4bit=True",
-        f'bnb_4bit_quant_type="{load.quant_type}"',
+        f'bnb_4bit_quant_type="{stored_quant_type(load)}"',
         f"bnb_4bit_use_double_quant={load.double_quant}",
         "bnb_4bit_compute_dtype=DTYPE",
     ]

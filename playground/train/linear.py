@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from playground import compat
-from playground.model import float8
+from playground.model import float8, nf4_fast
 from playground.model.float8_linear import Float8Linear
 from playground.train import quantized_ops
 from playground.train.quantized_ops import FrozenWeight
@@ -34,14 +34,15 @@ def frozen_weight(layer: Any) -> FrozenWeight:
         state: Any = layer.weight.quant_state  # type: ignore[attr-defined]
         inner = state.state2
         constants = [state.absmax] if inner is None else [state.absmax, inner.code, inner.absmax, state.offset]
-        inner_block_size = inner.blocksize if inner else 0
-        return FrozenWeight(
-            layer.weight.data, state.quant_type, constants, state.blocksize, inner_block_size, *state.shape
-        )
+        inner_block_size, form = inner.blocksize if inner else 0, state.quant_type
+        scales = nf4_fast.row_scales(state)
+        if scales is not None:
+            constants, form = [*constants, state.code, scales], "nf4-fast"
+        return FrozenWeight(layer.weight.data, form, constants, state.blocksize, inner_block_size, *state.shape)
     if isinstance(layer, Linear8bitLt):
         return FrozenWeight(layer.weight.data, "int8", [compat.int8_row_scales(layer)], 0, 0, *layer.weight.shape)
     if isinstance(layer, Float8Linear):
-        form = "fp8" if layer.multiplies else "fp8-stored"
+        form = layer.form if layer.multiplies else f"{layer.form}-stored"
         return FrozenWeight(layer.weight.data, form, [layer.scales], 0, 0, *layer.weight.shape)
     weight = layer.weight.T if isinstance(layer, Conv1D) else layer.weight
     return FrozenWeight(weight, "dense", [], 0, 0, *weight.shape)

@@ -1,9 +1,10 @@
 """Compare the gradients of 8-bit products with those of exact ones, on a model's own rows, before it trains with them.
 
 Both passes read the same quantized weights, so that the difference is that of the products alone: activations and
-gradients rounded to float8. What breaks them are outliers. A row of activations or gradients has one scale; where one
-number in it is 10,000 times as large as the others, these are rounded to nothing. Some models have such channels
-(Dettmers et al. 2022, arXiv 2208.07339, section 4), and no figure of another model tells.
+gradients rounded to float8 or to integers. What breaks them are outliers. A row of activations or gradients has one
+scale; where one number in it is 10,000 times as large as the others (for integers 100 times), these are rounded to
+nothing. Some models have such channels (Dettmers et al. 2022, arXiv 2208.07339, section 4), and no figure of another
+model tells.
 """
 
 from collections.abc import Sequence
@@ -13,8 +14,10 @@ import torch
 from torch import Tensor
 
 from playground.data.batch import Example
-from playground.model import float8
+from playground.model import float8, nf4_fast
 from playground.model.float8_linear import Float8Linear
+from playground.train.linear import frozen_weight
+from playground.train.quantized_ops import FrozenWeight
 from playground.train.trainer import Trainer, training_mode
 
 SAMPLE_TOKENS = 512  # of the rows that are compared, unless a single one is longer
@@ -38,15 +41,27 @@ class ProductCheck:
         return self.cosine >= MIN_COSINE and difference <= MAX_LOSS_DIFFERENCE * self.exact_loss
 
 
-def has_float8_products(trainer: Trainer) -> bool:
-    """Whether any layer of the model multiplies in float8."""
+def products_in_8_bits(trainer: Trainer) -> str:
+    """Which 8-bit products the model's layers make: "fp8", "int8-fast" or "nf4-fast"; "" if none."""
     model = trainer.batcher.model
-    layers = (module for module in model.modules() if isinstance(module, Float8Linear))
-    return model.dtype == torch.bfloat16 and any(layer.multiplies for layer in layers)
+    x = torch.empty(0, dtype=model.dtype, device="meta")
+    for layer in model.modules():
+        if isinstance(layer, Float8Linear) and layer.multiplies and layer.products.can_multiply(x):
+            return layer.form
+        if nf4_fast.is_fast(layer) and float8.can_multiply(x):
+            return "nf4-fast"
+    return ""
+
+
+def weights_in_8_bits(trainer: Trainer) -> list[FrozenWeight]:
+    """The weights of the layers that make 8-bit products."""
+    layers = trainer.batcher.model.modules()
+    fast = [m for m in layers if nf4_fast.is_fast(m) or (isinstance(m, Float8Linear) and m.multiplies)]
+    return [frozen_weight(layer) for layer in fast]
 
 
 def compare_products(trainer: Trainer, examples: Sequence[Example]) -> ProductCheck:
-    """One forward and one backward pass with float8 products and one with exact ones, without dropout.
+    """One forward and one backward pass with 8-bit products and one with exact ones, without dropout.
 
     The memory is less than a step's: it keeps two gradients of the adapter where a step has one and the optimizer's
     averages, and dequantizes one weight at a time. Nothing of it stays, and no random number is drawn.

@@ -14,16 +14,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from playground.model import float8
+from playground.model import float8, int8_fast, nf4_fast
 
 
 class FrozenWeight(NamedTuple):
     """A frozen linear layer's weight as it lies in memory, with everything that is needed to read it.
 
     data: dense (out, in), int8 (out, in), float8 as bytes (out, in), or packed 4-bit codes.
-    format: "dense", "int8", "fp8" (multiplied in float8), "fp8-stored" (dequantized for each product), "nf4" or "fp4".
-    constants: none for dense; int8 and fp8: [scales (out,)]; nf4 and fp4: [absmax], or, quantized twice, [absmax as
-        codes, code book, scales of the absmax, offset of the absmax].
+    format: "dense", "int8", "fp8" (multiplied in float8), "int8-fast" (multiplied in integers), either with
+        "-stored" (dequantized for each product), "nf4", "fp4" or "nf4-fast" (multiplied in float8).
+    constants: none for dense; int8, int8-fast and fp8: [scales (out,)]; nf4 and fp4: [absmax], or, quantized twice,
+        [absmax as codes, code book, scales of the absmax, offset of the absmax]; nf4-fast: then also the 16 levels,
+        and scales (out,) of the rows in float8.
     block_size: weights that share one absmax (4 bits; else 0).
     constants_block_size: absmax codes that share one scale (4 bits, quantized twice; else 0).
     """
@@ -41,35 +43,52 @@ def dequantize(weight: FrozenWeight, dtype: torch.dtype) -> Tensor:
     """The weight as a matrix (out, in) in `dtype`: a new one if it is quantized; a dense one is returned unchanged."""
     if weight.format == "dense":
         return weight.data
+    if weight.format in ("int8-fast", "int8-fast-stored"):
+        return int8_fast.dequantize_rows(weight.data, weight.constants[0], dtype)
     if weight.format in ("fp8", "fp8-stored"):
         return float8.dequantize_rows(weight.data, weight.constants[0], dtype)
     if weight.format == "int8":  # code × largest of its row / 127 (Dettmers et al. 2022, arXiv 2208.07339)
         dense = torch.empty(weight.data.shape, dtype=dtype, device=weight.data.device)
         return torch.mul(weight.data, weight.constants[0][:, None] / 127, out=dense)
     bitsandbytes = torch.ops.bitsandbytes
-    absmax = weight.constants[0]
-    if (
-        len(weight.constants) > 1
-    ):  # double quantization: absmax is quantized too (Dettmers et al. 2023, arXiv 2305.14314)
-        codes, code_book, scales, offset = weight.constants
+    constants, kind = weight.constants, weight.format
+    if kind == "nf4-fast":
+        constants, kind = constants[:-2], "nf4"
+    absmax = constants[0]
+    if len(constants) > 1:  # double quantization: absmax is quantized too (Dettmers et al. 2023, arXiv 2305.14314)
+        codes, code_book, scales, offset = constants
         absmax = bitsandbytes.dequantize_blockwise(
             codes, scales, code_book, weight.constants_block_size, torch.float32
         ).add_(offset)
     shape = [weight.out_features, weight.in_features]
-    return bitsandbytes.dequantize_4bit(weight.data, absmax, weight.block_size, weight.format, shape, dtype)
+    return bitsandbytes.dequantize_4bit(weight.data, absmax, weight.block_size, kind, shape, dtype)
+
+
+def dense_float8(weight: FrozenWeight, transposed: bool) -> Tensor:
+    """The e4m3 codes of an "nf4-fast" weight: (out, in), or (in, out) if `transposed`."""
+    sizes = weight.block_size, weight.constants_block_size, weight.in_features
+    return nf4_fast.dense_float8(weight.data, weight.constants, *sizes, transposed)
 
 
 def frozen_linear(weight: FrozenWeight, x: Tensor, bias: Tensor | None) -> Tensor:
     """x Wᵀ + bias"""
     if weight.format == "fp8" and float8.can_multiply(x):
         return float8.linear(weight.data, weight.constants[0], x, bias)
+    if weight.format == "int8-fast" and int8_fast.can_multiply(x):
+        return int8_fast.linear(weight.data, weight.constants[0], x, bias)
+    if weight.format == "nf4-fast" and float8.can_multiply(x):
+        return float8.linear(dense_float8(weight, False), weight.constants[-1], x, bias)
     return functional.linear(x, dequantize(weight, x.dtype), bias)
 
 
 def frozen_linear_backward(weight: FrozenWeight, upstream: Tensor) -> Tensor:
     """The gradient for x."""
     if weight.format == "fp8" and float8.can_multiply(upstream):
-        return float8.linear_backward(weight.data, weight.constants[0], upstream)
+        return float8.linear_backward(lambda: float8.transposed(weight.data), weight.constants[0], upstream)
+    if weight.format == "int8-fast" and int8_fast.can_multiply(upstream):
+        return int8_fast.linear_backward(weight.data, weight.constants[0], upstream)
+    if weight.format == "nf4-fast" and float8.can_multiply(upstream):
+        return float8.linear_backward(lambda: dense_float8(weight, True), weight.constants[-1], upstream)
     return upstream @ dequantize(weight, upstream.dtype)
 
 
@@ -136,11 +155,16 @@ def _no_gradients(weight: FrozenWeight) -> tuple:
 
 
 def _operator(function: Callable, arguments: str, returns: str, shapes: Callable) -> Any:
-    """Register `function(weight, …)`. arguments, returns: the rest of its schema; shapes: the same on fake tensors."""
-    name, schema = f"playground::{function.__name__}", f"({_WEIGHT_SCHEMA}, {arguments}) -> {returns}"
-    operator = torch.library.custom_op(name, lambda *flat: function(*_unflatten(flat)), mutates_args=(), schema=schema)
-    operator.register_fake(lambda *flat: shapes(*_unflatten(flat)))
-    return operator
+    """Register `function(weight, …)`. arguments, returns: the rest of its schema; shapes: the same on fake tensors.
+
+    By `define` and `impl`: what `custom_op` checks at every call takes longer than the function itself needs to launch
+    its kernels.
+    """
+    name = f"playground::{function.__name__}"
+    torch.library.define(name, f"({_WEIGHT_SCHEMA}, {arguments}) -> {returns}")
+    torch.library.impl(name, "default", lambda *flat: function(*_unflatten(flat)))
+    torch.library.register_fake(name, lambda *flat: shapes(*_unflatten(flat)))
+    return getattr(torch.ops.playground, function.__name__).default
 
 
 frozen_linear_op = _operator(
@@ -207,5 +231,5 @@ def _lora_linear_gradients(ctx: Any, upstream: Tensor) -> tuple:
     return *_no_gradients(weight), for_x if needs_x else None, None, None, for_a, for_b, None
 
 
-frozen_linear_op.register_autograd(_frozen_linear_gradients, setup_context=_save_frozen_linear)
-lora_linear_op.register_autograd(_lora_linear_gradients, setup_context=_save_lora_linear)
+torch.library.register_autograd(frozen_linear_op, _frozen_linear_gradients, setup_context=_save_frozen_linear)
+torch.library.register_autograd(lora_linear_op, _lora_linear_gradients, setup_context=_save_lora_linear)

@@ -7,15 +7,13 @@ import gradio as gr
 
 from playground import catalog
 from playground.catalog.cards import cards
-from playground.settings import BIT_WIDTHS
+from playground.settings import BIT_WIDTHS, QUANT_TYPES, QUANT_TYPES_8BIT
 from playground.ui import card_picture, model_filters, oom_suggestions
 from playground.ui.model_filters import ModelFilters
 from playground.ui.oom_suggestions import SuggestionBox
 from playground.ui.page import QUIET, UNQUEUED, Page, Update, message, message_box, wait_until_opened
 
 BITS = (0, *BIT_WIDTHS)  # 0: auto
-QUANT_TYPES = ("nf4", "fp4")
-QUANT_TYPES_8BIT = ("int8", "fp8")
 DTYPES = ("auto", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
 

@@ -11,9 +11,9 @@ import gradio as gr
 
 from playground import catalog
 from playground.planning.client import plan_questions, this_machine
-from playground.settings import CHECKPOINTING_CHOICES, METHODS, OPTIMIZERS, Settings
+from playground.settings import CHECKPOINTING_CHOICES, METHODS, OPTIMIZERS, QUANT_TYPES_8BIT, Settings
 from playground.ui import card_picture, memory_figures, plan_figures, snapshot_view
-from playground.ui.load_tab import BITS, QUANT_TYPES_8BIT
+from playground.ui.load_tab import BITS
 from playground.ui.model_choices import model_choices, offline_model
 from playground.ui.page import TARGET_MODULES, FieldName, Page, card_choices, memory_of, message_box
 

@@ -1,4 +1,4 @@
-"""Compare loss curves of LoRA on SmolLM2-135M by the type of the frozen weights: bf16, int8, fp8, nf4, three seeds.
+"""Compare loss curves of LoRA on SmolLM2-135M by the type of the frozen weights, with three seeds.
 
     python tests/bench/curves_8bit.py           # one GPU with float8 products (RTX 40, H100 or later)
     python tests/bench/curves_8bit.py --toy     # does it run? a toy model, float8 emulated on the CPU
@@ -37,9 +37,19 @@ ARMS: dict[str, dict] = {
     "float32": {"bits": 32},
     "int8": {"bits": 8},
     "fp8": {"bits": 8, "quant_type_8bit": "fp8"},
+    "int8-fast": {"bits": 8, "quant_type_8bit": "int8-fast"},
     "nf4": {"bits": 4},
+    "nf4-fast": {"bits": 4, "quant_type": "nf4-fast"},
 }
-COLOURS = {"bf16": "#1f2937", "float32": "#9ca3af", "int8": "#2563eb", "fp8": "#dc2626", "nf4": "#059669"}
+COLOURS = {
+    "bf16": "#1f2937",
+    "float32": "#9ca3af",
+    "int8": "#2563eb",
+    "int8-fast": "#7c3aed",
+    "fp8": "#dc2626",
+    "nf4": "#059669",
+    "nf4-fast": "#d97706",
+}
 REFERENCE, SMOOTHED = "bf16", 10
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "triton")
 TOY = {"max_steps": 12, "batch_size": 4}
@@ -121,7 +131,7 @@ def train_arm(options: argparse.Namespace) -> dict:
         return _train(options)
     from float8_emulation import float8_products
 
-    with float8_products() if options.arm == "fp8" else contextlib.nullcontext():
+    with float8_products() if options.arm in ("fp8", "int8-fast", "nf4-fast") else contextlib.nullcontext():
         return _train(options)
 
 
@@ -138,7 +148,7 @@ def _train(options: argparse.Namespace) -> dict:
     from playground.train.loop import fine_tune
     from playground.train.parallel import Team
     from playground.train.prepare import prepare_trainer
-    from playground.train.product_check import compare_products, has_float8_products
+    from playground.train.product_check import compare_products, products_in_8_bits
 
     device = "cpu" if options.toy else "cuda"
     preset = Settings().with_values(catalog.presets()["demo-en"]["settings"])
@@ -154,7 +164,7 @@ def _train(options: argparse.Namespace) -> dict:
     held_out, _ = encode(rows.held_out, template, train.max_seq_length)
     trainer = prepare_trainer(loaded, replace(preset, load=load, train=train), examples, held_out, Team(device))
     result: dict = {"hardware": hardware(device)}
-    if has_float8_products(trainer):
+    if products_in_8_bits(trainer):
         check = compare_products(trainer, examples)
         result |= {"cosine": round(check.cosine, 5), "check_loss": check.loss, "check_exact_loss": check.exact_loss}
     events = fine_tune(trainer, examples, train, threading.Event())

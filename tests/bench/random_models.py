@@ -53,18 +53,22 @@ def meta_model(shape: str, toy: bool) -> Any:
         return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
 
 
-def with_random_weights(model: Any, bits: int, device: str, fp8: bool = False) -> Any:
-    """Fill a model from `meta_model` with random weights on `device`, in `bits`, as playground's `load` leaves it."""
+def with_random_weights(model: Any, bits: int, device: str, kind: str = "") -> Any:
+    """Fill a model from `meta_model` with random weights on `device`, in `bits`, as playground's `load` leaves it.
+
+    kind: "fp8" or "int8-fast" at 8 bits, "nf4-fast" at 4 bits; else LLM.int8() and plain nf4.
+    """
     import torch
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
     from playground import compat
-    from playground.model import float8
-    from playground.model.float8_linear import Float8Linear
+    from playground.model import float8, nf4_fast
+    from playground.model.float8_linear import FastInt8Linear, Float8Linear
     from playground.model.load import defragment_after_load
 
     torch.manual_seed(0)
+    own = FastInt8Linear if kind == "int8-fast" else Float8Linear
     unquantized = _unquantized_modules(model) if bits < 16 else []
     by_meta_tensor: dict[int, nn.Parameter] = {}  # tied weights stay tied
     for name, module in list(model.named_modules()):
@@ -74,12 +78,14 @@ def with_random_weights(model: Any, bits: int, device: str, fp8: bool = False) -
         if bits < 16 and type(module) in (nn.Linear, Conv1D) and not excluded:
             model.set_submodule(
                 name,
-                Float8Linear.from_linear(module, device, float8.has_products(device))
-                if fp8
+                own.from_linear(module, device, own.products.has_products(device))
+                if kind in ("fp8", "int8-fast")
                 else _quantized(module, bits),
             )
     by_meta_tensor.clear()  # frees the weights that were quantized
-    if bits < 16 and not fp8:
+    if kind == "nf4-fast" and float8.has_products(device):
+        nf4_fast.prepare(model)
+    if bits < 16 and kind not in ("fp8", "int8-fast"):
         setattr(model, f"is_loaded_in_{bits}bit", True)  # the flag by which PEFT recognizes a quantized model
         if device == "cuda":
             defragment_after_load(model)

@@ -9,7 +9,7 @@ Arms are named shape/arm: calm is OpenCALM-7B, llama is Llama-2-7B, both with ra
 ones do. Every step takes the same 32 rows: 5,024 tokens, at most 256 a row, 60 % of each labelled. r 8, all linear
 layers.
   bf16, nf4, int8,  playground's own fine-tune. -off, -all: how many layers are checkpointed; -22GiB, -7GiB: the process
-  fp8               may take that much of the GPU, its runtime included, and picks the rest itself; -compiled: layers
+  fp8, *-fast       may take that much of the GPU, its runtime included, and picks the rest itself; -compiled: layers
                     are compiled
   peer-*-talk       alpaca-lora's recipe: 4 rows at once x 8, prepare_model_for_kbit_training and its checkpointing
   peer-*-best       the peer's fastest flags: 32 rows at once, no checkpointing
@@ -78,7 +78,7 @@ class Arm:
     max_tokens: int = 0  # of a micro-batch; 0: as many as fit
     peer_rows: int = 0  # rows at once, for an arm of the peer; 0: an arm of ours
     steps: int = 8
-    fp8: bool = False  # 8 bits in float8 rather than int8
+    kind: str = ""  # "fp8" or "int8-fast" rather than int8 at 8 bits, "nf4-fast" rather than nf4 at 4 bits
 
 
 OURS = {
@@ -92,10 +92,17 @@ OURS = {
     "nf4-22GiB-compiled": Arm(4, compiled=True, gib=22),
     "nf4-7GiB": Arm(4, gib=7),
     "int8-all": Arm(8, "all"),
-    "fp8-off": Arm(8, "off", fp8=True),
-    "fp8-off-compiled": Arm(8, "off", True, fp8=True),
-    "fp8-all": Arm(8, "all", fp8=True),
-    "fp8-all-compiled": Arm(8, "all", True, fp8=True),
+    "fp8-off": Arm(8, "off", kind="fp8"),
+    "fp8-off-compiled": Arm(8, "off", True, kind="fp8"),
+    "fp8-all": Arm(8, "all", kind="fp8"),
+    "fp8-all-compiled": Arm(8, "all", True, kind="fp8"),
+    "int8-fast-off": Arm(8, "off", kind="int8-fast"),
+    "int8-fast-off-compiled": Arm(8, "off", True, kind="int8-fast"),
+    "int8-fast-all": Arm(8, "all", kind="int8-fast"),
+    "nf4-fast-off": Arm(4, "off", kind="nf4-fast"),
+    "nf4-fast-off-compiled": Arm(4, "off", True, kind="nf4-fast"),
+    "nf4-fast-all": Arm(4, "all", kind="nf4-fast"),
+    "nf4-fast-all-compiled": Arm(4, "all", True, kind="nf4-fast"),
 }
 PEERS = {
     "peer-int8-talk": Arm(8, "all", peer_rows=4, steps=4),
@@ -228,7 +235,7 @@ def _build_model(meta_model: Any, options: argparse.Namespace) -> tuple[Any, tup
 
     arm, device = ARMS[options.arm], "cpu" if options.toy else "cuda"
     before, began = used_bytes(), time.perf_counter()
-    model = random_models.with_random_weights(meta_model, arm.bits, device, arm.fp8)
+    model = random_models.with_random_weights(meta_model, arm.bits, device, arm.kind)
     operations = random_models.operations_per_token(model)
     _start_counting(0 if options.toy else arm.gib)
     measurements = {

@@ -9,7 +9,7 @@ import toys
 from test_linear import assert_same, loss_and_gradients, tuned
 from torch import nn
 
-from playground.engine.load import no_float8_note, resolve_bits
+from playground.engine.load import missing_products_note, resolve_bits
 from playground.errors import PlaygroundError
 from playground.memory.ledger import bytes_by_part
 from playground.model import adapt, float8, load
@@ -102,8 +102,8 @@ def test_layers_left_out_stay_as_they_are():
 def test_without_float8_products_8_bits_are_int8_and_a_note_says_so():
     settings = Settings(load=FP8)
     assert resolve_bits(settings).load.quant_type_8bit == "int8"
-    assert [note["key"] for note in no_float8_note(settings)] == ["note.no_float8"]
-    assert not list(no_float8_note(Settings(load=Load(bits=8, device="cpu"))))
+    assert [note["key"] for note in missing_products_note(settings)] == ["note.no_float8"]
+    assert not list(missing_products_note(Settings(load=Load(bits=8, device="cpu"))))
 
 
 def test_a_plan_for_a_cpu_is_of_int8_and_one_for_a_gpu_of_float8():
@@ -113,27 +113,18 @@ def test_a_plan_for_a_cpu_is_of_int8_and_one_for_a_gpu_of_float8():
     assert kinds == {"cpu": "int8", "cuda": "fp8"}
 
 
-def test_the_script_of_a_run_in_float8_loads_16_bits_and_says_so():
-    settings = Settings(load=FP8)
+def recipe_of(settings, notes=()):
+    """What a script is written from, of a run of one step with these settings."""
     facts = RunFacts({1: 2.0}, {1: 9}, 1, 1, True, "bfloat16", "cuda", False, {})
-    [note] = setting_notes(settings, facts)
     rows = [{"prompt": "one", "answer": "two"}]
-    recipe = Recipe(
-        "r",
-        "a/b",
-        "A",
-        settings,
-        facts,
-        rows,
-        False,
-        ["q_proj"],
-        [],
-        "AutoModelForCausalLM",
-        2,
-        None,
-        (8, 16.0),
-        notes=(note,),
-    )
+    shape = rows, False, ["q_proj"], [], "AutoModelForCausalLM", 2, None, (8, 16.0)
+    return Recipe("r", "a/b", "A", settings, facts, *shape, notes=notes)
+
+
+def test_the_script_of_a_run_in_float8_loads_16_bits_and_says_so():
+    plain = recipe_of(Settings(load=FP8))
+    [note] = setting_notes(plain.settings, plain.facts)
+    recipe = replace(plain, notes=(note,))
     script = script_text(recipe, rows_file=False)
     compile(script, "script", "exec")
     assert note.key == "repeat.note.float8" and "BitsAndBytes" not in script and "in fp8, which" in script

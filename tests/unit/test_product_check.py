@@ -32,8 +32,11 @@ SETTINGS = Settings(
 )
 
 
-def trainer_of(folder, spread=1.0):
-    """A trainer of the toy in float8. spread: of one channel inside each MLP, without a change of what it computes."""
+def trainer_of(folder, spread=1.0, settings=SETTINGS):
+    """A trainer of the toy in float8, or as `settings` load it.
+
+    spread: of one channel inside each MLP, without a change of what it computes.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if spread != 1:
@@ -46,8 +49,8 @@ def trainer_of(folder, spread=1.0):
         folder = folder.parent / f"{folder.name}-outliers"
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-    loaded = load_model(folder, SETTINGS.load, lambda *step: None)
-    return prepare_trainer(loaded, SETTINGS, ROWS, [], Team("cpu"))
+    loaded = load_model(folder, settings.load, lambda *step: None)
+    return prepare_trainer(loaded, settings, ROWS, [], Team("cpu"))
 
 
 @pytest.fixture
@@ -65,7 +68,8 @@ def test_plain_weights_pass_with_figures_and_leave_nothing_behind(toy, emulated)
     assert check.tokens == 25 + 12 and check.passed  # as many rows as a micro-batch may have tokens
     assert not trainer.optimizer.gradients() and not trainer.optimizer.inner.state
     assert torch.equal(before, torch.get_rng_state())  # no dropout
-    [note] = check_products(trainer, ROWS)
+    note, speed = check_products(trainer, ROWS)
+    assert speed["values"]["kind"] == "fp8" and len(speed["values"]["times"]) == 3  # bf16, fp8, int8-fast
     assert note["key"] == "note.float8_checked" and note["values"]["cosine"] == round(check.cosine, 4)
 
 
@@ -86,7 +90,7 @@ def test_exact_gradients_are_those_without_float8(toy, emulated):
         if hasattr(module, "multiplies"):
             module.multiplies = False
     assert product_check.compare_products(exact, ROWS).cosine == pytest.approx(1)
-    assert product_check.has_float8_products(trainer) and not product_check.has_float8_products(exact)
+    assert product_check.products_in_8_bits(trainer) and not product_check.products_in_8_bits(exact)
     assert not list(check_products(exact, ROWS))
     assert product_check.compare_products(trainer, ROWS).exact_loss == pytest.approx(
         product_check.compare_products(exact, ROWS).loss

@@ -1,0 +1,84 @@
+"""Products of weights and activations in 8-bit integers, a scale a row of each: a frozen layer forward and backward.
+
+The same scheme as float8.py with another type: every row is divided by its largest magnitude / 127 and rounded. It is
+three times as exact as float8 where the numbers of a row are of one size, and GPUs have had integer products for longer
+(RTX 20 and later). Unlike LLM.int8() no outlier is computed apart, and one kernel multiplies the integers, applies both
+scales and adds the bias: torch's own integer product writes 4 bytes a number, which costs what it saves (measured on an
+H100, tests/bench/README.md).
+"""
+
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from playground.model import float8
+
+LARGEST = 127
+MIN_CAPABILITY = (7, 5)  # CUDA compute capability with integer products
+
+
+@cache
+def has_products(device: str) -> bool:
+    """Whether this device ("cuda" or "cpu") multiplies 8-bit integers by this program's kernel, which needs Triton."""
+    return device == "cuda" and torch.cuda.get_device_capability() >= MIN_CAPABILITY and find_spec("triton") is not None
+
+
+def can_multiply(x: Tensor) -> bool:
+    """Whether activations of this type are multiplied in integers now."""
+    return x.dtype in (torch.bfloat16, torch.float16) and not float8.is_exact()
+
+
+def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """(int8 codes, float32 scales (rows,)) of a matrix; a row of zeros gets the scale 1."""
+    if x.is_cuda and find_spec("triton") is not None:
+        return _kernels().quantize_tokens(x, None)
+    largest = x.abs().amax(1).float()
+    scales = torch.where(largest > 0, largest / LARGEST, torch.ones_like(largest))
+    return (x.float() / scales[:, None]).round_().clamp_(-LARGEST, LARGEST).to(torch.int8), scales
+
+
+def dequantize_rows(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
+    """The matrix that codes and scales stand for."""
+    dense = torch.empty(codes.shape, dtype=dtype, device=codes.device)
+    return torch.mul(codes, scales[:, None], out=dense)
+
+
+def linear(codes: Tensor, scales: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+    """x Wᵀ + bias, on a device that `has_products`."""
+    quantized, x_scales = float8.quantize_once(x, _quantize_tokens)
+    return _multiply(quantized, codes, x_scales, scales, bias, x.dtype)
+
+
+def linear_backward(codes: Tensor, scales: Tensor, upstream: Tensor) -> Tensor:
+    """The gradient for x, on a device that `has_products`."""
+    float8.forget_shared_input()
+    quantized, row_scales = _quantize_tokens(upstream, scales)
+    transposed = float8.transposed(codes)
+    return _multiply(quantized, transposed, row_scales, None, None, upstream.dtype)
+
+
+def _multiply(
+    a: Tensor, b: Tensor, a_scales: Tensor, b_scales: Tensor | None, bias: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """a bᵀ + bias in `dtype` of codes with a scale a row (None: 1)."""
+    if a.is_meta:
+        return a.new_empty(a.shape[0], b.shape[0], dtype=dtype)
+    return _kernels().multiply(a, b, a_scales, b_scales, bias, dtype)
+
+
+def _quantize_tokens(x: Tensor, factors: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(int8 codes, scales (rows,)) of x, its columns multiplied by `factors` first."""
+    if x.is_meta:
+        return x.new_empty(x.shape, dtype=torch.int8), x.new_empty(x.shape[0], dtype=torch.float32)
+    return _kernels().quantize_tokens(x, factors)
+
+
+@cache
+def _kernels() -> Any:
+    """The module of Triton kernels, which can't be imported without Triton."""
+    from playground.model import int8_kernels
+
+    return int8_kernels
