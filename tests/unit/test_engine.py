@@ -147,7 +147,7 @@ def test_loaded_is_true_at_every_moment(engine, chosen, toy):
     job = engine.tune(first)
     assert engine.loaded is None
     job.wait()
-    assert engine.loaded == {"model": first.load.model, "bits": 32, "run": job.run}
+    assert engine.loaded == {"model": first.load.model, "bits": 32, "run": job.run, "root": engine.root}
     engine.chat(first, job.run, QUESTION, Generation(max_new_tokens=2)).wait()
     assert engine.loaded["run"] == job.run  # it wasn't loaded again
     failed = engine.load(chosen(load={"model": "/nowhere/at/all"}))
@@ -155,7 +155,7 @@ def test_loaded_is_true_at_every_moment(engine, chosen, toy):
     assert failed.error and engine.loaded is None
     loading = engine.load(second)
     loading.wait()
-    assert engine.loaded == {"model": second.load.model, "bits": 32, "run": loading.run}
+    assert engine.loaded == {"model": second.load.model, "bits": 32, "run": loading.run, "root": engine.root}
     os.kill(engine.pid, signal.SIGKILL)
     wait_until(lambda: engine.state == "off")
     assert engine.loaded is None and engine.memory is None
@@ -214,7 +214,7 @@ def test_model_is_not_loaded_any_more_while_another_is_loading(stub_engine):
     stub_engine._take_in = note
     (stub_engine.root / "finish").touch()
     job.wait()
-    assert seen[-3:] == [{"model": "one", "bits": 4, "run": job.run}, None, None]
+    assert seen[-3:] == [{"model": "one", "bits": 4, "run": job.run, "root": stub_engine.root}, None, None]
 
 
 def test_invalid_settings_fail_the_job_with_every_problem(engine):
