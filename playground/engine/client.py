@@ -17,7 +17,7 @@ import psutil
 
 from playground import runs
 from playground.ending import PARENT
-from playground.engine.worker import Worker
+from playground.worker import Worker
 from playground.errors import PlaygroundError, as_playground_error, problem
 from playground.job import Job
 from playground.jsonl_process import Connection, Message

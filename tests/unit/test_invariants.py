@@ -19,7 +19,7 @@ DIRECTION = [
     {"engine.client", "planning.client"},  # their clients in the page's process
     {"memory"},
     {"talk", "jobs", "share"},
-    {"catalog", "runs"},
+    {"catalog", "runs", "worker"},
     {"settings", "jsonl_process", "job"},
     {"errors"},
     {"i18n", "background", "compat", "compat_trackio", "ending", "library_defaults"},
