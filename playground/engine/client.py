@@ -17,11 +17,11 @@ import psutil
 
 from playground import runs
 from playground.ending import PARENT
-from playground.worker import Worker
 from playground.errors import PlaygroundError, as_playground_error, problem
 from playground.job import Job
 from playground.jsonl_process import Connection, Message
 from playground.settings import Generation, Settings
+from playground.worker import Worker
 
 COMMAND = (sys.executable, "-m", "playground.engine.process")
 END_SECONDS = 30.0  # that the worker gets to keep what a job has learned; it takes three, and the time of a save
