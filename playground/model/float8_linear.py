@@ -35,7 +35,8 @@ class Float8Linear(nn.Linear):
         """Quantize a layer's weight on a device; the bias goes there too."""
         weight = layer.weight.data.T if isinstance(layer, Conv1D) else layer.weight.data
         bias = None if layer.bias is None else nn.Parameter(layer.bias.data.to(device), requires_grad=False)
-        quantized = cls(*cls.products.quantize_rows(weight.to(device)), bias, multiplies)
+        codes, scales = cls.products.quantize_rows(weight.to(device))
+        quantized = cls(codes, scales, bias, multiplies)
         quantized.source_cls = type(layer)
         return quantized
 
