@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from playground.errors import problem
+from playground.errors import PlaygroundError, problem
 from playground.model.weights import unpacking_problems
 from playground.settings import raise_all
 from playground.train.checkpoint import write_whole
@@ -55,7 +55,7 @@ def _load(path: Path) -> dict:
         if not {"step", "loss", "copies"} <= state.keys():
             raise ValueError("not a file of best weights")
         return state
-    except (OSError, RuntimeError, ValueError, AttributeError, EOFError) as error:
+    except (PlaygroundError, OSError, RuntimeError, ValueError, AttributeError, EOFError) as error:
         raise _unreadable(path, error) from error
 
 

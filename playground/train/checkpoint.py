@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from playground.data.batch import Example
-from playground.errors import problem
+from playground.errors import PlaygroundError, problem
 from playground.model.weights import unpacking_problems
 from playground.settings import raise_all
 from playground.settings.validate import MOST_STEPS
@@ -120,7 +120,7 @@ def restore(trainer: Trainer, examples: Sequence[Example], path: Path) -> None:
         torch.set_rng_state(state["random"])
         if state["random_cuda"] and trainer.batcher.device == "cuda":
             torch.cuda.set_rng_state_all(state["random_cuda"][: torch.cuda.device_count()])
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError) as error:
+    except (PlaygroundError, OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError) as error:
         raise problem("error.checkpoint", run=path.parent.name, detail=str(error).split("\n")[0][:200]) from error
 
 
