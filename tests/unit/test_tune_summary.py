@@ -54,7 +54,7 @@ def test_time_of_fetching_the_model_is_not_counted(tmp_path):
     for t, fields in enumerate(({"name": "fetch"}, {"name": "load"}, {"name": "train"}, {"name": "idle"})):
         run._clock = time.monotonic() - 100.0 * t
         run.append("phase", **fields)
-    run.append("step", tokens=500, tokens_per_s=5.0)
+    run.append("step", step=1, loss=1.0, tokens=500, tokens_per_s=5.0)
     run.append("done", job="tune", result={"seconds": 330.0})
     assert runs.seconds_besides_training(run) == pytest.approx(330 - 100 - 100, abs=1)
 
