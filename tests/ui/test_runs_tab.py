@@ -86,7 +86,7 @@ def test_fine_tunes_stand_first_with_readable_names_and_loads_are_folded(app, pa
         ]
     )
     expect(run_row(page, uploaded.id)).to_contain_text("my rows.csv")
-    expect(page.locator(".runs")).not_to_contain_text("/tmp/")
+    expect(run_row(page, uploaded.id)).not_to_contain_text("/tmp/")
     folded = page.locator(f'.runs .others tr[data-run="{load.id}"]')
     expect(folded).to_be_hidden()
     page.locator(".runs summary").click()
