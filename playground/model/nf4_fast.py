@@ -24,7 +24,7 @@ def prepare(model: nn.Module) -> None:
     """
     for layer in model.modules():
         if isinstance(layer, Linear4bit):
-            state: Any = layer.weight.quant_state  # type: ignore[attr-defined]
+            state = _state(layer)
             rows, columns = state.shape
             if not (columns % state.blocksize or columns % float8.ALIGNMENT or rows % float8.ALIGNMENT):
                 state.float8_row_scales = _row_scales(state)
@@ -32,7 +32,7 @@ def prepare(model: nn.Module) -> None:
 
 def is_fast(layer: nn.Module) -> bool:
     """Whether a layer multiplies in float8 where it is trained."""
-    return isinstance(layer, Linear4bit) and row_scales(layer.weight.quant_state) is not None  # type: ignore[attr-defined]
+    return isinstance(layer, Linear4bit) and row_scales(_state(layer)) is not None
 
 
 def row_scales(state: Any) -> Tensor | None:
@@ -54,6 +54,10 @@ def dense_float8(
     return _kernels().dense_float8(
         packed, levels, scales, absmax, block_size, constants_block_size, columns, transposed
     )
+
+
+def _state(layer: Any) -> Any:
+    return layer.weight.quant_state
 
 
 def _row_scales(state: Any) -> Tensor:

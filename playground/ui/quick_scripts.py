@@ -2,9 +2,9 @@
 
 At each event, such as a streamed word, Gradio sets the status of all components that any listener has ever read or
 written, changed or not, and looks each one up by walking the whole page. With 560 components an answer of 200 tokens
-took 38 seconds of a processor, in which hardly a click was taken, and takes 4 (tests/bench/page_cost.py). Here only a
-status that has changed is set, and a component that was found once is remembered. Where another version of Gradio has
-no such lines, its scripts are served as they are.
+took 38 seconds of a processor, and takes 4 (tests/bench/page_cost.py). Here only a status that has changed is set, and
+a component that was found once is remembered. Where another version of Gradio has no such lines, its scripts are
+served as they are.
 """
 
 import re
@@ -19,9 +19,9 @@ SCRIPTS = Path(gradio.__file__).parent / "templates" / "frontend" / "assets"
 EVERY_STATUS = re.compile(r"Object\.entries\(this\.loading_stati\.current\)\.map\(")
 # A status that is still changing is set each time, as before.
 CHANGED_STATUS = """Object.entries(this.loading_stati.current).filter(([id, status]) => {
-  const text = JSON.stringify(status), told = (this.toldStatus ??= {});
-  if (status.status === "complete" && told[id] === text) return false;
-  told[id] = text;
+  const text = JSON.stringify(status), last = (this.lastStatus ??= {});
+  if (status.status === "complete" && last[id] === text) return false;
+  last[id] = text;
   return true;
 }).map("""
 

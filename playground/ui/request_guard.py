@@ -90,7 +90,7 @@ class RequestGuard:
             body = self._checked_body(scope, route, body)
             _set_header(scope, b"content-type", b"application/json")
         _set_header(scope, b"content-length", str(len(body)).encode())
-        return _replayed(body, receive)
+        return replayed(body, receive)
 
     def _checked_body(self, scope: Scope, route: str, body: bytes) -> bytes:
         values = parse_body(body)
@@ -177,7 +177,7 @@ def _limited(receive: Receive, headers: dict[bytes, bytes], most: int) -> Receiv
     return next_part
 
 
-def _replayed(body: bytes, receive: Receive) -> Receive:
+def replayed(body: bytes, receive: Receive) -> Receive:
     """What receives a body that was read already, and then waits for the end of the connection."""
     sent = False
 

@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from playground.errors import Problem
 from playground.i18n import LANGUAGES
+from playground.ui.request_guard import replayed
 from playground.ui.visitor_files import VisitorFiles
 
 COOKIE = "playground_visitor"
@@ -108,7 +109,7 @@ class Visitors:
             body = await _read_body(receive)
             if body is None:
                 return receive, _refuse(413, "shared.body", headers)
-            receive = _replayed(body, receive)
+            receive = replayed(body, receive)
             sessions = [*sessions, *_session_named_in(body)]
         if not all(self._is_own(session, visitor) for session in sessions):
             return receive, _refuse(403, "shared.session", headers)
@@ -188,20 +189,6 @@ async def _read_body(receive: Receive) -> bytes | None:
             return None
         if message["type"] != "http.request" or not message.get("more_body"):
             return bytes(body)
-
-
-def _replayed(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives the body once, then what still comes."""
-    sent = False
-
-    async def receiving() -> Message:
-        nonlocal sent
-        if sent:
-            return await receive()
-        sent = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return receiving
 
 
 def _session_named_in(body: bytes) -> list[str]:
