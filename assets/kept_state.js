@@ -3,6 +3,7 @@
 const keptState = {
   fields: "playground.fields", tab: "playground.tab", // keys in sessionStorage
   restored: false, reopened: false, // what Gradio sets and selects before that is nobody's choice
+  touched: false, // whether somebody clicked or typed since the page came
 
   // Keep the values that differ from the page's start.
   save(names, start, values) {
@@ -29,6 +30,19 @@ const keptState = {
     const asked = new URLSearchParams(location.search).get("tab"), kept = sessionStorage.getItem(this.tab);
     const tab = [asked, kept].find((name) => tabs.includes(name)) ?? tabs[0];
     document.body.dataset.tab = tab, this.reopened = true;
+    setTimeout(() => this.press(tab), 300); // after Gradio has had its turn
     return { selected: tab, __type__: "update" };
   },
+
+  // Gradio ignores that update where it has not built the tab yet: press its header once it stands there.
+  press(tab, attempts = 100) {
+    const header = document.querySelector(`[role=tab][data-tab-id="${tab}"]`);
+    if (this.touched || !attempts || header?.ariaSelected === "true") return;
+    header?.click();
+    setTimeout(() => this.press(tab, attempts - 1), 300);
+  },
 };
+
+for (const kind of ["pointerdown", "keydown"]) {
+  document.addEventListener(kind, () => { keptState.touched = true; }, { capture: true, once: true });
+}

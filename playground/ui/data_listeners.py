@@ -53,7 +53,7 @@ class _Steps:
         self.page, self.tab = page, tab
         self.readable = gr.State(False)  # whether the rows can be read; also False before the tab was opened
         shown = gr.State([])  # lines of an error that stands where the tokens would
-        self.latest = gr.State({})  # "selection": of the preview that was made last
+        self.latest = gr.State({})  # what was asked last: "selection" of the preview, "row" of the tokens, "cost"
         selection, row_fields = ([page.fields[name] for name in names] for names in (SELECTION, ROW))
         rows, tokens, costs = tab.rows, tab.token_view, tab.cost_view
         busy = [rows.busy, rows.stop]
@@ -92,11 +92,12 @@ class _Steps:
 
     def _count(self, latest: dict, readable: bool, *values: Any) -> Iterator[tuple]:
         answers = data_answers.count_rows(self.page, readable, values)
-        yield from _while_latest(latest, values, answers, 5)
+        yield from _while_latest(latest, {"selection": values}, answers, 5)
 
     def _draw(self, latest: dict, readable: bool, number: float | None, *values: Any) -> Iterator[tuple]:
+        latest["row"] = asked = (number, values)
         answers = [data_answers.draw_tokens(self.page, readable, number, values)]
-        yield from _while_latest(latest, values[: len(SELECTION)], answers, 2)
+        yield from _while_latest(latest, {"selection": values[: len(SELECTION)], "row": asked}, answers, 2)
 
     def _cost(self, sample: int) -> Callable:
         def cost(
@@ -104,16 +105,20 @@ class _Steps:
         ) -> Iterator[tuple]:
             by_name = dict(zip(self.page.fields, values))
             selection = tuple(by_name[name] for name in SELECTION)
+            latest["cost"] = asked = (cutoff, card, values)
             answers = data_answers.cutoff_cost(self.page, readable, shown, cutoff, card, values, sample)
-            yield from _while_latest(latest, selection, answers, 4)
+            yield from _while_latest(latest, {"selection": selection, "cost": asked}, answers, 4)
 
         return cost
 
 
-def _while_latest(latest: dict, selection: tuple, answers: Iterable[tuple], outputs: int) -> Iterator[tuple]:
-    """The answers, as long as no preview of another selection was made: a later one's must not be replaced by them."""
+def _while_latest(latest: dict, asked: dict, answers: Iterable[tuple], outputs: int) -> Iterator[tuple]:
+    """The answers, as long as nothing was asked later: a later answer must not be replaced by them.
+
+    Several listeners ask the same, so that an earlier question can be answered last. latest, asked: by what is asked.
+    """
     for answer in answers:
-        is_latest = latest.get("selection", selection) == selection
+        is_latest = all(latest.get(name, values) == values for name, values in asked.items())
         yield answer if is_latest else tuple(gr.skip() for _ in range(outputs))
 
 

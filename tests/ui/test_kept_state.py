@@ -49,6 +49,15 @@ def test_the_other_language_keeps_them_too(changed):
     assert_kept(changed, "ja")
 
 
+def test_a_kept_tab_that_was_not_built_in_time_is_pressed_until_somebody_chooses(changed):
+    start = changed.locator("[data-tab-id=start]")
+    start.click()
+    changed.evaluate("keptState.press('chat')")  # somebody clicked: theirs stays
+    expect(start).to_have_attribute("aria-selected", "true")
+    changed.evaluate("keptState.touched = false, keptState.press('chat')")
+    expect(changed.locator("[data-tab-id=chat]")).to_have_attribute("aria-selected", "true")
+
+
 def test_fields_that_were_not_changed_follow_the_language(page):
     open_tab(page, "tab.tune")
     fill(page, translate("en", "lora.r"), "24")
