@@ -1,10 +1,10 @@
-"""Quickens the page: serves two of Gradio's scripts (6.31) with a line of each changed.
+"""Quickens the page: serves two of Gradio's scripts (6.31) with a few lines of them changed.
 
 At each event, such as a streamed word, Gradio sets the status of all components that any listener has ever read or
 written, changed or not, and looks each one up by walking the whole page. With 560 components an answer of 200 tokens
 took 38 seconds of a processor, and takes 4 (tests/bench/page_cost.py). Here only a status that has changed is set, and
-a component that was found once is remembered. Where another version of Gradio has no such lines, its scripts are
-served as they are.
+the page is walked once. When the page is opened, Gradio builds it twice, and looks through all listeners for each
+component; here once. Where another version of Gradio has no such lines, its scripts are served as they are.
 """
 
 import re
@@ -27,24 +27,50 @@ CHANGED_STATUS = """Object.entries(this.loading_stati.current).filter(([id, stat
 
 # The search for a component by its number in the tree of them all.
 SEARCH = re.compile(
-    r"function (\w+)\(e,t\)\{(if\(e\.id===t\)return e;if\(e\.children\)for\(let n of e\.children\)"
-    r"\{let e=)\1(\(n,t\);if\(e\)return e\}return null\})"
+    r"function (\w+)\(e,t\)\{if\(e\.id===t\)return e;if\(e\.children\)for\(let n of e\.children\)"
+    r"\{let e=\1\(n,t\);if\(e\)return e\}return null\}"
 )
-# Remembered for each tree. A part is replaced only by Gradio's `render`, which this page doesn't use.
+# Each tree is walked once. A part is replaced only by Gradio's `render`, which this page doesn't use.
 REMEMBERED = r"""const foundById = new WeakMap();
 function \1(tree, id) {
   if (!foundById.has(tree)) foundById.set(tree, new Map());
   const found = foundById.get(tree);
-  if (!found.has(id)) {
-    const node = \1Walk(tree, id);
-    if (!node) return null;
-    found.set(id, node);
-  }
-  return found.get(id);
+  if (!found.has(id)) \1All(tree, found);
+  return found.get(id) ?? null;
 }
-function \1Walk(e,t){\2\1Walk\3"""
+function \1All(node, found) {
+  if (!found.has(node.id)) found.set(node.id, node);
+  for (const child of node.children ?? []) \1All(child, found);
+}"""
 
-CHANGES = (("Blocks-*.js", EVERY_STATUS, CHANGED_STATUS), ("core-*.js", SEARCH, REMEMBERED))
+# As the page is built, the search of all listeners for the events of one component, made for each.
+EACH_LISTENER = re.compile(r"find_attached_events\(e,t\)\{let n=t\.filter\(.{0,200}?\.attached_events=n,e\}")
+# The listeners are looked through once.
+BY_COMPONENT = """find_attached_events(node, listeners) {
+  const known = (this.attachedEvents ??= new WeakMap());
+  if (!known.has(listeners)) {
+    const events = new Map();
+    for (const { targets } of listeners) {
+      for (const [id, event] of new Map([...targets].reverse())) {
+        if (event) events.set(id, [...(events.get(id) ?? []), event]);
+      }
+    }
+    known.set(listeners, events);
+  }
+  node.props.shared_props.attached_events = [...(known.get(listeners).get(node.id) ?? [])];
+  return node;
+}"""
+
+# The page that was just built is built again.
+BUILT_TWICE = re.compile(r"\(\(\)=>\{(\w+)\(\),(\w+)\(\(\)=>\{(\w+)\.reload\(")
+BUILT_ONCE = r"(()=>{if(\1()===0)return;\2(()=>{\3.reload("  # 0: it was never reloaded
+
+CHANGES = (
+    ("Blocks-*.js", EVERY_STATUS, CHANGED_STATUS),
+    ("Blocks-*.js", BUILT_TWICE, BUILT_ONCE),
+    ("core-*.js", SEARCH, REMEMBERED),
+    ("core-*.js", EACH_LISTENER, BY_COMPONENT),
+)
 
 
 class QuickScripts:
@@ -65,11 +91,11 @@ class QuickScripts:
 
 
 def quickened(folder: Path) -> dict[str, str]:
-    """Names and changed texts of the scripts in `folder` with a line that is changed; none that has it twice."""
-    changed = {}
+    """Names and changed texts of the scripts in `folder` with a line to change; a line that is there twice stays."""
+    changed: dict[str, str] = {}
     for pattern, line, replacement in CHANGES:
         for path in folder.glob(pattern):
-            text, count = line.subn(replacement, path.read_text(encoding="utf-8"))
+            text, count = line.subn(replacement, changed.get(path.name) or path.read_text(encoding="utf-8"))
             if count == 1:
                 changed[path.name] = text
     return changed

@@ -15,7 +15,10 @@ def test_answers_are_shown_while_their_selection_is_the_one_that_was_previewed_l
         latest["selection"] = ("b.jsonl", 1)
         yield ("counts", 2)
 
-    assert list(_while_latest(latest, {"selection": ("a.jsonl", 1)}, answers(), 2)) == [("progress", 1), (SKIPPED, SKIPPED)]
+    assert list(_while_latest(latest, {"selection": ("a.jsonl", 1)}, answers(), 2)) == [
+        ("progress", 1),
+        (SKIPPED, SKIPPED),
+    ]
 
 
 def test_without_a_preview_every_answer_is_shown():
