@@ -28,9 +28,12 @@ def build(page: Page) -> gr.Textbox:
     )
 
 
-def is_foreign(adapter: str) -> bool:
-    """Whether the choice is an adapter from elsewhere: its folder or hub id has slashes, the id of a run has none."""
-    return "/" in adapter or "\\" in adapter
+def is_foreign(adapter: str | None) -> bool:
+    """Whether the choice is an adapter from elsewhere: its folder or hub id has slashes, the id of a run has none.
+
+    A list whose choices are just being replaced has none.
+    """
+    return adapter is not None and ("/" in adapter or "\\" in adapter)
 
 
 def foreign_name(adapter: str) -> str:

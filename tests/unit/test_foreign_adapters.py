@@ -16,6 +16,7 @@ from playground.model.adapter_check import check_fit
 from playground.model.adapter_file import read_adapter
 from playground.predict.meta_model import config_of
 from playground.settings import Generation, Settings
+from playground.ui.foreign_adapter import is_foreign
 
 ASKED = [{"instruction": "What is the answer?", "answer": None}]
 TOKENS = 12
@@ -262,3 +263,11 @@ def test_the_command_takes_a_folder_and_finds_or_is_told_its_base(make, toy, tmp
     status, failed = run()
     assert status == 1 and "/home/alice/models/x" in failed["error"] and "--model" in failed["error"]
     assert run("--model", str(base))[1]["tuned"] == result["tuned"]
+
+
+@pytest.mark.parametrize(
+    "adapter,foreign",
+    [("me/lora", True), ("C:\\lora", True), ("20261127-202848-tune", False), ("", False), (None, False)],
+)
+def test_choices_with_slashes_are_adapters_from_elsewhere(adapter, foreign):
+    assert is_foreign(adapter) is foreign
