@@ -11,6 +11,7 @@ from playground.data.source import MAX_FILE_BYTES
 from playground.ui import api, kept_state
 from playground.ui.host_check import HostCheck
 from playground.ui.live_view import HEAD
+from playground.ui.open_streams import OpenStreams
 from playground.ui.opening import OpeningPicture
 from playground.ui.quick_scripts import QuickScripts
 from playground.ui.request_guard import RequestGuard
@@ -54,7 +55,7 @@ def launch_options(lang: str, shared: SharedPage | None, names: Sequence[str] = 
 
 def _middleware(lang: str, shared: SharedPage | None, names: Sequence[str]) -> list[Middleware]:
     """What requests pass, outermost first: who asks, whether the request is well-formed, the opening
-    picture, the quickened scripts.
+    picture, the quickened scripts, the streams of answers.
 
     What others load over a network is compressed: the page is 1 MB and Gradio's scripts are several, which shrink to a
     fifth.
@@ -62,4 +63,5 @@ def _middleware(lang: str, shared: SharedPage | None, names: Sequence[str]) -> l
     compressed = [Middleware(GZipMiddleware, minimum_size=2000, compresslevel=5)] if shared else []
     visitor = shared.middleware() if shared else Middleware(HostCheck, names=names)
     guard = Middleware(RequestGuard, lang=lang, most_upload=MAX_FILE_BYTES)
-    return [*compressed, visitor, guard, Middleware(OpeningPicture, first=lang), Middleware(QuickScripts)]
+    served = [Middleware(OpeningPicture, first=lang), Middleware(QuickScripts), Middleware(OpenStreams)]
+    return [*compressed, visitor, guard, *served]

@@ -66,10 +66,11 @@ BY_COMPONENT = """find_attached_events(node, listeners) {
 BUILT_TWICE = re.compile(r"\(\(\)=>\{(\w+)\(\),(\w+)\(\(\)=>\{(\w+)\.reload\(")
 BUILT_ONCE = r"(()=>{if(\1()===0)return;\2(()=>{\3.reload("  # 0: it was never reloaded
 
-# Gradio sends the answers of queued events over a stream that it closes after the last one. An event that was sent just
-# before the page read of the end is answered by nobody, until another event opens a stream.
-STREAM_ENDS = re.compile(r"(`close_stream`\)\{\w+\(\w+,(\w+)\.abort_controller\);)return\}")
-ANOTHER_STREAM = r"\1if(\2.unclosed_events.size)\2.open_stream();return}"
+# Gradio sends the answers of queued events over a stream that it ends after the last one. An event that was sent just
+# before the page reads of the end is answered by nobody, until another event opens a stream. The page also breaks off
+# what has ended, and with it perhaps a newer stream.
+STREAM_ENDS = re.compile(r"(`close_stream`\)\{)\w+\((\w+),(\w+)\.abort_controller\);return\}")
+ANOTHER_STREAM = r"\1\2.open=false;if(\3.unclosed_events.size)\3.open_stream();return}"
 
 CHANGES = (
     ("Blocks-*.js", EVERY_STATUS, CHANGED_STATUS),
