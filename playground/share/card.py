@@ -10,7 +10,7 @@ from playground.errors import PlaygroundError, problem
 from playground.i18n import translate
 from playground.json_values import read_small_text
 from playground.runs import Run, last_result
-from playground.runs.recordings import without_paths
+from playground.runs.private_text import without_paths
 from playground.runs.summary import forgetting_of, pair_of
 from playground.settings import Settings
 from playground.share.command_lines import tune_command
