@@ -2,9 +2,7 @@
 
 import json
 import re
-from functools import partial
 from html import unescape
-from types import SimpleNamespace
 
 import pytest
 from toys import keys
@@ -16,8 +14,10 @@ from playground.job import Job
 from playground.runs.recordings import read_recording
 from playground.settings import Settings
 from playground.talk.steps import KINDS, STEPS, Step, read_steps
-from playground.ui.talk_answers import LiveAnswers
+from playground.ui.live_answers import LiveAnswers
+from playground.ui.page import Page
 from playground.ui.talk_figures import step_figure
+from playground.ui.workspaces import Workspace
 
 
 @pytest.fixture
@@ -163,44 +163,58 @@ class _Engine:
         return job
 
 
-def _page(tmp_path, engine, model="smollm2-135m-instruct", adapter=True):
-    run = runs.create(tmp_path, "tune", Settings().with_values({"load": {"model": model, "bits": 16}}))
+def _tuned(root, model="smollm2-135m-instruct", adapter=True):
+    run = runs.create(root, "tune", Settings().with_values({"load": {"model": model, "bits": 16}}))
     if adapter:
         run.adapter.mkdir()
         (run.adapter / "adapter_model.safetensors").write_bytes(b"")
-    word = partial(translate, "en")
-    page = SimpleNamespace(root=tmp_path, engine=engine, lang="en", translate=word, raise_if_forbidden=lambda s: None)
-    return page, run.folder.name
+    return run.id
+
+
+def _start(live, *questions):
+    live.start(questions, lambda settings: None)
+    live._thread.join(10)
+    return live.figure("en")
 
 
 def test_questions_are_asked_now_with_the_newest_fine_tune(tmp_path):
-    page, run = _page(tmp_path, _Engine())
-    live = LiveAnswers(page)
-    live.start(["one", "<two>"])
-    live._thread.join(10)
-    html = live.figure()
+    run, engine = _tuned(tmp_path), _Engine()
+    live = LiveAnswers(tmp_path, engine)
+    assert live.figure("en") == ""
+    html = _start(live, "one", "<two>")
     assert f"{run}: one" in html and f"{run}: &lt;two&gt;" in html and "&lt;b&gt;" in html and not live.failed
     assert "answered now, on this machine: SmolLM2" in html
-    page.engine.result = {"stopped": True}
-    live.start(["one", "two"])
-    live._thread.join(10)
-    assert f"{run}: one" in live.figure() and f"{run}: two" not in live.figure()
-    page.engine.error = problem("error.engine_closed")
-    live.start(["one"])
-    live._thread.join(10)
-    assert live.failed and translate("en", "error.engine_closed") in live.figure()
-    page.engine.state = "busy"
+    engine.result = {"stopped": True}
+    html = _start(live, "one", "two")
+    assert f"{run}: one" in html and f"{run}: two" not in html
+    engine.error = problem("error.engine_closed")
+    assert translate("en", "error.engine_closed") in _start(live, "one") and live.failed
+    engine.state = "busy"
     with pytest.raises(PlaygroundError) as caught:
-        live.start(["one"])
+        _start(live, "one")
     assert keys(caught) == ["error.busy"]
+
+
+def test_each_visitor_asks_with_their_own_fine_tune_and_sees_their_own_answers(tmp_path):
+    visitor = ["a"]
+    workspaces = {name: Workspace(name, tmp_path / name, _Engine(), None) for name in "ab"}
+    page = Page("en", lambda: workspaces[visitor[0]], Settings(), private=False)
+    run = _tuned(tmp_path / "a")
+    assert f"{run}: one" in _start(page.talk, "one")
+    visitor[0] = "b"
+    assert page.talk.figure("en") == ""
+    with pytest.raises(PlaygroundError) as caught:
+        _start(page.talk, "one")
+    assert keys(caught) == ["error.talk_nothing_tuned"]
 
 
 @pytest.mark.parametrize(("model", "adapter"), [("smollm2-135m-instruct", False), ("cyberagent/open-calm-7b", True)])
 def test_nothing_is_asked_without_a_fine_tune_that_answers_within_seconds(tmp_path, model, adapter):
-    page, _ = _page(tmp_path, _Engine(), model, adapter)
+    _tuned(tmp_path, model, adapter)
+    live = LiveAnswers(tmp_path, _Engine())
     with pytest.raises(PlaygroundError) as caught:
-        LiveAnswers(page).start(["one"])
+        _start(live, "one")
     assert keys(caught) == ["error.talk_nothing_tuned"]
     if adapter:
-        page.engine.loaded = {"model": model, "bits": 16}
-        LiveAnswers(page).start(["one"])
+        live._engine.loaded = {"model": model, "bits": 16}
+        _start(live, "one")
