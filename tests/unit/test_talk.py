@@ -80,7 +80,17 @@ def test_costs_are_those_of_the_recordings_also_of_one_that_failed():
         ([_step(kind="film")], "error.talk_kind"),
         ([_step(titel={})], "error.talk_key"),
         ([{"kind": "text", "title": {"en": "A"}}], "error.talk_title"),
+        ([{"kind": "text", "title": {"en": "A", "fr": "B"}}], "error.talk_title"),
+        ([_step(kind="guess")], "error.talk_title"),
+        ([_step(kind="guess", question={"en": "Will it fit?"})], "error.talk_title"),
         ([_step(title="A")], "error.talk_value"),
+        ([_step(kind=["text"])], "error.talk_kind"),
+        ([_step(kind={})], "error.talk_kind"),
+        ([_step(kind="bytes", model=["a"])], "error.talk_value"),
+        ([_step(tab=["plan"])], "error.talk_value"),
+        ([_step(kind="measured", recordings=[["demo-en"]])], "error.talk_value"),
+        ("[" * 100_000, "error.talk_file"),
+        ("[" + "1" * 5000 + "]", "error.talk_file"),
         ([_step(text={"en": "x" * 601})], "error.talk_long"),
         ([_step(tab="nowhere")], "error.talk_value"),
         ([_step(kind="bytes", model="nobody/nothing")], "error.talk_value"),
@@ -116,6 +126,12 @@ def test_all_problems_of_a_file_are_named_at_once(file, tmp_path):
     with pytest.raises(PlaygroundError) as caught:
         read_steps(file('[\n {"kind": "text", "title": {"en": "[,", "ja": "}"}},\n\n {"kind":\n  "film"}, 3\n, 4]'))
     assert [problem.values["line"] for problem in caught.value.problems] == [4, 5, 6]
+
+
+def test_a_file_may_begin_with_the_mark_of_utf_8(tmp_path):
+    path = tmp_path / "steps.json"
+    path.write_text(json.dumps([_step()]), encoding="utf-8-sig")
+    assert [step.kind for step in read_steps(path)] == ["text"]
 
 
 def test_a_speakers_own_text_is_shown_as_text(file):
