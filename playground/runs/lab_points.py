@@ -4,7 +4,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from playground.runs import store
-from playground.runs.listing import history
+from playground.runs.listing import measured_here
 
 
 def find_points(root: Path, model: str, subject: str, device: str, dtype: str, without: str = "") -> dict[str, dict]:
@@ -22,7 +22,7 @@ def find_points(root: Path, model: str, subject: str, device: str, dtype: str, w
 def all_points(root: Path, subject: str, without: str = "") -> dict[tuple[str, str], dict]:
     """The newest point of each model and format with this text and prompt: its fields, and the "run" it is from."""
     found: dict[tuple[str, str], dict] = {}
-    for summary in history(root):
+    for summary in measured_here(root):
         if summary.job != "lab" or summary.id == without:
             continue
         try:

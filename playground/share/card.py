@@ -44,7 +44,7 @@ class Card:
     """What a card shows.
 
     exchange: None where no answers were kept; loss: held-out, before and after, or None; forgetting: the rise of the
-    loss on neutral text, in nats a token, by language.
+    loss on neutral text, in nats a token, by language; recorded: the date of a recording, "" for a run of this machine.
     """
 
     run: str
@@ -63,6 +63,7 @@ class Card:
     measured: Memory | None
     exchange: Exchange | None
     command: str
+    recorded: str = ""
 
 
 def card_of(run: Run, lang: str, question: int = 0) -> Card:
@@ -97,6 +98,7 @@ def card_of(run: Run, lang: str, question: int = 0) -> Card:
         measured=_memory(events, "memory_measured", "peak"),
         exchange=chosen,
         command=tune_command(shareable(settings)),
+        recorded=str(first.get("recorded", "")),
     )
 
 

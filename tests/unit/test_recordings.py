@@ -2,6 +2,7 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 from toys import keys
@@ -9,9 +10,13 @@ from toys import keys
 from playground import ASSETS, catalog, runs
 from playground.errors import PlaygroundError
 from playground.i18n import LANGUAGES
-from playground.runs import recordings
+from playground.runs import accuracy, lab_points, measured, race, recordings
 from playground.runs.private_text import without_paths, without_private_text
 from playground.settings import Settings
+from playground.share.card import card_of
+from playground.share.card_drawing import card_svg
+from playground.ui.run_names import display_name
+from playground.ui.runs_table import Query, table_page
 
 MAX_SHIPPED = 150_000  # bytes
 RECORDINGS = sorted(recordings.FOLDER.glob("*.jsonl"))
@@ -250,6 +255,42 @@ def test_a_file_that_is_no_recording_is_refused_and_leaves_no_run(events, tmp_pa
     with pytest.raises(PlaygroundError) as caught:
         recordings.replay(file, tmp_path / "runs")
     assert keys(caught) == [key] and runs.history(tmp_path / "runs") == []
+
+
+def test_a_replayed_recording_is_marked_and_counts_nowhere_as_measured_here(tmp_path):
+    chosen = Settings().with_values({"load": {"model": "toy", "bits": 16}})
+    run = runs.create(tmp_path, "tune", chosen, hardware={"device": "cpu", "name": "a processor"})
+    run.append("memory_predicted", phase="tune", rss=90, parts={})
+    run.append("memory_measured", phase="tune", parts={}, peak={"rss": 100})
+    run.append("done", job="tune", result={"stopped": True, "ended_by": "SIGTERM", "tokens_per_s": 5.0})
+    lab = runs.create(tmp_path, "lab", chosen, hardware={"device": "cpu", "name": "a processor"})
+    lab.append("lab_started", dtype="float32", subject="s")
+    lab.append("lab_point", format="nf4", loss=2.0, bytes=5)
+    lab.append("done", job="lab", result={})
+
+    def counted(root):
+        return [
+            *measured.latest_measurements(root, "toy", "tune", {"device": "cpu", "name": "a processor"}),
+            *race.lanes(root, chosen, ("16",)),
+            *accuracy.all_totals(root),
+            *lab_points.all_points(root, "s"),
+            *filter(None, [runs.interrupted(root)]),
+        ]
+
+    there = tmp_path / "there"
+    for one in (run, lab):
+        file = tmp_path / f"{one.id}.jsonl"
+        file.write_text(recordings.record(list(one.events())), encoding="utf-8")
+        recordings.replay(file, there)
+    assert len(counted(tmp_path)) == 5 and counted(there) == []
+    date = json.loads(file.read_text(encoding="utf-8").splitlines()[0])["recorded"]
+    for summary in runs.history(there):
+        assert summary.recorded == date and f"recorded {date}" in display_name(summary, "en")
+        assert not summary.is_resumable
+    tuned = next(summary for summary in runs.history(there) if summary.job == "tune")
+    assert f"recorded {date}" in card_svg(card_of(runs.find(there, tuned.id), "en"), "en")
+    page = SimpleNamespace(root=there, lang="en", engine=SimpleNamespace(state="ready", run=None))
+    assert all(f"recorded {date}" in row["settings"] for row in table_page(page, "", Query(), {})["runs"])
 
 
 def test_a_line_separator_in_a_text_ends_no_line(events, tmp_path):
