@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 from playground.lab.formats import Format
+from playground.lab.scales import as_half, in_scales
 
 NORM = 0.7  # of the error's l_p norm: below 1, so that outliers count less
 STRENGTH, GROWTH = 10.0, 1.01  # of the penalty that ties the error's estimate to the error
 STEPS = 20
+LARGEST_ZERO = 6e4  # of a zero point, which float16 still holds after the search has moved it
 
 
 def half_quadratic(blocks: Tensor, format: Format) -> tuple[Tensor, int]:
@@ -21,6 +23,7 @@ def half_quadratic(blocks: Tensor, format: Format) -> tuple[Tensor, int]:
     largest = 2**format.bits - 1
     low, high = blocks.amin(1, keepdim=True), blocks.amax(1, keepdim=True)
     scale = (largest / (high - low).clamp(min=1e-8)).clamp(max=2e4)
+    scale = torch.minimum(scale, LARGEST_ZERO / torch.maximum(low.abs(), high.abs()).clamp(min=1e-8))
     zero = -low * scale
     best_error, best_zero, strength = torch.inf, zero, STRENGTH
     for _ in range(STEPS):
@@ -34,6 +37,6 @@ def half_quadratic(blocks: Tensor, format: Format) -> tuple[Tensor, int]:
         zero = (codes - (blocks - sparse) * scale).mean(1, keepdim=True)
         strength *= GROWTH
     # As stored, at 16 bits, the scale as its inverse, which is what is multiplied with.
-    step, stored_zero = (1 / scale).half().float(), best_zero.half().float()
-    codes = (blocks / step.clamp(min=torch.finfo(torch.half).tiny) + stored_zero).round().clamp(0, largest)
+    step, stored_zero = as_half(1 / scale), as_half(best_zero)
+    codes = (in_scales(blocks, step) + stored_zero).round().clamp(0, largest)
     return (codes - stored_zero) * step, 4 * len(blocks)

@@ -4,7 +4,10 @@ from functools import lru_cache
 from pathlib import Path
 
 from playground.runs import store
+from playground.runs.event_fields import is_usable_number
 from playground.runs.listing import measured_here
+
+MOST_LOSS = 1e4  # nats a token: no model has more
 
 
 def find_points(root: Path, model: str, subject: str, device: str, dtype: str, without: str = "") -> dict[str, dict]:
@@ -35,6 +38,16 @@ def all_points(root: Path, subject: str, without: str = "") -> dict[tuple[str, s
     return found
 
 
+def _can_be_shown(event: dict) -> bool:
+    """Whether an event, of which the store has left out fields of a wrong type, has all that a point needs."""
+    is_named = isinstance(event.get("format"), str) and isinstance(event.get("kernel"), bool) and "loss" in event
+    has_interval = event.get("more_loss") is None or event.get("more_loss_interval") is not None
+    numbers = ("tokens_per_s", "more_loss", "more_loss_interval")
+    are_numbers = all(event.get(name) is None or is_usable_number(event[name]) for name in numbers)
+    in_range = 0 < event.get("bytes", 0) and 0 <= (event.get("loss") or 0) < MOST_LOSS
+    return is_named and has_interval and are_numbers and in_range
+
+
 def _subject_of(points: tuple[dict, ...]) -> str | None:
     return points[0]["subject"] if points else None
 
@@ -49,7 +62,7 @@ def _read(folder: Path, modified: int, size: int) -> tuple[dict, ...]:
         elif event["kind"] == "lab_started":
             computed["dtype"] = str(event.get("dtype", ""))
             subject = str(event.get("subject", ""))
-        elif event["kind"] == "lab_point" and isinstance(event.get("format"), str):
+        elif event["kind"] == "lab_point" and _can_be_shown(event):
             fields = {name: value for name, value in event.items() if name not in ("kind", "t")}
             points[event["format"]] = {"run": folder.name, **fields, **computed, "subject": subject}
     return tuple(points.values())

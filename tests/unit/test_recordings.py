@@ -265,7 +265,7 @@ def test_a_replayed_recording_is_marked_and_counts_nowhere_as_measured_here(tmp_
     run.append("done", job="tune", result={"stopped": True, "ended_by": "SIGTERM", "tokens_per_s": 5.0})
     lab = runs.create(tmp_path, "lab", chosen, hardware={"device": "cpu", "name": "a processor"})
     lab.append("lab_started", dtype="float32", subject="s")
-    lab.append("lab_point", format="nf4", loss=2.0, bytes=5)
+    lab.append("lab_point", format="nf4", loss=2.0, bytes=5, kernel=False)
     lab.append("done", job="lab", result={})
 
     def counted(root):
