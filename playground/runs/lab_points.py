@@ -41,11 +41,9 @@ def all_points(root: Path, subject: str, without: str = "") -> dict[tuple[str, s
 def _can_be_shown(event: dict) -> bool:
     """Whether an event, of which the store has left out fields of a wrong type, has all that a point needs."""
     is_named = isinstance(event.get("format"), str) and isinstance(event.get("kernel"), bool) and "loss" in event
-    has_interval = event.get("more_loss") is None or event.get("more_loss_interval") is not None
-    numbers = ("tokens_per_s", "more_loss", "more_loss_interval")
-    are_numbers = all(event.get(name) is None or is_usable_number(event[name]) for name in numbers)
+    has_interval = event.get("more_loss") is None or is_usable_number(event.get("more_loss_interval"))
     in_range = 0 < event.get("bytes", 0) and 0 <= (event.get("loss") or 0) < MOST_LOSS
-    return is_named and has_interval and are_numbers and in_range
+    return is_named and has_interval and in_range
 
 
 def _subject_of(points: tuple[dict, ...]) -> str | None:

@@ -80,7 +80,7 @@ def test_points_of_a_torn_or_edited_run_are_passed_over(tmp_path):
         *({"loss": loss} for loss in (-1.0, 1e12, "low")),
         *({"bytes": size} for size in (0, -5, None, "many")),
         *({"more_loss": 0.1, "more_loss_interval": interval} for interval in (None, "wide")),
-        *({"kernel": None}, {"tokens_per_s": "fast"}, {"format": 4}),
+        *({"kernel": None}, {"format": 4}),
     ]
     run = runs.create(tmp_path, "lab", Settings())
     run.append("lab_started", subject="s", dtype="float32")
