@@ -15,12 +15,23 @@ LARGEST_ZERO = 6e4  # of a zero point, which float16 still holds after the searc
 
 
 def half_quadratic(blocks: Tensor, format: Format) -> tuple[Tensor, int]:
-    """The values of blocks (n, size) as (code - zero) / scale, and the bytes of scales and zero points at 16 bits.
+    """The values of blocks (n, size) as (code - zero) * step, and the bytes of steps and zero points at 16 bits."""
+    return decoded(blocks, *steps_and_zeros(blocks, format.bits), format.bits)
 
-    Steps alternate: estimate the sparse part of the error by shrinking it, then move the zero point to the mean of what
-    is left. A step that doesn't lessen the mean error ends the search.
+
+def decoded(blocks: Tensor, step: Tensor, zero: Tensor, bits: int) -> tuple[Tensor, int]:
+    """The values of blocks (n, size) with these steps and zero points (n, 1), and the bytes of both."""
+    codes = (in_scales(blocks, step) + zero).round().clamp(0, 2**bits - 1)
+    return (codes - zero) * step, 4 * len(blocks)
+
+
+def steps_and_zeros(blocks: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """The step between two values and the zero point of each block of (n, size), as stored at 16 bits; (n, 1) each.
+
+    The search alternates: estimate the sparse part of the error by shrinking it, then move the zero point to the mean
+    of what is left. A step of it that doesn't lessen the mean error ends it.
     """
-    largest = 2**format.bits - 1
+    largest = 2**bits - 1
     low, high = blocks.amin(1, keepdim=True), blocks.amax(1, keepdim=True)
     scale = (largest / (high - low).clamp(min=1e-8)).clamp(max=2e4)
     scale = torch.minimum(scale, LARGEST_ZERO / torch.maximum(low.abs(), high.abs()).clamp(min=1e-8))
@@ -36,7 +47,4 @@ def half_quadratic(blocks: Tensor, format: Format) -> tuple[Tensor, int]:
         sparse = error.sign() * (error.abs() - error.abs().clamp(min=1e-8).pow(NORM - 1) / strength).clamp(min=0)
         zero = (codes - (blocks - sparse) * scale).mean(1, keepdim=True)
         strength *= GROWTH
-    # As stored, at 16 bits, the scale as its inverse, which is what is multiplied with.
-    step, stored_zero = as_half(1 / scale), as_half(best_zero)
-    codes = (in_scales(blocks, step) + stored_zero).round().clamp(0, largest)
-    return (codes - stored_zero) * step, 4 * len(blocks)
+    return as_half(1 / scale), as_half(best_zero)

@@ -43,8 +43,8 @@ def quantize(weight: Tensor, format: Format) -> Quantized:
     if format.kind in microscaling.FORMATS:
         return Quantized(*microscaling.FORMATS[format.kind](weight))
     if format.kind == "hqq":
-        return Quantized(*_in_blocks(weight, format, half_quadratic))
-    return Quantized(*_in_blocks(weight, format, _ternary if format.kind == "ternary" else _by_largest))
+        return Quantized(*in_blocks(weight, format, half_quadratic))
+    return Quantized(*in_blocks(weight, format, _ternary if format.kind == "ternary" else _by_largest))
 
 
 def block_problems(formats: Iterable[Format], columns: Iterable[int]) -> list[Problem]:
@@ -85,7 +85,7 @@ def _by_bitsandbytes(weight: Tensor, format: Format) -> Quantized:
     return Quantized(values, packed.nbytes + state.absmax.nbytes)
 
 
-def _in_blocks(weight: Tensor, format: Format, of_blocks: Any) -> tuple[Tensor, int]:
+def in_blocks(weight: Tensor, format: Format, of_blocks: Any) -> tuple[Tensor, int]:
     """Quantize the flattened weight block by block; `of_blocks(blocks, format)` returns their values and bytes."""
     flat = weight.flatten()
     missing = -len(flat) % format.block
