@@ -14,9 +14,11 @@ from playground.job import Job
 from playground.runs.recordings import read_recording
 from playground.settings import Settings
 from playground.talk.steps import KINDS, STEPS, Step, read_steps
+from playground.ui import talk_figures, talk_recordings
 from playground.ui.live_answers import LiveAnswers
 from playground.ui.page import Page
-from playground.ui.talk_figures import step_figure
+from playground.ui.talk_answers import recorded_answers
+from playground.ui.talk_figures import questions, step_figure
 from playground.ui.workspaces import Workspace
 
 
@@ -62,6 +64,32 @@ def test_measured_bars_carry_the_fine_tunes_prediction_and_what_ran_out_is_marke
     measured = read_recording(names[0])[-1]["result"]["peak"]["device_used"]
     assert f"left:{100 * peaks['tune']['device_used'] / measured:.2f}%" in html
     assert html.count('class="failed"') == 1 and translate("en", "talk.ran_out") in html and "27.28 GiB" in html
+
+
+def test_figures_of_several_recordings_name_each_of_their_sources_and_jobs():
+    options = {"recordings": ["calm-7b-load-4", "demo-en", "demo-ja"]}
+    html = step_figure(Step("measured", {}, {}, options=options), "en")
+    sources = re.findall(r'class="source"><em>([^<]*)<', html)
+    assert len(sources) == 2 and "H100" in sources[0] and "AMD EPYC" in sources[1] and "cores" in sources[1]
+    html = step_figure(Step("cost", {}, {}, options=options), "en")
+    jobs = [translate("en", f"chart.job.{job}") for job in ("load", "tune", "tune")]
+    assert [name.startswith(job) for name, job in zip(re.findall(r'scope="row">([^<]*)<', html), jobs)] == [True] * 3
+
+
+def test_a_minute_less_than_half_a_second_is_a_minute(monkeypatch):
+    events = [dict(event) for event in read_recording("demo-en")]
+    events[-1] |= {"t": 119.7, "result": events[-1]["result"] | {"seconds": 59.6}}
+    monkeypatch.setattr(talk_recordings, "read_recording", lambda name: events)
+    monkeypatch.setattr(talk_figures, "read_recording", lambda name: events)
+    assert "<td>2:00</td>" in step_figure(Step("cost", {}, {}, options={"recordings": ["demo-en"]}), "en")
+    assert "<dd>1:00</dd>" in step_figure(Step("run", {}, {}), "en")
+
+
+def test_a_step_asks_the_questions_whose_recorded_answers_it_shows():
+    own = Step("prompts", {}, {}, options={"recordings": ["demo-en"]})
+    asked = [answered.question for answered in recorded_answers(read_recording("demo-en"))]
+    assert questions(own, "en") == asked != questions(Step("prompts", {}, {}), "en")
+    assert questions(Step("prompts", {}, {}), "ja") == catalog.prompts()["talk"]["prompts"]["ja"]
 
 
 def test_costs_are_those_of_the_recordings_also_of_one_that_failed():
