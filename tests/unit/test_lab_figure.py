@@ -93,3 +93,11 @@ def test_points_of_a_torn_or_edited_run_are_passed_over(tmp_path):
     found = all_points(tmp_path, "s")
     assert [format for _, format in found] == ["nf4", "int2"]
     assert "nf4" in lab_figure.figure(WORD, found) and "∞" in lab_figure.answers_table(WORD, found)
+
+
+def test_a_type_that_other_rows_got_instead_is_named():
+    points = {("toy", "gguf-q4_k"): _point(2**27, 3.1, stored_as={"q5_0": 0.6}), ("toy", "nf4"): _point(2**28, 3.0)}
+    html = lab_figure.figure(WORD, points)
+    assert ">gguf-q4_k*<" in html and ">nf4<" in html and "gguf-q4_k: q5_0 60%" in html
+    assert "as q5_0 60%" in lab_figure.answers_table(WORD, points)
+    assert "*" not in lab_figure.figure(WORD, {("toy", "gguf-q4_k"): _point(2**27, 3.1, stored_as={"x": "y"})})

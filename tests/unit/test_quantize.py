@@ -7,6 +7,7 @@ from bitsandbytes import functional as bnb
 from toys import keys
 
 from playground.errors import PlaygroundError
+from playground.lab import gguf_types
 from playground.lab.codebooks import codebook
 from playground.lab.formats import BITS, BLOCKS, GGUF, parse_format, parse_formats
 from playground.lab.k_quants import PACKERS
@@ -179,3 +180,5 @@ def test_rows_that_no_super_block_divides_get_another_type_as_in_llama_cpp(varia
     other = parse_format(f"gguf-{instead}")
     assert torch.equal(quantize(weight, format).values, quantize(weight, other).values)
     assert bits_per_weight(format, (4, 96)) == bits_per_weight(other, (4, 96))
+    assert gguf_types.replacements(variant, [(4, 96), (2, 64), (2, 256)]) == {instead: pytest.approx(0.5)}
+    assert gguf_types.replacements(variant, [(2, 256)]) == {}
