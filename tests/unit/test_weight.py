@@ -122,6 +122,9 @@ def test_the_drawing_escapes_names_and_is_to_scale(model, lang):
     drawn = lora_figure(word, (400, 800), 40)
     assert 'width="240.0" height="120.0"' in drawn and 'width="240.0" height="12.0"' in drawn
     assert 'width="12.0" height="120.0"' in drawn and "48,000" in drawn and "15.00%" in drawn
+    thin = lora_figure(word, (4096, 4096), 8)
+    assert word("weight.lora_thicker", times=3.2) in thin and word("weight.lora_thicker", times=1.0) not in drawn
+    assert thin.count("<p") == drawn.count("<p") + 1
 
 
 def test_a_large_layer_is_read_in_part(tmp_path):
