@@ -166,8 +166,8 @@ def race(options: argparse.Namespace) -> dict:
         if ENDING.cause:
             break
     found = [lane for lane in lanes(options.runs, chosen, list(raced)).values() if lane.run in raced.values()]
-    error = {} if raced else {"error": translate(options.lang, "cli.race_failed")}
-    return {"lanes": [asdict(lane) for lane in found], "failed": failed, **error}
+    ending = {} if raced else {"error": translate(options.lang, "cli.race_failed")}
+    return {"lanes": [asdict(lane) for lane in found], "failed": failed, **ending}
 
 
 def plan(options: argparse.Namespace) -> dict:

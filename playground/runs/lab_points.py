@@ -1,5 +1,6 @@
 """Points that the bit-width lab has measured, read from its runs. Imports no torch."""
 
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,16 +16,32 @@ def find_points(root: Path, model: str, subject: str, device: str, dtype: str, w
 
     device, dtype: what it was computed on and in, which changes the losses a little; without: a run that is left out.
     """
-    return {
-        format: point
-        for (measured_model, format), point in all_points(root, subject, without).items()
-        if measured_model == model and (point["device"], point["dtype"]) == (device, dtype)
-    }
+    found: dict[str, dict] = {}
+    for measured_model, point in _points(root, subject, without):
+        if measured_model == model and _computed(point) == (device, dtype):
+            found.setdefault(point["format"], point)
+    return found
 
 
-def all_points(root: Path, subject: str, without: str = "") -> dict[tuple[str, str], dict]:
-    """The newest point of each model and format with this text and prompt: its fields, and the "run" it is from."""
+def all_points(root: Path, subject: str) -> dict[tuple[str, str], dict]:
+    """The newest point of each model and format with this text and prompt: its fields, and the "run" it is from.
+
+    Of a model those alone that were computed on the device and in the type of its newest one, so that they compare.
+    """
     found: dict[tuple[str, str], dict] = {}
+    computed: dict[str, tuple[str, str]] = {}
+    for model, point in _points(root, subject):
+        if computed.setdefault(model, _computed(point)) == _computed(point):
+            found.setdefault((model, point["format"]), point)
+    return found
+
+
+def _computed(point: dict) -> tuple[str, str]:
+    return point["device"], point["dtype"]
+
+
+def _points(root: Path, subject: str, without: str = "") -> Iterator[tuple[str, dict]]:
+    """Every model and point with this text and prompt, the newest run first."""
     for summary in measured_here(root):
         if summary.job != "lab" or summary.id == without:
             continue
@@ -34,8 +51,7 @@ def all_points(root: Path, subject: str, without: str = "") -> dict[tuple[str, s
             continue
         of_run = _read(root / summary.id, stat.st_mtime_ns, stat.st_size)
         for point in of_run if _subject_of(of_run) == subject else ():
-            found.setdefault((summary.model, point["format"]), point)
-    return found
+            yield summary.model, point
 
 
 def _can_be_shown(event: dict) -> bool:

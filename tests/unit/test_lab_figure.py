@@ -8,7 +8,7 @@ import pytest
 
 from playground import runs
 from playground.i18n import LANGUAGES, translate
-from playground.runs.lab_points import all_points
+from playground.runs.lab_points import all_points, find_points
 from playground.settings import Settings
 from playground.ui import lab_figure
 
@@ -101,3 +101,17 @@ def test_a_type_that_other_rows_got_instead_is_named():
     assert ">gguf-q4_k*<" in html and ">nf4<" in html and "gguf-q4_k: q5_0 60%" in html
     assert "as q5_0 60%" in lab_figure.answers_table(WORD, points)
     assert "*" not in lab_figure.figure(WORD, {("toy", "gguf-q4_k"): _point(2**27, 3.1, stored_as={"x": "y"})})
+
+
+def test_points_of_one_device_and_type_alone_are_compared(tmp_path):
+    for device, dtype, formats in (("cuda", "float16", "ab"), ("cpu", "float32", "bc")):
+        run = runs.create(tmp_path, "lab", Settings(), hardware={"device": device})
+        run.append("lab_started", subject="s", dtype=dtype)
+        for format in formats:
+            run.append("lab_point", format=format, loss=2.0, bytes=100, kernel=False)
+    model = Settings().load.model
+    assert {key: point["device"] for key, point in all_points(tmp_path, "s").items()} == {
+        (model, "b"): "cpu",
+        (model, "c"): "cpu",
+    }
+    assert set(find_points(tmp_path, model, "s", "cuda", "float16")) == {"a", "b"}
