@@ -28,7 +28,9 @@ const emptyState = (run = "") => ({
 });
 
 const REDUCERS = {
-  run_started: (state, event) => Object.assign(state, { about: event, hardware: event.hardware ?? {} }),
+  run_started(state, event) { // a second one, which no program writes, can't take the mark of a recording away
+    if (!state.about.recorded) Object.assign(state, { about: event, hardware: event.hardware ?? {} });
+  },
   progress: (state, event) => { state.progress = event; },
   note(state, event) {
     state.notes = [...state.notes, event.text].slice(-MAX_NOTES);

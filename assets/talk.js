@@ -5,6 +5,7 @@ const talk = element.querySelector(".talk"), steps = [...talk.querySelectorAll("
 const KEPT = "playground.talk"; // key in sessionStorage
 const FORWARD = ["ArrowRight", "ArrowDown", "PageDown", " "], BACKWARD = ["ArrowLeft", "ArrowUp", "PageUp"];
 const REMOTE = ["PageDown", "PageUp"]; // keys that a presenter's remote sends
+const BOUNCE_MS = 150; // within which a remote that sends a key again does so for one press
 let kept = {};
 try { kept = JSON.parse(sessionStorage.getItem(KEPT)) ?? {}; } catch { /* of another version */ }
 let shown = Math.min(Math.max(0, kept.step | 0), steps.length - 1);
@@ -35,6 +36,14 @@ function forward() {
 const filling = () => document.body.classList.contains("talking");
 const isOpen = () => document.body.dataset.tab === "talk" && talk.isConnected;
 
+// Whether a key turns no step: it is held, or it is a remote's and came just before.
+const pressed = {};
+function repeats({ key, repeat, timeStamp }) {
+  const bounces = REMOTE.includes(key) && timeStamp - pressed[key] < BOUNCE_MS;
+  pressed[key] = timeStamp;
+  return repeat || bounces;
+}
+
 document.addEventListener("keydown", (event) => {
   const field = event.target.closest?.("input, textarea, select, [contenteditable]");
   const typing = field && !(field.type === "range" && REMOTE.includes(event.key)); // a slider's own keys are the arrows
@@ -42,13 +51,13 @@ document.addEventListener("keydown", (event) => {
   const onButton = event.target.closest?.("button, a");
   if (event.key === " " && onButton) return;
   if (!filling() && !talk.contains(event.target)) return; // elsewhere on the page, keys scroll and move between tabs
-  if (FORWARD.includes(event.key)) event.repeat || forward();
-  else if (BACKWARD.includes(event.key)) event.repeat || show(shown - 1);
+  if (FORWARD.includes(event.key)) repeats(event) || forward();
+  else if (BACKWARD.includes(event.key)) repeats(event) || show(shown - 1);
   else if (event.key === "Home") show(0);
   else if (event.key === "End") show(steps.length - 1);
   else if (event.key === "Escape" && filling()) fill(false);
-  else if (event.key === "f") fill(!filling());
-  else if (event.key === "l") document.querySelector(".top .language")?.click();
+  else if (event.key.toLowerCase() === "f") fill(!filling());
+  else if (event.key.toLowerCase() === "l") document.querySelector(".top .language")?.click();
   else return;
   event.preventDefault();
 });

@@ -20,7 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with ENDING.signals():
             result = options.run_command(options)
-        status = ENDING.status
+        status = ENDING.status or int("error" in result)
     except KeyboardInterrupt:
         result, status = {"error": translate(options.lang, "cli.interrupted")}, ENDING.status or 1
     except Exception as error:

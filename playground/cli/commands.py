@@ -155,18 +155,19 @@ def race(options: argparse.Namespace) -> dict:
 
     chosen, workbench = settings_of(options), Workbench(options.runs)
     failed: dict[str, str] = {}
-    kinds = list(dict.fromkeys(options.widths))
-    for kind in kinds:
+    raced: dict[str, str] = {}  # the run of each kind: earlier fine-tunes with these settings aren't of this race
+    for kind in dict.fromkeys(options.widths):
         try:
             parsed = settings.parse(of_kind(chosen, kind).to_dict())
-            follow(workbench.tune(parsed, is_exact(kind)), options.lang)
+            raced[kind] = follow(workbench.tune(parsed, is_exact(kind)), options.lang).get("run", "")
         except PlaygroundError as error:
             failed[kind] = error.text(options.lang)
             print(failed[kind], file=sys.stderr)
         if ENDING.cause:
             break
-    found = lanes(options.runs, chosen, [kind for kind in kinds if kind not in failed])
-    return {"lanes": [asdict(lane) for lane in found.values()], "failed": failed}
+    found = [lane for lane in lanes(options.runs, chosen, list(raced)).values() if lane.run in raced.values()]
+    ending = {} if raced else {"error": translate(options.lang, "cli.race_failed")}
+    return {"lanes": [asdict(lane) for lane in found], "failed": failed, **ending}
 
 
 def plan(options: argparse.Namespace) -> dict:

@@ -91,6 +91,7 @@ def _entry(run: RunSummary, lang: str) -> dict[str, Any]:
         "tokens_per_s": run.tokens_per_s,
         "seconds": run.seconds or None,
         "state": run.state,
+        "recorded": run.recorded or None,
         "why": stored_text(run.problems[0], lang) if run.problems else "",
         "has_adapter": run.has_adapter,
     }

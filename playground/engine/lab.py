@@ -131,6 +131,7 @@ def _simulated(
                 "model_bits": round(layers.stored_bits(loaded.model, found, format)),
                 "bytes": stored + rest * layers.STORED_BITS // 8,
                 "weight_error": round(error, 5),
+                "stored_as": {name: round(share, 3) for name, share in layers.stored_as(found, format).items()},
                 "seconds": round(time.monotonic() - began, 2),
             }
         parts = context.bytes_by_part()

@@ -29,7 +29,7 @@ UNQUANTIZED = "bf16"
 # What the page begins with: one format of each width, and nf4.
 DEFAULT = ("bf16", "int8", "int6", "int5", "nf4", "int4", "int3", "int2")
 
-_NAME = re.compile(r"(?P<kind>[a-z]+?)(?P<bits>\d*)(?::(?P<block>\d+))?")
+_NAME = re.compile(r"(?P<kind>[a-z]+?)(?P<bits>\d{0,4})(?::(?P<block>\d{1,9}))?")
 
 
 @dataclass(frozen=True)

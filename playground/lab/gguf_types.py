@@ -5,6 +5,9 @@ blocks of a type get another one, as llama.cpp does it (llama-quant.cpp): q4_k b
 it takes iq4_nl, which nothing here can write, this takes q4_0.
 """
 
+from collections import Counter
+from collections.abc import Iterable
+
 import gguf
 import numpy as np
 import torch
@@ -27,6 +30,14 @@ def type_for_rows(variant: str, columns: int) -> GGMLQuantizationType:
     kind = GGMLQuantizationType[variant.upper()]
     block, _ = gguf.GGML_QUANT_SIZES[kind]
     return kind if columns % block == 0 else GGMLQuantizationType[FALLBACKS.get(variant, variant).upper()]
+
+
+def replacements(variant: str, shapes: Iterable[tuple[int, int]]) -> dict[str, float]:
+    """The types that matrices of these shapes (out, in) get instead of `variant`, and their share of all weights."""
+    sizes: Counter[str] = Counter()
+    for rows, columns in shapes:
+        sizes[type_for_rows(variant, columns).name.lower()] += rows * columns
+    return {name: size / sizes.total() for name, size in sizes.items() if name != variant}
 
 
 def quantize(weight: Tensor, variant: str) -> tuple[Tensor, int]:

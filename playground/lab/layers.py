@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from playground.background import Stopped
 from playground.errors import problem
+from playground.lab import gguf_types
 from playground.lab.formats import Format
 from playground.lab.quantize import bits_per_weight, quantize
 from playground.model.unquantized import layers_left_unquantized
@@ -49,6 +50,14 @@ def stored_bits(model: PreTrainedModel, layers: dict[str, nn.Module], format: Fo
     shapes = [(len(weight), weight.shape[1]) for weight in map(read_weight, layers.values())]
     rest = sum(parameter.numel() for parameter in model.parameters()) - sum(map(math.prod, shapes))
     return STORED_BITS * rest + math.fsum(math.prod(shape) * bits_per_weight(format, shape) for shape in shapes)
+
+
+def stored_as(layers: dict[str, nn.Module], format: Format) -> dict[str, float]:
+    """The GGUF types that layers get whose rows are no whole blocks of the format, and their share of the weights."""
+    if format.kind != "gguf":
+        return {}
+    shapes = [(len(weight), weight.shape[1]) for weight in map(read_weight, layers.values())]
+    return gguf_types.replacements(format.variant, shapes)
 
 
 @contextmanager

@@ -17,30 +17,50 @@ MXFP4_BLOCK, NVFP4_BLOCK = 32, 16
 
 def fp8(weight: Tensor) -> tuple[Tensor, int]:
     """E4M3 with a float32 scale a row, as torch's `_scaled_mm` takes it."""
-    scales = weight.abs().amax(1, keepdim=True).clamp(min=1e-12) / E4M3_MAX
+    scales = fp8_scales(weight)
     return _to_e4m3(weight / scales) * scales, weight.numel() + 4 * len(weight)
 
 
 def mxfp4(weight: Tensor) -> tuple[Tensor, int]:
     """E2M1 in blocks of 32 along a row, with a power of two (E8M0) as scale."""
-    blocks = _blocks(weight, MXFP4_BLOCK)
-    largest = blocks.abs().amax(1, keepdim=True)
-    exponents = torch.frexp(largest).exponent - 1 - E2M1_EXPONENT  # floor(log2(largest)) - 2
-    scales = torch.where(largest > 0, torch.ldexp(torch.ones_like(largest), exponents.clamp(-127, 127)), 1.0)
+    blocks, scales = _blocks(weight, MXFP4_BLOCK), mxfp4_scales(weight)
     values = _round_to_e2m1(blocks / scales) * scales
     return values.view_as(weight), weight.numel() // 2 + len(blocks)
 
 
 def nvfp4(weight: Tensor) -> tuple[Tensor, int]:
     """E2M1 in blocks of 16 along a row, with an E4M3 scale each and a float32 scale for the whole tensor."""
-    blocks = _blocks(weight, NVFP4_BLOCK)
-    of_tensor = weight.abs().max().clamp(min=1e-12) / (E4M3_MAX * E2M1[-1])
-    scales = _to_e4m3(blocks.abs().amax(1, keepdim=True) / E2M1[-1] / of_tensor) * of_tensor
+    blocks, scales = _blocks(weight, NVFP4_BLOCK), nvfp4_scales(weight)
     values = torch.where(scales > 0, _round_to_e2m1(blocks / scales) * scales, 0.0)
     return values.view_as(weight), weight.numel() // 2 + len(blocks) + 4
 
 
 FORMATS: dict[str, Callable[[Tensor], tuple[Tensor, int]]] = {"fp8": fp8, "mxfp4": mxfp4, "nvfp4": nvfp4}
+
+
+def fp8_scales(weight: Tensor) -> Tensor:
+    """A scale for each row, (out, 1)."""
+    return weight.abs().amax(1, keepdim=True).clamp(min=1e-12) / E4M3_MAX
+
+
+def mxfp4_scales(weight: Tensor) -> Tensor:
+    """A power of two for each block, (blocks, 1)."""
+    largest = _blocks(weight, MXFP4_BLOCK).abs().amax(1, keepdim=True)
+    exponents = torch.frexp(largest).exponent - 1 - E2M1_EXPONENT  # floor(log2(largest)) - 2
+    return torch.where(largest > 0, torch.ldexp(torch.ones_like(largest), exponents.clamp(-127, 127)), 1.0)
+
+
+def nvfp4_scales(weight: Tensor) -> Tensor:
+    """An E4M3 value times the tensor's scale for each block, (blocks, 1)."""
+    of_tensor = weight.abs().max().clamp(min=1e-12) / (E4M3_MAX * E2M1[-1])
+    largest = _blocks(weight, NVFP4_BLOCK).abs().amax(1, keepdim=True)
+    return _to_e4m3(largest / E2M1[-1] / of_tensor) * of_tensor
+
+
+def e4m3_values() -> Tensor:
+    """Every finite value of float8 E4M3, sorted."""
+    values = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
+    return values[values.isfinite()].unique()
 
 
 def _blocks(weight: Tensor, size: int) -> Tensor:

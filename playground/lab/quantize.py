@@ -13,11 +13,12 @@ from bitsandbytes import functional as bnb
 from torch import Tensor
 from torch.nn import functional
 
-from playground.errors import Problem, problem
+from playground.errors import Problem
 from playground.lab import gguf_types, microscaling
 from playground.lab.codebooks import codebook
 from playground.lab.formats import UNQUANTIZED, Format
 from playground.lab.hqq import half_quadratic
+from playground.lab.scales import as_half, in_scales
 
 TRITS_PER_BYTE = 5  # 3^5 = 243 of 256
 
@@ -42,8 +43,8 @@ def quantize(weight: Tensor, format: Format) -> Quantized:
     if format.kind in microscaling.FORMATS:
         return Quantized(*microscaling.FORMATS[format.kind](weight))
     if format.kind == "hqq":
-        return Quantized(*_in_blocks(weight, format, half_quadratic))
-    return Quantized(*_in_blocks(weight, format, _ternary if format.kind == "ternary" else _by_largest))
+        return Quantized(*in_blocks(weight, format, half_quadratic))
+    return Quantized(*in_blocks(weight, format, _ternary if format.kind == "ternary" else _by_largest))
 
 
 def block_problems(formats: Iterable[Format], columns: Iterable[int]) -> list[Problem]:
@@ -84,7 +85,7 @@ def _by_bitsandbytes(weight: Tensor, format: Format) -> Quantized:
     return Quantized(values, packed.nbytes + state.absmax.nbytes)
 
 
-def _in_blocks(weight: Tensor, format: Format, of_blocks: Any) -> tuple[Tensor, int]:
+def in_blocks(weight: Tensor, format: Format, of_blocks: Any) -> tuple[Tensor, int]:
     """Quantize the flattened weight block by block; `of_blocks(blocks, format)` returns their values and bytes."""
     flat = weight.flatten()
     missing = -len(flat) % format.block
@@ -96,23 +97,15 @@ def _in_blocks(weight: Tensor, format: Format, of_blocks: Any) -> tuple[Tensor, 
 
 def _by_largest(blocks: Tensor, format: Format) -> tuple[Tensor, int]:
     """The nearest value of the codebook times the block's largest magnitude, which is kept at 16 bits."""
-    scales = _as_half(blocks.abs().amax(1, keepdim=True))
+    scales = as_half(blocks.abs().amax(1, keepdim=True))
     values = codebook(format.kind, format.bits).to(blocks.device)
     middles = (values[1:].double() + values[:-1].double()).div(2).float()
-    codes = torch.bucketize((blocks / scales.clamp(min=torch.finfo(torch.half).tiny)).clamp(-1, 1), middles)
+    codes = torch.bucketize(in_scales(blocks, scales).clamp(-1, 1), middles)
     return values[codes] * scales, 2 * len(scales)
 
 
 def _ternary(blocks: Tensor, format: Format) -> tuple[Tensor, int]:
     """-1, 0 or 1 times the block's mean magnitude, as BitNet b1.58 has it (arXiv 2402.17764)."""
-    scales = _as_half(blocks.abs().mean(1, keepdim=True))
-    codes = (blocks / scales.clamp(min=torch.finfo(torch.half).tiny)).round().clamp(-1, 1)
+    scales = as_half(blocks.abs().mean(1, keepdim=True))
+    codes = in_scales(blocks, scales).round().clamp(-1, 1)
     return codes * scales, 2 * len(scales)
-
-
-def _as_half(scales: Tensor) -> Tensor:
-    """Scales as they are stored: at 16 bits. Raises PlaygroundError for weights beyond float16's range."""
-    stored = scales.half().float()
-    if not stored.isfinite().all():
-        raise problem("error.lab_range", largest=float(scales.max()))
-    return stored

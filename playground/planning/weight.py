@@ -1,16 +1,18 @@
 """What a number format makes of a weight: a real layer's values before and after, and one block of them on its grid."""
 
+import json
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
 from playground.errors import problem
-from playground.lab.codebooks import codebook
 from playground.lab.formats import Format, parse_format
-from playground.lab.quantize import bits_per_weight, block_problems, quantize
+from playground.lab.grid import block_size, quantize_with_grid
+from playground.lab.quantize import bits_per_weight, block_problems
 from playground.model.source import local_folder
 from playground.settings import raise_all
 
@@ -18,6 +20,8 @@ MAX_WEIGHTS = 2**18  # of a layer, from its first rows: so that a slider is answ
 BINS = 81  # of the histograms; odd, so that 0 is in the middle of one
 SHOWN = 32  # weights of a block
 OUTLIER = 4.0  # standard deviations
+FLOATS = ("F64", "F32", "F16", "BF16")  # types of tensors that hold weights rather than codes
+TRANSPOSED = ("gpt2", "openai-gpt", "imagegpt")  # families whose layers are Conv1D, which stores (in, out)
 NOT_LAYERS = ("embed", "wte", "wpe", "lm_head", "embed_out", "norm", "shared")  # parts of names
 
 
@@ -33,12 +37,11 @@ def weight_picture(model: str, layer: str, format: str) -> dict:
     if folder is None:
         raise problem("error.lab_not_here", model=model)
     names = layer_names(folder)
-    if not names:
-        raise problem("error.lab_no_linear", family=folder.name)
     name = layer if layer in names else names[0]
     weight, shape = read_rows(folder, name)
     raise_all(block_problems([parsed], [weight.shape[1]]))
-    after = quantize(weight, parsed).values
+    quantized, grid = quantize_with_grid(weight, parsed)
+    after = quantized.values
     error = after - weight
     edge = float(weight.abs().max().clamp(min=1e-12))
     far = weight.abs() > OUTLIER * weight.std()
@@ -51,7 +54,7 @@ def weight_picture(model: str, layer: str, format: str) -> dict:
         "edge": edge,
         "before": torch.histc(weight, BINS, -edge, edge).int().tolist(),
         "after": torch.histc(after.clamp(-edge, edge), BINS, -edge, edge).int().tolist(),
-        "block": _block(weight.flatten(), after.flatten(), parsed),
+        "block": _block(weight, after, grid, parsed),
         "error": {
             "largest": float(error.abs().max()),
             "mean": float(error.abs().mean()),
@@ -67,25 +70,47 @@ def weight_picture(model: str, layer: str, format: str) -> dict:
 
 @lru_cache(maxsize=8)
 def layer_names(folder: Path) -> list[str]:
-    """The names of the matrices that a quantizing load would quantize, in the order of the layers."""
-    names = []
-    for file in sorted(folder.glob("*.safetensors")):
+    """The names of the matrices that a quantizing load would quantize, in the order of the layers.
+
+    Raises PlaygroundError where there is none, where weights are stored as codes, or in files of another kind.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise problem("error.weight_files", model=folder.name)
+    names, has_codes = [], "quantization_config" in _config(folder)
+    for file in files:
         with safe_open(file, "pt") as tensors:
             for name in tensors.keys():
                 is_layer = name.endswith(".weight") and not any(part in name for part in NOT_LAYERS)
-                if is_layer and len(tensors.get_slice(name).get_shape()) == 2:
-                    names.append(name)
+                part = tensors.get_slice(name)
+                if is_layer and len(part.get_shape()) == 2:
+                    is_code = part.get_dtype() not in FLOATS
+                    has_codes |= is_code
+                    names += [] if is_code else [name]
+    if not names:
+        raise problem("error.lab_quantized") if has_codes else problem("error.lab_no_linear", family=folder.name)
     return sorted(names, key=_natural_order)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """A model's config.json; {} where it can't be read."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
 @lru_cache(maxsize=4)
 def read_rows(folder: Path, name: str) -> tuple[Tensor, tuple[int, int]]:
-    """The first rows of a matrix, at most MAX_WEIGHTS weights, float32; and the whole matrix's shape."""
+    """The first rows of a matrix (out, in), at most MAX_WEIGHTS weights, float32; and the whole matrix's shape."""
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, "pt") as tensors:
             if name in tensors.keys():
                 part = tensors.get_slice(name)
                 rows, columns = part.get_shape()
+                if _config(folder).get("model_type") in TRANSPOSED:
+                    return part[:, : max(1, MAX_WEIGHTS // rows)].float().T.contiguous(), (columns, rows)
                 return part[: max(1, MAX_WEIGHTS // columns)].float(), (rows, columns)
     raise problem("error.lab_not_here", model=folder.name)
 
@@ -95,13 +120,12 @@ def _natural_order(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]
 
 
-def _block(before: Tensor, after: Tensor, format: Format) -> dict[str, list[float]]:
-    """The first weights of the first block, what they become, and the values that there are for them."""
-    size = format.block or SHOWN
-    grid = after[: min(size, SHOWN)].unique()
-    if format.kind in ("int", "float", "quantile"):
-        grid = codebook(format.kind, format.bits) * before[:size].abs().max()
-    elif format.kind == "ternary":
-        grid = torch.tensor([-1.0, 0.0, 1.0]) * before[:size].abs().mean()
-    shown = min(size, SHOWN)
-    return {"before": before[:shown].tolist(), "after": after[:shown].tolist(), "grid": grid.tolist()}
+def _block(weight: Tensor, after: Tensor, grid: Tensor | None, format: Format) -> dict[str, list[float]]:
+    """The first weights of the first block, what they become, and the values that there are for them.
+
+    Where a format has no grid of values for a block: those that occur.
+    """
+    shown = min(block_size(format) or SHOWN, SHOWN)
+    before, becomes = weight.flatten()[:shown], after.flatten()[:shown]
+    values = becomes.unique() if grid is None else grid
+    return {"before": before.tolist(), "after": becomes.tolist(), "grid": values.tolist()}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from playground.runs.listing import history
+from playground.runs.listing import measured_here
 
 TOTALS = ("allocated", "reserved", "device_used", "rss")
 
@@ -58,7 +58,7 @@ def pairs(run_id: str, events: Iterable[dict]) -> list[Pair]:
 def all_totals(root: Path) -> list[Pair]:
     """The pairs of TOTALS of every run under `root`, newest run first."""
     found = []
-    for summary in history(root):
+    for summary in measured_here(root):
         for phase, sizes in summary.memory.items():
             if sizes["predicted"] and sizes["measured"]:
                 found += _pair_figures(summary.id, phase, sizes["predicted"], sizes["measured"])

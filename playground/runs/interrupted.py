@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from playground.errors import PlaygroundError
-from playground.runs.listing import history
+from playground.runs.listing import measured_here
 from playground.runs.lock import is_held, locked
 from playground.runs.spare import put_back, spares
 from playground.runs.store import Run, find
@@ -17,7 +17,7 @@ def interrupted(root: Path) -> RunSummary | None:
 
     One that a person stopped, that failed by itself, or that a program is working on, isn't.
     """
-    newest = next((run for run in history(root) if run.job == "tune"), None)
+    newest = next((run for run in measured_here(root) if run.job == "tune"), None)
     if newest is None or not newest.is_resumable:
         return None
     died = any(problem.get("key") in DIED for problem in newest.problems)

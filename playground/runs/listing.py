@@ -37,6 +37,11 @@ def history(root: Path) -> list[RunSummary]:
     ]
 
 
+def measured_here(root: Path) -> list[RunSummary]:
+    """Every run under `root` that this machine did, newest first: not the recordings that were replayed."""
+    return [run for run in history(root) if not run.recorded]
+
+
 def summary(root: Path, run_id: str | None) -> RunSummary:
     """The run of that id at a glance. Raises PlaygroundError as `find` does."""
     run = find(root, run_id)
@@ -48,7 +53,7 @@ def summary(root: Path, run_id: str | None) -> RunSummary:
 
 def measured_speed(root: Path, model: str, bits: int, hardware: str) -> dict | None:
     """{"run", "tokens_per_s"} of the last completed fine-tune of this model at these bits on hardware of that name."""
-    for run in history(root):
+    for run in measured_here(root):
         is_same = (run.job, run.state, run.model, run.bits) == ("tune", "done", model, bits)
         if is_same and run.result.get("tokens_per_s") and run.hardware.get("name") == hardware:
             return {"run": run.id, "tokens_per_s": run.result["tokens_per_s"]}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from playground.errors import PlaygroundError
 from playground.runs import store
-from playground.runs.listing import history
+from playground.runs.listing import measured_here
 from playground.runs.summary import RunSummary
 from playground.settings import Settings
 
@@ -48,7 +48,7 @@ def latest_measurements(root: Path, model: str, phase: str, machine: dict) -> di
     """The newest measurement of a phase for each bit width of a model on a machine {"device", "name"}."""
     found: dict[int, Measurement] = {}
     here = {name: machine[name] for name in ("device", "name")}
-    for summary in history(root):
+    for summary in measured_here(root):
         if summary.model != model or summary.bits in found or summary.hardware != here:
             continue
         measurement = _measurement(root, summary, phase)

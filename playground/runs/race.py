@@ -7,7 +7,7 @@ from pathlib import Path
 
 from playground.errors import PlaygroundError
 from playground.runs import store
-from playground.runs.listing import history
+from playground.runs.listing import measured_here
 from playground.runs.summary import pair_of
 from playground.settings import Load, Settings, stored_quant_type
 
@@ -78,7 +78,7 @@ def is_exact(kind: str) -> bool:
 def lanes(root: Path, settings: Settings, kinds: Sequence[str], hardware: str = "") -> dict[str, Lane]:
     """The newest fine-tune with these settings of each kind. hardware: the name of it, "" for any."""
     found: dict[str, Lane] = {}
-    for summary in history(root):
+    for summary in measured_here(root):
         is_candidate = summary.job == "tune" and summary.model == settings.load.model
         wanted = [kind for kind in kinds if kind not in found and KINDS[kind]["bits"] == summary.bits]
         if not is_candidate or not wanted:

@@ -222,15 +222,15 @@ def create(root: Path, job: str, settings: Settings, **facts: Any) -> Run:
     stem = f"{datetime.fromtimestamp(began):%Y%m%d-%H%M%S}-{job}"
     if root.parent.name == VISITORS:  # two visitors' runs never have the same id
         stem += f"-{secrets.token_hex(4)}"
+    if not RUN_ID.fullmatch(stem):
+        raise ValueError(f"not the name of a job: {job[:40]!r}")
     for number in range(1, 1000):
         folder = root / (stem if number == 1 else f"{stem}-{number}")
         if (root / TRASH / folder.name).exists():  # a deleted run can come back under its id
             continue
-        try:
+        with contextlib.suppress(FileExistsError):
             folder.mkdir(parents=True)
             break
-        except FileExistsError:
-            continue
     values = settings.to_dict()
     text = valid_text(json.dumps({"schema": SETTINGS_SCHEMA, **values}, ensure_ascii=False, indent=1)) + "\n"
     (folder / "settings.json").write_text(text, encoding="utf-8")

@@ -21,6 +21,7 @@ class RunSummary:
     seconds: until it ended last; result: of its own job. settings: {group: {field: value}} as it began; hardware: its
     device and name. memory: by phase, {"predicted", "measured"}: the phase's last `memory_measured` event and the
     prediction before it, or that alone. problems: of its last error, as in PlaygroundError.to_dict.
+    recorded: the date of a recording that was replayed into it, "" for a run that was measured on this machine.
     has_adapter, has_checkpoint, label: what lies in its folder besides.
     """
 
@@ -40,13 +41,14 @@ class RunSummary:
     tokens_per_s: float | None = None
     problems: list = field(default_factory=list)
     failed_peak: dict = field(default_factory=dict)
+    recorded: str = ""
     has_checkpoint: bool = False
     label: Label = field(default_factory=Label)
 
     @property
     def is_resumable(self) -> bool:
         """Whether it can be resumed: a fine-tune that didn't come to its end; without a checkpoint it starts again."""
-        return self.has_checkpoint or (self.job == "tune" and self.state != "done")
+        return self.has_checkpoint or (self.job == "tune" and self.state != "done" and not self.recorded)
 
     @property
     def peak(self) -> tuple[int | None, int | None]:
@@ -135,6 +137,7 @@ def _beginning(first: Mapping) -> dict[str, Any]:
         "bits": bits if type(bits) is int else 0,
         "data": _text(dict_of(settings, "data").get("source")),
         "settings": settings,
+        "recorded": _text(first.get("recorded")),
         "hardware": {name: _text(text) for name, text in hardware.items()},
     }
 

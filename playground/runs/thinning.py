@@ -18,6 +18,16 @@ def thin_memory(events: Sequence[dict], limit: int) -> list[dict]:
     return [event for event in events if event["kind"] != "memory" or id(event) in kept]
 
 
+def thin_events(events: Sequence[dict], share: int) -> list[dict]:
+    """The events with one of `share` of the steps and of the progress, and the last of each kind."""
+    kinds = ("step", "progress")
+    kept = set()
+    for kind in kinds:
+        listed = [event for event in events if event["kind"] == kind]
+        kept |= {id(event) for event in [*listed[::share], *listed[-1:]]}
+    return [event for event in events if event["kind"] not in kinds or id(event) in kept]
+
+
 def _total_bytes(event: dict) -> float:
     return sum(size for kind, size in event.items() if kind != "t" and isinstance(size, (int, float)))
 

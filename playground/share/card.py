@@ -10,7 +10,7 @@ from playground.errors import PlaygroundError, problem
 from playground.i18n import translate
 from playground.json_values import read_small_text
 from playground.runs import Run, last_result
-from playground.runs.recordings import without_paths
+from playground.runs.private_text import without_paths
 from playground.runs.summary import forgetting_of, pair_of
 from playground.settings import Settings
 from playground.share.command_lines import tune_command
@@ -44,7 +44,7 @@ class Card:
     """What a card shows.
 
     exchange: None where no answers were kept; loss: held-out, before and after, or None; forgetting: the rise of the
-    loss on neutral text, in nats a token, by language.
+    loss on neutral text, in nats a token, by language; recorded: the date of a recording, "" for a run of this machine.
     """
 
     run: str
@@ -63,6 +63,7 @@ class Card:
     measured: Memory | None
     exchange: Exchange | None
     command: str
+    recorded: str = ""
 
 
 def card_of(run: Run, lang: str, question: int = 0) -> Card:
@@ -97,6 +98,7 @@ def card_of(run: Run, lang: str, question: int = 0) -> Card:
         measured=_memory(events, "memory_measured", "peak"),
         exchange=chosen,
         command=tune_command(shareable(settings)),
+        recorded=str(first.get("recorded", "")),
     )
 
 

@@ -128,7 +128,9 @@ def _block(x: float, y: float, lines: list[str], size: int, color: str = INK, mo
 def _header(card: Card, word: Callable) -> list[str]:
     method = word("card.full") if card.method == "full" else word("card.lora", r=card.r)
     name = word("card.name", model=card.model, bits=card.bits)
-    about = " · ".join(part for part in (method, card.data, card.hardware, _duration(card.seconds, word)) if part)
+    mark = word("runs.recorded", date=card.recorded) if card.recorded else ""
+    parts = (mark, method, card.data, card.hardware, _duration(card.seconds, word))
+    about = " · ".join(part for part in parts if part)
     [first] = lines_of(name, (WIDTH - 2 * MARGIN) / 38, 1) or [""]
     [second] = lines_of(about, (WIDTH - 2 * MARGIN) / 22, 1) or [""]
     bold = 'font-weight="700"'

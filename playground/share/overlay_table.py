@@ -8,7 +8,7 @@ from playground import catalog
 from playground.errors import stored_text
 from playground.i18n import data_name, format_bytes, format_duration, table, translate
 from playground.runs.overlay import Overlay
-from playground.runs.recordings import last_part
+from playground.runs.private_text import last_part
 from playground.runs.summary import RunSummary
 
 LETTERS = "ABCD"

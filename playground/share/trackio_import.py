@@ -15,7 +15,7 @@ from typing import Any
 
 from playground import compat_trackio, runs
 from playground.errors import problem
-from playground.runs import recordings
+from playground.runs.private_text import last_part
 from playground.runs.summary import LATEST, RunSummary, dict_of, number
 from playground.runs.thinning import thin_memory
 
@@ -157,7 +157,7 @@ def _config(events: Sequence[Mapping], summary: RunSummary) -> dict[str, Any]:
     flat |= {"job": summary.job, "state": summary.state, "began": _iso(summary.began), "seconds": summary.seconds}
     flat |= {"memory.predicted_gib": predicted and predicted / GIB, "memory.measured_gib": measured and measured / GIB}
     plain = {name: value for name, value in flat.items() if isinstance(value, (str, int, float))}
-    return {name: recordings.last_part(value) if isinstance(value, str) else value for name, value in plain.items()}
+    return {name: last_part(value) if isinstance(value, str) else value for name, value in plain.items()}
 
 
 def _numbers(values: Iterable[tuple[str, Any]]) -> dict[str, float]:

@@ -56,15 +56,7 @@ class Step:
 
 def read_steps(path: Path = STEPS) -> list[Step]:
     """The steps of a file, in its order. Raises PlaygroundError with all that is wrong with it, by step and line."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        values = json.loads(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise problem("error.talk_file", path=path.name, detail=str(error)[:200]) from error
-    except json.JSONDecodeError as error:
-        raise problem(
-            "error.talk_json", path=path.name, line=error.lineno, column=error.colno, detail=error.msg
-        ) from error
+    text, values = _read_json(path)
     if not isinstance(values, list) or not 0 < len(values) <= MAX_STEPS:
         raise problem("error.talk_list", path=path.name, most=MAX_STEPS)
     places = enumerate(zip(values, _first_lines(text)), 1)
@@ -72,6 +64,19 @@ def read_steps(path: Path = STEPS) -> list[Step]:
     if problems:
         raise PlaygroundError(*problems)
     return [_step(value) for value in values]
+
+
+def _read_json(path: Path) -> tuple[str, Any]:
+    """A file's text, without the mark that some editors begin UTF-8 with, and its value. Raises PlaygroundError."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        return text, json.loads(text)
+    except json.JSONDecodeError as error:
+        raise problem(
+            "error.talk_json", path=path.name, line=error.lineno, column=error.colno, detail=error.msg
+        ) from error
+    except (OSError, ValueError, RecursionError) as error:  # no UTF-8; an integer of thousands of digits; too deep
+        raise problem("error.talk_file", path=path.name, detail=str(error)[:200]) from error
 
 
 def _step(value: dict) -> Step:
@@ -93,7 +98,7 @@ def _problems(value: Any, number: int, line: int) -> Iterator[Problem]:
         yield Problem("error.talk_step", {"step": number, "line": line})
         return
     kind = value.get("kind")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         yield Problem("error.talk_kind", {"step": number, "line": line, "kind": str(kind)[:40], "kinds": list(KINDS)})
         return
     allowed = (*COMMON, *KINDS[kind])
@@ -107,7 +112,7 @@ def _problems(value: Any, number: int, line: int) -> Iterator[Problem]:
         yield Problem(
             "error.talk_value", {"step": number, "line": line, "name": "tab", "value": str(value["tab"])[:40]}
         )
-    if "model" in KINDS[kind] and value.get("model", MODEL) not in {**shapes(), **models()}:
+    if "model" in KINDS[kind] and value.get("model", MODEL) not in [*shapes(), *models()]:
         yield Problem(
             "error.talk_value", {"step": number, "line": line, "name": "model", "value": str(value["model"])[:80]}
         )
@@ -132,13 +137,14 @@ def _recording_problems(value: dict, number: int, line: int) -> Iterator[Problem
 
 
 def _text_problems(value: dict, number: int, line: int, name: str) -> Iterator[Problem]:
-    """A title in every language, and texts that are short enough."""
+    """A title, and what a guess is asked with, in every language; and texts that are short enough."""
     texts = value.get(name, {})
     if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
         yield Problem("error.talk_value", {"step": number, "line": line, "name": name, "value": str(texts)[:40]})
         return
-    if name == "title" and set(texts) < set(LANGUAGES):
-        yield Problem("error.talk_title", {"step": number, "line": line, "languages": list(LANGUAGES)})
+    is_needed = name == "title" or (name == "question" and value["kind"] == "guess")
+    if is_needed and not set(LANGUAGES) <= set(texts):
+        yield Problem("error.talk_title", {"step": number, "line": line, "name": name, "languages": list(LANGUAGES)})
     for text in texts.values():
         if len(text) > MAX_TEXT:
             yield Problem(

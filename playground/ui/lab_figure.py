@@ -58,7 +58,8 @@ def figure(translate: Callable, points: Points) -> str:
     label = escape(translate("lab.figure.label", count=len(finite)))
     return (
         f'<figure class="lab"><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{drawn}'
-        f"{_labels(scale, models, finite)}</svg><figcaption>{_legend(translate, models)}</figcaption></figure>"
+        f"{_labels(scale, models, finite)}</svg><figcaption>{_legend(translate, models)}"
+        f"{_replaced_note(translate, finite)}</figcaption></figure>"
     )
 
 
@@ -95,6 +96,8 @@ def _row(translate: Callable, format: str, point: Point, with_speed: bool) -> st
     answer = escape(str(point.get("answer", "")).strip())
     cut = f" <small>{escape(translate('lab.cut'))}</small>" if point.get("finish") == "limit" else ""
     kernel = "" if point["kernel"] else f"<small>{escape(translate('lab.simulated.short'))}</small>"
+    if replaced := _replaced(point):
+        kernel += f"<small>{escape(translate('lab.stored_as', types=replaced))}</small>"
     cells = (
         f"<td>{_format_size(point['bytes'])}</td><td>{loss}{difference}{perplexity}</td>"
         + f"<td>{speed}</td>" * with_speed
@@ -159,7 +162,8 @@ def _labels(scale: Scale, models: Sequence[str], points: Points) -> str:
     texts = []
     for (model, format), point in points.items():
         outside = point["loss"] > scale.worst
-        text = f"{format} ↑ {point['loss']:.1f}" if outside else format
+        name = format + "*" * bool(_replaced(point))
+        text = f"{name} ↑ {point['loss']:.1f}" if outside else name
         x, y, width = scale.x(point["bytes"]), scale.y(point["loss"]), LABEL_WIDTH * len(text)
         places = [(x + 10, y - 8), (x - 10 - width, y - 8), (x - width / 2, y - 26), (x - width / 2, y + 9)]
         for left, top in places:
@@ -191,6 +195,21 @@ def _legend(translate: Callable, models: Sequence[str]) -> str:
         f'<li class="{look}"><i></i>{escape(translate(f"lab.{look}"))}</li>' for look in ("kernel", "simulated")
     )
     return f"<ul>{names}{kinds}</ul>"
+
+
+def _replaced(point: Point) -> str:
+    """The GGUF types that took the place of the format's, with their share of the weights, as text; or ""."""
+    shares = point.get("stored_as")
+    if not isinstance(shares, dict) or not all(isinstance(share, (int, float)) for share in shares.values()):
+        return ""
+    return ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+
+
+def _replaced_note(translate: Callable, points: Points) -> str:
+    """Which formats, marked by a star in the figure, aren't stored as their name says; "" where all are."""
+    texts = {f"{format}: {replaced}" for (_, format), point in points.items() if (replaced := _replaced(point))}
+    note = translate("lab.replaced", formats="; ".join(sorted(texts)))
+    return f'<p class="small">{escape(note)}</p>' if texts else ""
 
 
 def _sizes_between(smallest: float, largest: float) -> list[float]:

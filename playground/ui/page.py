@@ -22,6 +22,7 @@ from playground.settings import Settings, parse, raise_all
 from playground.settings.limits import Limits, beyond_limits
 from playground.ui.access import forbidden_sources, forbidden_start
 from playground.ui.job_queue import JobQueue
+from playground.ui.live_answers import LiveAnswers
 from playground.ui.story import Story
 from playground.ui.workspaces import Workspace
 
@@ -81,6 +82,11 @@ class Page:
     def story(self) -> Story:
         """The person's guided demo."""
         return self._workspace().story
+
+    @property
+    def talk(self) -> LiveAnswers:
+        """The talk's questions as the person asks them."""
+        return self._workspace().talk
 
     @property
     def queue(self) -> JobQueue:

@@ -132,7 +132,11 @@ def _row(page: Page, lane: Lane, largest: int, failure: str) -> str:
         if size
     )
     step = "–" if lane.seconds_per_step is None else f"{lane.seconds_per_step:.2f} s"
-    speed = "" if lane.tokens_per_s is None else f"<small>{lane.tokens_per_s:,.0f} tokens/s</small>"
+    speed = (
+        ""
+        if lane.tokens_per_s is None
+        else f"<small>{escape(page.translate('race.speed', speed=lane.tokens_per_s))}</small>"
+    )
     loss = "–" if lane.loss is None else f"{lane.loss[0]:.3f} → {lane.loss[1]:.3f}"
     recall = "–" if lane.recall is None else f"{lane.recall[0]:.0%} → {lane.recall[1]:.0%}"
     state = "" if lane.state == "done" else f"<small>{escape(page.translate(f'state.{lane.state}'))}</small>"

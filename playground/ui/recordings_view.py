@@ -16,8 +16,7 @@ from playground.ui.live_view import SHIPPED, shown_run
 from playground.ui.page import UNQUEUED, Page, Update, message, message_box
 from playground.ui.run_names import data_name
 
-# No run is shown, it still goes on, or it is damaged.
-NO_RECORDING = (PlaygroundError, ValueError, AttributeError, KeyError, TypeError)
+DAMAGED = (ValueError, AttributeError, KeyError, TypeError)  # what reading a damaged run raises
 
 
 @dataclass(frozen=True)
@@ -62,9 +61,10 @@ def connect(page: Page, view: RecordingsView, live_view: gr.HTML) -> None:
 
     view.accordion.expand(list_recordings, view.choice, view.choice, **UNQUEUED)
     view.play.click(lambda name: gr.update(follow=SHIPPED + (name or "")), view.choice, live_view, **UNQUEUED)
-    view.upload.upload(open_file, view.upload, [live_view, view.message], **UNQUEUED)
+    if page.private:  # what a hidden button is listened to by could be called by anyone
+        view.upload.upload(open_file, view.upload, [live_view, view.message], **UNQUEUED)
     for event in (view.accordion.expand, live_view.change):
-        event(lambda value: _save_button(page, value), live_view, view.save, **UNQUEUED)
+        event(lambda value: _save_button(page, value), live_view, [view.save, view.message], **UNQUEUED)
 
 
 def describe(lang: str, name: str) -> str:
@@ -90,16 +90,19 @@ def describe(lang: str, name: str) -> str:
     return " · ".join([*parts, first["hardware"]["name"]])
 
 
-def _save_button(page: Page, value: str | None) -> Update:
-    """The button that saves the shown run as a recording; it can't be pressed where that run makes none."""
+def _save_button(page: Page, value: str | None) -> tuple[Update, Update]:
+    """The button that saves the shown run as a recording, and why it can't be pressed where that run makes none."""
+    run_id = shown_run(value)
     try:
-        run_id = shown_run(value)
         text = recordings.record(list(runs.find(page.root, run_id).events()))
-    except NO_RECORDING:
-        return gr.update(value=None, interactive=False)
+    except PlaygroundError as error:
+        shows_a_run = error.problems[0].key != "error.no_run"
+        return gr.update(value=None, interactive=False), message(error.text(page.lang) if shows_a_run else "")
+    except DAMAGED:
+        return gr.update(value=None, interactive=False), message()
     path = _folder() / f"{run_id}.jsonl"
     path.write_text(text, encoding="utf-8")
-    return gr.update(value=str(path), interactive=True)
+    return gr.update(value=str(path), interactive=True), message()
 
 
 @cache

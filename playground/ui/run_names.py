@@ -22,12 +22,12 @@ def adapter_name(lang: str, run: RunSummary) -> str:
 
 def data_and_date(lang: str, run: RunSummary) -> str:
     """What a run was trained on, and when it began."""
-    return " · ".join([data_name(run.data, lang), *([_time(run.began, lang)] if run.began else [])])
+    return " · ".join([data_name(run.data, lang), *_times(run, lang)])
 
 
 def display_name(run: RunSummary, lang: str) -> str:
-    """The name of a run with its beginning, where that is known, in this machine's time zone."""
-    return " · ".join([short_display_name(run, lang), *([_time(run.began, lang)] if run.began else [])])
+    """The name of a run with its beginning in this machine's time zone, where that is known; a recording's date."""
+    return " · ".join([short_display_name(run, lang), *_times(run, lang)])
 
 
 def short_display_name(run: RunSummary, lang: str) -> str:
@@ -49,6 +49,18 @@ def data_name(source: str, lang: str) -> str:
     if entry:
         return translate(lang, f"{entry['name']}.short")
     return i18n.data_name(lang, short_name(source))
+
+
+def recorded_mark(recorded: str, lang: str) -> str:
+    """What says of a run that it is a recording of that date; "" for one that was measured here."""
+    return translate(lang, "runs.recorded", date=recorded) if recorded else ""
+
+
+def _times(run: RunSummary, lang: str) -> list[str]:
+    """When a run began, where that is known; of a recording its date."""
+    if run.recorded:
+        return [recorded_mark(run.recorded, lang)]
+    return [_time(run.began, lang)] if run.began else []
 
 
 def _time(began: float, lang: str) -> str:

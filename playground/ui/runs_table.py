@@ -21,7 +21,7 @@ from playground.i18n import format_bytes, format_duration, table, translate
 from playground.runs import RunSummary, damaged
 from playground.runs.query import PAGE, STATES, Query, changed_settings, find_runs, parse_query, setting_text
 from playground.ui.page import Page
-from playground.ui.run_names import automatic_name, display_name
+from playground.ui.run_names import automatic_name, display_name, recorded_mark
 
 TICK_WORDS = ("overlay.choose", "overlay.chosen", "overlay.show", "overlay.clear")
 GROUPS = ("tunes", "others")
@@ -91,8 +91,9 @@ def table_page(page: Page, shown: str, query: Query, first: dict[str, Any]) -> d
     {"shown", "live" (whether another run is live: the way back to it is offered), "all" (how many runs there are),
     "trash" (whether there are deleted ones), "tunes" and "others": {"count" (that match the query), "first"}, "runs"};
     runs, also those in the trash, in the query's order: {"id", "tune", "deleted", "own" (the name that a person gave
-    it, or ""), "name" (the one by itself), "note", "began" (Unix time, 0: not known), "settings" (texts of those that
-    distinguish it), "loss" and "facts" ([before, after] or None), "peak" ([predicted, measured], "" for none), "speed",
+    it, or ""), "name" (the one by itself), "note", "began" (Unix time, 0: not known), "settings" (that it is a
+    recording, and texts of those that distinguish it), "loss" and "facts" ([before, after] or None), "peak"
+    ([predicted, measured], "" for none), "speed",
     "time", "state", "status" (its text), "why" (it failed), "resume" ("", "ready", "busy")}.
     """
     kept, gone = runs.history(page.root), runs.deleted(page.root)
@@ -138,6 +139,7 @@ def _row_or_why(page: Page, run: RunSummary, deleted: bool) -> dict[str, Any]:
 
 def _row(page: Page, run: RunSummary, deleted: bool) -> dict[str, Any]:
     resumable = not deleted and run.is_resumable
+    mark = [recorded_mark(run.recorded, page.lang)] if run.recorded else []
     return {
         "id": run.id,
         "tune": run.job == "tune",
@@ -145,8 +147,8 @@ def _row(page: Page, run: RunSummary, deleted: bool) -> dict[str, Any]:
         "own": run.label.name,
         "name": automatic_name(run, page.lang),
         "note": run.label.note,
-        "began": run.began,
-        "settings": [setting_text(name, value) for _, name, value in changed_settings(run)],
+        "began": 0 if run.recorded else run.began,
+        "settings": [*mark, *(setting_text(name, value) for _, name, value in changed_settings(run))],
         "loss": [f"{loss:.3f}" for loss in run.loss] if run.loss else None,
         "forgetting": f"{max(run.forgetting.values()):+.2f}".replace("-", "−") if run.forgetting else "",
         "facts": [f"{share:.0%}" for share in run.recall] if run.recall else None,

@@ -12,7 +12,7 @@ from typing import Any
 from playground import catalog
 from playground.catalog.cards import cards
 from playground.errors import PlaygroundError
-from playground.i18n import format_bytes, translate
+from playground.i18n import format_bytes, format_duration, translate
 from playground.planning.client import read_stored_answers
 from playground.runs.recordings import read_recording
 from playground.talk.steps import MODEL, Step
@@ -150,7 +150,7 @@ def _run(step: Step, lang: str, word: Callable) -> str:
     shown = recorded_answers(events)[0]
     facts = [
         (word("talk.facts"), f"{result['recall']['base']:.0%} → {result['recall']['tuned']:.0%}"),
-        (word("talk.time"), f"{result['seconds'] // 60:.0f}:{result['seconds'] % 60:02.0f}"),
+        (word("talk.time"), format_duration(result["seconds"])),
         (word("talk.peak"), format_bytes(result["peak"].get("device_used", result["peak"]["rss"]))),
     ]
     tiles = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
@@ -164,6 +164,14 @@ def _run(step: Step, lang: str, word: Callable) -> str:
     }
     source = badge(word("talk.recorded", **where))
     return f'<dl class="tiles">{tiles}</dl><p class="asked">{escape(shown.question)}</p>{answers}{source}'
+
+
+def questions(step: Step, lang: str) -> list[str]:
+    """What a step of prompts asks: the questions of the recordings that it names, or else the talk's."""
+    if "recordings" not in step.options:
+        return list(catalog.prompts()["talk"]["prompts"][lang])
+    answered = [one for name in step.options["recordings"] for one in recorded_answers(read_recording(name))]
+    return list(dict.fromkeys(one.question for one in answered))
 
 
 def _prompts(step: Step, lang: str, word: Callable) -> str:

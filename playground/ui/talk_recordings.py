@@ -5,7 +5,7 @@ from html import escape
 from typing import Any
 
 from playground import catalog
-from playground.i18n import format_bytes
+from playground.i18n import format_bytes, format_duration
 from playground.runs.recordings import read_recording
 from playground.talk.steps import Step
 from playground.ui.talk_bars import Bar, badge, bars
@@ -19,10 +19,17 @@ def measured_peaks(step: Step, word: Callable) -> str:
     card = step.options.get("card", CARD_GIB)
     listed = [read_recording(name) for name in step.options["recordings"]]
     figure = bars([_bar(events, word) for events in listed], card * GIB, word("talk.card", gib=card))
-    first = listed[0][0]
-    where = word("talk.recorded_gpu", date=first["recorded"], hardware=first["hardware"]["name"])
+    sources = "".join(badge(text) for text in dict.fromkeys(_source(events[0], word) for events in listed))
     random = f"<p>{escape(word('talk.random'))}</p>" if any(events[0].get("shape") for events in listed) else ""
-    return f"{figure}<p>{escape(word('talk.mark'))}</p>{random}{badge(where)}"
+    return f"{figure}<p>{escape(word('talk.mark'))}</p>{random}{sources}"
+
+
+def _source(first: Mapping[str, Any], word: Callable) -> str:
+    """When and on what a recording was made, from its first event."""
+    hardware = first["hardware"]
+    if hardware["device"] == "cuda":
+        return word("talk.recorded_gpu", date=first["recorded"], hardware=hardware["name"])
+    return word("talk.recorded", date=first["recorded"], hardware=f"{hardware['name']}, {hardware['cores']}")
 
 
 def _bar(events: list[dict], word: Callable) -> Bar:
@@ -41,19 +48,18 @@ def _bar(events: list[dict], word: Callable) -> Bar:
 
 
 def cost_table(step: Step, word: Callable) -> str:
-    """What recorded fine-tunes took: memory and time, and on what, as a table."""
+    """What recorded runs took: memory and time, and on what, as a table."""
     head = "".join(f'<th scope="col">{escape(word(f"talk.{name}"))}</th>' for name in ("peak", "time", "on"))
     rows = ""
     for name in step.options["recordings"]:
         first, *_, last = read_recording(name)
         load, hardware = first["settings"]["load"], first["hardware"]
-        what = word(
-            "chart.title", job=word("chart.job.tune"), model=catalog.display_name(load["model"]), bits=load["bits"]
-        )
+        job, model = word(f"chart.job.{first['job']}"), catalog.display_name(load["model"])
+        what = word("chart.title", job=job, model=model, bits=load["bits"])
         on = hardware["name"] if hardware["device"] == "cuda" else word("talk.cores", **hardware)
         bytes_by_kind = last["peak"] if last["kind"] == "error" else last["result"]["peak"]
         peak = format_bytes(bytes_by_kind.get("device_used", bytes_by_kind["rss"]))
-        took = word("talk.ran_out") if last["kind"] == "error" else f"{last['t'] // 60:.0f}:{last['t'] % 60:02.0f}"
+        took = word("talk.ran_out") if last["kind"] == "error" else format_duration(last["t"])
         cells = "".join(f"<td>{escape(text)}</td>" for text in (peak, took))
         cells += f'<td>{escape(on)}, <span class="whole">{escape(first["recorded"])}</span></td>'
         rows += f'<tr><th scope="row">{escape(what)}</th>{cells}</tr>'

@@ -12,17 +12,15 @@ from typing import Any
 import gradio as gr
 
 from playground import ASSETS
-from playground.catalog import prompts
 from playground.errors import PlaygroundError
 from playground.talk.steps import Step
 from playground.ui.page import Page
-from playground.ui.talk_answers import LiveAnswers
-from playground.ui.talk_figures import LIVE, redrawn, slider, step_figure
+from playground.ui.talk_figures import LIVE, questions, redrawn, slider, step_figure
 
 
 def build(page: Page, steps: Sequence[Step]) -> None:
     """The tab's one component."""
-    word, live = page.translate, LiveAnswers(page)
+    word = page.translate
     drawn = "".join(_step(page, step, number, len(steps)) for number, step in enumerate(steps, 1))
     buttons = "".join(
         f'<button type="button" class="{name}">{escape(word(f"talk.{name}"))}</button>'
@@ -39,18 +37,18 @@ def build(page: Page, steps: Sequence[Step]) -> None:
         return redrawn(steps[step], page.lang, value, page.planner.ask)
 
     def answer(request: Any) -> dict[str, Any]:
-        """Ask the talk's prompts if "start", for step number "step"; its figure so far, and whether more will come."""
+        """Ask the questions of step number "step" if "start"; its figure so far, and whether more will come."""
         number = request.get("step") if isinstance(request, dict) else None
         if type(number) is not int or not 0 <= number < len(steps) or steps[number].kind != "prompts":
             return {"html": "", "running": False}
-        recorded = step_figure(steps[number], page.lang)
+        recorded, live = step_figure(steps[number], page.lang), page.talk
         try:
             if request.get("start") is True:
-                live.start(prompts()["talk"]["prompts"][page.lang])
+                live.start(questions(steps[number], page.lang), page.raise_if_forbidden)
         except PlaygroundError as error:
             return {"html": f"<p>{escape(error.text(page.lang))}</p>{recorded}", "running": False}
         running = live.running
-        return {"html": live.figure() + (recorded if live.failed else ""), "running": running}
+        return {"html": live.figure(page.lang) + (recorded if live.failed else ""), "running": running}
 
     keys = f"<small>{escape(word('talk.keys'))}</small>"
     gr.HTML(

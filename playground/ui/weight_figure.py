@@ -10,6 +10,7 @@ from html import escape
 
 WIDTH, HEIGHT = 760, 190
 MARGIN = 16
+THINNEST = 1.5  # of a matrix in the drawing of LoRA: a thinner one isn't seen from the last row
 LINE_HEIGHT = 120  # of the block's two number lines
 
 
@@ -48,7 +49,7 @@ def lora_figure(translate: Callable, shape: Sequence[int], r: int, cells: Sequen
     """
     rows, columns = shape
     unit = 240 / max(rows, columns)
-    height, width, rank = rows * unit, columns * unit, max(1.5, r * unit)
+    height, width, rank = rows * unit, columns * unit, max(THINNEST, r * unit)
     whole, a, b = rows * columns, r * columns, rows * r
     text = translate("weight.lora", whole=whole, adapter=a + b, r=r, share=(a + b) / whole)
     boxes = [
@@ -69,9 +70,11 @@ def lora_figure(translate: Callable, shape: Sequence[int], r: int, cells: Sequen
     top = MARGIN + rank + 50
     total = max(MARGIN + rank + 40 + height, top + 90 if cells else 0)
     drawn += number_cells(cells, WIDTH - 150, top, translate("weight.cells"))
+    thicker = translate("weight.lora_thicker", times=rank / (r * unit)) if rank > 1.05 * r * unit else ""
+    note = f'<p class="small">{escape(thicker)}</p>' if thicker else ""
     return (
         f'<figure class="lab lora"><p><b>{escape(text)}</b></p><svg viewBox="0 0 {WIDTH} {total:.0f}" role="img"'
-        f' aria-label="{escape(text)}">{drawn}{labels}</svg></figure>'
+        f' aria-label="{escape(text)}">{drawn}{labels}</svg>{note}</figure>'
     )
 
 

@@ -29,6 +29,7 @@ from playground.runs.store import VISITORS
 from playground.settings.limits import Limits
 from playground.ui.engine_line import EngineLine
 from playground.ui.job_queue import JobQueue
+from playground.ui.live_answers import LiveAnswers
 from playground.ui.story import Story
 from playground.ui.visitor_engine import VisitorEngine
 from playground.ui.visitors import current_visitor
@@ -42,14 +43,15 @@ class Workspace:
 
     def __init__(self, visitor: str, root: Path, engine: Engine, planner: Planner) -> None:
         self.visitor, self.root, self.engine, self.planner = visitor, root, engine, planner
-        self.story, self.queue = Story(engine), JobQueue(engine)
+        self.story, self.queue, self.talk = Story(engine), JobQueue(engine), LiveAnswers(root, engine)
         self.jobs = Runner(root, engine, lambda: self.story.running or self.queue.running)
         self.seen = time.time()
 
     @property
     def is_working(self) -> bool:
         """Whether something of it runs or waits."""
-        return self.engine.job is not None or self.jobs.going or self.story.running or self.queue.running
+        asks = self.story.running or self.queue.running or self.talk.running
+        return self.engine.job is not None or self.jobs.going or asks
 
 
 class VisitorPlanner(Planner):

@@ -20,6 +20,11 @@ test("run_started sets what the run is and where it runs", () => {
   assert.equal(state.hardware.capacity, 8 * GIB);
 });
 
+test("a second beginning leaves the mark of a recording", () => {
+  const recorded = { ...STARTED, recorded: "2026-01-02", shape: "a/b" };
+  assert.deepEqual(reduce(recorded, { t: 1, kind: "run_started", job: "tune" }).about, recorded);
+});
+
 test("a run without hardware is drawn as one on a CPU", () => {
   const state = reduce({ t: 0, kind: "run_started", job: "load" }, { t: 1, kind: "memory", rss: 5, allocated: 3 });
   assert.deepEqual(state.memory[0].slice(2), [5]);

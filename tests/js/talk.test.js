@@ -75,6 +75,22 @@ test("a held key and a remote that repeats turn one step alone", () => {
   assert.equal(place.textContent, "2 / 3");
 });
 
+test("a remote whose key bounces turns one step, and its next press the next", () => {
+  const { key, place } = start();
+  for (const timeStamp of [1000, 1040, 1120]) assert.ok(key("PageDown", { timeStamp }));
+  assert.equal(place.textContent, "2 / 3");
+  for (const timeStamp of [2000, 2100]) key("PageUp", { timeStamp });
+  assert.equal(place.textContent, "1 / 3");
+  for (const timeStamp of [3000, 3050]) key("ArrowRight", { timeStamp }); // a keyboard's keys don't bounce
+  assert.equal(place.textContent, "2 / 3");
+});
+
+test("letters do the same with Caps Lock", () => {
+  const { key, document } = start();
+  key("F");
+  assert.ok(!document.body.classList.contains("talking"));
+});
+
 test("forward uncovers a guess before it goes on", () => {
   const { key, place, guess } = start();
   key("PageDown");

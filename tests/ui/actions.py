@@ -35,12 +35,19 @@ RENDERED = """
 
 
 @contextmanager
-def open_page(browser: Browser, app: Any, path: str = "", width: int = 1440, height: int = 900) -> Iterator[Page]:
-    """A page of its own, closed at the end. Raises AssertionError if a script of it failed."""
+def open_page(
+    browser: Browser, app: Any, path: str = "", width: int = 1440, height: int = 900, offline: bool = False
+) -> Iterator[Page]:
+    """A page of its own, closed at the end. Raises AssertionError if a script of it failed.
+
+    offline: it reaches nothing but the app.
+    """
     opened = browser.new_page(viewport={"width": width, "height": height}, reduced_motion="reduce")
     errors: list[str] = []
     opened.on("pageerror", lambda error: errors.append(str(error)))
     opened.set_default_timeout(90_000)  # ms; a busy machine is no defect of the page
+    if offline:
+        opened.route(lambda url: not url.startswith(app.url), lambda route: route.abort())
     opened.goto(app.url + path)
     opened.get_by_role("tab").first.wait_for()
     yield opened

@@ -301,3 +301,20 @@ def test_rows_that_cannot_be_read_are_an_error(capsys, tmp_path):
 def test_numbers_that_json_lacks_are_null(capsys):
     print_result({"loss": float("nan"), "each": [1.0, float("inf"), {"x": (-float("inf"), 2)}], "text": "NaN"})
     assert json.loads(capsys.readouterr().out) == {"loss": None, "each": [1.0, None, {"x": [None, 2]}], "text": "NaN"}
+
+
+def test_a_run_is_recorded_into_a_file_that_is_replayed_elsewhere(capsys, tmp_path, chosen):
+    from playground import runs
+
+    run = runs.create(tmp_path / "here", "tune", chosen(), hardware={"device": "cpu", "name": "a processor"})
+    file = tmp_path / "run.jsonl"
+    status, result, _ = _main(capsys, "record", run.id, file, "--runs", tmp_path / "here")
+    assert status == 1 and result["error"] and not file.exists()  # it hasn't ended
+    run.append("done", job="tune", result={"run": run.id, "stopped": False})
+    status, result, _ = _main(capsys, "record", run.id, file, "--runs", tmp_path / "here")
+    assert status == 0 and result["bytes"] == file.stat().st_size and result["run"] == run.id
+    status, result, _ = _main(capsys, "replay", file, "--runs", tmp_path / "there")
+    assert status == 0 and [found.id for found in runs.history(tmp_path / "there")] == [result["run"]]
+    assert runs.history(tmp_path / "there")[0].recorded
+    status, result, err = _main(capsys, "replay", tmp_path / "none.jsonl", "--runs", tmp_path / "there")
+    assert status == 1 and "none.jsonl" in result["error"] and "Traceback" not in err

@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 from toys import keys
 
@@ -13,6 +15,7 @@ from playground import runs
 from playground.engine import lab
 from playground.engine.workbench import Workbench
 from playground.errors import PlaygroundError
+from playground.lab import layers
 from playground.lab.layers import quantizable_layers
 from playground.lab.question import LabQuestion, parse_question
 from playground.lab.text_loss import windows
@@ -174,3 +177,31 @@ def test_the_command_ends_in_one_json_object(toy, tmp_path, capsys):
     result = json.loads(output.out)
     assert [point["format"] for point in result["points"]] == ["bf16", "int3"]
     assert "answer" not in result["points"][0]
+
+
+class _Model(nn.Module):
+    """As much of a model as the lab looks at. head: its output embeddings."""
+
+    def __init__(self, **layers):
+        super().__init__()
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+        self.config = SimpleNamespace(model_type="toy")
+
+    def get_output_embeddings(self):
+        return getattr(self, "head", None)
+
+
+def test_models_without_weights_to_quantize_are_refused(monkeypatch):
+    monkeypatch.setattr(layers, "layers_left_unquantized", lambda config: ())
+    stored = nn.Linear(4, 4)
+    stored.weight = nn.Parameter(torch.zeros(8, 1, dtype=torch.uint8), requires_grad=False)
+    cases = {
+        "error.lab_no_linear": _Model(norm=nn.LayerNorm(4), head=nn.Linear(4, 8)),
+        "error.lab_quantized": _Model(q=nn.Linear(4, 4), k=stored),
+    }
+    for key, model in cases.items():
+        with pytest.raises(PlaygroundError) as caught:
+            layers.quantizable_layers(model)
+        assert keys(caught) == [key]
+    assert list(layers.quantizable_layers(_Model(q=nn.Linear(4, 4), head=nn.Linear(4, 8)))) == ["q"]

@@ -6,7 +6,10 @@ from functools import partial
 
 import pytest
 
+from playground import runs
 from playground.i18n import LANGUAGES, translate
+from playground.runs.lab_points import all_points, find_points
+from playground.settings import Settings
 from playground.ui import lab_figure
 
 WORD = partial(translate, "en")
@@ -69,3 +72,46 @@ def test_texts_of_models_and_formats_are_escaped(lang):
     word = partial(translate, lang)
     assert "<img" not in lab_figure.figure(word, points) + lab_figure.answers_table(word, points)
     assert word("lab.none") in lab_figure.figure(word, {})
+
+
+def test_points_of_a_torn_or_edited_run_are_passed_over(tmp_path):
+    good = {"format": "nf4", "loss": 2.0, "bytes": 100, "kernel": False, "more_loss": None, "tokens_per_s": None}
+    changes = [
+        *({"loss": loss} for loss in (-1.0, 1e12, "low")),
+        *({"bytes": size} for size in (0, -5, None, "many")),
+        *({"more_loss": 0.1, "more_loss_interval": interval} for interval in (None, "wide")),
+        *({"kernel": None}, {"format": 4}),
+    ]
+    run = runs.create(tmp_path, "lab", Settings())
+    run.append("lab_started", subject="s", dtype="float32")
+    for number, change in enumerate(changes):
+        run.append("lab_point", **{**good, "format": f"int{number}", **change})
+    for missing in ("loss", "bytes", "kernel", "format"):
+        run.append("lab_point", **{name: value for name, value in good.items() if name != missing})
+    run.append("lab_point", **good)
+    run.append("lab_point", **{**good, "format": "int2", "loss": None})
+    found = all_points(tmp_path, "s")
+    assert [format for _, format in found] == ["nf4", "int2"]
+    assert "nf4" in lab_figure.figure(WORD, found) and "∞" in lab_figure.answers_table(WORD, found)
+
+
+def test_a_type_that_other_rows_got_instead_is_named():
+    points = {("toy", "gguf-q4_k"): _point(2**27, 3.1, stored_as={"q5_0": 0.6}), ("toy", "nf4"): _point(2**28, 3.0)}
+    html = lab_figure.figure(WORD, points)
+    assert ">gguf-q4_k*<" in html and ">nf4<" in html and "gguf-q4_k: q5_0 60%" in html
+    assert "as q5_0 60%" in lab_figure.answers_table(WORD, points)
+    assert "*" not in lab_figure.figure(WORD, {("toy", "gguf-q4_k"): _point(2**27, 3.1, stored_as={"x": "y"})})
+
+
+def test_points_of_one_device_and_type_alone_are_compared(tmp_path):
+    for device, dtype, formats in (("cuda", "float16", "ab"), ("cpu", "float32", "bc")):
+        run = runs.create(tmp_path, "lab", Settings(), hardware={"device": device})
+        run.append("lab_started", subject="s", dtype=dtype)
+        for format in formats:
+            run.append("lab_point", format=format, loss=2.0, bytes=100, kernel=False)
+    model = Settings().load.model
+    assert {key: point["device"] for key, point in all_points(tmp_path, "s").items()} == {
+        (model, "b"): "cpu",
+        (model, "c"): "cpu",
+    }
+    assert set(find_points(tmp_path, model, "s", "cuda", "float16")) == {"a", "b"}

@@ -4,8 +4,10 @@ import gguf
 import pytest
 import torch
 from bitsandbytes import functional as bnb
+from toys import keys
 
 from playground.errors import PlaygroundError
+from playground.lab import gguf_types
 from playground.lab.codebooks import codebook
 from playground.lab.formats import BITS, BLOCKS, GGUF, parse_format, parse_formats
 from playground.lab.k_quants import PACKERS
@@ -128,14 +130,41 @@ def test_half_quadratic_search_lessens_the_error_where_there_are_outliers():
     assert error < 0.97 * (plain.view_as(weight) - weight).abs().mean()
 
 
+@pytest.mark.parametrize("name", ["int8", "int4", "quantile4", "float4", "ternary"])
+def test_small_weights_are_quantized_as_large_ones_are(weight, name):
+    """Their scales are subnormal in float16, which costs them some digits, but no more."""
+
+    def relative_error(times):
+        given = weight * times
+        return float((quantize(given, parse_format(name)).values - given).norm() / given.norm())
+
+    largest = float(weight.abs().max())
+    assert relative_error(3e-5 / largest) < 1.1 * relative_error(1.0) + 0.002
+
+
+def test_half_quadratic_values_far_from_zero_stay_close():
+    for center, width in ((100.0, 1e-3), (-100.0, 1e-3), (5e-5, 1e-4), (0.5, 0.0)):
+        weight = center + width * torch.linspace(-1, 1, 64)[None]
+        values = quantize(weight, parse_format("hqq4")).values
+        assert values.isfinite().all() and (values - weight).abs().max() < 1e-3 * abs(center) + 5e-5
+
+
+def test_weights_beyond_float16_are_refused():
+    for name in ("int4", "ternary", "hqq4"):
+        with pytest.raises(PlaygroundError) as caught:
+            quantize(1e7 * torch.linspace(-1, 1, 64)[None], parse_format(name))
+        assert keys(caught) == ["error.lab_range"]
+
+
 def test_names_that_are_no_formats_are_all_named():
     with pytest.raises(PlaygroundError) as caught:
         parse_formats("nf4, int9,  int3:63, bf16:64, gguf-q4_x, gguf-, INT4, :, int")
     named = [problem.values["name"] for problem in caught.value.problems]
     assert named == ["int9", "int3:63", "bf16:64", "gguf-q4_x", "gguf-", ":", "int"]
     assert [format.name for format in parse_formats("NF4, nf4:64, int4:64,, int4:128")] == ["nf4", "int4", "int4:128"]
-    with pytest.raises(PlaygroundError):
-        parse_formats(" , ")
+    for text in (" , ", "int" + "4" * 5000, "int4:" + "6" * 5000):
+        with pytest.raises(PlaygroundError):
+            parse_formats(text)
 
 
 def test_rows_that_are_no_whole_blocks_are_named():
@@ -151,3 +180,5 @@ def test_rows_that_no_super_block_divides_get_another_type_as_in_llama_cpp(varia
     other = parse_format(f"gguf-{instead}")
     assert torch.equal(quantize(weight, format).values, quantize(weight, other).values)
     assert bits_per_weight(format, (4, 96)) == bits_per_weight(other, (4, 96))
+    assert gguf_types.replacements(variant, [(4, 96), (2, 64), (2, 256)]) == {instead: pytest.approx(0.5)}
+    assert gguf_types.replacements(variant, [(2, 256)]) == {}

@@ -12,6 +12,10 @@ from types import SimpleNamespace
 import pytest
 from toys import PROJECT
 
+from playground import __main__ as main_module
+from playground import runs
+from playground.cli import commands
+from playground.ending import ENDING
 from playground.engine.workbench import Workbench
 from playground.errors import PlaygroundError, problem
 from playground.i18n import LANGUAGES, translate
@@ -157,3 +161,42 @@ def test_the_command_ends_in_one_json_object(chosen, tmp_path):
     assert process.returncode == 0, process.stderr
     result = json.loads(process.stdout)
     assert [lane["kind"] for lane in result["lanes"]] == ["16", "4-fp4"] and list(result["failed"]) == ["8-fp8"]
+
+
+class _Bench:
+    """A workbench whose fine-tunes end at once; one of 8 bits fails."""
+
+    def __init__(self, root):
+        self.root = root
+
+    def tune(self, settings, exact):
+        if settings.load.bits == 8:
+            raise problem("error.busy")
+        run = runs.create(self.root, "tune", settings, hardware={"device": "cpu", "name": "a processor"})
+        yield run.append("done", job="tune", result={"run": run.id, "stopped": bool(ENDING.cause)})
+
+
+def test_the_command_lists_its_own_fine_tunes_and_fails_where_every_one_does(chosen, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("playground.engine.workbench.Workbench", _Bench)
+    settings = chosen()
+    monkeypatch.setattr(commands, "settings_of", lambda options: settings)
+    for kind in ("16", "4"):
+        list(_Bench(tmp_path).tune(of_kind(settings, kind), False))
+    monkeypatch.setattr(commands.ENDING, "cause", "SIGINT")  # after the first kind that is tried
+    options = SimpleNamespace(runs=tmp_path, widths=["16", "4"], lang="en")
+    result = commands.race(options)
+    assert [lane["bits"] for lane in result["lanes"]] == [16] and "error" not in result
+    assert result["lanes"][0]["run"] == runs.history(tmp_path)[0].id
+    options.widths = ["8"]
+    result = commands.race(options)
+    assert result["lanes"] == [] and list(result["failed"]) == ["8"] and result["error"]
+    monkeypatch.setattr(main_module, "parse_arguments", lambda arguments: SimpleNamespace(run_command=lambda _: result))
+    monkeypatch.setattr(commands.ENDING, "cause", None)
+    assert main_module.main([]) == 1
+
+
+def test_the_speed_is_said_in_the_pages_language():
+    lane = Lane("r", 16, "done", None, None, 0.5, 1234.0, None, None, "", ("", ""))
+    page = SimpleNamespace(lang="ja", translate=partial(translate, "ja"))
+    html = race_table(page, {"16": lane}, {})
+    assert translate("ja", "race.speed", speed=1234.0) in html and "tokens" not in html

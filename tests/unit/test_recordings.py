@@ -2,6 +2,7 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 from toys import keys
@@ -9,8 +10,13 @@ from toys import keys
 from playground import ASSETS, catalog, runs
 from playground.errors import PlaygroundError
 from playground.i18n import LANGUAGES
-from playground.runs import recordings
+from playground.runs import accuracy, lab_points, measured, race, recordings
+from playground.runs.private_text import without_paths, without_private_text
 from playground.settings import Settings
+from playground.share.card import card_of
+from playground.share.card_drawing import card_svg
+from playground.ui.run_names import display_name
+from playground.ui.runs_table import Query, table_page
 
 MAX_SHIPPED = 150_000  # bytes
 RECORDINGS = sorted(recordings.FOLDER.glob("*.jsonl"))
@@ -22,7 +28,7 @@ OF_7B = [file for file in RECORDINGS if file.stem.startswith("calm-7b-")]
 def test_shipped_recording_holds_nothing_private_and_says_when_and_on_what_it_was_made(file):
     text = file.read_text(encoding="utf-8")
     events = [json.loads(line) for line in text.splitlines()]
-    assert file.stat().st_size <= MAX_SHIPPED and not recordings.ABSOLUTE_PATH.search(text)
+    assert file.stat().st_size <= MAX_SHIPPED and without_private_text(events) == events
     first, last = events[0], events[-1]
     assert first["kind"] == "run_started" and re.fullmatch(r"20\d\d-\d\d-\d\d", first["recorded"])
     assert first["hardware"]["name"] and first["hardware"]["capacity"] > 0 and first["versions"]["torch"]
@@ -106,12 +112,63 @@ def test_recording_has_fewer_memory_events_and_no_ids(events):
     assert recorded[-1]["result"] == {"stopped": False, "steps": 3} and "began" not in recorded[0]
 
 
-@pytest.mark.parametrize("path", ["/home/someone/model", "read from /tmp/x/y.jsonl", "C:\\Users\\someone", "~/models"])
-def test_path_of_the_machine_is_refused(events, path):
-    events.insert(1, {"t": 0.0, "kind": "note", "key": "note.x", "values": {"detail": path}})
+@pytest.mark.parametrize(
+    "private",
+    [
+        "/home/someone/model",
+        "/home/someone",
+        "/home/some one/a model.jsonl",
+        "C:\\Users\\someone",
+        "C:/Users/someone/x",
+        "C:\\Users\\some one\\x",
+        "~/someone",
+        "~someone/models",
+        "file:///home/someone/x",
+        "\\\\server\\someone\\x",
+        "20261127-204500-tune",
+        "hf_someoneSOMEONEsomeone0123456789",
+        "sk-proj-someoneSOMEONEsomeone",
+    ],
+)
+def test_a_path_a_key_or_an_id_of_a_run_in_a_text_is_left_out(private):
+    for before in ("", "read from ", "first line\n", "a\ttab\t", "model=", "error:", "'"):
+        text = without_private_text({"values": [f"{before}{private}, and more"]})["values"][0]
+        assert text.startswith(before + "…") and text.endswith("more")
+        assert "one" not in text and "20261127" not in text
+
+
+def test_a_private_text_of_any_event_is_left_out_of_a_recording(events):
+    events.insert(1, {"t": 0.0, "kind": "note", "key": "note.x", "values": {"detail": "in\n/home/someone/x"}})
+    assert "someone" not in recordings.record(events)
+
+
+def test_a_source_is_its_last_part_also_where_its_path_is_relative():
+    def sources(model, data):
+        settings = without_paths({"load": {"model": model}, "data": {"source": data}})
+        return settings["load"]["model"], settings["data"]["source"]
+
+    assert sources("../models/toy", "private/rows.jsonl") == ("toy", "rows.jsonl")
+    assert sources("./toy", "a/b/c") == ("toy", "c") and sources("C:\\x\\toy", "~/rows.csv") == ("toy", "rows.csv")
+    assert sources("owner/name", "https://example.org/a/rows.csv") == ("owner/name", "https://example.org/a/rows.csv")
+    assert sources("tests/unit", "plain-qa.ja")[1] == "plain-qa.ja"
+
+
+def test_no_event_names_another_run(events):
+    point = {"t": 0.0, "kind": "lab_point", "format": "nf4", "loss": 2.0}
+    point["run"] = "20260101-000000-lab"
+    text = recordings.record([events[0], point, *events[1:]])
+    assert set(json.loads(text.splitlines()[1])) == {"t", "kind", "format", "loss"}
+
+
+def test_a_long_run_is_thinned_until_it_is_small_enough(events):
+    steps = [{"t": 0.0, "kind": "step", "step": n, "steps": 20_000, "loss": 2.0} for n in range(1, 20_001)]
+    recorded = [json.loads(line) for line in recordings.record([*events[:-1], *steps, events[-1]]).splitlines()]
+    kept = [event["step"] for event in recorded if event["kind"] == "step"]
+    assert kept[0] == 1 and kept[-1] == 20_000 and 2000 < len(kept) < 10_001
+    said = {"t": 0.0, "kind": "note", "key": "note.x", "text": "x" * 600_000}
     with pytest.raises(PlaygroundError) as caught:
-        recordings.record(events)
-    assert keys(caught) == ["error.record_path"]
+        recordings.record([events[0], said, *events[1:]])
+    assert keys(caught) == ["error.record_large"]
 
 
 @pytest.mark.parametrize("text", ["tokens/s", "https://example.org/a/b", "指示/入力", "and/or", "<b>x</b>"])
@@ -160,9 +217,27 @@ def _out_of_order(lines):
     return [lines[0], lines[-1], *lines[1:]]
 
 
+def _first_with(**changes):
+    return lambda lines: [json.dumps(json.loads(lines[0]) | changes), *lines[1:]]
+
+
+def _with_line(line):
+    return lambda lines: [lines[0], line, *lines[1:]]
+
+
 @pytest.mark.parametrize(
     ("change", "key"),
     [
+        *((_first_with(job=job), "error.recording_none") for job in ("x/../../../../tmp/evil", "a b", "t" * 300, "")),
+        *((_first_with(recorded=date), "error.recording_none") for date in ("", "today", "2026-13-01", "２-01-01")),
+        (_first_with(t=-1), "error.recording_line"),
+        (_first_with(t=1e15), "error.recording_line"),
+        (lambda lines: [lines[0], *lines], "error.recording_line"),  # whose second beginning has no date, or another
+        (_with_line('{"t":NaN,"kind":"memory"}'), "error.recording_line"),
+        (_with_line('{"t":1e999,"kind":"memory"}'), "error.recording_line"),
+        (_with_line('{"t":true,"kind":"memory"}'), "error.recording_line"),
+        (_with_line("[" * 100_000), "error.recording_line"),
+        (lambda lines: [*lines, " " * recordings.MAX_FILE_BYTES], "error.recording_file"),
         (_cut, "error.recording_short"),
         (_torn, "error.recording_line"),
         (_without_date, "error.recording_none"),
@@ -180,6 +255,58 @@ def test_a_file_that_is_no_recording_is_refused_and_leaves_no_run(events, tmp_pa
     with pytest.raises(PlaygroundError) as caught:
         recordings.replay(file, tmp_path / "runs")
     assert keys(caught) == [key] and runs.history(tmp_path / "runs") == []
+
+
+def test_a_replayed_recording_is_marked_and_counts_nowhere_as_measured_here(tmp_path):
+    chosen = Settings().with_values({"load": {"model": "toy", "bits": 16}})
+    run = runs.create(tmp_path, "tune", chosen, hardware={"device": "cpu", "name": "a processor"})
+    run.append("memory_predicted", phase="tune", rss=90, parts={})
+    run.append("memory_measured", phase="tune", parts={}, peak={"rss": 100})
+    run.append("done", job="tune", result={"stopped": True, "ended_by": "SIGTERM", "tokens_per_s": 5.0})
+    lab = runs.create(tmp_path, "lab", chosen, hardware={"device": "cpu", "name": "a processor"})
+    lab.append("lab_started", dtype="float32", subject="s")
+    lab.append("lab_point", format="nf4", loss=2.0, bytes=5, kernel=False)
+    lab.append("done", job="lab", result={})
+
+    def counted(root):
+        return [
+            *measured.latest_measurements(root, "toy", "tune", {"device": "cpu", "name": "a processor"}),
+            *race.lanes(root, chosen, ("16",)),
+            *accuracy.all_totals(root),
+            *lab_points.all_points(root, "s"),
+            *filter(None, [runs.interrupted(root)]),
+        ]
+
+    there = tmp_path / "there"
+    for one in (run, lab):
+        file = tmp_path / f"{one.id}.jsonl"
+        file.write_text(recordings.record(list(one.events())), encoding="utf-8")
+        recordings.replay(file, there)
+    assert len(counted(tmp_path)) == 5 and counted(there) == []
+    date = json.loads(file.read_text(encoding="utf-8").splitlines()[0])["recorded"]
+    for summary in runs.history(there):
+        assert summary.recorded == date and f"recorded {date}" in display_name(summary, "en")
+        assert not summary.is_resumable
+    tuned = next(summary for summary in runs.history(there) if summary.job == "tune")
+    assert f"recorded {date}" in card_svg(card_of(runs.find(there, tuned.id), "en"), "en")
+    page = SimpleNamespace(root=there, lang="en", engine=SimpleNamespace(state="ready", run=None))
+    assert all(f"recorded {date}" in row["settings"] for row in table_page(page, "", Query(), {})["runs"])
+
+
+def test_a_line_separator_in_a_text_ends_no_line(events, tmp_path):
+    said = "one\u2028two\u2029three\u0085four"
+    events.insert(1, {"t": 0.0, "kind": "note", "key": "note.x", "text": said})
+    file = tmp_path / "recording.jsonl"
+    file.write_text(recordings.record(events), encoding="utf-8-sig")
+    run = recordings.replay(file, tmp_path / "runs")
+    assert [event["text"] for event in run.events() if event["kind"] == "note"] == [said]
+
+
+@pytest.mark.parametrize("job", ["../evil", "a b", "x" * 300])
+def test_no_run_is_created_that_could_not_be_opened(tmp_path, job):
+    with pytest.raises(ValueError, match="name of a job"):
+        runs.create(tmp_path / "runs", job, Settings())
+    assert not (tmp_path / "runs").exists()
 
 
 def test_no_script_that_draws_a_recording_writes_html():

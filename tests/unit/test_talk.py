@@ -2,9 +2,7 @@
 
 import json
 import re
-from functools import partial
 from html import unescape
-from types import SimpleNamespace
 
 import pytest
 from toys import keys
@@ -16,8 +14,12 @@ from playground.job import Job
 from playground.runs.recordings import read_recording
 from playground.settings import Settings
 from playground.talk.steps import KINDS, STEPS, Step, read_steps
-from playground.ui.talk_answers import LiveAnswers
-from playground.ui.talk_figures import step_figure
+from playground.ui import talk_figures, talk_recordings
+from playground.ui.live_answers import LiveAnswers
+from playground.ui.page import Page
+from playground.ui.talk_answers import recorded_answers
+from playground.ui.talk_figures import questions, step_figure
+from playground.ui.workspaces import Workspace
 
 
 @pytest.fixture
@@ -64,6 +66,32 @@ def test_measured_bars_carry_the_fine_tunes_prediction_and_what_ran_out_is_marke
     assert html.count('class="failed"') == 1 and translate("en", "talk.ran_out") in html and "27.28 GiB" in html
 
 
+def test_figures_of_several_recordings_name_each_of_their_sources_and_jobs():
+    options = {"recordings": ["calm-7b-load-4", "demo-en", "demo-ja"]}
+    html = step_figure(Step("measured", {}, {}, options=options), "en")
+    sources = re.findall(r'class="source"><em>([^<]*)<', html)
+    assert len(sources) == 2 and "H100" in sources[0] and "AMD EPYC" in sources[1] and "cores" in sources[1]
+    html = step_figure(Step("cost", {}, {}, options=options), "en")
+    jobs = [translate("en", f"chart.job.{job}") for job in ("load", "tune", "tune")]
+    assert [name.startswith(job) for name, job in zip(re.findall(r'scope="row">([^<]*)<', html), jobs)] == [True] * 3
+
+
+def test_a_minute_less_than_half_a_second_is_a_minute(monkeypatch):
+    events = [dict(event) for event in read_recording("demo-en")]
+    events[-1] |= {"t": 119.7, "result": events[-1]["result"] | {"seconds": 59.6}}
+    monkeypatch.setattr(talk_recordings, "read_recording", lambda name: events)
+    monkeypatch.setattr(talk_figures, "read_recording", lambda name: events)
+    assert "<td>2:00</td>" in step_figure(Step("cost", {}, {}, options={"recordings": ["demo-en"]}), "en")
+    assert "<dd>1:00</dd>" in step_figure(Step("run", {}, {}), "en")
+
+
+def test_a_step_asks_the_questions_whose_recorded_answers_it_shows():
+    own = Step("prompts", {}, {}, options={"recordings": ["demo-en"]})
+    asked = [answered.question for answered in recorded_answers(read_recording("demo-en"))]
+    assert questions(own, "en") == asked != questions(Step("prompts", {}, {}), "en")
+    assert questions(Step("prompts", {}, {}), "ja") == catalog.prompts()["talk"]["prompts"]["ja"]
+
+
 def test_costs_are_those_of_the_recordings_also_of_one_that_failed():
     names = ["demo-en", "calm-7b-lora-4", "calm-7b-full-16-on-24-gib"]
     html = step_figure(Step("cost", {}, {}, options={"recordings": names}), "en")
@@ -80,7 +108,17 @@ def test_costs_are_those_of_the_recordings_also_of_one_that_failed():
         ([_step(kind="film")], "error.talk_kind"),
         ([_step(titel={})], "error.talk_key"),
         ([{"kind": "text", "title": {"en": "A"}}], "error.talk_title"),
+        ([{"kind": "text", "title": {"en": "A", "fr": "B"}}], "error.talk_title"),
+        ([_step(kind="guess")], "error.talk_title"),
+        ([_step(kind="guess", question={"en": "Will it fit?"})], "error.talk_title"),
         ([_step(title="A")], "error.talk_value"),
+        ([_step(kind=["text"])], "error.talk_kind"),
+        ([_step(kind={})], "error.talk_kind"),
+        ([_step(kind="bytes", model=["a"])], "error.talk_value"),
+        ([_step(tab=["plan"])], "error.talk_value"),
+        ([_step(kind="measured", recordings=[["demo-en"]])], "error.talk_value"),
+        ("[" * 100_000, "error.talk_file"),
+        ("[" + "1" * 5000 + "]", "error.talk_file"),
         ([_step(text={"en": "x" * 601})], "error.talk_long"),
         ([_step(tab="nowhere")], "error.talk_value"),
         ([_step(kind="bytes", model="nobody/nothing")], "error.talk_value"),
@@ -116,6 +154,12 @@ def test_all_problems_of_a_file_are_named_at_once(file, tmp_path):
     with pytest.raises(PlaygroundError) as caught:
         read_steps(file('[\n {"kind": "text", "title": {"en": "[,", "ja": "}"}},\n\n {"kind":\n  "film"}, 3\n, 4]'))
     assert [problem.values["line"] for problem in caught.value.problems] == [4, 5, 6]
+
+
+def test_a_file_may_begin_with_the_mark_of_utf_8(tmp_path):
+    path = tmp_path / "steps.json"
+    path.write_text(json.dumps([_step()]), encoding="utf-8-sig")
+    assert [step.kind for step in read_steps(path)] == ["text"]
 
 
 def test_a_speakers_own_text_is_shown_as_text(file):
@@ -163,44 +207,58 @@ class _Engine:
         return job
 
 
-def _page(tmp_path, engine, model="smollm2-135m-instruct", adapter=True):
-    run = runs.create(tmp_path, "tune", Settings().with_values({"load": {"model": model, "bits": 16}}))
+def _tuned(root, model="smollm2-135m-instruct", adapter=True):
+    run = runs.create(root, "tune", Settings().with_values({"load": {"model": model, "bits": 16}}))
     if adapter:
         run.adapter.mkdir()
         (run.adapter / "adapter_model.safetensors").write_bytes(b"")
-    word = partial(translate, "en")
-    page = SimpleNamespace(root=tmp_path, engine=engine, lang="en", translate=word, raise_if_forbidden=lambda s: None)
-    return page, run.folder.name
+    return run.id
+
+
+def _start(live, *questions):
+    live.start(questions, lambda settings: None)
+    live._thread.join(10)
+    return live.figure("en")
 
 
 def test_questions_are_asked_now_with_the_newest_fine_tune(tmp_path):
-    page, run = _page(tmp_path, _Engine())
-    live = LiveAnswers(page)
-    live.start(["one", "<two>"])
-    live._thread.join(10)
-    html = live.figure()
+    run, engine = _tuned(tmp_path), _Engine()
+    live = LiveAnswers(tmp_path, engine)
+    assert live.figure("en") == ""
+    html = _start(live, "one", "<two>")
     assert f"{run}: one" in html and f"{run}: &lt;two&gt;" in html and "&lt;b&gt;" in html and not live.failed
     assert "answered now, on this machine: SmolLM2" in html
-    page.engine.result = {"stopped": True}
-    live.start(["one", "two"])
-    live._thread.join(10)
-    assert f"{run}: one" in live.figure() and f"{run}: two" not in live.figure()
-    page.engine.error = problem("error.engine_closed")
-    live.start(["one"])
-    live._thread.join(10)
-    assert live.failed and translate("en", "error.engine_closed") in live.figure()
-    page.engine.state = "busy"
+    engine.result = {"stopped": True}
+    html = _start(live, "one", "two")
+    assert f"{run}: one" in html and f"{run}: two" not in html
+    engine.error = problem("error.engine_closed")
+    assert translate("en", "error.engine_closed") in _start(live, "one") and live.failed
+    engine.state = "busy"
     with pytest.raises(PlaygroundError) as caught:
-        live.start(["one"])
+        _start(live, "one")
     assert keys(caught) == ["error.busy"]
+
+
+def test_each_visitor_asks_with_their_own_fine_tune_and_sees_their_own_answers(tmp_path):
+    visitor = ["a"]
+    workspaces = {name: Workspace(name, tmp_path / name, _Engine(), None) for name in "ab"}
+    page = Page("en", lambda: workspaces[visitor[0]], Settings(), private=False)
+    run = _tuned(tmp_path / "a")
+    assert f"{run}: one" in _start(page.talk, "one")
+    visitor[0] = "b"
+    assert page.talk.figure("en") == ""
+    with pytest.raises(PlaygroundError) as caught:
+        _start(page.talk, "one")
+    assert keys(caught) == ["error.talk_nothing_tuned"]
 
 
 @pytest.mark.parametrize(("model", "adapter"), [("smollm2-135m-instruct", False), ("cyberagent/open-calm-7b", True)])
 def test_nothing_is_asked_without_a_fine_tune_that_answers_within_seconds(tmp_path, model, adapter):
-    page, _ = _page(tmp_path, _Engine(), model, adapter)
+    _tuned(tmp_path, model, adapter)
+    live = LiveAnswers(tmp_path, _Engine())
     with pytest.raises(PlaygroundError) as caught:
-        LiveAnswers(page).start(["one"])
+        _start(live, "one")
     assert keys(caught) == ["error.talk_nothing_tuned"]
     if adapter:
-        page.engine.loaded = {"model": model, "bits": 16}
-        LiveAnswers(page).start(["one"])
+        live._engine.loaded = {"model": model, "bits": 16}
+        _start(live, "one")

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from toys import keys
 
 from playground.errors import PlaygroundError
@@ -35,6 +35,59 @@ def test_figures_are_those_of_the_layers_own_weights(model, name):
     assert block["before"] == pytest.approx(weight.flatten()[:SHOWN].tolist())
     assert all(min(abs(value - point) for point in block["grid"]) < 1e-3 for value in block["after"])
     json.dumps(picture)
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        *(("int3", 7), ("ternary", 3), ("quantile3", 8), ("hqq3", 8)),
+        *(("nf4", 16), ("fp4", 15), ("nvfp4", 15), ("mxfp4", 15), ("fp8", 253)),
+    ],
+)
+def test_the_grid_has_every_value_of_the_format_not_those_alone_that_occur(model, name, count):
+    block = weight_picture(str(model), "", name)["block"]
+    assert len(set(block["grid"])) == count
+    largest = max(map(abs, block["grid"]))
+    assert all(min(abs(value - point) for point in block["grid"]) < 1e-6 * largest for value in block["after"])
+
+
+def _saved(folder, tensors, **config):
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(tensors, folder / "model.safetensors")
+    return str(folder)
+
+
+def test_weights_that_are_stored_as_codes_are_not_drawn(tmp_path):
+    codes = torch.zeros(64, 1, dtype=torch.uint8)
+    folder = _saved(tmp_path, {"layers.0.q.weight": codes, "layers.1.q.weight": torch.randn(8, 64)})
+    assert weight_picture(folder, "", "int4")["layers"] == ["layers.1.q.weight"]
+    for number, (tensors, config) in enumerate(
+        [({"q.weight": codes}, {}), ({"q.qweight": codes}, {"quantization_config": {"quant_method": "gptq"}})]
+    ):
+        (tmp_path / str(number)).mkdir()
+        with pytest.raises(PlaygroundError) as caught:
+            weight_picture(_saved(tmp_path / str(number), tensors, **config), "", "int4")
+        assert keys(caught) == ["error.lab_quantized"]
+
+
+def test_a_model_without_safetensors_or_without_layers_says_so(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(PlaygroundError) as caught:
+        weight_picture(str(tmp_path), "", "int4")
+    assert keys(caught) == ["error.weight_files"]
+    (tmp_path / "a").mkdir()
+    with pytest.raises(PlaygroundError) as caught:
+        weight_picture(_saved(tmp_path / "a", {"norm.weight": torch.ones(8)}), "", "int4")
+    assert keys(caught) == ["error.lab_no_linear"]
+
+
+def test_a_layer_of_gpt2_is_drawn_as_its_products_have_it(tmp_path):
+    stored = torch.randn(2048, 512)  # (in, out)
+    folder = _saved(tmp_path, {"h.0.mlp.c_proj.weight": stored}, model_type="gpt2")
+    picture = weight_picture(folder, "", "int4")
+    assert picture["shape"] == [512, 2048] and picture["weights"] == 128 * 2048
+    assert picture["block"]["before"] == pytest.approx(stored[:SHOWN, 0].tolist())
 
 
 def test_layers_come_in_their_order_and_a_chosen_one_is_shown(model):
@@ -69,12 +122,12 @@ def test_the_drawing_escapes_names_and_is_to_scale(model, lang):
     drawn = lora_figure(word, (400, 800), 40)
     assert 'width="240.0" height="120.0"' in drawn and 'width="240.0" height="12.0"' in drawn
     assert 'width="12.0" height="120.0"' in drawn and "48,000" in drawn and "15.00%" in drawn
+    thin = lora_figure(word, (4096, 4096), 8)
+    assert word("weight.lora_thicker", times=3.2) in thin and word("weight.lora_thicker", times=1.0) not in drawn
+    assert thin.count("<p") == drawn.count("<p") + 1
 
 
 def test_a_large_layer_is_read_in_part(tmp_path):
-    from safetensors.torch import save_file
-
-    (tmp_path / "config.json").write_text("{}")
-    save_file({"model.layers.0.q.weight": torch.randn(3000, 1024)}, tmp_path / "model.safetensors")
-    picture = weight_picture(str(tmp_path), "", "int4")
+    folder = _saved(tmp_path, {"model.layers.0.q.weight": torch.randn(3000, 1024)})
+    picture = weight_picture(folder, "", "int4")
     assert picture["shape"] == [3000, 1024] and picture["weights"] == 256 * 1024
