@@ -1,6 +1,6 @@
 """Compare a model as it was trained with the one that was exported: their logits on the same prompts."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from playground.errors import problem
-from playground.model.load import load_model
+from playground.model.load import load_model, loading_progress
 from playground.settings import Load
 
 PROMPT_TOKENS = 256  # of a prompt, its last ones
@@ -33,11 +33,15 @@ class Difference:
 
 
 @torch.no_grad()
-def logits_of(model: Any, prompts: Sequence[list[int]]) -> list[Tensor]:
-    """The logits (POSITIONS or fewer, vocabulary) at the end of each prompt, float32 in main memory."""
+def logits_of(model: Any, prompts: Sequence[list[int]], on_progress: Callable[..., None]) -> list[Tensor]:
+    """The logits (POSITIONS or fewer, vocabulary) at the end of each prompt, float32 in main memory.
+
+    on_progress: called with (done, total, "prompts") before each; what it raises ends it.
+    """
     model.eval()
     found = []
-    for prompt in prompts:
+    for number, prompt in enumerate(prompts):
+        on_progress(number, len(prompts), "prompts")
         ids = torch.tensor([prompt[-PROMPT_TOKENS:]], device=model.device)
         if model.config.is_encoder_decoder:
             start = model.config.decoder_start_token_id
@@ -61,17 +65,18 @@ def fits_main_memory(nbytes: int) -> bool:
     return MEMORY_SHARE * nbytes < psutil.virtual_memory().available
 
 
-def read_back_folder(folder: Path, dtype: torch.dtype) -> Any:
+def read_back_folder(folder: Path, dtype: torch.dtype, on_progress: Callable[..., None]) -> Any:
     """The model of an exported folder, computing in `dtype` on the CPU."""
     whole = dtype == torch.float32
     name = "auto" if whole else str(dtype).removeprefix("torch.")
     load = Load(model=str(folder), bits=32 if whole else 16, device="cpu", dtype=name)
-    return load_model(folder, load, lambda *_: None).model
+    return load_model(folder, load, on_progress).model
 
 
-def read_back_gguf(file: Path, dtype: torch.dtype) -> Any:
+def read_back_gguf(file: Path, dtype: torch.dtype, on_progress: Callable[..., None]) -> Any:
     """The model of a GGUF file, as transformers reads it, on the CPU."""
-    return AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=dtype).eval()
+    with loading_progress(on_progress):
+        return AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=dtype).eval()
 
 
 def check_tokenizer(file: Path, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> None:

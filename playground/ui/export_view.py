@@ -131,14 +131,18 @@ def _follow(page: Page, job: Job, run_id: str | None) -> Iterator[list]:
     """The job's progress, then its result; the live view shows the same, and goes on where the page is reloaded."""
     busy = gr.update(interactive=False)
     yield [message(), busy, gr.skip()]
+    notes = []
     try:
         for event in job.latest():
             if event["kind"] == "progress" and event["total"]:
                 yield [_progress(page, event), busy, gr.skip()]
+            elif event.get("key") == "note.export_repo_empty":
+                notes.append(page.translate(event["key"], **event["values"]))
     except PlaygroundError as error:
         yield [page.error_message(error), gr.update(interactive=True), gr.skip()]
         return
-    yield [message(_done_text(page, job.result)), gr.update(interactive=True), _kept_update(page, run_id, job.result)]
+    text = "\n".join([_done_text(page, job.result), *notes])
+    yield [message(text), gr.update(interactive=True), _kept_update(page, run_id, job.result)]
 
 
 def _progress(page: Page, event: dict) -> Update:
