@@ -11,6 +11,8 @@ from transformers import PreTrainedModel
 from playground import catalog, runs
 from playground.errors import Problem, problem
 from playground.model import adapt
+from playground.model.adapter_check import check_fit
+from playground.model.adapter_file import read_adapter
 from playground.model.adapter_folder import CONFIG
 from playground.model.load import LoadedModel
 from playground.model.start_values import is_miss
@@ -39,7 +41,8 @@ def start_folder(root: Path, start_from: str) -> Path:
 def check_start(root: Path, loaded: LoadedModel, settings: Settings) -> Path | None:
     """The adapter that the fine-tune starts from; None for a new one.
 
-    Raises PlaygroundError where there is none, or with every setting that contradicts the adapter's own config.
+    Raises PlaygroundError where there is none, where it changes its base model's own weights or doesn't fit them, or
+    with every setting that contradicts the adapter's own config.
     """
     start_from = settings.lora.start_from
     if not start_from:
@@ -52,6 +55,7 @@ def check_start(root: Path, loaded: LoadedModel, settings: Settings) -> Path | N
         raise problem("error.adapter_config", path=start_from[:120]) from error
     if config.get("peft_type") != "LORA":
         raise problem("error.start_kind", start_from=start_from[:120], kind=str(config.get("peft_type"))[:40])
+    adapter = read_adapter(folder)
     found = _pairs(folder, config, loaded, settings)
     conflicts = [(name, here, there) for name, here, there in found if here != there]
     raise_all(
@@ -60,6 +64,7 @@ def check_start(root: Path, loaded: LoadedModel, settings: Settings) -> Path | N
             for name, here, there in conflicts
         ]
     )
+    check_fit(adapter, loaded.model.config, settings.load.model)
     return folder
 
 

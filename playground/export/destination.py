@@ -57,9 +57,7 @@ def working_folder(folder: Path, name: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def destination(
-    folder: Path, name: str, force: bool = False, stop: threading.Event | None = None
-) -> Iterator[Path]:
+def destination(folder: Path, name: str, force: bool = False, stop: threading.Event | None = None) -> Iterator[Path]:
     """Within it, write the file or folder at the path that it gives; at its end that becomes `folder`/`name`.
 
     Nothing is left of it where the body raises, and what it would replace stays then. Raises PlaygroundError if the

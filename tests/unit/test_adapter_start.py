@@ -1,14 +1,16 @@
 """Continuing an adapter: its weights are the start, and every setting that contradicts it is named."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from toys import keys
 from transformers import AutoModelForCausalLM
 
+from playground.engine.adapter_start import check_start
 from playground.engine.workbench import Workbench
 from playground.errors import PlaygroundError
 from playground.settings import parse
@@ -55,6 +57,24 @@ def test_foreign_folder_is_continued_and_every_conflict_is_named(chosen, toy, tm
     assert told["lora.r"] == ("8", "4") and told["lora.use_rslora"] == ("False", "True")
     assert told["load.model"] == (str(toy()), "someone/else") and "lora.use_dora" not in told
     assert set(told) == {"load.model", "lora.r", "lora.alpha", "lora.use_rslora", "lora.target_modules"}
+
+
+def test_adapters_that_change_their_base_or_do_not_fit_it_are_refused(chosen, toy, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(toy())
+    config = LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights="pissa", task_type="CAUSAL_LM")
+    get_peft_model(model, config).save_pretrained(str(tmp_path / "pissa"))
+    model = AutoModelForCausalLM.from_pretrained(toy())
+    get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj"])).save_pretrained(str(tmp_path / "cut"))
+    weights = tmp_path / "cut/adapter_model.safetensors"
+    narrow = {name: tensor[:, :3].contiguous() for name, tensor in load_file(weights).items()}
+    save_file(narrow, weights, {"format": "pt"})
+    lora = {"r": 4, "alpha": 8, "target_modules": "q_proj"}
+    loaded = SimpleNamespace(model=AutoModelForCausalLM.from_pretrained(toy()))
+    for name, key in (("pissa", "error.adapter_changes_base"), ("cut", "error.adapter_shapes")):
+        settings = chosen(lora=lora | {"start_from": str(tmp_path / name)})
+        with pytest.raises(PlaygroundError) as caught:
+            check_start(tmp_path, loaded, settings)
+        assert keys(caught) == [key]
 
 
 def test_what_is_no_adapter_is_refused(chosen, tmp_path):
