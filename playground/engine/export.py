@@ -197,14 +197,15 @@ def _check(
     job: _Export, path: Path, merged: MergedModel, loaded: LoadedModel, trained: list[Tensor], prompts: list[list[int]]
 ) -> Generator[dict, None, dict | None]:
     """Read the export back and compare its logits with those of the model as trained; None where memory is short."""
-    if not logits.fits_main_memory(merged.nbytes):
-        yield {"kind": "note", "key": "note.export_unchecked", "values": {"need_bytes": merged.nbytes}}
+    dtype = torch.bfloat16 if loaded.dtype == torch.bfloat16 else torch.float32
+    is_gguf = job.order.to == "gguf"
+    need = logits.read_back_bytes(merged.parameters, dtype, is_gguf)
+    if not logits.fits_main_memory(need):
+        yield {"kind": "note", "key": "note.export_unchecked", "values": {"need_bytes": need}}
         return None
     yield {"kind": "phase", "name": "check"}
-    dtype = torch.bfloat16 if loaded.dtype == torch.bfloat16 else torch.float32
 
     def read_back(on_progress: Callable[..., None]) -> dict[str, Any]:
-        is_gguf = job.order.to == "gguf"
         read = logits.read_back_gguf if is_gguf else logits.read_back_folder
         model = read(path, dtype, on_progress)
         return logits.difference(trained, logits.logits_of(model, prompts, on_progress)).to_json()

@@ -16,7 +16,7 @@ from playground.settings import Load
 
 PROMPT_TOKENS = 256  # of a prompt, its last ones
 POSITIONS = 16  # of a prompt whose logits are compared, its last ones
-MEMORY_SHARE = 1.2  # of the weights' bytes that must be free in main memory to read an export back
+MEMORY_SHARE = 1.2  # of the weights' bytes that must be free to read an export back
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,18 @@ def difference(trained: Sequence[Tensor], exported: Sequence[Tensor]) -> Differe
     return Difference(len(trained), same, float(gaps.max()), float(gaps.mean()))
 
 
+def read_back_bytes(parameters: int, dtype: torch.dtype, is_gguf: bool) -> int:
+    """The main memory that reading an export back takes, to compute in `dtype`.
+
+    transformers makes float32 numbers of all of a GGUF file's tensors before it fills the model with them.
+    """
+    dequantized = torch.float32.itemsize if is_gguf else 0
+    return round(MEMORY_SHARE * parameters * (dtype.itemsize + dequantized))
+
+
 def fits_main_memory(nbytes: int) -> bool:
-    """Whether weights of so many bytes can be read back beside what is in memory now."""
-    return MEMORY_SHARE * nbytes < psutil.virtual_memory().available
+    """Whether so many bytes are free beside what is in memory now."""
+    return nbytes < psutil.virtual_memory().available
 
 
 def read_back_folder(folder: Path, dtype: torch.dtype, on_progress: Callable[..., None]) -> Any:

@@ -21,7 +21,7 @@ from playground.engine import export as export_job
 from playground.engine.workbench import Workbench
 from playground.errors import PlaygroundError, as_playground_error
 from playground.export import destination as places
-from playground.export import gguf_file, hub
+from playground.export import gguf_file, hub, logits
 from playground.export.order import ExportOrder, estimated_bytes, is_file_name, parse_order, usual_name
 from playground.model import merged_weights
 
@@ -101,6 +101,19 @@ def test_a_gguf_file_is_read_back_and_compared(tuned, places_left):
     result = export(tuned, to="gguf", type="q8_0")[-1]["result"]
     assert result["difference"]["same_next_token"] == result["difference"]["prompts"]
     assert left(places_left) == [os.path.basename(result["path"])] and result["path"].endswith("-q8_0.gguf")
+
+
+def test_an_export_is_read_back_only_where_its_numbers_fit_as_they_are_computed_in(tuned, places_left, monkeypatch):
+    free = []
+    monkeypatch.setattr(export_job.logits, "fits_main_memory", lambda nbytes: free.append(nbytes))
+    merged, gguf = export(tuned, to="merged"), export(tuned, to="gguf", type="q2_k")
+    weights = sum(p.numel() for p in AutoModelForCausalLM.from_pretrained(places_left / "merged").parameters())
+    assert logits.read_back_bytes(10, torch.float32, False) == 48
+    size = round(free[0] / 1.2 / weights)  # bytes of a number, as this machine computes
+    assert size in (2, 4) and free == [round(1.2 * size * weights), round(1.2 * (size + 4) * weights)]
+    for events, need in zip((merged, gguf), free):
+        note = next(event["values"] for event in events if event.get("key") == "note.export_unchecked")
+        assert note == {"need_bytes": need} and "difference" not in events[-1]["result"]
 
 
 def test_an_export_is_a_run_of_its_own(tuned, places_left):
