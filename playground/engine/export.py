@@ -14,6 +14,7 @@ from playground.background import Stopped, run_in_background
 from playground.data.template import Turn, choose_template_for
 from playground.engine.chat import switch_adapter
 from playground.engine.evaluation import ANSWERS
+from playground.engine.export_check import check_before_loading
 from playground.engine.job import JobContext, JobResult
 from playground.engine.load import ensure_loaded
 from playground.engine.model_slot import ModelSlot, adapter_of
@@ -172,6 +173,8 @@ def _load_tuned(job: _Export) -> Generator[dict, None, tuple[LoadedModel, list[l
     is_full = job.run.model.is_dir()
     if is_full:
         load = replace(load, model=str(job.run.model))
+    if not (job.slot.loaded and job.slot.is_loaded_as(load)):
+        check_before_loading(job.order, load.model, job.folder)
     loaded = yield from ensure_loaded(job.context, job.slot, load)
     yield from switch_adapter(job.slot, None if is_full else job.run)
     texts = _check_texts(job.run)

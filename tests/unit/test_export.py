@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from playground import runs
 from playground.background import Stopped
 from playground.engine import export as export_job
+from playground.engine.export_check import check_before_loading
 from playground.engine.workbench import Workbench
 from playground.errors import PlaygroundError, as_playground_error
 from playground.export import destination as places
@@ -159,6 +160,30 @@ def test_too_little_space_is_said_with_both_numbers(tuned, places_left, monkeypa
     problem = error.value.problems[0]
     assert problem.key == "error.export_space" and problem.values["free_bytes"] == 1234
     assert problem.values["need_bytes"] > 10_000 and left(places_left) == []
+
+
+def test_what_speaks_against_an_export_is_said_before_the_model_is_loaded(toy, tmp_path, monkeypatch):
+    gguf, merged = ExportOrder("r", "gguf"), ExportOrder("r", "merged")
+    for refused in ("gpt_neox", "t5"):
+        with pytest.raises(PlaygroundError) as error:
+            check_before_loading(gguf, str(toy(refused)), tmp_path)
+        assert keys(error) == ["error.export_family"]
+    for order, model in ((gguf, "llama"), (merged, "gpt_neox")):
+        check_before_loading(order, str(toy(model, chat=True)), tmp_path)
+    monkeypatch.setattr(places, "free_bytes", lambda folder: 200_000_000)
+    with pytest.raises(PlaygroundError) as error:
+        check_before_loading(merged, "smollm2-135m-instruct", tmp_path)
+    assert error.value.problems[0].values["need_bytes"] == 2 * 134_515_008
+
+
+def test_too_little_space_is_said_without_loading_the_model(tuned, places_left, monkeypatch):
+    monkeypatch.setattr("playground.engine.export_check.estimated_bytes", lambda *_: 10**18)
+    job = Workbench(tuned[0].root).export(order(tuned[1], to="merged"), "")
+    own = runs.find(tuned[0].root, next(job)["run"])
+    with pytest.raises(PlaygroundError) as error:
+        list(job)
+    assert keys(error) == ["error.export_space"]
+    assert "loaded" not in {event["kind"] for event in own.events()}
 
 
 class FullDisk:
