@@ -14,7 +14,6 @@ from playground.jobs.sweep import Sweep
 from playground.runs.summary import TOTALS, number, pair_of
 from playground.settings import Settings
 
-
 UNFINISHED_ENDS = ("failed", "stopped", "interrupted")  # states of jobs that ended without a result
 
 
