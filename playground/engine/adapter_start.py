@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from playground import catalog, runs
-from playground.errors import Problem, problem
+from playground.errors import PlaygroundError, Problem, problem
 from playground.model import adapt
 from playground.model.adapter_check import check_fit
 from playground.model.adapter_file import read_adapter
@@ -38,8 +38,10 @@ def start_folder(root: Path, start_from: str) -> Path:
     raise problem("error.start_from", start_from=start_from[:120])
 
 
-def check_start(root: Path, loaded: LoadedModel, settings: Settings) -> Path | None:
+def check_start(root: Path, loaded: LoadedModel, settings: Settings, resumed: bool = False) -> Path | None:
     """The adapter that the fine-tune starts from; None for a new one.
+
+    resumed: from a checkpoint, whose weights take the place of the adapter's; where that is gone, a new one takes them.
 
     Raises PlaygroundError where there is none, where it changes its base model's own weights or doesn't fit them, or
     with every setting that contradicts the adapter's own config.
@@ -47,7 +49,12 @@ def check_start(root: Path, loaded: LoadedModel, settings: Settings) -> Path | N
     start_from = settings.lora.start_from
     if not start_from:
         return None
-    folder = start_folder(root, start_from)
+    try:
+        folder = start_folder(root, start_from)
+    except PlaygroundError:
+        if resumed:
+            return None
+        raise
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         assert isinstance(config, dict)

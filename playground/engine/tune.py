@@ -83,7 +83,8 @@ def tune(
     if not is_full:
         adapt.check_lora(settings.lora, settings.load, resolve_device(settings.load))
     loaded, training_set = yield from _load_model_and_rows(context, slot, settings)
-    start = check_start(context.run.folder.parent, loaded, settings)
+    resumed = resumed and (context.run.folder / checkpoint.NAME).is_file()
+    start = check_start(context.run.folder.parent, loaded, settings, resumed)
     eval_set = training_set.eval_set
     answers: evaluation.Answers = {}
     if is_full:
@@ -106,7 +107,6 @@ def tune(
     yield from _plan_note(trainer.plan)
     yield from _form_note(settings)
 
-    resumed = resumed and (context.run.folder / checkpoint.NAME).is_file()
     if resumed:
         before = yield from _restore(context, trainer, training_set)
     else:

@@ -1,6 +1,7 @@
 """Continuing an adapter: its weights are the start, and every setting that contradicts it is named."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -57,6 +58,27 @@ def test_foreign_folder_is_continued_and_every_conflict_is_named(chosen, toy, tm
     assert told["lora.r"] == ("8", "4") and told["lora.use_rslora"] == ("False", "True")
     assert told["load.model"] == (str(toy()), "someone/else") and "lora.use_dora" not in told
     assert set(told) == {"load.model", "lora.r", "lora.alpha", "lora.use_rslora", "lora.target_modules"}
+
+
+@pytest.mark.slow
+def test_a_stopped_run_is_resumed_after_the_adapter_it_started_from_was_deleted(chosen, toy, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(toy())
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj"], init_lora_weights="gaussian")
+    get_peft_model(model, config).save_pretrained(str(tmp_path / "first"))
+    lora = {"r": 4, "alpha": 8, "target_modules": "q_proj", "start_from": str(tmp_path / "first")}
+    settings = chosen(lora=lora, train={"max_steps": 4})
+    whole = result_of(Workbench(tmp_path / "whole").tune(settings))
+    workbench = Workbench(tmp_path / "stopped")
+    for event in workbench.tune(settings):
+        if event["kind"] == "step" and event["step"] == 2:
+            workbench.stop.set()
+    assert event["result"]["stopped"] and event["result"]["checkpoint"]
+    shutil.rmtree(tmp_path / "first")
+    resumed = result_of(Workbench(tmp_path / "stopped").resume(event["result"]["run"]))
+    assert resumed["steps"] == 4 and resumed["loss"] == whole["loss"]
+    with pytest.raises(PlaygroundError) as caught:
+        list(workbench.tune(settings))
+    assert keys(caught) == ["error.start_from"]
 
 
 def test_adapters_that_change_their_base_or_do_not_fit_it_are_refused(chosen, toy, tmp_path):
