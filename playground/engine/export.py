@@ -21,7 +21,7 @@ from playground.engine.model_slot import ModelSlot, adapter_of
 from playground.errors import problem
 from playground.export import adapter_files, gguf_file, hub, logits
 from playground.export.destination import check_free, check_space, destination, working_folder
-from playground.export.model_card import hub_id, model_card
+from playground.export.model_card import hub_id, loaded_from, model_card
 from playground.export.order import ExportOrder, usual_name
 from playground.model.load import LoadedModel
 from playground.model.merged_weights import MergedModel, merged_model, save_merged
@@ -156,7 +156,7 @@ def _upload(job: _Export, folder: Path, content: str, token: str) -> Generator[d
 
 def _adapter_files(job: _Export) -> dict[str, Path | bytes]:
     card = model_card(job.run, "adapter", job.order.lang)
-    return adapter_files.adapter_files(job.run.adapter, hub_id(job.settings.load.model), card)
+    return adapter_files.adapter_files(job.run.adapter, hub_id(job.settings.load.model, loaded_from(job.run)), card)
 
 
 def _announce(job: _Export, size: int) -> Generator[dict, None, None]:
