@@ -272,6 +272,15 @@ def test_a_stop_is_obeyed_between_the_prompts_that_are_compared(tuned, places_le
     assert event["result"]["stopped"] and left(places_left) == []
 
 
+def test_a_run_is_not_deleted_while_it_is_exported(tuned, places_left):
+    for event in tuned[0].export(order(tuned[1], to="adapter"), ""):
+        if event["kind"] == "phase" and event["name"] == "export":
+            with pytest.raises(PlaygroundError) as error:
+                runs.delete(tuned[0].root, tuned[1].id)
+            assert keys(error) == ["error.run_held"]
+    assert left(places_left) == ["adapter.zip"] and not runs.is_held(tuned[1])
+
+
 def test_a_stop_after_the_end_does_not_make_an_export_a_stopped_one(tuned, places_left, monkeypatch):
     original = export_job._result
 
