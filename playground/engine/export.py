@@ -22,7 +22,7 @@ from playground.errors import problem
 from playground.export import adapter_files, gguf_file, hub, logits
 from playground.export.destination import check_free, check_space, destination, working_folder
 from playground.export.model_card import hub_id, loaded_from, model_card
-from playground.export.order import ExportOrder, usual_name
+from playground.export.order import ExportOrder, differs_much, usual_name
 from playground.model.load import LoadedModel
 from playground.model.merged_weights import MergedModel, merged_model, save_merged
 from playground.settings import Settings
@@ -215,6 +215,8 @@ def _check(
 
     difference = yield from run_in_background(read_back, job.context.stop)
     yield {"kind": "note", "key": "note.export_difference", "values": difference}
+    if differs_much(difference):
+        yield {"kind": "note", "key": "note.export_differs", "values": {}}
     return difference
 
 

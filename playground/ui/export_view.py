@@ -14,7 +14,7 @@ from playground import runs
 from playground.errors import PlaygroundError, problem
 from playground.export.destination import free_bytes
 from playground.export.hub import machine_token
-from playground.export.order import CONTENTS, GGUF_BITS, KINDS, ExportOrder, estimated_bytes, parse_order
+from playground.export.order import CONTENTS, GGUF_BITS, KINDS, ExportOrder, differs_much, estimated_bytes, parse_order
 from playground.i18n import format_bytes
 from playground.job import Job
 from playground.ui import rows_view
@@ -158,7 +158,8 @@ def _done_text(page: Page, result: dict) -> str:
         return page.translate("export.pushed", size_bytes=result["bytes"], url=result["url"])
     values = {"name": Path(result["path"]).name, "size_bytes": result["bytes"]}
     if result.get("difference"):
-        return page.translate("export.done_checked", **values, **result["difference"])
+        further = [page.translate("note.export_differs")] if differs_much(result["difference"]) else []
+        return "\n".join([page.translate("export.done_checked", **values, **result["difference"]), *further])
     return page.translate("export.done", **values)
 
 

@@ -6,7 +6,9 @@ import json
 import os
 import threading
 import zipfile
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -24,7 +26,9 @@ from playground.errors import PlaygroundError, as_playground_error
 from playground.export import destination as places
 from playground.export import gguf_file, hub, logits
 from playground.export.order import ExportOrder, estimated_bytes, is_file_name, parse_order, usual_name
+from playground.i18n import translate
 from playground.model import merged_weights
+from playground.ui import export_view
 
 TOKEN = "hf_thisTokenIsSecretAndMustStayInMemory"
 FORMATS = [{"to": "adapter"}, {"to": "merged"}, {"to": "gguf"}]
@@ -102,6 +106,14 @@ def test_a_gguf_file_is_read_back_and_compared(tuned, places_left):
     result = export(tuned, to="gguf", type="q8_0")[-1]["result"]
     assert result["difference"]["same_next_token"] == result["difference"]["prompts"]
     assert left(places_left) == [os.path.basename(result["path"])] and result["path"].endswith("-q8_0.gguf")
+
+
+@pytest.mark.parametrize("same,prompts,much", [(4, 4, False), (3, 4, False), (2, 4, True), (0, 1, True)])
+def test_an_export_that_answers_otherwise_says_so_on_the_page(same, prompts, much):
+    difference = {"prompts": prompts, "same_next_token": same, "largest": 9.0, "mean": 1.0}
+    page = SimpleNamespace(translate=partial(translate, "en"))
+    text = export_view._done_text(page, {"path": "/a/x.gguf", "bytes": 3, "difference": difference})
+    assert (translate("en", "note.export_differs") in text) == much
 
 
 def test_an_export_is_read_back_only_where_its_numbers_fit_as_they_are_computed_in(tuned, places_left, monkeypatch):
