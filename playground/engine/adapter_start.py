@@ -9,8 +9,10 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from playground import catalog, runs
-from playground.errors import Problem, problem
+from playground.errors import PlaygroundError, Problem, problem
 from playground.model import adapt
+from playground.model.adapter_check import check_fit
+from playground.model.adapter_file import read_adapter
 from playground.model.adapter_folder import CONFIG
 from playground.model.load import LoadedModel
 from playground.model.start_values import is_miss
@@ -36,15 +38,23 @@ def start_folder(root: Path, start_from: str) -> Path:
     raise problem("error.start_from", start_from=start_from[:120])
 
 
-def check_start(root: Path, loaded: LoadedModel, settings: Settings) -> Path | None:
+def check_start(root: Path, loaded: LoadedModel, settings: Settings, resumed: bool = False) -> Path | None:
     """The adapter that the fine-tune starts from; None for a new one.
 
-    Raises PlaygroundError where there is none, or with every setting that contradicts the adapter's own config.
+    resumed: from a checkpoint, whose weights take the place of the adapter's; where that is gone, a new one takes them.
+
+    Raises PlaygroundError where there is none, where it changes its base model's own weights or doesn't fit them, or
+    with every setting that contradicts the adapter's own config.
     """
     start_from = settings.lora.start_from
     if not start_from:
         return None
-    folder = start_folder(root, start_from)
+    try:
+        folder = start_folder(root, start_from)
+    except PlaygroundError:
+        if resumed:
+            return None
+        raise
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         assert isinstance(config, dict)
@@ -52,6 +62,7 @@ def check_start(root: Path, loaded: LoadedModel, settings: Settings) -> Path | N
         raise problem("error.adapter_config", path=start_from[:120]) from error
     if config.get("peft_type") != "LORA":
         raise problem("error.start_kind", start_from=start_from[:120], kind=str(config.get("peft_type"))[:40])
+    adapter = read_adapter(folder)
     found = _pairs(folder, config, loaded, settings)
     conflicts = [(name, here, there) for name, here, there in found if here != there]
     raise_all(
@@ -60,6 +71,7 @@ def check_start(root: Path, loaded: LoadedModel, settings: Settings) -> Path | N
             for name, here, there in conflicts
         ]
     )
+    check_fit(adapter, loaded.model.config, settings.load.model)
     return folder
 
 

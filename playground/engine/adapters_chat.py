@@ -86,7 +86,7 @@ def _differences(one: Load, other: Load) -> list[tuple[str, Any, Any]]:
     names = ["bits"]
     if one.bits == other.bits:
         names += ["dtype"] if one.bits != 32 else []
-        names += ["double_quant"] if one.bits == 4 else []
+        names += {8: ["quant_type_8bit"], 4: ["double_quant"]}.get(one.bits, [])
     pairs = [(f"load.{name}", getattr(one, name), getattr(other, name)) for name in names]
     if one.bits == other.bits == 4:
         pairs.append(("load.quant_type", stored_quant_type(one), stored_quant_type(other)))

@@ -10,18 +10,19 @@ import torch
 from torch import Tensor
 
 from playground import catalog, runs
-from playground.background import run_in_background
+from playground.background import Stopped, run_in_background
 from playground.data.template import Turn, choose_template_for
 from playground.engine.chat import switch_adapter
 from playground.engine.evaluation import ANSWERS
+from playground.engine.export_check import check_before_loading
 from playground.engine.job import JobContext, JobResult
 from playground.engine.load import ensure_loaded
 from playground.engine.model_slot import ModelSlot, adapter_of
 from playground.errors import problem
 from playground.export import adapter_files, gguf_file, hub, logits
-from playground.export.destination import check_free, check_space, destination
-from playground.export.model_card import hub_id, model_card
-from playground.export.order import ExportOrder, usual_name
+from playground.export.destination import check_free, check_space, destination, working_folder
+from playground.export.model_card import hub_id, loaded_from, model_card
+from playground.export.order import ExportOrder, differs_much, usual_name
 from playground.model.load import LoadedModel
 from playground.model.merged_weights import MergedModel, merged_model, save_merged
 from playground.settings import Settings
@@ -32,7 +33,10 @@ CHECK_PROMPTS = 4  # whose logits are compared
 
 @dataclass
 class ExportResult(JobResult):
-    """What was exported: its path, or the repo's address; bytes of it; difference: of logits (logits.Difference)."""
+    """What was exported: its path, or the repo's address; bytes of it; difference: of logits (logits.Difference).
+
+    stopped: never, since there is a result only of an export that came to its end, though Stop was pressed then.
+    """
 
     source: str
     to: str
@@ -40,6 +44,7 @@ class ExportResult(JobResult):
     path: str | None = None
     url: str | None = None
     difference: dict | None = None
+    stopped: bool = False
 
 
 @dataclass
@@ -89,7 +94,7 @@ def _write_adapter(job: _Export) -> Generator[dict, None, ExportResult]:
     files = _adapter_files(job)
     size = adapter_files.total_bytes(files)
     yield from _announce(job, size)
-    with destination(job.folder, job.name, job.order.force) as path:
+    with destination(job.folder, job.name, job.order.force, job.context.stop) as path:
         yield from run_in_background(
             lambda on_progress: adapter_files.write_zip(files, path, job.run.id, on_progress), job.context.stop
         )
@@ -104,8 +109,10 @@ def _write_model(job: _Export) -> Generator[dict, None, ExportResult]:
     is_gguf = job.order.to == "gguf"
     size = sum(t.nbytes for t in gguf_file.gguf_tensors(merged, job.order.type)) if is_gguf else merged.nbytes
     yield from _announce(job, size)
-    trained = logits.logits_of(loaded.model, prompts)
-    with destination(job.folder, job.name, job.order.force) as path:
+    trained = yield from run_in_background(
+        lambda on_progress: logits.logits_of(loaded.model, prompts, on_progress), job.context.stop
+    )
+    with destination(job.folder, job.name, job.order.force, job.context.stop) as path:
         write = _gguf_writer(job, merged, loaded, path) if is_gguf else _folder_writer(merged, loaded, path)
         yield from run_in_background(write, job.context.stop)
         if is_gguf:
@@ -119,32 +126,37 @@ def _write_model(job: _Export) -> Generator[dict, None, ExportResult]:
 
 def _push(job: _Export, content: str, token: str) -> Generator[dict, None, ExportResult]:
     """Write what is pushed into a folder that is removed afterwards, and upload it."""
-    files = _adapter_files(job) if content == "adapter" else {}
-    inner = replace(job, order=replace(job.order, to=content), name=f"hub-{job.context.run.id}")
-    difference = None
-    try:
+    with working_folder(job.folder, f"hub-{job.context.run.id}") as staging:
+        inner = replace(job, order=replace(job.order, to=content), folder=staging, name=content)
+        difference = None
         if content == "merged":
             difference = (yield from _write_model(inner)).difference
         else:
+            files = _adapter_files(job)
             yield from _announce(job, adapter_files.total_bytes(files))
-            with destination(inner.folder, inner.name) as path:
-                adapter_files.write_folder(files, path)
+            adapter_files.write_folder(files, staging / content)
         yield {"kind": "phase", "name": "upload"}
-        folder = job.folder / inner.name
-        size = _bytes_of(folder)
-        message = f"{catalog.display_name(job.settings.load.model)}, {content}"
+        url = yield from _upload(job, staging / content, content, token)
+        return ExportResult(job.run.id, "hub", _bytes_of(staging / content), url=url, difference=difference)
+
+
+def _upload(job: _Export, folder: Path, content: str, token: str) -> Generator[dict, None, str]:
+    """Upload a folder; return the repo's address. Stopped, it says that an empty repo may be there now."""
+    message = f"{catalog.display_name(job.settings.load.model)}, {content}"
+    try:
         pushed = yield from run_in_background(
             lambda on_progress: hub.push_folder(folder, job.order.repo, token, job.order.private, message, on_progress),
             job.context.stop,
         )
-    finally:
-        _remove(job.folder / inner.name)
-    return ExportResult(job.run.id, "hub", size, url=pushed["url"], difference=difference)
+    except Stopped:
+        yield {"kind": "note", "key": "note.export_repo_empty", "values": {"repo": job.order.repo}}
+        raise
+    return pushed["url"]
 
 
 def _adapter_files(job: _Export) -> dict[str, Path | bytes]:
     card = model_card(job.run, "adapter", job.order.lang)
-    return adapter_files.adapter_files(job.run.adapter, hub_id(job.settings.load.model), card)
+    return adapter_files.adapter_files(job.run.adapter, hub_id(job.settings.load.model, loaded_from(job.run)), card)
 
 
 def _announce(job: _Export, size: int) -> Generator[dict, None, None]:
@@ -161,6 +173,8 @@ def _load_tuned(job: _Export) -> Generator[dict, None, tuple[LoadedModel, list[l
     is_full = job.run.model.is_dir()
     if is_full:
         load = replace(load, model=str(job.run.model))
+    if not (job.slot.loaded and job.slot.is_loaded_as(load)):
+        check_before_loading(job.order, load.model, job.folder)
     loaded = yield from ensure_loaded(job.context, job.slot, load)
     yield from switch_adapter(job.slot, None if is_full else job.run)
     texts = _check_texts(job.run)
@@ -186,19 +200,23 @@ def _check(
     job: _Export, path: Path, merged: MergedModel, loaded: LoadedModel, trained: list[Tensor], prompts: list[list[int]]
 ) -> Generator[dict, None, dict | None]:
     """Read the export back and compare its logits with those of the model as trained; None where memory is short."""
-    if not logits.fits_main_memory(merged.nbytes):
-        yield {"kind": "note", "key": "note.export_unchecked", "values": {"need_bytes": merged.nbytes}}
+    dtype = torch.bfloat16 if loaded.dtype == torch.bfloat16 else torch.float32
+    is_gguf = job.order.to == "gguf"
+    need = logits.read_back_bytes(merged.parameters, dtype, is_gguf)
+    if not logits.fits_main_memory(need):
+        yield {"kind": "note", "key": "note.export_unchecked", "values": {"need_bytes": need}}
         return None
     yield {"kind": "phase", "name": "check"}
-    dtype = torch.bfloat16 if loaded.dtype == torch.bfloat16 else torch.float32
 
     def read_back(on_progress: Callable[..., None]) -> dict[str, Any]:
-        is_gguf = job.order.to == "gguf"
-        model = logits.read_back_gguf(path, dtype) if is_gguf else logits.read_back_folder(path, dtype)
-        return logits.difference(trained, logits.logits_of(model, prompts)).to_json()
+        read = logits.read_back_gguf if is_gguf else logits.read_back_folder
+        model = read(path, dtype, on_progress)
+        return logits.difference(trained, logits.logits_of(model, prompts, on_progress)).to_json()
 
     difference = yield from run_in_background(read_back, job.context.stop)
     yield {"kind": "note", "key": "note.export_difference", "values": difference}
+    if differs_much(difference):
+        yield {"kind": "note", "key": "note.export_differs", "values": {}}
     return difference
 
 
@@ -231,9 +249,3 @@ def _result(job: _Export, difference: dict | None = None) -> ExportResult:
 def _bytes_of(path: Path) -> int:
     files = [path] if path.is_file() else path.rglob("*")
     return sum(file.stat().st_size for file in files if file.is_file())
-
-
-def _remove(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)

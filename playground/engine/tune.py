@@ -27,6 +27,7 @@ from playground.errors import as_playground_error
 from playground.memory.release import release_memory
 from playground.model import adapt, saved_adapter
 from playground.model.load import LoadedModel, resolve_device
+from playground.replacement import replace_path
 from playground.settings import Settings
 from playground.settings.limits import raise_if_too_many_rows, raise_if_too_many_steps
 from playground.train import best_weights, checkpoint
@@ -82,7 +83,8 @@ def tune(
     if not is_full:
         adapt.check_lora(settings.lora, settings.load, resolve_device(settings.load))
     loaded, training_set = yield from _load_model_and_rows(context, slot, settings)
-    start = check_start(context.run.folder.parent, loaded, settings)
+    resumed = resumed and (context.run.folder / checkpoint.NAME).is_file()
+    start = check_start(context.run.folder.parent, loaded, settings, resumed)
     eval_set = training_set.eval_set
     answers: evaluation.Answers = {}
     if is_full:
@@ -105,7 +107,6 @@ def tune(
     yield from _plan_note(trainer.plan)
     yield from _form_note(settings)
 
-    resumed = resumed and (context.run.folder / checkpoint.NAME).is_file()
     if resumed:
         before = yield from _restore(context, trainer, training_set)
     else:
@@ -246,17 +247,19 @@ def _save(
 
 def _save_to(folder: Path, name: str, loaded: LoadedModel) -> Path:
     """Save the adapter, or a model without one, in a folder that exists: wholly, or the one before stays."""
-    partial, final = folder / f"{name}.partial", folder / name
+    partial, final, old = folder / f"{name}.partial", folder / name, folder / f"{name}.old"
     if not folder.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
     if isinstance(loaded.model, PeftModel):
         saved_adapter.save_lora(loaded.model, final)
         return final
-    shutil.rmtree(partial, ignore_errors=True)
     try:
+        for left in (partial, old):  # by a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
         loaded.model.save_pretrained(partial)
         loaded.tokenizer.save_pretrained(partial)
-        shutil.rmtree(final, ignore_errors=True)
-        return partial.rename(final)
+        replace_path(partial, final, old)
+        return final
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        for left in (partial, old):
+            shutil.rmtree(left, ignore_errors=True)

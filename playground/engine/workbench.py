@@ -139,11 +139,15 @@ class Workbench:
         return self._job("lab", settings, work)
 
     def export(self, order: ExportOrder, token: str = "") -> Iterator[dict]:
-        """Export a run's fine-tune, recorded in a new run. The result: the fields of ExportResult. token: the hub's."""
+        """Export a run's fine-tune, recorded in a new run. The result: the fields of ExportResult. token: the hub's.
+
+        Meanwhile no program can delete or resume the run.
+        """
         source = runs.find(self.root, order.run)
 
         def work(context: JobContext, settings: Settings) -> Generator[dict, None, JobResult]:
-            return export.export(context, self._slot, source, order, token)
+            with runs.locked(source) if context.team.main else contextlib.nullcontext():
+                return (yield from export.export(context, self._slot, source, order, token))
 
         return self._job("export", source.settings(), work)
 

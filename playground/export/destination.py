@@ -7,14 +7,18 @@ killed leaves such a folder behind, and the next export into the same place remo
 import contextlib
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 
+from playground.background import Stopped
 from playground.errors import problem
+from playground.replacement import replace_path
 
 SUFFIX = ".partial"
+OLD = ".old"  # ends the name of what is being replaced, inside the working folder
 SLACK = 16 * 2**20  # bytes that a disk must have beyond the export itself: configs, tokenizer, events of the run
 CLOCK_SLACK = 2.0  # seconds by which two clocks of one machine may differ
 
@@ -40,32 +44,46 @@ def free_bytes(folder: Path) -> int:
 
 
 @contextlib.contextmanager
-def destination(folder: Path, name: str, force: bool = False) -> Iterator[Path]:
-    """Within it, write the file or folder at the path that it gives; at its end that becomes `folder`/`name`.
-
-    Nothing is left of it where the body raises. Raises PlaygroundError if the name is taken, and OSError.
-    """
+def working_folder(folder: Path, name: str) -> Iterator[Path]:
+    """A new folder in `folder`, for what leads to `name`; it is removed afterwards, of a killed process by the next."""
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
-    check_free(folder, name, force)
     partial = folder / f"{name}.{os.getpid()}{SUFFIX}"
     partial.mkdir()
     try:
-        yield partial / name
-        _sync(partial / name)
-        check_free(folder, name, force)  # another process may have been faster
-        if force and (folder / name).exists():
-            os.replace(folder / name, partial / f"{name}.old")
-        os.replace(partial / name, folder / name)
+        yield partial
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def destination(folder: Path, name: str, force: bool = False, stop: threading.Event | None = None) -> Iterator[Path]:
+    """Within it, write the file or folder at the path that it gives; at its end that becomes `folder`/`name`.
+
+    Nothing is left of it where the body raises, and what it would replace stays then. Raises PlaygroundError if the
+    name is taken, Stopped if `stop` is set by the end, and OSError.
+    """
+    check_free(folder, name, force)
+    with working_folder(folder, name) as partial:
+        yield partial / name
+        _sync(partial / name)
+        if stop and stop.is_set():
+            raise Stopped
+        check_free(folder, name, force)  # another process may have been faster
+        replace_path(partial / name, folder / name, partial / f"{name}{OLD}")
+
+
 def remove_leftovers(folder: Path) -> None:
-    """Remove what exports into this folder left behind whose process is gone, or is this one."""
+    """Remove what exports into this folder left behind whose process is gone, or is this one.
+
+    What such a process was just replacing gets its name again.
+    """
     for path in folder.glob(f"*{SUFFIX}"):
-        owner = path.name.removesuffix(SUFFIX).rpartition(".")[2]
+        name, _, owner = path.name.removesuffix(SUFFIX).rpartition(".")
         if owner.isdecimal() and not _is_running(int(owner), path):
+            replaced = path / f"{name}{OLD}"
+            if replaced.exists() and not (folder / name).exists():
+                os.replace(replaced, folder / name)
             shutil.rmtree(path, ignore_errors=True)
 
 

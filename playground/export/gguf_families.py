@@ -116,7 +116,7 @@ class Family:
 
 
 FAMILIES: dict[str, Family] = {
-    "llama": Family("llama", _llama, _reordered, ("hidden_act",)),
+    "llama": Family("llama", _llama, _reordered, ("hidden_act", "attention_bias", "mlp_bias")),
     "mistral": Family("llama", _llama, _reordered, ("hidden_act",)),
     "qwen2": Family("qwen2", _decoder, unstored=("hidden_act", "use_sliding_window")),
     "qwen3": Family("qwen3", _decoder, unstored=("hidden_act", "head_dim", "use_sliding_window", "attention_bias")),

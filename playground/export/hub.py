@@ -3,12 +3,14 @@
 The token is an argument and goes to the hub alone: it is in no event, no settings, no log and no error's text.
 """
 
+import contextlib
 import io
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from playground.background import Stopped
 from playground.errors import PlaygroundError, problem
 
 TOKEN_VARIABLE = "HF_TOKEN"
@@ -24,27 +26,26 @@ def push_folder(
 ) -> dict[str, str]:
     """Upload every file of a folder into a model repo, which is made if it doesn't exist; return {"url", "commit"}.
 
-    on_progress: called with (done, total) bytes; what it raises ends the upload.
+    on_progress: called with (done, total) bytes; Stopped, raised by it, ends the upload.
     Raises PlaygroundError where the hub refuses or can't be reached, and if there is no token.
     """
-    import httpx
     from huggingface_hub import CommitOperationAdd, HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
     if not token:
         raise problem("error.export_token", variable=TOKEN_VARIABLE)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     progress = _Progress(on_progress, 2 * sum(path.stat().st_size for path in files))
     api = HfApi(token=token)
-    try:
-        url = api.create_repo(repo, private=private, exist_ok=True)
-        operations: list[Any] = []
-        for path in files:
-            stream = _CountedFile(path, progress)
-            operations.append(CommitOperationAdd(str(path.relative_to(folder).as_posix()), stream))
-        commit = api.create_commit(url.repo_id, operations, commit_message=message)
-    except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError, KeyError) as error:
-        raise _hub_error(error, repo, token) from None  # the chain would show the request, with its headers
+    with contextlib.ExitStack() as opened:
+        try:
+            url = api.create_repo(repo, private=private, exist_ok=True)
+            operations: list[Any] = []
+            for path in files:
+                stream = opened.enter_context(_CountedFile(path, progress))
+                operations.append(CommitOperationAdd(str(path.relative_to(folder).as_posix()), stream))
+            commit = api.create_commit(url.repo_id, operations, commit_message=message)
+        except Exception as error:  # each HTTP client that huggingface_hub has used raises its own kinds
+            raise _cause(error, repo, token) from None  # the chain would show the request, with its headers
     return {"url": str(url), "commit": str(getattr(commit, "oid", ""))}
 
 
@@ -72,7 +73,21 @@ class _CountedFile(io.BufferedReader):
         return block
 
 
-def _hub_error(error: Exception, repo: str, token: str) -> PlaygroundError:
+def _cause(error: Exception, repo: str, token: str) -> Exception:
+    """What an error of the upload is due to; huggingface_hub wraps what happens to a large file in RuntimeErrors."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+    stopped = next((link for link in chain if isinstance(link, Stopped)), None)
+    refused = next((link for link in chain if isinstance(link, HfHubHTTPError)), None)
+    return stopped or _hub_error(refused or chain[-1], repo, token)
+
+
+def _hub_error(error: BaseException, repo: str, token: str) -> PlaygroundError:
     """What the hub or the network said, without the token."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     detail = (getattr(error, "server_message", None) or str(error)).replace(token, "…").strip().split("\n")[0][:200]

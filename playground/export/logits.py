@@ -1,6 +1,6 @@
 """Compare a model as it was trained with the one that was exported: their logits on the same prompts."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,12 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from playground.errors import problem
-from playground.model.load import load_model
+from playground.model.load import load_model, loading_progress
 from playground.settings import Load
 
 PROMPT_TOKENS = 256  # of a prompt, its last ones
 POSITIONS = 16  # of a prompt whose logits are compared, its last ones
-MEMORY_SHARE = 1.2  # of the weights' bytes that must be free in main memory to read an export back
+MEMORY_SHARE = 1.2  # of the weights' bytes that must be free to read an export back
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,15 @@ class Difference:
 
 
 @torch.no_grad()
-def logits_of(model: Any, prompts: Sequence[list[int]]) -> list[Tensor]:
-    """The logits (POSITIONS or fewer, vocabulary) at the end of each prompt, float32 in main memory."""
+def logits_of(model: Any, prompts: Sequence[list[int]], on_progress: Callable[..., None]) -> list[Tensor]:
+    """The logits (POSITIONS or fewer, vocabulary) at the end of each prompt, float32 in main memory.
+
+    on_progress: called with (done, total, "prompts") before each; what it raises ends it.
+    """
     model.eval()
     found = []
-    for prompt in prompts:
+    for number, prompt in enumerate(prompts):
+        on_progress(number, len(prompts), "prompts")
         ids = torch.tensor([prompt[-PROMPT_TOKENS:]], device=model.device)
         if model.config.is_encoder_decoder:
             start = model.config.decoder_start_token_id
@@ -56,22 +60,32 @@ def difference(trained: Sequence[Tensor], exported: Sequence[Tensor]) -> Differe
     return Difference(len(trained), same, float(gaps.max()), float(gaps.mean()))
 
 
+def read_back_bytes(parameters: int, dtype: torch.dtype, is_gguf: bool) -> int:
+    """The main memory that reading an export back takes, to compute in `dtype`.
+
+    transformers makes float32 numbers of all of a GGUF file's tensors before it fills the model with them.
+    """
+    dequantized = torch.float32.itemsize if is_gguf else 0
+    return round(MEMORY_SHARE * parameters * (dtype.itemsize + dequantized))
+
+
 def fits_main_memory(nbytes: int) -> bool:
-    """Whether weights of so many bytes can be read back beside what is in memory now."""
-    return MEMORY_SHARE * nbytes < psutil.virtual_memory().available
+    """Whether so many bytes are free beside what is in memory now."""
+    return nbytes < psutil.virtual_memory().available
 
 
-def read_back_folder(folder: Path, dtype: torch.dtype) -> Any:
+def read_back_folder(folder: Path, dtype: torch.dtype, on_progress: Callable[..., None]) -> Any:
     """The model of an exported folder, computing in `dtype` on the CPU."""
     whole = dtype == torch.float32
     name = "auto" if whole else str(dtype).removeprefix("torch.")
     load = Load(model=str(folder), bits=32 if whole else 16, device="cpu", dtype=name)
-    return load_model(folder, load, lambda *_: None).model
+    return load_model(folder, load, on_progress).model
 
 
-def read_back_gguf(file: Path, dtype: torch.dtype) -> Any:
+def read_back_gguf(file: Path, dtype: torch.dtype, on_progress: Callable[..., None]) -> Any:
     """The model of a GGUF file, as transformers reads it, on the CPU."""
-    return AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=dtype).eval()
+    with loading_progress(on_progress):
+        return AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=dtype).eval()
 
 
 def check_tokenizer(file: Path, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> None:

@@ -8,32 +8,48 @@ from pathlib import Path
 from typing import Any
 
 from playground import catalog
+from playground.catalog.public_name import is_hub_id, public_name
 from playground.i18n import format_bytes, translate
 from playground.runs import Run, last_result
 from playground.settings import Settings, stored_quant_type
 
+ADAPTER_CONFIG = "adapter_config.json"
 LIBRARY = {"adapter": "peft", "merged": "transformers"}
 REPORTED = ("device_used", "rss", "allocated")  # kinds of memory, the first that a run has
 
 
-def hub_id(model: str) -> str | None:
-    """The hub's id of a run's base model; None for a folder, a file, or a model that no hub has."""
+def hub_id(model: str, loaded_from: str = "") -> str | None:
+    """The hub's id of a run's base model; None for a folder, a file, or a model that no hub has.
+
+    loaded_from: the folder that it was loaded from, where that is known. A hub's models lie in its cache, so any other
+    folder was a path of that name.
+    """
     entry = catalog.models().get(model)
     if entry:
         return catalog.source_of(entry, "hub")
-    is_path = Path(model).expanduser().exists() or model.startswith((".", "/", "~")) or "\\" in model
-    return None if is_path or model.count("/") != 1 or model.endswith(".gguf") else model
+    is_path = Path(loaded_from).is_absolute() and f"models--{model.replace('/', '--')}" not in Path(loaded_from).parts
+    return model if is_hub_id(model) and not is_path else None
+
+
+def loaded_from(run: Run) -> str:
+    """The folder that a run's base model was loaded from, as its adapter's config names it; "" where none does."""
+    try:
+        config = json.loads((run.adapter / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        return str(config.get("base_model_name_or_path") or "")
+    except (OSError, ValueError, AttributeError):
+        return ""
 
 
 def model_card(run: Run, content: str, lang: str, exported: dict[str, Any] | None = None) -> str:
     """The card's text. content: "adapter" or "merged"; exported: what the export found (ExportResult's fields)."""
     settings, result = run.settings(), last_result(run)
-    base = hub_id(settings.load.model)
+    folder = loaded_from(run)
+    base = hub_id(settings.load.model, folder)
 
     def word(key: str, **values: Any) -> str:
         return translate(lang, f"export.card.{key}", **values)
 
-    name = base or catalog.display_name(settings.load.model)
+    name = base or catalog.display_name(public_name(settings.load.model))
     lines = [_front_matter(settings, base, content), f"# {word('title', model=catalog.display_name(name))}", ""]
     lines += [word(f"what_{content}", model=name), ""]
     rows = [
@@ -51,6 +67,8 @@ def model_card(run: Run, content: str, lang: str, exported: dict[str, Any] | Non
     difference = (exported or {}).get("difference")
     if difference:
         rows.append((word("difference"), word("difference_value", **difference)))
+    if base and _is_offline_copy(settings.load.model, folder):
+        lines += [word("offline_base", model=base), ""]
     lines += [f"| | |\n|---|---|\n{''.join(f'| {_cell(label)} | {_cell(value)} |{chr(10)}' for label, value in rows)}"]
     lines += [word("use"), "", "```python", *_usage(content, base or name, settings), "```", ""]
     return "\n".join(lines)
@@ -75,6 +93,13 @@ def _front_matter(settings: Settings, base: str | None, content: str) -> str:
     )
 
 
+def _is_offline_copy(model: str, folder: str) -> bool:
+    """Whether a catalog model was loaded from the copy that needs no hub, which was rounded to 4 bits once."""
+    entry = catalog.models().get(model)
+    own = catalog.source_of(entry, "folder") if entry else None
+    return bool(own) and Path(folder).as_posix().endswith(f"/{own}")
+
+
 def _license(model: str) -> str | None:
     entry = catalog.models().get(model)
     return entry.get("licence") if entry else None
@@ -88,8 +113,7 @@ def _bits(settings: Settings, lang: str) -> str:
 
 def _data(settings: Settings) -> str:
     source = settings.data.source
-    is_public = source in catalog.data_sets() or (source.count("/") == 1 and not Path(source).exists())
-    return source if is_public else Path(source).name[:80] if "\n" not in source else "–"
+    return public_name(source)[:80] if "\n" not in source else "–"
 
 
 def _training(settings: Settings) -> str:

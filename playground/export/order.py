@@ -75,3 +75,8 @@ def estimated_bytes(order: ExportOrder, model: str, adapter_bytes: int) -> int |
     if shape is None:
         return None
     return round(shape["parameters"] * (GGUF_BITS[order.type] if content == "gguf" else 16) / 8)
+
+
+def differs_much(difference: dict[str, Any]) -> bool:
+    """Whether an export begins at least half of the answers otherwise. difference: of logits.Difference.to_json."""
+    return 2 * difference["same_next_token"] <= difference["prompts"]

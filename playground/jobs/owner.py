@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from playground.errors import problem
 from playground.jobs import store
+from playground.runs.lock import PROBE_SECONDS
 
 
 class Owner:
@@ -21,29 +22,33 @@ class Owner:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._lock = FileLock(root / store.FOLDER / "owner.lock", timeout=0, thread_local=False)
+        self._lock = FileLock(root / store.FOLDER / "owner.lock", poll_interval=0.02, thread_local=False)
 
     @property
     def held(self) -> bool:
         """Whether this program holds the queue."""
         return self._lock.is_locked
 
-    def take(self) -> None:
-        """Hold the queue, and mark jobs whose program died as interrupted.
+    def take(self, seconds: float = PROBE_SECONDS) -> None:
+        """Hold the queue, once it is free for at most so many seconds, and mark jobs whose program died as interrupted.
 
-        Raises PlaygroundError where another program holds it.
+        Raises PlaygroundError where another program holds it, and OSError; it isn't held then.
         """
         (self._root / store.FOLDER).mkdir(parents=True, exist_ok=True)
         try:
-            self._lock.acquire()
+            self._lock.acquire(timeout=seconds)
         except Timeout as error:
             by = _written(self._root)
             raise problem("error.queue_other", pid=by["pid"], host=by["host"]) from error
         except NotImplementedError as error:
             raise problem("error.queue_locked", path=str(self._root / store.FOLDER)) from error
-        for job in store.listing(self._root).in_state("running"):
-            store.change(self._root, job.id, state="interrupted", stop="")
-        _path(self._root).write_text(json.dumps({"pid": os.getpid(), "host": platform.node()}), encoding="utf-8")
+        try:
+            for job in store.listing(self._root).in_state("running"):
+                store.change(self._root, job.id, state="interrupted", stop="")
+            _path(self._root).write_text(json.dumps({"pid": os.getpid(), "host": platform.node()}), encoding="utf-8")
+        except BaseException:  # a full disk: another program, or a later try, may hold it then
+            self._lock.release()
+            raise
 
     def release(self) -> None:
         """Leave the queue to others."""
@@ -56,7 +61,7 @@ def mark_interrupted(root: Path) -> None:
         return
     owner = Owner(root)
     try:
-        owner.take()
+        owner.take(0)  # it only looks, often while the queue is worked off
     except Exception:  # at work, or a folder that can't be written: nothing is known to be interrupted
         return
     owner.release()

@@ -14,6 +14,8 @@ from playground.jobs.sweep import Sweep
 from playground.runs.summary import TOTALS, number, pair_of
 from playground.settings import Settings
 
+UNFINISHED_ENDS = ("failed", "stopped", "interrupted")  # states of jobs that ended without a result
+
 
 @dataclass(frozen=True)
 class Follower:
@@ -52,7 +54,8 @@ def chain(settings: Settings, followers: Sequence[Follower], **values: Any) -> l
 def put_sweep(root: Path, sweep: Sweep, followers: Sequence[Follower] = ()) -> int:
     """Add to the queue what isn't done yet of a sweep; returns how many of its runs were done, or wait, already.
 
-    Stopped and interrupted runs go on from their checkpoint, where they have one. Raises PlaygroundError, OSError.
+    Stopped and interrupted runs go on from their checkpoint, where they have one. What follows a run is added where it
+    is missing, and done again where it has failed, was stopped or interrupted. Raises PlaygroundError, OSError.
     """
     mark_interrupted(root)
     existing = store.listing(root).group(sweep.group)
@@ -64,15 +67,25 @@ def put_sweep(root: Path, sweep: Sweep, followers: Sequence[Follower] = ()) -> i
         job = known.get(_key(combination))
         if job is None:
             added += chain(sweep.settings(combination), followers, group=sweep.group, combination=combination)
-        elif job.state in ("waiting", "running") or (job.state == "done" and has_run(root, job.run)):
+            continue
+        if job.state in ("waiting", "running") or (job.state == "done" and has_run(root, job.run)):
             kept += 1
         else:
-            again += [(job.id, can_resume(root, job))]
-            again += [(one.id, False) for one in existing if one.after == job.id and one.state == "failed"]
+            again.append((job.id, can_resume(root, job)))
+        following = [one for one in existing if one.after == job.id]
+        again += [(one.id, False) for one in following if one.state in UNFINISHED_ENDS]
+        added += _missing(job, following, followers)
     for job_id, resume in again:
         store.again(root, job_id, resume)
     store.add(root, added)
     return kept
+
+
+def _missing(job: QueuedJob, following: Sequence[QueuedJob], followers: Sequence[Follower]) -> list[QueuedJob]:
+    """The followers that a fine-tune of the queue doesn't have yet."""
+    present = [(one.kind, one.options) for one in following]
+    wanted = [one for one in followers if (one.kind, one.options) not in present]
+    return [QueuedJob(one.kind, options=one.options, after=job.id, group=job.group) for one in wanted]
 
 
 def rows(root: Path, queue: Listing, group: str) -> list[Row]:

@@ -48,7 +48,12 @@ class LazyTensor:
 
     @property
     def nbytes(self) -> int:
-        return torch.Size(self.shape).numel() * self.dtype.itemsize
+        return self.size * self.dtype.itemsize
+
+    @property
+    def size(self) -> int:
+        """How many numbers it has."""
+        return torch.Size(self.shape).numel()
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,11 @@ class MergedModel:
     @property
     def nbytes(self) -> int:
         return sum(tensor.nbytes for tensor in self.tensors)
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers all tensors have."""
+        return sum(tensor.size for tensor in self.tensors)
 
 
 def merged_model(model: PreTrainedModel | PeftModel, dtype: torch.dtype) -> MergedModel:

@@ -12,6 +12,7 @@ from playground.errors import PlaygroundError, problem
 from playground.model.adapt import cast_adapters, task_type
 from playground.model.embedding import embedding_rows, resize_embedding, rows_in_adapter
 from playground.model.start_values import ADAPTER_NAME, freeze_shared_rows
+from playground.replacement import replace_path
 from playground.settings import Lora
 
 # Raised by PEFT and safetensors for adapters that can't be read, or that don't fit.
@@ -92,15 +93,15 @@ def save_lora(model: PeftModel, folder: Path) -> None:
 
     PEFT silently saves nothing for a model whose tensors are missing, so the written file is opened and checked.
     """
-    partial = folder.with_name("adapter.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial, old = folder.with_name("adapter.partial"), folder.with_name("adapter.old")
+    for left in (partial, old):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
     try:
         model.save_pretrained(str(partial))
         with safe_open(partial / "adapter_model.safetensors", "pt") as file:
             if not any("lora_B" in name for name in file.keys()):
                 raise problem("error.unexpected", kind="adapter", detail="no tensors were saved")
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.replace(folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        replace_path(partial, folder, old)
+    finally:
+        for left in (partial, old):
+            shutil.rmtree(left, ignore_errors=True)

@@ -29,7 +29,7 @@ def load_tokenizer(folder: Path, model: PreTrainedModel) -> PreTrainedTokenizerB
     """
     folder = Path(folder)
     check_growth(folder)
-    tokenizer = _read_tokenizer(folder, model.config)
+    tokenizer = read_tokenizer(folder, model.config)
     tokenizer.clean_up_tokenization_spaces = False  # it would remove spaces that the model wrote
     compat.drop_python_vocabulary(tokenizer)
     rows = model.get_input_embeddings().num_embeddings
@@ -44,7 +44,7 @@ def load_tokenizer(folder: Path, model: PreTrainedModel) -> PreTrainedTokenizerB
     return tokenizer
 
 
-def _read_tokenizer(folder: Path, config: PreTrainedConfig) -> PreTrainedTokenizerBase:
+def read_tokenizer(folder: Path, config: PreTrainedConfig) -> PreTrainedTokenizerBase:
     """The tokenizer in a folder. config: of its model, so that its file isn't read again."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=False, local_files_only=True)

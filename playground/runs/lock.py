@@ -19,6 +19,7 @@ from playground.errors import PlaygroundError, problem
 from playground.runs.store import Run
 
 FOLDER = ".locks"  # under that of the runs; no id of a run begins with a dot
+PROBE_SECONDS = 0.3  # that a lock is waited for: who only looks whether it is held has it for a moment
 WATCHED_SECONDS = 1.0  # in which a process that works on a run writes to it
 
 
@@ -30,7 +31,7 @@ def locked(run: Run) -> Iterator[None]:
     that can't be written, a run counts as held while somebody is seen writing to it.
     """
     folder = run.folder.parent / FOLDER
-    lock = FileLock(folder / f"{run.id}.lock", timeout=0, thread_local=False)
+    lock = FileLock(folder / f"{run.id}.lock", timeout=PROBE_SECONDS, poll_interval=0.02, thread_local=False)
     try:
         folder.mkdir(exist_ok=True)
         lock.acquire()

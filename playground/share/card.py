@@ -6,6 +6,7 @@ from typing import Any
 
 from playground import catalog
 from playground.catalog.entries import data_sets
+from playground.catalog.public_name import public_name
 from playground.errors import PlaygroundError, problem
 from playground.i18n import translate
 from playground.json_values import read_small_text
@@ -104,9 +105,10 @@ def card_of(run: Run, lang: str, question: int = 0) -> Card:
 
 def shareable(settings: Settings) -> Settings:
     """Settings without the folders of this machine: a path becomes its last part."""
-    values = without_paths(settings.to_dict())
-    load = replace(settings.load, model=values["load"]["model"])
-    return replace(settings, load=load, data=replace(settings.data, source=values["data"]["source"]))
+    values, start = without_paths(settings.to_dict()), settings.lora.start_from
+    load = replace(settings.load, model=public_name(values["load"]["model"]))
+    data = replace(settings.data, source=public_name(values["data"]["source"]))
+    return replace(settings, load=load, data=data, lora=replace(settings.lora, start_from=public_name(start)))
 
 
 def exchanges(run: Run) -> list[Exchange]:
@@ -173,7 +175,7 @@ def _data_name(source: str, lang: str) -> str:
     entry = data_sets().get(source)
     if entry:
         return translate(lang, f"{entry['name']}.short")
-    return source.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1] if source.startswith(("/", "~", ".")) else source
+    return public_name(source)
 
 
 def question_choices(run: Run) -> list[tuple[str, int]]:

@@ -2,24 +2,35 @@
 
 import contextlib
 import errno
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from playground.errors import problem
 
+_numbers = itertools.count()
+
 
 def write_whole(path: Path, text: str) -> str:
     """Write a file that is either whole or absent; returns its path. Raises PlaygroundError where it can't be."""
     with named_failure(path):
-        partial = path.with_name(f"{path.name}.partial")
-        try:
+        with partial_of(path) as partial:
             partial.write_text(text, encoding="utf-8")
-            os.replace(partial, path)
-        finally:
-            with contextlib.suppress(OSError):  # of a name that no file can have
-                partial.unlink(missing_ok=True)
     return str(path)
+
+
+@contextlib.contextmanager
+def partial_of(path: Path) -> Iterator[Path]:
+    """Within it, write the file at the path that it gives, of this call alone; at its end that becomes `path`."""
+    number = f"{os.getpid()}-{next(_numbers)}"
+    partial = path.with_name(f"{path.name[:40]}.{number}.partial")  # 40 characters are 160 bytes, of 255
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

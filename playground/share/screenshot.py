@@ -1,6 +1,5 @@
 """Make a PNG of a result card with a browser that is on this machine: Chrome, Chromium or Edge, without a window."""
 
-import contextlib
 import os
 import shutil
 import subprocess
@@ -8,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from playground.errors import problem
-from playground.share.files import named_failure
+from playground.share.files import named_failure, partial_of
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge", "msedge")
 PLACES = (  # where the installers of macOS and Windows put them
@@ -19,6 +18,16 @@ PLACES = (  # where the installers of macOS and Windows put them
     r"C:\Program Files (x86)\Microsoft\Edge\Application\msedge.exe",
 )
 SECONDS = 90  # until a browser that hangs is ended
+FLAGS = (
+    "--headless=new",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",  # in a container it holds 64 MB, too little for a page
+    "--disable-background-networking",  # nothing is asked of a network for a card
+    "--disable-component-update",
+    "--no-first-run",
+    "--no-default-browser-check",
+    "--hide-scrollbars",
+)
 PNG_START = b"\x89PNG\r\n"
 
 
@@ -39,13 +48,7 @@ def write_png(page: str, path: Path, width: int, height: int) -> None:
     with tempfile.TemporaryDirectory(prefix="playground-card-", ignore_cleanup_errors=True) as folder:
         source, drawn = Path(folder) / "card.html", Path(folder) / "card.png"
         source.write_text(page, encoding="utf-8")
-        flags = [
-            "--headless=new",
-            "--disable-gpu",
-            "--no-first-run",
-            "--hide-scrollbars",
-            f"--user-data-dir={folder}/p",
-        ]
+        flags = [*FLAGS, f"--user-data-dir={folder}/p"]
         flags += ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []  # as root it won't start
         command = [browser, *flags, f"--window-size={width},{height}", f"--screenshot={drawn}", source.as_uri()]
         try:
@@ -55,11 +58,5 @@ def write_png(page: str, path: Path, width: int, height: int) -> None:
             detail = str(error)
         if not drawn.is_file() or not drawn.read_bytes().startswith(PNG_START):
             raise problem("card.error.png", browser=Path(browser).name, detail=detail[:200])
-        with named_failure(path):
-            partial = path.with_name(f"{path.name}.partial")
-            try:
-                shutil.copyfile(drawn, partial)
-                os.replace(partial, path)
-            finally:
-                with contextlib.suppress(OSError):  # of a name that no file can have
-                    partial.unlink(missing_ok=True)
+        with named_failure(path), partial_of(path) as partial:
+            shutil.copyfile(drawn, partial)

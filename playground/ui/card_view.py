@@ -66,7 +66,7 @@ def _draw(page: Page, run_id: str | None, question: int | None) -> tuple[Update,
         card = card_of(run, page.lang, question or 0)
         choices = [(page.translate("card.question.auto"), 0), *question_choices(run)]
         asked = gr.update(choices=choices, value=0) if question is None else gr.skip()
-        path = write_whole(_folder() / f"{run.id}.html", card_page(card, page.lang))
+        path = write_whole(_folder() / _file_name(run.id, page.lang, question), card_page(card, page.lang))
     except Exception as error:
         return gr.skip(), "", off, off, page.error_message(error)
     return (
@@ -78,7 +78,13 @@ def _draw(page: Page, run_id: str | None, question: int | None) -> tuple[Update,
     )
 
 
+def _file_name(run_id: str, lang: str, question: int | None) -> str:
+    """Each card has its own: people who look at other questions, or in another language, may save theirs meanwhile."""
+    number = f"-{question}" if question else ""
+    return f"{run_id}-{lang}{number}.html"
+
+
 @cache
 def _folder() -> Path:
-    """Where this process writes the cards that are downloaded; one for each run."""
+    """Where this process writes the cards that are downloaded."""
     return Path(tempfile.mkdtemp(prefix="playground-cards-"))

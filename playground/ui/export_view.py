@@ -14,7 +14,7 @@ from playground import runs
 from playground.errors import PlaygroundError, problem
 from playground.export.destination import free_bytes
 from playground.export.hub import machine_token
-from playground.export.order import CONTENTS, GGUF_BITS, KINDS, ExportOrder, estimated_bytes, parse_order
+from playground.export.order import CONTENTS, GGUF_BITS, KINDS, ExportOrder, differs_much, estimated_bytes, parse_order
 from playground.i18n import format_bytes
 from playground.job import Job
 from playground.ui import rows_view
@@ -131,14 +131,18 @@ def _follow(page: Page, job: Job, run_id: str | None) -> Iterator[list]:
     """The job's progress, then its result; the live view shows the same, and goes on where the page is reloaded."""
     busy = gr.update(interactive=False)
     yield [message(), busy, gr.skip()]
+    notes = []
     try:
         for event in job.latest():
             if event["kind"] == "progress" and event["total"]:
                 yield [_progress(page, event), busy, gr.skip()]
+            elif event.get("key") == "note.export_repo_empty":
+                notes.append(page.translate(event["key"], **event["values"]))
     except PlaygroundError as error:
         yield [page.error_message(error), gr.update(interactive=True), gr.skip()]
         return
-    yield [message(_done_text(page, job.result)), gr.update(interactive=True), _kept_update(page, run_id, job.result)]
+    text = "\n".join([_done_text(page, job.result), *notes])
+    yield [message(text), gr.update(interactive=True), _kept_update(page, run_id, job.result)]
 
 
 def _progress(page: Page, event: dict) -> Update:
@@ -154,7 +158,8 @@ def _done_text(page: Page, result: dict) -> str:
         return page.translate("export.pushed", size_bytes=result["bytes"], url=result["url"])
     values = {"name": Path(result["path"]).name, "size_bytes": result["bytes"]}
     if result.get("difference"):
-        return page.translate("export.done_checked", **values, **result["difference"])
+        further = [page.translate("note.export_differs")] if differs_much(result["difference"]) else []
+        return "\n".join([page.translate("export.done_checked", **values, **result["difference"]), *further])
     return page.translate("export.done", **values)
 
 

@@ -9,7 +9,7 @@ from playground.ui.api_types import RunRow, RunState
 from playground.ui.live_view import FRESH, error_text
 from playground.ui.page import Page
 
-PATHS = ("adapter", "model")  # fields of a result that name folders of this machine
+PATHS = ("adapter", "model", "path")  # fields of a result that name folders and files of this machine
 ENDS = ("done", "error")  # kinds of events that end a job
 
 

@@ -1,14 +1,17 @@
 """Continuing an adapter: its weights are the start, and every setting that contradicts it is named."""
 
 import json
+import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from toys import keys
 from transformers import AutoModelForCausalLM
 
+from playground.engine.adapter_start import check_start
 from playground.engine.workbench import Workbench
 from playground.errors import PlaygroundError
 from playground.settings import parse
@@ -55,6 +58,45 @@ def test_foreign_folder_is_continued_and_every_conflict_is_named(chosen, toy, tm
     assert told["lora.r"] == ("8", "4") and told["lora.use_rslora"] == ("False", "True")
     assert told["load.model"] == (str(toy()), "someone/else") and "lora.use_dora" not in told
     assert set(told) == {"load.model", "lora.r", "lora.alpha", "lora.use_rslora", "lora.target_modules"}
+
+
+@pytest.mark.slow
+def test_a_stopped_run_is_resumed_after_the_adapter_it_started_from_was_deleted(chosen, toy, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(toy())
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj"], init_lora_weights="gaussian")
+    get_peft_model(model, config).save_pretrained(str(tmp_path / "first"))
+    lora = {"r": 4, "alpha": 8, "target_modules": "q_proj", "start_from": str(tmp_path / "first")}
+    settings = chosen(lora=lora, train={"max_steps": 4})
+    whole = result_of(Workbench(tmp_path / "whole").tune(settings))
+    workbench = Workbench(tmp_path / "stopped")
+    for event in workbench.tune(settings):
+        if event["kind"] == "step" and event["step"] == 2:
+            workbench.stop.set()
+    assert event["result"]["stopped"] and event["result"]["checkpoint"]
+    shutil.rmtree(tmp_path / "first")
+    resumed = result_of(Workbench(tmp_path / "stopped").resume(event["result"]["run"]))
+    assert resumed["steps"] == 4 and resumed["loss"] == whole["loss"]
+    with pytest.raises(PlaygroundError) as caught:
+        list(workbench.tune(settings))
+    assert keys(caught) == ["error.start_from"]
+
+
+def test_adapters_that_change_their_base_or_do_not_fit_it_are_refused(chosen, toy, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(toy())
+    config = LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights="pissa", task_type="CAUSAL_LM")
+    get_peft_model(model, config).save_pretrained(str(tmp_path / "pissa"))
+    model = AutoModelForCausalLM.from_pretrained(toy())
+    get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj"])).save_pretrained(str(tmp_path / "cut"))
+    weights = tmp_path / "cut/adapter_model.safetensors"
+    narrow = {name: tensor[:, :3].contiguous() for name, tensor in load_file(weights).items()}
+    save_file(narrow, weights, {"format": "pt"})
+    lora = {"r": 4, "alpha": 8, "target_modules": "q_proj"}
+    loaded = SimpleNamespace(model=AutoModelForCausalLM.from_pretrained(toy()))
+    for name, key in (("pissa", "error.adapter_changes_base"), ("cut", "error.adapter_shapes")):
+        settings = chosen(lora=lora | {"start_from": str(tmp_path / name)})
+        with pytest.raises(PlaygroundError) as caught:
+            check_start(tmp_path, loaded, settings)
+        assert keys(caught) == [key]
 
 
 def test_what_is_no_adapter_is_refused(chosen, tmp_path):

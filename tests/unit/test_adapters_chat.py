@@ -219,6 +219,7 @@ def refused(workbench, ids) -> pytest.ExceptionInfo:
         ([{}, {"model": "other-model"}], "load.model", [None, "other-model"]),
         ([{"bits": 16}, {"bits": 16, "dtype": "float16"}], "load.dtype", ["auto", "float16"]),
         ([{"bits": 4}, {"bits": 4, "quant_type": "fp4"}], "load.quant_type", ["nf4", "fp4"]),
+        ([{"bits": 8}, {"bits": 8, "quant_type_8bit": "fp8"}], "load.quant_type_8bit", ["int8", "fp8"]),
         ([{"bits": 4}, {"bits": 4, "double_quant": False}], "load.double_quant", [True, False]),
     ],
 )

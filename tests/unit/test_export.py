@@ -6,7 +6,9 @@ import json
 import os
 import threading
 import zipfile
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -16,12 +18,17 @@ from toys import keys
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from playground import runs
+from playground.background import Stopped
+from playground.engine import export as export_job
+from playground.engine.export_check import check_before_loading
 from playground.engine.workbench import Workbench
 from playground.errors import PlaygroundError, as_playground_error
 from playground.export import destination as places
-from playground.export import gguf_file, hub
+from playground.export import gguf_file, hub, logits
 from playground.export.order import ExportOrder, estimated_bytes, is_file_name, parse_order, usual_name
+from playground.i18n import translate
 from playground.model import merged_weights
+from playground.ui import export_view
 
 TOKEN = "hf_thisTokenIsSecretAndMustStayInMemory"
 FORMATS = [{"to": "adapter"}, {"to": "merged"}, {"to": "gguf"}]
@@ -101,6 +108,27 @@ def test_a_gguf_file_is_read_back_and_compared(tuned, places_left):
     assert left(places_left) == [os.path.basename(result["path"])] and result["path"].endswith("-q8_0.gguf")
 
 
+@pytest.mark.parametrize("same,prompts,much", [(4, 4, False), (3, 4, False), (2, 4, True), (0, 1, True)])
+def test_an_export_that_answers_otherwise_says_so_on_the_page(same, prompts, much):
+    difference = {"prompts": prompts, "same_next_token": same, "largest": 9.0, "mean": 1.0}
+    page = SimpleNamespace(translate=partial(translate, "en"))
+    text = export_view._done_text(page, {"path": "/a/x.gguf", "bytes": 3, "difference": difference})
+    assert (translate("en", "note.export_differs") in text) == much
+
+
+def test_an_export_is_read_back_only_where_its_numbers_fit_as_they_are_computed_in(tuned, places_left, monkeypatch):
+    free = []
+    monkeypatch.setattr(export_job.logits, "fits_main_memory", lambda nbytes: free.append(nbytes))
+    merged, gguf = export(tuned, to="merged"), export(tuned, to="gguf", type="q2_k")
+    weights = sum(p.numel() for p in AutoModelForCausalLM.from_pretrained(places_left / "merged").parameters())
+    assert logits.read_back_bytes(10, torch.float32, False) == 48
+    size = round(free[0] / 1.2 / weights)  # bytes of a number, as this machine computes
+    assert size in (2, 4) and free == [round(1.2 * size * weights), round(1.2 * (size + 4) * weights)]
+    for events, need in zip((merged, gguf), free):
+        note = next(event["values"] for event in events if event.get("key") == "note.export_unchecked")
+        assert note == {"need_bytes": need} and "difference" not in events[-1]["result"]
+
+
 def test_an_export_is_a_run_of_its_own(tuned, places_left):
     before = (tuned[1].folder / "events.jsonl").read_bytes()
     summary = runs.summary(tuned[0].root, tuned[1].id)
@@ -144,6 +172,30 @@ def test_too_little_space_is_said_with_both_numbers(tuned, places_left, monkeypa
     problem = error.value.problems[0]
     assert problem.key == "error.export_space" and problem.values["free_bytes"] == 1234
     assert problem.values["need_bytes"] > 10_000 and left(places_left) == []
+
+
+def test_what_speaks_against_an_export_is_said_before_the_model_is_loaded(toy, tmp_path, monkeypatch):
+    gguf, merged = ExportOrder("r", "gguf"), ExportOrder("r", "merged")
+    for refused in ("gpt_neox", "t5"):
+        with pytest.raises(PlaygroundError) as error:
+            check_before_loading(gguf, str(toy(refused)), tmp_path)
+        assert keys(error) == ["error.export_family"]
+    for order, model in ((gguf, "llama"), (merged, "gpt_neox")):
+        check_before_loading(order, str(toy(model, chat=True)), tmp_path)
+    monkeypatch.setattr(places, "free_bytes", lambda folder: 200_000_000)
+    with pytest.raises(PlaygroundError) as error:
+        check_before_loading(merged, "smollm2-135m-instruct", tmp_path)
+    assert error.value.problems[0].values["need_bytes"] == 2 * 134_515_008
+
+
+def test_too_little_space_is_said_without_loading_the_model(tuned, places_left, monkeypatch):
+    monkeypatch.setattr("playground.engine.export_check.estimated_bytes", lambda *_: 10**18)
+    job = Workbench(tuned[0].root).export(order(tuned[1], to="merged"), "")
+    own = runs.find(tuned[0].root, next(job)["run"])
+    with pytest.raises(PlaygroundError) as error:
+        list(job)
+    assert keys(error) == ["error.export_space"]
+    assert "loaded" not in {event["kind"] for event in own.events()}
 
 
 class FullDisk:
@@ -209,6 +261,50 @@ def test_stopping_leaves_nothing(tuned, places_left, monkeypatch, values, writes
     assert result["stopped"] and "path" not in result and left(places_left) == []
 
 
+@pytest.mark.parametrize("values", FORMATS)
+def test_a_stop_that_comes_after_the_last_byte_leaves_nothing(tuned, places_left, monkeypatch, values):
+    original = export_job.run_in_background
+
+    def stopping_after(call, stop):
+        result = yield from original(call, stop)
+        if places_left.is_dir() and list(places_left.glob("*.partial/*")):  # what was written, or compared
+            stop.set()
+        return result
+
+    monkeypatch.setattr(export_job, "run_in_background", stopping_after)
+    result = export(tuned, **values)[-1]["result"]
+    assert result["stopped"] and "path" not in result and left(places_left) == []
+
+
+def test_a_stop_is_obeyed_between_the_prompts_that_are_compared(tuned, places_left):
+    job = tuned[0].export(order(tuned[1], to="merged"), "")
+    for event in job:
+        if event["kind"] == "phase" and event["name"] == "check":
+            tuned[0].stop.set()
+    assert event["result"]["stopped"] and left(places_left) == []
+
+
+def test_a_run_is_not_deleted_while_it_is_exported(tuned, places_left):
+    for event in tuned[0].export(order(tuned[1], to="adapter"), ""):
+        if event["kind"] == "phase" and event["name"] == "export":
+            with pytest.raises(PlaygroundError) as error:
+                runs.delete(tuned[0].root, tuned[1].id)
+            assert keys(error) == ["error.run_held"]
+    assert left(places_left) == ["adapter.zip"] and not runs.is_held(tuned[1])
+
+
+def test_a_stop_after_the_end_does_not_make_an_export_a_stopped_one(tuned, places_left, monkeypatch):
+    original = export_job._result
+
+    def stopping(job, *arguments):
+        job.context.stop.set()
+        return original(job, *arguments)
+
+    monkeypatch.setattr(export_job, "_result", stopping)
+    result = export(tuned, to="adapter")[-1]["result"]
+    assert not result["stopped"] and left(places_left) == ["adapter.zip"]
+
+
 KILLED = """
 import os, sys
 from pathlib import Path
@@ -231,6 +327,28 @@ def test_what_a_killed_process_leaves_is_removed_by_the_next_export(tmp_path):
     with places.destination(tmp_path, "model") as path:
         path.write_bytes(b"whole")
     assert left(tmp_path) == ["model"] and (tmp_path / "model").read_bytes() == b"whole"
+
+
+def test_what_a_killed_process_was_replacing_gets_its_name_again(tmp_path):
+    partial = tmp_path / "model.gguf.999999999.partial"
+    partial.mkdir()
+    (partial / "model.gguf.old").write_bytes(b"old")
+    places.remove_leftovers(tmp_path)
+    assert left(tmp_path) == ["model.gguf"] and (tmp_path / "model.gguf").read_bytes() == b"old"
+
+
+def test_what_would_be_replaced_stays_where_the_renaming_fails(tmp_path, monkeypatch):
+    (tmp_path / "model").write_bytes(b"old")
+
+    def failing(new, final, rename=os.replace):
+        if str(final) == str(tmp_path / "model") and not str(new).endswith(".old"):
+            raise OSError(errno.EACCES, "denied")
+        rename(new, final)
+
+    monkeypatch.setattr(os, "replace", failing)
+    with pytest.raises(OSError), places.destination(tmp_path, "model", force=True) as path:
+        path.write_bytes(b"new")
+    assert left(tmp_path) == ["model"] and (tmp_path / "model").read_bytes() == b"old"
 
 
 def test_another_process_that_is_writing_is_left_alone(tmp_path):
@@ -289,9 +407,14 @@ def test_a_half_copied_adapter_is_an_error_with_the_runs_name(tuned, tmp_path, d
 
 
 class FakeHub(BaseHTTPRequestHandler):
-    """A hub that is FAKE: it takes repos and commits, keeps them in memory and says so in its answers."""
+    """A hub that is FAKE: it takes repos and commits, keeps them in memory and says so in its answers.
+
+    mode: "lfs" has files uploaded one by one before the commit, as those that are large are; put: its answer to these.
+    """
 
     files: ClassVar[dict[str, bytes]] = {}
+    mode: ClassVar[str] = "regular"
+    put: ClassVar[int] = 200
     tokens: ClassVar[list[str]] = []
     status: ClassVar[int] = 200
 
@@ -307,16 +430,26 @@ class FakeHub(BaseHTTPRequestHandler):
         if self.path.endswith("/validate-yaml"):
             return self.answer({"errors": [], "warnings": []})
         if "/preupload/" in self.path:
-            files = [{"path": f["path"], "uploadMode": "regular"} for f in json.loads(body)["files"]]
+            files = [{"path": f["path"], "uploadMode": self.mode} for f in json.loads(body)["files"]]
             return self.answer({"files": [{**f, "shouldIgnore": False} for f in files]})
+        if self.path.endswith("/info/lfs/objects/batch"):
+            upload = {"href": f"http://{self.headers['Host']}/lfs/upload"}
+            objects = [{**o, "actions": {"upload": upload}} for o in json.loads(body)["objects"]]
+            return self.answer({"transfer": "basic", "objects": objects})
         if "/commit/" in self.path:
             for line in map(json.loads, body.splitlines()):
                 if line["key"] == "file":
                     type(self).files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+                elif line["key"] == "lfsFile":
+                    type(self).files[line["value"]["path"]] = b""
             return self.answer(
                 {"commitUrl": f"http://{self.headers['Host']}/me/toy/commit/1", "commitOid": "fake", "success": True}
             )
         return self.answer({}, 404)
+
+    def do_PUT(self):
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.answer({}, self.put)
 
     def answer(self, value, status=200):
         text = json.dumps(value).encode()
@@ -334,7 +467,7 @@ class FakeHub(BaseHTTPRequestHandler):
 def fake_hub(monkeypatch):
     import huggingface_hub
 
-    FakeHub.files, FakeHub.tokens, FakeHub.status = {}, [], 200
+    FakeHub.files, FakeHub.tokens, FakeHub.status, FakeHub.mode, FakeHub.put = {}, [], 200, "regular", 200
     server = ThreadingHTTPServer(("127.0.0.1", 0), FakeHub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
@@ -358,6 +491,18 @@ def test_a_hub_gets_the_adapter_and_its_card_and_the_token_stays_nowhere(tuned, 
     _token_is_nowhere(tuned, capfd)
 
 
+def test_what_is_pushed_lies_where_the_next_export_removes_it_after_a_kill(tuned, places_left, monkeypatch):
+    seen = []
+
+    def pushed(folder, *arguments):
+        seen.extend([folder.name, *left(places_left)])
+        return {"url": "http://hub/me/toy"}
+
+    monkeypatch.setattr(hub, "push_folder", pushed)
+    assert push(tuned, content="merged")[-1]["result"]["url"]
+    assert seen[0] == "merged" and seen[1].endswith(f".{os.getpid()}.partial") and left(places_left) == []
+
+
 def _token_is_nowhere(tuned, capfd):
     for path in tuned[0].root.rglob("*"):
         assert not path.is_file() or TOKEN.encode() not in path.read_bytes(), path
@@ -377,8 +522,6 @@ def test_a_refusal_names_the_repo_and_never_the_token(tuned, fake_hub, places_le
 
 
 def test_a_stopped_upload_publishes_nothing(tuned, fake_hub, tmp_path):
-    from playground.background import Stopped
-
     (tmp_path / "big").write_bytes(b"x" * 100_000)
 
     def stop(done, total):
@@ -386,6 +529,36 @@ def test_a_stopped_upload_publishes_nothing(tuned, fake_hub, tmp_path):
 
     with pytest.raises(Stopped):
         hub.push_folder(tmp_path, "me/toy", TOKEN, True, "message", stop)
+    assert fake_hub.files == {}
+
+
+def test_a_large_file_is_uploaded_before_the_commit_refused_or_stopped(tuned, fake_hub, tmp_path):
+    (tmp_path / "big").write_bytes(b"x" * 10_000)
+    fake_hub.mode = "lfs"
+
+    def pushed(on_progress=lambda *step: None):
+        return hub.push_folder(tmp_path, "me/toy", TOKEN, True, "message", on_progress)
+
+    assert pushed()["url"] and fake_hub.files == {"big": b""}
+    fake_hub.files, fake_hub.put = {}, 403
+    with pytest.raises(PlaygroundError) as error:
+        pushed()
+    assert keys(error) == ["error.export_hub_refused"]
+
+    def broken(done, total):
+        if done > 10_000:
+            raise ConnectionResetError("the connection broke")
+
+    with pytest.raises(PlaygroundError, match="the connection broke") as error:
+        pushed(broken)
+    assert keys(error) == ["error.export_hub"]
+
+    def stop(done, total):
+        if done > 10_000:  # the first reading is for the checksum
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        pushed(stop)
     assert fake_hub.files == {}
 
 

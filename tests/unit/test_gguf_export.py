@@ -109,6 +109,8 @@ def test_rows_that_are_no_whole_blocks_get_another_type(toy, tmp_path):
         ("gemma3_text", {"query_pre_attn_scalar": 256, "layer_types": None}, "error.export_field"),
         ("llama", {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "error.export_field"),
         ("qwen3", {}, "error.export_field"),
+        ("llama", {"attention_bias": True}, "error.export_field"),
+        ("llama", {"mlp_bias": True}, "error.export_field"),
     ],
 )
 def test_what_cannot_be_checked_is_refused(toy, family, changes, key):

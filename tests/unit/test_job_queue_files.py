@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+from filelock import FileLock
 from toys import PROJECT
 
 from playground import runs
@@ -183,6 +184,31 @@ def test_a_full_disk_leaves_the_queue_as_it_was(tmp_path, monkeypatch):
     with pytest.raises(OSError):
         store.change(tmp_path, good.id, state="running")
     assert store.listing(tmp_path).jobs == (good,) and not list((tmp_path / store.FOLDER).glob(".*.partial"))
+
+
+def test_a_full_disk_leaves_the_queue_to_others(tmp_path, monkeypatch):
+    hold = Owner(tmp_path)
+    with monkeypatch.context() as full:
+        full.setattr(owner.Path, "write_text", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left")))
+        with pytest.raises(OSError):
+            hold.take()
+    assert not hold.held and owner.other_program(tmp_path) is None
+    Owner(tmp_path).take()
+
+
+@pytest.mark.parametrize("lock", ["queue", "run"])
+def test_who_only_looks_whether_a_lock_is_held_refuses_nobody(tmp_path, lock):
+    run = runs.create(tmp_path, "tune", Settings())
+    path = tmp_path / (f".locks/{run.id}.lock" if lock == "run" else f"{store.FOLDER}/owner.lock")
+    path.parent.mkdir(exist_ok=True)
+    look = FileLock(path, thread_local=False)
+    look.acquire()
+    threading.Timer(0.05, look.release).start()
+    if lock == "run":
+        with runs.locked(run):
+            pass
+    else:
+        Owner(tmp_path).take()
 
 
 @pytest.mark.parametrize("name", ["", "../../etc/passwd", "a/b", "😀" * 300, "x" * 300, None])

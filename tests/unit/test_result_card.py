@@ -2,6 +2,8 @@
 
 import json
 import re
+from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
@@ -11,9 +13,10 @@ from playground.__main__ import main
 from playground.errors import PlaygroundError
 from playground.i18n import LANGUAGES, translate
 from playground.settings import Settings
-from playground.share import card_drawing, screenshot
+from playground.share import card_drawing, files, screenshot
 from playground.share.card import card_of, exchanges
 from playground.share.card_drawing import card_page, card_svg, lines_of, text_width
+from playground.ui import card_view
 
 GIB = 2**30
 
@@ -133,6 +136,29 @@ def test_the_command_writes_html_and_png_and_names_what_is_missing(run, tmp_path
     monkeypatch.setattr(screenshot, "find_browser", lambda: None)
     assert main(["card", run.id, *root, "--out", str(tmp_path / "card.png")]) == 1
     assert "needs no browser" in capsys.readouterr().out and not (tmp_path / "card.png").exists()
+
+
+def test_a_card_may_have_the_longest_name_that_a_file_can_have(tmp_path):
+    for name in ("n" * 250 + ".html", "犬" * 83 + ".html"):
+        assert files.write_whole(tmp_path / name, "card") == str(tmp_path / name)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_cards_of_other_questions_and_languages_are_other_files():
+    names = {card_view._file_name("run", lang, question) for lang in LANGUAGES for question in (None, 0, 1, 2)}
+    assert len(names) == 3 * len(LANGUAGES)
+
+
+def test_a_browser_is_asked_to_leave_the_network_alone(tmp_path, monkeypatch):
+    def draw(command, **options):
+        drawn = next(part for part in command if part.startswith("--screenshot=")).partition("=")[2]
+        Path(drawn).write_bytes(screenshot.PNG_START)
+        assert {"--disable-background-networking", "--disable-component-update"} <= set(command)
+
+    monkeypatch.setattr(screenshot, "find_browser", lambda: "browser")
+    monkeypatch.setattr(screenshot.subprocess, "run", lambda *a, **k: draw(*a, **k) or SimpleNamespace(stderr=b""))
+    screenshot.write_png("<p>", tmp_path / "card.png", 10, 10)
+    assert [path.name for path in tmp_path.iterdir()] == ["card.png"]
 
 
 @pytest.mark.slow

@@ -103,6 +103,21 @@ def test_the_same_sweep_again_repeats_only_what_is_not_done(tmp_path):
     assert put_sweep(tmp_path, other) == 0 and len(store.listing(tmp_path).group(other.group)) == 2
 
 
+def test_the_same_sweep_again_adds_what_follows_and_repeats_what_failed(tmp_path):
+    sweep, question = parse_sweep(["r=4,8"], Settings()), Follower("compare", {"question": "?"})
+    put_sweep(tmp_path, sweep)
+    for job in store.listing(tmp_path).jobs:
+        _finish(tmp_path, job, 1.0)
+    assert put_sweep(tmp_path, sweep, [question]) == 2
+    answers = [job for job in store.listing(tmp_path).jobs if job.kind == "compare"]
+    assert len({job.after for job in answers}) == len(answers) == 2 and answers[0].group == sweep.group
+    store.change(tmp_path, answers[0].id, state="stopped")
+    store.change(tmp_path, answers[1].id, state="done")
+    assert put_sweep(tmp_path, sweep, [question, Follower("export", {"to": "gguf"})]) == 2
+    now = [(job.kind, job.state) for job in store.listing(tmp_path).jobs if job.kind != "tune"]
+    assert now == [("compare", "waiting"), ("compare", "done"), ("export", "waiting"), ("export", "waiting")]
+
+
 @pytest.mark.parametrize("lang", LANGUAGES)
 @pytest.mark.parametrize(
     "texts,shape", [(["lr=1e-3,1e-2,1e-1"], "<circle"), (R48, "<rect"), (["prompt_format=chat,alpaca"], "<circle")]

@@ -52,6 +52,7 @@ def run(tmp_path):
 @pytest.fixture
 def trackio(tmp_path, monkeypatch):
     """Trackio in an empty folder, with a network that fails the test that uses it."""
+    trackio = pytest.importorskip("trackio")
     from trackio import sqlite_storage, utils
 
     def refuse(*_):
@@ -62,8 +63,6 @@ def trackio(tmp_path, monkeypatch):
     monkeypatch.setattr(sqlite_storage.SQLiteStorage, "_dataset_import_attempted", False)
     for module in (sqlite_storage, utils):
         monkeypatch.setattr(module, "TRACKIO_DIR", tmp_path / "trackio")
-    import trackio
-
     return trackio
 
 
