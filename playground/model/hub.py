@@ -29,8 +29,13 @@ def cached_folder(repo: str | None) -> Path | None:
     folder = Path(config).parent
     for index in folder.glob("*.index.json"):
         shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        return folder if all((folder / name).is_file() for name in shards) else None
+        return folder if all(is_file_name(name) and (folder / name).is_file() for name in shards) else None
     return folder if any(folder.glob("*.safetensors")) or any(folder.glob("*.bin")) else None
+
+
+def is_file_name(name: object) -> bool:
+    """Whether what an index names is a file beside it, and no path that leads elsewhere."""
+    return isinstance(name, str) and name not in ("", ".", "..") and not set("/\\\0") & set(name)
 
 
 def cached_file(repo: str, name: str) -> Path | None:

@@ -243,7 +243,7 @@ class Endpoints:
         )
         run = self._tuned_run(run_id)
         turn = Turn(prompt.strip(), {}, adapter=run.id)
-        return Request(turn, run.settings(), parse_answers(generation), None)
+        return Request(turn, self._page.run_settings(run.id), parse_answers(generation), None)
 
     def _tuned_run(self, run_id: str) -> Run:
         """A run with an adapter, or with a model that was fine-tuned in full. Raises PlaygroundError."""

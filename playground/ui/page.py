@@ -10,8 +10,10 @@ from typing import Any
 
 import gradio as gr
 
+from playground import runs
 from playground.catalog.cards import cards
 from playground.data import uploads
+from playground.data.allowed_names import forbidden_sources
 from playground.engine.client import Engine
 from playground.errors import PlaygroundError, Problem, as_playground_error, problem
 from playground.i18n import table, translate
@@ -20,7 +22,7 @@ from playground.jobs.runner import Runner
 from playground.planning.client import Planner, this_machine
 from playground.settings import Settings, parse, raise_all
 from playground.settings.limits import Limits, beyond_limits
-from playground.ui.access import forbidden_sources, forbidden_start
+from playground.ui.access import forbidden_start
 from playground.ui.job_queue import JobQueue
 from playground.ui.story import Story
 from playground.ui.workspaces import Workspace
@@ -157,6 +159,16 @@ class Page:
         """Raise PlaygroundError where they name a model or data set that this page may not read."""
         beyond = beyond_limits(settings, self.limits) if self.limits else []
         raise_all([*self._forbidden(settings.to_dict()), *beyond])
+
+    def run_settings(self, run_id: str | None) -> Settings:
+        """The settings of one of the person's runs, to work with.
+
+        Raises PlaygroundError for a run that isn't there, and on a shared page where they name what it may not read:
+        they come from a file.
+        """
+        settings = runs.find(self.root, run_id).settings()
+        raise_all(self._forbidden(settings.to_dict()))
+        return settings
 
     def values(self, settings: Settings) -> list:
         """The form's values for these settings, in the order of `inputs`."""

@@ -89,7 +89,8 @@ def _lines(page: Page, run_id: str | None) -> tuple[Update, ...]:
     hidden = gr.update(visible=False)
     try:
         run = runs.find(page.root, run_id)
-        chosen = run.settings() if page.private else shareable(run.settings())
+        chosen = page.run_settings(run_id)
+        chosen = chosen if page.private else shareable(chosen)
         device = next(run.events(), {}).get("hardware", {}).get("device", "cpu")
         path = write_whole(_folder(run.id) / SETTINGS_FILE, settings_text(chosen))
     except Exception as error:
@@ -104,6 +105,7 @@ def _files(page: Page, run_id: str | None) -> tuple[Update, ...]:
     """Updates once script and notebook are written, with what differs from the run."""
     try:
         run = runs.find(page.root, run_id)
+        page.run_settings(run.id)
         made = page.planner.ask("repeat_files", root=str(page.root), run=run.id, folder=str(_folder(run.id)))
         script = Path(made["script"]).read_text(encoding="utf-8")
     except Exception as error:
