@@ -105,6 +105,7 @@ class Visitors:
         if route.startswith("/upload") and scope.get("method") == "POST":
             if not self._files.has_room(visitor, headers.get(b"content-length", "")):
                 return receive, _refuse(413, "shared.uploads", headers)
+            receive = self._files.counting(visitor, receive)
         elif route.startswith(CALLS) and scope.get("method") == "POST":
             body = await _read_body(receive)
             if body is None:

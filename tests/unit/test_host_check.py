@@ -1,5 +1,7 @@
 """A private page answers only under its own names, and to no other web site."""
 
+import asyncio
+
 import httpx
 import pytest
 from starlette.applications import Starlette
@@ -8,6 +10,8 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from playground.ui.host_check import HostCheck, host_name, own_names
+from playground.ui.request_guard import Refused
+from playground.ui.visitor_files import VisitorFiles
 
 
 @pytest.fixture(scope="module")
@@ -64,11 +68,37 @@ def test_whoever_has_logged_in_is_known_by_that_name_and_not_by_the_cookie():
 
 
 def test_visitors_upload_no_more_than_the_limit_and_all_together_ten_times_that():
-    from playground.ui.visitor_files import VisitorFiles
-
     files = VisitorFiles([], 100)
-    assert files.has_room("ada", "60") and not files.has_room("ada", "41") and files.has_room("ada", "40")
-    for wrong in ("", "-1", "many"):
+    assert upload(files, "ada", 30, 30) == 60
+    assert not files.has_room("ada", "41") and files.has_room("ada", "40") and upload(files, "ada", 30, 10, 10) == 40
+    for wrong in ("", "-1", "many", "9" * 5000):
         assert not files.has_room("bob", wrong)
-    assert all(files.has_room(f"visitor {number}", "100") for number in range(9))
-    assert not files.has_room("one more", "1")
+    assert all(upload(files, f"visitor {number}", 100) for number in range(9))
+    assert not files.has_room("one more", "1") and upload(files, "one more", 1) == 0
+
+
+def test_an_upload_that_never_comes_takes_nobodys_room():
+    files = VisitorFiles([], 100)
+    for number in range(30):
+        assert files.has_room(f"visitor {number}", "100")  # claimed in a header, and then nothing
+        assert upload(files, f"visitor {number}", b"") == 0
+    assert upload(files, "ada", 100) == 100
+
+
+def upload(files: VisitorFiles, visitor: str, *parts: int | bytes) -> int:
+    """Bytes of an upload's parts that were taken before it was refused."""
+    messages = iter([{"type": "http.request", "body": bytes(part), "more_body": True} for part in parts])
+
+    async def receive():
+        return next(messages)
+
+    async def read() -> int:
+        taken, counting = 0, files.counting(visitor, receive)
+        try:
+            for _ in parts:
+                taken += len((await counting())["body"])
+        except Refused as refused:
+            assert refused.status == 413
+        return taken
+
+    return asyncio.run(read())
