@@ -67,13 +67,14 @@ def launch_options(lang: str, shared: SharedPage | None, names: Sequence[str] = 
 
 
 def _middleware(lang: str, shared: SharedPage | None, names: Sequence[str]) -> list[Middleware]:
-    """What requests pass, outermost first: who asks, whether the request is well-formed, the opening
+    """What requests pass, outermost first: from what page, who asks, whether the request is well-formed, the opening
     picture, the quickened scripts.
 
     What others load over a network is compressed: the page is 1 MB and Gradio's scripts are several, which shrink to a
     fifth.
     """
     compressed = [Middleware(GZipMiddleware, minimum_size=2000, compresslevel=5)] if shared else []
-    visitor = shared.middleware() if shared else Middleware(HostCheck, names=names)
+    visitor = [shared.middleware()] if shared else []
+    host = Middleware(HostCheck, names=None if shared else names)
     guard = Middleware(RequestGuard, lang=lang, most_upload=MAX_FILE_BYTES)
-    return [*compressed, visitor, guard, Middleware(OpeningPicture, first=lang), Middleware(QuickScripts)]
+    return [*compressed, host, *visitor, guard, Middleware(OpeningPicture, first=lang), Middleware(QuickScripts)]

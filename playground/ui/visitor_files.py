@@ -18,7 +18,7 @@ from urllib.parse import unquote
 from starlette.types import Message, Receive, Send
 
 from playground.errors import problem
-from playground.ui.request_guard import TOO_LARGE, Refused
+from playground.ui.request_headers import TOO_LARGE, Refused
 
 MAX_VISITORS = 1_000  # whose files are remembered; the one without a visit for longest is forgotten first
 MAX_FILES = 2_000  # of one visitor; the oldest is forgotten first

@@ -10,14 +10,15 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from playground.ui.host_check import HostCheck, host_name, own_names
-from playground.ui.request_guard import Refused
+from playground.ui.request_headers import Refused
 from playground.ui.visitor_files import VisitorFiles
+
+PAGE = Starlette(routes=[Route("/", lambda request: PlainTextResponse("page"), methods=["GET", "POST"])])
 
 
 @pytest.fixture(scope="module")
 def client() -> TestClient:
-    app = Starlette(routes=[Route("/", lambda request: PlainTextResponse("page"), methods=["GET", "POST"])])
-    return TestClient(HostCheck(app, ["proxy.example"]))
+    return TestClient(HostCheck(PAGE, ["proxy.example"]))
 
 
 def answer(client: TestClient, host: str, method: str = "GET", **headers: str) -> httpx.Response:
@@ -43,10 +44,31 @@ def test_a_site_whose_name_leads_here_is_refused_with_what_to_do(client, host):
     assert refused.status_code == 403 and "--allow-host" in refused.text and host_name(host) in refused.text
 
 
-def test_another_sites_script_sends_nothing(client):
-    assert answer(client, "localhost", "POST", **{"sec-fetch-site": "cross-site"}).status_code == 403
-    assert answer(client, "localhost", "GET", **{"sec-fetch-site": "cross-site"}).status_code == 200  # a link to it
-    assert answer(client, "localhost", "POST", **{"sec-fetch-site": "same-origin"}).status_code == 200
+@pytest.mark.parametrize("names", [["proxy.example"], None])
+def test_another_sites_script_sends_nothing(names):
+    page = TestClient(HostCheck(PAGE, names))
+    for site in ("cross-site", "same-site"):  # the latter from another port of this machine too
+        refused = answer(page, "localhost:7860", "POST", **{"sec-fetch-site": site, "origin": "http://evil.example"})
+        assert refused.status_code == 403 and "http://evil.example" in refused.text
+    assert answer(page, "localhost", "GET", **{"sec-fetch-site": "cross-site"}).status_code == 200  # a link to it
+    assert answer(page, "localhost", "POST", **{"sec-fetch-site": "same-origin"}).status_code == 200
+    assert answer(page, "localhost", "POST").status_code == 200  # a program
+
+
+@pytest.mark.parametrize(
+    "host,origin,status",
+    [
+        ("192.168.1.5:7860", "http://192.168.1.5:7860", 200),
+        ("localhost:7860", "http://LOCALHOST:7860", 200),
+        ("192.168.1.5:7860", "http://192.168.1.5:8888", 403),  # where the browser says nothing else
+        ("localhost:7860", "null", 403),
+        ("localhost:7860", "http://evil.example", 403),
+        ("localhost:7860", "https://proxy.example", 200),  # a proxy's name, which was given
+    ],
+)
+def test_a_call_comes_from_the_page_that_it_is_for(client, host, origin, status):
+    assert answer(client, host, "POST", origin=origin).status_code == status
+    assert answer(client, host, "GET", origin=origin).status_code == 200
 
 
 def test_whoever_has_logged_in_is_known_by_that_name_and_not_by_the_cookie():
