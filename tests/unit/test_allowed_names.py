@@ -1,6 +1,8 @@
 """The settings of a run are a file's: no process of a shared page reads what a form couldn't have named."""
 
 import json
+import threading
+from types import SimpleNamespace
 
 import pytest
 from pages import page_over
@@ -10,6 +12,7 @@ from playground import runs
 from playground.data.allowed_names import checked_settings
 from playground.engine.workbench import Workbench, find_tuned
 from playground.errors import PlaygroundError
+from playground.model import hub
 from playground.model.adapter_folder import base_model
 from playground.planning import preview, process
 from playground.settings import Generation, Settings
@@ -88,3 +91,36 @@ def test_an_adapter_tells_a_shared_page_of_no_folder(monkeypatch, tmp_path):
             assert base_model(tmp_path) == named
         monkeypatch.setenv(SHARED, "1")
         assert refusal(lambda: base_model(tmp_path)) == ["error.adapter_base"]
+
+
+@pytest.mark.parametrize("kind", ["files", "gguf"])
+def test_a_shared_page_downloads_no_more_than_its_largest_model(monkeypatch, tmp_path, kind):
+    import huggingface_hub
+
+    size, asked = {"of": 200}, []
+    files = [SimpleNamespace(rfilename=name, size=of) for name, of in (("a.safetensors", 0), ("b.onnx", 10**15))]
+
+    def model_info(api, repo, **named):
+        files[0].size = size["of"]
+        return SimpleNamespace(siblings=files)
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda *_, **__: SimpleNamespace(size=size["of"]))
+    for name in ("snapshot_download", "hf_hub_download"):
+        monkeypatch.setattr(huggingface_hub, name, lambda *_, **__: asked.append(1) or str(tmp_path))
+    monkeypatch.setattr(hub, "check_access", lambda *_: None)
+
+    def fetch():
+        if kind == "files":
+            hub.download_files("a/b", hub.MODEL_FILES, hub.IGNORED_FILES, print)
+        else:
+            list(hub.download_file("a/b", "x.gguf", threading.Event()))
+
+    monkeypatch.setenv(SHARED, "1")
+    monkeypatch.setenv("PLAYGROUND_MAX_PARAMETERS", "100")
+    fetch()
+    size["of"] = 2**30 + 401
+    assert refusal(fetch) == ["shared.download"] and len(asked) == 1
+    monkeypatch.delenv(SHARED)
+    fetch()
+    assert len(asked) == 2
