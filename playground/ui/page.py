@@ -3,7 +3,6 @@
 import functools
 import html
 import json
-import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from playground.settings import Settings, parse, raise_all
 from playground.settings.limits import Limits, beyond_limits
 from playground.ui.access import forbidden_start
 from playground.ui.job_queue import JobQueue
+from playground.ui.long_question import ask_with_progress
 from playground.ui.story import Story
 from playground.ui.workspaces import Workspace
 
@@ -33,7 +33,6 @@ UNQUEUED: dict[str, Any] = {**QUIET, "queue": False}
 LATEST_ONLY: dict[str, Any] = {**QUIET, "trigger_mode": "always_last"}
 THIS_MACHINE = "here"  # this machine, as a choice among the cards
 TARGET_MODULES = ("attention", "all-linear")  # suggested; module names are accepted too
-POLL_SECONDS = 0.3  # between two progress updates of a long question
 
 FieldName = tuple[str, str]  # group and name of a setting, for example ("train", "epochs")
 Update = Any  # what a handler gives Gradio for a component: its value, or gr.update(...)
@@ -199,28 +198,8 @@ class Page:
         return message(as_playground_error(error).text(self.lang), bad=True)
 
     def ask_with_progress(self, question: str, **values: Any) -> Generator[Sequence | None, None, dict]:
-        """The planner's answer; meanwhile yield its latest progress (done, total, unit), or None before the first.
-
-        Raises what the planner raises.
-        """
-        progress: list[Sequence] = []
-        answer: dict[str, Any] = {}
-
-        def ask() -> None:
-            try:
-                answer["result"] = self.planner.ask(question, lambda *step: progress.append(step), **values)
-            except BaseException as error:
-                answer["error"] = error
-
-        thread = threading.Thread(target=ask, daemon=True)
-        thread.start()
-        while thread.is_alive():
-            thread.join(POLL_SECONDS)
-            if thread.is_alive():
-                yield progress[-1] if progress else None
-        if "error" in answer:
-            raise answer["error"]
-        return answer["result"]
+        """The planner's answer, with its progress: long_question.py."""
+        return ask_with_progress(self.planner, question, values)
 
     def _forbidden(self, groups: dict[str, Any]) -> list[Problem]:
         """Problems of the model and data set named in {group: {field: value}}, unless the page is private."""

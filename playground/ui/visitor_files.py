@@ -13,7 +13,6 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote
 
 from starlette.types import Message, Receive, Send
 
@@ -50,8 +49,11 @@ class VisitorFiles:
         self._lock = threading.Lock()
 
     def may_fetch(self, visitor: str, route: str) -> bool:
-        """Whether a route, "/file=…" or "/file/…", names a file that this visitor was sent, or one for everyone."""
-        path = _normal(unquote(route[len("/file=") :]))
+        """Whether a route, "/file=…" or "/file/…", names a file that this visitor was sent, or one for everyone.
+
+        The route is decoded already, once, as Gradio gets it.
+        """
+        path = _normal(route[len("/file=") :])
         with self._lock:
             return path in self._everyone or path in self._sent.get(visitor, ())
 
