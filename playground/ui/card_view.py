@@ -1,9 +1,6 @@
 """The part of the Take home tab on the result card: choose a question, see the card, download it as HTML or PNG."""
 
-import tempfile
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
 import gradio as gr
 
@@ -11,6 +8,7 @@ from playground import ASSETS, runs
 from playground.share.card import card_of, question_choices
 from playground.share.card_drawing import card_page, card_svg
 from playground.share.files import write_whole
+from playground.ui import downloads
 from playground.ui.page import UNQUEUED, Page, Update, message, message_box
 
 SAVE_PNG = ASSETS / "share" / "save_png.js"  # the browser draws the card on a canvas
@@ -66,7 +64,7 @@ def _draw(page: Page, run_id: str | None, question: int | None) -> tuple[Update,
         card = card_of(run, page.lang, question or 0)
         choices = [(page.translate("card.question.auto"), 0), *question_choices(run)]
         asked = gr.update(choices=choices, value=0) if question is None else gr.skip()
-        path = write_whole(_folder() / f"{run.id}.html", card_page(card, page.lang))
+        path = write_whole(downloads.place(page.visitor, "cards") / f"{run.id}.html", card_page(card, page.lang))
     except Exception as error:
         return gr.skip(), "", off, off, page.error_message(error)
     return (
@@ -76,9 +74,3 @@ def _draw(page: Page, run_id: str | None, question: int | None) -> tuple[Update,
         gr.update(interactive=True),
         message(),
     )
-
-
-@cache
-def _folder() -> Path:
-    """Where this process writes the cards that are downloaded; one for each run."""
-    return Path(tempfile.mkdtemp(prefix="playground-cards-"))

@@ -213,4 +213,4 @@ def _download(page: Page, run_id: str | None, file: str | None) -> list[Update]:
         text = page.translate("export.too_large", name=path.name, size_bytes=size, path=where)
         return [gr.update(value=None, interactive=False), message(text)]
     label = f"{page.translate('export.download')} · {format_bytes(size)}"
-    return [gr.update(value=str(link(path, str(run_id))), label=label, interactive=True), gr.skip()]
+    return [gr.update(value=str(link(path, page.visitor, str(run_id))), label=label, interactive=True), gr.skip()]

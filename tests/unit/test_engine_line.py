@@ -19,7 +19,7 @@ from playground.settings.limits import (
     raise_if_too_many_rows,
     raise_if_too_many_steps,
 )
-from playground.ui import engine_line, workspaces
+from playground.ui import downloads, engine_line, workspaces
 from playground.ui.engine_line import EngineLine
 from playground.ui.shared_page import SharedPage
 from playground.ui.visitor_engine import VisitorEngine
@@ -194,6 +194,21 @@ def test_what_nobody_has_visited_for_long_is_removed_with_its_uploads(spaces, tm
     made.tidy()
     assert gone == ["ada"] and not (made.folder / "ada").exists() and (made.folder / "bob").is_dir()
     assert uploads.owners() == {"bob"}
+
+
+def test_what_was_made_for_downloads_goes_with_its_visitor(engine, tmp_path, monkeypatch):
+    monkeypatch.setenv("PLAYGROUND_CACHE", str(tmp_path / "cache"))
+    shared = SharedPage(tmp_path)
+    made = {name: downloads.place(name, "repeat", "run") / "settings.json" for name in ("ada", "bob")}
+    for file in made.values():
+        file.write_text("{}")
+    find = shared.workspaces(engine, None).__self__
+    for name in made:
+        runs.create(find.of(name).root, "tune", Settings())
+    find.of("ada").seen -= shared.limits.kept + 1
+    find.tidy()
+    assert not made["ada"].exists() and made["bob"].exists()
+    downloads.remove("bob")
 
 
 @pytest.mark.parametrize("owner", ["", ".", "..", "../other", "a/b"])
