@@ -44,8 +44,9 @@ class Checkpoints:
     def __init__(self, trainer: Trainer, training_set: TrainingSet, run: Run, train: Train, writes: bool):
         """writes: whether this process does, as the main one."""
         self._trainer, self._examples, self._run, self._writes = trainer, training_set.examples, run, writes
-        self._sizes = {"size_bytes": checkpoint.size_of(trainer), "free_bytes": checkpoint.free_bytes(run.folder)}
-        self._timer = CheckpointTimer(train.save_every, *self._sizes.values())
+        size, free = checkpoint.size_of(trainer), checkpoint.free_bytes(run.folder)
+        self._sizes = {"size_bytes": size, "free_bytes": free}
+        self._timer = CheckpointTimer(train.save_every, size, free)
         self._noted = False
         self.ended_early = False
 
