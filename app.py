@@ -12,7 +12,7 @@ from playground.i18n import LANGUAGES, translate
 from playground.talk.steps import STEPS, read_steps
 from playground.ui.build import build_app
 from playground.ui.ending import ending_in_order
-from playground.ui.launch import launch_options
+from playground.ui.launch import has_public_link, launch_options
 from playground.ui.static_space import write_static_space
 
 
@@ -22,7 +22,7 @@ def main() -> None:
     )
     parser.add_argument("--host", help="address to listen on (GRADIO_SERVER_NAME, else 127.0.0.1)")
     parser.add_argument("--port", type=int, help="port to listen on (GRADIO_SERVER_PORT, else 7860)")
-    parser.add_argument("--share", action="store_true", default=None, help="also open a public link through Gradio")
+    parser.add_argument("--share", action="store_true", help="also open a public link through Gradio")
     parser.add_argument("--auth", action="append", metavar="NAME:PASSWORD", help="let in only who logs in (repeatable)")
     parser.add_argument(
         "--allow-host",
@@ -40,7 +40,8 @@ def main() -> None:
         "--static-space", type=Path, metavar="DIR", help="write recordings and predictions as plain web pages, and end"
     )
     arguments = parser.parse_args()
-    private = not arguments.share and "SPACE_ID" not in os.environ  # a shared link and a Space are open to anyone
+    share = has_public_link(arguments.share)
+    private = not share and "SPACE_ID" not in os.environ  # a shared link and a Space are open to anyone
     lang = arguments.lang or "en"
     users = [tuple(user.partition(":")[::2]) for user in arguments.auth or []]
     if not all(name and password for name, password in users):
@@ -63,7 +64,7 @@ def main() -> None:
         if private and not options["mcp_server"]:
             print(translate(lang, "api.no_mcp"))
         with ending_in_order(app) as ended:
-            address = {"server_name": arguments.host, "server_port": arguments.port, "share": arguments.share}
+            address = {"server_name": arguments.host, "server_port": arguments.port, "share": share}
             app.launch(**address, auth=users or None, **options, prevent_thread_lock=True)
             ended.wait()
 

@@ -33,6 +33,7 @@ from typing import Any, NoReturn, TextIO
 from playground.ending import ENDING, PARENT
 from playground.errors import as_playground_error
 from playground.json_values import to_line
+from playground.process_log import keep_log
 
 PROJECT = Path(__file__).resolve().parents[1]
 LOG_LINES = 40  # of standard error that are kept in memory
@@ -63,7 +64,6 @@ class Connection:
     ) -> None:
         self.ready: dict | None = None  # what the child announced, once it has
         self.closing = False  # whether its end was asked for
-        self._log = log
         self._log_tail: deque[str] = deque(maxlen=LOG_LINES)
         self._requests: dict[int, OnMessage] = {}  # those without an end
         self._last_id = 0
@@ -82,7 +82,8 @@ class Connection:
             env=os.environ | _import_path() | {"PYTHONUNBUFFERED": "1"} | (environment or {}),
             start_new_session=True,
         )
-        self._logging_thread = threading.Thread(target=self._keep_log, daemon=True)
+        logged = (self._process.stderr, log, self._log_tail)
+        self._logging_thread = threading.Thread(target=keep_log, args=logged, daemon=True)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._logging_thread.start()
         self._reader.start()
@@ -187,19 +188,6 @@ class Connection:
             is_end = "event" not in message
             on_message = self._requests.pop(message["id"]) if is_end else self._requests[message["id"]]
         on_message(message)
-
-    def _keep_log(self) -> None:
-        assert self._process.stderr
-        try:
-            self._log.parent.mkdir(parents=True, exist_ok=True)
-            with open(self._log, "a", encoding="utf-8") as file:
-                for line in self._process.stderr:
-                    self._log_tail.append(line.strip())
-                    file.write(line)
-                    file.flush()
-        except OSError:
-            for line in self._process.stderr:  # the pipe must be emptied even where nothing can be written
-                self._log_tail.append(line.strip())
 
 
 def _import_path() -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Catalog: the models, data sets, presets, prompts and GPUs to choose from, and whether a hub has a repo.
 
-May import: errors, i18n. Imports no torch.
+May import: settings, errors, i18n. Imports no torch.
 """
 
 from playground.catalog.entries import (

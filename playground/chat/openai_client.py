@@ -19,6 +19,7 @@ from playground.settings import Generation
 CONNECT_TIMEOUT = 6.0  # seconds
 READ_TIMEOUT = 60.0  # seconds between two pieces of an answer
 MAX_CHARACTERS = 100_000  # of an answer; after them the connection is closed, for services that never end
+MAX_LINE = 1_000_000  # characters: an answer of MAX_CHARACTERS in one JSON line, each of them escaped
 MAX_ERROR_BYTES = 20_000
 HIDDEN_KEY = "•••"  # in the place of a key that a service echoes
 
@@ -73,10 +74,20 @@ def stream_answer(
     try:
         with httpx.stream("POST", url, json=body, headers=headers, timeout=timeout) as response:
             if response.status_code != 200:
-                raise _status_error(service, response.status_code, response.read()[:MAX_ERROR_BYTES])
+                raise _status_error(service, response.status_code, _beginning(response))
             yield from _growing_text(response, key, stop)
     except httpx.HTTPError as error:
         raise problem("error.service_unreachable", url=service.base_url[:120], detail=type(error).__name__) from error
+
+
+def _beginning(response: httpx.Response) -> bytes:
+    """As much of a body as an error's text can need; no more of it is read."""
+    body = b""
+    for chunk in response.iter_bytes():
+        body += chunk
+        if len(body) >= MAX_ERROR_BYTES:
+            break
+    return body[:MAX_ERROR_BYTES]
 
 
 def _growing_text(response: httpx.Response, key: str, stop: threading.Event) -> Iterator[str]:
@@ -99,12 +110,15 @@ def _event_lines(response: httpx.Response) -> Iterator[str]:
 
     httpx's `iter_lines` also splits at U+2028, U+0085 and others, which JSON may contain unescaped. (httpx-sse splits
     correctly, but needs the content type that some services don't send, and hides the comment lines that some send for
-    minutes while a request is queued: a stopped answer couldn't hang up meanwhile.)
+    minutes while a request is queued: a stopped answer couldn't hang up meanwhile.) After each piece of a line that
+    goes on comes an empty one, so that a stopped answer is hung up; one longer than MAX_LINE ends the response.
     """
     rest = ""
     for chunk in response.iter_text():
         *lines, rest = re.split(r"[\r\n]", rest + chunk)
-        yield from lines
+        yield from lines or [""]
+        if len(rest) > MAX_LINE:
+            return
     yield rest
 
 

@@ -57,7 +57,10 @@ def _load_splits(repo: str, config: str | None) -> Any:
 
     compat.keep_torch_out_of_datasets()
     try:
-        return datasets.load_dataset(repo, name=config, streaming=True)
+        with compat.only_own_files():
+            return datasets.load_dataset(repo, name=config, streaming=True)
+    except compat.ForeignFiles as error:
+        raise problem("error.data_elsewhere", repo=repo, file=str(error)[:120]) from error
     except Exception as error:
         configs = _configs(repo) if isinstance(error, ValueError) else []
         if configs and config not in configs:
@@ -83,7 +86,8 @@ def _configs(repo: str) -> list[str]:
     from datasets import get_dataset_config_names
 
     try:
-        return get_dataset_config_names(repo)
+        with compat.only_own_files():
+            return get_dataset_config_names(repo)
     except Exception:
         return []
 

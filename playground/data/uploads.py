@@ -6,6 +6,7 @@
 The digits are drawn at random, so that nobody guesses a name; and a page takes only a visitor's own (`belongs_to`).
 """
 
+import os
 import re
 import secrets
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 from playground import catalog
 
 NAME = re.compile(r"upload:([0-9a-f]{32})/([^/\\\0]{1,200})")
+OWNER_NAME = re.compile(r"[0-9A-Za-z_-]{1,64}")  # of a visitor: never "", a path, or "."
 OWNER, FILE = "owner", "file"
 
 
@@ -35,7 +37,9 @@ def keep(file: Path, owner: str) -> str:
     token = secrets.token_hex(16)
     place = _folder() / token / FILE
     place.mkdir(parents=True)
-    (place.parent / OWNER).write_text(owner, encoding="utf-8")
+    unfinished = place.parent / f"{OWNER}.partial"  # an owner's file that is there is whole
+    unfinished.write_text(owner, encoding="utf-8")
+    os.replace(unfinished, place.parent / OWNER)
     name = file.name[-120:].replace("\\", "_")
     shutil.move(file, place / name)
     return f"upload:{token}/{name}"
@@ -44,30 +48,37 @@ def keep(file: Path, owner: str) -> str:
 def belongs_to(source: str, owner: str) -> bool:
     """Whether a source is an upload of that owner that is still there."""
     found = NAME.fullmatch(source)
-    try:
-        return found is not None and (_folder() / found[1] / OWNER).read_text(encoding="utf-8") == owner
-    except OSError:
-        return False
+    return found is not None and owner != "" and _owner_of(_folder() / found[1] / OWNER) == owner
 
 
 def bytes_of(owner: str) -> int:
     """The size of all uploads of an owner."""
-    return sum(file.stat().st_size for folder in _folders_of(owner) for file in (folder / FILE).iterdir())
+    return sum(file.stat().st_size for folder in folders_of(owner) for file in folder.glob(f"{FILE}/*"))
 
 
 def remove(owner: str) -> None:
     """Remove all uploads of an owner."""
-    for folder in _folders_of(owner):
+    for folder in folders_of(owner):
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def owners() -> set[str]:
-    """Everyone who has an upload."""
-    return {file.read_text(encoding="utf-8") for file in _folder().glob(f"*/{OWNER}")}
+    """Everyone who has an upload. A file that is torn, or that somebody wrote by hand, names nobody."""
+    return {_owner_of(file) for file in _folder().glob(f"*/{OWNER}")} - {""}
 
 
-def _folders_of(owner: str) -> list[Path]:
-    return [file.parent for file in _folder().glob(f"*/{OWNER}") if file.read_text(encoding="utf-8") == owner]
+def folders_of(owner: str) -> list[Path]:
+    """The folders of an owner's uploads."""
+    return [file.parent for file in _folder().glob(f"*/{OWNER}") if owner and _owner_of(file) == owner]
+
+
+def _owner_of(file: Path) -> str:
+    """The name in an owner's file; "" where it can't be read, or is no name of a visitor."""
+    try:
+        name = file.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return ""
+    return name if OWNER_NAME.fullmatch(name) else ""
 
 
 def _folder() -> Path:

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass
 
 from playground.engine import predictions
@@ -44,10 +44,16 @@ class Checkpoints:
     def __init__(self, trainer: Trainer, training_set: TrainingSet, run: Run, train: Train, writes: bool):
         """writes: whether this process does, as the main one."""
         self._trainer, self._examples, self._run, self._writes = trainer, training_set.examples, run, writes
-        free = checkpoint.free_bytes(run.folder)
-        self._timer = CheckpointTimer(train.save_every, checkpoint.size_of(trainer), free)
+        size, free = checkpoint.size_of(trainer), checkpoint.free_bytes(run.folder)
+        self._sizes = {"size_bytes": size, "free_bytes": free}
+        self._timer = CheckpointTimer(train.save_every, size, free)
         self._noted = False
         self.ended_early = False
+
+    def room_note(self) -> Iterator[dict]:
+        """That none are written by themselves, where they would take too much of the disk."""
+        if self._writes and self._timer.lacks_room:
+            yield {"kind": "note", "key": "note.no_room_for_checkpoints", "values": self._sizes}
 
     def at(self, step: int) -> Generator[dict, None, None] | None:
         """What writing one after that many steps has to say, or None where none is due."""
@@ -114,6 +120,7 @@ def train(
         due = [pause for pause in pauses if pause is not None]
         return _in_turn(due) if due else None
 
+    yield from checkpoints.room_note()
     yield {"kind": "phase", "name": "train"}
     first_step = trainer.step
     yield from (evaluations.missed() if first_step else samples.at(0)) or ()

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from playground import runs
+from playground.data.allowed_names import checked_settings, raise_if_names_forbidden
 from playground.engine import adapters_chat, chat, export, lab, load, tune
 from playground.engine.job import JobContext, JobResult, run_job
 from playground.engine.load import auto_bits_note, missing_products_note, missing_products_problem, resolve_bits
@@ -182,6 +183,7 @@ class Workbench:
         resumed: runs.Run | None = None,
     ) -> Iterator[dict]:
         """Run a job. It writes to the run that is resumed, or to the open run if it joins that, else to its own."""
+        settings = checked_settings(settings, fine_tunes=kind == "tune")
         notes, settings = [*self._auto_bits_notes(settings), *missing_products_note(settings)], resolve_bits(settings)
         team = Team(resolve_device(settings.load))
         run = self._open_run(kind, settings, team, joins_open_run, resumed)
@@ -223,9 +225,12 @@ class Workbench:
 def find_tuned(root: Path, adapter: str) -> runs.Run | str:
     """The run of that id, or the same text where it has slashes, as folders and hub ids do.
 
-    Raises PlaygroundError for a run that doesn't exist.
+    Raises PlaygroundError for a run that doesn't exist, and on a shared page for a folder.
     """
-    return adapter if "/" in adapter or "\\" in adapter else runs.find(root, adapter)
+    if "/" not in adapter and "\\" not in adapter:
+        return runs.find(root, adapter)
+    raise_if_names_forbidden({"adapter": adapter})
+    return adapter
 
 
 def _preceded(notes: list[dict], work: Generator[dict, None, JobResult]) -> Generator[dict, None, JobResult]:

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from playground import catalog
+from playground.catalog.machine_paths import is_machine_path
 from playground.errors import problem
+from playground.settings.limits import current_limits
 
 CONFIG = "adapter_config.json"
 
@@ -32,6 +34,8 @@ def base_model(folder: Path) -> str:
     for id, entry in catalog.models().items():
         if named in (id, catalog.source_of(entry, "hub")):
             return id
+    if current_limits() and is_machine_path(named):  # who opens a shared page learns of no folder of the machine
+        raise problem("error.adapter_base", path=folder.name, base=named)
     for path in (Path(named).expanduser(), folder / named):
         if path.is_dir():
             return str(path)
@@ -62,7 +66,9 @@ def merge(adapter: Path, base: Path, folder: Path, on_progress: Callable[..., No
     from playground.model.language_part import model_class
     from playground.model.load import PLAIN_MODEL, loading_progress
     from playground.model.merged_weights import merged_model, save_merged
+    from playground.model.weights import check_files
 
+    check_files(base)
     try:
         config = read_config(base / "config.json", base.name)
         with loading_progress(on_progress):

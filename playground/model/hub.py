@@ -11,9 +11,11 @@ from playground import catalog
 from playground.background import run_in_background
 from playground.catalog.hub_status import TIMEOUT, access_problem, is_connection_error
 from playground.errors import PlaygroundError, problem
+from playground.settings.limits import current_limits
 
 MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
 IGNORED_FILES = ["*.py", "*.pkl", "*.pt", "*.msgpack", "*.h5", "*.onnx", "*.gguf", "onnx/*", "original/*"]
+MAX_OTHER_FILES = 2**30  # bytes of a download besides its weights
 SHOWN = 6  # file names in a message
 
 
@@ -29,8 +31,13 @@ def cached_folder(repo: str | None) -> Path | None:
     folder = Path(config).parent
     for index in folder.glob("*.index.json"):
         shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        return folder if all((folder / name).is_file() for name in shards) else None
+        return folder if all(is_file_name(name) and (folder / name).is_file() for name in shards) else None
     return folder if any(folder.glob("*.safetensors")) or any(folder.glob("*.bin")) else None
+
+
+def is_file_name(name: object) -> bool:
+    """Whether what an index names is a file beside it, and no path that leads elsewhere."""
+    return isinstance(name, str) and name not in ("", ".", "..") and not set("/\\\0") & set(name)
 
 
 def cached_file(repo: str, name: str) -> Path | None:
@@ -72,8 +79,10 @@ def download_file(repo: str, name: str, stop: threading.Event) -> Generator[dict
     check_access(repo, name)
 
     def download(on_progress: Callable[..., None]) -> Path:
-        from huggingface_hub import hf_hub_download
+        from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
+        if current_limits():
+            _raise_if_too_large(get_hf_file_metadata(hf_hub_url(repo, name), timeout=TIMEOUT).size or 0)
         return Path(hf_hub_download(repo, name, tqdm_class=_progress_bar_class(on_progress)))
 
     return (yield from run_download(download, f"{repo}/{name}", stop))
@@ -104,8 +113,14 @@ def download_files(
     repo: str, patterns: list[str], ignored_patterns: list[str], on_progress: Callable[..., None]
 ) -> Path:
     """Download the files of a repo that match one pattern and no ignored one; return their folder."""
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.utils import filter_repo_objects
 
+    if current_limits():
+        files = HfApi().model_info(repo, timeout=TIMEOUT, files_metadata=True).siblings or ()
+        sizes = {file.rfilename: file.size or 0 for file in files}
+        chosen = filter_repo_objects(sizes, allow_patterns=patterns, ignore_patterns=ignored_patterns)
+        _raise_if_too_large(sum(sizes[name] for name in chosen))
     return Path(
         snapshot_download(
             repo,
@@ -114,6 +129,14 @@ def download_files(
             tqdm_class=_progress_bar_class(on_progress),
         )
     )
+
+
+def _raise_if_too_large(size: int) -> None:
+    """Raise PlaygroundError for a larger download than the largest model that a visitor may load, at 32 bits."""
+    limits = current_limits()
+    most = limits.parameters * 4 + MAX_OTHER_FILES if limits else size
+    if size > most:
+        raise problem("shared.download", size_bytes=size, most_bytes=most)
 
 
 def run_download(

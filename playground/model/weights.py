@@ -12,6 +12,7 @@ from pathlib import Path
 from transformers import PreTrainedConfig
 
 from playground.errors import PlaygroundError, Problem, problem
+from playground.model.hub import is_file_name
 from playground.settings import Load, stored_quant_type
 
 MAX_HEADER = 32 * 2**20  # bytes: of 200,000 tensors; the safetensors library takes 100 MB, which need 1 GiB when parsed
@@ -33,10 +34,16 @@ def _missing_shards(folder: Path) -> Iterator[Problem]:
         if not index.is_file():
             continue
         try:
-            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            shards = sorted(
+                {str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+            )
         except (ValueError, KeyError, AttributeError, TypeError):
             yield Problem("error.index_damaged", {"file": index.name})
             continue
+        elsewhere = [name for name in shards if not is_file_name(name)]
+        if elsewhere:
+            yield Problem("error.shards_elsewhere", {"file": index.name, "name": elsewhere[0][:120]})
+            return
         missing = [name for name in shards if not (folder / name).is_file()]
         if missing:
             yield Problem(

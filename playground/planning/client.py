@@ -27,7 +27,8 @@ from playground.memory import meter
 COMMAND = (sys.executable, "-m", "playground.planning.process")
 PREVIEW_COMMAND = (sys.executable, "-m", "playground.planning.preview")
 OF_ROWS = ("count_rows", "xray", "cutoff_cost", "tune_summary", "repeat_files")
-OF_FILES = (*OF_ROWS, "preview", "describe_adapter", "write_tune_snapshot")  # not remembered: the file may change or go
+# Not remembered: the files may change or go.
+OF_FILES = (*OF_ROWS, "preview", "describe_adapter", "adapter_spectrum", "write_tune_snapshot")
 WORKERS = {
     "forecast": "forecast",
     "bar": "forecast",  # each is answered soon, and shares what the process remembers of a model with the forecast

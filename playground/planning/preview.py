@@ -6,6 +6,7 @@ no torch, so it is ready within a second.
 
 from typing import Any
 
+from playground.data.allowed_names import checked_settings
 from playground.data.preview_values import to_dict
 from playground.data.source import preview
 from playground.jsonl_process import Emit, Server
@@ -19,7 +20,7 @@ def main() -> None:
 
 def answer(do: str, arguments: dict, emit: Emit) -> dict[str, Any]:
     """The preview of {"settings", "rows"} as JSON. Raises PlaygroundError as `source.preview` does."""
-    return to_dict(preview(parse(arguments["settings"]).data, arguments["rows"]))
+    return to_dict(preview(checked_settings(parse(arguments["settings"])).data, arguments["rows"]))
 
 
 if __name__ == "__main__":

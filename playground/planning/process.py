@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from playground import compat
+from playground.data.allowed_names import checked_settings, raise_if_names_forbidden
 from playground.jsonl_process import Emit, Server
 from playground.planning.client import OF_ROWS
 from playground.settings import parse
@@ -30,7 +31,8 @@ def main() -> None:
 def answer(do: str, arguments: dict, emit: Emit) -> Any:
     """The result of one question. Raises PlaygroundError with everything that is wrong with its arguments."""
     if "settings" in arguments:
-        arguments = arguments | {"settings": parse(arguments["settings"])}
+        arguments = arguments | {"settings": checked_settings(parse(arguments["settings"]))}
+    raise_if_names_forbidden(arguments)
     if do in OF_ROWS:
         from playground.planning import repeat, rows, tune_summary
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from playground import catalog, runs
+from playground.data.allowed_names import checked_settings
 from playground.data.batch import Example, encode, epoch_batches
 from playground.data.fit import fit_turns
 from playground.data.source import short_name
@@ -55,7 +56,7 @@ def repeat_files(root: str, run: str, folder: str, on_progress: Callable = ignor
 
 def make_recipe(run: runs.Run, on_progress: Callable = ignore_progress) -> Recipe:
     """The recipe of a run. Raises PlaygroundError as `repeat_files`."""
-    facts, settings = run_facts(run), run.settings()
+    facts, settings = run_facts(run), checked_settings(run.settings())
     _, loaded = read_model(settings.load)
     examples = _examples(settings, loaded, on_progress)
     by_length, is_same = _order(examples, settings, facts)

@@ -30,12 +30,13 @@ class CheckpointTimer:
     """When the next checkpoint is due: every so many steps or, automatically, so that writing costs AUTO_SHARE.
 
     How long the last one took decides when the next one is due. every: steps between two; 0: automatically, in a
-    folder with room for them. size: bytes of one, about.
+    folder with room for them; lacks_room: without it, none are written. size: bytes of one, about.
     """
 
     def __init__(self, every: int, size: int, free: int, clock: Callable[[], float] = time.monotonic):
         """free: bytes on the disk."""
         self._every, self._automatic, self._clock = every, size <= DISK_SHARE * free, clock
+        self.lacks_room = not every and not self._automatic
         self._last, self._cost = clock(), size / DISK_SPEED
 
     def is_due(self, step: int) -> bool:

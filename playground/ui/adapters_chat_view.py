@@ -130,6 +130,8 @@ def _parse(page: Page, question: str, chosen: Any, values: Sequence) -> _Asked:
     if under_way:
         problems.append(Problem(f"chat.busy_{under_way.do}"))
     raise_all(problems)
+    for run_id in run_ids:
+        page.run_settings(run_id)
     return _Asked(question, run_ids, _names(page, [runs.summary(page.root, run_id) for run_id in run_ids]), generation)
 
 

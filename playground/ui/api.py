@@ -5,14 +5,15 @@ For `gradio_client`, for HTTP and, on a private page, for MCP clients. The limit
 reads one line an argument.
 """
 
+import asyncio
 import functools
 import importlib.util
 import inspect
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, get_args
 
 import gradio as gr
+from anyio import to_thread
 
 from playground import runs
 from playground.catalog.cards import cards, verdict
@@ -168,7 +169,7 @@ class Endpoints:
         with readable_errors(lang):
             return self._progress(run_id, lang).state()
 
-    def follow(self, run_id: str, lang: Language = "en") -> Iterator[RunState]:
+    async def follow(self, run_id: str, lang: Language = "en") -> AsyncIterator[RunState]:
         """Follow a run until it ends: its state whenever it has changed.
 
         Args:
@@ -179,13 +180,12 @@ class Endpoints:
         """
         with readable_errors(lang):
             progress, last, live = self._progress(run_id, lang), None, True
-            while live:
-                live = progress.is_live()  # before the state: the last one is read after the end
-                state = progress.state()
+            while live:  # who follows for hours takes no thread but while the run is looked at
+                live, state = await to_thread.run_sync(progress.look)
                 if state != last:
                     yield state
                 last = state
-                time.sleep(POLL_SECONDS if live else 0)
+                await asyncio.sleep(POLL_SECONDS if live else 0)
 
     def stop(self, run_id: str = "", lang: Language = "en") -> Stopped:
         """Stop the job under way. It keeps what it has: a stopped fine-tune has an adapter and can be resumed.
@@ -243,7 +243,7 @@ class Endpoints:
         )
         run = self._tuned_run(run_id)
         turn = Turn(prompt.strip(), {}, adapter=run.id)
-        return Request(turn, run.settings(), parse_answers(generation), None)
+        return Request(turn, self._page.run_settings(run.id), parse_answers(generation), None)
 
     def _tuned_run(self, run_id: str) -> Run:
         """A run with an adapter, or with a model that was fine-tuned in full. Raises PlaygroundError."""
@@ -258,16 +258,22 @@ class Endpoints:
 
 def _described(endpoint: Callable) -> Callable:
     """The endpoint; one that yields as if it returned what it yields, since Gradio has no schema for an iterator."""
-    if not inspect.isgeneratorfunction(endpoint):
+    if not (inspect.isgeneratorfunction(endpoint) or inspect.isasyncgenfunction(endpoint)):
         return endpoint
 
     @functools.wraps(endpoint)
     def each(*values: Any) -> Iterator:
         yield from endpoint(*values)
 
+    @functools.wraps(endpoint)
+    async def each_awaited(*values: Any) -> AsyncIterator:
+        async for value in endpoint(*values):
+            yield value
+
+    described: Any = each_awaited if inspect.isasyncgenfunction(endpoint) else each
     signature = inspect.signature(endpoint)
-    each.__signature__ = signature.replace(return_annotation=get_args(signature.return_annotation)[0])  # type: ignore[attr-defined]
-    return each
+    described.__signature__ = signature.replace(return_annotation=get_args(signature.return_annotation)[0])
+    return described
 
 
 def _answers(request: Request) -> Answers:

@@ -1,9 +1,6 @@
 """The part of the Take home tab on the result card: choose a question, see the card, download it as HTML or PNG."""
 
-import tempfile
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
 import gradio as gr
 
@@ -11,6 +8,7 @@ from playground import ASSETS, runs
 from playground.share.card import card_of, question_choices
 from playground.share.card_drawing import card_page, card_svg
 from playground.share.files import write_whole
+from playground.ui import downloads
 from playground.ui.page import UNQUEUED, Page, Update, message, message_box
 
 SAVE_PNG = ASSETS / "share" / "save_png.js"  # the browser draws the card on a canvas
@@ -66,7 +64,8 @@ def _draw(page: Page, run_id: str | None, question: int | None) -> tuple[Update,
         card = card_of(run, page.lang, question or 0)
         choices = [(page.translate("card.question.auto"), 0), *question_choices(run)]
         asked = gr.update(choices=choices, value=0) if question is None else gr.skip()
-        path = write_whole(_folder() / _file_name(run.id, page.lang, question), card_page(card, page.lang))
+        path = downloads.place(page.visitor, "cards") / _file_name(run.id, page.lang, question)
+        write_whole(path, card_page(card, page.lang))
     except Exception as error:
         return gr.skip(), "", off, off, page.error_message(error)
     return (
@@ -82,9 +81,3 @@ def _file_name(run_id: str, lang: str, question: int | None) -> str:
     """Each card has its own: people who look at other questions, or in another language, may save theirs meanwhile."""
     number = f"-{question}" if question else ""
     return f"{run_id}-{lang}{number}.html"
-
-
-@cache
-def _folder() -> Path:
-    """Where this process writes the cards that are downloaded."""
-    return Path(tempfile.mkdtemp(prefix="playground-cards-"))

@@ -177,7 +177,7 @@ def _connect_model(page: Page, tab: CompareTab) -> None:
         if is_foreign(adapter):
             base = page.foreign_bases.get(adapter)
             return [base if base and name == "model" else gr.skip() for _, name in load_fields]
-        load = runs.find(page.root, adapter).settings().load
+        load = page.run_settings(adapter).load
         return [getattr(load, name) for _, name in load_fields]
 
     tab.use_model.click(use_model, tab.adapter, [page.fields[name] for name in load_fields], **UNQUEUED)
@@ -264,7 +264,7 @@ def _turn(page: Page, question: str, adapter: str, form: Settings | None = None)
     expected = known.reference(question)
     learned = learned_units(expected, question, known.common)
     name = adapter_name(page.lang, runs.summary(page.root, adapter))
-    return Turn(question, {}, adapter, name, expected, learned), runs.find(page.root, adapter).settings()
+    return Turn(question, {}, adapter, name, expected, learned), page.run_settings(adapter)
 
 
 def ask_once(page: Page, question: str, adapter: str, settings: Settings, max_new_tokens: int) -> Turn:

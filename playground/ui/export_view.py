@@ -111,6 +111,7 @@ def _order(page: Page, run_id: str | None, values: Any) -> dict[str, Any]:
     """The form's order, checked. Raises PlaygroundError for what is wrong with it, and for a run that isn't there."""
     if not run_id:
         raise problem("export.no_run")
+    page.run_settings(run_id)
     order = dict(zip(FIELDS, values)) | {"run": runs.find(page.root, run_id).id, "lang": page.lang}
     order |= {name: str(order[name] or "").strip() for name in ("repo", "name")}
     parse_order(order)
@@ -168,7 +169,7 @@ def _size(page: Page, run_id: str | None, values: Any) -> str:
     try:
         found = runs.find(page.root, run_id)
         order = ExportOrder(run=found.id, **dict(zip(FIELDS, values)))
-        model = found.settings().load.model
+        model = page.run_settings(run_id).load.model
     except PlaygroundError:
         return ""
     need = estimated_bytes(order, model, _adapter_bytes(found))
@@ -217,4 +218,4 @@ def _download(page: Page, run_id: str | None, file: str | None) -> list[Update]:
         text = page.translate("export.too_large", name=path.name, size_bytes=size, path=where)
         return [gr.update(value=None, interactive=False), message(text)]
     label = f"{page.translate('export.download')} · {format_bytes(size)}"
-    return [gr.update(value=str(link(path, str(run_id))), label=label, interactive=True), gr.skip()]
+    return [gr.update(value=str(link(path, page.visitor, str(run_id))), label=label, interactive=True), gr.skip()]

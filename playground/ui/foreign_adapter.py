@@ -7,9 +7,9 @@ from typing import Any
 
 import gradio as gr
 
+from playground.data.allowed_names import forbidden_adapter
 from playground.errors import PlaygroundError, problem
 from playground.settings import raise_all
-from playground.ui.access import forbidden_adapter
 from playground.ui.page import QUIET, Page, message
 
 MAX_KNOWN = 200  # adapters whose base models a page remembers
@@ -54,7 +54,8 @@ def connect(page: Page, field: gr.Textbox, adapter: gr.Dropdown, box: gr.HTML, c
         yield gr.skip(), message(page.translate("chat.elsewhere.checking"))
         try:
             name = _normalized(page, typed)
-            facts = page.planner.ask("describe_adapter", adapter=name, model=model or "")
+            model = page.parse_fields([("load", "model")], [model]).load.model if model else ""
+            facts = page.planner.ask("describe_adapter", adapter=name, model=model)
             if len(page.foreign_bases) > MAX_KNOWN:
                 page.foreign_bases.clear()
             page.foreign_bases[name] = facts["base"]

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from playground import catalog, runs
 from playground.data import source
+from playground.data.allowed_names import forbidden_sources
 from playground.data.uploads import path_of
 from playground.errors import PlaygroundError
 from playground.settings import Data
-from playground.ui.access import forbidden_sources
 from playground.ui.learned_words import common_units
 
 MAX_FILE_BYTES = 8 * 2**20  # of a data set that is read for this; a larger one would delay the answer

@@ -1,5 +1,6 @@
 """How the page is served: styles, limits, and what every request passes."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,9 +30,21 @@ STYLES = (
     "talk.css",
     "overlay.css",
 )
+# Each handler under way has one: with Gradio's 40, forty who follow an answer would keep everybody else waiting. They
+# are started as they are needed; one that waits costs 0.02 MB (160 in a bare process, Linux).
+MAX_THREADS = 200
 MAX_SESSIONS = 256  # whose state Gradio keeps, 1.1 MiB each; the one that was used least recently goes first
 # Gradio's row of links to all pages; hidden before the stylesheets are here, or everything would move up then.
 NO_NAVIGATION = "<style>.nav-holder { display: none !important; }</style>"
+
+
+def has_public_link(flag: bool) -> bool:
+    """Whether the page gets a public link: by the flag --share, or by Gradio's variable GRADIO_SHARE.
+
+    Gradio is told the answer, never left to decide: it would open a link by itself on Colab or Kaggle, before a page
+    that was built for its owner alone.
+    """
+    return flag or os.environ.get("GRADIO_SHARE", "").strip().lower() == "true"
 
 
 def launch_options(lang: str, shared: SharedPage | None, names: Sequence[str] = ()) -> dict[str, Any]:
@@ -46,6 +59,7 @@ def launch_options(lang: str, shared: SharedPage | None, names: Sequence[str] = 
         "head": NO_NAVIGATION + HEAD + kept_state.HEAD,
         "max_file_size": MAX_FILE_BYTES,
         "run_history": False,
+        "max_threads": MAX_THREADS,
         "mcp_server": shared is None and api.has_mcp(),
         "state_session_capacity": MAX_SESSIONS,
         "app_kwargs": {"middleware": _middleware(lang, shared, names)},
@@ -54,14 +68,15 @@ def launch_options(lang: str, shared: SharedPage | None, names: Sequence[str] = 
 
 
 def _middleware(lang: str, shared: SharedPage | None, names: Sequence[str]) -> list[Middleware]:
-    """What requests pass, outermost first: who asks, whether the request is well-formed, the opening
+    """What requests pass, outermost first: from what page, who asks, whether the request is well-formed, the opening
     picture, the quickened scripts, the streams of answers.
 
     What others load over a network is compressed: the page is 1 MB and Gradio's scripts are several, which shrink to a
     fifth.
     """
     compressed = [Middleware(GZipMiddleware, minimum_size=2000, compresslevel=5)] if shared else []
-    visitor = shared.middleware() if shared else Middleware(HostCheck, names=names)
+    visitor = [shared.middleware()] if shared else []
+    host = Middleware(HostCheck, names=None if shared else names)
     guard = Middleware(RequestGuard, lang=lang, most_upload=MAX_FILE_BYTES)
     served = [Middleware(OpeningPicture, first=lang), Middleware(QuickScripts), Middleware(OpenStreams)]
-    return [*compressed, visitor, guard, *served]
+    return [*compressed, host, *visitor, guard, *served]

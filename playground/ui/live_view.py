@@ -132,7 +132,7 @@ def live_view(lang: str, root: Callable[[], Path], current: Callable[[], dict]) 
             run = runs.find(folder, run_id)
             start = query["cursor"] if run_id == query["run"] else 0
             events, cursor = reader.since(run, start, BLOCK)
-            fresh = time.time() - (run.folder / "events.jsonl").stat().st_mtime < FRESH
+            fresh = abs(time.time() - (run.folder / "events.jsonl").stat().st_mtime) < FRESH
         except (PlaygroundError, OSError):
             return empty
         return empty | {

@@ -75,7 +75,7 @@ def suggestions(page: Page, do: str) -> list[dict]:
     rows = {name: prediction[name] for name in ("lengths", "labelled") if name in prediction}
     return page.planner.ask(
         "suggest_changes",
-        settings=run.settings().to_dict(),
+        settings=page.run_settings(run.id).to_dict(),
         phase=phase,
         capacity=problem.values["capacity_bytes"],
         device=events[0].get("hardware", {}).get("device", "cuda"),
@@ -100,7 +100,7 @@ def _updates(page: Page, do: str) -> Iterator[list]:
     """Updates of the box's components: first that suggestions are being computed, which takes a while, then they."""
     hidden = [gr.update(visible=False)] * MAX_SUGGESTIONS
     problem = _memory_problem(page.engine.last, do)
-    force = gr.update(visible=problem is not None and problem.key == REFUSED)
+    force = gr.update(visible=problem is not None and problem.key == REFUSED and page.limits is None)
     if problem:
         yield [message(page.translate("suggestion.counting")), *hidden, force]
     try:

@@ -3,15 +3,16 @@
 import functools
 import html
 import json
-import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from playground import runs
 from playground.catalog.cards import cards
 from playground.data import uploads
+from playground.data.allowed_names import forbidden_sources
 from playground.engine.client import Engine
 from playground.errors import PlaygroundError, Problem, as_playground_error, problem
 from playground.i18n import table, translate
@@ -20,9 +21,10 @@ from playground.jobs.runner import Runner
 from playground.planning.client import Planner, this_machine
 from playground.settings import Settings, parse, raise_all
 from playground.settings.limits import Limits, beyond_limits
-from playground.ui.access import forbidden_sources, forbidden_start
+from playground.ui.access import forbidden_start
 from playground.ui.job_queue import JobQueue
 from playground.ui.live_answers import LiveAnswers
+from playground.ui.long_question import ask_with_progress
 from playground.ui.story import Story
 from playground.ui.workspaces import Workspace
 
@@ -32,7 +34,6 @@ UNQUEUED: dict[str, Any] = {**QUIET, "queue": False}
 LATEST_ONLY: dict[str, Any] = {**QUIET, "trigger_mode": "always_last"}
 THIS_MACHINE = "here"  # this machine, as a choice among the cards
 TARGET_MODULES = ("attention", "all-linear")  # suggested; module names are accepted too
-POLL_SECONDS = 0.3  # between two progress updates of a long question
 
 FieldName = tuple[str, str]  # group and name of a setting, for example ("train", "epochs")
 Update = Any  # what a handler gives Gradio for a component: its value, or gr.update(...)
@@ -164,6 +165,16 @@ class Page:
         beyond = beyond_limits(settings, self.limits) if self.limits else []
         raise_all([*self._forbidden(settings.to_dict()), *beyond])
 
+    def run_settings(self, run_id: str | None) -> Settings:
+        """The settings of one of the person's runs, to work with.
+
+        Raises PlaygroundError for a run that isn't there, and on a shared page where they name what it may not read:
+        they come from a file.
+        """
+        settings = runs.find(self.root, run_id).settings()
+        raise_all(self._forbidden(settings.to_dict()))
+        return settings
+
     def values(self, settings: Settings) -> list:
         """The form's values for these settings, in the order of `inputs`."""
         return [getattr(getattr(settings, group), name) for group, name in self.fields]
@@ -193,28 +204,8 @@ class Page:
         return message(as_playground_error(error).text(self.lang), bad=True)
 
     def ask_with_progress(self, question: str, **values: Any) -> Generator[Sequence | None, None, dict]:
-        """The planner's answer; meanwhile yield its latest progress (done, total, unit), or None before the first.
-
-        Raises what the planner raises.
-        """
-        progress: list[Sequence] = []
-        answer: dict[str, Any] = {}
-
-        def ask() -> None:
-            try:
-                answer["result"] = self.planner.ask(question, lambda *step: progress.append(step), **values)
-            except BaseException as error:
-                answer["error"] = error
-
-        thread = threading.Thread(target=ask, daemon=True)
-        thread.start()
-        while thread.is_alive():
-            thread.join(POLL_SECONDS)
-            if thread.is_alive():
-                yield progress[-1] if progress else None
-        if "error" in answer:
-            raise answer["error"]
-        return answer["result"]
+        """The planner's answer, with its progress: long_question.py."""
+        return ask_with_progress(self.planner, question, values)
 
     def _forbidden(self, groups: dict[str, Any]) -> list[Problem]:
         """Problems of the model and data set named in {group: {field: value}}, unless the page is private."""

@@ -1,9 +1,7 @@
 """The part of the Take home tab that repeats a run elsewhere: command lines, settings file, script and notebook."""
 
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import gradio as gr
@@ -18,6 +16,7 @@ from playground.share.command_lines import (
     tune_command,
 )
 from playground.share.files import write_whole
+from playground.ui import downloads
 from playground.ui.page import QUIET, UNQUEUED, Page, Update, message, message_box
 
 
@@ -89,9 +88,10 @@ def _lines(page: Page, run_id: str | None) -> tuple[Update, ...]:
     hidden = gr.update(visible=False)
     try:
         run = runs.find(page.root, run_id)
-        chosen = run.settings() if page.private else shareable(run.settings())
+        chosen = page.run_settings(run_id)
+        chosen = chosen if page.private else shareable(chosen)
         device = next(run.events(), {}).get("hardware", {}).get("device", "cpu")
-        path = write_whole(_folder(run.id) / SETTINGS_FILE, settings_text(chosen))
+        path = write_whole(_folder(page, run.id) / SETTINGS_FILE, settings_text(chosen))
     except Exception as error:
         shown = page.error_message(error) if run_id else message(page.translate("card.none"))
         return "", "", gr.update(interactive=False), hidden, hidden, shown
@@ -104,7 +104,8 @@ def _files(page: Page, run_id: str | None) -> tuple[Update, ...]:
     """Updates once script and notebook are written, with what differs from the run."""
     try:
         run = runs.find(page.root, run_id)
-        made = page.planner.ask("repeat_files", root=str(page.root), run=run.id, folder=str(_folder(run.id)))
+        page.run_settings(run.id)
+        made = page.planner.ask("repeat_files", root=str(page.root), run=run.id, folder=str(_folder(page, run.id)))
         script = Path(made["script"]).read_text(encoding="utf-8")
     except Exception as error:
         return gr.update(visible=False), gr.update(visible=False), page.error_message(error)
@@ -114,7 +115,6 @@ def _files(page: Page, run_id: str | None) -> tuple[Update, ...]:
     return gr.update(value=paths, visible=True), gr.update(value=script, visible=True), message("\n".join(text))
 
 
-@cache
-def _folder(run_id: str) -> Path:
-    """Where this process writes the files of a run that are downloaded."""
-    return Path(tempfile.mkdtemp(prefix="playground-repeat-"))
+def _folder(page: Page, run_id: str) -> Path:
+    """Where the files of a run that are downloaded are written."""
+    return downloads.place(page.visitor, "repeat", run_id)

@@ -2,12 +2,11 @@
 
 A body has a limit, is JSON of bounded depth, and holds text that UTF-8 can hold; a call names a listener or a server
 function that exists, with as many values as it takes, each of a possible type. What doesn't is answered with status 4xx
-and a sentence. An error's sentence that Gradio (6.31) sends with status 500 gets 422.
+and a sentence. An error's sentence that Gradio (6.31) sends with status 500 gets 422. Headers: request_headers.py.
 """
 
 import json
 import logging
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -16,26 +15,24 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from playground.errors import PlaygroundError, as_playground_error, problem
 from playground.json_values import MAX_DEPTH, is_too_deep, with_valid_text
+from playground.ui.request_headers import (
+    CLIENT_ERROR,
+    INVALID,
+    NOT_FOUND,
+    TOO_LARGE,
+    Refused,
+    check_headers,
+    check_kind,
+    check_length,
+    kind_of,
+)
 from playground.ui.request_values import check_session, checked_data, shown
 
 PREFIX = "/gradio_api/"
 MAX_BODY_BYTES = 16 * 2**20  # of a call; the longest prompt that is taken, a million characters, fits twice
 MAX_FORM_OVERHEAD = 2**20  # of an upload, besides its files
-MAX_PATH_CHARACTERS = 4096  # with the query
-MAX_HEADER_CHARACTERS = 300  # of one that Gradio makes an address from
-CONTROLS = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
-ADDRESS_HEADERS = (b"host", b"x-forwarded-host", b"x-forwarded-proto", b"x-gradio-server")
-CLIENT_ERROR, NOT_FOUND, TOO_LARGE, WRONG_KIND, INVALID = 400, 404, 413, 415, 422
 
 logger = logging.getLogger(__name__)
-
-
-class Refused(Exception):
-    """A request that isn't passed on: its status and why."""
-
-    def __init__(self, status: int, error: PlaygroundError) -> None:
-        super().__init__(str(error))
-        self.status, self.error = status, error
 
 
 class RequestGuard:
@@ -53,7 +50,7 @@ class RequestGuard:
             return
         answer = _Answer(send, scope)
         try:
-            _check_address(scope)
+            check_headers(scope)
             receive = await self._checked(scope, receive)
             await self._app(scope, receive, answer)
         except Refused as refused:
@@ -79,14 +76,13 @@ class RequestGuard:
         """What the application receives instead: a checked body. Raises Refused."""
         if scope["method"] not in ("POST", "PUT", "PATCH"):
             return receive
-        headers = dict(scope["headers"])
-        if headers.get(b"content-type", b"").startswith(b"multipart/form-data"):
-            if route_of(scope) == "component_server":  # no server function takes files
-                raise Refused(WRONG_KIND, problem("request.no_form"))
+        headers, route = dict(scope["headers"]), route_of(scope)
+        kind, is_call = kind_of(headers), route.partition("/")[0] in CHECKS or route in CHECKS
+        check_kind(kind, is_call, takes_form=route == "upload" or scope["path"].rstrip("/").endswith("/login"))
+        if kind.startswith("multipart/"):
             return _limited(receive, headers, self._most_upload + MAX_FORM_OVERHEAD)
         body = await _read(receive, headers)
-        route = route_of(scope)
-        if route.partition("/")[0] in CHECKS or route in CHECKS:
+        if is_call:
             body = self._checked_body(scope, route, body)
             _set_header(scope, b"content-type", b"application/json")
         _set_header(scope, b"content-length", str(len(body)).encode())
@@ -125,25 +121,9 @@ def route_of(scope: Scope) -> str:
     return path.partition(PREFIX)[2].strip("/") if PREFIX in path else ""
 
 
-def _check_address(scope: Scope) -> None:
-    """Refuse paths that are too long or no text, and headers that no address can be made from."""
-    path, query = scope.get("path", ""), scope.get("query_string", b"")
-    if len(path) + len(query) > MAX_PATH_CHARACTERS or CONTROLS.search(path):
-        raise Refused(CLIENT_ERROR, problem("request.path", characters=len(path) + len(query)))
-    for name, value in scope["headers"]:
-        if name in ADDRESS_HEADERS and (len(value) > MAX_HEADER_CHARACTERS or not _is_address(value)):
-            header, sent = name.decode("latin-1"), value.decode("latin-1")
-            raise Refused(CLIENT_ERROR, problem("request.value", field=header, value=shown(sent)))
-
-
-def _is_address(value: bytes) -> bool:
-    text = value.decode("latin-1")
-    return all(letter.isalnum() or letter in ".-_:/[], " for letter in text) and text.count("[") == text.count("]")
-
-
 async def _read(receive: Receive, headers: dict[bytes, bytes]) -> bytes:
     """A whole body. Raises Refused where it is larger than a call may be."""
-    _check_length(headers, MAX_BODY_BYTES)
+    check_length(headers, MAX_BODY_BYTES)
     parts, size = [], 0
     while True:
         message = await receive()
@@ -155,15 +135,9 @@ async def _read(receive: Receive, headers: dict[bytes, bytes]) -> bytes:
             return b"".join(parts)
 
 
-def _check_length(headers: dict[bytes, bytes], most: int) -> None:
-    length = headers.get(b"content-length", b"0")
-    if not length.isdigit() or len(length) > 15 or int(length) > most:
-        raise Refused(TOO_LARGE, problem("request.too_large", most_bytes=most))
-
-
 def _limited(receive: Receive, headers: dict[bytes, bytes], most: int) -> Receive:
     """What receives an upload, and refuses to go on beyond the limit."""
-    _check_length(headers, most)
+    check_length(headers, most)
     size = 0
 
     async def next_part() -> Message:

@@ -63,6 +63,10 @@ class RunProgress:
         result = {name: value for name, value in summary.result.items() if name not in PATHS}
         return {**run_row(self._page, summary), **self._last, "result": result}  # type: ignore[typeddict-item]
 
+    def look(self) -> tuple[bool, RunState]:
+        """Whether more is to be expected, and the run now: after its end, the state is the last one."""
+        return self.is_live(), self.state()
+
     def is_live(self) -> bool:
         """Whether more is to be expected: from this program's engine, or from another that has just written to it."""
         if self._page.engine.state == "busy" and self._page.engine.run == self._run.id:

@@ -76,14 +76,15 @@ def connect(page: Page, tab: RunsTab, live_view: gr.HTML) -> list[Callable]:
 
     def reuse(event: gr.EventData) -> list:
         try:
-            settings = runs.find(page.root, _run_id(event)).settings()
+            settings = page.run_settings(_run_id(event))
             return [*page.values(settings), message(page.translate("runs.reused", run=_name(page, _run_id(event))))]
         except Exception as error:
             return [*(gr.skip() for _ in page.fields), page.error_message(error)]
 
     def resume(event: gr.EventData) -> Update:
         try:
-            wait_until_opened(page.engine.resume(runs.find(page.root, _run_id(event)).id))
+            page.raise_if_forbidden(page.run_settings(_run_id(event)))
+            wait_until_opened(page.engine.resume(_run_id(event)))
             return message()
         except Exception as error:
             return page.error_message(error)

@@ -4,7 +4,9 @@ The engine and the planner get no token of the owner, and work in an empty folde
 the machine: "name/set" is the hub's, whatever folders there are.
 """
 
+import atexit
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +18,7 @@ from playground.engine.client import Engine
 from playground.planning.client import Planner
 from playground.runs.store import VISITORS
 from playground.settings.limits import SHARED, Limits
+from playground.ui import downloads
 from playground.ui.live_view import STATIC
 from playground.ui.visitor_files import VisitorFiles
 from playground.ui.visitors import Visitors, read_secret
@@ -36,6 +39,7 @@ class SharedPage:
     def __init__(self, root: Path) -> None:
         self.limits = Limits.from_environment()
         self.folder = Path(tempfile.mkdtemp(prefix="playground-empty-"))
+        atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
         absolute = {name: os.path.abspath(os.environ[name]) for name in FOLDERS if os.environ.get(name)}
         absolute.setdefault("PLAYGROUND_CACHE", str(catalog.cache_folder().resolve()))
         self.environment = {SHARED: "1", **NO_TOKEN, **absolute}
@@ -45,8 +49,13 @@ class SharedPage:
 
     def workspaces(self, engine: Engine, planner: Planner) -> Callable[[], Workspace]:
         """Returns what finds the workspace of the visitor whose request is being answered."""
-        self.spaces = Workspaces(self._root, engine, planner, self.limits, self._files.forget)
+        self.spaces = Workspaces(self._root, engine, planner, self.limits, self._forget)
         return self.spaces.current
+
+    def _forget(self, visitor: str) -> None:
+        """Forget a visitor whose runs are gone, and what was made of them for downloads."""
+        self._files.forget(visitor)
+        downloads.remove(visitor)
 
     def middleware(self) -> Middleware:
         """The middleware that finds each request's visitor."""

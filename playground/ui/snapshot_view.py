@@ -154,7 +154,7 @@ def _measured(page: Page, run: runs.Run, first: dict) -> tuple[str, Path | None]
     if run.snapshot.is_file():
         size = run.snapshot.stat().st_size
         if size <= downloads.MAX_DOWNLOAD_BYTES:
-            return page.translate("snapshot.recorded"), downloads.link(run.snapshot, run.id)
+            return page.translate("snapshot.recorded"), downloads.link(run.snapshot, page.visitor, run.id)
         path = str(run.snapshot) if page.private else f"{run.id}/{run.snapshot.name}"
         return page.translate("snapshot.too_large", size_bytes=size, path=path), None
     if (first.get("hardware") or {}).get("device") == "cpu":

@@ -11,10 +11,13 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote
 
-from starlette.types import Message, Send
+from starlette.types import Message, Receive, Send
+
+from playground.errors import problem
+from playground.ui.request_headers import TOO_LARGE, Refused
 
 MAX_VISITORS = 1_000  # whose files are remembered; the one without a visit for longest is forgotten first
 MAX_FILES = 2_000  # of one visitor; the oldest is forgotten first
@@ -22,6 +25,14 @@ UPLOAD_WINDOW = 3600.0  # seconds over which uploaded bytes are counted
 ALL = 10  # times as much as one visitor, all of them may upload: who throws the cookie away is a new visitor
 SENT_PATH = re.compile(rb'"path"\s*:\s*("(?:[^"\\]|\\.)*")')
 WATCHED = ("/queue/data", "/call/", "/run/", "/api/", "/component_server")
+
+
+@dataclass
+class _Upload:
+    """An upload: the monotonic clock's time when it began, and the bytes that have come."""
+
+    began: float
+    size: int = 0
 
 
 class VisitorFiles:
@@ -34,33 +45,58 @@ class VisitorFiles:
         self._everyone = {_normal(str(path)) for path in everyone}
         self._most_bytes = most_bytes
         self._sent: OrderedDict[str, OrderedDict[str, None]] = OrderedDict()
-        self._uploaded: dict[str, list[tuple[float, int]]] = {}
+        self._uploaded: dict[str, list[_Upload]] = {}
         self._lock = threading.Lock()
 
     def may_fetch(self, visitor: str, route: str) -> bool:
-        """Whether a route, "/file=…" or "/file/…", names a file that this visitor was sent, or one for everyone."""
-        path = _normal(unquote(route[len("/file=") :]))
+        """Whether a route, "/file=…" or "/file/…", names a file that this visitor was sent, or one for everyone.
+
+        The route is decoded already, once, as Gradio gets it.
+        """
+        path = _normal(route[len("/file=") :])
         with self._lock:
             return path in self._everyone or path in self._sent.get(visitor, ())
 
     def has_room(self, visitor: str, length: str) -> bool:
-        """Whether a visitor may upload a body of that length, the text of its header; counts it."""
-        if not (length.isascii() and length.isdigit()):
+        """Whether a visitor may upload a body of that length, the text of its header.
+
+        Nothing is counted for what is only claimed: `counting` counts what comes.
+        """
+        if not (length.isascii() and length.isdigit()) or len(length) > 15:
             return False
         now = time.monotonic()
         with self._lock:
-            recent = {
+            self._uploaded = {
                 who: kept
                 for who, entries in self._uploaded.items()
-                if (kept := [entry for entry in entries if now - entry[0] < UPLOAD_WINDOW])
+                if (kept := [entry for entry in entries if now - entry.began < UPLOAD_WINDOW])
             }
-            own = sum(size for _, size in recent.get(visitor, []))
-            everyones = sum(size for entries in recent.values() for _, size in entries)
-            has_room = own + int(length) <= self._most_bytes and everyones + int(length) <= ALL * self._most_bytes
-            if has_room:
-                recent.setdefault(visitor, []).append((now, int(length)))
-            self._uploaded = recent
-            return has_room
+            return self._fits(visitor, int(length))
+
+    def counting(self, visitor: str, receive: Receive) -> Receive:
+        """`receive` that counts the bytes of an upload as they come; beyond the limit it raises Refused.
+
+        What came before an upload broke off stays counted: Gradio (6.31) keeps it in a file.
+        """
+        entry = _Upload(time.monotonic())
+        with self._lock:
+            self._uploaded.setdefault(visitor, []).append(entry)
+
+        async def next_part() -> Message:
+            message = await receive()
+            size = len(message.get("body", b""))
+            with self._lock:
+                if not self._fits(visitor, size):
+                    raise Refused(TOO_LARGE, problem("shared.uploads"))
+                entry.size += size
+            return message
+
+        return next_part
+
+    def _fits(self, visitor: str, size: int) -> bool:
+        own = sum(entry.size for entry in self._uploaded.get(visitor, []))
+        everyones = sum(entry.size for entries in self._uploaded.values() for entry in entries)
+        return own + size <= self._most_bytes and everyones + size <= ALL * self._most_bytes
 
     def forget(self, visitor: str) -> None:
         """Forget a visitor whose files are gone."""

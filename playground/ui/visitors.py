@@ -8,6 +8,7 @@ Gradio calls a handler, an endpoint or a server function. Files: visitor_files.p
 import hashlib
 import hmac
 import json
+import os
 import re
 import secrets
 import threading
@@ -30,6 +31,7 @@ from playground.ui.visitor_files import VisitorFiles
 COOKIE = "playground_visitor"
 KEY = "playground.visitor"  # in a request's scope
 NOBODY = "nobody"  # while the page is built, and in threads that no request has started
+KEY_BYTES = 32
 SECONDS = 30 * 24 * 3600  # that a browser keeps the cookie
 MAX_BODY = 8 * 2**20  # bytes of a call
 MAX_SESSIONS = 10_000  # whose visitors are remembered; the oldest is forgotten first
@@ -48,15 +50,17 @@ def current_visitor() -> str:
 
 
 def read_secret(folder: Path) -> bytes:
-    """The key that cookies are signed with, made at the first start: visitors keep their runs over a restart."""
+    """The key that cookies are signed with, made at the first start: visitors keep their runs over a restart.
+
+    A file that was torn is replaced: with an empty key, anybody could sign.
+    """
     file = folder / "secret"
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with open(file, "xb") as new:
-            file.chmod(0o600)
-            new.write(secrets.token_bytes(32))
-    except FileExistsError:
-        pass
+    if not file.is_file() or file.stat().st_size < KEY_BYTES:
+        unfinished = folder / f"secret.{secrets.token_hex(8)}.partial"
+        unfinished.touch(0o600)
+        unfinished.write_bytes(secrets.token_bytes(KEY_BYTES))
+        os.replace(unfinished, file)
     return file.read_bytes()
 
 
@@ -105,6 +109,7 @@ class Visitors:
         if route.startswith("/upload") and scope.get("method") == "POST":
             if not self._files.has_room(visitor, headers.get(b"content-length", "")):
                 return receive, _refuse(413, "shared.uploads", headers)
+            receive = self._files.counting(visitor, receive)
         elif route.startswith(CALLS) and scope.get("method") == "POST":
             body = await _read_body(receive)
             if body is None:

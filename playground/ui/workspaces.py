@@ -10,6 +10,7 @@ has one, found by the request that is being answered, so every handler, endpoint
 """
 
 import os
+import secrets
 import shutil
 import threading
 import time
@@ -36,6 +37,7 @@ from playground.ui.visitors import current_visitor
 
 MAX_WORKSPACES = 500  # in memory; those without a visit for longest are closed, their folders stay
 TIDY_SECONDS = 60.0
+GONE = ".gone-"  # begins the name of a folder that is being removed
 
 
 class Workspace:
@@ -45,7 +47,7 @@ class Workspace:
         self.visitor, self.root, self.engine, self.planner = visitor, root, engine, planner
         self.story, self.queue, self.talk = Story(engine), JobQueue(engine), LiveAnswers(root, engine)
         self.jobs = Runner(root, engine, lambda: self.story.running or self.queue.running)
-        self.seen = time.time()
+        self.seen = time.monotonic()  # a clock that is set forward makes nobody's visit older
 
     @property
     def is_working(self) -> bool:
@@ -106,7 +108,7 @@ class Workspaces:
                 engine = VisitorEngine(root, self.line, lambda: self.raise_if_over(visitor))
                 found = self._known[visitor] = Workspace(visitor, root, engine, VisitorPlanner(self._planner))
             self._known.move_to_end(visitor)
-            found.seen = time.time()
+            found.seen = time.monotonic()
             if len(self._known) > MAX_WORKSPACES:
                 for other in [name for name, one in self._known.items() if not one.is_working][:1]:
                     del self._known[other]
@@ -126,19 +128,26 @@ class Workspaces:
 
     def tidy(self) -> None:
         """Remove the runs and uploads of visitors who haven't been here for long and have nothing under way."""
-        oldest = time.time() - self.limits.kept
         folders = [path for path in self.folder.iterdir() if path.is_dir()] if self.folder.is_dir() else []
-        for visitor in {path.name for path in folders} | uploads.owners():
+        named = {path.name for path in folders if uploads.OWNER_NAME.fullmatch(path.name)}
+        gone = [path for path in folders if path.name.startswith(GONE)]  # of a program that ended meanwhile
+        for visitor in named | uploads.owners():
             with self._lock:
-                known = self._known.get(visitor)
-                if known and (known.is_working or known.seen > oldest):
-                    continue
-                if not known and _last_change(self.folder / visitor) > oldest:
+                if not self._is_forgotten(visitor):
                     continue
                 self._known.pop(visitor, None)
-            shutil.rmtree(self.folder / visitor, ignore_errors=True)
-            uploads.remove(visitor)
-            self._forget(visitor)
+                self._forget(visitor)
+                gone += uploads.folders_of(visitor)  # those of now: a visitor who comes back has others
+                with suppress(FileNotFoundError):
+                    gone.append((self.folder / visitor).rename(self.folder / f"{GONE}{secrets.token_hex(8)}"))
+        for folder in gone:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _is_forgotten(self, visitor: str) -> bool:
+        known = self._known.get(visitor)
+        if known:
+            return not known.is_working and time.monotonic() - known.seen >= self.limits.kept
+        return time.time() - _last_change(self.folder / visitor) >= self.limits.kept  # since before this program began
 
     def _keep_tidy(self) -> None:
         while True:

@@ -18,6 +18,8 @@ from playground import runs
 from playground.i18n import translate
 from playground.settings import Settings
 
+JSON = {"content-type": "application/json"}
+
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
@@ -189,9 +191,9 @@ def test_a_wrong_call_is_answered_with_a_sentence(address, path, body, status):
 
 def test_bodies_are_bounded(address):
     url = f"{address}/gradio_api/call/plan"
-    assert httpx.post(url, content=b"[" * 200_000, timeout=30).status_code == 400
+    assert httpx.post(url, content=b"[" * 200_000, headers=JSON, timeout=30).status_code == 400
     deep = b'{"data": ' + b"[" * 500 + b"]" * 500 + b"}"
-    assert httpx.post(url, content=deep, timeout=30).status_code == 422
+    assert httpx.post(url, content=deep, headers=JSON, timeout=30).status_code == 422
     host, port = address.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=30) as raw:
         raw.sendall(
@@ -205,12 +207,12 @@ def test_bodies_are_bounded(address):
 def test_half_a_character_in_a_name_harms_nobody(address, config):
     """Not a call, a server function's value, nor a question: each is read with U+FFFD in its place."""
     body = b'{"data": ["\\ud83d", null, null, null, null, 0, 1024, null, "en"]}'
-    event = httpx.post(f"{address}/gradio_api/call/plan", content=body, timeout=30).json()["event_id"]
+    event = httpx.post(f"{address}/gradio_api/call/plan", content=body, headers=JSON, timeout=30).json()["event_id"]
     answer = httpx.get(f"{address}/gradio_api/call/plan/{event}", timeout=60).text
     assert "event: error" in answer and "\\ufffd" in answer
     view = next(c for c in config["components"] if "since" in (c["props"].get("server_fns") or ()))
     body = b'{"data": {"follow": "\\ud83d"}, "component_id": %d, "fn_name": "since", "session_hash": "x"}' % view["id"]
-    answer = httpx.post(f"{address}/gradio_api/component_server", content=body, timeout=30)
+    answer = httpx.post(f"{address}/gradio_api/component_server", content=body, headers=JSON, timeout=30)
     assert answer.status_code == 200 and not answer.json()["busy"]
 
 

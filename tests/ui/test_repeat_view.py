@@ -42,9 +42,9 @@ def test_picture_command_and_settings_file_of_a_run(run, shared_page, tmp_path):
     expect(page.get_by_text("ended before its first training step")).to_be_visible(timeout=LONG)
     upload = page.locator("input[type=file][accept*='.json']").last
     bad, good = tmp_path / "bad.json", tmp_path / "good.json"
-    bad.write_text('{"schema": 99}', encoding="utf-8")
+    bad.write_text('{"schema": 987654}', encoding="utf-8")
     upload.set_input_files(bad)
-    expect(page.get_by_text("99")).to_be_visible()
+    expect(page.get_by_text("987654")).to_be_visible()
     good.write_text(settings_text(Settings().with_values({"lora": {"r": 77}})), encoding="utf-8")
     upload.set_input_files(good)
     expect(page.get_by_text(translate("en", "repeat.opened", file="good.json"))).to_be_visible()

@@ -7,10 +7,11 @@ from pages import page_over
 
 from playground import catalog, runs
 from playground.data import uploads
+from playground.data.allowed_names import forbidden_adapter, forbidden_sources
 from playground.errors import PlaygroundError
 from playground.settings import Settings
 from playground.ui import weight_view
-from playground.ui.access import forbidden_adapter, forbidden_sources, forbidden_start
+from playground.ui.access import forbidden_start
 
 PROJECT = Path(__file__).resolve().parents[2]
 BOTH = ["load.model", "data.source"]

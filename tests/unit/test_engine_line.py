@@ -19,10 +19,11 @@ from playground.settings.limits import (
     raise_if_too_many_rows,
     raise_if_too_many_steps,
 )
-from playground.ui import engine_line
+from playground.ui import downloads, engine_line, workspaces
 from playground.ui.engine_line import EngineLine
 from playground.ui.shared_page import SharedPage
 from playground.ui.visitor_engine import VisitorEngine
+from playground.ui.visitors import read_secret
 from playground.ui.workspaces import Workspaces
 
 
@@ -193,6 +194,53 @@ def test_what_nobody_has_visited_for_long_is_removed_with_its_uploads(spaces, tm
     made.tidy()
     assert gone == ["ada"] and not (made.folder / "ada").exists() and (made.folder / "bob").is_dir()
     assert uploads.owners() == {"bob"}
+
+
+def test_what_was_made_for_downloads_goes_with_its_visitor(engine, tmp_path, monkeypatch):
+    monkeypatch.setenv("PLAYGROUND_CACHE", str(tmp_path / "cache"))
+    shared = SharedPage(tmp_path)
+    made = {name: downloads.place(name, "repeat", "run") / "settings.json" for name in ("ada", "bob")}
+    for file in made.values():
+        file.write_text("{}")
+    find = shared.workspaces(engine, None).__self__
+    for name in made:
+        runs.create(find.of(name).root, "tune", Settings())
+    find.of("ada").seen -= shared.limits.kept + 1
+    find.tidy()
+    assert not made["ada"].exists() and made["bob"].exists()
+    downloads.remove("bob")
+
+
+@pytest.mark.parametrize("owner", ["", ".", "..", "../other", "a/b"])
+def test_an_owners_file_that_is_torn_or_forged_removes_nobodys_things(spaces, owner):
+    from playground.data import uploads
+
+    made, gone = spaces
+    (made.folder.parent / "other").mkdir()
+    runs.create(made.of("bob").root, "tune", Settings())
+    forged = uploads._folder() / ("0" * 32) / uploads.OWNER
+    forged.parent.mkdir(parents=True)
+    forged.write_text(owner)
+    made.tidy()
+    assert gone == [] and len(runs.history(made.folder / "bob")) == 1 and (made.folder.parent / "other").is_dir()
+    assert not uploads.belongs_to(f"upload:{'0' * 32}/rows.csv", owner)
+
+
+def test_a_clock_that_is_set_forward_makes_no_visit_older(spaces, monkeypatch):
+    made, gone = spaces
+    runs.create(made.of("ada").root, "tune", Settings())
+    later = time.time() + 1e6
+    monkeypatch.setattr(workspaces.time, "time", lambda: later)
+    made.tidy()
+    assert gone == [] and (made.folder / "ada").is_dir()
+
+
+def test_a_torn_key_of_the_cookies_is_replaced(tmp_path):
+    first = read_secret(tmp_path)
+    assert len(first) == 32 and read_secret(tmp_path) == first
+    (tmp_path / "secret").write_bytes(b"")
+    assert len(read_secret(tmp_path)) == 32 and list(tmp_path.iterdir()) == [tmp_path / "secret"]
+    assert (tmp_path / "secret").stat().st_mode & 0o077 == 0
 
 
 def test_two_visitors_runs_never_share_an_id(tmp_path):

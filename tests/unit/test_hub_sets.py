@@ -7,6 +7,7 @@ downloaded, or over local files.
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 from data_files import problem_keys, read_error
@@ -57,6 +58,7 @@ def local_set(monkeypatch, tmp_path):
             card += [f"  - split: {split}", f"    path: {config}-{split}.jsonl"]
     (tmp_path / "README.md").write_text("\n".join([*card, "---", ""]))
     load, names = datasets.load_dataset, datasets.get_dataset_config_names
+    monkeypatch.setattr(hub_sets.compat, "only_own_files", nullcontext)  # these lie in a local folder
     monkeypatch.setattr(hub_status, "access_problem", lambda *_: None)
     monkeypatch.setattr(
         datasets,
@@ -164,13 +166,16 @@ def test_reading_and_previewing_import_no_torch(tmp_path):
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "train.jsonl").write_text('{"question": "q", "answer": "a"}\n' * 50)
     code = """
+import contextlib
 import sys
 import datasets
+from playground import compat
 from playground.catalog import hub_status
 from playground.data.source import preview, read
 from playground.settings import Data
 load = datasets.load_dataset
 hub_status.access_problem = lambda *_: None
+compat.only_own_files = contextlib.nullcontext
 datasets.load_dataset = lambda repo, name=None, streaming=False: load(sys.argv[1], name=name, streaming=streaming)
 assert len(preview(Data(source="a/b")).records) == 20
 assert len(read(Data(source="a/b", drop_duplicates=False, end_row=30, held_out=0)).train) == 30
@@ -180,3 +185,30 @@ print("torch" in sys.modules)
         [sys.executable, "-c", code, str(tmp_path / "set")], cwd=PROJECT, capture_output=True, text=True, timeout=120
     )
     assert process.stdout.strip() == "False", process.stderr
+
+
+@pytest.mark.parametrize(
+    "named",
+    ["{folder}/secret.jsonl", "../secret.jsonl", "http://127.0.0.1:1/secret.jsonl", "file:///etc/passwd",
+     "x.zip::http://127.0.0.1:1/a.zip", "hf://datasets/some/other@main/a.jsonl"],
+)  # fmt: skip
+def test_a_readme_that_names_files_elsewhere_reads_none_of_them(monkeypatch, tmp_path, named):
+    """The README's patterns are resolved as `datasets` resolves those of a hub's data set."""
+    import datasets
+    from datasets import data_files
+
+    (tmp_path / "secret.jsonl").write_text('{"instruction": "key", "output": "1234"}\n')
+    pattern, asked = named.format(folder=tmp_path), []
+
+    def load_dataset(repo, name=None, streaming=False):
+        found = data_files.DataFilesList.from_patterns([pattern], f"hf://datasets/{repo}@0123")
+        return {"train": datasets.load_dataset("json", data_files=list(found))}
+
+    monkeypatch.setattr(hub_status, "access_problem", lambda *_: None)
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(data_files, "url_to_fs", lambda path, **_: asked.append(path) or 1 / 0)
+    error = read_error("someone/set")
+    assert problem_keys(error) == ["error.data_elsewhere"] and pattern in str(error) and asked == []
+    pattern = "data/train.jsonl"
+    assert problem_keys(read_error("someone/set")) == ["error.data_broke"]
+    assert asked == ["hf://datasets/someone/set@0123/data/train.jsonl"]

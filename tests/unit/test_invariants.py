@@ -22,7 +22,7 @@ DIRECTION = [
     {"catalog", "runs", "worker"},
     {"settings", "jsonl_process", "job"},
     {"errors"},
-    {"i18n", "background", "compat", "compat_trackio", "ending", "library_defaults", "replacement"},
+    {"i18n", "background", "compat", "compat_trackio", "ending", "library_defaults", "process_log", "replacement"},
     {"json_values"},
 ]
 PAGE_ONLY = {"ui": {"engine.client", "planning.client"}, "app": set()}  # of the two processes, the page knows these

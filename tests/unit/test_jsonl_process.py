@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from playground import process_log
 from playground.jsonl_process import Connection
 
 WAIT = 60  # seconds at most, for any message
@@ -174,3 +175,15 @@ def test_a_log_that_cannot_be_written_hinders_nothing(tmp_path):
     assert last(send(connection, "echo")[1])["result"] == {}
     connection.close()
     assert connection.last_log_line == "a library prints this while it works"
+
+
+def test_a_log_that_grows_keeps_its_end(connect, tmp_path, monkeypatch):
+    monkeypatch.setattr(process_log, "MAX_BYTES", 50_000)
+    monkeypatch.setattr(process_log, "KEPT_BYTES", 1_000)
+    monkeypatch.setattr(process_log, "MAX_LINE", 2_000)
+    program = "import sys\nfor n in range(3000): print('line', n, file=sys.stderr)\nsys.stderr.write('x' * 200_000)"
+    connection = connect(program + "\nprint('the last', file=sys.stderr)")
+    assert connection.wait(WAIT) == 0
+    connection._logging_thread.join(WAIT)
+    log = (tmp_path / "process.log").read_text()
+    assert len(log) <= 60_000 and log.endswith("the last\n")

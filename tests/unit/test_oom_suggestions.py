@@ -56,6 +56,8 @@ def page(tmp_path):
         job = SimpleNamespace(do=do, error=error, run=run.id)
         return SimpleNamespace(
             root=tmp_path,
+            limits=None,
+            run_settings=lambda run_id: runs.find(tmp_path, run_id).settings(),
             engine=SimpleNamespace(last=job),
             planner=SimpleNamespace(ask=ask),
             questions=questions,

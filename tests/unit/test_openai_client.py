@@ -156,6 +156,16 @@ def test_an_endless_answer_is_cut_off(server, monkeypatch):
     assert 50 < len(last) < 100
 
 
+def test_an_endless_line_and_an_endless_error_are_cut_off(server, monkeypatch):
+    monkeypatch.setattr(openai_client, "MAX_LINE", 50_000)
+    server.lines = [" " + "x" * 10_000_000]
+    assert list(stream_answer(server.service, [], Generation(), threading.Event())) == []
+    server.status = 500
+    found, text = service_error(server.service)
+    assert found == ["error.service_said"] and len(text) < 500
+    assert server.hung_up.wait(5)
+
+
 @pytest.mark.parametrize(
     "url", ["", "api.openai.com/v1", "file:///etc/passwd", "http://", "https://user:word@host/v1", "http://[broken"]
 )

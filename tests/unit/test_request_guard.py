@@ -192,7 +192,31 @@ def test_uploads_have_a_limit_and_server_functions_take_none():
     form = {"content-type": "multipart/form-data; boundary=b"}
     assert _post("upload", raw=b"x" * 900, **form).json() == {"bytes": 900}
     assert _post("upload", raw=b"x" * 3_000_000, **form).status_code == 413
-    assert _post("component_server", raw=b"x", **form).status_code == 415
+    for path in ("component_server", "run/predict", "queue/join", "anything"):
+        assert _post(path, raw=b"x", **form).status_code == 415
+
+
+def test_a_call_that_another_sites_page_could_send_unasked_is_refused():
+    """A browser asks before it sends JSON to another site; a form or a text it just sends."""
+    body = {"data": GOOD, "fn_index": 7}
+    assert _post("run/predict", body, **{"content-type": "Application/JSON; charset=utf-8"}).status_code == 200
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "text/plain; application/json", ""):
+        refused = _post("run/predict", body, **{"content-type": kind})
+        assert refused.status_code == 415 and "application/json" in refused.json()["error"]
+
+
+@pytest.mark.parametrize("name", ["content-type", "content-length", "host", "origin"])
+def test_a_header_that_stands_twice_is_refused(name):
+    """The guard would check one of the two, and Gradio read the other."""
+    twice = [("content-type", "application/json"), (name, "1"), (name, "2")]
+    request = httpx.Request("POST", "http://x/gradio_api/run/predict", headers=twice, content=b"{}")
+
+    async def ask() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(_served())) as client:
+            return await client.send(request)
+
+    refused = asyncio.run(ask())
+    assert refused.status_code == 400 and name in refused.json()["error"]
 
 
 def test_an_upload_without_a_length_is_stopped_at_the_limit():

@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from toys import keys
 
 from playground import runs
+from playground.engine.training import Checkpoints
 from playground.engine.workbench import Workbench
 from playground.errors import PlaygroundError
 from playground.settings import Settings
@@ -129,6 +131,20 @@ def test_full_disk_is_a_note_and_training_goes_on(chosen, tmp_path, monkeypatch)
     events = list(Workbench(tmp_path).tune(chosen(train={"save_every": 1, "max_steps": 4})))
     assert [e["key"] for e in events if e["kind"] == "note"].count("note.no_checkpoint") == 1
     assert events[-1]["result"]["steps"] == 4
+
+
+@pytest.mark.parametrize("every,free,noted", [(0, 3000, True), (0, 5000, False), (3, 3000, False)])
+def test_a_run_without_room_for_checkpoints_says_so(monkeypatch, tmp_path, every, free, noted):
+    monkeypatch.setattr(checkpoint, "size_of", lambda trainer: 1000)
+    monkeypatch.setattr(checkpoint, "free_bytes", lambda folder: free)
+    run, train = (
+        runs.create(tmp_path, "tune", Settings()),
+        Settings().with_values({"train": {"save_every": every}}).train,
+    )
+    for writes in (True, False):
+        kept = Checkpoints(None, SimpleNamespace(examples=[]), run, train, writes)
+        keys = [note["key"] for note in kept.room_note()]
+        assert keys == ["note.no_room_for_checkpoints"] * (noted and writes)
 
 
 def test_automatic_checkpoints_take_a_small_share_of_the_time():

@@ -298,3 +298,14 @@ def test_a_missing_tensor_is_an_error(folder):
 def test_a_complete_folder_passes(folder, shards):
     weights.check_files(folder)
     weights.check_files(shards)
+
+
+@pytest.mark.parametrize("name", ["../outside.safetensors", "/etc/hostname", "..", "a\\b.safetensors"])
+def test_an_index_that_names_a_file_elsewhere_is_refused(shards, name):
+    index = shards / "model.safetensors.index.json"
+    values = json.loads(index.read_text())
+    values["weight_map"][min(values["weight_map"])] = name
+    index.write_text(json.dumps(values))
+    shutil.copy(next(shards.glob("*.safetensors")), shards.parent / "outside.safetensors")
+    found, text = load_error(shards)
+    assert found == ["error.shards_elsewhere"] and name in text
