@@ -1,4 +1,4 @@
-"""Contract tests: each private API in playground/compat.py still does what the program relies on.
+"""Contract tests: each private API in playground/compat/ still does what the program relies on.
 
 A failure names the library and the version that changed.
 """
@@ -21,7 +21,7 @@ from playground import compat
 
 
 def changed(library: str, what: str) -> str:
-    return f"{library} {version(library)} changed {what}: mend it in playground/compat.py"
+    return f"{library} {version(library)} changed {what}: mend it in playground/compat/"
 
 
 def meta(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:

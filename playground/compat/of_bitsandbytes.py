@@ -1,0 +1,105 @@
+"""bitsandbytes' private and fragile APIs: quantized weights and what they are made dense with."""
+
+import contextlib
+import copy
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+
+def is_quantized(weight: Any) -> bool:
+    """Whether a weight is packed bytes of bitsandbytes, or this program's bytes of float8."""
+    return type(weight).__name__ in ("Params4bit", "Int8Params") or is_float8(weight)
+
+
+def is_float8(weight: Any) -> bool:
+    """Whether a weight is a `Float8Linear`'s: e4m3 or integer codes with a scale a row."""
+    return hasattr(weight, "row_scales")
+
+
+def unquantized_weight(layer: Any) -> Any:
+    """The weight of a layer as a matrix of numbers, without moving or changing the layer."""
+    import torch
+    from bitsandbytes.functional import dequantize_4bit
+
+    weight = layer.weight
+    if type(weight).__name__ == "Params4bit":
+        return dequantize_4bit(weight.data, weight.quant_state)
+    if is_float8(weight):
+        codes = weight.data if weight.dtype == torch.int8 else weight.data.view(torch.float8_e4m3fn)
+        return codes.to(torch.float32) * weight.row_scales[:, None]
+    if type(weight).__name__ == "Int8Params":
+        return weight.data.to(torch.float32) * (int8_row_scales(layer)[:, None].to(weight.device) / 127)
+    return weight.detach()
+
+
+def import_bitsandbytes() -> None:
+    """Import bitsandbytes without torch's compiler, 1.2 s sooner: its kernels are compiled at their first call instead.
+
+    For processes that call none: a run's memory would grow by the compiler in the middle of it. At import,
+    bitsandbytes (0.50) passes kernels that this program may never call to torch.compile.
+    """
+    import torch
+
+    compile_now = torch.compile
+
+    def compile_later(function: Callable, **options: Any) -> Callable:
+        compiled = functools.cache(lambda: compile_now(function, **options))
+        return functools.wraps(function)(lambda *arguments, **named: compiled()(*arguments, **named))
+
+    torch.compile = compile_later  # type: ignore[assignment]
+    try:
+        import bitsandbytes  # noqa: F401
+    finally:
+        torch.compile = compile_now
+
+
+def quantize_to(weight: Any, device: str) -> Any:
+    """Quantize an unquantized Params4bit or Int8Params onto a device, "meta" included, which `.to()` doesn't do."""
+    return weight._quantize(device)
+
+
+@contextlib.contextmanager
+def separate_code_books() -> Iterator[None]:
+    """Within it, code books may be made without values (on meta): no real layer gets one of them afterwards."""
+    import bitsandbytes.functional
+
+    books = copy.copy(bitsandbytes.functional.name2qmap)
+    try:
+        yield
+    finally:
+        bitsandbytes.functional.name2qmap.clear()
+        bitsandbytes.functional.name2qmap.update(books)
+
+
+def int8_row_scales(layer: Any) -> Any:
+    """The scale of each output row of a Linear8bitLt: on its state once it has run, else on its weight."""
+    return layer.state.SCB if layer.state.SCB is not None else layer.weight.SCB
+
+
+def quantization_constants(tensor: Any) -> Iterator[Any]:
+    """What a quantized weight carries with it: at 4 bits a scale a block and the code book (both again with double
+    quantization, and an offset), at 8 bits a scale a row."""
+    state = getattr(tensor, "quant_state", None)
+    constants = [getattr(tensor, name, None) for name in ("SCB", "row_scales")]
+    while state is not None:
+        constants += [state.absmax, state.code, getattr(state, "offset", None)]
+        constants.append(getattr(state, "float8_row_scales", None))  # model/nf4_fast.py
+        state = getattr(state, "state2", None)
+    yield from (constant for constant in constants if constant is not None)
+
+
+def disable_cpu_repacking(layers: Iterable[Any]) -> None:
+    """Stop 4-bit layers from repacking their weights in place on a CPU at the first forward pass without gradients.
+
+    Repacked for the AVX-512 kernel, no gradient flows through them any more: chat, then train, breaks silently
+    (bitsandbytes issue 2078).
+    """
+    for layer in layers:
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
+
+
+def set_4bit_compute_dtype(layer: Any, dtype: Any) -> None:
+    """Have a Linear4bit compute in this type, whatever the stored config says."""
+    layer.compute_dtype, layer.compute_type_is_set = dtype, True

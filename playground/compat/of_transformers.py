@@ -1,0 +1,145 @@
+"""transformers' private and fragile APIs: attention, classes of models, and what is replaced as one is built."""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+_build_lock = threading.RLock()
+
+
+def attention_implementation(config: Any) -> str:
+    """Which attention a model's config asks for: "sdpa", "eager" or a registered name."""
+    return config._attn_implementation
+
+
+def drop_unavailable_attention(config: Any) -> str:
+    """Let a model whose attention isn't installed use torch's; return the name that it asked for, or ""."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+    from transformers.utils import is_flash_attn_2_available
+
+    name = attention_implementation(config) or ""
+    known = name in ("", "eager", "sdpa") or name in ALL_ATTENTION_FUNCTIONS.valid_keys()
+    if known and not (name.startswith("flash_attention") and not is_flash_attn_2_available()):
+        return ""
+    config._attn_implementation = None
+    return name
+
+
+def knows_config(auto: Any, config: Any) -> bool:
+    """Whether an auto class has a model class for a config."""
+    return type(config) in auto._model_mapping
+
+
+def model_class_for(config: Any, auto: Any) -> Any:
+    """The model class that an auto class chooses for a config."""
+    from transformers.models.auto.auto_factory import _get_model_class
+
+    return _get_model_class(config, auto._model_mapping)
+
+
+def layer_configs(config: Any) -> list[Any]:
+    """The config of each layer where layers differ in it, such as Gemma 4's; else the config alone.
+
+    Where they differ, reading such a setting from the model's own config raises RuntimeError.
+    """
+    return list(config.per_layer_config) if getattr(config, "is_heterogeneous", False) else [config]
+
+
+@contextlib.contextmanager
+def empty_timm_towers() -> Iterator[None]:
+    """Within it, image towers of the package timm (Gemma 3n has one) are built empty, without that package."""
+    from transformers import PreTrainedModel
+    from transformers.models.timm_wrapper.modeling_timm_wrapper import TimmWrapperModel
+
+    tower: Any = TimmWrapperModel
+    with _build_lock:
+        own = tower.__init__
+        tower.__init__ = PreTrainedModel.__init__
+        try:
+            yield
+        finally:
+            tower.__init__ = own
+
+
+def can_set_attention(model: Any) -> bool:
+    """Whether a model's attention can be exchanged by name; an older family's can't."""
+    return getattr(model, "_can_set_attn_implementation", lambda: True)()
+
+
+def modules_not_to_quantize(model: Any) -> list[str]:
+    """Modules that transformers leaves unquantized: the head, tied weights, those kept in float32 (T5's wo)."""
+    from transformers.quantizers.base import get_keys_to_not_convert
+
+    names = [*get_keys_to_not_convert(model), *(model._keep_in_fp32_modules or ())]
+    # It leaves out the last module. While a model is loaded that is the head; once that is tied, what precedes it.
+    last, *_ = reversed(list(model.named_parameters()))
+    loaded_last, *_ = reversed(list(model.named_parameters(remove_duplicate=False)))
+    module = last[0].removesuffix(".weight")
+    if last[0] != loaded_last[0] and module not in model.all_tied_weights_keys.values():
+        names = [name for name in names if name != module]
+    return names
+
+
+@contextlib.contextmanager
+def left_unquantized(suffixes: Sequence[str]) -> Iterator[None]:
+    """Within it, quantizing also leaves out the layers whose names end with one of these."""
+    from transformers.quantizers import base
+
+    library: Any = base
+    with _build_lock:
+        own = library.get_keys_to_not_convert
+        library.get_keys_to_not_convert = lambda model: [*own(model), *suffixes]
+        try:
+            yield
+        finally:
+            library.get_keys_to_not_convert = own
+
+
+def replace_linear_layers(model: Any, skip: list[str], quantization: Any) -> None:
+    """Put bitsandbytes' layers in the place of linear ones, as transformers does when it loads a model."""
+    from transformers.integrations.bitsandbytes import replace_with_bnb_linear
+
+    replace_with_bnb_linear(model, skip, quantization)
+
+
+@contextlib.contextmanager
+def falcon_as_linear() -> Iterator[None]:
+    """Within it, Falcon is built from nn.Linear.
+
+    Its own class computes the same, but transformers' bitsandbytes integration replaces only modules of the exact type
+    nn.Linear, and would leave a Falcon unquantized. One thread at a time, so that each restores what it found.
+    """
+    from torch import nn
+    from transformers.models.falcon import modeling_falcon
+
+    library: Any = modeling_falcon
+    with _build_lock:
+        own = library.FalconLinear
+        library.FalconLinear = nn.Linear
+        try:
+            yield
+        finally:
+            library.FalconLinear = own
+
+
+@contextlib.contextmanager
+def progress_bars(make_bar: Callable[..., Any]) -> Iterator[None]:
+    """Within it, transformers' progress bars are made by `make_bar(*args, **kwargs)` of tqdm's arguments."""
+    from transformers.utils import logging
+
+    before = logging.set_tqdm_hook(lambda factory, args, kwargs: make_bar(*args, **kwargs))
+    try:
+        yield
+    finally:
+        logging.set_tqdm_hook(before)
+
+
+def drop_python_vocabulary(tokenizer: Any) -> None:
+    """Drop the vocabulary and merges that transformers keeps as Python objects next to the tokenizers library's own.
+
+    They are read when a tokenizer is made and never again; Gemma 3's are 147 of 258 MiB.
+    """
+    for name in ("_vocab", "_merges"):
+        if tokenizer.is_fast and isinstance(getattr(tokenizer, name, None), (dict, list)):
+            setattr(tokenizer, name, None)
