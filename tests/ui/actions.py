@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, TimeoutError, expect
 
 from playground.i18n import translate
 
@@ -206,6 +206,20 @@ def wait_for_new_points(page: Page, more_than: int) -> int:
     page.wait_for_function(grown, arg=more_than, timeout=LONG)
     page.wait_for_function(grown, arg=drawn_points(page), timeout=LONG)
     return drawn_points(page)
+
+
+def download(page: Page, text: str, file: Path) -> Path:
+    """Press what downloads a file, and save it; again where the page was just making another button of it."""
+    for attempt in range(3):
+        try:
+            with page.expect_download(timeout=LONG if attempt == 2 else 15_000) as started:
+                page.get_by_text(text, exact=True).locator("visible=true").first.click(timeout=LONG)
+            started.value.save_as(file)
+            return file
+        except TimeoutError:
+            if attempt == 2:
+                raise
+    raise AssertionError
 
 
 def upload(page: Page, path: Path) -> None:

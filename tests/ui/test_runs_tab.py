@@ -7,6 +7,7 @@ import pytest
 from actions import (
     LONG,
     choose_toy,
+    download,
     notices,
     open_page,
     open_tab,
@@ -330,10 +331,7 @@ def test_a_recording_is_opened_from_a_file_and_the_shown_run_saved_as_one(app, p
     open_tab(page, "tab.runs")
     unfold(page, "recordings.title")
     row_button(page, past[0].id, "runs.show").click()
-    with page.expect_download() as download:
-        page.get_by_text(translate("en", "recordings.save")).click(timeout=LONG)
-    file = tmp_path / "saved.jsonl"
-    download.value.save_as(file)
+    file = download(page, translate("en", "recordings.save"), tmp_path / "saved.jsonl")
     before = {run.id for run in runs.history(app.runs)}
     with page.expect_file_chooser() as chooser:
         press(page, "recordings.open")

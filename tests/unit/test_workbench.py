@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -262,18 +264,17 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.slow
-def test_full_disk_fails_the_save_and_leaves_earlier_runs_complete(chosen, small_disk):
+def test_on_a_full_disk_the_adapter_is_saved_elsewhere_and_earlier_runs_stay_complete(chosen, small_disk):
     workbench = Workbench(small_disk)
     first = list(workbench.tune(chosen(lora={"r": 1}, train={"max_steps": 1})))[-1]["result"]["run"]
-    with pytest.raises(PlaygroundError) as caught:
-        list(workbench.tune(chosen(lora={"r": 256}, train={"max_steps": 1})))
-    assert keys(caught) == ["error.disk_full"]
-    failed, kept = runs.history(small_disk)
-    assert (failed.state, failed.has_adapter) == ("failed", False) and (kept.id, kept.state, kept.has_adapter) == (
-        first,
-        "done",
-        True,
-    )
+    events = list(workbench.tune(chosen(lora={"r": 256}, train={"max_steps": 1})))
+    [note] = [event for event in events if event.get("key") == "note.saved_elsewhere"]
+    saved = Path(events[-1]["result"]["adapter"])
+    assert str(saved) == note["values"]["kept"] and small_disk not in saved.parents
+    assert json.loads((saved / "adapter_config.json").read_text())["r"] == 256
+    shutil.rmtree(saved.parent)
+    kept = runs.history(small_disk)[-1]
+    assert (kept.id, kept.state, kept.has_adapter) == (first, "done", True)
     assert json.loads((small_disk / first / "adapter" / "adapter_config.json").read_text())["r"] == 1
     assert list(workbench.chat(chosen(), first, ASK, Generation(max_new_tokens=4)))[-1]["kind"] == "done"
 
