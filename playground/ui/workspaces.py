@@ -93,6 +93,7 @@ class Workspaces:
         self._known: OrderedDict[str, Workspace] = OrderedDict()
         self._lock = threading.Lock()
         self.tidy()
+        self._closed = threading.Event()
         threading.Thread(target=self._keep_tidy, daemon=True).start()
 
     def current(self) -> Workspace:
@@ -126,6 +127,10 @@ class Workspaces:
         if bytes_in(self.folder) + more > limits.disk_of_all:
             raise problem("shared.disk_of_all")
 
+    def close(self) -> None:
+        """Tidy no more."""
+        self._closed.set()
+
     def tidy(self) -> None:
         """Remove the runs and uploads of visitors who haven't been here for long and have nothing under way."""
         folders = [path for path in self.folder.iterdir() if path.is_dir()] if self.folder.is_dir() else []
@@ -147,11 +152,12 @@ class Workspaces:
         known = self._known.get(visitor)
         if known:
             return not known.is_working and time.monotonic() - known.seen >= self.limits.kept
-        return time.time() - _last_change(self.folder / visitor) >= self.limits.kept  # since before this program began
+        # Of a program that ended, or of another one with the same cache.
+        changes = [_last_change(folder) for folder in (self.folder / visitor, *uploads.folders_of(visitor))]
+        return time.time() - max(changes) >= self.limits.kept
 
     def _keep_tidy(self) -> None:
-        while True:
-            time.sleep(TIDY_SECONDS)
+        while not self._closed.wait(TIDY_SECONDS):
             with suppress(Exception):  # a full disk or a file that just went; the next round sees the rest
                 self.tidy()
 

@@ -1,5 +1,6 @@
 """The line before the engine on a shared page: fair turns, places, limits, and what a visitor sees of the engine."""
 
+import os
 import threading
 import time
 from pathlib import Path
@@ -159,7 +160,8 @@ def spaces(engine, tmp_path, monkeypatch):
     monkeypatch.setenv("PLAYGROUND_CACHE", str(tmp_path / "cache"))
     gone: list[str] = []
     made = Workspaces(tmp_path, engine, None, Limits(runs=2, disk=100_000, disk_of_all=150_000, kept=60), gone.append)
-    return made, gone
+    yield made, gone
+    made.close()  # or it would remove, a minute later, what another test has uploaded
 
 
 def test_a_visitor_keeps_no_more_runs_and_bytes_than_the_limits(spaces):
@@ -194,6 +196,22 @@ def test_what_nobody_has_visited_for_long_is_removed_with_its_uploads(spaces, tm
     made.tidy()
     assert gone == ["ada"] and not (made.folder / "ada").exists() and (made.folder / "bob").is_dir()
     assert uploads.owners() == {"bob"}
+
+
+def test_fresh_uploads_of_a_visitor_of_another_program_stay(spaces, tmp_path):
+    """Two shared pages have one cache, and a page that is started again has visitors whom it doesn't know yet."""
+    from playground.data import uploads
+
+    made, gone = spaces
+    file = tmp_path / "rows.csv"
+    file.write_text("a,b\n")
+    uploads.keep(file, "stranger")
+    made.tidy()
+    assert gone == [] and uploads.owners() == {"stranger"}
+    for path in uploads._folder().rglob("*"):
+        os.utime(path, (1, 1))
+    made.tidy()
+    assert gone == ["stranger"] and uploads.owners() == set()
 
 
 def test_what_was_made_for_downloads_goes_with_its_visitor(engine, tmp_path, monkeypatch):
