@@ -2,7 +2,7 @@
 
 At each event, such as a streamed word, Gradio sets the status of all components that any listener has ever read or
 written, changed or not, and looks each one up by walking the whole page. With 560 components an answer of 200 tokens
-took 38 seconds of a processor, and takes 4 (tests/bench/page_cost.py). Here only a status that has changed is set, and
+took 35 seconds of a processor, and takes 4 (tests/bench/page_cost.py). Here only a status that has changed is set, and
 the page is walked once. When the page is opened, Gradio builds it twice, and looks through all listeners for each
 component; here once. And a click that Gradio would answer only after the next one is answered at once. Where another
 version of Gradio has no such lines, its scripts are served as they are.
