@@ -16,7 +16,7 @@ def viewed_tensor(tensor: Any) -> Any:
 
 
 def local_shard(tensor: Any) -> Any:
-    """This process's part of a weight that FSDP2 shards; any other tensor as it is."""
+    """This process's shard of a weight that FSDP2 splits; any other tensor as it is."""
     return getattr(tensor, "_local_tensor", tensor)
 
 

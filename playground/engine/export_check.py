@@ -1,4 +1,4 @@
-"""What speaks against an export, as far as it is known before the model is loaded."""
+"""Checks of an export that need no model: disk space, and whether its family and tokenizer can be written as GGUF."""
 
 from pathlib import Path
 

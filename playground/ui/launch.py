@@ -41,8 +41,8 @@ NO_NAVIGATION = "<style>.nav-holder { display: none !important; }</style>"
 def has_public_link(flag: bool) -> bool:
     """Whether the page gets a public link: by the flag --share, or by Gradio's variable GRADIO_SHARE.
 
-    Gradio is told the answer, never left to decide: it would open a link by itself on Colab or Kaggle, before a page
-    that was built for its owner alone.
+    Gradio gets a bool: with None it would open a link by itself on Colab or Kaggle, to a page that was built for its
+    owner alone.
     """
     return flag or os.environ.get("GRADIO_SHARE", "").strip().lower() == "true"
 

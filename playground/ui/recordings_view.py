@@ -1,8 +1,7 @@
 """The part of the Runs tab on recordings: play one that ships, open a file, save the shown run as one."""
 
-import tempfile
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import gradio as gr
@@ -12,6 +11,7 @@ from playground.errors import PlaygroundError
 from playground.i18n import format_bytes, translate
 from playground.runs import recordings
 from playground.settings import parse
+from playground.ui import downloads
 from playground.ui.live_view import SHIPPED, shown_run
 from playground.ui.page import UNQUEUED, Page, Update, message, message_box
 from playground.ui.run_names import data_name
@@ -100,12 +100,6 @@ def _save_button(page: Page, value: str | None) -> tuple[Update, Update]:
         return gr.update(value=None, interactive=False), message(error.text(page.lang) if shows_a_run else "")
     except DAMAGED:
         return gr.update(value=None, interactive=False), message()
-    path = _folder() / f"{run_id}.jsonl"
+    path = downloads.place(page.visitor, "recordings") / f"{run_id}.jsonl"
     path.write_text(text, encoding="utf-8")
     return gr.update(value=str(path), interactive=True), message()
-
-
-@cache
-def _folder() -> Path:
-    """Where this process writes the files that are downloaded; one for each run."""
-    return Path(tempfile.mkdtemp(prefix="playground-recordings-"))

@@ -1,6 +1,6 @@
 """What each export of a fine-tuned SmolLM2-135M weighs, takes and changes; llama.cpp reads each GGUF file, where it is.
 
-    python tests/bench/exports.py                       # about six minutes on two cores
+    python tests/bench/exports.py
 
 One fine-tune of a few steps, then every kind of export by command, each a process of its own. mb: of the file or
 folder; s: the command's wall seconds, with imports and loading the model; largest, mean: absolute differences between

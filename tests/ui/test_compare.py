@@ -52,7 +52,9 @@ def compare(shared_page, app):
 
 def prepare(page: Page, app) -> None:
     wait_until_idle(page)
-    if not any(app.runs.glob("*-tune*/adapter")):
+    tuned = sorted(app.runs.glob("*-tune*/adapter"))
+    settings = json.loads((tuned[-1].parent / "settings.json").read_text()) if tuned else None
+    if settings is None or settings["load"]["model"] != str(app.model):  # another file's may be of another model
         start_fine_tune(page, app, "0.1")
         wait_until_tuned(page)
     choose_toy(page, app)
