@@ -95,7 +95,7 @@ def test_a_step_asks_the_questions_whose_recorded_answers_it_shows():
 def test_costs_are_those_of_the_recordings_also_of_one_that_failed():
     names = ["demo-en", "calm-7b-lora-4", "calm-7b-full-16-on-24-gib"]
     html = step_figure(Step("cost", {}, {}, options={"recordings": names}), "en")
-    assert "5.33 GiB" in html and "0:52" in html and html.count(translate("en", "talk.ran_out")) == 1
+    assert "5.33 GiB" in html and "0:32" in html and html.count(translate("en", "talk.ran_out")) == 1
 
 
 @pytest.mark.parametrize(
