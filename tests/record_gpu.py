@@ -1,9 +1,10 @@
 """Renew the recordings of a 7B model: `python -m tests.record_gpu [OUT]`, on a GPU with 40 GB or more.
 
-A model of OpenCALM-7B's shape is saved with random weights, which take the memory and the time of trained ones and say
-nothing. It is loaded, and fine-tuned by the talk's recipe to its end, at each bit width; and under a cap of 24 GiB once in 32 bits
-and once with all weights trained, which end in real out-of-memory errors. Writes a recording of each run to OUT
-(assets/recordings). `--only`: runs whose names contain this. `--toy`: a tiny model, to try the script anywhere.
+A model of OpenCALM-7B's shape is saved with random weights, which take the memory and the time of trained ones and
+say nothing. It is loaded, and fine-tuned by the talk's recipe to its end at each bit width; and under a cap of 24 GiB
+once in 32 bits and once with all weights trained, which end in real out-of-memory errors. Writes a recording of each
+run to OUT (assets/recordings). `--only`: runs whose names contain this. `--toy`: a tiny model, to try the script
+anywhere.
 """
 
 import argparse
