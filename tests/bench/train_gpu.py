@@ -52,7 +52,7 @@ import random_models
 
 PRODUCT_RATE = 790e12  # floating-point operations a second of large bf16 products, measured on an H100
 RUNTIME_GIB = 0.3  # what CUDA and its libraries take once training runs, beyond what they took before
-LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")
+LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "unsloth", "trl")
 COLUMNS = {
     "tokens_per_s": "{:,.0f}",
     "of_limit": "{:.0%}",
