@@ -10,6 +10,7 @@ let state = emptyState(), reply = null; // reply: the server's latest
 let pickedStep = null; // the step whose sample answers are shown; null: the latest
 let paint = null, needsDrawing = true, connectionLost = false, polling = false, timer;
 let player = null, playedRun = ""; // what plays a recording or an ended run, and which
+const kept = readKept(); // what was shown and played on the page before this one
 let announcedValue = "", spokenPhase = ""; // the value last given to Gradio, and the phase last given to screen readers
 
 const put = (node, text) => { if (node.textContent !== text) node.textContent = text; };
@@ -284,6 +285,8 @@ async function startPlayer(run, loops = false) {
     receive({ ...reply, run, events: batch, live: true, more: false });
   } });
   player.seek(0);
+  if (kept.played?.run === run) playOn(player, kept.played);
+  kept.played = null;
 }
 
 function endPlayer() {
@@ -307,7 +310,8 @@ function follow(fresh) {
   if (fresh.run === playedRun) return receive(fresh); // its events are on their way
   const changed = fresh.run !== state.run;
   endPlayer(), receive(fresh);
-  if (changed && fresh.run.startsWith(SHIPPED)) startPlayer(fresh.run);
+  const wasPlayed = kept.played?.run === fresh.run && !fresh.live;
+  if (changed && (fresh.run.startsWith(SHIPPED) || wasPlayed)) startPlayer(fresh.run);
 }
 
 async function poll() {
@@ -320,8 +324,10 @@ async function poll() {
   polling = true;
   try {
     const run = state.run === RECORDING ? "" : state.run, fresh = await server.since({ follow: props.follow ?? "", run, cursor: state.cursor });
+    if (!reply && !fresh.run) props.follow = ""; // the run that was shown before is gone
     if (!fresh.run && !props.follow) await showRecording(fresh);
     else follow(fresh);
+    if (!playedRun) kept.played = null;
   } catch (error) {
     if (!connectionLost) console.warn(error);
     connectionLost = true;
@@ -356,6 +362,8 @@ part(".player select").addEventListener("change", async ({ target }) => {
   player?.setSpeed(speed);
 });
 put(part(".memory h4 small"), say("measured")), root.setAttribute("aria-label", say("name")), part(".progress").setAttribute("aria-label", say("progress"));
+if (!props.follow && kept.follow) props.follow = kept.follow;
+addEventListener("pagehide", () => keepPlayed(props.follow ?? "", playedRun, player), { signal: removed.signal });
 document.addEventListener("visibilitychange", poll, { signal: removed.signal });
 resizes.observe(root), themeChanges.observe(document.body, { attributeFilter: ["class"] });
 watch("follow", poll);
