@@ -9,7 +9,7 @@ const removed = new AbortController(); // ends the listeners once the element ha
 let state = emptyState(), reply = null; // reply: the server's latest
 let pickedStep = null; // the step whose sample answers are shown; null: the latest
 let paint = null, needsDrawing = true, connectionLost = false, polling = false, timer;
-let player = null, playedRun = ""; // what plays a recording or an ended run, and which
+let player = null, playedRun = "", started; // what plays a recording or an ended run, and which; started: resolves once it plays
 const kept = readKept(); // what was shown and played on the page before this one
 let announcedValue = "", spokenPhase = ""; // the value last given to Gradio, and the phase last given to screen readers
 
@@ -274,8 +274,12 @@ function announce() {
 const announceStrip = (state) => document.dispatchEvent(new CustomEvent("playground-state", { detail: stripState(state, reply) }));
 
 // Play a run's events from their beginning. Whatever is live comes before it: see `poll`.
-async function startPlayer(run, loops = false) {
-  playedRun = run;
+function startPlayer(run, loops = false) {
+  if (playedRun !== run) playedRun = run, started = play(run, loops); // what is pressed meanwhile waits for the same player
+  return started;
+}
+
+async function play(run, loops) {
   const events = await server.all_events({ run }).catch(() => []);
   if (playedRun !== run) return; // another was chosen meanwhile
   if (!events.length) return void (playedRun = "");

@@ -17,6 +17,17 @@ function show(number) {
   steps.forEach((step, i) => { step.hidden = i !== shown; });
   place.textContent = `${shown + 1} / ${steps.length}`;
   keep();
+  request(shown);
+}
+
+// A figure that has to be asked for is, as soon as there is a talk; again, where no answer came, when its step is shown.
+const requested = new Set(), redraws = {}; // numbers of steps; by number, what draws the figure for its slider
+async function request(number) {
+  const step = steps[number];
+  if (requested.has(number) || !step?.querySelector(".figure[data-waits]")) return;
+  requested.add(number);
+  const done = redraws[number] ? await redraws[number]() : draw(step, await ask(step, () => server.redraw({ step: number })));
+  if (!done) requested.delete(number);
 }
 
 function fill(on) {
@@ -75,8 +86,8 @@ document.addEventListener("keydown", (event) => {
 talk.querySelector(".next").addEventListener("click", forward);
 talk.querySelector(".back").addEventListener("click", () => show(shown - 1));
 talk.querySelector(".full").addEventListener("click", () => { fill(!filling()); talk.focus(); });
+talk.addEventListener("click", ({ target }) => { if (target.closest?.(".reveal")) uncover(shown); });
 steps.forEach((step, number) => {
-  step.querySelector(".reveal")?.addEventListener("click", () => uncover(number));
   if (keptSteps[number]?.open && number === shown) uncover(number); // another guess is covered again, for the next talk
 });
 talk.querySelectorAll(".go").forEach((button) => button.addEventListener("click", () => {
@@ -93,8 +104,9 @@ steps.forEach((step, number) => {
     step.querySelector(".live output").textContent = value;
     keepOf(number, { value });
     const figure = await ask(step, () => server.redraw({ step: number, value }));
-    if (mine === asked) draw(step, figure);
+    return mine !== asked || draw(step, figure);
   };
+  redraws[number] = redraw;
   input.addEventListener("input", redraw);
   const before = keptSteps[number]?.value;
   if (Number.isInteger(before) && before !== Number(input.value)) input.value = before, redraw();
@@ -131,9 +143,13 @@ async function ask(step, request) {
 }
 
 function draw(step, html) {
-  if (html) step.querySelector(".figure").innerHTML = html;
-  return Boolean(html);
+  if (!html) return false;
+  const uncovered = step.querySelector(".hidden-answer.open");
+  step.querySelector(".figure").innerHTML = html;
+  if (uncovered) step.querySelector(".hidden-answer").classList.add("open");
+  return true;
 }
 
 show(shown);
+(async () => { for (const number of steps.keys()) await request(number); })();
 if (kept.full) fill(true);

@@ -33,8 +33,13 @@ MAX_SECONDS = 1e9  # of an event's time
 DATE = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
-def read_recording(name: str) -> list[dict]:
-    """The events of a recording that ships with the program; [] where there is none of that name."""
+def read_recording(name: str | Path) -> list[dict]:
+    """The events of a recording that ships with the program, [] where there is none of that name; or of a file.
+
+    Raises PlaygroundError for a file that isn't a recording.
+    """
+    if isinstance(name, Path):
+        return [upgraded(event) for event in _read_events(name)]
     return [upgraded(json.loads(line)) for line in _shipped_lines(name)]
 
 

@@ -78,8 +78,11 @@ def test_the_language_is_switched_at_the_same_step_and_a_button_opens_the_tab(ta
     lora = talk.locator(".talk .of-lora")
     lora.locator(".live input").evaluate(SLIDE, "64")
     expect(lora.locator(".figure")).to_contain_text("524,288", timeout=LONG)
-    for key in ("f", "ArrowRight", "ArrowRight", "ArrowRight", "PageDown", "l"):
+    for key in ("f", "ArrowRight", "ArrowRight", "ArrowRight"):
         talk.keyboard.press(key)
+    if not talk.locator(".talk .step:visible .answer").is_visible():  # uncovered by an earlier test
+        talk.keyboard.press("PageDown")
+    talk.keyboard.press("l")
     place = talk.locator(".talk .place")
     talk.wait_for_url("**/ja**")
     expect(place).to_have_text(f"4 / {len(read_steps())}", timeout=60_000)
