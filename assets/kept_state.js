@@ -53,20 +53,23 @@ const keptState = {
     setTimeout(() => sessionStorage.setItem(this.folds, JSON.stringify({ ...this.read(this.folds), [id]: this.isOpen(header) })));
   },
 
-  // Press the accordions that were pressed before; those of a tab that isn't built yet, once they stand there.
+  // Press the accordions that were pressed before; those of a tab that isn't built yet, once they stand there. Gradio may fold one
+  // again just after it was built: it is looked at until it stayed for three looks.
   refold() {
     for (const [id, open] of Object.entries(this.waiting)) {
       const header = document.querySelector(`#${CSS.escape(id)} > .label-wrap`);
       if (!header?.checkVisibility()) continue;
-      if (this.isOpen(header) !== open) header.click();
-      delete this.waiting[id];
+      const looks = this.looks[id] ??= { pressed: 0, stayed: 0 };
+      if (this.isOpen(header) === open) looks.stayed += 1;
+      else header.click(), looks.pressed += 1, looks.stayed = 0;
+      if (looks.stayed === 3 || looks.pressed === 5) delete this.waiting[id];
     }
     if (Object.keys(this.waiting).length) setTimeout(() => this.refold(), 300);
   },
 
   isOpen: (header) => header.classList.contains("open"),
 };
-keptState.waiting = keptState.read(keptState.folds);
+keptState.waiting = keptState.read(keptState.folds), keptState.looks = {};
 keptState.refold();
 document.addEventListener("click", ({ isTrusted, target }) => {
   const header = isTrusted && target.closest?.(".label-wrap");

@@ -158,36 +158,43 @@ def _problems(value: Any, number: int, line: int, folder: Path) -> Iterator[Prob
 
 def _model_problems(value: dict, number: int, line: int) -> Iterator[Problem]:
     """Models that the program's list doesn't have, and those without a recording where a step shows one."""
-    where, kind, known = {"step": number, "line": line}, value["kind"], [*shapes(), *models()]
+    kind, known = value["kind"], [*shapes(), *models()]
     if "models" in KINDS[kind] and "models" in value:
         listed = value["models"]
         if not isinstance(listed, list) or not 0 < len(listed) <= MOST_MODELS:
-            yield Problem("error.talk_models", {**where, "most": MOST_MODELS})
+            yield Problem("error.talk_models", {"step": number, "line": line, "most": MOST_MODELS})
             return
         yield from (
-            Problem("error.talk_value", {**where, "name": "models", "value": str(model)[:80]})
+            Problem("error.talk_value", {"step": number, "line": line, "name": "models", "value": str(model)[:80]})
             for model in listed
             if model not in known
         )
     if "model" not in KINDS[kind] or "model" not in value:
         return
     if value["model"] not in known:
-        yield Problem("error.talk_value", {**where, "name": "model", "value": str(value["model"])[:80]})
+        yield Problem(
+            "error.talk_value", {"step": number, "line": line, "name": "model", "value": str(value["model"])[:80]}
+        )
     elif "recordings" in KINDS[kind] and "recordings" in value:
-        yield Problem("error.talk_both", where)
+        yield Problem("error.talk_both", {"step": number, "line": line})
     elif "recordings" in KINDS[kind] and not recordings_of(value["model"], kind):
         names = [name for name in recordings.names() if shows(kind, recordings.read_recording(name))]
         recorded = sorted({_model_of(name) for name in names})
-        yield Problem("error.talk_no_recording", {**where, "model": value["model"], "models": recorded})
+        yield Problem(
+            "error.talk_no_recording", {"step": number, "line": line, "model": value["model"], "models": recorded}
+        )
 
 
 def _recording_problems(value: dict, number: int, line: int, folder: Path) -> Iterator[Problem]:
     """Recordings that neither ship nor lie beside the file, or that lack what the step shows of them."""
-    listed, where = value.get("recordings"), {"step": number, "line": line}
-    for name in listed if isinstance(listed, list) and listed else [listed]:
+    listed: Any = value.get("recordings")
+    names: list[Any] = listed if isinstance(listed, list) and listed else [listed]
+    for name in names:
         is_own = isinstance(name, str) and name.endswith(".jsonl")
         if not isinstance(listed, list) or not (is_own or name in recordings.names()):
-            yield Problem("error.talk_value", {**where, "name": "recordings", "value": str(name)[:80]})
+            yield Problem(
+                "error.talk_value", {"step": number, "line": line, "name": "recordings", "value": str(name)[:80]}
+            )
             continue
         try:
             events = recordings.read_recording(_place(name, folder))
@@ -195,7 +202,7 @@ def _recording_problems(value: dict, number: int, line: int, folder: Path) -> It
             yield from error.problems
             continue
         if not shows(value["kind"], events):
-            yield Problem("error.talk_no_answers", {**where, "name": name})
+            yield Problem("error.talk_no_answers", {"step": number, "line": line, "name": name})
 
 
 def _text_problems(value: dict, number: int, line: int, name: str) -> Iterator[Problem]:

@@ -84,8 +84,7 @@ def check_figures(steps: Sequence[Step]) -> None:
         try:
             step_figure(step, LANGUAGES[0])
         except (ValueError, AttributeError, LookupError, TypeError, ArithmeticError):  # of a recording edited by hand
-            values = {"step": step.number, "line": step.line, "kind": step.kind}
-            problems.append(Problem("error.talk_damaged", values))
+            problems.append(Problem("error.talk_damaged", {"step": step.number, "line": step.line, "kind": step.kind}))
     if problems:
         raise PlaygroundError(*problems)
 
