@@ -70,7 +70,8 @@ def _late_events(block: bytes, first: dict, begin: int) -> dict[int, dict]:
             continue
         found[start] = event
         has_end = has_end or event["kind"] == "done"
-        has_speed = has_speed or number((event if of_step else dict_of(event, "result")).get("tokens_per_s")) is not None
+        speed = (event if of_step else dict_of(event, "result")).get("tokens_per_s")
+        has_speed = has_speed or number(speed) is not None
         if has_end and has_speed:
             return found
     return found if begin == 0 else {}

@@ -131,7 +131,7 @@ class Index:
 
 @contextlib.contextmanager
 def _without_collection() -> Iterator[None]:
-    """Without the search for cyclic garbage, which takes a third of the time in which thousands of summaries are made."""
+    """Without the search for cyclic garbage, a third of the time in which thousands of summaries are made."""
     enabled = gc.isenabled()
     gc.disable()
     try:
