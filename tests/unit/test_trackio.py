@@ -12,7 +12,7 @@ import pytest
 from playground import compat_trackio, runs
 from playground.__main__ import main
 from playground.errors import PlaygroundError
-from playground.runs.recordings import replay
+from playground.runs.recordings import FOLDER, replay
 from playground.settings import Settings
 from playground.share import trackio_import
 from playground.share.trackio_import import import_run, metrics_of
@@ -175,7 +175,7 @@ def test_a_reserved_project_and_an_unwritable_folder_are_sentences(run, trackio,
 
 @needs_trackio
 def test_the_command_ends_in_one_json_object(tmp_path, trackio, capsys):
-    made = replay(trackio_import.recordings.FOLDER / "demo-en.jsonl", tmp_path)
+    made = replay(FOLDER / "demo-en.jsonl", tmp_path)
     main(["trackio", made.id, "--runs", str(tmp_path), "--project", "talk"])
     out = capsys.readouterr()
     result = json.loads(out.out)
