@@ -62,8 +62,8 @@ def main() -> None:
             app: Any = build_app(arguments.runs, lang, private, steps)
         except OSError as error:
             parser.error(as_playground_error(error).text(lang))
-        options = launch_options(lang, app.shared, names)
-        if private and not options["mcp_server"]:
+        options = launch_options(lang, app.shared, names, bool(users))
+        if private and not users and not options["mcp_server"]:
             print(translate(lang, "api.no_mcp"))
         with ending_in_order(app) as ended:
             address = {"server_name": arguments.host, "server_port": arguments.port, "share": share}
