@@ -164,3 +164,17 @@ def forget_cuda_memory() -> None:
     import torch
 
     torch.cuda.memory._record_memory_history(enabled=None)
+
+
+def page_lock(block: Any) -> bool:
+    """Lock a tensor's main memory, so that the GPU copies from it by itself; False where the system has no more."""
+    import torch
+
+    return int(torch.cuda.cudart().cudaHostRegister(block.data_ptr(), block.numel() * block.itemsize, 0)) == 0
+
+
+def page_unlock(block: Any) -> None:
+    """Undo `page_lock`."""
+    import torch
+
+    torch.cuda.cudart().cudaHostUnregister(block.data_ptr())

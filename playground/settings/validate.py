@@ -26,6 +26,7 @@ from playground.settings.schema import (
     QUANT_TYPES_8BIT,
     SAMPLE_CHOICES,
     START_VALUES,
+    STREAMED_CHOICES,
     Data,
     Generation,
     Load,
@@ -146,6 +147,8 @@ def _load_checks(load: Load) -> Iterator[Check]:
     yield _one_of("load.quant_type", load.quant_type, QUANT_TYPES)
     yield _one_of("load.quant_type_8bit", load.quant_type_8bit, QUANT_TYPES_8BIT)
     yield _one_of("load.device", load.device, ("auto", "cpu", "cuda"))
+    streamed = load.streamed_layers in STREAMED_CHOICES or _is_number_from(1, load.streamed_layers)
+    yield streamed, "problem.streamed_layers", {"streamed_layers": load.streamed_layers}
     yield load.simulate_gpu_gib >= 0, "problem.simulate_gpu_gib", {"simulate_gpu_gib": load.simulate_gpu_gib}
 
 
