@@ -11,7 +11,7 @@ as long as the processor needs to launch its kernels, so that a fast card gains 
 import functools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import psutil
 import torch
@@ -38,6 +38,8 @@ LAUNCH_SECONDS = 3.5e-3
 RATE_REACHED = 0.6
 # floating-point operations a second where there is no card to measure: an H100's, in bfloat16
 ASSUMED_RATE = 790e12
+# bytes a second that are copied from page-locked main memory to a card: an H100's, over PCIe 5
+COPY_RATE = 50e9
 # forward passes that offloading adds: each layer's input copied out and in. From an early run on an H100 that wasn't
 # kept; the figures of tests/bench/README.md (11,216 instead of 12,053 tokens/s) give 0.22
 OFFLOAD_COST = 0.15
@@ -60,7 +62,8 @@ class ActivationCost:
     entry: bytes a token of a layer's input alone.
     layers: how many layers are trained or carry a gradient.
     fixed: bytes that any micro-batch takes.
-    launch: tokens whose work in a layer takes as long as launching it.
+    launch: tokens whose work in a layer takes as long as launching it. copy: tokens whose work in a layer takes as long
+    as copying its weights from main memory, on average over all layers.
     """
 
     layer: float
@@ -68,6 +71,7 @@ class ActivationCost:
     layers: int
     fixed: int
     launch: float = 0
+    copy: float = 0
 
     def peak(self, policy: CheckpointPolicy, tokens: int) -> int:
         """Bytes in addition to weights and optimizer at the peak of a micro-batch."""
@@ -82,7 +86,8 @@ class ActivationCost:
         """Time of a token in a step under this policy, as a multiple of the time of a forward pass."""
         recomputed = sum(policy.recomputes(n) for n in range(self.layers)) / self.layers
         passes = 2 + recomputed + (OFFLOAD_COST if policy.checkpointing == "offload" else 0)
-        return passes * max(policy.tokens + FIXED_TOKENS, self.launch) / policy.tokens
+        work = passes * max(policy.tokens + FIXED_TOKENS, self.launch)
+        return max(work, 2 * self.copy) / policy.tokens  # weights are copied once forward and once backward
 
     def _kept(self, policy: CheckpointPolicy, layer: int) -> float:
         if not policy.recomputes(layer):
@@ -130,13 +135,15 @@ def choose_plan(
     free_bytes: int | None = None,
     multiplicity: Callable[[torch.Tensor], int] = count_once,
     processes: int = 1,
+    copied_bytes: int = 0,
 ) -> MemoryPlan:
     """The fastest policy for these rows and settings that fits, with fallbacks. If none fits, the one that needs least.
 
     free_bytes: what the optimizer's first step and micro-batches may take (None: what is free on the device now).
     multiplicity: in a shallow network that stands for a deep one (predict/layer_extrapolation.py), how many tensors a
     tensor stands for. processes: how many share a step's rows; the plan fits the largest share, so that all choose
-    alike. Raises PlaygroundError for a token budget below the longest row.
+    alike. copied_bytes: of weights that are copied from main memory for one pass over all layers. Raises
+    PlaygroundError for a token budget below the longest row.
     """
     longest = batcher.computed_tokens([max(examples, key=lambda e: len(e.ids))])
     if 0 < settings.max_tokens_per_micro_batch < longest:
@@ -146,6 +153,7 @@ def choose_plan(
     if len(candidates) == 1 or not layers.all:
         return MemoryPlan(candidates[0])
     cost = measure_cost(loss_module, batcher, layers, examples, multiplicity)
+    cost = replace(cost, copy=_copy_tokens(batcher, layers, copied_bytes, cost.layers))
     peaks = {policy: cost.peak(policy, min(policy.tokens, most)) for policy in candidates}
     candidates.sort(key=lambda policy: (cost.forward_passes(policy), peaks[policy]))
     if free_bytes is None:
@@ -278,6 +286,16 @@ def linear_weights(module: nn.Module) -> int:
     if isinstance(module, nn.Linear):
         return module.in_features * module.out_features
     return module.weight.numel() if type(module).__name__ == "Conv1D" else 0  # type: ignore[operator]
+
+
+def _copy_tokens(batcher: Batcher, layers: CheckpointedLayers, copied_bytes: int, count: int) -> float:
+    """Tokens whose work in a layer takes as long as copying what one of `count` layers has to, on average."""
+    device = getattr(batcher.model, "stands_for", batcher.device)
+    if device != "cuda" or not copied_bytes:
+        return 0.0
+    weights = max(sum(linear_weights(module) for module in layer.modules()) for layer in layers.all)
+    seconds = copied_bytes / count / COPY_RATE
+    return seconds * RATE_REACHED * _matmul_rate(batcher.device, batcher.model.dtype) / (2 * weights)
 
 
 @functools.cache

@@ -1,0 +1,42 @@
+"""How many layers to stream where a model doesn't fit: as few as that takes, or more where that is clearly faster."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from playground.catalog.cards import verdict
+from playground.model.streaming import BUFFERS
+from playground.settings import Settings
+
+FASTER = 0.97  # of the work of fewer streamed layers: more of them leave more room, so that less is recomputed
+TRIES = 4  # numbers beyond the least that are tried
+
+Predict = Callable[[Settings], dict]
+
+
+def choose_streamed_layers(predict: Predict, settings: Settings, layers: int, capacity: int) -> int | None:
+    """The number of streamed layers for a job; 0 where it fits without, None where nothing makes it fit.
+
+    predict: a prediction of the job under settings, of which "need" in bytes has to be at most `capacity`, and "work",
+    if there, should be small. layers: how many the model has.
+    """
+
+    def predicted(count: int) -> dict:
+        return predict(replace(settings, load=replace(settings.load, streamed_layers=str(count))))
+
+    def fits(count: int) -> bool:
+        return verdict(predicted(count)["need"], capacity) != "no"
+
+    if fits(0):
+        return 0
+    least, most = BUFFERS + 1, layers
+    if most < least or not fits(most):
+        return None
+    while least < most:
+        middle = (least + most) // 2
+        least, most = (least, middle) if fits(middle) else (middle + 1, most)
+    chosen, work = least, predicted(least).get("work", 0.0)
+    for count in sorted({least + (layers - least) * n // TRIES for n in range(1, TRIES + 1)} - {least}):
+        other = predicted(count)
+        if other.get("work", 0.0) < FASTER * work and verdict(other["need"], capacity) != "no":
+            chosen, work = count, other["work"]
+    return chosen
