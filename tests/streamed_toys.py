@@ -17,8 +17,8 @@ from playground.train.loss import Loss
 from playground.train.optimizer import Optimizer
 from playground.train.patches import patch_modules
 
-LAYERS = 6
-ROWS = [Example([5 + (7 * n + row) % 300 for n in range(length)], 4) for row, length in enumerate((40, 90, 17, 63))]
+LAYERS = 5
+ROWS = [Example([5 + (7 * n + row) % 300 for n in range(length)], 4) for row, length in enumerate((40, 70, 17))]
 DEPTHS = {"gpt2": "n_layer", "gptj": "n_layer", "bloom": "n_layer"}
 KINDS: dict[str, dict[str, Any]] = {
     "16": {"bits": 16},
@@ -61,7 +61,7 @@ def keep_all(model: Any, streamed: StreamedLayers) -> None:
             tensor.data = part.as_strided(tensor.shape, tensor.stride(), part.storage_offset())
 
 
-def loss_and_gradients(model: Any, device: str, policy: CheckpointPolicy, steps: int = 2) -> list[torch.Tensor]:
+def loss_and_gradients(model: Any, device: str, policy: CheckpointPolicy, steps: int = 1) -> list[torch.Tensor]:
     """Losses and gradients of some micro-batches, as the training loop computes them."""
     loss_module, results = Loss(model), []
     optimizer = Optimizer([(n, p) for n, p in model.named_parameters() if p.requires_grad])
@@ -82,4 +82,4 @@ def answer(model: Any, device: str) -> torch.Tensor:
     """The tokens of a greedy answer."""
     ids = torch.arange(5, 25, device=device)[None]
     with torch.no_grad():
-        return model.generate(input_ids=ids, max_new_tokens=8, do_sample=False, pad_token_id=2, eos_token_id=None)
+        return model.generate(input_ids=ids, max_new_tokens=4, do_sample=False, pad_token_id=2, eos_token_id=None)

@@ -10,6 +10,7 @@ it is measured to hold beyond them before the phase begins is `held`, and part o
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -53,6 +54,29 @@ def predict_load_memory(load: Load, config: PreTrainedConfig, device: str) -> It
     yield from _predict("load", load, device, dtype, outside, predict)
 
 
+def streaming_need(config: PreTrainedConfig, target: phases.Target, fine_tunes: bool) -> Callable[[Settings], dict]:
+    """A prediction by which the number of streamed layers is chosen: of loading, or of that and the whole fine-tune.
+
+    The fine-tune's rows all have full length; without streamed layers, each is computed alone and recomputed: what fits
+    so is never streamed.
+    """
+
+    def predict(settings: Settings) -> dict:
+        loaded = phases.predict_load(config, settings, target)
+        if not fine_tunes:
+            return loaded
+        train = settings.train
+        rows = train.batch_size
+        if settings.load.streamed_layers == "0":
+            least = min(train.micro_batch_size or 1, 1)
+            train = replace(train, gradient_checkpointing="all", micro_batch_size=least)
+            settings, rows = replace(settings, train=train), 2
+        tuned = phases.predict_tune(config, settings, target, [train.max_seq_length] * rows)
+        return tuned | {"need": max(tuned["need"], loaded["need"])}
+
+    return predict
+
+
 def predict_tune_memory(
     settings: Settings, loaded: LoadedModel, examples: Sequence[Example], outside: dict[str, int], batcher: Batcher
 ) -> Iterator[dict]:
@@ -60,7 +84,7 @@ def predict_tune_memory(
 
     outside: memory_outside_tensors before it. batcher: one that has tried how these rows can be batched.
     """
-    config = loaded.model.config
+    config, settings = loaded.model.config, _as_loaded(settings, loaded)
 
     def predict(target: phases.Target) -> dict:
         elsewhere = target.device != loaded.device  # a simulated card, where rows may be packed in another way
@@ -79,7 +103,7 @@ def predict_chat_memory(
     predict_chat assumes CHAT_ROWS sequences, so its context is chosen such that the KV cache has as many tokens in all.
     """
     context_of_rows = max(2, -(-sequences * context // CHAT_ROWS))
-    config = loaded.model.config
+    config, settings = loaded.model.config, _as_loaded(settings, loaded)
     yield from _predict(
         "chat",
         settings.load,
@@ -108,6 +132,11 @@ def predict_lab_memory(
         return with_more(prediction, "weights", copies) if target.device == "cpu" else prediction
 
     yield from _predict("lab", load, loaded.device, loaded.dtype, outside, predict)
+
+
+def _as_loaded(settings: Settings, loaded: LoadedModel) -> Settings:
+    """The settings with the number of layers that are streamed now."""
+    return replace(settings, load=replace(settings.load, streamed_layers=str(loaded.streamed_count)))
 
 
 def with_more(prediction: dict, part: str, size: int) -> dict:

@@ -49,7 +49,7 @@ PLAIN_MODEL: dict[str, Any] = {
 class LoadedModel:
     """A model in memory with its tokenizer, the dtype it computes in, and the reason for that dtype.
 
-    notes: `note` events on what its files ask for or hold that isn't used. streamed: its layers that wait in main memory.
+    notes: `note` events on what its files ask for or hold that isn't used. streamed: layers that wait in main memory.
     """
 
     model: PreTrainedModel
@@ -59,6 +59,11 @@ class LoadedModel:
     reason: str  # key in the words table
     notes: list[dict] = field(default_factory=list)
     streamed: StreamedLayers | None = None
+
+    @property
+    def streamed_count(self) -> int:
+        """How many layers are streamed."""
+        return len(self.streamed.numbers) if self.streamed else 0
 
 
 def resolve_device(settings: Load) -> str:

@@ -40,6 +40,14 @@ def streaming_problem(config: Any, layers: int, count: int) -> PlaygroundError |
     return None
 
 
+def check_modules_to_save(streamed: StreamedLayers, names: str) -> None:
+    """Raise PlaygroundError where a module that is trained in full, of names separated by commas, is streamed."""
+    wanted = {name.strip() for name in names.split(",") if name.strip()}
+    inside = {name.rpartition(".")[2] for layer in streamed.layers for name, _ in layer.named_modules() if name}
+    for name in sorted(wanted & inside):
+        raise problem("error.streamed_modules", name=name)
+
+
 def place_streamed(
     model: PreTrainedModel,
     load: Load,

@@ -168,7 +168,7 @@ class StreamedLayers:
                 self._fetch(following)
 
     def _fetch(self, position: int) -> None:
-        """Begin to copy a layer's weights into its buffer, unless they are there; the layer there must have computed."""
+        """Begin to copy a layer's weights into its buffer, unless they are there. What is there must have computed."""
         slot = position % BUFFERS
         if self._holds[slot] == position:
             return

@@ -9,6 +9,7 @@ import torch
 from playground.data.batch import Example
 from playground.model import adapt, saved_adapter
 from playground.model.load import LoadedModel
+from playground.model.streamed_load import check_modules_to_save
 from playground.settings import Settings
 from playground.train.batching import Batcher
 from playground.train.checkpointing import CheckpointedLayers
@@ -62,6 +63,8 @@ def make_trainable(
         loaded.model.requires_grad_(True)
         return
     lora, seed = settings.lora, settings.train.seed
+    if loaded.streamed:
+        check_modules_to_save(loaded.streamed, lora.modules_to_save)
     model: Any = (
         saved_adapter.continue_lora(loaded.model, start, lora, loaded.dtype, seed)
         if start

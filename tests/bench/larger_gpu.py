@@ -4,9 +4,10 @@
     python tests/bench/larger_gpu.py --only 'calm*'
     python tests/bench/larger_gpu.py --cpu --only 'toy*'   # does it run? tiny, nothing is capped
 
-A cell is shape/bits/GiB of the card (0: all of it)/rows of a step; 32 rows are 5,024 tokens. Weights are random, made on the GPU layer
-by layer from the config, quantized there, and moved to main memory where the layer is streamed. How many are, the
-planner chooses, as it does for `tune`. Everything else as the program plans it by itself; r 8 on all linear layers.
+A cell is shape/bits/GiB of the card (0: all of it)/rows of a step; 32 rows are 5,024 tokens. Weights are random, made
+on the GPU layer by layer from the config, quantized there, and moved to main memory where the layer is streamed. How
+many are, the planner chooses, as it does for `tune`. Everything else as the program plans it by itself; r 8 on all
+linear layers.
 tokens_per_s: over the steps after the first two. stall: share of that time that the GPU waited for weights.
 written_per_s: tokens of an answer of one row. Predicted before anything is made, measured by torch (allocated), the
 driver (device) and the system (main memory, resident).
