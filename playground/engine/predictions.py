@@ -54,29 +54,6 @@ def predict_load_memory(load: Load, config: PreTrainedConfig, device: str) -> It
     yield from _predict("load", load, device, dtype, outside, predict)
 
 
-def streaming_need(config: PreTrainedConfig, target: phases.Target, fine_tunes: bool) -> Callable[[Settings], dict]:
-    """A prediction by which the number of streamed layers is chosen: of loading, or of that and the whole fine-tune.
-
-    The fine-tune's rows all have full length; without streamed layers, each is computed alone and recomputed: what fits
-    so is never streamed.
-    """
-
-    def predict(settings: Settings) -> dict:
-        loaded = phases.predict_load(config, settings, target)
-        if not fine_tunes:
-            return loaded
-        train = settings.train
-        rows = train.batch_size
-        if settings.load.streamed_layers == "0":
-            least = min(train.micro_batch_size or 1, 1)
-            train = replace(train, gradient_checkpointing="all", micro_batch_size=least)
-            settings, rows = replace(settings, train=train), 2
-        tuned = phases.predict_tune(config, settings, target, [train.max_seq_length] * rows)
-        return tuned | {"need": max(tuned["need"], loaded["need"])}
-
-    return predict
-
-
 def predict_tune_memory(
     settings: Settings, loaded: LoadedModel, examples: Sequence[Example], outside: dict[str, int], batcher: Batcher
 ) -> Iterator[dict]:

@@ -7,7 +7,6 @@ from dataclasses import replace
 from transformers import PreTrainedConfig
 
 from playground.engine.job import JobContext
-from playground.engine.predictions import streaming_need
 from playground.errors import PlaygroundError, problem
 from playground.memory import meter
 from playground.memory.card_limit import available_memory, capacity
@@ -16,7 +15,7 @@ from playground.model.load import LoadedModel
 from playground.model.streamed_load import streaming_problem
 from playground.predict import meta_model
 from playground.predict.phases import Target
-from playground.predict.streamed_choice import choose_streamed_layers
+from playground.predict.streamed_choice import can_stream, choose_streamed_layers, streaming_need
 from playground.settings import Load, Settings, streamed_count
 
 logger = logging.getLogger(__name__)
@@ -33,12 +32,12 @@ def decided_load(context: JobContext, config: PreTrainedConfig, settings: Settin
     if count:
         _check(context, config, load, count)
         return load
-    if load.streamed_layers != "auto" or device != "cuda" or not _can_choose(context, settings, fine_tunes):
+    if load.streamed_layers != "auto" or device != "cuda" or not context.predicts_memory:
         return replace(load, streamed_layers="0")
     try:
         target = Target(device, compute_dtype(load, device)[0], available_memory(load, device))
         layers = _layers(config, load, target)
-        if streaming_problem(config, layers, layers):
+        if not can_stream(config, settings if fine_tunes else Settings(), layers):
             return replace(load, streamed_layers="0")
         need = streaming_need(config, target, fine_tunes)
         chosen = choose_streamed_layers(need, settings, layers, capacity(load, device))
@@ -64,12 +63,6 @@ def streamed_events(loaded: LoadedModel) -> Iterator[dict]:
     yield {"kind": "streamed", "layers": streamed.numbers, "total": layers, "bytes": streamed.bytes}
     values = {"count": count, "layers": layers, "size_bytes": streamed.bytes}
     yield {"kind": "note", "key": "note.streamed", "values": values}
-
-
-def _can_choose(context: JobContext, settings: Settings, fine_tunes: bool) -> bool:
-    full = fine_tunes and settings.train.method == "full"
-    reads_weights = fine_tunes and (settings.lora.init != "default" or settings.lora.use_dora)
-    return context.predicts_memory and not full and not reads_weights
 
 
 def _check(context: JobContext, config: PreTrainedConfig, load: Load, count: int) -> None:

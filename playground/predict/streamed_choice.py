@@ -3,8 +3,13 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+from transformers import PreTrainedConfig
+
 from playground.catalog.cards import verdict
+from playground.model.streamed_load import streaming_problem
 from playground.model.streaming import BUFFERS
+from playground.predict import phases
+from playground.predict.traced_model import Target
 from playground.settings import Settings
 
 FASTER = 0.97  # of the work of fewer streamed layers: more of them leave more room, so that less is recomputed
@@ -40,3 +45,33 @@ def choose_streamed_layers(predict: Predict, settings: Settings, layers: int, ca
         if other.get("work", 0.0) < FASTER * work and verdict(other["need"], capacity) != "no":
             chosen, work = count, other["work"]
     return chosen
+
+
+def can_stream(config: PreTrainedConfig, settings: Settings, layers: int) -> bool:
+    """Whether a fine-tune leaves all weights alone, and the model's layers compute one after the other."""
+    start_values = settings.lora.init != "default" or settings.lora.use_dora  # read all weights at once
+    adapts = settings.train.method != "full" and not start_values
+    return adapts and streaming_problem(config, layers, layers) is None
+
+
+def streaming_need(config: PreTrainedConfig, target: Target, fine_tunes: bool) -> Predict:
+    """A prediction by which the number of streamed layers is chosen: of loading, or of that and the whole fine-tune.
+
+    The fine-tune's rows all have full length; without streamed layers, each is computed alone and recomputed: what fits
+    so is never streamed.
+    """
+
+    def predict(settings: Settings) -> dict:
+        loaded = phases.predict_load(config, settings, target)
+        if not fine_tunes:
+            return loaded
+        train = settings.train
+        rows = train.batch_size
+        if settings.load.streamed_layers == "0":
+            least = min(train.micro_batch_size or 1, 1)
+            train = replace(train, gradient_checkpointing="all", micro_batch_size=least)
+            settings, rows = replace(settings, train=train), 2
+        tuned = phases.predict_tune(config, settings, target, [train.max_seq_length] * rows)
+        return tuned | {"need": max(tuned["need"], loaded["need"])}
+
+    return predict
