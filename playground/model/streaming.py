@@ -15,6 +15,7 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ def streamed_numbers(count: int, layers: int) -> list[int]:
     return [(n + 1) * layers // count - 1 for n in range(count)] if count else []
 
 
-def streamable_tensors(layer: nn.Module, shared: set[int] = frozenset()) -> Iterator[Tensor]:  # type: ignore[assignment]
+def streamable_tensors(layer: nn.Module, shared: AbstractSet[int] = frozenset()) -> Iterator[Tensor]:
     """A frozen layer's large tensors: its weights, and what a quantized weight carries with it.
 
     shared: ids of parameters that other modules use too, which stay on the device.
@@ -47,7 +48,7 @@ def streamable_tensors(layer: nn.Module, shared: set[int] = frozenset()) -> Iter
                 yield tensor
 
 
-def layer_bytes(layer: nn.Module, shared: set[int] = frozenset()) -> int:  # type: ignore[assignment]
+def layer_bytes(layer: nn.Module, shared: AbstractSet[int] = frozenset()) -> int:
     """Bytes of a layer's block in main memory, and of the part of a buffer that it takes."""
     storages = {compat.storage_id(t): t.untyped_storage().nbytes() for t in streamable_tensors(layer, shared)}
     return sum(map(_aligned, storages.values()))
@@ -83,7 +84,7 @@ class StreamedLayers:
         if on_cuda:
             weakref.finalize(self, _release, self._blocks, self._stream).atexit = False
 
-    def add(self, layer: nn.Module, shared: set[int] = frozenset()) -> None:  # type: ignore[assignment]
+    def add(self, layer: nn.Module, shared: AbstractSet[int] = frozenset()) -> None:
         """Move the next streamed layer's weights to main memory; its other tensors go to the device.
 
         shared: as of `streamable_tensors`. Raises PlaygroundError where main memory is used up.
@@ -99,7 +100,7 @@ class StreamedLayers:
         block = _locked_block(end, self._stream is not None, self.bytes)
         places = []
         for tensor in tensors:
-            start = offsets[compat.storage_id(tensor)] + tensor.storage_offset() * tensor.itemsize
+            start = offsets[compat.storage_id(tensor)] + int(tensor.storage_offset()) * tensor.itemsize
             _view(block, tensor, start).copy_(tensor.detach())
             places.append((tensor, start))
         self._blocks.append(block)
@@ -116,8 +117,8 @@ class StreamedLayers:
             buffer = self._buffers[position % BUFFERS]
             for tensor, start in places:
                 tensor.data = _view(buffer, tensor, start)
-        for buffer in self._buffers if self._stream else ():
-            buffer.record_stream(self._stream)  # not reused before the last copy into it is done
+            if self._stream:
+                buffer.record_stream(self._stream)  # not reused before the last copy into it is done
         for number, layer in enumerate(self.layers):
             layer.register_forward_pre_hook(lambda *_, number=number: self._before_forward(number))
             layer.register_forward_hook(lambda *given, number=number: self._after_forward(number, given[-1]))
