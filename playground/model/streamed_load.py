@@ -87,6 +87,9 @@ def _move(module: nn.Module, device: str, recurse: bool = True) -> None:
     """Move a module to a device; recurse=False: its own tensors alone."""
     if recurse:
         module.to(device)
+        for weight in module.parameters():
+            if isinstance(weight, Int8Params) and weight.SCB is not None:  # which stay behind
+                weight.CB, weight.SCB = weight.data, weight.SCB.to(device)
         return
     for parameter in module.parameters(recurse=False):
         parameter.data = parameter.data.to(device)

@@ -54,22 +54,33 @@ def test_a_fine_tune_and_a_chat_with_streamed_layers_are_those_without(streamed,
 
 
 @pytest.mark.parametrize("quantized", [{"bits": 16}, {"bits": 8}, {"bits": 4}])
-def test_weights_are_predicted_and_answers_are_alike(toy, quantized):
-    folder, found = toy("llama", **WIDE), []
+def test_what_streaming_saves_is_predicted_and_answers_are_alike(toy, quantized):
+    folder, found, sizes = toy("llama", **WIDE), [], []
     for count in ("0", "4"):
         load = Load(model=str(folder), device="cpu", streamed_layers=count, dtype="bfloat16", **quantized)
         loaded = load_model(folder, load, lambda *step: None)
         with torch.no_grad():
             found.append(loaded.model(torch.arange(5, 25)[None]).logits)
         predicted = phases.predict_load(loaded.model.config, Settings(load=load), phases.Target("cpu", loaded.dtype))
-        measured = bytes_by_part(loaded.model)
-        sums = [
-            sum(parts[name] for name in ("weights", "quant_constants") if name in parts)
-            for parts in (predicted["parts"], measured)
-        ]
-        assert sums[0] == pytest.approx(sums[1], rel=0.03)
+        ledgers = predicted["parts"], bytes_by_part(loaded.model)
+        sizes.append([parts["weights"] + parts.get("quant_constants", 0) for parts in ledgers])
+    (predicted_all, measured_all), (predicted_streamed, measured_streamed) = sizes
+    assert predicted_all - predicted_streamed == pytest.approx(measured_all - measured_streamed, rel=0.01)
     assert torch.equal(*found)
     assert predicted["main_memory"] > loaded.streamed.bytes and predicted["streamed_layers"] == 4
+
+
+def test_weights_that_are_stored_quantized_are_streamed_as_they_are(toy, tmp_path):
+    folder, stored, found = toy("llama", **WIDE), tmp_path / "stored", []
+    load = Load(model=str(folder), device="cpu", bits=8, dtype="bfloat16")
+    loaded = load_model(folder, load, lambda *step: None)
+    loaded.model.save_pretrained(stored)
+    loaded.tokenizer.save_pretrained(stored)
+    for count in ("0", "4"):
+        loaded = load_model(stored, replace(load, streamed_layers=count), lambda *step: None)
+        with torch.no_grad():
+            found.append(loaded.model(torch.arange(5, 25)[None]).logits)
+    assert torch.equal(*found) and loaded.streamed_count == 4
 
 
 def test_streaming_saves_its_layers_but_the_buffers_at_every_peak():
