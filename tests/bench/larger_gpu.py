@@ -69,6 +69,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=arms.PROJECT / "tests/bench/results/larger_gpu.json")
     parser.add_argument("--add", action="store_true", help="add these cells to those that --out holds already")
+    parser.add_argument("--checkpointing", default="auto", help="of all cells, instead of what the program plans")
     parser.add_argument("--cpu", action="store_true", help="tiny, to try it out")
     options = parser.parse_args()
     patterns = options.only or ["*"]
@@ -78,14 +79,16 @@ def main() -> None:
     rounds = json.loads(options.out.read_text())["rounds"] if options.add and options.out.is_file() else []
     for name in names:
         began = time.perf_counter()
-        result = arms.attempt(lambda name=name: measure_cell(name, "cpu" if options.cpu else "cuda"))
+        result = arms.attempt(
+            lambda name=name: measure_cell(name, "cpu" if options.cpu else "cuda", options.checkpointing)
+        )
         rounds.append({"arm": name, "round": 1, **result, "cell_s": round(time.perf_counter() - began, 1)})
         print(json.dumps(rounds[-1]), file=sys.stderr, flush=True)
         arms.write(options.out, arms.report("models larger than the card", LIBRARIES, rounds))
     print(arms.table({r["arm"]: arms.medians([r]) for r in rounds}, COLUMNS) + arms.failures(rounds))
 
 
-def measure_cell(name: str, device: str) -> dict:
+def measure_cell(name: str, device: str, checkpointing: str) -> dict:
     """Predict and measure one cell."""
     from playground.memory.card_limit import limit_cuda_memory
     from playground.memory.release import release_memory
@@ -93,7 +96,7 @@ def measure_cell(name: str, device: str) -> dict:
 
     shape, bits, gib, rows, *streamed = name.split("/")
     load = Load(model=SHAPES[shape], bits=int(bits), simulate_gpu_gib=float(gib))
-    train = Train(batch_size=int(rows), max_steps=STEPS, compile="off")
+    train = Train(batch_size=int(rows), max_steps=STEPS, compile="off", gradient_checkpointing=checkpointing)
     settings = Settings(load=load, lora=Lora(r=random_models.RANK), train=train)
     examples = random_models.example_rows() * (int(rows) // random_models.BATCH)
     config = _config(shape)
