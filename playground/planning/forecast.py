@@ -20,6 +20,7 @@ from playground.model.language_part import max_context_length
 from playground.predict import meta_model, phases
 from playground.predict.formulas import explain
 from playground.predict.seconds import RELATIVE_TOKEN_SECONDS, relative_token_seconds
+from playground.predict.streamed_choice import can_stream, choose_streamed_layers, streaming_need
 from playground.settings import BIT_WIDTHS, Settings, stored_quant_type
 
 MIN_CONTEXT = 32  # tokens of a chat, at least
@@ -32,7 +33,8 @@ def forecast(settings: Settings, context: int = 1024, capacity: int = 0, device:
     context: tokens of the chat. capacity: bytes of the memory that `auto` plans for, 0: no limit. Returns {"model",
     "name", "family", "parameters", "layers", "longest" (tokens that the model can take), "bits", "method",
     "trainable" (parameters), "context", "seconds" (of this forecast), "phases": {phase: predict.phases' prediction},
-    "explained" (predict.formulas)}. Raises PlaygroundError.
+    "explained" (predict.formulas)}; also "streamed", {"layers", "need", "main_memory" (bytes)}, where the fine-tune
+    only fits with so many layers streamed from main memory, or streams them by the settings. Raises PlaygroundError.
     """
     began, config = time.perf_counter(), meta_model.config_of(settings.load.model)
     settings, target = resolve_target(settings, device, capacity)
@@ -45,7 +47,8 @@ def forecast(settings: Settings, context: int = 1024, capacity: int = 0, device:
             "tune": phases.predict_tune(config, settings, target, full_rows(settings)),
         }
         facts = meta_model.model_facts(config, settings.load, target.dtype, device)
-    return {
+        streamed = _streamed(config, settings, target, facts, predictions)
+    return streamed | {
         "model": settings.load.model,
         "name": catalog.display_name(settings.load.model),
         "family": config.model_type,
@@ -60,6 +63,28 @@ def forecast(settings: Settings, context: int = 1024, capacity: int = 0, device:
         "phases": predictions,
         "explained": explain(config, facts, settings, predictions, chat_context),
     }
+
+
+def _streamed(
+    config: PreTrainedConfig,
+    settings: Settings,
+    target: phases.Target,
+    facts: meta_model.ModelFacts,
+    predictions: dict[str, dict],
+) -> dict:
+    """{"streamed": …} where layers of a fine-tune are streamed, or would have to be; else {}."""
+    tuned, layers = predictions["tune"], sum(len(stack) for stack in facts.kinds)
+    if not tuned.get("streamed_layers"):
+        fits = not target.capacity or verdict(tuned["need"], target.capacity) != "no"
+        can = can_stream(config, settings, layers) and target.device == "cuda"
+        if fits or not can or settings.load.streamed_layers != "auto":
+            return {}
+        count = choose_streamed_layers(streaming_need(config, target, True), settings, layers, target.capacity)
+        if not count:
+            return {}
+        load = replace(settings.load, streamed_layers=str(count))
+        tuned = phases.predict_tune(config, replace(settings, load=load), target, full_rows(settings))
+    return {"streamed": {"layers": tuned["streamed_layers"], **{key: tuned[key] for key in ("need", "main_memory")}}}
 
 
 @contextlib.contextmanager

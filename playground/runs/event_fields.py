@@ -13,11 +13,24 @@ from playground.json_values import valid_value
 MOST = 2**53  # of any number: bytes, steps, tokens; the first that a browser can't count to
 TEXTS = ("name", "phase", "job", "key", "when", "unit", "model", "prompt", "subject", "dtype", "format", "verdict")
 NUMBERS = (
-    *("step", "steps", "loss", "tokens", "lr", "tokens_per_s", "left_s", "done", "total", "bits", "more_loss"),
+    *(
+        "step",
+        "steps",
+        "loss",
+        "tokens",
+        "lr",
+        "tokens_per_s",
+        "left_s",
+        "done",
+        "total",
+        "bits",
+        "more_loss",
+        "stall_s",
+    ),
     *("rss", "allocated", "reserved", "device_used", "need", "held", "capacity", "bytes"),
 )
 OBJECTS = ("values", "parts", "peak", "settings", "hardware", "versions", "result", "figures")
-LISTS = ("problems", "helped", "hurt")
+LISTS = ("problems", "helped", "hurt", "layers")
 FIELDS = {
     **dict.fromkeys(TEXTS, "text"),
     **dict.fromkeys(NUMBERS, "number"),
