@@ -73,18 +73,20 @@ def main() -> None:
     parser.add_argument("--cpu", action="store_true", help="tiny, to try it out")
     options = parser.parse_args()
     patterns = options.only or ["*"]
+    from playground.memory.meter import hardware
+
+    device = "cpu" if options.cpu else "cuda"
     names = options.cell or [name for name in CELLS if any(fnmatch.fnmatchcase(name, p) for p in patterns)]
     if options.cpu:
         names = options.cell or ["toy/16/0/32", "toy/4/0/32"]
     rounds = json.loads(options.out.read_text())["rounds"] if options.add and options.out.is_file() else []
     for name in names:
         began = time.perf_counter()
-        result = arms.attempt(
-            lambda name=name: measure_cell(name, "cpu" if options.cpu else "cuda", options.checkpointing)
-        )
+        result = arms.attempt(lambda name=name: measure_cell(name, device, options.checkpointing))
         rounds.append({"arm": name, "round": 1, **result, "cell_s": round(time.perf_counter() - began, 1)})
         print(json.dumps(rounds[-1]), file=sys.stderr, flush=True)
-        arms.write(options.out, arms.report("models larger than the card", LIBRARIES, rounds))
+        report = arms.report("models larger than the card", LIBRARIES, rounds, hardware=hardware(device))
+        arms.write(options.out, report)
     print(arms.table({r["arm"]: arms.medians([r]) for r in rounds}, COLUMNS) + arms.failures(rounds))
 
 
