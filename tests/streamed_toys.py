@@ -41,7 +41,7 @@ def tuned(family: str, kind: str, count: int, device: str, **changes: Any) -> tu
     with quantizable_linear_layers(model.config):
         streamed = place_streamed(model, load, quantization_config(load, torch.bfloat16), device)
     if not count:
-        keep_all(model, streamed)
+        make_resident(model, streamed)
     adapted = add_lora(model.requires_grad_(False), Lora(r=4), torch.bfloat16, 0)
     torch.manual_seed(1)
     for name, parameter in adapted.named_parameters():
@@ -50,8 +50,8 @@ def tuned(family: str, kind: str, count: int, device: str, **changes: Any) -> tu
     return adapted, streamed
 
 
-def keep_all(model: Any, streamed: StreamedLayers) -> None:
-    """Give every layer memory of its own on the device again, as if it had never been streamed."""
+def make_resident(model: Any, streamed: StreamedLayers) -> None:
+    """Copy every streamed layer's weights back to the device, so that the model is resident again."""
     for layer, places, block in zip(layer_names(model).values(), streamed._places, streamed._blocks):
         layer._forward_hooks.clear()
         layer._forward_pre_hooks.clear()

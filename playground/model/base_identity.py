@@ -1,8 +1,8 @@
 """Tell whether the base model that an adapter names is certainly another than the one at hand, whose shapes are equal.
 
 Certain by weights: both models are on this machine, and the rows that were compared have nothing in common. Certain by
-names: two hub ids of one owner, or two whose words differ in size, version or variant alone. Not certain, so the person
-is told and decides: a path that isn't here, a mirror, a quantized or renamed copy, a model that was trained further.
+names: two hub ids of one owner, or two whose words differ in size, version or variant alone. Not certain, so a note
+says it, and nothing is refused: a path that isn't here, a mirror, a quantized or renamed copy, a further trained model.
 """
 
 import re
@@ -30,7 +30,7 @@ VARIANTS = {
     *("small", "medium", "large", "mini", "tiny", "xl", "xxl"),
 }
 ROWS = 64  # of a weight that are compared
-UNRELATED = 0.5  # of the weight's norm: 4 bits change a weight by 0.1, further training by less, another model by 1.4
+UNRELATED = 0.5  # of the weight's norm: nf4 changes one by 0.09 (tests/bench/README.md), unrelated ones differ by √2
 Words = frozenset[str]
 
 
@@ -52,7 +52,7 @@ def are_other_models(one: str, other: str) -> bool:
     if one.split("/")[0].lower() == other.split("/")[0].lower():
         return True
     if not all(map(_is_telling, words ^ more)) or (any(map(_is_size, words)) != any(map(_is_size, more))):
-        return False  # a name of its own, or a short one
+        return False  # the name of a further trained model, or one without a size
     # One name alone may have a version ("v2"), as copies do.
     both_differ = bool(words - more) and bool(more - words)
     return both_differ or any(not VERSION.fullmatch(word) for word in words ^ more)

@@ -73,8 +73,7 @@ def streaming_need(config: PreTrainedConfig, target: Target, fine_tunes: bool) -
         train = settings.train
         rows = train.batch_size
         if settings.load.streamed_layers == "0":
-            least = min(train.micro_batch_size or 1, 1)
-            train = replace(train, gradient_checkpointing="all", micro_batch_size=least)
+            train = replace(train, gradient_checkpointing="all", micro_batch_size=1)
             settings, rows = replace(settings, train=train), 2
         tuned = phases.predict_tune(config, settings, target, [train.max_seq_length] * rows)
         return tuned | {"need": max(tuned["need"], loaded["need"])}

@@ -52,7 +52,7 @@ def test_no_thread_is_held_between_two_looks(monkeypatch):
             pass
 
     async def held_threads() -> int:
-        """After everybody looked once: how many threads are taken, once no more are given back."""
+        """How many threads are still in use after every follower has polled once."""
         asking = [asyncio.create_task(follow()) for _ in range(60)]
         limiter = to_thread.current_default_thread_limiter()
         for _ in range(1000):
