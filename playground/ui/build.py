@@ -46,6 +46,7 @@ from playground.ui.live_view import STATIC, live_view
 from playground.ui.page import UNQUEUED, Page, job_message
 from playground.ui.separate_events import separate_events
 from playground.ui.shared_page import SharedPage
+from playground.ui.whole_updates import send_whole_updates
 from playground.ui.workspaces import Workspace
 
 TABS = ("start", "plan", "load", "data", "tune", "chat", "lab", "talk", "runs", "take")  # in their order; "start" opens
@@ -82,6 +83,7 @@ def build_app(root: Path, lang: str = "en", private: bool = False, talk: Sequenc
         _build_page(app, second, "/", talk)
     app.engine, app.planner, app.shared = engine, planner, shared
     app.queue(default_concurrency_limit=None, max_size=64)
+    send_whole_updates(app)
     return app
 
 

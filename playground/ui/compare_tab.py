@@ -168,8 +168,8 @@ def _connect_model(page: Page, tab: CompareTab) -> None:
     form = [page.fields["load", "model"], page.fields["load", "bits"]]
     inputs = [tab.adapter, *form, tab.settings.service_enabled, tab.turns]
     outputs = [tab.heads, tab.comparison, tab.notice, tab.use_model, tab.go_tune]
-    for component in (tab.adapter, *form, tab.settings.service_enabled):
-        component.change(describe, inputs, outputs, **UNQUEUED)
+    changes = [component.change for component in (tab.adapter, *form, tab.settings.service_enabled)]
+    gr.on(changes, describe, inputs, outputs, **LATEST_ONLY, queue=False)  # one listener: its last answer stays
     tab.adapter.change(lambda run_id: gr.Dataset(samples=_samples(page, run_id)), tab.adapter, tab.examples, **UNQUEUED)
     load_fields = [name for name in page.fields if name[0] == "load"]
 

@@ -19,7 +19,7 @@ from playground.i18n import format_bytes
 from playground.job import Job
 from playground.ui import rows_view
 from playground.ui.downloads import MAX_DOWNLOAD_BYTES, link
-from playground.ui.page import QUIET, UNQUEUED, Page, Update, message, message_box
+from playground.ui.page import LATEST_ONLY, QUIET, UNQUEUED, Page, Update, message, message_box
 
 FOLDER = "export"  # in a run's own, as engine/export.py has it
 FIELDS = ("to", "type", "content", "repo", "name", "force")  # of an ExportOrder, as the form has them
@@ -99,8 +99,8 @@ def connect(page: Page, view: ExportView, run: gr.Dropdown) -> None:
     fields = [view.size, view.type, view.content, view.repo, view.token, view.name, view.force]
     view.start.click(start, [run, view.token, *view.order], outputs, **QUIET)
     view.stop.click(page.stop("export"), None, None, **UNQUEUED)
-    for event in (run.change, view.to.change, view.type.change, view.content.change):
-        event(describe, [run, *view.order], fields, **UNQUEUED)
+    changes = [component.change for component in (run, view.to, view.type, view.content)]
+    gr.on(changes, describe, [run, *view.order], fields, **LATEST_ONLY, queue=False)
     run.change(lambda run_id: _kept_update(page, run_id), run, view.kept, **UNQUEUED)
     view.kept.change(
         lambda run_id, file: _download(page, run_id, file), [run, view.kept], [view.download, view.message], **QUIET

@@ -45,8 +45,7 @@ def connect(page: Page, view: SpectrumView, accordion: gr.Accordion) -> None:
             return shown, message(as_playground_error(error).text(page.lang), bad=True)
         return shown, spectrum_figure(page.translate, spectrum)
 
-    for event in (accordion.expand, view.adapter.input):
-        event(draw, view.adapter, [view.adapter, view.figure], **LATEST_ONLY)
+    gr.on([accordion.expand, view.adapter.input], draw, view.adapter, [view.adapter, view.figure], **LATEST_ONLY)
 
 
 def spectrum_figure(translate: Callable, spectrum: Mapping) -> str:

@@ -1,10 +1,10 @@
 """An MCP client lists the page's tools and calls them; a page with a login answers no program without one."""
 
-import asyncio
 import json
 
 import httpx
 import pytest
+from run_async import run_async
 from served_app import ServedApp
 
 from playground.i18n import translate
@@ -49,7 +49,7 @@ def test_an_mcp_client_lists_the_tools_and_calls_them_over_both_transports(serve
     url = served() + "/gradio_api/mcp/"
     calls = [("runs", {"limit": 1}), ("run", {"run_id": "none", "lang": "ja"}), ("plan", {"bits": 5})]
     for streams in (streamablehttp_client(url), sse_client(url + "sse")):
-        tools, [runs, run, plan] = asyncio.run(_talk(streams, calls))
+        tools, [runs, run, plan] = run_async(_talk(streams, calls))
         assert set(tools) == TOOLS and "Bits per weight" in json.dumps(tools["plan"].inputSchema)
         assert runs == (False, "[]")
         assert run == (True, translate("ja", "error.no_run", run="none"))

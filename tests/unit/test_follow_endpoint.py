@@ -5,6 +5,7 @@ import threading
 from types import SimpleNamespace
 
 from anyio import to_thread
+from run_async import run_async
 
 from playground.ui import api
 from playground.ui.run_progress import RunProgress
@@ -35,7 +36,7 @@ def test_those_who_follow_a_run_hold_no_threads(monkeypatch):
         going[0] = False
         return await asyncio.gather(*asking)
 
-    seen = asyncio.run(everybody())
+    seen = run_async(everybody())
     assert len(seen) == followers and all(states[-1] == {"step": True} for states in seen)
     assert len(set(looks)) <= 45  # of the pool that all share
 
@@ -64,4 +65,4 @@ def test_no_thread_is_held_between_two_looks(monkeypatch):
             task.cancel()
         return int(held)
 
-    assert asyncio.run(held_threads()) == 0 and len(looks) == 60
+    assert run_async(held_threads()) == 0 and len(looks) == 60

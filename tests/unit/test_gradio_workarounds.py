@@ -12,6 +12,7 @@ from playground.ui.page import select_tab
 from playground.ui.quick_gradio import _hide_from_gradio
 from playground.ui.quick_scripts import SCRIPTS, QuickScripts, quickened
 from playground.ui.separate_events import separate_events
+from playground.ui.whole_updates import send_whole_updates
 
 CHANGED = "gradio changed: playground/ui/quick_gradio.py needs another way to import it quickly"
 
@@ -65,6 +66,22 @@ def test_separating_twice_changes_nothing(two_listeners):
     with app:
         separate_events(app)
     assert len(app.fns) == count
+
+
+def test_a_generators_updates_are_sent_whole_and_its_texts_appended():
+    with gr.Blocks() as app:
+        notice, text = gr.HTML(), gr.HTML()
+        gr.Button().click(lambda: None, None, [notice, text])
+    send_whole_updates(app)
+    [listener] = app.fns.values()
+
+    def sent(*values, final=False):
+        return app.handle_streaming_diffs(listener, list(values), session_hash="s", run="r", final=final)
+
+    assert sent(gr.update(value="no", visible=False), "a") == [gr.update(value="no", visible=False), "a"]
+    assert sent(gr.skip(), "ab") == [[["replace", [], gr.skip()]], [["append", [], "b"]]]
+    assert sent(gr.skip(), "b") == [[], [["replace", [], "b"]]]
+    assert sent(None, None, final=True) == [gr.skip(), "b"]
 
 
 def test_a_tab_is_selected_in_the_browser_alone():

@@ -1,9 +1,8 @@
 """A private page answers only under its own names, and to no other web site."""
 
-import asyncio
-
 import httpx
 import pytest
+from run_async import run_async
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
@@ -123,4 +122,4 @@ def upload(files: VisitorFiles, visitor: str, *parts: int | bytes) -> int:
             assert refused.status == 413
         return taken
 
-    return asyncio.run(read())
+    return run_async(read())

@@ -86,3 +86,10 @@ print(sorted({"torch", "transformers", "peft", "bitsandbytes"} & set(sys.modules
         str(tmp_path / "runs"),
     )
     assert found.stdout.strip().splitlines()[-1:] == ["[]"], found.stderr
+
+
+def test_tests_run_coroutines_in_a_thread_of_their_own():
+    """A process that ran browser tests keeps Playwright's event loop, beside which `asyncio.run` fails."""
+    tests = [path for folder in ("unit", "api", "ui", "gpu") for path in (PROJECT / "tests" / folder).glob("*.py")]
+    own = [path for path in tests if "asyncio.run" + "(" in path.read_text(encoding="utf-8")]
+    assert len(tests) > 200 and own == []

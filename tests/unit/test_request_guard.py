@@ -1,12 +1,12 @@
 """The guard before Gradio, over an application that repeats what reaches it."""
 
-import asyncio
 import json
 from types import SimpleNamespace
 
 import gradio as gr
 import httpx
 import pytest
+from run_async import run_async
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -64,7 +64,7 @@ def _post(path: str, body: object = None, raw: bytes | None = None, app: Starlet
         async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
             return await client.post(f"/gradio_api/{path}", content=content, headers=sent)
 
-    return asyncio.run(ask())
+    return run_async(ask())
 
 
 GOOD = ["q", 3, None, ["a"], True, None]
@@ -215,7 +215,7 @@ def test_a_header_that_stands_twice_is_refused(name):
         async with httpx.AsyncClient(transport=httpx.ASGITransport(_served())) as client:
             return await client.send(request)
 
-    refused = asyncio.run(ask())
+    refused = run_async(ask())
     assert refused.status_code == 400 and name in refused.json()["error"]
 
 
@@ -229,7 +229,7 @@ def test_an_upload_without_a_length_is_stopped_at_the_limit():
             headers = {"content-type": "multipart/form-data; boundary=b"}
             return await client.post("/gradio_api/upload", content=blocks(), headers=headers)
 
-    assert asyncio.run(ask()).status_code == 413
+    assert run_async(ask()).status_code == 413
 
 
 def test_a_sentence_gets_422_and_a_defect_stays_500():
@@ -244,7 +244,7 @@ def test_a_defect_of_the_application_is_a_sentence_without_a_traceback():
         async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
             return await client.get("/fail")
 
-    answer = asyncio.run(ask())
+    answer = run_async(ask())
     assert answer.status_code == 500 and "KeyError" in answer.json()["error"] and "Traceback" not in answer.text
 
 
