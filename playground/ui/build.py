@@ -44,6 +44,7 @@ from playground.ui import (
 from playground.ui.engine_state import engine_state, loaded_text, tuned_text
 from playground.ui.live_view import STATIC, live_view
 from playground.ui.page import UNQUEUED, Page, job_message
+from playground.ui.quick_sessions import quicken_sessions
 from playground.ui.separate_events import separate_events
 from playground.ui.shared_page import SharedPage
 from playground.ui.whole_updates import send_whole_updates
@@ -84,6 +85,7 @@ def build_app(root: Path, lang: str = "en", private: bool = False, talk: Sequenc
     app.engine, app.planner, app.shared = engine, planner, shared
     app.queue(default_concurrency_limit=None, max_size=64)
     send_whole_updates(app)
+    quicken_sessions()
     return app
 
 

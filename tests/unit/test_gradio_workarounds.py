@@ -5,9 +5,11 @@ import inspect
 import gradio as gr
 import pytest
 from gradio import component_meta
+from gradio.state_holder import SessionState
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
+from playground.ui import quick_sessions
 from playground.ui.page import select_tab
 from playground.ui.quick_gradio import _hide_from_gradio
 from playground.ui.quick_scripts import SCRIPTS, QuickScripts, quickened
@@ -82,6 +84,29 @@ def test_a_generators_updates_are_sent_whole_and_its_texts_appended():
     assert sent(gr.skip(), "ab") == [[["replace", [], gr.skip()]], [["append", [], "b"]]]
     assert sent(gr.skip(), "b") == [[], [["replace", [], "b"]]]
     assert sent(None, None, final=True) == [gr.skip(), "b"]
+
+
+def test_a_session_describes_the_components_that_are_asked_for_as_gradio_does(monkeypatch):
+    with gr.Blocks() as app:
+        name, kept = gr.Textbox("a", label="Name"), gr.State(3)
+    with monkeypatch.context() as plain:
+        plain.setattr(SessionState, "__init__", quick_sessions._begin)
+        by_gradio = SessionState(app).config_values
+    quick_sessions.quicken_sessions()
+    described = []
+    describe = app.default_config.config_for_block
+    monkeypatch.setattr(
+        type(app.default_config), "config_for_block", lambda *a: described.append(a[-3]) or describe(*a[-3:])
+    )
+    session = SessionState(app)
+    assert described == []
+    session._update_value_in_config(name._id, "b")
+    assert described == [name._id] and session.config_values[name._id]["props"]["value"] == "b"
+    session._update_value_in_config(name._id, "a")
+    assert dict(session.config_values) == by_gradio and len(session.config_values) == len(by_gradio)
+    assert session[kept._id] == 3 and 9**9 not in session.config_values
+    with pytest.raises(KeyError):
+        session.config_values[9**9]
 
 
 def test_a_tab_is_selected_in_the_browser_alone():
