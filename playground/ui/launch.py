@@ -18,6 +18,7 @@ from playground.ui.quick_scripts import QuickScripts
 from playground.ui.request_guard import RequestGuard
 from playground.ui.shared_page import SharedPage
 from playground.ui.theme import theme
+from playground.ui.unfinished_uploads import UnfinishedUploads
 
 STYLES = (
     "style.css",
@@ -71,8 +72,8 @@ def launch_options(
 
 
 def _middleware(lang: str, shared: SharedPage | None, names: Sequence[str]) -> list[Middleware]:
-    """What requests pass, outermost first: from what page, who asks, whether the request is well-formed, the opening
-    picture, the quickened scripts, the streams of answers.
+    """What requests pass, outermost first: from what page, who asks, whether the request is well-formed, uploads that
+    don't end, the opening picture, the quickened scripts, the streams of answers.
 
     What others load over a network is compressed: the page is 1 MB and Gradio's scripts are several, which shrink to a
     fifth.
@@ -81,5 +82,10 @@ def _middleware(lang: str, shared: SharedPage | None, names: Sequence[str]) -> l
     visitor = [shared.middleware()] if shared else []
     host = Middleware(HostCheck, names=None if shared else names)
     guard = Middleware(RequestGuard, lang=lang, most_upload=MAX_FILE_BYTES)
-    served = [Middleware(OpeningPicture, first=lang), Middleware(QuickScripts), Middleware(OpenStreams)]
+    served = [
+        Middleware(UnfinishedUploads),
+        Middleware(OpeningPicture, first=lang),
+        Middleware(QuickScripts),
+        Middleware(OpenStreams),
+    ]
     return [*compressed, host, *visitor, guard, *served]
