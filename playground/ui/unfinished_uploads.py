@@ -28,7 +28,7 @@ class UnfinishedUploads:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        route_utils.NamedTemporaryFile = _open_noted  # type: ignore[assignment]
+        route_utils.NamedTemporaryFile = _open_noted
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not scope["path"].rstrip("/").endswith("/upload"):
