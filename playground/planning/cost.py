@@ -10,7 +10,7 @@ from playground.data.lengths import Lengths, cutoff_effect, padding
 from playground.errors import PlaygroundError, problem
 from playground.planning.forecast import check_context_length, resolve_target
 from playground.predict.heaviest import predict_heaviest_step
-from playground.predict.seconds import (
+from playground.predict.old_seconds import (
     RELATIVE_TOKEN_SECONDS,
     MeanStep,
     estimate_seconds,

@@ -19,7 +19,7 @@ from playground.model.dtype import default_bits, requested_dtype
 from playground.model.language_part import max_context_length
 from playground.predict import meta_model, phases
 from playground.predict.formulas import explain
-from playground.predict.seconds import RELATIVE_TOKEN_SECONDS, relative_token_seconds
+from playground.predict.old_seconds import RELATIVE_TOKEN_SECONDS, relative_token_seconds
 from playground.settings import BIT_WIDTHS, Settings, stored_quant_type
 
 MIN_CONTEXT = 32  # tokens of a chat, at least

@@ -6,6 +6,7 @@ Memory that a trace can't see, because a kernel allocates it internally, is list
 """
 
 import weakref
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
@@ -19,6 +20,7 @@ from playground import compat
 from playground.memory import constants
 from playground.predict import meta_kernels
 from playground.predict.call_cache import CallCache
+from playground.predict.operations import Work
 
 OUTSIDE = -1  # layer number of what belongs to no repeated layer
 UNKNOWN = -2  # layer number of what isn't assigned to a layer yet
@@ -61,24 +63,28 @@ class AllocationTrace(compat.dispatch_mode()):  # type: ignore[misc]
         self.part = "buffers"
         self.layer = UNKNOWN  # that is running; OUTSIDE: none
         self.stage = ""
+        self.work: Counter[tuple[str, int, tuple[Work, ...]]] = Counter()  # calls by stage, layer and what they take
         self._blocks: dict[int, int] = {}  # address of each live storage → its block
         self._weight_layers: dict[int, int] = {}  # address of a weight's storage → its layer
         self._copied_from: dict[int, int | None] = {}  # block made while the layer was UNKNOWN → its original's block
 
     def __enter__(self) -> "AllocationTrace":
         meta_kernels.install()
+        compat.observe_meta_kernels(lambda *kernel: self.count((Work(*kernel),)))
         return super().__enter__()
 
     def __exit__(self, *exception: Any) -> None:
         super().__exit__(*exception)
         meta_kernels.uninstall()
+        compat.observe_meta_kernels(None)
 
     def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if compat.reads_a_number(function) and args[0].is_meta:
             return False if args[0].dtype == torch.bool else 1  # to "is no row padded?" the answer is no
         if self._weight_layers:
             self._detect_layer(function, args)
-        result = call_cache.call(function, args, kwargs or {})
+        result, work = call_cache.call(function, args, kwargs or {})
+        self.count(work)
         part = "buffers" if function.namespace == "bitsandbytes" else self.part
         for tensor in result if isinstance(result, (tuple, list)) else (result,):
             if isinstance(tensor, torch.Tensor) and tensor.is_meta:
@@ -86,6 +92,12 @@ class AllocationTrace(compat.dispatch_mode()):  # type: ignore[misc]
         for size in constants.kernel_temporaries(function, args, result):
             self.allocate_and_free(size)
         return result
+
+    def count(self, work: tuple[Work, ...]) -> None:
+        """Count a call in the running stage and layer; nothing before the computation."""
+        stage = self._running_stage()
+        if stage:
+            self.work[stage, self.layer, work] += 1
 
     def book(self, part: str, tensor: torch.Tensor) -> None:
         """Book a tensor under `part`, whether it was made outside or is booked under another part."""

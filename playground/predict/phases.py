@@ -23,6 +23,7 @@ from playground.predict.phase_traces import trace_chat, trace_load, trace_tune
 from playground.predict.start_values import start_value_bytes, with_start_values
 from playground.predict.trace_cache import cached_prediction
 from playground.predict.traced_model import Target, TracedModel
+from playground.predict.work import calls_of, update_calls
 from playground.settings import Load, Settings
 from playground.train.trainer import Trainer
 
@@ -53,7 +54,7 @@ def predict_chat(config: PreTrainedConfig, settings: Settings, target: Target, c
     """Predict the memory of an answer of `context` tokens with its prompt."""
 
     def summarize(traced: TracedModel) -> dict:
-        return _prediction_from_trace(traced, target, "chat", settings.load)
+        return _prediction_from_trace(traced, target, "chat", settings.load) | {"calls": calls_of(traced)}
 
     return trace_chat(summarize, config, settings, target, context)
 
@@ -95,6 +96,7 @@ def predict_tune(
             "tokens": batcher.computed_tokens(largest),
             "rows": len(largest),
             "batching": batcher.mode,
+            "calls": [*calls_of(traced), *update_calls(traced, trainer.optimizer)],
             "trainable": sum(p.numel() * traced.tensor_multiplicity(p) for p in trainer.optimizer.parameters),
         }
 
