@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from playground.memory import meter
+from playground.model import float8
 from playground.model.cpu_speed import bf16_speedup
 from playground.model.dtype import MIN_BF16_SPEEDUP
 from playground.predict.rates import BY_BYTES, Rates, interpolate, keep_rates, kept_rates
@@ -136,6 +137,8 @@ def _measure_type(probes: _Probes, device: str, dtype: torch.dtype) -> None:
     probes.add("narrow_n_t", dtype, 0, item * (m * n + m * NARROW + n * NARROW), lambda: wide.T @ low)
     probes.add("narrow_k", dtype, 0, item * (m * NARROW + NARROW * n + 2 * m * n), lambda: wide.addmm_(low, up.T))
     for size in STREAMS[device]:
+        if device == "cuda" and 3 * size > torch.cuda.mem_get_info()[0]:
+            break
         a, b = make(size // 2 // item), make(size // 2 // item)
         probes.add("elementwise", dtype, 0, 1.5 * size, partial(torch.add, a, b))
         probes.add("slow", dtype, size // 2 // item, 0, partial(functional.silu, a))
@@ -169,21 +172,23 @@ def _measure_quantized(probes: _Probes, device: str, dtype: torch.dtype) -> None
 
 
 def _measure_8_bit_products(probes: _Probes, device: str) -> None:
-    from playground.model import float8, int8_fast
-
+    """By the libraries' own kernels, which need no compiling."""
     for m, n, k in SIZES[device][1:]:
-        x = _random(m, k, device=device, dtype=torch.bfloat16)
-        w = _random(n, k, device=device, dtype=torch.bfloat16)
-        for name, kind in (("float8", float8), ("int8", int8_fast)):
-            if kind.has_products(device):
-                (a, a_scales), (b, b_scales) = kind.quantize_tokens(x, None), kind.quantize_rows(w)
-                more = (torch.bfloat16,) if name == "int8" else ()
-                run = partial(kind.multiply, a, b, a_scales, b_scales, None, *more)
-                probes.add(f"product:{name}", None, 2 * m * n * k, 0, run)
+        codes, weight = (_random(rows, k, device=device, dtype=torch.float32) for rows in (m, n))
+        a, b = (tensor.clamp_(-3, 3).mul_(40).to(torch.int8) for tensor in (codes, weight))
+        probes.add("product:int8", None, 2 * m * n * k, 0, partial(torch._int_mm, a, b.t()))
+        if float8.has_products(device):
+            ones = torch.ones(m, device=device), torch.ones(n, device=device)
+            a, b = codes.to(float8.E4M3), weight.to(float8.E4M3).view(torch.uint8)
+            run = partial(float8.multiply, a, b, *ones, None)
+            probes.add("product:float8", None, 2 * m * n * k, 0, run)
 
 
 def _measure_copies(probes: _Probes) -> None:
-    host, card = torch.empty(2**26, dtype=torch.uint8, pin_memory=True), torch.empty(2**26, dtype=torch.uint8, device="cuda")
+    host, card = (
+        torch.empty(2**26, dtype=torch.uint8, pin_memory=True),
+        torch.empty(2**26, dtype=torch.uint8, device="cuda"),
+    )
     probes.add("to_host", None, 0, 2**26, lambda: host.copy_(card, non_blocking=True))
     probes.add("to_device", None, 0, 2**26, lambda: card.copy_(host, non_blocking=True))
 

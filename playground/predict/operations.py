@@ -14,7 +14,7 @@ import torch
 
 from playground import compat
 
-NARROW = 64  # rows or columns up to which a product is limited by memory instead of multiplications
+NARROW = 32  # rows or columns up to which a product is limited by memory instead of multiplications
 MAX_GEMV_ROWS = 8  # rows up to which 4-bit weights are multiplied as they are (memory/constants.py)
 BACKWARD_ATTENTION = 2.5  # five products instead of two
 
@@ -79,9 +79,7 @@ def work_of(function: Any, args: tuple, kwargs: dict, result: Any) -> tuple[Work
     return (Work(f"{kind}:{_dtype(result)}", elements, moved + _bytes(result)),)
 
 
-def matrix_product(
-    m: int, n: int, k: int, dtype: str, moved: float, count: int = 1, transposed: bool = False
-) -> Work:
+def matrix_product(m: int, n: int, k: int, dtype: str, moved: float, count: int = 1, transposed: bool = False) -> Work:
     """`count` products of (m, k) and (k, n). transposed: the first one's columns lie together in memory."""
     operations = 2 * m * n * k * count
     smallest = min(m, n, k)

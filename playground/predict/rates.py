@@ -23,7 +23,7 @@ BY_BYTES = (
     *("elementwise", "narrow_m", "narrow_n", "narrow_k", "narrow_m_t", "narrow_n_t", "narrow_k_t"),
     *("dequantize", "gemv_4bit", "to_host", "to_device"),
 )
-STAND_INS = {"float16": "bfloat16", "float8_e4m3fn": "float8", "int64": "float32", "bool": "bfloat16"}
+STAND_INS = {"float16": "bfloat16", "bfloat16": "float16", "bool": "bfloat16"}  # types of about the same speed
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,10 @@ class Rates:
         table = self._table(name, dtype)
         if table is None:
             return None
+        if name.startswith("narrow"):  # narrow enough to be limited by memory, or not quite
+            products = self._table("product", dtype)
+            computing = interpolate(products, operations) if products else 0.0
+            return max(self.kernel, interpolate(table, size), computing)
         if name in BY_BYTES:
             return max(self.kernel, interpolate(table, size))
         stream = self._table(STREAM, dtype)
@@ -57,7 +61,8 @@ class Rates:
         return max(self.kernel, interpolate(table, operations), moving)
 
     def _table(self, name: str, dtype: str) -> list[list[float]] | None:
-        for candidate in (dtype, STAND_INS.get(dtype, "float32" if name in ("elementwise", "slow") else "")):
+        any_type = "float32" if name in ("elementwise", "slow") else ""
+        for candidate in (dtype, STAND_INS.get(dtype, ""), any_type):
             if f"{name}:{candidate}" in self.tables:
                 return self.tables[f"{name}:{candidate}"]
         if name.endswith("_t"):

@@ -7,23 +7,29 @@
 A cell is model:bits:checkpointing:rows:adapter. Rows are a step's, as mix (32 rows, 5,024 tokens, at most 256 a row)
 or rows x tokens; every cell also measures a chat's tokens (two rows, 1,024 tokens on CUDA, 256 on a CPU). What the
 machine reaches is measured once, before the first cell, by playground/predict/calibration.py, and never fitted to the
-cells. A cell's `kinds` are predicted seconds by kind of kernel, `work` what the trace counts: {stage and kind: [calls,
-operations, bytes]}; on CUDA `profile` has the profiler's seconds of one step, by name of the kernel.
+cells. A cell's `forecasts` have predicted seconds by kind of kernel, its `calls` what the trace counts: [stage, kind,
+operations, bytes, count]; on CUDA `profile` has the profiler's count and seconds by name of the kernel, of one step and
+of eight tokens after a short prompt.
 On a machine with other work, `--own-time` takes the seconds of the processor (one thread) instead of the clock's.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
 import sys
+import tempfile
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import arms
 import random_models
+from train_gpu import exclusive_gpu
 
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes")
 CUDA_MODELS = {
@@ -41,13 +47,24 @@ CPU_MODELS = {
     "bloom-toy": ("bloom", {"hidden_size": 512, "n_layer": 6, "n_head": 8, "vocab_size": 8192}),
     "neox-toy": (
         "gpt_neox",
-        {"hidden_size": 512, "num_hidden_layers": 6, "num_attention_heads": 8, "intermediate_size": 2048,
-         "vocab_size": 8192},
+        {
+            "hidden_size": 512,
+            "num_hidden_layers": 6,
+            "num_attention_heads": 8,
+            "intermediate_size": 2048,
+            "vocab_size": 8192,
+        },
     ),
     "opt-toy": (
         "opt",
-        {"hidden_size": 512, "num_hidden_layers": 6, "num_attention_heads": 8, "ffn_dim": 2048, "vocab_size": 8192,
-         "word_embed_proj_dim": 512},
+        {
+            "hidden_size": 512,
+            "num_hidden_layers": 6,
+            "num_attention_heads": 8,
+            "ffn_dim": 2048,
+            "vocab_size": 8192,
+            "word_embed_proj_dim": 512,
+        },
     ),
 }
 CUDA_CELLS = [
@@ -62,8 +79,15 @@ CPU_CELLS = [
     *("gemma3:4:all:4x64:lora", "gemma3:32:all:2x128:lora", "bloom-toy:32:off:8x64:lora", "neox-toy:32:all:8x64:lora"),
     *("neox-toy:4:off:8x64:lora", "opt-toy:32:off:8x128:lora", "opt-toy:8:all:4x64:lora"),
 ]
-TOY = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 128,
-       "num_key_value_heads": 4, "vocab_size": 512}
+TOY = {
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 128,
+    "num_key_value_heads": 4,
+    "vocab_size": 512,
+}
+AHEAD = {"cuda": 7, "cpu": 1}  # processes side by side
 STEPS = {"cuda": 6, "cpu": 3}
 TOKENS = {"cuda": 24, "cpu": 10}
 CONTEXT = {"cuda": 1024, "cpu": 256}
@@ -77,44 +101,49 @@ def main() -> None:
     parser.add_argument("--own-time", action="store_true", help="the processor's seconds instead of the clock's")
     parser.add_argument("--limit", type=float, default=180, help="seconds after which no cell is begun (CUDA)")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--rates", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--cells", help=argparse.SUPPRESS)
+    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--until", type=float, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--cell", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.own_time:
         use_own_time()
-    if options.cells:
-        for cell in options.cells.split(","):
-            print(json.dumps({"cell": cell} | arms.attempt(lambda cell=cell: run_cell(cell, options))), flush=True)
+    if options.cell:
+        print(json.dumps(run_cell(options.cell, options)))
         return
     out = options.out or arms.PROJECT / f"tests/bench/results/predict_seconds_{options.device}.json"
     run_all(options, out)
 
 
 def run_all(options: argparse.Namespace, out: Path) -> None:
-    """Calibrate, then run every cell in a process of its own, and write the result file after each."""
-    began = time.perf_counter()
+    """Calibrate, then run every cell in a process of its own, and write the result file after each.
+
+    On a GPU, processes import and predict side by side and take turns to measure, calibration first.
+    """
     cells = options.only or (CUDA_CELLS if options.device == "cuda" else CPU_CELLS)
-    rates_file = out.with_suffix(".rates.json")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, __file__, "--device", options.device, "--rates", str(rates_file)]
-    command += [flag for flag in ("--toy", "--own-time") if getattr(options, flag[2:].replace("-", "_"))]
-    calibrated = arms.last_line([*command, "--cells", "calibrate"])
-    print(json.dumps(calibrated), file=sys.stderr, flush=True)
     results: list[dict] = []
-    for cell in cells:
-        if options.device == "cuda" and time.perf_counter() - began > options.limit:
-            results.append({"cell": cell, "failed": "no time left"})
-            continue
-        results.append(arms.attempt(lambda cell=cell: arms.last_line([*command, "--cells", cell])) | {"cell": cell})
-        short = {k: v for k, v in results[-1].items() if k in ("cell", "failed", "error", "measured", "predicted")}
-        print(json.dumps(short), file=sys.stderr, flush=True)
-        rates = json.loads(rates_file.read_text(encoding="utf-8"))
-        report = arms.report(
-            "predicted and measured seconds", LIBRARIES, [], calibration=calibrated, errors=summary(results),
-            rates=rates, own_time=options.own_time, toy=options.toy, cells=results,
-        )
-        arms.write(out, report)
-    rates_file.unlink()
+    with tempfile.TemporaryDirectory() as work, ThreadPoolExecutor(AHEAD[options.device]) as pool:
+        options.work, until = Path(work), time.time() + options.limit
+        command = [sys.executable, __file__, "--device", options.device, "--work", work, "--until", str(until)]
+        command += [flag for flag in ("--toy", "--own-time") if getattr(options, flag[2:].replace("-", "_"))]
+        env = os.environ | {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+        started = {
+            pool.submit(arms.attempt, lambda cell=cell: arms.last_line([*command, "--cell", cell], env)): cell
+            for cell in ("calibrate", *cells)
+        }
+        for done in as_completed(started):
+            results.append({"cell": started[done]} | done.result())
+            short = {k: v for k, v in results[-1].items() if k not in ("forecasts", "calls", "profile", "rates")}
+            print(json.dumps(short), file=sys.stderr, flush=True)
+            report = arms.report(
+                "predicted and measured seconds",
+                LIBRARIES,
+                [],
+                errors=summary(results),
+                own_time=options.own_time,
+                toy=options.toy,
+                cells=results,
+            )
+            arms.write(out, report)
     print(json.dumps(report["errors"], indent=1))
 
 
@@ -122,34 +151,46 @@ def run_cell(name: str, options: argparse.Namespace) -> dict:
     """Measure one cell, or calibrate and write what was measured."""
     if name == "calibrate":
         return calibrate(options)
-    from playground.predict.rates import Rates
-
-    rates = Rates(**json.loads(options.rates.read_text(encoding="utf-8")))
-    return measure_step_and_chat(name, options, rates)
+    return measure_step_and_chat(name, options)
 
 
 def calibrate(options: argparse.Namespace) -> dict:
+    """Measure what the machine reaches, all code imported before: in the program it is too."""
     from dataclasses import asdict
 
+    import playground.predict.phases  # noqa: F401
+    import playground.train.loop  # noqa: F401
     from playground.memory.meter import hardware
     from playground.predict import calibration
 
-    began = time.perf_counter()
-    rates = calibration.measure(options.device)
-    seconds = time.perf_counter() - began
-    options.rates.write_text(json.dumps(asdict(rates)), encoding="utf-8")
-    return {"seconds": round(seconds, 2), "hardware": hardware(options.device)}
+    file = options.work / "rates"
+    try:
+        with _alone(options):
+            began = time.perf_counter()
+            rates = asdict(calibration.measure(options.device))
+            seconds = time.perf_counter() - began
+        file.with_suffix(".new").write_text(json.dumps(rates), encoding="utf-8")
+    except BaseException:
+        file.with_suffix(".new").write_text("", encoding="utf-8")  # nobody waits for it
+        raise
+    finally:
+        file.with_suffix(".new").rename(file)
+    return {"seconds": round(seconds, 2), "hardware": hardware(options.device), "rates": rates}
 
 
-def measure_step_and_chat(name: str, options: argparse.Namespace, rates: Any) -> dict:
+def _alone(options: argparse.Namespace) -> contextlib.AbstractContextManager:
+    """The context in which nothing else is measured."""
+    return exclusive_gpu(options.work) if options.device == "cuda" else contextlib.nullcontext()
+
+
+def measure_step_and_chat(name: str, options: argparse.Namespace) -> dict:
     """Predict and measure steps of a fine-tune and tokens of a chat."""
     import torch
 
-    from playground.predict import phase_traces, phases
+    from playground.predict import phases
+    from playground.predict.rates import Rates
     from playground.predict.seconds import predict_seconds, predict_token_seconds
     from playground.settings import Settings
-    from playground.train.parallel import Team
-    from playground.train.prepare import prepare_trainer, try_batching
 
     model, bits, policy, rows, adapter = name.split(":")
     device, examples = options.device, _examples(rows, options.toy)
@@ -159,21 +200,25 @@ def measure_step_and_chat(name: str, options: argparse.Namespace, rates: Any) ->
     train = {"batch_size": len(examples), "max_steps": STEPS[device], "gradient_checkpointing": policy}
     train |= {"compile": "off", "method": "full" if adapter == "full" else "lora", "max_seq_length": 4096}
     settings = Settings().with_values({"load": {"bits": int(bits)}, "train": train})
-    target, context = phases.Target(device, dtype), CONTEXT[device]
-    loaded = _loaded(config, int(bits), device, dtype)
-    predicted_chat = phases.predict_chat(config, settings, target, context)
-    measured = {"token": _token_seconds(loaded, context, TOKENS[device])}
-    batching = try_batching(loaded, examples, []).mode
+    target = phases.Target(device, dtype)
     lengths, labelled = [len(e.ids) for e in examples], [e.labelled for e in examples]
     began = time.perf_counter()
-    predicted_tune = phases.predict_tune(config, settings, target, lengths, labelled, batching=batching)
+    chat = phases.predict_chat(config, settings, target, CONTEXT[device])["calls"]
+    tune = phases.predict_tune(config, settings, target, lengths, labelled)
     tracing = time.perf_counter() - began
-    trainer = prepare_trainer(loaded, settings, examples, [], Team(device), batching=batching)
-    seconds, profile = _step_seconds(trainer, examples, settings.train, device)
-    measured["step"] = statistics.median(seconds)
+    network = _without_values(config, dtype)
+    while not (options.work / "rates").exists():
+        time.sleep(0.2)
+    rates = Rates(**json.loads((options.work / "rates").read_text(encoding="utf-8")))
+    with _alone(options):
+        if options.device == "cuda" and time.time() > options.until:
+            raise RuntimeError("no time left")
+        measured, details = _measure(network, settings, dtype, examples, options)
+    if tune["batching"] != details["batching"]:
+        tune = phases.predict_tune(config, settings, target, lengths, labelled, batching=details["batching"])
     forecasts = {
-        "step": predict_seconds(predicted_tune["calls"], rates, "tune"),
-        "token": predict_token_seconds(predicted_chat["calls"], rates),
+        "step": predict_seconds(tune["calls"], rates, "tune"),
+        "token": predict_token_seconds(chat, rates),
     }
     return {
         "predicted": {what: one and round(one["seconds"], 5) for what, one in forecasts.items()},
@@ -181,58 +226,80 @@ def measure_step_and_chat(name: str, options: argparse.Namespace, rates: Any) ->
         "error": {
             what: one and round(100 * (one["seconds"] / measured[what] - 1), 1) for what, one in forecasts.items()
         },
-        "steps": [round(one, 5) for one in seconds],
-        "batching": batching,
-        "policy": trainer.plan.policy.checkpointing,
         "tracing_s": round(tracing, 2),
+        **details,
         "forecasts": forecasts,
-        "work": {
-            what: _work(calls)
-            for what, calls in (("step", predicted_tune["calls"]), ("token", predicted_chat["calls"]))
-        },
-        "profile": profile,
+        "calls": {"step": tune["calls"], "token": [one for one in chat if one.stage == "decode"]},
     }
 
 
-def _work(calls: list) -> dict:
-    """{stage and kind: [calls, operations, bytes]}."""
-    sums: dict[str, list[float]] = {}
-    for stage, kind, operations, size, count in calls:
-        one = sums.setdefault(f"{stage} {kind}", [0, 0, 0])
-        for n, value in enumerate((count, count * operations, count * size)):
-            one[n] += value
-    return sums
+def _measure(network: Any, settings: Any, dtype: Any, examples: list, options: argparse.Namespace) -> tuple[dict, dict]:
+    """({"step", "token": seconds}, details)."""
+    from playground.model.load import LoadedModel
+    from playground.train.parallel import Team
+    from playground.train.prepare import prepare_trainer, try_batching
+
+    device = options.device
+    network = random_models.with_random_weights(network, settings.load.bits, device)
+    loaded = LoadedModel(network, SimpleNamespace(pad_token_id=random_models.PAD), device, dtype, "")
+    token, token_profile = _token_seconds(loaded, CONTEXT[device], TOKENS[device])
+    batching = try_batching(loaded, examples, []).mode
+    trainer = prepare_trainer(loaded, settings, examples, [], Team(device), batching=batching)
+    seconds, profile = _step_seconds(trainer, examples, settings.train, device)
+    measured = {"step": statistics.median(seconds), "token": token}
+    policy = trainer.plan.policy
+    details = {"steps": [round(one, 5) for one in seconds], "batching": batching}
+    details["profile"] = {"step": profile, "token": token_profile}
+    return measured, details | {"policy": [policy.checkpointing, policy.tokens]}
 
 
-def _token_seconds(loaded: Any, context: int, tokens: int) -> float:
-    """Seconds of a token of a greedy answer, the prompt left out: the difference of a long and a short answer."""
+def _token_seconds(loaded: Any, context: int, tokens: int) -> tuple[float, dict]:
+    """Seconds of a token of a greedy answer, the prompt left out: the difference of a long and a short answer.
+
+    On CUDA also the profile of an answer of eight tokens to a short prompt.
+    """
     import torch
 
     from playground.predict.phase_traces import CHAT_ROWS
 
     ids = torch.full((CHAT_ROWS, context - tokens), 5, dtype=torch.long, device=loaded.device)
 
-    def generate(count: int) -> float:
-        began = clock()
+    def generate(count: int, prompt: int = context - tokens) -> float:
+        began, row = clock(), ids[:, :prompt]
         with torch.no_grad():
             loaded.model.generate(
-                ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, min_new_tokens=count,
-                do_sample=False, pad_token_id=random_models.PAD,
+                row,
+                attention_mask=torch.ones_like(row),
+                max_new_tokens=count,
+                min_new_tokens=count,
+                do_sample=False,
+                pad_token_id=random_models.PAD,
             )
         if loaded.device == "cuda":
             torch.cuda.synchronize()
         return clock() - began
 
     generate(2)
-    return (min(generate(tokens) for _ in range(2)) - min(generate(2) for _ in range(2))) / (tokens - 2)
+    seconds = (min(generate(tokens) for _ in range(2)) - min(generate(2) for _ in range(2))) / (tokens - 2)
+    return seconds, _profile(lambda: generate(8, 8)) if loaded.device == "cuda" else {}
+
+
+def _profile(run: Callable[[], Any]) -> dict[str, list[float]]:
+    """{name of a kernel: [count, seconds]} of the 30 kernels that take most of the GPU's time."""
+    import torch
+
+    torch.cuda.synchronize()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+        run()
+        torch.cuda.synchronize()
+    found = sorted(profiler.key_averages(), key=lambda one: -one.self_device_time_total)[:30]
+    return {one.key[:90]: [one.count, round(one.self_device_time_total / 1e6, 6)] for one in found}
 
 
 def _step_seconds(trainer: Any, examples: list, train: Any, device: str) -> tuple[list[float], dict]:
-    """Seconds of each step but the first two (one on a CPU), and on CUDA the profiler's seconds by kernel."""
+    """Seconds of each step but the first two (one on a CPU), and on CUDA the profile of one more."""
     import threading
     from dataclasses import replace
-
-    import torch
 
     from playground.train.loop import fine_tune
 
@@ -242,13 +309,8 @@ def _step_seconds(trainer: Any, examples: list, train: Any, device: str) -> tupl
         last = clock()
     profile: dict[str, list[float]] = {}
     if device == "cuda":
-        torch.cuda.synchronize()
         more = replace(train, max_steps=train.max_steps + 1)
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
-            list(fine_tune(trainer, examples, more, threading.Event()))
-            torch.cuda.synchronize()
-        found = sorted(profiler.key_averages(), key=lambda one: -one.self_device_time_total)[:30]
-        profile = {one.key[:90]: [one.count, round(one.self_device_time_total / 1e6, 6)] for one in found}
+        profile = _profile(lambda: list(fine_tune(trainer, examples, more, threading.Event())))
     return seconds[2 if device == "cuda" else 1 :], profile
 
 
@@ -268,17 +330,16 @@ def _config(model: str, options: argparse.Namespace) -> Any:
     return config
 
 
-def _loaded(config: Any, bits: int, device: str, dtype: Any) -> Any:
-    """The model with random weights."""
+def _without_values(config: Any, dtype: Any) -> Any:
+    """The model, to be filled with random weights."""
     from accelerate import init_empty_weights
 
-    from playground.model.load import LoadedModel, model_from_config
+    from playground.model.load import model_from_config
 
     with init_empty_weights(include_buffers=False):
         network = model_from_config(config, dtype)
     network.tie_weights()
-    network = random_models.with_random_weights(network, bits, device)
-    return LoadedModel(network, SimpleNamespace(pad_token_id=random_models.PAD), device, dtype, "")
+    return network
 
 
 def _examples(rows_and_tokens: str, toy: bool) -> list:
