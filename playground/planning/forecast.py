@@ -4,6 +4,7 @@ Every function takes validated settings; the planning process parses them.
 """
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,6 +18,7 @@ from playground.catalog.cards import cards, verdict
 from playground.errors import PlaygroundError, problem
 from playground.model.dtype import default_bits, requested_dtype
 from playground.model.language_part import max_context_length
+from playground.planning.durations import rates_for, step_seconds, with_durations
 from playground.predict import meta_model, phases
 from playground.predict.formulas import explain
 from playground.predict.old_seconds import RELATIVE_TOKEN_SECONDS, relative_token_seconds
@@ -45,6 +47,7 @@ def forecast(settings: Settings, context: int = 1024, capacity: int = 0, device:
             "tune": phases.predict_tune(config, settings, target, full_rows(settings)),
         }
         facts = meta_model.model_facts(config, settings.load, target.dtype, device)
+    predictions = with_durations(predictions, device, capacity)
     return {
         "model": settings.load.model,
         "name": catalog.display_name(settings.load.model),
@@ -132,7 +135,8 @@ def fastest_settings(settings: Settings, capacity: int) -> list[dict]:
     Returns [{"speed" (relative to the best), "bits", "checkpointing", "tokens", "need"}]. `need` is what a forecast of
     just these settings says: `auto` itself measures a forward pass first, which can fragment the allocator's memory.
     """
-    options: dict[tuple[int, str, int], tuple[float, dict]] = {}  # (work a token, option)
+    options: dict[tuple[int, str, int], tuple[float, dict]] = {}  # (duration of a step, option)
+    rates = next((one for one, _ in rates_for("cuda", capacity)), None)
     for bits in RELATIVE_TOKEN_SECONDS:
         for checkpointing in ("auto", "all"):
             chosen = _predict_tune(_with_plan(settings, bits, checkpointing, 0), capacity)
@@ -140,7 +144,8 @@ def fastest_settings(settings: Settings, capacity: int) -> list[dict]:
             need = _predict_tune(_with_plan(settings, *plan), capacity)["need"]
             if verdict(need, capacity) != "no":
                 option = {"bits": bits, "checkpointing": plan[1], "tokens": plan[2], "need": need}
-                options[plan] = chosen["work"] * relative_token_seconds(replace(settings.load, bits=bits)), option
+                work = chosen["work"] * relative_token_seconds(replace(settings.load, bits=bits))
+                options[plan] = (step_seconds(chosen, rates) or math.inf) if rates else work, option
     ranked = sorted(options.values(), key=lambda pair: pair[0])
     return [{"speed": round(ranked[0][0] / work, 3), **option} for work, option in ranked]
 

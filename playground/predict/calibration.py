@@ -6,6 +6,7 @@ kernels have next to nothing to compute. Nothing here knows the models that are 
 """
 
 import contextlib
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -14,15 +15,17 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
+import psutil
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from playground.memory import meter
+from playground.memory.release import release_memory
 from playground.model import float8
 from playground.model.cpu_speed import bf16_speedup
 from playground.model.dtype import MIN_BF16_SPEEDUP
-from playground.predict.rates import BY_BYTES, Rates, interpolate, keep_rates, kept_rates
+from playground.predict.rates import BY_BYTES, Rates, keep_rates, kept_rates
 
 clock = time.perf_counter  # a benchmark on a busy machine takes the processor's own time instead
 MAX_SECONDS = 5.0  # of a calibration; sizes that are left then aren't measured
@@ -32,19 +35,26 @@ SIZES: dict[str, list[tuple[int, int, int]]] = {  # of products: rows, columns, 
     "cpu": [(128, 192, 576), (128, 576, 1536), (512, 1536, 576), (1024, 2048, 1024)],
     "cuda": [(512, 1024, 1024), (2048, 2048, 2048), (4096, 4096, 4096), (5120, 11008, 4096)],
 }
+BUSY_SECONDS, BUSY_PERCENT = 0.3, 40  # of the processor used by others: what is measured then isn't the machine
+FREE_BYTES = 3 * 2**30  # of a GPU that a calibration needs, and more
 NARROW = 8  # rows or columns of a narrow product
-STREAMS = {"cpu": (2**16, 2**20, 2**24, 2**26), "cuda": (2**20, 2**24, 2**27, 2**29)}  # bytes
+STREAMS = {"cpu": (2**16, 2**20, 2**24, 2**26), "cuda": (2**20, 2**24, 2**27, 2**28)}  # bytes
 LAYERS, WIDTH = 4, 64  # of the toy
 
 
-def rates_of(device: str) -> Rates:
-    """What this machine reaches: as it was first measured, else measured now and kept."""
-    name, threads = meter.hardware(device)["name"], torch.get_num_threads()
-    rates = kept_rates(device, name, threads)
-    if rates is None:
-        rates = measure(device)
-        keep_rates(rates, threads)
-    return rates
+def measure_once(device: str) -> None:
+    """Measure this machine and keep what it reaches, unless that is known, or other work would disturb it.
+
+    PLAYGROUND_CALIBRATE=0 in the environment: never.
+    """
+    if os.environ.get("PLAYGROUND_CALIBRATE") == "0" or kept_rates(device, meter.hardware(device)["name"]):
+        return
+    if psutil.cpu_percent(BUSY_SECONDS) > BUSY_PERCENT:
+        return
+    if device == "cuda" and torch.cuda.mem_get_info()[0] < FREE_BYTES:
+        return
+    keep_rates(measure(device))
+    release_memory()
 
 
 def measure(device: str, max_seconds: float = MAX_SECONDS) -> Rates:
@@ -137,8 +147,6 @@ def _measure_type(probes: _Probes, device: str, dtype: torch.dtype) -> None:
     probes.add("narrow_n_t", dtype, 0, item * (m * n + m * NARROW + n * NARROW), lambda: wide.T @ low)
     probes.add("narrow_k", dtype, 0, item * (m * NARROW + NARROW * n + 2 * m * n), lambda: wide.addmm_(low, up.T))
     for size in STREAMS[device]:
-        if device == "cuda" and 3 * size > torch.cuda.mem_get_info()[0]:
-            break
         a, b = make(size // 2 // item), make(size // 2 // item)
         probes.add("elementwise", dtype, 0, 1.5 * size, partial(torch.add, a, b))
         probes.add("slow", dtype, size // 2 // item, 0, partial(functional.silu, a))

@@ -108,7 +108,7 @@ def _attention(name: str, args: tuple, result: Any) -> Work:
         pairs = query.shape[0] * (longest + query.shape[0] / max(1, rows)) / 2 / 2
         heads, size = query.shape[1:]
     else:
-        axis = 1 if name.startswith("_flash") or name.startswith("_efficient") else 2
+        axis = 1 if name.startswith(("_flash", "_efficient")) else 2
         pairs, size = query.shape[0] * query.shape[axis] * key.shape[axis], query.shape[-1]
         heads = query.shape[3 - axis]
         if query.shape[axis] > 1 and any(one is True for one in args):

@@ -13,7 +13,7 @@ from bisect import bisect_left
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
-from typing import Any
+from pathlib import Path
 
 from playground import catalog
 
@@ -88,19 +88,19 @@ def interpolate(table: list[list[float]], size: float) -> float:
     return fast * (slow / fast) ** share
 
 
-def kept_rates(device: str, name: str, threads: int) -> Rates | None:
+def kept_rates(device: str, name: str) -> Rates | None:
     """What was measured on this device with these versions before; None if nothing was, or it can't be read."""
     try:
-        kept = json.loads(_file(device, name, threads).read_text(encoding="utf-8"))
+        kept = json.loads(_file(device, name).read_text(encoding="utf-8"))
         rates = Rates(**kept)
         return rates if rates.tables and all(rates.tables.values()) else None
     except (OSError, ValueError, TypeError, AttributeError):
         return None
 
 
-def keep_rates(rates: Rates, threads: int) -> None:
+def keep_rates(rates: Rates) -> None:
     """Keep what was measured for later processes; a cache that can't be written keeps nothing."""
-    file = _file(rates.device, rates.name, threads)
+    file = _file(rates.device, rates.name)
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_suffix(f".{os.getpid()}")
@@ -124,7 +124,8 @@ def scaled_rates(rates: Rates, name: str, operations: float, bandwidth: float) -
     return replace(rates, name=name, tables=tables, source="estimated")
 
 
-def _file(device: str, name: str, threads: int) -> Any:
+def _file(device: str, name: str) -> Path:
+    threads = os.environ.get("OMP_NUM_THREADS") or os.cpu_count()
     machine = {"schema": SCHEMA, "device": device, "name": name, "torch": version("torch")}
     machine |= {"bitsandbytes": version("bitsandbytes"), "threads": threads if device == "cpu" else 0}
     key = hashlib.sha256(json.dumps(machine).encode()).hexdigest()[:16]

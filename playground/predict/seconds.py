@@ -7,7 +7,7 @@ calling operators; a GPU computes while the processor calls the next ones, so th
 from collections.abc import Iterable
 
 from playground.predict.rates import Rates
-from playground.predict.work import Calls
+from playground.predict.work import ONCE_A_STEP, Calls
 
 
 def predict_seconds(calls: Iterable[Calls], rates: Rates, phase: str) -> dict | None:
@@ -18,9 +18,9 @@ def predict_seconds(calls: Iterable[Calls], rates: Rates, phase: str) -> dict | 
     """
     kinds: dict[str, float] = {}
     count = 0.0
-    for stage, kind, operations, size, repeats in calls:
+    for _stage, kind, operations, size, repeats in calls:
         count += repeats
-        if kind == "view" or not operations and not size:
+        if kind == "view" or (not operations and not size):
             continue
         seconds = rates.seconds(kind, operations, size)
         if seconds is None:
@@ -36,6 +36,20 @@ def predict_seconds(calls: Iterable[Calls], rates: Rates, phase: str) -> dict | 
         "bound": "compute" if kernels >= calling else "launch",
         "source": rates.source,
     }
+
+
+def predict_step_seconds(calls: Iterable[Calls], rates: Rates, share: float = 1.0) -> dict | None:
+    """Seconds of a training step with this share of the predicted step's tokens; see `predict_seconds`.
+
+    What weights and optimizer take doesn't depend on tokens.
+    """
+    scaled = [
+        one
+        if one.stage == ONCE_A_STEP or one.kind.startswith("dequantize")
+        else one._replace(operations=one.operations * share, bytes=one.bytes * share)
+        for one in calls
+    ]
+    return predict_seconds(scaled, rates, "tune")
 
 
 def predict_token_seconds(calls: Iterable[Calls], rates: Rates) -> dict | None:

@@ -32,7 +32,7 @@ def calls_of(traced: TracedModel, *stages: str) -> list[Calls]:
         if not stages or stage in stages:
             for work in kernels:
                 counts[stage, work] += count * traced.multiplicity(layer)
-    return [Calls(stage, *work, count / traced.traced_share) for (stage, work), count in counts.items()]
+    return sorted(Calls(stage, *work, count / traced.traced_share) for (stage, work), count in counts.items())
 
 
 def update_calls(traced: TracedModel, optimizer: Optimizer) -> list[Calls]:

@@ -158,7 +158,7 @@ def calibrate(options: argparse.Namespace) -> dict:
     """Measure what the machine reaches, all code imported before: in the program it is too."""
     from dataclasses import asdict
 
-    import playground.predict.phases  # noqa: F401
+    import playground.predict.phases
     import playground.train.loop  # noqa: F401
     from playground.memory.meter import hardware
     from playground.predict import calibration
