@@ -4,7 +4,6 @@ Every function takes validated settings; the planning process parses them.
 """
 
 import contextlib
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -132,10 +131,11 @@ def fastest_settings(settings: Settings, capacity: int) -> list[dict]:
     """Settings under which a fine-tune of this model fits that many bytes of a GPU, the fastest first.
 
     For each bit width, the checkpointing that `auto` chooses for such a GPU, and "all", which leaves more memory free.
+    Ranked by the predicted seconds of a step where such a GPU's speed is known, else by an assumed time of a token.
     Returns [{"speed" (relative to the best), "bits", "checkpointing", "tokens", "need"}]. `need` is what a forecast of
     just these settings says: `auto` itself measures a forward pass first, which can fragment the allocator's memory.
     """
-    options: dict[tuple[int, str, int], tuple[float, dict]] = {}  # (duration of a step, option)
+    options: dict[tuple[int, str, int], tuple[float, float | None, dict]] = {}  # (work, seconds of a step, option)
     rates = next((one for one, _ in rates_for("cuda", capacity)), None)
     for bits in RELATIVE_TOKEN_SECONDS:
         for checkpointing in ("auto", "all"):
@@ -145,9 +145,11 @@ def fastest_settings(settings: Settings, capacity: int) -> list[dict]:
             if verdict(need, capacity) != "no":
                 option = {"bits": bits, "checkpointing": plan[1], "tokens": plan[2], "need": need}
                 work = chosen["work"] * relative_token_seconds(replace(settings.load, bits=bits))
-                options[plan] = (step_seconds(chosen, rates) or math.inf) if rates else work, option
-    ranked = sorted(options.values(), key=lambda pair: pair[0])
-    return [{"speed": round(ranked[0][0] / work, 3), **option} for work, option in ranked]
+                options[plan] = work, step_seconds(chosen, rates) if rates else None, option
+    known = all(seconds for _, seconds, _ in options.values())
+    times = [(seconds if known and seconds else work, option) for work, seconds, option in options.values()]
+    ranked = sorted(times, key=lambda pair: pair[0])
+    return [{"speed": round(ranked[0][0] / time, 3), **option} for time, option in ranked]
 
 
 def _with_plan(settings: Settings, bits: int, checkpointing: str, tokens: int) -> Settings:

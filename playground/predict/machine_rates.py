@@ -47,9 +47,7 @@ def rates_of_machine(device: str, name: str) -> list[tuple[Rates, dict]]:
         return []
     return [
         (
-            scaled_rates(
-                reference, peak["name"], peak["tflops"] / peaks[0]["tflops"], peak["gbps"] / peaks[0]["gbps"]
-            ),
+            scaled_rates(reference, peak["name"], peak["tflops"] / peaks[0]["tflops"], peak["gbps"] / peaks[0]["gbps"]),
             peak,
         )
         for peak in known_peak_rates(name)

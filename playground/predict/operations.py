@@ -102,10 +102,13 @@ def _attention(name: str, args: tuple, result: Any) -> Work:
     backward = "backward" in name
     tensors = [one for one in args if isinstance(one, torch.Tensor) and one.is_floating_point()]
     query, key = tensors[1:3] if backward else tensors[:2]
-    if query.ndim == 3:  # the kernel is told where rows begin and end: of about equal length, as far as is known
+    if (
+        query.ndim == 3
+    ):  # the kernel is told where rows begin and end; as if lengths were spread evenly about their mean
         rows = next(one.shape[0] for one in args if isinstance(one, torch.Tensor) and not one.is_floating_point()) - 1
         longest = max([n for n in args if type(n) is int], default=query.shape[0])
-        pairs = query.shape[0] * (longest + query.shape[0] / max(1, rows)) / 2 / 2
+        mean = query.shape[0] / max(1, rows)
+        pairs = query.shape[0] * (mean + (longest - mean) ** 2 / (3 * mean)) / 2
         heads, size = query.shape[1:]
     else:
         axis = 1 if name.startswith(("_flash", "_efficient")) else 2

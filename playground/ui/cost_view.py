@@ -139,6 +139,11 @@ def _durations(translate: Callable, cost: dict) -> list[str]:
         time = duration(measured["seconds"])
         lines.append(translate("cost.measured", time=time, run=measured["run"], tokens_per_s=speed))
     for estimate in cost["estimates"]:
+        if "sheet" in estimate:
+            key = {"measured": "cost.predicted", "estimated": "cost.estimated"}[estimate["source"]]
+            time = duration(estimate["seconds"])
+            lines.append(translate(key, card=estimate["card"], time=time, sheet=estimate["sheet"]))
+            continue
         lines.append(
             translate(
                 "cost.estimate.launch" if estimate["bound"] == "launch" else "cost.estimate",

@@ -10,6 +10,7 @@ from html import escape
 from playground import catalog
 from playground.catalog.cards import cards, verdict
 from playground.i18n import format_bytes
+from playground.ui.tables import significant
 
 PHASES = ("load", "chat", "tune")
 PARTS = (
@@ -182,12 +183,24 @@ def _phase_bar(
         for part, text in parts
     )
     marks = "".join(f'<u class="{line.look}" style="left:{100 * line.position:.2f}%"></u>' for line in lines)
-    needs = escape(translate("plan.needs", need_bytes=phase["need"], room_bytes=capacity))
+    needs = translate("plan.needs", need_bytes=phase["need"], room_bytes=capacity)
+    needs = escape(" · ".join([needs, *_durations(translate, name, phase)]))
     return (
         f'<div class="phase"><p><b>{title}</b> <span class="verdict {fit}">{escape(verdict_text)}</span>'
         f' <span>{needs}</span></p><div class="bar" role="img" aria-label="{escape(label)}"'
         f' style="--room:{100 * capacity / scale:.2f}%">{blocks}{marks}</div></div>'
     )
+
+
+def _durations(translate: Callable, name: str, phase: dict) -> list[str]:
+    """What a step, or a token of an answer, takes on the chosen GPU, or each GPU of that size."""
+    texts = []
+    for time in phase.get("time", ()):
+        seconds = time["seconds"]
+        values = {"seconds": significant(seconds), "per_second": significant(1 / max(seconds, 1e-9))}
+        source = translate(f"plan.time.{time['source']}", card=time["card"])
+        texts.append(translate(f"plan.time.{name}", source=source, **values))
+    return texts
 
 
 def _step_text(translate: Callable, prediction: dict) -> str:
