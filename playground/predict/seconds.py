@@ -7,7 +7,7 @@ calling operators; a GPU computes while the processor calls the next ones, so th
 from collections.abc import Iterable
 
 from playground.predict.rates import Rates
-from playground.predict.work import ONCE_A_STEP, Calls
+from playground.predict.work import OF_ALL_LAYERS, ONCE_A_STEP, Calls
 
 
 def predict_seconds(calls: Iterable[Calls], rates: Rates, phase: str) -> dict | None:
@@ -45,7 +45,7 @@ def predict_step_seconds(calls: Iterable[Calls], rates: Rates, share: float = 1.
     """
     scaled = [
         one
-        if one.stage == ONCE_A_STEP or one.kind.startswith("dequantize")
+        if one.stage in (ONCE_A_STEP, OF_ALL_LAYERS) or one.kind.startswith("dequantize")
         else one._replace(operations=one.operations * share, bytes=one.bytes * share)
         for one in calls
     ]

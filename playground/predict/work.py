@@ -7,6 +7,7 @@ from playground.predict.operations import Work
 from playground.predict.traced_model import TracedModel
 from playground.train.optimizer import Optimizer
 
+OF_ALL_LAYERS = "optimizer"  # the stage whose operators take all layers' tensors at once: `update_calls` knows them
 ONCE_A_STEP = "update"  # the stage of what an optimizer step does once, however many micro-batches it has
 UPDATE_CALLS = {"adamw": 12, "adamw8bit": 6, "paged_adamw": 6, "paged_adamw8bit": 6}  # and the latter for every tensor
 
@@ -21,15 +22,15 @@ class Calls(NamedTuple):
     count: float
 
 
-def calls_of(traced: TracedModel, *stages: str) -> list[Calls]:
-    """What the whole network's operators take in a phase that was traced; stages: only those, all where none is given.
+def calls_of(traced: TracedModel) -> list[Calls]:
+    """What the whole network's operators take in a phase that was traced.
 
     A traced layer counts as often as the layers that it represents, and of many micro-batches those that were traced
     stand for all.
     """
     counts: Counter[tuple[str, Work]] = Counter()
     for (stage, layer, kernels), count in traced.trace.work.items():
-        if not stages or stage in stages:
+        if stage != OF_ALL_LAYERS:
             for work in kernels:
                 counts[stage, work] += count * traced.multiplicity(layer)
     return sorted(Calls(stage, *work, count / traced.traced_share) for (stage, work), count in counts.items())
@@ -46,6 +47,10 @@ def update_calls(traced: TracedModel, optimizer: Optimizer) -> list[Calls]:
     size = elements * (optimizer.parameters[0].element_size() + 4 * optimizer.copies[0].element_size()) + 2 * moments
     tensors = sum(traced.tensor_multiplicity(tensor) for tensor in optimizer.parameters)
     calls = UPDATE_CALLS[optimizer.kind] * (1 if optimizer.kind == "adamw" else tensors)
+    moved = elements * (optimizer.parameters[0].element_size() + optimizer.copies[0].element_size())
     return [
+        Calls(
+            OF_ALL_LAYERS, "elementwise:float32", elements, moved, 1 / traced.traced_share
+        ),  # to the copies' gradients
         Calls(ONCE_A_STEP, "elementwise:float32", elements / calls, size / calls, calls),
     ]
