@@ -4,8 +4,8 @@ A phase is load, chat or tune. Predicted: a `memory_predicted` event {"phase", "
 "reserved" and "device_used" on CUDA, "rss" on a CPU; "need", the one of them that decides, "held", "capacity",
 "verdict"}. Measured: a `memory_measured` event {"phase", "parts", "peak": bytes by kind}. runs/accuracy.py pairs them.
 
-Seconds go beside them, where this machine's speed is known (predict/calibration.py): `time_predicted` {"phase", "unit":
-"step" or "token", "seconds" of one, "source"} and `time_measured` {"phase", "unit", "seconds"}.
+Seconds of a fine-tune's steps go beside them, where this machine's speed is known (predict/calibration.py):
+`time_predicted` {"phase", "unit": "step", "seconds" of one, "source"} and `time_measured` {"phase", "unit", "seconds"}.
 
 A process that has worked before takes more than a fresh one, which the constants of memory/constants.py describe: what
 it is measured to hold beyond them before the phase begins is `held`, and part of the bytes predicted.
@@ -31,12 +31,10 @@ from playground.predict import phases
 from playground.predict.heaviest import predict_heaviest_step
 from playground.predict.phase_traces import CHAT_ROWS
 from playground.predict.rates import kept_rates
-from playground.predict.seconds import predict_step_seconds, predict_token_seconds
+from playground.predict.seconds import predict_step_seconds
 from playground.predict.work import Calls
 from playground.settings import Load, Settings
 from playground.train.batching import Batcher
-
-UNITS = {"tune": "step", "chat": "token"}  # whose seconds are predicted, by phase
 
 logger = logging.getLogger(__name__)
 
@@ -128,22 +126,20 @@ def with_more(prediction: dict, part: str, size: int) -> dict:
 
 
 def _time_predicted(phase: str, calls: Sequence[Calls], share: float, device: str) -> Iterator[dict]:
-    """What a mean step of a fine-tune, or a token of an answer, takes on this machine; nothing where that is unknown.
+    """What a mean step of a fine-tune takes on this machine; nothing where that is unknown.
 
     share: of the predicted step's tokens, those of a mean one.
     """
-    rates = kept_rates(device, meter.hardware(device)["name"]) if phase in UNITS and calls else None
-    if rates:
-        is_chat = phase == "chat"
-        predicted = predict_token_seconds(calls, rates) if is_chat else predict_step_seconds(calls, rates, share)
-        if predicted:
-            seconds, source = round(predicted["seconds"], 5), predicted["source"]
-            yield {"kind": "time_predicted", "phase": phase, "unit": UNITS[phase], "seconds": seconds, "source": source}
+    rates = kept_rates(device, meter.hardware(device)["name"]) if phase == "tune" else None
+    predicted = predict_step_seconds(calls, rates, share) if rates else None
+    if predicted:
+        seconds, source = round(predicted["seconds"], 5), predicted["source"]
+        yield {"kind": "time_predicted", "phase": phase, "unit": "step", "seconds": seconds, "source": source}
 
 
-def measured_time_event(phase: str, seconds: float) -> dict:
-    """The `time_measured` event of a phase that is over; seconds: of a step or a token, on average."""
-    return {"kind": "time_measured", "phase": phase, "unit": UNITS[phase], "seconds": round(seconds, 5)}
+def measured_step_event(seconds: float) -> dict:
+    """The `time_measured` event of a fine-tune's steps; seconds: of one, on average."""
+    return {"kind": "time_measured", "phase": "tune", "unit": "step", "seconds": round(seconds, 5)}
 
 
 def measured_memory_event(

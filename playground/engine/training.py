@@ -134,7 +134,7 @@ def train(
         yield predictions.measured_memory_event("tune", context.peaks, context.bytes_by_part(), start_peak)
         if last_step and last_step["tokens_per_s"]:
             training = (last_step["tokens"] - first_tokens) / last_step["tokens_per_s"]
-            yield predictions.measured_time_event("tune", training / (last_step["step"] - first_step))
+            yield predictions.measured_step_event(training / (last_step["step"] - first_step))
     if last_step is None:
         return None
     checkpoints.ended_early = evaluations.ended_early

@@ -37,6 +37,7 @@ SIZES: dict[str, list[tuple[int, int, int]]] = {  # of products: rows, columns, 
 }
 BUSY_SECONDS, BUSY_PERCENT = 0.3, 40  # of the processor used by others: what is measured then isn't the machine
 FREE_BYTES = 3 * 2**30  # of a GPU that a calibration needs, and more
+ROTATING = {"cpu": 16, "cuda": 4}  # weights read in turn: more than caches hold
 NARROW = 8  # rows or columns of a narrow product
 STREAMS = {"cpu": (2**16, 2**20, 2**24, 2**26), "cuda": (2**20, 2**24, 2**27, 2**28)}  # bytes
 LAYERS, WIDTH = 4, 64  # of the toy
@@ -140,7 +141,7 @@ def _measure_type(probes: _Probes, device: str, dtype: torch.dtype) -> None:
     x, w, wide = make(m, k), make(n, k), make(m, n)
     few, down, up = make(2, k), make(NARROW, k), make(n, NARROW)
     low = make(m, NARROW)
-    rotating = _rotation([make(n, k) for _ in range(4)])
+    rotating = _rotation([make(n, k) for _ in range(ROTATING[device])])
     probes.add("narrow_m", dtype, 0, item * (2 * k + n * k + 2 * n), lambda: functional.linear(few, next(rotating)))
     probes.add("narrow_m_t", dtype, 0, item * (m * k + m * NARROW + k * NARROW), lambda: low.T @ x)
     probes.add("narrow_n", dtype, 0, item * (m * k + k * NARROW + m * NARROW), lambda: x @ down.T)
@@ -175,7 +176,12 @@ def _measure_quantized(probes: _Probes, device: str, dtype: torch.dtype) -> None
         size = packed.nbytes + 4 * state.absmax.numel()
         run = partial(gemm, few, packed, shape, state.absmax, state.blocksize, "nf4")
         probes.add("gemv_4bit", dtype, 0, size, run)
-    if device == "cuda" and dtype != torch.float32:
+    if device == "cpu":
+        for rows in (2, 256):
+            codes, weight = (torch.ones(size, k, dtype=torch.int8) for size in (rows, n))
+            multiply = partial(torch.ops.bitsandbytes.int8_linear_matmul, codes, weight)
+            probes.add("product:int8", None, 2 * rows * n * k, 0, multiply)
+    elif dtype != torch.float32:
         _measure_8_bit_products(probes, device)
 
 

@@ -14,7 +14,7 @@ from statistics import median
 
 from playground.runs.listing import measured_here
 
-UNITS = ("step", "token")
+UNITS = ("step",)
 TOTALS = ("allocated", "reserved", "device_used", "rss")
 
 
