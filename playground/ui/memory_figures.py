@@ -184,7 +184,7 @@ def _phase_bar(
     )
     marks = "".join(f'<u class="{line.look}" style="left:{100 * line.position:.2f}%"></u>' for line in lines)
     needs = translate("plan.needs", need_bytes=phase["need"], room_bytes=capacity)
-    needs = escape(" · ".join([needs, *_durations(translate, name, phase)]))
+    needs = escape(" · ".join([needs, *durations(translate, name, phase)]))
     return (
         f'<div class="phase"><p><b>{title}</b> <span class="verdict {fit}">{escape(verdict_text)}</span>'
         f' <span>{needs}</span></p><div class="bar" role="img" aria-label="{escape(label)}"'
@@ -192,7 +192,7 @@ def _phase_bar(
     )
 
 
-def _durations(translate: Callable, name: str, phase: dict) -> list[str]:
+def durations(translate: Callable, name: str, phase: dict) -> list[str]:
     """What a step, or a token of an answer, takes on the chosen GPU, or each GPU of that size."""
     texts = []
     for time in phase.get("time", ()):

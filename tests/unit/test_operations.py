@@ -1,5 +1,6 @@
 """Operations and bytes of a trace are those of the formulas; seconds follow from them and from what was measured."""
 
+import functools
 import json
 import time
 from dataclasses import asdict
@@ -8,13 +9,17 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
+from playground.i18n import LANGUAGES, translate
 from playground.memory import meter
+from playground.planning import durations
 from playground.predict import calibration, machine_rates, phases, rates
 from playground.predict.allocation_trace import AllocationTrace
 from playground.predict.rates import Rates, interpolate, keep_rates, kept_rates, scaled_rates
 from playground.predict.seconds import predict_seconds, predict_step_seconds, predict_token_seconds
 from playground.predict.work import Calls
 from playground.settings import Settings
+from playground.ui import memory_figures
+from playground.ui.tables import significant
 
 WIDTH, LAYERS, INNER, VOCABULARY, RANK = 96, 3, 160, 512, 8
 CONFIG = LlamaConfig(
@@ -203,3 +208,46 @@ def test_another_gpu_is_estimated_from_its_data_sheet_and_labelled(monkeypatch):
     assert estimate.tables["to_host"] == reference.tables["to_host"] and estimate.call == reference.call
     assert len(machine_rates.rates_of_machine("cuda", "rtx-4090")) == 3
     assert json.loads(json.dumps(asdict(estimate))) == asdict(scaled_rates(estimate, estimate.name, 1, 1))
+
+
+def test_a_forecast_has_the_time_of_a_step_and_a_token_and_no_calls(monkeypatch):
+    calls = [Calls("forward", "product:float32", 1e6, 1e3, 2), Calls("decode", "product:float32", 1e6, 1e3, 1)]
+    predictions = {"load": {"need": 3}, "chat": {"need": 5, "calls": calls}, "tune": {"need": 7, "calls": calls}}
+    monkeypatch.setattr(durations, "rates_for", lambda device, capacity: [(SPEEDS, {})])
+    timed = durations.with_durations(predictions, "cpu", 0)
+    time = {"card": "a processor", "source": "measured"}
+    assert timed["load"] == {"need": 3}
+    assert timed["chat"] == {"need": 5, "time": [time | {"seconds": 0.00202}]}
+    assert timed["tune"] == {"need": 7, "time": [time | {"seconds": 0.00303}]}
+    monkeypatch.setattr(durations, "rates_for", lambda device, capacity: [])
+    assert durations.with_durations(predictions, "cpu", 0)["tune"] == {"need": 7}
+
+
+def test_a_run_takes_its_steps_and_only_a_gpu_size_with_known_peaks_has_an_estimate(monkeypatch):
+    calls = [Calls("forward", "product:float32", 1e6, 1e3, 2)]
+    monkeypatch.setattr(durations, "rates_of_machine", lambda device, name: [(SPEEDS, {})] if name == "here" else [])
+    prediction = {"calls": calls, "mean_share": 1.0}
+    [duration] = durations.run_durations(prediction, "cpu", "here", 1000)
+    assert duration == {"card": "a processor", "seconds": 2.0, "bound": "compute", "source": "measured", "sheet": ""}
+    assert durations.run_durations(prediction, "cuda", "another", 1000) == []
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_the_plan_says_how_long_a_step_takes_and_how_that_is_known(lang):
+    translate_to = functools.partial(translate, lang)
+    times = [
+        {"card": "H100", "seconds": 0.4213, "source": "measured"},
+        {"card": "A100", "seconds": 1.26, "source": "estimated"},
+    ]
+    measured, estimated = memory_figures.durations(translate_to, "tune", {"time": times})
+    assert "0.42" in measured and translate(lang, "plan.time.measured", card="H100") in measured
+    assert "1.3" in estimated and translate(lang, "plan.time.estimated", card="A100") in estimated
+    [token] = memory_figures.durations(translate_to, "chat", {"time": times[:1]})
+    assert "2.4" in token
+    assert memory_figures.durations(translate_to, "tune", {}) == []
+
+
+def test_numbers_have_two_significant_digits_and_no_exponent():
+    assert [significant(value) for value in (0.04213, 0.4, 3.14, 42.4, 1234.0, 0.0)] == [
+        *("0.042", "0.40", "3.1", "42", "1,200", "0")
+    ]
