@@ -11,11 +11,11 @@ from playground.errors import PlaygroundError, problem
 from playground.planning.durations import run_durations
 from playground.planning.forecast import check_context_length, resolve_target
 from playground.predict.heaviest import predict_heaviest_step
-from playground.predict.old_seconds import (
+from playground.predict.machine_rates import known_peak_rates
+from playground.predict.peak_rate_estimate import (
     RELATIVE_TOKEN_SECONDS,
     MeanStep,
     estimate_seconds,
-    known_peak_rates,
     step_work,
 )
 from playground.settings import Settings, Train

@@ -20,7 +20,7 @@ from playground.model.language_part import max_context_length
 from playground.planning.durations import rates_for, step_seconds, with_durations
 from playground.predict import meta_model, phases
 from playground.predict.formulas import explain
-from playground.predict.old_seconds import RELATIVE_TOKEN_SECONDS, relative_token_seconds
+from playground.predict.peak_rate_estimate import RELATIVE_TOKEN_SECONDS, relative_token_seconds
 from playground.settings import BIT_WIDTHS, Settings, stored_quant_type
 
 MIN_CONTEXT = 32  # tokens of a chat, at least

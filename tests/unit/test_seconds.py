@@ -9,7 +9,7 @@ from toys import PROJECT
 from playground.data.lengths import Lengths
 from playground.planning.cost import Machine, cutoff_cost
 from playground.predict import meta_model
-from playground.predict.old_seconds import known_peak_rates
+from playground.predict.machine_rates import known_peak_rates
 from playground.settings import Settings
 
 GIB = 2**30

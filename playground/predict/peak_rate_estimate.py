@@ -8,14 +8,12 @@ kernels take to launch.
 """
 
 import math
-import re
 from dataclasses import dataclass, replace
 
 import torch
 from transformers import PreTrainedConfig
 
 from playground import compat
-from playground.catalog.cards import cards
 from playground.predict import meta_model
 from playground.settings import Load, Settings
 from playground.train.memory_policy import (
@@ -39,7 +37,6 @@ EXPERT_COUNTS = (
     "num_local_experts",
     "n_routed_experts",
 )  # config fields: a token uses only some experts
-OTHER_VARIANT = r"(?! ?(?:Ti|SUPER|D|Laptop)\b)"  # a device name that continues like this is another GPU's
 
 
 def relative_token_seconds(load: Load) -> float:
@@ -64,23 +61,6 @@ class StepWork:
 
     operations: float
     launch_seconds: float
-
-
-def known_peak_rates(name: str) -> list[dict]:
-    """Peak rates of the GPUs under that catalog id, or of the GPU that a device's name denotes.
-
-    Returns [{"name", "tflops", "source"}], empty where none is known.
-    """
-    peaks_by_card = {card["id"]: card.get("peaks", []) for card in cards()}
-    if name in peaks_by_card:
-        return peaks_by_card[name]
-    matching = [
-        peak
-        for peaks in peaks_by_card.values()
-        for peak in peaks
-        if re.search(rf"(?<!\w){peak.get('device', peak['name'])}{OTHER_VARIANT}(?!\w)", name)
-    ]
-    return matching[:1]
 
 
 def step_work(config: PreTrainedConfig, settings: Settings, prediction: dict, step: MeanStep) -> StepWork | None:
