@@ -56,7 +56,7 @@ def rates_of_machine(device: str, name: str) -> list[tuple[Rates, dict]]:
 
 @functools.cache
 def reference_rates() -> Rates | None:
-    """What was measured on the GPU that estimates for other GPUs rest on."""
+    """What was measured on the GPU that estimates for other GPUs rest on; None where none is in the catalog."""
     try:
         return Rates(**json.loads((ASSETS / "catalog" / REFERENCE).read_text(encoding="utf-8")))
     except FileNotFoundError:

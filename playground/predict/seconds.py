@@ -16,6 +16,8 @@ def predict_seconds(calls: Iterable[Calls], rates: Rates, phase: str) -> dict | 
     phase: "tune" or "chat", whose calls cost differently. Returns {"seconds", "kernels" and "calls" (the two sums),
     "kinds": {kind: seconds of its kernels}, "bound": "compute" or "launch", "source": "measured" or "estimated"}.
     """
+    if phase not in rates.call:
+        return None
     kinds: dict[str, float] = {}
     count = 0.0
     for _stage, kind, operations, size, repeats in calls:
