@@ -1,4 +1,4 @@
-"""Predict durations for a plan: a step's, a token's and a whole run's, on this machine or on a GPU of the catalog."""
+"""Predict durations for a plan: a step's and a whole run's, on this machine or on a GPU of the catalog."""
 
 from functools import cache
 
@@ -6,7 +6,7 @@ from playground.catalog.cards import cards
 from playground.planning.client import this_machine
 from playground.predict.machine_rates import rates_of_machine
 from playground.predict.rates import Rates
-from playground.predict.seconds import predict_step_seconds, predict_token_seconds
+from playground.predict.seconds import predict_step_seconds
 
 _machine = cache(this_machine)  # asks the GPU's driver
 
@@ -24,17 +24,17 @@ def rates_for(device: str, capacity: int) -> list[tuple[Rates, dict]]:
 
 
 def with_durations(predictions: dict[str, dict], device: str, capacity: int) -> dict[str, dict]:
-    """Predictions by phase without their calls; a chat's and a fine-tune's with "time", where speeds are known.
+    """Predictions by phase without their calls; a fine-tune's with "time", where speeds are known.
 
-    "time": [{"card", "seconds" (of a token of a chat, of a step of a fine-tune), "source": "measured" or "estimated"}].
+    "time": [{"card", "seconds" (of a step), "source": "measured" or "estimated"}]. A chat has none: on CPUs its tokens
+    are predicted 40 % too fast (tests/bench/README.md).
     """
     rates = rates_for(device, capacity)
     timed = {}
     for phase, prediction in predictions.items():
         calls = prediction.get("calls")
         timed[phase] = {name: value for name, value in prediction.items() if name != "calls"}
-        predict = predict_token_seconds if phase == "chat" else predict_step_seconds
-        found = [(one, predict(calls, one)) for one, _ in rates] if calls else []
+        found = [(one, predict_step_seconds(calls, one)) for one, _ in rates] if calls and phase == "tune" else []
         time = [
             {"card": one.name, "seconds": round(seconds["seconds"], 5), "source": seconds["source"]}
             for one, seconds in found

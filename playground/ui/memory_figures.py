@@ -184,7 +184,7 @@ def _phase_bar(
     )
     marks = "".join(f'<u class="{line.look}" style="left:{100 * line.position:.2f}%"></u>' for line in lines)
     needs = translate("plan.needs", need_bytes=phase["need"], room_bytes=capacity)
-    needs = escape(" · ".join([needs, *durations(translate, name, phase)]))
+    needs = escape(" · ".join([needs, *durations(translate, phase)]))
     return (
         f'<div class="phase"><p><b>{title}</b> <span class="verdict {fit}">{escape(verdict_text)}</span>'
         f' <span>{needs}</span></p><div class="bar" role="img" aria-label="{escape(label)}"'
@@ -192,14 +192,12 @@ def _phase_bar(
     )
 
 
-def durations(translate: Callable, name: str, phase: dict) -> list[str]:
-    """What a step, or a token of an answer, takes on the chosen GPU, or each GPU of that size."""
+def durations(translate: Callable, phase: dict) -> list[str]:
+    """What a step takes on the chosen GPU, or on each GPU of that size."""
     texts = []
     for time in phase.get("time", ()):
-        seconds = time["seconds"]
-        values = {"seconds": significant(seconds), "per_second": significant(1 / max(seconds, 1e-9))}
         source = translate(f"plan.time.{time['source']}", card=time["card"])
-        texts.append(translate(f"plan.time.{name}", source=source, **values))
+        texts.append(translate("plan.time.tune", seconds=significant(time["seconds"]), source=source))
     return texts
 
 

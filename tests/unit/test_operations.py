@@ -210,14 +210,14 @@ def test_another_gpu_is_estimated_from_its_data_sheet_and_labelled(monkeypatch):
     assert json.loads(json.dumps(asdict(estimate))) == asdict(scaled_rates(estimate, estimate.name, 1, 1))
 
 
-def test_a_forecast_has_the_time_of_a_step_and_a_token_and_no_calls(monkeypatch):
+def test_a_forecast_has_the_time_of_a_step_and_no_calls(monkeypatch):
     calls = [Calls("forward", "product:float32", 1e6, 1e3, 2), Calls("decode", "product:float32", 1e6, 1e3, 1)]
     predictions = {"load": {"need": 3}, "chat": {"need": 5, "calls": calls}, "tune": {"need": 7, "calls": calls}}
     monkeypatch.setattr(durations, "rates_for", lambda device, capacity: [(SPEEDS, {})])
     timed = durations.with_durations(predictions, "cpu", 0)
     time = {"card": "a processor", "source": "measured"}
     assert timed["load"] == {"need": 3}
-    assert timed["chat"] == {"need": 5, "time": [time | {"seconds": 0.00202}]}
+    assert timed["chat"] == {"need": 5}
     assert timed["tune"] == {"need": 7, "time": [time | {"seconds": 0.00303}]}
     monkeypatch.setattr(durations, "rates_for", lambda device, capacity: [])
     assert durations.with_durations(predictions, "cpu", 0)["tune"] == {"need": 7}
@@ -239,12 +239,10 @@ def test_the_plan_says_how_long_a_step_takes_and_how_that_is_known(lang):
         {"card": "H100", "seconds": 0.4213, "source": "measured"},
         {"card": "A100", "seconds": 1.26, "source": "estimated"},
     ]
-    measured, estimated = memory_figures.durations(translate_to, "tune", {"time": times})
+    measured, estimated = memory_figures.durations(translate_to, {"time": times})
     assert "0.42" in measured and translate(lang, "plan.time.measured", card="H100") in measured
     assert "1.3" in estimated and translate(lang, "plan.time.estimated", card="A100") in estimated
-    [token] = memory_figures.durations(translate_to, "chat", {"time": times[:1]})
-    assert "2.4" in token
-    assert memory_figures.durations(translate_to, "tune", {}) == []
+    assert memory_figures.durations(translate_to, {}) == []
 
 
 def test_numbers_have_two_significant_digits_and_no_exponent():
