@@ -59,9 +59,9 @@ def measure_once(device: str) -> None:
     release_memory()
 
 
-def measure(device: str, max_seconds: float = MAX_SECONDS) -> Rates:
+def measure(device: str) -> Rates:
     """Measure the machine as it is now: other work on it makes it slower."""
-    probes = _Probes(device, clock() + max_seconds)
+    probes = _Probes(device, clock() + MAX_SECONDS)
     with torch.no_grad(), _same_random_numbers():
         kernel = _least_kernel_seconds() if device == "cuda" else 0.0
         if device == "cuda":
