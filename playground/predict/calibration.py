@@ -276,7 +276,7 @@ def _measure_calls(rates: Rates, device: str) -> tuple[dict[str, float], float]:
     )
     dtype = _types(device)[0]
     with _same_random_numbers():
-        model = model_from_config(config, dtype).to(device).requires_grad_(False).eval()
+        model = model_from_config(config, dtype).to(device).requires_grad_(False).eval()  # type: ignore[arg-type]
         loaded = LoadedModel(model, cast(Any, SimpleNamespace(pad_token_id=2)), device, dtype, "")
         chat, token = _chat_calls(rates, loaded)
         tune = _tune_calls(rates, loaded)
