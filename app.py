@@ -14,6 +14,7 @@ from playground.ui.build import build_app
 from playground.ui.ending import ending_in_order
 from playground.ui.launch import has_public_link, launch_options
 from playground.ui.static_space import write_static_space
+from playground.ui.talk_figures import check_figures
 
 
 def main() -> None:
@@ -52,6 +53,7 @@ def main() -> None:
         return
     try:
         steps = read_steps(arguments.talk)
+        check_figures(steps)
     except PlaygroundError as error:
         parser.error(error.text(lang))
     names = [arguments.host or os.environ.get("GRADIO_SERVER_NAME", ""), *(arguments.allow_host or [])]
@@ -60,8 +62,8 @@ def main() -> None:
             app: Any = build_app(arguments.runs, lang, private, steps)
         except OSError as error:
             parser.error(as_playground_error(error).text(lang))
-        options = launch_options(lang, app.shared, names)
-        if private and not options["mcp_server"]:
+        options = launch_options(lang, app.shared, names, bool(users))
+        if private and not users and not options["mcp_server"]:
             print(translate(lang, "api.no_mcp"))
         with ending_in_order(app) as ended:
             address = {"server_name": arguments.host, "server_port": arguments.port, "share": share}

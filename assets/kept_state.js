@@ -1,7 +1,7 @@
-// What a page keeps in this tab of the browser, over a reload and a switch of language: changed fields, and which tab is open.
+// What a page keeps in this tab of the browser, over a reload and a switch of language: changed fields, and which tab and accordions are open.
 
 const keptState = {
-  fields: "playground.fields", tab: "playground.tab", // keys in sessionStorage
+  fields: "playground.fields", tab: "playground.tab", folds: "playground.folds", // keys in sessionStorage
   restored: false, reopened: false, // what Gradio sets and selects before that is nobody's choice
   touched: false, // whether somebody clicked or typed since the page came
 
@@ -12,10 +12,13 @@ const keptState = {
     sessionStorage.setItem(this.fields, JSON.stringify(Object.fromEntries(changed)));
   },
 
+  read(key) {
+    try { return JSON.parse(sessionStorage.getItem(key)) ?? {}; } catch { return {}; /* another version's: start anew */ }
+  },
+
   // The kept values, and for the rest the page's own.
   restore(names, values) {
-    let kept = {};
-    try { kept = JSON.parse(sessionStorage.getItem(this.fields)) ?? {}; } catch { /* another version's: start anew */ }
+    const kept = this.read(this.fields);
     setTimeout(() => { this.restored = true; }, 500);
     return names.map((name, i) => Object.hasOwn(kept, name) ? kept[name] : values[i]);
   },
@@ -41,7 +44,37 @@ const keptState = {
     header?.click();
     setTimeout(() => this.press(tab, attempts - 1), 300);
   },
+
+  // Keep whether an accordion is open, which a person pressed just now. Those inside of others come as these are opened.
+  keepFold(header) {
+    const id = header.closest("[id^=fold-]")?.id;
+    if (!id) return;
+    delete this.waiting[id];
+    setTimeout(() => sessionStorage.setItem(this.folds, JSON.stringify({ ...this.read(this.folds), [id]: this.isOpen(header) })));
+  },
+
+  // Press the accordions that were pressed before; those of a tab that isn't built yet, once they stand there. Gradio may fold one
+  // again just after it was built: it is looked at until it stayed for three looks.
+  refold() {
+    for (const [id, open] of Object.entries(this.waiting)) {
+      const header = document.querySelector(`#${CSS.escape(id)} > .label-wrap`);
+      if (!header?.checkVisibility()) continue;
+      const looks = this.looks[id] ??= { pressed: 0, stayed: 0 };
+      if (this.isOpen(header) === open) looks.stayed += 1;
+      else header.click(), looks.pressed += 1, looks.stayed = 0;
+      if (looks.stayed === 3 || looks.pressed === 5) delete this.waiting[id];
+    }
+    if (Object.keys(this.waiting).length) setTimeout(() => this.refold(), 300);
+  },
+
+  isOpen: (header) => header.classList.contains("open"),
 };
+keptState.waiting = keptState.read(keptState.folds), keptState.looks = {};
+keptState.refold();
+document.addEventListener("click", ({ isTrusted, target }) => {
+  const header = isTrusted && target.closest?.(".label-wrap");
+  if (header) keptState.keepFold(header);
+});
 
 for (const kind of ["pointerdown", "keydown"]) {
   document.addEventListener(kind, () => { keptState.touched = true; }, { capture: true, once: true });

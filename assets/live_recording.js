@@ -46,3 +46,30 @@ function createPlayer(events, { play, change = () => {}, loops = false, rests = 
   }
   return player;
 }
+
+// What is shown and how far it was played, for the page that comes next in this tab of the browser: the other language's, or the
+// same one again.
+const KEPT = "playground.live"; // key in sessionStorage
+
+function keepPlayed(follow, run, player) {
+  const { time, length, speed, playing } = player ?? {};
+  const played = player && { run, part: length ? Math.min(1, time / length) : 0, speed, playing };
+  sessionStorage.setItem(KEPT, JSON.stringify({ follow, played }));
+}
+
+// {follow: id of a run or "", played: of keepPlayed, or null}
+function readKept() {
+  try {
+    const { follow, played } = JSON.parse(sessionStorage.getItem(KEPT));
+    return { follow: typeof follow === "string" ? follow : "", played: played?.part >= 0 ? played : null };
+  } catch { // the first page, or one of another version
+    return { follow: "", played: null };
+  }
+}
+
+// Go on where a player was. In the other language the demo's recording has another length: at the same part of it.
+function playOn(player, { part, speed, playing }) {
+  if (SPEEDS.includes(speed)) player.setSpeed(speed);
+  player.seek(part * player.length);
+  if (playing === false && player.playing) player.toggle();
+}

@@ -9,7 +9,8 @@ const removed = new AbortController(); // ends the listeners once the element ha
 let state = emptyState(), reply = null; // reply: the server's latest
 let pickedStep = null; // the step whose sample answers are shown; null: the latest
 let paint = null, needsDrawing = true, connectionLost = false, polling = false, timer;
-let player = null, playedRun = ""; // what plays a recording or an ended run, and which
+let player = null, playedRun = "", started; // what plays a recording or an ended run, and which; started: resolves once it plays
+const kept = readKept(); // what was shown and played on the page before this one
 let announcedValue = "", spokenPhase = ""; // the value last given to Gradio, and the phase last given to screen readers
 
 const put = (node, text) => { if (node.textContent !== text) node.textContent = text; };
@@ -273,8 +274,12 @@ function announce() {
 const announceStrip = (state) => document.dispatchEvent(new CustomEvent("playground-state", { detail: stripState(state, reply) }));
 
 // Play a run's events from their beginning. Whatever is live comes before it: see `poll`.
-async function startPlayer(run, loops = false) {
-  playedRun = run;
+function startPlayer(run, loops = false) {
+  if (playedRun !== run) playedRun = run, started = play(run, loops); // what is pressed meanwhile waits for the same player
+  return started;
+}
+
+async function play(run, loops) {
   const events = await server.all_events({ run }).catch(() => []);
   if (playedRun !== run) return; // another was chosen meanwhile
   if (!events.length) return void (playedRun = "");
@@ -284,6 +289,8 @@ async function startPlayer(run, loops = false) {
     receive({ ...reply, run, events: batch, live: true, more: false });
   } });
   player.seek(0);
+  if (kept.played?.run === run) playOn(player, kept.played);
+  kept.played = null;
 }
 
 function endPlayer() {
@@ -307,7 +314,8 @@ function follow(fresh) {
   if (fresh.run === playedRun) return receive(fresh); // its events are on their way
   const changed = fresh.run !== state.run;
   endPlayer(), receive(fresh);
-  if (changed && fresh.run.startsWith(SHIPPED)) startPlayer(fresh.run);
+  const wasPlayed = kept.played?.run === fresh.run && !fresh.live;
+  if (changed && (fresh.run.startsWith(SHIPPED) || wasPlayed)) startPlayer(fresh.run);
 }
 
 async function poll() {
@@ -320,8 +328,10 @@ async function poll() {
   polling = true;
   try {
     const run = state.run === RECORDING ? "" : state.run, fresh = await server.since({ follow: props.follow ?? "", run, cursor: state.cursor });
+    if (!reply && !fresh.run) props.follow = ""; // the run that was shown before is gone
     if (!fresh.run && !props.follow) await showRecording(fresh);
     else follow(fresh);
+    if (!playedRun) kept.played = null;
   } catch (error) {
     if (!connectionLost) console.warn(error);
     connectionLost = true;
@@ -356,6 +366,8 @@ part(".player select").addEventListener("change", async ({ target }) => {
   player?.setSpeed(speed);
 });
 put(part(".memory h4 small"), say("measured")), root.setAttribute("aria-label", say("name")), part(".progress").setAttribute("aria-label", say("progress"));
+if (!props.follow && kept.follow) props.follow = kept.follow;
+addEventListener("pagehide", () => keepPlayed(props.follow ?? "", playedRun, player), { signal: removed.signal });
 document.addEventListener("visibilitychange", poll, { signal: removed.signal });
 resizes.observe(root), themeChanges.observe(document.body, { attributeFilter: ["class"] });
 watch("follow", poll);

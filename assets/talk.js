@@ -1,5 +1,5 @@
-// The talk. Gradio runs this once, as a function of (element, props, trigger, server, …). Which step, and whether it fills the screen, is kept in
-// this tab of the browser, so that a switch of language goes on at the same step.
+// The talk. Gradio runs this once, as a function of (element, props, trigger, server, …). Which step, whether it fills the screen, its sliders,
+// and what was uncovered or asked is kept in this tab of the browser, so that a switch of language goes on at the same step, as it was.
 
 const talk = element.querySelector(".talk"), steps = [...talk.querySelectorAll(".step")], place = talk.querySelector(".place");
 const KEPT = "playground.talk"; // key in sessionStorage
@@ -8,6 +8,7 @@ const REMOTE = ["PageDown", "PageUp"]; // keys that a presenter's remote sends
 const BOUNCE_MS = 150; // within which a remote that sends a key again does so for one press
 let kept = {};
 try { kept = JSON.parse(sessionStorage.getItem(KEPT)) ?? {}; } catch { /* of another version */ }
+const keptSteps = kept.steps ?? {}; // by number: {value: of its slider, open: the answer is uncovered, asked: the questions were asked}
 let shown = Math.min(Math.max(0, kept.step | 0), steps.length - 1);
 
 function show(number) {
@@ -16,6 +17,17 @@ function show(number) {
   steps.forEach((step, i) => { step.hidden = i !== shown; });
   place.textContent = `${shown + 1} / ${steps.length}`;
   keep();
+  request(shown);
+}
+
+// A figure that has to be asked for is, as soon as there is a talk; again, where no answer came, when its step is shown.
+const requested = new Set(), redraws = {}; // numbers of steps; by number, what draws the figure for its slider
+async function request(number) {
+  const step = steps[number];
+  if (requested.has(number) || !step?.querySelector(".figure[data-waits]")) return;
+  requested.add(number);
+  const done = redraws[number] ? await redraws[number]() : draw(step, await ask(step, () => server.redraw({ step: number })));
+  if (!done) requested.delete(number);
 }
 
 function fill(on) {
@@ -24,13 +36,22 @@ function fill(on) {
 }
 
 function keep() {
-  sessionStorage.setItem(KEPT, JSON.stringify({ step: shown, full: document.body.classList.contains("talking") }));
+  sessionStorage.setItem(KEPT, JSON.stringify({ step: shown, full: document.body.classList.contains("talking"), steps: keptSteps }));
+}
+
+function keepOf(number, changed) {
+  keptSteps[number] = { ...keptSteps[number], ...changed };
+  keep();
+}
+
+function uncover(number) {
+  steps[number].querySelector(".hidden-answer:not(.open)")?.classList.add("open");
+  keepOf(number, { open: true });
 }
 
 // Forward uncovers the answer of a guess before it goes on.
 function forward() {
-  const answer = steps[shown].querySelector(".hidden-answer:not(.open)");
-  answer ? answer.classList.add("open") : show(shown + 1);
+  steps[shown].querySelector(".hidden-answer:not(.open)") ? uncover(shown) : show(shown + 1);
 }
 
 const filling = () => document.body.classList.contains("talking");
@@ -65,7 +86,10 @@ document.addEventListener("keydown", (event) => {
 talk.querySelector(".next").addEventListener("click", forward);
 talk.querySelector(".back").addEventListener("click", () => show(shown - 1));
 talk.querySelector(".full").addEventListener("click", () => { fill(!filling()); talk.focus(); });
-talk.querySelectorAll(".reveal").forEach((button) => button.addEventListener("click", () => button.parentElement.classList.add("open")));
+talk.addEventListener("click", ({ target }) => { if (target.closest?.(".reveal")) uncover(shown); });
+steps.forEach((step, number) => {
+  if (keptSteps[number]?.open && number === shown) uncover(number); // another guess is covered again, for the next talk
+});
 talk.querySelectorAll(".go").forEach((button) => button.addEventListener("click", () => {
   fill(false);
   [...document.querySelectorAll("[role=tab]")].find((tab) => tab.textContent.trim() === button.dataset.tab)?.click();
@@ -75,27 +99,34 @@ steps.forEach((step, number) => {
   const input = step.querySelector(".live input");
   if (!input) return;
   let asked = 0;
-  input.addEventListener("input", async () => {
+  const redraw = async () => {
     const mine = asked += 1, value = Number(input.value);
     step.querySelector(".live output").textContent = value;
+    keepOf(number, { value });
     const figure = await ask(step, () => server.redraw({ step: number, value }));
-    if (mine === asked) draw(step, figure);
-  });
+    return mine !== asked || draw(step, figure);
+  };
+  redraws[number] = redraw;
+  input.addEventListener("input", redraw);
+  const before = keptSteps[number]?.value;
+  if (Number.isInteger(before) && before !== Number(input.value)) input.value = before, redraw();
 });
 // Answers are asked for on a click, and drawn as they are written.
 steps.forEach((step, number) => {
   const button = step.querySelector(".ask");
   if (!button) return;
-  button.addEventListener("click", async () => {
+  const follow = async (start) => {
     button.disabled = true;
-    talk.focus();
-    let answer = await ask(step, () => server.answer({ step: number, start: true }));
+    keepOf(number, { asked: true });
+    let answer = await ask(step, () => server.answer({ step: number, start }));
     while (draw(step, answer?.html) && answer.running && talk.isConnected) {
       await new Promise((go) => setTimeout(go, 300));
       answer = await ask(step, () => server.answer({ step: number }));
     }
     button.disabled = false;
-  });
+  };
+  button.addEventListener("click", () => { talk.focus(), follow(true); });
+  if (keptSteps[number]?.asked) follow(false);
 });
 
 // What the program replies; where it doesn't, the step says so and keeps its picture, and the talk goes on.
@@ -112,9 +143,13 @@ async function ask(step, request) {
 }
 
 function draw(step, html) {
-  if (html) step.querySelector(".figure").innerHTML = html;
-  return Boolean(html);
+  if (!html) return false;
+  const uncovered = step.querySelector(".hidden-answer.open");
+  step.querySelector(".figure").innerHTML = html;
+  if (uncovered) step.querySelector(".hidden-answer").classList.add("open");
+  return true;
 }
 
 show(shown);
+(async () => { for (const number of steps.keys()) await request(number); })();
 if (kept.full) fill(true);

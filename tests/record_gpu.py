@@ -1,9 +1,10 @@
 """Renew the recordings of a 7B model: `python -m tests.record_gpu [OUT]`, on a GPU with 40 GB or more.
 
-A model of OpenCALM-7B's shape is saved with random weights, which take the memory and the time of trained ones and say
-nothing. It is loaded, and fine-tuned by the talk's recipe, at each bit width; and under a cap of 24 GiB once in 32 bits
-and once with all weights trained, which end in real out-of-memory errors. Writes a recording of each run to OUT
-(assets/recordings). `--only`: runs whose names contain this. `--toy`: a tiny model, to try the script anywhere.
+A model of OpenCALM-7B's shape is saved with random weights, which take the memory and the time of trained ones and
+say nothing. It is loaded, and fine-tuned by the talk's recipe to its end at each bit width; and under a cap of 24 GiB
+once in 32 bits and once with all weights trained, which end in real out-of-memory errors. Writes a recording of each
+run to OUT (assets/recordings). `--only`: runs whose names contain this. `--toy`: a tiny model, to try the script
+anywhere.
 """
 
 import argparse
@@ -20,7 +21,6 @@ from playground.settings import Settings
 SHAPE = "cyberagent/open-calm-7b"
 WIDTHS = (32, 16, 8, 4)
 CAP_GIB = 24
-STEPS = 40
 TOY = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
 TOKENS = 8000  # of a vocabulary learned from the bundled Japanese texts: about as many a row as OpenCALM's own needs
 
@@ -44,7 +44,7 @@ def main() -> None:
 def _cells(model: str, toy: bool) -> list[tuple[str, str, dict]]:
     """(name of the recording, job, settings) of each run."""
     talk = catalog.presets()["talk"]["settings"]
-    steps = {"max_steps": 2 if toy else STEPS, "sample_every": "off", "eval_rows": 0}
+    steps = {"sample_every": "off", "eval_rows": 0} | ({"max_steps": 2} if toy else {})
     tune = talk | {"train": talk["train"] | steps, "data": {"source": "plain-qa.ja"}}
     loads = {bits: {"load": {"model": model, "bits": bits, "force": True}} for bits in WIDTHS}
     capped = {bits: tune | {"load": loads[bits]["load"] | {"simulate_gpu_gib": CAP_GIB}} for bits in (32, 16)}

@@ -10,6 +10,7 @@ from playground import ASSETS
 from playground.planning.forecast import predict_full_rows
 from playground.planning.weight import weight_picture
 from playground.settings import Settings
+from playground.ui.talk_models import PEFT_RUN
 
 RESULT = ASSETS.parent / "tests" / "bench" / "results" / "lab.json"
 FORMATS = ("bf16", "int8", "int6", "int5", "int4", "int3", "int2", "nf4", "nvfp4")
@@ -17,11 +18,6 @@ FIELDS = ("bytes", "loss", "kernel", "answer", "finish")
 MODEL, LAYER, FORMAT = "smollm2-135m-instruct", "model.layers.10.mlp.up_proj.weight", "int4"
 # What PEFT's README reports of an A100 with 80 GB, in GB (10**9 bytes); 0: out of memory.
 PEFT_README = {"bigscience/T0_3B": (47.14, 14.4), "bigscience/mt0-xxl": (0, 56), "bigscience/bloomz-7b1": (0, 32)}
-PEFT_RUN = {
-    "load": {"bits": 32},
-    "lora": {"r": 8, "target_modules": "attention"},
-    "train": {"batch_size": 8, "max_seq_length": 64, "gradient_checkpointing": "off"},
-}
 
 
 def main() -> None:

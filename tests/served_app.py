@@ -26,15 +26,16 @@ class ServedApp:
         script: str = "app.py",
         project: Path = PROJECT,
         prefix: Sequence[str] = (),
+        flags: Sequence[str] = (),
     ) -> None:
         """project: the folder to run in; prefix: a command that runs the app's. environment: beside this process's;
-        a variable that is "" there is left out."""
+        a variable that is "" there is left out. flags: of the app."""
         self.runs = folder / "runs"
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self._log = open(folder / "app.log", "w+")
-        command = [*prefix, sys.executable, script, "--port", str(self.port), "--runs", str(self.runs)]
+        command = [*prefix, sys.executable, script, "--port", str(self.port), "--runs", str(self.runs), *flags]
         variables = {name: value for name, value in {**os.environ, **(environment or {})}.items() if value}
         self.process = subprocess.Popen(command, cwd=project, env=variables, stdout=self._log, stderr=subprocess.STDOUT)
 

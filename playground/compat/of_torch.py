@@ -1,5 +1,6 @@
 """torch's private and fragile APIs: storages, operators, kernels, and what CUDA's allocator remembers."""
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -182,3 +183,21 @@ def forget_cuda_memory() -> None:
     import torch
 
     torch.cuda.memory._record_memory_history(enabled=None)
+
+
+def page_lock(block: Any) -> bool:
+    """Lock a tensor's main memory, so that the GPU copies from it by itself; False where the system has no more."""
+    import torch
+
+    if int(torch.cuda.cudart().cudaHostRegister(block.data_ptr(), block.numel() * block.itemsize, 0)) == 0:
+        return True
+    with contextlib.suppress(RuntimeError):  # the driver reports the error once more, with whatever is next
+        torch.zeros(1, device="cuda")
+    return False
+
+
+def page_unlock(block: Any) -> None:
+    """Undo `page_lock`."""
+    import torch
+
+    torch.cuda.cudart().cudaHostUnregister(block.data_ptr())

@@ -30,9 +30,9 @@ def find_adapter(context: JobContext, slot: ModelSlot, adapter: str, load: Load)
     found = read_adapter(folder)
     yield from found.notes
     if slot.loaded and slot.is_loaded_as(load):
-        yield from check_fit(found, slot.loaded.model.config, load.model)
+        yield from check_fit(found, slot.loaded.model.config, load.model, load.force)
     elif config_available(load.model):
-        yield from check_fit(found, meta_model.config_of(load.model), load.model)
+        yield from check_fit(found, meta_model.config_of(load.model), load.model, load.force)
     return found
 
 

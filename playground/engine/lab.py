@@ -32,7 +32,7 @@ from playground.memory.ledger import bytes_by_part
 from playground.model.load import LoadedModel
 from playground.model.tokenizer import model_eos_ids
 from playground.runs.lab_points import find_points
-from playground.settings import Generation, Load, Settings, raise_all
+from playground.settings import Generation, Load, Settings, raise_all, streamed_count
 
 INTERVAL = 1.96  # standard errors, for 95 %
 
@@ -97,7 +97,9 @@ def lab(
 
 def _load(context: JobContext, slot: ModelSlot, load: Load) -> Generator[dict, None, LoadedModel]:
     """Load the base model without an adapter."""
-    loaded = yield from ensure_loaded(context, slot, load)
+    if streamed_count(load):  # their weights are read outside of a forward pass
+        raise problem("error.streamed_lab")
+    loaded = yield from ensure_loaded(context, slot, replace(load, streamed_layers="0"))
     slot.unload_adapter()
     return loaded
 

@@ -11,6 +11,7 @@ from playground.background import run_in_background
 from playground.engine import predictions
 from playground.engine.job import JobContext, JobResult
 from playground.engine.model_slot import ModelSlot
+from playground.engine.streaming import check_main_memory, decided_load, streamed_events
 from playground.errors import PlaygroundError, problem
 from playground.model import float8, int8_fast
 from playground.model.adapter_folder import CONFIG as ADAPTER_CONFIG
@@ -20,7 +21,7 @@ from playground.model.dtype import MIN_BF16_SPEEDUP, compute_dtype, default_bits
 from playground.model.load import LoadedModel, load_model, resolve_device, unquantized_share
 from playground.model.source import config_available, fetch_model, local_folder
 from playground.predict import meta_model
-from playground.settings import Load, Settings, is_fast_int8, is_fast_nf4, is_float8, stored_quant_type
+from playground.settings import Load, Settings, is_fast_int8, is_fast_nf4, is_float8, stored_quant_type, streamed_count
 from playground.settings.limits import current_limits, raise_if_too_large
 
 # What is said where hardware lacks the products of a kind of weights: loaded as another kind, or not run at all.
@@ -44,28 +45,34 @@ def load(context: JobContext, slot: ModelSlot, load: Load) -> Generator[dict, No
     return LoadResult(_dtype_name(loaded), context.bytes_by_part())
 
 
-def ensure_loaded(context: JobContext, slot: ModelSlot, load: Load) -> Generator[dict, None, LoadedModel]:
+def ensure_loaded(
+    context: JobContext, slot: ModelSlot, load: Load, fine_tune: Settings | None = None
+) -> Generator[dict, None, LoadedModel]:
     """Load the model unless it is loaded with these settings; one with other settings is freed first.
 
+    fine_tune: the settings of the fine-tune that it is for, by which "auto" chooses how many layers are streamed.
     Raises PlaygroundError for a model that is predicted not to fit, unless `load.force`, and what load_model raises.
     """
-    if slot.loaded and slot.is_loaded_as(load):
+    if slot.loaded and slot.is_loaded_as(load) and _streams_as_chosen(context, slot, load, fine_tune):
         return slot.loaded
     yield from _free(slot)
-    checked = yield from _check_fit(context, load)  # before anything large is fetched, if the config is at hand
+    decided = _decided(context, load, fine_tune)
+    checked = yield from _check_fit(context, decided)  # before anything large is fetched, if the config is at hand
     with context.team.local_main_first():
         folder = yield from fetch_model(load.model, load.accept_terms, context.stop)
     if not checked:
-        yield from _check_fit(context, replace(load, model=str(folder)))
+        decided = _decided(context, replace(load, model=str(folder)), fine_tune)
+        yield from _check_fit(context, decided)
     yield {"kind": "phase", "name": "load"}
     context.peaks.start_phase()
     loaded = yield from run_in_background(
-        lambda on_progress: load_model(folder, load, on_progress, context.team.load_device), context.stop
+        lambda on_progress: load_model(folder, decided, on_progress, context.team.load_device), context.stop
     )
     slot.fill(loaded, load)
     yield {"kind": "loaded", "model": load.model, "bits": load.bits}
     yield predictions.measured_memory_event("load", context.peaks, context.bytes_by_part())
     yield from _folder_notes(folder, load)
+    yield from streamed_events(loaded)
     yield from loaded.notes
     yield from _load_notes(loaded, load)
     return loaded
@@ -119,6 +126,22 @@ def _free(slot: ModelSlot) -> Iterator[dict]:
         slot.free()
 
 
+def _decided(context: JobContext, load: Load, fine_tune: Settings | None) -> Load:
+    """The load settings with a number of streamed layers. Raises PlaygroundError as `decided_load`."""
+    if not config_available(load.model):
+        return load
+    config = meta_model.config_of(str(local_folder(load.model) or load.model))
+    settings = replace(fine_tune or Settings(), load=load)
+    return decided_load(context, config, settings, fine_tune is not None)
+
+
+def _streams_as_chosen(context: JobContext, slot: ModelSlot, load: Load, fine_tune: Settings | None) -> bool:
+    """Whether the loaded model streams as many layers as the fine-tune needs; any number will do for other jobs."""
+    if fine_tune is None or load.streamed_layers != "auto" or context.team.device != "cuda" or not slot.loaded:
+        return True
+    return streamed_count(_decided(context, load, fine_tune)) == slot.loaded.streamed_count
+
+
 def _check_fit(context: JobContext, load: Load) -> Generator[dict, None, bool]:
     """Predict what loading takes; return whether it was tried, which needs the config at hand and a single process.
 
@@ -131,6 +154,7 @@ def _check_fit(context: JobContext, load: Load) -> Generator[dict, None, bool]:
     _check_size(config, load, context.team.device)
     for event in predictions.predict_load_memory(load, config, context.team.device):
         yield event
+        check_main_memory(event)
         if event.get("verdict") == "no" and not load.force:
             raise problem(
                 "error.too_large",

@@ -58,8 +58,15 @@ class ModelSlot:
         self.further = ()
 
     def is_loaded_as(self, load: Load) -> bool:
-        """Whether the model is loaded with exactly these settings (`force` doesn't change what is loaded)."""
-        return self.loaded is not None and self.loaded_as == replace(load, force=False)
+        """Whether the model is loaded with exactly these settings (`force` doesn't change what is loaded).
+
+        Under "auto" it may have any number of streamed layers.
+        """
+        if self.loaded is None or self.loaded_as is None:
+            return False
+        streamed = load.streamed_layers in ("auto", str(self.loaded.streamed_count))
+        asked = replace(load, force=False, streamed_layers=self.loaded_as.streamed_layers)
+        return streamed and self.loaded_as == asked
 
     def get_model(self) -> nn.Module | None:
         return self.loaded.model if self.loaded else None

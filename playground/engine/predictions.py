@@ -13,6 +13,7 @@ it is measured to hold beyond them before the phase begins is `held`, and part o
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -66,7 +67,7 @@ def predict_tune_memory(
 
     outside: memory_outside_tensors before it. batcher: one that has tried how these rows can be batched.
     """
-    config = loaded.model.config
+    config, settings = loaded.model.config, _as_loaded(settings, loaded)
 
     def predict(target: phases.Target) -> dict:
         elsewhere = target.device != loaded.device  # a simulated card, where rows may be packed in another way
@@ -85,7 +86,7 @@ def predict_chat_memory(
     predict_chat assumes CHAT_ROWS sequences, so its context is chosen such that the KV cache has as many tokens in all.
     """
     context_of_rows = max(2, -(-sequences * context // CHAT_ROWS))
-    config = loaded.model.config
+    config, settings = loaded.model.config, _as_loaded(settings, loaded)
     yield from _predict(
         "chat",
         settings.load,
@@ -114,6 +115,11 @@ def predict_lab_memory(
         return with_more(prediction, "weights", copies) if target.device == "cpu" else prediction
 
     yield from _predict("lab", load, loaded.device, loaded.dtype, outside, predict)
+
+
+def _as_loaded(settings: Settings, loaded: LoadedModel) -> Settings:
+    """The settings with the number of layers that are streamed now."""
+    return replace(settings, load=replace(settings.load, streamed_layers=str(loaded.streamed_count)))
 
 
 def with_more(prediction: dict, part: str, size: int) -> dict:

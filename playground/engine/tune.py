@@ -159,7 +159,7 @@ def _load_model_and_rows(
     yield {"kind": "phase", "name": "data"}
     rows = yield from run_in_background(lambda on_progress: data_source.read(settings.data, on_progress), context.stop)
     raise_if_too_many_rows(len(rows.train))
-    loaded = yield from ensure_loaded(context, slot, settings.load)
+    loaded = yield from ensure_loaded(context, slot, settings.load, settings)
     yield {"kind": "phase", "name": "prepare"}
     slot.unload_adapter()
     training_set = encode_rows(rows, settings, loaded)

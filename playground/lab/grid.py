@@ -49,7 +49,10 @@ def _block_grid(weight: Tensor, format: Format) -> Tensor | None:
     if format.kind == "fp8":
         return microscaling.e4m3_values() * microscaling.fp8_scales(weight[:1]).flatten()
     if format.kind in BLOCKS_OF_ROWS:
-        scales = {"mxfp4": microscaling.mxfp4_scales, "nvfp4": microscaling.nvfp4_scales}[format.kind](weight)
         values = torch.tensor(microscaling.E2M1)
-        return torch.cat([-values.flip(0), values]).unique() * scales[0]
+        codes = torch.cat([-values.flip(0), values]).unique()
+        if format.kind == "mxfp4":
+            return codes * microscaling.mxfp4_scales(weight)[0]
+        of_blocks, of_tensor = microscaling.nvfp4_scales(weight)
+        return codes * of_blocks[0] * of_tensor
     return None

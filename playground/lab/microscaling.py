@@ -1,6 +1,7 @@
 """Formats of today's GPUs: fp8, NVFP4 and MXFP4. Each takes a weight (out, in), float32, and returns values and bytes.
 
-MXFP4: OCP Microscaling Formats (MX) Specification 1.0. NVFP4: NVIDIA, "Introducing NVFP4" (2025). Elements of both are
+MXFP4: OCP Microscaling Formats (MX) Specification 1.0. NVFP4: NVIDIA, "Introducing NVFP4" (2025) and
+"Pretraining Large Language Models with NVFP4" (arXiv 2509.25149). Elements of both are
 E2M1, rounded to the nearest and from a tie to the even code, and saturated at 6.
 """
 
@@ -30,8 +31,10 @@ def mxfp4(weight: Tensor) -> tuple[Tensor, int]:
 
 def nvfp4(weight: Tensor) -> tuple[Tensor, int]:
     """E2M1 in blocks of 16 along a row, with an E4M3 scale each and a float32 scale for the whole tensor."""
-    blocks, scales = _blocks(weight, NVFP4_BLOCK), nvfp4_scales(weight)
-    values = torch.where(scales > 0, _round_to_e2m1(blocks / scales) * scales, 0.0)
+    blocks = _blocks(weight, NVFP4_BLOCK)
+    of_blocks, of_tensor = nvfp4_scales(weight)
+    codes = _round_to_e2m1(blocks / (of_blocks * of_tensor))
+    values = torch.where(of_blocks > 0, codes * of_blocks * of_tensor, 0.0)  # the first product is exact
     return values.view_as(weight), weight.numel() // 2 + len(blocks) + 4
 
 
@@ -50,11 +53,11 @@ def mxfp4_scales(weight: Tensor) -> Tensor:
     return torch.where(largest > 0, torch.ldexp(torch.ones_like(largest), exponents.clamp(-127, 127)), 1.0)
 
 
-def nvfp4_scales(weight: Tensor) -> Tensor:
-    """An E4M3 value times the tensor's scale for each block, (blocks, 1)."""
+def nvfp4_scales(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The E4M3 scale of each block, (blocks, 1), and the whole tensor's, (); a value is a code times both."""
     of_tensor = weight.abs().max().clamp(min=1e-12) / (E4M3_MAX * E2M1[-1])
     largest = _blocks(weight, NVFP4_BLOCK).abs().amax(1, keepdim=True)
-    return _to_e4m3(largest / E2M1[-1] / of_tensor) * of_tensor
+    return _to_e4m3(largest / E2M1[-1] / of_tensor), of_tensor
 
 
 def e4m3_values() -> Tensor:

@@ -43,6 +43,11 @@ def main_memory_capacity() -> int:
     return total
 
 
+def available_main_memory() -> int:
+    """Bytes of main memory that this process can have in all: what it has now, and what nobody uses."""
+    return min(psutil.virtual_memory().available + psutil.Process().memory_info().rss, main_memory_capacity())
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out.
 

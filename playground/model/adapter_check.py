@@ -15,6 +15,7 @@ from playground import catalog
 from playground.errors import PlaygroundError, problem
 from playground.model.adapter_file import PREFIX, AdapterFile, Shape, layer_of, natural_order, read_adapter
 from playground.model.adapter_folder import merged_folder
+from playground.model.base_identity import is_certainly_other
 from playground.model.config_file import config_of
 from playground.model.embedding import embedding_rows, rows_among
 from playground.model.load import model_from_config
@@ -24,11 +25,12 @@ MERGED_UNCHECKED = {"error.adapter_type", "error.adapter_changes_base"}  # PEFT 
 NOT_CHECKED = "experts"  # whose tensors transformers stores together and older adapters one by one: PEFT converts them
 
 
-def check_fit(adapter: AdapterFile, config: PreTrainedConfig, base: str) -> list[dict]:
+def check_fit(adapter: AdapterFile, config: PreTrainedConfig, base: str, force: bool = False) -> list[dict]:
     """Raise PlaygroundError unless each of the adapter's tensors has a place of its shape in the base model, and none
-    is lacking; the error names both models. base: as settings name it.
+    is lacking, and where it is certain that the adapter was trained on another model than this one; the error names
+    both models. base: as settings name it. force: whether an adapter of another model, but of these shapes, is taken.
 
-    Returns a `note` event where the adapter names another base model than this one.
+    Returns a `note` event where the adapter names another base model, or none.
     """
     entry = catalog.models().get(base)
     trained_on, shown = base_name(adapter.trained_on), entry["name"] if entry else base_name(base)
@@ -38,7 +40,7 @@ def check_fit(adapter: AdapterFile, config: PreTrainedConfig, base: str) -> list
     layers = sorted({layer_of(name) for name in adapter.shapes}, key=natural_order)
     absent = [name for name in layers if name.split(".token_adapter")[0] not in modules]
     if any(NOT_CHECKED in name.split(".") for name in [*absent, *layers]):
-        return _name_notes(adapter, base, trained_on, shown)
+        return _name_notes(adapter, base, trained_on, shown, force)
     expected = adapter.shapes if len(absent) == len(layers) else _expected_shapes(adapter, model)
     _check_shapes(adapter, expected, len(absent), trained_on, shown)
     lacking = sorted({layer_of(name) for name in expected if name not in adapter.shapes}, key=natural_order)
@@ -47,7 +49,7 @@ def check_fit(adapter: AdapterFile, config: PreTrainedConfig, base: str) -> list
         first, *others = absent or lacking
         missing, count = 1 + len(others), len(layers)
         raise problem(key, trained_on=trained_on, model=shown, layer=first, missing=missing, count=count)
-    return _name_notes(adapter, base, trained_on, shown)
+    return _name_notes(adapter, base, trained_on, shown, force)
 
 
 def check_named_base(folder: Path, base: str) -> PreTrainedConfig:
@@ -128,9 +130,11 @@ def is_same_base(trained_on: str, base: str) -> bool:
         return False
 
 
-def _name_notes(adapter: AdapterFile, base: str, trained_on: str, shown: str) -> list[dict]:
+def _name_notes(adapter: AdapterFile, base: str, trained_on: str, shown: str, force: bool) -> list[dict]:
     if is_same_base(adapter.trained_on, base):
         return []
+    if not force and is_certainly_other(adapter, base):
+        raise problem("error.adapter_other_model", trained_on=trained_on, model=shown)
     key = "note.adapter_other_base" if adapter.trained_on else "note.adapter_no_base"
     return [{"kind": "note", "key": key, "values": {"trained_on": trained_on, "model": shown}}]
 

@@ -65,14 +65,21 @@ def layer_class(load: Load) -> type[Float8Linear]:
 
 
 def quantize_linears(
-    model: nn.Module, skip: list[str], device: str, multiplies: bool, kind: type[Float8Linear] = Float8Linear
+    model: nn.Module,
+    skip: list[str],
+    device: str,
+    multiplies: bool,
+    kind: type[Float8Linear] = Float8Linear,
+    prefix: str = "",
 ) -> None:
     """Replace the linear layers of a model by those of a class on a device, one by one, except those named in `skip`.
+
+    prefix: with which their names begin.
 
     As transformers has it, `skip` names modules whole or by the end of their names, and what is below them.
     """
     for name, module in list(model.named_modules()):
-        if type(module) in (nn.Linear, Conv1D) and not _is_skipped(name, skip):
+        if type(module) in (nn.Linear, Conv1D) and name.startswith(prefix) and not _is_skipped(name, skip):
             model.set_submodule(name, kind.from_linear(module, device, multiplies))
 
 

@@ -30,9 +30,11 @@ from playground.model.config_file import CONFIG_ERRORS, read_config
 from playground.model.dtype import compute_dtype
 from playground.model.float8_linear import Float8Linear, layer_class, quantize_linears
 from playground.model.language_part import check_text_alone, model_class, without_towers
+from playground.model.streamed_load import place_streamed
+from playground.model.streaming import StreamedLayers
 from playground.model.tokenizer import load_tokenizer
 from playground.model.unquantized import layers_left_unquantized
-from playground.settings import Load, has_own_layers, is_fast_nf4, is_int8, stored_quant_type
+from playground.settings import Load, has_own_layers, is_fast_nf4, is_int8, stored_quant_type, streamed_count
 
 # A model as its folder has it: without code of its own, and without an adapter that lies beside it, which transformers
 # would load too; it looks for one in this subfolder, which no model has.
@@ -47,7 +49,7 @@ PLAIN_MODEL: dict[str, Any] = {
 class LoadedModel:
     """A model in memory with its tokenizer, the dtype it computes in, and the reason for that dtype.
 
-    notes: `note` events on what its files ask for or hold that isn't used.
+    notes: `note` events on what its files ask for or hold that isn't used. streamed: layers that wait in main memory.
     """
 
     model: PreTrainedModel
@@ -56,6 +58,12 @@ class LoadedModel:
     dtype: torch.dtype
     reason: str  # key in the words table
     notes: list[dict] = field(default_factory=list)
+    streamed: StreamedLayers | None = None
+
+    @property
+    def streamed_count(self) -> int:
+        """How many layers are streamed."""
+        return len(self.streamed.numbers) if self.streamed else 0
 
 
 def resolve_device(settings: Load) -> str:
@@ -81,15 +89,21 @@ def load_model(
     device = resolve_device(settings)
     dtype, reason = compute_dtype(settings, device)
     settings = _as_stored(folder, settings)
-    first = "cpu" if has_own_layers(settings) else initial_device or device
+    count, streamed = streamed_count(settings), None
+    first = "cpu" if count or has_own_layers(settings) else initial_device or device
     model, notes = _read_model(folder, settings, dtype, first, on_progress)
-    if has_own_layers(settings):
+    if count:
+        stored = getattr(model.config, "quantization_config", None)
+        quantization = None if stored else quantization_config(settings, dtype)
+        with quantizable_linear_layers(model.config):
+            streamed = place_streamed(model, settings, quantization, device, on_progress)
+    elif has_own_layers(settings):
         quantize_to_8_bits(model, settings, device)
     if settings.bits == 4 and device == "cpu":
         compat.disable_cpu_repacking(model.modules())
-    if is_fast_nf4(settings) and float8.has_products(device):
+    if not count and is_fast_nf4(settings) and float8.has_products(device):
         nf4_fast.prepare(model)
-    if settings.bits < 16 and not has_own_layers(settings) and device == "cuda":
+    if not count and settings.bits < 16 and not has_own_layers(settings) and device == "cuda":
         defragment_after_load(model)
     model.requires_grad_(False)
     model.eval()
@@ -98,7 +112,7 @@ def load_model(
     if device == "cpu":
         release_memory()  # reading a tokenizer leaves four times what it keeps
         page_in_weights(model)
-    return LoadedModel(model, tokenizer, device, dtype, reason, notes)
+    return LoadedModel(model, tokenizer, device, dtype, reason, notes, streamed)
 
 
 def _as_stored(folder: Path, settings: Load) -> Load:
@@ -124,7 +138,8 @@ def _read_model(
         if config.model_type == "rwkv":
             config.rescale_every = 0  # for float16 alone, and its code fails at 4 bits
         stored = getattr(config, "quantization_config", None)
-        quantization = {} if stored else {"quantization_config": quantization_config(settings, dtype)}
+        bits_and_bytes = None if streamed_count(settings) else quantization_config(settings, dtype)
+        quantization = {} if stored else {"quantization_config": bits_and_bytes}
         with loading_progress(on_progress), mmap_large_blocks(), quantizable_linear_layers(config):
             model, info = model_class(config).from_pretrained(
                 folder,

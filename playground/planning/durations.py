@@ -33,7 +33,7 @@ def with_durations(predictions: dict[str, dict], device: str, capacity: int) -> 
     timed = {}
     for phase, prediction in predictions.items():
         calls = prediction.get("calls")
-        timed[phase] = {name: value for name, value in prediction.items() if name != "calls"}
+        timed[phase] = without_calls(prediction)
         found = [(one, predict_step_seconds(calls, one)) for one, _ in rates] if calls and phase == "tune" else []
         time = [
             {"card": one.name, "seconds": round(seconds["seconds"], 5), "source": seconds["source"]}
@@ -43,6 +43,11 @@ def with_durations(predictions: dict[str, dict], device: str, capacity: int) -> 
         if time:
             timed[phase]["time"] = time
     return timed
+
+
+def without_calls(prediction: dict) -> dict:
+    """A prediction without what only its seconds are computed from: thousands of numbers."""
+    return {name: value for name, value in prediction.items() if name != "calls"}
 
 
 def run_durations(prediction: dict, device: str, name: str, steps: int) -> list[dict]:

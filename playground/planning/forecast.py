@@ -17,10 +17,11 @@ from playground.catalog.cards import cards, verdict
 from playground.errors import PlaygroundError, problem
 from playground.model.dtype import default_bits, requested_dtype
 from playground.model.language_part import max_context_length
-from playground.planning.durations import rates_for, step_seconds, with_durations
+from playground.planning.durations import rates_for, step_seconds, with_durations, without_calls
 from playground.predict import meta_model, phases
 from playground.predict.formulas import explain
 from playground.predict.peak_rate_estimate import RELATIVE_TOKEN_SECONDS, relative_token_seconds
+from playground.predict.streamed_choice import can_stream, choose_streamed_layers, streaming_need
 from playground.settings import BIT_WIDTHS, Settings, stored_quant_type
 
 MIN_CONTEXT = 32  # tokens of a chat, at least
@@ -33,7 +34,8 @@ def forecast(settings: Settings, context: int = 1024, capacity: int = 0, device:
     context: tokens of the chat. capacity: bytes of the memory that `auto` plans for, 0: no limit. Returns {"model",
     "name", "family", "parameters", "layers", "longest" (tokens that the model can take), "bits", "method",
     "trainable" (parameters), "context", "seconds" (of this forecast), "phases": {phase: predict.phases' prediction},
-    "explained" (predict.formulas)}. Raises PlaygroundError.
+    "explained" (predict.formulas)}; also "streamed", {"layers", "need", "main_memory" (bytes)}, where the fine-tune
+    only fits with so many layers streamed from main memory, or streams them by the settings. Raises PlaygroundError.
     """
     began, config = time.perf_counter(), meta_model.config_of(settings.load.model)
     settings, target = resolve_target(settings, device, capacity)
@@ -46,8 +48,9 @@ def forecast(settings: Settings, context: int = 1024, capacity: int = 0, device:
             "tune": phases.predict_tune(config, settings, target, full_rows(settings)),
         }
         facts = meta_model.model_facts(config, settings.load, target.dtype, device)
+        streamed = _streamed(config, settings, target, facts, predictions)
     predictions = with_durations(predictions, device, capacity)
-    return {
+    return streamed | {
         "model": settings.load.model,
         "name": catalog.display_name(settings.load.model),
         "family": config.model_type,
@@ -62,6 +65,28 @@ def forecast(settings: Settings, context: int = 1024, capacity: int = 0, device:
         "phases": predictions,
         "explained": explain(config, facts, settings, predictions, chat_context),
     }
+
+
+def _streamed(
+    config: PreTrainedConfig,
+    settings: Settings,
+    target: phases.Target,
+    facts: meta_model.ModelFacts,
+    predictions: dict[str, dict],
+) -> dict:
+    """{"streamed": …} where layers of a fine-tune are streamed, or would have to be; else {}."""
+    tuned, layers = predictions["tune"], sum(len(stack) for stack in facts.kinds)
+    if not tuned.get("streamed_layers"):
+        fits = not target.capacity or verdict(tuned["need"], target.capacity) != "no"
+        can = can_stream(config, settings, layers) and target.device == "cuda"
+        if fits or not can or settings.load.streamed_layers != "auto":
+            return {}
+        count = choose_streamed_layers(streaming_need(config, target, True), settings, layers, target.capacity)
+        if not count:
+            return {}
+        load = replace(settings.load, streamed_layers=str(count))
+        tuned = phases.predict_tune(config, replace(settings, load=load), target, full_rows(settings))
+    return {"streamed": {"layers": tuned["streamed_layers"], **{key: tuned[key] for key in ("need", "main_memory")}}}
 
 
 @contextlib.contextmanager
@@ -217,7 +242,7 @@ def predict_full_rows(settings: Settings, device: str, capacity: int) -> dict:
     settings, target = resolve_target(settings, device, capacity)
     config = meta_model.config_of(settings.load.model)
     check_context_length(config, settings.train.max_seq_length)
-    return phases.predict_tune(config, settings, target, full_rows(settings))
+    return without_calls(phases.predict_tune(config, settings, target, full_rows(settings)))
 
 
 def _open_cells(table: dict[tuple[str, int], dict]) -> Iterator[tuple[int, str, list[dict]]]:

@@ -17,7 +17,7 @@ from playground.planning.client import OF_ROWS
 from playground.settings import parse
 
 PROGRESS_SECONDS = 0.2  # between two progress events: as many as a person can read
-OF_MEMORY = ("forecast", "waterfall", "largest_models", "fastest_settings")
+OF_MEMORY = ("forecast", "waterfall", "largest_models", "fastest_settings", "predict_full_rows")
 OF_PICTURE = ("bar", "job_tape", "write_tune_snapshot")
 
 

@@ -1,6 +1,10 @@
 """What a number format makes of a weight: a real layer's values before and after, and one block of them on its grid."""
 
 import json
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,7 @@ BINS = 81  # of the histograms; odd, so that 0 is in the middle of one
 SHOWN = 32  # weights of a block
 OUTLIER = 4.0  # standard deviations
 FLOATS = ("F64", "F32", "F16", "BF16")  # types of tensors that hold weights rather than codes
+FLOAT_NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 TRANSPOSED = ("gpt2", "openai-gpt", "imagegpt")  # families whose layers are Conv1D, which stores (in, out)
 NOT_LAYERS = ("embed", "wte", "wpe", "lm_head", "embed_out", "norm", "shared")  # parts of names
 
@@ -74,12 +79,9 @@ def layer_names(folder: Path) -> list[str]:
 
     Raises PlaygroundError where there is none, where weights are stored as codes, or in files of another kind.
     """
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise problem("error.weight_files", model=folder.name)
     names, has_codes = [], "quantization_config" in _config(folder)
-    for file in files:
-        with safe_open(file, "pt") as tensors:
+    for file in _files(folder):
+        with _open(file) as tensors:
             for name in tensors.keys():
                 is_layer = name.endswith(".weight") and not any(part in name for part in NOT_LAYERS)
                 part = tensors.get_slice(name)
@@ -90,6 +92,54 @@ def layer_names(folder: Path) -> list[str]:
     if not names:
         raise problem("error.lab_quantized") if has_codes else problem("error.lab_no_linear", family=folder.name)
     return sorted(names, key=_natural_order)
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files of a model's weights. Raises PlaygroundError where they are neither safetensors nor torch's."""
+    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    if not files:
+        raise problem("error.weight_files", model=folder.name)
+    return files
+
+
+@contextmanager
+def _open(file: Path) -> Iterator[Any]:
+    """A file of weights with `keys` and `get_slice`, of which no more is read than is asked for.
+
+    A .bin file is mapped rather than read, and nothing in it is run. Raises PlaygroundError for one that can't be
+    mapped: versions of torch before 1.6 wrote these, and all of it would have to be read.
+    """
+    if file.suffix == ".safetensors":
+        with safe_open(file, "pt") as tensors:
+            yield tensors
+        return
+    try:
+        mapped = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+    except (RuntimeError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise problem("error.weight_files", model=file.parent.name) from error
+    found = mapped if isinstance(mapped, dict) else {}
+    yield _Mapped({name: tensor for name, tensor in found.items() if isinstance(tensor, Tensor)})
+
+
+class _Mapped(dict[str, Tensor]):
+    """Tensors by name, as safetensors' files have them."""
+
+    def get_slice(self, name: str) -> "_Slice":
+        return _Slice(self[name])
+
+
+@dataclass(frozen=True)
+class _Slice:
+    tensor: Tensor
+
+    def get_shape(self) -> list[int]:
+        return list(self.tensor.shape)
+
+    def get_dtype(self) -> str:
+        return FLOAT_NAMES.get(self.tensor.dtype, "")
+
+    def __getitem__(self, index: Any) -> Tensor:
+        return self.tensor[index].clone()
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -104,8 +154,8 @@ def _config(folder: Path) -> dict[str, Any]:
 @lru_cache(maxsize=4)
 def read_rows(folder: Path, name: str) -> tuple[Tensor, tuple[int, int]]:
     """The first rows of a matrix (out, in), at most MAX_WEIGHTS weights, float32; and the whole matrix's shape."""
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, "pt") as tensors:
+    for file in _files(folder):
+        with _open(file) as tensors:
             if name in tensors.keys():
                 part = tensors.get_slice(name)
                 rows, columns = part.get_shape()

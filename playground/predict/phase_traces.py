@@ -20,7 +20,7 @@ from playground.predict.allocation_trace import OUTSIDE, UNKNOWN, AllocationTrac
 from playground.predict.load_order import staged_elements, warmup_bytes, weights_in_load_order
 from playground.predict.trace_cache import trace_phase
 from playground.predict.traced_model import Target, TracedModel, checkpoint_interval
-from playground.settings import Load, Lora, Settings, Train, has_own_layers
+from playground.settings import Load, Lora, Settings, Train, has_own_layers, streamed_count
 from playground.train.parallel import Team
 from playground.train.prepare import build_trainer, make_trainable
 from playground.train.trainer import Trainer, training_mode
@@ -37,7 +37,8 @@ def trace_load(config: PreTrainedConfig, settings: Settings, target: Target) -> 
     """Trace loading: weights arrive one by one, and those that are quantized arrive in 16 bits."""
     traced = TracedModel(config, settings.load, target, None, with_weights=False)
     model, trace = traced.loaded.model, traced.trace
-    if target.device == "cuda" and not has_own_layers(settings.load):  # which is read into main memory first
+    in_main_memory = has_own_layers(settings.load) or streamed_count(settings.load)  # is read into it first
+    if target.device == "cuda" and not in_main_memory:
         trace.allocate_and_free(warmup_bytes(model), "weights")
     trace.stage = "load"
     for weight, quant_constants in weights_in_load_order(model):
@@ -189,9 +190,10 @@ def _trace_step(
     trace, train = traced.trace, settings.train
     at_once = train.micro_batch_size or train.batch_size
     with trace:
-        room = _room_to_plan_with(traced, target, settings.load)
+        saved, copied = traced.streaming(settings.load)
+        room = _room_to_plan_with(traced, target, settings.load, saved)
         team, multiplicity = Team("meta"), traced.tensor_multiplicity
-        trainer = build_trainer(traced.loaded, settings, rows, [], team, room, multiplicity, batching)
+        trainer = build_trainer(traced.loaded, settings, rows, [], team, room, multiplicity, batching, copied)
         policy, batcher = trainer.plan.policy, trainer.batcher
         traced.check_interval(policy)
         trainer.loss_module.chunked &= not all_logits
@@ -224,12 +226,12 @@ def _trace_micro_batches(trace: AllocationTrace, trainer: Trainer, micro_batches
         hook.remove()
 
 
-def _room_to_plan_with(traced: TracedModel, target: Target, load: Load) -> int:
-    """Bytes that the training plan may use besides the weights."""
+def _room_to_plan_with(traced: TracedModel, target: Target, load: Load, saved: int) -> int:
+    """Bytes that the training plan may use besides the weights; saved: of these, by streaming."""
     if not target.capacity:
         return UNLIMITED
     runtime = constants.cuda_runtime_bytes("tune", load) + 2 * constants.CUBLAS_WORKSPACE
-    return target.capacity - runtime - traced.weight_bytes
+    return target.capacity - runtime - traced.weight_bytes + saved
 
 
 def _layer_stacks(trainer: Trainer) -> list[Any]:

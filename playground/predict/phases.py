@@ -21,10 +21,11 @@ from playground.predict.allocator import simulate_reserved
 from playground.predict.cpu_memory import memory_outside_tensors
 from playground.predict.phase_traces import trace_chat, trace_load, trace_tune
 from playground.predict.start_values import start_value_bytes, with_start_values
+from playground.predict.streamed_events import with_streamed_layers
 from playground.predict.trace_cache import cached_prediction
 from playground.predict.traced_model import Target, TracedModel
 from playground.predict.work import calls_of, update_calls
-from playground.settings import Load, Settings
+from playground.settings import Load, Settings, streamed_count
 from playground.train.trainer import Trainer
 
 
@@ -37,7 +38,7 @@ def predict_load(config: PreTrainedConfig, settings: Settings, target: Target) -
     """
     load, traced = settings.load, trace_load(config, settings, target)
     prediction = _prediction_from_trace(traced, target, "load", load)
-    parts = bytes_by_part(traced.trace.events)
+    parts = bytes_by_part(with_streamed_layers(traced.trace.events, load, traced.depth)[0])
     loaded = sum(parts.values())
     if prediction["allocated"] > loaded:
         parts["buffers"] = prediction["allocated"] - loaded
@@ -104,15 +105,18 @@ def predict_tune(
 
 
 def _prediction_from_trace(traced: TracedModel, target: Target, phase: str, load: Load) -> dict:
-    """The prediction of a phase whose trace is complete."""
-    events = traced.whole_events()
+    """The prediction of a phase whose trace is complete; "main_memory" where layers are streamed from it."""
+    events, waiting = with_streamed_layers(traced.whole_events(), load, traced.depth)
     allocated, parts = peak(events)
+    streamed = {}
+    if waiting:
+        streamed = {"main_memory": waiting + constants.PROGRAM_RSS, "streamed_layers": streamed_count(load)}
     if target.device == "cpu":
-        rss = allocated + memory_outside_tensors(traced, target, phase, load.bits)
-        return {"parts": parts, "allocated": allocated, "rss": rss, "need": rss}
+        rss = allocated + waiting + memory_outside_tensors(traced, target, phase, load.bits)
+        return {"parts": parts, "allocated": allocated, "rss": rss, "need": rss} | streamed
     reserved = simulate_reserved(events)
     device_used = reserved + constants.cuda_runtime_bytes(phase, load)
-    return {
+    return streamed | {
         "parts": parts | {"runtime": device_used - allocated},
         "allocated": allocated,
         "reserved": reserved,

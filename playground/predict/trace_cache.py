@@ -21,6 +21,7 @@ from playground.errors import PlaygroundError
 from playground.predict import meta_model
 from playground.predict.lru import LruCache
 from playground.predict.shallow_model import LayersDiffer, ShallowModel, choose_shallow_model
+from playground.predict.streamed_events import without_streaming
 from playground.predict.traced_model import MoreLayersNeeded, Target, TracedModel, checkpoint_interval
 from playground.settings import Settings
 
@@ -89,7 +90,7 @@ class ShallowTraces:
             target.device,
             target.dtype,
             prepare,
-            settings.load,
+            without_streaming(settings.load),
             settings.lora,
             settings.train.method,
             settings.train.seed,
@@ -124,7 +125,7 @@ def trace_phase(
     shallow networks are kept after it. It may depend on how the model is loaded and on what is trained, on nothing
     else.
     """
-    kinds = meta_model.model_facts(config, settings.load, target.dtype, target.device).kinds
+    kinds = meta_model.model_facts(config, without_streaming(settings.load), target.dtype, target.device).kinds
     if settings.train.gradient_checkpointing == "auto":
         interval = max(interval, shallow_traces.intervals.get(kinds) or 1)
     try:

@@ -11,6 +11,7 @@ from playground.predict import meta_model
 from playground.predict.allocation_trace import OUTSIDE, AllocationEvent, AllocationTrace
 from playground.predict.layer_extrapolation import extrapolate
 from playground.predict.shallow_model import ShallowModel, repeated_layers
+from playground.predict.streamed_events import bytes_by_layer, saved_bytes, without_streaming
 from playground.settings import Load
 from playground.train.checkpointing import CheckpointPolicy
 
@@ -51,6 +52,7 @@ class TracedModel:
         with_weights: bool = True,
     ):
         self.shallow = shallow
+        load = without_streaming(load)
         self.loaded = meta_model.build_loaded(shallow.config if shallow else config, load, target.dtype, target.device)
         if shallow:
             shallow.check(self.loaded.model)
@@ -60,7 +62,9 @@ class TracedModel:
             self.book_weights()
         self.trace.layer = OUTSIDE
         self.traced_share = 1.0  # of a step's tokens, those whose computation is in the trace
-        self.weight_bytes = sum(event.size * self.multiplicity(event.layer) for event in self.trace.events_by_layer())
+        events = self.trace.events_by_layer()
+        self.weight_bytes = sum(event.size * self.multiplicity(event.layer) for event in events)
+        self._bytes_by_layer = bytes_by_layer(events)
 
     def fork(self) -> "TracedModel":
         """The same network, without gradients, with a second trace that begins with this one's events."""
@@ -102,6 +106,11 @@ class TracedModel:
     def tensor_multiplicity(self, tensor: torch.Tensor) -> int:
         """How many tensors of the whole network a tensor of this one represents."""
         return self.multiplicity(self.trace.layer_of(tensor))
+
+    def streaming(self, load: Load) -> tuple[int, int]:
+        """Bytes of the device that these settings' streamed layers save, and bytes that they copy for one pass."""
+        counts = {layer: self.multiplicity(layer) for layer in self._bytes_by_layer}
+        return saved_bytes(load, self._bytes_by_layer, counts)
 
     def whole_events(self) -> list[AllocationEvent]:
         """The whole network's events. Raises LayersDiffer where a shallow network can't represent it."""

@@ -6,18 +6,19 @@ them lose to each other, or what is damaged, is read from the runs again. A fold
 """
 
 import contextlib
+import gc
 import json
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import fields, replace
 from functools import lru_cache
 from pathlib import Path
 
 from playground.errors import problem
+from playground.runs.glance import telling_events
 from playground.runs.label import Label
-from playground.runs.store import Run
 from playground.runs.summary import RunSummary, summarize
 
 FILE = ".index.jsonl"  # no id of a run begins with a dot
@@ -25,6 +26,7 @@ VERSION = 3  # of a line; others are ignored
 SETTLED_SECONDS = 5.0  # a run that was written to since isn't kept yet: its next event would outdate it
 OF_FOLDER = ("has_adapter", "has_checkpoint", "label")  # what a summary's file of events doesn't tell
 TYPES = {f.name: type(getattr(summarize("", []), f.name)) for f in fields(RunSummary) if f.name != "tokens_per_s"}
+MANY = 500  # summaries, which are written while the list is already shown
 ROOTS = 8  # whose summaries stay in memory
 
 State = tuple[int, int]  # size and time of change, in ns, of a run's events
@@ -45,14 +47,16 @@ class Index:
 
     def summaries(self, states: dict[str, State], kept: bool = True) -> dict[str, RunSummary]:
         """The summary of each run in `states`, by id. kept: whether the folder has an index file."""
-        with self._lock:
+        with self._lock, _without_collection():
             if kept:
                 self._read_file()
             found = {run_id: self._summary(run_id, state) for run_id, state in states.items()}
             for gone in self._summaries.keys() - states.keys():
                 del self._summaries[gone]
                 self._unwritten.discard(gone)
-            if kept:
+            if kept and len(self._unwritten) > MANY:  # the list is shown first
+                threading.Thread(target=self._write_file, name="runs index").start()
+            elif kept:
                 self._write_file()
             return found
 
@@ -91,6 +95,10 @@ class Index:
                 self._summaries[entry[1].id] = entry
 
     def _write_file(self) -> None:
+        with self._lock:
+            self._append_or_replace()
+
+    def _append_or_replace(self) -> None:
         """Append the summaries that aren't in the file, or replace it where most of its lines are outdated."""
         settled = time.time_ns() - int(SETTLED_SECONDS * 1e9)
         ready = [run_id for run_id in self._unwritten if self._summaries[run_id][0][1] <= settled]
@@ -99,9 +107,15 @@ class Index:
         elif ready:
             text = "".join(map(_line, (self._summaries[run_id] for run_id in ready)))
             with contextlib.suppress(OSError), open(self._file, "ab+") as file:
-                torn = file.tell() > 0 and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n"
+                size = file.tell()
+                torn = size > 0 and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n"
                 file.write(("\n" * torn + text).encode("utf-8"))
+                file.flush()
                 self._unwritten.difference_update(ready)
+                inode = os.fstat(file.fileno()).st_ino
+                if size == self._read_until and self._inode in (0, inode) and not torn:
+                    self._inode, self._read_until = inode, file.tell()  # so it needn't be read again
+                    self._lines += len(ready)
 
     def _replace_file(self) -> None:
         partial = self._file.with_name(f"{FILE}.{os.getpid()}.partial")
@@ -113,6 +127,18 @@ class Index:
         except OSError:
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _without_collection() -> Iterator[None]:
+    """Without the search for cyclic garbage, a third of the time in which thousands of summaries are made."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @lru_cache(maxsize=ROOTS)
@@ -142,7 +168,7 @@ def damaged(run_id: str, error: Exception) -> RunSummary:
 def _summarize(root: Path, run_id: str) -> RunSummary:
     """A run's summary, whatever is in its files: one that breaks its reader says so, and the others are listed."""
     try:
-        return summarize(run_id, Run(root / run_id).events(at_a_glance=True))
+        return summarize(run_id, telling_events(os.path.join(root, run_id)))
     except Exception as error:
         return damaged(run_id, error)
 

@@ -33,12 +33,27 @@ MAX_SECONDS = 1e9  # of an event's time
 DATE = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
-def read_recording(name: str) -> list[dict]:
-    """The events of a recording that ships with the program; [] where there is none of that name."""
+def read_recording(name: str | Path) -> list[dict]:
+    """The events of a recording that ships with the program, [] where there is none of that name; or of a file.
+
+    Raises PlaygroundError for a file that isn't a recording.
+    """
+    if isinstance(name, Path):
+        return [upgraded(event) for event in _read_events(name)]
+    return [upgraded(json.loads(line)) for line in _shipped_lines(name)]
+
+
+def first_and_last(name: str) -> tuple[dict, dict]:
+    """The first and the last event of a recording that ships with the program: what it is, and how it ended."""
+    first, *_, last = _shipped_lines(name)
+    return upgraded(json.loads(first)), upgraded(json.loads(last))
+
+
+def _shipped_lines(name: str) -> list[str]:
     path = FOLDER / f"{name}.jsonl"
     if not NAME.fullmatch(name) or not path.is_file():
         return []
-    return [upgraded(json.loads(line)) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    return [line for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def names() -> list[str]:

@@ -291,8 +291,8 @@ def _lasting_lines(lines: list[bytes]) -> list[bytes]:
 
 def parse_event(line: bytes) -> dict | None:
     """The event of a line, under today's names and with usable fields alone; None for a torn line."""
-    try:
-        event = json.loads(line)
+    try:  # of bytes, json first finds out the encoding, which takes as long as a short line's values
+        event = json.loads(line.decode("utf-8", "surrogatepass") if line.startswith(b"{") else line)
     except (ValueError, RecursionError):
         return None
     event = valid_event(event, line) if isinstance(event, dict) else None

@@ -17,6 +17,7 @@ from playground.settings.schema import (
     QUANT_TYPES_8BIT,
     SAMPLE_CHOICES,
     START_VALUES,
+    STREAMED_CHOICES,
     TALK_GENERATION,
     Data,
     Generation,
@@ -31,6 +32,7 @@ from playground.settings.schema import (
     is_int8,
     merge_group,
     stored_quant_type,
+    streamed_count,
 )
 from playground.settings.validate import (
     generation_problems,
@@ -56,6 +58,7 @@ __all__ = [
     "SAMPLE_CHOICES",
     "SCHEMA",
     "START_VALUES",
+    "STREAMED_CHOICES",
     "TALK_GENERATION",
     "Data",
     "Generation",
@@ -77,4 +80,5 @@ __all__ = [
     "raise_all",
     "read_file",
     "stored_quant_type",
+    "streamed_count",
 ]

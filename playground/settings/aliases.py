@@ -55,8 +55,7 @@ def rename_fields(values: dict) -> dict:
 
 def _renamed(group: str, values: dict) -> dict:
     names = OLD_FIELDS.get(group, {})
-    renamed = {names.get(name, name): value for name, value in values.items() if names.get(name) not in values}
-    return {
-        name: OLD_VALUES.get((group, name, value), value) if isinstance(value, str) else value
-        for name, value in renamed.items()
-    }
+    if not names.keys().isdisjoint(values):
+        values = {names.get(name, name): value for name, value in values.items() if names.get(name) not in values}
+    now = {name: new for (of, name, old), new in OLD_VALUES.items() if of == group and values.get(name) == old}
+    return values | now

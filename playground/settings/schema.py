@@ -21,6 +21,7 @@ ADAPTER_KINDS = ("lora", "miss")
 START_VALUES = ("default", "pissa", "pissa_niter_16", "loftq")  # any number of iterations is allowed too
 OPTIMIZERS = ("adamw", "adamw8bit", "paged_adamw", "paged_adamw8bit")
 CHECKPOINTING_CHOICES = ("auto", "off", "2", "4", "all", "offload")  # any number from 2 on is allowed too
+STREAMED_CHOICES = ("auto", "0")  # any number of layers is allowed too
 COMPILE_CHOICES = ("auto", "on", "off")
 SAMPLE_CHOICES = ("auto", "off", "10", "50")  # any number from 1 on is allowed too
 MAX_EVAL_ROWS = 1000
@@ -37,6 +38,7 @@ class Load:
     quant_type_8bit: str = "int8"  # at 8 bits: int8 (LLM.int8()), or multiplied so: int8-fast, fp8 (e4m3)
     double_quant: bool = True  # at 4 bits: quantize the quantization constants too (QLoRA)
     device: str = "auto"  # auto, cpu, cuda
+    streamed_layers: str = "auto"  # layers that wait in main memory: a number; auto: none where the whole model fits
     simulate_gpu_gib: float = 0.0  # GiB of a smaller GPU to simulate; 0: the whole GPU
     accept_terms: bool = False  # the model's license terms were shown and accepted
     force: bool = False  # load even where the prediction says that it won't fit
@@ -65,6 +67,11 @@ def has_own_layers(load: Load) -> bool:
 def is_fast_nf4(load: Load) -> bool:
     """Whether weights in nf4 are multiplied in float8 where adapters are trained."""
     return load.bits == 4 and load.quant_type == "nf4-fast"
+
+
+def streamed_count(load: Load) -> int:
+    """How many layers are streamed; 0 where that is still to be chosen."""
+    return int(load.streamed_layers) if load.streamed_layers.isdecimal() else 0
 
 
 def stored_quant_type(load: Load) -> str:

@@ -26,6 +26,7 @@ from playground.settings.schema import (
     QUANT_TYPES_8BIT,
     SAMPLE_CHOICES,
     START_VALUES,
+    STREAMED_CHOICES,
     Data,
     Generation,
     Load,
@@ -34,6 +35,7 @@ from playground.settings.schema import (
     Train,
     merge,
     merge_group,
+    streamed_count,
 )
 
 MOST_ROWS = 10**9
@@ -99,6 +101,7 @@ def problems(settings: Settings) -> list[Problem]:
         *_load_checks(settings.load),
         *_data_checks(settings.data),
         *_lora_checks(settings.lora),
+        *(_streamed_checks(settings) if streamed_count(settings.load) else ()),
         *(_kind_checks(settings.lora, settings.load.bits) if settings.train.method != "full" else ()),
         *_train_checks(settings.train, settings.load.bits, settings.lora.start_from),
         *(check for group in fields(settings) for check in _size_checks(group.name, getattr(settings, group.name))),
@@ -146,6 +149,8 @@ def _load_checks(load: Load) -> Iterator[Check]:
     yield _one_of("load.quant_type", load.quant_type, QUANT_TYPES)
     yield _one_of("load.quant_type_8bit", load.quant_type_8bit, QUANT_TYPES_8BIT)
     yield _one_of("load.device", load.device, ("auto", "cpu", "cuda"))
+    streamed = load.streamed_layers in STREAMED_CHOICES or _is_number_from(1, load.streamed_layers)
+    yield streamed, "problem.streamed_layers", {"streamed_layers": load.streamed_layers}
     yield load.simulate_gpu_gib >= 0, "problem.simulate_gpu_gib", {"simulate_gpu_gib": load.simulate_gpu_gib}
 
 
@@ -180,6 +185,14 @@ def _lora_checks(lora: Lora) -> Iterator[Check]:
     yield lora.target_modules.strip(" ,") != "", "problem.target_modules", {}
     yield lora.layers >= 0, "problem.layers", {"layers": lora.layers}
     yield lora.loraplus_lr_ratio > 0, "problem.loraplus_lr_ratio", {"loraplus_lr_ratio": lora.loraplus_lr_ratio}
+
+
+def _streamed_checks(settings: Settings) -> Iterator[Check]:
+    """That nothing but a forward pass reads the weights of streamed layers, and nothing changes them."""
+    lora = settings.lora
+    used = [name for name, is_used in (("init", lora.init != "default"), ("use_dora", lora.use_dora)) if is_used]
+    yield settings.train.method != "full", "problem.streamed_full", {}
+    yield not used, "problem.streamed_start", {"fields": [f"lora.{name}" for name in used]}
 
 
 def _kind_checks(lora: Lora, bits: int) -> Iterator[Check]:

@@ -8,10 +8,8 @@ as `FIXED_TOKENS` tokens: quantized weights are dequantized once for each pass o
 as long as the processor needs to launch its kernels, so that a fast card gains nothing from few tokens at once.
 """
 
-import functools
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import psutil
 import torch
@@ -24,20 +22,13 @@ from playground.errors import problem
 from playground.settings import Train
 from playground.train.batching import Batcher
 from playground.train.checkpointing import CheckpointedLayers, CheckpointPolicy
+from playground.train.layer_rates import copy_tokens, launch_tokens
 from playground.train.loss import CHUNK_LOGITS, Loss
 from playground.train.optimizer import Optimizer
 from playground.train.patches import patch_modules
 
 # tokens; nf4 on an H100: 24 ms for three passes over a 7B model, compared with 0.08 ms a token
 FIXED_TOKENS = 300
-# seconds to launch one pass through one layer with adapters, forward or backward; measured: 0.26 s for a micro-batch of
-# 32 layers
-LAUNCH_SECONDS = 3.5e-3
-# share of the rate of one large product that a whole pass reaches: 53 to 61 % on an H100, compiled 58 to 67 %
-# (tests/bench/README.md)
-RATE_REACHED = 0.6
-# floating-point operations a second where there is no card to measure: an H100's, in bfloat16
-ASSUMED_RATE = 790e12
 # forward passes that offloading adds: each layer's input copied out and in. From an early run on an H100 that wasn't
 # kept; the figures of tests/bench/README.md (11,216 instead of 12,053 tokens/s) give 0.22
 OFFLOAD_COST = 0.15
@@ -60,7 +51,8 @@ class ActivationCost:
     entry: bytes a token of a layer's input alone.
     layers: how many layers are trained or carry a gradient.
     fixed: bytes that any micro-batch takes.
-    launch: tokens whose work in a layer takes as long as launching it.
+    launch: tokens whose work in a layer takes as long as launching it. copy: tokens whose work in a layer takes as long
+    as copying its weights from main memory, on average over all layers.
     """
 
     layer: float
@@ -68,6 +60,7 @@ class ActivationCost:
     layers: int
     fixed: int
     launch: float = 0
+    copy: float = 0
 
     def peak(self, policy: CheckpointPolicy, tokens: int) -> int:
         """Bytes in addition to weights and optimizer at the peak of a micro-batch."""
@@ -82,7 +75,8 @@ class ActivationCost:
         """Time of a token in a step under this policy, as a multiple of the time of a forward pass."""
         recomputed = sum(policy.recomputes(n) for n in range(self.layers)) / self.layers
         passes = 2 + recomputed + (OFFLOAD_COST if policy.checkpointing == "offload" else 0)
-        return passes * max(policy.tokens + FIXED_TOKENS, self.launch) / policy.tokens
+        work = passes * max(policy.tokens + FIXED_TOKENS, self.launch)
+        return max(work, 2 * self.copy) / policy.tokens  # weights are copied once forward and once backward
 
     def _kept(self, policy: CheckpointPolicy, layer: int) -> float:
         if not policy.recomputes(layer):
@@ -130,13 +124,15 @@ def choose_plan(
     free_bytes: int | None = None,
     multiplicity: Callable[[torch.Tensor], int] = count_once,
     processes: int = 1,
+    copied_bytes: int = 0,
 ) -> MemoryPlan:
     """The fastest policy for these rows and settings that fits, with fallbacks. If none fits, the one that needs least.
 
     free_bytes: what the optimizer's first step and micro-batches may take (None: what is free on the device now).
     multiplicity: in a shallow network that stands for a deep one (predict/layer_extrapolation.py), how many tensors a
     tensor stands for. processes: how many share a step's rows; the plan fits the largest share, so that all choose
-    alike. Raises PlaygroundError for a token budget below the longest row.
+    alike. copied_bytes: of weights that are copied from main memory for one pass over all layers. Raises
+    PlaygroundError for a token budget below the longest row.
     """
     longest = batcher.computed_tokens([max(examples, key=lambda e: len(e.ids))])
     if 0 < settings.max_tokens_per_micro_batch < longest:
@@ -146,6 +142,7 @@ def choose_plan(
     if len(candidates) == 1 or not layers.all:
         return MemoryPlan(candidates[0])
     cost = measure_cost(loss_module, batcher, layers, examples, multiplicity)
+    cost = replace(cost, copy=copy_tokens(batcher, layers, copied_bytes, cost.layers))
     peaks = {policy: cost.peak(policy, min(policy.tokens, most)) for policy in candidates}
     candidates.sort(key=lambda policy: (cost.forward_passes(policy), peaks[policy]))
     if free_bytes is None:
@@ -214,7 +211,7 @@ def measure_cost(
         entry=batcher.model.config.get_text_config().hidden_size * item_bytes,
         layers=gradient_layers,
         fixed=3 * 4 * CHUNK_LOGITS + 3 * widest * item_bytes,
-        launch=_launch_tokens(batcher, layers),
+        launch=launch_tokens(batcher, layers),
     )
 
 
@@ -261,36 +258,3 @@ def free_memory(device: str) -> int:
     reserved = torch.cuda.memory_reserved()
     allowed = int(torch.cuda.get_per_process_memory_fraction() * total)
     return min(unused, allowed - reserved) + reserved - torch.cuda.memory_allocated()
-
-
-def _launch_tokens(batcher: Batcher, layers: CheckpointedLayers) -> float:
-    """Tokens whose work in a layer takes as long as launching the layer's kernels; 0 on a CPU, which launches none."""
-    device = getattr(batcher.model, "stands_for", batcher.device)
-    if device != "cuda":
-        return 0.0
-    weights = max(sum(linear_weights(module) for module in layer.modules()) for layer in layers.all)
-    operations = 2 * weights  # for a token: a multiplication and an addition each
-    return LAUNCH_SECONDS * RATE_REACHED * _matmul_rate(batcher.device, batcher.model.dtype) / operations
-
-
-def linear_weights(module: nn.Module) -> int:
-    """How many weights a linear layer multiplies with, however they are stored; 0 for any other module."""
-    if isinstance(module, nn.Linear):
-        return module.in_features * module.out_features
-    return module.weight.numel() if type(module).__name__ == "Conv1D" else 0  # type: ignore[operator]
-
-
-@functools.cache
-def _matmul_rate(device: str, dtype: torch.dtype) -> float:
-    """Floating-point operations a second of this card in a large product, measured once (some 5 ms)."""
-    if device != "cuda":
-        return ASSUMED_RATE
-    size, seconds = 4096, []
-    matrix = torch.ones(size, size, dtype=dtype, device=device)
-    for _ in range(4):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        matrix @ matrix
-        torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    return 2 * size**3 / min(seconds)

@@ -9,6 +9,7 @@ import torch
 from playground.data.batch import Example
 from playground.model import adapt, saved_adapter
 from playground.model.load import LoadedModel
+from playground.model.streamed_load import check_modules_to_save
 from playground.settings import Settings
 from playground.train.batching import Batcher
 from playground.train.checkpointing import CheckpointedLayers
@@ -62,6 +63,8 @@ def make_trainable(
         loaded.model.requires_grad_(True)
         return
     lora, seed = settings.lora, settings.train.seed
+    if loaded.streamed:
+        check_modules_to_save(loaded.streamed, lora.modules_to_save)
     model: Any = (
         saved_adapter.continue_lora(loaded.model, start, lora, loaded.dtype, seed)
         if start
@@ -79,10 +82,12 @@ def build_trainer(
     free_bytes: int | None = None,
     multiplicity: Callable[[torch.Tensor], int] = count_once,
     batching: str | None = None,
+    copied_bytes: int | None = None,
 ) -> Trainer:
     """The trainer of a model that is trainable already.
 
-    free_bytes, multiplicity: as in `memory_policy.choose_plan`; batching: as in `prepare_trainer`.
+    free_bytes, multiplicity, copied_bytes: as in `memory_policy.choose_plan`, None: of this model; batching: as in
+    `prepare_trainer`.
     """
     train = settings.train
     loss_module = team.shard_weights(Loss(loaded.model))
@@ -95,8 +100,12 @@ def build_trainer(
         ratio=settings.lora.loraplus_lr_ratio,
     )
     layers = CheckpointedLayers(loaded.model)
-    plan = choose_plan(loss_module, optimizer, batcher, layers, examples, train, free_bytes, multiplicity, team.size)
+    if copied_bytes is None:
+        copied_bytes = loaded.streamed.bytes if loaded.streamed else 0
+    plan = choose_plan(
+        loss_module, optimizer, batcher, layers, examples, train, free_bytes, multiplicity, team.size, copied_bytes
+    )
     plan.compiled = train.compile == "on" and not team.sharded
     if team.size > 1:
         torch.manual_seed(train.seed + team.rank)  # dropout differs between processes
-    return Trainer(loss_module, optimizer, batcher, layers, plan, team)
+    return Trainer(loss_module, optimizer, batcher, layers, plan, team, loaded.streamed)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from playground.model.streaming import StreamedLayers
 from playground.train.batching import Batcher
 from playground.train.checkpointing import CheckpointedLayers
 from playground.train.loss import Loss
@@ -20,10 +21,10 @@ from playground.train.patches import patch_modules
 class Trainer:
     """Everything that a fine-tune works with, and how far it is.
 
-    step: optimizer steps done; tokens: tokens in their rows, with prompts and without padding. random: the state of the
-    random numbers after the last whole step, from which that step's successor is computed. changing: held while a step
-    changes all of these, and while they are saved, which another thread may do in the middle of a step. rows_digest: of
-    the examples, once a checkpoint has needed it.
+    streamed: layers whose weights wait in main memory. step: optimizer steps done; tokens: tokens in their rows, with
+    prompts and without padding. random: the state of the random numbers after the last whole step, from which that
+    step's successor is computed. changing: held while a step changes all of these, and while they are saved, which
+    another thread may do in the middle of a step. rows_digest: of the examples, once a checkpoint has needed it.
     """
 
     loss_module: Loss
@@ -32,6 +33,7 @@ class Trainer:
     layers: CheckpointedLayers
     plan: MemoryPlan
     team: Team
+    streamed: StreamedLayers | None = None
     step: int = 0
     tokens: int = 0
     random: dict = field(default_factory=dict)

@@ -141,6 +141,7 @@ def _build_page(app: gr.Blocks, page: Page, other_path: str, talk: Sequence[Step
         event(partial(adapter_choice.adapter_update, page), adapter, tabs.compare.adapter, **UNQUEUED)
     kept_state.keep_tab(app, tabs.tabs, headers)
     kept_state.keep_fields(app, _kept_components(page, tabs))
+    kept_state.name_accordions(app)
     separate_events(app)
 
 
@@ -186,7 +187,7 @@ def _build_preset(page: Page) -> gr.Dropdown:
 
 
 def _kept_components(page: Page, tabs: Tabs) -> dict[str, Any]:
-    """What is kept over a reload, by name: the form, the plan, the question and how answers are written."""
+    """What is kept over a reload, by name: the form, the plan, the question, how answers are written, and the lab."""
     named = {f"form.{group}.{name}": component for (group, name), component in page.fields.items()}
     named |= {f"plan.{group}.{name}": component for (group, name), component in tabs.plan.fields.items()}
     named |= {"plan.card": tabs.plan.card, "plan.context": tabs.plan.context, "preset": tabs.preset}
@@ -194,7 +195,13 @@ def _kept_components(page: Page, tabs: Tabs) -> dict[str, Any]:
         f"chat.generation.{index}": component for index, component in enumerate(tabs.compare.settings.generation)
     }
     lab = {f"lab.{index}": component for index, component in enumerate(tabs.lab.inputs())}
-    return named | generation | lab | {"question": tabs.compare.question}
+    weight = {f"weight.{index}": component for index, component in enumerate(tabs.lab.weight.inputs())}
+    single = {
+        "race": tabs.lab.race.widths,
+        "recording": tabs.runs.recordings.choice,
+        "question": tabs.compare.question,
+    }
+    return named | generation | lab | weight | single
 
 
 def _connect_engine_state(

@@ -165,7 +165,8 @@ def _labels(scale: Scale, models: Sequence[str], points: Points) -> str:
         name = format + "*" * bool(_replaced(point))
         text = f"{name} ↑ {point['loss']:.1f}" if outside else name
         x, y, width = scale.x(point["bytes"]), scale.y(point["loss"]), LABEL_WIDTH * len(text)
-        places = [(x + 10, y - 8), (x - 10 - width, y - 8), (x - width / 2, y - 26), (x - width / 2, y + 9)]
+        left_of_center = max(LEFT, x - width / 2)  # beside the axis, at its left end
+        places = [(x + 10, y - 8), (x - 10 - width, y - 8), (left_of_center, y - 26), (left_of_center, y + 9)]
         for left, top in places:
             box = (left, top, width, LABEL_HEIGHT)
             if _is_inside(box) and not any(_overlap(box, other) for other in taken):

@@ -47,11 +47,14 @@ def has_public_link(flag: bool) -> bool:
     return flag or os.environ.get("GRADIO_SHARE", "").strip().lower() == "true"
 
 
-def launch_options(lang: str, shared: SharedPage | None, names: Sequence[str] = ()) -> dict[str, Any]:
+def launch_options(
+    lang: str, shared: SharedPage | None, names: Sequence[str] = (), has_login: bool = False
+) -> dict[str, Any]:
     """Arguments of `Blocks.launch`, except the address. lang: of the first page, as for `build_app`.
 
     shared: as of the app that `build_app` returned; None for a private page. names: under which that is opened, besides
-    this machine's.
+    this machine's. has_login: whether the page asks for a name and a password. Gradio's MCP server doesn't: it lists
+    its tools to anyone, and has no way to log in for their calls.
     """
     return {
         "theme": theme(),
@@ -60,7 +63,7 @@ def launch_options(lang: str, shared: SharedPage | None, names: Sequence[str] = 
         "max_file_size": MAX_FILE_BYTES,
         "run_history": False,
         "max_threads": MAX_THREADS,
-        "mcp_server": shared is None and api.has_mcp(),
+        "mcp_server": shared is None and not has_login and api.has_mcp(),
         "state_session_capacity": MAX_SESSIONS,
         "app_kwargs": {"middleware": _middleware(lang, shared, names)},
         "footer_links": ["gradio", "settings"],

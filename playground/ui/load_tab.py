@@ -7,7 +7,7 @@ import gradio as gr
 
 from playground import catalog
 from playground.catalog.cards import cards
-from playground.settings import BIT_WIDTHS, QUANT_TYPES, QUANT_TYPES_8BIT
+from playground.settings import BIT_WIDTHS, QUANT_TYPES, QUANT_TYPES_8BIT, STREAMED_CHOICES
 from playground.ui import card_picture, model_filters, oom_suggestions
 from playground.ui.model_filters import ModelFilters
 from playground.ui.oom_suggestions import SuggestionBox
@@ -55,6 +55,8 @@ def build(page: Page) -> LoadTab:
         with gr.Row():
             field(gr.Radio, "load", "quant_type", choices=labelled("load.quant_type", QUANT_TYPES))
             field(gr.Checkbox, "load", "double_quant")
+        counts = labelled("load.streamed_layers", STREAMED_CHOICES)
+        field(gr.Dropdown, "load", "streamed_layers", choices=counts, allow_custom_value=True)
         with gr.Row():
             field(gr.Radio, "load", "dtype", choices=labelled("load.dtype", DTYPES))
             field(gr.Radio, "load", "device", choices=labelled("load.device", DEVICES))

@@ -55,8 +55,9 @@ def forecast(translate: Callable, prediction: dict, capacity: int, machine_bytes
     bars = "".join(_phase_bar(translate, name, prediction, capacity, scale, lines) for name in PHASES)
     axis = f'<div class="axis" aria-hidden="true"><b>GiB</b>{_axis_labels(lines)}</div>'
     notes = f"{escape(_step_text(translate, prediction))} {escape(translate('plan.tight'))}"
+    headline = _headline(translate, prediction["phases"], capacity) + _streamed(translate, prediction)
     return (
-        f'<section class="plan">{_headline(translate, prediction["phases"], capacity)}'
+        f'<section class="plan">{headline}'
         f"{_header(translate, prediction, auto_bits)}"
         f'<div class="bars">{axis}{bars}{_machine_axis(translate, lines)}</div>'
         f'<p class="small step-notes">{notes}</p></section>'
@@ -94,6 +95,21 @@ def _headline(translate: Callable, phases: dict, capacity: int) -> str:
     fit, job = verdict(need, capacity), translate(f"plan.headline.{name}")
     text = translate(f"plan.headline.{fit}", job=job, need=need / GIB, room_bytes=capacity)
     return f'<p class="headline verdict {fit}">{escape(text)}</p>'
+
+
+def _streamed(translate: Callable, prediction: dict) -> str:
+    """With how many layers streamed from main memory the fine-tune fits, where it takes that."""
+    streamed = prediction.get("streamed")
+    if not streamed:
+        return ""
+    text = translate(
+        "plan.streamed",
+        count=streamed["layers"],
+        layers=prediction["layers"],
+        need=streamed["need"] / GIB,
+        main_bytes=streamed["main_memory"],
+    )
+    return f'<p class="streamed-layers">{escape(text)}</p>'
 
 
 def _parts_present(phases: dict) -> list[str]:

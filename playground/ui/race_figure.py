@@ -8,6 +8,7 @@ from playground.runs.race import Lane
 WIDTH, HEIGHT = 760, 240
 LEFT, RIGHT, TOP, BOTTOM = 58, 100, 12, 34  # margins; the names stand on the right
 LABEL_HEIGHT = 17
+LOWEST_LABEL = HEIGHT - 10.0
 LOOKS = 6  # colors
 
 
@@ -55,9 +56,13 @@ def race_figure(translate: Callable, found: Sequence[Lane]) -> str:
 
 
 def _apart(heights: Sequence[float]) -> list[float]:
-    """The heights, moved down where two names would overlap."""
+    """The heights, moved down where two names would overlap, and up again where they would leave the picture."""
     placed: dict[int, float] = {}
+    order = sorted(range(len(heights)), key=heights.__getitem__)
     below = -float(LABEL_HEIGHT)
-    for index in sorted(range(len(heights)), key=heights.__getitem__):
+    for index in order:
         below = placed[index] = max(heights[index], below + LABEL_HEIGHT)
+    above = LOWEST_LABEL + LABEL_HEIGHT
+    for index in reversed(order):
+        above = placed[index] = min(placed[index], above - LABEL_HEIGHT)
     return [placed[index] for index in range(len(heights))]

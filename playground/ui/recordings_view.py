@@ -37,7 +37,8 @@ def build(page: Page) -> RecordingsView:
     with gr.Accordion(word("recordings.title"), open=False) as accordion:
         gr.Markdown(word("recordings.lead"), elem_classes="quiet")
         with gr.Row(elem_classes="inline"):
-            choice = gr.Dropdown(label=word("recordings.choice"), choices=[], scale=3)
+            listed = [(describe(page.lang, name), name) for name in recordings.names()]
+            choice = gr.Dropdown(label=word("recordings.choice"), choices=listed, scale=3)
             play = gr.Button(word("recordings.play"), scale=1, min_width=110)
         with gr.Row():
             upload = gr.UploadButton(word("recordings.open"), file_types=[".jsonl"], visible=page.private)
@@ -49,17 +50,12 @@ def build(page: Page) -> RecordingsView:
 def connect(page: Page, view: RecordingsView, live_view: gr.HTML) -> None:
     """Attach the listeners. live_view: plays what is chosen; its value tells which run is shown."""
 
-    def list_recordings(chosen: str | None) -> Update:
-        choices = [(describe(page.lang, name), name) for name in recordings.names()]
-        return gr.update(choices=choices, value=chosen or choices[0][1])
-
     def open_file(path: str) -> tuple:
         try:
             return gr.update(follow=recordings.replay(Path(path), page.root).id), message()
         except Exception as error:
             return gr.skip(), page.error_message(error)
 
-    view.accordion.expand(list_recordings, view.choice, view.choice, **UNQUEUED)
     view.play.click(lambda name: gr.update(follow=SHIPPED + (name or "")), view.choice, live_view, **UNQUEUED)
     if page.private:  # what a hidden button is listened to by could be called by anyone
         view.upload.upload(open_file, view.upload, [live_view, view.message], **UNQUEUED)
@@ -70,8 +66,7 @@ def connect(page: Page, view: RecordingsView, live_view: gr.HTML) -> None:
 def describe(lang: str, name: str) -> str:
     """A recording in one line: the job, model, bits, what is trained and on what, the hardware, and how it ended."""
     word = partial(translate, lang)
-    events = recordings.read_recording(name)
-    first, last = events[0], events[-1]
+    first, last = recordings.first_and_last(name)
     settings = parse(first["settings"])
     title = word(
         "chart.title",

@@ -1,6 +1,6 @@
 """The figures of talk steps on what was measured: recorded runs beside their predictions, and PEFT's memory table."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -69,11 +69,11 @@ def cost_table(step: Step, word: Callable) -> str:
     )
 
 
-def peft_table(word: Callable, recorded: Mapping[str, Any]) -> str:
+def peft_table(word: Callable, entries: Sequence[Mapping[str, Any]]) -> str:
     """PEFT's own table of what fine-tunes take, measured by its authors, beside this program's prediction."""
     head = "".join(f'<th scope="col">{escape(word(f"talk.peft.{name}"))}</th>' for name in ("full", "lora"))
     rows = ""
-    for entry in recorded["peft"]:
+    for entry in entries:
         cells = "".join(
             f"<td><b>{_gb(entry['predicted'][method])}</b> <small>{escape(_measured(entry, method, word))}</small></td>"
             for method in ("full", "lora")
@@ -88,6 +88,8 @@ def peft_table(word: Callable, recorded: Mapping[str, Any]) -> str:
 
 def _measured(entry: Mapping[str, Any], method: str, word: Callable) -> str:
     size = entry["measured"][method]
+    if size is None:
+        return word("talk.peft.not_measured")
     return word("talk.peft.measured", size=_gb(size)) if size else word("talk.peft.none")
 
 

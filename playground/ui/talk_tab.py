@@ -1,8 +1,9 @@
 """Tab "Talk": the program's story as full-screen steps, turned by arrow keys or a presenter's remote.
 
 All steps are in the page from the start, so that nothing is awaited on a stage. The script (assets/talk.js) shows one
-at a time and keeps which one over a switch of language. A slider's figure is computed anew by `redraw`, and answers are
-asked for by `answer`; anyone who can open the page can call both, so they validate their argument.
+at a time and keeps which one over a switch of language. A slider's figure is computed anew by `redraw`, and so is that
+of a model which has no stored one, as its step is shown. Answers are asked for by `answer`. Anyone who can open the
+page can call both, so they validate their argument.
 """
 
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from playground.errors import PlaygroundError
 from playground.talk.steps import Step
 from playground.ui.page import Page
 from playground.ui.talk_figures import LIVE, questions, redrawn, slider, step_figure
+from playground.ui.talk_models import is_asked
 
 
 def build(page: Page, steps: Sequence[Step]) -> None:
@@ -28,11 +30,16 @@ def build(page: Page, steps: Sequence[Step]) -> None:
     )
 
     def redraw(request: Any) -> str:
-        """The figure of step number "step" (from 0) for the slider's "value"; "" for anything else."""
+        """The figure of step number "step" (from 0) for the slider's "value", or without one where it waits for that.
+
+        "" for anything else.
+        """
         step, value = (request.get("step"), request.get("value")) if isinstance(request, dict) else (None, None)
-        if type(step) is not int or type(value) is not int or not 0 <= step < len(steps):
+        if type(step) is not int or not 0 <= step < len(steps):
             return ""
-        if steps[step].kind not in LIVE:
+        if value is None and is_asked(steps[step]) and steps[step].kind not in LIVE:
+            return step_figure(steps[step], page.lang, page.planner.ask, page.root)
+        if type(value) is not int or steps[step].kind not in LIVE:
             return ""
         return redrawn(steps[step], page.lang, value, page.planner.ask)
 
@@ -65,6 +72,7 @@ def _step(page: Page, step: Step, number: int, count: int) -> str:
     word, lang = page.translate, page.lang
     text = step.text.get(lang, "")
     lead = f'<p class="text">{escape(text)}</p>' if text else ""
+    figure = f'<div class="figure"{" data-waits" if is_asked(step) else ""}>{step_figure(step, lang)}</div>'
     tab = escape(word(f"tab.{step.tab}")) if step.tab else ""
     go = (
         f'<button type="button" class="go" data-tab="{tab}">{escape(word("talk.open", tab=tab))}</button>'
@@ -76,5 +84,5 @@ def _step(page: Page, step: Step, number: int, count: int) -> str:
     return (
         f'<section class="step of-{step.kind}" aria-label="{number} / {count}" hidden>'
         f"<h2>{escape(step.title[lang])}</h2>{lead}{slider(step, lang)}"
-        f'<div class="figure">{step_figure(step, lang)}</div>{lost}<div class="buttons">{ask}{go}</div></section>'
+        f'{figure}{lost}<div class="buttons">{ask}{go}</div></section>'
     )

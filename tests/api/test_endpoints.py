@@ -159,6 +159,7 @@ def test_mcp_is_for_private_pages_alone(monkeypatch, tmp_path):
     monkeypatch.setattr(api, "has_mcp", lambda: True)
     assert launch.launch_options("en", None)["mcp_server"] is True
     assert launch.launch_options("en", SharedPage(tmp_path))["mcp_server"] is False
+    assert launch.launch_options("en", None, has_login=True)["mcp_server"] is False
 
 
 def test_what_goes_over_a_network_is_compressed_and_the_page_of_a_laptop_is_not(tmp_path):

@@ -33,6 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--out", type=Path, default=arms.PROJECT / "tests/bench/results/exports.json")
     options = parser.parse_args()
     from playground.memory.meter import hardware
@@ -42,8 +43,8 @@ def main() -> None:
         runs = ["--runs", f"{folder}/runs"]
         trained = arms.last_line([*PROGRAM, "tune", *runs, "--model", options.model, "--max-steps", "30"])
         for number in range(1, options.rounds + 1):
-            for arm, order in ARMS.items():
-                command = [*PROGRAM, "export", trained["run"], *runs, *order, "--out", f"{folder}/{number}"]
+            for arm in options.arms:
+                command = [*PROGRAM, "export", trained["run"], *runs, *ARMS[arm], "--out", f"{folder}/{number}"]
                 rounds.append({"round": number, "arm": arm, **arms.attempt(partial(export, command))})
                 print(json.dumps(rounds[-1]), file=sys.stderr, flush=True)
     more = {"hardware": hardware("cpu"), "model": options.model}
@@ -58,7 +59,7 @@ def export(command: list[str]) -> dict[str, Any]:
     began = time.perf_counter()
     result = arms.last_line(command)
     found = {"mb": round(result["bytes"] / 1e6, 2), "s": round(time.perf_counter() - began, 2)}
-    if result["difference"]:
+    if result.get("difference"):  # an adapter has none
         names = {"prompts": "prompts", "same_next": "same_next_token", "largest": "largest", "mean": "mean"}
         found |= {name: result["difference"][key] for name, key in names.items()}
     path = Path(result["path"])

@@ -17,28 +17,11 @@ def hf_trainer(
     collator: dict | None = None,
     **more: Any,
 ) -> tuple[Any, Any]:
-    """A transformers.Trainer over these examples with these settings, and its clock.
+    """A transformers.Trainer over these examples with these settings, and its clock (`clock_callback`).
 
-    `collator` and `more` go to the collator and to TrainingArguments. The clock's `at` has the moments of the beginning
-    and of every step's end; `tokens` the tokens seen by then, if TrainingArguments say to count them.
+    `collator` and `more` go to the collator and to TrainingArguments.
     """
-    from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
-
-    class Clock(TrainerCallback):
-        def __init__(self) -> None:
-            self.at: list[float] = []
-            self.tokens: list[int] = []
-
-        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self._record(0)
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self._record(int(state.num_input_tokens_seen))
-
-        def _record(self, tokens: int) -> None:
-            synchronize()
-            self.at.append(time.perf_counter())
-            self.tokens.append(tokens)
+    from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
     rows = [
         {
@@ -67,8 +50,35 @@ def hf_trainer(
         **more,
     )
     data_collator = DataCollatorForSeq2Seq(tokenizer, padding=True, **(collator or {}))
-    clock = Clock()
+    clock = clock_callback()
     return Trainer(model, arguments, data_collator=data_collator, train_dataset=rows, callbacks=[clock]), clock
+
+
+def clock_callback() -> Any:
+    """A callback of transformers.Trainer.
+
+    Its `at` has the moments of the beginning and of every step's end; `tokens` the tokens seen by then, if
+    TrainingArguments say to count them.
+    """
+    from transformers import TrainerCallback
+
+    class Clock(TrainerCallback):
+        def __init__(self) -> None:
+            self.at: list[float] = []
+            self.tokens: list[int] = []
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self._record(0)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self._record(int(state.num_input_tokens_seen))
+
+        def _record(self, tokens: int) -> None:
+            synchronize()
+            self.at.append(time.perf_counter())
+            self.tokens.append(tokens)
+
+    return Clock()
 
 
 def synchronize() -> None:

@@ -148,15 +148,15 @@ def _quantized(layer: Any, bits: int) -> Any:
     return quantized
 
 
-def example_rows() -> "list[Example]":
-    """One step's examples, of LENGTHS tokens."""
+def example_rows(labelled: float = LABELLED) -> "list[Example]":
+    """One step's examples, of LENGTHS tokens; labelled: share of a row's tokens."""
     import random
 
     from playground.data.batch import Example
 
     draw = random.Random(0)
     return [
-        Example([draw.randrange(5, 500) for _ in range(length)], round(length * (1 - LABELLED))) for length in LENGTHS
+        Example([draw.randrange(5, 500) for _ in range(length)], round(length * (1 - labelled))) for length in LENGTHS
     ]
 
 

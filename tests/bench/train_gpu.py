@@ -3,6 +3,7 @@
     python tests/bench/train_gpu.py                           # one round of everything; about 7 minutes on an H100
     python tests/bench/train_gpu.py --only 'calm/nf4*' --rounds 3 --profile profiles
     python tests/bench/train_gpu.py --only '*wall*' --disk /tmp/models
+    python tests/bench/train_gpu.py --only '*unsloth*' --only '*-labelled' --disk /tmp/models
     python tests/bench/train_gpu.py --toy                     # does every arm run? tiny, on the CPU
 
 Arms are named shape/arm: calm is OpenCALM-7B, llama is Llama-2-7B, both with random weights, which cost what trained
@@ -13,6 +14,9 @@ layers.
                     are compiled
   peer-*-talk       alpaca-lora's recipe: 4 rows at once x 8, prepare_model_for_kbit_training and its checkpointing
   peer-*-best       the peer's fastest flags: 32 rows at once, no checkpointing
+  unsloth-*         Unsloth's recommended way: trl's SFTTrainer, rows packed to at most 5,100 tokens, all of them
+                    labelled, its compiling; -all: its checkpointing. 30 steps, the last 16 are counted. Needs --disk
+  *-labelled        playground's own with all tokens labelled too
   wall-50           `python -m playground tune` on weights and rows on disk, nf4, default settings: seconds from the
                     start of the process to 50 trained steps. Only with --disk
 
@@ -48,7 +52,7 @@ import random_models
 
 PRODUCT_RATE = 790e12  # floating-point operations a second of large bf16 products, measured on an H100
 RUNTIME_GIB = 0.3  # what CUDA and its libraries take once training runs, beyond what they took before
-LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")
+LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "unsloth", "trl")
 COLUMNS = {
     "tokens_per_s": "{:,.0f}",
     "of_limit": "{:.0%}",
@@ -78,6 +82,8 @@ class Arm:
     max_tokens: int = 0  # of a micro-batch; 0: as many as fit
     peer_rows: int = 0  # rows at once, for an arm of the peer; 0: an arm of ours
     steps: int = 8
+    unsloth: bool = False  # an arm of Unsloth
+    labelled: float = random_models.LABELLED  # share of a row's tokens
     kind: str = ""  # "fp8" or "int8-fast" rather than int8 at 8 bits, "nf4-fast" rather than nf4 at 4 bits
 
 
@@ -103,6 +109,12 @@ OURS = {
     "nf4-fast-off-compiled": Arm(4, "off", True, kind="nf4-fast"),
     "nf4-fast-all": Arm(4, "all", kind="nf4-fast"),
     "nf4-fast-all-compiled": Arm(4, "all", True, kind="nf4-fast"),
+    "nf4-off-labelled": Arm(4, "off", labelled=1),
+    "nf4-off-compiled-labelled": Arm(4, "off", True, labelled=1),
+    "nf4-all-labelled": Arm(4, "all", labelled=1),
+    "nf4-all-compiled-labelled": Arm(4, "all", True, labelled=1),
+    "unsloth-nf4-off": Arm(4, "off", unsloth=True, steps=30),
+    "unsloth-nf4-all": Arm(4, "all", unsloth=True, steps=30),
 }
 PEERS = {
     "peer-int8-talk": Arm(8, "all", peer_rows=4, steps=4),
@@ -114,6 +126,7 @@ ARMS = {f"{shape}/{name}": arm for shape in random_models.SHAPES for name, arm i
     f"calm/{name}": arm for name, arm in PEERS.items()
 }
 WALL = "calm/wall-50"
+SAVE = "save"  # a shape's process that writes its model to --disk
 
 
 def main() -> None:
@@ -143,7 +156,10 @@ def main() -> None:
         return
     names = [
         name
-        for name in (*ARMS, *([WALL] if options.disk else []))
+        for name in (
+            *(name for name in ARMS if options.disk or not ARMS[name].unsloth),
+            *([WALL] if options.disk else []),
+        )
         if not options.only or any(fnmatch.fnmatchcase(name, p) for p in options.only)
     ]
     add = options.add and options.out.exists()
@@ -178,11 +194,17 @@ def measurements(
     def run(name: str) -> dict:
         command = [sys.executable, __file__, "--arm", name, "--work", str(work), *(["--toy"] if options.toy else [])]
         command += ["--profile", str(options.profile.resolve())] if options.profile else []
+        command += ["--disk", str(options.disk)] if options.disk else []
         cache = work / "compiled" / name  # separate for each arm, so that its first round compiles from nothing
-        allocator = f"expandable_segments:{not ARMS[name].peer_rows}"  # the peer uses torch's default
+        ours = not (ARMS[name].peer_rows or ARMS[name].unsloth)
+        allocator = f"expandable_segments:{ours}"  # the peers use torch's default
         env = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(cache), "PYTORCH_ALLOC_CONF": allocator}
         return arms.attempt(lambda: arms.last_line(command, env))
 
+    if options.disk:
+        for shape in {name.split("/")[0] for name in names if name == WALL or ARMS[name].unsloth}:
+            command = [sys.executable, __file__, "--arm", f"{shape}/{SAVE}", "--disk", str(options.disk)]
+            arms.last_line([*command, *(["--toy"] if options.toy else [])])
     with ThreadPoolExecutor(options.ahead) as pool:
         started = {}
         for number in range(options.rounds):
@@ -193,17 +215,17 @@ def measurements(
             number, name = started[done]
             yield number, name, done.result()
     if WALL in names:
-        command = [sys.executable, __file__, "--arm", WALL, "--disk", str(options.disk)]
-        command += ["--toy"] if options.toy else []
-        saved = arms.attempt(lambda: arms.last_line(command))
         for number in range(options.rounds):
-            yield number, WALL, saved if "failed" in saved else saved | arms.attempt(lambda: time_wall(options))
+            yield number, WALL, arms.attempt(lambda: time_wall(options))
 
 
 def run_arm(options: argparse.Namespace) -> dict:
     """Run one arm in this process."""
-    if options.arm == WALL:
-        return save_model(options)
+    shape, name = options.arm.split("/")
+    if name == SAVE:
+        return save_model(shape, options)
+    if ARMS[options.arm].unsloth:
+        return train_unsloth(shape, options)
     return train_peer(options) if ARMS[options.arm].peer_rows else train_ours(options)
 
 
@@ -253,7 +275,8 @@ def train_ours(options: argparse.Namespace) -> dict:
     from playground.train.parallel import Team
     from playground.train.prepare import prepare_trainer
 
-    arm, examples = ARMS[options.arm], random_models.example_rows()
+    arm = ARMS[options.arm]
+    examples = random_models.example_rows(arm.labelled)
     meta_model = random_models.meta_model(options.arm.split("/")[0], options.toy)
     imported = _process_seconds()
     train = Train(
@@ -388,6 +411,39 @@ def train_peer(options: argparse.Namespace) -> dict:
         }
 
 
+def train_unsloth(shape: str, options: argparse.Namespace) -> dict:
+    """Steps of Unsloth over packed rows, on the model that --disk holds."""
+    import unsloth_peer
+
+    arm, counted = ARMS[options.arm], 16 if not options.toy else 2
+    with exclusive_gpu(options.work):
+        before, began = used_bytes(), time.perf_counter()
+        steps = arm.steps if not options.toy else 4
+        trainer, clock, tokens = unsloth_peer.trainer(
+            options.disk / shape,
+            shape,
+            16 if options.toy else arm.bits,
+            arm.checkpointing == "all",
+            random_models.LENGTHS,
+            steps,
+            random_models.RANK,
+        )
+        if tokens < unsloth_peer.PACKED_ROWS / 2 and not options.toy:  # on a CPU its trainer packs nothing
+            raise RuntimeError(f"rows weren't packed: {tokens:.0f} tokens a step")
+        prepared = time.perf_counter()
+        _start_counting()
+        trainer.train()
+        return {
+            "tokens_per_s": round(tokens / _median_interval(clock.at[-counted - 1 :]), 1),
+            **_peaks(used_bytes()),
+            "device_before_gib": arms.gib(before),
+            "first_step_s": round(clock.at[1] - clock.at[0], 2),
+            "dial": arm.checkpointing,
+            "batching": f"packed, {tokens:,.0f} tokens a step",
+            "prepare_s": round(prepared - began, 2),  # its import and its loading from disk too
+        }
+
+
 def _median_interval(at: list[float]) -> float:
     """Median of the seconds between consecutive moments."""
     return statistics.median(after - now for now, after in pairwise(at))
@@ -440,8 +496,8 @@ def _peaks(device: int) -> dict:
     }
 
 
-def save_model(options: argparse.Namespace) -> dict:
-    """Write the OpenCALM shape in bf16, a tokenizer, and rows of about the usual lengths into --disk."""
+def save_model(shape: str, options: argparse.Namespace) -> dict:
+    """Write the shape in bf16, a tokenizer, and rows of about the usual lengths into a folder of --disk."""
     import random
 
     from toys import make_tokenizer
@@ -449,12 +505,13 @@ def save_model(options: argparse.Namespace) -> dict:
     from playground.data.template import Template, Turn
 
     tokenizer, draw = make_tokenizer(False), random.Random(0)
-    meta_model = random_models.meta_model(WALL.split("/")[0], options.toy)
+    folder = options.disk / shape
+    meta_model = random_models.meta_model(shape, options.toy)
     model = random_models.with_random_weights(meta_model, 16, "cpu" if options.toy else "cuda")
-    model.save_pretrained(options.disk)
-    tokenizer.save_pretrained(options.disk)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     overhead = len(Template("talk", tokenizer).ids([Turn("")]))  # tokens of the prompt without the instruction
-    with open(options.disk / "rows.jsonl", "w", encoding="utf-8") as file:
+    with open(folder / "rows.jsonl", "w", encoding="utf-8") as file:
         for length in random_models.LENGTHS * 50:
             split = max(1, round(length * (1 - random_models.LABELLED)) - overhead)
             # one token a letter, and one more for the end
@@ -467,10 +524,11 @@ def time_wall(options: argparse.Namespace) -> dict:
     """Seconds from the start of `playground tune` until each stage, read from its run's events."""
     from playground.runs import Run
 
+    folder = options.disk / WALL.split("/")[0]
     flags = {
-        "model": options.disk,
+        "model": folder,
         "bits": 4,
-        "source": options.disk / "rows.jsonl",
+        "source": folder / "rows.jsonl",
         "prompt-format": "talk",
         "held-out": 0,
         "max-seq-length": 256,

@@ -22,22 +22,26 @@ function node(parts = {}, values = {}) {
   };
 }
 
-// Three steps: one with a slider, one with a guess, one with answers to ask for. waiting: replies that are on their way.
-function start() {
+// Three steps: one with a slider, one with a guess, one with answers to ask for. waiting: replies that are on their way;
+// waits: the second step's figure has to be asked for; stored: what an earlier page kept.
+function start({ waits = false, stored = {} } = {}) {
   const waiting = [], delays = [];
   const reply = (request) => new Promise((resolve, reject) => waiting.push({ request, resolve, reject }));
   const step = (parts) => node({ ".figure": node(), ".lost": node({}, { hidden: true }), ...parts });
   const slider = node({}, { type: "range", value: "4" }), guess = node(), button = node();
   const steps = [
     step({ ".live input": slider, ".live output": node() }),
-    step({ ".hidden-answer:not(.open)": () => (guess.classList.contains("open") ? null : guess) }),
+    step({
+      ".hidden-answer:not(.open)": () => (guess.classList.contains("open") ? null : guess), ".hidden-answer": guess,
+      ".hidden-answer.open": () => (guess.classList.contains("open") ? guess : null), ".figure[data-waits]": waits ? node() : null,
+    }),
     step({ ".ask": button }),
   ];
   const place = node();
   const talk = node({ ".step": steps, ".place": place, ".next": node(), ".back": node(), ".full": node() });
   const document = node({}, { body: node({}, { dataset: { tab: "talk" } }), activeElement: null });
   document.body.classList.add("talking");
-  const kept = {};
+  const kept = { "playground.talk": JSON.stringify(stored) };
   const storage = { getItem: (key) => kept[key] ?? null, setItem: (key, value) => { kept[key] = value; } };
   const names = ["element", "server", "document", "sessionStorage", "setTimeout"];
   const server = { redraw: reply, answer: reply };
@@ -49,7 +53,7 @@ function start() {
     return stopped;
   };
   const on = (field) => ({ on: { closest: (selector) => (selector.includes("input") ? field : null) } });
-  return { steps, place, document, slider, button, guess, waiting, delays, key, on };
+  return { steps, place, document, slider, button, guess, waiting, delays, key, on, kept: () => JSON.parse(kept["playground.talk"]) };
 }
 const settled = () => new Promise((done) => setImmediate(done));
 
@@ -172,4 +176,35 @@ test("on another tab the talk leaves the keys alone", () => {
   document.body.dataset.tab = "plan";
   assert.equal(key("PageDown"), false);
   assert.equal(place.textContent, "1 / 3");
+});
+
+test("sliders, an uncovered guess and asked answers are as they were on the page before", async () => {
+  const before = start();
+  before.slider.value = "2", before.slider.fire("input"), before.button.fire("click");
+  before.key("ArrowRight"), before.key("ArrowRight");
+  const { steps, slider, guess, waiting } = start({ stored: before.kept() });
+  assert.equal(slider.value, 2);
+  assert.equal(steps[0].parts[".live output"].textContent, 2);
+  assert.ok(guess.classList.contains("open"));
+  assert.deepEqual(waiting.map(({ request }) => request), [{ step: 0, value: 2 }, { step: 2, start: false }]);
+  const later = start({ stored: { ...before.kept(), step: 0 } });
+  assert.ok(!later.guess.classList.contains("open")); // covered again for the next talk
+});
+
+test("a figure that waits is asked for at once, and again when its step is shown, until there is an answer", async () => {
+  const { key, place, steps, waiting, guess } = start({ waits: true });
+  await settled();
+  assert.deepEqual(waiting[0].request, { step: 1 });
+  key("ArrowRight"), key("ArrowRight"); // turned and uncovered meanwhile
+  waiting[0].reject(new Error("connection lost"));
+  await settled();
+  key("ArrowLeft"), key("ArrowRight");
+  assert.equal(waiting.length, 2);
+  waiting[1].resolve("14 GiB");
+  await settled();
+  assert.equal(steps[1].parts[".figure"].innerHTML, "14 GiB");
+  assert.ok(guess.classList.contains("open"));
+  key("ArrowLeft"), key("ArrowRight");
+  assert.equal(waiting.length, 2);
+  assert.equal(place.textContent, "2 / 3");
 });

@@ -92,6 +92,18 @@ def choose(page: Page, label: str, value: str) -> None:
                 raise
 
 
+def choose_several(page: Page, selector: str, values: list[str]) -> None:
+    """Replace what a list with several choices has."""
+    field = page.locator(f"{selector} input").first
+    field.wait_for()
+    for remove in reversed(page.locator(f"{selector} .token-remove").all()[:-1]):  # the last one clears the whole list
+        remove.click()
+    for value in values:
+        field.fill(value)
+        field.press("Enter")
+    page.keyboard.press("Escape")
+
+
 def open_tab(page: Page, key: str, lang: str = "en") -> None:
     page.get_by_role("tab", name=translate(lang, key)).click()
 

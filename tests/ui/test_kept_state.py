@@ -1,22 +1,82 @@
 """What a page keeps: fields, the open tab and the unsent question, over a reload and a switch of language."""
 
 import pytest
-from actions import expand, fill, open_tab, visible_field
+from actions import LONG, choose, choose_several, expand, fill, open_tab, press, unfold, visible_field
 from playwright.sync_api import expect
 
 from playground.i18n import translate
+from playground.ui.recordings_view import describe
+
+LAYER = "model.layers.1.mlp.down_proj.weight"
 
 
 @pytest.fixture(scope="module")
-def changed(shared_page):
-    """A page whose epochs, rank and question were changed, on Compare."""
+def changed(shared_page, app):
+    """A page whose epochs, rank and question were changed, on Compare, after the lab and a recording."""
     page = shared_page
+    change_lab(page, app)
+    play_recording(page)
     open_tab(page, "tab.tune")
     fill(page, translate("en", "train.epochs"), "7")
     fill(page, translate("en", "lora.r"), "24")
     open_tab(page, "tab.chat")
     fill(page, translate("en", "chat.ask"), "Where is the ferry?")
     return page
+
+
+def number(lang, key):
+    """The label of a slider's number."""
+    return f"number input for {translate(lang, key)}"
+
+
+def change_lab(page, app):
+    open_tab(page, "tab.lab")
+    choose_several(page, "#lab-models", [str(app.model)])
+    unfold(page, "weight.title")
+    expect(page.locator("figure.weight")).to_be_visible(timeout=LONG)
+    choose(page, translate("en", "weight.layer"), LAYER)
+    choose(page, translate("en", "weight.kind"), translate("en", "weight.kind.float"))
+    fill(page, number("en", "weight.bits"), "3")
+    choose(page, translate("en", "weight.size"), "128")
+    fill(page, number("en", "weight.rank"), "5")
+    unfold(page, "race.title")
+    page.get_by_label("8 int8", exact=True).locator("visible=true").first.uncheck()
+
+
+def play_recording(page):
+    """Play a recording that isn't the first of the list, at double speed, and pause it after 3 s."""
+    open_tab(page, "tab.runs")
+    unfold(page, "recordings.title")
+    page.get_by_label(translate("en", "recordings.choice")).click()
+    page.get_by_role("option", name="OpenCALM 7B, 4 bits").last.click()
+    press(page, "recordings.play")
+    player = page.locator(".live .player")
+    expect(page.locator(".live .recorded")).to_contain_text("NVIDIA H100", timeout=LONG)
+    player.locator("select").select_option("2")
+    player.locator("input").evaluate("(node) => { node.value = 3; node.dispatchEvent(new Event('input')); }")
+    expect(player.locator(".clock")).to_contain_text("0:03")
+
+
+def assert_lab_kept(page, lang):
+    open_tab(page, "tab.lab", lang)
+    expect(page.locator("figure.weight")).to_contain_text(LAYER, timeout=LONG)
+    for key, value in (("layer", LAYER), ("kind", translate(lang, "weight.kind.float")), ("size", "128")):
+        expect(visible_field(page, translate(lang, f"weight.{key}"))).to_have_value(value)
+    for key, value in (("weight.bits", "3"), ("weight.rank", "5")):
+        expect(visible_field(page, number(lang, key))).to_have_value(value)
+    expect(page.get_by_label("8 int8", exact=True).locator("visible=true").first).not_to_be_checked()
+    expect(page.get_by_label("16", exact=True).locator("visible=true").first).to_be_checked()
+
+
+def assert_recording_kept(page, lang):
+    live = page.locator(".live")
+    expect(live.locator(".recorded")).to_contain_text("NVIDIA H100", timeout=LONG)
+    expect(live.locator(".recorded")).to_contain_text(translate(lang, "chart.recorded.speed", speed=2))
+    expect(live.locator(".clock")).to_contain_text("0:03")
+    expect(live.locator(".player button")).to_have_text("▶")
+    open_tab(page, "tab.runs", lang)
+    expect(page.get_by_label(translate(lang, "recordings.choice"))).to_have_value(describe(lang, "calm-7b-lora-4"))
+    open_tab(page, "tab.chat", lang)
 
 
 def assert_kept(page, lang):
@@ -47,6 +107,8 @@ def test_the_other_language_keeps_them_too(changed):
     changed.locator("a.language").click()
     expect(changed.get_by_role("tab", name=translate("ja", "tab.chat"))).to_be_visible()
     assert_kept(changed, "ja")
+    assert_lab_kept(changed, "ja")
+    assert_recording_kept(changed, "ja")
 
 
 def test_a_kept_tab_that_was_not_built_in_time_is_pressed_until_somebody_chooses(changed):

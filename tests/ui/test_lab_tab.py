@@ -3,7 +3,17 @@
 import json
 
 import pytest
-from actions import LONG, notices, open_page, open_tab, start_fine_tune, unfold, wait_until_idle, wait_until_tuned
+from actions import (
+    LONG,
+    choose_several,
+    notices,
+    open_page,
+    open_tab,
+    start_fine_tune,
+    unfold,
+    wait_until_idle,
+    wait_until_tuned,
+)
 from playwright.sync_api import expect
 
 from playground import runs
@@ -13,18 +23,6 @@ from playground.ui.lab_recorded import recorded_figures
 
 MARKS = ".lab circle"
 ROWS = ".lab-table tbody tr:not(.group)"
-
-
-def _choose(page, selector, values):
-    """Replace what a list with several choices has."""
-    field = page.locator(f"{selector} input").first
-    field.wait_for()
-    for remove in reversed(page.locator(f"{selector} .token-remove").all()[:-1]):  # the last one clears the whole list
-        remove.click()
-    for value in values:
-        field.fill(value)
-        field.press("Enter")
-    page.keyboard.press("Escape")
 
 
 @pytest.fixture
@@ -39,8 +37,8 @@ def test_formats_are_drawn_as_they_are_measured_and_stay_over_a_reload(page, app
     expect(page.locator("#lab-formats .token")).to_have_count(len(DEFAULT))
     expect(page.locator(".lab .model")).to_have_count(2)  # recorded, until something is measured
     expect(page.locator(".result .source")).to_contain_text(recorded_figures()["recorded"])
-    _choose(page, "#lab-models", [str(app.model)])
-    _choose(page, "#lab-formats", ["bf16", "int4", "int2:32"])
+    choose_several(page, "#lab-models", [str(app.model)])
+    choose_several(page, "#lab-formats", ["bf16", "int4", "int2:32"])
     page.locator("#lab-start").click()
     expect(page.locator(MARKS)).to_have_count(3, timeout=LONG)
     expect(page.locator(ROWS)).to_have_count(3)
@@ -85,7 +83,7 @@ def test_after_a_fine_tune_its_rank_is_drawn_a_race_says_what_cannot_be_run_and_
 
 
 def test_everything_that_is_wrong_is_named_at_once(page, app):
-    _choose(page, "#lab-formats", ["int9", "nf4:7"])
+    choose_several(page, "#lab-formats", ["int9", "nf4:7"])
     page.locator("#lab-start").click()
     expect(notices(page).first).to_contain_text("int9")
     expect(notices(page).first).to_contain_text("nf4:7")

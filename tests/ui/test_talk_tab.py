@@ -20,6 +20,8 @@ OVERFLOWING = """() => {
   return talk.scrollWidth > talk.clientWidth + 1 || talk.scrollHeight > talk.clientHeight + 1;
 }"""
 
+SLIDE = "(input, value) => { input.value = value; input.dispatchEvent(new Event('input')); }"
+
 
 @pytest.fixture(scope="module")
 def english(browser, app):
@@ -67,20 +69,27 @@ def test_a_slider_redraws_its_figure_and_says_whether_it_was_computed_now(talk):
         talk.keyboard.press("Home")
         while not step.is_visible():
             talk.keyboard.press("ArrowRight")
-        step.locator(".live input").evaluate(
-            "(input, value) => { input.value = value; input.dispatchEvent(new Event('input')); }", value
-        )
+        step.locator(".live input").evaluate(SLIDE, value)
         expect(step.locator(".live output")).to_have_text(value)
         expect(step.locator(".figure")).to_contain_text(text, timeout=LONG)
 
 
 def test_the_language_is_switched_at_the_same_step_and_a_button_opens_the_tab(talk):
-    for key in ("f", "ArrowRight", "ArrowRight", "ArrowRight", "l"):
+    lora = talk.locator(".talk .of-lora")
+    lora.locator(".live input").evaluate(SLIDE, "64")
+    expect(lora.locator(".figure")).to_contain_text("524,288", timeout=LONG)
+    for key in ("f", "ArrowRight", "ArrowRight", "ArrowRight"):
         talk.keyboard.press(key)
+    if not talk.locator(".talk .step:visible .answer").is_visible():  # uncovered by an earlier test
+        talk.keyboard.press("PageDown")
+    talk.keyboard.press("l")
     place = talk.locator(".talk .place")
     talk.wait_for_url("**/ja**")
     expect(place).to_have_text(f"4 / {len(read_steps())}", timeout=60_000)
     talk.wait_for_function("document.body.classList.contains('talking')")
+    expect(talk.locator(".talk .step:visible .answer")).to_be_visible()
+    expect(lora.locator(".live output")).to_have_text("64")
+    expect(lora.locator(".figure")).to_contain_text("524,288", timeout=LONG)
     talk.keyboard.press("Escape")
     talk.locator(".talk .step:visible .go").click()
     expect(talk.get_by_role("tab", name=translate("ja", "tab.plan"))).to_have_attribute("aria-selected", "true")

@@ -11,7 +11,7 @@ from toys import keys
 
 from playground.errors import PlaygroundError
 from playground.settings import Train
-from playground.train import memory_policy
+from playground.train import layer_rates, memory_policy
 from playground.train.batching import Batcher
 from playground.train.checkpointing import CheckpointedLayers, CheckpointPolicy
 from playground.train.loss import Loss
@@ -149,12 +149,12 @@ def test_a_batch_is_not_split_where_launching_takes_longer_than_computing():
 def test_launch_time_counts_on_cards_alone_and_less_for_wide_layers():
     model = tuned("llama")
     batcher, layers = Batcher(Loss(model), ROWS, 2, "cpu"), CheckpointedLayers(model)
-    assert memory_policy._launch_tokens(batcher, layers) == 0
+    assert layer_rates.launch_tokens(batcher, layers) == 0
     model.get_base_model().stands_for = "cuda"
     wide = tuned("llama", hidden_size=128)
     wide.get_base_model().stands_for = "cuda"
-    wide_tokens = memory_policy._launch_tokens(Batcher(Loss(wide), ROWS, 2, "cpu"), CheckpointedLayers(wide))
-    assert memory_policy._launch_tokens(batcher, layers) > wide_tokens > 0
+    wide_tokens = layer_rates.launch_tokens(Batcher(Loss(wide), ROWS, 2, "cpu"), CheckpointedLayers(wide))
+    assert layer_rates.launch_tokens(batcher, layers) > wide_tokens > 0
 
 
 def test_free_memory_on_a_cpu_is_within_main_memory():

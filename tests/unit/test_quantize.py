@@ -4,13 +4,16 @@ import gguf
 import pytest
 import torch
 from bitsandbytes import functional as bnb
+from torch import nn
 from toys import keys
+from transformers.pytorch_utils import Conv1D
 
 from playground.errors import PlaygroundError
 from playground.lab import gguf_types
 from playground.lab.codebooks import codebook
 from playground.lab.formats import BITS, BLOCKS, GGUF, parse_format, parse_formats
 from playground.lab.k_quants import PACKERS
+from playground.lab.layers import stored_as
 from playground.lab.quantize import bits_per_weight, block_problems, quantize
 
 ALL = [
@@ -182,3 +185,10 @@ def test_rows_that_no_super_block_divides_get_another_type_as_in_llama_cpp(varia
     assert bits_per_weight(format, (4, 96)) == bits_per_weight(other, (4, 96))
     assert gguf_types.replacements(variant, [(4, 96), (2, 64), (2, 256)]) == {instead: pytest.approx(0.5)}
     assert gguf_types.replacements(variant, [(2, 256)]) == {}
+
+
+def test_a_models_layers_say_which_types_they_got_instead():
+    layers = {"narrow": nn.Linear(96, 4, bias=False), "wide": nn.Linear(256, 8), "conv": Conv1D(2, 96)}
+    replaced, all_weights = 96 * 4 + 96 * 2, 96 * 4 + 256 * 8 + 96 * 2
+    assert stored_as(layers, parse_format("gguf-q4_k")) == {"q5_0": pytest.approx(replaced / all_weights)}
+    assert stored_as(layers, parse_format("gguf-q8_0")) == stored_as(layers, parse_format("nf4")) == {}

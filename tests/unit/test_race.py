@@ -7,6 +7,7 @@ import sys
 import threading
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -193,6 +194,14 @@ def test_the_command_lists_its_own_fine_tunes_and_fails_where_every_one_does(cho
     monkeypatch.setattr(main_module, "parse_arguments", lambda arguments: SimpleNamespace(run_command=lambda _: result))
     monkeypatch.setattr(commands.ENDING, "cause", None)
     assert main_module.main([]) == 1
+
+
+def test_the_names_of_lines_that_end_together_stay_in_the_picture_and_apart():
+    lane = partial(Lane, "r", 4, "done", None, None, 0.5, None, None, None, "", ("", ""))
+    found = [replace(lane(), losses=((1, 5.0), (9, 0.0)), kind=f"4-{number}") for number in range(8)]
+    html = race_figure(Page.translate, found)
+    heights = sorted(float(at) for at in re.findall(r'<text class="look-\d" x="[\d.]+" y="([\d.]+)"', html))
+    assert len(heights) == 8 and heights[-1] < 240 and min(b - a for a, b in pairwise(heights)) >= 17
 
 
 def test_the_speed_is_said_in_the_pages_language():

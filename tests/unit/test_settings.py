@@ -24,6 +24,8 @@ BAD = [
     ("load", "quant_type", "int4", "problem.choice"),
     ("load", "device", "tpu", "problem.choice"),
     ("load", "simulate_gpu_gib", -1.0, "problem.simulate_gpu_gib"),
+    ("load", "streamed_layers", "half", "problem.streamed_layers"),
+    ("load", "streamed_layers", "-1", "problem.streamed_layers"),
     ("data", "source", "  ", "problem.source_empty"),
     ("data", "start_row", 0, "problem.start_row"),
     ("data", "end_row", -1, "problem.end_row"),

@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 from html import unescape
 
 import pytest
@@ -18,7 +19,8 @@ from playground.ui import talk_figures, talk_recordings
 from playground.ui.live_answers import LiveAnswers
 from playground.ui.page import Page
 from playground.ui.talk_answers import recorded_answers
-from playground.ui.talk_figures import questions, step_figure
+from playground.ui.talk_figures import check_figures, questions, redrawn, step_figure
+from playground.ui.talk_models import is_asked, lora_shape
 from playground.ui.workspaces import Workspace
 
 
@@ -95,7 +97,7 @@ def test_a_step_asks_the_questions_whose_recorded_answers_it_shows():
 def test_costs_are_those_of_the_recordings_also_of_one_that_failed():
     names = ["demo-en", "calm-7b-lora-4", "calm-7b-full-16-on-24-gib"]
     html = step_figure(Step("cost", {}, {}, options={"recordings": names}), "en")
-    assert "5.33 GiB" in html and "0:52" in html and html.count(translate("en", "talk.ran_out")) == 1
+    assert "5.33 GiB" in html and "0:32" in html and html.count(translate("en", "talk.ran_out")) == 1
 
 
 @pytest.mark.parametrize(
@@ -133,12 +135,121 @@ def test_costs_are_those_of_the_recordings_also_of_one_that_failed():
         ([_step(kind="text", recordings=["demo-en"])], "error.talk_key"),
         ([_step(kind="prompts", recordings=[])], "error.talk_value"),
         ([_step(kind="prompts", recordings=["calm-7b-lora-4"])], "error.talk_no_answers"),
+        ([_step(kind="run", recordings=["talk-en"])], "error.talk_no_answers"),  # it measured no facts
+        ([_step(kind="cost", recordings=["none.jsonl"])], "error.recording_file"),
+        ([_step(kind="cost", recordings=["steps.json"])], "error.talk_value"),
+        ([_step(kind="weight", model="nobody/nothing")], "error.talk_value"),
+        ([_step(kind="lora", model={})], "error.talk_value"),
+        ([_step(kind="peft", models=["nobody/nothing"])], "error.talk_value"),
+        ([_step(kind="peft", models=[["a"]])], "error.talk_value"),
+        ([_step(kind="peft", models=[])], "error.talk_models"),
+        ([_step(kind="formats", models="gemma-3-270m")], "error.talk_models"),
+        ([_step(kind="formats", models=["gemma-3-270m"] * 5)], "error.talk_models"),
+        ([_step(kind="formats", model="gemma-3-270m")], "error.talk_key"),
+        ([_step(kind="run", model="cyberagent/open-calm-7b")], "error.talk_no_recording"),
+        ([_step(kind="measured", model="facebook/opt-66b")], "error.talk_no_recording"),
+        ([_step(kind="cost", model="gemma-3-270m", recordings=["demo-en"])], "error.talk_both"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_named(file, content, key):
     with pytest.raises(PlaygroundError) as caught:
         read_steps(file(content))
     assert keys(caught) == [key]
+
+
+OWN = "Qwen/Qwen3-0.6B"  # no stored answer and no recording has it
+
+
+class _Planner:
+    """Answers with sizes that depend on the model, and remembers what it was asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, do, **arguments):
+        self.asked.append((do, arguments.get("model") or arguments["settings"]["load"]["model"]))
+        if do == "weight_picture":
+            raise problem("error.lab_not_here", model=arguments["model"])
+        needs = {"step": "float32_full", "need": 7 * 2**30}
+        return [needs] if do == "waterfall" else needs
+
+
+def test_steps_of_a_speakers_own_model_are_asked_for_as_they_are_shown(file, tmp_path):
+    steps = [
+        _step(kind="guess", model=OWN, question={"en": "How much?", "ja": "?"}),
+        _step(kind="savings", model=OWN),
+        _step(kind="peft", models=["bigscience/T0_3B", OWN]),
+        _step(kind="weight", model=OWN),
+        _step(kind="formats", models=["smollm2-135m-instruct", OWN]),
+    ]
+    guess, savings, peft, weight, formats = read_steps(file(steps))
+    planner, word = _Planner(), partial(translate, "en")
+    assert all(is_asked(step) for step in (guess, savings, peft, weight, formats))
+    check_figures([guess, savings, peft, weight, formats])
+    for step in (guess, savings, peft, weight, formats):
+        assert word("talk.predicting") in step_figure(step, "en")
+    assert "How much?" in step_figure(guess, "en") and "7.00 GiB" in step_figure(guess, "en", planner)
+    assert "7.00 GiB" in step_figure(savings, "en", planner)
+    table = unescape(step_figure(peft, "en", planner))
+    assert "47.0 GB" in table and "7.5 GB" in table and table.count(word("talk.peft.not_measured")) == 2
+    assert word("error.lab_not_here", model=OWN) in unescape(redrawn(weight, "en", 4, planner))
+    assert {model for _, model in planner.asked} == {OWN} and {do for do, _ in planner.asked} == {
+        "waterfall",
+        "predict_full_rows",
+        "weight_picture",
+    }
+    html = step_figure(formats, "en", planner, tmp_path)
+    assert "SmolLM2 135M" in html and "Qwen3 0.6B" in html and "Gemma" not in html
+
+
+def test_steps_of_known_models_are_drawn_at_once(file):
+    bundled = {step.kind: step for step in read_steps()}
+    assert not any(is_asked(step) for step in bundled.values())
+    [lora, run, prompts, cost, formats] = read_steps(
+        file(
+            [
+                _step(kind="lora", model="openai-community/gpt2"),
+                _step(kind="run", model="gemma-3-270m"),
+                _step(kind="prompts", model="smollm2-135m-instruct"),
+                _step(kind="cost", model="cyberagent/open-calm-7b"),
+                _step(kind="formats", models=["gemma-3-270m"]),
+            ]
+        )
+    )
+    assert "768 × 768" in step_figure(lora, "en") and "GPT-2" in step_figure(lora, "en")
+    assert step_figure(run, "en") != step_figure(bundled["run"], "en") and run.options["recordings"] == ["demo-ja"]
+    assert prompts.options["recordings"] == ["demo-en", "talk-en"] and "SmolLM2" in step_figure(prompts, "ja")
+    assert len(cost.options["recordings"]) == 10 and "demo-en" not in cost.options["recordings"]
+    assert "SmolLM2" not in step_figure(formats, "en")
+
+
+@pytest.mark.parametrize("model", sorted({**catalog.models(), **catalog.shapes()}))
+def test_every_model_has_a_query_projection(model):
+    rows, columns = lora_shape(model)
+    assert 256 <= rows <= 20_000 and 256 <= columns <= 20_000
+
+
+def test_a_speakers_own_recording_lies_beside_the_steps(file, tmp_path):
+    lines = [json.dumps(event) for event in read_recording("demo-en")]
+    own = tmp_path / "own.jsonl"
+    own.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    steps = [_step(kind=kind, recordings=["own.jsonl"]) for kind in ("run", "prompts", "cost", "measured")]
+    read = read_steps(file(steps))
+    check_figures(read)
+    shipped = {kind: Step(kind, {}, {}, options={"recordings": ["demo-en"]}) for kind in ("run", "prompts", "cost")}
+    assert [step_figure(step, "en") for step in read[:3]] == [step_figure(step, "en") for step in shipped.values()]
+    own.write_text("\n".join(lines[:-1]), encoding="utf-8")
+    with pytest.raises(PlaygroundError) as caught:
+        read_steps(file(steps[:1]))
+    assert keys(caught) == ["error.recording_short"]
+    last = json.loads(lines[-1])
+    del last["result"]["peak"]
+    own.write_text("\n".join([*lines[:-1], json.dumps(last)]), encoding="utf-8")
+    with pytest.raises(PlaygroundError) as caught:
+        check_figures(read_steps(file([_step(), *steps])))
+    assert [(found.key, found.values["step"]) for found in caught.value.problems] == [
+        ("error.talk_damaged", number) for number in (2, 4, 5)
+    ]
 
 
 def test_all_problems_of_a_file_are_named_at_once(file, tmp_path):

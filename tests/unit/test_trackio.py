@@ -12,7 +12,7 @@ import pytest
 from playground import compat_trackio, runs
 from playground.__main__ import main
 from playground.errors import PlaygroundError
-from playground.runs.recordings import replay
+from playground.runs.recordings import FOLDER, replay
 from playground.settings import Settings
 from playground.share import trackio_import
 from playground.share.trackio_import import import_run, metrics_of
@@ -55,15 +55,20 @@ def trackio(tmp_path, monkeypatch):
     trackio = pytest.importorskip("trackio")
     from trackio import sqlite_storage, utils
 
-    def refuse(*_):
-        raise AssertionError("a connection was opened")
+    opened = []
+
+    def refuse(*asked):
+        opened.append(asked)
+        raise OSError("no network")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr("trackio.bucket_storage.download_bucket_to_trackio_dir", refuse)
     monkeypatch.setenv("TRACKIO_BUCKET_ID", "somebody/bucket")
     monkeypatch.setattr(sqlite_storage.SQLiteStorage, "_dataset_import_attempted", False)
     for module in (sqlite_storage, utils):
         monkeypatch.setattr(module, "TRACKIO_DIR", tmp_path / "trackio")
-    return trackio
+    yield trackio
+    assert not opened  # Trackio itself passes over a download that fails
 
 
 def _metrics(run):
@@ -175,7 +180,7 @@ def test_a_reserved_project_and_an_unwritable_folder_are_sentences(run, trackio,
 
 @needs_trackio
 def test_the_command_ends_in_one_json_object(tmp_path, trackio, capsys):
-    made = replay(trackio_import.recordings.FOLDER / "demo-en.jsonl", tmp_path)
+    made = replay(FOLDER / "demo-en.jsonl", tmp_path)
     main(["trackio", made.id, "--runs", str(tmp_path), "--project", "talk"])
     out = capsys.readouterr()
     result = json.loads(out.out)

@@ -70,6 +70,37 @@ def test_weights_that_are_stored_as_codes_are_not_drawn(tmp_path):
         assert keys(caught) == ["error.lab_quantized"]
 
 
+def test_a_model_in_torchs_own_files_is_drawn_like_one_in_safetensors(model, tmp_path):
+    expected = weight_picture(str(model), "", "int4")
+    tensors = load_file(next(model.glob("*.safetensors")))
+    halves = [dict(list(tensors.items())[::2]), dict(list(tensors.items())[1::2])]
+    (tmp_path / "config.json").write_text((model / "config.json").read_text())
+    for number, half in enumerate(halves, 1):
+        torch.save(half, tmp_path / f"pytorch_model-0000{number}-of-00002.bin")
+    torch.save({"step": 3}, tmp_path / "training_args.bin")
+    assert weight_picture(str(tmp_path), "", "int4") == expected
+
+
+class _Harmful:
+    def __reduce__(self):
+        return open, ("harmed", "w")
+
+
+@pytest.mark.parametrize("content", [_Harmful(), {"layer.weight": _Harmful()}, "legacy", "cut"])
+def test_nothing_in_torchs_files_is_run_and_what_cannot_be_mapped_is_named(content, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    file = tmp_path / "pytorch_model.bin"
+    tensors = {"layer.weight": torch.ones(8, 8)}
+    legacy = {"_use_new_zipfile_serialization": content != "legacy"}
+    torch.save(tensors if isinstance(content, str) else content, file, **legacy)
+    if content == "cut":
+        file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(PlaygroundError) as caught:
+        weight_picture(str(tmp_path), "", "int4")
+    assert keys(caught) == ["error.weight_files"] and not (tmp_path / "harmed").exists()
+
+
 def test_a_model_without_safetensors_or_without_layers_says_so(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "pytorch_model.bin").write_bytes(b"")

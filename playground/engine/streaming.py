@@ -1,0 +1,81 @@
+"""Decide how many layers are streamed from main memory, before anything is loaded, and say which they are."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+
+from transformers import PreTrainedConfig
+
+from playground.engine.job import JobContext
+from playground.errors import PlaygroundError, problem
+from playground.memory import meter
+from playground.memory.card_limit import available_memory, capacity
+from playground.model.dtype import compute_dtype
+from playground.model.load import LoadedModel
+from playground.model.streamed_load import streaming_problem
+from playground.predict import meta_model
+from playground.predict.phases import Target
+from playground.predict.streamed_choice import can_stream, choose_streamed_layers, streaming_need
+from playground.settings import Load, Settings, streamed_count
+
+logger = logging.getLogger(__name__)
+
+
+def decided_load(context: JobContext, config: PreTrainedConfig, settings: Settings, fine_tunes: bool) -> Load:
+    """The load settings with a number of streamed layers; "auto" becomes 0 wherever the model fits without.
+
+    fine_tunes: whether these settings' fine-tune has to fit, not only the loaded model. Raises PlaygroundError for a
+    number of layers that this model can't be streamed with, and for several processes.
+    """
+    load, device = settings.load, context.team.device
+    count = streamed_count(load)
+    if count:
+        _check(context, config, load, count)
+        return load
+    if load.streamed_layers != "auto" or device != "cuda" or not context.predicts_memory:
+        return replace(load, streamed_layers="0")
+    try:
+        target = Target(device, compute_dtype(load, device)[0], available_memory(load, device))
+        layers = _layers(config, load, target)
+        if not can_stream(config, settings if fine_tunes else Settings(), layers):
+            return replace(load, streamed_layers="0")
+        need = streaming_need(config, target, fine_tunes)
+        chosen = choose_streamed_layers(need, settings, layers, capacity(load, device))
+    except Exception:  # what can't be predicted is loaded as it always was
+        logger.exception("how many layers to stream can't be predicted")
+        chosen = None
+    return replace(load, streamed_layers=str(chosen or 0))
+
+
+def check_main_memory(prediction: dict) -> None:
+    """Raise PlaygroundError where streamed layers need more main memory than there is."""
+    need, room = prediction.get("main_memory", 0), meter.available_main_memory()
+    if need > room:
+        raise problem("error.streamed_main_memory", need_bytes=need, capacity_bytes=room)
+
+
+def streamed_events(loaded: LoadedModel) -> Iterator[dict]:
+    """Which layers are streamed, where any are: a `streamed` event and a note."""
+    streamed = loaded.streamed
+    if not streamed:
+        return
+    count, layers = len(streamed.numbers), len(streamed.layers)
+    yield {"kind": "streamed", "layers": streamed.numbers, "total": layers, "bytes": streamed.bytes}
+    values = {"count": count, "layers": layers, "size_bytes": streamed.bytes}
+    yield {"kind": "note", "key": "note.streamed", "values": values}
+
+
+def _check(context: JobContext, config: PreTrainedConfig, load: Load, count: int) -> None:
+    if not context.predicts_memory:
+        raise problem("error.streamed_processes")
+    device = context.team.device
+    target = Target(device, compute_dtype(load, device)[0])
+    error: PlaygroundError | None = streaming_problem(config, _layers(config, load, target), count)
+    if error:
+        raise error
+
+
+def _layers(config: PreTrainedConfig, load: Load, target: Target) -> int:
+    plain = replace(load, streamed_layers="0")
+    kinds = meta_model.model_facts(config, plain, target.dtype, target.device).kinds
+    return sum(len(stack) for stack in kinds)

@@ -1,0 +1,66 @@
+"""What streamed layers change in an allocation trace: their weights aren't on the device, the buffers for them are."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from playground.model.streaming import BUFFERS, LEAST_BYTES, streamed_numbers
+from playground.predict.allocation_trace import AllocationEvent
+from playground.settings import Load, streamed_count
+
+STREAMED_PARTS = ("weights", "quant_constants")
+
+
+def without_streaming(load: Load) -> Load:
+    """The settings under which the same network is traced: it doesn't depend on where its weights wait."""
+    return replace(load, streamed_layers="0")
+
+
+def bytes_by_layer(events: Sequence[AllocationEvent]) -> dict[int, int]:
+    """Bytes of each repeated layer's weights that are streamed if the layer is."""
+    sizes: dict[int, int] = {}
+    for event in events:
+        if not event.is_free and event.layer >= 0 and _is_streamable(event):
+            sizes[event.layer] = sizes.get(event.layer, 0) + event.size
+    return sizes
+
+
+def with_streamed_layers(
+    events: Sequence[AllocationEvent], load: Load, layers: int
+) -> tuple[list[AllocationEvent], int]:
+    """The events of a whole network of so many layers with some of them streamed, and their bytes in main memory."""
+    count = min(streamed_count(load), layers)
+    if not count:
+        return list(events), 0
+    numbers = set(streamed_numbers(count, layers))
+    sizes = {layer: size for layer, size in bytes_by_layer(events).items() if layer in numbers}
+    largest = max(sizes.values(), default=0)
+    kept = [AllocationEvent(block, largest, "weights") for block in range(BUFFERS)]
+    blocks: dict[int, int] = {}
+    removed: set[int] = set()
+    for event in events:
+        if event.is_free:
+            if event.block not in removed:
+                kept.append(event._replace(block=blocks[event.block]))
+        elif event.layer in numbers and _is_streamable(event):
+            removed.add(event.block)
+        else:
+            blocks[event.block] = len(kept)
+            kept.append(event._replace(block=len(kept)))
+    return kept, sum(sizes.values())
+
+
+def saved_bytes(load: Load, by_layer: dict[int, int], weights: dict[int, int]) -> tuple[int, int]:
+    """Bytes of the device that streaming saves, and bytes that it copies for one pass.
+
+    by_layer: bytes of each traced layer's weights; weights: how many layers of the whole network each stands for.
+    """
+    layers = sum(weights.values())
+    count = min(streamed_count(load), layers)
+    if not count or not by_layer:
+        return 0, 0
+    mean = sum(size * weights[layer] for layer, size in by_layer.items()) / layers
+    return int(count * mean) - BUFFERS * max(by_layer.values()), int(count * mean)
+
+
+def _is_streamable(event: AllocationEvent) -> bool:
+    return event.part in STREAMED_PARTS and event.size >= LEAST_BYTES

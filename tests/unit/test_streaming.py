@@ -1,0 +1,76 @@
+"""Streamed layers compute what resident ones do, to the bit, with two buffers and copies in the order of computing."""
+
+import pytest
+import torch
+from streamed_toys import KINDS, LAYERS, answer, loss_and_gradients, tuned
+
+from playground.memory.ledger import bytes_by_part
+from playground.model.streaming import BUFFERS, StreamedLayers, streamed_numbers
+from playground.train.checkpointing import CheckpointPolicy
+
+FAMILIES = ("gpt_neox", "gpt2", "gemma2", "mixtral", "falcon")
+POLICIES = {"16": ("off", "2", "offload"), "nf4": ("off", "all")}
+
+
+def assert_bit_equal(streamed, resident):
+    assert len(streamed) == len(resident)
+    for one, other in zip(streamed, resident):
+        assert one.isfinite().all() and torch.equal(one, other)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_loss_gradients_and_answers_are_those_of_resident_layers(kind):
+    results = []
+    for count in (4, 0):
+        model, _ = tuned("llama", kind, count, "cpu")
+        results.append([answer(model, "cpu")])
+        for how in POLICIES.get(kind, ("all",)):
+            results[-1] += loss_and_gradients(model, "cpu", CheckpointPolicy(how))
+        results[-1].append(answer(model, "cpu"))
+    assert_bit_equal(*results)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_computes_the_same(family):
+    results = []
+    for count in (3, 0):
+        model, _ = tuned(family, "16", count, "cpu")
+        results.append([*loss_and_gradients(model, "cpu", CheckpointPolicy("off")), answer(model, "cpu")])
+    assert_bit_equal(*results)
+
+
+def test_layers_share_two_buffers_and_wait_in_main_memory():
+    model, streamed = tuned("llama", "16", 4, "cpu")
+    layers = [layer.self_attn.q_proj.base_layer.weight for layer in streamed.layers]
+    places = [layers[number].data_ptr() for number in streamed.numbers]
+    assert len(set(places)) == BUFFERS == 2 and places[0] == places[2] != places[1]
+    weights = sum(p.nbytes for p in streamed.layers[0].parameters() if p.nbytes >= 2048 and not p.requires_grad)
+    assert streamed.bytes == 4 * weights
+    resident, _ = tuned("llama", "16", 0, "cpu")
+    saved = bytes_by_part(resident)["weights"] - bytes_by_part(model)["weights"]
+    assert saved == (4 - BUFFERS) * weights
+
+
+@pytest.mark.parametrize("how", ["off", "all"])
+def test_copies_are_in_the_order_of_computing_and_no_layer_is_copied_without_need(monkeypatch, how):
+    model, streamed = tuned("llama", "16", LAYERS, "cpu")
+    loss_and_gradients(model, "cpu", CheckpointPolicy(how))
+    fetched, fetch = [], StreamedLayers._fetch
+
+    def noted(self, position):
+        if self._holds[position % BUFFERS] != position:
+            fetched.append(position)
+        fetch(self, position)
+
+    monkeypatch.setattr(StreamedLayers, "_fetch", noted)
+    copied = streamed.copied
+    loss_and_gradients(model, "cpu", CheckpointPolicy(how))
+    # the last two layers are there from the forward pass when the backward pass begins, the first two after it
+    assert fetched[-6:] == [2, 3, 4, 2, 1, 0]
+    assert streamed.copied - copied == len(fetched) * streamed.bytes // 5
+    assert streamed.take_stall() > 0 == streamed.take_stall()
+
+
+@pytest.mark.parametrize("count,numbers", [(0, []), (3, [0, 2, 4]), (4, [0, 1, 2, 4]), (5, [0, 1, 2, 3, 4])])
+def test_streamed_layers_are_spread_evenly(count, numbers):
+    assert streamed_numbers(count, LAYERS) == numbers
