@@ -7,6 +7,7 @@ backward; an element-wise operator takes one for every element. Kinds are measur
 """
 
 import functools
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -70,13 +71,13 @@ def work_of(function: Any, args: tuple, kwargs: dict, result: Any) -> tuple[Work
         return (_attention(name, args, result),)
     if namespace == "bitsandbytes":
         return tuple(_of_bitsandbytes(name, args, result))
-    moved = _bytes(result) if name in GATHERS else _bytes((args, kwargs))
+    written, elements = _sizes(result)
+    read, most = (written, elements) if name in GATHERS else _sizes((args, kwargs) if kwargs else args)
     if name == "convolution":
         kernel = args[1]
-        return (Work(f"product:{_dtype(result)}", 2 * result.numel() * kernel[0].numel(), moved + _bytes(result)),)
-    elements = max(_largest(result), _largest((args, kwargs)) if name not in GATHERS else 0)
+        return (Work(f"product:{_dtype(result)}", 2 * result.numel() * kernel[0].numel(), read + written),)
     kind = "slow" if name in SLOW else "elementwise"
-    return (Work(f"{kind}:{_dtype(result)}", elements, moved + _bytes(result)),)
+    return (Work(f"{kind}:{_dtype(result)}", max(elements, most), read + written),)
 
 
 def matrix_product(m: int, n: int, k: int, dtype: str, moved: float, count: int = 1, transposed: bool = False) -> Work:
@@ -138,7 +139,7 @@ def _of_bitsandbytes(name: str, args: tuple, result: Any) -> Iterator[Work]:
     elif name == "dequantize_4bit":
         yield Work(f"dequantize:{_dtype(result)}", result.numel(), moved)
     else:
-        yield Work(f"elementwise:{_dtype(result)}", _largest((args, result)), moved)
+        yield Work(f"elementwise:{_dtype(result)}", _sizes((args, result))[1], moved)
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:
@@ -153,18 +154,23 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
 
 def _elements(tensor: torch.Tensor) -> int:
     """Numbers that a tensor has in memory: one that is broadcast counts once."""
-    count = 1
-    for size, stride in zip(tensor.shape, tensor.stride()):
-        count *= size if stride else 1
-    return count if tensor.numel() else 0
+    count = tensor.numel()
+    if count and 0 in (strides := tensor.stride()):
+        count = math.prod(size for size, stride in zip(tensor.shape, strides) if stride)
+    return count
+
+
+def _sizes(value: Any) -> tuple[int, int]:
+    """Bytes of all tensors in a value, and numbers of the largest."""
+    size = largest = 0
+    for tensor in _tensors(value):
+        size += _elements(tensor) * tensor.element_size()
+        largest = max(largest, tensor.numel())
+    return size, largest
 
 
 def _bytes(value: Any) -> int:
-    return sum(_elements(tensor) * tensor.element_size() for tensor in _tensors(value))
-
-
-def _largest(value: Any) -> int:
-    return max((tensor.numel() for tensor in _tensors(value)), default=0)
+    return _sizes(value)[0]
 
 
 def _dtype(value: Any) -> str:

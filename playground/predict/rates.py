@@ -11,7 +11,7 @@ import math
 import os
 from bisect import bisect_left
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 
@@ -124,9 +124,12 @@ def scaled_rates(rates: Rates, name: str, operations: float, bandwidth: float) -
     return replace(rates, name=name, tables=tables, source="estimated")
 
 
+_version = cache(version)  # reads a file
+
+
 def _file(device: str, name: str) -> Path:
     threads = os.environ.get("OMP_NUM_THREADS") or os.cpu_count()
-    machine = {"schema": SCHEMA, "device": device, "name": name, "torch": version("torch")}
-    machine |= {"bitsandbytes": version("bitsandbytes"), "threads": threads if device == "cpu" else 0}
+    machine = {"schema": SCHEMA, "device": device, "name": name, "torch": _version("torch")}
+    machine |= {"bitsandbytes": _version("bitsandbytes"), "threads": threads if device == "cpu" else 0}
     key = hashlib.sha256(json.dumps(machine).encode()).hexdigest()[:16]
     return catalog.cache_folder() / "rates" / f"{key}.json"

@@ -29,9 +29,13 @@ def calls_of(traced: TracedModel) -> list[Calls]:
     stand for all.
     """
     counts: Counter[tuple[str, Work]] = Counter()
-    for (stage, layer, kernels), count in traced.trace.work.items():
-        if stage != OF_ALL_LAYERS:
-            for work in kernels:
+    for (stage, layer), calls in traced.trace.work.items():
+        if stage == OF_ALL_LAYERS:
+            continue
+        repeated = Counter(map(id, calls))  # calls that are alike share one tuple: thousands needn't be compared
+        kernels_by_id = {id(kernels): kernels for kernels in calls}
+        for key, count in repeated.items():
+            for work in kernels_by_id[key]:
                 counts[stage, work] += count * traced.multiplicity(layer)
     return sorted(Calls(stage, *work, count / traced.traced_share) for (stage, work), count in counts.items())
 
