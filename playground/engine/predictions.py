@@ -31,10 +31,10 @@ from playground.model.load import LoadedModel
 from playground.predict import phases
 from playground.predict.heaviest import predict_heaviest_step
 from playground.predict.phase_traces import CHAT_ROWS
-from playground.predict.rates import kept_rates
 from playground.predict.seconds import predict_step_seconds
 from playground.predict.work import Calls
 from playground.settings import Load, Settings
+from playground.speed.rates import kept_rates
 from playground.train.batching import Batcher
 
 logger = logging.getLogger(__name__)

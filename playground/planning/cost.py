@@ -11,7 +11,6 @@ from playground.errors import PlaygroundError, problem
 from playground.planning.durations import run_durations
 from playground.planning.forecast import check_context_length, resolve_target
 from playground.predict.heaviest import predict_heaviest_step
-from playground.predict.machine_rates import known_peak_rates
 from playground.predict.peak_rate_estimate import (
     RELATIVE_TOKEN_SECONDS,
     MeanStep,
@@ -19,6 +18,7 @@ from playground.predict.peak_rate_estimate import (
     step_work,
 )
 from playground.settings import Settings, Train
+from playground.speed.machine_rates import known_peak_rates
 from playground.train.loop import total_steps
 
 NOT_PREDICTED: dict[str, Any] = {

@@ -4,9 +4,9 @@ from functools import cache
 
 from playground.catalog.cards import cards
 from playground.planning.client import this_machine
-from playground.predict.machine_rates import rates_of_machine
-from playground.predict.rates import Rates
 from playground.predict.seconds import predict_step_seconds
+from playground.speed.machine_rates import rates_of_machine
+from playground.speed.rates import Rates
 
 _machine = cache(this_machine)  # asks the GPU's driver
 

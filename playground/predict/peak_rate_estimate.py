@@ -16,7 +16,8 @@ from transformers import PreTrainedConfig
 from playground import compat
 from playground.predict import meta_model
 from playground.settings import Load, Settings
-from playground.train.layer_rates import ASSUMED_RATE, LAUNCH_SECONDS, RATE_REACHED, linear_weights
+from playground.speed.plan_rates import ASSUMED_RATE, LAUNCH_SECONDS, RATE_REACHED
+from playground.train.layer_rates import linear_weights
 from playground.train.memory_policy import FIXED_TOKENS, OFFLOAD_COST
 
 # Time of a trained token relative to 16 bits, by bit width: OpenCALM-7B on an H100 (tests/bench/README.md).

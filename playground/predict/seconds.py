@@ -6,8 +6,8 @@ calling operators; a GPU computes while the processor calls the next ones, so th
 
 from collections.abc import Iterable
 
-from playground.predict.rates import Rates
 from playground.predict.work import OF_ALL_LAYERS, ONCE_A_STEP, Calls
+from playground.speed.rates import Rates
 
 
 def predict_seconds(calls: Iterable[Calls], rates: Rates, phase: str) -> dict | None:

@@ -188,9 +188,9 @@ def measure_step_and_chat(name: str, options: argparse.Namespace) -> dict:
     import torch
 
     from playground.predict import phases
-    from playground.predict.rates import Rates
     from playground.predict.seconds import predict_seconds, predict_token_seconds
     from playground.settings import Settings
+    from playground.speed.rates import Rates
 
     model, bits, policy, rows, adapter = name.split(":")
     device, examples = options.device, _examples(rows, options.toy)
@@ -388,9 +388,9 @@ _clock = time.perf_counter
 def use_own_time() -> None:
     """Take the processor's seconds instead of the clock's, also to calibrate; with one thread."""
     global _clock
-    from playground.predict import calibration
+    from playground.speed import kernels
 
-    _clock = calibration.clock = time.process_time
+    _clock = kernels.clock = time.process_time
     os.environ["OMP_NUM_THREADS"] = "1"
 
 

@@ -11,8 +11,8 @@ from toy_rows import write_numbered_rows
 from playground.data.lengths import Lengths, histogram
 from playground.i18n import LANGUAGES, translate
 from playground.planning import rows as row_questions
-from playground.predict.machine_rates import known_peak_rates
 from playground.settings import Settings
+from playground.speed.machine_rates import known_peak_rates
 from playground.ui import cost_view
 from playground.ui.tables import duration
 

@@ -12,12 +12,13 @@ from transformers import LlamaConfig
 from playground.i18n import LANGUAGES, translate
 from playground.memory import meter
 from playground.planning import durations
-from playground.predict import calibration, machine_rates, phases, rates
+from playground.predict import calibration, phases
 from playground.predict.allocation_trace import AllocationTrace
-from playground.predict.rates import Rates, interpolate, keep_rates, kept_rates, scaled_rates
 from playground.predict.seconds import predict_seconds, predict_step_seconds, predict_token_seconds
 from playground.predict.work import Calls
 from playground.settings import Settings
+from playground.speed import machine_rates, rates
+from playground.speed.rates import Rates, interpolate, keep_rates, kept_rates, scaled_rates
 from playground.ui import memory_figures
 from playground.ui.tables import significant
 

@@ -18,9 +18,9 @@ from playground.memory import card_limit, constants, meter
 from playground.memory.peaks import PeakTracker
 from playground.predict import phases
 from playground.predict.heaviest import heaviest_batch
-from playground.predict.rates import Rates
 from playground.runs import accuracy
 from playground.settings import Generation, Load, Train
+from playground.speed.rates import Rates
 from playground.train import batching, loop
 from playground.train.memory_policy import MemoryPlan
 from playground.train.parallel import Team

@@ -10,7 +10,7 @@ import re
 
 from playground import ASSETS
 from playground.catalog.cards import cards
-from playground.predict.rates import Rates, kept_rates, scaled_rates
+from playground.speed.rates import Rates, kept_rates, scaled_rates
 
 REFERENCE = "card_rates.json"  # in assets/catalog/: what calibration.py measured on the GPU that estimates rest on
 OTHER_VARIANT = r"(?! ?(?:Ti|SUPER|D|Laptop)\b)"  # a device name that continues like this is another GPU's
