@@ -5,7 +5,8 @@ A phase is load, chat or tune. Predicted: a `memory_predicted` event {"phase", "
 "verdict"}. Measured: a `memory_measured` event {"phase", "parts", "peak": bytes by kind}. runs/accuracy.py pairs them.
 
 Seconds of a fine-tune's steps go beside them, where this machine's speed is known (predict/calibration.py):
-`time_predicted` {"phase", "unit": "step", "seconds" of one, "source"} and `time_measured` {"phase", "unit", "seconds"}.
+`time_predicted` {"phase", "unit": "step", "seconds" of one, "source" (Rates.trust)} and `time_measured` {"phase",
+"unit", "seconds"}.
 
 A process that has worked before takes more than a fresh one, which the constants of memory/constants.py describe: what
 it is measured to hold beyond them before the phase begins is `held`, and part of the bytes predicted.

@@ -26,8 +26,8 @@ def rates_for(device: str, capacity: int) -> list[tuple[Rates, dict]]:
 def with_durations(predictions: dict[str, dict], device: str, capacity: int) -> dict[str, dict]:
     """Predictions by phase without their calls; a fine-tune's with "time", where speeds are known.
 
-    "time": [{"card", "seconds" (of a step), "source": "measured" or "estimated"}]. A chat has none: on CPUs its tokens
-    are predicted 40 % too fast (tests/bench/README.md).
+    "time": [{"card", "seconds" (of a step), "source" (Rates.trust)}]. A chat has none: on CPUs its tokens are predicted
+    40 % too fast (tests/bench/README.md).
     """
     rates = rates_for(device, capacity)
     timed = {}
@@ -54,7 +54,7 @@ def run_durations(prediction: dict, device: str, name: str, steps: int) -> list[
     """The duration of that many steps on a device (a GPU's id in the catalog, or a device's name), by each of its GPUs.
 
     prediction: predict_heaviest_step's. Returns [{"card", "seconds", "bound" ("compute" or "launch"), "source"
-    ("measured" on this machine, or "estimated")}], with "sheet", the data sheet that an estimate rests on.
+    (Rates.trust), "sheet" (the data sheet that an estimate rests on)}].
     """
     durations = []
     for rates, peak in rates_of_machine(device, name):

@@ -157,8 +157,9 @@ def fastest_settings(settings: Settings, capacity: int) -> list[dict]:
 
     For each bit width, the checkpointing that `auto` chooses for such a GPU, and "all", which leaves more memory free.
     Ranked by the predicted seconds of a step where such a GPU's speed is known, else by an assumed time of a token.
-    Returns [{"speed" (relative to the best), "bits", "checkpointing", "tokens", "need"}]. `need` is what a forecast of
-    just these settings says: `auto` itself measures a forward pass first, which can fragment the allocator's memory.
+    Returns [{"speed" (relative to the best), "seconds" (of a step, or None), "bits", "checkpointing", "tokens",
+    "need"}]. `need` is what a forecast of just these settings says: `auto` itself measures a forward pass first, which
+    can fragment the allocator's memory.
     """
     options: dict[tuple[int, str, int], tuple[float, float | None, dict]] = {}  # (work, seconds of a step, option)
     rates = next((one for one, _ in rates_for("cuda", capacity)), None)
@@ -172,7 +173,10 @@ def fastest_settings(settings: Settings, capacity: int) -> list[dict]:
                 work = chosen["work"] * relative_token_seconds(replace(settings.load, bits=bits))
                 options[plan] = work, step_seconds(chosen, rates) if rates else None, option
     known = all(seconds for _, seconds, _ in options.values())
-    times = [(seconds if known and seconds else work, option) for work, seconds, option in options.values()]
+    times = [
+        (seconds if known and seconds else work, option | {"seconds": seconds if known else None})
+        for work, seconds, option in options.values()
+    ]
     ranked = sorted(times, key=lambda pair: pair[0])
     return [{"speed": round(ranked[0][0] / time, 3), **option} for time, option in ranked]
 

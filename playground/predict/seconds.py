@@ -14,7 +14,8 @@ def predict_seconds(calls: Iterable[Calls], rates: Rates, phase: str) -> dict | 
     """Seconds of these calls on that device; None where a kind among them was never measured.
 
     phase: "tune" or "chat", whose calls cost differently. Returns {"seconds", "kernels" and "calls" (the two sums),
-    "kinds": {kind: seconds of its kernels}, "bound": "compute" or "launch", "source": "measured" or "estimated"}.
+    "kinds": {kind: seconds of its kernels}, "bound": "compute" or "launch", "source": "measured", "rough" or
+    "estimated" (Rates.trust)}.
     """
     if phase not in rates.call:
         return None
@@ -36,7 +37,7 @@ def predict_seconds(calls: Iterable[Calls], rates: Rates, phase: str) -> dict | 
         "calls": calling,
         "kinds": kinds,
         "bound": "compute" if kernels >= calling else "launch",
-        "source": rates.source,
+        "source": rates.trust,
     }
 
 

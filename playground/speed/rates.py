@@ -23,6 +23,7 @@ BY_BYTES = (
     *("elementwise", "narrow_m", "narrow_n", "narrow_k", "narrow_m_t", "narrow_n_t", "narrow_k_t"),
     *("dequantize", "gemv_4bit", "to_host", "to_device"),
 )
+COMPARED = ("cpu",)  # devices whose predicted seconds were compared with measured ones (tests/bench/README.md)
 STAND_INS = {"float16": "bfloat16", "bfloat16": "float16", "bool": "bfloat16"}  # types of about the same speed
 
 
@@ -33,7 +34,7 @@ class Rates:
     device: "cuda" or "cpu". name: the device's. tables: {kind: [[size, seconds], …]}, sizes ascending: bytes for the
     kinds of BY_BYTES, else operations. call: seconds that the processor takes to call an operator, by phase. kernel:
     the least seconds of a kernel on a GPU. token: seconds between two tokens of a chat besides the model. source:
-    "measured" or "estimated".
+    "measured" on this machine, or "estimated" from another GPU.
     """
 
     device: str
@@ -68,6 +69,11 @@ class Rates:
         if name.endswith("_t"):
             return self._table(name.removesuffix("_t"), dtype)
         return self.tables.get(name)
+
+    @property
+    def trust(self) -> str:
+        """How predictions at these rates are labelled: `source`, or "rough" where their error was never measured."""
+        return "rough" if self.source == "measured" and self.device not in COMPARED else self.source
 
     @cached_property
     def bytes_per_second(self) -> float:

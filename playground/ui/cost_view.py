@@ -11,6 +11,7 @@ from playground.ui.tables import duration, number
 
 TICK_BARS, MAX_TICKS = (1, 2, 5, 10, 20, 50), 6  # from tick to tick
 MANY_TRUNCATED = 0.05  # share of the answers from which the loss is shown as a problem
+TIME_KEYS = {"measured": "cost.predicted", "rough": "cost.rough", "estimated": "cost.estimated"}  # by their source
 
 
 def draw(translate: Callable, lang: str, cost: dict) -> str:
@@ -140,9 +141,10 @@ def _durations(translate: Callable, cost: dict) -> list[str]:
         lines.append(translate("cost.measured", time=time, run=measured["run"], tokens_per_s=speed))
     for estimate in cost["estimates"]:
         if "sheet" in estimate:
-            key = {"measured": "cost.predicted", "estimated": "cost.estimated"}[estimate["source"]]
             time = duration(estimate["seconds"])
-            lines.append(translate(key, card=estimate["card"], time=time, sheet=estimate["sheet"]))
+            lines.append(
+                translate(TIME_KEYS[estimate["source"]], card=estimate["card"], time=time, sheet=estimate["sheet"])
+            )
             continue
         lines.append(
             translate(

@@ -133,6 +133,7 @@ def test_seconds_are_the_longer_of_computing_and_moving_and_on_a_cpu_calls_besid
     gpu = Rates("cuda", "a card", TABLES, {"tune": 1e-2, "chat": 1e-5})
     assert predict_seconds(calls, gpu, "tune")["seconds"] == pytest.approx(0.1)  # ten calls take longer than computing
     assert predict_seconds(calls, gpu, "tune")["bound"] == "launch"
+    assert predict_seconds(calls, gpu, "tune")["source"] == "rough"  # never compared with a GPU's real steps
 
 
 def test_what_was_never_measured_has_no_seconds():
@@ -240,7 +241,9 @@ def test_the_plan_says_how_long_a_step_takes_and_how_that_is_known(lang):
         {"card": "H100", "seconds": 0.4213, "source": "measured"},
         {"card": "A100", "seconds": 1.26, "source": "estimated"},
     ]
-    measured, estimated = memory_figures.durations(translate_to, {"time": times})
+    times.append({"card": "H200", "seconds": 3.0, "source": "rough"})
+    measured, estimated, rough = memory_figures.durations(translate_to, {"time": times})
+    assert translate(lang, "plan.time.rough", card="H200") in rough
     assert "0.42" in measured and translate(lang, "plan.time.measured", card="H100") in measured
     assert "1.3" in estimated and translate(lang, "plan.time.estimated", card="A100") in estimated
     assert memory_figures.durations(translate_to, {}) == []
