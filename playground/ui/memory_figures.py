@@ -10,7 +10,7 @@ from html import escape
 from playground import catalog
 from playground.catalog.cards import cards, verdict
 from playground.i18n import format_bytes
-from playground.ui.tables import significant
+from playground.ui.tables import step_time
 
 PHASES = ("load", "chat", "tune")
 PARTS = (
@@ -213,7 +213,7 @@ def durations(translate: Callable, phase: dict) -> list[str]:
     texts = []
     for time in phase.get("time", ()):
         source = translate(f"plan.time.{time['source']}", card=time["card"])
-        texts.append(translate("plan.time.tune", seconds=significant(time["seconds"]), source=source))
+        texts.append(translate("plan.time.tune", time=step_time(translate, time["seconds"]), source=source))
     return texts
 
 

@@ -27,7 +27,7 @@ from playground.ui.plan_tab import (
     draw_waterfall,
     parse_inputs,
 )
-from playground.ui.tables import significant
+from playground.ui.tables import step_time
 
 # A figure of earlier settings is dimmed while the new one is computed. Values come as they were typed: Gradio's own
 # check would answer one outside a slider's range with a passing note, and the plan would never hear of it.
@@ -170,7 +170,7 @@ def _ranked_label(page: Page, option: dict) -> str:
     label = page.translate("plan.ranked.option", **option, at_once=batch, device_bytes=option["need"])
     if option["seconds"] is None:
         return label
-    return page.translate("plan.ranked.timed", option=label, seconds=significant(option["seconds"]))
+    return page.translate("plan.ranked.timed", option=label, time=step_time(page.translate, option["seconds"]))
 
 
 def _encode_option(option: dict) -> str:

@@ -5,7 +5,7 @@ from itertools import groupby
 
 from playground.i18n import format_bytes
 from playground.runs.accuracy import TOTALS, UNITS, Pair, Score
-from playground.ui.tables import significant, table
+from playground.ui.tables import step_time, table
 
 ACCURACY_HEAD = ("figure", "predicted", "measured", "error")
 SCORES_HEAD = ("figure", "count", "median", "worst")
@@ -46,7 +46,7 @@ def scores(translate: Callable, scores: Sequence[Score]) -> str:
 def _figure(translate: Callable, pair: Pair, value: float) -> str:
     """Bytes, or seconds, in words."""
     if pair.kind in UNITS:
-        return translate("accuracy.seconds", seconds=significant(value))
+        return step_time(translate, value)
     return format_bytes(round(value))
 
 

@@ -41,7 +41,8 @@ def test_an_option_names_the_seconds_of_a_step_where_they_are_known(lang):
     option = {"bits": 4, "checkpointing": "all", "tokens": 0, "need": 2**30, "speed": 1, "seconds": 0.4213}
     page = SimpleNamespace(translate=partial(translate, lang))
     unknown = _ranked_label(page, option | {"seconds": None})
-    assert _ranked_label(page, option) == translate(lang, "plan.ranked.timed", option=unknown, seconds="0.42")
+    time = translate(lang, "accuracy.seconds", seconds="0.42")
+    assert _ranked_label(page, option) == translate(lang, "plan.ranked.timed", option=unknown, time=time)
 
 
 @pytest.mark.slow

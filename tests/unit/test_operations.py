@@ -247,6 +247,10 @@ def test_the_plan_says_how_long_a_step_takes_and_how_that_is_known(lang):
     assert "0.42" in measured and translate(lang, "plan.time.measured", card="H100") in measured
     assert "1.3" in estimated and translate(lang, "plan.time.estimated", card="A100") in estimated
     assert memory_figures.durations(translate_to, {}) == []
+    [long] = memory_figures.durations(
+        translate_to, {"time": [{"card": "CPU", "seconds": 4000.0, "source": "measured"}]}
+    )
+    assert "1:06:40" in long
 
 
 def test_numbers_have_two_significant_digits_and_no_exponent():
