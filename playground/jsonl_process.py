@@ -37,6 +37,7 @@ from playground.process_log import keep_log
 
 PROJECT = Path(__file__).resolve().parents[1]
 LOG_LINES = 40  # of standard error that are kept in memory
+IDLE_SECONDS = 2.0  # without a request
 GRACE_SECONDS = 5.0  # between asking a process to end and killing it
 
 Message = dict[str, Any]
@@ -219,13 +220,18 @@ class Server:
     def announce_ready(self, **facts: Any) -> None:
         self._write({"ready": facts})
 
-    def serve(self, answer: Callable[[str, dict, Emit], Any]) -> NoReturn:
+    def serve(
+        self, answer: Callable[[str, dict, Emit], Any], when_idle: Callable[[], object] | None = None
+    ) -> NoReturn:
         """Answer requests for ever: `answer(do, arguments, emit)` returns the result; `emit(event)` sends an event.
 
-        What it raises becomes the request's error, its traceback goes to the log.
+        What it raises becomes the request's error, its traceback goes to the log. when_idle: called once after each
+        request, where none has come for IDLE_SECONDS; the next one waits for its end.
         """
+        idle: Callable[[], object] | None = None
         while True:
-            request = self._requests.get()
+            request = self._next_request(idle)
+            idle = when_idle
             request_id = request["id"]
             self._begin(request_id)
             try:
@@ -242,6 +248,17 @@ class Server:
                 self._write({"id": request_id, "error": as_playground_error(error).to_dict()})
             if ENDING.cause:
                 os._exit(ENDING.status)
+
+    def _next_request(self, idle: Callable[[], object] | None) -> Message:
+        if idle:
+            try:
+                return self._requests.get(timeout=IDLE_SECONDS)
+            except queue.Empty:
+                try:
+                    idle()
+                except Exception:
+                    traceback.print_exc()
+        return self._requests.get()
 
     def _emit(self, request_id: int, event: dict) -> None:
         self._write({"id": request_id, "event": event})

@@ -25,6 +25,7 @@ os.environ |= {
     "PLAYGROUND_CACHE": str(_HOME / "cache"),
     "TOKENIZERS_PARALLELISM": "false",
     "GRADIO_ANALYTICS_ENABLED": "False",
+    "PLAYGROUND_CALIBRATE": "0",  # tests that need a speed say which
     "OMP_NUM_THREADS": "1",  # threads that wait for each other cost toys more than they save
 }
 

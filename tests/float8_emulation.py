@@ -12,7 +12,7 @@ from playground.model import float8, int8_fast, nf4_fast
 from playground.train import quantized_ops
 
 
-def _quantize_tokens(x: Tensor, factors: Tensor | None) -> tuple[Tensor, Tensor]:
+def quantize_tokens(x: Tensor, factors: Tensor | None) -> tuple[Tensor, Tensor]:
     codes, scales = float8.quantize_rows(x.float() if factors is None else x.float() * factors)
     return codes.view(float8.E4M3), scales
 
@@ -53,12 +53,12 @@ def _dense_float8(
 @contextlib.contextmanager
 def float8_products() -> Iterator[None]:
     """Within it, models loaded as fp8, nf4-fast or int8-fast multiply in 8 bits on the CPU too."""
-    kernels = SimpleNamespace(quantize_tokens=_quantize_tokens, transpose=lambda codes: codes.T.contiguous())
+    kernels = SimpleNamespace(quantize_tokens=quantize_tokens, transpose=lambda codes: codes.T.contiguous())
     int8_kernels = SimpleNamespace(quantize_tokens=_quantize_to_int8, multiply=_multiply_int8)
     with (
         mock.patch.object(float8, "has_products", lambda device: True),
         mock.patch.object(float8, "_kernels", lambda: kernels),
-        mock.patch.object(float8, "_multiply", _multiply),
+        mock.patch.object(float8, "multiply", _multiply),
         mock.patch.object(int8_fast, "has_products", lambda device: True),
         mock.patch.object(int8_fast, "_kernels", lambda: int8_kernels),
         mock.patch.object(nf4_fast, "_kernels", lambda: SimpleNamespace(dense_float8=_dense_float8)),

@@ -21,6 +21,24 @@ def local_shard(tensor: Any) -> Any:
     return getattr(tensor, "_local_tensor", tensor)
 
 
+_kernel_observer: Callable[[str, float, float], None] | None = None
+
+
+def observe_meta_kernels(observer: Callable[[str, float, float], None] | None) -> None:
+    """Set who is told of kernels that on the meta device are no operator, by `count_meta_kernel`; None: nobody."""
+    global _kernel_observer
+    _kernel_observer = observer
+
+
+def count_meta_kernel(kind: str, operations: float, size: float) -> None:
+    """Tell the observer of a kernel of this program that is called on the meta device, where only its results are made.
+
+    kind, operations, size (bytes): as in predict/operations.py.
+    """
+    if _kernel_observer:
+        _kernel_observer(kind, operations, size)
+
+
 def clear_cublas_workspaces() -> None:
     """Free cuBLAS' workspaces, which torch allocates at the first product: 96 MiB on an H100."""
     import torch

@@ -4,6 +4,10 @@ A phase is load, chat or tune. Predicted: a `memory_predicted` event {"phase", "
 "reserved" and "device_used" on CUDA, "rss" on a CPU; "need", the one of them that decides, "held", "capacity",
 "verdict"}. Measured: a `memory_measured` event {"phase", "parts", "peak": bytes by kind}. runs/accuracy.py pairs them.
 
+Seconds of a fine-tune's steps go beside them, where this machine's speed is known (predict/calibration.py):
+`time_predicted` {"phase", "unit": "step", "seconds" of one, "source" (Rates.trust)} and `time_measured` {"phase",
+"unit", "seconds"}.
+
 A process that has worked before takes more than a fresh one, which the constants of memory/constants.py describe: what
 it is measured to hold beyond them before the phase begins is `held`, and part of the bytes predicted.
 """
@@ -28,7 +32,10 @@ from playground.model.load import LoadedModel
 from playground.predict import phases
 from playground.predict.heaviest import predict_heaviest_step
 from playground.predict.phase_traces import CHAT_ROWS
+from playground.predict.seconds import predict_step_seconds
+from playground.predict.work import Calls
 from playground.settings import Load, Settings
+from playground.speed.rates import kept_rates
 from playground.train.batching import Batcher
 
 logger = logging.getLogger(__name__)
@@ -125,6 +132,23 @@ def with_more(prediction: dict, part: str, size: int) -> dict:
     return prediction | {"parts": parts} | {kind: prediction[kind] + size for kind in totals if kind in prediction}
 
 
+def _time_predicted(phase: str, calls: Sequence[Calls], share: float, device: str) -> Iterator[dict]:
+    """What a mean step of a fine-tune takes on this machine; nothing where that is unknown.
+
+    share: of the predicted step's tokens, those of a mean one.
+    """
+    rates = kept_rates(device, meter.hardware(device)["name"]) if phase == "tune" else None
+    predicted = predict_step_seconds(calls, rates, share) if rates else None
+    if predicted:
+        seconds, source = round(predicted["seconds"], 5), predicted["source"]
+        yield {"kind": "time_predicted", "phase": phase, "unit": "step", "seconds": seconds, "source": source}
+
+
+def measured_step_event(seconds: float) -> dict:
+    """The `time_measured` event of a fine-tune's steps; seconds: of one, on average."""
+    return {"kind": "time_measured", "phase": "tune", "unit": "step", "seconds": round(seconds, 5)}
+
+
 def measured_memory_event(
     phase: str, peaks: PeakTracker, parts: dict[str, int], earlier_peak: dict[str, int] | None = None
 ) -> dict:
@@ -201,10 +225,12 @@ def _predict(
     """
     try:
         fresh = predict(phases.Target(device, dtype, available_memory(load, device)))
+        calls, share = fresh.pop("calls", []), fresh.pop("mean_share", 1.0)
         prediction = _with_held(fresh, phase, load, device, outside)
         limit = capacity(load, device)
         fits = verdict(prediction["need"], limit)
         yield {"kind": "memory_predicted", "phase": phase, **prediction, "capacity": limit, "verdict": fits}
+        yield from _time_predicted(phase, calls, share, device)
         if load.simulate_gpu_gib and device == "cpu":
             card = int(load.simulate_gpu_gib * 2**30)
             need = predict(phases.Target("cuda", dtype, card))["need"]

@@ -40,6 +40,7 @@ def _serve(server: Server, root: str) -> NoReturn:
 
     from playground.engine.workbench import Workbench
     from playground.memory import meter
+    from playground.predict import calibration
 
     gc.freeze()  # the libraries' million objects stay: collecting garbage after each job needn't look at them
     workbench = Workbench(Path(root), server.cancelled)
@@ -50,8 +51,13 @@ def _serve(server: Server, root: str) -> NoReturn:
             emit(event)
         return meter.read_memory()
 
+    def measure_speed() -> None:
+        """Once a machine, after the first model was loaded, so that no start and no job waits for it."""
+        if workbench.loaded:
+            calibration.measure_once(workbench.loaded.device)
+
     server.announce_ready(cuda=torch.cuda.is_available(), pid=os.getpid())
-    server.serve(answer)
+    server.serve(answer, measure_speed)
 
 
 def start_job(workbench: "Workbench", do: str, arguments: dict) -> Iterator[dict]:

@@ -122,7 +122,7 @@ def train(
 
     yield from checkpoints.room_note()
     yield {"kind": "phase", "name": "train"}
-    first_step = trainer.step
+    first_step, first_tokens = trainer.step, trainer.tokens
     yield from (evaluations.missed() if first_step else samples.at(0)) or ()
     context.peaks.start_phase()
     if not evaluations.ended_early:
@@ -132,6 +132,9 @@ def train(
                 last_step = event
     if trainer.step - first_step >= MIN_MEASURED_STEPS:
         yield predictions.measured_memory_event("tune", context.peaks, context.bytes_by_part(), start_peak)
+        if last_step and last_step["tokens_per_s"]:
+            training = (last_step["tokens"] - first_tokens) / last_step["tokens_per_s"]
+            yield predictions.measured_step_event(training / (last_step["step"] - first_step))
     if last_step is None:
         return None
     checkpoints.ended_early = evaluations.ended_early

@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from playground import compat
+
 E4M3 = torch.float8_e4m3fn
 LARGEST = 448.0  # magnitude of an e4m3 number
 MIN_CAPABILITY = (8, 9)  # CUDA compute capability with float8 products
@@ -94,29 +96,32 @@ def dequantize_rows(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor
 
 def linear(codes: Tensor, scales: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
     """x Wᵀ + bias, on a device that `has_products`."""
-    quantized, x_scales = quantize_once(x, _quantize_tokens)
-    return _multiply(quantized, codes, x_scales, scales, bias)
+    quantized, x_scales = quantize_once(x, quantize_tokens)
+    return multiply(quantized, codes, x_scales, scales, bias)
 
 
 def linear_backward(transpose: Callable[[], Tensor], scales: Tensor, upstream: Tensor) -> Tensor:
     """The gradient for x, on a device that `has_products`. transpose: makes the codes of the transposed weight."""
     forget_shared_input()
-    quantized, row_scales = _quantize_tokens(upstream, scales)
+    quantized, row_scales = quantize_tokens(upstream, scales)
     transposed = transpose()
-    return _multiply(quantized, transposed, row_scales, _ones(transposed.shape[0], str(upstream.device)), None)
+    return multiply(quantized, transposed, row_scales, _ones(transposed.shape[0], str(upstream.device)), None)
 
 
 def transposed(codes: Tensor) -> Tensor:
     """The codes (out, in) of a weight as (in, out)."""
     if codes.is_meta:
+        compat.count_meta_kernel("elementwise:int8", codes.numel(), 2 * codes.numel())
         return codes.new_empty(codes.shape[1], codes.shape[0])
     return _kernels().transpose(codes)
 
 
-def _multiply(a: Tensor, b: Tensor, a_scales: Tensor, b_scales: Tensor, bias: Tensor | None) -> Tensor:
+def multiply(a: Tensor, b: Tensor, a_scales: Tensor, b_scales: Tensor, bias: Tensor | None) -> Tensor:
     """a bᵀ + bias in bfloat16 of codes with a scale a row."""
     if a.is_meta:
-        return a.new_empty(a.shape[0], b.shape[0], dtype=torch.bfloat16)
+        m, n = a.shape[0], b.shape[0]
+        compat.count_meta_kernel("product:float8", 2 * m * n * a.shape[1], a.numel() + b.numel() + 2 * m * n)
+        return a.new_empty(m, n, dtype=torch.bfloat16)
     added_after = bias if a.shape[0] < FEW_ROWS else None
     try:
         product = torch._scaled_mm(
@@ -165,9 +170,10 @@ def forget_shared_input() -> None:
     _shared = None
 
 
-def _quantize_tokens(x: Tensor, factors: Tensor | None) -> tuple[Tensor, Tensor]:
+def quantize_tokens(x: Tensor, factors: Tensor | None) -> tuple[Tensor, Tensor]:
     """(e4m3 codes, scales (rows,)) of x, its columns multiplied by `factors` first."""
     if x.is_meta:
+        compat.count_meta_kernel("elementwise:bfloat16", x.numel(), x.nbytes + x.numel())
         return x.new_empty(x.shape, dtype=E4M3), x.new_empty(x.shape[0], dtype=torch.float32)
     return _kernels().quantize_tokens(x, factors)
 

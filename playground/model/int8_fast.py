@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from playground import compat
 from playground.model import float8
 
 LARGEST = 127
@@ -48,30 +49,33 @@ def dequantize_rows(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor
 
 def linear(codes: Tensor, scales: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
     """x Wᵀ + bias, on a device that `has_products`."""
-    quantized, x_scales = float8.quantize_once(x, _quantize_tokens)
-    return _multiply(quantized, codes, x_scales, scales, bias, x.dtype)
+    quantized, x_scales = float8.quantize_once(x, quantize_tokens)
+    return multiply(quantized, codes, x_scales, scales, bias, x.dtype)
 
 
 def linear_backward(codes: Tensor, scales: Tensor, upstream: Tensor) -> Tensor:
     """The gradient for x, on a device that `has_products`."""
     float8.forget_shared_input()
-    quantized, row_scales = _quantize_tokens(upstream, scales)
+    quantized, row_scales = quantize_tokens(upstream, scales)
     transposed = float8.transposed(codes)
-    return _multiply(quantized, transposed, row_scales, None, None, upstream.dtype)
+    return multiply(quantized, transposed, row_scales, None, None, upstream.dtype)
 
 
-def _multiply(
+def multiply(
     a: Tensor, b: Tensor, a_scales: Tensor, b_scales: Tensor | None, bias: Tensor | None, dtype: torch.dtype
 ) -> Tensor:
     """a bᵀ + bias in `dtype` of codes with a scale a row (None: 1)."""
     if a.is_meta:
-        return a.new_empty(a.shape[0], b.shape[0], dtype=dtype)
+        m, n = a.shape[0], b.shape[0]
+        compat.count_meta_kernel("product:int8", 2 * m * n * a.shape[1], a.numel() + b.numel() + 2 * m * n)
+        return a.new_empty(m, n, dtype=dtype)
     return _kernels().multiply(a, b, a_scales, b_scales, bias, dtype)
 
 
-def _quantize_tokens(x: Tensor, factors: Tensor | None) -> tuple[Tensor, Tensor]:
+def quantize_tokens(x: Tensor, factors: Tensor | None) -> tuple[Tensor, Tensor]:
     """(int8 codes, scales (rows,)) of x, its columns multiplied by `factors` first."""
     if x.is_meta:
+        compat.count_meta_kernel("elementwise:bfloat16", x.numel(), x.nbytes + x.numel())
         return x.new_empty(x.shape, dtype=torch.int8), x.new_empty(x.shape[0], dtype=torch.float32)
     return _kernels().quantize_tokens(x, factors)
 

@@ -14,6 +14,7 @@ import torch
 from bitsandbytes.nn import Linear4bit
 from torch import Tensor, nn
 
+from playground import compat
 from playground.model import float8
 
 
@@ -50,6 +51,7 @@ def dense_float8(
     *absmax, levels, scales = constants
     rows = scales.shape[0]
     if packed.is_meta:
+        compat.count_meta_kernel("dequantize:float8", rows * columns, packed.nbytes + rows * columns)
         return packed.new_empty((columns, rows) if transposed else (rows, columns), dtype=float8.E4M3)
     return _kernels().dense_float8(
         packed, levels, scales, absmax, block_size, constants_block_size, columns, transposed

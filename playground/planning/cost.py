@@ -8,16 +8,17 @@ from transformers import PreTrainedConfig
 from playground.catalog.cards import verdict
 from playground.data.lengths import Lengths, cutoff_effect, padding
 from playground.errors import PlaygroundError, problem
+from playground.planning.durations import run_durations
 from playground.planning.forecast import check_context_length, resolve_target
 from playground.predict.heaviest import predict_heaviest_step
-from playground.predict.seconds import (
+from playground.predict.peak_rate_estimate import (
     RELATIVE_TOKEN_SECONDS,
     MeanStep,
     estimate_seconds,
-    known_peak_rates,
     step_work,
 )
 from playground.settings import Settings, Train
+from playground.speed.machine_rates import known_peak_rates
 from playground.train.loop import total_steps
 
 NOT_PREDICTED: dict[str, Any] = {
@@ -84,7 +85,8 @@ def cutoff_cost(
     except PlaygroundError as error:
         return cost | {"trouble": error.to_dict()}
     cost["memory"] = _memory(prediction, machine.capacity)
-    if machine.device == "cuda" and settings.load.bits in RELATIVE_TOKEN_SECONDS:
+    cost["estimates"] = run_durations(prediction, machine.device, machine.name, steps)
+    if not cost["estimates"] and machine.device == "cuda" and settings.load.bits in RELATIVE_TOKEN_SECONDS:
         step = _mean_step(cost, kept, settings, prediction["batching"], scale * epochs / steps)
         work = step_work(config, settings, prediction, step)
         cost["estimates"] = [estimate_seconds(work, peak, steps) for peak in known_peak_rates(machine.name) if work]

@@ -17,9 +17,10 @@ from playground.catalog.cards import cards, verdict
 from playground.errors import PlaygroundError, problem
 from playground.model.dtype import default_bits, requested_dtype
 from playground.model.language_part import max_context_length
+from playground.planning.durations import rates_for, step_seconds, with_durations, without_calls
 from playground.predict import meta_model, phases
 from playground.predict.formulas import explain
-from playground.predict.seconds import RELATIVE_TOKEN_SECONDS, relative_token_seconds
+from playground.predict.peak_rate_estimate import RELATIVE_TOKEN_SECONDS, relative_token_seconds
 from playground.predict.streamed_choice import can_stream, choose_streamed_layers, streaming_need
 from playground.settings import BIT_WIDTHS, Settings, stored_quant_type
 
@@ -48,6 +49,7 @@ def forecast(settings: Settings, context: int = 1024, capacity: int = 0, device:
         }
         facts = meta_model.model_facts(config, settings.load, target.dtype, device)
         streamed = _streamed(config, settings, target, facts, predictions)
+    predictions = with_durations(predictions, device, capacity)
     return streamed | {
         "model": settings.load.model,
         "name": catalog.display_name(settings.load.model),
@@ -154,10 +156,13 @@ def fastest_settings(settings: Settings, capacity: int) -> list[dict]:
     """Settings under which a fine-tune of this model fits that many bytes of a GPU, the fastest first.
 
     For each bit width, the checkpointing that `auto` chooses for such a GPU, and "all", which leaves more memory free.
-    Returns [{"speed" (relative to the best), "bits", "checkpointing", "tokens", "need"}]. `need` is what a forecast of
-    just these settings says: `auto` itself measures a forward pass first, which can fragment the allocator's memory.
+    Ranked by the predicted seconds of a step where such a GPU's speed is known, else by an assumed time of a token.
+    Returns [{"speed" (relative to the best), "seconds" (of a step, or None), "bits", "checkpointing", "tokens",
+    "need"}]. `need` is what a forecast of just these settings says: `auto` itself measures a forward pass first, which
+    can fragment the allocator's memory.
     """
-    options: dict[tuple[int, str, int], tuple[float, dict]] = {}  # (work a token, option)
+    options: dict[tuple[int, str, int], tuple[float, float | None, dict]] = {}  # (work, seconds of a step, option)
+    rates = next((one for one, _ in rates_for("cuda", capacity)), None)
     for bits in RELATIVE_TOKEN_SECONDS:
         for checkpointing in ("auto", "all"):
             chosen = _predict_tune(_with_plan(settings, bits, checkpointing, 0), capacity)
@@ -165,9 +170,15 @@ def fastest_settings(settings: Settings, capacity: int) -> list[dict]:
             need = _predict_tune(_with_plan(settings, *plan), capacity)["need"]
             if verdict(need, capacity) != "no":
                 option = {"bits": bits, "checkpointing": plan[1], "tokens": plan[2], "need": need}
-                options[plan] = chosen["work"] * relative_token_seconds(replace(settings.load, bits=bits)), option
-    ranked = sorted(options.values(), key=lambda pair: pair[0])
-    return [{"speed": round(ranked[0][0] / work, 3), **option} for work, option in ranked]
+                work = chosen["work"] * relative_token_seconds(replace(settings.load, bits=bits))
+                options[plan] = work, step_seconds(chosen, rates) if rates else None, option
+    known = all(seconds for _, seconds, _ in options.values())
+    times = [
+        (seconds if known and seconds else work, option | {"seconds": seconds if known else None})
+        for work, seconds, option in options.values()
+    ]
+    ranked = sorted(times, key=lambda pair: pair[0])
+    return [{"speed": round(ranked[0][0] / time, 3), **option} for time, option in ranked]
 
 
 def _with_plan(settings: Settings, bits: int, checkpointing: str, tokens: int) -> Settings:
@@ -235,7 +246,7 @@ def predict_full_rows(settings: Settings, device: str, capacity: int) -> dict:
     settings, target = resolve_target(settings, device, capacity)
     config = meta_model.config_of(settings.load.model)
     check_context_length(config, settings.train.max_seq_length)
-    return phases.predict_tune(config, settings, target, full_rows(settings))
+    return without_calls(phases.predict_tune(config, settings, target, full_rows(settings)))
 
 
 def _open_cells(table: dict[tuple[str, int], dict]) -> Iterator[tuple[int, str, list[dict]]]:

@@ -6,6 +6,7 @@ Memory that a trace can't see, because a kernel allocates it internally, is list
 """
 
 import weakref
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
@@ -19,6 +20,7 @@ from playground import compat
 from playground.memory import constants
 from playground.predict import meta_kernels
 from playground.predict.call_cache import CallCache
+from playground.predict.operations import Work
 
 OUTSIDE = -1  # layer number of what belongs to no repeated layer
 UNKNOWN = -2  # layer number of what isn't assigned to a layer yet
@@ -61,31 +63,41 @@ class AllocationTrace(compat.dispatch_mode()):  # type: ignore[misc]
         self.part = "buffers"
         self.layer = UNKNOWN  # that is running; OUTSIDE: none
         self.stage = ""
+        self.work: dict[tuple[str, int], list[tuple[Work, ...]]] = defaultdict(list)  # of calls, by stage and layer
         self._blocks: dict[int, int] = {}  # address of each live storage → its block
         self._weight_layers: dict[int, int] = {}  # address of a weight's storage → its layer
         self._copied_from: dict[int, int | None] = {}  # block made while the layer was UNKNOWN → its original's block
 
     def __enter__(self) -> "AllocationTrace":
         meta_kernels.install()
+        compat.observe_meta_kernels(lambda *kernel: self.count((Work(*kernel),), self._running_stage()))
         return super().__enter__()
 
     def __exit__(self, *exception: Any) -> None:
         super().__exit__(*exception)
         meta_kernels.uninstall()
+        compat.observe_meta_kernels(None)
 
     def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if compat.reads_a_number(function) and args[0].is_meta:
             return False if args[0].dtype == torch.bool else 1  # to "is no row padded?" the answer is no
         if self._weight_layers:
             self._detect_layer(function, args)
-        result = call_cache.call(function, args, kwargs or {})
+        result, work = call_cache.call(function, args, kwargs or {})
+        stage = self._running_stage()
+        self.count(work, stage)
         part = "buffers" if function.namespace == "bitsandbytes" else self.part
         for tensor in result if isinstance(result, (tuple, list)) else (result,):
             if isinstance(tensor, torch.Tensor) and tensor.is_meta:
-                self._record(tensor, part, args[0] if args else None)
+                self._record(tensor, part, args[0] if args else None, stage)
         for size in constants.kernel_temporaries(function, args, result):
             self.allocate_and_free(size)
         return result
+
+    def count(self, work: tuple[Work, ...], stage: str) -> None:
+        """Note a call in this stage and the running layer; none before the computation, which has no stage."""
+        if stage:
+            self.work[stage, self.layer].append(work)
 
     def book(self, part: str, tensor: torch.Tensor) -> None:
         """Book a tensor under `part`, whether it was made outside or is booked under another part."""
@@ -96,10 +108,14 @@ class AllocationTrace(compat.dispatch_mode()):  # type: ignore[misc]
         else:
             self.events[block] = self.events[block]._replace(part=part)
 
-    def allocate(self, size: int, part: str) -> int:
-        """Allocate a block of `size` bytes that no tensor stands for; returns its id, for `free`."""
+    def allocate(self, size: int, part: str, stage: str | None = None) -> int:
+        """Allocate a block of `size` bytes that no tensor stands for; returns its id, for `free`.
+
+        stage: the running one, where it is known already.
+        """
         block = len(self.events)
-        self.events.append(AllocationEvent(block, _aligned(size), part, False, self.layer, stage=self._running_stage()))
+        stage = self._running_stage() if stage is None else stage
+        self.events.append(AllocationEvent(block, _aligned(size), part, False, self.layer, stage=stage))
         return block
 
     def free(self, block: int) -> None:
@@ -177,10 +193,10 @@ class AllocationTrace(compat.dispatch_mode()):  # type: ignore[misc]
                     self.layer = layer
                     return
 
-    def _record(self, tensor: torch.Tensor, part: str, original: Any = None) -> None:
+    def _record(self, tensor: torch.Tensor, part: str, original: Any = None, stage: str | None = None) -> None:
         """Append the allocation of a tensor's storage, and later its free; nothing if it is known already, or empty.
 
-        original: what it may be a copy of.
+        original: what it may be a copy of. stage: as in `allocate`.
         """
         storage = tensor.untyped_storage()
         address = compat.storage_id(tensor)
@@ -188,7 +204,7 @@ class AllocationTrace(compat.dispatch_mode()):  # type: ignore[misc]
             return
         if self.layer == UNKNOWN and isinstance(original, torch.Tensor):
             self._copied_from[len(self.events)] = self._blocks.get(compat.storage_id(original))
-        self._blocks[address] = self.allocate(storage.nbytes(), part)
+        self._blocks[address] = self.allocate(storage.nbytes(), part, stage)
         weakref.finalize(storage, self._storage_freed, address).atexit = False
 
     def _storage_freed(self, address: int) -> None:

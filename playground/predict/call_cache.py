@@ -14,6 +14,7 @@ import torch
 from playground import compat
 from playground.predict import meta_kernels
 from playground.predict.lru import LruCache
+from playground.predict.operations import VIEW, Work, is_view, work_of
 
 MAX_KNOWN_CALLS = 20_000  # kinds of calls, some 20 MB; a slider's move adds a few hundred
 
@@ -35,13 +36,11 @@ class TensorSpec(NamedTuple):
 
 
 class KnownCall(NamedTuple):
-    """The results of a kind of call; no outputs where it returns its first argument."""
+    """The results of a kind of call, None where it returns its first argument, and what it asks of a device."""
 
-    outputs: tuple[TensorSpec | int | float | None, ...]
+    outputs: tuple[TensorSpec | int | float | None, ...] | None
     is_tuple: bool
-
-
-IN_PLACE = KnownCall((), False)
+    work: tuple[Work, ...]
 
 
 class CallCache:
@@ -57,23 +56,23 @@ class CallCache:
         """Forget all calls."""
         self._known.clear()
 
-    def call(self, function: Any, args: tuple, kwargs: dict) -> Any:
-        """What the operator returns for these arguments."""
+    def call(self, function: Any, args: tuple, kwargs: dict) -> tuple[Any, tuple[Work, ...]]:
+        """What the operator returns for these arguments, and what it asks of a device."""
         run: Callable = meta_kernels.REPLACEMENTS.get(function, function)
         returns = returns_of(function)
         key = None if returns is Returns.OTHER else _call_key(function, args, kwargs)
         if key is None:
-            return run(*args, **kwargs)
+            result = run(*args, **kwargs)
+            return result, VIEW if is_view(function) else work_of(function, args, kwargs, result)
         known = self._known.get(key)
-        if known is IN_PLACE:
-            return args[0]
         if known is not None:
-            return _make_outputs(known)
+            return (args[0] if known.outputs is None else _make_outputs(known)), known.work
         result = run(*args, **kwargs)
-        known = IN_PLACE if returns is Returns.FIRST_ARGUMENT else _describe(result, args)
+        work = work_of(function, args, kwargs, result)
+        known = KnownCall(None, False, work) if returns is Returns.FIRST_ARGUMENT else _describe(result, args, work)
         if known is not None:
             self._known.put(key, known)
-        return result
+        return result, work
 
 
 @functools.cache
@@ -107,7 +106,7 @@ def _signature(value: Any) -> Hashable:
     return (type(value), value)
 
 
-def _describe(result: Any, args: tuple) -> KnownCall | None:
+def _describe(result: Any, args: tuple, work: tuple[Work, ...]) -> KnownCall | None:
     """The results of an operator that returns new tensors; None if one of them can't be made again from its shape.
 
     `_unsafe_view` is such a one: it returns a view, and its schema doesn't say so.
@@ -121,7 +120,7 @@ def _describe(result: Any, args: tuple) -> KnownCall | None:
             outputs.append(one)
         else:
             return None
-    return KnownCall(tuple(outputs), isinstance(result, tuple))
+    return KnownCall(tuple(outputs), isinstance(result, tuple), work)
 
 
 def _make_outputs(known: KnownCall) -> Any:
@@ -129,6 +128,6 @@ def _make_outputs(known: KnownCall) -> Any:
         torch.empty_strided(one.shape, one.stride, dtype=one.dtype, device="meta")
         if isinstance(one, TensorSpec)
         else one
-        for one in known.outputs
+        for one in known.outputs or ()
     )
     return outputs if known.is_tuple else outputs[0]

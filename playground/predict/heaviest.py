@@ -23,7 +23,8 @@ def predict_heaviest_step(
 ) -> dict:
     """Predict the heaviest step on these rows (phases.predict_tune), with its rows' "lengths" and "labelled" tokens.
 
-    batching: the mode of a batcher that tried the model with these rows; None: the first that the config allows.
+    "mean_share": tokens of a mean step, as a share of this one's. batching: the mode of a batcher that tried the
+    model with these rows; None: the first that the config allows.
     """
     for group_by_length in (config.is_encoder_decoder or batching == "padded", True):
         rows = heaviest_batch(examples, settings.train, group_by_length)
@@ -31,7 +32,9 @@ def predict_heaviest_step(
         prediction = phases.predict_tune(config, settings, target, lengths, labelled, 0, False, batching)
         if group_by_length or prediction["batching"] != "padded":  # only padded rows are batched by their length
             break
-    return prediction | {"lengths": lengths, "labelled": labelled}
+    tokens, steps = sum(len(example.ids) for example in examples), len(examples) / len(rows)
+    share = tokens / steps / sum(lengths)
+    return prediction | {"lengths": lengths, "labelled": labelled, "mean_share": share}
 
 
 def heaviest_batch(examples: Sequence[Example], train: Train, group_by_length: bool) -> list[Example]:

@@ -185,7 +185,7 @@ def _trace_step(
 ) -> Trainer:
     """Trace an optimizer step such as the second one, with the optimizer's moments there already.
 
-    Of many micro-batches, the two largest are traced.
+    Of many micro-batches, the two largest are traced: that share of the step's tokens.
     """
     trace, train = traced.trace, settings.train
     at_once = train.micro_batch_size or train.batch_size
@@ -199,10 +199,14 @@ def _trace_step(
         trainer.loss_module.chunked &= not all_logits
         _book_trained(traced, trainer)
         _allocate_moments(trace, trainer)
-        largest = sorted(
+        micro_batches = sorted(
             batcher.micro_batches(rows, at_once, policy.tokens), key=batcher.computed_tokens, reverse=True
-        )[:2]
+        )
+        largest = micro_batches[:2]
         _trace_micro_batches(trace, trainer, largest)
+        traced.traced_share = sum(map(batcher.computed_tokens, largest)) / sum(
+            map(batcher.computed_tokens, micro_batches)
+        )
     return trainer
 
 

@@ -24,6 +24,7 @@ from playground.predict.start_values import start_value_bytes, with_start_values
 from playground.predict.streamed_events import with_streamed_layers
 from playground.predict.trace_cache import cached_prediction
 from playground.predict.traced_model import Target, TracedModel
+from playground.predict.work import calls_of, update_calls
 from playground.settings import Load, Settings, streamed_count
 from playground.train.trainer import Trainer
 
@@ -54,7 +55,7 @@ def predict_chat(config: PreTrainedConfig, settings: Settings, target: Target, c
     """Predict the memory of an answer of `context` tokens with its prompt."""
 
     def summarize(traced: TracedModel) -> dict:
-        return _prediction_from_trace(traced, target, "chat", settings.load)
+        return _prediction_from_trace(traced, target, "chat", settings.load) | {"calls": calls_of(traced)}
 
     return trace_chat(summarize, config, settings, target, context)
 
@@ -96,6 +97,7 @@ def predict_tune(
             "tokens": batcher.computed_tokens(largest),
             "rows": len(largest),
             "batching": batcher.mode,
+            "calls": [*calls_of(traced), *update_calls(traced, trainer.optimizer)],
             "trainable": sum(p.numel() * traced.tensor_multiplicity(p) for p in trainer.optimizer.parameters),
         }
 

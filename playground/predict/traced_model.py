@@ -61,6 +61,7 @@ class TracedModel:
         if with_weights:
             self.book_weights()
         self.trace.layer = OUTSIDE
+        self.traced_share = 1.0  # of a step's tokens, those whose computation is in the trace
         events = self.trace.events_by_layer()
         self.weight_bytes = sum(event.size * self.multiplicity(event.layer) for event in events)
         self._bytes_by_layer = bytes_by_layer(events)
@@ -100,7 +101,7 @@ class TracedModel:
 
     def multiplicity(self, layer: int) -> int:
         """How many layers of the whole network a traced layer represents."""
-        return self.shallow.multiplicities[layer] if self.shallow and layer != OUTSIDE else 1
+        return self.shallow.multiplicities[layer] if self.shallow and layer >= 0 else 1
 
     def tensor_multiplicity(self, tensor: torch.Tensor) -> int:
         """How many tensors of the whole network a tensor of this one represents."""

@@ -1,6 +1,7 @@
-"""Compare predicted with measured memory, run by run. Imports no torch.
+"""Compare predicted with measured memory and seconds, run by run. Imports no torch.
 
-A job writes a `memory_predicted` event before a phase and a `memory_measured` event after it (engine/predictions.py).
+A job writes a `memory_predicted` event before a phase and a `memory_measured` event after it (engine/predictions.py),
+and `time_predicted` and `time_measured` where seconds were predicted too.
 Which figures are comparable depends on the device. On CUDA: what tensors take, what torch's allocator reserves, and
 the whole GPU. On a CPU: the process's resident memory, and the parts that are known exactly; other tensors can't be
 measured there.
@@ -13,22 +14,26 @@ from statistics import median
 
 from playground.runs.listing import measured_here
 
+UNITS = ("step",)
 TOTALS = ("allocated", "reserved", "device_used", "rss")
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A predicted and a measured figure of one phase (load, chat, tune), in bytes. `kind`: one of TOTALS, or a part."""
+    """A predicted and a measured figure of one phase (load, chat, tune).
+
+    kind: one of TOTALS, or a part, in bytes; or one of UNITS, in seconds for each.
+    """
 
     run: str
     phase: str
     kind: str
-    predicted: int
-    measured: int
+    predicted: float
+    measured: float
 
     @property
     def error(self) -> float:
-        """The error as a share of the measured bytes; above 0 where too much was predicted."""
+        """The error as a share of what was measured; above 0 where too much was predicted."""
         return self.predicted / self.measured - 1
 
 
@@ -45,6 +50,7 @@ class Score:
 def pairs(run_id: str, events: Iterable[dict]) -> list[Pair]:
     """Every figure of a run that was both predicted and measured; of each phase, the last time it ran."""
     predictions: dict[str, dict] = {}
+    seconds: dict[str, dict] = {}  # predicted, by phase
     pairs_by_phase: dict[str, list[Pair]] = {}
     for event in events:
         phase = event.get("phase", "")
@@ -52,6 +58,11 @@ def pairs(run_id: str, events: Iterable[dict]) -> list[Pair]:
             predictions[phase] = event
         elif event["kind"] == "memory_measured" and phase in predictions:
             pairs_by_phase[phase] = _pair_figures(run_id, phase, predictions[phase], event)
+        elif event["kind"] == "time_predicted":
+            seconds[phase] = event
+        elif event["kind"] == "time_measured" and seconds.get(phase, {}).get("unit") == event["unit"]:
+            pair = Pair(run_id, phase, event["unit"], seconds[phase]["seconds"], event["seconds"])
+            pairs_by_phase[phase] = [*pairs_by_phase.get(phase, []), pair]
     return [pair for phase_pairs in pairs_by_phase.values() for pair in phase_pairs]
 
 

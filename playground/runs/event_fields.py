@@ -11,23 +11,13 @@ from typing import Any
 from playground.json_values import valid_value
 
 MOST = 2**53  # of any number: bytes, steps, tokens; the first that a browser can't count to
-TEXTS = ("name", "phase", "job", "key", "when", "unit", "model", "prompt", "subject", "dtype", "format", "verdict")
+TEXTS = (
+    *("name", "phase", "job", "key", "when", "unit", "model", "prompt", "subject", "dtype", "format", "verdict"),
+    "source",
+)
 NUMBERS = (
-    *(
-        "step",
-        "steps",
-        "loss",
-        "tokens",
-        "lr",
-        "tokens_per_s",
-        "left_s",
-        "done",
-        "total",
-        "bits",
-        "more_loss",
-        "stall_s",
-    ),
-    *("rss", "allocated", "reserved", "device_used", "need", "held", "capacity", "bytes"),
+    *("step", "steps", "loss", "tokens", "lr", "tokens_per_s", "left_s", "done", "total", "bits", "more_loss"),
+    *("rss", "allocated", "reserved", "device_used", "need", "held", "capacity", "bytes", "seconds", "stall_s"),
 )
 OBJECTS = ("values", "parts", "peak", "settings", "hardware", "versions", "result", "figures")
 LISTS = ("problems", "helped", "hurt", "layers")
@@ -43,6 +33,8 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "phase": ("name",),
     "memory_predicted": ("phase",),
     "memory_measured": ("phase", "peak"),
+    "time_predicted": ("phase", "unit", "seconds"),
+    "time_measured": ("phase", "unit", "seconds"),
 }
 # Halves of characters, integers and floats beyond 64 bits, what JSON doesn't have: such lines are rare.
 UNUSUAL = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]|\d{19}|[eE]\+?\d{3}|NaN|Infinity|[\[{][\[{][\[{][\[{]")

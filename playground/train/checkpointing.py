@@ -21,7 +21,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from playground import catalog
+from playground import catalog, compat
 
 
 @dataclass(frozen=True)
@@ -134,8 +134,14 @@ def _recomputed_offloaded(forward: Callable, random: bool, hidden: torch.Tensor,
 def _offload(hidden: torch.Tensor) -> Callable[[], torch.Tensor]:
     """Copy a tensor to main memory; returns a function that copies it back to the device."""
     if hidden.is_meta:
-        shape, dtype = hidden.shape, hidden.dtype
-        return lambda: torch.empty(shape, dtype=dtype, device="meta")
+        shape, dtype, size = hidden.shape, hidden.dtype, hidden.nbytes
+        compat.count_meta_kernel("to_host", 0, size)
+
+        def fetch() -> torch.Tensor:
+            compat.count_meta_kernel("to_device", 0, size)
+            return torch.empty(shape, dtype=dtype, device="meta")
+
+        return fetch
     device = hidden.device
     copy = torch.empty(hidden.shape, dtype=hidden.dtype, pin_memory=True).copy_(hidden, non_blocking=True)
     return lambda: copy.to(device, non_blocking=True)

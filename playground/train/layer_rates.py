@@ -3,26 +3,11 @@
 Both are counted in tokens: so many as the layer computes in that time.
 """
 
-import functools
-import time
-
-import torch
 from torch import nn
 
+from playground.speed.plan_rates import COPY_RATE, LAUNCH_SECONDS, RATE_REACHED, matmul_rate
 from playground.train.batching import Batcher
 from playground.train.checkpointing import CheckpointedLayers
-
-# seconds to launch one pass through one layer with adapters, forward or backward; measured: 0.26 s for a micro-batch of
-# 32 layers
-LAUNCH_SECONDS = 3.5e-3
-# share of the rate of one large product that a whole pass reaches: 53 to 61 % on an H100, compiled 58 to 67 %
-# (tests/bench/README.md)
-RATE_REACHED = 0.6
-# floating-point operations a second where there is no card to measure: an H100's, in bfloat16
-ASSUMED_RATE = 790e12
-# bytes a second that are copied from page-locked main memory to a card: an H100 took at least so many without waiting
-# for them (41 GiB/s, tests/bench/results/larger_gpu.json)
-COPY_RATE = 44e9
 
 
 def launch_tokens(batcher: Batcher, layers: CheckpointedLayers) -> float:
@@ -32,7 +17,7 @@ def launch_tokens(batcher: Batcher, layers: CheckpointedLayers) -> float:
         return 0.0
     weights = max(sum(linear_weights(module) for module in layer.modules()) for layer in layers.all)
     operations = 2 * weights  # for a token: a multiplication and an addition each
-    return LAUNCH_SECONDS * RATE_REACHED * _matmul_rate(batcher.device, batcher.model.dtype) / operations
+    return LAUNCH_SECONDS * RATE_REACHED * matmul_rate(batcher.device, batcher.model.dtype) / operations
 
 
 def linear_weights(module: nn.Module) -> int:
@@ -49,20 +34,4 @@ def copy_tokens(batcher: Batcher, layers: CheckpointedLayers, copied_bytes: int,
         return 0.0
     weights = max(sum(linear_weights(module) for module in layer.modules()) for layer in layers.all)
     seconds = copied_bytes / count / COPY_RATE
-    return seconds * RATE_REACHED * _matmul_rate(batcher.device, batcher.model.dtype) / (2 * weights)
-
-
-@functools.cache
-def _matmul_rate(device: str, dtype: torch.dtype) -> float:
-    """Floating-point operations a second of this card in a large product, measured once (some 5 ms)."""
-    if device != "cuda":
-        return ASSUMED_RATE
-    size, seconds = 4096, []
-    matrix = torch.ones(size, size, dtype=dtype, device=device)
-    for _ in range(4):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        matrix @ matrix
-        torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    return 2 * size**3 / min(seconds)
+    return seconds * RATE_REACHED * matmul_rate(batcher.device, batcher.model.dtype) / (2 * weights)

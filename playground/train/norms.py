@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from playground import compat
+
 
 def efficient_norms(model: nn.Module) -> dict[nn.Module, type]:
     """The RMS norms of the model on CUDA, each with the class to swap in.
@@ -49,11 +51,17 @@ class _RmsNormShapes(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x, x.new_empty(x.shape[:-1], dtype=torch.float32))
+        compat.count_meta_kernel(_kind(x), x.numel(), 2 * x.nbytes)
         return torch.empty_like(x)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> Tensor:
+        compat.count_meta_kernel(_kind(upstream), 2 * upstream.numel(), 3 * upstream.nbytes)
         return torch.empty_like(upstream)
+
+
+def _kind(x: Tensor) -> str:
+    return f"elementwise:{str(x.dtype).removeprefix('torch.')}"
 
 
 def _rms_norm(norm: Any, x: Tensor) -> Tensor:

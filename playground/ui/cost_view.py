@@ -11,6 +11,7 @@ from playground.ui.tables import duration, number
 
 TICK_BARS, MAX_TICKS = (1, 2, 5, 10, 20, 50), 6  # from tick to tick
 MANY_TRUNCATED = 0.05  # share of the answers from which the loss is shown as a problem
+TIME_KEYS = {"measured": "cost.predicted", "rough": "cost.rough", "estimated": "cost.estimated"}  # by their source
 
 
 def draw(translate: Callable, lang: str, cost: dict) -> str:
@@ -139,6 +140,12 @@ def _durations(translate: Callable, cost: dict) -> list[str]:
         time = duration(measured["seconds"])
         lines.append(translate("cost.measured", time=time, run=measured["run"], tokens_per_s=speed))
     for estimate in cost["estimates"]:
+        if "sheet" in estimate:
+            time = duration(estimate["seconds"])
+            lines.append(
+                translate(TIME_KEYS[estimate["source"]], card=estimate["card"], time=time, sheet=estimate["sheet"])
+            )
+            continue
         lines.append(
             translate(
                 "cost.estimate.launch" if estimate["bound"] == "launch" else "cost.estimate",

@@ -10,6 +10,7 @@ from html import escape
 from playground import catalog
 from playground.catalog.cards import cards, verdict
 from playground.i18n import format_bytes
+from playground.ui.tables import step_time
 
 PHASES = ("load", "chat", "tune")
 PARTS = (
@@ -198,12 +199,22 @@ def _phase_bar(
         for part, text in parts
     )
     marks = "".join(f'<u class="{line.look}" style="left:{100 * line.position:.2f}%"></u>' for line in lines)
-    needs = escape(translate("plan.needs", need_bytes=phase["need"], room_bytes=capacity))
+    needs = translate("plan.needs", need_bytes=phase["need"], room_bytes=capacity)
+    needs = escape(" · ".join([needs, *durations(translate, phase)]))
     return (
         f'<div class="phase"><p><b>{title}</b> <span class="verdict {fit}">{escape(verdict_text)}</span>'
         f' <span>{needs}</span></p><div class="bar" role="img" aria-label="{escape(label)}"'
         f' style="--room:{100 * capacity / scale:.2f}%">{blocks}{marks}</div></div>'
     )
+
+
+def durations(translate: Callable, phase: dict) -> list[str]:
+    """What a step takes on the chosen GPU, or on each GPU of that size."""
+    texts = []
+    for time in phase.get("time", ()):
+        source = translate(f"plan.time.{time['source']}", card=time["card"])
+        texts.append(translate("plan.time.tune", time=step_time(translate, time["seconds"]), source=source))
+    return texts
 
 
 def _step_text(translate: Callable, prediction: dict) -> str:

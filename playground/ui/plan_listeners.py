@@ -27,6 +27,7 @@ from playground.ui.plan_tab import (
     draw_waterfall,
     parse_inputs,
 )
+from playground.ui.tables import step_time
 
 # A figure of earlier settings is dimmed while the new one is computed. Values come as they were typed: Gradio's own
 # check would answer one outside a slider's range with a passing note, and the plan would never hear of it.
@@ -166,7 +167,10 @@ def _ranked_label(page: Page, option: dict) -> str:
     """One of the fastest settings in words."""
     tokens = option["tokens"]
     batch = page.translate("plan.at_once", tokens=tokens) if tokens else page.translate("plan.all_at_once")
-    return page.translate("plan.ranked.option", **option, at_once=batch, device_bytes=option["need"])
+    label = page.translate("plan.ranked.option", **option, at_once=batch, device_bytes=option["need"])
+    if option["seconds"] is None:
+        return label
+    return page.translate("plan.ranked.timed", option=label, time=step_time(page.translate, option["seconds"]))
 
 
 def _encode_option(option: dict) -> str:

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 
 from playground.i18n import format_bytes
-from playground.runs.accuracy import TOTALS, Pair, Score
-from playground.ui.tables import table
+from playground.runs.accuracy import TOTALS, UNITS, Pair, Score
+from playground.ui.tables import step_time, table
 
 ACCURACY_HEAD = ("figure", "predicted", "measured", "error")
 SCORES_HEAD = ("figure", "count", "median", "worst")
@@ -17,7 +17,7 @@ def accuracy(translate: Callable, pairs: Sequence[Pair]) -> str:
     for phase, of_phase in groupby(pairs, lambda pair: pair.phase):
         rows.append([_word(translate, f"chart.job.{phase}", phase)])
         for pair in of_phase:
-            predicted, measured = format_bytes(pair.predicted), format_bytes(pair.measured)
+            predicted, measured = _figure(translate, pair, pair.predicted), _figure(translate, pair, pair.measured)
             rows.append([_kind(translate, pair.kind), predicted, measured, _signed_percent(pair.error)])
     return table([translate(f"accuracy.{name}") for name in ACCURACY_HEAD], rows)
 
@@ -27,10 +27,10 @@ def record(translate: Callable, pairs: Sequence[Pair], names: Mapping[str, str])
     kinds = [kind for kind in TOTALS if any(pair.kind == kind for pair in pairs)]
     rows = []
     for (run_id, phase), of_phase in groupby(pairs, lambda pair: (pair.run, pair.phase)):
-        cells = {
-            pair.kind: f"{_signed_percent(pair.error)}\n{format_bytes(pair.predicted)} → {format_bytes(pair.measured)}"
-            for pair in of_phase
-        }
+        cells = {}
+        for pair in of_phase:
+            predicted, measured = (_figure(translate, pair, value) for value in (pair.predicted, pair.measured))
+            cells[pair.kind] = f"{_signed_percent(pair.error)}\n{predicted} → {measured}"
         job = _word(translate, f"chart.job.{phase}", phase)
         head = f"{job}\n{names.get(run_id, run_id)}"
         rows.append([head, *(cells.get(kind, "") for kind in kinds)])
@@ -43,7 +43,16 @@ def scores(translate: Callable, scores: Sequence[Score]) -> str:
     return table([translate(f"accuracy.{name}") for name in SCORES_HEAD], rows)
 
 
+def _figure(translate: Callable, pair: Pair, value: float) -> str:
+    """Bytes, or seconds, in words."""
+    if pair.kind in UNITS:
+        return step_time(translate, value)
+    return format_bytes(round(value))
+
+
 def _kind(translate: Callable, kind: str) -> str:
+    if kind in UNITS:
+        return translate(f"accuracy.time.{kind}")
     return _word(translate, f"chart.memory.{kind}" if kind in TOTALS else f"chart.part.{kind}", kind)
 
 

@@ -1,6 +1,7 @@
 """HTML tables of texts, counts with separators, durations. Styles: assets/figures.css; all text is escaped."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from html import escape
 
 
@@ -25,6 +26,17 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(max(1, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def significant(value: float) -> str:
+    """A number with two significant digits, without an exponent: 0.042, 3.1, 420."""
+    digits = 1 - math.floor(math.log10(value)) if value > 0 else 0
+    return f"{round(value, digits):,.{max(0, digits)}f}"
+
+
+def step_time(translate: Callable, seconds: float) -> str:
+    """The time of a step: seconds with two significant digits, from a minute on minutes and seconds."""
+    return duration(seconds) if seconds >= 60 else translate("accuracy.seconds", seconds=significant(seconds))
 
 
 def _row(cells: Sequence[str], width: int) -> str:

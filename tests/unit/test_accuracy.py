@@ -1,10 +1,14 @@
 """Predicted and measured memory: which figures are paired, with which sign, and which are left out."""
 
+import functools
+
 import pytest
 
 from playground import runs
+from playground.i18n import translate
 from playground.runs.accuracy import Pair, all_totals, pairs, scores
 from playground.settings import Settings
+from playground.ui import run_tables
 
 PREDICTED = {
     "kind": "memory_predicted",
@@ -106,3 +110,14 @@ def test_a_score_is_the_median_size_and_the_signed_worst_error():
         -0.1,
     )
     assert (rss.count, round(rss.median, 6), round(rss.worst, 6)) == (1, 0.2, -0.2)
+
+
+def test_seconds_of_a_step_stand_beside_each_other_where_both_are_recorded():
+    predicted = {"kind": "time_predicted", "phase": "tune", "unit": "step", "seconds": 0.5, "source": "measured"}
+    measured = {"kind": "time_measured", "phase": "tune", "unit": "step", "seconds": 0.4}
+    *_, time = pairs("r", [PREDICTED, predicted, MEASURED, measured])
+    assert (time.phase, time.kind, time.predicted, time.measured) == ("tune", "step", 0.5, 0.4)
+    assert round(time.error, 6) == 0.25
+    assert all(pair.kind != "step" for events in ([predicted], [measured]) for pair in pairs("r", events))
+    for lang, text in (("en", "0.50 s"), ("ja", "0.50 秒")):
+        assert text in run_tables.accuracy(functools.partial(translate, lang), [time])

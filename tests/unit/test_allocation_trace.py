@@ -125,8 +125,8 @@ def test_a_known_call_is_not_run_again(monkeypatch):
     replacement = lambda *args: (runs.append(1), add(*args))[1]  # noqa: E731
     monkeypatch.setitem(meta_kernels.REPLACEMENTS, add, replacement)
     a, b = torch.empty(3, 4, device="meta", dtype=torch.bfloat16), torch.empty(4, device="meta", dtype=torch.bfloat16)
-    first, second = cache.call(add, (a, b), {}), cache.call(add, (a, b), {})
-    assert len(runs) == 1 and first is not second
+    (first, work), (second, same) = cache.call(add, (a, b), {}), cache.call(add, (a, b), {})
+    assert len(runs) == 1 and first is not second and work == same
     assert (first.shape, first.stride(), first.dtype) == (second.shape, second.stride(), second.dtype)
     cache.call(add, (a, b.float()), {})
     assert len(runs) == 2  # another type, so another kind of call

@@ -2,6 +2,7 @@
 
 import functools
 import re
+from html import escape
 
 import numpy as np
 import pytest
@@ -11,8 +12,8 @@ from toy_rows import write_numbered_rows
 from playground.data.lengths import Lengths, histogram
 from playground.i18n import LANGUAGES, translate
 from playground.planning import rows as row_questions
-from playground.predict.seconds import known_peak_rates
 from playground.settings import Settings
+from playground.speed.machine_rates import known_peak_rates
 from playground.ui import cost_view
 from playground.ui.tables import duration
 
@@ -78,6 +79,12 @@ def test_a_measured_speed_is_labelled_as_measured():
     measured = {"run": "r", "tokens_per_s": 50.0, "seconds": 5.4}
     text = page(COST | {"measured": measured}, "en")
     assert "50 tokens/s measured in run" in text and "0:05" in text
+
+
+@pytest.mark.parametrize("source, key", [("measured", "cost.predicted"), ("rough", "cost.rough")])
+def test_a_predicted_duration_says_how_far_it_can_be_trusted(source, key):
+    estimate = {"card": "A card", "seconds": 90.0, "bound": "compute", "source": source, "sheet": ""}
+    assert escape(translate("en", key, card="A card", time="1:30")) in page(COST | {"estimates": [estimate]}, "en")
 
 
 @pytest.mark.parametrize("lang", LANGUAGES)

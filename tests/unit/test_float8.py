@@ -158,7 +158,7 @@ def test_a_product_that_the_library_refuses_is_made_of_dequantized_numbers(monke
     x, weight = torch.randn(rows, 32, dtype=torch.bfloat16), torch.randn(16, 32, dtype=torch.bfloat16)
     bias = torch.randn(16, dtype=torch.bfloat16)
     (a, a_scales), (b, b_scales) = float8.quantize_rows(x), float8.quantize_rows(weight)
-    product = float8._multiply(a.view(float8.E4M3), b, a_scales, b_scales, bias)
+    product = float8.multiply(a.view(float8.E4M3), b, a_scales, b_scales, bias)
     exact = x.float() @ weight.float().T + bias.float()
     assert (product.float() - exact).norm() < 0.06 * exact.norm()
     assert (asked[0] is None) == (rows < float8.FEW_ROWS)
@@ -168,7 +168,7 @@ def test_other_errors_of_a_product_are_raised(monkeypatch):
     monkeypatch.setattr(torch, "_scaled_mm", mock.Mock(side_effect=RuntimeError("out of memory")))
     a, scales = float8.quantize_rows(torch.ones(2, 16))
     with pytest.raises(RuntimeError, match="out of memory"):
-        float8._multiply(a, a, scales, scales, None)
+        float8.multiply(a, a, scales, scales, None)
 
 
 def test_the_layers_of_a_float8_model_arrive_in_the_order_of_its_modules_before_the_rest():

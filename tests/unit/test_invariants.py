@@ -14,7 +14,7 @@ DIRECTION = [
     {"engine", "planning"},  # the two processes
     {"predict", "eval", "export"},
     {"train", "chat"},
-    {"data", "lab"},
+    {"data", "lab", "speed"},
     {"model"},
     {"engine.client", "planning.client"},  # their clients in the page's process
     {"memory"},

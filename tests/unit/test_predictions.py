@@ -20,6 +20,7 @@ from playground.predict import phases
 from playground.predict.heaviest import heaviest_batch
 from playground.runs import accuracy
 from playground.settings import Generation, Load, Train
+from playground.speed.rates import Rates
 from playground.train import batching, loop
 from playground.train.memory_policy import MemoryPlan
 from playground.train.parallel import Team
@@ -34,7 +35,10 @@ def by_phase(events, kind: str) -> dict[str, dict]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("bits", [32, 16, 8, 4])
-def test_load_tune_and_chat_are_predicted_near_what_is_measured(chosen, tmp_path, toy, bits):
+def test_load_tune_and_chat_are_predicted_near_what_is_measured(chosen, tmp_path, toy, bits, monkeypatch):
+    kinds = ("product", "attention", "elementwise", "slow", "dequantize", "narrow_m", "narrow_n", "narrow_k")
+    speeds = Rates("cpu", "here", {kind: [[1e9, 0.1]] for kind in kinds}, {"tune": 1e-5, "chat": 1e-5})
+    monkeypatch.setattr(predictions, "kept_rates", lambda device, name: speeds)
     model = toy(
         "llama", hidden_size=256, intermediate_size=1024
     )  # tensors are counted in pieces of 512 bytes: not too small a toy, but constants are small
@@ -50,6 +54,9 @@ def test_load_tune_and_chat_are_predicted_near_what_is_measured(chosen, tmp_path
         "tune",
         "chat",
     ]
+    [predicted] = [e for e in kept if e["kind"] == "time_predicted"]
+    [measured] = [e for e in kept if e["kind"] == "time_measured"]
+    assert predicted["phase"] == measured["phase"] == "tune" and predicted["seconds"] > 0 and measured["seconds"] > 0
     order = [
         (e["kind"], e.get("phase", e.get("name")))
         for e in kept
@@ -61,7 +68,7 @@ def test_load_tune_and_chat_are_predicted_near_what_is_measured(chosen, tmp_path
         < order.index(("memory_measured", "tune"))
     )
     assert order.index(("memory_predicted", "load")) < order.index(("memory_measured", "load"))
-    parts = {(p.phase, p.kind): p.error for p in accuracy.pairs(run, kept) if p.kind not in accuracy.TOTALS}
+    parts = {(p.phase, p.kind): p.error for p in accuracy.pairs(run, kept) if p.kind not in (*accuracy.TOTALS, "step")}
     assert {
         ("load", "weights"),
         ("tune", "weights"),

@@ -104,14 +104,14 @@ def test_long_rows_are_compared_by_the_shortest(toy, emulated, monkeypatch):
 
 def test_layers_that_read_one_tensor_quantize_it_once(toy, emulated, monkeypatch):
     trainer, count = trainer_of(toy("llama")), 0
-    quantize = float8._quantize_tokens
+    quantize = float8.quantize_tokens
 
     def counted(x, factors):
         nonlocal count
         count += factors is None
         return quantize(x, factors)
 
-    monkeypatch.setattr(float8, "_quantize_tokens", counted)
+    monkeypatch.setattr(float8, "quantize_tokens", counted)
     shared = product_check._loss_and_gradients(trainer, ROWS)
     assert count == 4 * 2  # of each of two layers: for q, k, v; for o; for gate, up; for down
     monkeypatch.setattr(float8, "shared_input", lambda x: contextlib.nullcontext())

@@ -9,8 +9,8 @@ from toys import PROJECT
 from playground.data.lengths import Lengths
 from playground.planning.cost import Machine, cutoff_cost
 from playground.predict import meta_model
-from playground.predict.seconds import known_peak_rates
 from playground.settings import Settings
+from playground.speed.machine_rates import known_peak_rates
 
 GIB = 2**30
 MEASURED = json.loads((PROJECT / "tests" / "bench" / "results" / "train_gpu.json").read_text(encoding="utf-8"))

@@ -1,0 +1,150 @@
+"""Measure what a machine reaches, in a few seconds: its kernels (speed/kernels.py), and what calling an operator costs.
+
+What the processor takes to call one, through this program's own
+code and its libraries', is what a step and a token of a toy model take, divided by their calls in its trace: the toy's
+kernels have next to nothing to compute. Nothing here knows the models that are predicted later.
+"""
+
+import contextlib
+import os
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+import psutil
+import torch
+
+from playground.memory import meter
+from playground.memory.release import release_memory
+from playground.speed import kernels
+from playground.speed.rates import Rates, keep_rates, kept_rates
+
+MAX_SECONDS = 5.0  # of a calibration; sizes that are left then aren't measured
+BUSY_SECONDS, BUSY_PERCENT = 0.3, 40  # of the processor used by others: what is measured then isn't the machine
+FREE_BYTES = 3 * 2**30  # of a GPU that a calibration needs, and more
+LAYERS, WIDTH = 4, 64  # of the toy
+
+
+def measure_once(device: str) -> None:
+    """Measure this machine and keep what it reaches, unless that is known, or other work would disturb it.
+
+    PLAYGROUND_CALIBRATE=0 in the environment: never.
+    """
+    if os.environ.get("PLAYGROUND_CALIBRATE") == "0" or kept_rates(device, meter.hardware(device)["name"]):
+        return
+    if psutil.cpu_percent(BUSY_SECONDS) > BUSY_PERCENT:
+        return
+    if device == "cuda" and torch.cuda.mem_get_info()[0] < FREE_BYTES:
+        return
+    keep_rates(measure(device))
+    release_memory()
+
+
+def measure(device: str) -> Rates:
+    """Measure the machine as it is now: other work on it makes it slower."""
+    with torch.no_grad(), _same_random_numbers():
+        tables, kernel = kernels.measure_kernels(device, kernels.clock() + MAX_SECONDS)
+    rates = Rates(device, meter.hardware(device)["name"], tables, {}, kernel)
+    call, token = _measure_calls(rates, device)
+    return replace(rates, call=call, token=token)
+
+
+@contextlib.contextmanager
+def _same_random_numbers() -> Iterator[None]:
+    """Leave the random numbers of whatever comes after as they were."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(0)
+        yield
+
+
+def _measure_calls(rates: Rates, device: str) -> tuple[dict[str, float], float]:
+    """Seconds of calling an operator in training and in a chat; and between two tokens of a chat besides the model."""
+    from transformers import LlamaConfig
+
+    from playground.model.load import LoadedModel, model_from_config
+
+    config = LlamaConfig(
+        hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=4, intermediate_size=128, vocab_size=512
+    )
+    dtype = kernels.half_types(device)[0]
+    with _same_random_numbers():
+        model = model_from_config(config, dtype).to(device).requires_grad_(False).eval()  # type: ignore[arg-type]
+        loaded = LoadedModel(model, cast(Any, SimpleNamespace(pad_token_id=2)), device, dtype, "")
+        chat, token = _chat_calls(rates, loaded)
+        tune = _tune_calls(rates, loaded)
+        return {"chat": min(chat, tune), "tune": tune}, token  # training calls more for the same operator
+
+
+def _chat_calls(rates: Rates, loaded: Any) -> tuple[float, float]:
+    from playground.predict import phases
+    from playground.predict.phase_traces import CHAT_ROWS, prefill_and_decode_inputs
+    from playground.settings import Settings
+
+    context, model = 64, loaded.model
+    target = phases.Target(loaded.device, loaded.dtype)
+    calls = phases.predict_chat(model.config, Settings().with_values({"load": {"bits": 16}}), target, context)["calls"]
+    decode = [one for one in calls if one.stage == "decode"]
+    ids = torch.ones(CHAT_ROWS, 8, dtype=torch.long, device=loaded.device)
+    with torch.no_grad():
+        for inputs in prefill_and_decode_inputs(model, context):
+            model(**inputs, use_cache=True)
+        forward = _fastest(lambda: model(**inputs, use_cache=True).logits[0, 0, 0].item(), 40)
+
+        def generate(tokens: int) -> float:
+            options = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False, "pad_token_id": 2}
+            return _fastest(lambda: model.generate(ids, attention_mask=torch.ones_like(ids), **options), 2)
+
+        token = (generate(20) - generate(4)) / 16
+    return _per_call(rates, decode, min(forward, token)), max(0.0, token - forward)
+
+
+def _tune_calls(rates: Rates, loaded: Any) -> float:
+    import threading
+
+    from playground.data.batch import Example
+    from playground.predict import phases
+    from playground.settings import Settings
+    from playground.train.loop import fine_tune
+    from playground.train.parallel import Team
+    from playground.train.prepare import prepare_trainer
+
+    steps, rows, length = 10, 8, 16
+    train = {"batch_size": rows, "max_steps": steps, "gradient_checkpointing": "off", "compile": "off"}
+    train |= {"max_tokens_per_micro_batch": 1024}
+    settings = Settings().with_values({"load": {"bits": 16}, "train": train})
+    examples = [Example([5 + (row + n) % 400 for n in range(length)], length // 2) for row in range(rows)]
+    trainer = prepare_trainer(loaded, settings, examples, [], Team(loaded.device))
+    seconds, last = [], kernels.clock()
+    for _ in fine_tune(trainer, examples, settings.train, threading.Event()):
+        now = kernels.clock()
+        seconds.append(now - last)
+        last = now
+    target = phases.Target(loaded.device, loaded.dtype)
+    config, labelled = trainer.batcher.model.config, [e.labelled for e in examples]
+    mode = trainer.batcher.mode
+    calls = phases.predict_tune(config, settings, target, [length] * rows, labelled, batching=mode)["calls"]
+    return _per_call(rates, calls, statistics.median(seconds[2:]))
+
+
+def _per_call(rates: Rates, calls: Any, seconds: float) -> float:
+    """Seconds of the processor for each call. A GPU computes meanwhile; a CPU's kernels take part of the seconds."""
+    if rates.device == "cpu":
+        seconds -= sum(
+            one.count * (rates.seconds(one.kind, one.operations, one.bytes) or 0.0)
+            for one in calls
+            if one.kind != "view"
+        )
+    return max(0.0, seconds) / sum(one.count for one in calls)
+
+
+def _fastest(run: Callable[[], Any], repeats: int) -> float:
+    seconds = []
+    for _ in range(repeats):
+        start = kernels.clock()
+        run()
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+        seconds.append(kernels.clock() - start)
+    return min(seconds)
