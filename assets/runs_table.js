@@ -152,7 +152,9 @@ let asked = 0;
 function draw() {
   if (!props.value) return;
   if (!isDefault()) return reread();
-  asked += 1, drawPage(JSON.parse(props.value));
+  const page = JSON.parse(props.value);
+  asked += 1, drawPage(page);
+  if (page.unread) reread(); // takes seconds: the page stands already
 }
 async function reread() {
   const number = ++asked, { shown } = JSON.parse(props.value || "{}");

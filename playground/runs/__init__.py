@@ -6,7 +6,7 @@ May import: settings, errors, i18n. Imports no torch.
 from playground.runs.index import damaged
 from playground.runs.interrupted import interrupted, put_back_spares, record_death
 from playground.runs.label import Label, read_label, write_label
-from playground.runs.listing import history, measured_speed, summary
+from playground.runs.listing import history, measured_speed, newest, summary
 from playground.runs.lock import held_problem, is_held, is_written_to, locked
 from playground.runs.store import (
     RUN_ID,
@@ -42,6 +42,7 @@ __all__ = [
     "last_result",
     "locked",
     "measured_speed",
+    "newest",
     "put_back_spares",
     "read_label",
     "record_death",

@@ -60,6 +60,14 @@ class Index:
                 self._write_file()
             return found
 
+    def count_unread(self, states: dict[str, State]) -> int:
+        """How many of these runs would have to be read from their events."""
+        with self._lock, _without_collection():
+            self._read_file()
+            return sum(
+                run_id not in self._summaries or self._summaries[run_id][0] != states[run_id] for run_id in states
+            )
+
     def summary(self, run_id: str, state: State) -> RunSummary:
         """The summary of one run."""
         with self._lock:

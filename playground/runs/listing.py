@@ -1,18 +1,22 @@
 """List the runs of a folder, newest first, and find what was measured in them."""
 
 import os
+import re
 import stat
 import time
 from functools import lru_cache
 from pathlib import Path
 
-from playground.runs.index import SETTLED_SECONDS, State, damaged, index_of, with_folder
+from playground.runs.index import MANY, SETTLED_SECONDS, State, damaged, index_of, with_folder
 from playground.runs.label import FILE as LABEL
 from playground.runs.label import Label, read_label
 from playground.runs.store import RUN_ID, TRASH, find
 from playground.runs.summary import RunSummary
 
 EVENTS, SETTINGS = "events.jsonl", "settings.json"
+TUNE_ID = re.compile(r"\d{8}-\d{6}-tune(-|$)")  # of a fine-tune, as `create` in store.py names it
+
+Folders = dict[str, tuple[State | Exception, list[str]]]  # by id: the state of a run's events, the names in its folder
 
 
 def history(root: Path) -> list[RunSummary]:
@@ -20,21 +24,51 @@ def history(root: Path) -> list[RunSummary]:
 
     A folder that is being deleted, or is no run's, is left out.
     """
+    return _all_summaries(root, _folders(root))
+
+
+def _all_summaries(root: Path, folders: Folders) -> list[RunSummary]:
+    summaries = index_of(root).summaries(_states(folders), kept=root.name != TRASH)
+    return [_summary(root, run_id, folders, summaries) for run_id in sorted(folders, reverse=True)]
+
+
+def newest(root: Path, rows: int) -> tuple[list[RunSummary], dict[str, int] | None]:
+    """What a list's first page shows within a second, however many runs were never read: the newest, and how many more.
+
+    Every run as from `history` and None, where nearly all of them are in the index. Else only the newest `rows` of the
+    fine-tunes and of the other runs, and the count of both, {"tunes", "others"}, all told by the folders' names: who
+    renamed some by hand sees them in another place until `history` has read them.
+    """
+    folders = _folders(root)
+    states, index = _states(folders), index_of(root)
+    if index.count_unread(states) <= MANY:
+        return _all_summaries(root, folders), None
+    groups: dict[str, list[str]] = {"tunes": [], "others": []}
+    for run_id in sorted(folders, reverse=True):
+        groups["tunes" if TUNE_ID.match(run_id) else "others"].append(run_id)
+    shown = sorted((run_id for ids in groups.values() for run_id in ids[:rows]), reverse=True)
+    summaries = {run_id: index.summary(run_id, states[run_id]) for run_id in shown if run_id in states}
+    return [_summary(root, run_id, folders, summaries) for run_id in shown], {g: len(ids) for g, ids in groups.items()}
+
+
+def _folders(root: Path) -> Folders:
     try:
         ids = [entry.name for entry in os.scandir(root) if RUN_ID.fullmatch(entry.name)]
     except OSError:
-        return []
-    folders = {run_id: found for run_id in ids if (found := _look_into(os.path.join(root, run_id)))}
-    states = {run_id: state for run_id, (state, _) in folders.items() if isinstance(state, tuple)}
-    summaries = index_of(root).summaries(states, kept=root.name != TRASH)
-    return [
-        with_folder(
-            damaged(run_id, state) if isinstance(state, Exception) else summaries[run_id],
-            names,
-            _label(os.path.join(root, run_id), names),
-        )
-        for run_id, (state, names) in sorted(folders.items(), reverse=True)
-    ]
+        return {}
+    return {run_id: found for run_id in ids if (found := _look_into(os.path.join(root, run_id)))}
+
+
+def _states(folders: Folders) -> dict[str, State]:
+    """The states of the runs whose events can be read."""
+    return {run_id: state for run_id, (state, _) in folders.items() if isinstance(state, tuple)}
+
+
+def _summary(root: Path, run_id: str, folders: Folders, summaries: dict[str, RunSummary]) -> RunSummary:
+    """A run's summary with what lies in its folder; of one whose events can't be read, that it is damaged."""
+    state, names = folders[run_id]
+    known = damaged(run_id, state) if isinstance(state, Exception) else summaries[run_id]
+    return with_folder(known, names, _label(os.path.join(root, run_id), names))
 
 
 def measured_here(root: Path) -> list[RunSummary]:

@@ -81,11 +81,21 @@ def runs_table(page: Page) -> gr.HTML:
 
 
 def table_value(page: Page, shown: str) -> str:
-    """The table's value as JSON text: `table_page` of the newest runs. shown: the id of the live view's run, or ""."""
-    return json.dumps(table_page(page, shown, Query(), {}), ensure_ascii=False)
+    """The table's value as JSON text: `table_page` of the newest runs. shown: the id of the live view's run, or "".
+
+    Where thousands were never read, it has "unread": true, and the browser asks for the page again when it is shown.
+    """
+    kept, counts = runs.newest(page.root, PAGE)
+    value = table_page(page, shown, Query(), {}, kept)
+    if counts:
+        value |= {group: {"count": counts[group], "first": 0} for group in GROUPS}
+        value |= {"all": sum(counts.values()), "unread": True}
+    return json.dumps(value, ensure_ascii=False)
 
 
-def table_page(page: Page, shown: str, query: Query, first: dict[str, Any]) -> dict[str, Any]:
+def table_page(
+    page: Page, shown: str, query: Query, first: dict[str, Any], kept: Sequence[RunSummary] | None = None
+) -> dict[str, Any]:
     """A page of each group of runs, at most PAGE rows from number first[group] on.
 
     {"shown", "live" (whether another run is live: the way back to it is offered), "all" (how many runs there are),
@@ -95,8 +105,9 @@ def table_page(page: Page, shown: str, query: Query, first: dict[str, Any]) -> d
     recording, and texts of those that distinguish it), "loss" and "facts" ([before, after] or None), "peak"
     ([predicted, measured], "" for none), "speed",
     "time", "state", "status" (its text), "why" (it failed), "resume" ("", "ready", "busy")}.
+    kept: the runs that aren't deleted, newest first (all of them).
     """
-    kept, gone = runs.history(page.root), runs.deleted(page.root)
+    kept, gone = runs.history(page.root) if kept is None else kept, runs.deleted(page.root)
     deleted = {run.id for run in gone} - {run.id for run in kept}
     working = page.engine.run if page.engine.state == "busy" else None
     listed = [replace(run, state="running") if run.id == working else run for run in _merged(kept, gone)]

@@ -3,16 +3,18 @@
 import json
 import os
 import threading
+from types import SimpleNamespace
 
 import pytest
 from toys import keys
 
 from playground import runs
 from playground.errors import PlaygroundError
-from playground.runs import index, label, query
+from playground.runs import index, label, listing, query
 from playground.runs.accuracy import all_totals
 from playground.runs.query import Query, find_runs, parse_query
 from playground.settings import Settings
+from playground.ui.runs_table import table_value
 
 NAMES = ("a/b \\ \"quoted\" 'x' <b>&amp;</b>", "🎚️ 二回目の学習 👩‍👩‍👧", "n" * 300, "../../etc/passwd")
 
@@ -59,6 +61,27 @@ def test_a_second_start_lists_from_the_index_and_reads_only_what_changed(tmp_pat
     again = {run.id: run for run in settled(tmp_path)}
     assert sorted(read) == sorted([made[1].id, new.id]) and again[made[1].id].loss == (3.0, 0.5)
     assert settled(tmp_path)[0].peak == (300, 200) and len(read) == 2
+
+
+def test_the_first_page_of_many_unread_runs_reads_its_own_rows_alone(tmp_path, settled, monkeypatch):
+    monkeypatch.setattr(listing, "MANY", 3)
+    tunes, loads = ([f"20260101-00000{n}-{job}" for n in range(4)] for job in ("tune", "load"))
+    for run_id in tunes + loads:
+        made = a_run(tmp_path, "tune" if "tune" in run_id else "load")
+        made.folder.rename(tmp_path / run_id)
+    (tmp_path / tunes[3] / "events.jsonl").unlink()
+    os.utime(tmp_path / tunes[3], (0, 0))
+    read = read_by(monkeypatch)
+    index.index_of.cache_clear()
+    newest, counts = listing.newest(tmp_path, 2)
+    assert [run.id for run in newest] == sorted(tunes[2:] + loads[2:], reverse=True) and len(read) == 4
+    assert counts == {"tunes": 4, "others": 4} and newest[0].state == "failed"
+    engine = SimpleNamespace(run=None, state="ready")
+    value = json.loads(table_value(SimpleNamespace(lang="en", root=tmp_path, engine=engine), ""))
+    assert value["unread"] is True and value["all"] == 8 and value["tunes"] == {"count": 4, "first": 0}
+    assert listing.newest(tmp_path, 2) == (runs.history(tmp_path), None)  # all are read by now
+    value = json.loads(table_value(SimpleNamespace(lang="en", root=tmp_path, engine=engine), ""))
+    assert "unread" not in value and len(value["runs"]) == 8
 
 
 def test_a_damaged_index_is_read_from_the_runs_again(tmp_path, settled, monkeypatch):
