@@ -35,24 +35,31 @@ def _boxes(svg):
     }
 
 
+def _drawing(shape, points):
+    """One of the figure's two drawings."""
+    return re.search(rf'<svg class="{shape}".*?</svg>', lab_figure.figure(WORD, points))[0]
+
+
+@pytest.mark.parametrize("shape", lab_figure.SHAPES)
 @pytest.mark.parametrize("count", [1, 2, 7])
-def test_every_point_is_drawn_within_the_figure(count):
-    svg = lab_figure.figure(WORD, _points(count))
+def test_every_point_is_drawn_within_the_figure(count, shape):
+    svg, (width, height) = _drawing(shape, _points(count)), lab_figure.SHAPES[shape]
     places = [(float(x), float(y)) for x, y in re.findall(r'cx="([\d.]+)" cy="([\d.]+)"', svg)]
     assert len(places) == count
-    assert all(0 < x < lab_figure.WIDTH and 0 < y < lab_figure.HEIGHT for x, y in places)
+    assert all(0 < x < width and 0 < y < height for x, y in places)
 
 
-def test_labels_do_not_overlap():
-    boxes = list(_boxes(lab_figure.figure(WORD, {**_points(7), **_points(7, "other")})).values())
-    assert len(boxes) >= 7
+@pytest.mark.parametrize(("shape", "fewest"), [("broad", 7), ("narrow", 4)])
+def test_labels_do_not_overlap(shape, fewest):
+    boxes = list(_boxes(_drawing(shape, {**_points(7), **_points(7, "other")})).values())
+    assert len(boxes) >= fewest
     for number, one in enumerate(boxes):
         assert not any(lab_figure._overlap(one, other) for other in boxes[number + 1 :])
 
 
 def test_a_broken_format_is_drawn_at_the_edge_with_its_number():
     points = {**_points(3), ("toy", "int2"): _point(90 * 2**20, 15.35), ("toy", "int1"): _point(2**20 * 80, None)}
-    svg = lab_figure.figure(WORD, points)
+    svg = _drawing("broad", points)
     assert "int2 ↑ 15.3" in svg or "int2 ↑ 15.4" in svg
     heights = [float(y) for y in re.findall(r'cy="([\d.]+)"', svg)]
     assert len(heights) == 3 and min(heights) == pytest.approx(lab_figure.TOP)
