@@ -202,7 +202,7 @@ def _kept_components(page: Page, tabs: Tabs) -> dict[str, Any]:
     weight = {f"weight.{index}": component for index, component in enumerate(tabs.lab.weight.inputs())}
     filters, data, export = tabs.load.filters, tabs.data, tabs.take_home.export
     queue, service = tabs.fine_tune.queue, tabs.compare.settings
-    numbered = {
+    numbered: dict[str, list[Any]] = {
         "filter": [filters.language, filters.size, filters.card],
         "data": [data.inputs.text, data.cost_view.card, data.token_view.row_number],
         "queue": [queue.then, queue.question, *queue.axes],

@@ -95,8 +95,9 @@ def _answer(value: Any) -> Answer | None:
     if not isinstance(value, dict) or not isinstance(value.get("text"), str):
         return None
     finish = next((name for name in FINISHES if name == value.get("finish")), "stopped")
-    tokens, speed = (
-        number if is_usable_number(number) and number >= 0 else None
-        for number in (value.get("tokens"), value.get("tokens_per_s"))
-    )
+    tokens, speed = _amount(value.get("tokens")), _amount(value.get("tokens_per_s"))
     return Answer(value["text"], finish, None if tokens is None else int(tokens), speed)
+
+
+def _amount(value: Any) -> float | None:
+    return float(value) if is_usable_number(value) and value >= 0 else None
