@@ -5,11 +5,20 @@ const keptState = {
   restored: false, reopened: false, // what Gradio sets and selects before that is nobody's choice
   touched: false, // whether somebody clicked or typed since the page came
 
-  // Keep the values that differ from the page's start.
-  save(names, start, values) {
+  // Keep the values that differ from the page's start. listed: how many of the last ones are of lists that the program fills later;
+  // while such a list is empty, what was kept of it stays.
+  save(names, start, values, listed) {
     if (!this.restored) return;
-    const changed = names.map((name, i) => [name, values[i], start[i]]).filter(([, value, first]) => JSON.stringify(value) !== JSON.stringify(first));
+    const kept = this.read(this.fields), late = names.length - listed;
+    const now = names.map((name, i) => [name, i >= late && values[i] == null ? kept[name] : values[i], start[i]]);
+    const changed = now.filter(([, value, first]) => value !== undefined && JSON.stringify(value) !== JSON.stringify(first));
     sessionStorage.setItem(this.fields, JSON.stringify(Object.fromEntries(changed)));
+  },
+
+  // What was kept of a list that the program fills later, unless something is chosen in it by now; as the text "" for nothing.
+  chosen(name, value) {
+    const kept = this.read(this.fields)[name];
+    return value == null && typeof kept === "string" ? kept : "";
   },
 
   read(key) {
@@ -22,6 +31,9 @@ const keptState = {
     setTimeout(() => { this.restored = true; }, 500);
     return names.map((name, i) => Object.hasOwn(kept, name) ? kept[name] : values[i]);
   },
+
+  // The conversation of Compare as text (assets/compare.js), as the page before this one left it.
+  conversation: () => keptState.earlier,
 
   open(tab) {
     document.body.dataset.tab = tab;
@@ -69,6 +81,7 @@ const keptState = {
 
   isOpen: (header) => header.classList.contains("open"),
 };
+keptState.earlier = sessionStorage.getItem("playground.conversation") ?? "";
 keptState.waiting = keptState.read(keptState.folds), keptState.looks = {};
 keptState.refold();
 document.addEventListener("click", ({ isTrusted, target }) => {

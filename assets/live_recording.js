@@ -51,19 +51,19 @@ function createPlayer(events, { play, change = () => {}, loops = false, rests = 
 // same one again.
 const KEPT = "playground.live"; // key in sessionStorage
 
-function keepPlayed(follow, run, player) {
+function keepPlayed(follow, run, player, picked = null) {
   const { time, length, speed, playing } = player ?? {};
   const played = player && { run, part: length ? Math.min(1, time / length) : 0, speed, playing };
-  sessionStorage.setItem(KEPT, JSON.stringify({ follow, played }));
+  sessionStorage.setItem(KEPT, JSON.stringify({ follow, played, picked }));
 }
 
-// {follow: id of a run or "", played: of keepPlayed, or null}
+// {follow: id of a run or "", played: of keepPlayed, or null, picked: {run, step} whose sample answers were picked, or null}
 function readKept() {
   try {
-    const { follow, played } = JSON.parse(sessionStorage.getItem(KEPT));
-    return { follow: typeof follow === "string" ? follow : "", played: played?.part >= 0 ? played : null };
+    const { follow, played, picked } = JSON.parse(sessionStorage.getItem(KEPT));
+    return { follow: typeof follow === "string" ? follow : "", played: played?.part >= 0 ? played : null, picked: picked?.step >= 0 ? picked : null };
   } catch { // the first page, or one of another version
-    return { follow: "", played: null };
+    return { follow: "", played: null, picked: null };
   }
 }
 

@@ -249,10 +249,15 @@ function readPaint() {
   return { ...sizes, text: style.color, family: style.fontFamily, ...Object.fromEntries(names.map((name) => [name, style.getPropertyValue(`--live-${name}`).trim()])) };
 }
 
+// Nothing is known of a run yet; the step whose answers were picked on the page before this one is picked again.
+function begin(run) {
+  state = emptyState(run), pickedStep = kept.picked?.run === run ? kept.picked.step : null;
+}
+
 function receive(fresh) {
   needsDrawing ||= !reply || connectionLost || fresh.events.length > 0 || ["run", "engine", "live", "waiting"].some((key) => fresh[key] !== reply[key]);
   const catchingUp = fresh.more && fresh.run === state.run;
-  if (fresh.run !== state.run) state = emptyState(fresh.run), pickedStep = null;
+  if (fresh.run !== state.run) begin(fresh.run);
   reply = fresh, connectionLost = false, state.cursor = fresh.cursor;
   for (const event of fresh.events) reduceEvent(state, event);
   if (catchingUp) return;
@@ -285,7 +290,7 @@ async function play(run, loops) {
   if (!events.length) return void (playedRun = "");
   player?.end();
   player = createPlayer(events, { loops, change: drawStatus, rests: () => !root.clientWidth, play(batch, first) {
-    if (first) state = emptyState(run), state.cursor = reply.cursor, pickedStep = null;
+    if (first) begin(run), state.cursor = reply.cursor;
     receive({ ...reply, run, events: batch, live: true, more: false });
   } });
   player.seek(0);
@@ -348,7 +353,7 @@ const themeChanges = new MutationObserver(() => { paint = null; if (reply) draw(
 ["base", "tuned", "difference"].forEach((key, i) => put(root.querySelectorAll(".measures thead th")[i], say(`measures.${key}`)));
 part(".samples input").setAttribute("aria-label", say("samples.slider"));
 part(".samples input").addEventListener("input", ({ target }) => {
-  pickedStep = Number(target.value) < state.samples.length - 1 ? state.samples[target.value][0] : null;
+  pickedStep = Number(target.value) < state.samples.length - 1 ? state.samples[target.value][0] : null, kept.picked = null;
   drawSamples();
 });
 SPEEDS.forEach((speed) => part(".player select").append(new Option(`${speed}×`, speed)));
@@ -367,7 +372,7 @@ part(".player select").addEventListener("change", async ({ target }) => {
 });
 put(part(".memory h4 small"), say("measured")), root.setAttribute("aria-label", say("name")), part(".progress").setAttribute("aria-label", say("progress"));
 if (!props.follow && kept.follow) props.follow = kept.follow;
-addEventListener("pagehide", () => keepPlayed(props.follow ?? "", playedRun, player), { signal: removed.signal });
+addEventListener("pagehide", () => keepPlayed(props.follow ?? "", playedRun, player, pickedStep === null ? null : { run: state.run, step: pickedStep }), { signal: removed.signal });
 document.addEventListener("visibilitychange", poll, { signal: removed.signal });
 resizes.observe(root), themeChanges.observe(document.body, { attributeFilter: ["class"] });
 watch("follow", poll);

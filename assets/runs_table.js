@@ -9,6 +9,7 @@ const GROUPS = Object.keys(COLUMNS);
 const SORTS = { run: "began" }; // a column's order, where it has another name
 const show = (node, shown) => { node.hidden = !shown; };
 const query = { text: "", state: "", sort: "began", reverse: false }, first = {};
+const KEPT = "playground.runs"; // key in sessionStorage: what is searched and ticked, for the page that comes next in this tab of the browser
 const isDefault = () => !query.text && !query.state && query.sort === "began" && !query.reverse && !GROUPS.some((group) => first[group]);
 
 // An element with that text and those attributes; false leaves an attribute out.
@@ -59,7 +60,7 @@ function makeTick(id, name) {
 function tellChosen() {
   show(part(".chosen"), chosen.size), show(part(".chosen .go"), chosen.size > 1);
   part(".chosen span").textContent = say("overlay.chosen", { count: chosen.size });
-  trigger("choose_runs", { runs: [...chosen] });
+  trigger("choose_runs", { runs: [...chosen] }), keep();
 }
 function untick(ids) {
   if (!ids.map((id) => chosen.delete(id)).some(Boolean)) return;
@@ -124,6 +125,22 @@ function replace(old, row) {
   return row;
 }
 
+function keep() {
+  sessionStorage.setItem(KEPT, JSON.stringify({ query, first, chosen: [...chosen], unfolded: part(".others").open }));
+}
+// What was kept; of other types than what this page keeps, nothing.
+function restore() {
+  let kept = {};
+  try { kept = JSON.parse(sessionStorage.getItem(KEPT)) ?? {}; } catch { /* of another version */ }
+  for (const name of Object.keys(query)) if (typeof kept.query?.[name] === typeof query[name]) query[name] = kept.query[name];
+  for (const group of GROUPS) if (kept.first?.[group] > 0) first[group] = kept.first[group];
+  for (const id of Array.isArray(kept.chosen) ? kept.chosen : []) if (typeof id === "string") chosen.add(id);
+  if (kept.unfolded) listed = part(".others").open = true;
+  for (const [selector, name] of [["input", "text"], [".state", "state"]]) part(`.query ${selector}`).value = query[name];
+  markSorted();
+  if (chosen.size) tellChosen();
+}
+
 let listed = false;
 function drawPage(page) {
   const { runs, shown, live, trash } = page, has = Boolean(page.all), found = page.tunes.count + page.others.count;
@@ -167,6 +184,9 @@ async function reread() {
 function change(values) {
   Object.assign(query, values);
   for (const group of GROUPS) first[group] = 0;
+  markSorted(), reread(), keep();
+}
+function markSorted() {
   part(".query .sort").value = query.sort;
   part(".reverse").setAttribute("aria-pressed", query.reverse);
   for (const head of root.querySelectorAll("thead th")) {
@@ -174,7 +194,6 @@ function change(values) {
     head.toggleAttribute("data-sorted", sorted);
     head.setAttribute("aria-sort", sorted ? "other" : "none");
   }
-  reread();
 }
 
 function edit(row) {
@@ -199,7 +218,7 @@ root.addEventListener("click", ({ target }) => {
   if (button?.dataset.move) {
     const group = button.closest(".tunes") ? "tunes" : "others";
     first[group] = Math.max(0, first[group] + PAGE * Number(button.dataset.move));
-    reread(), part(`.${group} .scroll`).scrollTo(0, 0);
+    reread(), keep(), part(`.${group} .scroll`).scrollTo(0, 0);
   } else if (button?.dataset.event === "edit") {
     if (!row.querySelector("form")) edit(row);
   } else if (button?.dataset.event) trigger(button.dataset.event, { run: button.closest("tr")?.dataset.run ?? "" });
@@ -233,5 +252,7 @@ for (const [group, label] of [["tunes", "tunes"], ["others", "others_label"]]) {
   const [back, on] = root.querySelectorAll(`.${group} .pages button`);
   back.textContent = say("previous"), on.textContent = say("next");
 }
+part(".others").addEventListener("toggle", keep);
+restore();
 watch("value", draw);
 draw();

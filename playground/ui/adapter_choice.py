@@ -5,9 +5,13 @@ from functools import partial
 import gradio as gr
 
 from playground import runs
+from playground.data.allowed_names import forbidden_adapter
 from playground.ui.foreign_adapter import foreign_name, is_foreign
+from playground.ui.kept_state import with_kept
 from playground.ui.page import UNQUEUED, Page, Update
 from playground.ui.run_names import adapter_name
+
+KEPT = "chat.adapter"  # the name under which the browser keeps the choice
 
 
 def adapter_choices(page: Page) -> list[tuple[str, str]]:
@@ -30,7 +34,14 @@ def latest_tuned_run(page: Page) -> str:
     return job.run if job and job.ended and job.run and job.run in ids else ""
 
 
-def adapter_update(page: Page, adapter: str, seen_run: str) -> Update:
+def restored_update(page: Page, kept: str, adapter: str | None, seen_run: str) -> tuple[Update, str]:
+    """As `adapter_update`, with seen_run; kept: what was selected on the page before this one, or ""."""
+    if kept and (not is_foreign(kept) or page.private or not forbidden_adapter(kept)):
+        adapter, seen_run = kept, latest_tuned_run(page)
+    return adapter_update(page, adapter, seen_run), seen_run
+
+
+def adapter_update(page: Page, adapter: str | None, seen_run: str) -> Update:
     """An update of the choices. A fine-tune that isn't `seen_run` is selected, else the choice stays while it exists.
 
     seen_run: the newest fine-tune that this page has selected already, or the person has turned down.
@@ -46,7 +57,8 @@ def connect(page: Page, adapter: gr.Dropdown, seen_run: gr.State, header: gr.Tab
 
     Gradio (6.31) forgets the choices of a list that is updated before its tab was opened.
     """
-    header.select(partial(adapter_update, page), [adapter, seen_run], adapter, **UNQUEUED)
+    listed, kept = [adapter, seen_run], gr.Textbox(visible=False)
+    header.select(partial(restored_update, page), [kept, *listed], listed, js=with_kept(KEPT), **UNQUEUED)
     adapter.input(lambda: latest_tuned_run(page), None, seen_run, **UNQUEUED)
     adapter.change(partial(_seen_after, page), [adapter, seen_run], seen_run, **UNQUEUED)
 

@@ -25,6 +25,7 @@ from playground.ui import (
     adapters_chat_view,
     api,
     compare_tab,
+    conversation,
     data_listeners,
     data_tab,
     fine_tune_tab,
@@ -36,6 +37,7 @@ from playground.ui import (
     plan_listeners,
     plan_tab,
     runs_tab,
+    spectrum_view,
     start_tab,
     status_strip,
     take_home_tab,
@@ -144,7 +146,9 @@ def _build_page(app: gr.Blocks, page: Page, other_path: str, talk: Sequence[Step
         adapter = [tabs.compare.adapter, tabs.compare.seen_run]
         event(partial(adapter_choice.adapter_update, page), adapter, tabs.compare.adapter, **UNQUEUED)
     kept_state.keep_tab(app, tabs.tabs, headers)
-    kept_state.keep_fields(app, _kept_components(page, tabs))
+    kept_state.keep_fields(app, _kept_components(page, tabs), _kept_lists(tabs))
+    drawn_with = [tabs.compare.adapter, tabs.compare.settings.service_enabled]
+    conversation.connect(page, app, tabs.compare.turns, tabs.compare.comparison, drawn_with)
     kept_state.name_accordions(app)
     separate_events(app)
 
@@ -191,7 +195,7 @@ def _build_preset(page: Page) -> gr.Dropdown:
 
 
 def _kept_components(page: Page, tabs: Tabs) -> dict[str, Any]:
-    """What is kept over a reload, by name: the form, the plan, the question, how answers are written, and the lab."""
+    """What is kept over a reload, by name: the form and every other field, but the secret ones."""
     named = {f"form.{group}.{name}": component for (group, name), component in page.fields.items()}
     named |= {f"plan.{group}.{name}": component for (group, name), component in tabs.plan.fields.items()}
     named |= {"plan.card": tabs.plan.card, "plan.context": tabs.plan.context, "preset": tabs.preset}
@@ -200,12 +204,33 @@ def _kept_components(page: Page, tabs: Tabs) -> dict[str, Any]:
     }
     lab = {f"lab.{index}": component for index, component in enumerate(tabs.lab.inputs())}
     weight = {f"weight.{index}": component for index, component in enumerate(tabs.lab.weight.inputs())}
+    filters, data, export = tabs.load.filters, tabs.data, tabs.take_home.export
+    queue, service = tabs.fine_tune.queue, tabs.compare.settings
+    numbered: dict[str, list[Any]] = {
+        "filter": [filters.language, filters.size, filters.card],
+        "data": [data.inputs.text, data.cost_view.card, data.token_view.row_number],
+        "queue": [queue.then, queue.question, *queue.axes],
+        "service": [service.service_enabled, *service.service_address[:2]],  # not its key
+        "export": [export.to, export.type, export.content, export.repo, export.name],  # not the hub's token
+    }
     single = {
         "race": tabs.lab.race.widths,
         "recording": tabs.runs.recordings.choice,
         "question": tabs.compare.question,
+        "elsewhere": tabs.compare.elsewhere,
+        "adapters.question": tabs.runs.adapters_chat.question,
     }
-    return named | generation | lab | weight | single
+    groups = {f"{group}.{n}": one for group, listed in numbered.items() for n, one in enumerate(listed)}
+    return named | generation | lab | weight | groups | single
+
+
+def _kept_lists(tabs: Tabs) -> dict[str, Any]:
+    """The kept lists that are filled once the program knows the runs, by the names under which each is filled."""
+    return {
+        adapter_choice.KEPT: tabs.compare.adapter,
+        spectrum_view.KEPT: tabs.lab.weight.spectrum.adapter,
+        take_home_tab.KEPT: tabs.take_home.run,
+    }
 
 
 def _connect_engine_state(
@@ -215,7 +240,7 @@ def _connect_engine_state(
     load, fine_tune, compare = tabs.load, tabs.fine_tune, tabs.compare
     start_buttons = [tabs.start.teach, load.load, fine_tune.start]
 
-    def refresh(adapter: str, seen_run: str) -> tuple:
+    def refresh(kept: str, adapter: str | None, seen_run: str) -> tuple:
         job, busy = page.engine.last, page.engine.state == "busy"
         has_tuned = job is not None and job.do == "tune" and job.run == adapter_choice.latest_tuned_run(page)
         return (
@@ -224,7 +249,7 @@ def _connect_engine_state(
             gr.update(visible=has_tuned and not busy),
             *(gr.update(interactive=not busy) for _ in start_buttons),
             *status_strip.button_updates(page),
-            adapter_choice.adapter_update(page, adapter, seen_run),
+            *adapter_choice.restored_update(page, kept, adapter, seen_run),
         )
 
     outputs = [
@@ -235,9 +260,11 @@ def _connect_engine_state(
         strip.stop,
         strip.unload,
         compare.adapter,
+        compare.seen_run,
     ]
+    inputs, with_kept = outputs[-2:], kept_state.with_kept(adapter_choice.KEPT)
     for event in (app.load, view.change):  # the live view changes at every start and end of a job
-        event(refresh, [compare.adapter, compare.seen_run], outputs, **UNQUEUED)
+        event(refresh, [gr.Textbox(visible=False), *inputs], outputs, js=with_kept, **UNQUEUED)
     for event in (app.load, tabs.headers["runs"].select):
         event(lambda value: runs_tab.table_update(page, value), view, tabs.runs.table, **UNQUEUED)
     for button in (tabs.start.teach, load.load, fine_tune.start):

@@ -105,7 +105,8 @@ def _end(page: Page, turn: Turn, result: dict) -> None:
     for side, end in ends.items():
         turn.answers[side] = replace(turn.answers[side], **end)
     together = "together" if result.get("together") else "apart"
-    turn.status = page.translate(f"chat.measured_{together}" if len(ends) > 1 else "chat.measured") if ends else ""
+    turn.status = ""
+    turn.measured = (f"chat.measured_{together}" if len(ends) > 1 else "chat.measured") if ends else ""
 
 
 def _stream_service(turn: Turn, service: PendingAnswer) -> Iterator[None]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from playground import ASSETS, catalog, runs
+from playground import ASSETS, catalog
 from playground.errors import Problem
 from playground.settings import Generation, Settings, raise_all
 from playground.ui import adapter_choice, card_picture, chat_settings, foreign_adapter
@@ -15,11 +15,10 @@ from playground.ui.chat_settings import ChatSettings
 from playground.ui.compare_answers import Request, answer
 from playground.ui.compare_heads import head_texts, notice_updates, with_tab
 from playground.ui.comparison import Turn, comparison_html, heads_html, kept
-from playground.ui.foreign_adapter import check_allowed, foreign_name, is_foreign
+from playground.ui.conversation import new_turn
+from playground.ui.foreign_adapter import check_allowed, is_foreign
 from playground.ui.known_answers import help_desk_examples, known_answers
-from playground.ui.learned_words import learned_units
 from playground.ui.page import LATEST_ONLY, QUIET, UNQUEUED, Page, message, message_box, select_tab
-from playground.ui.run_names import adapter_name
 
 AFTER_A_MOMENT = "() => new Promise((done) => setTimeout(done, 1500))"
 FOCUS_QUESTION = "() => { document.querySelector('#question textarea').focus(); }"
@@ -254,17 +253,10 @@ def _parse(page: Page, question: str, adapter: str, values: Sequence) -> Request
 
 def _turn(page: Page, question: str, adapter: str, form: Settings | None = None) -> tuple[Turn, Settings]:
     """A turn to be answered with the settings of the adapter's run, or with the form's where there is no adapter."""
-    if not adapter:
+    if not adapter or is_foreign(adapter):
         assert form
-        return Turn(question, {}), form
-    if is_foreign(adapter):
-        assert form
-        return Turn(question, {}, adapter, foreign_name(adapter)), form
-    known = known_answers(page.root, adapter, page.private)
-    expected = known.reference(question)
-    learned = learned_units(expected, question, known.common)
-    name = adapter_name(page.lang, runs.summary(page.root, adapter))
-    return Turn(question, {}, adapter, name, expected, learned), page.run_settings(adapter)
+        return new_turn(page, question, adapter), form
+    return new_turn(page, question, adapter), page.run_settings(adapter)
 
 
 def ask_once(page: Page, question: str, adapter: str, settings: Settings, max_new_tokens: int) -> Turn:

@@ -1,6 +1,7 @@
 """The comparison on the Compare tab: every question with the answers to it side by side, as data and as HTML."""
 
 import html
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -9,6 +10,7 @@ from playground.ui.answer_markdown import answer_html
 
 SIDES = ("base", "tuned")  # answered by the engine
 COLUMNS = (*SIDES, "service")
+MEASURED = ("chat.measured", "chat.measured_together", "chat.measured_apart")  # words keys
 PENDING = "…"  # an answer that hasn't begun
 
 
@@ -30,9 +32,10 @@ class Turn:
     """A question and its answers by column.
 
     adapter: the run that answered on the tuned side, or ""; adapter_name: in words. expected: the reference, or "";
-    learned: its units (learned_words.py) to be marked. status: what is going on while no answer is complete; after
-    that, how the speed was measured. dropped: whether the conversation was cleared. A dropped turn can still be in the
-    page's state, if an answer's last update arrived after the click on Clear; it is neither shown nor sent to a model.
+    learned: its units (learned_words.py) to be marked. status: what is going on while no answer is complete. measured:
+    after that, one of MEASURED, how the speed was measured. dropped: whether the conversation was cleared. A dropped
+    turn can still be in the page's state, if an answer's last update arrived after the click on Clear; it is neither
+    shown nor sent to a model.
     """
 
     question: str
@@ -42,6 +45,7 @@ class Turn:
     expected: str = ""
     learned: frozenset[str] = field(default_factory=frozenset)
     status: str = ""
+    measured: str = ""
     dropped: bool = False
 
     @property
@@ -64,13 +68,31 @@ def history(turns: Sequence[Turn], column: str, adapter: str) -> list[tuple[str,
     ]
 
 
+def kept_text(turns: Sequence[Turn]) -> str:
+    """What the browser keeps of a conversation, as JSON text; conversation.py reads it on the page that comes next."""
+    return json.dumps(
+        [
+            {
+                "question": turn.question,
+                "answers": {column: vars(answer) for column, answer in turn.answers.items()},
+                "adapter": turn.adapter,
+                "adapter_name": turn.adapter_name,
+                "measured": turn.measured,
+            }
+            for turn in kept(turns)
+        ],
+        ensure_ascii=False,
+    )
+
+
 def comparison_html(
     lang: str, turns: Sequence[Turn], adapter: str = "", has_service: bool = False, busy: bool = False
 ) -> str:
     """All turns as HTML; adapter: the run that is chosen now; busy: whether the last turn is being answered."""
     turns = kept(turns)
     columns = COLUMNS if has_service or any("service" in turn.answers for turn in turns) else SIDES
-    open_tag = f'<div class="compare-log" role="log" aria-busy="{str(busy).lower()}">'
+    kept_now = html.escape(kept_text(turns))
+    open_tag = f'<div class="compare-log" role="log" aria-busy="{str(busy).lower()}" data-kept="{kept_now}">'
     if not turns:
         cells = "".join(f"<p>{_text(lang, f'chat.empty_{column}')}</p>" for column in columns)
         return f'{open_tag}<div class="answers nothing">{cells}</div></div>'
@@ -101,8 +123,8 @@ def _turn_html(lang: str, turn: Turn, columns: Sequence[str], busy: bool) -> str
         marked = f" <small>{_text(lang, 'chat.marked')}</small>" if turn.learned else ""
         expected = answer_html(turn.expected, turn.learned)
         lines.append(f'<div class="expected"><strong>{_text(lang, "chat.expected")}</strong>{marked}{expected}</div>')
-    if turn.status:
-        lines.append(f'<p class="status">{html.escape(turn.status)}</p>')
+    if status := turn.status or (translate(lang, turn.measured) if turn.measured else ""):
+        lines.append(f'<p class="status">{html.escape(status)}</p>')
     question = f'<p class="asked">{html.escape(turn.question)}</p>'
     return f'<article class="turn">{question}<div class="answers">{cells}</div>{"".join(lines)}</article>'
 
@@ -135,6 +157,7 @@ def _facts_html(lang: str, answer: Answer) -> str:
     facts = []
     if answer.finish in ("limit", "stopped"):
         key = "chat.cut" if answer.finish == "limit" else "chat.stopped"
+        key = key if answer.tokens is not None else "chat.unfinished"  # the page was left meanwhile
         facts.append(f'<strong class="cut">{_text(lang, key, tokens=answer.tokens)}</strong>')
     if answer.tokens_per_s is not None:
         facts.append(_text(lang, "chat.speed", tokens=answer.tokens, tokens_per_s=answer.tokens_per_s))

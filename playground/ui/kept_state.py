@@ -1,8 +1,9 @@
 """What a page keeps over a reload and a switch of language: the open tab, accordions, changed fields, the question.
 
 The browser keeps it (assets/kept_state.js), as long as its tab is open. Fields that still have the page's start value
-aren't kept: each language starts with its demo. Components that hold a secret must not be given. What is played, and
-where the talk is, their own scripts keep (assets/live_view.js, assets/talk.js).
+aren't kept: each language starts with its demo. Components that hold a secret must not be given. What is played, where
+the talk is, the ticked runs and the conversation their own scripts keep (assets/live_view.js, talk.js, runs_table.js,
+compare.js).
 """
 
 import json
@@ -17,13 +18,27 @@ HEAD = f"<script>{(ASSETS / 'kept_state.js').read_text(encoding='utf-8')}</scrip
 _PRIVATE: Any = {"api_visibility": "private"}
 
 
-def keep_fields(app: gr.Blocks, components: Mapping[str, Any]) -> None:
-    """Keep the values of these components. components: by a name that is the same on every page."""
-    listed = list(components.values())
-    names, start = _json(list(components)), _json([component.value for component in listed])
-    save = f"(...values) => {{ keptState.save({names}, {start}, values); }}"
-    app.load(None, listed, listed, js=f"(...values) => keptState.restore({names}, values)", **_PRIVATE)
+def keep_fields(app: gr.Blocks, components: Mapping[str, Any], lists: Mapping[str, Any]) -> None:
+    """Keep the values of these components. components, lists: by a name that is the same on every page.
+
+    lists: those whose choices aren't known yet as the page opens, so that whoever fills them chooses again what was
+    kept: `with_kept`.
+    """
+    fields = list(components.values())
+    listed = [*fields, *lists.values()]
+    names, start = [*components, *lists], _json([component.value for component in listed])
+    save = f"(...values) => {{ keptState.save({_json(names)}, {start}, values, {len(lists)}); }}"
+    restore = f"(...values) => keptState.restore({_json(list(components))}, values)"
+    app.load(None, fields, fields, js=restore, **_PRIVATE)
     gr.on([component.change for component in listed], None, listed, None, js=save, **_PRIVATE)
+
+
+def with_kept(name: str) -> str:
+    """JavaScript for a listener that fills a list: its inputs are a hidden text, the list, and any others.
+
+    The text becomes what was kept of the list under this name, until something is chosen in it; then "".
+    """
+    return f"(_, value, ...others) => [keptState.chosen({_json(name)}, value), value, ...others]"
 
 
 def keep_tab(app: gr.Blocks, tabs: gr.Tabs, headers: Mapping[str, gr.Tab]) -> None:

@@ -12,10 +12,11 @@ from itertools import pairwise
 
 from playground import catalog
 
-WIDTH, HEIGHT = 760, 420  # of the drawing, in its own units
+SHAPES = {"broad": (760, 420), "narrow": (340, 340)}  # width and height of the drawings, in their own units
 LEFT, RIGHT, TOP, BOTTOM = 58, 20, 26, 52  # margins
 LABEL_HEIGHT, LABEL_WIDTH = 17, 8.6  # of a line, and of a character
 TITLE_WIDTH = 300.0  # of the vertical axis
+TICK_WIDTH = 56.0  # that a size below the horizontal axis takes
 MOST_EXPONENT = 50.0  # nats: beyond it, no perplexity can be read
 MOST_LOSS = 1.0  # nats above the best one: what is worse is drawn at the upper edge, with its number
 LOOKS = 4  # colors of models
@@ -26,40 +27,54 @@ Points = Mapping[tuple[str, str], Point]  # by model and format
 
 @dataclass(frozen=True)
 class Scale:
-    """From values to the drawing's units. Sizes are on a logarithmic scale."""
+    """From values to the units of a drawing, one of SHAPES. Sizes are on a logarithmic scale."""
 
+    shape: str
     smallest: float
     largest: float
     best: float
     worst: float
 
+    @property
+    def width(self) -> int:
+        return SHAPES[self.shape][0]
+
+    @property
+    def height(self) -> int:
+        return SHAPES[self.shape][1]
+
     def x(self, size: float) -> float:
         share = math.log(size / self.smallest) / math.log(self.largest / self.smallest)
-        return LEFT + share * (WIDTH - LEFT - RIGHT)
+        return LEFT + share * (self.width - LEFT - RIGHT)
 
     def y(self, loss: float) -> float:
         share = (min(loss, self.worst) - self.best) / (self.worst - self.best)
-        return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
+        return self.height - BOTTOM - share * (self.height - TOP - BOTTOM)
 
 
 def figure(translate: Callable, points: Points) -> str:
-    """Loss a token against the size of the weights, a mark a point; a sentence where there is none yet."""
+    """Loss a token against the size of the weights, a mark a point; a sentence where there is none yet.
+
+    It is drawn twice, of which the stylesheet shows one: on a phone the narrow one, whose labels can be read there.
+    """
     finite = {key: point for key, point in points.items() if point.get("loss") is not None}
     if not finite:
         return f'<p class="quiet">{escape(translate("lab.none"))}</p>'
-    scale = _scale(finite.values())
     models = list(dict.fromkeys(model for model, _ in finite))
-    drawn = "".join(
-        [
-            _axes(translate, scale),
-            *(_model(translate, scale, model, number, finite) for number, model in enumerate(models)),
-        ]
-    )
-    label = escape(translate("lab.figure.label", count=len(finite)))
+    drawings = "".join(_drawing(translate, shape, models, finite) for shape in SHAPES)
     return (
-        f'<figure class="lab"><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{drawn}'
-        f"{_labels(scale, models, finite)}</svg><figcaption>{_legend(translate, models)}"
+        f'<figure class="lab">{drawings}<figcaption>{_legend(translate, models)}'
         f"{_replaced_note(translate, finite)}</figcaption></figure>"
+    )
+
+
+def _drawing(translate: Callable, shape: str, models: Sequence[str], points: Points) -> str:
+    scale = _scale(shape, points.values())
+    drawn = [_model(scale, model, number, points) for number, model in enumerate(models)]
+    label = escape(translate("lab.figure.label", count=len(points)))
+    return (
+        f'<svg class="{shape}" viewBox="0 0 {scale.width} {scale.height}" role="img" aria-label="{label}">'
+        f"{_axes(translate, scale)}{''.join(drawn)}{_labels(scale, models, points)}</svg>"
     )
 
 
@@ -105,23 +120,25 @@ def _row(translate: Callable, format: str, point: Point, with_speed: bool) -> st
     return f'<tr><th scope=row>{escape(format)}{kernel}</th>{cells}<td class="answer">{answer}{cut}</td></tr>'
 
 
-def _scale(points: Iterable[Point]) -> Scale:
+def _scale(shape: str, points: Iterable[Point]) -> Scale:
     """A scale with room around the points."""
     listed = list(points)
     sizes, losses = [float(point["bytes"]) for point in listed], [float(point["loss"]) for point in listed]
     best = min(losses)
     worst = min(max(losses), best + MOST_LOSS)
     room = max(0.05, 0.06 * (worst - best))
-    return Scale(min(sizes) / 1.15, max(sizes) * 1.25, best - room, max(worst, best + 0.1) + room)
+    return Scale(shape, min(sizes) / 1.15, max(sizes) * 1.25, best - room, max(worst, best + 0.1) + room)
 
 
 def _axes(translate: Callable, scale: Scale) -> str:
-    bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
-    marks = []
+    bottom, right = scale.height - BOTTOM, scale.width - RIGHT
+    marks, free = [], 0.0  # free: from where on a size can be written
     for size in _sizes_between(scale.smallest, scale.largest):
         x = scale.x(size)
         marks.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{bottom}"/>')
-        marks.append(f'<text x="{x:.1f}" y="{bottom + 18}" text-anchor="middle">{_short_size(size)}</text>')
+        if x - TICK_WIDTH / 2 >= free:
+            marks.append(f'<text x="{x:.1f}" y="{bottom + 18}" text-anchor="middle">{_short_size(size)}</text>')
+            free = x + TICK_WIDTH / 2
     step = next(step for step in (0.05, 0.1, 0.2, 0.5, 1.0, 2.0) if (scale.worst - scale.best) / step <= 7)
     for number in range(math.ceil(scale.best / step), math.floor(scale.worst / step) + 1):
         y = scale.y(number * step)
@@ -129,13 +146,14 @@ def _axes(translate: Callable, scale: Scale) -> str:
         marks.append(
             f'<text x="{LEFT - 8}" y="{y + 5:.1f}" text-anchor="end">{number * step:.{2 if step < 0.1 else 1}f}</text>'
         )
-    across, up = escape(translate("lab.axis.size")), escape(translate("lab.axis.loss"))
-    marks.append(f'<text x="{right}" y="{HEIGHT - 8}" text-anchor="end" class="title">{across}</text>')
+    across = escape(translate("lab.axis.size" if scale.shape == "broad" else "lab.axis.size_short"))
+    up = escape(translate("lab.axis.loss"))
+    marks.append(f'<text x="{right}" y="{scale.height - 8}" text-anchor="end" class="title">{across}</text>')
     marks.append(f'<text x="4" y="14" class="title">{up}</text>')
     return "".join(marks)
 
 
-def _model(translate: Callable, scale: Scale, model: str, number: int, points: Points) -> str:
+def _model(scale: Scale, model: str, number: int, points: Points) -> str:
     """A model's points, those of one kind of format joined by a line."""
     of_model = {format: point for (measured, format), point in points.items() if measured == model}
     kinds: dict[str, list[Point]] = {}
@@ -169,7 +187,7 @@ def _labels(scale: Scale, models: Sequence[str], points: Points) -> str:
         places = [(x + 10, y - 8), (x - 10 - width, y - 8), (left_of_center, y - 26), (left_of_center, y + 9)]
         for left, top in places:
             box = (left, top, width, LABEL_HEIGHT)
-            if _is_inside(box) and not any(_overlap(box, other) for other in taken):
+            if _is_inside(scale, box) and not any(_overlap(box, other) for other in taken):
                 taken.append(box)
                 look = models.index(model) % LOOKS
                 texts.append(f'<text class="name look-{look}" x="{left:.1f}" y="{top + 13:.1f}">{escape(text)}</text>')
@@ -177,9 +195,9 @@ def _labels(scale: Scale, models: Sequence[str], points: Points) -> str:
     return "".join(texts)
 
 
-def _is_inside(box: tuple[float, float, float, float]) -> bool:
+def _is_inside(scale: Scale, box: tuple[float, float, float, float]) -> bool:
     left, top, width, height = box
-    return left >= LEFT and left + width <= WIDTH and top >= 0 and top + height <= HEIGHT - BOTTOM + 4
+    return left >= LEFT and left + width <= scale.width and top >= 0 and top + height <= scale.height - BOTTOM + 4
 
 
 def _overlap(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:

@@ -15,7 +15,7 @@ from playground.lab.question import LabQuestion, parse_question
 from playground.runs.lab_points import all_points
 from playground.settings import Settings
 from playground.ui import lab_figure, race_view, weight_view
-from playground.ui.lab_recorded import recorded_badge, recorded_points
+from playground.ui.lab_recorded import bundled_points, language_badge, recorded_badge, recorded_points
 from playground.ui.model_choices import model_choices
 from playground.ui.page import QUIET, UNQUEUED, Page, Update, message, message_box
 from playground.ui.race_view import RaceView
@@ -118,7 +118,7 @@ def connect(page: Page, tab: LabTab, header: gr.Tab, live_view: gr.HTML) -> None
             points = _points(page, *asked)
             if points != before:
                 before = points
-                yield [message(), gr.update(interactive=False), *_drawn(page, points)]
+                yield [message(), gr.update(interactive=False), *_drawn(page, points, *asked)]
             time.sleep(POLL_SECONDS)
         error = next(iter(page.queue.errors.values()), None) if page.queue.kind == "lab" else None
         yield [
@@ -128,7 +128,7 @@ def connect(page: Page, tab: LabTab, header: gr.Tab, live_view: gr.HTML) -> None
         ]
 
     def draw(*asked: Any) -> list[Update]:
-        return _drawn(page, _points(page, *asked))
+        return _drawn(page, _points(page, *asked), *asked)
 
     def follow_again(*asked: Any) -> Iterator[list]:
         """When the tab is opened: what is known, and what is being measured."""
@@ -165,9 +165,16 @@ def _points(
     return {key: known[key] for model in models or [] for key in known if key[0] == model}
 
 
-def _drawn(page: Page, points: dict[tuple[str, str], dict]) -> list[Update]:
-    """Figure and table; where nothing was measured here, the figure of recorded points alone, which says so."""
-    word = page.translate
+def _drawn(
+    page: Page, points: lab_figure.Points, models: list, formats: list, prompt: str | None, text: str | None
+) -> list[Update]:
+    """Figure and table of the points; without any, what was measured on the other language's bundled text, and where
+    nothing was measured here, the figure of recorded points alone. Both say so."""
+    word, source = page.translate, ""
+    bundled = LabQuestion(language=page.lang)
+    if not points and LabQuestion(**_subject(page, prompt, text)).subject() == bundled.subject():
+        points, language = bundled_points(page.root, page.lang, models or [])
+        source = language_badge(word, language) if points else ""
     if points:
-        return [lab_figure.figure(word, points), lab_figure.answers_table(word, points)]
+        return [lab_figure.figure(word, points) + source, lab_figure.answers_table(word, points)]
     return [lab_figure.figure(word, points) + lab_figure.figure(word, recorded_points()) + recorded_badge(word), ""]

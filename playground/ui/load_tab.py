@@ -79,7 +79,7 @@ def connect(page: Page, tab: LoadTab, header: gr.Tab, live_view: gr.HTML) -> Non
         has_terms = bool(catalog.models().get(model, {}).get("terms"))
         return model_filters.about(page, model), gr.update(visible=has_terms)
 
-    model_filters.connect(page, tab.filters, tab.model)
+    model_filters.connect(page, tab.filters, tab.model, header)
     tab.model.change(describe, tab.model, [tab.about, tab.terms], **UNQUEUED)
     show_at_8_bits(tab.bits, tab.quant_type_8bit)
     tab.load.click(page.with_error_message(load), page.inputs(), tab.message, **QUIET)

@@ -40,8 +40,8 @@ def build(page: Page) -> ModelFilters:
     return ModelFilters(language, size, card, count)
 
 
-def connect(page: Page, filters: ModelFilters, model: gr.Dropdown) -> None:
-    """Update the model's choices with the filters.
+def connect(page: Page, filters: ModelFilters, model: gr.Dropdown, header: gr.Tab) -> None:
+    """Update the model's choices with the filters, and as the tab opens: they may be kept from an earlier page.
 
     A model that is chosen already stays chosen, as a last choice by its name, and the count says that it is outside.
     """
@@ -57,7 +57,7 @@ def connect(page: Page, filters: ModelFilters, model: gr.Dropdown) -> None:
         return gr.update(choices=matching), count
 
     narrowing = [filters.language, filters.size, filters.card]
-    events = [model.change, *(one.input for one in narrowing)]
+    events = [header.select, model.change, *(one.input for one in narrowing)]
     gr.on(events, update_choices, [model, *narrowing], [model, filters.count], **UNQUEUED)
 
 

@@ -38,7 +38,7 @@ def build(page: Page) -> RecordingsView:
         gr.Markdown(word("recordings.lead"), elem_classes="quiet")
         with gr.Row(elem_classes="inline"):
             listed = [(describe(page.lang, name), name) for name in recordings.names()]
-            choice = gr.Dropdown(label=word("recordings.choice"), choices=listed, scale=3)
+            choice = gr.Dropdown(label=word("recordings.choice"), choices=listed, scale=3, min_width=300)
             play = gr.Button(word("recordings.play"), scale=1, min_width=110)
         with gr.Row():
             upload = gr.UploadButton(word("recordings.open"), file_types=[".jsonl"], visible=page.private)

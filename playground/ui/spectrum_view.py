@@ -8,10 +8,12 @@ import gradio as gr
 
 from playground.errors import as_playground_error
 from playground.ui.adapter_choice import adapter_choices
+from playground.ui.kept_state import with_kept
 from playground.ui.page import LATEST_ONLY, Page, Update, message
 from playground.ui.weight_figure import number_cells
 
 WIDTH, HEIGHT, MARGIN = 760, 150, 30
+KEPT = "spectrum.adapter"  # the name under which the browser keeps the choice
 CELLS_HEIGHT = 86  # of the numbers of A and B
 
 
@@ -32,10 +34,10 @@ def build(page: Page) -> SpectrumView:
 def connect(page: Page, view: SpectrumView, accordion: gr.Accordion) -> None:
     """List the adapters as the accordion is unfolded, the newest chosen, and draw the chosen one's."""
 
-    def draw(adapter: str | None) -> tuple[Update, Update]:
+    def draw(kept: str, adapter: str | None) -> tuple[Update, Update]:
         choices = adapter_choices(page)[:-1]  # without "none"
         ids = [run for _, run in choices]
-        chosen = adapter if adapter in ids else ids[0] if ids else None
+        chosen = next((run for run in (adapter, kept, *ids) if run in ids), None)
         shown = gr.update(choices=choices, value=chosen)
         if chosen is None:
             return shown, message(page.translate("spectrum.none"))
@@ -45,7 +47,8 @@ def connect(page: Page, view: SpectrumView, accordion: gr.Accordion) -> None:
             return shown, message(as_playground_error(error).text(page.lang), bad=True)
         return shown, spectrum_figure(page.translate, spectrum)
 
-    gr.on([accordion.expand, view.adapter.input], draw, view.adapter, [view.adapter, view.figure], **LATEST_ONLY)
+    inputs, outputs = [gr.Textbox(visible=False), view.adapter], [view.adapter, view.figure]
+    gr.on([accordion.expand, view.adapter.input], draw, inputs, outputs, js=with_kept(KEPT), **LATEST_ONLY)
 
 
 def spectrum_figure(translate: Callable, spectrum: Mapping) -> str:

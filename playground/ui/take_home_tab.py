@@ -1,13 +1,17 @@
 """Tab "Take home": what a fine-tune's run can be turned into, for the run that is chosen here."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import gradio as gr
 
 from playground import runs
 from playground.ui import card_view, export_view, repeat_view, trackio_view
+from playground.ui.kept_state import with_kept
 from playground.ui.page import UNQUEUED, Page, Update
 from playground.ui.run_names import adapter_name
+
+KEPT = "take.run"  # the name under which the browser keeps the choice
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,8 @@ def build(page: Page) -> TakeHomeTab:
 
 def connect(page: Page, tab: TakeHomeTab, header: gr.Tab) -> None:
     """Attach the tab's listeners, once all fields of the page exist."""
-    header.select(lambda chosen: _run_update(page, chosen), tab.run, tab.run, **UNQUEUED)
+    listed = [gr.Textbox(visible=False), tab.run]
+    header.select(partial(_run_update, page), listed, tab.run, js=with_kept(KEPT), **UNQUEUED)
     export_view.connect(page, tab.export, tab.run)
     repeat_view.connect(page, tab.repeat, tab.run)
     card_view.connect(page, tab.card, tab.run)
@@ -57,8 +62,11 @@ def _choices(page: Page) -> list[tuple[str, str]]:
     return [(adapter_name(page.lang, run), run.id) for run in runs.history(page.root) if run.has_adapter]
 
 
-def _run_update(page: Page, chosen: str | None) -> Update:
-    """The choices as the tab opens; the chosen run stays while it exists, else the newest is chosen."""
+def _run_update(page: Page, kept: str, chosen: str | None) -> Update:
+    """The choices as the tab opens; the chosen run stays while it exists, else the newest is chosen.
+
+    kept: what was chosen on the page before this one, or "".
+    """
     choices = _choices(page)
     ids = [run_id for _, run_id in choices]
-    return gr.update(choices=choices, value=chosen if chosen in ids else next(iter(ids), None))
+    return gr.update(choices=choices, value=next((run for run in (chosen, kept, *ids) if run in ids), None))

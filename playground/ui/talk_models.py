@@ -11,12 +11,16 @@ from typing import Any
 
 from playground import catalog
 from playground.i18n import translate
-from playground.lab.question import LabQuestion
 from playground.planning.client import read_stored_answers
-from playground.runs.lab_points import all_points
 from playground.talk.steps import Step
 from playground.ui import lab_figure
-from playground.ui.lab_recorded import recorded_badge, recorded_figures, recorded_points
+from playground.ui.lab_recorded import (
+    bundled_points,
+    language_badge,
+    recorded_badge,
+    recorded_figures,
+    recorded_points,
+)
 from playground.ui.talk_bars import badge
 
 WEIGHT_MODEL = "smollm2-135m-instruct"  # whose layer's picture is recorded
@@ -88,7 +92,8 @@ def formats_figure(step: Step, lang: str, root: Path | None) -> str:
     """
     word, recorded = partial(translate, lang), recorded_points()
     models = step.options.get("models") or list(dict.fromkeys(model for model, _ in recorded))
-    here = all_points(root, LabQuestion(language=lang).subject()) if root else {}
+    others = [model for model in models if not any(model == known for known, _ in recorded)]
+    here, language = bundled_points(root, lang, others) if root else ({}, "")
     points: dict[tuple[str, str], lab_figure.Point] = {}
     for model in models:
         source = recorded if any(model == known for known, _ in recorded) else here
@@ -98,6 +103,7 @@ def formats_figure(step: Step, lang: str, root: Path | None) -> str:
     sources = recorded_badge(word) if drawn & {model for model, _ in recorded} else ""
     if drawn - {model for model, _ in recorded}:
         sources += badge(word("talk.measured_here"))
+        sources += language_badge(word, language) if language != lang else ""
     note = f"<p>{escape(word('talk.not_measured', models=', '.join(missing)))}</p>" if missing and root else ""
     return (lab_figure.figure(word, points) if points else "") + note + sources
 

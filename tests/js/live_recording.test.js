@@ -95,17 +95,19 @@ test("once ended it plays no more", () => {
 test("the next page goes on where this one was, at the same part of a recording of another length", () => {
   const stored = {}, sessionStorage = { getItem: (key) => stored[key] ?? null, setItem: (key, value) => { stored[key] = value; } };
   const { keepPlayed, readKept, playOn } = new Function("sessionStorage", `${text}\nreturn { keepPlayed, readKept, playOn };`)(sessionStorage);
-  assert.deepEqual(readKept(), { follow: "", played: null });
+  const nothing = { follow: "", played: null, picked: null };
+  assert.deepEqual(readKept(), nothing);
   const { player } = start(at(0, 10, 100));
   player.setSpeed(10), player.seek(50), player.toggle();
-  keepPlayed("recording:a", "recording:a", player);
-  const { follow, played } = readKept(), other = start(at(0, 200)).player;
+  keepPlayed("recording:a", "recording:a", player, { run: "recording:a", step: 12 });
+  const { follow, played, picked } = readKept(), other = start(at(0, 200)).player;
   playOn(other, played);
   assert.deepEqual([follow, other.time, other.speed, other.playing], ["recording:a", 100, 10, false]);
+  assert.deepEqual(picked, { run: "recording:a", step: 12 });
   keepPlayed("", "", null);
-  assert.deepEqual(readKept(), { follow: "", played: null });
-  for (const wrong of ["{", "3", '{"follow": 3, "played": {"part": "x"}}']) {
+  assert.deepEqual(readKept(), nothing);
+  for (const wrong of ["{", "3", '{"follow": 3, "played": {"part": "x"}, "picked": 7}']) {
     stored["playground.live"] = wrong;
-    assert.deepEqual(readKept(), { follow: "", played: null });
+    assert.deepEqual(readKept(), nothing);
   }
 });

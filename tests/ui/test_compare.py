@@ -112,6 +112,10 @@ def test_a_known_question_shows_the_expected_answer_and_an_answers_limit(compare
     expect(compare.locator(".expected")).to_contain_text("The Wi-Fi password is otterlamp58.", timeout=LONG)
     expect(compare.locator(".expected mark").last).to_have_text("otterlamp58")
     expect(compare.locator(".facts .cut").first).to_have_text(translate("en", "chat.cut", tokens=3), timeout=LONG)
+    kept = json.loads(
+        compare.evaluate("sessionStorage.getItem('playground.conversation')")
+    )  # for the page that comes next
+    assert kept[-1]["question"] == KNOWN.upper() and set(kept[-1]["answers"]) == {"base", "tuned"}
 
 
 def test_html_in_questions_and_answers_has_no_effect(compare, hostile_service):

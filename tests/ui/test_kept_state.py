@@ -4,16 +4,22 @@ import pytest
 from actions import LONG, choose, choose_several, expand, fill, open_tab, press, unfold, visible_field
 from playwright.sync_api import expect
 
+from playground import runs
 from playground.i18n import translate
+from playground.settings import Settings
+from playground.ui.comparison import Answer, Turn, kept_text
 from playground.ui.recordings_view import describe
 
+ASKED = Turn("Since when?", {"base": Answer("Always.", "end", 2, 4.0)}, measured="chat.measured")
 LAYER = "model.layers.1.mlp.down_proj.weight"
 
 
 @pytest.fixture(scope="module")
 def changed(shared_page, app):
-    """A page whose epochs, rank and question were changed, on Compare, after the lab and a recording."""
+    """A page whose epochs, rank and question were changed, on Compare, after the lab, ticked runs and a recording."""
     page = shared_page
+    page.evaluate("text => sessionStorage.setItem('playground.conversation', text)", kept_text([ASKED]))
+    tick_runs(page, app)
     change_lab(page, app)
     play_recording(page)
     open_tab(page, "tab.tune")
@@ -27,6 +33,18 @@ def changed(shared_page, app):
 def number(lang, key):
     """The label of a slider's number."""
     return f"number input for {translate(lang, key)}"
+
+
+def tick_runs(page, app):
+    """Tick two fine-tunes and put those that brought most first."""
+    for _ in range(2):
+        run = runs.create(app.runs, "tune", Settings())
+        run.append("done", job="tune", result={})
+    open_tab(page, "tab.runs")
+    for box in page.locator(".runs .tunes .tick input").all()[:2]:
+        box.check()
+    page.locator(".runs .query .sort").select_option("loss")
+    expect(page.locator("#runs-overlay figure, #runs-overlay svg").first).to_be_visible(timeout=LONG)
 
 
 def change_lab(page, app):
@@ -79,9 +97,18 @@ def assert_recording_kept(page, lang):
     open_tab(page, "tab.chat", lang)
 
 
+def assert_ticks_kept(page, lang):
+    open_tab(page, "tab.runs", lang)
+    expect(page.locator(".runs .tick input:checked")).to_have_count(2)
+    expect(page.locator(".runs .query .sort")).to_have_value("loss")
+    expect(page.locator("#runs-overlay figure, #runs-overlay svg").first).to_be_visible(timeout=LONG)
+
+
 def assert_kept(page, lang):
     expect(page.get_by_role("tab", name=translate(lang, "tab.chat"))).to_have_attribute("aria-selected", "true")
     expect(visible_field(page, translate(lang, "chat.ask"))).to_have_value("Where is the ferry?")
+    expect(page.locator(".turn .asked")).to_have_text("Since when?")
+    expect(page.locator(".turn .status")).to_have_text(translate(lang, "chat.measured"))
     open_tab(page, "tab.tune", lang)
     expect(visible_field(page, translate(lang, "train.epochs"))).to_have_value("7")
     expect(visible_field(page, translate(lang, "lora.r"))).to_have_value("24")
@@ -107,6 +134,7 @@ def test_the_other_language_keeps_them_too(changed):
     changed.locator("a.language").click()
     expect(changed.get_by_role("tab", name=translate("ja", "tab.chat"))).to_be_visible()
     assert_kept(changed, "ja")
+    assert_ticks_kept(changed, "ja")
     assert_lab_kept(changed, "ja")
     assert_recording_kept(changed, "ja")
 

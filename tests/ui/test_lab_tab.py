@@ -21,7 +21,7 @@ from playground.i18n import translate
 from playground.lab.formats import DEFAULT
 from playground.ui.lab_recorded import recorded_figures
 
-MARKS = ".lab circle"
+MARKS = ".lab .broad circle"
 ROWS = ".lab-table tbody tr:not(.group)"
 
 
@@ -35,7 +35,7 @@ def page(browser, app):
 
 def test_formats_are_drawn_as_they_are_measured_and_stay_over_a_reload(page, app):
     expect(page.locator("#lab-formats .token")).to_have_count(len(DEFAULT))
-    expect(page.locator(".lab .model")).to_have_count(2)  # recorded, until something is measured
+    expect(page.locator(".lab .broad .model")).to_have_count(2)  # recorded, until something is measured
     expect(page.locator(".result .source")).to_contain_text(recorded_figures()["recorded"])
     choose_several(page, "#lab-models", [str(app.model)])
     choose_several(page, "#lab-formats", ["bf16", "int4", "int2:32"])

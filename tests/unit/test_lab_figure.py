@@ -3,14 +3,17 @@
 import math
 import re
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
 from playground import runs
 from playground.i18n import LANGUAGES, translate
+from playground.lab.question import LabQuestion
 from playground.runs.lab_points import all_points, find_points
 from playground.settings import Settings
-from playground.ui import lab_figure
+from playground.ui import lab_figure, lab_tab
+from playground.ui.lab_recorded import bundled_points
 
 WORD = partial(translate, "en")
 
@@ -32,24 +35,31 @@ def _boxes(svg):
     }
 
 
+def _drawing(shape, points):
+    """One of the figure's two drawings."""
+    return re.search(rf'<svg class="{shape}".*?</svg>', lab_figure.figure(WORD, points))[0]
+
+
+@pytest.mark.parametrize("shape", lab_figure.SHAPES)
 @pytest.mark.parametrize("count", [1, 2, 7])
-def test_every_point_is_drawn_within_the_figure(count):
-    svg = lab_figure.figure(WORD, _points(count))
+def test_every_point_is_drawn_within_the_figure(count, shape):
+    svg, (width, height) = _drawing(shape, _points(count)), lab_figure.SHAPES[shape]
     places = [(float(x), float(y)) for x, y in re.findall(r'cx="([\d.]+)" cy="([\d.]+)"', svg)]
     assert len(places) == count
-    assert all(0 < x < lab_figure.WIDTH and 0 < y < lab_figure.HEIGHT for x, y in places)
+    assert all(0 < x < width and 0 < y < height for x, y in places)
 
 
-def test_labels_do_not_overlap():
-    boxes = list(_boxes(lab_figure.figure(WORD, {**_points(7), **_points(7, "other")})).values())
-    assert len(boxes) >= 7
+@pytest.mark.parametrize(("shape", "fewest"), [("broad", 7), ("narrow", 4)])
+def test_labels_do_not_overlap(shape, fewest):
+    boxes = list(_boxes(_drawing(shape, {**_points(7), **_points(7, "other")})).values())
+    assert len(boxes) >= fewest
     for number, one in enumerate(boxes):
         assert not any(lab_figure._overlap(one, other) for other in boxes[number + 1 :])
 
 
 def test_a_broken_format_is_drawn_at_the_edge_with_its_number():
     points = {**_points(3), ("toy", "int2"): _point(90 * 2**20, 15.35), ("toy", "int1"): _point(2**20 * 80, None)}
-    svg = lab_figure.figure(WORD, points)
+    svg = _drawing("broad", points)
     assert "int2 ↑ 15.3" in svg or "int2 ↑ 15.4" in svg
     heights = [float(y) for y in re.findall(r'cy="([\d.]+)"', svg)]
     assert len(heights) == 3 and min(heights) == pytest.approx(lab_figure.TOP)
@@ -101,6 +111,24 @@ def test_a_type_that_other_rows_got_instead_is_named():
     assert ">gguf-q4_k*<" in html and ">nf4<" in html and "gguf-q4_k: q5_0 60%" in html
     assert "as q5_0 60%" in lab_figure.answers_table(WORD, points)
     assert "*" not in lab_figure.figure(WORD, {("toy", "gguf-q4_k"): _point(2**27, 3.1, stored_as={"x": "y"})})
+
+
+def test_what_was_measured_on_the_other_languages_text_stays_in_view_and_says_so(tmp_path):
+    page = SimpleNamespace(root=tmp_path, lang="ja", translate=partial(translate, "ja"))
+    model = Settings().load.model
+    run = runs.create(tmp_path, "lab", Settings(), hardware={"device": "cpu"})
+    run.append("lab_started", subject=LabQuestion(language="en").subject(), dtype="float32")
+    run.append("lab_point", format="int3", loss=2.0, bytes=100, kernel=False)
+    assert bundled_points(tmp_path, "ja", ["another"]) == ({}, "")
+    figure, table = lab_tab._drawn(page, {}, [model], [], LabQuestion(language="ja").full_prompt(), "")
+    assert ">int3<" in figure and "int3" in table and translate("ja", "lab.measured_on.en") in figure
+    for prompt, text in (("おはよう", ""), ("", "文章")):  # nothing was measured with them
+        assert translate("ja", "lab.measured_on.en") not in lab_tab._drawn(page, {}, [model], [], prompt, text)[0]
+    run = runs.create(tmp_path, "lab", Settings(), hardware={"device": "cpu"})
+    run.append("lab_started", subject=LabQuestion(language="ja").subject(), dtype="float32")
+    run.append("lab_point", format="int4", loss=2.0, bytes=100, kernel=False)
+    points, language = bundled_points(tmp_path, "ja", [model])
+    assert language == "ja" and [format for _, format in points] == ["int4"]
 
 
 def test_points_of_one_device_and_type_alone_are_compared(tmp_path):

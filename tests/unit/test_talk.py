@@ -38,6 +38,10 @@ def _step(**values):
     return {"kind": "text", "title": {"en": "A", "ja": "B"}, **values}
 
 
+def _lora_with(r):
+    return json.dumps([_step(kind="lora", r=0)]).replace('"r": 0', f'"r": {r}')
+
+
 def test_the_bundled_talk_has_each_kind_of_step_in_both_languages():
     steps = read_steps(STEPS)
     assert 10 <= len(steps) <= 14 and {step.kind for step in steps} == set(KINDS)
@@ -119,6 +123,11 @@ def test_costs_are_those_of_the_recordings_also_of_one_that_failed():
         ([_step(kind="bytes", model=["a"])], "error.talk_value"),
         ([_step(tab=["plan"])], "error.talk_value"),
         ([_step(kind="measured", recordings=[["demo-en"]])], "error.talk_value"),
+        ("- kind: text\n  title: {en: A, ja: B}\n", "error.talk_json"),  # YAML
+        (json.dumps([_step(), _step()])[:-20], "error.talk_json"),
+        ("", "error.talk_json"),
+        ({"steps": [_step()]}, "error.talk_list"),
+        *((_lora_with(r), "error.talk_value") for r in ("NaN", "1e999", "-3", "1" * 21, '"<script>"')),
         ("[" * 100_000, "error.talk_file"),
         ("[" + "1" * 5000 + "]", "error.talk_file"),
         ([_step(text={"en": "x" * 601})], "error.talk_long"),
@@ -250,6 +259,37 @@ def test_a_speakers_own_recording_lies_beside_the_steps(file, tmp_path):
     assert [(found.key, found.values["step"]) for found in caught.value.problems] == [
         ("error.talk_damaged", number) for number in (2, 4, 5)
     ]
+
+
+SCRIPT = "<script>alert(1)</script>"
+
+
+def _changed(value, change, key=""):
+    """A recording's value with all that isn't needed to read it changed."""
+    if isinstance(value, dict):
+        return {name: _changed(item, change, name) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_changed(item, change, key) for item in value]
+    return value if key in ("t", "kind", "job", "schema", "recorded", "when", "side") else change(value)
+
+
+@pytest.mark.parametrize("name", ["demo-en", "calm-7b-full-16-on-24-gib"])
+@pytest.mark.parametrize("put", [SCRIPT, "", float("nan"), 1e300, -5, 10**400, None])
+def test_a_recording_edited_by_hand_is_drawn_without_its_script_or_refused_in_a_sentence(file, tmp_path, name, put):
+    def change(value):
+        return put if put is None or isinstance(value, str) == isinstance(put, str) else value
+
+    lines = [json.dumps(_changed(event, change)) for event in read_recording(name)]
+    (tmp_path / "own.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for kind in ("run", "prompts", "cost", "measured"):
+        try:
+            steps = read_steps(file([_step(kind=kind, recordings=["own.jsonl"])]))
+            check_figures(steps)
+            html = step_figure(steps[0], "en")
+        except PlaygroundError as error:
+            assert all(found.key.startswith(("error.talk_", "error.recording_")) for found in error.problems)
+        else:
+            assert "<script" not in html and "nan" not in html
 
 
 def test_all_problems_of_a_file_are_named_at_once(file, tmp_path):
