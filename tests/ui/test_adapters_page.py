@@ -90,19 +90,26 @@ def tuned_runs(app, tmp_path):
         runs.delete(app.runs, run.id)
 
 
-def answer_late(route):
+@pytest.fixture
+def late_answers(shared_page):
     """As on a slow connection: what a handler yields is there before the answer to its call (whole_updates.py)."""
-    answer = route.fetch()
-    time.sleep(0.3)
-    route.fulfill(response=answer)
+
+    def answer_late(route):
+        answer = route.fetch()
+        time.sleep(0.3)
+        route.fulfill(response=answer)
+
+    shared_page.route("**/queue/join*", answer_late)
+    yield
+    shared_page.unroute_all(behavior="wait")
 
 
+@pytest.mark.usefixtures("late_answers")
 def test_one_question_goes_to_the_base_and_to_each_chosen_run(shared_page, app, tuned_runs):
     page, (low, high, foreign) = shared_page, tuned_runs
     wait_until_idle(page)
     open_tab(page, "tab.chat")
     limit_answers(page, 4000)
-    page.route("**/queue/join*", answer_late)
     open_tab(page, "tab.runs")
     unfold(page, "adapters.title")
     question, answers = page.locator("#adapters-question textarea"), page.locator("#adapters-answers .answer")
