@@ -24,6 +24,8 @@ from playground.settings import parse, parse_generation
 if TYPE_CHECKING:
     from playground.engine.workbench import Workbench
 
+PREDICTIONS = 8  # remembered: each job is predicted for the memory that is free as it starts, and none twice
+
 
 def main(root: str) -> None:
     """Serve requests until the page's process is gone; runs are written to the folder `root`.
@@ -40,9 +42,10 @@ def _serve(server: Server, root: str) -> NoReturn:
 
     from playground.engine.workbench import Workbench
     from playground.memory import meter
-    from playground.predict import calibration
+    from playground.predict import calibration, trace_cache
 
     gc.freeze()  # the libraries' million objects stay: collecting garbage after each job needn't look at them
+    trace_cache.keep_predictions(PREDICTIONS)
     workbench = Workbench(Path(root), server.cancelled)
 
     def answer(do: str, arguments: dict, emit: Emit) -> dict[str, int]:

@@ -25,10 +25,11 @@ from playground.predict.streamed_events import without_streaming
 from playground.predict.traced_model import MoreLayersNeeded, Target, TracedModel, checkpoint_interval
 from playground.settings import Settings
 
-MAX_PREDICTIONS = 256  # of each phase
+MAX_PREDICTIONS = 256  # of each phase, 0.3 to 0.6 MB each
 MAX_SHALLOW_NETWORKS = 12  # some MB each
 
 logger = logging.getLogger(__name__)
+_caches: list[LruCache[dict]] = []
 
 Prepare = Callable[[TracedModel, Settings, Target], None]
 
@@ -52,6 +53,7 @@ def cached_prediction(*sections: str) -> Callable[[Callable[..., dict]], CachedP
 
     def decorate(predict: Callable[..., dict]) -> CachedPrediction:
         cache: LruCache[dict] = LruCache(MAX_PREDICTIONS)
+        _caches.append(cache)
 
         @wraps(predict)
         def cached(config: PreTrainedConfig, settings: Settings, target: Target, *args: Any, **kwargs: Any) -> dict:
@@ -69,6 +71,12 @@ def cached_prediction(*sections: str) -> Callable[[Callable[..., dict]], CachedP
         return cached  # type: ignore[return-value]
 
     return decorate
+
+
+def keep_predictions(count: int) -> None:
+    """Remember at most `count` predictions of each phase of those modules that are imported by now."""
+    for cache in _caches:
+        cache.maxsize = count
 
 
 class ShallowTraces:

@@ -1,6 +1,7 @@
 """Which adapter Compare uses: every run that has one, and a new fine-tune selected by itself, once."""
 
 from functools import partial
+from typing import Any
 
 import gradio as gr
 
@@ -34,36 +35,39 @@ def latest_tuned_run(page: Page) -> str:
     return job.run if job and job.ended and job.run and job.run in ids else ""
 
 
-def restored_update(page: Page, kept: str, adapter: str | None, seen_run: str) -> tuple[Update, str]:
-    """As `adapter_update`, with seen_run; kept: what was selected on the page before this one, or ""."""
-    if kept and (not is_foreign(kept) or page.private or not forbidden_adapter(kept)):
-        adapter, seen_run = kept, latest_tuned_run(page)
-    return adapter_update(page, adapter, seen_run), seen_run
+def adapter_update(page: Page, kept: str, adapter: str | None, seen: dict[str, Any]) -> Update:
+    """An update of the choices, and of what is selected only where it has to change.
 
-
-def adapter_update(page: Page, adapter: str | None, seen_run: str) -> Update:
-    """An update of the choices. A fine-tune that isn't `seen_run` is selected, else the choice stays while it exists.
-
-    seen_run: the newest fine-tune that this page has selected already, or the person has turned down.
+    A person may choose while this is on its way, so that a value which is sent without need could undo that. Selected
+    are: as the page opens `kept`, what was selected on the page before this one (or ""); then a fine-tune that was not
+    `seen`; and the first choice where nothing is selected yet, or what was is gone. seen: "run", the newest fine-tune
+    that this page has selected or the person has turned down, and "begun", whether anything was selected. It is
+    changed in place, since other updates can be under way.
     """
-    choices, tuned = choices_with(page, adapter or ""), latest_tuned_run(page)
+    if is_foreign(kept) and not page.private and forbidden_adapter(kept):
+        kept = ""
+    choices, tuned = choices_with(page, kept or adapter or ""), latest_tuned_run(page)
     ids = [run_id for _, run_id in choices]
-    selected = tuned if tuned not in ("", seen_run) else adapter if adapter in ids else ids[0]
-    return gr.update(choices=choices, value=selected)
+    selected = None
+    if kept and kept in ids:
+        selected = kept
+    elif tuned not in ("", seen.get("run")):
+        selected = tuned
+    elif adapter not in ids and (adapter is not None or not seen.get("begun")):
+        selected = ids[0]
+    seen |= {"run": tuned, "begun": True}
+    return gr.update(choices=choices) if selected is None else gr.update(choices=choices, value=selected)
 
 
-def connect(page: Page, adapter: gr.Dropdown, seen_run: gr.State, header: gr.Tab) -> None:
+def connect(page: Page, adapter: gr.Dropdown, seen: gr.State, header: gr.Tab) -> None:
     """Keep the choices current as the tab opens, and remember which fine-tune was selected or turned down.
 
     Gradio (6.31) forgets the choices of a list that is updated before its tab was opened.
     """
-    listed, kept = [adapter, seen_run], gr.Textbox(visible=False)
-    header.select(partial(restored_update, page), [kept, *listed], listed, js=with_kept(KEPT), **UNQUEUED)
-    adapter.input(lambda: latest_tuned_run(page), None, seen_run, **UNQUEUED)
-    adapter.change(partial(_seen_after, page), [adapter, seen_run], seen_run, **UNQUEUED)
+    inputs = [gr.Textbox(visible=False), adapter, seen]
+    header.select(partial(adapter_update, page), inputs, adapter, js=with_kept(KEPT), **UNQUEUED)
 
+    def turned_down(seen: dict[str, Any]) -> None:
+        seen["run"] = latest_tuned_run(page)
 
-def _seen_after(page: Page, adapter: str, seen_run: str) -> str:
-    """The newest fine-tune, once it is selected; until then the one before."""
-    tuned = latest_tuned_run(page)
-    return tuned if adapter == tuned else seen_run
+    adapter.input(turned_down, seen, None, **UNQUEUED)

@@ -143,8 +143,8 @@ def _build_page(app: gr.Blocks, page: Page, other_path: str, talk: Sequence[Step
     tabs.plan.choice.use.click(lambda: None, None, tabs.preset, **UNQUEUED)  # the form no longer holds a preset
     _connect_engine_state(app, page, tabs, strip, view)
     for event in runs_changed:
-        adapter = [tabs.compare.adapter, tabs.compare.seen_run]
-        event(partial(adapter_choice.adapter_update, page), adapter, tabs.compare.adapter, **UNQUEUED)
+        adapter = [tabs.compare.adapter, tabs.compare.seen_runs]
+        event(partial(adapter_choice.adapter_update, page, ""), adapter, tabs.compare.adapter, **UNQUEUED)
     kept_state.keep_tab(app, tabs.tabs, headers)
     kept_state.keep_fields(app, _kept_components(page, tabs), _kept_lists(tabs))
     drawn_with = [tabs.compare.adapter, tabs.compare.settings.service_enabled]
@@ -240,7 +240,7 @@ def _connect_engine_state(
     load, fine_tune, compare = tabs.load, tabs.fine_tune, tabs.compare
     start_buttons = [tabs.start.teach, load.load, fine_tune.start]
 
-    def refresh(kept: str, adapter: str | None, seen_run: str) -> tuple:
+    def refresh(kept: str, adapter: str | None, seen: dict) -> tuple:
         job, busy = page.engine.last, page.engine.state == "busy"
         has_tuned = job is not None and job.do == "tune" and job.run == adapter_choice.latest_tuned_run(page)
         return (
@@ -249,7 +249,7 @@ def _connect_engine_state(
             gr.update(visible=has_tuned and not busy),
             *(gr.update(interactive=not busy) for _ in start_buttons),
             *status_strip.button_updates(page),
-            *adapter_choice.restored_update(page, kept, adapter, seen_run),
+            adapter_choice.adapter_update(page, kept, adapter, seen),
         )
 
     outputs = [
@@ -260,9 +260,8 @@ def _connect_engine_state(
         strip.stop,
         strip.unload,
         compare.adapter,
-        compare.seen_run,
     ]
-    inputs, with_kept = outputs[-2:], kept_state.with_kept(adapter_choice.KEPT)
+    inputs, with_kept = [compare.adapter, compare.seen_runs], kept_state.with_kept(adapter_choice.KEPT)
     for event in (app.load, view.change):  # the live view changes at every start and end of a job
         event(refresh, [gr.Textbox(visible=False), *inputs], outputs, js=with_kept, **UNQUEUED)
     for event in (app.load, tabs.headers["runs"].select):

@@ -28,13 +28,13 @@ FOCUS_QUESTION = "() => { document.querySelector('#question textarea').focus(); 
 class CompareTab:
     """The tab's components.
 
-    turns: a gr.State of Turns, which `comparison` shows. seen_run: a gr.State, as in adapter_choice.py.
+    turns: a gr.State of Turns, which `comparison` shows. seen_runs: a gr.State, as in adapter_choice.py.
     """
 
     adapter: gr.Dropdown
     elsewhere: gr.Textbox
     elsewhere_message: gr.HTML
-    seen_run: gr.State
+    seen_runs: gr.State
     notice: gr.HTML
     use_model: gr.Button
     go_tune: gr.Button
@@ -63,7 +63,7 @@ def build(page: Page) -> CompareTab:
         )  # the first refresh selects the newest
         elsewhere = foreign_adapter.build(page)
     elsewhere_message = message_box()
-    seen_run = gr.State("")
+    seen_runs = gr.State({})
     with gr.Row(elem_classes="compare-notice"):
         notice = message_box()
         use_model = gr.Button(translate("chat.use_model"), visible=False, scale=0, min_width=220)
@@ -101,7 +101,7 @@ def build(page: Page) -> CompareTab:
     with gr.Accordion(translate("chat.memory"), open=False):
         picture = card_picture.build(page)
     return CompareTab(
-        adapter, elsewhere, elsewhere_message, seen_run, notice, use_model, go_tune, heads, turns, comparison, box,
+        adapter, elsewhere, elsewhere_message, seen_runs, notice, use_model, go_tune, heads, turns, comparison, box,
         question, send, clear, examples, settings, picture,
     )  # fmt: skip
 
@@ -113,7 +113,7 @@ def connect(page: Page, tab: CompareTab, tabs: gr.Tabs, header: gr.Tab, live_vie
     cleared = [tab.turns, tab.comparison, tab.message]
     _connect_clear(page, tab, cleared)
     select_tab(tab.go_tune.click, tabs, "tune")
-    adapter_choice.connect(page, tab.adapter, tab.seen_run, header)
+    adapter_choice.connect(page, tab.adapter, tab.seen_runs, header)
     choices = partial(adapter_choice.choices_with, page)
     foreign_adapter.connect(page, tab.elsewhere, tab.adapter, tab.elsewhere_message, choices)
     _connect_model(page, tab)

@@ -81,3 +81,15 @@ def test_nothing_is_stored_where_computing_fails():
     with pytest.raises(ZeroDivisionError):
         cache.get_or_compute("a", lambda: str(1 / 0))
     assert len(cache) == 0
+
+
+def test_a_process_may_remember_fewer_predictions():
+    before = [cache.maxsize for cache in trace_cache._caches]
+    predict = trace_cache.cached_prediction("load")(lambda config, settings, target: {"parts": {}})
+    try:
+        trace_cache.keep_predictions(2)
+        assert predict.cache.maxsize == 2
+    finally:
+        assert trace_cache._caches.pop() is predict.cache
+        for cache, size in zip(trace_cache._caches, before):
+            cache.maxsize = size
