@@ -21,7 +21,7 @@ from playground.memory.release import release_memory
 from playground.speed import kernels
 from playground.speed.rates import Rates, keep_rates, kept_rates
 
-MAX_SECONDS = 5.0  # of a calibration; sizes that are left then aren't measured
+MAX_SECONDS = 5.0  # of its kernels; sizes that are left then aren't measured
 BUSY_SECONDS, BUSY_PERCENT = 0.3, 40  # of the processor used by others: what is measured then isn't the machine
 FREE_BYTES = 3 * 2**30  # of a GPU that a calibration needs, and more
 LAYERS, WIDTH = 4, 64  # of the toy

@@ -50,8 +50,10 @@ def open_page(
         opened.route(lambda url: not url.startswith(app.url), lambda route: route.abort())
     opened.goto(app.url + path)
     opened.get_by_role("tab").first.wait_for()
-    yield opened
-    opened.close()
+    try:
+        yield opened
+    finally:
+        opened.close()  # a page that stays open keeps drawing beside all tests after it
     assert not errors, errors
 
 
