@@ -288,7 +288,10 @@ def test_a_shipped_recording_is_played_paused_moved_and_never_taken_for_live(app
     expect(live.locator(".recorded")).to_contain_text("NVIDIA H100", timeout=LONG)
     expect(live.locator(".recorded")).to_contain_text(translate("en", "chart.recorded.random"))
     expect(live.locator(".step, .phase").first).not_to_be_empty()
-    player.locator("button").click()  # pause
+    expect(player.locator("button")).to_have_attribute(
+        "aria-label", translate("en", "chart.player.pause"), timeout=LONG
+    )
+    player.locator("button").click()  # it plays since all its events are here
     shown = player.locator(".clock").inner_text()
     page.wait_for_timeout(1500)
     expect(player.locator(".clock")).to_have_text(shown)
