@@ -25,7 +25,7 @@ from playground.predict.streamed_events import without_streaming
 from playground.predict.traced_model import MoreLayersNeeded, Target, TracedModel, checkpoint_interval
 from playground.settings import Settings
 
-MAX_PREDICTIONS = 256  # of each phase, 0.3 to 0.6 MB each
+MAX_PREDICTIONS = 256  # of each phase
 MAX_SHALLOW_NETWORKS = 12  # some MB each
 
 logger = logging.getLogger(__name__)

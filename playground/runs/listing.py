@@ -36,8 +36,8 @@ def newest(root: Path, rows: int) -> tuple[list[RunSummary], dict[str, int] | No
     """What a list's first page shows within a second, however many runs were never read: the newest, and how many more.
 
     Every run as from `history` and None, where nearly all of them are in the index. Else only the newest `rows` of the
-    fine-tunes and of the other runs, and the count of both, {"tunes", "others"}, all told by the folders' names: who
-    renamed some by hand sees them in another place until `history` has read them.
+    fine-tunes and of the other runs, and the count of both, {"tunes", "others"}, all by the folders' names. A folder
+    that was renamed by hand stands in another place until `history` has read its run.
     """
     folders = _folders(root)
     states, index = _states(folders), index_of(root)
