@@ -105,7 +105,7 @@ def _attention(name: str, args: tuple, result: Any) -> Work:
     query, key = tensors[1:3] if backward else tensors[:2]
     if (
         query.ndim == 3
-    ):  # the kernel is told where rows begin and end; as if lengths were spread evenly about their mean
+    ):  # the kernel gets the positions where rows begin and end; as if lengths were spread evenly about their mean
         rows = next(one.shape[0] for one in args if isinstance(one, torch.Tensor) and not one.is_floating_point()) - 1
         longest = max([n for n in args if type(n) is int], default=query.shape[0])
         mean = query.shape[0] / max(1, rows)
