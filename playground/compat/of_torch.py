@@ -25,7 +25,7 @@ _kernel_observer: Callable[[str, float, float], None] | None = None
 
 
 def observe_meta_kernels(observer: Callable[[str, float, float], None] | None) -> None:
-    """Set what counts kernels that are no operator on the meta device (`count_meta_kernel`); None: they aren't counted."""
+    """Set what counts kernels that are no operator on the meta device (`count_meta_kernel`); None: nothing does."""
     global _kernel_observer
     _kernel_observer = observer
 
