@@ -163,13 +163,30 @@ def start_fine_tune(page: Page, app: Any, epochs: str, model: Path | None = None
     choose_toy(page, app, model)
     open_tab(page, "tab.tune")
     fill(page, translate("en", "train.epochs"), epochs)
+    run = press_for_run(page, app, "tune.go")
+    expect(_tuned_notice(page)).to_be_hidden()  # that of an earlier one
+    return run
+
+
+def load_toy(page: Page, app: Any) -> None:
+    """Load the toy model, and wait until that is done: it may have been loaded before."""
+    choose_toy(page, app)
+    run = press_for_run(page, app, "load.go")
+    until = time.monotonic() + LONG / 1000
+    while '"done"' not in (run / "events.jsonl").read_text():
+        assert time.monotonic() < until, notices(page).all_inner_texts()
+        page.wait_for_timeout(100)
+    expect(notices(page, "good").filter(has_text="toy-llama")).to_be_visible(timeout=LONG)
+
+
+def press_for_run(page: Page, app: Any, key: str) -> Path:
+    """Press the button of a job; returns the folder of its run, once there is one."""
     before = set(app.runs.glob("*/events.jsonl"))
-    press(page, "tune.go")
+    press(page, key)
     until = time.monotonic() + LONG / 1000
     while not (new := set(app.runs.glob("*/events.jsonl")) - before):
         assert time.monotonic() < until, notices(page).all_inner_texts()
         page.wait_for_timeout(100)
-    expect(_tuned_notice(page)).to_be_hidden()  # that of an earlier one
     return max(new).parent
 
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from actions import RENDERED, choose, choose_toy, notices, open_page, open_tab, press, unfold, visible_field
+from actions import RENDERED, choose, load_toy, open_page, open_tab, unfold, visible_field
 from pages import page_over
 from playwright.sync_api import expect
 
@@ -120,9 +120,7 @@ def test_no_match_is_reported_and_typed_names_still_work(page, app):
     assert offered(page) == [outside()]
     choose(page, translate("en", "load.model"), "nobody/no-such-model")
     expect(page.locator(".facts:not(.live .facts)").locator("visible=true")).to_have_count(0)
-    choose_toy(page, app)
-    press(page, "load.go")
-    expect(notices(page, "good").filter(has_text="toy-llama")).to_be_visible(timeout=60_000)
+    load_toy(page, app)
 
 
 def test_the_filters_fit_a_phone_in_japanese(browser, app):

@@ -8,8 +8,8 @@ import psutil
 import pytest
 from actions import (
     LONG,
-    choose_toy,
     drawn_points,
+    load_toy,
     newest_run,
     notices,
     open_tab,
@@ -132,6 +132,4 @@ def test_a_killed_engine_is_reported_and_the_next_click_starts_another(run, page
     os.kill(engine.pid, signal.SIGKILL)
     expect(page.locator(".live .failure")).to_contain_text("signal 9", timeout=LONG)
     assert '"error"' in (run / "events.jsonl").read_text()
-    choose_toy(page, app)
-    press(page, "load.go")
-    expect(notices(page, "good").filter(has_text="toy-llama")).to_be_visible(timeout=LONG)
+    load_toy(page, app)

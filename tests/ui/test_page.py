@@ -5,10 +5,10 @@ import json
 import pytest
 import toys
 from actions import (
-    LONG,
     choose_toy,
     fill,
     limit_answers,
+    load_toy,
     notices,
     open_tab,
     press,
@@ -30,9 +30,7 @@ def page(shared_page):
 
 
 def test_load_tune_and_compare(page, app):
-    choose_toy(page, app)
-    press(page, "load.go")
-    expect(notices(page, "good").filter(has_text="toy-llama")).to_be_visible(timeout=LONG)
+    load_toy(page, app)
     run = start_fine_tune(page, app, "0.1")
     wait_until_tuned(page)
     assert (run / "adapter" / "adapter_model.safetensors").is_file()

@@ -4,7 +4,7 @@ import pytest
 from actions import (
     LONG,
     TABS,
-    choose_toy,
+    load_toy,
     open_page,
     open_tab,
     press,
@@ -50,10 +50,9 @@ def test_before_anything_has_run_a_recorded_run_plays(browser, untouched_app, la
 
 def test_after_unloading_nothing_says_that_a_model_is_loaded(page, app):
     wait_until_idle(page)
-    choose_toy(page, app)
-    press(page, "load.go")
-    expect(page.locator(".strip .model")).to_contain_text("toy-llama", timeout=LONG)
+    load_toy(page, app)
     wait_until_idle(page)
+    expect(page.locator(".strip .model")).to_contain_text("toy-llama", timeout=LONG)
     page.locator("#unload").click()
     expect(page.locator(".strip .model")).to_contain_text(translate("en", "strip.nothing"), timeout=LONG)
     expect(page.locator(".notice", has_text="toy-llama").locator("visible=true")).to_have_count(0)
