@@ -143,3 +143,14 @@ def drop_python_vocabulary(tokenizer: Any) -> None:
     for name in ("_vocab", "_merges"):
         if tokenizer.is_fast and isinstance(getattr(tokenizer, name, None), (dict, list)):
             setattr(tokenizer, name, None)
+
+
+def drop_word_cache(tokenizer: Any) -> None:
+    """Have a tokenizer remember no words that it has split: the tokenizers library (0.23) never frees them.
+
+    Each thread keeps up to 10,000 words of each BPE tokenizer that it has used, also once that tokenizer is gone.
+    Without them English takes about a fifth longer to encode, Japanese no longer than before.
+    """
+    resize = getattr(tokenizer.backend_tokenizer.model, "_resize_cache", None) if tokenizer.is_fast else None
+    if resize:
+        resize(0)

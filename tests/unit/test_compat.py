@@ -8,6 +8,7 @@ import sys
 from importlib.metadata import version
 
 import bitsandbytes
+import psutil
 import pytest
 import torch
 import toys
@@ -15,9 +16,10 @@ from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from toys import PROJECT
-from transformers import BitsAndBytesConfig
+from transformers import BitsAndBytesConfig, LlamaConfig
 
 from playground import compat
+from playground.model.tokenizer import read_tokenizer
 
 
 def changed(library: str, what: str) -> str:
@@ -231,6 +233,20 @@ def test_a_tokenizer_works_without_its_python_vocabulary(toy):
     assert tokenizer.encode("The answer is blue.") == before and tokenizer.decode(before) == "The answer is blue.", (
         changed("transformers", "PreTrainedTokenizerFast")
     )
+
+
+def test_the_words_of_tokenizers_that_are_gone_take_no_memory(tmp_path):
+    toys.make_tokenizer(True).save_pretrained(tmp_path)
+    words = " ".join(f"word{number}" for number in range(5000))
+
+    def use_one() -> int:
+        tokenizer = read_tokenizer(tmp_path, LlamaConfig())
+        tokenizer(words)
+        return psutil.Process().memory_info().rss
+
+    use_one()
+    growth = -use_one() + [use_one() for _ in range(15)][-1]
+    assert growth < 6 * 2**20, changed("tokenizers", "BPE._resize_cache")  # with them 17 MiB
 
 
 # peft
