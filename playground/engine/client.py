@@ -123,14 +123,13 @@ class Engine:
         with self._lock:
             if self._live_connection() is None:
                 self.root.mkdir(parents=True, exist_ok=True)
-                self._worker = Worker(
-                    Connection(
-                        (*self._command, str(self.root.resolve())),
-                        self.root / "engine.log",
-                        {"TOKENIZERS_PARALLELISM": "false", **self._environment},
-                        self._folder,
-                    )
-                )
+                self._worker = self._start_worker()
+
+    def _start_worker(self) -> Worker:
+        """A new worker, whose libraries load in the background."""
+        command = (*self._command, str(self.root.resolve()))
+        environment = {"TOKENIZERS_PARALLELISM": "false", **self._environment}
+        return Worker(Connection(command, self.root / "engine.log", environment, self._folder))
 
     def load(self, settings: Settings) -> Job:
         """Load a model. Raises PlaygroundError if a job is under way; so do the other jobs."""

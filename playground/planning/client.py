@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 
 from playground import ASSETS
+from playground.catalog.cards import ZERO_GPU, is_zero_gpu
 from playground.errors import PlaygroundError, problem
 from playground.jsonl_process import Connection, Message
 from playground.memory import meter
@@ -249,6 +250,8 @@ def _key(do: str, arguments: dict) -> str:
 @cache
 def this_machine() -> dict:
     """What a model would run on here: {"device": "cuda" or "cpu", "name", "bytes"}, found without importing torch."""
+    if is_zero_gpu():
+        return dict(ZERO_GPU)
     query = ["nvidia-smi", "--query-gpu=name,memory.total,memory.reserved", "--format=csv,noheader,nounits", "--id=0"]
     try:
         reply = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout

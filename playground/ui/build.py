@@ -51,6 +51,7 @@ from playground.ui.separate_events import separate_events
 from playground.ui.shared_page import SharedPage
 from playground.ui.whole_updates import send_whole_updates
 from playground.ui.workspaces import Workspace
+from playground.zero_gpu import make_engine
 
 TABS = ("start", "plan", "load", "data", "tune", "chat", "lab", "talk", "runs", "take")  # in their order; "start" opens
 
@@ -66,7 +67,7 @@ def build_app(root: Path, lang: str = "en", private: bool = False, talk: Sequenc
     put_back_spares(root)
     shared = None if private else SharedPage(root)
     environment, folder = (shared.environment, shared.folder) if shared else (None, None)
-    engine = Engine(root, environment=environment, folder=folder)
+    engine = make_engine(root, environment, folder)
     engine.start()
     planner = Planner(root, environment=environment, folder=folder)
     workspace = shared.workspaces(engine, planner) if shared else _one_workspace(root, engine, planner)

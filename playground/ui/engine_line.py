@@ -4,6 +4,7 @@ So nobody waits for two jobs of the same visitor, however many that one has queu
 seconds; the model is unloaded once nobody has used it for a while.
 """
 
+import contextvars
 import statistics
 import threading
 import time
@@ -38,6 +39,7 @@ class _Waiting:
     do: str
     root: Path
     arguments: dict[str, Any]
+    context: contextvars.Context = field(default_factory=contextvars.copy_context)  # of the visitor's request
     joined: float = field(default_factory=time.monotonic)
 
 
@@ -109,7 +111,7 @@ class EngineLine:
 
     def _run(self, entry: _Waiting) -> None:
         """Run a job to its end, or stop it after the limit; else the engine's process is ended."""
-        self.engine.submit(entry.job, entry.do, entry.root, entry.arguments)
+        entry.context.run(self.engine.submit, entry.job, entry.do, entry.root, entry.arguments)
         if entry.job.stopping:
             self.engine.stop_job(entry.job)
         if entry.job.wait(self.limits.seconds):

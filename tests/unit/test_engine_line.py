@@ -1,5 +1,6 @@
 """The line before the engine on a shared page: fair turns, places, limits, and what a visitor sees of the engine."""
 
+import contextvars
 import os
 import threading
 import time
@@ -315,3 +316,14 @@ def test_typical_durations_are_replaced_by_measured_ones(engine, tmp_path, monke
     assert b.place.seconds > 400
     job.end(None), until(lambda: b.place is None)
     assert threading.active_count() and a.tune(Settings()) and a.place.seconds < 10
+
+
+def test_a_job_runs_in_the_context_of_its_visitors_request(engine, tmp_path, monkeypatch):
+    asked_by = contextvars.ContextVar("asked_by", default="")
+    seen = []
+    monkeypatch.setattr(engine, "submit", lambda job, *_: (seen.append(asked_by.get()), job.end(None)))
+    for name, visitor in zip(("a", "b"), people(engine, tmp_path, "a", "b")):
+        context = contextvars.copy_context()
+        context.run(asked_by.set, name)
+        assert context.run(visitor.load, Settings()).wait(10)
+    assert seen == ["a", "b"]

@@ -11,6 +11,7 @@ from toys import PROJECT
 DIRECTION = [
     {"app", "__main__"},
     {"ui", "cli"},
+    {"zero_gpu"},  # both processes' work in a call
     {"engine", "planning"},  # the two processes
     {"predict", "eval", "export"},
     {"train", "chat"},
