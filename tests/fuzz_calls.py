@@ -107,6 +107,20 @@ class Calls:
         for _ in range(count):
             yield self._random.choices([*kinds, self._read], [4, 5, 2 if not self._mild else 0, 5, 3, 2, 1, 1])[0]()
 
+    def every_server_function(self) -> Iterator[Call]:
+        """Each server function with each of VALUES."""
+        for component, name in self._servers:
+            for value in VALUES:
+                body = {"data": value, "component_id": component, "fn_name": name, "session_hash": "a"}
+                yield self._post(f"component_server {name}", "component_server", body)
+
+    def every_lone_value(self) -> Iterator[Call]:
+        """Each listener of one component with each of VALUES, but those that start a job."""
+        for listener in self._listeners:
+            for value in VALUES if len(listener["inputs"]) == 1 else ():
+                body = {"data": [value], "fn_index": listener["id"], "session_hash": "a"}
+                yield self._post("run/predict", "run/predict", body)
+
     def _value(self) -> Any:
         return self._random.choice(VALUES)
 

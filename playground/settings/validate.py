@@ -58,6 +58,8 @@ MOST = {  # of numbers whose other limits stand with their checks; -MOST for tho
     "generation.top_k": 10**7,
     "generation.repetition_penalty": 100,
 }
+PATHS = ("load.model", "data.source", "lora.start_from")
+MOST_NAME_BYTES = 255  # of a file's or folder's name, as file systems have it; the hub's ids are shorter
 MOST_CHARACTERS = 4096  # of a text: a path, a hub id, names of modules
 MOST_FORMAT_CHARACTERS = 100_000  # of a prompt format
 
@@ -257,6 +259,9 @@ def _size_checks(group: str, values: Any) -> Iterator[Check]:
             most = MOST_FORMAT_CHARACTERS if name == "custom_format" else MOST_CHARACTERS
             sizes = {"field": field, "characters": len(value), "most": most}
             yield len(value) <= most, "problem.text_length", sizes
+            longest = max((len(part.encode("utf-8", "replace")) for part in re.split(r"[/\\]", value)), default=0)
+            is_path = field in PATHS and len(value) <= most
+            yield not is_path or longest <= MOST_NAME_BYTES, "problem.name_length", {"field": field, "size": longest}
 
 
 def _one_of(field: str, value: str, choices: tuple[str, ...]) -> Check:

@@ -15,6 +15,7 @@ import gradio as gr
 
 from playground import catalog
 from playground.engine.client import Engine
+from playground.errors import problem
 from playground.i18n import LANGUAGES, translate
 from playground.planning.client import Planner
 from playground.runs import empty_trash, put_back_spares
@@ -47,6 +48,7 @@ from playground.ui.engine_state import engine_state, loaded_text, tuned_text
 from playground.ui.live_view import STATIC, live_view
 from playground.ui.page import UNQUEUED, Page, job_message
 from playground.ui.quick_sessions import quicken_sessions
+from playground.ui.sentences import answer_in_sentences
 from playground.ui.separate_events import separate_events
 from playground.ui.shared_page import SharedPage
 from playground.ui.whole_updates import send_whole_updates
@@ -88,6 +90,7 @@ def build_app(root: Path, lang: str = "en", private: bool = False, talk: Sequenc
     app.engine, app.planner, app.shared = engine, planner, shared
     app.queue(default_concurrency_limit=None, max_size=64)
     send_whole_updates(app)
+    answer_in_sentences(app, lang)
     quicken_sessions()
     return app
 
@@ -271,5 +274,9 @@ def _connect_engine_state(
         button.click(lambda: gr.update(follow=""), None, view, **UNQUEUED)  # whoever starts a job wants to see it
 
 
-def _preset(name: str) -> Settings:
-    return Settings().with_values(catalog.presets()[name]["settings"])
+def _preset(name: str | None) -> Settings:
+    """The settings of a preset. Raises PlaygroundError where there is none of that name."""
+    preset = catalog.presets().get(name or "")
+    if preset is None:
+        raise problem("request.value", field="preset", value=str(name))
+    return Settings().with_values(preset["settings"])

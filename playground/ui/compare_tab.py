@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from playground import ASSETS, catalog
-from playground.errors import Problem
+from playground.errors import Problem, problem
 from playground.settings import Generation, Settings, raise_all
 from playground.ui import adapter_choice, card_picture, chat_settings, foreign_adapter
 from playground.ui.chat_settings import ChatSettings
@@ -142,8 +142,10 @@ def _connect_questions(page: Page, tab: CompareTab) -> None:
         """One generator answers all columns: several listeners of one click would answer one after the other."""
         yield from _ask(page, question, turns, adapter, values)
 
-    def ask_example(example: list, *values: Any) -> Iterator[tuple]:
+    def ask_example(example: list | None, *values: Any) -> Iterator[tuple]:
         """The same, and what is typed but not sent stays."""
+        if not example:
+            raise problem("request.value", field="example", value=str(example))
         for _, *updates in ask(example[0], *values):
             yield gr.skip(), *updates
 

@@ -217,5 +217,5 @@ def shown_run(value: str | None) -> str:
     """The id of the run in the live view, from its value as it came back from the browser; "" if there is none."""
     try:
         return str(json.loads(value or "{}").get("run") or "")
-    except (ValueError, AttributeError):
+    except (ValueError, TypeError, AttributeError):
         return ""

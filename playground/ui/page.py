@@ -237,7 +237,9 @@ def memory_of(card: str) -> dict[str, Any]:
     """The memory of a card, or of this machine: {"device": "cuda" or "cpu", "name", "bytes"}."""
     if card == THIS_MACHINE:
         return this_machine()
-    entry = next(entry for entry in cards() if entry["id"] == card)
+    entry = next((entry for entry in cards() if entry["id"] == card), None)
+    if entry is None:
+        raise problem("request.value", field="card", value=str(card)[:60])
     return {"device": "cuda", "name": entry["id"], "bytes": entry["bytes"]}
 
 

@@ -180,8 +180,11 @@ def _encode_option(option: dict) -> str:
 
 def _decode_option(value: str) -> tuple[int, str, str, int]:
     """The values of RANKED_FIELDS from a radio button's value; the fastest method is always LoRA."""
-    bits, checkpointing, tokens = value.split()
-    return int(bits), "lora", checkpointing, int(tokens)
+    try:
+        bits, checkpointing, tokens = str(value).split()
+        return int(bits), "lora", checkpointing, int(tokens)
+    except ValueError:
+        raise problem("request.value", field="ranked", value=str(value)) from None
 
 
 def _connect_use(page: Page, tab: PlanTab) -> None:

@@ -50,7 +50,7 @@ def build(page: Page) -> gr.HTML:
     def queue_do(request: Any) -> dict:
         """{"error": text, "" for none} of {"do": a key of ACTIONS, "id": of a job, or ""}."""
         do, job_id = (request.get("do"), request.get("id")) if isinstance(request, dict) else (None, None)
-        if do not in ACTIONS or not isinstance(job_id, str):
+        if not isinstance(do, str) or do not in ACTIONS or not isinstance(job_id, str):
             return {"error": ""}
         try:
             ACTIONS[do](page, job_id)

@@ -7,6 +7,7 @@ and a sentence. An error's sentence that Gradio (6.31) sends with status 500 get
 
 import json
 import logging
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -82,7 +83,7 @@ class RequestGuard:
         if kind.startswith("multipart/"):
             return _limited(receive, headers, self._most_upload + MAX_FORM_OVERHEAD)
         body = await _read(receive, headers)
-        if is_call:
+        if is_call or (body and "json" in kind):
             body = self._checked_body(scope, route, body)
             _set_header(scope, b"content-type", b"application/json")
         _set_header(scope, b"content-length", str(len(body)).encode())
@@ -91,7 +92,7 @@ class RequestGuard:
     def _checked_body(self, scope: Scope, route: str, body: bytes) -> bytes:
         values = parse_body(body)
         first, _, name = route.partition("/")
-        check = CHECKS.get(route) or CHECKS[first]
+        check = CHECKS.get(route) or CHECKS.get(first) or _check_nothing
         try:
             check(scope["app"].get_blocks(), name, values)
         except PlaygroundError as error:
@@ -105,7 +106,7 @@ def parse_body(body: bytes) -> dict[str, Any]:
     Raises Refused.
     """
     try:
-        values = json.loads(body, parse_constant=lambda name: None)
+        values = json.loads(body, parse_constant=lambda name: None, parse_float=_finite)
         if not isinstance(values, dict):
             raise Refused(INVALID, problem("request.no_object", value=shown(values)))
         if is_too_deep(values):
@@ -113,6 +114,12 @@ def parse_body(body: bytes) -> dict[str, Any]:
         return with_valid_text(values)
     except (ValueError, RecursionError) as error:
         raise Refused(CLIENT_ERROR, problem("request.no_json", detail=" ".join(str(error).split())[:100])) from None
+
+
+def _finite(digits: str) -> float | None:
+    """A number; None for one that is too large, such as 1e999."""
+    value = float(digits)
+    return value if math.isfinite(value) else None
 
 
 def route_of(scope: Scope) -> str:
@@ -258,6 +265,10 @@ def _check_server_function(blocks: Any, name: str, body: dict[str, Any]) -> None
 def _check_event(blocks: Any, name: str, body: dict[str, Any]) -> None:
     """A call about an event (cancel, reset, stream): pydantic, in Gradio, checks the rest."""
     check_session({name: value for name, value in body.items() if name != "fn_index"})
+
+
+def _check_nothing(blocks: Any, name: str, body: dict[str, Any]) -> None:
+    """A call that Gradio checks alone: what it has besides the listeners and functions of this page."""
 
 
 CHECKS: dict[str, Callable[[Any, str, dict[str, Any]], None]] = {

@@ -7,6 +7,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from gradio.utils import get_upload_folder, is_in_or_equal
+
 from playground.errors import problem
 from playground.json_values import MAX_INT
 
@@ -53,7 +55,7 @@ def checked_data(inputs: Sequence[Any], data: Any, may_lack_hidden: bool = False
             label = getattr(component, "label", None) or f"data[{number - 1}]"
             raise problem("request.value", field=str(label)[:SHOWN], value=shown(value))
     # What a page keeps in a state, as a conversation, is the server's; Gradio doesn't take it from a browser either.
-    return [None if component.stateful else value for component, value in zip(expected, data)]
+    return [None if component.stateful else _as_text(component, value) for component, value in zip(expected, data)]
 
 
 def shown(value: Any) -> str:
@@ -67,29 +69,58 @@ def shown(value: Any) -> str:
 
 def _is_possible(component: Any, value: Any) -> bool:
     """Whether a component could have sent the value. Of a type that isn't listed here, any."""
-    kinds = {kind.__name__ for kind in type(component).__mro__}
+    kinds = _kinds(component)
     if isinstance(value, int) and not -MAX_INT <= value < MAX_INT and "Api" not in kinds:
         return False
     if kinds & {*ONE_TEXT}:
         return isinstance(value, TEXTS) and not isinstance(value, bool)
     if kinds & {*ONE_NUMBER}:
-        return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return is_number or (value is None and "Slider" not in kinds)
     if "Checkbox" in kinds:
         return value is None or isinstance(value, bool)
     if kinds & {*FILES}:
-        return value is None or _is_file(value) or (isinstance(value, list) and all(map(_is_file, value)))
+        return _is_upload(component, value, may_lack="UploadButton" not in kinds)
     if kinds & {"Dropdown", "CheckboxGroup"}:
         is_list = "CheckboxGroup" in kinds or bool(getattr(component, "multiselect", False))
         if is_list:
             listed = isinstance(value, list) and len(value) <= MAX_CHOICES
             return value is None or (listed and all(isinstance(item, SCALARS) for item in value))
-        return isinstance(value, SCALARS)
+        return isinstance(value, SCALARS) and not isinstance(value, bool)
     return not kinds & {*ONE_CHOICE} or isinstance(value, SCALARS)
+
+
+def _as_text(component: Any, value: Any) -> Any:
+    """A component's value; a number becomes its digits where text belongs: Gradio does so for a Textbox alone."""
+    kinds = _kinds(component)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return value
+    own_text = (
+        "Dropdown" in kinds
+        and component.allow_custom_value
+        and all(isinstance(choice, str) for _, choice in component.choices)
+    )
+    return str(value) if own_text or kinds & {*ONE_TEXT} else value
+
+
+def _kinds(component: Any) -> set[str]:
+    return {kind.__name__ for kind in type(component).__mro__}
+
+
+def _is_upload(component: Any, value: Any, may_lack: bool) -> bool:
+    """Whether a value is what a component for files has: one or several files, or none where it may lack them."""
+    if value is None:
+        return may_lack
+    if getattr(component, "file_count", "single") == "single":
+        return _is_file(value)
+    return isinstance(value, list) and len(value) <= MAX_CHOICES and all(map(_is_file, value))
 
 
 def _is_file(value: Any) -> bool:
     """Whether a value is a file as Gradio's clients name it after its upload."""
     if not isinstance(value, dict) or not isinstance(value.get("path"), str) or "\0" in value["path"]:
+        return False
+    if not is_in_or_equal(value["path"], get_upload_folder()):
         return False
     size, meta = value.get("size"), value.get("meta", {})
     texts = all(isinstance(value.get(name), (str, type(None))) for name in ("url", "orig_name", "mime_type"))

@@ -1,5 +1,6 @@
 """The served page over HTTP: both languages, before the engine is ready; and the live view's polling function."""
 
+import itertools
 import json
 import signal
 import socket
@@ -169,6 +170,13 @@ def test_malformed_calls_get_an_answer_below_500(address, config):
     statuses = Counter(status for counts in outcome.counts.values() for status in counts.elements())
     assert statuses.total() == 300 and statuses[422] > 50 and statuses[200] > 10
     assert httpx.get(address, timeout=30).status_code == 200
+
+
+@pytest.mark.slow
+def test_every_server_function_and_every_listener_of_one_value_takes_any(address, config):
+    calls = fuzz_calls.Calls(config, seed=1)
+    outcome = fuzz_calls.run(address, itertools.chain(calls.every_server_function(), calls.every_lone_value()))
+    assert [(call.endpoint, call.body[:300], status, text[:300]) for call, status, text in outcome.wrong] == []
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Time, memory and size are bounded by what is asked: files that claim, or unpack to, more than they hold."""
 
+import contextlib
 import json
 import struct
 import sys
@@ -271,3 +272,11 @@ def test_equal_csv_headers_take_no_quadratic_time(tmp_path):
     with pytest.raises(PlaygroundError) as error:
         preview(Data(source=str(path)))
     assert _keys(error) == ["error.csv_columns"]
+
+
+@pytest.mark.parametrize("group,name", [("load", "model"), ("data", "source"), ("lora", "start_from")])
+def test_a_name_that_no_file_can_have_is_a_problem(group, name):
+    for value, wrong in (("a/" * 500, False), ("あ" * 85, False), ("あ" * 86, True), ("folder/" + "9" * 400, True)):
+        with pytest.raises(PlaygroundError) if wrong else contextlib.nullcontext() as error:
+            parse({group: {name: value}})
+        assert not wrong or _keys(error) == ["problem.name_length"]

@@ -6,13 +6,16 @@ import gradio as gr
 import pytest
 from gradio import component_meta
 from gradio.state_holder import SessionState
+from run_async import run_async
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
+from playground.errors import problem
 from playground.ui import quick_sessions
 from playground.ui.page import select_tab
 from playground.ui.quick_gradio import _hide_from_gradio
 from playground.ui.quick_scripts import SCRIPTS, QuickScripts, quickened
+from playground.ui.sentences import answer_in_sentences
 from playground.ui.separate_events import separate_events
 from playground.ui.whole_updates import send_whole_updates
 
@@ -141,3 +144,23 @@ def test_scripts_without_the_lines_are_left_as_they_are(tmp_path):
     plain = (SCRIPTS / next(name for name in quickened(SCRIPTS) if name.startswith("core-"))).read_text()
     (tmp_path / "core-2.js").write_text(plain + plain)  # which of the two is meant?
     assert quickened(tmp_path) == {} and "foundById" in search
+
+
+def test_what_a_listener_or_a_component_refuses_is_a_sentence():
+    def refuse(value):
+        raise problem("error.no_run", run=value)
+
+    with gr.Blocks() as app:
+        examples = gr.Dataset(components=[gr.Textbox()], samples=[["a"]])
+        gr.Button().click(refuse, examples, None)
+    answer_in_sentences(app, "en")
+    [listener] = app.fns.values()
+
+    async def ask(value):
+        given = await app.preprocess_data(listener, [value], None)
+        return await app.call_function(listener, given)
+
+    for value, sentence in ((0, "There is no run"), (7, "not possible here"), ({}, "not possible here")):
+        with pytest.raises(gr.Error, match=sentence) as caught:
+            run_async(ask(value))
+        assert not caught.value.print_exception

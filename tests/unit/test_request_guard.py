@@ -13,7 +13,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from playground.errors import PlaygroundError
 from playground.ui.request_guard import MAX_BODY_BYTES, RequestGuard
+from playground.ui.request_values import checked_data
 
 HALF = b"\\ud83d"
 
@@ -186,6 +188,46 @@ def test_text_is_made_valid_and_what_json_lacks_becomes_null():
     assert _post("run/predict", raw=raw).json()["data"] == ["\ufffd", None, None, ["a"], True, None]
     pair = b'{"data": ["\\ud83d\\ude00", 1, null, [], true, null], "fn_index": 7}'
     assert _post("run/predict", raw=pair).json()["data"][0] == "😀"
+
+
+@pytest.mark.parametrize("path", ["run/predict", "vibe-edit", "mcp/", "cancel"])
+def test_no_call_has_infinities_or_halves_of_characters(path):
+    """Also of routes that Gradio checks alone: its error repeats the value, and can't be written then."""
+    raw = b'{"fn_index": 7, "data": [null, 1e999, null, ["' + HALF + b'"], true, null], "' + HALF + b'": -1e400}'
+    assert _post(path, raw=raw).json() == {"fn_index": 7, "data": [None, None, None, ["\ufffd"], True, None]} | (
+        {"\ufffd": None} | ({"event_data": {"index": None, "value": None}} if path == "run/predict" else {})
+    )
+    assert _post("vibe-edit", raw=b"Infinity").status_code == 422
+
+
+def test_a_number_becomes_digits_where_text_belongs():
+    with gr.Blocks():
+        inputs = [gr.HTML(), gr.Textbox(), gr.Number(), gr.Dropdown(["a"])]
+    assert checked_data(inputs, [-1, 2.5, 3, 4]) == ["-1", "2.5", 3, 4]
+
+
+def test_files_are_those_that_were_uploaded(monkeypatch, tmp_path):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    with gr.Blocks():
+        button, file, files = gr.UploadButton(), gr.File(), gr.File(file_count="multiple")
+    uploaded = {"path": str(tmp_path / "a" / "x.json"), "meta": {"_type": "gradio.FileData"}}
+    foreign = uploaded | {"path": str(tmp_path / ".." / "x.json")}
+    for component, value in ((file, None), (button, uploaded), (files, [uploaded, uploaded]), (files, [])):
+        assert checked_data([component], [value]) == [value]
+    for component, value in (
+        (button, None), (button, []), (button, foreign), (files, [foreign]), (files, uploaded), (file, [uploaded])
+    ):  # fmt: skip
+        with pytest.raises(PlaygroundError):
+            checked_data([component], [value])
+
+
+def test_a_slider_has_a_number_and_a_list_no_truth_value():
+    with gr.Blocks():
+        slider, number, choice = gr.Slider(1, 3), gr.Number(), gr.Dropdown(["a"], allow_custom_value=True)
+    assert checked_data([slider, number, choice], [2, None, 7]) == [2, None, "7"]
+    for component, value in ((slider, None), (choice, True)):
+        with pytest.raises(PlaygroundError):
+            checked_data([component], [value])
 
 
 def test_uploads_have_a_limit_and_server_functions_take_none():
