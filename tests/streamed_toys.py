@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from toys import make_model
 
+from playground import compat
 from playground.data.batch import Example
 from playground.model.adapt import add_lora
 from playground.model.load import quantizable_linear_layers, quantization_config
@@ -40,6 +41,7 @@ def tuned(family: str, kind: str, count: int, device: str, **changes: Any) -> tu
     load = Load(streamed_layers=str(count or LAYERS), **KINDS[kind])
     with quantizable_linear_layers(model.config):
         streamed = place_streamed(model, load, quantization_config(load, torch.bfloat16), device)
+    compat.disable_cpu_repacking(model.modules())  # as load_model does
     if not count:
         make_resident(model, streamed)
     adapted = add_lora(model.requires_grad_(False), Lora(r=4), torch.bfloat16, 0)
