@@ -1,7 +1,6 @@
 """Adapter folders given as a model: find the base model that they name, and merge both once into a folder."""
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from pathlib import Path
 from playground import catalog
 from playground.catalog.machine_paths import is_machine_path
 from playground.errors import problem
+from playground.json_values import read_small_json
 from playground.settings.limits import current_limits
 
 CONFIG = "adapter_config.json"
@@ -26,8 +26,8 @@ def base_model(folder: Path) -> str:
     Raises PlaygroundError if the config can't be read or names none, or a folder that doesn't exist.
     """
     try:
-        named = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
-    except (ValueError, AttributeError) as error:
+        named = read_small_json(folder / CONFIG).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError) as error:
         raise problem("error.adapter_config", path=folder.name) from error
     if not isinstance(named, str) or not named:
         raise problem("error.adapter_base", path=folder.name, base="–")

@@ -74,7 +74,9 @@ def _empty(root: Path, older_than: float) -> None:
     trash = root / TRASH
     for folder in trash.iterdir() if trash.is_dir() else ():
         try:
-            if time.time() - folder.stat().st_mtime >= older_than or folder.name.startswith(REMOVING):
+            # An age below zero: the clock was set back since.
+            is_old = older_than <= 0 or time.time() - folder.stat().st_mtime >= older_than
+            if is_old or folder.name.startswith(REMOVING):
                 _remove(folder)
         except OSError:  # gone in this moment, or not ours to remove
             continue

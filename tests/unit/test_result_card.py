@@ -170,3 +170,20 @@ def test_a_browser_on_this_machine_draws_the_png(run, tmp_path):
     screenshot.write_png(card_page(card_of(run, "en"), "en"), tmp_path / "card.png", 1200, 630)
     with Image.open(tmp_path / "card.png") as image:
         assert image.size == (1200, 630) and len(image.convert("RGB").getcolors(1 << 20) or ()) > 50
+
+
+@pytest.mark.parametrize("value", [10**400, float("nan"), "x", [], {}, None, True])
+def test_answers_that_were_edited_by_hand_make_a_card(run, value):
+    row = {"question": "Q?", "base": {"text": "b", "chrf": value, "named": value}, "tuned": {"text": "t", "chrf": 3}}
+    (run.folder / "answers.jsonl").write_text(json.dumps(row) + "\n" + "[" * 5000 + "\n", encoding="utf-8")
+    card = card_of(run, "en")
+    assert card.exchange and card.exchange.tuned == "t" and card_page(card, "en").encode("utf-8")
+
+
+def test_answers_with_any_line_separator_are_one_row(run):
+    row = {"question": "a\u2028b\x85c\x0b?", "base": _answer("b", 1, None), "tuned": _answer("\ud83d", 2, None)}
+    (run.folder / "answers.jsonl").write_text(
+        json.dumps(row, ensure_ascii=False).replace("\ud83d", "\\ud83d"), encoding="utf-8"
+    )
+    [found] = exchanges(run)
+    assert found.question.startswith("a\u2028b") and card_page(card_of(run, "en"), "en").encode("utf-8")

@@ -141,3 +141,10 @@ def test_an_id_that_is_none_moves_nothing(tmp_path, run_id):
             action(inside, run_id)
         assert keys(caught) == ["error.no_run"]
     assert (tmp_path / "x").is_dir()
+
+
+def test_a_clock_that_was_set_back_keeps_no_run_in_an_emptied_trash(run, tmp_path):
+    runs.delete(tmp_path, run.id)
+    _make_older(tmp_path, run.id, -3600)
+    runs.empty_trash(tmp_path)
+    assert runs.deleted(tmp_path) == []
