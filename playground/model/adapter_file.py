@@ -194,10 +194,13 @@ USABLE: dict[str, Callable[[Any], bool]] = {
     "r": _is_rank,
     "lora_alpha": _is_alpha,
     "lora_dropout": lambda value: _is_number(value) and 0 <= value < 1,
-    **dict.fromkeys(("target_modules", "modules_to_save", "exclude_modules", "layers_pattern"), _are_texts),
+    **dict.fromkeys(("target_modules", "exclude_modules", "layers_pattern"), _are_texts),
+    "modules_to_save": lambda value: isinstance(value, list) and _are_texts(value),
     "rank_pattern": _is_pattern(_is_rank),
     "alpha_pattern": _is_pattern(_is_alpha),
     **dict.fromkeys(("use_rslora", "use_dora", "fan_in_fan_out", "inference_mode"), _is_flag),
+    # An adapter for a part of each text, and one of another library: neither is computed as LoRA is.
+    **dict.fromkeys(("alora_invocation_tokens", "megatron_config"), lambda value: not value),
 }
 
 

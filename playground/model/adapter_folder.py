@@ -1,8 +1,6 @@
 """Adapter folders given as a model: find the base model that they name, and merge both once into a folder."""
 
 import hashlib
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +8,7 @@ from playground import catalog
 from playground.catalog.machine_paths import is_machine_path
 from playground.errors import problem
 from playground.json_values import read_small_json
+from playground.replacement import new_folder
 from playground.settings.limits import current_limits
 
 CONFIG = "adapter_config.json"
@@ -81,10 +80,6 @@ def merge(adapter: Path, base: Path, folder: Path, on_progress: Callable[..., No
         tokenizer = AutoTokenizer.from_pretrained(adapter if has_tokenizer else base, local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise problem("error.adapter", path=adapter.name, detail=str(error).split("\n")[0][:200]) from error
-    partial = folder.parent / f"{folder.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_merged(merged_model(tuned, torch.bfloat16), partial, on_progress)
-    tokenizer.save_pretrained(partial)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
+    with new_folder(folder) as partial:
+        save_merged(merged_model(tuned, torch.bfloat16), partial, on_progress)
+        tokenizer.save_pretrained(partial)

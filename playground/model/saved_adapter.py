@@ -1,5 +1,6 @@
 """Saved LoRA adapters: put on a model to answer or to train on, and written to a folder in PEFT's format."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -28,6 +29,7 @@ UNREADABLE = (
     AttributeError,
     ArithmeticError,
     SafetensorError,
+    re.error,  # a layer's name is a regular expression
 )
 
 

@@ -220,6 +220,7 @@ def _pickle(folder):
                 *({"rank_pattern": "x"}, {"rank_pattern": {"q_proj": 0}}, {"alpha_pattern": {"q_proj": "x"}}),
                 *({"target_modules": [3]}, {"target_modules": {}}, {"modules_to_save": [None]}, {"lora_dropout": 1}),
                 *({"r": 2**40}, {"r": True}, {"lora_alpha": float("nan")}, {"lora_alpha": 1e300}, {"use_dora": "yes"}),
+                *({"alora_invocation_tokens": [3]}, {"megatron_config": "x"}, {"modules_to_save": "a("}),
             )
         ),
         (shutil.rmtree, "error.no_folder"),
