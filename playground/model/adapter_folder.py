@@ -65,6 +65,7 @@ def merge(adapter: Path, base: Path, folder: Path, on_progress: Callable[..., No
     from playground.model.language_part import model_class
     from playground.model.load import PLAIN_MODEL, loading_progress
     from playground.model.merged_weights import merged_model, save_merged
+    from playground.model.saved_adapter import UNREADABLE
     from playground.model.weights import check_files
 
     check_files(base)
@@ -78,7 +79,7 @@ def merge(adapter: Path, base: Path, folder: Path, on_progress: Callable[..., No
         tuned = PeftModel.from_pretrained(model, adapter, autocast_adapter_dtype=False)
         has_tokenizer = any((adapter / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json"))
         tokenizer = AutoTokenizer.from_pretrained(adapter if has_tokenizer else base, local_files_only=True)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+    except UNREADABLE as error:
         raise problem("error.adapter", path=adapter.name, detail=str(error).split("\n")[0][:200]) from error
     with new_folder(folder) as partial:
         save_merged(merged_model(tuned, torch.bfloat16), partial, on_progress)

@@ -84,7 +84,8 @@ def read_file(path: Path, name: str, base: Settings | None = None, of_run: bool 
     try:
         values = read_small_json(path)
     except (OSError, ValueError) as error:
-        raise problem("error.settings_file", path=name, detail=str(error)[:200]) from error
+        detail = getattr(error, "strerror", None) or str(error)  # without the path on this machine
+        raise problem("error.settings_file", path=name, detail=detail[:200]) from error
     if not isinstance(values, dict):
         raise problem("error.settings_file", path=name, detail=type(values).__name__)
     load = values.get("load")

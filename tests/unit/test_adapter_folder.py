@@ -139,3 +139,11 @@ def test_a_full_disk_leaves_nothing_of_a_merged_adapter(toy, adapter, tmp_path, 
     with pytest.raises(OSError) as caught:
         merge(adapter[0], toy(), folder, lambda *_: None)
     assert caught.value.filename == str(folder) and list(folder.parent.iterdir()) == []
+
+
+def test_a_config_that_peft_breaks_on_is_an_error_of_the_adapter(toy, adapter, tmp_path):
+    file = adapter[0] / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"monteclora_config": "x", "target_modules": "(("}))
+    with pytest.raises(PlaygroundError) as caught:
+        merge(adapter[0], toy(), tmp_path / "merged", lambda *_: None)
+    assert keys(caught) == ["error.adapter"] and adapter[0].name in caught.value.text("en")
