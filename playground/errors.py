@@ -18,6 +18,7 @@ from playground.i18n import translate
 
 PACKAGE = Path(__file__).parent
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_FILE_NAME = re.compile("embedded null|surrogates not allowed")  # how Python says that no file can be named so
 SYSTEM_CODE = re.compile(r"\(os error (\d{1,5})\)")
 
 
@@ -103,6 +104,8 @@ def as_playground_error(error: BaseException) -> PlaygroundError:
         return problem("error.permission", path=str(error.filename or ""))
     if isinstance(error, OSError) and error.filename and error.strerror:
         return problem("error.file", path=str(error.filename), detail=error.strerror)
+    if isinstance(error, ValueError) and NO_FILE_NAME.search(str(error)):
+        return problem("error.file_name")
     if isinstance(error, MemoryError):
         return problem("error.memory")
     kind, detail = type(error).__name__, str(error).split("\n")[0][:300]
