@@ -36,7 +36,11 @@ def delete(root: Path, run_id: str | None) -> None:
         (root / TRASH).mkdir(exist_ok=True)
         _empty(root, KEPT_SECONDS)
         with locked(run):
-            os.utime(folder)  # when it was deleted; before the move, so that it never looks like one deleted long ago
+            try:
+                # When it was deleted; before the move, so that it never looks like one deleted long ago.
+                os.utime(folder)
+            except FileNotFoundError as error:  # another program was faster
+                raise problem("error.no_run", run=folder.name) from error
             try:
                 _move(folder, root / TRASH)
             except OSError as error:

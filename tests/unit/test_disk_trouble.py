@@ -71,10 +71,10 @@ def test_files_that_belong_together_are_all_written_or_none(tmp_path, monkeypatc
 
 
 def test_a_folder_in_a_files_place_keeps_the_others_from_being_replaced(tmp_path):
-    (tmp_path / "b").mkdir()
+    (tmp_path / "a").mkdir()
     with pytest.raises(PlaygroundError) as caught:
         files.write_together({tmp_path / "a": "x", tmp_path / "b": "y"})
-    assert keys(caught) == ["error.write_file"] and left(tmp_path) == ["b"]
+    assert keys(caught) == ["error.write_file"] and left(tmp_path) == ["a"]
 
 
 def test_a_recording_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch, capsys):

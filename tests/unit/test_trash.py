@@ -148,3 +148,16 @@ def test_a_clock_that_was_set_back_keeps_no_run_in_an_emptied_trash(run, tmp_pat
     _make_older(tmp_path, run.id, -3600)
     runs.empty_trash(tmp_path)
     assert runs.deleted(tmp_path) == []
+
+
+def test_a_run_that_another_program_deletes_meanwhile_is_none_any_more(run, tmp_path, monkeypatch):
+    plain = os.utime
+
+    def faster(path, *arguments, **options):
+        os.rename(run.folder, tmp_path / TRASH / run.id)
+        plain(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "utime", faster)
+    with pytest.raises(PlaygroundError) as caught:
+        runs.delete(tmp_path, run.id)
+    assert keys(caught) == ["error.no_run"] and _ids(runs.deleted(tmp_path)) == [run.id]
