@@ -71,7 +71,7 @@ function untick(ids) {
 function makeHead(run, began) {
   const head = make("th", "", { scope: "row", role: "rowheader" });
   const texts = make("div"), title = run.own || run.name;
-  texts.append(make("span", title));
+  texts.append(make("span", title, { title }));
   if (run.own) texts.append(make("small", run.name));
   if (began) texts.append(" ", make("time", began, { datetime: new Date(1000 * run.began).toISOString() }));
   head.append(texts);

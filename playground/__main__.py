@@ -9,7 +9,7 @@ import sys
 from playground.cli.output import print_result
 from playground.cli.parser import parse_arguments
 from playground.ending import ENDING
-from playground.errors import PlaygroundError, as_playground_error
+from playground.errors import as_playground_error
 from playground.i18n import translate
 
 
@@ -24,11 +24,12 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         result, status = {"error": translate(options.lang, "cli.interrupted")}, ENDING.status or 1
     except Exception as error:
-        if not isinstance(error, (PlaygroundError, OSError)):
+        shown = as_playground_error(error)
+        if {problem.key for problem in shown.problems} & {"error.unexpected", "error.model_code"}:
             import traceback
 
             traceback.print_exc()
-        text = as_playground_error(error).text(options.lang)
+        text = shown.text(options.lang)
         print(text, file=sys.stderr)
         result, status = {"error": text}, 1
     print_result(result)

@@ -4,8 +4,12 @@ A `Problem` is a key of the words table with its values, so that one error can b
 processes, and stored in a run. `PlaygroundError` carries all problems of a request at once.
 """
 
+import contextlib
 import errno
+import os
+import re
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +17,9 @@ from typing import Any
 from playground.i18n import translate
 
 PACKAGE = Path(__file__).parent
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_FILE_NAME = re.compile("embedded null|surrogates not allowed")  # how Python says that no file can be named so
+SYSTEM_CODE = re.compile(r"\(os error (\d{1,5})\)")
 
 
 @dataclass(frozen=True)
@@ -61,18 +68,44 @@ def stored_text(item: dict, lang: str) -> str:
         return str(item.get("key", ""))
 
 
+def is_disk_full(error: BaseException) -> bool:
+    """Whether there is no room: on the disk, in a person's share of it, or in a file."""
+    return _system_code(error) in DISK_FULL
+
+
+def _system_code(error: BaseException) -> int | None:
+    """The system's number of an error, which safetensors and tokenizers (Rust) say in their own errors' text."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    found = SYSTEM_CODE.search(str(error))
+    return int(found[1]) if found else None
+
+
+@contextlib.contextmanager
+def naming_file(path: Path) -> Iterator[None]:
+    """Have what the system says of a write name that file, where it names none: it does so of opening one alone."""
+    try:
+        yield
+    except Exception as error:
+        code = _system_code(error)
+        if code is None or getattr(error, "filename", None):
+            raise
+        raise OSError(code, os.strerror(code), str(path)) from error
+
+
 def as_playground_error(error: BaseException) -> PlaygroundError:
     """Any exception as one that a person can read: a full disk and a missing right by name, others as a defect here."""
     if isinstance(error, PlaygroundError):
         return error
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return problem("error.disk_full", path=str(error.filename or ""))
-    if "os error 28" in str(error):  # ENOSPC from safetensors, which raises its own error type
-        return problem("error.disk_full", path="")
+    if is_disk_full(error):
+        path = getattr(error, "filename", None)
+        return problem("error.disk_full", path=str(path)) if path else problem("error.disk_full_somewhere")
     if isinstance(error, PermissionError) or (isinstance(error, OSError) and error.errno == errno.EROFS):
         return problem("error.permission", path=str(error.filename or ""))
     if isinstance(error, OSError) and error.filename and error.strerror:
         return problem("error.file", path=str(error.filename), detail=error.strerror)
+    if isinstance(error, ValueError) and NO_FILE_NAME.search(str(error)):
+        return problem("error.file_name")
     if isinstance(error, MemoryError):
         return problem("error.memory")
     kind, detail = type(error).__name__, str(error).split("\n")[0][:300]

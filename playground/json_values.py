@@ -4,6 +4,7 @@ Python's json reads and writes more than that: lone surrogates, NaN, integers of
 the first, browsers and orjson (which encodes a server function's answer in Gradio) refuse all of them.
 """
 
+import contextlib
 import json
 import math
 import re
@@ -14,6 +15,7 @@ MAX_INT = 2**63  # the first integer that neither torch nor orjson takes
 MAX_DEPTH = 100  # of lists and objects in each other
 MAX_CHARACTERS = 1_000_000  # of a small file
 HALF = re.compile("[\ud800-\udfff]")
+CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def valid_text(text: str) -> str:
@@ -21,6 +23,16 @@ def valid_text(text: str) -> str:
     if not HALF.search(text):
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def without_controls(text: str) -> str:
+    """A text without control characters and halves of characters, which no file can hold; its line breaks stay."""
+    return CONTROLS.sub(" ", text)
+
+
+def one_line(text: str) -> str:
+    """A text in one line, without control characters."""
+    return re.sub(r"\s+", " ", without_controls(text)).strip()
 
 
 def valid_value(value: Any, depth: int = MAX_DEPTH) -> Any:
@@ -84,6 +96,31 @@ def read_small_text(path: Path, most: int = MAX_CHARACTERS, errors: str = "stric
     if len(text) > most:
         raise ValueError(f"more than {most:,} characters")
     return text
+
+
+def read_small_json(path: Path, most: int = MAX_CHARACTERS) -> Any:
+    """The value of a small JSON file. Raises OSError or ValueError, also for one that is nested too deep."""
+    return parse_json(read_small_text(path, most))
+
+
+def read_json_lines(path: Path, most: int) -> list[Any]:
+    """The values of a JSON Lines file of at most `most` characters, without the lines that can't be read.
+
+    Raises OSError or ValueError as `read_small_text`.
+    """
+    values = []
+    for line in read_small_text(path, most, "replace").split("\n"):
+        with contextlib.suppress(ValueError):
+            values.append(parse_json(line))
+    return values
+
+
+def parse_json(text: str) -> Any:
+    """A JSON value. Raises ValueError, also for one that is nested too deep."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
 
 
 def to_line(value: Any) -> str:

@@ -23,7 +23,8 @@ def tune(options: argparse.Namespace) -> dict:
     from playground.memory.cuda_snapshot import cuda_snapshot
 
     workbench = Workbench(options.runs)
-    events = workbench.resume(options.resume) if options.resume else workbench.tune(settings_of(options))
+    is_new = options.resume is None  # an empty id is none: a variable of a shell script that wasn't set
+    events = workbench.tune(settings_of(options)) if is_new else workbench.resume(options.resume)
     with cuda_snapshot(options.snapshot):
         return follow(events, options.lang)
 

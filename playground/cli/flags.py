@@ -17,9 +17,9 @@ METAVARS: dict[Any, str] = {int: "N", float: "X", str: "TEXT"}  # of a flag's va
 def settings_of(options: argparse.Namespace) -> settings.Settings:
     """A preset or the settings file, under the flags; with neither, the demo's preset."""
     base = settings.Settings()
-    if options.preset or not options.settings:
+    if options.preset or options.settings is None:
         base = base.with_values(catalog.presets()[options.preset or "demo-en"]["settings"])
-    if options.settings:
+    if options.settings is not None:
         base = settings.read_file(Path(options.settings), options.settings, base)
     return settings.parse(flags_by_group(options), base)
 

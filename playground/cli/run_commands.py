@@ -13,11 +13,10 @@ from playground.share import command_lines
 
 def record(options: argparse.Namespace) -> dict:
     """Write a run into one file that can be shown on another machine, without its paths, model or GPU."""
+    from playground.share.files import write_whole
+
     text = recordings.record(list(runs.find(options.runs, options.run).events()))
-    try:
-        options.file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise problem("error.recording_file", path=options.file.name, detail=str(error)[:200]) from error
+    write_whole(options.file, text)
     return {"run": options.run, "file": str(options.file), "bytes": len(text.encode())}
 
 
@@ -47,12 +46,10 @@ def script(options: argparse.Namespace) -> dict:
     The result has both command lines, and says what differs from the run.
     """
     from playground.planning.repeat import repeat_files
-    from playground.share.files import write_whole
 
     run = runs.find(options.runs, options.run)
     settings = run.settings()
-    files = repeat_files(str(options.runs), run.id, str(options.out))
-    path = write_whole(options.out / command_lines.SETTINGS_FILE, command_lines.settings_text(settings))
+    files = repeat_files(str(options.runs), run.id, str(options.out), with_settings=True)
     device = next(run.events(), {}).get("hardware", {}).get("device", "cpu")
     notes = [translate(options.lang, note["key"], **note["values"]) for note in files.pop("notes")]
     for note in notes:
@@ -60,7 +57,6 @@ def script(options: argparse.Namespace) -> dict:
     return {
         "run": run.id,
         **files,
-        "settings": path,
         "command": command_lines.tune_command(settings),
         "accelerate": command_lines.accelerate_command(settings, device),
         "notes": notes,

@@ -1,6 +1,5 @@
 """Continue an adapter: find the one that a fine-tune starts from, and compare it with the settings."""
 
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from transformers import PreTrainedModel
 
 from playground import catalog, runs
 from playground.errors import PlaygroundError, Problem, problem
+from playground.json_values import read_small_json
 from playground.model import adapt
 from playground.model.adapter_check import check_fit
 from playground.model.adapter_file import read_adapter
@@ -56,7 +56,7 @@ def check_start(root: Path, loaded: LoadedModel, settings: Settings, resumed: bo
             return None
         raise
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = read_small_json(folder / CONFIG)
         assert isinstance(config, dict)
     except (OSError, ValueError, AssertionError) as error:
         raise problem("error.adapter_config", path=start_from[:120]) from error

@@ -1,6 +1,5 @@
 """The job `chat` with the adapters of several runs: the same question to each of them, over one copy of the weights."""
 
-import json
 import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from playground.engine.job import JobContext, JobResult
 from playground.engine.load import ensure_loaded
 from playground.engine.model_slot import ADAPTER_NAMES, ModelSlot, adapter_of
 from playground.errors import Problem, problem
+from playground.json_values import read_small_json
 from playground.model.adapter_check import is_same_base
 from playground.model.adapter_file import CHANGES_BASE, tensor_shapes
 from playground.model.adapter_folder import CONFIG
@@ -175,7 +175,7 @@ def _changes_base(config: dict) -> bool:
 def _config(run: runs.Run) -> dict:
     """A run's adapter_config.json. Raises PlaygroundError where it can't be read."""
     try:
-        config = json.loads((run.adapter / CONFIG).read_text(encoding="utf-8"))
+        config = read_small_json(run.adapter / CONFIG)
         assert isinstance(config, dict)
         return config
     except (OSError, ValueError, AssertionError) as error:

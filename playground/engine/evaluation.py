@@ -20,11 +20,11 @@ from playground.memory.meter import is_out_of_memory
 from playground.memory.release import release_memory
 from playground.model.load import LoadedModel
 from playground.runs import Run
+from playground.runs.answers import FILE as ANSWERS
 from playground.train.held_out import held_out_losses
 from playground.train.parallel import Team
 from playground.train.trainer import Trainer
 
-ANSWERS = "answers.jsonl"  # in the run's folder: every question with the answers of both sides
 SAMPLE_ROWS = 3  # that are answered during training
 AUTO_SAMPLES, AUTO_MIN_STEPS = 4, 5  # sample_every "auto": times a run, and the fewest steps between two
 

@@ -1,6 +1,5 @@
 """The job `export`: write a run's adapter, merged model or GGUF file, read it back, or push it to a hub."""
 
-import json
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,10 +12,9 @@ from playground import catalog, runs
 from playground.background import Stopped, run_in_background
 from playground.data.template import Turn, choose_template_for
 from playground.engine.chat import switch_adapter
-from playground.engine.evaluation import ANSWERS
 from playground.engine.export_check import check_before_loading
 from playground.engine.job import JobContext, JobResult
-from playground.engine.load import ensure_loaded
+from playground.engine.load import ensure_loaded, resolve_bits
 from playground.engine.model_slot import ModelSlot, adapter_of
 from playground.errors import problem
 from playground.export import adapter_files, gguf_file, hub, logits
@@ -25,6 +23,7 @@ from playground.export.model_card import hub_id, loaded_from, model_card
 from playground.export.order import ExportOrder, differs_much, usual_name
 from playground.model.load import LoadedModel
 from playground.model.merged_weights import MergedModel, merged_model, save_merged
+from playground.runs.answers import read_answers
 from playground.settings import Settings
 
 FOLDER = "export"  # in the run's own
@@ -60,7 +59,8 @@ class _Export:
 
     @property
     def settings(self) -> Settings:
-        return self.run.settings()
+        settings = self.run.settings()
+        return settings if settings.load.bits else resolve_bits(settings)  # an edited file
 
 
 def export(
@@ -112,6 +112,8 @@ def _write_model(job: _Export) -> Generator[dict, None, ExportResult]:
     trained = yield from run_in_background(
         lambda on_progress: logits.logits_of(loaded.model, prompts, on_progress), job.context.stop
     )
+    if not all(bool(torch.isfinite(found).all()) for found in trained):
+        raise problem("error.export_not_finite", run=job.run.id)
     with destination(job.folder, job.name, job.order.force, job.context.stop) as path:
         write = _gguf_writer(job, merged, loaded, path) if is_gguf else _folder_writer(merged, loaded, path)
         yield from run_in_background(write, job.context.stop)
@@ -186,12 +188,8 @@ def _load_tuned(job: _Export) -> Generator[dict, None, tuple[LoadedModel, list[l
 
 def _check_texts(run: runs.Run) -> list[str]:
     """Questions of the run's held-out rows, else the talk's prompts in both languages."""
-    texts: list[str] = []
-    try:
-        for line in (run.folder / ANSWERS).read_text(encoding="utf-8").splitlines()[:CHECK_PROMPTS]:
-            texts.append(str(json.loads(line)["question"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        texts = []
+    questions = [row.get("question") for row in read_answers(run.folder)]
+    texts = [question for question in questions if isinstance(question, str)][:CHECK_PROMPTS]
     bundled = [text for both in zip(*catalog.prompts()["talk"]["prompts"].values()) for text in both]
     return texts or bundled[:CHECK_PROMPTS]
 

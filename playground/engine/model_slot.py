@@ -14,7 +14,7 @@ from playground.memory.release import release_memory
 from playground.model import adapt, saved_adapter
 from playground.model.embedding import embedding_rows, resize_embedding
 from playground.model.load import LoadedModel
-from playground.settings import Load
+from playground.settings import PROMPT_FORMATS, Load
 
 ADAPTER_NAMES = (adapt.ADAPTER_NAME, "second", "third", "fourth")  # in PEFT, in the order that they are loaded
 
@@ -125,4 +125,6 @@ class ModelSlot:
 
 def adapter_of(run: runs.Run) -> Adapter:
     """The adapter that a fine-tune's run has saved."""
-    return Adapter(run.id, runs.last_result(run).get("template", "auto"), run.settings().data.custom_format)
+    data, template = run.settings().data, runs.last_result(run).get("template")
+    # A run that was killed after it saved its adapter, or lost its events, has the format that was asked for.
+    return Adapter(run.id, template if template in PROMPT_FORMATS else data.prompt_format, data.custom_format)

@@ -8,6 +8,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from playground.errors import problem
+from playground.json_values import read_small_json
 
 CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
 BLOCK = 4 * 2**20  # bytes copied at once: after each, progress is reported and Stop is obeyed
@@ -20,8 +21,10 @@ def adapter_files(adapter: Path, base: str | None, card: str) -> dict[str, Path 
     Raises PlaygroundError for a folder that isn't complete.
     """
     try:
-        config = json.loads((adapter / CONFIG).read_text(encoding="utf-8"))
+        config = read_small_json(adapter / CONFIG)
         named = str(config.get("base_model_name_or_path") or "")
+        if not (adapter / WEIGHTS).is_file():  # a pipe would be waited for
+            raise FileNotFoundError(f"{WEIGHTS}: –")
         with safe_open(adapter / WEIGHTS, "pt") as weights:
             if not list(weights.keys()):
                 raise ValueError("no tensors")

@@ -10,6 +10,7 @@ from typing import Any
 from playground import catalog
 from playground.catalog.public_name import is_hub_id, public_name
 from playground.i18n import format_bytes, translate
+from playground.json_values import one_line, read_small_json
 from playground.runs import Run, last_result
 from playground.settings import Settings, stored_quant_type
 
@@ -34,7 +35,7 @@ def hub_id(model: str, loaded_from: str = "") -> str | None:
 def loaded_from(run: Run) -> str:
     """The folder that a run's base model was loaded from, as its adapter's config names it; "" where none does."""
     try:
-        config = json.loads((run.adapter / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        config = read_small_json(run.adapter / ADAPTER_CONFIG)
         return str(config.get("base_model_name_or_path") or "")
     except (OSError, ValueError, AttributeError):
         return ""
@@ -49,7 +50,7 @@ def model_card(run: Run, content: str, lang: str, exported: dict[str, Any] | Non
     def word(key: str, **values: Any) -> str:
         return translate(lang, f"export.card.{key}", **values)
 
-    name = base or catalog.display_name(public_name(settings.load.model))
+    name = base or one_line(catalog.display_name(public_name(settings.load.model)))
     lines = [_front_matter(settings, base, content), f"# {word('title', model=catalog.display_name(name))}", ""]
     lines += [word(f"what_{content}", model=name), ""]
     rows = [
@@ -201,4 +202,4 @@ def _usage_with_loftq(base: str, settings: Settings) -> list[str]:
 
 def _cell(text: str) -> str:
     """A text inside a table's cell."""
-    return text.replace("|", "\\|").replace("\n", " ")
+    return one_line(text).replace("|", "\\|")

@@ -12,6 +12,7 @@ KINDS = ("adapter", "merged", "gguf", "hub")
 GGUF_BITS = {"f16": 16.0, "q8_0": 8.5, "q6_k": 6.5625, "q5_k": 5.5, "q4_k": 4.5, "q3_k": 3.4375, "q2_k": 2.625}
 CONTENTS = ("adapter", "merged")  # of a repo on the hub
 MAX_NAME_BYTES = 120
+RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)  # of Windows
 REPO = re.compile(r"(\w[\w.-]{0,95}/)?\w[\w.-]{0,95}", re.ASCII)
 
 
@@ -56,7 +57,8 @@ def parse_order(values: dict[str, Any]) -> ExportOrder:
 
 def is_file_name(name: str) -> bool:
     """Whether a name can be that of a file in a folder, on any system."""
-    plain = not re.search(r'[/\\:*?"<>|\x00-\x1f]', name) and name == name.strip() and not name.startswith(".")
+    plain = not re.search(r'[/\\:*?"<>|\x00-\x1f\x7f-\x9f\ud800-\udfff]', name) and name == name.strip()
+    plain = plain and not name.startswith(".") and not RESERVED.fullmatch(name)
     return plain and not name.endswith((".", ".partial")) and len(name.encode("utf-8", "replace")) <= MAX_NAME_BYTES
 
 

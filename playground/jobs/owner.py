@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from playground.errors import problem
 from playground.jobs import store
+from playground.json_values import read_small_json
 from playground.runs.lock import PROBE_SECONDS
 
 
@@ -90,7 +91,7 @@ def _path(root: Path) -> Path:
 def _written(root: Path) -> dict:
     """Process and machine that the owner wrote down; "?" where that can't be read."""
     try:
-        values = json.loads(_path(root).read_text(encoding="utf-8"))
+        values = read_small_json(_path(root))
         return {"pid": str(values["pid"])[:20], "host": str(values["host"])[:80]}
     except (OSError, ValueError, KeyError, TypeError):
         return {"pid": "?", "host": "?"}

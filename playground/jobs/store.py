@@ -23,6 +23,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from playground.errors import problem
+from playground.json_values import read_small_json
 
 FOLDER = ".queue"  # under that of the runs; no id of a run begins with a dot
 SCHEMA = 1
@@ -30,8 +31,8 @@ JOB_ID = re.compile(r"[0-9a-f]{12}")
 STATES = ("waiting", "running", "done", "failed", "stopped", "interrupted")
 ENDED = ("done", "failed", "stopped", "interrupted")
 LOCK_SECONDS = 10.0  # that a change waits for another program's
-MAX_FILE_BYTES = 1_000_000
-UNREADABLE = (OSError, ValueError, RecursionError)  # the last: of a file with brackets in brackets
+MAX_FILE_CHARACTERS = 1_000_000
+UNREADABLE = (OSError, ValueError)
 
 
 def new_id() -> str:
@@ -235,9 +236,7 @@ def _write(root: Path, job: QueuedJob) -> None:
 
 def _read(path: Path) -> QueuedJob:
     """The job of a file. Raises ValueError for one that isn't a job of this version, OSError if it can't be read."""
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise ValueError("too large")
-    values = json.loads(path.read_text(encoding="utf-8"))
+    values = read_small_json(path, MAX_FILE_CHARACTERS)
     if not isinstance(values, dict) or values.get("schema") != SCHEMA:
         raise ValueError("not a job of this version")
     types: dict[str, Any] = {"float": (int, float), "str": str, "bool": bool, "dict": dict}

@@ -1,6 +1,7 @@
 """Check whether an adapter from elsewhere fits a base model, by names and shapes alone: nothing is loaded for it."""
 
 import copy
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import lru_cache
@@ -149,7 +150,7 @@ def _expected_shapes(adapter: AdapterFile, model: PreTrainedModel) -> dict[str, 
     )
     try:
         adapted = get_peft_model(model, config, low_cpu_mem_usage=True, autocast_adapter_dtype=False)
-    except (ValueError, TypeError, KeyError, RuntimeError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, RuntimeError, AttributeError, re.error) as error:
         raise problem("error.adapter", path=adapter.folder.name, detail=str(error).split("\n")[0][:200]) from error
     tensors = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     return {_with_prefix(name): tuple(tensor.shape) for name, tensor in tensors.items()}

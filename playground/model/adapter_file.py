@@ -6,6 +6,7 @@ weights are read as tensors only.
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from pickle import UnpicklingError
@@ -15,7 +16,7 @@ import torch
 from peft import LoraConfig
 
 from playground.errors import PlaygroundError, Problem, problem
-from playground.json_values import read_small_text
+from playground.json_values import read_small_json
 from playground.model.adapter_folder import CONFIG
 from playground.model.weights import SHOWN, file_problems
 
@@ -71,12 +72,12 @@ def read_adapter(folder: Path) -> AdapterFile:
 
 def tensor_shapes(folder: Path) -> dict[str, Shape]:
     """The shapes of an adapter's tensors by name. Raises PlaygroundError for weights that can't be read."""
+    # A run's adapter lies in a folder of that name, within the one that tells which run it is.
+    owner = f"{folder.parent.name}/{folder.name}" if folder.name == "adapter" else folder.name
     file = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     if file is None:
         found = sorted(item.name for item in folder.iterdir())[:SHOWN]
-        raise problem("error.adapter_no_weights", path=folder.name, found=found)
-    # A run's adapter lies in a folder of that name, within the one that tells which run it is.
-    owner = f"{folder.parent.name}/{folder.name}" if folder.name == "adapter" else folder.name
+        raise problem("error.adapter_no_weights", path=owner, found=found)
     problems = [Problem(p.key, {**p.values, "file": f"{owner}/{file.name}"}) for p in file_problems(file)]
     if problems:
         raise PlaygroundError(*problems)
@@ -124,9 +125,9 @@ def _with_config(folder: Path) -> tuple[Path, list[dict]]:
 def _read_config(folder: Path) -> dict[str, Any]:
     """The values of an adapter_config.json. Raises PlaygroundError for another kind of adapter than LoRA."""
     try:
-        values = json.loads(read_small_text(folder / CONFIG))
+        values = read_small_json(folder / CONFIG)
         kind = values.get("peft_type", "LORA" if "r" in values else None)
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         raise problem("error.adapter_config", path=folder.name) from error
     if kind is None:
         raise problem("error.adapter_config", path=folder.name)
@@ -156,16 +157,59 @@ def _whole_modules(shapes: dict[str, Shape]) -> list[str]:
     return sorted({layer_of(name) for name in shapes if not any(part in name for part in others)})
 
 
+def check_values(values: dict[str, Any], shown: str) -> None:
+    """Raise PlaygroundError for the first value of an adapter's config that PEFT can't use. shown: the adapter."""
+    for name, is_usable in USABLE.items():
+        value = values.get(name)
+        if value is not None and not is_usable(value):
+            raise problem("error.adapter_value", path=shown, name=name, value=str(value)[:60])
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -MOST < value < MOST
+
+
+def _is_rank(value: Any) -> bool:
+    return type(value) is int and 0 < value <= MOST_RANK
+
+
+def _is_alpha(value: Any) -> bool:
+    return _is_number(value) and value > 0
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(name, str) for name in value))
+
+
+def _is_pattern(is_usable: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, dict) and all(map(is_usable, value.values()))
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+MOST, MOST_RANK = 10**9, 2**16
+USABLE: dict[str, Callable[[Any], bool]] = {
+    "r": _is_rank,
+    "lora_alpha": _is_alpha,
+    "lora_dropout": lambda value: _is_number(value) and 0 <= value < 1,
+    **dict.fromkeys(("target_modules", "exclude_modules", "layers_pattern"), _are_texts),
+    "modules_to_save": lambda value: isinstance(value, list) and _are_texts(value),
+    "rank_pattern": _is_pattern(_is_rank),
+    "alpha_pattern": _is_pattern(_is_alpha),
+    **dict.fromkeys(("use_rslora", "use_dora", "fan_in_fan_out", "inference_mode"), _is_flag),
+    # An adapter for a part of each text, and one of another library: neither is computed as LoRA is.
+    **dict.fromkeys(("alora_invocation_tokens", "megatron_config"), lambda value: not value),
+}
+
+
 def _lora_config(folder: Path, values: dict[str, Any], whole_modules: list[str]) -> LoraConfig:
     """PEFT's config of these values, with its defaults for what older versions don't have or leave null.
 
     Raises PlaygroundError for a value that can't be used.
     """
-    numbers = {"r": values.get("r", 8), "lora_alpha": values.get("lora_alpha", 8)}
-    for name, value in numbers.items():
-        whole = isinstance(value, int) or (name == "lora_alpha" and isinstance(value, float))
-        if isinstance(value, bool) or not whole or value <= 0:
-            raise problem("error.adapter_value", path=folder.name, name=name, value=str(value)[:60])
+    check_values(values, folder.name)
     known = {name: value for name, value in values.items() if name in _known_fields() and value is not None}
     named = known.get("modules_to_save") or []
     known["modules_to_save"] = [*named, *(name for name in whole_modules if not _is_named(name, named))] or None

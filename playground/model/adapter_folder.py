@@ -1,15 +1,14 @@
 """Adapter folders given as a model: find the base model that they name, and merge both once into a folder."""
 
 import hashlib
-import json
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from playground import catalog
 from playground.catalog.machine_paths import is_machine_path
 from playground.errors import problem
+from playground.json_values import read_small_json
+from playground.replacement import new_folder
 from playground.settings.limits import current_limits
 
 CONFIG = "adapter_config.json"
@@ -26,8 +25,8 @@ def base_model(folder: Path) -> str:
     Raises PlaygroundError if the config can't be read or names none, or a folder that doesn't exist.
     """
     try:
-        named = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
-    except (ValueError, AttributeError) as error:
+        named = read_small_json(folder / CONFIG).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError) as error:
         raise problem("error.adapter_config", path=folder.name) from error
     if not isinstance(named, str) or not named:
         raise problem("error.adapter_base", path=folder.name, base="–")
@@ -66,6 +65,7 @@ def merge(adapter: Path, base: Path, folder: Path, on_progress: Callable[..., No
     from playground.model.language_part import model_class
     from playground.model.load import PLAIN_MODEL, loading_progress
     from playground.model.merged_weights import merged_model, save_merged
+    from playground.model.saved_adapter import UNREADABLE
     from playground.model.weights import check_files
 
     check_files(base)
@@ -79,12 +79,8 @@ def merge(adapter: Path, base: Path, folder: Path, on_progress: Callable[..., No
         tuned = PeftModel.from_pretrained(model, adapter, autocast_adapter_dtype=False)
         has_tokenizer = any((adapter / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json"))
         tokenizer = AutoTokenizer.from_pretrained(adapter if has_tokenizer else base, local_files_only=True)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+    except UNREADABLE as error:
         raise problem("error.adapter", path=adapter.name, detail=str(error).split("\n")[0][:200]) from error
-    partial = folder.parent / f"{folder.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_merged(merged_model(tuned, torch.bfloat16), partial, on_progress)
-    tokenizer.save_pretrained(partial)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
+    with new_folder(folder) as partial:
+        save_merged(merged_model(tuned, torch.bfloat16), partial, on_progress)
+        tokenizer.save_pretrained(partial)

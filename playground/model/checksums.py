@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from playground import catalog
+from playground.json_values import read_small_json
 
 MEMORY = "checked.json"  # {path: [size, time of change in ns]} of the files that were found whole
 BLOCK = 2**22  # bytes that are read at once
@@ -86,7 +87,7 @@ def _state(file: Path) -> list[int]:
 
 def _read_memory() -> dict[str, list[int]]:
     try:
-        values = json.loads((catalog.cache_folder() / MEMORY).read_text(encoding="utf-8"))
+        values = read_small_json(catalog.cache_folder() / MEMORY)
         return values if isinstance(values, dict) else {}
     except (OSError, ValueError):
         return {}

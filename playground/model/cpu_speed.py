@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from playground import catalog
+from playground.json_values import read_small_json
 from playground.memory import meter
 
 MEASURING_SECONDS = 0.5  # until no further pair of products is begun
@@ -59,7 +60,7 @@ def _measure() -> float:
 
 def _read(file: Path) -> float | None:
     try:
-        return float(json.loads(file.read_text(encoding="utf-8"))["bf16_speedup"])
+        return float(read_small_json(file)["bf16_speedup"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -1,9 +1,7 @@
 """GGUF files: recognize, check, and convert once into a folder that then loads at any bit width in seconds."""
 
 import hashlib
-import os
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +9,7 @@ from playground import catalog
 from playground.errors import problem
 from playground.model.gguf_header import DamagedHeader, read_metadata
 from playground.model.plausible import implausible_sizes
+from playground.replacement import new_folder
 from playground.settings import raise_all
 
 HUB_FILE = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)/([\w./ -]+\.gguf)", re.ASCII)  # owner/name/file.gguf
@@ -85,9 +84,6 @@ def convert(file: Path, folder: Path, on_progress: Callable[..., None]) -> None:
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-    partial = folder.parent / f"{folder.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
+    with new_folder(folder) as partial:
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)

@@ -1,5 +1,6 @@
 """Saved LoRA adapters: put on a model to answer or to train on, and written to a folder in PEFT's format."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -9,14 +10,27 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
 from playground.errors import PlaygroundError, problem
+from playground.json_values import read_small_json
 from playground.model.adapt import cast_adapters, task_type
+from playground.model.adapter_file import check_values, layer_of, tensor_shapes
+from playground.model.adapter_folder import CONFIG
 from playground.model.embedding import embedding_rows, resize_embedding, rows_in_adapter
 from playground.model.start_values import ADAPTER_NAME, freeze_shared_rows
 from playground.replacement import replace_path
 from playground.settings import Lora
 
 # Raised by PEFT and safetensors for adapters that can't be read, or that don't fit.
-UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError)
+UNREADABLE = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    SafetensorError,
+    re.error,  # a layer's name is a regular expression
+)
 
 
 def load_lora(model: PreTrainedModel, folder: Path, dtype: torch.dtype, config: LoraConfig | None = None) -> PeftModel:
@@ -36,10 +50,12 @@ def load_further_lora(model: PeftModel, folder: Path, name: str, dtype: torch.dt
 
     Raises PlaygroundError as load_lora.
     """
+    _check_files(folder)
     try:
         model.load_adapter(str(folder), name, autocast_adapter_dtype=False)
     except UNREADABLE as error:
         raise _adapter_problem(folder, error) from error
+    _check_finite(model, name, folder)
     cast_adapters(model, dtype).eval()
 
 
@@ -64,6 +80,8 @@ def _read_lora(
     dropout: float | None = None,
 ) -> PeftModel:
     """The model with a saved adapter. config, dropout: in place of the adapter's own."""
+    if config is None:
+        _check_files(folder)
     try:
         config = config or PeftConfig.from_pretrained(str(folder))
         if dropout is not None:
@@ -81,7 +99,32 @@ def _read_lora(
         )
     except UNREADABLE as error:
         raise _adapter_problem(folder, error) from error
+    _check_finite(adapted, ADAPTER_NAME, folder)
     return cast_adapters(adapted, dtype)
+
+
+def _check_files(folder: Path) -> None:
+    """Raise PlaygroundError where an adapter's files can't be read, or its config has a value that PEFT can't use."""
+    shown = f"{folder.parent.name}/{folder.name}"
+    try:
+        values = read_small_json(folder / CONFIG)
+    except (OSError, ValueError) as error:
+        raise problem("error.adapter_config", path=shown) from error
+    if not isinstance(values, dict):
+        raise problem("error.adapter_config", path=shown)
+    check_values(values, shown)
+    tensor_shapes(folder)
+
+
+def _check_finite(model: PeftModel, name: str, folder: Path) -> None:
+    """Raise PlaygroundError where an adapter's own tensors hold NaN or infinity: every answer would be noise."""
+    own = [(full, tensor) for full, tensor in model.named_parameters() if f".{name}." in full and not tensor.is_meta]
+    wrong = [full for full, tensor in own if not torch.isfinite(tensor).all()]
+    if wrong:
+        shown = f"{folder.parent.name}/{folder.name}"
+        raise problem(
+            "error.adapter_not_finite", path=shown, wrong=len(wrong), count=len(own), layer=layer_of(wrong[0])
+        )
 
 
 def _adapter_problem(folder: Path, error: Exception) -> PlaygroundError:

@@ -27,18 +27,21 @@ from playground.planning.rows import ignore_progress, read_model, read_rows
 from playground.predict import meta_model
 from playground.settings import Load, Settings
 from playground.share import notebook, script
-from playground.share.files import named_failure, write_whole
+from playground.share.command_lines import SETTINGS_FILE, settings_text
+from playground.share.files import named_failure, write_together
 from playground.share.recipe import Recipe, RunFacts, run_facts, setting_notes
 
 AUTO_DTYPE = "bfloat16"  # of a run that doesn't say what its model computed in
 
 
-def repeat_files(root: str, run: str, folder: str, on_progress: Callable = ignore_progress) -> dict:
-    """Write the files that repeat a run into `folder`.
+def repeat_files(
+    root: str, run: str, folder: str, on_progress: Callable = ignore_progress, with_settings: bool = False
+) -> dict:
+    """Write the files that repeat a run into `folder`: all of them, or none. with_settings: also its settings file.
 
-    Returns {"script", "notebook", "rows" (None where the script holds them): paths, "notes": [{"key", "values"}], what
-    differs from the run}. Raises PlaygroundError: no such run, not a fine-tune, no step, rows or tokenizer that aren't
-    on this machine any more.
+    Returns {"script", "notebook", "rows" (None where the script holds them), "settings" (or None): paths, "notes":
+    [{"key", "values"}], what differs from the run}. Raises PlaygroundError: no such run, not a fine-tune, no step, rows
+    or tokenizer that aren't on this machine any more.
     """
     recipe = make_recipe(runs.find(Path(root), run), on_progress)
     rows = script.rows_text(recipe.rows)
@@ -46,11 +49,14 @@ def repeat_files(root: str, run: str, folder: str, on_progress: Callable = ignor
     out = Path(folder)
     with named_failure(out):
         out.mkdir(parents=True, exist_ok=True)
-    written: dict[str, str | None] = {
-        "script": write_whole(out / script.NAME, script.script_text(recipe, apart)),
-        "notebook": write_whole(out / notebook.NAME, notebook.notebook_text(recipe, apart)),
-        "rows": write_whole(out / script.ROWS_NAME, rows) if apart else None,
+    files = {
+        "script": (script.NAME, script.script_text(recipe, apart)),
+        "notebook": (notebook.NAME, notebook.notebook_text(recipe, apart)),
+        "rows": (script.ROWS_NAME, rows) if apart else None,
+        "settings": (SETTINGS_FILE, settings_text(recipe.settings)) if with_settings else None,
     }
+    write_together({out / file[0]: file[1] for file in files.values() if file})
+    written = {name: str(out / file[0]) if file else None for name, file in files.items()}
     return written | {"notes": [{"key": note.key, "values": note.values} for note in recipe.notes]}
 
 

@@ -108,8 +108,9 @@ class Index:
 
     def _append_or_replace(self) -> None:
         """Append the summaries that aren't in the file, or replace it where most of its lines are outdated."""
-        settled = time.time_ns() - int(SETTLED_SECONDS * 1e9)
-        ready = [run_id for run_id in self._unwritten if self._summaries[run_id][0][1] <= settled]
+        now, settled = time.time_ns(), int(SETTLED_SECONDS * 1e9)
+        # Changed after now: the clock was set back since.
+        ready = [run_id for run_id in self._unwritten if abs(now - self._summaries[run_id][0][1]) >= settled]
         if self._lines + len(ready) > 2 * len(self._summaries) + 200:
             self._replace_file()
         elif ready:

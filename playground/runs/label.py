@@ -8,17 +8,16 @@ import contextlib
 import itertools
 import json
 import os
-import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from playground.errors import problem
+from playground.json_values import one_line, without_controls
 from playground.runs.store import find
 
 FILE = "label.json"
 MAX_NAME, MAX_NOTE = 1_000, 20_000  # characters
 MAX_BYTES = 200_000  # of a file that is read
-CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _numbers = itertools.count()
 
 
@@ -41,7 +40,7 @@ def read_label(folder: Path | str) -> Label:
         return Label()
     texts = (values.get(name, "") for name in ("name", "note"))
     name, note = (text if isinstance(text, str) else "" for text in texts)
-    return Label(_one_line(name), _cleaned(note))
+    return Label(one_line(name), without_controls(note))
 
 
 def write_label(root: Path, run_id: str | None, name: str, note: str) -> Label:
@@ -50,7 +49,7 @@ def write_label(root: Path, run_id: str | None, name: str, note: str) -> Label:
     Whatever can be printed is kept whole; a name's line breaks become blanks. Raises PlaygroundError for an unknown run
     or a text that is too long, OSError where it can't be written: the label before stays.
     """
-    label, folder = Label(_one_line(name), _cleaned(note).strip()), find(root, run_id).folder
+    label, folder = Label(one_line(name), without_controls(note).strip()), find(root, run_id).folder
     if len(label.name) > MAX_NAME or len(label.note) > MAX_NOTE:
         lengths = len(label.name), len(label.note)
         raise problem("error.label_long", name=lengths[0], note=lengths[1], most_name=MAX_NAME, most_note=MAX_NOTE)
@@ -67,12 +66,3 @@ def write_label(root: Path, run_id: str | None, name: str, note: str) -> Label:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
     return label
-
-
-def _one_line(text: str) -> str:
-    return re.sub(r"\s+", " ", _cleaned(text)).strip()
-
-
-def _cleaned(text: str) -> str:
-    """A text without control characters and halves of characters, which no file can hold."""
-    return CONTROLS.sub(" ", str(text))

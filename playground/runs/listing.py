@@ -114,9 +114,9 @@ def _look_into(folder: str) -> tuple[State | Exception, list[str]] | None:
 
 
 def _age(folder: str) -> float:
-    """Seconds since something was made or removed in a folder."""
+    """Seconds since something was made or removed in a folder, or until then where a clock was set back meanwhile."""
     try:
-        return time.time() - os.stat(folder).st_mtime
+        return abs(time.time() - os.stat(folder).st_mtime)
     except OSError:
         return 0.0
 

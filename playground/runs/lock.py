@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from filelock import FileLock, Timeout
 
 from playground.errors import PlaygroundError, problem
+from playground.json_values import read_small_json
 from playground.runs.store import Run
 
 FOLDER = ".locks"  # under that of the runs; no id of a run begins with a dot
@@ -79,8 +80,7 @@ def held_problem(run: Run) -> PlaygroundError:
     """That a run is held, and by whom, as the holder wrote it down."""
     holder = {"pid": "?", "host": "?", "since": "?"}
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, OverflowError):
-        text = (run.folder.parent / FOLDER / f"{run.id}.json").read_text(encoding="utf-8")
-        values = json.loads(text)
+        values = read_small_json(run.folder.parent / FOLDER / f"{run.id}.json")
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(values["since"])))
         holder = {"pid": str(values["pid"])[:20], "host": str(values["host"])[:80], "since": since}
     return problem("error.run_held", run=run.id, pid=holder["pid"], host=holder["host"], since=holder["since"])

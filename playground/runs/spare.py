@@ -13,6 +13,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from playground.json_values import read_small_json
+
 PREFIX = "playground-kept-"
 ORIGIN, EVENTS, SETTINGS = "origin.json", "events.jsonl", "settings.json"
 LEARNED = ("adapter", "model", "checkpoint.pt")
@@ -38,7 +40,7 @@ def spares(root: Path) -> list[tuple[str, Path]]:
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
                     continue
-                origin = json.loads((folder / ORIGIN).read_text(encoding="utf-8"))
+                origin = read_small_json(folder / ORIGIN)
                 if origin["root"] == str(root.resolve()):
                     found.append((str(origin["run"]), folder))
     return found

@@ -198,7 +198,7 @@ class Run:
 
     def settings(self) -> Settings:
         """The run's settings. Raises PlaygroundError where they can't be read, or are of a newer version."""
-        return read_file(self.folder / "settings.json", f"{self.id}/settings.json")
+        return read_file(self.folder / "settings.json", f"{self.id}/settings.json", of_run=True)
 
     def replay(self, speed: float = 1.0, longest_pause: float = 1.0) -> Iterator[dict]:
         """The events again, in their own timing times `speed`; no pause is longer than `longest_pause` seconds."""

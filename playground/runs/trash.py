@@ -36,7 +36,11 @@ def delete(root: Path, run_id: str | None) -> None:
         (root / TRASH).mkdir(exist_ok=True)
         _empty(root, KEPT_SECONDS)
         with locked(run):
-            os.utime(folder)  # when it was deleted; before the move, so that it never looks like one deleted long ago
+            try:
+                # When it was deleted; before the move, so that it never looks like one deleted long ago.
+                os.utime(folder)
+            except FileNotFoundError as error:  # another program was faster
+                raise problem("error.no_run", run=folder.name) from error
             try:
                 _move(folder, root / TRASH)
             except OSError as error:
@@ -74,7 +78,9 @@ def _empty(root: Path, older_than: float) -> None:
     trash = root / TRASH
     for folder in trash.iterdir() if trash.is_dir() else ():
         try:
-            if time.time() - folder.stat().st_mtime >= older_than or folder.name.startswith(REMOVING):
+            # An age below zero: the clock was set back since.
+            is_old = older_than <= 0 or time.time() - folder.stat().st_mtime >= older_than
+            if is_old or folder.name.startswith(REMOVING):
                 _remove(folder)
         except OSError:  # gone in this moment, or not ours to remove
             continue

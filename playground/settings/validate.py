@@ -2,7 +2,6 @@
 
 import codecs
 import io
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import fields
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from playground.errors import PlaygroundError, Problem, problem
-from playground.json_values import read_small_text
+from playground.json_values import read_small_json
 from playground.settings import prompt_format
 from playground.settings.aliases import with_current_names
 from playground.settings.schema import (
@@ -79,14 +78,21 @@ def parse(values: dict, base: Settings | None = None) -> Settings:
     return settings
 
 
-def read_file(path: Path, name: str, base: Settings | None = None) -> Settings:
-    """Validated settings from a JSON file, as `parse`; `name` is how errors call the file. Raises PlaygroundError."""
+def read_file(path: Path, name: str, base: Settings | None = None, of_run: bool = False) -> Settings:
+    """Validated settings from a JSON file, as `parse`; `name` is how errors call the file. Raises PlaygroundError.
+
+    of_run: whether it is a run's own, which names its model: defaults would make another run of a damaged one.
+    """
     try:
-        values = json.loads(read_small_text(path))
-    except (OSError, ValueError, RecursionError) as error:
-        raise problem("error.settings_file", path=name, detail=str(error)[:200]) from error
+        values = read_small_json(path)
+    except (OSError, ValueError) as error:
+        detail = getattr(error, "strerror", None) or str(error)  # without the path on this machine
+        raise problem("error.settings_file", path=name, detail=detail[:200]) from error
     if not isinstance(values, dict):
         raise problem("error.settings_file", path=name, detail=type(values).__name__)
+    load = values.get("load")
+    if of_run and not (isinstance(load, dict) and load.get("model")):
+        raise problem("error.settings_file", path=name, detail="load.model: –")
     return parse(values, base)
 
 

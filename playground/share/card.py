@@ -1,6 +1,5 @@
 """The facts of a result card: one fine-tune's question, both answers, memory, loss, hardware and time, from its run."""
 
-import json
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,15 +8,13 @@ from playground.catalog.entries import data_sets
 from playground.catalog.public_name import public_name
 from playground.errors import PlaygroundError, problem
 from playground.i18n import translate
-from playground.json_values import read_small_text
 from playground.runs import Run, last_result
+from playground.runs.answers import read_answers
 from playground.runs.private_text import without_paths
-from playground.runs.summary import forgetting_of, pair_of
+from playground.runs.summary import forgetting_of, number, pair_of
 from playground.settings import Settings
 from playground.share.command_lines import tune_command
 
-ANSWERS = "answers.jsonl"
-MAX_ANSWERS_CHARACTERS = 50_000_000
 TOTALS = ("device_used", "rss")  # what decides whether a fine-tune fits: of a GPU, or of a CPU
 
 
@@ -91,7 +88,7 @@ def card_of(run: Run, lang: str, question: int = 0) -> Card:
         data=_data_name(settings.data.source, lang),
         hardware=str(hardware.get("name", "")),
         device=str(hardware.get("device", "cpu")),
-        seconds=float(result.get("seconds") or max((e["t"] for e in events), default=0.0)),
+        seconds=float(number(result.get("seconds")) or max((e["t"] for e in events), default=0.0)),
         steps=max((e["step"] for e in events if e["kind"] == "step"), default=0),
         loss=pair_of(result.get("loss"), "before", "after"),
         forgetting=forgetting_of(result),
@@ -113,35 +110,20 @@ def shareable(settings: Settings) -> Settings:
 
 def exchanges(run: Run) -> list[Exchange]:
     """Every question whose answers by both sides the run kept: to its held-out rows, else to its sample questions."""
-    found = [_exchange(row) for row in _answer_rows(run)]
+    found = [_exchange(row) for row in read_answers(run.folder)]
     if not any(found):
         measures = (e for e in run.events() if e["kind"] == "eval" and e.get("when") == "measures")
         found = [_exchange(row) for e in measures for row in (*e.get("helped", ()), *e.get("hurt", ()))]
     return [exchange for exchange in found if exchange] or _samples(run)
 
 
-def _answer_rows(run: Run) -> list[Any]:
-    """The lines of the run's answers that can be read; a torn or edited one is passed over."""
-    try:
-        lines = read_small_text(run.folder / ANSWERS, MAX_ANSWERS_CHARACTERS, "replace").splitlines()
-    except (OSError, ValueError):
-        return []
-    rows = []
-    for line in lines:
-        try:
-            rows.append(json.loads(line))
-        except (ValueError, RecursionError):
-            continue
-    return rows
-
-
 def _exchange(row: Any) -> Exchange | None:
     try:
         base, tuned = row["base"], row["tuned"]
-        gain = float(tuned.get("chrf") or 0) - float(base.get("chrf") or 0)
-        named = (base.get("named"), tuned.get("named"))
-        return Exchange(str(row["question"]), str(base["text"]), str(tuned["text"]), named, gain)
-    except (KeyError, TypeError, AttributeError, ValueError):
+        gain = (number(tuned.get("chrf")) or 0) - (number(base.get("chrf")) or 0)
+        named = tuple(side.get("named") if isinstance(side.get("named"), bool) else None for side in (base, tuned))
+        return Exchange(str(row["question"]), str(base["text"]), str(tuned["text"]), (named[0], named[1]), gain)
+    except (KeyError, TypeError, AttributeError):
         return None
 
 

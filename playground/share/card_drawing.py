@@ -10,11 +10,13 @@ from functools import partial
 from html import escape
 
 from playground.i18n import LANGUAGES, format_bytes, translate
+from playground.json_values import without_controls
 from playground.share.card import Card, Memory
 
 WIDTH, HEIGHT, MARGIN = 1200, 630, 48
 SANS = "system-ui, -apple-system, 'Segoe UI', 'Hiragino Sans', 'Noto Sans CJK JP', 'Noto Sans JP', sans-serif"
 MONO = "ui-monospace, 'Cascadia Mono', Menlo, Consolas, monospace"
+JOINERS = " \u200d\ufe0f"  # join or change the emoji beside them: a line that is cut must not end in one
 MONO_WIDTH = 0.61  # em, of a character in any of these fonts
 # As the page's figures have them (assets/figures.css); a test compares the two.
 COLORS = {
@@ -43,7 +45,7 @@ def card_svg(card: Card, lang: str) -> str:
         *_memory(card, word),
         *_footer(card, word),
     ]
-    label = escape(word("card.label", model=card.model, bits=card.bits))
+    label = _escaped(word("card.label", model=card.model, bits=card.bits))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}"'
         f' role="img" aria-label="{label}" font-family="{SANS}">{"".join(parts)}</svg>'
@@ -52,7 +54,7 @@ def card_svg(card: Card, lang: str) -> str:
 
 def card_page(card: Card, lang: str) -> str:
     """The card as a whole HTML page that can be opened anywhere."""
-    title = escape(translate(lang, "card.label", model=card.model, bits=card.bits))
+    title = _escaped(translate(lang, "card.label", model=card.model, bits=card.bits))
     return (
         f'<!doctype html>\n<html lang="{lang}"><meta charset="utf-8"><title>{title}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -86,7 +88,7 @@ def lines_of(text: str, width: float, most: int, narrow: float = 0.0) -> list[st
     last = lines[most - 1]
     while last and measure(last + "…") > width:
         last = last[:-1]
-    return [*lines[: most - 1], last.rstrip() + "…"]
+    return [*lines[: most - 1], last.rstrip(JOINERS) + "…"]
 
 
 def text_width(text: str, narrow: float = 0.0) -> float:
@@ -118,7 +120,12 @@ def _ends_a_word(character: str) -> bool:
 
 
 def _text(x: float, y: float, text: str, size: int, color: str = INK, more: str = "") -> str:
-    return f'<text x="{x:g}" y="{y:g}" font-size="{size}" fill="{color}" {more}>{escape(text)}</text>'
+    return f'<text x="{x:g}" y="{y:g}" font-size="{size}" fill="{color}" {more}>{_escaped(text)}</text>'
+
+
+def _escaped(text: str) -> str:
+    """A text as XML has it; control characters, which a model may answer with, are in none."""
+    return escape(without_controls(text))
 
 
 def _block(x: float, y: float, lines: list[str], size: int, color: str = INK, more: str = "") -> list[str]:

@@ -36,6 +36,7 @@ WITHOUT_EFFECT = {
 # No script has them; a run that used one says so.
 NOT_REPEATED = {"lora": {"start_from"}, "train": {"eval_every", "patience"}}
 CHECKPOINTING_OFF = ("off", "auto")
+DTYPES = ("float32", "bfloat16", "float16")  # whose names the script has as code, so an edited run must not give others
 
 
 @dataclass(frozen=True)
@@ -96,18 +97,21 @@ def run_facts(run: Run) -> RunFacts:
     steps = {event["step"]: event for event in events if event["kind"] == "step" and _is_step(event)}
     if not steps:
         raise problem("repeat.error.no_steps", run=run.id)
-    plan: dict = next((e["values"] for e in reversed(events) if e.get("key") == "note.plan"), {})
+    said = [event for event in events if event["kind"] == "note"]
+    plan: dict = next((note["values"] for note in reversed(said) if note.get("key") == "note.plan"), {})
     settings = run.settings()
     checkpointing = settings.train.gradient_checkpointing
-    dtype = next((e["values"]["dtype"] for e in events if str(e.get("key", "")).startswith("dtype.")), "")
+    named = (note["values"].get("dtype") for note in said if note.get("key", "").startswith("dtype."))
+    dtype = next((name for name in named if name in DTYPES), "")
     last = steps[max(steps)]
+    packed = last_result(run).get("packed")
     grown = any(event.get("key") == "note.embedding_grown" for event in events)
     return RunFacts(
         losses={number: event["loss"] for number, event in steps.items()},
         tokens={number: event["tokens"] for number, event in steps.items()},
         steps=max(steps),
         scheduled=last["steps"],
-        packed=last_result(run).get("packed"),
+        packed=packed if isinstance(packed, bool) else None,
         dtype="float32" if settings.load.bits == 32 else dtype,
         device=first.get("hardware", {}).get("device", "cpu"),
         recomputed=plan.get("checkpointing", checkpointing) not in CHECKPOINTING_OFF,
@@ -161,4 +165,5 @@ def listed_losses(facts: RunFacts) -> Sequence[float | None]:
 
 
 def _is_step(event: dict) -> bool:
-    return all(isinstance(event.get(name), (int, float)) for name in ("step", "steps", "loss", "tokens"))
+    counts = all(type(event.get(name)) is int for name in ("step", "steps", "tokens"))
+    return counts and event["step"] > 0 and isinstance(event.get("loss"), (int, float))

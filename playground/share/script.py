@@ -6,12 +6,14 @@ import textwrap
 from collections.abc import Sequence
 
 from playground import ASSETS
+from playground.json_values import one_line
 from playground.settings import Settings, has_own_layers, stored_quant_type
 from playground.share.recipe import Recipe, listed_losses, warmup_steps
 from playground.share.template_text import fill_in
 
 TEMPLATE = ASSETS / "share" / "script.py.txt"
 WIDTH = 116  # characters of a line of the docstring
+ORDER_MARKS = re.compile("[\u202a-\u202e\u2066-\u2069]")  # make source code look like other code (CVE-2021-42574)
 EMBEDDED_BYTES = 256_000  # of rows that are written into the script; more of them are a file beside it
 NAME, ROWS_NAME = "repeat_run.py", "repeat_run_rows.jsonl"
 OPTIMIZERS = {
@@ -39,8 +41,9 @@ TOLERANCE = {
 
 
 def rows_text(rows: Sequence[dict]) -> str:
-    """Rows as JSON lines."""
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    """Rows as JSON lines, in which marks that would show the script's text in another order are escaped."""
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    return ORDER_MARKS.sub(lambda mark: f"\\u{ord(mark[0]):04x}", text)
 
 
 def script_text(recipe: Recipe, rows_file: bool) -> str:
@@ -214,8 +217,8 @@ def _losses(losses: Sequence[float | None]) -> str:
 
 
 def _plain(text: str) -> str:
-    """A text inside a docstring: without what would end or escape it, wrapped."""
-    return textwrap.fill(text.replace("\\", "/").replace('"', "'"), WIDTH)
+    """A text inside a docstring: without what would end or escape it, or show it in another order, wrapped."""
+    return textwrap.fill(ORDER_MARKS.sub("", one_line(text)).replace("\\", "/").replace('"', "'"), WIDTH)
 
 
 def _is_version(version: object) -> bool:

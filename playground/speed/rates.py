@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from playground import catalog
+from playground.json_values import read_small_json
 
 SCHEMA = 1  # of what is kept: another one is measured again
 STREAM = "elementwise"  # the kind whose table says how fast memory is read and written
@@ -97,7 +98,7 @@ def interpolate(table: list[list[float]], size: float) -> float:
 def kept_rates(device: str, name: str) -> Rates | None:
     """What was measured on this device with these versions before; None if nothing was, or it can't be read."""
     try:
-        kept = json.loads(_file(device, name).read_text(encoding="utf-8"))
+        kept = read_small_json(_file(device, name))
         rates = Rates(**kept)
         return rates if rates.tables and all(rates.tables.values()) else None
     except (OSError, ValueError, TypeError, AttributeError):

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import torch
 
-from playground.errors import PlaygroundError, problem
 from playground.model.weights import unpacking_problems
 from playground.settings import raise_all
-from playground.train.checkpoint import write_whole
+from playground.train.checkpoint import UNREADABLE, unreadable, write_whole
 from playground.train.trainer import Trainer
 
 NAME = "best.pt"
@@ -45,7 +44,7 @@ def restore(trainer: Trainer, path: Path) -> None:
     try:
         trainer.optimizer.load_copies(_load(path)["copies"])
     except (RuntimeError, ValueError) as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
 def _load(path: Path) -> dict:
@@ -55,9 +54,5 @@ def _load(path: Path) -> dict:
         if not {"step", "loss", "copies"} <= state.keys():
             raise ValueError("not a file of best weights")
         return state
-    except (PlaygroundError, OSError, RuntimeError, ValueError, AttributeError, EOFError) as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: Exception) -> Exception:
-    return problem("error.checkpoint", run=path.parent.name, detail=str(error).split("\n")[0][:200])
+    except UNREADABLE as error:
+        raise unreadable(path, error) from error

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 
@@ -18,6 +19,9 @@ from playground.settings import raise_all
 from playground.settings.validate import MOST_STEPS
 from playground.train.checkpointing import CheckpointPolicy
 from playground.train.trainer import Trainer
+
+# What reading a damaged file raises.
+UNREADABLE = (PlaygroundError, OSError, RuntimeError, ValueError, AttributeError, EOFError, UnpicklingError)
 
 NAME = "checkpoint.pt"
 AUTO_SECONDS = 5.0  # between two checkpoints that nobody has asked for, at least
@@ -121,8 +125,14 @@ def restore(trainer: Trainer, examples: Sequence[Example], path: Path) -> None:
         torch.set_rng_state(state["random"])
         if state["random_cuda"] and trainer.batcher.device == "cuda":
             torch.cuda.set_rng_state_all(state["random_cuda"][: torch.cuda.device_count()])
-    except (PlaygroundError, OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError) as error:
-        raise problem("error.checkpoint", run=path.parent.name, detail=str(error).split("\n")[0][:200]) from error
+    except (*UNREADABLE, KeyError, TypeError) as error:
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: Exception) -> PlaygroundError:
+    """What is wrong with a checkpoint's file, and what goes on without it."""
+    detail = str(error).split("\n")[0].split(". ")[0].replace(str(path), path.name).rstrip(".")
+    return problem("error.checkpoint", run=path.parent.name, file=path.name, detail=detail[:200])
 
 
 def _digest(examples: Sequence[Example]) -> str:

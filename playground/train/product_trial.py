@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from playground import catalog
+from playground.json_values import read_small_json
 from playground.memory import meter
 from playground.model import float8, int8_fast
 from playground.train import quantized_ops
@@ -96,7 +97,7 @@ def _time(weight: FrozenWeight, device: str, dtype: torch.dtype) -> float:
 
 def _read(file: Path) -> dict[str, float] | None:
     try:
-        kept = json.loads(file.read_text(encoding="utf-8"))["milliseconds"]
+        kept = read_small_json(file)["milliseconds"]
         return {str(kind): float(value) for kind, value in kept.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -1,6 +1,5 @@
 """The questions whose answers are known: those of the rows that a run was trained and evaluated on."""
 
-import json
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,11 +11,11 @@ from playground.data import source
 from playground.data.allowed_names import forbidden_sources
 from playground.data.uploads import path_of
 from playground.errors import PlaygroundError
+from playground.runs.answers import FILE, read_answers
 from playground.settings import Data
 from playground.ui.learned_words import common_units
 
 MAX_FILE_BYTES = 8 * 2**20  # of a data set that is read for this; a larger one would delay the answer
-ANSWERS = "answers.jsonl"  # in a run's folder: the evaluated rows, see engine/evaluation.py
 EXAMPLES = 3
 MAX_EXAMPLE_CHARS = 120
 
@@ -53,7 +52,7 @@ def known_answers(root: Path, run_id: str, private: bool) -> KnownAnswers:
         data = settings.data
         if (private or not forbidden_sources(settings.load.model, data.source)) and _is_quick(data.source):
             return _of_data_set(data, _modified(path_of(data.source)))
-        return _of_evaluation(run.folder / ANSWERS, _modified(run.folder / ANSWERS))
+        return _of_evaluation(run.folder, _modified(run.folder / FILE))
     except (PlaygroundError, OSError, ValueError):
         return KnownAnswers()
 
@@ -84,11 +83,11 @@ def _of_data_set(data: Data, modified: int) -> KnownAnswers:
 
 
 @lru_cache(maxsize=8)
-def _of_evaluation(path: Path, modified: int) -> KnownAnswers:
+def _of_evaluation(folder: Path, modified: int) -> KnownAnswers:
     """Read once per state of the file, which `modified` is there to tell."""
     if not modified:
         return KnownAnswers()
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = read_answers(folder)
     pairs = [(str(row["question"]), str(row["reference"])) for row in rows if "question" in row and "reference" in row]
     return _known(pairs, [question for question, _ in pairs])
 

@@ -11,6 +11,7 @@ from playground.errors import PlaygroundError
 from playground.i18n import format_bytes, translate
 from playground.runs import recordings
 from playground.settings import parse
+from playground.share.files import write_whole
 from playground.ui import downloads
 from playground.ui.live_view import SHIPPED, shown_run
 from playground.ui.page import UNQUEUED, Page, Update, message, message_box
@@ -90,11 +91,12 @@ def _save_button(page: Page, value: str | None) -> tuple[Update, Update]:
     run_id = shown_run(value)
     try:
         text = recordings.record(list(runs.find(page.root, run_id).events()))
+        path = write_whole(downloads.place(page.visitor, "recordings") / f"{run_id}.jsonl", text)
     except PlaygroundError as error:
         shows_a_run = error.problems[0].key != "error.no_run"
         return gr.update(value=None, interactive=False), message(error.text(page.lang) if shows_a_run else "")
+    except OSError as error:
+        return gr.update(value=None, interactive=False), page.error_message(error)
     except DAMAGED:
         return gr.update(value=None, interactive=False), message()
-    path = downloads.place(page.visitor, "recordings") / f"{run_id}.jsonl"
-    path.write_text(text, encoding="utf-8")
-    return gr.update(value=str(path), interactive=True), message()
+    return gr.update(value=path, interactive=True), message()

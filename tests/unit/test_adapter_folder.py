@@ -1,5 +1,6 @@
 """Adapters beside and in place of a model: the base alone, or base and adapter merged; never the adapter in silence."""
 
+import errno
 import json
 import shutil
 import threading
@@ -14,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from playground.engine.workbench import Workbench
 from playground.errors import PlaygroundError
 from playground.model import saved_adapter
+from playground.model.adapter_folder import merge
 from playground.model.load import load_model
 from playground.model.source import config_file, fetch_model, local_folder
 from playground.planning.forecast import forecast
@@ -125,3 +127,23 @@ def test_an_adapter_for_a_model_of_the_catalog_finds_it_by_its_hub_id(adapter):
     assert base_model(adapter[0]) == "smollm2-135m-instruct"
     file.write_text(json.dumps(values | {"base_model_name_or_path": "somebody/something"}))
     assert base_model(adapter[0]) == "somebody/something"
+
+
+def test_a_full_disk_leaves_nothing_of_a_merged_adapter(toy, adapter, tmp_path, monkeypatch):
+    def full(*arguments):
+        (arguments[1] / "half").write_bytes(b"x")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("playground.model.merged_weights.save_merged", full)
+    folder = tmp_path / "cache" / "models" / "merged"
+    with pytest.raises(OSError) as caught:
+        merge(adapter[0], toy(), folder, lambda *_: None)
+    assert caught.value.filename == str(folder) and list(folder.parent.iterdir()) == []
+
+
+def test_a_config_that_peft_breaks_on_is_an_error_of_the_adapter(toy, adapter, tmp_path):
+    file = adapter[0] / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"monteclora_config": "x", "target_modules": "(("}))
+    with pytest.raises(PlaygroundError) as caught:
+        merge(adapter[0], toy(), tmp_path / "merged", lambda *_: None)
+    assert keys(caught) == ["error.adapter"] and adapter[0].name in caught.value.text("en")

@@ -269,6 +269,31 @@ def test_an_adapter_that_cannot_be_read_leaves_none_on_the_model(bench, tmp_path
     assert not workbench.parts().get("adapters")
 
 
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize(
+    "change,key",
+    [
+        ({"target_modules": [float("nan")]}, "error.adapter_value"),
+        ({"lora_alpha": float("inf")}, "error.adapter_value"),
+        ({"r": -1}, "error.adapter_value"),
+        ({"rank_pattern": {"q_proj": None}}, "error.adapter_value"),
+    ],
+)
+def test_a_config_that_was_edited_by_hand_is_refused_by_its_value(bench, tmp_path, place, change, key):
+    workbench, ids = bench(KINDS[0], KINDS[1])
+    edited = runs.find(tmp_path, ids[place]).adapter
+    content = {file.name: file.read_bytes() for file in edited.iterdir()}
+    edited.unlink()
+    edited.mkdir()
+    for name, data in content.items():
+        (edited / name).write_bytes(data)
+    config = json.loads((edited / "adapter_config.json").read_text()) | change
+    (edited / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(PlaygroundError) as caught:
+        list(workbench.chat_with_adapters(ids, QUESTION, PLAIN))
+    assert keys(caught) == [key] and ids[place] in caught.value.text("en")
+
+
 def test_closing_the_answers_early_restores_the_active_adapter(toy, saved):
     loaded = with_adapters(load(toy(), 32), saved("llama", KINDS[0], {"r": 4, "use_dora": True}))
     prompts = [Prompt(PROMPTS[0], "second")]

@@ -11,13 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
+from malformed_runs import make
 
 from playground import catalog, runs
 from playground.__main__ import main
 from playground.cli.flags import settings_of
 from playground.cli.parser import parse_arguments
 from playground.errors import PlaygroundError
-from playground.settings import Settings, read_file
+from playground.settings import SCHEMA, Settings, read_file
 from playground.share.command_lines import accelerate_command, needs_settings_file, settings_text, tune_command
 
 DEMO = Settings().with_values(catalog.presets()["demo-en"]["settings"])
@@ -137,3 +138,26 @@ def test_the_command_writes_the_files_and_names_them(chosen, tmp_path, capsys):
         )
         == 1
     )
+
+
+@pytest.mark.parametrize("break_", ["\n", "\r", "\r\n"])
+def test_a_line_break_of_any_kind_goes_into_the_settings_file_of_this_version(break_):
+    changed = DEMO.with_values({"data": {"source": f"a{break_}b"}})
+    assert tune_command(changed) == "python -m playground tune --settings settings.json"
+    assert json.loads(settings_text(changed))["schema"] == SCHEMA
+
+
+def test_an_empty_run_id_or_settings_file_starts_no_other_fine_tune(tmp_path, capsys):
+    for flag in ("--resume", "--settings"):
+        assert main(["tune", flag, "", "--runs", str(tmp_path)]) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a\x00b", "\ud83d"])
+def test_a_name_that_no_file_can_have_is_a_sentence(tmp_path, capsys, name):
+    run = make(tmp_path)
+    assert (
+        main(["runs", run.id, make(tmp_path).id, "--out", str(tmp_path / f"{name}.html"), "--runs", str(tmp_path)]) == 1
+    )
+    shown = capsys.readouterr()
+    assert "Traceback" not in shown.err and "Choose another" in shown.err

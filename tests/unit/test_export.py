@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import threading
 import zipfile
 from functools import partial
@@ -25,6 +26,7 @@ from playground.engine.workbench import Workbench
 from playground.errors import PlaygroundError, as_playground_error
 from playground.export import destination as places
 from playground.export import gguf_file, hub, logits
+from playground.export.model_card import model_card
 from playground.export.order import ExportOrder, estimated_bytes, is_file_name, parse_order, usual_name
 from playground.i18n import translate
 from playground.model import merged_weights
@@ -323,7 +325,7 @@ def test_what_a_killed_process_leaves_is_removed_by_the_next_export(tmp_path):
     from toys import PROJECT
 
     killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=PROJECT)
-    assert killed.returncode == -9 and len(left(tmp_path)) == 1 and left(tmp_path)[0].endswith(".partial")
+    assert killed.returncode == -9 and [name.rsplit(".")[-1] for name in left(tmp_path)] == ["lock", "partial"]
     with places.destination(tmp_path, "model") as path:
         path.write_bytes(b"whole")
     assert left(tmp_path) == ["model"] and (tmp_path / "model").read_bytes() == b"whole"
@@ -359,9 +361,11 @@ def test_another_process_that_is_writing_is_left_alone(tmp_path):
     assert left(tmp_path) == sorted([other.name, "my notes.partial"])
 
 
-@pytest.mark.parametrize(
-    "name", ["a/b", "..", "", ".hidden", "x" * 300, "a\nb", "犬" * 60, "a.partial", " a", 'a"b', "a\\b"]
-)
+NO_FILE_NAMES = ("a/b", "..", "", ".hidden", "x" * 300, "a\nb", "犬" * 60, "a.partial", " a", 'a"b', "a\\b")
+OF_NO_SYSTEM = ("CON", "nul.gguf", "lpt1", "\ud83d", "a\x85", "a\x7f")
+
+
+@pytest.mark.parametrize("name", [*NO_FILE_NAMES, *OF_NO_SYSTEM])
 def test_names_that_are_no_file_names(name):
     assert not is_file_name(name) or name == ""
     if name:
@@ -403,7 +407,91 @@ def test_a_half_copied_adapter_is_an_error_with_the_runs_name(tuned, tmp_path, d
     for to in ("adapter", "merged"):
         with pytest.raises(PlaygroundError) as error:
             export((Workbench(root), runs.find(root, tuned[1].id)), to=to)
-        assert keys(error) in (["error.adapter"], ["error.cut_off"]) and tuned[1].id in error.value.text()
+        assert keys(error)[0] in ("error.adapter", "error.cut_off", "error.adapter_config", "error.adapter_no_weights")
+        assert tuned[1].id in error.value.text()
+
+
+@pytest.mark.parametrize("content", ["[" * 5000, "{" * 3, '{"question": 3}', "[]", '"x"'])
+def test_answers_that_cannot_be_read_keep_no_export_from_being_compared(tuned, places_left, tmp_path, content):
+    copied = _copy(tuned, tmp_path)
+    (copied[1].folder / "answers.jsonl").write_text(content + "\n")
+    assert export(copied, to="merged")[-1]["result"]["difference"]["prompts"] == 4
+
+
+def test_a_pipe_in_place_of_the_answers_is_not_waited_for(tuned, tmp_path):
+    copied = _copy(tuned, tmp_path)
+    (copied[1].folder / "answers.jsonl").unlink(missing_ok=True)
+    os.mkfifo(copied[1].folder / "answers.jsonl")
+    assert export(copied, to="gguf")[-1]["result"]["difference"]["prompts"] == 4
+
+
+def test_an_adapter_with_numbers_that_are_not_finite_is_refused(tuned, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    copied = _copy(tuned, tmp_path)
+    weights = copied[1].adapter / "adapter_model.safetensors"
+    tensors = load_file(weights)
+    save_file(tensors | {sorted(tensors)[0]: torch.full_like(tensors[sorted(tensors)[0]], torch.nan)}, weights)
+    with pytest.raises(PlaygroundError) as error:
+        export(copied, to="merged")
+    [found] = error.value.problems
+    assert found.key == "error.adapter_not_finite" and (found.values["wrong"], found.values["count"]) == (
+        1,
+        len(tensors),
+    )
+
+
+def test_a_model_that_computes_no_finite_numbers_is_not_exported(tuned, places_left, monkeypatch):
+    original = logits.logits_of
+    monkeypatch.setattr(logits, "logits_of", lambda *args: [found * torch.nan for found in original(*args)])
+    with pytest.raises(PlaygroundError) as error:
+        export(tuned, to="gguf")
+    assert keys(error) == ["error.export_not_finite"] and left(places_left) == []
+
+
+def test_settings_that_leave_the_bits_to_the_hardware_export_as_loaded(tuned, tmp_path):
+    copied = _copy(tuned, tmp_path)
+    file = copied[1].folder / "settings.json"
+    values = json.loads(file.read_text())
+    values["load"]["bits"] = 0
+    file.write_text(json.dumps(values))
+    events = export(copied, to="merged")
+    assert events[-1]["result"]["path"] and " 0 bits" not in _shown(events)
+
+
+def test_a_settings_file_without_a_model_makes_no_run_of_the_defaults(tuned, tmp_path):
+    copied = _copy(tuned, tmp_path)
+    for text in ("{}", '{"load": {}}', '{"load": {"model": ""}}', '{"load": 3}'):
+        (copied[1].folder / "settings.json").write_text(text)
+        with pytest.raises(PlaygroundError) as error:
+            export(copied, to="adapter")
+        assert keys(error) == ["error.settings_file"] and copied[1].id in error.value.text()
+
+
+def _shown(events):
+    return " ".join(translate("en", e["key"], **e["values"]) for e in events if e["kind"] == "note")
+
+
+def _copy(tuned, tmp_path):
+    """(workbench, run) of a copy that a test may damage."""
+    import shutil
+
+    root = tmp_path / "runs"
+    shutil.copytree(tuned[1].folder, root / tuned[1].id)
+    return Workbench(root), runs.find(root, tuned[1].id)
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\rb", "a\x0bb", "a|b", "a\u2028b", "🎚️ emoji"])
+def test_a_model_card_has_one_line_for_each_name(tuned, tmp_path, name):
+    copied = _copy(tuned, tmp_path)
+    file = copied[1].folder / "settings.json"
+    values = json.loads(file.read_text())
+    values["load"]["model"], values["data"]["source"] = f"/m/{name}", f"/d/{name}.jsonl"
+    file.write_text(json.dumps(values))
+    text = model_card(copied[1], "adapter", "en")
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert len(rows) >= 8 and all(len(re.findall(r"(?<!\\)\|", row)) == 3 for row in rows)
+    assert [line for line in text.splitlines() if line.startswith("# ")] and "/m/" not in text
 
 
 class FakeHub(BaseHTTPRequestHandler):
@@ -500,7 +588,11 @@ def test_what_is_pushed_lies_where_the_next_export_removes_it_after_a_kill(tuned
 
     monkeypatch.setattr(hub, "push_folder", pushed)
     assert push(tuned, content="merged")[-1]["result"]["url"]
-    assert seen[0] == "merged" and seen[1].endswith(f".{os.getpid()}.partial") and left(places_left) == []
+    assert (
+        seen[0] == "merged"
+        and any(name.endswith(f"-{os.getpid()}.partial") for name in seen)
+        and left(places_left) == []
+    )
 
 
 def _token_is_nowhere(tuned, capfd):
@@ -569,4 +661,4 @@ def test_without_a_token_nothing_is_sent(tuned, fake_hub):
 
 
 def test_a_full_disk_reads_as_one():
-    assert as_playground_error(OSError(errno.ENOSPC, "full")).problems[0].key == "error.disk_full"
+    assert as_playground_error(OSError(errno.ENOSPC, "full", "file")).problems[0].key == "error.disk_full"

@@ -207,13 +207,22 @@ def _pickle(folder):
         (lambda folder: (folder / "adapter_config.json").unlink(), "error.adapter_not_here"),
         (lambda folder: (folder / "adapter_config.json").write_text('{"peft_type": "LO'), "error.adapter_config"),
         (lambda folder: (folder / "adapter_config.json").write_text("[]"), "error.adapter_config"),
+        (lambda folder: (folder / "adapter_config.json").write_text("[" * 5000), "error.adapter_config"),
         (lambda folder: edit(folder, peft_type="IA3"), "error.adapter_type"),
         (lambda folder: edit(folder, task_type="SEQ_CLS"), "error.adapter_task"),
         (lambda folder: edit(folder, bias="all"), "error.adapter_changes_base"),
         (lambda folder: edit(folder, init_lora_weights="pissa_niter_4"), "error.adapter_changes_base"),
         (lambda folder: edit(folder, r="8"), "error.adapter_value"),
         (lambda folder: edit(folder, lora_alpha=True), "error.adapter_value"),
-        (lambda folder: edit(folder, rank_pattern="x"), "error.adapter"),
+        *(
+            (lambda folder, values=values: edit(folder, **values), "error.adapter_value")
+            for values in (
+                *({"rank_pattern": "x"}, {"rank_pattern": {"q_proj": 0}}, {"alpha_pattern": {"q_proj": "x"}}),
+                *({"target_modules": [3]}, {"target_modules": {}}, {"modules_to_save": [None]}, {"lora_dropout": 1}),
+                *({"r": 2**40}, {"r": True}, {"lora_alpha": float("nan")}, {"lora_alpha": 1e300}, {"use_dora": "yes"}),
+                *({"alora_invocation_tokens": [3]}, {"megatron_config": "x"}, {"modules_to_save": "a("}),
+            )
+        ),
         (shutil.rmtree, "error.no_folder"),
     ],
 )

@@ -21,9 +21,9 @@ DIRECTION = [
     {"memory"},
     {"talk", "jobs", "share"},
     {"catalog", "runs", "worker"},
-    {"settings", "jsonl_process", "job"},
+    {"settings", "jsonl_process", "job", "replacement"},
     {"errors"},
-    {"i18n", "background", "compat", "compat_trackio", "ending", "library_defaults", "process_log", "replacement"},
+    {"i18n", "background", "compat", "compat_trackio", "ending", "library_defaults", "process_log"},
     {"json_values"},
 ]
 PAGE_ONLY = {"ui": {"engine.client", "planning.client"}, "app": set()}  # of the two processes, the page knows these

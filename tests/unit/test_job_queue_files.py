@@ -260,7 +260,7 @@ def test_a_follower_uses_the_run_of_the_job_before_or_fails_without_one(tmp_path
     assert next_job(store.listing(tmp_path)).id == one.id
     (tmp_path / "run-1" / "adapter").mkdir(parents=True)
     (tmp_path / "run-1" / "events.jsonl").write_text("")
-    (tmp_path / "run-1" / "settings.json").write_text("{}")
+    (tmp_path / "run-1" / "settings.json").write_text('{"load": {"model": "toy"}}')
     engine = _Engine({}, {})
     Runner(tmp_path, engine).work()
     assert engine.started == [1, ("run-1", "?")]

@@ -1,5 +1,6 @@
 """What has a name already is kept where something new can't get that name."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from playground.model.saved_adapter import save_lora
-from playground.replacement import replace_path
+from playground.replacement import new_folder, replace_path
 
 
 class _Adapter:
@@ -46,3 +47,21 @@ def test_what_was_replaced_is_put_aside(tmp_path):
         (tmp_path / name).write_text(name)
     replace_path(tmp_path / "new", tmp_path / "model", tmp_path / "old")
     assert (tmp_path / "model").read_text() == "new" and (tmp_path / "old").read_text() == "model"
+
+
+def test_a_folder_that_could_not_be_written_leaves_nothing_and_the_one_before(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "old").touch()
+    with pytest.raises(OSError) as caught, new_folder(tmp_path / "model") as partial:
+        (partial / "new").touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.filename == str(tmp_path / "model")
+    assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))] == ["model", "model/old"]
+
+
+def test_two_processes_write_the_same_folder_apart(tmp_path):
+    other = tmp_path / "model.1.partial"
+    other.mkdir()
+    with new_folder(tmp_path / "model") as partial:
+        (partial / "new").touch()
+    assert (tmp_path / "model" / "new").is_file() and other.is_dir() and not partial.exists()

@@ -2,6 +2,7 @@
 
 import json
 import re
+import unicodedata
 from pathlib import Path
 from types import SimpleNamespace
 from xml.etree import ElementTree
@@ -14,8 +15,9 @@ from playground.errors import PlaygroundError
 from playground.i18n import LANGUAGES, translate
 from playground.settings import Settings
 from playground.share import card_drawing, files, screenshot
-from playground.share.card import card_of, exchanges
+from playground.share.card import card_of, exchanges, shareable
 from playground.share.card_drawing import card_page, card_svg, lines_of, text_width
+from playground.share.command_lines import tune_command
 from playground.ui import card_view
 
 GIB = 2**30
@@ -170,3 +172,56 @@ def test_a_browser_on_this_machine_draws_the_png(run, tmp_path):
     screenshot.write_png(card_page(card_of(run, "en"), "en"), tmp_path / "card.png", 1200, 630)
     with Image.open(tmp_path / "card.png") as image:
         assert image.size == (1200, 630) and len(image.convert("RGB").getcolors(1 << 20) or ()) > 50
+
+
+@pytest.mark.parametrize("value", [10**400, float("nan"), "x", [], {}, None, True])
+def test_answers_that_were_edited_by_hand_make_a_card(run, value):
+    row = {"question": "Q?", "base": {"text": "b", "chrf": value, "named": value}, "tuned": {"text": "t", "chrf": 3}}
+    (run.folder / "answers.jsonl").write_text(json.dumps(row) + "\n" + "[" * 5000 + "\n", encoding="utf-8")
+    card = card_of(run, "en")
+    assert card.exchange and card.exchange.tuned == "t" and card_page(card, "en").encode("utf-8")
+
+
+def test_answers_with_any_line_separator_are_one_row(run):
+    row = {"question": "a\u2028b\x85c\x0b?", "base": _answer("b", 1, None), "tuned": _answer("\ud83d", 2, None)}
+    (run.folder / "answers.jsonl").write_text(
+        json.dumps(row, ensure_ascii=False).replace("\ud83d", "\\ud83d"), encoding="utf-8"
+    )
+    [found] = exchanges(run)
+    assert found.question.startswith("a\u2028b") and card_page(card_of(run, "en"), "en").encode("utf-8")
+
+
+EMOJI = "🎚️👩‍👩‍👧🦜"
+
+
+@pytest.mark.parametrize(
+    "text", [EMOJI * 40, "日本語の名前" * 40, "W" * 300, "w o r d s " * 40, f"{EMOJI} 日本 abc " * 20]
+)
+def test_wide_characters_take_a_whole_em_and_a_cut_line_has_room_for_its_ellipsis(text):
+    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
+    assert text_width(text) >= wide
+    for width in (8, 20.5):
+        lines = lines_of(text, width, 2)
+        assert len(lines) == 2 and lines[-1].endswith("…") and not lines[-1].removesuffix("…").endswith(("\u200d", " "))
+        assert all(text_width(line) <= width for line in lines)
+        assert text_width(lines[0]) > width - 6.5  # the line is filled: wide characters break anywhere
+
+
+@pytest.mark.parametrize("name", [EMOJI * 30, "長い名前" * 40, "long name " * 40, "x" * 300, "\u202eabc", "a\x0bb"])
+def test_a_long_name_is_cut_at_the_cards_edge_and_the_command_is_the_runs(tmp_path, name):
+    settings = Settings().with_values(
+        {"load": {"model": f"/m/{name}", "bits": 4}, "data": {"source": f"/d/{name}.csv"}}
+    )
+    made = runs.create(tmp_path, "tune", settings, hardware={"device": "cpu", "name": "CPU"})
+    made.append("step", step=1, steps=1, loss=1.0, tokens=9)
+    card = card_of(made, "en")
+    title, about = _texts(card_svg(card, "en"))[:2]
+    assert text_width(title) * 38 <= card_drawing.WIDTH - 2 * card_drawing.MARGIN
+    assert text_width(about) * 22 <= card_drawing.WIDTH - 2 * card_drawing.MARGIN
+    assert card.command == tune_command(shareable(settings)) and "--bits 4" in card.command
+
+
+def test_wide_text_goes_on_in_the_line_of_a_word_and_no_cut_emoji_is_left_half():
+    assert lines_of("abcdef 日本語日本語日本語", 8, 3)[0].startswith("abcdef 日本")
+    cut = [lines_of("👩‍👩‍👧🎚️" * 20, width / 10, 1)[0] for width in range(20, 90)]
+    assert all(line[-1] == "…" and line[-2] not in "\u200d\ufe0f" for line in cut)

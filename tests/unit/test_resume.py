@@ -200,3 +200,14 @@ def test_unreadable_best_weights_are_an_error(tmp_path):
     with pytest.raises(PlaygroundError) as caught:
         best_weights.read(path)
     assert keys(caught) == ["error.checkpoint"]
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"PK\x03\x04 half a file", b"\xff" * 4000, b"\x80\x04}.", b"[" * 5000])
+def test_an_unreadable_checkpoint_says_what_goes_on_without_it(tmp_path, content):
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(content)
+    with pytest.raises(PlaygroundError) as caught:
+        checkpoint.restore(None, [], path)
+    assert keys(caught) == ["error.checkpoint"]
+    text = caught.value.text("en")
+    assert "checkpoint.pt" in text and "starts again" in text and str(tmp_path) not in text and "download" not in text

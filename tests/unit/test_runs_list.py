@@ -3,6 +3,7 @@
 import json
 import os
 import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -245,3 +246,19 @@ def test_runs_are_found_by_text_and_state_and_sorted_with_unknown_values_last(tm
     assert found(sort="loss")[0] == good.id and found(sort="loss", reverse=True)[0] == good.id
     assert found() == [load.id, bad.id, good.id] and found(reverse=True) == [good.id, bad.id, load.id]
     assert parse_query({"text": 3, "sort": "__class__", "state": "x", "reverse": "yes"}) == Query()
+
+
+def test_a_clock_that_was_set_back_keeps_no_run_out_of_the_index(tmp_path):
+    run = a_run(tmp_path)
+    later = time.time() + 3600
+    os.utime(run.folder / "events.jsonl", (later, later))
+    runs.history(tmp_path)
+    assert run.id in (tmp_path / index.FILE).read_text(encoding="utf-8")
+
+
+def test_a_run_without_events_is_listed_also_after_the_clock_was_set_back(tmp_path):
+    run = a_run(tmp_path)
+    (run.folder / "events.jsonl").unlink()
+    later = time.time() + 3600
+    os.utime(run.folder, (later, later))
+    assert [found.state for found in runs.history(tmp_path)] == ["failed"]

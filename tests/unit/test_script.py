@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 
@@ -16,6 +16,7 @@ from playground.errors import PlaygroundError
 from playground.planning.repeat import make_recipe, repeat_files
 from playground.settings import Lora, Settings, Train
 from playground.share import script
+from playground.share.notebook import notebook_text
 from playground.share.recipe import NOT_REPEATED, REPEATED, WITHOUT_EFFECT, unknown_settings
 from playground.share.template_text import fill_in
 
@@ -242,3 +243,48 @@ def _version(name: str) -> str:
     from importlib.metadata import version
 
     return version(name)
+
+
+CODE = "float32; import os; os.system('touch x')"
+
+
+@pytest.mark.parametrize(
+    "kind,fields_",
+    [
+        ("note", {"values": {"dtype": CODE}}),
+        ("step", {"steps": CODE}),
+        ("step", {"loss": CODE, "steps": 8.5}),
+        ("run_started", {"versions": {"peft": CODE, "transformers": [CODE]}, "hardware": {"device": CODE}}),
+        ("done", {"result": {"packed": CODE}}),
+    ],
+)
+def test_events_that_were_edited_by_hand_put_no_code_into_the_script(tuned, kind, fields_):
+    root, found, _ = tuned
+    copy = root / "edited"
+    copy.mkdir(exist_ok=True)
+    (copy / "settings.json").write_bytes((found["nf4"].folder / "settings.json").read_bytes())
+    events = [json.loads(line) for line in (found["nf4"].folder / "events.jsonl").read_text("utf-8").splitlines()]
+    edited = [{**event, **fields_} if event["kind"] == kind else event for event in events]
+    (copy / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in edited), encoding="utf-8")
+    try:
+        text = script.script_text(make_recipe(runs.find(root, "edited")), rows_file=False)
+    except PlaygroundError as error:
+        assert [p.key for p in error.problems] == ["repeat.error.no_steps"]
+        return
+    ast.parse(text)
+    assert "os.system" not in text and "touch" not in text
+
+
+@pytest.mark.parametrize(
+    "name", ["nul\x00", 'a"""b', "a\\", "a\nimport os", "a\rb", "$x ${y}", "{x}", "\u202eabc", "🎚️"]
+)
+def test_any_name_stays_within_the_scripts_docstring(tuned, name):
+    recipe = replace(make_recipe(tuned[1]["nf4"]), title=name, run=name, rows=[{"prompt": name, "answer": name}])
+    text = script.script_text(recipe, rows_file=False)
+    plain = script.script_text(replace(recipe, title="x", run="x", rows=[]), rows_file=False)
+    trees = [ast.dump(ast.Module(ast.parse(code).body[1:-2], [])) for code in (text, plain)]
+    assert trees[0] == trees[1] and not script.ORDER_MARKS.search(text)
+    space: dict = {}
+    exec("# The loss" + text.split("# The loss of each step")[1].partition("\n\nif __name__")[0], space)
+    assert json.loads(space["ROWS"]) == recipe.rows[0]
+    assert notebook_text(recipe, rows_file=False)

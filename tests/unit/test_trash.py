@@ -141,3 +141,23 @@ def test_an_id_that_is_none_moves_nothing(tmp_path, run_id):
             action(inside, run_id)
         assert keys(caught) == ["error.no_run"]
     assert (tmp_path / "x").is_dir()
+
+
+def test_a_clock_that_was_set_back_keeps_no_run_in_an_emptied_trash(run, tmp_path):
+    runs.delete(tmp_path, run.id)
+    _make_older(tmp_path, run.id, -3600)
+    runs.empty_trash(tmp_path)
+    assert runs.deleted(tmp_path) == []
+
+
+def test_a_run_that_another_program_deletes_meanwhile_is_none_any_more(run, tmp_path, monkeypatch):
+    plain = os.utime
+
+    def faster(path, *arguments, **options):
+        os.rename(run.folder, tmp_path / TRASH / run.id)
+        plain(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "utime", faster)
+    with pytest.raises(PlaygroundError) as caught:
+        runs.delete(tmp_path, run.id)
+    assert keys(caught) == ["error.no_run"] and _ids(runs.deleted(tmp_path)) == [run.id]
