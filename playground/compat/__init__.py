@@ -64,6 +64,7 @@ from playground.compat.of_transformers import (
     model_class_for,
     modules_not_to_quantize,
     progress_bars,
+    reading_in_order,
     replace_linear_layers,
 )
 
@@ -121,6 +122,7 @@ __all__ = [
     "progress_bars",
     "quantization_constants",
     "quantize_to",
+    "reading_in_order",
     "reads_a_number",
     "record_cuda_memory",
     "replace_linear_layers",

@@ -1,6 +1,7 @@
 """transformers' private and fragile APIs: attention, classes of models, and what is replaced as one is built."""
 
 import contextlib
+import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -147,6 +148,22 @@ def matrices_as_stored(dtype: Any) -> Iterator[None]:
             yield
         finally:
             library._materialize_copy = own
+
+
+@contextlib.contextmanager
+def reading_in_order() -> Iterator[None]:
+    """Within it, transformers reads a tensor when its turn comes, instead of in threads that run ahead."""
+    name = "HF_DEACTIVATE_ASYNC_LOAD"
+    with _build_lock:
+        before = os.environ.get(name)
+        os.environ[name] = "1"
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = before
 
 
 def kept_in_float32(model: Any, dtype: Any) -> set[str]:

@@ -154,8 +154,11 @@ def _read_model(
         stored = getattr(config, "quantization_config", None)
         bits_and_bytes = None if streamed_count(settings) else quantization_config(settings, dtype)
         quantization = {} if stored else {"quantization_config": bits_and_bytes}
-        as_stored = compat.matrices_as_stored(dtype) if waits else contextlib.nullcontext()
-        with loading_progress(on_progress), quantizable_linear_layers(config), as_stored:
+        with loading_progress(on_progress), quantizable_linear_layers(config), contextlib.ExitStack() as reading:
+            if device == "cpu":
+                reading.enter_context(compat.reading_in_order())  # threads would be ahead by any number of tensors
+            if waits:
+                reading.enter_context(compat.matrices_as_stored(dtype))
             model, info = model_class(config).from_pretrained(
                 folder,
                 config=config,
