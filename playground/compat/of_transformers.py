@@ -1,6 +1,8 @@
 """transformers' private and fragile APIs: attention, classes of models, and what is replaced as one is built."""
 
 import contextlib
+import os
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -121,6 +123,53 @@ def falcon_as_linear() -> Iterator[None]:
             yield
         finally:
             library.FalconLinear = own
+
+
+def is_matrix(tensor: Any) -> bool:
+    """Whether a tensor is one that `matrices_as_stored` may leave as it is."""
+    return tensor.ndim > 1 and tensor.is_floating_point()
+
+
+@contextlib.contextmanager
+def matrices_as_stored(dtype: Any) -> Iterator[None]:
+    """Within it, matrices that would be read as `dtype` keep the type of their file, and so stay mapped unread."""
+    from transformers import core_model_loading
+
+    library: Any = core_model_loading
+    with _build_lock:
+        own = library._materialize_copy
+
+        def read(tensor: Any, device: Any = None, wanted: Any = None) -> Any:
+            whole = tensor[...]
+            return own(whole, device, None if is_matrix(whole) and wanted == dtype else wanted)
+
+        library._materialize_copy = read
+        try:
+            yield
+        finally:
+            library._materialize_copy = own
+
+
+@contextlib.contextmanager
+def reading_in_order() -> Iterator[None]:
+    """Within it, transformers reads a tensor when its turn comes, instead of in threads that run ahead."""
+    name = "HF_DEACTIVATE_ASYNC_LOAD"
+    with _build_lock:
+        before = os.environ.get(name)
+        os.environ[name] = "1"
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = before
+
+
+def kept_in_float32(model: Any, dtype: Any) -> set[str]:
+    """Names of parameters that transformers reads as float32 in a model of another type."""
+    keys = [key.replace("*", ".*") for key in model._get_dtype_plan(dtype)]
+    return {name for name, _ in model.named_parameters() if any(re.search(key, name) for key in keys)}
 
 
 @contextlib.contextmanager

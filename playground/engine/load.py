@@ -53,8 +53,10 @@ def ensure_loaded(
     fine_tune: the settings of the fine-tune that it is for, by which "auto" chooses how many layers are streamed.
     Raises PlaygroundError for a model that is predicted not to fit, unless `load.force`, and what load_model raises.
     """
-    if slot.loaded and slot.is_loaded_as(load) and _streams_as_chosen(context, slot, load, fine_tune):
-        return slot.loaded
+    split, kept = context.team.sharded and fine_tune is not None, slot.loaded
+    is_same = kept and not kept.pages and slot.is_loaded_as(load)
+    if kept and is_same and _streams_as_chosen(context, slot, load, fine_tune):
+        return kept
     yield from _free(slot)
     decided = _decided(context, load, fine_tune)
     checked = yield from _check_fit(context, decided)  # before anything large is fetched, if the config is at hand
@@ -66,7 +68,7 @@ def ensure_loaded(
     yield {"kind": "phase", "name": "load"}
     context.peaks.start_phase()
     loaded = yield from run_in_background(
-        lambda on_progress: load_model(folder, decided, on_progress, context.team.load_device), context.stop
+        lambda on_progress: load_model(folder, decided, on_progress, context.team.load_device, split), context.stop
     )
     slot.fill(loaded, load)
     yield {"kind": "loaded", "model": load.model, "bits": load.bits}

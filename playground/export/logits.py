@@ -11,7 +11,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from playground.errors import problem
-from playground.model.load import load_model, loading_progress
+from playground.model.load import load_model
+from playground.model.load_progress import loading_progress
 from playground.settings import Load
 
 PROMPT_TOKENS = 256  # of a prompt, its last ones

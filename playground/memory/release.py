@@ -13,6 +13,7 @@ from playground import compat
 from playground.memory.ledger import tensors_by_part
 
 MIN_FRAGMENTATION = 0.05  # of the reserved memory: below that, defragmenting isn't worth its time
+LARGE_BLOCK = 2**16  # bytes
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt's parameters (malloc.h)
 
 
@@ -27,13 +28,13 @@ def release_memory() -> None:
 
 @contextlib.contextmanager
 def mmap_large_blocks() -> Iterator[None]:
-    """A context in which the C library maps each block above 1 MiB separately and returns it as soon as it is freed.
+    """A context in which the C library maps each block above 64 KiB separately and returns it as soon as it is freed.
 
     Left alone, glibc raises that threshold as large blocks are freed and keeps them, so that a model which is quantized
     tensor by tensor leaves as much again. Afterwards the thresholds are set to the highest that glibc itself would
     choose (mallopt(3)): training is slower without.
     """
-    _call_glibc("mallopt", M_MMAP_THRESHOLD, 2**20)
+    _call_glibc("mallopt", M_MMAP_THRESHOLD, LARGE_BLOCK)
     try:
         yield
     finally:

@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from playground.errors import problem
 from playground.model.language_part import language_part
+from playground.model.mapped_weights import waiting_dtype
 from playground.model.start_values import ADAPTER_NAME, lora_rank_and_alpha, set_start_values
 from playground.settings import Load, Lora, has_own_layers, is_float8
 
@@ -210,7 +211,9 @@ def remove_lora(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
 def _compute_dtype(layer: nn.Module, dtype: torch.dtype) -> torch.dtype:
     """The type that a layer computes in, or `dtype` where it is quantized. Experts have no "weight"."""
     weight = getattr(layer, "weight", next(layer.parameters(), None))
-    return weight.dtype if isinstance(weight, torch.Tensor) and weight.dtype.is_floating_point else dtype
+    if not isinstance(weight, torch.Tensor) or not weight.dtype.is_floating_point:
+        return dtype
+    return waiting_dtype(weight) or weight.dtype
 
 
 def cast_adapters(model: PeftModel, dtype: torch.dtype) -> PeftModel:

@@ -63,7 +63,8 @@ def merge(adapter: Path, base: Path, folder: Path, on_progress: Callable[..., No
     from playground.model.config_file import read_config
     from playground.model.embedding import embedding_rows, resize_embedding, rows_in_adapter
     from playground.model.language_part import model_class
-    from playground.model.load import PLAIN_MODEL, loading_progress
+    from playground.model.load import PLAIN_MODEL
+    from playground.model.load_progress import loading_progress
     from playground.model.merged_weights import merged_model, save_merged
     from playground.model.saved_adapter import UNREADABLE
     from playground.model.weights import check_files

@@ -1,5 +1,6 @@
 """Linear layers whose frozen weight is stored in 8 bits, float8 (e4m3) or integers, with one scale an output row."""
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -7,6 +8,7 @@ from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 from playground.model import float8, int8_fast
+from playground.model.mapped_weights import read
 from playground.settings import Load, is_fast_int8
 
 
@@ -71,16 +73,24 @@ def quantize_linears(
     multiplies: bool,
     kind: type[Float8Linear] = Float8Linear,
     prefix: str = "",
+    on_layer: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Replace the linear layers of a model by those of a class on a device, one by one, except those named in `skip`.
 
-    prefix: with which their names begin.
+    prefix: with which their names begin. on_layer: called with (done, total).
 
     As transformers has it, `skip` names modules whole or by the end of their names, and what is below them.
     """
-    for name, module in list(model.named_modules()):
-        if type(module) in (nn.Linear, Conv1D) and name.startswith(prefix) and not _is_skipped(name, skip):
-            model.set_submodule(name, kind.from_linear(module, device, multiplies))
+    names = [
+        name
+        for name, module in model.named_modules()
+        if type(module) in (nn.Linear, Conv1D) and name.startswith(prefix) and not _is_skipped(name, skip)
+    ]
+    for done, name in enumerate(names, 1):
+        layer = model.get_submodule(name)
+        read(layer)
+        model.set_submodule(name, kind.from_linear(layer, device, multiplies))
+        on_layer(done, len(names))
 
 
 def _is_skipped(name: str, skip: list[str]) -> bool:

@@ -70,7 +70,7 @@ def convert(file: Path, folder: Path, on_progress: Callable[..., None]) -> None:
     from transformers import AutoConfig, AutoTokenizer
 
     from playground.model.language_part import model_class
-    from playground.model.load import loading_progress
+    from playground.model.load_progress import loading_progress
 
     try:
         config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)

@@ -143,9 +143,14 @@ def language_part(model: PreTrainedModel) -> tuple[str, PreTrainedModel]:
     return next(((name, module) for name, module in model.named_modules() if module is decoder), ("", model))
 
 
+def has_text_alone(model: PreTrainedModel) -> bool:
+    """Whether a model's type has nothing but text, so that nothing has to be tried."""
+    return getattr(model, "left_out", None) is None
+
+
 def check_text_alone(model: PreTrainedModel) -> None:
     """Raise PlaygroundError if a multimodal model refuses a text without image or sound."""
-    if getattr(model, "left_out", None) is None:
+    if has_text_alone(model):
         return
     try:
         with torch.no_grad():

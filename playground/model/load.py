@@ -1,7 +1,6 @@
 """Load a model at 32, 16, 8 or 4 bits a weight, in the dtype that suits this hardware."""
 
 import contextlib
-import functools
 import mmap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -23,13 +22,15 @@ from transformers import (
 
 from playground import compat
 from playground.errors import problem
+from playground.memory.file_pages import FilePages
 from playground.memory.ledger import tensors_by_part
 from playground.memory.release import MIN_FRAGMENTATION, defragment, mmap_large_blocks, release_memory
-from playground.model import float8, nf4_fast, weights
+from playground.model import float8, mapped_weights, nf4_fast, weights
 from playground.model.config_file import CONFIG_ERRORS, read_config
 from playground.model.dtype import compute_dtype
 from playground.model.float8_linear import Float8Linear, layer_class, quantize_linears
-from playground.model.language_part import check_text_alone, model_class, without_towers
+from playground.model.language_part import check_text_alone, has_text_alone, model_class, without_towers
+from playground.model.load_progress import loading_progress
 from playground.model.streamed_load import place_streamed
 from playground.model.streaming import StreamedLayers
 from playground.model.tokenizer import load_tokenizer
@@ -50,6 +51,7 @@ class LoadedModel:
     """A model in memory with its tokenizer, the dtype it computes in, and the reason for that dtype.
 
     notes: `note` events on what its files ask for or hold that isn't used. streamed: layers that wait in main memory.
+    pages: of the files that its matrices wait in until they are split over processes (`mapped_weights`), else None.
     """
 
     model: PreTrainedModel
@@ -59,6 +61,7 @@ class LoadedModel:
     reason: str  # key in the words table
     notes: list[dict] = field(default_factory=list)
     streamed: StreamedLayers | None = None
+    pages: FilePages | None = None
 
     @property
     def streamed_count(self) -> int:
@@ -75,12 +78,17 @@ def resolve_device(settings: Load) -> str:
 
 
 def load_model(
-    folder: Path, settings: Load, on_progress: Callable[..., None], initial_device: str | None = None
+    folder: Path,
+    settings: Load,
+    on_progress: Callable[..., None],
+    initial_device: str | None = None,
+    split: bool = False,
 ) -> LoadedModel:
     """Load the model and tokenizer of `folder` at the chosen bit width, frozen and in evaluation mode.
 
     on_progress: called with (done, total, unit) as tensors are read.
     initial_device: where the weights go first, if not to the device that the settings resolve to.
+    split: whether its matrices wait in the files until they are split over processes (`mapped_weights`).
 
     Code that comes with a model is never run: `trust_remote_code` is off, and weights are read as safetensors or with
     torch's tensors-only reader. Raises PlaygroundError if the folder holds no usable language model.
@@ -89,16 +97,20 @@ def load_model(
     device = resolve_device(settings)
     dtype, reason = compute_dtype(settings, device)
     settings = _as_stored(folder, settings)
-    count, streamed = streamed_count(settings), None
-    first = "cpu" if count or has_own_layers(settings) else initial_device or device
-    model, notes = _read_model(folder, settings, dtype, first, on_progress)
-    if count:
-        stored = getattr(model.config, "quantization_config", None)
-        quantization = None if stored else quantization_config(settings, dtype)
-        with quantizable_linear_layers(model.config):
-            streamed = place_streamed(model, settings, quantization, device, on_progress)
-    elif has_own_layers(settings):
-        quantize_to_8_bits(model, settings, device)
+    count = streamed_count(settings)
+    by_layer = count or has_own_layers(settings)
+    first = "cpu" if by_layer else initial_device or device
+    pages = FilePages(folder)
+
+    def progressed(*step: Any) -> None:
+        pages.drop()
+        on_progress(*step)
+
+    with mmap_large_blocks():
+        model, notes = _read_model(folder, settings, dtype, first, progressed, bool(by_layer or split))
+        if split and not has_text_alone(model):
+            mapped_weights.read(model)  # a text is tried below
+        streamed = _place(model, settings, dtype, device, progressed) if by_layer else None
     if settings.bits == 4 and device == "cpu":
         compat.disable_cpu_repacking(model.modules())
     if not count and is_fast_nf4(settings) and float8.has_products(device):
@@ -109,10 +121,12 @@ def load_model(
     model.eval()
     check_text_alone(model)
     tokenizer = load_tokenizer(folder, model)
+    pages.drop(0)
     if device == "cpu":
         release_memory()  # reading a tokenizer leaves four times what it keeps
-        page_in_weights(model)
-    return LoadedModel(model, tokenizer, device, dtype, reason, notes, streamed)
+        if not split:
+            page_in_weights(model)
+    return LoadedModel(model, tokenizer, device, dtype, reason, notes, streamed, pages if split else None)
 
 
 def _as_stored(folder: Path, settings: Load) -> Load:
@@ -125,11 +139,11 @@ def _as_stored(folder: Path, settings: Load) -> Load:
 
 
 def _read_model(
-    folder: Path, settings: Load, dtype: torch.dtype, device: str, on_progress: Callable[..., None]
+    folder: Path, settings: Load, dtype: torch.dtype, device: str, on_progress: Callable[..., None], waits: bool
 ) -> tuple[PreTrainedModel, list[dict]]:
     """Check the folder's files and read them with transformers, whose errors become PlaygroundErrors.
 
-    Returns `note` events too.
+    waits: whether matrices wait in the files. Returns `note` events too.
     """
     try:
         config = read_config(folder / "config.json", folder.name)
@@ -140,7 +154,11 @@ def _read_model(
         stored = getattr(config, "quantization_config", None)
         bits_and_bytes = None if streamed_count(settings) else quantization_config(settings, dtype)
         quantization = {} if stored else {"quantization_config": bits_and_bytes}
-        with loading_progress(on_progress), mmap_large_blocks(), quantizable_linear_layers(config):
+        with loading_progress(on_progress), quantizable_linear_layers(config), contextlib.ExitStack() as reading:
+            if device == "cpu":
+                reading.enter_context(compat.reading_in_order())  # threads would be ahead by any number of tensors
+            if waits:
+                reading.enter_context(compat.matrices_as_stored(dtype))
             model, info = model_class(config).from_pretrained(
                 folder,
                 config=config,
@@ -158,8 +176,23 @@ def _read_model(
     weights.check_fit(folder, info["missing_keys"], info["mismatched_keys"])
     if stored:
         set_compute_dtype(model, dtype)
+    if waits:
+        mapped_weights.mark_waiting(model, dtype)
     towers, unused = without_towers(config, model, sorted(info["unexpected_keys"]))
     return model, _file_notes(folder, attention, towers, unused)
+
+
+def _place(
+    model: PreTrainedModel, settings: Load, dtype: torch.dtype, device: str, on_progress: Callable[..., None]
+) -> StreamedLayers | None:
+    """Quantize and place a model whose matrices wait in its files, layer by layer; return its streamed layers."""
+    if not streamed_count(settings):
+        quantize_to_8_bits(model, settings, device, on_progress)
+        return None
+    stored = getattr(model.config, "quantization_config", None)
+    quantization = None if stored else quantization_config(settings, dtype)
+    with quantizable_linear_layers(model.config):
+        return place_streamed(model, settings, quantization, device, on_progress)
 
 
 def _file_notes(folder: Path, attention: str, towers: list[str], unused: list[str]) -> list[dict]:
@@ -188,14 +221,20 @@ def quantization_config(settings: Load, dtype: torch.dtype) -> BitsAndBytesConfi
     return None
 
 
-def quantize_to_8_bits(model: PreTrainedModel, settings: Load, device: str) -> None:
+def quantize_to_8_bits(
+    model: PreTrainedModel, settings: Load, device: str, on_progress: Callable[..., None] = lambda *step: None
+) -> None:
     """Quantize a model in main memory, layer by layer, as each arrives on the device; the rest follows it.
 
-    The layers are those that bitsandbytes would quantize.
+    The layers are those that bitsandbytes would quantize. on_progress: called with (done, total, "tensors").
     """
     with quantizable_linear_layers(model.config):
         kind = layer_class(settings)
-        quantize_linears(model, compat.modules_not_to_quantize(model), device, kind.products.has_products(device), kind)
+        skip, multiplies = compat.modules_not_to_quantize(model), kind.products.has_products(device)
+        quantize_linears(
+            model, skip, device, multiplies, kind, on_layer=lambda done, total: on_progress(done, total, "tensors")
+        )
+    mapped_weights.read(model)
     model.to(device)  # type: ignore[arg-type]  # transformers' wrapper hides the signature
 
 
@@ -250,39 +289,3 @@ def defragment_after_load(model: PreTrainedModel) -> None:
     allocated, reserved = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
     if reserved - allocated > MIN_FRAGMENTATION * reserved and psutil.virtual_memory().available > 1.2 * allocated:
         defragment(model)
-
-
-@contextlib.contextmanager
-def loading_progress(on_progress: Callable[..., None]) -> Iterator[None]:
-    """Report transformers' own progress bars to `on_progress` instead of drawing them."""
-    with compat.progress_bars(functools.partial(_ProgressBar, on_progress)):
-        yield
-
-
-class _ProgressBar:
-    """A stand-in for a tqdm bar: calls `on_progress(done, total, "tensors")` and draws nothing."""
-
-    def __init__(
-        self, on_progress: Callable[..., None], iterable: Any = (), total: float | None = None, **options: Any
-    ) -> None:
-        self._on_progress = on_progress
-        self.iterable, self.n = iterable, 0
-        self.total = total if total is not None else len(iterable) if hasattr(iterable, "__len__") else 0
-
-    def __iter__(self) -> Iterator[Any]:
-        for item in self.iterable:
-            yield item
-            self.update()
-
-    def update(self, n: int = 1) -> None:
-        self.n += n
-        self._on_progress(self.n, max(self.total, self.n), "tensors")
-
-    def __getattr__(self, name: str) -> Callable[..., None]:  # set_description, close, ...
-        return lambda *args, **kwargs: None
-
-    def __enter__(self) -> "_ProgressBar":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        return None

@@ -1,4 +1,4 @@
-"""Load a model with streamed layers: read into main memory, then placed layer by layer.
+"""Load a model with streamed layers: mapped into main memory, then read and placed layer by layer.
 
 Each layer goes to the device, where its linear layers are quantized, and is either kept there or moved back to page-
 locked main memory. So the device never holds more of the streamed layers than one, unquantized, and the buffers.
@@ -17,6 +17,7 @@ from playground import compat
 from playground.errors import PlaygroundError, problem
 from playground.model import float8, nf4_fast
 from playground.model.float8_linear import layer_class, quantize_linears
+from playground.model.mapped_weights import read
 from playground.model.streaming import BUFFERS, StreamedLayers, shared_parameters, streamed_numbers
 from playground.settings import Load, has_own_layers, is_fast_nf4
 
@@ -55,7 +56,7 @@ def place_streamed(
     device: str,
     on_progress: Progress = lambda *step: None,
 ) -> StreamedLayers:
-    """Quantize an unquantized model in main memory layer by layer, and place it; `load.streamed_layers` are streamed.
+    """Read and quantize an unquantized model layer by layer, and place it; `load.streamed_layers` are streamed.
 
     quantization: how bitsandbytes quantizes; None: it doesn't, or the weights are quantized already. on_progress:
     called with (done, total, "layers"). Raises PlaygroundError for a model that can't be streamed.
@@ -68,12 +69,14 @@ def place_streamed(
     streamed = StreamedLayers(list(layers.values()), streamed_numbers(count, len(layers)), device)
     quantize = _quantizer(model, load, quantization, device)
     for number, (name, layer) in enumerate(layers.items()):
+        read(layer)
         quantize(f"{name}.")
         layer.requires_grad_(False)
         _move(layer, device)
         if number in streamed.numbers:
             streamed.add(layer, shared)
         on_progress(number + 1, len(layers), "layers")
+    read(model)
     quantize("")
     inside = {id(module) for layer in layers.values() for module in layer.modules()}
     for module in model.modules():

@@ -34,7 +34,7 @@ def predict_load(config: PreTrainedConfig, settings: Settings, target: Target) -
     """Predict the memory of loading.
 
     `parts` are what stays, and as `buffers` what the peak needs beyond that. On a CPU also "after": resident bytes once
-    the model is loaded, without the pages of its file where they are released.
+    the model is loaded.
     """
     load, traced = settings.load, trace_load(config, settings, target)
     prediction = _prediction_from_trace(traced, target, "load", load)
@@ -46,7 +46,7 @@ def predict_load(config: PreTrainedConfig, settings: Settings, target: Target) -
         parts["runtime"] = prediction["parts"]["runtime"]
     prediction["parts"] = parts
     if "rss" in prediction:
-        prediction["after"] = loaded + memory_outside_tensors(traced, target, "loaded", load.bits)
+        prediction["after"] = loaded + memory_outside_tensors(traced, target, "loaded")
     return prediction
 
 
@@ -112,7 +112,7 @@ def _prediction_from_trace(traced: TracedModel, target: Target, phase: str, load
     if waiting:
         streamed = {"main_memory": waiting + constants.PROGRAM_RSS, "streamed_layers": streamed_count(load)}
     if target.device == "cpu":
-        rss = allocated + waiting + memory_outside_tensors(traced, target, phase, load.bits)
+        rss = allocated + waiting + memory_outside_tensors(traced, target, phase)
         return {"parts": parts, "allocated": allocated, "rss": rss, "need": rss} | streamed
     reserved = simulate_reserved(events)
     device_used = reserved + constants.cuda_runtime_bytes(phase, load)

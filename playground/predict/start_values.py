@@ -18,7 +18,7 @@ from playground.settings import Lora
 NUMBER = 4  # bytes, float32
 BLOCK = 64  # columns that LAPACK works on at once: numbers for each row and column of the matrix
 LASTING = ("weights", "quant_constants", "adapters")  # parts that are there before training
-FILE_NUMBER = 2  # bytes; a file of 16 bits a weight is assumed, as in cpu_memory.py
+FILE_NUMBER = 2  # bytes; a file of 16 bits a weight is assumed
 
 
 def start_value_bytes(loaded: LoadedModel, settings: Lora) -> int:

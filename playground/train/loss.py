@@ -87,23 +87,31 @@ class Loss(nn.Module):
     `chunked` says which. It is exact where logits are the plain frozen head over the decoder's output, which is tried
     once on a few tokens against the model's own logits rather than believed from a list of names. Of a model with an
     encoder, the loss starts from the head's input, for T5's first version scales it on the way there. A module, so that
-    what shards a model (FSDP) sees one forward pass with everything in it.
+    what shards a model (FSDP) sees one forward pass with everything in it. tries: false leaves that to `try_chunking`.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, tries: bool = True):
         super().__init__()
         causal: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
         self.model = model
         self.causal = (causal,)  # in tuples, so that nothing is registered twice as a submodule
         self._encoder = causal.config.is_encoder_decoder
         self._parts = (getattr(causal, causal.base_model_prefix, None), causal.get_output_embeddings())
-        self.chunked = self._chunking_is_exact(causal)
+        self.tried = self.chunked = False
+        if tries:
+            self.try_chunking()
 
-    def forward(self, batch: Batch, return_hidden: bool = False, per_token: bool = False) -> Tensor:
-        """The loss, a number.
+    def try_chunking(self) -> None:
+        """Find out whether the loss can be chunked. Of a model that is split, all processes have to."""
+        self.chunked, self.tried = bool(self(None)), True
+
+    def forward(self, batch: Batch | None, return_hidden: bool = False, per_token: bool = False) -> Tensor:
+        """The loss, a number; without a batch, whether chunks give the same as all logits.
 
         return_hidden: the decoder's hidden states (rows, tokens, width) instead; per_token: each labelled token's loss.
         """
+        if batch is None:
+            return torch.tensor(self._chunking_is_exact(self.causal[0]))
         if return_hidden:
             return self._hidden_states(batch.inputs)
         if self.chunked:

@@ -18,6 +18,7 @@ from torch import Tensor, distributed
 
 from playground.data.batch import shares_of
 from playground.errors import Problem
+from playground.memory.file_pages import FilePages
 from playground.settings import Settings, raise_all
 from playground.train.loss import Loss
 
@@ -124,12 +125,15 @@ class Team:
             return self.accelerator.local_main_process_first()
         return contextlib.nullcontext()
 
-    def shard_weights(self, loss_module: Loss) -> Loss:
-        """Under FSDP2, split the model's frozen weights over the processes, in place; otherwise do nothing."""
+    def shard_weights(self, loss_module: Loss, pages: FilePages | None = None) -> Loss:
+        """Under FSDP2, split the model's frozen weights over the processes, in place; otherwise do nothing.
+
+        pages: of the files that matrices wait in, if they do.
+        """
         if self.sharded:
             from playground.train.sharding import shard_frozen_weights
 
-            shard_frozen_weights(loss_module, self._device, self.size, _env_flag("FSDP_OFFLOAD_PARAMS"))
+            shard_frozen_weights(loss_module, self._device, self.size, _env_flag("FSDP_OFFLOAD_PARAMS"), pages)
         return loss_module
 
     def leave(self) -> None:

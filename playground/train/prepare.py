@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from playground.data.batch import Example
-from playground.model import adapt, saved_adapter
+from playground.model import adapt, mapped_weights, saved_adapter
 from playground.model.load import LoadedModel
 from playground.model.streamed_load import check_modules_to_save
 from playground.settings import Settings
@@ -63,6 +63,8 @@ def make_trainable(
         loaded.model.requires_grad_(True)
         return
     lora, seed = settings.lora, settings.train.seed
+    if lora.modules_to_save or lora.init != "default":  # modules are copied, or weights decomposed
+        mapped_weights.read(loaded.model)
     if loaded.streamed:
         check_modules_to_save(loaded.streamed, lora.modules_to_save)
     model: Any = (
@@ -90,7 +92,7 @@ def build_trainer(
     `prepare_trainer`.
     """
     train = settings.train
-    loss_module = team.shard_weights(Loss(loaded.model))
+    loss_module = team.shard_weights(Loss(loaded.model, not team.sharded), loaded.pages)
     pad = loaded.tokenizer.pad_token_id or 0
     batcher = Batcher(loss_module, [*examples, *held_out], pad, team.device, batching)
     optimizer = Optimizer(

@@ -224,6 +224,39 @@ def test_progress_bars_of_a_load_are_made_by_the_given_factory(toy):
     assert made, changed("transformers", "logging.set_tqdm_hook")
 
 
+def test_matrices_keep_their_files_type_and_vectors_do_not(toy):
+    from transformers import AutoModelForCausalLM
+
+    with compat.matrices_as_stored(torch.bfloat16):
+        model = AutoModelForCausalLM.from_pretrained(toy(), dtype=torch.bfloat16)
+    dtypes = {p.dtype for p in model.parameters() if p.ndim > 1}, {p.dtype for p in model.parameters() if p.ndim == 1}
+    assert dtypes == ({torch.float32}, {torch.bfloat16}), changed("transformers", "_materialize_copy")
+    model = AutoModelForCausalLM.from_pretrained(toy(), dtype=torch.bfloat16)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+
+
+def test_parameters_kept_in_float32_are_named():
+    model = toys.make_model("t5")
+    kept = compat.kept_in_float32(model, torch.float16)
+    assert kept and all(".wo." in name for name in kept), changed("transformers", "_get_dtype_plan")
+    assert not compat.kept_in_float32(model, torch.float32)
+
+
+def test_tensors_are_read_in_order_only_within_the_context(toy, monkeypatch):
+    from transformers import AutoModelForCausalLM, core_model_loading
+
+    pools = []
+    own = core_model_loading.ThreadPoolExecutor
+    monkeypatch.setattr(
+        core_model_loading, "ThreadPoolExecutor", lambda **options: pools.append(options) or own(**options)
+    )
+    with compat.reading_in_order():
+        AutoModelForCausalLM.from_pretrained(toy())
+    assert not pools, changed("transformers", "HF_DEACTIVATE_ASYNC_LOAD")
+    AutoModelForCausalLM.from_pretrained(toy())
+    assert pools, changed("transformers", "ThreadPoolExecutor")
+
+
 def test_a_tokenizer_works_without_its_python_vocabulary(toy):
     from transformers import AutoTokenizer
 

@@ -1,0 +1,283 @@
+"""Peak of main memory while a model is loaded, against the bytes of the loaded model: each width, file and way.
+
+    python tests/bench/loading.py --save tests/bench/results/loading.json
+
+Models have random weights: a Llama of 206 million parameters in 64 layers, whose largest weight is 0.5 % of them, as
+in a model of 7 billion. Each arm is a process by itself, which loads a toy first, so that libraries and kernels are
+there; what it holds then is the base. The peak is the kernel's own mark of the highest resident size (VmHWM), which is
+reset before the load, less the base: anonymous memory and mapped files. How they share it, a parent reads every
+millisecond from /proc/<pid>/status; smaps_rollup counted blocks twice that were mapped meanwhile. Several processes
+are started as `accelerate launch` does and measured until the weights are split; what counts is the sum of their peaks,
+shared pages twice. Subtracted is what a network of as many layers takes that has next to no weights: Python's objects,
+17 MB in this one at 4 bits, whatever its width. Linux alone.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve()
+PROJECT = HERE.parents[2]
+sys.path[:0] = [str(PROJECT), str(HERE.parents[1])]
+
+SHAPE = {"hidden_size": 512, "intermediate_size": 1408, "num_key_value_heads": 4, "initializer_range": 0.02}
+LAYERS = 64
+WIDTHS = ("32", "16", "8", "4")
+PERIOD = 0.001  # seconds between two readings
+FORMATS = {  # dtype, bytes of the largest shard, suffix
+    "float32": ("float32", "100GB", "safetensors"),
+    "bfloat16": ("bfloat16", "100GB", "safetensors"),
+    "bfloat16, shards": ("bfloat16", "100MB", "safetensors"),
+    "bfloat16, .bin": ("bfloat16", "100GB", "bin"),
+}
+KINDS: dict[str, dict[str, Any]] = {
+    "32": {"bits": 32},
+    "16": {"bits": 16, "dtype": "bfloat16"},
+    "8": {"bits": 8, "dtype": "bfloat16"},
+    "4": {"bits": 4, "dtype": "bfloat16"},
+    "fp8": {"bits": 8, "dtype": "bfloat16", "quant_type_8bit": "fp8"},
+    "16 streamed": {"bits": 16, "dtype": "bfloat16", "streamed_layers": "3"},
+    "4 streamed": {"bits": 4, "dtype": "bfloat16", "streamed_layers": "3"},
+}
+SPLIT = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+
+
+def save_model(folder: Path, form: str, family: str = "llama", **shape: Any) -> Path:
+    """Save a model with random weights in one of FORMATS, with a tokenizer; return its folder."""
+    import torch
+    import toys
+
+    dtype, shard, suffix = FORMATS[form]
+    model = toys.make_model(family, **(SHAPE | {"num_hidden_layers": LAYERS} | shape)).to(getattr(torch, dtype))
+    model.save_pretrained(folder, max_shard_size=shard)
+    if suffix == "bin":
+        torch.save(dict(model.state_dict()), folder / "pytorch_model.bin")
+        (folder / "model.safetensors").unlink()
+    toys.make_tokenizer(False).save_pretrained(folder)
+    return folder
+
+
+def save_toy(folder: Path) -> Path:
+    """Save a model of as many layers with next to no weights."""
+    return save_model(folder, "bfloat16", hidden_size=64, intermediate_size=64, vocab_size=336)
+
+
+def resident(pid: int) -> dict[str, int]:
+    """Resident bytes of a process: now, anonymous, of files, and `mark`, the highest since the mark was reset."""
+    kinds = {"VmRSS:": "rss", "RssAnon:": "anonymous", "RssFile:": "file", "VmHWM:": "mark"}
+    lines = [line.split() for line in Path(f"/proc/{pid}/status").read_text().splitlines()]
+    return {kinds[words[0]]: int(words[1]) * 1024 for words in lines if words and words[0] in kinds}
+
+
+class Loader:
+    """A process that loads a model when it is told to, and says how many bytes that has; see `child`."""
+
+    def __init__(self, folder: Path, toy: Path, load: dict, environment: dict[str, str]):
+        self._process = subprocess.Popen(
+            [sys.executable, str(HERE), "--child", str(folder), str(toy), json.dumps(load)],
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PLAYGROUND_CALIBRATE": "0"} | environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.pid = self._process.pid
+
+    def answer(self) -> Any:
+        """The next line that it writes."""
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        assert line, "the process has ended"
+        return json.loads(line)
+
+    def go(self) -> None:
+        """Let it continue."""
+        assert self._process.stdin
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+
+    def end(self) -> None:
+        """Wait for its end, once all may go on."""
+        assert self._process.wait(60) == 0
+
+
+def measure(folder: Path, toy: Path, load: dict, processes: int = 1, objects: int = 0) -> dict[str, Any]:
+    """Load a model in some processes: bytes of it, and of their memory over their bases, at the peak and after it.
+
+    objects: bytes of the peak of a toy with as many layers; share: of the peak without them in the model's bytes.
+    """
+    ports = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "ACCELERATE_MIXED_PRECISION": "no"}
+    sizes = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+    environments = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
+    common = ports | sizes | SPLIT if processes > 1 else {}
+    loaders = [Loader(folder, toy, load, common | own if common else {}) for own in environments]
+    for loader in loaders:
+        loader.answer()
+    base = [resident(loader.pid) for loader in loaders]
+    for loader in loaders:
+        Path(f"/proc/{loader.pid}/clear_refs").write_text("5")
+        loader.go()
+    began = time.perf_counter()
+    peak: dict[str, int] = {}
+    for sums in _readings(loaders):
+        over = {kind: sums[kind] - sum(b[kind] for b in base) for kind in sums}
+        peak |= {f"highest {kind}": max(size, peak.get(f"highest {kind}", 0)) for kind, size in over.items()}
+    seconds = time.perf_counter() - began
+    stored = [loader.answer() for loader in loaders]
+    counted = sum(resident(loader.pid)["mark"] for loader in loaders) - sum(b["rss"] for b in base)
+    for loader in loaders:
+        loader.go()
+    for loader in loaders:
+        loader.end()
+    after = {f"after {kind}": size for kind, size in over.items()}
+    share = (counted - objects) / sum(stored)
+    result = {"stored": sum(stored), "peak": counted, "objects": objects, "share": share, "seconds": seconds}
+    return result | peak | after
+
+
+def _readings(loaders: Sequence[Loader]) -> Iterator[dict[str, int]]:
+    """The sum of the processes' memory, again and again until all have loaded; each then has a line to read."""
+    import select
+
+    while True:
+        waiting = [loader._process.stdout for loader in loaders]
+        ready, _, _ = select.select(waiting, [], [], 0)
+        done = len(ready) == len(loaders)
+        all_of_them = [resident(loader.pid) for loader in loaders]
+        yield {kind: sum(one[kind] for one in all_of_them) for kind in all_of_them[0]}
+        if done:
+            return
+        time.sleep(PERIOD)
+
+
+def child(folder: Path, toy: Path, load: dict) -> None:
+    """Load a toy, say so and wait; load the model, say how many bytes it has in this process, and wait."""
+    from playground.memory.release import release_memory
+    from playground.train.parallel import Team
+
+    team = Team("cpu")
+    _load(team, toy, load)
+    release_memory()
+    _say(True)
+    kept = _load(team, folder, load)
+    _say(kept[1])
+    team.leave()
+
+
+def _load(team: Any, folder: Path, load: dict) -> tuple[Any, int]:
+    """The loaded model, split if this process is one of several, and the bytes of its tensors here."""
+    from playground.model.load import load_model
+    from playground.settings import Load
+    from playground.train.loss import Loss
+
+    loaded = load_model(
+        folder, Load(model=str(folder), device="cpu", **load), lambda *step: None, team.load_device, team.sharded
+    )
+    if team.sharded:
+        loss = Loss(loaded.model, tries=False)
+        loss.tried = True  # a forward pass isn't part of loading
+        team.shard_weights(loss, loaded.pages)
+    return loaded, _stored(loaded)
+
+
+def _stored(loaded: Any) -> int:
+    """Bytes of the tensors of a loaded model that are in this process."""
+    from playground.memory.ledger import bytes_by_part
+
+    if loaded.streamed:  # what waits in main memory, the buffers that it is copied to, and the rest
+        held = sum(block.numel() for block in loaded.streamed._blocks)
+        return held + sum(p.nbytes for p in _outside(loaded))
+    parts = [getattr(p, "_local_tensor", p).nbytes for p in loaded.model.parameters()]
+    return (
+        sum(parts)
+        if any(hasattr(p, "_local_tensor") for p in loaded.model.parameters())
+        else sum(bytes_by_part(loaded.model).values())
+    )
+
+
+def _outside(loaded: Any) -> list[Any]:
+    inside = {id(p) for number in loaded.streamed.numbers for p in loaded.streamed.layers[number].parameters()}
+    return [p for p in loaded.model.parameters() if id(p) not in inside] + loaded.streamed._buffers
+
+
+def _say(answer: Any) -> None:
+    print(json.dumps(answer), flush=True)
+    sys.stdin.readline()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--save", type=Path)
+    parser.add_argument("--only", default="", help="arms whose names match this regular expression")
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.child:
+        child(Path(given.child[0]), Path(given.child[1]), json.loads(given.child[2]))
+        return
+    arms = [(form, kind, 1) for form in FORMATS for kind in KINDS if form in ("float32", "bfloat16") or kind in WIDTHS]
+    arms += [(form, kind, 2) for form in ("float32", "bfloat16") for kind in ("32", "16")]
+    home = Path(tempfile.mkdtemp())
+    try:
+        _measure_all([arm for arm in arms if re.search(given.only, _name(*arm))], home, given.save)
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def _name(form: str, kind: str, processes: int) -> str:
+    return f"{form} -> {kind}{f', {processes} processes' if processes > 1 else ''}"
+
+
+def _measure_all(arms: Sequence[tuple[str, str, int]], home: Path, save: Path | None) -> None:
+    """Measure arms one after another, print them, and save what was measured so far after each."""
+    toy, results, objects = save_toy(home / "toy"), {}, {}
+    for form, kind, processes in arms:
+        key, folder, load = (kind, processes), home / form.replace(" ", ""), KINDS[kind]
+        if not folder.is_dir():
+            save_model(folder, form)
+        if key not in objects:
+            objects[key] = measure(toy, toy, load, processes)["peak"]
+        name = _name(form, kind, processes)
+        results[name] = measure(folder, toy, load, processes, objects[key])
+        print(_line(name, results[name]), flush=True)
+        if save:
+            save.write_text(json.dumps(_facts() | {"arms": results}, indent=1) + "\n")
+
+
+def _line(name: str, result: dict) -> str:
+    shown = ("stored", "peak", "objects", "highest anonymous", "highest file", "after rss")
+    return f"{name:45} {result['share']:.3f} {result['seconds']:5.1f} s " + " ".join(
+        f"{kind} {result[kind] / 2**20:.0f}" for kind in shown
+    )
+
+
+def _facts() -> dict:
+    from playground.memory.meter import hardware
+
+    libraries = ("torch", "transformers", "safetensors", "bitsandbytes", "accelerate")
+    return {
+        "hardware": hardware("cpu")["name"],
+        "cores": os.cpu_count(),
+        "kernel": platform.release(),
+        "versions": {name: version(name) for name in libraries},
+    }
+
+
+if __name__ == "__main__":
+    main()
