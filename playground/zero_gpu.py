@@ -84,7 +84,8 @@ class GpuCalls:
         self._ended = threading.Condition()
         self._last_id = 0
         self._folder = tempfile.TemporaryDirectory(prefix="zero-gpu-")
-        threading.Thread(target=self._import_libraries, daemon=True).start()
+        self._importing = threading.Thread(target=self._import_libraries, daemon=True)
+        self._importing.start()
 
     @property
     def alive(self) -> bool:
@@ -130,6 +131,7 @@ class GpuCalls:
 
     def _run(self, number: int, given: tuple, on_message: OnMessage) -> None:
         last: Message = {"exit": "no answer"}
+        self._importing.join()  # a process that is forked meanwhile would have half of the libraries
         try:
             for message in self._call(*given, asked_seconds(*given[:3])):
                 if "event" in message:

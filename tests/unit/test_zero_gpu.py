@@ -4,6 +4,7 @@
 """
 
 import sys
+import threading
 import types
 
 import pytest
@@ -63,6 +64,16 @@ def test_after_a_call_nothing_is_loaded(engine, lent):
     assert job.wait(10) and job.error is None and seen == ["m"]
     assert engine.loaded is None and engine.memory["rss"] and engine.state == "ready"
     assert engine.unload() and lent["seconds"] == zero_gpu.SHORT_SECONDS
+
+
+def test_a_job_waits_until_the_libraries_are_there(lent, tmp_path, monkeypatch):
+    there, seen = threading.Event(), []
+    monkeypatch.setattr(zero_gpu.GpuCalls, "_import_libraries", lambda calls: there.wait(10))
+    lent["call"] = lambda *arguments: iter([seen.append(there.is_set()) or {"result": {}}])
+    job = ZeroGpuEngine(tmp_path).load(Settings())
+    assert not job.wait(0.2) and seen == []
+    there.set()
+    assert job.wait(10) and seen == [True]
 
 
 def test_an_error_of_the_job_keeps_its_sentences(engine, lent):
