@@ -132,6 +132,7 @@ def _quantizer(
 
 def _quantize(layer: Any, unquantized: Any, device: str) -> None:
     """Give bitsandbytes' layer the weight of the one that it replaces, quantized on the device, and its bias."""
+    read(unquantized)
     weight = unquantized.weight.data.T if isinstance(unquantized, Conv1D) else unquantized.weight.data
     options = {name: value for name, value in layer.weight.__dict__.items() if name != "SCB"}
     kind: Any = Params4bit if isinstance(layer.weight, Params4bit) else Int8Params

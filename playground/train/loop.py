@@ -110,7 +110,7 @@ class _Progress:
             raise problem("error.diverged", step=self.trainer.step, lr=self.base_lr)
         seconds = self.seconds
         streamed = self.trainer.streamed
-        stall = {"stall_s": round(streamed.take_stall(), 4)} if streamed else {}
+        stall = {"stall_s": round(streamed.take_stall(), 6)} if streamed else {}
         return stall | {
             "kind": "step",
             "step": self.trainer.step,

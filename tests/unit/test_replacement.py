@@ -65,3 +65,17 @@ def test_two_processes_write_the_same_folder_apart(tmp_path):
     with new_folder(tmp_path / "model") as partial:
         (partial / "new").touch()
     assert (tmp_path / "model" / "new").is_file() and other.is_dir() and not partial.exists()
+
+
+def test_what_a_killed_process_left_goes_with_the_next_attempt_and_a_live_ones_stays(tmp_path):
+    dead, fresh, own, live = (tmp_path / f"model.{number}.partial" for number in (2**22 + 1, 2**22 + 2, os.getpid(), 1))
+    for folder in (dead, fresh, own, live):
+        folder.mkdir()
+        (folder / "half").write_text("x")
+    for folder in (dead, live):
+        for path in (folder / "half", folder):
+            os.utime(path, (1, 1))
+    with new_folder(tmp_path / "model") as partial:
+        (partial / "whole").write_text("x")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", live.name, fresh.name]
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["whole"]

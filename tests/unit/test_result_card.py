@@ -207,7 +207,7 @@ def test_wide_characters_take_a_whole_em_and_a_cut_line_has_room_for_its_ellipsi
         assert text_width(lines[0]) > width - 6.5  # the line is filled: wide characters break anywhere
 
 
-@pytest.mark.parametrize("name", [EMOJI * 30, "長い名前" * 40, "long name " * 40, "x" * 300, "\u202eabc", "a\x0bb"])
+@pytest.mark.parametrize("name", [EMOJI * 8, "長い名前" * 20, "long name " * 25, "x" * 250, "\u202eabc", "a\x0bb"])
 def test_a_long_name_is_cut_at_the_cards_edge_and_the_command_is_the_runs(tmp_path, name):
     settings = Settings().with_values(
         {"load": {"model": f"/m/{name}", "bits": 4}, "data": {"source": f"/d/{name}.csv"}}
