@@ -232,7 +232,7 @@ def test_a_label_is_refused_for_an_unknown_run_or_a_text_too_long(tmp_path):
 
 
 def test_runs_are_found_by_text_and_state_and_sorted_with_unknown_values_last(tmp_path):
-    good = a_run(tmp_path, load={"model": "toy", "bits": 4}, lora={"r": 64})
+    good = a_run(tmp_path, load={"model": "toy", "bits": 4}, lora={"r": 64, "dropout": 0.125})
     bad = a_run(tmp_path, ending="error", train={"lr": 0.5})
     load = a_run(tmp_path, "load", ending="")
     runs.write_label(tmp_path, bad.id, "Ｆｉｒｓｔ Ｔｒｙ", "forgot the warmup")
@@ -241,7 +241,7 @@ def test_runs_are_found_by_text_and_state_and_sorted_with_unknown_values_last(tm
     def found(**fields):
         return [run.id for run in find_runs(listed, Query(**fields), lambda run: "shown " + run.job)]
 
-    assert found(text="r 64") == [good.id] and found(text="first WARMUP") == [bad.id] and found(text="nowhere") == []
+    assert found(text="dropout 0.125") == [good.id] and found(text="first WARMUP") == [bad.id] and found(text="nowhere") == []
     assert found(text="shown load") == [load.id] and found(state="failed") == [bad.id]
     assert found(sort="loss")[0] == good.id and found(sort="loss", reverse=True)[0] == good.id
     assert found() == [load.id, bad.id, good.id] and found(reverse=True) == [good.id, bad.id, load.id]
