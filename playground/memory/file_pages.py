@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 LEAST = 2 * 2**20  # bytes of files that have come into memory: with fewer, looking for them isn't worth its time
+LEAST_SHARE = 100  # and of the files, where a hundredth is more
 MADV_DONTNEED = 4  # madvise(2)
 
 
@@ -23,16 +24,18 @@ class FilePages:
     """
 
     def __init__(self, folder: Path):
-        self._files = {os.path.realpath(file) for file in folder.iterdir() if file.suffix in (".safetensors", ".bin")}
+        files = [file for file in folder.iterdir() if file.suffix in (".safetensors", ".bin") and file.is_file()]
+        self._files = {os.path.realpath(file) for file in files}
+        self._least = max(LEAST, sum(file.stat().st_size for file in files) // LEAST_SHARE)
         self._earlier = {start for start, _ in self._mappings()}
         self._resident = _resident_file_bytes()
 
-    def drop(self, least: int = LEAST) -> None:
+    def drop(self, least: int | None = None) -> None:
         """Give back what is resident, if files in memory have grown by `least` bytes since the last time.
 
-        Nothing may have been written into these mappings.
+        By default that is a hundredth of the files. Nothing may have been written into these mappings.
         """
-        if _resident_file_bytes() - self._resident < least:
+        if _resident_file_bytes() - self._resident < (self._least if least is None else least):
             return
         for start, size in self._mappings():
             if start not in self._earlier:

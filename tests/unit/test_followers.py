@@ -1,6 +1,7 @@
 """Many followers of one run: the file is read once for all of them, and the more they are the less often each asks."""
 
 from playground import runs
+from playground.runs import shared_reader
 from playground.runs.shared_reader import BLOCKS, MAX_RUNS, SharedReader
 from playground.runs.store import Run
 from playground.settings import Settings
@@ -41,6 +42,21 @@ def test_each_change_is_read_once_for_all_followers(tmp_path, monkeypatch):
     assert [reader.since(run, cursors[1], ROOM)[0] for _ in cursors] == [[] for _ in cursors]  # nothing is new
     assert len(reads) == 10
     assert all(steps == list(range(9 if follower % 3 == 0 else 10)) for follower, steps in enumerate(seen))
+
+
+def test_the_beginning_is_read_once_for_all_who_come_new(tmp_path, monkeypatch):
+    run, reader = runs.create(tmp_path, "tune", Settings()), SharedReader(lambda events: events)
+    reads, steps = _counted_reads(monkeypatch), 0
+    for _ in range(3):
+        for _ in range(BLOCKS // 2):
+            run.append("step", step=steps)
+            steps += 1
+            for _ in range(3):
+                events = reader.since(run, 0, ROOM)[0]
+                assert _steps(events) == list(range(steps))
+    assert reads.count(0) < 6 and len(reads) <= steps + 6  # again only after the blocks between have left memory
+    monkeypatch.setattr(shared_reader, "MAX_BEGINNING", 10)  # of a long run it isn't kept
+    assert [_steps(SharedReader(list).since(run, 0, ROOM)[0]) for _ in range(2)] == [list(range(steps))] * 2
 
 
 def test_every_follower_sees_every_event_once_however_late(tmp_path):

@@ -241,7 +241,11 @@ def test_runs_are_found_by_text_and_state_and_sorted_with_unknown_values_last(tm
     def found(**fields):
         return [run.id for run in find_runs(listed, Query(**fields), lambda run: "shown " + run.job)]
 
-    assert found(text="dropout 0.125") == [good.id] and found(text="first WARMUP") == [bad.id] and found(text="nowhere") == []
+    assert (
+        found(text="dropout 0.125") == [good.id]
+        and found(text="first WARMUP") == [bad.id]
+        and found(text="nowhere") == []
+    )
     assert found(text="shown load") == [load.id] and found(state="failed") == [bad.id]
     assert found(sort="loss")[0] == good.id and found(sort="loss", reverse=True)[0] == good.id
     assert found() == [load.id, bad.id, good.id] and found(reverse=True) == [good.id, bad.id, load.id]
