@@ -16,7 +16,7 @@ from playground.runs.store import Run
 BLOCKS = 300  # of new events that are kept in memory: half a minute of a run that records memory ten times a second
 MAX_RUNS = 4  # that are followed at once from memory; the one that was followed longest ago is dropped
 
-MAX_BEGINNING = 2_000_000  # bytes of a run's beginning that is kept in memory for those who come new
+MAX_BEGINNING = 4_000_000  # bytes of a run's beginning that is kept, shortened, in memory for those who come new
 
 Convert = Callable[[list[dict]], list[dict]]
 
@@ -40,10 +40,13 @@ class _Tail:
 
 
 class SharedReader:
-    """Reads runs for any number of followers, from several threads. convert: applied once to what was read."""
+    """Reads runs for any number of followers, from several threads. convert: applied once to what was read.
 
-    def __init__(self, convert: Convert):
-        self._convert = convert
+    shorten: applied to a run's beginning before, which may be all of a long run.
+    """
+
+    def __init__(self, convert: Convert, shorten: Convert = lambda events: events):
+        self._convert, self._shorten = convert, shorten
         self._tails: dict[Path, _Tail] = {}  # by the run's folder
         self._lock = threading.Lock()
 
@@ -66,12 +69,12 @@ class SharedReader:
         if tail is None and end - cursor < max_bytes // 2:  # the file's end was reached
             with self._lock:
                 self._keep(run.folder, end)
-        return self._convert(events), end
+        return self._convert(events if cursor else self._shorten(events)), end
 
     def _read_beginning(self, run: Run, max_bytes: int) -> tuple[list[dict], int]:
         """The events from the file's beginning, kept for the next who comes new."""
         events, end = run.since(0, max_bytes)
-        beginning = _Block(0, end, self._convert(events))
+        beginning = _Block(0, end, self._convert(self._shorten(events)))
         tail = self._keep(run.folder, end)
         if end <= tail.end:
             tail.beginning = beginning

@@ -22,12 +22,13 @@ from playground.errors import PlaygroundError, stored_text
 from playground.i18n import table
 from playground.runs.recordings import read_recording
 from playground.runs.shared_reader import SharedReader
-from playground.runs.thinning import thin_memory
+from playground.runs.thinning import thin_events, thin_memory
 from playground.ui.poll_pace import PollPace
 
 BLOCK = 4_000_000  # bytes of events in a reply; the browser polls again at once while there are more
 FRESH = 3.0  # seconds: a run written to this recently is still going, even if another process writes it
 MAX_MEMORY_EVENTS = 2000  # in a reply
+MAX_STEP_EVENTS = 2000  # of a run's beginning; a figure is no wider
 RECORDING, SHIPPED = "recording", "recording:"  # as live_recording.js has them: the demo; a recording that ships
 SCRIPTS = ("live_reducer.js", "live_figures.js", "live_recording.js", "live_view.js")
 
@@ -105,7 +106,7 @@ def live_view(lang: str, root: Callable[[], Path], current: Callable[[], dict]) 
     """
     last_runs: dict[Path, str] = {}
     pace = PollPace()
-    reader = SharedReader(lambda events: [with_text(event, lang) for event in events])
+    reader = SharedReader(lambda events: [with_text(event, lang) for event in events], _shortened)
 
     def since(request: Any) -> dict:
         """The events of the followed run after the browser's cursor, and when to ask again."""
@@ -168,6 +169,12 @@ def live_view(lang: str, root: Callable[[], Path], current: Callable[[], dict]) 
         words=view_words(lang),
         lang=lang,
     )
+
+
+def _shortened(events: list[dict]) -> list[dict]:
+    """A run's events as a figure of them needs them: at most about MAX_STEP_EVENTS steps, and the last one."""
+    share = -(-sum(event["kind"] == "step" for event in events) // MAX_STEP_EVENTS)
+    return thin_events(thin_memory(events, MAX_MEMORY_EVENTS), share) if share > 1 else events
 
 
 def _recording_since(run_id: str, query: dict, lang: str) -> dict:

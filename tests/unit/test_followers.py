@@ -5,6 +5,7 @@ from playground.runs import shared_reader
 from playground.runs.shared_reader import BLOCKS, MAX_RUNS, SharedReader
 from playground.runs.store import Run
 from playground.settings import Settings
+from playground.ui import live_view
 from playground.ui.poll_pace import IDLE_SECONDS, LIVE_SECONDS, LONGEST_SECONDS, POLLS_A_SECOND, PollPace
 
 ROOM = 4_000_000
@@ -134,3 +135,16 @@ def test_followers_that_have_left_are_forgotten():
         assert pace.next_wait(True) <= LONGEST_SECONDS
     now = 60.0
     assert pace.next_wait(True) == LIVE_SECONDS
+
+
+def test_who_comes_new_gets_a_long_run_shortened_with_its_last_step(tmp_path):
+    run = runs.create(tmp_path, "tune", Settings())
+    for step in range(3 * live_view.MAX_STEP_EVENTS):
+        run.append("step", step=step)
+    reader = SharedReader(lambda events: events, live_view._shortened)
+    for _ in range(2):
+        steps = _steps(reader.since(run, 0, ROOM)[0])
+        assert live_view.MAX_STEP_EVENTS <= len(steps) <= live_view.MAX_STEP_EVENTS + 1
+        assert steps[0] == 0 and steps[-1] == 3 * live_view.MAX_STEP_EVENTS - 1
+    short = [{"kind": "step"}] * live_view.MAX_STEP_EVENTS
+    assert live_view._shortened(short) == short
