@@ -151,3 +151,9 @@ class EndReport:
         with self._lock:
             is_first, self._reported = not self._reported, True
             yield is_first
+
+    @contextlib.contextmanager
+    def before(self) -> Iterator[bool]:
+        """A lock that the report waits for. Yields whether the end is still to be recorded: nothing comes after it."""
+        with self._lock:
+            yield not self._reported

@@ -182,7 +182,9 @@ def _metered(context: JobContext) -> Iterator[None]:
 
     def on_reading(reading: dict[str, int]) -> None:
         context.peaks.update(reading)
-        context.run.append("memory", **reading)
+        with context.report.before() as is_under_way:
+            if is_under_way:
+                context.run.append("memory", **reading)
 
     gauge = meter.Meter(on_reading)
     gauge.take()

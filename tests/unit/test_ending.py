@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +15,12 @@ from toys import PROJECT
 
 from playground import ending, runs
 from playground.ending import ENDING
+from playground.engine import job
 from playground.engine.workbench import Workbench
+from playground.memory.peaks import PeakTracker
 from playground.settings import Settings
 from playground.train import checkpoint, loop
+from playground.train.parallel import Team
 
 WAIT = 60  # seconds at most, for any state
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP")
@@ -164,3 +168,19 @@ def test_killed_page_leaves_no_process_and_a_run_that_is_offered_again(long, tmp
     wait_until(lambda: not Path(f"/proc/{worker}").exists() if Path("/proc").is_dir() else runs.interrupted(tmp_path))
     run = check_kept(tmp_path, "parent", "note.ended_parent")
     assert runs.interrupted(tmp_path).id == run.id
+
+
+def test_nothing_is_recorded_after_the_end(tmp_path, monkeypatch):
+    """A reading of memory that is late stays out of the record."""
+    run = runs.create(tmp_path, "load", Settings())
+    sinks = []
+    monkeypatch.setattr(job.meter.Meter, "__init__", lambda meter, sink: sinks.append(sink))
+    for name in ("take", "start", "stop"):
+        monkeypatch.setattr(job.meter.Meter, name, lambda meter: None)
+    context = job.JobContext(run, threading.Event(), Team("cpu"), PeakTracker("cpu"), lambda: None)
+    with job._metered(context):
+        sinks[0]({"rss": 1})
+        list(job._recorded_end(context, "load", {}))
+        sinks[0]({"rss": 2})
+    *before, last = run.events()
+    assert last["kind"] == "done" and 1 in [event.get("rss") for event in before]
