@@ -196,7 +196,7 @@ function memoryFigure(state, paint, width) {
   if (inView) data.push({ ...LINE, yaxis: "y2", x: [TIME_ORIGIN, end], y: [capacity, capacity], hoverinfo: "skip", line: { color: paint.capacity, width: 2 * paint.line, dash: "dash" } });
   const title = [say(state.shortened ? "time_shortened" : "time"), ...(coarsePointer || width < 480 ? [] : [say("zoom")])].join(" · ");
   return [data, layout(state, paint, {
-    bargap: 0, uniformtext: { mode: "hide", minsize: 11 },
+    bargap: 0, uniformtext: { mode: "hide", minsize: paint.least },
     xaxis: axis(paint, { type: "date", ...timeFormats(end), nticks: 7, showgrid: false,
       autorangeoptions: { minallowed: TIME_ORIGIN, maxallowed: end }, title: axisTitle(title, paint) }),
     yaxis: { range: [0, 1], fixedrange: true, visible: false },

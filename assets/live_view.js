@@ -243,7 +243,7 @@ function draw() {
 
 // The colors stand in the CSS, once for light and once for dark. Sizes of texts are in px; Present draws large and thick.
 function readPaint() {
-  const sizes = document.body.classList.contains("present") ? { size: 18, small: 18, line: 1.8 } : { size: 13, small: 12, line: 1 };
+  const sizes = document.body.classList.contains("present") ? { size: 18, small: 18, least: 18, line: 1.8 } : { size: 13, small: 12, least: 11, line: 1 };
   const style = getComputedStyle(root), bands = Object.keys(props.words).filter((key) => key.startsWith("phase.")).map((key) => key.replace("phase.", "band-"));
   const names = [...MEMORY_KINDS.cuda, ...MEMORY_KINDS.cpu, "capacity", "predicted", "train", "before", "after", "grid", "back", ...bands];
   return { ...sizes, text: style.color, family: style.fontFamily, ...Object.fromEntries(names.map((name) => [name, style.getPropertyValue(`--live-${name}`).trim()])) };
