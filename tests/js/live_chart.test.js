@@ -58,3 +58,8 @@ test("bands have short labels, and every phase has its own color but those of ot
   const colors = names.map((name) => style.match(new RegExp(`--live-${bandColor(name)}: ([^;]+);`))?.[1]);
   assert.equal(new Set(colors.filter((_, i) => names[i] !== "other")).size, names.length - 1, `${names} ${colors}`);
 });
+
+test("a phase's label is no smaller than the paint allows", () => {
+  const layout = memoryFigure(reduce(phase(0, "free"), memory(1), phase(1, "load"), memory(2)), { ...PAINT, small: 18, least: 18 }, 800)[1];
+  assert.deepEqual(layout.uniformtext, { mode: "hide", minsize: 18 });
+});
