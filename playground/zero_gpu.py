@@ -22,7 +22,8 @@ from playground.ending import PARENT
 from playground.engine.client import STOP_SECONDS, Engine
 from playground.errors import PlaygroundError, as_playground_error, problem
 from playground.jsonl_process import Message, OnMessage
-from playground.settings import Settings, parse
+from playground.planning.client import Planner
+from playground.settings.limits import Limits
 from playground.worker import Worker
 
 START_SECONDS = 30  # for moving to the GPU and loading a model
@@ -35,14 +36,26 @@ SAVE_SECONDS = 15  # before the end of the asked time at which a job is asked to
 logger = logging.getLogger(__name__)
 
 
-def make_engine(root: Path, environment: dict[str, str] | None = None, folder: Path | None = None) -> Engine:
-    """The engine of a page: on a ZeroGPU Space this one, elsewhere a process. Arguments as of Engine."""
-    kind = ZeroGpuEngine if is_zero_gpu() else Engine
-    return kind(root, environment=environment, folder=folder)
+def make_engine(
+    root: Path, planner: Planner, environment: dict[str, str] | None = None, folder: Path | None = None
+) -> Engine:
+    """The engine of a page: on a ZeroGPU Space this one, elsewhere a process. planner: predicts seconds of GPU.
+
+    The other arguments are those of Engine.
+    """
+    if is_zero_gpu():
+        return ZeroGpuEngine(root, planner, environment, folder)
+    return Engine(root, environment=environment, folder=folder)
 
 
 class ZeroGpuEngine(Engine):
-    """An engine whose jobs are calls of a ZeroGPU Space's GPU."""
+    """An engine whose jobs are calls of a ZeroGPU Space's GPU. Arguments as of make_engine."""
+
+    def __init__(
+        self, root: Path, planner: Planner, environment: dict[str, str] | None = None, folder: Path | None = None
+    ) -> None:
+        super().__init__(root, environment=environment, folder=folder)
+        self._planner = planner
 
     def unload(self) -> bool:
         """Stop the job under way; its model goes with its call."""
@@ -51,7 +64,7 @@ class ZeroGpuEngine(Engine):
         return job is None or job.wait(STOP_SECONDS)
 
     def _start_worker(self) -> Worker:
-        connection: Any = GpuCalls(self.root, self._environment)
+        connection: Any = GpuCalls(self.root, self._planner, self._environment, self._folder)
         return GpuWorker(connection)
 
 
@@ -68,17 +81,19 @@ class GpuWorker(Worker):
 class GpuCalls:
     """What jsonl_process.Connection is for a process, for calls of a GPU: `send`, `cancel` and an end.
 
-    root: the folder of the runs. environment: variables of the calls' process besides those of this one.
+    root: the folder of the runs. environment: variables of the calls' process besides those of this one; folder: its
+    working directory, by default this process's.
     """
 
-    def __init__(self, root: Path, environment: dict[str, str]) -> None:
+    def __init__(self, root: Path, planner: Planner, environment: dict[str, str], folder: Path | None) -> None:
         import spaces
 
         self.ready: dict | None = None
         self.closing = False
         self.last_log_line = ""
         self.pid = os.getpid()
-        self._root, self._environment = root.resolve(), environment
+        self._root, self._environment, self._working_folder = root.resolve(), environment, folder
+        self._planner = planner
         self._call = spaces.GPU(duration=lambda *arguments: arguments[-1])(gpu_job)
         self._stops: dict[int, Path] = {}  # the files that ask each job under way to stop
         self._ended = threading.Condition()
@@ -101,7 +116,8 @@ class GpuCalls:
             self._last_id += 1
             number = self._last_id
             self._stops[number] = stop = Path(self._folder.name) / str(number)
-        given = (do, arguments, str(self._root), str(stop), self._environment)
+        place = self._environment, str(self._working_folder or Path.cwd())
+        given = (do, arguments, str(self._root), str(stop), *place)
         context = contextvars.copy_context()
         threading.Thread(target=context.run, args=(self._run, number, given, on_message), daemon=True).start()
         return number
@@ -133,7 +149,8 @@ class GpuCalls:
         last: Message = {"exit": "no answer"}
         self._importing.join()  # a process that is forked meanwhile would have half of the libraries
         try:
-            for message in self._call(*given, asked_seconds(*given[:3])):
+            do, arguments, root, *_ = given
+            for message in self._call(*given, asked_seconds(do, arguments, root, self._planner)):
                 if "event" in message:
                     on_message(message)
                 else:
@@ -167,14 +184,14 @@ class StopFile:
 
 
 def gpu_job(
-    do: str, arguments: dict, root: str, stop: str, environment: dict[str, str], seconds: int
+    do: str, arguments: dict, root: str, stop: str, environment: dict[str, str], folder: str, seconds: int
 ) -> Iterator[Message]:
     """One job, in the process that has the GPU: its messages, the last of which has "result" or "error".
 
-    do, arguments: as of engine/process.py. root: the folder of the runs. stop: the file that asks it to stop. seconds:
-    that the GPU is there.
+    do, arguments: as of engine/process.py. root: the folder of the runs. stop: the file that asks it to stop.
+    environment, folder: as of GpuCalls. seconds: that the GPU is there.
     """
-    os.environ |= environment
+    enter(environment, folder)
     from playground.engine.process import start_job
     from playground.engine.workbench import Workbench
     from playground.memory import meter
@@ -192,6 +209,20 @@ def gpu_job(
         workbench.free()
 
 
+def enter(environment: dict[str, str], folder: str) -> None:
+    """Take on variables and a working directory, as a process that is started with them.
+
+    The hub's library has read its own variables by then: of those that name a token, it gets the values too.
+    """
+    from huggingface_hub import constants
+
+    os.environ |= environment
+    os.chdir(folder)
+    constants.HF_TOKEN_PATH = environment.get("HF_TOKEN_PATH", constants.HF_TOKEN_PATH)
+    if environment.get("HF_HUB_DISABLE_IMPLICIT_TOKEN") == "1":
+        constants.HF_HUB_DISABLE_IMPLICIT_TOKEN = True
+
+
 def without_compiling(arguments: dict) -> dict:
     """A job's arguments with torch.compile off, which ZeroGPU doesn't offer."""
     settings = arguments.get("settings")
@@ -200,27 +231,22 @@ def without_compiling(arguments: dict) -> dict:
     return arguments | {"settings": settings | {"train": settings.get("train", {}) | {"compile": "off"}}}
 
 
-def asked_seconds(do: str, arguments: dict, root: str) -> int:
+def asked_seconds(do: str, arguments: dict, root: str, planner: Planner) -> int:
     """The seconds of GPU that a job asks for; it is ended by force after them. Arguments as of gpu_job.
 
     A fine-tune asks for its predicted seconds and a margin. PLAYGROUND_MAX_SECONDS bounds all jobs.
     """
-    from playground.settings.limits import Limits
-
     seconds = float({"tune": LONG_SECONDS, "resume": LONG_SECONDS, "lab": LONG_SECONDS}.get(do, SHORT_SECONDS))
     if do == "tune":
-        predicted = predicted_seconds(parse(arguments["settings"]), arguments.get("root", root))
+        predicted = predicted_seconds(arguments["settings"], arguments.get("root", root), planner)
         seconds = START_SECONDS + MARGIN * predicted / SLICE if predicted else seconds
     return int(min(max(seconds, SHORT_SECONDS), Limits.from_environment().seconds))
 
 
-def predicted_seconds(settings: Settings, root: str) -> float | None:
+def predicted_seconds(settings: dict, root: str, planner: Planner) -> float | None:
     """Seconds of a fine-tune on a whole GPU of ZeroGPU's kind; None where nothing tells."""
-    from playground.planning.tune_summary import tune_summary
-
     try:
-        summary = tune_summary(settings, root)
-    except Exception as error:  # whatever is wrong with the settings is the job's to say
+        return planner.ask("tune_summary", settings=settings, root=root)["seconds"]
+    except PlaygroundError as error:  # whatever is wrong with the settings is the job's to say
         logger.info("no prediction for a GPU call: %s", error)
         return None
-    return summary["seconds"]

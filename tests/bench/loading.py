@@ -82,7 +82,7 @@ def resident(pid: int) -> dict[str, int]:
 
 
 class Loader:
-    """A process that loads a model when it is told to, and says how many bytes that has; see `child`."""
+    """A process that loads a model on request and reports its bytes; see `child`."""
 
     def __init__(self, folder: Path, toy: Path, load: dict, environment: dict[str, str]):
         self._process = subprocess.Popen(

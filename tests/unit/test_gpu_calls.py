@@ -3,11 +3,16 @@
 `spaces` is a stand-in here; tests/api/test_zero_gpu.py has the real one.
 """
 
+import json
+import os
+import subprocess
 import sys
 import threading
 import types
+from typing import Any
 
 import pytest
+from toys import PROJECT
 
 from playground import zero_gpu
 from playground.catalog.cards import ZERO_GPU, is_zero_gpu
@@ -15,8 +20,10 @@ from playground.engine.client import Engine
 from playground.errors import PlaygroundError
 from playground.planning import client
 from playground.settings import Settings
+from playground.ui.shared_page import SharedPage
 from playground.zero_gpu import StopFile, ZeroGpuEngine, asked_seconds, make_engine, without_compiling
 
+NO_PLANNER: Any = None
 TUNE = {"settings": Settings().to_dict()}
 
 
@@ -34,20 +41,20 @@ def lent(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "spaces", types.SimpleNamespace(GPU=gpu))
     monkeypatch.setattr(zero_gpu.GpuCalls, "_import_libraries", lambda calls: setattr(calls, "ready", {"cuda": True}))
-    monkeypatch.setattr(zero_gpu, "predicted_seconds", lambda settings, root: None)
+    monkeypatch.setattr(zero_gpu, "predicted_seconds", lambda settings, root, planner: None)
     return lent
 
 
 @pytest.fixture
 def engine(lent, tmp_path):
-    return ZeroGpuEngine(tmp_path)
+    return ZeroGpuEngine(tmp_path, NO_PLANNER)
 
 
 def test_only_on_a_zerogpu_space_jobs_are_calls(lent, tmp_path, monkeypatch):
     monkeypatch.delenv("SPACES_ZERO_GPU", raising=False)
-    assert not is_zero_gpu() and type(make_engine(tmp_path)) is Engine
+    assert not is_zero_gpu() and type(make_engine(tmp_path, NO_PLANNER)) is Engine
     monkeypatch.setenv("SPACES_ZERO_GPU", "true")
-    assert is_zero_gpu() and isinstance(make_engine(tmp_path), ZeroGpuEngine)
+    assert is_zero_gpu() and isinstance(make_engine(tmp_path, NO_PLANNER), ZeroGpuEngine)
     assert client.this_machine.__wrapped__() == ZERO_GPU
 
 
@@ -70,7 +77,7 @@ def test_a_job_waits_until_the_libraries_are_there(lent, tmp_path, monkeypatch):
     there, seen = threading.Event(), []
     monkeypatch.setattr(zero_gpu.GpuCalls, "_import_libraries", lambda calls: there.wait(10))
     lent["call"] = lambda *arguments: iter([seen.append(there.is_set()) or {"result": {}}])
-    job = ZeroGpuEngine(tmp_path).load(Settings())
+    job = ZeroGpuEngine(tmp_path, NO_PLANNER).load(Settings())
     assert not job.wait(0.2) and seen == []
     there.set()
     assert job.wait(10) and seen == [True]
@@ -98,7 +105,7 @@ def test_a_refused_or_lost_gpu_is_a_sentence_with_the_reason(engine, lent):
 
 
 def test_a_job_is_asked_to_stop_and_no_other(engine, lent):
-    def call(do, arguments, root, stop, environment, seconds):
+    def call(do, arguments, root, stop, environment, folder, seconds):
         stopping = StopFile(zero_gpu.Path(stop), 60)
         while not stopping.is_set():
             yield {"event": {"kind": "progress"}}
@@ -124,14 +131,47 @@ def test_a_job_stops_before_its_time_is_over(tmp_path):
 )
 def test_a_fine_tune_asks_for_its_predicted_seconds(monkeypatch, predicted, limit, asked):
     monkeypatch.setenv("PLAYGROUND_MAX_SECONDS", str(limit))
-    monkeypatch.setattr(zero_gpu, "predicted_seconds", lambda settings, root: predicted)
-    assert asked_seconds("tune", TUNE, "runs") == asked
-    assert asked_seconds("chat", {}, "runs") == zero_gpu.SHORT_SECONDS
+    monkeypatch.setattr(zero_gpu, "predicted_seconds", lambda settings, root, planner: predicted)
+    assert asked_seconds("tune", TUNE, "runs", NO_PLANNER) == asked
+    assert asked_seconds("chat", {}, "runs", NO_PLANNER) == zero_gpu.SHORT_SECONDS
 
 
-def test_settings_that_cannot_be_predicted_are_the_jobs_to_judge(tmp_path):
-    settings = Settings().with_values({"load": {"model": str(tmp_path / "none")}})
-    assert zero_gpu.predicted_seconds(settings, str(tmp_path)) is None
+def test_seconds_are_the_planners_and_what_it_refuses_is_the_jobs_to_say():
+    asked = []
+
+    def answer(do, **arguments):
+        asked.append((do, arguments))
+        if arguments["root"] == "none":
+            raise PlaygroundError
+        return {"seconds": 9.0}
+
+    planner: Any = types.SimpleNamespace(ask=answer)
+    assert zero_gpu.predicted_seconds({"load": {}}, "runs", planner) == 9.0
+    assert asked == [("tune_summary", {"settings": {"load": {}}, "root": "runs"})]
+    assert zero_gpu.predicted_seconds({}, "none", planner) is None
+
+
+def test_a_visitors_job_sees_no_folder_of_the_program_and_no_token_of_its_owner(tmp_path):
+    token, place = tmp_path / "token", tmp_path / "empty"
+    token.write_text("hf_owner")
+    place.mkdir()
+    shared = SharedPage(tmp_path)
+    code = """
+import json, sys
+from huggingface_hub import constants, get_token  # imported before, as the page has it
+constants.HF_TOKEN_PATH = sys.argv[1]
+assert get_token() == "hf_owner"
+from playground.ui.shared_page import SharedPage
+from playground.zero_gpu import enter
+enter(json.loads(sys.argv[2]), sys.argv[3])
+import os
+assert get_token() is None and constants.HF_HUB_DISABLE_IMPLICIT_TOKEN and os.listdir() == []
+assert os.environ["PLAYGROUND_SHARED"] == "1"
+"""
+    command = [sys.executable, "-c", code, str(token), json.dumps(shared.environment), str(place)]
+    quiet = {name: value for name, value in os.environ.items() if "TOKEN" not in name}
+    done = subprocess.run(command, cwd=PROJECT, env=quiet, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
 
 
 def test_nothing_is_compiled():
