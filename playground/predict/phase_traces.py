@@ -37,8 +37,8 @@ def trace_load(config: PreTrainedConfig, settings: Settings, target: Target) -> 
     """Trace loading: weights arrive one by one, and those that are quantized arrive in 16 bits."""
     traced = TracedModel(config, settings.load, target, None, with_weights=False)
     model, trace = traced.loaded.model, traced.trace
-    in_main_memory = has_own_layers(settings.load) or streamed_count(settings.load)  # is read into it first
-    if target.device == "cuda" and not in_main_memory:
+    by_layer = has_own_layers(settings.load) or streamed_count(settings.load) or target.split  # from main memory
+    if target.device == "cuda" and not by_layer:
         trace.allocate_and_free(warmup_bytes(model), "weights")
     trace.stage = "load"
     for weight, quant_constants in weights_in_load_order(model):
@@ -190,9 +190,9 @@ def _trace_step(
     trace, train = traced.trace, settings.train
     at_once = train.micro_batch_size or train.batch_size
     with trace:
-        saved, copied = traced.streaming(settings.load)
+        saved, copied = traced.streaming(settings.load, target.shares)
         room = _room_to_plan_with(traced, target, settings.load, saved)
-        team, multiplicity = Team("meta"), traced.tensor_multiplicity
+        team, multiplicity = Team("meta", launched=False), traced.tensor_multiplicity
         trainer = build_trainer(traced.loaded, settings, rows, [], team, room, multiplicity, batching, copied)
         policy, batcher = trainer.plan.policy, trainer.batcher
         traced.check_interval(policy)

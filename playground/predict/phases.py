@@ -38,7 +38,7 @@ def predict_load(config: PreTrainedConfig, settings: Settings, target: Target) -
     """
     load, traced = settings.load, trace_load(config, settings, target)
     prediction = _prediction_from_trace(traced, target, "load", load)
-    parts = bytes_by_part(with_streamed_layers(traced.trace.events, load, traced.depth)[0])
+    parts = bytes_by_part(with_streamed_layers(traced.trace.events, load, traced.depth, target.shares)[0])
     loaded = sum(parts.values())
     if prediction["allocated"] > loaded:
         parts["buffers"] = prediction["allocated"] - loaded
@@ -106,7 +106,7 @@ def predict_tune(
 
 def _prediction_from_trace(traced: TracedModel, target: Target, phase: str, load: Load) -> dict:
     """The prediction of a phase whose trace is complete; "main_memory" where layers are streamed from it."""
-    events, waiting = with_streamed_layers(traced.whole_events(), load, traced.depth)
+    events, waiting = with_streamed_layers(traced.whole_events(), load, traced.depth, target.shares)
     allocated, parts = peak(events)
     streamed = {}
     if waiting:
