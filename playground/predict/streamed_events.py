@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from playground.model.shares import share_bytes
 from playground.model.streaming import BUFFERS, LEAST_BYTES, streamed_numbers
-from playground.predict.allocation_trace import AllocationEvent
+from playground.predict.allocation_trace import ALIGNMENT, OUTSIDE, AllocationEvent
 from playground.settings import Load, streamed_count
 
 STREAMED_PARTS = ("weights", "quant_constants")
@@ -55,6 +55,62 @@ def with_streamed_layers(
             blocks[event.block] = len(kept)
             kept.append(event._replace(block=len(kept)))
     return kept, 0 if shares else sum(sizes.values())
+
+
+def with_split_ends(events: Sequence[AllocationEvent], ends: Sequence[int], shares: int) -> list[AllocationEvent]:
+    """The events of a fine-tune whose head and embedding are split over so many processes.
+
+    ends: bytes of the head's matrix, then of the embedding's, unless it is the same. Each is whole for a moment of
+    every forward pass: the embedding before the layers, the head from the last layer to the backward pass.
+    """
+    kept: list[AllocationEvent] = []
+    blocks: dict[int, int] = {}
+
+    def allocate(size: int, part: str = "weights", stage: str = "") -> int:
+        kept.append(AllocationEvent(len(kept), _aligned(size), part, stage=stage))
+        return len(kept) - 1
+
+    def free(block: int) -> None:
+        kept.append(kept[block]._replace(is_free=True))
+
+    for size in ends:
+        allocate(share_bytes(size, shares))
+    left, gathered = [_aligned(size) for size in ends], None
+    last = _last_layer_events(events)
+    removed: set[int] = set()
+    for index, event in enumerate(events):
+        if index and event.stage == "forward" != events[index - 1].stage:
+            free(allocate(ends[-1], "buffers", "forward"))
+        if gathered is not None and event.stage != "forward":
+            free(gathered)
+            gathered = None
+        if event.is_free:
+            if event.block not in removed:
+                kept.append(event._replace(block=blocks[event.block]))
+        elif not event.stage and event.part == "weights" and event.layer == OUTSIDE and event.size in left:
+            left.remove(event.size)
+            removed.add(event.block)
+        else:
+            blocks[event.block] = len(kept)
+            kept.append(event._replace(block=len(kept)))
+        if index in last:
+            gathered = allocate(ends[0], "buffers", "forward")
+    return kept
+
+
+def _last_layer_events(events: Sequence[AllocationEvent]) -> set[int]:
+    """Indices of the last event of a repeated layer in each forward pass."""
+    forward: list[list[int]] = [[]]
+    for index, event in enumerate(events):
+        if event.stage != "forward":
+            forward.append([])
+        elif event.layer >= 0:
+            forward[-1].append(index)
+    return {indices[-1] for indices in forward if indices}
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
 
 
 def saved_bytes(load: Load, by_layer: dict[int, int], weights: dict[int, int], shares: int = 0) -> tuple[int, int]:

@@ -24,6 +24,7 @@ from playground.memory.file_pages import FilePages
 from playground.model.shares import Shares
 from playground.settings import Settings, raise_all
 from playground.train.loss import Loss
+from playground.train.split_ends import split_ends
 
 TIMEOUT = timedelta(hours=2)  # of a collective: as long as one process may download a model for all
 OFFLOADS = "FSDP_OFFLOAD_PARAMS"  # accelerate's variable: whether what is split waits in main memory
@@ -55,14 +56,17 @@ class Team:
     nothing.
     """
 
-    def __init__(self, device: str, bits: int = 16, launched: bool = True):
-        """bits: of the frozen weights. launched: False for a process by itself, whatever it was launched with."""
+    def __init__(self, device: str, bits: int = 16, launched: bool = True, shares: int = 0):
+        """bits: of the frozen weights. launched: False for a process by itself, whatever it was launched with.
+
+        shares: over how many processes quantized weights are split where only one is predicted.
+        """
         self.size, self.rank = (_env_number("WORLD_SIZE", 1), _env_number("RANK", 0)) if launched else (1, 0)
         self._local_size = _env_number("LOCAL_WORLD_SIZE", 1)  # processes on this machine
         self.main, self.device = self.rank == 0, device
         self.sharded = launched and _env_flag("ACCELERATE_USE_FSDP")
         self._deepspeed = launched and _env_flag("ACCELERATE_USE_DEEPSPEED")
-        self.splits_bytes = self.sharded and 0 < bits < 16
+        self.splits_bytes = shares > 0 or (self.sharded and 0 < bits < 16)
         distributes = self.size > 1 or self.sharded
         self.accelerator = _accelerator(device) if distributes and not self._deepspeed else None
         self.load_device = device
@@ -151,11 +155,13 @@ class Team:
         return self.sharded and not self.splits_bytes
 
     def shard_weights(self, loss_module: Loss, pages: FilePages | None = None) -> Loss:
-        """Under FSDP2, split the model's frozen weights over the processes, in place, unless that was done already.
+        """Under FSDP2, split the model's frozen weights over the processes, in place; of quantized ones, what is left.
 
         pages: of the files that matrices wait in, if they do.
         """
-        if self.splits_numbers:
+        if self.splits_bytes:
+            split_ends(loss_module, self.rank, self.size)
+        elif self.sharded:
             from playground.train.sharding import shard_frozen_weights
 
             shard_frozen_weights(loss_module, self._device, self.size, _env_flag(OFFLOADS), pages)
