@@ -1,6 +1,6 @@
 """Models of real shapes on several GPUs, quantized weights split over them: `several.py --shapes` runs these cells.
 
-A cell is how/shape/bits/GiB of each GPU (0: all of it): "one" process, "ddp" (weights whole in each) or "fsdp2" (split).
+A cell is how/shape/bits/GiB of each GPU (0: all): "one" process, "ddp" (weights whole in each) or "fsdp2" (split).
 Weights are random, made on each GPU layer by layer from the config, quantized there, and split. A step has 32 rows of
 5,024 tokens in all, over all processes. Everything else as the program plans it by itself; r 8 on all linear layers.
 Of the 70 billion shape, the optimizer's moments have 8 bits: in float32 they take 0.6 GiB more.
@@ -65,8 +65,6 @@ def measure_all(device: str, patterns: list[str], out: Path) -> None:
     """Run the cells that match, each in processes of its own, and write what is there after each."""
     import torch
 
-    from playground.memory.meter import hardware
-
     processes = max(2, torch.cuda.device_count()) if device == "cuda" else 2
     began, rounds = time.perf_counter(), []
     for name in CELLS if device == "cuda" else TOY_CELLS:
@@ -80,9 +78,15 @@ def measure_all(device: str, patterns: list[str], out: Path) -> None:
         rounds.append({"arm": name, "round": 1, **result, "cell_s": round(time.perf_counter() - started, 1)})
         _compare_losses(rounds)
         print(json.dumps(rounds[-1]), file=sys.stderr, flush=True)
-        facts = {"hardware": hardware(device), "processes": processes}
-        arms.write(out, arms.report("models of real shapes on several GPUs", LIBRARIES, rounds, **facts))
+        _write(out, rounds, processes=processes)
+    from playground.memory.meter import hardware  # takes memory on the first GPU
+
+    _write(out, rounds, processes=processes, hardware=hardware(device))
     print(arms.table({r["arm"]: arms.medians([r]) for r in rounds}, COLUMNS) + arms.failures(rounds))
+
+
+def _write(out: Path, rounds: list[dict], **facts: Any) -> None:
+    arms.write(out, arms.report("models of real shapes on several GPUs", LIBRARIES, rounds, **facts))
 
 
 def _run_cell(name: str, device: str, processes: int) -> dict:
