@@ -54,7 +54,7 @@ def tuned(family: str, kind: str, count: int, device: str, **changes: Any) -> tu
 
 def make_resident(model: Any, streamed: StreamedLayers) -> None:
     """Copy every streamed layer's weights back to the device, so that the model is resident again."""
-    for layer, places, block in zip(layer_names(model).values(), streamed._places, streamed._blocks):
+    for layer, places, block in zip(layer_names(model).values(), streamed._places, streamed.waiting.blocks):
         layer._forward_hooks.clear()
         layer._forward_pre_hooks.clear()
         own = block.to(streamed.device)

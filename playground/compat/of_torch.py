@@ -21,6 +21,17 @@ def local_shard(tensor: Any) -> Any:
     return getattr(tensor, "_local_tensor", tensor)
 
 
+def gather_shares(whole: Any, share: Any) -> None:
+    """Gather the equal shares of all processes, in order, into `whole`; on a GPU on its current stream.
+
+    torch 2.13 has it under a new name, and warns of the old one.
+    """
+    from torch import distributed
+
+    gather = getattr(distributed, "all_gather_single", None) or distributed.all_gather_into_tensor
+    gather(whole, share)
+
+
 _kernel_observer: Callable[[str, float, float], None] | None = None
 
 

@@ -45,7 +45,12 @@ class JobContext:
 
     @property
     def predicts_memory(self) -> bool:
-        """Whether phases are predicted: predictions are of one process that holds all weights."""
+        """Whether phases are predicted: of what this process takes, unless FSDP2 itself splits the weights."""
+        return not self.team.splits_numbers
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether this is the only process and holds all weights."""
         return self.team.size == 1 and not self.team.sharded
 
     def bytes_by_part(self) -> dict[str, int]:

@@ -18,8 +18,9 @@ from playground.model.adapter_folder import CONFIG as ADAPTER_CONFIG
 from playground.model.adapter_folder import base_model, is_adapter_folder
 from playground.model.cpu_speed import bf16_speedup
 from playground.model.dtype import MIN_BF16_SPEEDUP, compute_dtype, default_bits
-from playground.model.load import LoadedModel, load_model, resolve_device, unquantized_share
+from playground.model.load import LoadedModel, load_model, resolve_device
 from playground.model.source import config_available, fetch_model, local_folder
+from playground.model.unquantized import unquantized_share
 from playground.predict import meta_model
 from playground.settings import Load, Settings, is_fast_int8, is_fast_nf4, is_float8, stored_quant_type, streamed_count
 from playground.settings.limits import current_limits, raise_if_too_large
@@ -53,28 +54,31 @@ def ensure_loaded(
     fine_tune: the settings of the fine-tune that it is for, by which "auto" chooses how many layers are streamed.
     Raises PlaygroundError for a model that is predicted not to fit, unless `load.force`, and what load_model raises.
     """
-    split, kept = context.team.sharded and fine_tune is not None, slot.loaded
-    is_same = kept and not kept.pages and slot.is_loaded_as(load)
+    kept, waits = slot.loaded, context.team.splits_numbers and fine_tune is not None
+    is_same = kept and not kept.pages and not kept.split and slot.is_loaded_as(load)
     if kept and is_same and _streams_as_chosen(context, slot, load, fine_tune):
         return kept
     yield from _free(slot)
     decided = _decided(context, load, fine_tune)
-    checked = yield from _check_fit(context, decided)  # before anything large is fetched, if the config is at hand
+    shares = context.team.shares() if fine_tune is not None else None
+    # before anything large is fetched, if the config is at hand
+    checked = yield from _check_fit(context, decided, bool(shares))
     with context.team.local_main_first():
         folder = yield from fetch_model(load.model, load.accept_terms, context.stop)
     if not checked:
         decided = _decided(context, replace(load, model=str(folder)), fine_tune)
-        yield from _check_fit(context, decided)
+        yield from _check_fit(context, decided, bool(shares))
     yield {"kind": "phase", "name": "load"}
     context.peaks.start_phase()
     loaded = yield from run_in_background(
-        lambda on_progress: load_model(folder, decided, on_progress, context.team.load_device, split), context.stop
+        lambda on_progress: load_model(folder, decided, on_progress, context.team.load_device, waits, shares),
+        context.stop,
     )
     slot.fill(loaded, load)
     yield {"kind": "loaded", "model": load.model, "bits": load.bits}
     yield predictions.measured_memory_event("load", context.peaks, context.bytes_by_part())
     yield from _folder_notes(folder, load)
-    yield from streamed_events(loaded)
+    yield from streamed_events(loaded, context.team.size)
     yield from loaded.notes
     yield from _load_notes(loaded, load)
     return loaded
@@ -144,17 +148,18 @@ def _streams_as_chosen(context: JobContext, slot: ModelSlot, load: Load, fine_tu
     return streamed_count(_decided(context, load, fine_tune)) == slot.loaded.streamed_count
 
 
-def _check_fit(context: JobContext, load: Load) -> Generator[dict, None, bool]:
-    """Predict what loading takes; return whether it was tried, which needs the config at hand and a single process.
+def _check_fit(context: JobContext, load: Load, split: bool) -> Generator[dict, None, bool]:
+    """Predict what loading takes; return whether it was tried, which needs the config at hand.
 
-    Raises PlaygroundError where the model won't fit, unless `load.force`.
+    split: whether quantized layers are split over processes. Raises PlaygroundError where the model won't fit, unless
+    `load.force`.
     """
     if not context.predicts_memory or not config_available(load.model):
         return False
     source = local_folder(load.model) or load.model  # local_folder raises for a path that isn't a model
     config = meta_model.config_of(str(source))
     _check_size(config, load, context.team.device)
-    for event in predictions.predict_load_memory(load, config, context.team.device):
+    for event in predictions.predict_load_memory(load, config, context.team, split):
         yield event
         check_main_memory(event)
         if event.get("verdict") == "no" and not load.force:

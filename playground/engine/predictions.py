@@ -15,7 +15,6 @@ it is measured to hold beyond them before the phase begins is `held`, and part o
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 
 import torch
 from transformers import PreTrainedConfig
@@ -37,6 +36,7 @@ from playground.predict.work import Calls
 from playground.settings import Load, Settings
 from playground.speed.rates import kept_rates
 from playground.train.batching import Batcher
+from playground.train.parallel import Team
 
 logger = logging.getLogger(__name__)
 
@@ -54,17 +54,28 @@ def memory_outside_tensors(parts: dict[str, int]) -> dict[str, int]:
     return outside
 
 
-def predict_load_memory(load: Load, config: PreTrainedConfig, device: str) -> Iterator[dict]:
-    """What loading a model of this config takes, in a process that has no model in memory."""
-    dtype, outside = compute_dtype(load, device)[0], memory_outside_tensors({})
-    predict = partial(phases.predict_load, config, Settings(load=load))
-    yield from _predict("load", load, device, dtype, outside, predict)
+def predict_load_memory(load: Load, config: PreTrainedConfig, team: Team, split: bool) -> Iterator[dict]:
+    """What loading a model of this config takes, in a process that has no model in memory.
+
+    split: whether its quantized layers are split over the team.
+    """
+    dtype, outside = compute_dtype(load, team.device)[0], memory_outside_tensors({})
+
+    def predict(target: phases.Target) -> dict:
+        return phases.predict_load(config, Settings(load=load), replace(target, processes=team.size, split=split))
+
+    yield from _predict("load", load, team.device, dtype, outside, predict)
 
 
 def predict_tune_memory(
-    settings: Settings, loaded: LoadedModel, examples: Sequence[Example], outside: dict[str, int], batcher: Batcher
+    settings: Settings,
+    loaded: LoadedModel,
+    examples: Sequence[Example],
+    outside: dict[str, int],
+    batcher: Batcher,
+    processes: int = 1,
 ) -> Iterator[dict]:
-    """What the heaviest step of a fine-tune on these rows takes.
+    """What the heaviest step of a fine-tune on these rows takes; of several processes, the one with the most to do.
 
     outside: memory_outside_tensors before it. batcher: one that has tried how these rows can be batched.
     """
@@ -73,7 +84,11 @@ def predict_tune_memory(
     def predict(target: phases.Target) -> dict:
         elsewhere = target.device != loaded.device  # a simulated card, where rows may be packed in another way
         batching = None if elsewhere and batcher.packed else batcher.mode
-        return predict_heaviest_step(config, settings, target, examples, batching)
+        target = replace(target, processes=processes, split=loaded.split is not None)
+        prediction = predict_heaviest_step(config, settings, target, examples, batching)
+        if processes > 1:  # their seconds were never measured
+            prediction.pop("calls", None)
+        return prediction
 
     yield from _predict("tune", settings.load, loaded.device, loaded.dtype, outside, predict)
 

@@ -1,4 +1,7 @@
-"""Decide how many layers are streamed from main memory, before anything is loaded, and say which they are."""
+"""Decide how many layers are streamed from main memory, before anything is loaded, and say which they are.
+
+And say how a model's layers are split over several processes.
+"""
 
 import logging
 from collections.abc import Iterator
@@ -12,7 +15,7 @@ from playground.memory import meter
 from playground.memory.card_limit import available_memory, capacity
 from playground.model.dtype import compute_dtype
 from playground.model.load import LoadedModel
-from playground.model.streamed_load import streaming_problem
+from playground.model.streamed_load import splitting_problem, streaming_problem
 from playground.predict import meta_model
 from playground.predict.phases import Target
 from playground.predict.streamed_choice import can_stream, choose_streamed_layers, streaming_need
@@ -25,14 +28,19 @@ def decided_load(context: JobContext, config: PreTrainedConfig, settings: Settin
     """The load settings with a number of streamed layers; "auto" becomes 0 wherever the model fits without.
 
     fine_tunes: whether these settings' fine-tune has to fit, not only the loaded model. Raises PlaygroundError for a
-    number of layers that this model can't be streamed with, and for several processes.
+    number of layers that this model can't be streamed with, for several processes, and for a model that can't be split
+    over them where they split it.
     """
     load, device = settings.load, context.team.device
     count = streamed_count(load)
+    if context.team.splits_bytes and fine_tunes:
+        error = splitting_problem(config, _layers(config, load, _target(load, device)))
+        if error:
+            raise error
     if count:
         _check(context, config, load, count)
         return load
-    if load.streamed_layers != "auto" or device != "cuda" or not context.predicts_memory:
+    if load.streamed_layers != "auto" or device != "cuda" or not context.is_alone:
         return replace(load, streamed_layers="0")
     try:
         target = Target(device, compute_dtype(load, device)[0], available_memory(load, device))
@@ -54,9 +62,12 @@ def check_main_memory(prediction: dict) -> None:
         raise problem("error.streamed_main_memory", need_bytes=need, capacity_bytes=room)
 
 
-def streamed_events(loaded: LoadedModel) -> Iterator[dict]:
-    """Which layers are streamed, where any are: a `streamed` event and a note."""
+def streamed_events(loaded: LoadedModel, processes: int) -> Iterator[dict]:
+    """Which layers are streamed, where any are: a `streamed` event and a note; or a note on those that are split."""
     streamed = loaded.streamed
+    if loaded.split:
+        values = {"processes": processes, "layers": len(loaded.split.layers), "size_bytes": loaded.split.bytes}
+        yield {"kind": "note", "key": "note.split_weights", "values": values}
     if not streamed:
         return
     count, layers = len(streamed.numbers), len(streamed.layers)
@@ -66,13 +77,16 @@ def streamed_events(loaded: LoadedModel) -> Iterator[dict]:
 
 
 def _check(context: JobContext, config: PreTrainedConfig, load: Load, count: int) -> None:
-    if not context.predicts_memory:
+    if not context.is_alone:
         raise problem("error.streamed_processes")
-    device = context.team.device
-    target = Target(device, compute_dtype(load, device)[0])
+    target = _target(load, context.team.device)
     error: PlaygroundError | None = streaming_problem(config, _layers(config, load, target), count)
     if error:
         raise error
+
+
+def _target(load: Load, device: str) -> Target:
+    return Target(device, compute_dtype(load, device)[0])
 
 
 def _layers(config: PreTrainedConfig, load: Load, target: Target) -> int:

@@ -98,7 +98,9 @@ def tune(
         outside = predictions.memory_outside_tensors(context.bytes_by_part())
         batcher = try_batching(loaded, training_set.examples, eval_set.examples)
         batching = batcher.mode
-        yield from predictions.predict_tune_memory(settings, loaded, training_set.examples, outside, batcher)
+        yield from predictions.predict_tune_memory(
+            settings, loaded, training_set.examples, outside, batcher, context.team.size
+        )
     forgetting = Forgetting(context, loaded, training_set.examples, settings.train.measure_forgetting)
     yield from forgetting.measure_base()
     start_peak = yield from _make_trainable(context, loaded, settings, start)

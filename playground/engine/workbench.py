@@ -185,7 +185,7 @@ class Workbench:
         """Run a job. It writes to the run that is resumed, or to the open run if it joins that, else to its own."""
         settings = checked_settings(settings, fine_tunes=kind == "tune")
         notes, settings = [*self._auto_bits_notes(settings), *missing_products_note(settings)], resolve_bits(settings)
-        team = Team(resolve_device(settings.load))
+        team = Team(resolve_device(settings.load), settings.load.bits)
         run = self._open_run(kind, settings, team, joins_open_run, resumed)
         completed = False
         with runs.locked(run) if team.main else contextlib.nullcontext():

@@ -10,9 +10,8 @@ from typing import Any
 
 import psutil
 import torch
-from bitsandbytes.nn import Linear4bit, Linear8bitLt
+from bitsandbytes.nn import Linear4bit
 from safetensors import SafetensorError
-from torch import nn
 from transformers import (
     BitsAndBytesConfig,
     PreTrainedConfig,
@@ -28,9 +27,10 @@ from playground.memory.release import MIN_FRAGMENTATION, defragment, mmap_large_
 from playground.model import float8, mapped_weights, nf4_fast, weights
 from playground.model.config_file import CONFIG_ERRORS, read_config
 from playground.model.dtype import compute_dtype
-from playground.model.float8_linear import Float8Linear, layer_class, quantize_linears
+from playground.model.float8_linear import layer_class, quantize_linears
 from playground.model.language_part import check_text_alone, has_text_alone, model_class, without_towers
 from playground.model.load_progress import loading_progress
+from playground.model.shares import Shares
 from playground.model.streamed_load import place_streamed
 from playground.model.streaming import StreamedLayers
 from playground.model.tokenizer import load_tokenizer
@@ -51,7 +51,8 @@ class LoadedModel:
     """A model in memory with its tokenizer, the dtype it computes in, and the reason for that dtype.
 
     notes: `note` events on what its files ask for or hold that isn't used. streamed: layers that wait in main memory.
-    pages: of the files that its matrices wait in until they are split over processes (`mapped_weights`), else None.
+    split: layers whose quantized weights are split over processes. pages: of the files that its matrices wait in until
+    they are split over processes (`mapped_weights`), else None.
     """
 
     model: PreTrainedModel
@@ -61,6 +62,7 @@ class LoadedModel:
     reason: str  # key in the words table
     notes: list[dict] = field(default_factory=list)
     streamed: StreamedLayers | None = None
+    split: StreamedLayers | None = None
     pages: FilePages | None = None
 
     @property
@@ -83,12 +85,14 @@ def load_model(
     on_progress: Callable[..., None],
     initial_device: str | None = None,
     split: bool = False,
+    shares: Shares | None = None,
 ) -> LoadedModel:
     """Load the model and tokenizer of `folder` at the chosen bit width, frozen and in evaluation mode.
 
     on_progress: called with (done, total, unit) as tensors are read.
     initial_device: where the weights go first, if not to the device that the settings resolve to.
-    split: whether its matrices wait in the files until they are split over processes (`mapped_weights`).
+    split: whether its matrices wait in the files until they are split over processes (`mapped_weights`). shares: where
+    quantized weights are split over processes as they are loaded.
 
     Code that comes with a model is never run: `trust_remote_code` is off, and weights are read as safetensors or with
     torch's tensors-only reader. Raises PlaygroundError if the folder holds no usable language model.
@@ -97,8 +101,8 @@ def load_model(
     device = resolve_device(settings)
     dtype, reason = compute_dtype(settings, device)
     settings = _as_stored(folder, settings)
-    count = streamed_count(settings)
-    by_layer = count or has_own_layers(settings)
+    streams = bool(streamed_count(settings) or shares)
+    by_layer = streams or has_own_layers(settings)
     first = "cpu" if by_layer else initial_device or device
     pages = FilePages(folder)
 
@@ -107,15 +111,17 @@ def load_model(
         on_progress(*step)
 
     with mmap_large_blocks():
-        model, notes = _read_model(folder, settings, dtype, first, progressed, bool(by_layer or split))
+        quantization = None if streams else quantization_config(settings, dtype)
+        model, notes = _read_model(folder, quantization, dtype, first, progressed, by_layer or split)
         if split and not has_text_alone(model):
             mapped_weights.read(model)  # a text is tried below
-        streamed = _place(model, settings, dtype, device, progressed) if by_layer else None
+        where = initial_device if shares and initial_device else device
+        streamed = _place(model, settings, dtype, where, progressed, shares) if by_layer else None
     if settings.bits == 4 and device == "cpu":
         compat.disable_cpu_repacking(model.modules())
-    if not count and is_fast_nf4(settings) and float8.has_products(device):
+    if not streams and is_fast_nf4(settings) and float8.has_products(device):
         nf4_fast.prepare(model)
-    if not count and settings.bits < 16 and not has_own_layers(settings) and device == "cuda":
+    if not streams and settings.bits < 16 and not has_own_layers(settings) and device == "cuda":
         defragment_after_load(model)
     model.requires_grad_(False)
     model.eval()
@@ -126,7 +132,9 @@ def load_model(
         release_memory()  # reading a tokenizer leaves four times what it keeps
         if not split:
             page_in_weights(model)
-    return LoadedModel(model, tokenizer, device, dtype, reason, notes, streamed, pages if split else None)
+    loaded = LoadedModel(model, tokenizer, device, dtype, reason, notes, pages=pages if split else None)
+    loaded.split, loaded.streamed = (streamed, None) if shares else (None, streamed)
+    return loaded
 
 
 def _as_stored(folder: Path, settings: Load) -> Load:
@@ -139,7 +147,12 @@ def _as_stored(folder: Path, settings: Load) -> Load:
 
 
 def _read_model(
-    folder: Path, settings: Load, dtype: torch.dtype, device: str, on_progress: Callable[..., None], waits: bool
+    folder: Path,
+    quantization: BitsAndBytesConfig | None,
+    dtype: torch.dtype,
+    device: str,
+    on_progress: Callable[..., None],
+    waits: bool,
 ) -> tuple[PreTrainedModel, list[dict]]:
     """Check the folder's files and read them with transformers, whose errors become PlaygroundErrors.
 
@@ -152,8 +165,7 @@ def _read_model(
         if config.model_type == "rwkv":
             config.rescale_every = 0  # for float16 alone, and its code fails at 4 bits
         stored = getattr(config, "quantization_config", None)
-        bits_and_bytes = None if streamed_count(settings) else quantization_config(settings, dtype)
-        quantization = {} if stored else {"quantization_config": bits_and_bytes}
+        quantized = {} if stored else {"quantization_config": quantization}
         with loading_progress(on_progress), quantizable_linear_layers(config), contextlib.ExitStack() as reading:
             if device == "cpu":
                 reading.enter_context(compat.reading_in_order())  # threads would be ahead by any number of tensors
@@ -167,7 +179,7 @@ def _read_model(
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
                 **PLAIN_MODEL,
-                **quantization,
+                **quantized,
             )
     except UnpicklingError as error:
         raise problem("error.unsafe_weights", path=folder.name) from error
@@ -183,16 +195,22 @@ def _read_model(
 
 
 def _place(
-    model: PreTrainedModel, settings: Load, dtype: torch.dtype, device: str, on_progress: Callable[..., None]
+    model: PreTrainedModel,
+    settings: Load,
+    dtype: torch.dtype,
+    device: str,
+    on_progress: Callable[..., None],
+    shares: Shares | None,
 ) -> StreamedLayers | None:
     """Quantize and place a model whose matrices wait in its files, layer by layer; return its streamed layers."""
-    if not streamed_count(settings):
+    if not streamed_count(settings) and not shares:
         quantize_to_8_bits(model, settings, device, on_progress)
         return None
     stored = getattr(model.config, "quantization_config", None)
     quantization = None if stored else quantization_config(settings, dtype)
-    with quantizable_linear_layers(model.config):
-        return place_streamed(model, settings, quantization, device, on_progress)
+    on_card = torch.cuda.device(device) if device.startswith("cuda") else contextlib.nullcontext()
+    with quantizable_linear_layers(model.config), on_card:  # a thread begins with card 0 as its current one
+        return place_streamed(model, settings, quantization, device, on_progress, shares)
 
 
 def _file_notes(folder: Path, attention: str, towers: list[str], unused: list[str]) -> list[dict]:
@@ -261,20 +279,6 @@ def set_compute_dtype(model: PreTrainedModel, dtype: torch.dtype) -> None:
     for module in model.modules():
         if isinstance(module, Linear4bit):
             compat.set_4bit_compute_dtype(module, dtype)
-
-
-def unquantized_share(model: PreTrainedModel) -> float:
-    """Return the share, 0 to 1, of the weights between embedding and head that a quantizing load left unquantized.
-
-    bitsandbytes quantizes only linear layers: experts stored together are one parameter and stay. T5's `wo` stays
-    because it needs the range of a wider dtype.
-    """
-    quantized = [m for m in model.modules() if isinstance(m, (Linear4bit, Linear8bitLt, Float8Linear))]
-    embeddings = [m for m in model.modules() if isinstance(m, nn.Embedding)]
-    excluded_modules = [*quantized, *embeddings, model.get_output_embeddings()]
-    excluded = {id(p) for module in excluded_modules if module is not None for p in module.parameters()}
-    unquantized = sum(p.numel() for p in model.parameters() if p.ndim > 1 and id(p) not in excluded)
-    return unquantized / max(1, unquantized + sum(m.in_features * m.out_features for m in quantized))
 
 
 def page_in_weights(model: PreTrainedModel) -> None:

@@ -1,7 +1,8 @@
 """Load a model with streamed layers: mapped into main memory, then read and placed layer by layer.
 
-Each layer goes to the device, where its linear layers are quantized, and is either kept there or moved back to page-
-locked main memory. So the device never holds more of the streamed layers than one, unquantized, and the buffers.
+Each layer goes to the device, where its linear layers are quantized, and is kept there, moved back to page-locked main
+memory, or split over the processes that train together. So the device never holds more of the streamed layers than one,
+unquantized, and the buffers.
 """
 
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from playground.errors import PlaygroundError, problem
 from playground.model import float8, nf4_fast
 from playground.model.float8_linear import layer_class, quantize_linears
 from playground.model.mapped_weights import read
+from playground.model.shares import Shares
 from playground.model.streaming import BUFFERS, StreamedLayers, shared_parameters, streamed_numbers
 from playground.settings import Load, has_own_layers, is_fast_nf4
 
@@ -41,12 +43,24 @@ def streaming_problem(config: Any, layers: int, count: int) -> PlaygroundError |
     return None
 
 
+def splitting_problem(config: Any, layers: int) -> PlaygroundError | None:
+    """Why the quantized weights of a model with so many repeated layers can't be split over processes; None: they can.
+
+    They are gathered in the order in which a decoder computes.
+    """
+    if config.is_encoder_decoder or not layers:
+        return problem("error.split_family", kind=config.model_type)
+    return None
+
+
 def check_modules_to_save(streamed: StreamedLayers, names: str) -> None:
-    """Raise PlaygroundError where a module that is trained in full, of names separated by commas, is streamed."""
+    """Raise PlaygroundError where a module that is trained in full, of names between commas, is streamed or split."""
     wanted = {name.strip() for name in names.split(",") if name.strip()}
     inside = {name.rpartition(".")[2] for layer in streamed.layers for name, _ in layer.named_modules() if name}
     for name in sorted(wanted & inside):
-        raise problem("error.streamed_modules", name=name)
+        raise problem(
+            "error.split_modules" if isinstance(streamed.waiting, Shares) else "error.streamed_modules", name=name
+        )
 
 
 def place_streamed(
@@ -55,18 +69,21 @@ def place_streamed(
     quantization: BitsAndBytesConfig | None,
     device: str,
     on_progress: Progress = lambda *step: None,
+    shares: Shares | None = None,
 ) -> StreamedLayers:
     """Read and quantize an unquantized model layer by layer, and place it; `load.streamed_layers` are streamed.
 
     quantization: how bitsandbytes quantizes; None: it doesn't, or the weights are quantized already. on_progress:
-    called with (done, total, "layers"). Raises PlaygroundError for a model that can't be streamed.
+    called with (done, total, "layers"). shares: with them all layers are streamed, and wait there. Raises
+    PlaygroundError for a model that can't be streamed.
     """
-    layers, count = layer_names(model), int(load.streamed_layers)
-    error = streaming_problem(model.config, len(layers), count)
+    layers = layer_names(model)
+    count = len(layers) if shares else int(load.streamed_layers)
+    error = splitting_problem(model.config, count) if shares else streaming_problem(model.config, len(layers), count)
     if error:
         raise error
     shared = shared_parameters(model)
-    streamed = StreamedLayers(list(layers.values()), streamed_numbers(count, len(layers)), device)
+    streamed = StreamedLayers(list(layers.values()), streamed_numbers(count, len(layers)), device, shares)
     quantize = _quantizer(model, load, quantization, device)
     for number, (name, layer) in enumerate(layers.items()):
         read(layer)
@@ -83,6 +100,8 @@ def place_streamed(
         if id(module) not in inside:
             _move(module, device, recurse=False)
     streamed.start()
+    for layer, part in zip(layers.values(), shares.parts if shares else ()):
+        layer.register_buffer("own_share", part, persistent=False)  # so that the ledger counts it
     return streamed
 
 

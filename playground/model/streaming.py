@@ -1,10 +1,12 @@
-"""Train and run a model that is larger than the GPU: frozen layers whose weights wait in main memory.
+"""Train and run a model that is larger than the GPU: frozen layers whose weights wait elsewhere.
 
-A streamed layer's weights lie in one block of page-locked main memory. Before the layer computes, forward or backward,
-they are copied into one of a few buffers on the device, on a stream of their own, while the layers before it compute;
-nothing is copied back, because they never change. The n-th streamed layer always gets buffer n mod BUFFERS, and its
-tensors point there for good: what autograd has kept from the forward pass is valid again in the backward pass, once the
-buffer holds the layer again. So neither the layers' code nor their gradients know of it, and nothing is allocated.
+A streamed layer's weights lie in one block: of page-locked main memory (`MainMemory`), or split over the processes that
+train together, each of which holds a share of its bytes (model/shares.py). Before the layer computes, forward or
+backward, they are copied into one of a few buffers on the device, on a stream of their own, while the layers before it
+compute; nothing is copied back, because they never change. The n-th streamed layer always gets buffer n mod BUFFERS,
+and its tensors point there for good: what autograd has kept from the forward pass is valid again in the backward pass,
+once the buffer holds the layer again. So neither the layers' code nor their gradients know of it, and nothing is
+allocated.
 
 Copies and computing wait for each other by events: a buffer is filled once the layer that was there has computed, and a
 layer computes once its buffer is filled. The time that the device waits for a copy is its stall.
@@ -16,7 +18,7 @@ import weakref
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -60,17 +62,60 @@ def shared_parameters(model: nn.Module) -> set[int]:
     return {key for key, count in counts.items() if count > 1}
 
 
+class Waiting(Protocol):
+    """Where the blocks of streamed layers wait. bytes: of what waits in this process."""
+
+    bytes: int
+
+    def block(self, size: int) -> Tensor:
+        """A block of at least `size` bytes to write a layer's weights to."""
+
+    def keep(self, block: Tensor) -> None:
+        """Keep what was written to the block, as the next layer's."""
+
+    def copy(self, position: int, target: Tensor) -> None:
+        """Copy the layer's block to the device, on the current stream there. target: as many bytes."""
+
+    def close(self) -> None:
+        """All layers are kept."""
+
+
+class MainMemory:
+    """Blocks of main memory, page-locked where a GPU copies from them."""
+
+    def __init__(self, locks: bool):
+        self.blocks: list[Tensor] = []
+        self.bytes, self._locks = 0, locks
+
+    def block(self, size: int) -> Tensor:
+        """Raises PlaygroundError where main memory is used up."""
+        return _locked_block(size, self._locks, self.bytes)
+
+    def keep(self, block: Tensor) -> None:
+        self.blocks.append(block)
+        self.bytes += block.numel()
+
+    def copy(self, position: int, target: Tensor) -> None:
+        target.copy_(self.blocks[position], non_blocking=True)
+
+    def close(self) -> None:
+        pass
+
+
 class StreamedLayers:
     """The streamed layers of a model, in the order in which they compute.
 
     `add` each while its weights are on any device, then `start`. layers: how many the model has; numbers: of those that
-    are streamed; bytes: of their weights in main memory; copied: bytes that were copied to the device so far.
+    are streamed; waiting: where their weights wait, None: in main memory; copied: bytes that were copied to the device
+    so far.
     """
 
-    def __init__(self, layers: Sequence[nn.Module], numbers: Sequence[int], device: str):
+    def __init__(
+        self, layers: Sequence[nn.Module], numbers: Sequence[int], device: str, waiting: Waiting | None = None
+    ):
         self.layers, self.numbers, self.device = list(layers), list(numbers), device
-        self.bytes = self.copied = 0
-        self._blocks: list[Tensor] = []
+        self.copied = 0
+        self._sizes: list[int] = []  # of each layer's block
         self._places: list[list[tuple[Tensor, int]]] = []  # of each layer: its tensors, and where in the block
         self._buffers: list[Tensor] = []
         self._holds: list[int | None] = [None] * BUFFERS  # position of the layer in each buffer
@@ -81,11 +126,17 @@ class StreamedLayers:
         on_cuda = device.startswith("cuda")
         self._stream = torch.cuda.Stream() if on_cuda else None
         self._filled = [torch.cuda.Event() for _ in range(BUFFERS)] if on_cuda else []
-        if on_cuda:
-            weakref.finalize(self, _release, self._blocks, self._stream).atexit = False
+        self.waiting: Waiting = waiting or MainMemory(on_cuda)
+        if on_cuda and isinstance(self.waiting, MainMemory):
+            weakref.finalize(self, _release, self.waiting.blocks, self._stream).atexit = False
+
+    @property
+    def bytes(self) -> int:
+        """Of the weights that wait in this process."""
+        return self.waiting.bytes
 
     def add(self, layer: nn.Module, shared: AbstractSet[int] = frozenset()) -> None:
-        """Move the next streamed layer's weights to main memory; its other tensors go to the device.
+        """Move the next streamed layer's weights to where they wait; its other tensors stay.
 
         shared: as of `streamable_tensors`. Raises PlaygroundError where main memory is used up.
         """
@@ -97,21 +148,21 @@ class StreamedLayers:
             if storage not in offsets:
                 offsets[storage] = end
                 end += _aligned(tensor.untyped_storage().nbytes())
-        block = _locked_block(end, self._stream is not None, self.bytes)
+        block = self.waiting.block(end)
         places = []
         for tensor in tensors:
             start = offsets[compat.storage_id(tensor)] + int(tensor.storage_offset()) * tensor.itemsize
             _view(block, tensor, start).copy_(tensor.detach())
             places.append((tensor, start))
-        self._blocks.append(block)
+        self.waiting.keep(block)
+        self._sizes.append(block.numel())
         self._places.append(places)
-        self.bytes += end
         for tensor, start in places:  # frees what they took
             tensor.data = _view(block, tensor, start)
 
     def start(self) -> None:
         """Make the buffers, point the layers' tensors there, and have them filled as the layers compute."""
-        size = max(block.numel() for block in self._blocks)
+        size = max(self._sizes)
         self._buffers = [torch.empty(size, dtype=torch.uint8, device=self.device) for _ in range(BUFFERS)]
         for position, places in enumerate(self._places):
             buffer = self._buffers[position % BUFFERS]
@@ -119,6 +170,7 @@ class StreamedLayers:
                 tensor.data = _view(buffer, tensor, start)
             if self._stream:
                 buffer.record_stream(self._stream)  # not reused before the last copy into it is done
+        self.waiting.close()
         for number, layer in enumerate(self.layers):
             layer.register_forward_pre_hook(lambda *_, number=number: self._before_forward(number))
             layer.register_forward_hook(lambda *given, number=number: self._after_forward(number, given[-1]))
@@ -141,7 +193,7 @@ class StreamedLayers:
         position = self._positions.get(number)
         if position is not None:
             following = position + BUFFERS
-            if following < len(self._blocks):
+            if following < len(self._sizes):
                 self._fetch(following)
             elif not torch.is_grad_enabled():  # no backward pass will come: the next forward pass begins at the front
                 self._fetch(position % BUFFERS)
@@ -165,7 +217,7 @@ class StreamedLayers:
         self._wait(position % BUFFERS)
         for ahead in range(1, BUFFERS):
             following = position + direction * ahead
-            if 0 <= following < len(self._blocks):
+            if 0 <= following < len(self._sizes):
                 self._fetch(following)
 
     def _fetch(self, position: int) -> None:
@@ -173,18 +225,17 @@ class StreamedLayers:
         slot = position % BUFFERS
         if self._holds[slot] == position:
             return
-        block = self._blocks[position]
-        target = self._buffers[slot][: block.numel()]
+        target = self._buffers[slot][: self._sizes[position]]
         self._holds[slot] = position
-        self.copied += block.numel()
+        self.copied += target.numel()
         if self._stream is None:
             began = time.perf_counter()
-            target.copy_(block)
+            self.waiting.copy(position, target)
             self._stall_s += time.perf_counter() - began
             return
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
-            target.copy_(block, non_blocking=True)
+            self.waiting.copy(position, target)
             self._filled[slot].record(self._stream)
 
     def _wait(self, slot: int) -> None:

@@ -138,7 +138,7 @@ def _tune_calls(rates: Rates, loaded: Any, until: float) -> float:
     train |= {"max_tokens_per_micro_batch": 1024}
     settings = Settings().with_values({"load": {"bits": 16}, "train": train})
     examples = [Example([5 + (row + n) % 400 for n in range(length)], length // 2) for row in range(rows)]
-    trainer = prepare_trainer(loaded, settings, examples, [], Team(loaded.device))
+    trainer = prepare_trainer(loaded, settings, examples, [], Team(loaded.device, launched=False))
     seconds, last, stop = [], kernels.clock(), threading.Event()
     for _ in fine_tune(trainer, examples, settings.train, stop):
         now = kernels.clock()

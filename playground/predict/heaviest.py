@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 
 from transformers import PreTrainedConfig
 
-from playground.data.batch import Example, epoch_batches
+from playground.data.batch import Example, epoch_batches, shares_of
 from playground.predict import phases
 from playground.settings import Settings, Train
 from playground.train.loop import total_steps
@@ -23,11 +24,14 @@ def predict_heaviest_step(
 ) -> dict:
     """Predict the heaviest step on these rows (phases.predict_tune), with its rows' "lengths" and "labelled" tokens.
 
-    "mean_share": tokens of a mean step, as a share of this one's. batching: the mode of a batcher that tried the
-    model with these rows; None: the first that the config allows.
+    Of several processes, the one with the heaviest share of a step. "mean_share": tokens of a mean step, as a share of
+    this one's. batching: the mode of a batcher that tried the model with these rows; None: the first that the config
+    allows.
     """
+    own = replace(settings.train, batch_size=-(-settings.train.batch_size // target.processes))
+    settings, whole = replace(settings, train=own), settings.train
     for group_by_length in (config.is_encoder_decoder or batching == "padded", True):
-        rows = heaviest_batch(examples, settings.train, group_by_length)
+        rows = heaviest_batch(examples, whole, group_by_length, target.processes)
         lengths, labelled = [len(e.ids) for e in rows], [e.labelled for e in rows]
         prediction = phases.predict_tune(config, settings, target, lengths, labelled, 0, False, batching)
         if group_by_length or prediction["batching"] != "padded":  # only padded rows are batched by their length
@@ -37,8 +41,13 @@ def predict_heaviest_step(
     return prediction | {"lengths": lengths, "labelled": labelled, "mean_share": share}
 
 
-def heaviest_batch(examples: Sequence[Example], train: Train, group_by_length: bool) -> list[Example]:
-    """The batch with the most tokens in a run's first epochs, padding included where rows are grouped by length."""
+def heaviest_batch(
+    examples: Sequence[Example], train: Train, group_by_length: bool, processes: int = 1
+) -> list[Example]:
+    """The batch with the most tokens in a run's first epochs, padding included where rows are grouped by length.
+
+    Of several processes, what one of them computes of a batch.
+    """
 
     def tokens(batch: Sequence[Example]) -> int:
         lengths = [len(e.ids) for e in batch]
@@ -51,4 +60,5 @@ def heaviest_batch(examples: Sequence[Example], train: Train, group_by_length: b
         for n in range(epochs)
         for batch in epoch_batches(examples, train.batch_size, train.seed + n, group_by_length)
     )
-    return max(islice(batches, steps), key=tokens)
+    shares = (share for batch in islice(batches, steps) for share in shares_of(batch, processes) if share)
+    return max(shares, key=tokens)

@@ -16,13 +16,16 @@ from transformers import DynamicCache, EncoderDecoderCache, PreTrainedConfig, Pr
 
 from playground.data.batch import Example
 from playground.memory import constants
+from playground.model.shares import share_bytes
 from playground.predict.allocation_trace import OUTSIDE, UNKNOWN, AllocationTrace, book_layer_stack, booked_as
 from playground.predict.load_order import staged_elements, warmup_bytes, weights_in_load_order
 from playground.predict.trace_cache import trace_phase
 from playground.predict.traced_model import Target, TracedModel, checkpoint_interval
 from playground.settings import Load, Lora, Settings, Train, has_own_layers, streamed_count
+from playground.train.loss import Loss
 from playground.train.parallel import Team
 from playground.train.prepare import build_trainer, make_trainable
+from playground.train.split_ends import end_modules
 from playground.train.trainer import Trainer, training_mode
 
 LABELLED_SHARE = 0.6  # of a row's tokens, where no rows are known: a guess
@@ -37,8 +40,8 @@ def trace_load(config: PreTrainedConfig, settings: Settings, target: Target) -> 
     """Trace loading: weights arrive one by one, and those that are quantized arrive in 16 bits."""
     traced = TracedModel(config, settings.load, target, None, with_weights=False)
     model, trace = traced.loaded.model, traced.trace
-    in_main_memory = has_own_layers(settings.load) or streamed_count(settings.load)  # is read into it first
-    if target.device == "cuda" and not in_main_memory:
+    by_layer = has_own_layers(settings.load) or streamed_count(settings.load) or target.split  # from main memory
+    if target.device == "cuda" and not by_layer:
         trace.allocate_and_free(warmup_bytes(model), "weights")
     trace.stage = "load"
     for weight, quant_constants in weights_in_load_order(model):
@@ -190,9 +193,10 @@ def _trace_step(
     trace, train = traced.trace, settings.train
     at_once = train.micro_batch_size or train.batch_size
     with trace:
-        saved, copied = traced.streaming(settings.load)
+        saved, copied = traced.streaming(settings.load, target.shares)
+        saved += _saved_by_split_ends(traced, target.shares)
         room = _room_to_plan_with(traced, target, settings.load, saved)
-        team, multiplicity = Team("meta"), traced.tensor_multiplicity
+        team, multiplicity = Team("meta", launched=False, shares=target.shares), traced.tensor_multiplicity
         trainer = build_trainer(traced.loaded, settings, rows, [], team, room, multiplicity, batching, copied)
         policy, batcher = trainer.plan.policy, trainer.batcher
         traced.check_interval(policy)
@@ -232,6 +236,12 @@ def _room_to_plan_with(traced: TracedModel, target: Target, load: Load, saved: i
         return UNLIMITED
     runtime = constants.cuda_runtime_bytes("tune", load) + 2 * constants.CUBLAS_WORKSPACE
     return target.capacity - runtime - traced.weight_bytes + saved
+
+
+def _saved_by_split_ends(traced: TracedModel, shares: int) -> int:
+    """Bytes that a process saves by keeping a share of head and embedding."""
+    modules = end_modules(Loss(traced.loaded.model)) if shares else []
+    return sum(module.weight.nbytes - share_bytes(module.weight.nbytes, shares) for module in modules)
 
 
 def _layer_stacks(trainer: Trainer) -> list[Any]:

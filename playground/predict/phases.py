@@ -21,11 +21,12 @@ from playground.predict.allocator import simulate_reserved
 from playground.predict.cpu_memory import memory_outside_tensors
 from playground.predict.phase_traces import trace_chat, trace_load, trace_tune
 from playground.predict.start_values import start_value_bytes, with_start_values
-from playground.predict.streamed_events import with_streamed_layers
+from playground.predict.streamed_events import with_split_ends, with_streamed_layers
 from playground.predict.trace_cache import cached_prediction
 from playground.predict.traced_model import Target, TracedModel
 from playground.predict.work import calls_of, update_calls
 from playground.settings import Load, Settings, streamed_count
+from playground.train.split_ends import end_modules
 from playground.train.trainer import Trainer
 
 
@@ -38,7 +39,7 @@ def predict_load(config: PreTrainedConfig, settings: Settings, target: Target) -
     """
     load, traced = settings.load, trace_load(config, settings, target)
     prediction = _prediction_from_trace(traced, target, "load", load)
-    parts = bytes_by_part(with_streamed_layers(traced.trace.events, load, traced.depth)[0])
+    parts = bytes_by_part(with_streamed_layers(traced.trace.events, load, traced.depth, target.shares)[0])
     loaded = sum(parts.values())
     if prediction["allocated"] > loaded:
         parts["buffers"] = prediction["allocated"] - loaded
@@ -86,7 +87,8 @@ def predict_tune(
 
     def summarize(traced: TracedModel, trainer: Trainer, rows: Sequence[Example]) -> dict:
         started = start_value_bytes(traced.loaded, settings.lora)
-        prediction = with_start_values(_prediction_from_trace(traced, target, "tune", settings.load), started)
+        ends = [module.weight.nbytes for module in end_modules(trainer.loss_module)] if target.split else []
+        prediction = with_start_values(_prediction_from_trace(traced, target, "tune", settings.load, ends), started)
         policy, batcher = trainer.plan.policy, trainer.batcher
         at_once = train.micro_batch_size or min(train.batch_size, len(rows))
         largest = next(batcher.micro_batches(rows, at_once, policy.tokens))
@@ -104,9 +106,16 @@ def predict_tune(
     return trace_tune(summarize, config, settings, target, lengths, labelled, prefix, all_logits, batching)
 
 
-def _prediction_from_trace(traced: TracedModel, target: Target, phase: str, load: Load) -> dict:
-    """The prediction of a phase whose trace is complete; "main_memory" where layers are streamed from it."""
-    events, waiting = with_streamed_layers(traced.whole_events(), load, traced.depth)
+def _prediction_from_trace(
+    traced: TracedModel, target: Target, phase: str, load: Load, ends: Sequence[int] = ()
+) -> dict:
+    """The prediction of a phase whose trace is complete; "main_memory" where layers are streamed from it.
+
+    ends: bytes of the matrices outside of the layers that are split over processes, as of `with_split_ends`.
+    """
+    events, waiting = with_streamed_layers(traced.whole_events(), load, traced.depth, target.shares)
+    if ends:
+        events = with_split_ends(events, ends, target.shares)
     allocated, parts = peak(events)
     streamed = {}
     if waiting:

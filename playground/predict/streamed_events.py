@@ -1,10 +1,14 @@
-"""What streamed layers change in an allocation trace: their weights aren't on the device, the buffers for them are."""
+"""What streamed or split layers change in an allocation trace: the buffers for their weights are on the device instead.
+
+Of layers that are split over processes, this process's shares are there too.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
+from playground.model.shares import share_bytes
 from playground.model.streaming import BUFFERS, LEAST_BYTES, streamed_numbers
-from playground.predict.allocation_trace import AllocationEvent
+from playground.predict.allocation_trace import ALIGNMENT, OUTSIDE, AllocationEvent
 from playground.settings import Load, streamed_count
 
 STREAMED_PARTS = ("weights", "quant_constants")
@@ -25,16 +29,20 @@ def bytes_by_layer(events: Sequence[AllocationEvent]) -> dict[int, int]:
 
 
 def with_streamed_layers(
-    events: Sequence[AllocationEvent], load: Load, layers: int
+    events: Sequence[AllocationEvent], load: Load, layers: int, shares: int = 0
 ) -> tuple[list[AllocationEvent], int]:
-    """The events of a whole network of so many layers with some of them streamed, and their bytes in main memory."""
-    count = min(streamed_count(load), layers)
+    """The events of a whole network of so many layers with some of them streamed, and their bytes in main memory.
+
+    shares: over how many processes all layers are split; 0: they aren't.
+    """
+    count = layers if shares else min(streamed_count(load), layers)
     if not count:
         return list(events), 0
     numbers = set(streamed_numbers(count, layers))
     sizes = {layer: size for layer, size in bytes_by_layer(events).items() if layer in numbers}
     largest = max(sizes.values(), default=0)
-    kept = [AllocationEvent(block, largest, "weights") for block in range(BUFFERS)]
+    own = [share_bytes(size, shares) for size in sizes.values()] if shares else []
+    kept = [AllocationEvent(block, size, "weights") for block, size in enumerate([largest] * BUFFERS + own)]
     blocks: dict[int, int] = {}
     removed: set[int] = set()
     for event in events:
@@ -46,20 +54,78 @@ def with_streamed_layers(
         else:
             blocks[event.block] = len(kept)
             kept.append(event._replace(block=len(kept)))
-    return kept, sum(sizes.values())
+    return kept, 0 if shares else sum(sizes.values())
 
 
-def saved_bytes(load: Load, by_layer: dict[int, int], weights: dict[int, int]) -> tuple[int, int]:
-    """Bytes of the device that streaming saves, and bytes that it copies for one pass.
+def with_split_ends(events: Sequence[AllocationEvent], ends: Sequence[int], shares: int) -> list[AllocationEvent]:
+    """The events of a fine-tune whose head and embedding are split over so many processes.
 
-    by_layer: bytes of each traced layer's weights; weights: how many layers of the whole network each stands for.
+    ends: bytes of the head's matrix, then of the embedding's, unless it is the same. Each is whole for a moment of
+    every forward pass: the embedding before the layers, the head from the last layer to the backward pass.
+    """
+    kept: list[AllocationEvent] = []
+    blocks: dict[int, int] = {}
+
+    def allocate(size: int, part: str = "weights", stage: str = "") -> int:
+        kept.append(AllocationEvent(len(kept), _aligned(size), part, stage=stage))
+        return len(kept) - 1
+
+    def free(block: int) -> None:
+        kept.append(kept[block]._replace(is_free=True))
+
+    for size in ends:
+        allocate(share_bytes(size, shares))
+    left, gathered = [_aligned(size) for size in ends], None
+    last = _last_layer_events(events)
+    removed: set[int] = set()
+    for index, event in enumerate(events):
+        if index and event.stage == "forward" != events[index - 1].stage:
+            free(allocate(ends[-1], "buffers", "forward"))
+        if gathered is not None and event.stage != "forward":
+            free(gathered)
+            gathered = None
+        if event.is_free:
+            if event.block not in removed:
+                kept.append(event._replace(block=blocks[event.block]))
+        elif not event.stage and event.part == "weights" and event.layer == OUTSIDE and event.size in left:
+            left.remove(event.size)
+            removed.add(event.block)
+        else:
+            blocks[event.block] = len(kept)
+            kept.append(event._replace(block=len(kept)))
+        if index in last:
+            gathered = allocate(ends[0], "buffers", "forward")
+    return kept
+
+
+def _last_layer_events(events: Sequence[AllocationEvent]) -> set[int]:
+    """Indices of the last event of a repeated layer in each forward pass."""
+    forward: list[list[int]] = [[]]
+    for index, event in enumerate(events):
+        if event.stage != "forward":
+            forward.append([])
+        elif event.layer >= 0:
+            forward[-1].append(index)
+    return {indices[-1] for indices in forward if indices}
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def saved_bytes(load: Load, by_layer: dict[int, int], weights: dict[int, int], shares: int = 0) -> tuple[int, int]:
+    """Bytes of the device that streaming saves, and bytes that it copies from main memory for one pass.
+
+    by_layer: bytes of each traced layer's weights; weights: how many layers of the whole network each stands for;
+    shares: as of `with_streamed_layers`.
     """
     layers = sum(weights.values())
-    count = min(streamed_count(load), layers)
+    count = layers if shares else min(streamed_count(load), layers)
     if not count or not by_layer:
         return 0, 0
-    mean = sum(size * weights[layer] for layer, size in by_layer.items()) / layers
-    return int(count * mean) - BUFFERS * max(by_layer.values()), int(count * mean)
+    moved = int(count * sum(size * weights[layer] for layer, size in by_layer.items()) / layers)
+    buffers = BUFFERS * max(by_layer.values())
+    return (moved - share_bytes(moved, shares) - buffers, 0) if shares else (moved - buffers, moved)
 
 
 def _is_streamable(event: AllocationEvent) -> bool:

@@ -21,11 +21,19 @@ class Target:
     """The device that is predicted for.
 
     device: "cuda" or "cpu". dtype: that the model computes in. capacity: bytes of the device's memory; 0: no limit.
+    processes: how many train together, of which one is predicted. split: whether quantized layers are split over them.
     """
 
     device: str
     dtype: torch.dtype
     capacity: int = 0
+    processes: int = 1
+    split: bool = False
+
+    @property
+    def shares(self) -> int:
+        """Over how many processes layers are split; 0: they aren't."""
+        return self.processes if self.split else 0
 
 
 class MoreLayersNeeded(Exception):
@@ -107,10 +115,10 @@ class TracedModel:
         """How many tensors of the whole network a tensor of this one represents."""
         return self.multiplicity(self.trace.layer_of(tensor))
 
-    def streaming(self, load: Load) -> tuple[int, int]:
-        """Bytes of the device that these settings' streamed layers save, and bytes that they copy for one pass."""
+    def streaming(self, load: Load, shares: int) -> tuple[int, int]:
+        """Bytes of the device that streamed or split layers save, and bytes that are copied to it for one pass."""
         counts = {layer: self.multiplicity(layer) for layer in self._bytes_by_layer}
-        return saved_bytes(load, self._bytes_by_layer, counts)
+        return saved_bytes(load, self._bytes_by_layer, counts, shares)
 
     def whole_events(self) -> list[AllocationEvent]:
         """The whole network's events. Raises LayersDiffer where a shallow network can't represent it."""

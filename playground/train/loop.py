@@ -55,8 +55,8 @@ def fine_tune(
     between(steps done): the events of a pause before the next step, such as sampling, or None; it returns whether
     training ends there. In a pause the model is out of training mode, and its time doesn't count as training time.
     Event: {"step", "steps", "loss" (mean nats a labelled token), "tokens" (so far, with prompts, without padding),
-    "lr", "tokens_per_s", "left_s" (seconds)}; with streamed layers also "stall_s": seconds that the device has waited
-    for their weights since the event before.
+    "lr", "tokens_per_s", "left_s" (seconds)}; with streamed or split layers also "stall_s": seconds that the device has
+    waited for their weights since the event before.
     Raises PlaygroundError if the loss or the weights are no longer numbers, torch.OutOfMemoryError if no fallback needs
     less memory.
     """

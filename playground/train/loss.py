@@ -6,7 +6,7 @@ chunk.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -88,6 +88,7 @@ class Loss(nn.Module):
     once on a few tokens against the model's own logits rather than believed from a list of names. Of a model with an
     encoder, the loss starts from the head's input, for T5's first version scales it on the way there. A module, so that
     what shards a model (FSDP) sees one forward pass with everything in it. tries: false leaves that to `try_chunking`.
+    whole_head: a context in which the head can be read, where it is split over processes; gathered_bytes: of it then.
     """
 
     def __init__(self, model: nn.Module, tries: bool = True):
@@ -97,6 +98,8 @@ class Loss(nn.Module):
         self.causal = (causal,)  # in tuples, so that nothing is registered twice as a submodule
         self._encoder = causal.config.is_encoder_decoder
         self._parts = (getattr(causal, causal.base_model_prefix, None), causal.get_output_embeddings())
+        self.whole_head: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
+        self.gathered_bytes = 0
         self.tried = self.chunked = False
         if tries:
             self.try_chunking()
@@ -116,7 +119,9 @@ class Loss(nn.Module):
             return self._hidden_states(batch.inputs)
         if self.chunked:
             loss = token_losses if per_token else chunked_loss
-            return loss(self._hidden_states(batch.inputs), self._parts[1], batch.positions, batch.targets)
+            hidden = self._hidden_states(batch.inputs)
+            with self.whole_head():
+                return loss(hidden, self._parts[1], batch.positions, batch.targets)
         logits = self.model(**batch.inputs, use_cache=False).logits.flatten(0, 1)
         if not per_token:
             return functional.cross_entropy(logits[batch.positions].float(), batch.targets, reduction="sum")

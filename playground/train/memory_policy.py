@@ -38,6 +38,7 @@ GRADIENT_SHARE = 0.4
 # (tests/bench/README.md)
 USABLE_SHARE = 0.95
 SAMPLE_TOKENS = 128  # tokens of the forward pass that counts bytes; not more, because it keeps everything
+SAMPLE_BYTES = 3 * 2**29  # that it should keep at most: 128 tokens of a model of 70 billion parameters keep 3.7 GB
 AUTO_CHOICES = ("off", "4", "3", "2", "all", "offload")  # what `gradient_checkpointing` "auto" chooses from
 SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 32)  # micro-batches that the largest batch may be split into
 FALLBACK_SHARE = 0.85  # a fallback keeps less than this share of the activations of the policy before it
@@ -199,10 +200,10 @@ def measure_cost(
 ) -> ActivationCost:
     """What these rows cost on this model, counted in one forward pass over a piece of the longest row."""
     longest = max(examples, key=lambda e: len(e.ids))
-    limit = batcher.prefix + SAMPLE_TOKENS
+    gradient_layers = max(1, sum(multiplicity(next(m.parameters())) for m in layers.all[layers.first_trainable :]))
+    limit = batcher.prefix + _sample_tokens(layers, gradient_layers, batcher.model.dtype.itemsize)
     sample = [Example(longest.ids[:limit], min(longest.trained_from, limit - 1))]
     kept, tokens = _kept_bytes(loss_module, batcher, layers, sample, multiplicity), batcher.computed_tokens(sample)
-    gradient_layers = max(1, sum(multiplicity(next(m.parameters())) for m in layers.all[layers.first_trainable :]))
     matrices = [p for layer in layers.all[:1] for p in layer.parameters() if p.ndim == 2]
     widest = max((p.shape[0] * p.shape[-1] for p in matrices), default=0)
     item_bytes = batcher.model.dtype.itemsize
@@ -210,9 +211,21 @@ def measure_cost(
         layer=kept / tokens / gradient_layers,
         entry=batcher.model.config.get_text_config().hidden_size * item_bytes,
         layers=gradient_layers,
-        fixed=3 * 4 * CHUNK_LOGITS + 3 * widest * item_bytes,
+        fixed=3 * 4 * CHUNK_LOGITS + max(3 * widest * item_bytes, loss_module.gathered_bytes),
         launch=launch_tokens(batcher, layers),
     )
+
+
+def _sample_tokens(layers: CheckpointedLayers, gradient_layers: int, item_bytes: int) -> int:
+    """Tokens of that pass. A layer keeps about twice what its linear layers put out."""
+    linears = [
+        module
+        for layer in layers.all[:1]
+        for name, module in layer.named_modules()
+        if hasattr(module, "out_features") and not hasattr(module, "base_layer") and "lora_" not in name
+    ]
+    put_out = sum(linear.out_features for linear in linears)
+    return max(1, min(SAMPLE_TOKENS, SAMPLE_BYTES // max(1, 2 * put_out * item_bytes * gradient_layers)))
 
 
 def _kept_bytes(

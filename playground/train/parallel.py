@@ -2,7 +2,9 @@
 
 Each process computes its share of every step's rows. Adapters are the same everywhere, so their gradients are summed
 once a step, and every process takes the same step. Under FSDP2 the frozen weights are split over the processes, or wait
-in main memory, and are gathered layer by layer; adapters stay whole. assets/accelerate/ has a configuration for each.
+in main memory, and are gathered layer by layer; adapters stay whole. FSDP2 itself splits weights of 16 and 32 bits;
+quantized ones are split alike, as bytes, while they are loaded (model/shares.py). assets/accelerate/ has a
+configuration for each.
 
 `accelerate launch` configures all that through environment variables. Without them, accelerate isn't imported.
 """
@@ -19,10 +21,13 @@ from torch import Tensor, distributed
 from playground.data.batch import shares_of
 from playground.errors import Problem
 from playground.memory.file_pages import FilePages
+from playground.model.shares import Shares
 from playground.settings import Settings, raise_all
 from playground.train.loss import Loss
+from playground.train.split_ends import split_ends
 
 TIMEOUT = timedelta(hours=2)  # of a collective: as long as one process may download a model for all
+OFFLOADS = "FSDP_OFFLOAD_PARAMS"  # accelerate's variable: whether what is split waits in main memory
 MESSAGE_NUMBERS = 2**26  # numbers that are summed in one message at most: a message needs a copy of them
 
 LOST_PEER = (  # what gloo and NCCL say when the process at the other end is gone
@@ -47,25 +52,35 @@ class Team:
     device: where batches go: "cpu" or "cuda" (then torch's current card is this process's own).
     load_device: where weights are loaded.
     sharded: whether weights are split (FSDP2), which one process alone may ask for too, to keep them in main memory.
-    accelerator: accelerate's, or None for a single process that splits nothing.
+    splits_bytes: whether they are quantized ones. accelerator: accelerate's, or None for a single process that splits
+    nothing.
     """
 
-    def __init__(self, device: str):
-        self.size, self.rank = _env_number("WORLD_SIZE", 1), _env_number("RANK", 0)
+    def __init__(self, device: str, bits: int = 16, launched: bool = True, shares: int = 0):
+        """bits: of the frozen weights. launched: False for a process by itself, whatever it was launched with.
+
+        shares: over how many processes quantized weights are split where only one is predicted.
+        """
+        self.size, self.rank = (_env_number("WORLD_SIZE", 1), _env_number("RANK", 0)) if launched else (1, 0)
         self._local_size = _env_number("LOCAL_WORLD_SIZE", 1)  # processes on this machine
         self.main, self.device = self.rank == 0, device
-        self.sharded, self._deepspeed = _env_flag("ACCELERATE_USE_FSDP"), _env_flag("ACCELERATE_USE_DEEPSPEED")
+        self.sharded = launched and _env_flag("ACCELERATE_USE_FSDP")
+        self._deepspeed = launched and _env_flag("ACCELERATE_USE_DEEPSPEED")
+        self.splits_bytes = shares > 0 or (self.sharded and 0 < bits < 16)
         distributes = self.size > 1 or self.sharded
         self.accelerator = _accelerator(device) if distributes and not self._deepspeed else None
         self.load_device = device
-        if self.sharded:
+        if self.splits_numbers:
             self.load_device = "cpu"
         elif distributes and device == "cuda":  # "cuda" alone is card 0 to some readers
             self.load_device = f"cuda:{torch.cuda.current_device()}"
 
     def check(self, settings: Settings) -> None:
         """Raise PlaygroundError with every setting that these processes can't train with."""
-        train, bits, cards = settings.train, settings.load.bits, torch.cuda.device_count()
+        train, lora, cards = settings.train, settings.lora, torch.cuda.device_count()
+        reads_all = [
+            name for name, is_used in (("init", lora.init != "default"), ("use_dora", lora.use_dora)) if is_used
+        ]
         micro_batch = train.micro_batch_size or 1
         several = self.size > 1
         checks: list[tuple[Any, str, dict]] = [
@@ -80,8 +95,13 @@ class Team:
                 "error.accumulation",
                 {"batch": train.batch_size, "micro_batch": micro_batch, "processes": self.size},
             ),
-            (self.sharded and 0 < bits < 16, "error.sharded_bits", {"bits": bits}),
+            (self.splits_bytes and _env_flag(OFFLOADS), "error.sharded_bits", {"bits": settings.load.bits}),
             (self.sharded and train.method == "full", "error.sharded_full", {}),
+            (
+                self.splits_bytes and train.method != "full" and reads_all,
+                "error.split_start",
+                {"fields": [f"lora.{name}" for name in reads_all]},
+            ),
         ]
         raise_all([Problem(key, values) for is_wrong, key, values in checks if is_wrong])
 
@@ -125,15 +145,26 @@ class Team:
             return self.accelerator.local_main_process_first()
         return contextlib.nullcontext()
 
+    def shares(self) -> Shares | None:
+        """Where quantized weights go as they are loaded, if they are split."""
+        return Shares(self.load_device, self.rank, self.size) if self.splits_bytes else None
+
+    @property
+    def splits_numbers(self) -> bool:
+        """Whether weights are split by `shard_weights`."""
+        return self.sharded and not self.splits_bytes
+
     def shard_weights(self, loss_module: Loss, pages: FilePages | None = None) -> Loss:
-        """Under FSDP2, split the model's frozen weights over the processes, in place; otherwise do nothing.
+        """Under FSDP2, split the model's frozen weights over the processes, in place; of quantized ones, what is left.
 
         pages: of the files that matrices wait in, if they do.
         """
-        if self.sharded:
+        if self.splits_bytes:
+            split_ends(loss_module, self.rank, self.size)
+        elif self.sharded:
             from playground.train.sharding import shard_frozen_weights
 
-            shard_frozen_weights(loss_module, self._device, self.size, _env_flag("FSDP_OFFLOAD_PARAMS"), pages)
+            shard_frozen_weights(loss_module, self._device, self.size, _env_flag(OFFLOADS), pages)
         return loss_module
 
     def leave(self) -> None:

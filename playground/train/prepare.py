@@ -65,8 +65,8 @@ def make_trainable(
     lora, seed = settings.lora, settings.train.seed
     if lora.modules_to_save or lora.init != "default":  # modules are copied, or weights decomposed
         mapped_weights.read(loaded.model)
-    if loaded.streamed:
-        check_modules_to_save(loaded.streamed, lora.modules_to_save)
+    if layers := loaded.streamed or loaded.split:
+        check_modules_to_save(layers, lora.modules_to_save)
     model: Any = (
         saved_adapter.continue_lora(loaded.model, start, lora, loaded.dtype, seed)
         if start
@@ -92,7 +92,7 @@ def build_trainer(
     `prepare_trainer`.
     """
     train = settings.train
-    loss_module = team.shard_weights(Loss(loaded.model, not team.sharded), loaded.pages)
+    loss_module = team.shard_weights(Loss(loaded.model, not team.splits_numbers), loaded.pages)
     pad = loaded.tokenizer.pad_token_id or 0
     batcher = Batcher(loss_module, [*examples, *held_out], pad, team.device, batching)
     optimizer = Optimizer(
@@ -110,4 +110,4 @@ def build_trainer(
     plan.compiled = train.compile == "on" and not team.sharded
     if team.size > 1:
         torch.manual_seed(train.seed + team.rank)  # dropout differs between processes
-    return Trainer(loss_module, optimizer, batcher, layers, plan, team, loaded.streamed)
+    return Trainer(loss_module, optimizer, batcher, layers, plan, team, loaded.streamed or loaded.split)

@@ -21,10 +21,11 @@ from playground.train.patches import patch_modules
 class Trainer:
     """Everything that a fine-tune works with, and how far it is.
 
-    streamed: layers whose weights wait in main memory. step: optimizer steps done; tokens: tokens in their rows, with
-    prompts and without padding. random: the state of the random numbers after the last whole step, from which that
-    step's successor is computed. changing: held while a step changes all of these, and while they are saved, which
-    another thread may do in the middle of a step. rows_digest: of the examples, once a checkpoint has needed it.
+    streamed: layers whose weights wait in main memory, or split over processes. step: optimizer steps done; tokens:
+    tokens in their rows, with prompts and without padding. random: the state of the random numbers after the last whole
+    step, from which that step's successor is computed. changing: held while a step changes all of these, and while they
+    are saved, which another thread may do in the middle of a step. rows_digest: of the examples, once a checkpoint has
+    needed it.
     """
 
     loss_module: Loss

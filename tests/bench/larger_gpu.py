@@ -101,7 +101,7 @@ def measure_cell(name: str, device: str, checkpointing: str) -> dict:
     train = Train(batch_size=int(rows), max_steps=STEPS, compile="off", gradient_checkpointing=checkpointing)
     settings = Settings(load=load, lora=Lora(r=random_models.RANK), train=train)
     examples = random_models.example_rows() * (int(rows) // random_models.BATCH)
-    config = _config(shape)
+    config = config_of(shape)
     began = time.perf_counter()
     predicted, settings = _predict(config, settings, examples, device, *map(int, streamed))
     chosen = time.perf_counter() - began
@@ -114,7 +114,7 @@ def measure_cell(name: str, device: str, checkpointing: str) -> dict:
     return predicted | measured | {"choose_s": round(chosen, 1)}
 
 
-def _config(shape: str) -> Any:
+def config_of(shape: str) -> Any:
     from transformers import AutoConfig
 
     from playground.predict import meta_model
@@ -232,8 +232,11 @@ def _answer(loaded: Any, settings: Any) -> dict:
     return {"written_per_s": round((last - first) / (ended - began), 2) if last > first else None}
 
 
-def build(config: Any, load: Any, device: str) -> tuple[Any, Any]:
-    """A model with random weights, made and quantized on the device layer by layer, and its streamed layers."""
+def build(config: Any, load: Any, device: str, shares: Any = None) -> tuple[Any, Any]:
+    """A model with random weights, made and quantized on the device layer by layer, and its streamed layers.
+
+    shares: where all layers are split over processes, which make the same weights.
+    """
     import torch
     from accelerate import init_empty_weights
 
@@ -246,10 +249,11 @@ def build(config: Any, load: Any, device: str) -> tuple[Any, Any]:
     with init_empty_weights(include_buffers=False):
         model = model_from_config(config, torch.bfloat16)
     torch.manual_seed(0)
-    count, layers = streamed_count(load), layer_names(model)
+    layers = layer_names(model)
+    count = len(layers) if shares else streamed_count(load)
     streamed = None
     if count:
-        streamed = StreamedLayers(list(layers.values()), streamed_numbers(count, len(layers)), device)
+        streamed = StreamedLayers(list(layers.values()), streamed_numbers(count, len(layers)), device, shares)
     unquantized = random_models._unquantized_modules(model) if load.bits < 16 else []
     for number, name in enumerate(layers):
         _fill(model, f"{name}.", load.bits, unquantized, device, ())

@@ -196,7 +196,7 @@ def _stored(loaded: Any) -> int:
     from playground.memory.ledger import bytes_by_part
 
     if loaded.streamed:  # what waits in main memory, the buffers that it is copied to, and the rest
-        held = sum(block.numel() for block in loaded.streamed._blocks)
+        held = loaded.streamed.bytes
         return held + sum(p.nbytes for p in _outside(loaded))
     parts = [getattr(p, "_local_tensor", p).nbytes for p in loaded.model.parameters()]
     return (

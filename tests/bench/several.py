@@ -2,6 +2,7 @@
 
     python tests/bench/several.py                   # as many processes as there are cards
     python tests/bench/several.py --device cpu      # two of them
+    python tests/bench/several.py --shapes          # models of 7 and 70 billion weights: several_shapes.py
 
 Six steps of 16 rows on a toy of 95 million weights (a tiny one on a CPU), each arm by the command in
 playground/README.md. losses: of the steps. away: their largest difference from one process's losses, in %.
@@ -17,6 +18,7 @@ import tempfile
 from pathlib import Path
 
 import arms
+import several_shapes
 from train_gpu import LIBRARIES
 
 TASK = "--end-row 64 --max-steps 6 --batch-size 16 --lr 1e-3 --compile off --sample-every off".split()
@@ -31,7 +33,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
     parser.add_argument("--out", type=Path, default=arms.PROJECT / "tests/bench/results/several.json")
+    parser.add_argument("--shapes", action="store_true", help="models of real shapes; results in several_shapes.json")
+    parser.add_argument("--only", action="append", metavar="PATTERN", help="of the shapes' cells")
     options = parser.parse_args()
+    if options.shapes:
+        several_shapes.measure_all(options.device, options.only or ["*"], options.out.with_name("several_shapes.json"))
+        return
     import toys
 
     from playground.memory.meter import hardware

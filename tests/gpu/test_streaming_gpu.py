@@ -45,7 +45,7 @@ def test_streamed_weights_are_locked_and_off_the_card_and_the_stall_is_measured(
     gc.collect()
     before = torch.cuda.memory_allocated()
     model, streamed = tuned("llama", "16", LAYERS, "cuda", **WIDE)
-    block = streamed._blocks[0]
+    block = streamed.waiting.blocks[0]
     held = torch.cuda.memory_allocated() - before
     assert block.is_pinned() and streamed.bytes == LAYERS * block.numel()
     assert held < 2.2 * block.numel() + 2**23  # two buffers, embedding, head, adapter

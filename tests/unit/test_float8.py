@@ -14,6 +14,7 @@ from playground.errors import PlaygroundError
 from playground.memory.ledger import bytes_by_part
 from playground.model import adapt, float8, load
 from playground.model.float8_linear import Float8Linear, quantize_linears
+from playground.model.unquantized import unquantized_share
 from playground.planning.forecast import resolve_target
 from playground.predict import meta_model
 from playground.predict.load_order import weights_in_load_order
@@ -61,7 +62,7 @@ def test_every_layer_that_bitsandbytes_would_quantize_is_loaded_in_float8_and_co
     names = {name for name, module in loaded.model.named_modules() if isinstance(module, Float8Linear)}
     assert names == {name for name, module in int8.model.named_modules() if type(module).__name__ == "Linear8bitLt"}
     assert bytes_by_part(loaded.model) == bytes_by_part(int8.model)
-    assert load.unquantized_share(loaded.model) == load.unquantized_share(int8.model)
+    assert unquantized_share(loaded.model) == unquantized_share(int8.model)
 
 
 def test_predictions_count_the_bytes_of_the_loaded_model(toy):

@@ -51,21 +51,29 @@ def make_settings(micro_batch: int, policy: str = "off", **train) -> Settings:
 
 
 def train(team: Team, micro_batch: int, family: str, policy: str, count: int) -> dict:
-    """Three steps over `count` rows: loss and summed gradients of each, and the adapter after them."""
+    """The results of `train_loaded` for a toy, and how many of its numbers are in this process."""
     import toys
 
-    from playground.data.batch import Example
     from playground.model.load import LoadedModel
+
+    model = toys.make_model(family).requires_grad_(False)
+    loaded = LoadedModel(model, toys.make_tokenizer(False), "cpu", torch.float32, "")
+    results = train_loaded(team, loaded, make_settings(micro_batch, policy), count)
+    frozen = [p for p in model.parameters() if not p.requires_grad]
+    local_numbers = sum(getattr(p, "_local_tensor", p).numel() for p in frozen)
+    return results | {"local_numbers": local_numbers, "numbers": sum(p.numel() for p in frozen)}
+
+
+def train_loaded(team: Team, loaded, settings: Settings, count: int) -> dict:
+    """Steps over `count` rows: loss and summed gradients of each, and the adapter after them."""
+    from playground.data.batch import Example
     from playground.train.loop import fine_tune
     from playground.train.prepare import prepare_trainer
 
-    draw = random.Random(0)
+    draw, sums = random.Random(0), []
     rows = [Example([draw.randrange(5, 330) for _ in range(draw.randrange(8, 40))], 4) for _ in range(count)]
-    model, settings, sums = toys.make_model(family).requires_grad_(False), make_settings(micro_batch, policy), []
     team.check(settings)
-    trainer = prepare_trainer(
-        LoadedModel(model, toys.make_tokenizer(False), "cpu", torch.float32, ""), settings, rows, [], team
-    )
+    trainer = prepare_trainer(loaded, settings, rows, [], team)
     all_reduce = team.all_reduce
 
     def recorded(tensors):
@@ -79,17 +87,8 @@ def train(team: Team, micro_batch: int, family: str, policy: str, count: int) ->
         if event["kind"] == "step"
     ]
     team.all_reduce = all_reduce
-    adapter = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
-    frozen = [p for p in model.parameters() if not p.requires_grad]
-    local_numbers = sum(getattr(p, "_local_tensor", p).numel() for p in frozen)
-    return {
-        "losses": losses,
-        "sums": sums,
-        "adapter": adapter,
-        "local_numbers": local_numbers,
-        "numbers": sum(p.numel() for p in frozen),
-        "mode": trainer.batcher.mode,
-    }
+    adapter = {name: p.detach().clone() for name, p in loaded.model.named_parameters() if p.requires_grad}
+    return {"losses": losses, "sums": sums, "adapter": adapter, "mode": trainer.batcher.mode}
 
 
 def distance(actual, expected) -> float:
@@ -148,8 +147,8 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def start(job: str, folder: Path, **environment) -> list[subprocess.Popen]:
-    """Two processes as `accelerate launch` would start them."""
+def start(job: str, folder: Path, script: Path = HERE, **environment) -> list[subprocess.Popen]:
+    """Two processes of a script as `accelerate launch` would start them."""
     folder.mkdir(exist_ok=True)
     shared = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(PROJECT), str(HERE.parents[1])]),
@@ -160,7 +159,7 @@ def start(job: str, folder: Path, **environment) -> list[subprocess.Popen]:
         "LOCAL_WORLD_SIZE": "2",
         "ACCELERATE_MIXED_PRECISION": "no",
     }
-    command = [sys.executable, str(HERE), job, str(folder)]
+    command = [sys.executable, str(script), job, str(folder)]
     return [
         subprocess.Popen(
             command,
@@ -322,9 +321,11 @@ def events(folder: Path) -> list[dict]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", [pytest.param("ddp", marks=pytest.mark.exhaustive), "fsdp2"])
-def test_the_launched_command_leaves_one_run(command, config, tmp_path):
-    process = command(config, "--steps", "3")
+@pytest.mark.parametrize(
+    "config, bits", [pytest.param("ddp", "32", marks=pytest.mark.exhaustive), ("fsdp2", "32"), ("fsdp2", "4")]
+)
+def test_the_launched_command_leaves_one_run(command, config, bits, tmp_path):
+    process = command(config, "--steps", "3", "--bits", bits)
     answer, _ = process.communicate(timeout=200)
     assert process.returncode == 0, (tmp_path / "stderr").read_text()
     assert [e["step"] for e in events(tmp_path) if e["kind"] == "step"] == [1, 2, 3]
@@ -333,6 +334,8 @@ def test_the_launched_command_leaves_one_run(command, config, tmp_path):
     names = [folder.name for folder in (tmp_path / "runs").iterdir() if folder.name != ".locks"]
     assert names == [Path(json.loads(answer)["adapter"]).parent.name]
     assert len(list((tmp_path / "runs").rglob("adapter_model.safetensors"))) == 1
+    notes = [e["key"] for e in events(tmp_path) if e["kind"] == "note"]
+    assert ("note.split_weights" in notes) == (config == "fsdp2" and bits == "4")
 
 
 @pytest.mark.slow
@@ -383,7 +386,6 @@ def test_everything_that_cannot_be_sharded_is_reported_at_once(team):
         "error.accumulation",
         "error.sharded_full",
     ]
-    assert errors(team, Settings().with_values({"load": {"bits": 8}})) == {"error.sharded_bits": {"bits": 8}}
 
 
 def test_deepspeed_is_refused(monkeypatch):

@@ -1,0 +1,164 @@
+"""Quantized weights split over two processes (gloo): they train as whole ones do, and each process holds half of them.
+
+Run as a script, this file is one of those processes: `test_split_weights.py JOB FOLDER`.
+"""
+
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from test_parallel import FSDP, distance, errors, finish, make_settings, start, train_loaded
+from toys import keys
+
+from playground.errors import PlaygroundError
+from playground.settings import Load, Settings
+from playground.train.parallel import Team
+
+HERE = Path(__file__).resolve()
+LAYERS = 6
+WIDE = {"num_hidden_layers": LAYERS, "hidden_size": 128, "intermediate_size": 256}
+# family, how weights are stored, type that is computed in, gradient checkpointing
+CASES = [
+    ("llama", {"bits": 4}, "float32", "off"),
+    ("llama", {"bits": 4, "double_quant": False, "quant_type": "fp4"}, "float32", "all"),
+    ("llama", {"bits": 8}, "float32", "2"),
+    ("gemma2", {"bits": 4}, "float32", "all"),
+    ("gpt_neox", {"bits": 8}, "float32", "off"),
+    ("llama", {"bits": 4}, "bfloat16", "all"),
+    ("llama", {"bits": 8}, "bfloat16", "off"),
+]
+TOLERANCE = {"float32": (2e-5, 1e-4), "bfloat16": (2e-2, 0.2)}  # of losses, in nats; of adapters, as a share
+
+
+def train_case(team: Team, folder: Path, micro_batch: int, case: tuple) -> dict:
+    """Train a toy that is loaded from its files, split if the team splits it; with the bytes that are held."""
+    from playground.memory.ledger import bytes_by_part
+    from playground.model.load import load_model
+    from playground.model.streaming import layer_bytes
+
+    family, quantized, dtype, policy = case
+    load = Load(model=str(folder / family), device="cpu", dtype=dtype, **quantized)
+    loaded = load_model(folder / family, load, lambda *step: None, team.load_device, shares=team.shares())
+    ledger = bytes_by_part(loaded.model)
+    layers = [module for module in loaded.model.modules() if type(module).__name__.endswith("Layer")]
+    return train_loaded(team, loaded, make_settings(micro_batch, policy), 24) | {
+        "held": loaded.split.bytes if loaded.split else sum(map(layer_bytes, layers)),
+        "ledger": ledger["weights"] + ledger["quant_constants"],
+        "buffers": [buffer.numel() for buffer in loaded.split._buffers] if loaded.split else [],
+    }
+
+
+def train_all(team: Team, folder: Path) -> None:
+    """Every case, with weights split or whole as the environment says."""
+    results = []
+    for case in CASES:
+        team.splits_bytes = team.sharded
+        results.append(train_case(team, folder.parent, 4, case))
+    torch.save(results, folder / f"{team.rank}.pt")
+    team.leave()
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> Path:
+    import toys
+
+    home = tmp_path_factory.mktemp("split")
+    for family in {case[0] for case in CASES}:
+        toys.save(home / family, family, **WIDE)
+    return home
+
+
+@pytest.fixture(scope="module")
+def results(models):
+    """Of two processes: {"whole" or "split": results of every case by rank}."""
+    found = {}
+    for how, environment in (("whole", {}), ("split", FSDP)):
+        finish(start("train_all", models / how, HERE, **environment))
+        found[how] = [torch.load(models / how / f"{rank}.pt") for rank in (0, 1)]
+    return found
+
+
+@pytest.fixture(scope="module")
+def alone(models):
+    """The results of one process, with micro-batches of all rows."""
+    return cache(lambda number: train_case(Team("cpu"), models, 8, CASES[number]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(len(CASES)))
+def test_split_weights_train_as_whole_ones_do_to_the_bit(results, number):
+    for whole, split in zip(results["whole"], results["split"], strict=True):
+        assert split[number]["losses"] == whole[number]["losses"]
+        assert split[number]["adapter"].keys() == whole[number]["adapter"].keys() != set()
+        for name, weight in split[number]["adapter"].items():
+            assert weight.isfinite().all() and torch.equal(weight, whole[number]["adapter"][name]), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(len(CASES)))
+def test_two_processes_with_split_weights_train_as_one_does(results, alone, number):
+    (first, second), one = (ranks[number] for ranks in results["split"]), alone(number)
+    losses, adapters = TOLERANCE[CASES[number][2]]
+    assert first["mode"] == one["mode"]
+    assert first["losses"] == second["losses"] == pytest.approx(one["losses"], abs=losses)
+    assert distance(first["adapter"].values(), one["adapter"].values()) < adapters
+    assert all(torch.equal(first["adapter"][name], weight) for name, weight in second["adapter"].items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(len(CASES)))
+def test_each_process_holds_half_of_the_packed_bytes_and_two_gathered_layers(results, number):
+    whole = results["whole"][0][number]
+    for split in (ranks[number] for ranks in results["split"]):
+        assert 0.5 <= split["held"] / whole["held"] < 0.53
+        assert len(set(split["buffers"])) == 1
+        layer = whole["held"] / LAYERS
+        assert split["buffers"][0] == pytest.approx(layer, rel=0.05)
+        rest = whole["ledger"] - whole["held"]
+        assert split["ledger"] == pytest.approx(rest + whole["held"] / 2 + 2 * layer, rel=0.03)
+
+
+@pytest.fixture
+def splitting(monkeypatch) -> Team:
+    """A single process whose team claims to split quantized weights."""
+    team = Team("cpu")
+    team.sharded = team.splits_bytes = True
+    return team
+
+
+def test_offloaded_quantized_weights_are_refused(splitting, monkeypatch):
+    monkeypatch.setenv("FSDP_OFFLOAD_PARAMS", "true")
+    settings = Settings().with_values({"load": {"bits": 4}})
+    assert errors(splitting, settings) == {"error.sharded_bits": {"bits": 4}}
+
+
+def test_start_values_that_read_all_weights_are_refused(splitting):
+    settings = Settings().with_values({"load": {"bits": 8}, "lora": {"init": "pissa", "use_dora": True}})
+    assert errors(splitting, settings) == {"error.split_start": {"fields": ["lora.init", "lora.use_dora"]}}
+    splitting.check(Settings().with_values({"load": {"bits": 8}}))
+
+
+def test_weights_of_16_bits_are_left_to_fsdp(monkeypatch):
+    for name, value in FSDP.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("playground.train.parallel._accelerator", lambda device: None)
+    four, sixteen = Team("cpu", 4), Team("cpu", 16)
+    assert four.splits_bytes and four.shares() and not four.splits_numbers
+    assert sixteen.splits_numbers and sixteen.shares() is None
+
+
+def test_a_model_with_an_encoder_cannot_be_split(toy):
+    from playground.model.load import load_model
+    from playground.model.shares import Shares
+
+    load = Load(model=str(toy("t5")), device="cpu", bits=4)
+    with pytest.raises(PlaygroundError) as caught:
+        load_model(toy("t5"), load, lambda *step: None, shares=Shares("cpu", 0, 2))
+    assert keys(caught) == ["error.split_family"]
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    globals()[sys.argv[1]](Team("cpu"), Path(sys.argv[2]))
