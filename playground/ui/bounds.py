@@ -13,21 +13,22 @@ from gradio.components.number import Number
 from playground.errors import problem
 
 
-class SettingSlider(gr.Slider):
+def setting_slider(**options: Any) -> gr.Slider:
     """A slider of a setting: any number reaches the listener, since the settings' own checks name what is wrong."""
-
-    is_template = True  # drawn as the slider that it is
-
-    def preprocess(self, payload: float) -> float:
-        """The number that was set or typed, rounded as the slider's steps are."""
-        return Number.round_to_precision(payload, self.precision)
+    slider = gr.Slider(**options)  # no class of our own: Gradio writes a file for each beside its source
+    slider.preprocess = partial(_rounded, slider)  # type: ignore[method-assign]
+    return slider
 
 
 def refuse_in_words(app: gr.Blocks) -> None:
     """Make the sliders and numbers of an app name themselves and their bound in the PlaygroundError they raise."""
     for block in app.blocks.values():
-        if isinstance(block, (gr.Number, gr.Slider)) and not isinstance(block, SettingSlider):
+        if isinstance(block, (gr.Number, gr.Slider)) and not isinstance(block.preprocess, partial):
             block.preprocess = partial(_within_bounds, block, block.preprocess)  # type: ignore[method-assign]
+
+
+def _rounded(slider: gr.Slider, payload: float) -> float:
+    return Number.round_to_precision(payload, slider.precision)
 
 
 def _within_bounds(block: Any, prepare: Callable, payload: Any) -> Any:
