@@ -160,8 +160,7 @@ def test_scripts_without_the_lines_are_left_as_they_are(tmp_path):
 )
 def test_a_number_beyond_the_bounds_of_a_component_is_refused_in_the_pages_words(lang, sentence):
     with gr.Blocks() as app:
-        inputs = [gr.Slider(1, 8, label="Length"), gr.Number(minimum=2, label="Row")]
-        inputs.append(setting_slider(minimum=1, maximum=8))
+        inputs = [
             gr.Slider(1, 8, label="Length"),
             gr.Number(minimum=2, label="Row"),
             setting_slider(minimum=1, maximum=8),
