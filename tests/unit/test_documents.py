@@ -127,14 +127,6 @@ def test_changelog_lists_every_renamed_flag():
     assert pairs and missing == []
 
 
-def test_the_readmes_example_for_programs_is_part_of_the_tested_one():
-    shown, tested = (
-        re.search(r"```python\n(from gradio_client.*?)```", (PROJECT / name).read_text(encoding="utf-8"), re.DOTALL)[1]
-        for name in ("README.md", "playground/README.md")
-    )
-    assert [line for line in shown.splitlines() if line not in tested] == []
-
-
 def test_readme_is_short():
     assert len(_text("README.md").splitlines()) <= MAX_README_LINES
 
