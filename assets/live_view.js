@@ -46,7 +46,7 @@ function drawStatus() {
   part(".phase").dataset.state = outcome;
   const format = progress?.unit === "bytes" ? formatBytes : formatCount, amounts = { done: format(progress?.done), total: format(progress?.total) };
   put(part(".amount"), working && progress?.total ? sayEither(`amount.${progress.unit}`, "amount.other", amounts) : "");
-  put(part(".engine"), connectionLost ? say("lost") : reply.waiting ? reply.waiting : recorded ? "" : say(`engine.${reply.engine}`));
+  put(part(".engine"), connectionLost ? say("lost") : recorded || reply.waiting ? "" : say(`engine.${reply.engine}`));
   part(".engine").dataset.state = connectionLost ? "off" : reply.engine;
   drawProgress(working, progress?.total > 0 ? Math.min(1, progress.done / progress.total) : null);
   drawFacts(active && phase === "train");
@@ -231,6 +231,7 @@ function draw() {
   needsDrawing = false;
   paint ??= readPaint();
   show(part(".empty"), !state.run), show(part(".filled"), Boolean(state.run));
+  put(part(".waiting"), reply?.waits ?? ""), show(part(".waiting"), Boolean(reply?.waits));
   put(part(".empty"), say(connectionLost ? "lost" : props.follow ? "gone" : "empty"));
   if (!state.run) return;
   for (const drawPart of [drawStatus, drawScore, drawSamples, drawLoss, drawMemory, drawMeasures]) {

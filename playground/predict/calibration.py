@@ -21,14 +21,16 @@ from playground.memory.release import release_memory
 from playground.speed import kernels
 from playground.speed.rates import Rates, keep_rates, kept_rates
 
-MAX_SECONDS = 5.0  # of its kernels; sizes that are left then aren't measured
-BUSY_SECONDS, BUSY_PERCENT = 0.3, 40  # of the processor used by others: what is measured then isn't the machine
+MAX_SECONDS = 4.0  # after which no more sizes, and of the toy only the least, are measured
+BUSY_SECONDS, BUSY_PERCENT = 0.3, 20  # of the processor used by others: what is measured then isn't the machine
 FREE_BYTES = 3 * 2**30  # of a GPU that a calibration needs, and more
 LAYERS, WIDTH = 4, 64  # of the toy
+TOY_SECONDS = 0.6  # that are left for the toy: it took 0.5 on two cores
+LEAST_STEPS = 4  # of the toy, the first two of which don't count
 
 
 def measure_once(device: str) -> None:
-    """Measure this machine and keep what it reaches, unless that is known, or other work would disturb it.
+    """Measure this machine and keep what it reaches, unless that is known, or other work disturbs it.
 
     PLAYGROUND_CALIBRATE=0 in the environment: never.
     """
@@ -38,16 +40,34 @@ def measure_once(device: str) -> None:
         return
     if device == "cuda" and torch.cuda.mem_get_info()[0] < FREE_BYTES:
         return
-    keep_rates(measure(device))
+    before = _processor_seconds()
+    rates = measure(device)
+    if _percent_of_others(before, _processor_seconds()) <= BUSY_PERCENT:
+        keep_rates(rates)
     release_memory()
+
+
+def _processor_seconds() -> tuple[float, float, float]:
+    """Seconds since the start that all cores could have computed, were idle, and worked for this process."""
+    all_cores, own = psutil.cpu_times(), psutil.Process().cpu_times()
+    idle = all_cores.idle + getattr(all_cores, "iowait", 0.0)
+    guests = getattr(all_cores, "guest", 0.0) + getattr(all_cores, "guest_nice", 0.0)  # in user and nice as well
+    return sum(all_cores) - guests, idle, own.user + own.system
+
+
+def _percent_of_others(before: tuple[float, float, float], after: tuple[float, float, float]) -> float:
+    """What part of the processor other processes used between two moments."""
+    total, idle, own = (late - early for late, early in zip(after, before))
+    return 100 * (total - idle - own) / total if total > 0 else 0.0
 
 
 def measure(device: str) -> Rates:
     """Measure the machine as it is now: other work on it makes it slower."""
+    until = kernels.clock() + MAX_SECONDS
     with torch.no_grad(), _same_random_numbers():
-        tables, kernel = kernels.measure_kernels(device, kernels.clock() + MAX_SECONDS)
+        tables, kernel = kernels.measure_kernels(device, until - TOY_SECONDS)
     rates = Rates(device, meter.hardware(device)["name"], tables, {}, kernel)
-    call, token = _measure_calls(rates, device)
+    call, token = _measure_calls(rates, device, until)
     return replace(rates, call=call, token=token)
 
 
@@ -59,8 +79,11 @@ def _same_random_numbers() -> Iterator[None]:
         yield
 
 
-def _measure_calls(rates: Rates, device: str) -> tuple[dict[str, float], float]:
-    """Seconds of calling an operator in training and in a chat; and between two tokens of a chat besides the model."""
+def _measure_calls(rates: Rates, device: str, until: float) -> tuple[dict[str, float], float]:
+    """Seconds of calling an operator in training and in a chat; and between two tokens of a chat besides the model.
+
+    until: the moment of the clock after which nothing is repeated more often than it has to be.
+    """
     from transformers import LlamaConfig
 
     from playground.model.load import LoadedModel, model_from_config
@@ -72,12 +95,12 @@ def _measure_calls(rates: Rates, device: str) -> tuple[dict[str, float], float]:
     with _same_random_numbers():
         model = model_from_config(config, dtype).to(device).requires_grad_(False).eval()  # type: ignore[arg-type]
         loaded = LoadedModel(model, cast(Any, SimpleNamespace(pad_token_id=2)), device, dtype, "")
-        chat, token = _chat_calls(rates, loaded)
-        tune = _tune_calls(rates, loaded)
+        chat, token = _chat_calls(rates, loaded, until)
+        tune = _tune_calls(rates, loaded, until)
         return {"chat": min(chat, tune), "tune": tune}, token  # training calls more for the same operator
 
 
-def _chat_calls(rates: Rates, loaded: Any) -> tuple[float, float]:
+def _chat_calls(rates: Rates, loaded: Any, until: float) -> tuple[float, float]:
     from playground.predict import phases
     from playground.predict.phase_traces import CHAT_ROWS, prefill_and_decode_inputs
     from playground.settings import Settings
@@ -90,17 +113,17 @@ def _chat_calls(rates: Rates, loaded: Any) -> tuple[float, float]:
     with torch.no_grad():
         for inputs in prefill_and_decode_inputs(model, context):
             model(**inputs, use_cache=True)
-        forward = _fastest(lambda: model(**inputs, use_cache=True).logits[0, 0, 0].item(), 40)
+        forward = _fastest(lambda: model(**inputs, use_cache=True).logits[0, 0, 0].item(), 40, until)
 
         def generate(tokens: int) -> float:
             options = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False, "pad_token_id": 2}
-            return _fastest(lambda: model.generate(ids, attention_mask=torch.ones_like(ids), **options), 2)
+            return _fastest(lambda: model.generate(ids, attention_mask=torch.ones_like(ids), **options), 2, until)
 
         token = (generate(20) - generate(4)) / 16
     return _per_call(rates, decode, min(forward, token)), max(0.0, token - forward)
 
 
-def _tune_calls(rates: Rates, loaded: Any) -> float:
+def _tune_calls(rates: Rates, loaded: Any, until: float) -> float:
     import threading
 
     from playground.data.batch import Example
@@ -116,11 +139,13 @@ def _tune_calls(rates: Rates, loaded: Any) -> float:
     settings = Settings().with_values({"load": {"bits": 16}, "train": train})
     examples = [Example([5 + (row + n) % 400 for n in range(length)], length // 2) for row in range(rows)]
     trainer = prepare_trainer(loaded, settings, examples, [], Team(loaded.device, launched=False))
-    seconds, last = [], kernels.clock()
-    for _ in fine_tune(trainer, examples, settings.train, threading.Event()):
+    seconds, last, stop = [], kernels.clock(), threading.Event()
+    for _ in fine_tune(trainer, examples, settings.train, stop):
         now = kernels.clock()
         seconds.append(now - last)
         last = now
+        if now > until and len(seconds) >= LEAST_STEPS:
+            stop.set()
     target = phases.Target(loaded.device, loaded.dtype)
     config, labelled = trainer.batcher.model.config, [e.labelled for e in examples]
     mode = trainer.batcher.mode
@@ -139,9 +164,10 @@ def _per_call(rates: Rates, calls: Any, seconds: float) -> float:
     return max(0.0, seconds) / sum(one.count for one in calls)
 
 
-def _fastest(run: Callable[[], Any], repeats: int) -> float:
-    seconds = []
-    for _ in range(repeats):
+def _fastest(run: Callable[[], Any], repeats: int, until: float) -> float:
+    """Seconds of the fastest of so many; of fewer, but two, where the time is over."""
+    seconds: list[float] = []
+    while len(seconds) < repeats and (len(seconds) < 2 or kernels.clock() < until):
         start = kernels.clock()
         run()
         if torch.cuda.is_initialized():

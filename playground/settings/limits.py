@@ -81,14 +81,20 @@ def raise_if_too_large(parameters: int) -> None:
 
 
 def beyond_limits(settings: Settings, limits: Limits) -> list[Problem]:
-    """A Problem for each setting that alone is beyond the limits; what depends on the rows is found by the engine."""
+    """A Problem for each setting that alone is beyond the limits; see `too_much_work` for what depends on the rows."""
     train, data = settings.train, settings.data
     rows = data.sample or (data.end_row - data.start_row + 1 if data.end_row else 0)
-    wrong = []
-    if train.max_steps > limits.steps:
-        wrong.append(Problem("shared.steps", {"count": train.max_steps, "most": limits.steps}))
+    wrong = too_much_work(rows, train.max_steps, limits)
     if train.max_seq_length > limits.length:
         wrong.append(Problem("shared.length", {"count": train.max_seq_length, "most": limits.length}))
+    return wrong
+
+
+def too_much_work(rows: int, steps: int, limits: Limits) -> list[Problem]:
+    """A Problem for more rows to train on, or more steps, than a visitor may use."""
+    wrong = []
+    if steps > limits.steps:
+        wrong.append(Problem("shared.steps", {"count": steps, "most": limits.steps}))
     if rows > limits.rows:
         wrong.append(Problem("shared.rows", {"count": rows, "most": limits.rows}))
     return wrong

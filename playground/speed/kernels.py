@@ -4,6 +4,7 @@ What is measured here are the tables of rates.py. Nothing here knows the models 
 """
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -29,6 +30,9 @@ SIZES: dict[str, list[tuple[int, int, int]]] = {  # of products: rows, columns, 
 ROTATING = {"cpu": 16, "cuda": 4}  # weights read in turn: more than caches hold
 HEATING_SECONDS = 1.0
 NARROW = 8  # rows or columns of a narrow product
+PATTERN = 2**20  # random numbers that a large tensor repeats: making them takes longer than many a kernel
+INT8_SIZES = [(2, 64, 64), (2, 576, 1536), (2, 2048, 1024), (256, 2048, 1024)]  # on a CPU; the first: calling it
+INT8_THRESHOLD = 6.0  # of LLM.int8()'s outliers, as models are loaded
 STREAMS = {"cpu": (2**16, 2**20, 2**24, 2**26), "cuda": (2**20, 2**24, 2**27, 2**28)}  # bytes
 
 
@@ -45,6 +49,8 @@ def measure_kernels(device: str, until: float) -> tuple[dict[str, list[list[floa
         _measure_type(probes, device, dtype)
     if device == "cuda":
         _measure_copies(probes)
+    else:
+        _measure_int8_of_cpu(probes)
     return probes.tables, kernel
 
 
@@ -128,7 +134,7 @@ def _measure_type(probes: _Probes, device: str, dtype: torch.dtype) -> None:
     x, w, wide = make(m, k), make(n, k), make(m, n)
     few, down, up = make(2, k), make(NARROW, k), make(n, NARROW)
     low = make(m, NARROW)
-    rotating = _rotation([make(n, k) for _ in range(ROTATING[device])])
+    rotating = _rotation([w.clone() for _ in range(ROTATING[device])])
     probes.add("narrow_m", dtype, 0, item * (2 * k + n * k + 2 * n), lambda: functional.linear(few, next(rotating)))
     probes.add("narrow_m_t", dtype, 0, item * (m * k + m * NARROW + k * NARROW), lambda: low.T @ x)
     probes.add("narrow_n", dtype, 0, item * (m * k + k * NARROW + m * NARROW), lambda: x @ down.T)
@@ -163,13 +169,30 @@ def _measure_quantized(probes: _Probes, device: str, dtype: torch.dtype) -> None
         size = packed.nbytes + 4 * state.absmax.numel()
         run = partial(gemm, few, packed, shape, state.absmax, state.blocksize, "nf4")
         probes.add("gemv_4bit", dtype, 0, size, run)
-    if device == "cpu":
-        for rows in (2, 256):
-            codes, weight = (torch.ones(size, k, dtype=torch.int8) for size in (rows, n))
-            multiply = partial(torch.ops.bitsandbytes.int8_linear_matmul, codes, weight)
-            probes.add("product:int8", None, 2 * rows * n * k, 0, multiply)
-    elif dtype != torch.float32:
+    if device == "cuda" and dtype != torch.float32:
         _measure_8_bit_products(probes, device)
+
+
+def _measure_int8_of_cpu(probes: _Probes) -> None:
+    """LLM.int8() as a chat calls it: most of a token's time goes to what surrounds the product of integers."""
+    import bitsandbytes
+
+    for m, n, k in INT8_SIZES:
+        x = _random(m, k, device="cpu", dtype=torch.float32)
+        weight = _random(n, k, device="cpu", dtype=torch.float16)
+        codes, scales, _ = torch.ops.bitsandbytes.int8_vectorwise_quant(weight)
+        state = bitsandbytes.MatmulLtState(SCB=scales)
+        state.has_fp16_weights = state.is_training = False
+        rotating = _rotation([codes.clone() for _ in range(ROTATING["cpu"])])
+        probes.add("product:int8", None, 2 * m * n * k, 0, partial(_multiply_int8, x, state, rotating))
+
+
+def _multiply_int8(x: Tensor, state: Any, weights: Iterator[Tensor]) -> Tensor:
+    """A frozen layer of LLM.int8() in a chat; state: bitsandbytes' MatmulLtState with the weights' scales."""
+    import bitsandbytes
+
+    state.CB = next(weights)
+    return bitsandbytes.matmul(x, state.CB, state=state, threshold=INT8_THRESHOLD)
 
 
 def _measure_8_bit_products(probes: _Probes, device: str) -> None:
@@ -207,8 +230,10 @@ def _rotation(tensors: list[Tensor]) -> Iterator[Tensor]:
 
 
 def _random(*sizes: int, device: str, dtype: torch.dtype) -> Tensor:
-    """Random numbers: a GPU multiplies equal ones faster than a model's."""
-    return torch.randn(*sizes, device=device, dtype=dtype)
+    """Random numbers, PATTERN of them again and again: a GPU multiplies equal ones faster than a model's."""
+    count = math.prod(sizes)
+    pattern = torch.randn(min(count, PATTERN), device=device, dtype=dtype)
+    return pattern.repeat(-(-count // PATTERN))[:count].view(sizes)
 
 
 def _least_kernel_seconds() -> float:

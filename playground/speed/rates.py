@@ -24,7 +24,7 @@ BY_BYTES = (
     *("elementwise", "narrow_m", "narrow_n", "narrow_k", "narrow_m_t", "narrow_n_t", "narrow_k_t"),
     *("dequantize", "gemv_4bit", "to_host", "to_device"),
 )
-COMPARED = ("cpu",)  # devices whose predicted seconds were compared with measured ones (tests/bench/README.md)
+COMPARED = ("cpu",)  # devices whose predicted seconds come near enough to measured ones (tests/bench/README.md)
 STAND_INS = {"float16": "bfloat16", "bfloat16": "float16", "bool": "bfloat16"}  # types of about the same speed
 
 
@@ -73,7 +73,7 @@ class Rates:
 
     @property
     def trust(self) -> str:
-        """How predictions at these rates are labelled: `source`, or "rough" where their error was never measured."""
+        """How predictions at these rates are labelled: `source`, or "rough" where their error was found to be large."""
         return "rough" if self.source == "measured" and self.device not in COMPARED else self.source
 
     @cached_property

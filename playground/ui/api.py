@@ -114,6 +114,7 @@ class Endpoints:
         """
         with readable_errors(lang):
             chosen = self._settings(merged_settings(settings, {}), [], self._page.start)
+            self._page.raise_if_too_much_work(chosen)
             job = self._page.engine.tune(chosen)
             wait_until_opened(job)
             return self._progress(job.run or "", lang).state()

@@ -17,6 +17,9 @@ from playground.ui.page import LATEST_ONLY, QUIET, UNQUEUED, Page, Update, messa
 from playground.ui.source_names import source_update
 
 SAMPLE_ROWS = 2000  # whose tokens are counted for the cost; all rows only on a click
+# Gives a question its moment in the page as its first input: questions of several listeners can be answered in another
+# order than they were asked in.
+STAMPED: dict[str, Any] = {"js": "(...values) => [performance.now(), ...values.slice(1)]"}
 CHOICES_AFFECTED = {
     ("source", "encoding"): ALL_CHOICES,
     ("part",): ("columns", "category"),
@@ -53,11 +56,12 @@ class _Steps:
         self.page, self.tab = page, tab
         self.readable = gr.State(False)  # whether the rows can be read; also False before the tab was opened
         shown = gr.State([])  # lines of an error that stands where the tokens would
-        self.latest = gr.State({})  # what was asked last: "selection" of the preview, "row" of the tokens, "cost"
+        # What was asked last, as (moment, values): "selection" of the preview, "row" of the tokens, "cost".
+        question = [gr.Number(visible=False), gr.State({})]
         selection, row_fields = ([page.fields[name] for name in names] for names in (SELECTION, ROW))
         rows, tokens, costs = tab.rows, tab.token_view, tab.cost_view
         busy = [rows.busy, rows.stop]
-        self.selection = [self.latest, tab.opened, *selection]
+        self.selection = [*question, tab.opened, *selection]
         self.previewed = [rows.about, rows.table, rows.raw_table, tab.category, *tab.columns.values()]
         self.previewed += [
             page.fields["data", "part"],
@@ -70,46 +74,68 @@ class _Steps:
         ]
         self.counting = (
             self._count,
-            [self.latest, self.readable, *selection],
+            [*question, self.readable, *selection],
             [rows.counts, rows.message, self.readable, *busy],
         )
-        inputs = [self.latest, self.readable, tokens.row_number, *row_fields]
+        inputs = [*question, self.readable, tokens.row_number, *row_fields]
         self.drawing = self._draw, inputs, [tokens.tokens, shown]
-        inputs = [self.latest, self.readable, shown, costs.cutoff, costs.card, *page.inputs()]
+        inputs = [*question, self.readable, shown, costs.cutoff, costs.card, *page.inputs()]
         outputs = [costs.cost, costs.count_all, *busy]
         self.costing, self.costing_all = (self._cost(SAMPLE_ROWS), inputs, outputs), (self._cost(0), inputs, outputs)
 
     def previewing(self, choices: tuple[str, ...], fetch: bool = False) -> tuple:
         """The step that reads the beginning of the data set; choices and fetch as in data_answers.preview."""
 
-        def preview(latest: dict, opened: bool, *values: Any) -> tuple:
-            latest["selection"] = values
+        def preview(moment: float | None, latest: dict, opened: bool, *values: Any) -> tuple:
+            if not _note(latest, "selection", moment, values):
+                return tuple(gr.skip() for _ in self.previewed)
             *updates, is_readable = data_answers.preview(self.page, values, choices, fetch)
             drawn = gr.skip() if is_readable else ""  # what was drawn stays until the next is, unless it has no rows
             return *updates, opened and is_readable, drawn, drawn, drawn
 
         return preview, self.selection, self.previewed
 
-    def _count(self, latest: dict, readable: bool, *values: Any) -> Iterator[tuple]:
+    def _count(self, moment: float | None, latest: dict, readable: bool, *values: Any) -> Iterator[tuple]:
         answers = data_answers.count_rows(self.page, readable, values)
         yield from _while_latest(latest, {"selection": values}, answers, 5)
 
-    def _draw(self, latest: dict, readable: bool, number: float | None, *values: Any) -> Iterator[tuple]:
-        latest["row"] = asked = (number, values)
+    def _draw(
+        self, moment: float | None, latest: dict, readable: bool, number: float | None, *values: Any
+    ) -> Iterator[tuple]:
+        asked = (number, values)
+        if not _note(latest, "row", moment, asked):
+            return
         answers = [data_answers.draw_tokens(self.page, readable, number, values)]
         yield from _while_latest(latest, {"selection": values[: len(SELECTION)], "row": asked}, answers, 2)
 
     def _cost(self, sample: int) -> Callable:
         def cost(
-            latest: dict, readable: bool, shown: list[str], cutoff: float, card: str, *values: Any
+            moment: float | None,
+            latest: dict,
+            readable: bool,
+            shown: list[str],
+            cutoff: float,
+            card: str,
+            *values: Any,
         ) -> Iterator[tuple]:
             by_name = dict(zip(self.page.fields, values))
             selection = tuple(by_name[name] for name in SELECTION)
-            latest["cost"] = asked = (cutoff, card, values)
+            asked = (cutoff, card, values)
+            if not _note(latest, "cost", moment, asked):
+                return
             answers = data_answers.cutoff_cost(self.page, readable, shown, cutoff, card, values, sample)
             yield from _while_latest(latest, {"selection": selection, "cost": asked}, answers, 4)
 
         return cost
+
+
+def _note(latest: dict, name: str, moment: float | None, asked: tuple) -> bool:
+    """Note what is asked at a moment (ms of the page's clock); False where a later question came before it."""
+    last, _ = latest.get(name, (0.0, None))
+    if (moment or 0.0) < last:
+        return False
+    latest[name] = (moment or 0.0, asked)
+    return True
 
 
 def _while_latest(latest: dict, asked: dict, answers: Iterable[tuple], outputs: int) -> Iterator[tuple]:
@@ -118,7 +144,7 @@ def _while_latest(latest: dict, asked: dict, answers: Iterable[tuple], outputs: 
     Several listeners ask the same, so that an earlier question can be answered last. latest, asked: by what is asked.
     """
     for answer in answers:
-        is_latest = all(latest.get(name, values) == values for name, values in asked.items())
+        is_latest = all(latest.get(name, (0.0, values))[1] == values for name, values in asked.items())
         yield answer if is_latest else tuple(gr.skip() for _ in range(outputs))
 
 
@@ -129,22 +155,22 @@ def _connect_analysis(page: Page, tab: DataTab, header: gr.Tab) -> None:
     def analyse(event: Any) -> None:
         """Count, draw and cost after the preview: a problem of the rows is known by then."""
         for step in (steps.counting, steps.drawing, steps.costing):
-            event = event.then(*step, **LATEST_ONLY)
+            event = event.then(*step, **LATEST_ONLY, **STAMPED)
 
     def changes(names: Sequence[str]) -> list:
         return [page.fields["data", name].change for name in names]
 
     others = [name for name in SELECTION_FIELDS if not any(name in names for names in CHOICES_AFFECTED)]
     for names, choices in [*CHOICES_AFFECTED.items(), (others, ())]:
-        analyse(gr.on(changes(names), *steps.previewing(choices), **LATEST_ONLY, queue=False))
+        analyse(gr.on(changes(names), *steps.previewing(choices), **LATEST_ONLY, **STAMPED, queue=False))
     opened = header.select(lambda: True, None, tab.opened, **UNQUEUED)
-    analyse(opened.then(*steps.previewing(ALL_CHOICES), **UNQUEUED))
-    gr.on(tab.token_view.row_number.change, *steps.drawing, **LATEST_ONLY)
+    analyse(opened.then(*steps.previewing(ALL_CHOICES), **UNQUEUED, **STAMPED))
+    gr.on(tab.token_view.row_number.change, *steps.drawing, **LATEST_ONLY, **STAMPED)
     redraw = [*changes(FORMAT_FIELDS), costs.cutoff.release, page.fields["train", "max_seq_length"].change]
-    gr.on(redraw, *steps.drawing, **LATEST_ONLY).then(*steps.costing, **LATEST_ONLY)
-    gr.on([costs.cutoff.change, costs.card.change], *steps.costing, **LATEST_ONLY)
-    costs.count_all.click(*steps.costing_all, **QUIET)
-    tab.inputs.fetch.click(*steps.previewing(ALL_CHOICES, fetch=True), **QUIET)
+    gr.on(redraw, *steps.drawing, **LATEST_ONLY, **STAMPED).then(*steps.costing, **LATEST_ONLY, **STAMPED)
+    gr.on([costs.cutoff.change, costs.card.change], *steps.costing, **LATEST_ONLY, **STAMPED)
+    costs.count_all.click(*steps.costing_all, **QUIET, **STAMPED)
+    tab.inputs.fetch.click(*steps.previewing(ALL_CHOICES, fetch=True), **QUIET, **STAMPED)
     tab.rows.stop.click(lambda: page.planner.stop("count_rows"), **UNQUEUED)
 
 

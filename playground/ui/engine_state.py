@@ -35,14 +35,15 @@ def engine_state(page: Page) -> dict[str, Any]:
         "engine": engine.state,
         "loaded": {"name": catalog.display_name(loaded["model"]), "bits": loaded["bits"]} if loaded else None,
         "memory": memory.get("device_used", memory.get("rss")),
-        "waiting": _place_text(page),
+        "waiting": _place_text(page, "shared.place"),
+        "waits": _place_text(page, "shared.waits"),
     }
 
 
-def _place_text(page: Page) -> str:
-    """Where the visitor's job stands in the line, and how long that takes; "" where none waits."""
+def _place_text(page: Page, key: str) -> str:
+    """Where the visitor's job stands in the line, and how long that takes, in these words; "" where none waits."""
     place = page.engine.place if isinstance(page.engine, VisitorEngine) else None
     if place is None:
         return ""
     minutes = max(1, round(place.seconds / 60))
-    return page.translate("shared.place", place=place.number, of=place.of, minutes=minutes)
+    return page.translate(key, place=place.number, of=place.of, minutes=minutes)

@@ -18,6 +18,7 @@ from playground.settings import (
     SAMPLE_CHOICES,
     START_VALUES,
 )
+from playground.settings.limits import too_much_work
 from playground.ui import card_picture, interrupted_notice, oom_suggestions, queue_form
 from playground.ui.adapter_choice import adapter_choices
 from playground.ui.advice_view import advice_html
@@ -94,7 +95,9 @@ def connect(
     """Attach the tab's listeners, once all fields of the page exist. strip: its `data` is updated with the summary."""
 
     def tune(*values: Any) -> Update:
-        wait_until_opened(page.engine.tune(page.settings(values)))
+        settings = page.settings(values)
+        page.raise_if_too_much_work(settings)
+        wait_until_opened(page.engine.tune(settings))
         return message()
 
     tab.start.click(page.with_error_message(tune), page.inputs(), tab.message, **QUIET)
@@ -113,7 +116,7 @@ def _summarize(page: Page, values: Sequence) -> tuple:
     """What a fine-tune with these settings would do, in a sentence, and the data set for the status strip."""
     try:
         settings = page.settings(values)
-        summary = page.planner.ask("tune_summary", settings=settings.to_dict(), root=str(page.root))
+        summary = page.fine_tune_summary(settings)
     except Exception as error:
         text = as_playground_error(error).text(page.lang)
         return f'<p class="summary bad">{escape(text)}</p>', gr.update(data="")
@@ -121,7 +124,9 @@ def _summarize(page: Page, values: Sequence) -> tuple:
         "name": data_name(settings.data.source, page.lang),
         "rows": page.translate("strip.rows", rows=summary["rows"]),
     }
-    shown = summary_html(page.translate, summary) + advice_html(summary["advice"], page.lang)
+    beyond = too_much_work(summary["rows"], summary["steps"], page.limits) if page.limits else []
+    lines = [f'<p class="summary bad">{escape(one.text(page.lang))}</p>' for one in beyond]
+    shown = "".join([*lines, summary_html(page.translate, summary), advice_html(summary["advice"], page.lang)])
     return shown, gr.update(data=json.dumps(data, ensure_ascii=False))
 
 

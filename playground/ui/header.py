@@ -25,7 +25,7 @@ def build(page: Page, other_path: str) -> gr.HTML:
     """The header's component. other_path: address of the page in the other language."""
     texts = {
         "title": page.translate("app.title"),
-        "lead": page.translate("app.lead"),
+        "lead": page.translate("app.lead" if page.private else "app.lead_shared"),
         "present": page.translate("app.present"),
         "present_info": page.translate("app.present.info"),
         "link": page.translate("app.other"),

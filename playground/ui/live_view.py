@@ -47,6 +47,7 @@ HEAD = f'<script defer src="gradio_api/file={quote(PLOTLY.as_posix())}"></script
 # Static on purpose: Gradio leaves the page alone when the rendered template stays the same text.
 TEMPLATE = """
 <section class="live" tabindex="0">
+  <p class="waiting" role="status" hidden></p>
   <p class="empty" hidden></p>
   <div class="filled" hidden>
     <p class="recorded" hidden></p>
@@ -120,7 +121,7 @@ def live_view(lang: str, root: Callable[[], Path], current: Callable[[], dict]) 
             last_runs[folder] = now["run"]  # a run stays on the screen after its end, also over a reload
         empty = {"run": "", "cursor": 0, "events": [], "more": False, "live": False}
         empty |= {name: now[name] for name in ("busy", "engine", "loaded", "memory")}
-        empty["waiting"] = now.get("waiting", "")
+        empty |= {name: now.get(name, "") for name in ("waiting", "waits")}
         query = _validated(request)
         if query is None:
             return empty

@@ -63,9 +63,9 @@ def build(page: Page) -> LoadTab:
     return LoadTab(filters, model, about, terms, bits, kind, load, box, suggestions, picture)
 
 
-def show_at_8_bits(bits: gr.Radio, choice: gr.Radio) -> None:
-    """Show a choice only while the bit width is 8."""
-    bits.change(lambda width: gr.update(visible=width == 8), bits, choice, **UNQUEUED)
+def show_at_width(shown_at: int, bits: gr.Radio, choice: gr.Radio) -> None:
+    """Show a choice only while the bit width is that one."""
+    bits.change(lambda width: gr.update(visible=width == shown_at), bits, choice, **UNQUEUED)
 
 
 def connect(page: Page, tab: LoadTab, header: gr.Tab, live_view: gr.HTML) -> None:
@@ -81,7 +81,7 @@ def connect(page: Page, tab: LoadTab, header: gr.Tab, live_view: gr.HTML) -> Non
 
     model_filters.connect(page, tab.filters, tab.model, header)
     tab.model.change(describe, tab.model, [tab.about, tab.terms], **UNQUEUED)
-    show_at_8_bits(tab.bits, tab.quant_type_8bit)
+    show_at_width(8, tab.bits, tab.quant_type_8bit)
     tab.load.click(page.with_error_message(load), page.inputs(), tab.message, **QUIET)
     oom_suggestions.connect(page, tab.suggestions, "load", live_view)
     card_picture.connect_form(page, tab.picture, "load", header, live_view)

@@ -20,7 +20,7 @@ from playground.job import Job
 from playground.jobs.runner import Runner
 from playground.planning.client import Planner, this_machine
 from playground.settings import Settings, parse, raise_all
-from playground.settings.limits import Limits, beyond_limits
+from playground.settings.limits import Limits, beyond_limits, too_much_work
 from playground.ui.access import forbidden_start
 from playground.ui.job_queue import JobQueue
 from playground.ui.live_answers import LiveAnswers
@@ -164,6 +164,23 @@ class Page:
         """Raise PlaygroundError where they name a model or data set that this page may not read."""
         beyond = beyond_limits(settings, self.limits) if self.limits else []
         raise_all([*self._forbidden(settings.to_dict()), *beyond])
+
+    def fine_tune_summary(self, settings: Settings) -> dict:
+        """What a fine-tune with these settings would do: the planner's `tune_summary`. Raises PlaygroundError."""
+        return self.planner.ask("tune_summary", settings=settings.to_dict(), root=str(self.root))
+
+    def raise_if_too_much_work(self, settings: Settings) -> None:
+        """Raise PlaygroundError for more rows or steps than the page allows, before the job waits for its turn.
+
+        What can't be planned is left to the engine, which counts once more.
+        """
+        if not self.limits:
+            return
+        try:
+            summary = self.fine_tune_summary(settings)
+        except PlaygroundError:
+            return
+        raise_all(too_much_work(summary["rows"], summary["steps"], self.limits))
 
     def run_settings(self, run_id: str | None) -> Settings:
         """The settings of one of the person's runs, to work with.

@@ -15,10 +15,11 @@ from playground.catalog.cards import cards
 from playground.errors import PlaygroundError, problem
 from playground.model.source import local_folder
 from playground.ui import card_picture, snapshot_view
-from playground.ui.load_tab import show_at_8_bits
+from playground.ui.load_tab import show_at_width
 from playground.ui.model_choices import offline_model
 from playground.ui.page import LATEST_ONLY, QUIET, THIS_MACHINE, UNQUEUED, FieldName, Page, Update, message
 from playground.ui.plan_tab import (
+    QUANT_TYPE_FIELDS,
     PlanInputs,
     PlanTab,
     draw_details,
@@ -42,7 +43,8 @@ RANKED_FIELDS: tuple[FieldName, ...] = (  # that one of the fastest settings set
 
 def connect(page: Page, tab: PlanTab, header: gr.Tab) -> None:
     """Attach the tab's listeners, once all fields of the page exist."""
-    show_at_8_bits(tab.fields["load", "bits"], tab.fields["load", "quant_type_8bit"])
+    for width, name in QUANT_TYPE_FIELDS.items():
+        show_at_width(width, tab.fields["load", "bits"], tab.fields["load", name])
     _connect_forecast(page, tab)
     _connect_picture(page, tab, header)
     _connect_largest(page, tab)

@@ -11,11 +11,13 @@ import gradio as gr
 
 from playground import catalog
 from playground.planning.client import plan_questions, this_machine
-from playground.settings import CHECKPOINTING_CHOICES, METHODS, OPTIMIZERS, QUANT_TYPES_8BIT, Settings
+from playground.settings import CHECKPOINTING_CHOICES, METHODS, OPTIMIZERS, QUANT_TYPES, QUANT_TYPES_8BIT, Settings
 from playground.ui import card_picture, memory_figures, plan_figures, snapshot_view
 from playground.ui.load_tab import BITS
 from playground.ui.model_choices import model_choices, offline_model
 from playground.ui.page import TARGET_MODULES, FieldName, Page, card_choices, memory_of, message_box
+
+QUANT_TYPE_FIELDS = {8: "quant_type_8bit", 4: "quant_type"}  # of Load, by the bit width at which they count
 
 
 @dataclass(frozen=True)
@@ -135,9 +137,9 @@ def _build_inputs(page: Page) -> tuple[dict[FieldName, Any], gr.Dropdown, gr.Sli
     with gr.Row():
         field(gr.Radio, "load", "bits", choices=page.choices("load.bits", BITS), min_width=250)
         field(gr.Radio, "train", "method", choices=page.choices("train.method", METHODS), min_width=200)
-    kinds = page.choices("load.quant_type_8bit", QUANT_TYPES_8BIT)
-    info = page.translate("load.quant_type_8bit.info")  # which GPUs have it
-    field(gr.Radio, "load", "quant_type_8bit", choices=kinds, info=info, visible=start.load.bits == 8)
+    for (width, name), kinds in zip(QUANT_TYPE_FIELDS.items(), (QUANT_TYPES_8BIT, QUANT_TYPES)):
+        choices, info = page.choices(f"load.{name}", kinds), translate(f"load.{name}.info")  # which GPUs have it
+        field(gr.Radio, "load", name, choices=choices, info=info, visible=start.load.bits == width)
     with gr.Row():
         field(gr.Slider, "train", "batch_size", minimum=1, maximum=128, step=1, min_width=200)
         field(gr.Slider, "train", "max_seq_length", minimum=32, maximum=4096, step=32, min_width=200)

@@ -73,7 +73,9 @@ def connect(page: Page, form: QueueForm, live_view: gr.HTML) -> None:
     fields, following = page.inputs(), [form.then, form.question]
 
     def add(then: list, question: str, *values: Any) -> Update:
-        jobs = chain(page.settings(values), _followers(page, then, question), group=f"chain-{store.new_id()}")
+        settings = page.settings(values)
+        page.raise_if_too_much_work(settings)
+        jobs = chain(settings, _followers(page, then, question), group=f"chain-{store.new_id()}")
         queue_view.raise_if_full(page, len(jobs))
         page.jobs.start_after(lambda: store.add(page.root, jobs))
         return message(page.translate("queue.added" if page.jobs.going else "queue.added_waits"))

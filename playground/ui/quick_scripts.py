@@ -4,8 +4,9 @@ At each event, such as a streamed word, Gradio sets the status of all components
 written, changed or not, and looks each one up by walking the whole page. With 560 components an answer of 200 tokens
 took 35 seconds of a processor, and takes 4 (tests/bench/page_cost.py). Here only a status that has changed is set, and
 the page is walked once. When the page is opened, Gradio builds it twice, and looks through all listeners for each
-component; here once. And a click that Gradio would answer only after the next one is answered at once. Where another
-version of Gradio has no such lines, its scripts are served as they are.
+component; here once. A click that Gradio would answer only after the next one is answered at once, and the last of
+several changes is the one that is answered last. Where another version of Gradio has no such lines, its scripts are
+served as they are.
 """
 
 import re
@@ -72,9 +73,31 @@ BUILT_ONCE = r"(()=>{if(\1()===0)return;\2(()=>{\3.reload("  # 0: it was never r
 STREAM_ENDS = re.compile(r"(`close_stream`\)\{)\w+\((\w+),(\w+)\.abort_controller\);return\}")
 ANOTHER_STREAM = r"\1\2.open=false;if(\3.unclosed_events.size)\3.open_stream();return}"
 
+# Of the same listener's events only one is to be under way, but it isn't seen before the form's values are collected:
+# two that come shortly after each other are both sent, and the later answer may be to the earlier one.
+SENT_TWICE = re.compile(
+    r"(let \w+=\w+\((\w+)\.trigger_modes,this\.submissions\.has\(\2\.id\))"
+    r"(\);if.{0,80}?this\.queue\.add\(\2\.id\);continue\})"
+    r"(\2\.functions\.backend&&.{0,800}?=await \2\.run\(this\.client,\w+,\w+\.event_data,\w+\);)"
+)
+SENT_ONCE = (
+    r"\1||(this.sending??=new Set).has(\2.id)\3"
+    r"if(\2.functions.backend&&!\2.functions.backend_js&&\2.connection_type!==`stream`)this.sending.add(\2.id);"
+    r"\4this.sending.delete(\2.id);"
+)
+# And where an event fails, the one that waits for its end is sent, which Gradio forgets.
+FAILED = re.compile(r"\}catch\{(this\.update_loading_status\(\{status:`error`,fn_index:(\w+)\.id)")
+WAITING_SENT = (
+    r"}catch{this.sending?.delete(\2.id);"
+    r"if(this.queue.delete(\2.id))"
+    r"setTimeout(()=>this.dispatch({type:`fn`,fn_index:\2.id,event_data:null,target_id:null}));\1"
+)
+
 CHANGES = (
     ("Blocks-*.js", EVERY_STATUS, CHANGED_STATUS),
     ("Blocks-*.js", BUILT_TWICE, BUILT_ONCE),
+    ("Blocks-*.js", SENT_TWICE, SENT_ONCE),
+    ("Blocks-*.js", FAILED, WAITING_SENT),
     ("core-*.js", SEARCH, REMEMBERED),
     ("core-*.js", EACH_LISTENER, BY_COMPONENT),
     ("index-*.js", STREAM_ENDS, ANOTHER_STREAM),

@@ -12,6 +12,7 @@ from playground.i18n import format_large, translate
 
 FIRST_MODEL = f"{translate('en', 'catalog.mark')} OpenCALM 7B"
 OPT = f"{translate('en', 'catalog.mark')} OPT 125M"
+KINDS = {"4": "load.quant_type", "8": "load.quant_type_8bit"}  # by the width that has them
 DIMMED = "element => Number(getComputedStyle(element).opacity) < 1"
 
 
@@ -157,6 +158,22 @@ def test_the_list_of_models_opens_at_the_chosen_one(plan):
 def test_auto_bits_say_which_width_they_take(plan):
     check_radio(plan, say("choice.load.bits.0"))
     expect(plan.locator(".plan header p")).to_contain_text(say("plan.about.auto", bits=16), timeout=LONG)
+
+
+def test_the_kind_of_few_bits_is_chosen_at_their_width_alone_and_copied_to_the_form(fresh_plan):
+    plan = fresh_plan
+    choices = {width: plan.get_by_text(say(key), exact=True).locator("visible=true") for width, key in KINDS.items()}
+    for width in ("8", "16", "4"):
+        check_radio(plan, width)
+        for shown_at, choice in choices.items():
+            expect(choice).to_have_count(int(shown_at == width))
+    check_radio(plan, say("choice.load.quant_type.fp4"))
+    expect(notices(plan)).to_have_count(0)
+    press(plan, "plan.use")
+    open_tab(plan, "tab.load")
+    expand(plan, "load.details")
+    form = plan.get_by_role("radio", name=say("choice.load.quant_type.fp4"), exact=True).locator("visible=true")
+    expect(form).to_be_checked()
 
 
 def test_settings_with_a_model_of_a_hub_offer_one_that_works_offline(fresh_plan):

@@ -5,11 +5,12 @@ import os
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from playground import runs
-from playground.errors import PlaygroundError
+from playground.errors import PlaygroundError, problem
 from playground.job import Job
 from playground.runs.store import VISITORS
 from playground.settings import Settings
@@ -23,6 +24,8 @@ from playground.settings.limits import (
 )
 from playground.ui import downloads, engine_line, workspaces
 from playground.ui.engine_line import EngineLine
+from playground.ui.engine_state import engine_state
+from playground.ui.page import Page
 from playground.ui.shared_page import SharedPage
 from playground.ui.visitor_engine import VisitorEngine
 from playground.ui.visitors import read_secret
@@ -35,6 +38,7 @@ class SlowEngine:
     def __init__(self) -> None:
         self.sent: list[Job] = []
         self.loaded: dict | None = None
+        self.memory: dict | None = None
         self.unloads = 0
         self.state = "ready"
 
@@ -270,10 +274,38 @@ def test_two_visitors_runs_never_share_an_id(tmp_path):
 def test_settings_beyond_the_limits_are_all_named_at_once():
     beyond = {"train": {"max_steps": 301, "max_seq_length": 1025}, "data": {"sample": 5001}}
     found = beyond_limits(Settings().with_values(beyond), Limits())
-    assert [problem.key for problem in found] == ["shared.steps", "shared.length", "shared.rows"]
+    assert [problem.key for problem in found] == ["shared.steps", "shared.rows", "shared.length"]
     assert "at most 300" in found[0].text("en") and beyond_limits(Settings(), Limits()) == []
     assert beyond_limits(Settings().with_values({"data": {"start_row": 100, "end_row": 200}}), Limits(rows=101)) == []
     assert beyond_limits(Settings().with_values({"data": {"start_row": 100, "end_row": 201}}), Limits(rows=101))
+
+
+@pytest.mark.parametrize("limits,refused", [(None, []), (Limits(steps=90, rows=300), ["shared.steps", "shared.rows"])])
+def test_more_steps_than_the_limit_are_refused_before_the_job_waits_for_its_turn(tmp_path, limits, refused):
+    summary = {"rows": 330, "steps": 2100}
+    planner = SimpleNamespace(ask=lambda do, **arguments: summary)
+    page = Page("en", lambda: SimpleNamespace(root=tmp_path, planner=planner), Settings(), limits is None, limits)
+    try:
+        page.raise_if_too_much_work(Settings())
+        assert not refused
+    except PlaygroundError as error:
+        assert [one.key for one in error.problems] == refused and "2,100 steps" in error.text("en")
+    planner.ask = lambda do, **arguments: _raise(problem("error.planner_died", code=1))
+    page.raise_if_too_much_work(Settings())  # the engine counts once more
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+def test_the_live_view_says_in_a_sentence_which_place_a_visitors_job_has(engine, tmp_path):
+    a, b, c = people(engine, tmp_path, "a", "b", "c")
+    for one in (a, b, c):
+        one.load(Settings())
+    spaces = {one: SimpleNamespace(engine=one) for one in (a, b, c)}
+    until(lambda: engine.sent)
+    seen = [engine_state(Page("en", lambda one=one: spaces[one], Settings())) for one in (a, b, c)]
+    assert seen[0]["waits"] == "" and "place 1 of 2" in seen[1]["waits"] and "place 2 of 2" in seen[2]["waits"]
 
 
 @pytest.mark.parametrize("check,most", [

@@ -125,7 +125,15 @@ def test_a_tab_is_selected_in_the_browser_alone():
 
 def test_the_changed_scripts_are_served_in_place_of_gradios_and_all_others_as_they_are():
     changed = quickened(SCRIPTS)
-    marks = ("lastStatus", "===0)return;", "foundById", "attachedEvents", ".size)o.open_stream()")  # one of each change
+    marks = (
+        "lastStatus",
+        "===0)return;",
+        "this.sending??",
+        "this.sending?.",
+        "foundById",
+        "attachedEvents",
+        ".size)o.open",
+    )
     assert [mark for mark in marks if any(mark in text for text in changed.values())] == list(marks), (
         "gradio changed: look whether playground/ui/quick_scripts.py is still needed"
     )

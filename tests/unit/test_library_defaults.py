@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import platform
 import subprocess
 import sys
 
@@ -11,6 +13,7 @@ from toys import PROJECT
 
 from playground import library_defaults, runs
 from playground.cli.output import print_event
+from playground.library_defaults import WAITING_VARIABLES
 
 
 @pytest.fixture
@@ -36,6 +39,35 @@ def test_the_recorder_sees_what_is_sent(recorder):
     code = "import httpx; httpx.get('https://huggingface.co')"
     assert _python("-c", code, environment=recorder.environment).returncode == 1
     assert "huggingface.co" in recorder.attempts[0]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not library_defaults.spins_are_known(sys.platform, platform.machine()), reason="another OpenMP")
+@pytest.mark.parametrize(
+    "set_by_person,expected",
+    [({}, library_defaults.SPINS), ({"GOMP_SPINCOUNT": "77"}, "77"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0")],
+)
+def test_threads_that_wait_soon_sleep_unless_a_person_decided_otherwise(set_by_person, expected, recorder):
+    environment = {name: value for name, value in recorder.environment.items() if name not in WAITING_VARIABLES}
+    environment |= {"OMP_DISPLAY_ENV": "VERBOSE"} | set_by_person
+    done = _python("-c", "import playground, torch", environment=environment)
+    assert f"GOMP_SPINCOUNT = '{expected}'" in done.stderr  # as torch's OpenMP has read it
+
+
+@pytest.mark.parametrize("system,processor", [("win32", "AMD64"), ("darwin", "x86_64"), ("linux", "aarch64")])
+def test_where_waiting_was_not_measured_nothing_is_set(system, processor, monkeypatch):
+    for name in WAITING_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(library_defaults.sys, "platform", system)
+    monkeypatch.setattr(library_defaults.platform, "machine", lambda: processor)
+    monkeypatch.setattr(library_defaults, "DROPPED_MESSAGES", {})
+    library_defaults.apply()
+    assert not any(name in os.environ for name in WAITING_VARIABLES)
+    monkeypatch.setattr(library_defaults.sys, "platform", "linux")
+    monkeypatch.setattr(library_defaults.platform, "machine", lambda: "x86_64")
+    monkeypatch.setenv(library_defaults.SPINS_VARIABLE, "")  # so that it is as before after the test
+    library_defaults.apply()
+    assert os.environ[library_defaults.SPINS_VARIABLE] == library_defaults.SPINS
 
 
 @pytest.mark.slow

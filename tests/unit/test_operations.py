@@ -2,8 +2,9 @@
 
 import functools
 import json
+import os
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from playground.predict.allocation_trace import AllocationTrace
 from playground.predict.seconds import predict_seconds, predict_step_seconds, predict_token_seconds
 from playground.predict.work import Calls
 from playground.settings import Settings
-from playground.speed import machine_rates, rates
+from playground.speed import kernels, machine_rates, rates
 from playground.speed.rates import Rates, interpolate, keep_rates, kept_rates, scaled_rates
 from playground.ui import memory_figures
 from playground.ui.tables import significant
@@ -168,14 +169,17 @@ def test_a_calibration_ends_in_time_and_measures_once(tmp_path, monkeypatch):
     monkeypatch.setenv("PLAYGROUND_CACHE", str(tmp_path))
     monkeypatch.delenv("PLAYGROUND_CALIBRATE")
     monkeypatch.setattr(calibration.psutil, "cpu_percent", lambda seconds: 0.0)
-    monkeypatch.setattr(calibration, "_measure_calls", lambda rates, device: ({"tune": 1e-5, "chat": 1e-5}, 0.001))
+    monkeypatch.setattr(calibration, "_percent_of_others", lambda before, after: 0.0)
     monkeypatch.setattr(calibration, "MAX_SECONDS", 0.0)
+    steps = []
+    monkeypatch.setattr(calibration.statistics, "median", lambda seconds: steps.append(seconds) or 0.01)
     began = time.process_time()
     calibration.measure_once("cpu")
     assert time.process_time() - began < 5
     name = meter.hardware("cpu")["name"]
     kept = kept_rates("cpu", name)
-    assert kept and len(kept.tables["product:float32"]) == 1  # time was over: one size of each kind
+    assert kept and all(len(table) == 1 for table in kept.tables.values())  # time was over: one size of each kind
+    assert len(steps[0]) == calibration.LEAST_STEPS - 2 and kept.call["tune"] > 0
     monkeypatch.setattr(calibration, "measure", lambda device: pytest.fail("measured again"))
     calibration.measure_once("cpu")
     assert machine_rates.rates_of_machine("cpu", name) == [(kept, {})]
@@ -188,6 +192,45 @@ def test_nothing_is_measured_on_a_busy_machine_nor_where_that_is_switched_off(tm
     monkeypatch.delenv("PLAYGROUND_CALIBRATE")
     monkeypatch.setattr(calibration.psutil, "cpu_percent", lambda seconds: 90.0)
     calibration.measure_once("cpu")
+
+
+def test_what_was_measured_beside_other_work_is_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("PLAYGROUND_CACHE", str(tmp_path))
+    monkeypatch.delenv("PLAYGROUND_CALIBRATE")
+    monkeypatch.setattr(calibration.psutil, "cpu_percent", lambda seconds: 0.0)
+    name = meter.hardware("cpu")["name"]
+    monkeypatch.setattr(calibration, "measure", lambda device: replace(SPEEDS, name=name))
+    moments = iter([(100.0, 50.0, 20.0), (110.0, 53.0, 21.0)])  # of 10 s, 3 idle, 1 this process's
+    monkeypatch.setattr(calibration, "_processor_seconds", lambda: next(moments))
+    calibration.measure_once("cpu")
+    assert kept_rates("cpu", name) is None
+    moments = iter([(100.0, 50.0, 20.0), (110.0, 51.0, 28.0)])
+    calibration.measure_once("cpu")
+    assert kept_rates("cpu", name) is not None
+
+
+def test_this_process_is_not_among_the_others():
+    before, until = calibration._processor_seconds(), time.perf_counter() + 0.5
+    while time.perf_counter() < until:
+        pass
+    total, idle, own = (late - early for late, early in zip(calibration._processor_seconds(), before))
+    assert own > 0.2 and total == pytest.approx(0.5 * os.cpu_count(), rel=0.3) and 0 <= idle <= total
+
+
+def test_the_toy_is_not_repeated_beyond_the_time():
+    runs = []
+    calibration._fastest(lambda: runs.append(1), 40, until=0.0)
+    assert len(runs) == 2
+
+
+def test_a_chats_products_of_8_bits_cost_what_surrounds_them():
+    probes = kernels._Probes("cpu", kernels.clock() + 60)
+    kernels._measure_int8_of_cpu(probes)
+    sizes = [size for size, _ in probes.tables["product:int8"]]
+    assert sizes == sorted(2 * m * n * k for m, n, k in kernels.INT8_SIZES)
+    codes, weight = (torch.ones(rows, 64, dtype=torch.int8) for rows in (2, 64))
+    alone = probes._time(lambda: torch.ops.bitsandbytes.int8_linear_matmul(codes, weight))
+    assert probes.tables["product:int8"][0][1] > 2 * alone  # also quantizing x, scales, and calls in Python
 
 
 @pytest.mark.parametrize("damage", ["", "{}", "[]", '{"device": "cpu"}'])

@@ -11,7 +11,7 @@ from playground.planning import forecast
 from playground.planning.build_answers import questions
 from playground.planning.client import STORED_ANSWERS, Planner
 from playground.planning.process import answer
-from playground.ui import plan_tab
+from playground.ui import load_tab, plan_tab
 
 RENEW = "run `python -m playground.planning.build_answers`"
 NO_PROCESS = ("false",)  # a planner that can't ask anything
@@ -35,6 +35,18 @@ def test_plan_tab_opens_with_a_drawn_plan_before_anything_was_asked(tmp_path, la
     result = tab.result
     assert 'class="bar"' in result.forecast.value and "<table" in result.details.value
     assert "<li>" in result.waterfall.value and "<table" in result.largest_models.value
+
+
+@pytest.mark.parametrize("lang", ["en", "ja"])
+def test_plan_tab_offers_the_kinds_of_the_form_at_their_width(tmp_path, lang):
+    page = page_over(tmp_path, lang, planner=Planner(tmp_path, NO_PROCESS))
+    with gr.Blocks():
+        form, fields = load_tab.build(page), plan_tab.build(page).fields
+    for width, name in plan_tab.QUANT_TYPE_FIELDS.items():
+        field = fields["load", name]
+        assert field.choices == page.fields["load", name].choices and len(field.choices) > 2
+        assert field.visible == (fields["load", "bits"].value == width)
+    assert form.bits.value not in plan_tab.QUANT_TYPE_FIELDS and not form.quant_type_8bit.visible
 
 
 @pytest.mark.slow
