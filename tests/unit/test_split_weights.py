@@ -178,6 +178,59 @@ def test_the_plan_of_a_process_is_that_of_its_share():
     assert held == pytest.approx(layers / 2 + 2 * layers / 12 + matrix, rel=0.05)
 
 
+def test_measuring_the_plan_gathers_no_head_and_keeps_a_share_of_free_memory():
+    import toys
+
+    from playground.data.batch import Example
+    from playground.model.adapt import add_lora
+    from playground.settings import Lora
+    from playground.train import memory_policy
+    from playground.train.batching import Batcher
+    from playground.train.checkpointing import CheckpointedLayers
+    from playground.train.loss import Loss
+
+    model = toys.make_model("llama").requires_grad_(False)
+    loss_module = Loss(add_lora(model, Lora(r=4), torch.float32, 0))
+    rows, seen, kept = [Example(list(range(5, 205)), 4)], [], []
+    batcher, layers = Batcher(loss_module, rows, 2, "cpu", "padded"), CheckpointedLayers(model)
+
+    def forward(batch, return_hidden=False):
+        seen.append((batch.inputs["input_ids"].numel(), return_hidden))
+        return Loss.forward(loss_module, batch, return_hidden)
+
+    loss_module.forward = forward
+    for gathered, free in ((0, 2**60), (2**20, 2**60), (2**20, 2**20)):
+        loss_module.gathered_bytes = gathered
+        kept.append(memory_policy.measure_cost(loss_module, batcher, layers, rows, free_bytes=free))
+    (first, with_head), (second, without), (small, _) = seen
+    assert (first, with_head) == (second, not without) == (memory_policy.SAMPLE_TOKENS, False)
+    assert memory_policy.LEAST_SAMPLE <= small < first
+    assert small * kept[2].layer * kept[2].layers < 2**20 / 2
+    assert kept[1].layer == pytest.approx(kept[0].layer, rel=0.05) == pytest.approx(kept[2].layer, rel=0.1)
+
+
+def test_a_process_at_the_edge_of_another_plan_is_predicted_with_the_worse(monkeypatch):
+    from toys import toy_config
+
+    from playground.data.batch import Example
+    from playground.predict import heaviest, phases
+
+    needs = {100: 40, 102: 90}
+    monkeypatch.setattr(
+        heaviest.phases,
+        "predict_tune",
+        lambda config, settings, target, *_: {"need": needs[target.capacity], "batching": "padded"},
+    )
+
+    def predicted(processes):
+        target = phases.Target("cuda", torch.bfloat16, 100, processes)
+        return heaviest.predict_heaviest_step(toy_config("llama"), Settings(), target, [Example([5] * 9, 2)] * 4)
+
+    assert (predicted(1)["need"], predicted(2)["need"]) == (40, 90)
+    needs[102] = 101  # which isn't there
+    assert predicted(2)["need"] == 40
+
+
 def test_the_head_is_whole_from_the_last_layer_to_the_backward_pass():
     from playground.predict.allocation_trace import AllocationEvent
     from playground.predict.streamed_events import with_split_ends
