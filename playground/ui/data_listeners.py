@@ -20,6 +20,7 @@ SAMPLE_ROWS = 2000  # whose tokens are counted for the cost; all rows only on a 
 # Gives a question its moment in the page as its first input: questions of several listeners can be answered in another
 # order than they were asked in.
 STAMPED: dict[str, Any] = {"js": "(...values) => [performance.now(), ...values.slice(1)]"}
+CHANGED, CLICKED, OPENED = ({**kind, **STAMPED} for kind in (LATEST_ONLY, QUIET, UNQUEUED))
 CHOICES_AFFECTED = {
     ("source", "encoding"): ALL_CHOICES,
     ("part",): ("columns", "category"),
@@ -155,22 +156,22 @@ def _connect_analysis(page: Page, tab: DataTab, header: gr.Tab) -> None:
     def analyse(event: Any) -> None:
         """Count, draw and cost after the preview: a problem of the rows is known by then."""
         for step in (steps.counting, steps.drawing, steps.costing):
-            event = event.then(*step, **LATEST_ONLY, **STAMPED)
+            event = event.then(*step, **CHANGED)
 
     def changes(names: Sequence[str]) -> list:
         return [page.fields["data", name].change for name in names]
 
     others = [name for name in SELECTION_FIELDS if not any(name in names for names in CHOICES_AFFECTED)]
     for names, choices in [*CHOICES_AFFECTED.items(), (others, ())]:
-        analyse(gr.on(changes(names), *steps.previewing(choices), **LATEST_ONLY, **STAMPED, queue=False))
+        analyse(gr.on(changes(names), *steps.previewing(choices), **CHANGED, queue=False))
     opened = header.select(lambda: True, None, tab.opened, **UNQUEUED)
-    analyse(opened.then(*steps.previewing(ALL_CHOICES), **UNQUEUED, **STAMPED))
-    gr.on(tab.token_view.row_number.change, *steps.drawing, **LATEST_ONLY, **STAMPED)
+    analyse(opened.then(*steps.previewing(ALL_CHOICES), **OPENED))
+    gr.on(tab.token_view.row_number.change, *steps.drawing, **CHANGED)
     redraw = [*changes(FORMAT_FIELDS), costs.cutoff.release, page.fields["train", "max_seq_length"].change]
-    gr.on(redraw, *steps.drawing, **LATEST_ONLY, **STAMPED).then(*steps.costing, **LATEST_ONLY, **STAMPED)
-    gr.on([costs.cutoff.change, costs.card.change], *steps.costing, **LATEST_ONLY, **STAMPED)
-    costs.count_all.click(*steps.costing_all, **QUIET, **STAMPED)
-    tab.inputs.fetch.click(*steps.previewing(ALL_CHOICES, fetch=True), **QUIET, **STAMPED)
+    gr.on(redraw, *steps.drawing, **CHANGED).then(*steps.costing, **CHANGED)
+    gr.on([costs.cutoff.change, costs.card.change], *steps.costing, **CHANGED)
+    costs.count_all.click(*steps.costing_all, **CLICKED)
+    tab.inputs.fetch.click(*steps.previewing(ALL_CHOICES, fetch=True), **CLICKED)
     tab.rows.stop.click(lambda: page.planner.stop("count_rows"), **UNQUEUED)
 
 

@@ -3,7 +3,7 @@
 Its listeners are in plan_listeners.py.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from playground import catalog
 from playground.planning.client import plan_questions, this_machine
 from playground.settings import CHECKPOINTING_CHOICES, METHODS, OPTIMIZERS, QUANT_TYPES, QUANT_TYPES_8BIT, Settings
 from playground.ui import card_picture, memory_figures, plan_figures, snapshot_view
+from playground.ui.bounds import setting_slider
 from playground.ui.load_tab import BITS
 from playground.ui.model_choices import model_choices, offline_model
 from playground.ui.page import TARGET_MODULES, FieldName, Page, card_choices, memory_of, message_box
@@ -127,7 +128,7 @@ def _build_inputs(page: Page) -> tuple[dict[FieldName, Any], gr.Dropdown, gr.Sli
     translate, first = page.translate, catalog.first_plan()
     start, fields = Settings().with_values(first["settings"]), dict[FieldName, Any]()
 
-    def field(component: type, group: str, name: str, **options: Any) -> None:
+    def field(component: Callable, group: str, name: str, **options: Any) -> None:
         value = getattr(getattr(start, group), name)
         fields[group, name] = component(value=value, label=translate(f"{group}.{name}"), **options)
 
@@ -141,11 +142,11 @@ def _build_inputs(page: Page) -> tuple[dict[FieldName, Any], gr.Dropdown, gr.Sli
         choices, info = page.choices(f"load.{name}", kinds), translate(f"load.{name}.info")  # which GPUs have it
         field(gr.Radio, "load", name, choices=choices, info=info, visible=start.load.bits == width)
     with gr.Row():
-        field(gr.Slider, "train", "batch_size", minimum=1, maximum=128, step=1, min_width=200)
-        field(gr.Slider, "train", "max_seq_length", minimum=32, maximum=4096, step=32, min_width=200)
+        field(setting_slider, "train", "batch_size", minimum=1, maximum=128, step=1, min_width=200)
+        field(setting_slider, "train", "max_seq_length", minimum=32, maximum=4096, step=32, min_width=200)
     with gr.Accordion(translate("plan.more"), open=False):
         with gr.Row():
-            field(gr.Slider, "lora", "r", minimum=1, maximum=256, step=1, min_width=200)
+            field(setting_slider, "lora", "r", minimum=1, maximum=256, step=1, min_width=200)
             targets = page.choices("lora.target_modules", TARGET_MODULES)
             field(gr.Dropdown, "lora", "target_modules", choices=targets, allow_custom_value=True)
         with gr.Row():

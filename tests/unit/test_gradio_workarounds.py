@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 
 from playground.errors import problem
 from playground.ui import quick_sessions
+from playground.ui.bounds import setting_slider
 from playground.ui.page import select_tab
 from playground.ui.quick_gradio import _hide_from_gradio
 from playground.ui.quick_scripts import SCRIPTS, QuickScripts, quickened
@@ -152,6 +153,31 @@ def test_scripts_without_the_lines_are_left_as_they_are(tmp_path):
     plain = (SCRIPTS / next(name for name in quickened(SCRIPTS) if name.startswith("core-"))).read_text()
     (tmp_path / "core-2.js").write_text(plain + plain)  # which of the two is meant?
     assert quickened(tmp_path) == {} and "foundById" in search
+
+
+@pytest.mark.parametrize(
+    "lang,sentence", [("en", "Length: 99 is above the limit of 8"), ("ja", "Length：99 は上限の 8 を")]
+)
+def test_a_number_beyond_the_bounds_of_a_component_is_refused_in_the_pages_words(lang, sentence):
+    with gr.Blocks() as app:
+        inputs = [
+            gr.Slider(1, 8, label="Length"),
+            gr.Number(minimum=2, label="Row"),
+            setting_slider(minimum=1, maximum=8),
+        ]
+        gr.Button().click(lambda *values: None, inputs, None)
+    answer_in_sentences(app, lang)
+    [listener] = app.fns.values()
+
+    def prepare(*values):
+        return run_async(app.preprocess_data(listener, list(values), None))
+
+    assert prepare(3, 4, 99) == [3, 4, 99]  # a setting has checks of its own
+    with pytest.raises(gr.Error, match=sentence) as refused:
+        prepare(99, 4, 5)
+    assert refused.value.title == {"en": "Error", "ja": "エラー"}[lang]
+    with pytest.raises(gr.Error, match=r"Row.*-1.*2"):
+        prepare(3, -1, 5)
 
 
 def test_what_a_listener_or_a_component_refuses_is_a_sentence():
