@@ -1,9 +1,10 @@
 """Models of real shapes on several GPUs, quantized weights split over them: `several.py --shapes` runs these cells.
 
 A cell is how/shape/bits/GiB of each GPU (0: all): "one" process, "ddp" (weights whole in each) or "fsdp2" (split).
+A fifth part is r, else 8: of the 70 billion shape in 24 GiB, r 8 is predicted to take 24.2.
 Weights are random, made on each GPU layer by layer from the config, quantized there, and split. A step has 32 rows of
-5,024 tokens in all, over all processes. Everything else as the program plans it by itself; r 8 on all linear layers.
-Of the 70 billion shape, the optimizer's moments have 8 bits: in float32 they take 0.6 GiB more.
+5,024 tokens in all, over all processes. Everything else as the program plans it by itself, on all linear layers. Of the
+70 billion shape, the optimizer's moments have 8 bits: in float32 they take 0.6 GiB more.
 
 tokens_per_s: of all processes, over the steps after the first two. stall: share of that time that the first GPU waited
 for weights. away: largest difference of a step's loss from the one process's, in %. Peaks are those of the process that
@@ -32,7 +33,7 @@ from train_gpu import LIBRARIES
 CELLS = (
     "one/calm/4/0",
     "fsdp2/calm/4/0",
-    "fsdp2/llama70b/4/24",
+    "fsdp2/llama70b/4/24/4",
     "fsdp2/calm/8/0",
     "ddp/calm/4/0",
     "one/calm/8/0",
@@ -130,11 +131,11 @@ def measure_cell(name: str, device: str) -> None:
     from playground.settings import Load, Lora, Settings, Train
     from playground.train.parallel import Team
 
-    _, shape, bits, gib = name.split("/")
+    _, shape, bits, gib, *rank = name.split("/")
     load = Load(model=larger_gpu.SHAPES[shape], bits=int(bits), simulate_gpu_gib=float(gib), streamed_layers="0")
     optimizer = "adamw8bit" if shape == "llama70b" else "adamw"
     train = Train(batch_size=random_models.BATCH, max_steps=STEPS, compile="off", optimizer=optimizer)
-    settings = Settings(load=load, lora=Lora(r=random_models.RANK), train=train)
+    settings = Settings(load=load, lora=Lora(r=int(rank[0]) if rank else random_models.RANK), train=train)
     config, examples, team = larger_gpu.config_of(shape), random_models.example_rows(), Team(device, load.bits)
     with limit_cuda_memory(load, device, team.size):
         measured = _measure(config, settings, examples, team)
