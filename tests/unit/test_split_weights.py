@@ -209,6 +209,20 @@ def test_measuring_the_plan_gathers_no_head_and_keeps_a_share_of_free_memory():
     assert kept[1].layer == pytest.approx(kept[0].layer, rel=0.05) == pytest.approx(kept[2].layer, rel=0.1)
 
 
+def test_the_heaviest_share_is_one_of_the_first_epoch_by_which_micro_batches_are_limited():
+    from playground.data.batch import Example, epoch_batches, shares_of
+    from playground.predict.heaviest import heaviest_batch
+    from playground.settings import Train
+
+    rows = [Example([5] * (10 + 7 * n), 2) for n in range(16)]
+    train = Train(batch_size=16, max_steps=8)
+    (batch,) = epoch_batches(rows, 16, train.seed, False)
+    most = max(sum(len(row.ids) for row in share) for share in shares_of(batch, 2))
+    later = [shares_of(epoch_batches(rows, 16, train.seed + n, False)[0], 2) for n in range(1, 8)]
+    assert any(sum(len(row.ids) for row in share) > most for shares in later for share in shares)
+    assert sum(len(row.ids) for row in heaviest_batch(rows, train, False, 2)) == most
+
+
 def test_a_process_at_the_edge_of_another_plan_is_predicted_with_the_worse(monkeypatch):
     from toys import toy_config
 
