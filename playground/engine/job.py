@@ -81,7 +81,7 @@ def run_job(
     yield {"kind": "opened", "run": run.id}
     with _metered(context), _ended_in_order(context, kind):
         try:
-            with card_limit.limit_cuda_memory(load, context.team.device):
+            with card_limit.limit_cuda_memory(load, context.team.device, context.team.size):
                 result = yield from _recorded(context, work)
             outcome = {"seconds": round(time.monotonic() - began, 2), **_outcome(context), **result.to_json()}
             yield from _recorded_end(context, kind, outcome)

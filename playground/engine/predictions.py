@@ -64,7 +64,7 @@ def predict_load_memory(load: Load, config: PreTrainedConfig, team: Team, split:
     def predict(target: phases.Target) -> dict:
         return phases.predict_load(config, Settings(load=load), replace(target, processes=team.size, split=split))
 
-    yield from _predict("load", load, team.device, dtype, outside, predict)
+    yield from _predict("load", load, team.device, dtype, outside, predict, team.size)
 
 
 def predict_tune_memory(
@@ -90,7 +90,7 @@ def predict_tune_memory(
             prediction.pop("calls", None)
         return prediction
 
-    yield from _predict("tune", settings.load, loaded.device, loaded.dtype, outside, predict)
+    yield from _predict("tune", settings.load, loaded.device, loaded.dtype, outside, predict, processes)
 
 
 def predict_chat_memory(
@@ -202,7 +202,9 @@ def full_ledger(parts: dict[str, int], peak: dict[str, int]) -> dict[str, int]:
     return with_remainder(parts, peak)
 
 
-def _with_held(prediction: dict, phase: str, load: Load, device: str, outside: dict[str, int]) -> dict:
+def _with_held(
+    prediction: dict, phase: str, load: Load, device: str, outside: dict[str, int], processes: int = 1
+) -> dict:
     """A fresh process's prediction with what this process holds beyond one: measured before the phase, never after it.
 
     A simulated card has nothing of other processes on it.
@@ -212,7 +214,7 @@ def _with_held(prediction: dict, phase: str, load: Load, device: str, outside: d
         fresh = constants.PROGRAM_RSS if phase == "load" else prediction["rss"] - prediction["allocated"]
         measured = outside["rss"]
     else:
-        fresh = constants.cuda_runtime_bytes(phase, load)
+        fresh = constants.cuda_runtime_bytes(phase, load, processes)
         measured = outside.get("device_used", 0)
         if load.simulate_gpu_gib:
             measured = min(measured, MAX_RUNTIME_BYTES)
@@ -232,6 +234,7 @@ def _predict(
     dtype: torch.dtype,
     outside: dict[str, int],
     predict: Callable[[phases.Target], dict],
+    processes: int = 1,
 ) -> Iterator[dict]:
     """The `memory_predicted` event of a phase, and on a CPU a note on whether it would fit the simulated card.
 
@@ -241,7 +244,7 @@ def _predict(
     try:
         fresh = predict(phases.Target(device, dtype, available_memory(load, device)))
         calls, share = fresh.pop("calls", []), fresh.pop("mean_share", 1.0)
-        prediction = _with_held(fresh, phase, load, device, outside)
+        prediction = _with_held(fresh, phase, load, device, outside, processes)
         limit = capacity(load, device)
         fits = verdict(prediction["need"], limit)
         yield {"kind": "memory_predicted", "phase": phase, **prediction, "capacity": limit, "verdict": fits}

@@ -32,19 +32,21 @@ def available_memory(load: Load, device: str) -> int:
 
 
 @contextlib.contextmanager
-def limit_cuda_memory(load: Load, device: str) -> Iterator[None]:
-    """A context in which torch can allocate no more than the simulated GPU has, less CUDA's own share.
+def limit_cuda_memory(load: Load, device: str, processes: int = 1) -> Iterator[None]:
+    """A context in which torch can allocate no more than the simulated GPU has, less CUDA's own share, and NCCL's.
 
-    Raises PlaygroundError for a simulated GPU that CUDA alone would fill.
+    processes: how many train together, each on a GPU. Raises PlaygroundError for a simulated GPU that CUDA alone would
+    fill.
     """
     if device == "cpu" or not load.simulate_gpu_gib:
         yield
         return
     simulated, whole = capacity(load, device), meter.hardware(device)["capacity"]
-    if simulated <= MAX_RUNTIME_BYTES:
-        raise problem("error.card", card_bytes=simulated, runtime_bytes=MAX_RUNTIME_BYTES)
+    runtime = MAX_RUNTIME_BYTES + (constants.NCCL if processes > 1 else 0)
+    if simulated <= runtime:
+        raise problem("error.card", card_bytes=simulated, runtime_bytes=runtime)
     torch.cuda.empty_cache()  # blocks cached earlier could be reused without being counted
-    torch.cuda.set_per_process_memory_fraction((simulated - MAX_RUNTIME_BYTES) / whole)
+    torch.cuda.set_per_process_memory_fraction((simulated - runtime) / whole)
     try:
         yield
     finally:

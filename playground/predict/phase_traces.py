@@ -234,7 +234,7 @@ def _room_to_plan_with(traced: TracedModel, target: Target, load: Load, saved: i
     """Bytes that the training plan may use besides the weights; saved: of these, by streaming."""
     if not target.capacity:
         return UNLIMITED
-    runtime = constants.cuda_runtime_bytes("tune", load) + 2 * constants.CUBLAS_WORKSPACE
+    runtime = constants.cuda_runtime_bytes("tune", load, target.processes) + 2 * constants.CUBLAS_WORKSPACE
     return target.capacity - runtime - traced.weight_bytes + saved
 
 

@@ -124,7 +124,7 @@ def _prediction_from_trace(
         rss = allocated + waiting + memory_outside_tensors(traced, target, phase)
         return {"parts": parts, "allocated": allocated, "rss": rss, "need": rss} | streamed
     reserved = simulate_reserved(events)
-    device_used = reserved + constants.cuda_runtime_bytes(phase, load)
+    device_used = reserved + constants.cuda_runtime_bytes(phase, load, target.processes)
     return streamed | {
         "parts": parts | {"runtime": device_used - allocated},
         "allocated": allocated,

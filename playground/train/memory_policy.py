@@ -38,7 +38,9 @@ GRADIENT_SHARE = 0.4
 # (tests/bench/README.md)
 USABLE_SHARE = 0.95
 SAMPLE_TOKENS = 128  # tokens of the forward pass that counts bytes; not more, because it keeps everything
-SAMPLE_BYTES = 3 * 2**29  # that it should keep at most: 128 tokens of a model of 70 billion parameters keep 3.7 GB
+# bytes that it should keep at most, and share of free memory: 128 tokens of 70 billion parameters keep 3.7 GB
+SAMPLE_BYTES, SAMPLE_SHARE = 3 * 2**29, 0.25
+LEAST_SAMPLE = 8  # tokens
 AUTO_CHOICES = ("off", "4", "3", "2", "all", "offload")  # what `gradient_checkpointing` "auto" chooses from
 SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 32)  # micro-batches that the largest batch may be split into
 FALLBACK_SHARE = 0.85  # a fallback keeps less than this share of the activations of the policy before it
@@ -142,12 +144,12 @@ def choose_plan(
     candidates = _candidates(settings, longest, most)
     if len(candidates) == 1 or not layers.all:
         return MemoryPlan(candidates[0])
-    cost = measure_cost(loss_module, batcher, layers, examples, multiplicity)
+    if free_bytes is None:
+        free_bytes = free_memory(batcher.device)
+    cost = measure_cost(loss_module, batcher, layers, examples, multiplicity, free_bytes)
     cost = replace(cost, copy=copy_tokens(batcher, layers, copied_bytes, cost.layers))
     peaks = {policy: cost.peak(policy, min(policy.tokens, most)) for policy in candidates}
     candidates.sort(key=lambda policy: (cost.forward_passes(policy), peaks[policy]))
-    if free_bytes is None:
-        free_bytes = free_memory(batcher.device)
     usable = (free_bytes - optimizer.pending_bytes(multiplicity)) * USABLE_SHARE
     fitting = next((n for n, policy in enumerate(candidates) if peaks[policy] <= usable), None)
     if fitting is None:
@@ -197,11 +199,16 @@ def measure_cost(
     layers: CheckpointedLayers,
     examples: Sequence[Example],
     multiplicity: Callable[[torch.Tensor], int] = count_once,
+    free_bytes: int = 2**60,
 ) -> ActivationCost:
-    """What these rows cost on this model, counted in one forward pass over a piece of the longest row."""
+    """What these rows cost on this model, counted in one forward pass over a piece of the longest row.
+
+    free_bytes: on the device; the pass keeps a fraction of them, so that it never takes more than a step.
+    """
     longest = max(examples, key=lambda e: len(e.ids))
     gradient_layers = max(1, sum(multiplicity(next(m.parameters())) for m in layers.all[layers.first_trainable :]))
-    limit = batcher.prefix + _sample_tokens(layers, gradient_layers, batcher.model.dtype.itemsize)
+    most = min(SAMPLE_BYTES, int(SAMPLE_SHARE * max(0, free_bytes)))
+    limit = batcher.prefix + _sample_tokens(layers, most // (gradient_layers * batcher.model.dtype.itemsize))
     sample = [Example(longest.ids[:limit], min(longest.trained_from, limit - 1))]
     kept, tokens = _kept_bytes(loss_module, batcher, layers, sample, multiplicity), batcher.computed_tokens(sample)
     matrices = [p for layer in layers.all[:1] for p in layer.parameters() if p.ndim == 2]
@@ -216,8 +223,8 @@ def measure_cost(
     )
 
 
-def _sample_tokens(layers: CheckpointedLayers, gradient_layers: int, item_bytes: int) -> int:
-    """Tokens of that pass. A layer keeps about twice what its linear layers put out."""
+def _sample_tokens(layers: CheckpointedLayers, numbers: int) -> int:
+    """Tokens of that pass, of which one layer may keep so many numbers: about twice what its linear layers put out."""
     linears = [
         module
         for layer in layers.all[:1]
@@ -225,7 +232,7 @@ def _sample_tokens(layers: CheckpointedLayers, gradient_layers: int, item_bytes:
         if hasattr(module, "out_features") and not hasattr(module, "base_layer") and "lora_" not in name
     ]
     put_out = sum(linear.out_features for linear in linears)
-    return max(1, min(SAMPLE_TOKENS, SAMPLE_BYTES // max(1, 2 * put_out * item_bytes * gradient_layers)))
+    return max(LEAST_SAMPLE, min(SAMPLE_TOKENS, numbers // max(1, 2 * put_out)))
 
 
 def _kept_bytes(
@@ -258,7 +265,8 @@ def _kept_bytes(
         batcher.attention(),
         torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor),
     ):
-        loss_module(batcher.batch(sample))
+        # a head that is split over processes would be gathered while everything is kept
+        loss_module(batcher.batch(sample), return_hidden=loss_module.gathered_bytes > 0)
     layers.restore()
     return sum(kept.values())
 

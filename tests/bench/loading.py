@@ -166,7 +166,7 @@ def child(folder: Path, toy: Path, load: dict) -> None:
     from playground.memory.release import release_memory
     from playground.train.parallel import Team
 
-    team = Team("cpu")
+    team = Team("cpu", load["bits"])
     _load(team, toy, load)
     release_memory()
     _say(True)
@@ -181,10 +181,9 @@ def _load(team: Any, folder: Path, load: dict) -> tuple[Any, int]:
     from playground.settings import Load
     from playground.train.loss import Loss
 
-    loaded = load_model(
-        folder, Load(model=str(folder), device="cpu", **load), lambda *step: None, team.load_device, team.sharded
-    )
-    if team.sharded:
+    chosen, on_progress = Load(model=str(folder), device="cpu", **load), lambda *step: None
+    loaded = load_model(folder, chosen, on_progress, team.load_device, team.splits_numbers, team.shares())
+    if team.splits_numbers:
         loss = Loss(loaded.model, tries=False)
         loss.tried = True  # a forward pass isn't part of loading
         team.shard_weights(loss, loaded.pages)
@@ -195,9 +194,8 @@ def _stored(loaded: Any) -> int:
     """Bytes of the tensors of a loaded model that are in this process."""
     from playground.memory.ledger import bytes_by_part
 
-    if loaded.streamed:  # what waits in main memory, the buffers that it is copied to, and the rest
-        held = loaded.streamed.bytes
-        return held + sum(p.nbytes for p in _outside(loaded))
+    if layers := loaded.streamed or loaded.split:  # what waits, the buffers that it is copied to, and the rest
+        return layers.bytes + sum(p.nbytes for p in _outside(loaded, layers))
     parts = [getattr(p, "_local_tensor", p).nbytes for p in loaded.model.parameters()]
     return (
         sum(parts)
@@ -206,9 +204,9 @@ def _stored(loaded: Any) -> int:
     )
 
 
-def _outside(loaded: Any) -> list[Any]:
-    inside = {id(p) for number in loaded.streamed.numbers for p in loaded.streamed.layers[number].parameters()}
-    return [p for p in loaded.model.parameters() if id(p) not in inside] + loaded.streamed._buffers
+def _outside(loaded: Any, layers: Any) -> list[Any]:
+    inside = {id(p) for number in layers.numbers for p in layers.layers[number].parameters()}
+    return [p for p in loaded.model.parameters() if id(p) not in inside] + layers._buffers
 
 
 def _say(answer: Any) -> None:
@@ -232,7 +230,7 @@ def main() -> None:
         child(Path(given.child[0]), Path(given.child[1]), json.loads(given.child[2]))
         return
     arms = [(form, kind, 1) for form in FORMATS for kind in KINDS if form in ("float32", "bfloat16") or kind in WIDTHS]
-    arms += [(form, kind, 2) for form in ("float32", "bfloat16") for kind in ("32", "16")]
+    arms += [(form, kind, 2) for form in ("float32", "bfloat16") for kind in ("32", "16", "8", "4")]
     home = Path(tempfile.mkdtemp())
     try:
         _measure_all([arm for arm in arms if re.search(given.only, _name(*arm))], home, given.save)

@@ -1,14 +1,15 @@
 """Models of real shapes on several GPUs, quantized weights split over them: `several.py --shapes` runs these cells.
 
 A cell is how/shape/bits/GiB of each GPU (0: all): "one" process, "ddp" (weights whole in each) or "fsdp2" (split).
+A fifth part is r, else 8: of the 70 billion shape in 24 GiB, r 8 is predicted to take 24.2.
 Weights are random, made on each GPU layer by layer from the config, quantized there, and split. A step has 32 rows of
-5,024 tokens in all, over all processes. Everything else as the program plans it by itself; r 8 on all linear layers.
-Of the 70 billion shape, the optimizer's moments have 8 bits: in float32 they take 0.6 GiB more.
+5,024 tokens in all, over all processes. Everything else as the program plans it by itself, on all linear layers. Of the
+70 billion shape, the optimizer's moments have 8 bits: in float32 they take 0.6 GiB more.
 
 tokens_per_s: of all processes, over the steps after the first two. stall: share of that time that the first GPU waited
 for weights. away: largest difference of a step's loss from the one process's, in %. Peaks are those of the process that
 took most: allocated by torch, reserved, and in use on its GPU (device). held: its packed bytes of the layers.
-Predicted before anything is made.
+Predicted, as the program does it, once it was tried how the rows are batched.
 """
 
 import fnmatch
@@ -32,7 +33,7 @@ from train_gpu import LIBRARIES
 CELLS = (
     "one/calm/4/0",
     "fsdp2/calm/4/0",
-    "fsdp2/llama70b/4/24",
+    "fsdp2/llama70b/4/24/4",
     "fsdp2/calm/8/0",
     "ddp/calm/4/0",
     "one/calm/8/0",
@@ -130,14 +131,13 @@ def measure_cell(name: str, device: str) -> None:
     from playground.settings import Load, Lora, Settings, Train
     from playground.train.parallel import Team
 
-    _, shape, bits, gib = name.split("/")
+    _, shape, bits, gib, *rank = name.split("/")
     load = Load(model=larger_gpu.SHAPES[shape], bits=int(bits), simulate_gpu_gib=float(gib), streamed_layers="0")
     optimizer = "adamw8bit" if shape == "llama70b" else "adamw"
     train = Train(batch_size=random_models.BATCH, max_steps=STEPS, compile="off", optimizer=optimizer)
-    settings = Settings(load=load, lora=Lora(r=random_models.RANK), train=train)
+    settings = Settings(load=load, lora=Lora(r=int(rank[0]) if rank else random_models.RANK), train=train)
     config, examples, team = larger_gpu.config_of(shape), random_models.example_rows(), Team(device, load.bits)
-    predicted = {} if team.splits_numbers else _predict(config, settings, examples, team)
-    with limit_cuda_memory(load, device):
+    with limit_cuda_memory(load, device, team.size):
         measured = _measure(config, settings, examples, team)
     everyone: list[Any] = [measured]
     if team.size > 1:
@@ -148,11 +148,11 @@ def measure_cell(name: str, device: str) -> None:
     for key in [key for key in measured if key.endswith("_gib")]:
         measured[key] = max(one[key] for one in everyone)
     if team.main:
-        print(json.dumps(predicted | measured), flush=True)
+        print(json.dumps(measured), flush=True)
     team.leave()
 
 
-def _predict(config: Any, settings: Any, examples: list, team: Any) -> dict:
+def _predict(config: Any, settings: Any, examples: list, team: Any, batching: str) -> dict:
     import torch
 
     from playground.memory.card_limit import capacity
@@ -161,7 +161,7 @@ def _predict(config: Any, settings: Any, examples: list, team: Any) -> dict:
 
     room = capacity(settings.load, team.device)
     target = phases.Target(team.device, torch.bfloat16, room, team.size, team.splits_bytes)
-    tuned = predict_heaviest_step(config, settings, target, examples)
+    tuned = predict_heaviest_step(config, settings, target, examples, batching)
     loaded = phases.predict_load(config, settings, replace(target, capacity=0))
     return {
         "predicted_gib": arms.gib(tuned["allocated"]),
@@ -177,7 +177,7 @@ def _measure(config: Any, settings: Any, examples: list, team: Any) -> dict:
 
     from playground.model.load import LoadedModel
     from playground.train.loop import fine_tune
-    from playground.train.prepare import prepare_trainer
+    from playground.train.prepare import prepare_trainer, try_batching
 
     on_cuda, began = team.device == "cuda", time.perf_counter()
     network, split = larger_gpu.build(config, settings.load, team.device, team.shares())
@@ -188,6 +188,9 @@ def _measure(config: Any, settings: Any, examples: list, team: Any) -> dict:
         torch.cuda.reset_peak_memory_stats()
     tokenizer = SimpleNamespace(pad_token_id=random_models.PAD)
     loaded = LoadedModel(network, tokenizer, team.device, torch.bfloat16, "", split=split)
+    if not team.splits_numbers:  # as the engine does: once it was tried how rows are batched
+        batching = try_batching(loaded, examples, []).mode
+        result |= _predict(config, settings, examples, team, batching) | {"batching": batching}
     trainer, ends, losses = prepare_trainer(loaded, settings, examples, [], team), [], []
     for event in fine_tune(trainer, examples, settings.train, threading.Event()):
         if event["kind"] != "step":

@@ -77,6 +77,18 @@ def test_local_shard_of_an_unsharded_tensor_is_itself():
     )
 
 
+def test_shares_of_one_process_are_gathered(tmp_path):
+    from torch import distributed
+
+    distributed.init_process_group("gloo", f"file://{tmp_path / 'group'}", rank=0, world_size=1)
+    try:
+        whole, share = torch.zeros(3, dtype=torch.uint8), torch.arange(3, dtype=torch.uint8)
+        compat.gather_shares(whole, share)
+        assert torch.equal(whole, share), changed("torch", "all_gather_into_tensor or all_gather_single")
+    finally:
+        distributed.destroy_process_group()
+
+
 def test_cublas_workspaces_can_be_cleared():
     assert callable(getattr(torch._C, "_cuda_clearCublasWorkspaces", None)) or not torch.backends.cuda.is_built(), (
         changed("torch", "_cuda_clearCublasWorkspaces")

@@ -60,6 +60,16 @@ def test_loading_needs_the_models_memory_and_no_more_than_a_tenth_beside(models,
     assert result["peak"] > 0.9 * result["stored"], result
 
 
+@pytest.mark.slow
+def test_a_process_of_two_that_split_packed_bytes_takes_less_than_the_whole_model(models):
+    toy, load = models("toy"), loading.KINDS["4"]
+    whole = loading.measure(models("bfloat16"), toy, load)["stored"]
+    objects = loading.measure(toy, toy, load, 2)["peak"]
+    result = loading.measure(models("bfloat16"), toy, load, 2, objects)
+    assert result["stored"] < 1.2 * whole, result  # of both: two buffers each, of 64 layers, and what isn't split
+    assert (result["peak"] - objects) / 2 <= whole, result
+
+
 @pytest.fixture
 def weights(tmp_path):
     """A folder with a file of 4 MiB, and a function that maps it and reads it."""

@@ -334,6 +334,8 @@ def test_the_launched_command_leaves_one_run(command, config, bits, tmp_path):
     names = [folder.name for folder in (tmp_path / "runs").iterdir() if folder.name != ".locks"]
     assert names == [Path(json.loads(answer)["adapter"]).parent.name]
     assert len(list((tmp_path / "runs").rglob("adapter_model.safetensors"))) == 1
+    predicted = [e["phase"] for e in events(tmp_path) if e["kind"] == "memory_predicted"]
+    assert predicted == ([] if (config, bits) == ("fsdp2", "32") else ["load", "tune"])
     notes = [e["key"] for e in events(tmp_path) if e["kind"] == "note"]
     assert ("note.split_weights" in notes) == (config == "fsdp2" and bits == "4")
 
