@@ -103,6 +103,11 @@ class Connection:
         """The last line that the process wrote to standard error, or ""."""
         return self._log_tail[-1] if self._log_tail else ""
 
+    @property
+    def last_log_lines(self) -> list[str]:
+        """The last lines that the process wrote to standard error, at most LOG_LINES."""
+        return list(self._log_tail)
+
     def send(self, do: str, arguments: dict, on_message: OnMessage) -> int:
         """Send a request; returns its id.
 

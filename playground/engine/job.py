@@ -142,7 +142,8 @@ def _ended_in_order(context: JobContext, kind: str) -> Iterator[None]:
     def close(cause: str) -> None:
         step = context.keep()
         with context.report.once() as is_first:
-            if is_first and context.team.size > 1 and cause == "SIGTERM":  # as launchers send when a process has died
+            died = cause == "SIGTERM" and not context.stop.is_set()  # launchers send it when a process has died
+            if is_first and context.team.size > 1 and died:
                 context.run.append("phase", name="idle")
                 context.run.append("error", job=kind, **problem("error.rank_died").to_dict())
             elif is_first:

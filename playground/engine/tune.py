@@ -118,6 +118,8 @@ def tune(
     trained = yield from train(context, loaded, trainer, training_set, settings.train, start_peak)
     if trained is None:
         raise Stopped
+    if context.team.any(context.stop.is_set()):
+        context.stop.set()  # in every process: what all evaluate together none leaves out alone
     yield {"kind": "phase", "name": "save"}
     saved_to = yield from _save(context, trainer, loaded, is_full)
     slot.adapter = Adapter(context.run.id, training_set.template.name, settings.data.custom_format)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from playground import runs
 from playground.data.allowed_names import checked_settings, raise_if_names_forbidden
-from playground.engine import adapters_chat, chat, export, lab, load, tune
+from playground.engine import adapters_chat, chat, export, lab, load, processes, tune
 from playground.engine.job import JobContext, JobResult, run_job
 from playground.engine.load import auto_bits_note, missing_products_note, missing_products_problem, resolve_bits
 from playground.engine.memory_snapshot import with_snapshot
@@ -26,7 +26,7 @@ from playground.memory.release import release_memory
 from playground.model.dtype import default_bits
 from playground.model.load import LoadedModel, resolve_device
 from playground.settings import Generation, Load, Settings
-from playground.train.parallel import Team
+from playground.train.parallel import Team, is_launched
 
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes")
 
@@ -65,6 +65,8 @@ class Workbench:
     def tune(self, settings: Settings, exact: bool = False) -> Iterator[dict]:
         """Fine-tune with LoRA or in full; loads the model first unless it is loaded.
 
+        With several processes each loads it by itself, and this one frees its own.
+
         exact: raise PlaygroundError where the hardware doesn't multiply the type of weights that the settings name,
         instead of loading another. The result: "run", "seconds", "stopped" and "peak" as of `load`, and the fields of
         TuneResult.
@@ -76,6 +78,8 @@ class Workbench:
         missing = missing_products_problem(settings) if exact else None
         if missing:
             raise missing
+        if settings.train.num_processes > 1 and not is_launched():
+            return self._tune_with_processes(settings)
         return self._job("tune", settings, work)
 
     def resume(self, run_id: str) -> Iterator[dict]:
@@ -91,6 +95,8 @@ class Workbench:
             raise problem("error.no_checkpoint", run=run_id)
         if runs.is_held(run):
             raise runs.held_problem(run)
+        if run.settings().train.num_processes > 1 and not is_launched():
+            return self._tune_with_processes(run.settings(), resume=run_id)
         notes = [] if summary.has_checkpoint else [{"kind": "note", "key": "note.restarted", "values": {}}]
 
         def work(context: JobContext, settings: Settings) -> Generator[dict, None, JobResult]:
@@ -200,6 +206,18 @@ class Workbench:
                         self._slot.discard_unsaved_adapter()
                 release_memory()  # what the next job finds is what is really held
                 self.stop.clear()
+
+    def _tune_with_processes(self, settings: Settings, resume: str | None = None) -> Iterator[dict]:
+        """Fine-tune in processes of their own. Refused before anything is freed or started where that can't be done."""
+        settings = checked_settings(settings, fine_tunes=True)
+        processes.check(resolve_bits(settings))
+        if self.loaded:
+            self.free()  # the processes need the memory
+            yield {"kind": "unloaded"}
+        try:
+            yield from processes.fine_tune(self.root, settings, self.stop, resume)
+        finally:
+            self.stop.clear()
 
     def _auto_bits_notes(self, settings: Settings) -> list[dict]:
         """Why "auto" means the bits that it means, the first time that a CPU decides them."""

@@ -260,3 +260,22 @@ def this_machine() -> dict:
     except (OSError, subprocess.SubprocessError, ValueError, IndexError):  # no NVIDIA card, or no driver for it
         machine = meter.hardware("cpu")
         return {"device": "cpu", "name": machine["name"], "bytes": machine["capacity"]}
+
+
+@cache
+def usable_processes() -> int:
+    """How many processes can fine-tune together here, one a GPU, found without importing torch; at least 1.
+
+    Without a GPU as many as the variable PLAYGROUND_CPU_PROCESSES allows (train/parallel.py).
+    """
+    machine = this_machine()
+    if machine["device"] == "cpu" or is_zero_gpu():
+        return max(1, int(os.environ.get("PLAYGROUND_CPU_PROCESSES", 1)))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return max(1, len([name for name in visible.split(",") if name.strip()]))
+    try:
+        listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=10, check=True)
+        return max(1, listed.stdout.count("\nGPU ") + listed.stdout.startswith("GPU "))
+    except (OSError, subprocess.SubprocessError):
+        return 1

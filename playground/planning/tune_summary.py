@@ -26,7 +26,7 @@ def tune_summary(settings: Settings, root: str = "", on_progress: Callable = row
     root: the folder of the runs, to use the speed of an earlier one. Returns {"model" (name), "bits" (decided),
     "rows" (to train on), "epochs", "steps", "seconds" (of the whole run, or None where nothing tells), "seconds_source"
     ("measured": in an earlier run here, "table": from the GPU's peak rate, training alone; None), "need_bytes" (of a
-    fresh engine; None where it can't be predicted), "capacity" (bytes), "verdict" (None without a need), "exact"
+    fresh engine; None where it can't be predicted, and for several processes, which predict themselves what they take), "capacity" (bytes), "verdict" (None without a need), "exact"
     (whether the rows' own lengths were counted: else every row is taken at full length), "advice" (planning.advice)}.
     Raises PlaygroundError: rows that can't be read, none left, a model that nobody knows.
     """
@@ -50,15 +50,16 @@ def tune_summary(settings: Settings, root: str = "", on_progress: Callable = row
             summary | _without_tokenizer(settings, machine, on_progress) | {"advice": advice_for(settings, None, None)}
         )
     need = cost["memory"]["bytes"] if cost["memory"] else None
+    alone = settings.train.num_processes == 1
     labelled = cost["trained"] * cost["rows"] / max(1, cost["counted"]) * min(1.0, cost["epochs"])
     trainable = cost["memory"]["trainable"] if cost["memory"] else None
     return summary | {
         "rows": cost["rows"],
         "epochs": cost["epochs"],
         "steps": cost["steps"],
-        **_seconds(cost, root),
-        "need_bytes": need,
-        "verdict": verdict(need, capacity) if need else None,
+        **(_seconds(cost, root) if alone else {}),
+        "need_bytes": need if alone else None,
+        "verdict": verdict(need, capacity) if need and alone else None,
         "exact": True,
         "advice": advice_for(settings, trainable, round(labelled)),
     }
@@ -93,6 +94,7 @@ def _without_tokenizer(settings: Settings, machine: dict[str, Any], on_progress:
         need = predict_full_rows(settings, machine["device"], machine["bytes"])["need"]
     except PlaygroundError:
         need = None
+    need = need if settings.train.num_processes == 1 else None
     return {
         "rows": train,
         "epochs": round(epochs_of(train, settings.train), 3),

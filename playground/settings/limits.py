@@ -16,8 +16,8 @@ SHARED = "PLAYGROUND_SHARED"  # "1" in the processes of a page that strangers op
 class Limits:
     """The most that one visitor may use.
 
-    steps, rows, length (tokens a row): of a fine-tune. parameters: of a model. runs, disk (bytes): kept at once, with
-    adapters and uploads. seconds: of one job. Of all visitors together: waiting jobs, and disk_of_all (bytes).
+    steps, rows, length (tokens a row), processes: of a fine-tune. parameters: of a model. runs, disk (bytes): kept at
+    once, with adapters and uploads. seconds: of one job. Of all visitors together: waiting jobs, and disk_of_all (bytes).
     idle: seconds without a job after which the model is unloaded; kept: seconds without a visit after which a visitor's
     runs and uploads are removed.
     """
@@ -25,6 +25,7 @@ class Limits:
     steps: int = 300
     rows: int = 5_000
     length: int = 1_024
+    processes: int = 1
     parameters: int = 2_000_000_000
     runs: int = 20
     disk: int = 2 * 2**30
@@ -87,6 +88,8 @@ def beyond_limits(settings: Settings, limits: Limits) -> list[Problem]:
     wrong = too_much_work(rows, train.max_steps, limits)
     if train.max_seq_length > limits.length:
         wrong.append(Problem("shared.length", {"count": train.max_seq_length, "most": limits.length}))
+    if train.num_processes > limits.processes:
+        wrong.append(Problem("shared.processes", {"count": train.num_processes, "most": limits.processes}))
     return wrong
 
 

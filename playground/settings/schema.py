@@ -17,6 +17,8 @@ QUANT_TYPES = ("nf4", "nf4-fast", "fp4")  # of 4-bit weights
 QUANT_TYPES_8BIT = ("int8", "int8-fast", "fp8")
 PROMPT_FORMATS = ("auto", "chat", "alpaca", "talk", "text", "custom")
 METHODS = ("lora", "full")
+PARALLEL_CHOICES = ("ddp", "fsdp2")
+MOST_PROCESSES = 64
 ADAPTER_KINDS = ("lora", "miss")
 START_VALUES = ("default", "pissa", "pissa_niter_16", "loftq")  # any number of iterations is allowed too
 OPTIMIZERS = ("adamw", "adamw8bit", "paged_adamw", "paged_adamw8bit")
@@ -146,6 +148,8 @@ class Train:
     patience: int = 0  # such measurements without a lower loss after which training ends; 0: never early
     measure_forgetting: bool = True  # the loss on ordinary text too, in English and Japanese, before and after
     sample_every: str = "auto"  # steps between two rounds of sample answers: a number, off, auto (a few a run)
+    num_processes: int = 1  # GPUs that train together, each with a process of its own
+    parallel: str = "ddp"  # with several processes: ddp (each holds all weights), fsdp2 (frozen weights are split)
     memory_snapshot: bool = False  # record what CUDA's allocator does, for PyTorch's memory viewer
 
 

@@ -19,7 +19,9 @@ from playground.settings.schema import (
     COMPILE_CHOICES,
     MAX_EVAL_ROWS,
     METHODS,
+    MOST_PROCESSES,
     OPTIMIZERS,
+    PARALLEL_CHOICES,
     PROMPT_FORMATS,
     QUANT_TYPES,
     QUANT_TYPES_8BIT,
@@ -253,6 +255,9 @@ def _train_checks(train: Train, bits: int, start_from: str) -> Iterator[Check]:
     yield _one_of("train.method", train.method, METHODS)
     yield _one_of("train.optimizer", train.optimizer, OPTIMIZERS)
     yield _one_of("train.compile", train.compile, COMPILE_CHOICES)
+    processes = {"num_processes": train.num_processes, "most": MOST_PROCESSES}
+    yield 1 <= train.num_processes <= MOST_PROCESSES, "problem.num_processes", processes
+    yield _one_of("train.parallel", train.parallel, PARALLEL_CHOICES)
 
 
 def _size_checks(group: str, values: Any) -> Iterator[Check]:

@@ -29,10 +29,11 @@ def tune_command(settings: Settings) -> str:
 
 def accelerate_command(settings: Settings, device: str) -> str:
     """The same fine-tune on several devices. device: "cuda" or "cpu", of the run."""
-    processes = _processes(settings)
+    processes, config = _processes(settings), f"assets/accelerate/{settings.train.parallel}.yaml"
+    settings = replace(settings, train=replace(settings.train, num_processes=1, parallel="ddp"))  # the launcher's flags
     if device == "cpu" and settings.load.device == "auto":
         settings = replace(settings, load=replace(settings.load, device="cpu"))
-    launch = ["accelerate", "launch", "--num_processes", str(processes), "--config_file", "assets/accelerate/ddp.yaml"]
+    launch = ["accelerate", "launch", "--num_processes", str(processes), "--config_file", config]
     return shlex.join([*launch, *MODULE, *_arguments(settings)])
 
 
@@ -70,6 +71,8 @@ def _flag(name: str, value: Any) -> list[str]:
 
 
 def _processes(settings: Settings) -> int:
-    """The smallest number of devices from 2 on that a step's rows can be divided over; 1 where there is none."""
+    """The processes of the run, else the least devices from 2 on that divide a step's rows; 1 where none do."""
+    if settings.train.num_processes > 1:
+        return settings.train.num_processes
     rows, micro_batch = settings.train.batch_size, settings.train.micro_batch_size or 1
     return next((count for count in (2, 3, 4, 5, 6, 7, 8) if rows % (micro_batch * count) == 0), 1)

@@ -31,10 +31,11 @@ WITHOUT_EFFECT = {
         "measure_forgetting",
         "sample_every",
         "memory_snapshot",
+        "parallel",
     },
 }
 # No script has them; a run that used one says so.
-NOT_REPEATED = {"lora": {"start_from"}, "train": {"eval_every", "patience"}}
+NOT_REPEATED = {"lora": {"start_from"}, "train": {"eval_every", "patience", "num_processes"}}
 CHECKPOINTING_OFF = ("off", "auto")
 DTYPES = ("float32", "bfloat16", "float16")  # whose names the script has as code, so an edited run must not give others
 

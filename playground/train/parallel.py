@@ -27,6 +27,8 @@ from playground.train.loss import Loss
 from playground.train.split_ends import split_ends
 
 TIMEOUT = timedelta(hours=2)  # of a collective: as long as one process may download a model for all
+LAUNCHED = ("WORLD_SIZE", "ACCELERATE_MIXED_PRECISION")  # set by torchrun, and by `accelerate launch` always
+CPU_PROCESSES = "PLAYGROUND_CPU_PROCESSES"  # how many may share the CPU: for trying several processes without GPUs
 OFFLOADS = "FSDP_OFFLOAD_PARAMS"  # accelerate's variable: whether what is split waits in main memory
 MESSAGE_NUMBERS = 2**26  # numbers that are summed in one message at most: a message needs a copy of them
 
@@ -74,6 +76,15 @@ class Team:
             self.load_device = "cpu"
         elif distributes and device == "cuda":  # "cuda" alone is card 0 to some readers
             self.load_device = f"cuda:{torch.cuda.current_device()}"
+
+    @classmethod
+    def planned(cls, settings: Settings, device: str) -> "Team":
+        """The team of the processes that the settings ask for, to be checked before they are started."""
+        team = cls(device, settings.load.bits, launched=False)
+        team.size = team._local_size = settings.train.num_processes
+        team.sharded = settings.train.parallel == "fsdp2"
+        team.splits_bytes = team.sharded and 0 < settings.load.bits < 16
+        return team
 
     def check(self, settings: Settings) -> None:
         """Raise PlaygroundError with every setting that these processes can't train with."""
@@ -183,6 +194,16 @@ class Team:
         reduced = torch.tensor(numbers, dtype=torch.float64, device=self._device)
         distributed.all_reduce(reduced, op=operation)
         return reduced.tolist()
+
+
+def is_launched() -> bool:
+    """Whether a launcher has started this process as one of several, or as one that splits its weights."""
+    return any(name in os.environ for name in LAUNCHED)
+
+
+def usable_processes(device: str) -> int:
+    """How many processes can train together here: one a GPU; on the CPU one, unless a variable allows more."""
+    return torch.cuda.device_count() if device == "cuda" else _env_number(CPU_PROCESSES, 1)
 
 
 def is_lost_peer(error: BaseException) -> bool:

@@ -15,6 +15,7 @@ from playground.settings import (
     COMPILE_CHOICES,
     METHODS,
     OPTIMIZERS,
+    PARALLEL_CHOICES,
     SAMPLE_CHOICES,
     START_VALUES,
 )
@@ -207,5 +208,8 @@ def _memory_fields(page: Page) -> None:
         field(gr.Number, "train", "max_tokens_per_micro_batch", precision=0)
         field(gr.Number, "train", "micro_batch_size", precision=0)
         field(gr.Dropdown, "train", "compile", choices=labelled("train.compile", COMPILE_CHOICES))
+    with gr.Row(visible=page.most_processes > 1):
+        field(gr.Dropdown, "train", "num_processes", choices=list(range(1, page.most_processes + 1)))
+        field(gr.Radio, "train", "parallel", choices=labelled("train.parallel", PARALLEL_CHOICES))
     only_predicted = {} if records_snapshots() else {"info": page.translate("snapshot.cpu"), "interactive": False}
     field(gr.Checkbox, "train", "memory_snapshot", **only_predicted)

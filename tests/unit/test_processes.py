@@ -1,0 +1,179 @@
+"""A fine-tune with several processes that the engine starts: its result, its stop, and the death of a process."""
+
+import os
+import signal
+import time
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+from toys import keys
+
+from playground import runs
+from playground.engine.client import Engine
+from playground.engine.workbench import Workbench
+from playground.errors import PlaygroundError
+from playground.settings import Settings
+from playground.settings.limits import Limits, beyond_limits
+
+TWO = {"num_processes": 2, "max_steps": 3, "batch_size": 4, "sample_every": "off", "measure_forgetting": False}
+ENDLESS = TWO | {"max_steps": 100_000, "save_every": 5}
+
+
+@pytest.fixture(autouse=True)
+def cpu_processes(monkeypatch):
+    monkeypatch.setenv("PLAYGROUND_CPU_PROCESSES", "2")
+
+
+@pytest.fixture
+def engine(tmp_path):
+    engine = Engine(tmp_path / "runs")
+    yield engine
+    engine.close()
+
+
+def members(engine: Engine) -> dict[int, psutil.Process]:
+    """The processes that train, by rank."""
+    found = {}
+    for process in psutil.Process(engine.pid).children(recursive=True):
+        rank = process.environ().get("RANK")
+        if rank is not None:
+            found[int(rank)] = process
+    return found
+
+
+def first(job, kind: str) -> dict:
+    return next(event for event in job.events() if event["kind"] == kind)
+
+
+def assert_none_left(engine: Engine) -> None:
+    assert psutil.Process(engine.pid).children(recursive=True) == [] and engine.state == "ready"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+def test_two_processes_leave_the_adapter_of_one(engine, chosen, parallel):
+    """And a model that was loaded before is freed; afterwards none is loaded."""
+    one = engine.tune(chosen(lora={"dropout": 0.0}))
+    assert one.wait(120) and not one.error and engine.loaded
+    two = engine.tune(chosen(train={"num_processes": 2, "parallel": parallel}))
+    kinds = [event["kind"] for event in two.events()]
+    assert kinds[0] == "unloaded" and kinds.index("loaded") < kinds.index("step") and kinds[-2:] == ["unloaded", "done"]
+    assert engine.loaded is None
+    assert two.result["steps"] == 3 and two.result["run"] == two.run != one.run
+    expected, found = (load_file(f"{job.result['adapter']}/adapter_model.safetensors") for job in (one, two))
+    assert expected.keys() == found.keys()
+    difference = sum((expected[name] - found[name]).norm() ** 2 for name in expected) ** 0.5
+    assert difference / sum(tensor.norm() ** 2 for tensor in expected.values()) ** 0.5 < 1e-3
+    assert runs.summary(engine.root, two.run).state == "done"
+    assert not runs.is_held(runs.find(engine.root, two.run))
+    assert_none_left(engine)
+
+
+@pytest.mark.slow
+def test_stop_ends_both_within_five_seconds_and_the_run_continues(engine, chosen):
+    job = engine.tune(chosen(train=ENDLESS))
+    first(job, "step")
+    asked = time.monotonic()
+    assert engine.stop("tune") and job.wait(5)
+    assert time.monotonic() - asked < 5 and not job.error
+    assert job.result["stopped"] and job.result["checkpoint"] and 0 < job.result["steps"] < 100_000
+    assert_none_left(engine)
+    assert runs.summary(engine.root, job.run).is_resumable
+    again = engine.resume(job.run)
+    assert first(again, "step")["step"] > job.result["steps"] and len(members(engine)) == 2
+    engine.stop()
+    assert again.wait(5) and not again.error and again.run == job.run
+
+
+@pytest.mark.slow
+def test_stop_ends_processes_that_hang(engine, chosen):
+    job = engine.tune(chosen(train=ENDLESS))
+    first(job, "step")
+    members(engine)[1].suspend()
+    engine.stop()
+    assert job.wait(30) and not job.error and job.result["stopped"]
+    assert runs.summary(engine.root, job.run).is_resumable
+    assert_none_left(engine)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_process_ends_the_job_with_its_number_and_signal(engine, chosen, rank):
+    job = engine.tune(chosen(train=ENDLESS))
+    first(job, "step")
+    members(engine)[rank].kill()
+    assert job.wait(10)
+    [problem] = job.error.problems
+    assert problem.key == "error.process_signal"
+    assert problem.values == {"rank": rank, "processes": 2, "signal": "SIGKILL"}
+    assert_none_left(engine)
+    *_, last = runs.find(engine.root, job.run).events()
+    assert last["problems"][0]["key"] == "error.process_signal"
+    assert runs.summary(engine.root, job.run).is_resumable
+
+
+@pytest.mark.slow
+def test_a_killed_launcher_leaves_no_process(engine, chosen):
+    job = engine.tune(chosen(train=ENDLESS))
+    first(job, "step")
+    [launcher] = psutil.Process(engine.pid).children()
+    launcher.kill()
+    assert job.wait(10) and job.error.problems[0].key == "error.launcher_died"
+    assert_none_left(engine)
+
+
+@pytest.mark.slow
+def test_a_killed_engine_leaves_no_process(engine, chosen):
+    job = engine.tune(chosen(train=ENDLESS))
+    first(job, "step")
+    left = [*psutil.Process(engine.pid).children(recursive=True)]
+    os.kill(engine.pid, signal.SIGKILL)
+    assert psutil.wait_procs(left, 20)[1] == [] and len(left) == 3
+
+
+@pytest.mark.slow
+def test_an_error_of_all_processes_is_shown_as_it_is(engine, chosen, tmp_path):
+    (tmp_path / "empty.jsonl").write_text("")
+    job = engine.tune(chosen(train=TWO, data={"source": str(tmp_path / "empty.jsonl")}))
+    assert job.wait(60) and "error.process_code" not in {problem.key for problem in job.error.problems}
+    assert_none_left(engine)
+
+
+@pytest.mark.parametrize(
+    "groups, key",
+    [
+        ({"train": TWO | {"num_processes": 3, "batch_size": 3}}, "error.cpu_processes"),
+        ({"train": TWO | {"batch_size": 3}}, "error.accumulation"),
+        ({"train": TWO | {"parallel": "fsdp2", "method": "full"}}, "error.sharded_full"),
+        ({"train": TWO | {"parallel": "fsdp2"}, "load": {"bits": 4}, "lora": {"use_dora": True}}, "error.split_start"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_starts(chosen, tmp_path, monkeypatch, groups, key):
+    monkeypatch.setattr("playground.engine.processes.Connection", None)  # it would start them
+    with pytest.raises(PlaygroundError) as caught:
+        list(Workbench(tmp_path).tune(chosen(**groups)))
+    assert keys(caught) == [key] and list(tmp_path.iterdir()) == []
+
+
+def test_several_processes_on_one_gpu_are_refused(chosen, tmp_path, monkeypatch):
+    monkeypatch.setattr("playground.engine.processes.Connection", None)
+    monkeypatch.setattr("playground.engine.processes.resolve_device", lambda load: "cuda")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(PlaygroundError) as caught:
+        list(Workbench(tmp_path).tune(chosen(train=TWO)))
+    assert caught.value.problems[0].values == {"processes": 2, "devices": 1} and keys(caught) == ["error.processes"]
+
+
+def test_without_the_variable_a_cpu_trains_in_one_process(chosen, tmp_path, monkeypatch):
+    monkeypatch.delenv("PLAYGROUND_CPU_PROCESSES")
+    with pytest.raises(PlaygroundError) as caught:
+        list(Workbench(tmp_path).tune(chosen(train=TWO)))
+    assert keys(caught) == ["error.cpu_processes"] and "PLAYGROUND_CPU_PROCESSES=2" in caught.value.text("en")
+
+
+def test_a_shared_page_allows_as_many_as_its_owner_says():
+    two = Settings().with_values({"train": {"num_processes": 2}})
+    assert [problem.key for problem in beyond_limits(two, Limits())] == ["shared.processes"]
+    assert beyond_limits(two, Limits(processes=2)) == []
