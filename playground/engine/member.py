@@ -36,7 +36,7 @@ def main(path: str) -> None:
                 for event in _events(order, server.cancelled):
                     emit(event)
 
-            server.announce_ready()
+            server.announce_ready(pid=os.getpid())
             server.serve(answer)
     with os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1) as output:
         os.dup2(2, 1)

@@ -135,7 +135,8 @@ class _Members:
                 until = min(until, asked_at + END_SECONDS)
             if asked_at and time.monotonic() > asked_at + STOP_SECONDS and not ENDING.cause:
                 self._terminate()
-            if not self._connection.alive:
+            has_ended = self._terminated and not self._rank_0_lives()
+            if has_ended or not self._connection.alive:
                 until = min(until, time.monotonic() + POLL_SECONDS)
         self.kill()
 
@@ -151,6 +152,14 @@ class _Members:
         """Remember the launcher's children, who would outlive it."""
         with contextlib.suppress(psutil.Error):
             self._seen |= {child.pid: child for child in self._launcher.children(recursive=True)}
+
+    def _rank_0_lives(self) -> bool:
+        """Whether rank 0 still has something to keep; before it is ready it has nothing."""
+        try:
+            ready = self._connection.ready
+            return ready is not None and psutil.Process(ready["pid"]).status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
 
     def _terminate(self) -> None:
         """Have the launcher end its processes by SIGTERM, once: a second one would cut off what rank 0 keeps."""

@@ -5,6 +5,7 @@ the Plan tab opens with are remembered from the start: planning/build_answers.py
 """
 
 import json
+import os
 import queue
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from playground.catalog.cards import ZERO_GPU, is_zero_gpu
 from playground.errors import PlaygroundError, problem
 from playground.jsonl_process import Connection, Message
 from playground.memory import meter
+from playground.settings.limits import cpu_processes
 
 COMMAND = (sys.executable, "-m", "playground.planning.process")
 PREVIEW_COMMAND = (sys.executable, "-m", "playground.planning.preview")
@@ -266,11 +268,11 @@ def this_machine() -> dict:
 def usable_processes() -> int:
     """How many processes can fine-tune together here, one a GPU, found without importing torch; at least 1.
 
-    Without a GPU as many as the variable PLAYGROUND_CPU_PROCESSES allows (train/parallel.py).
+    Without a GPU as many as the variable PLAYGROUND_CPU_PROCESSES allows.
     """
     machine = this_machine()
     if machine["device"] == "cpu" or is_zero_gpu():
-        return max(1, int(os.environ.get("PLAYGROUND_CPU_PROCESSES", 1)))
+        return cpu_processes()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return max(1, len([name for name in visible.split(",") if name.strip()]))

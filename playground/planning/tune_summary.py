@@ -26,8 +26,9 @@ def tune_summary(settings: Settings, root: str = "", on_progress: Callable = row
     root: the folder of the runs, to use the speed of an earlier one. Returns {"model" (name), "bits" (decided),
     "rows" (to train on), "epochs", "steps", "seconds" (of the whole run, or None where nothing tells), "seconds_source"
     ("measured": in an earlier run here, "table": from the GPU's peak rate, training alone; None), "need_bytes" (of a
-    fresh engine; None where it can't be predicted, and for several processes, which predict themselves what they take), "capacity" (bytes), "verdict" (None without a need), "exact"
-    (whether the rows' own lengths were counted: else every row is taken at full length), "advice" (planning.advice)}.
+    fresh engine; None where it can't be predicted, and for several processes, which predict it as they start),
+    "capacity" (bytes), "verdict" (None without a need), "exact" (whether the rows' own lengths were counted:
+    else every row is taken at full length), "advice" (planning.advice)}.
     Raises PlaygroundError: rows that can't be read, none left, a model that nobody knows.
     """
     machine = _machine_for(settings.load)

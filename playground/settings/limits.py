@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from playground.errors import PlaygroundError, Problem, problem
 from playground.settings.schema import Settings
 
+CPU_PROCESSES = "PLAYGROUND_CPU_PROCESSES"  # that may fine-tune together on a CPU, to try that without GPUs
 SHARED = "PLAYGROUND_SHARED"  # "1" in the processes of a page that strangers open
 
 
@@ -17,9 +18,9 @@ class Limits:
     """The most that one visitor may use.
 
     steps, rows, length (tokens a row), processes: of a fine-tune. parameters: of a model. runs, disk (bytes): kept at
-    once, with adapters and uploads. seconds: of one job. Of all visitors together: waiting jobs, and disk_of_all (bytes).
-    idle: seconds without a job after which the model is unloaded; kept: seconds without a visit after which a visitor's
-    runs and uploads are removed.
+    once, with adapters and uploads. seconds: of one job. Of all visitors together: waiting jobs, and disk_of_all
+    (bytes). idle: seconds without a job after which the model is unloaded; kept: seconds without a visit after which a
+    visitor's runs and uploads are removed.
     """
 
     steps: int = 300
@@ -53,6 +54,12 @@ class Limits:
         if wrong:
             raise PlaygroundError(*wrong)
         return cls(**values)
+
+
+def cpu_processes() -> int:
+    """How many processes may fine-tune together on a CPU: one, unless a variable allows more."""
+    text = os.environ.get(CPU_PROCESSES, "")
+    return max(1, int(text)) if text.isascii() and text.isdigit() and len(text) < 5 else 1
 
 
 def current_limits() -> Limits | None:

@@ -23,12 +23,12 @@ from playground.errors import Problem
 from playground.memory.file_pages import FilePages
 from playground.model.shares import Shares
 from playground.settings import Settings, raise_all
+from playground.settings.limits import cpu_processes
 from playground.train.loss import Loss
 from playground.train.split_ends import split_ends
 
 TIMEOUT = timedelta(hours=2)  # of a collective: as long as one process may download a model for all
 LAUNCHED = ("WORLD_SIZE", "ACCELERATE_MIXED_PRECISION")  # set by torchrun, and by `accelerate launch` always
-CPU_PROCESSES = "PLAYGROUND_CPU_PROCESSES"  # how many may share the CPU: for trying several processes without GPUs
 OFFLOADS = "FSDP_OFFLOAD_PARAMS"  # accelerate's variable: whether what is split waits in main memory
 MESSAGE_NUMBERS = 2**26  # numbers that are summed in one message at most: a message needs a copy of them
 
@@ -203,7 +203,7 @@ def is_launched() -> bool:
 
 def usable_processes(device: str) -> int:
     """How many processes can train together here: one a GPU; on the CPU one, unless a variable allows more."""
-    return torch.cuda.device_count() if device == "cuda" else _env_number(CPU_PROCESSES, 1)
+    return torch.cuda.device_count() if device == "cuda" else cpu_processes()
 
 
 def is_lost_peer(error: BaseException) -> bool:

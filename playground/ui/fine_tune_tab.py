@@ -37,6 +37,7 @@ from playground.ui.page import (
     select_tab,
     wait_until_opened,
 )
+from playground.ui.process_choice import most_processes
 from playground.ui.queue_form import QueueForm
 from playground.ui.run_names import data_name
 from playground.ui.snapshot_view import records_snapshots
@@ -208,8 +209,9 @@ def _memory_fields(page: Page) -> None:
         field(gr.Number, "train", "max_tokens_per_micro_batch", precision=0)
         field(gr.Number, "train", "micro_batch_size", precision=0)
         field(gr.Dropdown, "train", "compile", choices=labelled("train.compile", COMPILE_CHOICES))
-    with gr.Row(visible=page.most_processes > 1):
-        field(gr.Dropdown, "train", "num_processes", choices=list(range(1, page.most_processes + 1)))
+    most = most_processes(page.limits)
+    with gr.Row(visible=most > 1):
+        field(gr.Dropdown, "train", "num_processes", choices=list(range(1, most + 1)))
         field(gr.Radio, "train", "parallel", choices=labelled("train.parallel", PARALLEL_CHOICES))
     only_predicted = {} if records_snapshots() else {"info": page.translate("snapshot.cpu"), "interactive": False}
     field(gr.Checkbox, "train", "memory_snapshot", **only_predicted)

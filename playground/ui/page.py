@@ -4,7 +4,6 @@ import functools
 import html
 import json
 from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,14 @@ from playground.errors import PlaygroundError, Problem, as_playground_error, pro
 from playground.i18n import table, translate
 from playground.job import Job
 from playground.jobs.runner import Runner
-from playground.planning.client import Planner, this_machine, usable_processes
+from playground.planning.client import Planner, this_machine
 from playground.settings import Settings, parse, raise_all
 from playground.settings.limits import Limits, beyond_limits, too_much_work
 from playground.ui.access import forbidden_start
 from playground.ui.job_queue import JobQueue
 from playground.ui.live_answers import LiveAnswers
 from playground.ui.long_question import ask_with_progress
+from playground.ui.process_choice import within_choice
 from playground.ui.story import Story
 from playground.ui.workspaces import Workspace
 
@@ -99,11 +99,6 @@ class Page:
     def jobs(self) -> Runner:
         """What works off the person's queue of jobs that outlives the program."""
         return self._workspace().jobs
-
-    @property
-    def most_processes(self) -> int:
-        """How many processes a fine-tune can have on this machine, within what the page allows."""
-        return min(usable_processes(), self.limits.processes) if self.limits else usable_processes()
 
     def keep_upload(self, path: str) -> str:
         """The name of an uploaded file as a data set: its path on a private page, else an opaque one.
@@ -199,9 +194,8 @@ class Page:
         return settings
 
     def values(self, settings: Settings) -> list:
-        """The form's values for these settings, in the order of `inputs`: in one process where there is no choice."""
-        if self.most_processes == 1:
-            settings = replace(settings, train=replace(settings.train, num_processes=1))
+        """The form's values for these settings, in the order of `inputs`."""
+        settings = within_choice(settings, self.limits)
         return [getattr(getattr(settings, group), name) for group, name in self.fields]
 
     def stop(self, do: str) -> Callable[[], None]:
