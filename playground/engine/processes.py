@@ -191,8 +191,8 @@ class _Members:
         rank, code = int(ranks[-1]), int(codes[-1])  # the first failure is reported last
         died = Problem("error.process_code", {"rank": rank, "processes": self.count, "code": code})
         if -code in {number.value for number in Signals}:
-            values = {"rank": rank, "processes": self.count, "signal": Signals(-code).name}
-            died = Problem("error.process_signal", values)
+            signal = Signals(-code).name
+            died = Problem("error.process_signal", {"rank": rank, "processes": self.count, "signal": signal})
         said = self._failures.get(rank)
         return PlaygroundError(died, *(said.problems if said else ()))
 
