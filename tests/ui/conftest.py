@@ -27,7 +27,9 @@ class App(ServedApp):
     """The running playground, and the toy model's folder."""
 
     def __init__(self, folder: Path, model: Path) -> None:
-        super().__init__(folder, {"PLAYGROUND_CACHE": str(folder / "cache"), "HF_HUB_OFFLINE": "1"})
+        cache = str(folder / "cache")
+        several = {"PLAYGROUND_CPU_PROCESSES": "2"}  # the form has all that it has with several GPUs
+        super().__init__(folder, {"PLAYGROUND_CACHE": cache, "HF_HUB_OFFLINE": "1", **several})
         self.model = model
 
 

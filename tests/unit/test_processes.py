@@ -4,9 +4,11 @@ import os
 import signal
 import time
 
+import gradio as gr
 import psutil
 import pytest
 import torch
+from pages import page_over
 from safetensors.torch import load_file
 from toys import keys
 
@@ -14,8 +16,10 @@ from playground import runs
 from playground.engine.client import Engine
 from playground.engine.workbench import Workbench
 from playground.errors import PlaygroundError
+from playground.planning.client import usable_processes
 from playground.settings import Settings
 from playground.settings.limits import Limits, beyond_limits
+from playground.ui import fine_tune_tab
 
 TWO = {"num_processes": 2, "max_steps": 3, "batch_size": 4, "sample_every": "off", "measure_forgetting": False}
 ENDLESS = TWO | {"max_steps": 100_000, "save_every": 5}
@@ -176,3 +180,33 @@ def test_a_shared_page_allows_as_many_as_its_owner_says():
     two = Settings().with_values({"train": {"num_processes": 2}})
     assert [problem.key for problem in beyond_limits(two, Limits())] == ["shared.processes"]
     assert beyond_limits(two, Limits(processes=2)) == []
+
+
+@pytest.mark.parametrize(
+    "usable, private, offered", [(4, True, [1, 2, 3, 4]), (4, False, [1]), (1, True, [1]), (1, False, [1])]
+)
+def test_the_form_offers_processes_where_there_are_several_gpus(tmp_path, monkeypatch, usable, private, offered):
+    monkeypatch.setattr("playground.ui.process_choice.usable_processes", lambda: usable)
+    page = page_over(tmp_path, private=private)
+    with gr.Blocks():
+        fine_tune_tab.build(page)
+    field = page.fields["train", "num_processes"]
+    row = field.parent.parent  # Gradio puts the fields of a row into a form
+    assert [value for _, value in field.choices] == offered and row.visible == (len(offered) > 1)
+    elsewhere = page.values(Settings().with_values({"train": {"num_processes": 8}}))
+    assert dict(zip(page.fields, elsewhere, strict=True))["train", "num_processes"] == max(offered)
+
+
+def test_usable_processes_are_counted(monkeypatch):
+    count = usable_processes.__wrapped__
+    assert count() == 2
+    monkeypatch.setenv("PLAYGROUND_CPU_PROCESSES", "many")
+    assert count() == 1
+    monkeypatch.setattr("playground.planning.client.this_machine", lambda: {"device": "cuda"})
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,3")
+    assert count() == 2
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    listed = "GPU 0: NVIDIA H200 (UUID: GPU-1)\nGPU 1: NVIDIA H200 (UUID: GPU-2)\n"
+    answer = type("Answer", (), {"stdout": listed})
+    monkeypatch.setattr("playground.planning.client.subprocess.run", lambda *arguments, **options: answer)
+    assert count() == 2
