@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Callable
 
 import gradio as gr
 import psutil
@@ -40,7 +41,7 @@ def engine(tmp_path):
 def members(engine: Engine) -> dict[int, psutil.Process]:
     """The processes that train, by rank."""
     found = {}
-    for process in psutil.Process(engine.pid).children(recursive=True):
+    for process in children(engine):
         rank = process.environ().get("RANK")
         if rank is not None:
             found[int(rank)] = process
@@ -51,8 +52,20 @@ def first(job, kind: str) -> dict:
     return next(event for event in job.events() if event["kind"] == kind)
 
 
+def children(engine: Engine) -> list[psutil.Process]:
+    """accelerate's launcher, and the processes that it has started."""
+    return psutil.Process(engine.pid).children(recursive=True)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
 def assert_none_left(engine: Engine) -> None:
-    assert psutil.Process(engine.pid).children(recursive=True) == [] and engine.state == "ready"
+    assert children(engine) == [] and engine.state == "ready"
 
 
 @pytest.mark.slow
@@ -88,6 +101,17 @@ def test_stop_ends_both_within_five_seconds_and_the_run_continues(engine, chosen
     assert first(again, "step")["step"] > stepped and len(members(engine)) == 2
     engine.stop()
     assert again.wait(5) and not again.error and again.run == job.run
+
+
+@pytest.mark.slow
+def test_stop_ends_processes_that_are_still_starting(engine, chosen):
+    engine.start()
+    job = engine.tune(chosen(train=ENDLESS))
+    wait_until(lambda: len(children(engine)) == 3)  # accelerate, and both
+    engine.stop()
+    assert job.wait(5) and not job.error and job.result["stopped"]
+    assert_none_left(engine)
+    assert [run.state for run in runs.history(engine.root)] in ([], ["stopped"])
 
 
 @pytest.mark.slow
@@ -131,7 +155,7 @@ def test_a_killed_launcher_leaves_no_process(engine, chosen):
 def test_a_killed_engine_leaves_no_process(engine, chosen):
     job = engine.tune(chosen(train=ENDLESS))
     first(job, "step")
-    left = [*psutil.Process(engine.pid).children(recursive=True)]
+    left = children(engine)
     os.kill(engine.pid, signal.SIGKILL)
     assert psutil.wait_procs(left, 20)[1] == [] and len(left) == 3
 
