@@ -7,6 +7,7 @@ import time
 from functools import lru_cache
 from pathlib import Path
 
+from playground.errors import PlaygroundError
 from playground.runs.index import MANY, SETTLED_SECONDS, State, damaged, index_of, with_folder
 from playground.runs.label import FILE as LABEL
 from playground.runs.label import Label, read_label
@@ -86,12 +87,24 @@ def summary(root: Path, run_id: str | None) -> RunSummary:
 
 
 def measured_speed(root: Path, model: str, bits: int, hardware: str) -> dict | None:
-    """{"run", "tokens_per_s"} of the last completed fine-tune of this model at these bits on hardware of that name."""
+    """{"run", "tokens_per_s"} of the last completed fine-tune of this model at these bits on hardware of that name.
+
+    Not of one in several processes.
+    """
     for run in measured_here(root):
         is_same = (run.job, run.state, run.model, run.bits) == ("tune", "done", model, bits)
-        if is_same and run.result.get("tokens_per_s") and run.hardware.get("name") == hardware:
+        is_same = is_same and run.hardware.get("name") == hardware
+        if is_same and run.result.get("tokens_per_s") and _was_alone(root, run):
             return {"run": run.id, "tokens_per_s": run.result["tokens_per_s"]}
     return None
+
+
+def _was_alone(root: Path, run: RunSummary) -> bool:
+    """Whether a run was one process, as far as its settings can be read."""
+    try:
+        return find(root, run.id).settings().train.num_processes == 1
+    except PlaygroundError:
+        return False
 
 
 def _look_into(folder: str) -> tuple[State | Exception, list[str]] | None:

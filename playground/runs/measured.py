@@ -38,10 +38,17 @@ class Measurement:
         """Whether these settings differ in nothing that the phase's memory depends on, model and bits aside."""
         names = (*LOAD_FIELDS, *LOAD_FIELDS_AT.get(self.settings.load.bits, ()))
         pairs = [(getattr(self.settings.load, name), getattr(settings.load, name)) for name in names]
+        pairs.append((_processes(self.settings), _processes(settings)))  # also load the model in other ways
         if self.phase == "tune":
             pairs += [(getattr(self.settings.train, name), getattr(settings.train, name)) for name in TUNE_FIELDS]
             pairs.append((self.settings.lora, settings.lora))
         return all(one == other for one, other in pairs)
+
+
+def _processes(settings: Settings) -> tuple[int, str]:
+    """How many processes a fine-tune has, and how they share the weights if there are several."""
+    train = settings.train
+    return (train.num_processes, train.parallel if train.num_processes > 1 else "")
 
 
 def latest_measurements(root: Path, model: str, phase: str, machine: dict) -> dict[int, Measurement]:

@@ -101,6 +101,14 @@ def test_accelerate_divides_the_rows_of_a_step_and_keeps_the_settings():
     assert accelerate_command(DEMO, "cpu").endswith("--device cpu")
 
 
+def test_accelerate_starts_the_processes_of_the_run():
+    changed = DEMO.with_values({"train": {"num_processes": 4, "parallel": "fsdp2"}})
+    command = accelerate_command(changed, "cuda")
+    assert "--num_processes 4 --config_file assets/accelerate/fsdp2.yaml " in command
+    assert "--num-processes" not in command and "--parallel" not in command
+    assert tune_command(changed).endswith("--num-processes 4 --parallel fsdp2")
+
+
 def test_settings_files_that_cannot_be_read_say_what_is_wrong(tmp_path):
     path = tmp_path / "settings.json"
     for text, key in (

@@ -50,6 +50,8 @@ def test_a_run_that_cannot_be_read_is_left_out(tmp_path):
         ({"load": {"bits": 4}, "train": {"lr": 0.5}}, True),
         ({"train": {"batch_size": 3}}, False),
         ({"lora": {"r": 3}}, False),
+        ({"train": {"num_processes": 2}}, False),
+        ({"train": {"parallel": "fsdp2"}}, True),
         ({"load": {"dtype": "float16"}}, False),
         ({"load": {"quant_type": "fp4", "quant_type_8bit": "fp8"}}, True),
     ],

@@ -49,6 +49,19 @@ def test_time_is_that_of_an_earlier_run_with_all_its_phases(chosen, tmp_path, mo
     assert ten_times["seconds"] - once["seconds"] == pytest.approx(9 * (once["seconds"] - 1000), rel=0.02)
 
 
+def test_time_and_memory_of_several_processes_are_not_those_of_one(chosen, tmp_path):
+    list(Workbench(tmp_path).tune(chosen()))
+    machine = module.meter.hardware("cpu")["name"]
+    model = chosen().load.model
+    assert runs.measured_speed(tmp_path, model, 32, machine)
+    summary = tune_summary(chosen(train={"num_processes": 2}), str(tmp_path))
+    assert (summary["seconds"], summary["need_bytes"], summary["verdict"]) == (None, None, None)
+    [earlier] = runs.history(tmp_path)
+    settings = tmp_path / earlier.id / "settings.json"
+    settings.write_text(settings.read_text().replace('"num_processes": 1', '"num_processes": 2'))
+    assert runs.measured_speed(tmp_path, model, 32, machine) is None
+
+
 def test_time_of_fetching_the_model_is_not_counted(tmp_path):
     run = runs.create(tmp_path, "tune", Settings())
     for t, fields in enumerate(({"name": "fetch"}, {"name": "load"}, {"name": "train"}, {"name": "idle"})):
