@@ -104,6 +104,21 @@ def test_stop_ends_both_within_five_seconds_and_the_run_continues(engine, chosen
 
 
 @pytest.mark.slow
+def test_stop_is_taken_in_by_all_processes_at_the_same_step(chosen, tmp_path, monkeypatch):
+    """So that they save the adapter, and none waits for another to gather weights with."""
+    monkeypatch.setattr("playground.engine.processes.STOP_SECONDS", 60)
+    monkeypatch.setattr("playground.engine.processes.END_SECONDS", 15)
+    workbench, events = Workbench(tmp_path), []
+    for event in workbench.tune(chosen(train=ENDLESS | {"parallel": "fsdp2"})):
+        events.append(event)
+        if event["kind"] == "step":
+            workbench.stop.set()
+    result = events[-1]["result"]
+    assert result["stopped"] and os.path.isdir(result["adapter"]) and result["loss"]["after"] is None
+    assert not workbench.stop.is_set()
+
+
+@pytest.mark.slow
 def test_stop_ends_processes_that_are_still_starting(engine, chosen):
     engine.start()
     job = engine.tune(chosen(train=ENDLESS))
