@@ -90,6 +90,10 @@ def run_job(
             yield from _recorded_end(context, kind, _outcome(context) | {"stopped": True})
             return False
         except Exception as error:
+            if _ended_with_others(context, error):
+                kept = {"checkpoint": context.keep() is not None}
+                yield from _recorded_end(context, kind, _outcome(context) | {"stopped": True, **kept})
+                return False
             shown, memory = explain_failure(error, context, load)
             with context.report.once() as is_first:
                 if is_first:
@@ -154,6 +158,12 @@ def _ended_in_order(context: JobContext, kind: str) -> Iterator[None]:
 
     with ENDING.work(stop, close) if context.team.main else contextlib.nullcontext():
         yield
+
+
+def _ended_with_others(context: JobContext, error: Exception) -> bool:
+    """Whether the other processes are gone because all were asked to: this one had no time to stop by itself."""
+    was_asked = context.stop.is_set() or ENDING.cause == PARENT
+    return context.team.size > 1 and was_asked and is_lost_peer(error)
 
 
 def explain_failure(error: Exception, context: JobContext, load: Load) -> tuple[PlaygroundError, dict]:

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import shutil
+import threading
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,16 +115,14 @@ def tune(
     else:
         _remove_checkpoints(context)  # what another beginning of this run has left
         yield from check_products(trainer, training_set.examples)
-        before = yield from evaluation.evaluate_loss("before", trainer, eval_set, context.stop)
+        before = yield from evaluation.evaluate_loss("before", trainer, eval_set, _common_stop(context))
     trained = yield from train(context, loaded, trainer, training_set, settings.train, start_peak)
     if trained is None:
         raise Stopped
-    if context.team.any(context.stop.is_set()):
-        context.stop.set()  # in every process: what all evaluate together none leaves out alone
     yield {"kind": "phase", "name": "save"}
     saved_to = yield from _save(context, trainer, loaded, is_full)
     slot.adapter = Adapter(context.run.id, training_set.template.name, settings.data.custom_format)
-    after = yield from evaluation.evaluate_loss("after", trainer, eval_set, context.stop)
+    after = yield from evaluation.evaluate_loss("after", trainer, eval_set, _common_stop(context))
     context.team.leave()  # the rest is the main process's
     sides = ("tuned",) if is_full else ("base", "tuned")
     answers |= yield from evaluation.evaluate_answers(context, loaded, eval_set, sides)
@@ -170,6 +169,16 @@ def _load_model_and_rows(
     raise_if_too_many_steps(total_steps(len(training_set.examples), settings.train))
     yield from training_set.notes
     return loaded, training_set
+
+
+def _common_stop(context: JobContext) -> threading.Event:
+    """What stops an evaluation: of several processes, which gather weights together, all do it wholly or none does."""
+    if context.team.size == 1:
+        return context.stop
+    stop = threading.Event()
+    if context.team.any(context.stop.is_set()):
+        stop.set()
+    return stop
 
 
 def _make_trainable(

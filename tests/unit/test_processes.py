@@ -119,6 +119,21 @@ def test_stop_is_taken_in_by_all_processes_at_the_same_step(chosen, tmp_path, mo
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("seconds", [60, 0])
+def test_stop_while_all_evaluate_ends_in_order(chosen, tmp_path, monkeypatch, seconds):
+    """Also where they get no time to end by themselves."""
+    monkeypatch.setattr("playground.engine.processes.STOP_SECONDS", seconds)
+    monkeypatch.setattr("playground.engine.processes.END_SECONDS", 15)
+    workbench, events = Workbench(tmp_path), []
+    for event in workbench.tune(chosen(train=ENDLESS | {"parallel": "fsdp2"})):
+        events.append(event)
+        if event == {**event, "kind": "phase", "name": "evaluate"}:
+            workbench.stop.set()
+    assert events[-1]["result"]["stopped"]
+    assert [run.state for run in runs.history(tmp_path)] == ["stopped"]
+
+
+@pytest.mark.slow
 def test_stop_ends_processes_that_are_still_starting(engine, chosen):
     engine.start()
     job = engine.tune(chosen(train=ENDLESS))
