@@ -1,6 +1,6 @@
 """Compare predicted with measured seconds: steps of a fine-tune, tokens of a chat, and loads; each in a new process.
 
-    python tests/bench/predict_seconds.py                    # the CPU's cells; about 10 minutes on two cores
+    python tests/bench/predict_seconds.py                    # the CPU's cells; about 4 minutes on two cores
     python tests/bench/predict_seconds.py --device cuda      # shapes of real models with random weights, on one GPU
     python tests/bench/predict_seconds.py --toy              # a toy instead of each model, to try the benchmark
 

@@ -214,7 +214,7 @@ def test_this_process_is_not_among_the_others():
     while time.perf_counter() < until:
         pass
     total, idle, own = (late - early for late, early in zip(calibration.processor_seconds(), before))
-    assert own > 0.2 and total == pytest.approx(0.5 * os.cpu_count(), rel=0.3) and 0 <= idle <= total
+    assert own > 0.05 and total == pytest.approx(0.5 * os.cpu_count(), rel=0.3) and 0 <= idle <= total
 
 
 def test_the_toy_is_not_repeated_beyond_the_time():
