@@ -40,14 +40,14 @@ def measure_once(device: str) -> None:
         return
     if device == "cuda" and torch.cuda.mem_get_info()[0] < FREE_BYTES:
         return
-    before = _processor_seconds()
+    before = processor_seconds()
     rates = measure(device)
-    if _percent_of_others(before, _processor_seconds()) <= BUSY_PERCENT:
+    if percent_of_others(before, processor_seconds()) <= BUSY_PERCENT:
         keep_rates(rates)
     release_memory()
 
 
-def _processor_seconds() -> tuple[float, float, float]:
+def processor_seconds() -> tuple[float, float, float]:
     """Seconds since the start that all cores could have computed, were idle, and worked for this process."""
     all_cores, own = psutil.cpu_times(), psutil.Process().cpu_times()
     idle = all_cores.idle + getattr(all_cores, "iowait", 0.0)
@@ -55,7 +55,7 @@ def _processor_seconds() -> tuple[float, float, float]:
     return sum(all_cores) - guests, idle, own.user + own.system
 
 
-def _percent_of_others(before: tuple[float, float, float], after: tuple[float, float, float]) -> float:
+def percent_of_others(before: tuple[float, float, float], after: tuple[float, float, float]) -> float:
     """What part of the processor other processes used between two moments."""
     total, idle, own = (late - early for late, early in zip(after, before))
     return 100 * (total - idle - own) / total if total > 0 else 0.0

@@ -1,6 +1,6 @@
 """Compare predicted with measured seconds: steps of a fine-tune, tokens of a chat, and loads; each in a new process.
 
-    python tests/bench/predict_seconds.py                    # the CPU's cells; about 10 minutes on two cores
+    python tests/bench/predict_seconds.py                    # the CPU's cells; about 4 minutes on two cores
     python tests/bench/predict_seconds.py --device cuda      # shapes of real models with random weights, on one GPU
     python tests/bench/predict_seconds.py --toy              # a toy instead of each model, to try the benchmark
 
@@ -10,6 +10,8 @@ machine reaches is measured once, before the first cell, by playground/predict/c
 cells. A cell's `forecasts` have predicted seconds by kind of kernel, its `calls` what the trace counts: [stage, kind,
 operations, bytes, count]; on CUDA `profile` has the profiler's count and seconds by name of the kernel, of one step and
 of eight tokens after a short prompt.
+`percent_of_others` is what other processes used of all cores while a cell was measured; on a CPU a cell with more
+than a calibration may have is `disturbed` and counts in no error.
 On a machine with other work, `--own-time` takes the seconds of the processor (one thread) instead of the clock's.
 """
 
@@ -30,6 +32,8 @@ from typing import Any
 import arms
 import random_models
 from train_gpu import exclusive_gpu
+
+import playground  # noqa: F401  # before torch: how its threads wait is decided here
 
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes")
 CUDA_MODELS = {
@@ -236,12 +240,14 @@ def measure_step_and_chat(name: str, options: argparse.Namespace) -> dict:
 def _measure(network: Any, settings: Any, dtype: Any, examples: list, options: argparse.Namespace) -> tuple[dict, dict]:
     """({"step", "token": seconds}, details)."""
     from playground.model.load import LoadedModel
+    from playground.predict.calibration import BUSY_PERCENT, percent_of_others, processor_seconds
     from playground.train.parallel import Team
     from playground.train.prepare import prepare_trainer, try_batching
 
     device = options.device
     network = random_models.with_random_weights(network, settings.load.bits, device)
     loaded = LoadedModel(network, SimpleNamespace(pad_token_id=random_models.PAD), device, dtype, "")
+    began = processor_seconds()
     token, token_profile = _token_seconds(loaded, CONTEXT[device], TOKENS[device])
     batching = try_batching(loaded, examples, []).mode
     trainer = prepare_trainer(loaded, settings, examples, [], Team(device), batching=batching)
@@ -250,6 +256,9 @@ def _measure(network: Any, settings: Any, dtype: Any, examples: list, options: a
     policy = trainer.plan.policy
     details = {"steps": [round(one, 5) for one in seconds], "batching": batching}
     details["profile"] = {"step": profile, "token": token_profile}
+    others = percent_of_others(began, processor_seconds())
+    details["percent_of_others"] = round(others, 1)
+    details["disturbed"] = device == "cpu" and not options.own_time and others > BUSY_PERCENT
     return measured, details | {"policy": [policy.checkpointing, policy.tokens]}
 
 
@@ -361,13 +370,13 @@ def _examples(rows_and_tokens: str, toy: bool) -> list:
 
 
 def summary(cells: list[dict]) -> dict:
-    """Median and worst absolute error in %, of steps, of tokens, and of both."""
+    """Median and worst absolute error in %, of steps, of tokens, and of both, of cells that nothing disturbed."""
     result = {}
     for what in ("step", "token", "all"):
         errors = [
             error
             for cell in cells
-            if "error" in cell
+            if "error" in cell and not cell.get("disturbed")
             for name, error in cell["error"].items()
             if what in (name, "all") and error is not None
         ]

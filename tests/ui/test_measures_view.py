@@ -26,7 +26,8 @@ def past(app):
     run.append("phase", name="train")
     run.append("eval", when="before", loss=3.0)
     for step in (0, 10, 20):
-        run.append("step", step=max(1, step), steps=20, loss=2.0, tokens=step, lr=0.1, tokens_per_s=5.0, left_s=0.0)
+        figures = {"loss": 2.0, "tokens": step, "lr": 0.1, "tokens_per_s": 5.0, "left_s": 0.0, "stall_s": 0.125}
+        run.append("step", step=max(1, step), steps=20, **figures)
         run.append(
             "sample",
             step=step,
@@ -51,6 +52,7 @@ def test_run_shows_its_metrics_and_its_answers_during_training(
     row_button(page, past.id, "runs.show").click()
     lines = page.locator(".live .measures tbody tr")
     expect(lines).to_have_count(11, timeout=LONG)
+    expect(page.locator(".live .facts")).to_contain_text("0.13 s a step")  # that the GPU waited for streamed layers
     loss, recall = lines.nth(0), lines.nth(2)
     expect(loss.locator("td span")).to_have_text(["3", "[3, 3]", "1.04", "[1, 1.1]", "−1.96", "[−2, −1.9]"])
     expect(loss.locator("td").nth(2)).to_have_attribute("data-effect", "good")

@@ -36,7 +36,7 @@ def test_picture_command_and_settings_file_of_a_run(run, shared_page, tmp_path):
     assert (tmp_path / "card.png").read_bytes().startswith(b"\x89PNG")
     page.get_by_role("button", name=translate("en", "repeat.title")).click()
     expect(page.locator("label", has_text=translate("en", "repeat.command.info")).locator("textarea")).to_have_value(
-        "python -m playground tune --lora-layers 0 --epochs 3.0 --lr 0.0123 --batch-size 16"
+        "python -m playground tune --lora-layers 0 --lr 0.0123 --batch-size 16"
     )
     page.get_by_role("button", name=translate("en", "repeat.make")).click()
     expect(page.get_by_text("ended before its first training step")).to_be_visible(timeout=LONG)

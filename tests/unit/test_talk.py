@@ -76,7 +76,8 @@ def test_figures_of_several_recordings_name_each_of_their_sources_and_jobs():
     options = {"recordings": ["calm-7b-load-4", "demo-en", "demo-ja"]}
     html = step_figure(Step("measured", {}, {}, options=options), "en")
     sources = re.findall(r'class="source"><em>([^<]*)<', html)
-    assert len(sources) == 2 and "H100" in sources[0] and "AMD EPYC" in sources[1] and "cores" in sources[1]
+    assert len(sources) > 1 and "H100" in sources[0]
+    assert all("AMD EPYC" in source and "cores" in source for source in sources[1:])
     html = step_figure(Step("cost", {}, {}, options=options), "en")
     jobs = [translate("en", f"chart.job.{job}") for job in ("load", "tune", "tune")]
     assert [name.startswith(job) for name, job in zip(re.findall(r'scope="row">([^<]*)<', html), jobs)] == [True] * 3
