@@ -9,7 +9,7 @@ from playground import runs
 from playground.data.allowed_names import forbidden_adapter
 from playground.ui.foreign_adapter import foreign_name, is_foreign
 from playground.ui.kept_state import with_kept
-from playground.ui.page import UNQUEUED, Page, Update
+from playground.ui.page import LAST_INPUT, UNQUEUED, Page, Update
 from playground.ui.run_names import adapter_name
 
 KEPT = "chat.adapter"  # the name under which the browser keeps the choice
@@ -70,4 +70,4 @@ def connect(page: Page, adapter: gr.Dropdown, seen: gr.State, header: gr.Tab) ->
     def turned_down(seen: dict[str, Any]) -> None:
         seen["run"] = latest_tuned_run(page)
 
-    adapter.input(turned_down, seen, None, **UNQUEUED)
+    adapter.input(turned_down, seen, None, **LAST_INPUT)

@@ -46,7 +46,7 @@ from playground.ui import (
 )
 from playground.ui.engine_state import engine_state, loaded_text, tuned_text
 from playground.ui.live_view import STATIC, live_view
-from playground.ui.page import UNQUEUED, Page, job_message
+from playground.ui.page import LAST_INPUT, UNQUEUED, Page, job_message
 from playground.ui.quick_sessions import quicken_sessions
 from playground.ui.sentences import answer_in_sentences
 from playground.ui.separate_events import separate_events
@@ -143,7 +143,7 @@ def _build_page(app: gr.Blocks, page: Page, other_path: str, talk: Sequence[Step
     status_strip.connect(page, strip)
     for notice in (tabs.start.interrupted, tabs.fine_tune.interrupted):
         interrupted_notice.connect(page, notice, app, view)
-    tabs.preset.input(lambda name: page.values(_preset(name)), tabs.preset, page.inputs(), **UNQUEUED)
+    tabs.preset.input(lambda name: page.values(_preset(name)), tabs.preset, page.inputs(), **LAST_INPUT)
     tabs.plan.choice.use.click(lambda: None, None, tabs.preset, **UNQUEUED)  # the form no longer holds a preset
     _connect_engine_state(app, page, tabs, strip, view)
     for event in runs_changed:

@@ -19,7 +19,7 @@ from playground.i18n import table
 from playground.planning.client import this_machine
 from playground.runs.measured import Measurement, latest_measurements
 from playground.settings import BIT_WIDTHS, Settings
-from playground.ui.page import LATEST_ONLY, THIS_MACHINE, UNQUEUED, Page, Update, memory_of
+from playground.ui.page import EACH_CLICK, LATEST_ONLY, THIS_MACHINE, UNQUEUED, Page, Update, memory_of
 
 # For listeners that draw a picture: the old one stays, dimmed, until the new one is there.
 DRAWING: dict[str, Any] = {**LATEST_ONLY, "show_progress": "minimal"}
@@ -157,7 +157,7 @@ def connect(
     listener = (draw_if_open, [opened, *inputs], picture)
     header.select(lambda: True, None, opened, **UNQUEUED).then(*listener, **DRAWING)
     gr.on([*(component.change for component in inputs), *triggers], *listener, **DRAWING)
-    picture.select(chosen_bits, None, bits, **UNQUEUED)
+    picture.select(chosen_bits, None, bits, **EACH_CLICK)
 
 
 def chosen_bits(event: gr.SelectData) -> int:

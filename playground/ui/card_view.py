@@ -9,7 +9,7 @@ from playground.share.card import card_of, question_choices
 from playground.share.card_drawing import card_page, card_svg
 from playground.share.files import write_whole
 from playground.ui import downloads
-from playground.ui.page import UNQUEUED, Page, Update, message, message_box
+from playground.ui.page import LAST_INPUT, UNQUEUED, Page, Update, message, message_box
 
 SAVE_PNG = ASSETS / "share" / "save_png.js"  # the browser draws the card on a canvas
 
@@ -50,7 +50,7 @@ def connect(page: Page, view: CardView, run: gr.Dropdown) -> None:
 
     for event in (view.accordion.expand, run.change):
         event(new_run, run, outputs, **UNQUEUED)
-    view.question.input(new_question, [run, view.question], outputs, **UNQUEUED)
+    view.question.input(new_question, [run, view.question], outputs, **LAST_INPUT)
     view.png.click(None, None, None, js=SAVE_PNG.read_text(encoding="utf-8"), api_visibility="private")
 
 

@@ -13,7 +13,7 @@ from playground.ui import data_answers
 from playground.ui.access import was_uploaded
 from playground.ui.data_answers import ALL_CHOICES, FORMAT_FIELDS, ROW, SELECTION, SELECTION_FIELDS
 from playground.ui.data_tab import MAX_CUTOFF, MIN_CUTOFF, DataTab
-from playground.ui.page import LATEST_ONLY, QUIET, UNQUEUED, Page, Update, message
+from playground.ui.page import EACH_CLICK, LAST_INPUT, LATEST_ONLY, QUIET, UNQUEUED, Page, Update, message
 from playground.ui.source_names import source_update
 
 SAMPLE_ROWS = 2000  # whose tokens are counted for the cost; all rows only on a click
@@ -182,7 +182,7 @@ def _connect_row_number(tab: DataTab) -> None:
         row = event._data.get("row") if isinstance(event._data, dict) else None
         return row if isinstance(row, int) and row > 0 else gr.skip()
 
-    tab.rows.table.select(pick, None, tab.token_view.row_number, **UNQUEUED)
+    tab.rows.table.select(pick, None, tab.token_view.row_number, **EACH_CLICK)
 
 
 def _connect_cutoff(page: Page, tab: DataTab) -> None:
@@ -192,7 +192,7 @@ def _connect_cutoff(page: Page, tab: DataTab) -> None:
     def follow(value: float | None) -> Any:
         return gr.update(value=value) if value and MIN_CUTOFF <= value <= MAX_CUTOFF else gr.skip()
 
-    cutoff.release(lambda value: value, cutoff, length, **UNQUEUED)
+    cutoff.release(lambda value: value, cutoff, length, **LAST_INPUT)
     length.change(follow, length, cutoff, **UNQUEUED)
 
 
@@ -223,7 +223,7 @@ def _connect_columns(page: Page, tab: DataTab) -> None:
         return format_mapping({part: name for part, name in zip(FIELDS, names) if name})
 
     for choice in choices:
-        choice.input(write, choices, mapping, **UNQUEUED)
+        choice.input(write, choices, mapping, **LAST_INPUT)
     mapping.change(_column_updates, [mapping, *choices], choices, **UNQUEUED)
 
 

@@ -10,7 +10,7 @@ import gradio as gr
 from playground import catalog
 from playground.catalog import filters as catalog_filters
 from playground.ui.model_choices import model_choices, model_label
-from playground.ui.page import UNQUEUED, Page, card_choices, memory_of
+from playground.ui.page import LAST_INPUT, Page, card_choices, memory_of
 
 ANY = ""  # no filter
 
@@ -58,7 +58,7 @@ def connect(page: Page, filters: ModelFilters, model: gr.Dropdown, header: gr.Ta
 
     narrowing = [filters.language, filters.size, filters.card]
     events = [header.select, model.change, *(one.input for one in narrowing)]
-    gr.on(events, update_choices, [model, *narrowing], [model, filters.count], **UNQUEUED)
+    gr.on(events, update_choices, [model, *narrowing], [model, filters.count], **LAST_INPUT)
 
 
 def choices(page: Page, language: str = ANY, size: str = ANY, card: str = ANY) -> list[tuple[str, str]]:

@@ -31,8 +31,13 @@ from playground.ui.workspaces import Workspace
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}  # for listeners that only redraw
 UNQUEUED: dict[str, Any] = {**QUIET, "queue": False}
-# Of the changes made while an answer is awaited, only the last is answered.
-LATEST_ONLY: dict[str, Any] = {**QUIET, "trigger_mode": "always_last"}
+LATEST_ONLY: dict[str, Any] = {
+    **QUIET,
+    "trigger_mode": "always_last",
+}  # of changes made meanwhile, the last is answered
+# For what a person types, drags or chooses: Gradio (6.31) by itself ignores what comes while one is answered.
+LAST_INPUT: dict[str, Any] = {**LATEST_ONLY, "queue": False}
+EACH_CLICK: dict[str, Any] = {**UNQUEUED, "trigger_mode": "multiple"}  # for listeners of an event's own data
 THIS_MACHINE = "here"  # this machine, as a choice among the cards
 TARGET_MODULES = ("attention", "all-linear")  # suggested; module names are accepted too
 
@@ -171,10 +176,7 @@ class Page:
         return self.planner.ask("tune_summary", settings=settings.to_dict(), root=str(self.root))
 
     def raise_if_too_much_work(self, settings: Settings) -> None:
-        """Raise PlaygroundError for more rows or steps than the page allows, before the job waits for its turn.
-
-        What can't be planned is left to the engine, which counts once more.
-        """
+        """Raise PlaygroundError for more rows or steps than the page allows; the engine counts what can't be planned."""
         if not self.limits:
             return
         try:

@@ -17,7 +17,7 @@ from playground.model.source import local_folder
 from playground.ui import card_picture, snapshot_view
 from playground.ui.load_tab import show_at_width
 from playground.ui.model_choices import offline_model
-from playground.ui.page import LATEST_ONLY, QUIET, THIS_MACHINE, UNQUEUED, FieldName, Page, Update, message
+from playground.ui.page import LAST_INPUT, LATEST_ONLY, QUIET, THIS_MACHINE, UNQUEUED, FieldName, Page, Update, message
 from playground.ui.plan_tab import (
     QUANT_TYPE_FIELDS,
     PlanInputs,
@@ -162,7 +162,7 @@ def _connect_ranking(page: Page, tab: PlanTab) -> None:
         yield gr.update(choices=choices, value=best, visible=True), *_decode_option(best), message()
 
     choice.find_fastest.click(find_fastest, tab.inputs, [choice.ranked, *fields, choice.message], **QUIET)
-    choice.ranked.input(_decode_option, choice.ranked, fields, **UNQUEUED)
+    choice.ranked.input(_decode_option, choice.ranked, fields, **LAST_INPUT)
 
 
 def _ranked_label(page: Page, option: dict) -> str:
@@ -205,7 +205,7 @@ def _connect_use(page: Page, tab: PlanTab) -> None:
     taken = choice.offline.click(lambda: offline_model(page), None, model, **UNQUEUED)
     taken.then(use, tab.inputs, copied, **UNQUEUED)
     # Once a field changes, the message of an earlier copy no longer holds.
-    gr.on(edits, clear, None, [choice.message, choice.offline], **UNQUEUED)
+    gr.on(edits, clear, None, [choice.message, choice.offline], **LAST_INPUT)
 
 
 def _connect_snapshot(page: Page, tab: PlanTab) -> None:
