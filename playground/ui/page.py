@@ -34,7 +34,7 @@ UNQUEUED: dict[str, Any] = {**QUIET, "queue": False}
 LATEST_ONLY: dict[str, Any] = {
     **QUIET,
     "trigger_mode": "always_last",
-}  # of changes made meanwhile, the last is answered
+}  # of changes meanwhile, the last is answered
 # For what a person types, drags or chooses: Gradio (6.31) by itself ignores what comes while one is answered.
 LAST_INPUT: dict[str, Any] = {**LATEST_ONLY, "queue": False}
 EACH_CLICK: dict[str, Any] = {**UNQUEUED, "trigger_mode": "multiple"}  # for listeners of an event's own data
@@ -176,7 +176,7 @@ class Page:
         return self.planner.ask("tune_summary", settings=settings.to_dict(), root=str(self.root))
 
     def raise_if_too_much_work(self, settings: Settings) -> None:
-        """Raise PlaygroundError for more rows or steps than the page allows; the engine counts what can't be planned."""
+        """Raise PlaygroundError for more rows or steps than the page allows; the engine counts once more."""
         if not self.limits:
             return
         try:
