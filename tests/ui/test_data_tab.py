@@ -29,6 +29,19 @@ ROWS = [{"c1": f"What is {n}?", "c2": f"It is <b>{n}</b>.", "kind": "odd" if n %
 PLAIN_ROWS = [{"question": f"What is {n}?", "answer": f"It is {n}."} for n in range(1, 9)]
 
 
+# The page's next call that isn't queued reaches the program two seconds later.
+FIRST_CALL_LATE = """() => {
+  const fetched = window.fetch;
+  window.fetch = async (...args) => {
+    if (String(args[0]).includes("/run/predict")) {
+      window.fetch = fetched;
+      await new Promise((done) => setTimeout(done, 2000));
+    }
+    return fetched(...args);
+  };
+}"""
+
+
 def prepare(page, app):
     """The Data tab with the toy model's tokenizer, as it opens: the bundled set, no other choices."""
     wait_until_idle(page)
@@ -128,6 +141,15 @@ def test_the_line_of_the_cutoff_is_where_longer_rows_begin(data_tab):
     [x] = [right if "before" in look else left for look, left, right in boxes if "cutoff" in look]
     assert all(left < x for look, left, _ in boxes if look == "within")
     assert all(right > x for look, _, right in boxes if look == "over") and any(look == "over" for look, *_ in boxes)
+
+
+def test_of_two_cutoffs_shortly_after_each_other_the_later_is_taken_over(data_tab):
+    data_tab.evaluate(FIRST_CALL_LATE)
+    set_cutoff(data_tab, "128")
+    set_cutoff(data_tab, "64")
+    expect(data_tab.locator(".xray > p").first).to_contain_text("Within the maximum length of 64", timeout=LONG)
+    set_cutoff(data_tab, str(Train().max_seq_length))
+    expect(data_tab.locator(".xray > p").first).to_contain_text("within the maximum length of 256", timeout=LONG)
 
 
 def test_a_row_is_picked_by_keyboard_and_the_number_keeps_the_focus(data_tab):
