@@ -1,7 +1,7 @@
 """What a page keeps: fields, the open tab and the unsent question, over a reload and a switch of language."""
 
 import pytest
-from actions import LONG, choose, choose_several, expand, fill, open_tab, press, unfold, visible_field
+from actions import LONG, choose, choose_several, expand, fill, open_tab, press, run_row, unfold, visible_field
 from playwright.sync_api import expect
 
 from playground import runs
@@ -37,12 +37,12 @@ def number(lang, key):
 
 def tick_runs(page, app):
     """Tick two fine-tunes and put those that brought most first."""
-    for _ in range(2):
-        run = runs.create(app.runs, "tune", Settings())
+    ended = [runs.create(app.runs, "tune", Settings()) for _ in range(2)]
+    for run in ended:
         run.append("done", job="tune", result={})
     open_tab(page, "tab.runs")
-    for box in page.locator(".runs .tunes .tick input").all()[:2]:
-        box.check()
+    for run in ended:  # whose rows may come while those of before are shown
+        run_row(page, run.id).locator(".tick input").check()
     page.locator(".runs .query .sort").select_option("loss")
     expect(page.locator("#runs-overlay figure, #runs-overlay svg").first).to_be_visible(timeout=LONG)
 
