@@ -148,7 +148,7 @@ class Train:
     patience: int = 0  # such measurements without a lower loss after which training ends; 0: never early
     measure_forgetting: bool = True  # the loss on ordinary text too, in English and Japanese, before and after
     sample_every: str = "auto"  # steps between two rounds of sample answers: a number, off, auto (a few a run)
-    num_processes: int = 1  # GPUs that train together, each with a process of its own
+    num_processes: int = 1  # GPUs that train together, one process each
     parallel: str = "ddp"  # with several processes: ddp (each holds all weights), fsdp2 (frozen weights are split)
     memory_snapshot: bool = False  # record what CUDA's allocator does, for PyTorch's memory viewer
 

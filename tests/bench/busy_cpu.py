@@ -6,7 +6,7 @@ Arms: `as-shipped` is what the program sets by itself; `spin-N` has GOMP_SPINCOU
 thread of GNU's OpenMP takes before it sleeps; `default` is what the library decides (300,000 where there are as many
 threads as cores); `passive` is OMP_WAIT_POLICY=PASSIVE (none); `one-thread` has OMP_NUM_THREADS=1.
 
-Each arm is a process of its own that trains the preset demo-en and waits before every step until it is asked for one.
+Each arm is a separate process that trains the preset demo-en and waits before every step until it is asked for one.
 Arms take turns step by step, every other round backwards: first all quiet steps, then as many beside as many busy
 processes as there are cores, which run during a step alone. quiet, busy: all tokens of the step's rows a second, the
 median of the steps; busy_least: the slowest step's. others: cores that other processes used meanwhile, the busy ones

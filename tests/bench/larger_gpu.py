@@ -206,15 +206,22 @@ def _measure(config: Any, settings: Any, examples: list, device: str) -> dict:
         "main_gib": arms.gib(psutil.Process().memory_info().rss),
     }
     if on_cuda:
-        free, total = torch.cuda.mem_get_info()
-        cached = torch.cuda.max_memory_reserved() - torch.cuda.memory_reserved()
-        result |= {
-            "allocated_gib": arms.gib(torch.cuda.max_memory_allocated()),
-            "reserved_gib": arms.gib(torch.cuda.max_memory_reserved()),
-            "device_gib": arms.gib(total - free + cached),
-        }
+        result |= peaks_on_gpu()
     del trainer
     return result | _answer(loaded, settings)
+
+
+def peaks_on_gpu() -> dict[str, float]:
+    """Peaks of this process in GiB: allocated and reserved by torch, and in use on the whole GPU."""
+    import torch
+
+    free, total = torch.cuda.mem_get_info()
+    cached = torch.cuda.max_memory_reserved() - torch.cuda.memory_reserved()
+    return {
+        "allocated_gib": arms.gib(torch.cuda.max_memory_allocated()),
+        "reserved_gib": arms.gib(torch.cuda.max_memory_reserved()),
+        "device_gib": arms.gib(total - free + cached),
+    }
 
 
 def _answer(loaded: Any, settings: Any) -> dict:

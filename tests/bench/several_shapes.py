@@ -63,7 +63,7 @@ COLUMNS = {
 
 
 def measure_all(device: str, patterns: list[str], out: Path) -> None:
-    """Run the cells that match, each in processes of its own, and write what is there after each."""
+    """Run the cells that match, each in new processes, and write what is there after each."""
     import torch
 
     processes = max(2, torch.cuda.device_count()) if device == "cuda" else 2
@@ -210,13 +210,7 @@ def _measure(config: Any, settings: Any, examples: list, team: Any) -> dict:
         "held_gib": arms.gib(split.bytes) if split else 0.0,
     }
     if on_cuda:
-        free, total = torch.cuda.mem_get_info()
-        cached = torch.cuda.max_memory_reserved() - torch.cuda.memory_reserved()
-        result |= {
-            "allocated_gib": arms.gib(torch.cuda.max_memory_allocated()),
-            "reserved_gib": arms.gib(torch.cuda.max_memory_reserved()),
-            "device_gib": arms.gib(total - free + cached),
-        }
+        result |= larger_gpu.peaks_on_gpu()
     return result
 
 

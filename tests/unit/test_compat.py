@@ -278,7 +278,7 @@ def test_a_tokenizer_works_without_its_python_vocabulary(toy):
     )
 
 
-# In a process of its own: what others leave free or take meanwhile would be counted too.
+# In a separate process: what others leave free or take meanwhile would be counted too.
 TOKENIZERS_THAT_ARE_GONE = """
 import sys
 import psutil

@@ -172,7 +172,7 @@ def test_a_number_beyond_the_bounds_of_a_component_is_refused_in_the_pages_words
     def prepare(*values):
         return run_async(app.preprocess_data(listener, list(values), None))
 
-    assert prepare(3, 4, 99) == [3, 4, 99]  # a setting has checks of its own
+    assert prepare(3, 4, 99) == [3, 4, 99]  # a setting is checked elsewhere
     with pytest.raises(gr.Error, match=sentence) as refused:
         prepare(99, 4, 5)
     assert refused.value.title == {"en": "Error", "ja": "エラー"}[lang]
