@@ -35,9 +35,11 @@ const keptState = {
   // The conversation of Compare as text (assets/compare.js), as the page before this one left it.
   conversation: () => keptState.earlier,
 
+  // A tab was opened. Gradio says so later, where the browser is busy even after the next tab was opened: the one that is open now counts.
   open(tab) {
-    document.body.dataset.tab = tab;
-    if (this.reopened) sessionStorage.setItem(this.tab, tab);
+    const open = document.querySelector("[role=tab][aria-selected=true]")?.dataset.tabId ?? tab;
+    document.body.dataset.tab = open;
+    if (this.reopened) sessionStorage.setItem(this.tab, open);
   },
 
   // Gradio's update of the tabs: the one that was open, or `?tab=…`, or the first.
@@ -84,6 +86,11 @@ const keptState = {
 keptState.earlier = sessionStorage.getItem("playground.conversation") ?? "";
 keptState.waiting = keptState.read(keptState.folds), keptState.looks = {};
 keptState.refold();
+// A tab that was just opened is kept at that moment: the next click may be the one that leaves the page.
+document.addEventListener("click", ({ target }) => {
+  const tab = target.closest?.("[role=tab]")?.dataset.tabId;
+  if (tab) queueMicrotask(() => keptState.open(tab));
+});
 document.addEventListener("click", ({ isTrusted, target }) => {
   const header = isTrusted && target.closest?.(".label-wrap");
   if (header) keptState.keepFold(header);

@@ -106,22 +106,22 @@ function drawRow(run, columns) {
 }
 
 function fill(body, runs, columns) {
-  const rows = new Map([...body.children].map((row) => [row.dataset.run, row]));
+  const rows = new Map([...body.children].map((row) => [row.dataset.run, row])), ids = new Set(runs.map(({ id }) => id));
+  for (const [id, row] of rows) if (!ids.has(id)) row.remove(); // first: no other has to move for it
   runs.forEach((run, i) => {
     const drawnFrom = JSON.stringify(run);
     let row = rows.get(run.id);
-    rows.delete(run.id);
     if (row?.drawnFrom !== drawnFrom && !(row?.querySelector("form") && !run.deleted)) row = replace(row, drawRow(run, columns)), row.drawnFrom = drawnFrom;
     if (body.children[i] !== row) body.insertBefore(row, body.children[i] ?? null);
   });
-  for (const row of rows.values()) row.remove();
 }
 
-// The new row in the place of the old one; focus stays on the same button, or goes to the first one where that is gone.
+// The new row in the place of the old one; focus stays on the same button or tick, or goes to the first button where that is gone.
 function replace(old, row) {
-  const { event } = old?.contains(document.activeElement) ? document.activeElement.dataset : {};
+  const focused = old?.contains(document.activeElement) ? document.activeElement : null;
+  const same = focused?.matches(".tick input") ? ".tick input" : `[data-event="${focused?.dataset.event}"]:enabled`;
   old?.replaceWith(row);
-  if (event) (row.querySelector(`[data-event="${event}"]:enabled`) ?? row.querySelector("button")).focus();
+  if (focused) (row.querySelector(same) ?? row.querySelector("button")).focus();
   return row;
 }
 
@@ -146,7 +146,7 @@ function drawPage(page) {
   const { runs, shown, live, trash } = page, has = Boolean(page.all), found = page.tunes.count + page.others.count;
   for (const run of runs) run.shown = run.id === shown && !run.deleted;
   untick(runs.filter(({ deleted }) => deleted).map(({ id }) => id));
-  const hadFocus = root.contains(document.activeElement);
+  const focused = root.contains(document.activeElement) ? document.activeElement : null;
   show(part(".none"), !found), show(part(".trash"), trash), show(part(".back"), live), show(part(".query"), has);
   part(".none").textContent = say(has ? "none_found" : "empty");
   part(".others summary").textContent = say("others", { count: page.others.count });
@@ -161,7 +161,7 @@ function drawPage(page) {
     back.disabled = from === 0, on.disabled = last === count;
     fill(part(`.${group} tbody`), runs.filter(({ tune }) => tune === (group === "tunes")), COLUMNS[group]);
   }
-  if (hadFocus && document.activeElement === document.body) root.querySelector("tbody button")?.focus();
+  if (focused && document.activeElement === document.body) (focused.isConnected ? focused : root.querySelector("tbody button"))?.focus(); // a node that was moved loses it
 }
 
 // The value is the first page. Any other is read anew, and only the answer to the last question is drawn.

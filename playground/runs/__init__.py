@@ -19,7 +19,7 @@ from playground.runs.store import (
     seconds_besides_training,
 )
 from playground.runs.summary import RunSummary
-from playground.runs.trash import delete, deleted, empty_trash, restore
+from playground.runs.trash import delete, deleted, empty_trash, restore, with_deleted
 
 __all__ = [
     "RUN_ID",
@@ -49,5 +49,6 @@ __all__ = [
     "restore",
     "seconds_besides_training",
     "summary",
+    "with_deleted",
     "write_label",
 ]

@@ -11,7 +11,9 @@ import os
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from playground.errors import problem
 from playground.runs.listing import history
@@ -22,6 +24,7 @@ from playground.runs.summary import RunSummary
 KEPT_SECONDS = 24 * 3600  # that a deleted run is kept while the app goes on
 REMOVING = ".removing-"  # begins the name of a folder while it is removed: no id begins with a dot
 _LOCK = threading.Lock()
+Found = TypeVar("Found")
 
 
 def delete(root: Path, run_id: str | None) -> None:
@@ -66,6 +69,17 @@ def restore(root: Path, run_id: str | None) -> None:
 def deleted(root: Path) -> list[RunSummary]:
     """The runs in the trash, newest run first."""
     return history(root / TRASH)
+
+
+def with_deleted(root: Path, read: Callable[[Path], Found]) -> tuple[Found, list[RunSummary]]:
+    """What `read` finds in a folder of runs, and the deleted runs, newest first.
+
+    The trash is read before it and after it, so that a run which is deleted or restored meanwhile is in one of both.
+    """
+    before = deleted(root)
+    found = read(root)
+    gone = {run.id: run for run in (*before, *deleted(root))}
+    return found, sorted(gone.values(), key=lambda run: run.id, reverse=True)
 
 
 def empty_trash(root: Path, older_than: float = 0) -> None:

@@ -85,8 +85,8 @@ def table_value(page: Page, shown: str) -> str:
 
     Where thousands were never read, it has "unread": true, and the browser asks for the page again when it is shown.
     """
-    kept, counts = runs.newest(page.root, PAGE)
-    value = table_page(page, shown, Query(), {}, kept)
+    (kept, counts), gone = runs.with_deleted(page.root, lambda root: runs.newest(root, PAGE))
+    value = table_page(page, shown, Query(), {}, (kept, gone))
     if counts:
         value |= {group: {"count": counts[group], "first": 0} for group in GROUPS}
         value |= {"all": sum(counts.values()), "unread": True}
@@ -94,7 +94,11 @@ def table_value(page: Page, shown: str) -> str:
 
 
 def table_page(
-    page: Page, shown: str, query: Query, first: dict[str, Any], kept: Sequence[RunSummary] | None = None
+    page: Page,
+    shown: str,
+    query: Query,
+    first: dict[str, Any],
+    found: tuple[Sequence[RunSummary], Sequence[RunSummary]] | None = None,
 ) -> dict[str, Any]:
     """A page of each group of runs, at most PAGE rows from number first[group] on.
 
@@ -105,14 +109,17 @@ def table_page(
     recording, and texts of those that distinguish it), "loss" and "facts" ([before, after] or None), "peak"
     ([predicted, measured], "" for none), "speed",
     "time", "state", "status" (its text), "why" (it failed), "resume" ("", "ready", "busy")}.
-    kept: the runs that aren't deleted, newest first (all of them).
+    found: the runs that aren't deleted, and the deleted ones, each newest first (all of them).
     """
-    kept, gone = runs.history(page.root) if kept is None else kept, runs.deleted(page.root)
+    kept, gone = found or runs.with_deleted(page.root, runs.history)
     deleted = {run.id for run in gone} - {run.id for run in kept}
     working = page.engine.run if page.engine.state == "busy" else None
     listed = [replace(run, state="running") if run.id == working else run for run in _merged(kept, gone)]
-    found = find_runs(listed, query, lambda run: display_name(run, page.lang))
-    groups = {"tunes": [run for run in found if run.job == "tune"], "others": [r for r in found if r.job != "tune"]}
+    matching = find_runs(listed, query, lambda run: display_name(run, page.lang))
+    groups = {
+        "tunes": [run for run in matching if run.job == "tune"],
+        "others": [run for run in matching if run.job != "tune"],
+    }
     starts = {group: _start(first.get(group), len(groups[group])) for group in GROUPS}
     return {
         "shown": shown,

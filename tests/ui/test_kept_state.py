@@ -148,6 +148,18 @@ def test_a_kept_tab_that_was_not_built_in_time_is_pressed_until_somebody_chooses
     expect(changed.locator("[data-tab-id=chat]")).to_have_attribute("aria-selected", "true")
 
 
+def test_the_open_tab_is_kept_at_the_click_before_gradio_tells_of_it(changed):
+    kept = """tabs => Promise.all(tabs.map(async tab => {
+      document.querySelector(`[data-tab-id=${tab}]`).click();
+      await new Promise(done => setTimeout(done));
+      return sessionStorage.getItem('playground.tab');
+    }))"""
+    assert changed.evaluate(kept, ["tune"]) == ["tune"]
+    changed.evaluate("[...document.querySelectorAll('[data-tab-id=chat]')].at(-1).click()")
+    changed.evaluate("keptState.open('tune')")  # told late
+    assert changed.evaluate("sessionStorage.getItem('playground.tab')") == "chat"
+
+
 def test_fields_that_were_not_changed_follow_the_language(page):
     open_tab(page, "tab.tune")
     fill(page, translate("en", "lora.r"), "24")

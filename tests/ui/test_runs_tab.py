@@ -211,6 +211,25 @@ def test_the_keyboard_alone_shows_deletes_and_restores(app, past, page):
     assert run.folder.is_dir()
 
 
+def test_focus_stays_where_rows_come_and_go_around_it(app, past, page):
+    """On a button and on a tick, also where their row is drawn anew, and where a run above it comes and goes."""
+    focused = "() => [document.activeElement.closest('tr')?.dataset.run, document.activeElement.outerHTML.slice(0, 12)]"
+    open_tab(page, "tab.runs")
+    tick = run_row(page, past[0].id).get_by_label(translate("en", "overlay.choose"))
+    tick.focus()
+    before = page.evaluate(focused)
+    row_button(page, past[0].id, "runs.show").evaluate("button => button.click()")  # which leaves focus alone
+    expect(run_row(page, past[0].id)).to_have_attribute("aria-current", "true")
+    assert page.evaluate(focused) == before
+    turn = page.locator(".runs .query .reverse")
+    for _ in range(2):  # other rows come before it, and after it
+        made = _past_run(app)
+        turn.evaluate("button => button.click()")
+        expect(run_row(page, made.id)).to_be_visible()
+        assert page.evaluate(focused) == before
+        shutil.rmtree(made.folder)
+
+
 def test_a_runs_settings_go_into_the_form(app, past, browser):
     with open_page(browser, app) as page:
         open_tab(page, "tab.runs")

@@ -95,6 +95,24 @@ def test_a_run_that_was_copied_back_by_hand_can_be_deleted_again(run, tmp_path):
     assert [path.name for path in (tmp_path / TRASH / run.id).iterdir()] == ["events.jsonl"]
 
 
+@pytest.mark.parametrize("moved_before", [True, False])
+@pytest.mark.parametrize("move", [runs.delete, runs.restore])
+def test_a_run_that_is_moved_while_a_list_is_read_is_in_it_or_in_the_trash(run, tmp_path, move, moved_before):
+    if move is runs.restore:
+        runs.delete(tmp_path, run.id)
+
+    def read(root):
+        if moved_before:
+            move(root, run.id)
+        found = runs.history(root)
+        if not moved_before:
+            move(root, run.id)
+        return found
+
+    found, gone = runs.with_deleted(tmp_path, read)
+    assert run.id in {one.id for one in (*found, *gone)}
+
+
 def test_an_emptied_trash_frees_the_disk_and_leaves_the_other_runs(run, tmp_path):
     other = runs.create(tmp_path, "load", Settings())
     runs.delete(tmp_path, run.id)
