@@ -14,6 +14,7 @@ from playground.ui.host_check import HostCheck
 from playground.ui.live_view import HEAD
 from playground.ui.open_streams import OpenStreams
 from playground.ui.opening import OpeningPicture
+from playground.ui.quick_polls import QuickPolls
 from playground.ui.quick_scripts import QuickScripts
 from playground.ui.request_guard import RequestGuard
 from playground.ui.shared_page import SharedPage
@@ -66,14 +67,14 @@ def launch_options(
         "max_threads": MAX_THREADS,
         "mcp_server": shared is None and not has_login and api.has_mcp(),
         "state_session_capacity": MAX_SESSIONS,
-        "app_kwargs": {"middleware": _middleware(lang, shared, names)},
+        "app_kwargs": {"middleware": _middleware(lang, shared, names, has_login)},
         "footer_links": ["gradio", "settings"],
     }
 
 
-def _middleware(lang: str, shared: SharedPage | None, names: Sequence[str]) -> list[Middleware]:
+def _middleware(lang: str, shared: SharedPage | None, names: Sequence[str], has_login: bool) -> list[Middleware]:
     """What requests pass, outermost first: from what page, who asks, whether the request is well-formed, uploads that
-    don't end, the opening picture, the quickened scripts, the streams of answers.
+    don't end, the opening picture, the quickened scripts, the streams of answers, polls.
 
     What others load over a network is compressed: the page is 1 MB and Gradio's scripts are several, which shrink to a
     fifth.
@@ -87,5 +88,6 @@ def _middleware(lang: str, shared: SharedPage | None, names: Sequence[str]) -> l
         Middleware(OpeningPicture, first=lang),
         Middleware(QuickScripts),
         Middleware(OpenStreams),
+        *([] if shared or has_login else [Middleware(QuickPolls)]),
     ]
     return [*compressed, host, *visitor, guard, *served]

@@ -8,6 +8,7 @@ The reply says when to poll again (poll_pace.py).
 """
 
 import json
+import math
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -24,8 +25,10 @@ from playground.runs.recordings import read_recording
 from playground.runs.shared_reader import SharedReader
 from playground.runs.thinning import thin_events, thin_memory
 from playground.ui.poll_pace import PollPace
+from playground.ui.quick_polls import QUICK
 
 BLOCK = 4_000_000  # bytes of events in a reply; the browser polls again at once while there are more
+NEWS = 250_000  # bytes: so little is read and answered without a thread (quick_polls.py), in some milliseconds
 FRESH = 3.0  # seconds: a run written to this recently is still going, even if another process writes it
 MAX_MEMORY_EVENTS = 2000  # in a reply
 MAX_STEP_EVENTS = 2000  # of a run's beginning; a figure is no wider
@@ -109,13 +112,16 @@ def live_view(lang: str, root: Callable[[], Path], current: Callable[[], dict]) 
     pace = PollPace()
     reader = SharedReader(lambda events: [with_text(event, lang) for event in events], _shortened)
 
-    def since(request: Any) -> dict:
+    def since(request: Any) -> dict | None:
         """The events of the followed run after the browser's cursor, and when to ask again."""
-        reply = events_since(request)
-        is_fast = (reply["busy"] and not reply["waiting"]) or reply["live"]
-        return reply | {"wait_s": pace.next_wait(is_fast)}
+        return paced(events_since(request, math.inf))
 
-    def events_since(request: Any) -> dict:
+    def paced(reply: dict | None) -> dict | None:
+        is_fast = reply and ((reply["busy"] and not reply["waiting"]) or reply["live"])
+        return reply and reply | {"wait_s": pace.next_wait(is_fast)}
+
+    def events_since(request: Any, most_bytes: float) -> dict | None:
+        """The reply; None where more than `most_bytes` of the run would have to be read for it."""
         now, folder = current(), root()
         if now["run"]:
             last_runs[folder] = now["run"]  # a run stays on the screen after its end, also over a reload
@@ -133,6 +139,8 @@ def live_view(lang: str, root: Callable[[], Path], current: Callable[[], dict]) 
         try:
             run = runs.find(folder, run_id)
             start = query["cursor"] if run_id == query["run"] else 0
+            if run.size() - start > most_bytes:
+                return None
             events, cursor = reader.since(run, start, BLOCK)
             fresh = abs(time.time() - (run.folder / "events.jsonl").stat().st_mtime) < FRESH
         except (PlaygroundError, OSError):
@@ -159,6 +167,7 @@ def live_view(lang: str, root: Callable[[], Path], current: Callable[[], dict]) 
                 return []
         return [with_text(event, lang) for event in thin_memory(found, MAX_MEMORY_EVENTS)]
 
+    setattr(since, QUICK, lambda request: paced(events_since(request, NEWS)))
     return gr.HTML(
         html_template=TEMPLATE,
         css_template=(ASSETS / "live_view.css").read_text(encoding="utf-8"),

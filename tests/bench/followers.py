@@ -136,20 +136,16 @@ def _tokens(events: Path) -> float:
 
 
 async def _follow(url: str, count: int, seconds: float, taken: list[float], failed: list[str]) -> None:
-    """So many followers for so long, each with a session of its own."""
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    async with httpx.AsyncClient(base_url=url, timeout=60, limits=limits) as client:
-        config = (await client.get("/config")).json()
-        view = next(c["id"] for c in config["components"] if "since" in str(c["props"].get("server_fns")))
-        until = time.monotonic() + seconds
-        await asyncio.gather(*(_follower(client, view, number, until, taken, failed) for number in range(count)))
+    """So many followers for so long, each with a session and a connection of its own."""
+    config = httpx.get(url + "/config").json()
+    view = next(c["id"] for c in config["components"] if "since" in str(c["props"].get("server_fns")))
+    until = time.monotonic() + seconds
+    await asyncio.gather(*(_follower(url, view, number, until, taken, failed) for number in range(count)))
 
 
-async def _follower(
-    client: httpx.AsyncClient, view: int, number: int, until: float, taken: list[float], failed: list[str]
-) -> None:
+async def _follower(url: str, view: int, number: int, until: float, taken: list[float], failed: list[str]) -> None:
     await asyncio.sleep(number * 0.02)  # they don't all come at the same moment
-    run, cursor = "", 0
+    run, cursor, connection = "", 0, _Connection(url)
     while (began := time.monotonic()) < until:
         body = {
             "component_id": view,
@@ -158,14 +154,40 @@ async def _follower(
             "data": {"follow": "", "run": run, "cursor": cursor},
         }
         try:
-            answer = await client.post("/gradio_api/component_server", json=body)
-            reply = answer.raise_for_status().json()
+            reply = _without_events(await connection.post("/gradio_api/component_server", json.dumps(body)))
             run, cursor, wait = reply["run"], reply["cursor"], reply.get("wait_s", 0.25)
-        except (httpx.HTTPError, ValueError, KeyError) as error:
+        except (OSError, EOFError, ValueError, KeyError) as error:
             failed.append(repr(error))
-            wait = 2.0
+            wait, connection = 2.0, _Connection(url)
         taken.append(time.monotonic() - began)
         await asyncio.sleep(wait)
+
+
+class _Connection:
+    """A kept HTTP connection, without what a library of HTTP clients does: followers share the cores with the page."""
+
+    def __init__(self, url: str) -> None:
+        self._host, self._port = url.removeprefix("http://").rstrip("/").split(":")
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def post(self, path: str, body: str) -> bytes:
+        """The body of the answer. Raises OSError where that isn't of status 200."""
+        self._streams = self._streams or await asyncio.open_connection(self._host, int(self._port))
+        reader, writer = self._streams
+        head = f"POST {path} HTTP/1.1\r\nHost: {self._host}:{self._port}\r\nContent-Type: application/json\r\n"
+        writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+        status, *headers = (await reader.readuntil(b"\r\n\r\n")).lower().split(b"\r\n")
+        length = next(int(line[15:]) for line in headers if line.startswith(b"content-length:"))
+        answer = await reader.readexactly(length)
+        if b" 200 " not in status:
+            raise OSError(f"{status!r} {answer[:200]!r}")
+        return answer
+
+
+def _without_events(answer: bytes) -> dict[str, Any]:
+    """A reply without its events, which a browser parses on another machine than the page's."""
+    start, end = answer.index(b'"events":['), answer.rindex(b'],"more"')
+    return json.loads(answer[:start] + answer[end + 2 :])
 
 
 if __name__ == "__main__":
