@@ -1,4 +1,4 @@
-"""Answers polls for a run's news before Gradio, which hands each to two threads: those take the processor from training.
+"""Answers polls for a run's news before Gradio, which hands each to two threads, which take time from training.
 
 For a private page without a login: on the others Gradio has to find out who asks.
 """

@@ -1,12 +1,12 @@
 """Polls for a run's news are answered in the event loop: with what Gradio would answer, and nothing that takes long."""
 
-import asyncio
 import json
 import math
 from types import SimpleNamespace
 
 import httpx
 import pytest
+from run_async import run_async
 from starlette.responses import JSONResponse
 
 from playground import runs
@@ -37,7 +37,7 @@ def _post(path, call, component):
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app=served), base_url="http://test") as client:
             return await client.post(path, json=call)
 
-    answer = asyncio.run(ask())
+    answer = run_async(ask())
     return answer.status_code, answer.json(), received
 
 
