@@ -117,8 +117,10 @@ def live_view(lang: str, root: Callable[[], Path], current: Callable[[], dict]) 
         return paced(events_since(request, math.inf))
 
     def paced(reply: dict | None) -> dict | None:
-        is_fast = reply and ((reply["busy"] and not reply["waiting"]) or reply["live"])
-        return reply and reply | {"wait_s": pace.next_wait(is_fast)}
+        if reply is None:
+            return None
+        is_fast = (reply["busy"] and not reply["waiting"]) or reply["live"]
+        return reply | {"wait_s": pace.next_wait(is_fast)}
 
     def events_since(request: Any, most_bytes: float) -> dict | None:
         """The reply; None where more than `most_bytes` of the run would have to be read for it."""
