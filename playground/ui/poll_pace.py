@@ -4,12 +4,13 @@ A poll takes time of the page's process, which training lacks on a machine with 
 measures it).
 """
 
+import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 
-POLLS_A_SECOND = 30  # of all followers together
+POLLS_A_SECOND = 10 * (os.cpu_count() or 1)  # of all followers together: training waits for each on its own cores
 LIVE_SECONDS, IDLE_SECONDS, LONGEST_SECONDS = 0.25, 1.0, 10.0  # between two polls of one follower
 WINDOW_SECONDS = 10.0  # in which followers are counted
 

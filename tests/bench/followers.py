@@ -158,6 +158,7 @@ async def _follower(url: str, view: int, number: int, until: float, taken: list[
             run, cursor, wait = reply["run"], reply["cursor"], reply.get("wait_s", 0.25)
         except (OSError, EOFError, ValueError, KeyError) as error:
             failed.append(repr(error))
+            connection.close()
             wait, connection = 2.0, _Connection(url)
         taken.append(time.monotonic() - began)
         await asyncio.sleep(wait)
@@ -170,9 +171,15 @@ class _Connection:
         self._host, self._port = url.removeprefix("http://").rstrip("/").split(":")
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
+    def close(self) -> None:
+        if self._streams:
+            self._streams[1].close()
+
     async def post(self, path: str, body: str) -> bytes:
         """The body of the answer. Raises OSError where that isn't of status 200."""
-        self._streams = self._streams or await asyncio.open_connection(self._host, int(self._port))
+        if self._streams is None or self._streams[0].at_eof():  # a server closes one that was idle for seconds
+            self.close()
+            self._streams = await asyncio.open_connection(self._host, int(self._port))
         reader, writer = self._streams
         head = f"POST {path} HTTP/1.1\r\nHost: {self._host}:{self._port}\r\nContent-Type: application/json\r\n"
         writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
