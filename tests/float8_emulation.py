@@ -1,4 +1,4 @@
-"""float8 and int8-fast products on any machine: the same rounding as a GPU's, computed in float32."""
+"""float8 products on any machine, with a GPU's rounding, computed in float32; int8-fast by the CPU's kernels."""
 
 import contextlib
 from collections.abc import Iterator
@@ -22,18 +22,6 @@ def _multiply(a: Tensor, b: Tensor, a_scales: Tensor, b_scales: Tensor, bias: Te
     return (product if bias is None else product + bias.float()).to(torch.bfloat16)
 
 
-def _quantize_to_int8(x: Tensor, factors: Tensor | None) -> tuple[Tensor, Tensor]:
-    return int8_fast.quantize_rows(x.float() if factors is None else x.float() * factors)
-
-
-def _multiply_int8(
-    a: Tensor, b: Tensor, a_scales: Tensor, b_scales: Tensor | None, bias: Tensor | None, dtype: torch.dtype
-) -> Tensor:
-    product = (a.float() @ b.float().T) * a_scales[:, None]
-    product = product if b_scales is None else product * b_scales
-    return (product if bias is None else product + bias.float()).to(dtype)
-
-
 def _dense_float8(
     packed: Tensor,
     levels: Tensor,
@@ -52,15 +40,13 @@ def _dense_float8(
 
 @contextlib.contextmanager
 def float8_products() -> Iterator[None]:
-    """Within it, models loaded as fp8, nf4-fast or int8-fast multiply in 8 bits on the CPU too."""
+    """Within it, models loaded as fp8, nf4-fast or int8-fast multiply in 8 bits on any CPU."""
     kernels = SimpleNamespace(quantize_tokens=quantize_tokens, transpose=lambda codes: codes.T.contiguous())
-    int8_kernels = SimpleNamespace(quantize_tokens=_quantize_to_int8, multiply=_multiply_int8)
     with (
         mock.patch.object(float8, "has_products", lambda device: True),
         mock.patch.object(float8, "_kernels", lambda: kernels),
         mock.patch.object(float8, "multiply", _multiply),
         mock.patch.object(int8_fast, "has_products", lambda device: True),
-        mock.patch.object(int8_fast, "_kernels", lambda: int8_kernels),
         mock.patch.object(nf4_fast, "_kernels", lambda: SimpleNamespace(dense_float8=_dense_float8)),
     ):
         yield

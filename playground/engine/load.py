@@ -13,10 +13,9 @@ from playground.engine.job import JobContext, JobResult
 from playground.engine.model_slot import ModelSlot
 from playground.engine.streaming import check_main_memory, decided_load, streamed_events
 from playground.errors import PlaygroundError, problem
-from playground.model import float8, int8_fast
+from playground.model import cpu_speed, float8, int8_fast
 from playground.model.adapter_folder import CONFIG as ADAPTER_CONFIG
 from playground.model.adapter_folder import base_model, is_adapter_folder
-from playground.model.cpu_speed import bf16_speedup
 from playground.model.dtype import MIN_BF16_SPEEDUP, compute_dtype, default_bits
 from playground.model.load import LoadedModel, load_model, resolve_device
 from playground.model.source import config_available, fetch_model, local_folder
@@ -28,6 +27,7 @@ from playground.settings.limits import current_limits, raise_if_too_large
 # What is said where hardware lacks the products of a kind of weights: loaded as another kind, or not run at all.
 NOTES = {"fp8": "note.no_float8", "int8-fast": "note.no_fast_int8", "nf4-fast": "note.no_fast_nf4"}
 PROBLEMS = {"fp8": "error.race_no_float8", "int8-fast": "error.race_no_fast_int8", "nf4-fast": "error.race_no_fast_nf4"}
+SLOW_NOTE, SLOW_PROBLEM = "note.slow_int8_cpu", "error.race_slow_int8_cpu"  # int8-fast on a CPU
 MIN_UNQUANTIZED_SHARE = 0.01  # of the weights: more than that is worth a note
 
 
@@ -99,15 +99,26 @@ def resolve_bits(settings: Settings) -> Settings:
 
 def missing_products_note(settings: Settings) -> Iterator[dict]:
     """What the weights are loaded as instead, on hardware without the 8-bit products that were chosen."""
-    missing = _missing_products(settings.load, resolve_device(settings.load))
-    if missing:
+    device = resolve_device(settings.load)
+    missing = _missing_products(settings.load, device)
+    if missing and _is_slow_cpu(missing, device):
+        yield {"kind": "note", "key": SLOW_NOTE, "values": {"speedup": cpu_speed.int8_speedup()}}
+    elif missing:
         yield {"kind": "note", "key": NOTES[missing], "values": {}}
 
 
 def missing_products_problem(settings: Settings) -> PlaygroundError | None:
     """The same as an error, where the chosen kind of weights and no other is wanted."""
-    missing = _missing_products(settings.load, resolve_device(settings.load))
+    device = resolve_device(settings.load)
+    missing = _missing_products(settings.load, device)
+    if missing and _is_slow_cpu(missing, device):
+        return problem(SLOW_PROBLEM, speedup=cpu_speed.int8_speedup())
     return problem(PROBLEMS[missing]) if missing else None
+
+
+def _is_slow_cpu(missing: str, device: str) -> bool:
+    """Whether it is integers that a CPU multiplies, yet no faster than 16 bits."""
+    return missing == "int8-fast" and device == "cpu"
 
 
 def _missing_products(load: Load, device: str) -> str:
@@ -121,7 +132,7 @@ def _missing_products(load: Load, device: str) -> str:
 
 def auto_bits_note(bits: int) -> dict:
     """Why "auto" means that bit width on this CPU."""
-    values = {"bits": bits, "speedup": bf16_speedup(), "least": MIN_BF16_SPEEDUP}
+    values = {"bits": bits, "speedup": cpu_speed.bf16_speedup(), "least": MIN_BF16_SPEEDUP}
     return {"kind": "note", "key": "note.auto_bits", "values": values}
 
 

@@ -20,7 +20,7 @@ PROBLEMS = {"fp8": "error.float8_check", "int8-fast": "error.fast_int8_check", "
 
 
 def check_products(trainer: Trainer, examples: Sequence[Example]) -> Iterator[dict]:
-    """Yield `note`s: what they change in this model's gradients and loss, and how fast they are on this GPU.
+    """Yield `note`s: what they change in this model's gradients and loss, and how fast they are here.
 
     Nothing where none are multiplied.
 
@@ -61,7 +61,7 @@ def _speed_note(trainer: Trainer, kind: str) -> dict:
         "kind": kind,
         "times": [f"{name} {value:.2f}" for name, value in times.items()],
         "size": f"{weight.in_features} × {weight.out_features}",
-        "rows": ROWS,
+        "rows": ROWS[model.device.type],
         "speedup": f"{plain / times[kind]:.2f}",
     }
     key = "note.product_speed" if times[kind] < plain else "note.product_speed_slower"

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from playground import compat
+from playground.model.row_scales import scale_rows
 
 E4M3 = torch.float8_e4m3fn
 LARGEST = 448.0  # magnitude of an e4m3 number
@@ -90,8 +91,7 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def dequantize_rows(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
     """The matrix that codes and scales stand for."""
-    dense = torch.empty(codes.shape, dtype=dtype, device=codes.device)
-    return torch.mul(codes.view(E4M3).to(dtype), scales[:, None], out=dense)
+    return scale_rows(codes.view(E4M3).to(dtype), scales, dtype)
 
 
 def linear(codes: Tensor, scales: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:

@@ -110,6 +110,8 @@ def load_model(
         pages.drop()
         on_progress(*step)
 
+    if has_own_layers(settings):  # a CPU's trial, which separately mapped blocks would disturb
+        layer_class(settings).products.has_products(device)
     with mmap_large_blocks():
         quantization = None if streams else quantization_config(settings, dtype)
         model, notes = _read_model(folder, quantization, dtype, first, progressed, by_layer or split)

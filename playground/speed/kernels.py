@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from playground.model import float8
+from playground.model import float8, int8_fast
 from playground.model.cpu_speed import bf16_speedup
 from playground.model.dtype import MIN_BF16_SPEEDUP
 from playground.speed.rates import BY_BYTES
@@ -185,6 +185,18 @@ def _measure_int8_of_cpu(probes: _Probes) -> None:
         state.has_fp16_weights = state.is_training = False
         rotating = _rotation([codes.clone() for _ in range(ROTATING["cpu"])])
         probes.add("product:int8", None, 2 * m * n * k, 0, partial(_multiply_int8, x, state, rotating))
+    if int8_fast.has_products("cpu"):
+        for m, n, k in SIZES["cpu"]:
+            x, upstream = (_random(m, columns, device="cpu", dtype=torch.bfloat16) for columns in (k, n))
+            codes, scales = int8_fast.quantize_rows(_random(n, k, device="cpu", dtype=torch.bfloat16))
+            run = partial(_there_and_back_in_int8, codes, scales, x, upstream)
+            probes.add("product:int8_fast", None, 2 * m * n * k, 0, run, 2)
+
+
+def _there_and_back_in_int8(codes: Tensor, scales: Tensor, x: Tensor, upstream: Tensor) -> None:
+    """A frozen layer's products of int8_fast.py, with what rounds tokens and gradients."""
+    int8_fast.linear(codes, scales, x, None)
+    int8_fast.linear_backward(codes, scales, upstream)
 
 
 def _multiply_int8(x: Tensor, state: Any, weights: Iterator[Tensor]) -> Tensor:

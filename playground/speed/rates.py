@@ -18,14 +18,15 @@ from pathlib import Path
 from playground import catalog
 from playground.json_values import read_small_json
 
-SCHEMA = 1  # of what is kept: another one is measured again
+SCHEMA = 2  # of what is kept: another one is measured again
 STREAM = "elementwise"  # the kind whose table says how fast memory is read and written
 BY_BYTES = (
     *("elementwise", "narrow_m", "narrow_n", "narrow_k", "narrow_m_t", "narrow_n_t", "narrow_k_t"),
     *("dequantize", "gemv_4bit", "to_host", "to_device"),
 )
 COMPARED = ("cpu",)  # devices whose predicted seconds come near enough to measured ones (tests/bench/README.md)
-STAND_INS = {"float16": "bfloat16", "bfloat16": "float16", "bool": "bfloat16"}  # types of about the same speed
+# Types of about the same speed; int8_fast: products of int8_fast.py, which a GPU makes as fast as the library's.
+STAND_INS = {"float16": "bfloat16", "bfloat16": "float16", "bool": "bfloat16", "int8_fast": "int8"}
 
 
 @dataclass(frozen=True)

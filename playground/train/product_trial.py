@@ -1,8 +1,8 @@
-"""Time the products of a model's largest layer in 16 bits and in each 8-bit kind, once per GPU, and keep the figures.
+"""Time the products of a model's largest layer in 16 bits and in each 8-bit kind, once per machine, and keep it.
 
 No list of GPUs tells which kind is fast: it depends on the card, the libraries' kernels and the layer's size. So the
-largest frozen layer that multiplies in 8 bits is multiplied forward and backward in every kind that this GPU has, with
-its own weight. The figures stay in the cache folder, for this GPU, these versions and this size.
+largest frozen layer that multiplies in 8 bits is multiplied forward and backward in every kind that this GPU or CPU
+has, with its own weight. The figures stay in the cache folder, for this hardware, these versions and this size.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from playground.model import float8, int8_fast
 from playground.train import quantized_ops
 from playground.train.quantized_ops import FrozenWeight
 
-ROWS = 2048  # tokens of a product
+ROWS = {"cuda": 2048, "cpu": 256}  # tokens of a product
 SECONDS = 0.4  # for each kind, its first product left out: that compiles
 MIN_PAIRS = 3  # of a forward and a backward product
 
@@ -35,7 +35,7 @@ def product_milliseconds(weight: FrozenWeight, device: str, dtype: torch.dtype) 
 
     weight: of the layer, in a format that is multiplied in 8 bits.
     """
-    sizes = {"rows": ROWS, "in": weight.in_features, "out": weight.out_features, "format": weight.format}
+    sizes = {"rows": ROWS[device], "in": weight.in_features, "out": weight.out_features, "format": weight.format}
     versions = {"torch": torch.__version__, "cuda": torch.version.cuda, "dtype": str(dtype)}
     machine = {"name": meter.hardware(device)["name"], **versions, **sizes}
     key = hashlib.sha256(json.dumps(machine).encode()).hexdigest()[:16]
@@ -78,8 +78,8 @@ def _in_8_bits(products: Any, form: str, dense: Tensor) -> FrozenWeight:
 def _time(weight: FrozenWeight, device: str, dtype: torch.dtype) -> float:
     """The median of as many pairs of products as SECONDS allow, in milliseconds."""
     # Random numbers: a GPU multiplies equal ones faster than a model's.
-    x = torch.randn(ROWS, weight.in_features, device=device, dtype=dtype)
-    upstream = torch.randn(ROWS, weight.out_features, device=device, dtype=dtype)
+    x = torch.randn(ROWS[device], weight.in_features, device=device, dtype=dtype)
+    upstream = torch.randn(ROWS[device], weight.out_features, device=device, dtype=dtype)
     seconds: list[float] = []
     began = None
     while began is None or len(seconds) < MIN_PAIRS or time.perf_counter() - began < SECONDS:

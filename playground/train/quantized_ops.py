@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from playground.model import float8, int8_fast, nf4_fast
+from playground.model.row_scales import scale_rows
 
 
 class FrozenWeight(NamedTuple):
@@ -48,8 +49,7 @@ def dequantize(weight: FrozenWeight, dtype: torch.dtype) -> Tensor:
     if weight.format in ("fp8", "fp8-stored"):
         return float8.dequantize_rows(weight.data, weight.constants[0], dtype)
     if weight.format == "int8":  # code × largest of its row / 127 (Dettmers et al. 2022, arXiv 2208.07339)
-        dense = torch.empty(weight.data.shape, dtype=dtype, device=weight.data.device)
-        return torch.mul(weight.data, weight.constants[0][:, None] / 127, out=dense)
+        return scale_rows(weight.data, weight.constants[0] / 127, dtype)
     bitsandbytes = torch.ops.bitsandbytes
     constants, kind = weight.constants, weight.format
     if kind == "nf4-fast":

@@ -8,6 +8,8 @@ rate and schedule are the preset demo-en's in all of them. qv: adapters on q_pro
 of every layer of the model.
   ours-{qv,all}             playground's fine-tune, in the bit width that this CPU is faster at
   ours-bf16-{qv,all}        the same in 16 bits, where that isn't faster
+  ours-{int8,int8fast,nf4}-all  the same with weights in fewer bits: multiplied in bfloat16 (int8: LLM.int8()'s weights;
+                            nf4), or in 8-bit integers (int8fast)
   ours-preset               all linear layers of the last 22 layers, as the preset has it
   peer-{f32,bf16}-{qv,all}  Trainer over get_peft_model, as their guides write it; bf16: weights in bfloat16 under
                             `bf16=True`
@@ -43,6 +45,12 @@ COLUMNS = {
     "bits": "{}",
     "batching": "{}",
     "trained": "{:,.0f}",
+}
+FEWER_BITS: dict[str, dict[str, Any]] = {
+    "bf16": {"bits": 16},
+    "int8": {"bits": 8},
+    "int8fast": {"bits": 8, "quant_type_8bit": "int8-fast"},
+    "nf4": {"bits": 4},
 }
 COMPARED = ("tokens_per_s", "peak_gib")
 
@@ -92,15 +100,17 @@ def _names() -> list[str]:
         "ours-all",
         "ours-preset",
         *half,
+        *(f"ours-{kind}-all" for kind in ("int8", "int8fast", "nf4")),
         *(f"peer-{dtype}-{adapted}" for dtype in ("f32", "bf16") for adapted in ("qv", "all")),
     ]
 
 
 def run_arm(name: str, steps: int) -> dict:
     """Run one arm in this process."""
-    side, *bits, adapted = name.split("-")
-    half = bits == ["bf16"]
-    return train_ours(adapted, half, steps) if side == "ours" else train_peer(adapted, half, steps)
+    side, *kind, adapted = name.split("-")
+    if side == "ours":
+        return train_ours(adapted, FEWER_BITS[kind[0]] if kind else {}, steps)
+    return train_peer(adapted, kind == ["bf16"], steps)
 
 
 def _settings(adapted: str, steps: int) -> Any:
@@ -128,8 +138,8 @@ def _examples(settings: Any, tokenizer: Any) -> list:
     return encode(rows, template, settings.train.max_seq_length, settings.data.train_on_prompt)[0]
 
 
-def train_ours(adapted: str, half: bool, steps: int) -> dict:
-    """Playground's fine-tune, without its evaluation before and after."""
+def train_ours(adapted: str, weights: dict[str, Any], steps: int) -> dict:
+    """Playground's fine-tune, without its evaluation before and after. weights: load settings besides the preset's."""
     from playground.memory.meter import Meter
     from playground.model.dtype import default_bits
     from playground.model.load import load_model
@@ -139,7 +149,7 @@ def train_ours(adapted: str, half: bool, steps: int) -> dict:
     from playground.train.prepare import prepare_trainer
 
     settings = _settings(adapted, steps)
-    load = replace(settings.load, bits=16 if half else default_bits("cpu"), device="cpu")
+    load = replace(settings.load, **{"bits": default_bits("cpu"), "device": "cpu"} | weights)
     loaded = load_model(local_folder(load.model), load, lambda *_: None)
     examples = _examples(settings, loaded.tokenizer)
     trainer = prepare_trainer(loaded, settings, examples, [], Team("cpu"))

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from toys import PROJECT
 
 from playground import catalog
@@ -71,7 +72,22 @@ def test_cache_that_cannot_be_written_leaves_the_figure_to_the_process(measured,
     assert bf16_speedup() == bf16_speedup() == 9.0
 
 
+def test_figures_of_both_types_are_kept_beside_each_other(measured, monkeypatch):
+    monkeypatch.setattr(cpu_speed, "_measure_int8", lambda: 1.4)
+    cpu_speed.int8_speedup.cache_clear()
+    assert (bf16_speedup(), cpu_speed.int8_speedup()) == (9.0, 1.4)
+    monkeypatch.setattr(cpu_speed, "_measure_int8", lambda: 0.1)
+    cpu_speed.int8_speedup.cache_clear()
+    bf16_speedup.cache_clear()
+    assert (bf16_speedup(), cpu_speed.int8_speedup()) == (9.0, 1.4) and len(measured) == 2
+    cpu_speed.int8_speedup.cache_clear()
+
+
 def test_measurement_is_bounded_in_time(monkeypatch):
     monkeypatch.setattr(cpu_speed, "MEASURING_SECONDS", 0.0)
-    assert cpu_speed._measure() > 0
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    assert cpu_speed._measure() > 0 and cpu_speed._measure_int8() > 0
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(threads)
     assert default_bits("cpu") == (16 if bf16_speedup() >= MIN_BF16_SPEEDUP else 32)

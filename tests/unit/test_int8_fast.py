@@ -9,12 +9,13 @@ from test_float8 import recipe_of
 from test_product_check import ROWS, SETTINGS, trainer_of
 
 from playground import compat
+from playground.engine import load as engine_load
 from playground.engine.load import missing_products_note, resolve_bits
 from playground.engine.product_check import check_products
 from playground.engine.workbench import Workbench
 from playground.errors import PlaygroundError
 from playground.memory.ledger import bytes_by_part
-from playground.model import adapt, float8, int8_fast, load
+from playground.model import adapt, cpu_speed, float8, int8_fast, load
 from playground.model.float8_linear import FastInt8Linear
 from playground.predict import meta_model
 from playground.settings import Load, Lora, Settings
@@ -94,13 +95,39 @@ def test_a_run_is_checked_and_outliers_are_refused(toy, emulated):
     assert problem.key == "error.fast_int8_check" and str(problem.values["cosine"]) in problem.text("ja")
 
 
-def test_without_integer_products_it_is_int8_and_a_note_says_so(tmp_path):
+@pytest.mark.parametrize(
+    "device,note,error",
+    [
+        ("cpu", "note.slow_int8_cpu", "error.race_slow_int8_cpu"),
+        ("cuda", "note.no_fast_int8", "error.race_no_fast_int8"),
+    ],
+)
+def test_without_integer_products_it_is_int8_and_a_note_says_so(tmp_path, monkeypatch, device, note, error):
+    monkeypatch.setattr(cpu_speed, "int8_speedup", lambda: 0.83)
+    monkeypatch.setattr(int8_fast, "find_spec", lambda name: None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
+    monkeypatch.setattr(engine_load, "resolve_device", lambda load: device)
+    int8_fast.has_products.cache_clear()
     settings = Settings(load=FAST)
     assert resolve_bits(settings).load.quant_type_8bit == "int8"
-    assert [note["key"] for note in missing_products_note(settings)] == ["note.no_fast_int8"]
+    [said] = missing_products_note(settings)
+    assert said["key"] == note and said["values"] == ({"speedup": 0.83} if device == "cpu" else {})
     with pytest.raises(PlaygroundError) as raised:
         list(Workbench(tmp_path).tune(settings, exact=True))
-    assert raised.value.problems[0].key == "error.race_no_fast_int8"
+    assert raised.value.problems[0].key == error and ("0.83" in raised.value.text("en")) == (device == "cpu")
+    int8_fast.has_products.cache_clear()
+
+
+def test_a_cpu_that_multiplies_integers_faster_does_so_in_a_whole_fine_tune(toy, tmp_path, monkeypatch, chosen):
+    monkeypatch.setattr(cpu_speed, "int8_speedup", lambda: 1.2)
+    int8_fast.has_products.cache_clear()
+    settings = chosen(load={"bits": 8, "quant_type_8bit": "int8-fast", "dtype": "bfloat16", "device": "cpu"})
+    events = list(Workbench(tmp_path).tune(settings))
+    notes = [event["key"] for event in events if event["kind"] == "note"]
+    assert "note.fast_int8_checked" in notes and not {"note.slow_int8_cpu", "note.no_fast_int8"} & set(notes)
+    losses = [event["loss"] for event in events if event["kind"] == "step"]
+    assert losses[-1] < losses[0]
+    int8_fast.has_products.cache_clear()
 
 
 def test_dora_is_refused_and_a_script_loads_16_bits():

@@ -12,6 +12,7 @@ from transformers import LlamaConfig
 
 from playground.i18n import LANGUAGES, translate
 from playground.memory import meter
+from playground.model import int8_fast
 from playground.planning import durations
 from playground.predict import calibration, phases
 from playground.predict.allocation_trace import AllocationTrace
@@ -231,6 +232,23 @@ def test_a_chats_products_of_8_bits_cost_what_surrounds_them():
     codes, weight = (torch.ones(rows, 64, dtype=torch.int8) for rows in (2, 64))
     alone = probes._time(lambda: torch.ops.bitsandbytes.int8_linear_matmul(codes, weight))
     assert probes.tables["product:int8"][0][1] > 2 * alone  # also quantizing x, scales, and calls in Python
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_integer_products_of_training_are_measured_where_a_cpu_makes_them(monkeypatch, fast):
+    monkeypatch.setattr(int8_fast, "has_products", lambda device: fast)
+    monkeypatch.setattr(kernels, "INT8_SIZES", kernels.INT8_SIZES[:1])
+    probes = kernels._Probes("cpu", kernels.clock() + 60)
+    kernels._measure_int8_of_cpu(probes)
+    sizes = [size for size, _ in probes.tables.get("product:int8_fast", [])]
+    assert sizes == (sorted(2 * m * n * k for m, n, k in kernels.SIZES["cpu"]) if fast else [])
+
+
+def test_integer_products_of_training_take_a_gpus_time_for_the_librarys():
+    table = {"product:int8": [[1e6, 3.0]]}
+    own = {"product:int8_fast": [[1e6, 2.0]]}
+    for tables, seconds in ((table, 3.0), (table | own, 2.0)):
+        assert replace(SPEEDS, tables=tables).seconds("product:int8_fast", 1e6, 0) == seconds
 
 
 @pytest.mark.parametrize("damage", ["", "{}", "[]", '{"device": "cpu"}'])

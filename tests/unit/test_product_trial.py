@@ -17,7 +17,7 @@ from playground.train.product_trial import product_milliseconds
 @pytest.fixture
 def weight(monkeypatch, tmp_path):
     monkeypatch.setenv("PLAYGROUND_CACHE", str(tmp_path))
-    monkeypatch.setattr(product_trial, "ROWS", 16)
+    monkeypatch.setattr(product_trial, "ROWS", {"cpu": 16})
     with float8_products():
         yield frozen_weight(layer_of())
 
