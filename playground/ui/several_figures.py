@@ -27,17 +27,18 @@ def ways(translate: Callable, several: dict, capacity: int) -> str:
     count, rows = several["count"], []
     for way, predicted in several["ways"].items():
         name = escape(translate(f"plan.several.{way}", count=count))
+        mark = " class=chosen" if way == several["parallel"] else ""
         if "need" in predicted:
             fit = verdict(predicted["need"], capacity)
             needs = translate("plan.needs", need_bytes=predicted["need"], room_bytes=capacity)
             rows.append(
-                f'<li><span>{name}</span> <span>{escape(needs)}</span> <span class="verdict {fit}">'
+                f'<li{mark}><span>{name}</span> <span>{escape(needs)}</span> <span class="verdict {fit}">'
                 f"{escape(translate(f'plan.verdict.{fit}'))}</span></li>"
             )
         else:
             problems = predicted["trouble"]["problems"]
             text = " ".join(translate(problem["key"], **problem["values"]) for problem in problems)
-            rows.append(f"<li><span>{name}</span> <small>{escape(text)}</small></li>")
+            rows.append(f"<li{mark}><span>{name}</span> <small>{escape(text)}</small></li>")
     shared = translate(
         "plan.several", count=count, rows=several["rows"], batch=several["batch"], main_bytes=several["main_memory"]
     )
