@@ -74,9 +74,9 @@ def checked_target(config: PreTrainedConfig, settings: Settings, target: phases.
 def compare_ways(config: PreTrainedConfig, settings: Settings, target: phases.Target) -> dict[str, Any]:
     """What one GPU needs for this fine-tune alone, and each of several by either way.
 
-    Returns {"count", "parallel" (the settings' way), "rows" (of a batch, that one GPU computes), "batch" (rows), "main_memory" (bytes that the
-    programs take of it at least), "ways": {"one", "ddp", "fsdp2": {"need" (bytes of each GPU)}, or {"trouble": the
-    error as a dict} where that can't be trained or predicted}}.
+    Returns {"count", "parallel" (the settings' way), "rows" (of a batch, that one GPU computes), "batch" (rows),
+    "main_memory" (bytes that the programs take of it at least), "ways": {"one", "ddp", "fsdp2": {"need" (bytes of each
+    GPU)}, or {"trouble": the error as a dict} where that can't be trained or predicted}}.
     """
     train = settings.train
     ways: dict[str, dict] = {"one": {"num_processes": 1}, **{way: {"parallel": way} for way in PARALLEL_CHOICES}}

@@ -50,9 +50,9 @@ class CardVerdicts(TypedDict):
 class Several(TypedDict):
     """GPUs that fine-tune together.
 
-    parallel: the way that `phases` is of. rows: of a batch of `batch`, that each computes. main_memory: bytes that the programs take of it at least. ways:
-    bytes of each GPU ("need") for one alone, with the whole model on each (ddp), and with the weights split (fsdp2); or
-    why that can't be trained or predicted ("trouble").
+    parallel: the way that `phases` is of. rows: of a batch of `batch`, that each computes. main_memory: bytes that the
+    programs take of it at least. ways: bytes of each GPU ("need") for one alone, with the whole model on each (ddp),
+    and with the weights split (fsdp2); or why that can't be trained or predicted ("trouble").
     """
 
     count: int

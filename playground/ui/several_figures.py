@@ -68,7 +68,7 @@ def setups(translate: Callable, rows: Sequence[dict], length: int) -> str:
         for setup in entries
     ]
     title, lead = escape(translate("plan.setups")), escape(translate("plan.setups.lead", length=length))
-    shown = f"<div class=names>{table(head, lines, 'stacked')}</div>"
+    shown = f'<div class="names setups">{table(head, lines, "stacked")}</div>'
     return f'<section class="plan"><h4>{title}</h4><p class="small">{lead}</p>{shown}</section>'
 
 

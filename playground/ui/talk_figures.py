@@ -15,7 +15,7 @@ from playground.errors import PlaygroundError, Problem
 from playground.i18n import LANGUAGES, format_bytes, format_duration, translate
 from playground.runs.recordings import read_recording
 from playground.talk.steps import MODEL, Step
-from playground.ui import plan_figures, several_figures
+from playground.ui import plan_figures
 from playground.ui.lab_recorded import recorded_badge, recorded_figures
 from playground.ui.talk_answers import recorded_answers, recorded_figure
 from playground.ui.talk_bars import Bar, badge, bars
@@ -166,10 +166,8 @@ def _savings(step: Step, word: Callable, ask: Ask | None) -> str:
 
 
 def _largest(step: Step, lang: str, word: Callable) -> str:
-    known, setups = stored("largest_models"), stored("largest_for_setups")
+    known = stored("largest_models")
     figure = plan_figures.largest_models(word, known["answer"], **known["arguments"]) if known else ""
-    if setups:
-        figure += several_figures.setups(word, setups["answer"], **setups["arguments"])
     return figure + badge(word("talk.predicted"))
 
 
