@@ -62,14 +62,14 @@ def connect(page: Page, tab: PlanTab, header: gr.Tab) -> None:
 def _connect_gpus(tab: PlanTab) -> None:
     """Offer as many GPUs as there can be, and how several share the work."""
 
-    def offer(card: str, gpus: int) -> Update:
+    def offer(card: str, gpus: int | None) -> Update:
         most = most_gpus(card)
         choices = sorted({count for count in GPU_COUNTS if count <= most} | {most})
-        return gr.update(choices=choices, value=min(gpus, most), visible=most > 1)
+        return gr.update(choices=choices, value=min(gpus or 1, most), visible=most > 1)
 
     tab.card.change(offer, [tab.card, tab.gpus], tab.gpus, **LATEST_ONLY)
     parallel = tab.fields["train", "parallel"]
-    tab.gpus.change(lambda gpus: gr.update(visible=gpus > 1), tab.gpus, parallel, **LATEST_ONLY)
+    tab.gpus.change(lambda gpus: gr.update(visible=(gpus or 1) > 1), tab.gpus, parallel, **LATEST_ONLY)
 
 
 def _connect_forecast(page: Page, tab: PlanTab) -> None:

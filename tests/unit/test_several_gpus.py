@@ -1,6 +1,8 @@
 """Plans for several GPUs (planning/several.py): predicted as the run would, refused as the run would be."""
 
+import pickle
 from html import escape
+from itertools import accumulate
 
 import gradio as gr
 import pytest
@@ -78,12 +80,16 @@ def test_what_several_gpus_cant_do_is_said_before_they_are_started(model, values
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
-def test_bar_and_tape_are_those_of_one_of_the_gpus(parallel):
+def test_bar_tape_and_snapshot_are_those_of_one_of_the_gpus(parallel, tmp_path):
     settings = plan(CALM, parallel=parallel)
     tuned = forecast.forecast(settings, 64, 8 * GIB)["phases"]["tune"]
     assert picture.bar(settings, "tune", capacity=8 * GIB)["need"] == tuned["need"]
     tape = picture.job_tape(settings, "tune", capacity=8 * GIB)["tape"]
     assert tape["allocated"] == max(visit["allocated"] for visit in tape["visits"]) == tuned["allocated"]
+    picture.write_tune_snapshot(settings, tmp_path / "step.pickle", 8 * GIB)
+    [events] = pickle.loads((tmp_path / "step.pickle").read_bytes())["device_traces"]
+    signs = {"alloc": 1, "free_completed": -1}
+    assert max(accumulate(signs.get(e["action"], 0) * e["size"] for e in events)) == tuned["allocated"]
 
 
 def test_the_fastest_settings_of_several_gpus_need_what_their_plan_says():
