@@ -76,8 +76,8 @@ class Endpoints:
         gpu_gib: float = 0.0,
         context: int = 1024,
         settings: SettingsValues | None = None,
-        gpus: int | None = None,
         lang: Language = "en",
+        gpus: int | None = None,
     ) -> Plan:
         """Predict the memory of loading a model, chatting with it and fine-tuning it, before anything is loaded.
 
@@ -90,8 +90,8 @@ class Endpoints:
             gpu_gib: Memory in GiB of the GPU that automatic choices are made for; 0 for no limit.
             context: Tokens of a chat.
             settings: Any other setting, as {group: {field: value}} with the groups load, data, lora and train.
-            gpus: GPUs that fine-tune together; settings["train"]["parallel"] says how: "ddp" or "fsdp2".
             lang: Language of errors.
+            gpus: GPUs that fine-tune together; settings["train"]["parallel"] says how: "ddp" or "fsdp2".
         Returns:
             Bytes of one GPU by phase (load, chat, tune) and, by GPU size, whether the phase fits, is tight, or not.
         """
