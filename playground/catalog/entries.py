@@ -86,6 +86,15 @@ def first_plan() -> dict:
 
 
 @cache
+def setups() -> dict[str, dict]:
+    """GPUs of which a paper says what runs on them, by id.
+
+    {"name", "count" (GPUs), "gib" (of each), "paper" ({bits: the largest models that run there}), "source"}.
+    """
+    return read_entries("setups")
+
+
+@cache
 def prompts() -> dict[str, dict]:
     """Example prompts by id: {"prompts": {language: [...]}}."""
     return read_entries("prompts")

@@ -24,7 +24,7 @@ def questions() -> dict[str, dict[str, Any]]:
     settings = Settings().with_values(plan["settings"]).to_dict()
     capacity = next(card["bytes"] for card in cards() if card["id"] == plan["card"])
     asked = plan_questions(settings, plan["context"], capacity, "cuda")
-    return {do: asked[do] for do in ("forecast", "waterfall", "largest_models")}
+    return {do: asked[do] for do in ("forecast", "waterfall", "largest_models", "largest_for_setups")}
 
 
 def main() -> None:

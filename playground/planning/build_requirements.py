@@ -14,7 +14,7 @@ import torch
 
 from playground import ASSETS, catalog
 from playground.model import adapt
-from playground.planning import forecast
+from playground.planning import largest
 from playground.predict import meta_model
 from playground.settings import Load, Lora
 
@@ -24,12 +24,12 @@ BITS = 4
 def requirements(model: str) -> dict:
     """One shape's entry: {"id", "cuda": {"chat", "tune"}, "cpu": {"chat", "tune"} (bytes), "targets" (module names)}.
 
-    Bytes as forecast.required_memory predicts them, on the GPU and in main memory without one; targets of the default
+    Bytes as largest.required_memory predicts them, on the GPU and in main memory without one; targets of the default
     LoRA settings.
     """
     network = meta_model.build(meta_model.config_of(model), Load(bits=16), torch.bfloat16, "cuda")
     needs = {
-        device: {job: forecast.required_memory(model, BITS, job, device) for job in ("chat", "tune")}
+        device: {job: largest.required_memory(model, BITS, job, device) for job in ("chat", "tune")}
         for device in ("cuda", "cpu")
     }
     return {"id": model, **needs, "targets": adapt.resolve_target_modules(network, Lora().target_modules)}

@@ -37,7 +37,7 @@ WORKERS = {
     "bar": "forecast",  # each is answered soon, and shares what the process remembers of a model with the forecast
     "job_tape": "forecast",
     "write_tune_snapshot": "forecast",
-    "largest_models": "largest_models",
+    **dict.fromkeys(("largest_models", "largest_for_setups"), "largest_models"),
     **dict.fromkeys(OF_ROWS, "rows"),
     "preview": "preview",
 }
@@ -236,11 +236,18 @@ def plan_questions(settings: dict, context: int, capacity: int, device: str) -> 
 
     settings: as a dict. context: tokens of a chat. capacity: bytes of the chosen memory. device: "cuda" or "cpu".
     """
+    train = settings["train"]
+    alone = settings | {"train": train | {"num_processes": 1, "parallel": "ddp"}}  # what a saving saves on one GPU
     return {
         "forecast": {"settings": settings, "context": context, "capacity": capacity, "device": device},
-        "waterfall": {"settings": settings, "device": device},
+        "waterfall": {"settings": alone, "device": device},
         "fastest_settings": {"settings": settings, "capacity": capacity},
-        "largest_models": {"context": context, "length": settings["train"]["max_seq_length"]},
+        "largest_models": {
+            "context": context,
+            "length": train["max_seq_length"],
+            "gpus": train["num_processes"],
+        },
+        "largest_for_setups": {"length": train["max_seq_length"]},
     }
 
 

@@ -8,6 +8,7 @@ from transformers import PreTrainedConfig
 from playground.catalog.cards import verdict
 from playground.data.lengths import Lengths, cutoff_effect, padding
 from playground.errors import PlaygroundError, problem
+from playground.planning import several
 from playground.planning.durations import run_durations
 from playground.planning.forecast import check_context_length, resolve_target
 from playground.predict.heaviest import predict_heaviest_step
@@ -58,8 +59,8 @@ def cutoff_cost(
     and seconds are those of the whole set. Returns data.lengths.cutoff_effect's keys and
 
         "cutoff", "padding" (data.lengths.padding), "steps", "epochs",
-        "memory": {"bytes", "capacity", "verdict", "checkpointing", "budget", "batching", "tokens", "rows",
-        "trainable"} or None,
+        "memory": {"bytes" (of each of the "gpus"), "gpus", "capacity", "verdict", "checkpointing", "budget",
+        "batching", "tokens", "rows", "trainable"} or None,
         "trouble": the error as a dict where memory can't be predicted, else None,
         "estimates": a list of predict.seconds.estimate_seconds' results,
         "measured": {"seconds", "run", "tokens_per_s"} or None.
@@ -80,11 +81,15 @@ def cutoff_cost(
     try:
         check_context_length(config, train.max_seq_length)
         settings, target = resolve_target(settings, machine.device, machine.capacity)
+        if machine.device == "cuda":
+            target = several.checked_target(config, settings, target)
         examples = kept.examples(settings.data.train_on_prompt)
         prediction = predict_heaviest_step(config, settings, target, examples)
     except PlaygroundError as error:
         return cost | {"trouble": error.to_dict()}
-    cost["memory"] = _memory(prediction, machine.capacity)
+    cost["memory"] = _memory(prediction, machine.capacity, target.processes)
+    if target.processes > 1:  # their seconds were never measured
+        return cost
     cost["estimates"] = run_durations(prediction, machine.device, machine.name, steps)
     if not cost["estimates"] and machine.device == "cuda" and settings.load.bits in RELATIVE_TOKEN_SECONDS:
         step = _mean_step(cost, kept, settings, prediction["batching"], scale * epochs / steps)
@@ -98,10 +103,11 @@ def epochs_of(rows: int, train: Train) -> float:
     return train.max_steps * train.batch_size / rows if train.max_steps else train.epochs
 
 
-def _memory(prediction: dict, capacity: int) -> dict:
+def _memory(prediction: dict, capacity: int, gpus: int) -> dict:
     need = prediction["need"]
     policy = {name: prediction[name] for name in ("checkpointing", "budget", "batching", "tokens", "rows", "trainable")}
-    return {"bytes": need, "capacity": capacity, "verdict": verdict(need, capacity) if capacity else None, **policy}
+    fit = verdict(need, capacity) if capacity else None
+    return {"bytes": need, "gpus": gpus, "capacity": capacity, "verdict": fit, **policy}
 
 
 def _mean_step(cost: dict, kept: Lengths, settings: Settings, batching: str, share: float) -> MeanStep:

@@ -5,7 +5,7 @@ Every function takes validated settings; the planning process parses them.
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -13,23 +13,27 @@ import torch
 from transformers import PreTrainedConfig
 
 from playground import catalog
-from playground.catalog.cards import cards, verdict
+from playground.catalog.cards import verdict
 from playground.errors import PlaygroundError, problem
 from playground.model.dtype import default_bits, requested_dtype
 from playground.model.language_part import max_context_length
+from playground.planning import several
 from playground.planning.durations import rates_for, step_seconds, with_durations, without_calls
+from playground.planning.several import full_rows
 from playground.predict import meta_model, phases
 from playground.predict.formulas import explain
 from playground.predict.peak_rate_estimate import RELATIVE_TOKEN_SECONDS, relative_token_seconds
 from playground.predict.streamed_choice import can_stream, choose_streamed_layers, streaming_need
-from playground.settings import BIT_WIDTHS, Settings, stored_quant_type
+from playground.settings import Settings, stored_quant_type
 
 MIN_CONTEXT = 32  # tokens of a chat, at least
-JOBS = ("chat", "tune")  # that a model may be too large for
 
 
 def forecast(settings: Settings, context: int = 1024, capacity: int = 0, device: str = "cuda") -> dict:
     """Predict loading, chatting and fine-tuning with these settings, every row of full length.
+
+    With several GPUs, loading and fine-tuning are those of one of them, beside "several" (several.compare_ways); a chat
+    is on a single one.
 
     context: tokens of the chat. capacity: bytes of the memory that `auto` plans for, 0: no limit. Returns {"model",
     "name", "family", "parameters", "layers", "longest" (tokens that the model can take), "bits", "method",
@@ -43,14 +47,18 @@ def forecast(settings: Settings, context: int = 1024, capacity: int = 0, device:
     chat_context = max(context, MIN_CONTEXT)
     with _traceable(config):
         predictions = {
-            "load": phases.predict_load(config, settings, target),
+            "load": phases.predict_load(config, settings, several.checked_target(config, settings, target)),
             "chat": phases.predict_chat(config, settings, target, chat_context),
-            "tune": phases.predict_tune(config, settings, target, full_rows(settings)),
+            "tune": several.predict_tune(config, settings, target),
         }
         facts = meta_model.model_facts(config, settings.load, target.dtype, device)
-        streamed = _streamed(config, settings, target, facts, predictions)
+        if settings.train.num_processes == 1:
+            further = _streamed(config, settings, target, facts, predictions)
+        else:
+            further = {"several": several.compare_ways(config, settings, target)}
+        explained = _explained(config, facts, settings, target, predictions, chat_context)
     predictions = with_durations(predictions, device, capacity)
-    return streamed | {
+    return further | {
         "model": settings.load.model,
         "name": catalog.display_name(settings.load.model),
         "family": config.model_type,
@@ -63,8 +71,21 @@ def forecast(settings: Settings, context: int = 1024, capacity: int = 0, device:
         "context": context,
         "seconds": round(time.perf_counter() - began, 2),
         "phases": predictions,
-        "explained": explain(config, facts, settings, predictions, chat_context),
+        "explained": explained,
     }
+
+
+def _explained(
+    config: PreTrainedConfig,
+    facts: meta_model.ModelFacts,
+    settings: Settings,
+    target: phases.Target,
+    predictions: dict[str, dict],
+    context: int,
+) -> list[dict]:
+    """Formulas for the predictions (predict.formulas); those of weights are of a model that no GPU has a share of."""
+    whole = phases.predict_load(config, settings, target)
+    return explain(config, facts, settings, predictions | {"load": whole}, context)
 
 
 def _streamed(
@@ -125,6 +146,7 @@ def resolve_target(settings: Settings, device: str, capacity: int) -> tuple[Sett
 def waterfall(settings: Settings, device: str = "cuda") -> list[dict]:
     """A fine-tune's peak as one saving after another is added: [{"step", "need" (bytes of that device's memory)}].
 
+    Of a single GPU, whatever the settings say.
     From float32 with every weight trained to LoRA at 4 bits, one row at a time, every layer recomputed and, on a GPU,
     its input offloaded. A full fine-tune needs weights of 16 bits at least, so LoRA comes before 8 and 4 bits.
     """
@@ -144,7 +166,7 @@ def waterfall(settings: Settings, device: str = "cuda") -> list[dict]:
     ]
     if device == "cuda":
         steps.append(("offload", 4, row_by_row | {"gradient_checkpointing": "offload"}, False))
-    plain = {"optimizer": "adamw", "max_tokens_per_micro_batch": 0}
+    plain = {"optimizer": "adamw", "max_tokens_per_micro_batch": 0, "num_processes": 1}
     bars = []
     for name, bits, train, all_logits in steps:
         changed = _with(settings, load={"bits": bits}, train=plain | train)
@@ -159,11 +181,15 @@ def fastest_settings(settings: Settings, capacity: int) -> list[dict]:
     Ranked by the predicted seconds of a step where such a GPU's speed is known, else by an assumed time of a token.
     Returns [{"speed" (relative to the best), "seconds" (of a step, or None), "bits", "checkpointing", "tokens",
     "need"}]. `need` is what a forecast of just these settings says: `auto` itself measures a forward pass first, which
-    can fragment the allocator's memory.
+    can fragment the allocator's memory. Of several GPUs it is one's, no seconds are known, and bit widths at which they
+    aren't predicted are left out.
     """
     options: dict[tuple[int, str, int], tuple[float, float | None, dict]] = {}  # (work, seconds of a step, option)
-    rates = next((one for one, _ in rates_for("cuda", capacity)), None)
+    alone = settings.train.num_processes == 1
+    rates = next((one for one, _ in rates_for("cuda", capacity)), None) if alone else None
     for bits in RELATIVE_TOKEN_SECONDS:
+        if not alone and settings.train.parallel == "fsdp2" and bits >= 16:
+            continue
         for checkpointing in ("auto", "all"):
             chosen = _predict_tune(_with_plan(settings, bits, checkpointing, 0), capacity)
             plan = bits, chosen["checkpointing"], chosen["budget"]
@@ -187,57 +213,6 @@ def _with_plan(settings: Settings, bits: int, checkpointing: str, tokens: int) -
     return _with(settings, load={"bits": bits}, train=train)
 
 
-def required_memory(
-    model: str, bits: int, job: str, device: str = "cuda", context: int = 1024, length: int = 256
-) -> int:
-    """Bytes that a model needs to "chat", or to "tune" with LoRA, one row at a time and every layer recomputed.
-
-    Bytes of a GPU for the device "cuda", of main memory for "cpu". context, length: tokens of the chat and of the row.
-    """
-    train = {"batch_size": 1, "max_seq_length": length, "gradient_checkpointing": "all"}
-    settings, target = resolve_target(_with(Settings(), load={"model": model, "bits": bits}, train=train), device, 0)
-    config = meta_model.config_of(model)
-    if job == "chat":
-        return phases.predict_chat(config, settings, target, context)["need"]
-    return phases.predict_tune(config, settings, target, full_rows(settings))["need"]
-
-
-def largest_models(
-    context: int = 1024, length: int = 256, on_progress: Callable[..., Any] = lambda *step: None
-) -> list[dict]:
-    """For each GPU and bit width, the catalog's largest model to chat with and the largest to fine-tune with LoRA.
-
-    Fine-tuning is predicted for one row at a time and every layer recomputed, the least that it takes; larger batches
-    are split until they fit. Models that can't take so many tokens are left out. on_progress: called with the models
-    tried, all models and "models". Returns [{"card", "gib", "bits", "chat": {"id", "name", "need" (bytes)} or None,
-    "tune": the same}], cards in the catalog's order.
-    """
-    table: dict[tuple[str, int], dict] = {
-        (card["id"], bits): {"card": card["id"], "gib": card["gib"], "bits": bits, **dict.fromkeys(JOBS)}
-        for card in cards()
-        for bits in BIT_WIDTHS
-        if bits < 32
-    }
-    models = sorted(catalog.shapes().values(), key=lambda entry: -entry["parameters"])
-    for tried, entry in enumerate(models):
-        if all(row[job] for row in table.values() for job in JOBS):
-            break
-        on_progress(tried, len(models), "models")
-        longest = max_context_length(meta_model.config_of(entry["id"]))
-        for bits, job, rows in _open_cells(table):
-            if longest and longest < {"chat": context, "tune": length}[job]:
-                continue
-            # Where even the weights at that width don't fit, there is nothing to trace.
-            rows = [row for row in rows if entry["parameters"] * bits / 8 < row["gib"] * 2**30]
-            if not rows:
-                continue
-            need = required_memory(entry["id"], bits, job, context=context, length=length)
-            for row in rows:
-                if verdict(need, row["gib"] * 2**30) != "no":
-                    row[job] = {"id": entry["id"], "name": entry["name"], "need": need}
-    return list(table.values())
-
-
 def predict_full_rows(settings: Settings, device: str, capacity: int) -> dict:
     """Predict a fine-tune whose rows all have the full number of tokens (phases.predict_tune).
 
@@ -246,27 +221,15 @@ def predict_full_rows(settings: Settings, device: str, capacity: int) -> dict:
     settings, target = resolve_target(settings, device, capacity)
     config = meta_model.config_of(settings.load.model)
     check_context_length(config, settings.train.max_seq_length)
-    return without_calls(phases.predict_tune(config, settings, target, full_rows(settings)))
-
-
-def _open_cells(table: dict[tuple[str, int], dict]) -> Iterator[tuple[int, str, list[dict]]]:
-    """For each bit width and job the rows that have no model yet, where there are any."""
-    for bits in dict.fromkeys(bits for _, bits in table):
-        for job in JOBS:
-            rows = [row for (_, width), row in table.items() if width == bits and row[job] is None]
-            if rows:
-                yield bits, job, rows
+    return without_calls(several.predict_tune(config, settings, target))
 
 
 def _predict_tune(settings: Settings, capacity: int = 0, device: str = "cuda", all_logits: bool = False) -> dict:
     settings, target = resolve_target(settings, device, capacity)
     config = meta_model.config_of(settings.load.model)
-    return phases.predict_tune(config, settings, target, full_rows(settings), all_logits=all_logits)
-
-
-def full_rows(settings: Settings) -> list[int]:
-    """The lengths of a batch whose rows all have the full number of tokens."""
-    return [settings.train.max_seq_length] * settings.train.batch_size
+    if all_logits:
+        return phases.predict_tune(config, settings, target, full_rows(settings), all_logits=True)
+    return several.predict_tune(config, settings, target)
 
 
 def _with(settings: Settings, load: dict | None = None, train: dict | None = None) -> Settings:

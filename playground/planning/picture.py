@@ -10,7 +10,8 @@ from transformers import PreTrainedConfig
 
 from playground.catalog.cards import verdict
 from playground.memory.cuda_snapshot import write_snapshot
-from playground.planning.forecast import MIN_CONTEXT, check_context_length, full_rows, resolve_target
+from playground.planning import several
+from playground.planning.forecast import MIN_CONTEXT, check_context_length, resolve_target
 from playground.predict import meta_model, phases, snapshot, tape
 from playground.settings import Settings
 
@@ -24,11 +25,11 @@ def bar(settings: Settings, job: str, context: int = 1024, capacity: int = 0, de
     config = _checked_config(settings, job, context)
     settings, target = resolve_target(settings, device, capacity)
     if job == "load":
-        prediction = phases.predict_load(config, settings, target)
+        prediction = phases.predict_load(config, settings, several.checked_target(config, settings, target))
     elif job == "chat":
         prediction = phases.predict_chat(config, settings, target, max(context, MIN_CONTEXT))
     else:
-        prediction = phases.predict_tune(config, settings, target, full_rows(settings))
+        prediction = several.predict_tune(config, settings, target)
     need, parts = prediction["need"], prediction["parts"]
     if device == "cpu":
         parts = parts | {"program": need - sum(parts.values())}
@@ -49,7 +50,7 @@ def job_tape(settings: Settings, job: str, context: int = 1024, capacity: int = 
     elif job == "chat":
         told = tape.chat_tape(config, settings, target, max(context, MIN_CONTEXT))
     else:
-        told = tape.tune_tape(config, settings, target, full_rows(settings))
+        told = tape.tune_tape(config, *several.own_step(config, settings, target))
     visited = {visit["layer"] for visit in told["visits"]}
     if not told["layers"] or not visited >= set(range(told["layers"])):
         return {"tape": None, "reason": "layers"}
@@ -60,7 +61,7 @@ def write_tune_snapshot(settings: Settings, path: str | Path, capacity: int = 0,
     """Write the predicted allocations of a fine-tune's step for PyTorch's memory viewer. Raises PlaygroundError."""
     config = _checked_config(settings, "tune", MIN_CONTEXT)
     settings, target = resolve_target(settings, device, capacity)
-    write_snapshot(snapshot.tune_snapshot(config, settings, target, full_rows(settings)), Path(path))
+    write_snapshot(snapshot.tune_snapshot(config, *several.own_step(config, settings, target)), Path(path))
 
 
 def _checked_config(settings: Settings, job: str, context: int) -> PreTrainedConfig:

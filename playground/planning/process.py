@@ -1,9 +1,10 @@
 """The planning process: predicts memory and looks at rows while the engine is free for a run. Started by client.py.
 
-Requests, in the JSON lines of jsonl_process.py: a function of forecast.py, picture.py, rows.py or tune_summary.py,
-`suggest_changes` of oom_suggestions.py, `repeat_files` of repeat.py, `weight_picture` of weight.py, `adapter_spectrum`
-or `describe_adapter`, with its arguments. Settings are validated here, at the edge of the process.
-Questions about rows and `largest_models` send their progress as events {"kind": "progress", "done", "total", "unit"}.
+Requests, in the JSON lines of jsonl_process.py: a function of forecast.py, largest.py, picture.py, rows.py or
+tune_summary.py, `suggest_changes` of oom_suggestions.py, `repeat_files` of repeat.py, `weight_picture` of weight.py,
+`adapter_spectrum` or `describe_adapter`, with its arguments. Settings are validated here, at the edge of the process.
+Questions about rows, and about the largest models, send their progress as events {"kind": "progress", "done", "total",
+"unit"}.
 """
 
 import time
@@ -17,7 +18,8 @@ from playground.planning.client import OF_ROWS
 from playground.settings import parse
 
 PROGRESS_SECONDS = 0.2  # between two progress events: as many as a person can read
-OF_MEMORY = ("forecast", "waterfall", "largest_models", "fastest_settings", "predict_full_rows")
+OF_MEMORY = ("forecast", "waterfall", "fastest_settings", "predict_full_rows")
+OF_LARGEST = ("largest_models", "largest_for_setups")
 OF_PICTURE = ("bar", "job_tape", "write_tune_snapshot")
 
 
@@ -41,8 +43,11 @@ def answer(do: str, arguments: dict, emit: Emit) -> Any:
     if do in OF_MEMORY:
         from playground.planning import forecast
 
-        progress = {"on_progress": _throttled(emit)} if do == "largest_models" else {}
-        return getattr(forecast, do)(**arguments, **progress)
+        return getattr(forecast, do)(**arguments)
+    if do in OF_LARGEST:
+        from playground.planning import largest
+
+        return getattr(largest, do)(**arguments, on_progress=_throttled(emit))
     if do == "weight_picture":
         from playground.planning import weight
 

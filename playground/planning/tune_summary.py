@@ -26,7 +26,7 @@ def tune_summary(settings: Settings, root: str = "", on_progress: Callable = row
     root: the folder of the runs, to use the speed of an earlier one. Returns {"model" (name), "bits" (decided),
     "rows" (to train on), "epochs", "steps", "seconds" (of the whole run, or None where nothing tells), "seconds_source"
     ("measured": in an earlier run here, "table": from the GPU's peak rate, training alone; None), "need_bytes" (of a
-    fresh engine; None where it can't be predicted, and for several processes, which predict it as they start),
+    fresh engine, of each of several on GPUs; None where it can't be predicted, and for several on a CPU), "processes",
     "capacity" (bytes), "verdict" (None without a need), "exact" (whether the rows' own lengths were counted:
     else every row is taken at full length), "advice" (planning.advice)}.
     Raises PlaygroundError: rows that can't be read, none left, a model that nobody knows.
@@ -39,6 +39,7 @@ def tune_summary(settings: Settings, root: str = "", on_progress: Callable = row
         "seconds": None,
         "seconds_source": None,
         "capacity": capacity,
+        "processes": settings.train.num_processes,
     }
     try:
         cost = rows.cutoff_cost(
@@ -52,6 +53,7 @@ def tune_summary(settings: Settings, root: str = "", on_progress: Callable = row
         )
     need = cost["memory"]["bytes"] if cost["memory"] else None
     alone = settings.train.num_processes == 1
+    need = need if alone or machine["device"] == "cuda" else None
     labelled = cost["trained"] * cost["rows"] / max(1, cost["counted"]) * min(1.0, cost["epochs"])
     trainable = cost["memory"]["trainable"] if cost["memory"] else None
     return summary | {
@@ -59,8 +61,8 @@ def tune_summary(settings: Settings, root: str = "", on_progress: Callable = row
         "epochs": cost["epochs"],
         "steps": cost["steps"],
         **(_seconds(cost, root) if alone else {}),
-        "need_bytes": need if alone else None,
-        "verdict": verdict(need, capacity) if need and alone else None,
+        "need_bytes": need,
+        "verdict": verdict(need, capacity) if need else None,
         "exact": True,
         "advice": advice_for(settings, trainable, round(labelled)),
     }
@@ -95,7 +97,7 @@ def _without_tokenizer(settings: Settings, machine: dict[str, Any], on_progress:
         need = predict_full_rows(settings, machine["device"], machine["bytes"])["need"]
     except PlaygroundError:
         need = None
-    need = need if settings.train.num_processes == 1 else None
+    need = need if settings.train.num_processes == 1 or machine["device"] == "cuda" else None
     return {
         "rows": train,
         "epochs": round(epochs_of(train, settings.train), 3),

@@ -31,23 +31,41 @@ def predict_heaviest_step(
     this one's. batching: the mode of a batcher that tried the model with these rows; None: the first that the config
     allows.
     """
-    own = replace(settings.train, batch_size=-(-settings.train.batch_size // target.processes))
-    settings, whole = replace(settings, train=own), settings.train
     for group_by_length in (config.is_encoder_decoder or batching == "padded", True):
-        rows = heaviest_batch(examples, whole, group_by_length, target.processes)
+        rows = heaviest_batch(examples, settings.train, group_by_length, target.processes)
         lengths, labelled = [len(e.ids) for e in rows], [e.labelled for e in rows]
-        arguments = (lengths, labelled, 0, False, batching)
-        prediction = phases.predict_tune(config, settings, target, *arguments)
-        if target.processes > 1 and target.capacity:
-            roomier = replace(target, capacity=int(target.capacity * EDGE))
-            other = phases.predict_tune(config, settings, roomier, *arguments)
-            if prediction["need"] < other["need"] <= target.capacity:
-                prediction = other
+        prediction = predict_share(config, settings, target, lengths, labelled, batching)
         if group_by_length or prediction["batching"] != "padded":  # only padded rows are batched by their length
             break
     tokens, steps = sum(len(example.ids) for example in examples), len(examples) / len(rows)
     share = tokens / steps / sum(lengths)
     return prediction | {"lengths": lengths, "labelled": labelled, "mean_share": share}
+
+
+def predict_share(
+    config: PreTrainedConfig,
+    settings: Settings,
+    target: phases.Target,
+    lengths: Sequence[int],
+    labelled: Sequence[int] = (),
+    batching: str | None = None,
+) -> dict:
+    """Predict a step in which one of the target's processes computes rows of these lengths (phases.predict_tune)."""
+    own = own_share(settings, target.processes)
+    arguments = (lengths, labelled, 0, False, batching)
+    prediction = phases.predict_tune(config, own, target, *arguments)
+    if target.processes > 1 and target.capacity:
+        roomier = replace(target, capacity=int(target.capacity * EDGE))
+        other = phases.predict_tune(config, own, roomier, *arguments)
+        if prediction["need"] < other["need"] <= target.capacity:
+            prediction = other
+    return prediction
+
+
+def own_share(settings: Settings, processes: int) -> Settings:
+    """The settings with the rows of a batch that one of several processes computes at most."""
+    batch_size = -(-settings.train.batch_size // processes)
+    return replace(settings, train=replace(settings.train, batch_size=batch_size))
 
 
 def heaviest_batch(

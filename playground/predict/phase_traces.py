@@ -244,6 +244,11 @@ def _saved_by_split_ends(traced: TracedModel, shares: int) -> int:
     return sum(module.weight.nbytes - share_bytes(module.weight.nbytes, shares) for module in modules)
 
 
+def end_bytes(trainer: Trainer, target: Target) -> list[int]:
+    """Bytes of the matrices outside of the layers that are split over processes with them; none where nothing is."""
+    return [module.weight.nbytes for module in end_modules(trainer.loss_module)] if target.split else []
+
+
 def _layer_stacks(trainer: Trainer) -> list[Any]:
     """The modules that contain the repeated layers, without the output head."""
     network: Any = trainer.batcher.model

@@ -19,14 +19,13 @@ from playground.memory import constants
 from playground.predict.allocation_trace import bytes_by_part, peak
 from playground.predict.allocator import simulate_reserved
 from playground.predict.cpu_memory import memory_outside_tensors
-from playground.predict.phase_traces import trace_chat, trace_load, trace_tune
+from playground.predict.phase_traces import end_bytes, trace_chat, trace_load, trace_tune
 from playground.predict.start_values import start_value_bytes, with_start_values
-from playground.predict.streamed_events import with_split_ends, with_streamed_layers
+from playground.predict.streamed_events import with_streamed_layers
 from playground.predict.trace_cache import cached_prediction
 from playground.predict.traced_model import Target, TracedModel
 from playground.predict.work import calls_of, update_calls
 from playground.settings import Load, Settings, streamed_count
-from playground.train.split_ends import end_modules
 from playground.train.trainer import Trainer
 
 
@@ -87,7 +86,7 @@ def predict_tune(
 
     def summarize(traced: TracedModel, trainer: Trainer, rows: Sequence[Example]) -> dict:
         started = start_value_bytes(traced.loaded, settings.lora)
-        ends = [module.weight.nbytes for module in end_modules(trainer.loss_module)] if target.split else []
+        ends = end_bytes(trainer, target)
         prediction = with_start_values(_prediction_from_trace(traced, target, "tune", settings.load, ends), started)
         policy, batcher = trainer.plan.policy, trainer.batcher
         at_once = train.micro_batch_size or min(train.batch_size, len(rows))
@@ -111,11 +110,9 @@ def _prediction_from_trace(
 ) -> dict:
     """The prediction of a phase whose trace is complete; "main_memory" where layers are streamed from it.
 
-    ends: bytes of the matrices outside of the layers that are split over processes, as of `with_split_ends`.
+    ends: phase_traces.end_bytes.
     """
-    events, waiting = with_streamed_layers(traced.whole_events(), load, traced.depth, target.shares)
-    if ends:
-        events = with_split_ends(events, ends, target.shares)
+    events, waiting = traced.placed_events(load, target.shares, ends)
     allocated, parts = peak(events)
     streamed = {}
     if waiting:

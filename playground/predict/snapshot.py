@@ -10,19 +10,23 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from playground.data.batch import Example
 from playground.predict.allocation_trace import OUTSIDE, AllocationEvent
-from playground.predict.phase_traces import trace_tune
-from playground.predict.traced_model import Target
+from playground.predict.phase_traces import end_bytes, trace_tune
+from playground.predict.traced_model import Target, TracedModel
 from playground.settings import Settings
+from playground.train.trainer import Trainer
 
 START_ADDRESS = 2**40  # any; blocks follow each other, so that no address is used twice
 
 
 def tune_snapshot(config: PreTrainedConfig, settings: Settings, target: Target, lengths: Sequence[int]) -> dict:
     """The snapshot of an optimizer step over rows of these lengths in tokens, from loading on."""
-    return trace_tune(
-        lambda traced, trainer, rows: as_snapshot(traced.whole_events()), config, settings, target, lengths
-    )
+
+    def summarize(traced: TracedModel, trainer: Trainer, rows: Sequence[Example]) -> dict:
+        return as_snapshot(traced.placed_events(settings.load, target.shares, end_bytes(trainer, target))[0])
+
+    return trace_tune(summarize, config, settings, target, lengths)
 
 
 def as_snapshot(events: Iterable[AllocationEvent]) -> dict[str, Any]:

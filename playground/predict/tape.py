@@ -15,11 +15,13 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from playground.data.batch import Example
 from playground.predict.allocation_trace import OUTSIDE, AllocationEvent, bytes_by_part
-from playground.predict.phase_traces import trace_chat, trace_load, trace_tune
+from playground.predict.phase_traces import end_bytes, trace_chat, trace_load, trace_tune
 from playground.predict.trace_cache import cached_prediction
 from playground.predict.traced_model import Target, TracedModel
 from playground.settings import Settings
+from playground.train.trainer import Trainer
 
 MAX_VISITS = 360  # in a tape; of a deeper network's, the highest of each group of neighbours is kept
 
@@ -37,13 +39,13 @@ class Visit:
 @cached_prediction("load")
 def load_tape(config: PreTrainedConfig, settings: Settings, target: Target) -> dict:
     """The tape of loading; see `condense`."""
-    return _tape_of(trace_load(config, settings, target))
+    return _tape_of(trace_load(config, settings, target), settings, target)
 
 
 @cached_prediction("load")
 def chat_tape(config: PreTrainedConfig, settings: Settings, target: Target, context: int) -> dict:
     """The tape of an answer of `context` tokens with its prompt; see `condense`."""
-    return trace_chat(_tape_of, config, settings, target, context)
+    return trace_chat(lambda traced: _tape_of(traced, settings, target), config, settings, target, context)
 
 
 @cached_prediction("load", "lora", "train")
@@ -52,17 +54,17 @@ def tune_tape(config: PreTrainedConfig, settings: Settings, target: Target, leng
 
     Also "checkpointing", as planned for the target's capacity. Of many micro-batches, the two largest are told.
     """
-    return trace_tune(
-        lambda traced, trainer, rows: _tape_of(traced) | {"checkpointing": trainer.plan.policy.checkpointing},
-        config,
-        settings,
-        target,
-        lengths,
-    )
+
+    def summarize(traced: TracedModel, trainer: Trainer, rows: Sequence[Example]) -> dict:
+        checkpointing = trainer.plan.policy.checkpointing
+        return _tape_of(traced, settings, target, end_bytes(trainer, target)) | {"checkpointing": checkpointing}
+
+    return trace_tune(summarize, config, settings, target, lengths)
 
 
-def _tape_of(traced: TracedModel) -> dict:
-    return condense(traced.whole_events(), traced.depth)
+def _tape_of(traced: TracedModel, settings: Settings, target: Target, ends: Sequence[int] = ()) -> dict:
+    """ends: phase_traces.end_bytes."""
+    return condense(traced.placed_events(settings.load, target.shares, ends)[0], traced.depth)
 
 
 def condense(events: Sequence[AllocationEvent], layers: int) -> dict:

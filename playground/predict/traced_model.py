@@ -1,6 +1,7 @@
 """A network on the meta device together with the trace of what it allocates."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,13 @@ from playground.predict import meta_model
 from playground.predict.allocation_trace import OUTSIDE, AllocationEvent, AllocationTrace
 from playground.predict.layer_extrapolation import extrapolate
 from playground.predict.shallow_model import ShallowModel, repeated_layers
-from playground.predict.streamed_events import bytes_by_layer, saved_bytes, without_streaming
+from playground.predict.streamed_events import (
+    bytes_by_layer,
+    saved_bytes,
+    with_split_ends,
+    with_streamed_layers,
+    without_streaming,
+)
 from playground.settings import Load
 from playground.train.checkpointing import CheckpointPolicy
 
@@ -125,6 +132,15 @@ class TracedModel:
         if self.shallow is None:
             return self.trace.events_by_layer()
         return extrapolate(self.trace.events_by_layer(), self.shallow.regions)
+
+    def placed_events(self, load: Load, shares: int, ends: Sequence[int] = ()) -> tuple[list[AllocationEvent], int]:
+        """The whole network's events with streamed and split weights where they wait, and bytes in main memory.
+
+        shares: as of `with_streamed_layers`. ends: bytes of the matrices outside of the layers that are split too, as
+        of `with_split_ends`.
+        """
+        events, waiting = with_streamed_layers(self.whole_events(), load, self.depth, shares)
+        return (with_split_ends(events, ends, shares) if ends else events), waiting
 
 
 def checkpoint_interval(checkpointing: str) -> int:

@@ -87,22 +87,24 @@ class Team:
         return team
 
     def check(self, settings: Settings) -> None:
-        """Raise PlaygroundError with every setting that these processes can't train with."""
-        train, lora, cards = settings.train, settings.lora, torch.cuda.device_count()
+        """Raise PlaygroundError where GPUs are missing, and with all `problems`."""
+        cards = torch.cuda.device_count()
+        missing = []
+        if self.size > 1 and self.device == "cuda" and self._local_size > cards:
+            missing = [Problem("error.processes", {"processes": self._local_size, "devices": cards})]
+        raise_all([*missing, *self.problems(settings)])
+
+    def problems(self, settings: Settings) -> list[Problem]:
+        """Every setting that so many processes can't train with, whatever GPUs are here."""
+        train, lora = settings.train, settings.lora
         reads_all = [
             name for name, is_used in (("init", lora.init != "default"), ("use_dora", lora.use_dora)) if is_used
         ]
         micro_batch = train.micro_batch_size or 1
-        several = self.size > 1
         checks: list[tuple[Any, str, dict]] = [
             (self._deepspeed, "error.deepspeed", {}),
             (
-                several and self.device == "cuda" and self._local_size > cards,
-                "error.processes",
-                {"processes": self._local_size, "devices": cards},
-            ),
-            (
-                several and train.batch_size % (micro_batch * self.size),
+                self.size > 1 and train.batch_size % (micro_batch * self.size),
                 "error.accumulation",
                 {"batch": train.batch_size, "micro_batch": micro_batch, "processes": self.size},
             ),
@@ -114,7 +116,7 @@ class Team:
                 {"fields": [f"lora.{name}" for name in reads_all]},
             ),
         ]
-        raise_all([Problem(key, values) for is_wrong, key, values in checks if is_wrong])
+        return [Problem(key, values) for is_wrong, key, values in checks if is_wrong]
 
     def local_rows(self, rows: Sequence) -> list:
         """This process's rows of a step: for some processes none, if there are fewer rows than processes."""

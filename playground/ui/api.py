@@ -77,6 +77,7 @@ class Endpoints:
         context: int = 1024,
         settings: SettingsValues | None = None,
         lang: Language = "en",
+        gpus: int | None = None,
     ) -> Plan:
         """Predict the memory of loading a model, chatting with it and fine-tuning it, before anything is loaded.
 
@@ -90,8 +91,9 @@ class Endpoints:
             context: Tokens of a chat.
             settings: Any other setting, as {group: {field: value}} with the groups load, data, lora and train.
             lang: Language of errors.
+            gpus: GPUs that fine-tune together; settings["train"]["parallel"] says how: "ddp" or "fsdp2".
         Returns:
-            Bytes by phase (load, chat, tune) and, for each GPU size, whether the phase fits, is tight, or doesn't fit.
+            Bytes of one GPU by phase (load, chat, tune) and, by GPU size, whether the phase fits, is tight, or not.
         """
         with readable_errors(lang):
             named: dict[str, dict[str, Any]] = {
@@ -99,8 +101,10 @@ class Endpoints:
                 "lora": {"r": r},
                 "train": {"batch_size": batch_size, "max_seq_length": max_seq_length},
             }
-            question, problems = PlanQuestion.parse(context, gpu_gib)
+            question, problems = PlanQuestion.parse(context, gpu_gib, 1 if gpus is None else gpus)
             chosen = self._settings(merged_settings(settings, named), problems)
+            if gpus is not None:
+                chosen = chosen.with_values({"train": {"num_processes": question.gpus}})
             return self._plan(chosen, question)
 
     def tune(self, settings: SettingsValues | None = None, lang: Language = "en") -> RunState:
@@ -233,7 +237,8 @@ class Endpoints:
             for card in cards()
         ]
         facts = ("model", "bits", "method", "parameters", "trainable", "context")
-        return {**{name: forecast[name] for name in facts}, "phases": of_phases, "cards": of_cards}  # type: ignore[typeddict-item]
+        several = {"several": forecast["several"]} if "several" in forecast else {}
+        return {**{name: forecast[name] for name in facts}, "phases": of_phases, "cards": of_cards, **several}  # type: ignore[typeddict-item]
 
     def _request(self, run_id: str, prompt: str, generation: GenerationValues | None) -> Request:
         """A validated question to a run's models. Raises PlaygroundError with all problems."""

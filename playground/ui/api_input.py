@@ -9,7 +9,7 @@ import gradio as gr
 
 from playground.errors import PlaygroundError, Problem, as_playground_error, problem
 from playground.i18n import LANGUAGES
-from playground.settings import Generation, merge_group, parse_generation, raise_all
+from playground.settings import MOST_PROCESSES, Generation, merge_group, parse_generation, raise_all
 
 MAX_PROMPT = 1_000_000  # characters; far beyond what any model takes
 MAX_CONTEXT = 2**20  # tokens
@@ -19,17 +19,22 @@ MAX_RUNS = 1000  # in one reply
 
 @dataclass(frozen=True)
 class PlanQuestion:
-    """What a plan asks besides the settings: tokens of a chat, and GiB of the GPU that `auto` plans for (0: any)."""
+    """What a plan asks besides the settings.
+
+    context: tokens of a chat. gpu_gib: GiB of the GPU that `auto` plans for (0: any). gpus: that fine-tune together.
+    """
 
     context: int = 1024
     gpu_gib: float = 0.0
+    gpus: int = 1
 
     @classmethod
-    def parse(cls, context: Any, gpu_gib: Any) -> tuple["PlanQuestion", list[Problem]]:
+    def parse(cls, context: Any, gpu_gib: Any, gpus: Any) -> tuple["PlanQuestion", list[Problem]]:
         """The question, and everything that is wrong with it."""
-        question, problems = merge_group(cls(), {"context": context, "gpu_gib": gpu_gib}, "plan")
+        question, problems = merge_group(cls(), {"context": context, "gpu_gib": gpu_gib, "gpus": gpus}, "plan")
         problems += _outside("context", question.context, 1, MAX_CONTEXT)
-        return question, problems + _outside("gpu_gib", question.gpu_gib, 0, MAX_GPU_GIB)
+        problems += _outside("gpu_gib", question.gpu_gib, 0, MAX_GPU_GIB)
+        return question, problems + _outside("gpus", question.gpus, 1, MOST_PROCESSES)
 
 
 @dataclass(frozen=True)

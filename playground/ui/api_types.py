@@ -4,7 +4,7 @@ Of settings every field is optional: one that isn't given keeps its default.
 """
 
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
 from playground import settings
 
@@ -47,8 +47,24 @@ class CardVerdicts(TypedDict):
     tune: str
 
 
+class Several(TypedDict):
+    """GPUs that fine-tune together.
+
+    parallel: the way that `phases` is of. rows: of a batch of `batch`, that each computes. main_memory: bytes that the
+    programs take of it at least. ways: bytes of each GPU ("need") for one alone, with the whole model on each (ddp),
+    and with the weights split (fsdp2); or why that can't be trained or predicted ("trouble").
+    """
+
+    count: int
+    parallel: str
+    rows: int
+    batch: int
+    main_memory: int
+    ways: dict[str, dict[str, Any]]
+
+
 class Plan(TypedDict):
-    """A prediction of memory; parameters, trainable: counts of weights."""
+    """A prediction of memory; parameters, trainable: counts of weights. several: with more than one GPU."""
 
     model: str
     bits: int
@@ -58,6 +74,7 @@ class Plan(TypedDict):
     context: int
     phases: dict[str, PhaseMemory]
     cards: list[CardVerdicts]
+    several: NotRequired[Several]
 
 
 class RunRow(TypedDict):

@@ -202,7 +202,8 @@ def _kept_components(page: Page, tabs: Tabs) -> dict[str, Any]:
     """What is kept over a reload, by name: the form and every other field, but the secret ones."""
     named = {f"form.{group}.{name}": component for (group, name), component in page.fields.items()}
     named |= {f"plan.{group}.{name}": component for (group, name), component in tabs.plan.fields.items()}
-    named |= {"plan.card": tabs.plan.card, "plan.context": tabs.plan.context, "preset": tabs.preset}
+    named |= {"plan.card": tabs.plan.card, "plan.gpus": tabs.plan.gpus, "plan.context": tabs.plan.context}
+    named |= {"preset": tabs.preset}
     generation = {
         f"chat.generation.{index}": component for index, component in enumerate(tabs.compare.settings.generation)
     }

@@ -101,7 +101,7 @@ def updates(page: Page, settings: Settings, job: str, room: Room, context: int =
         try:
             return page.planner.ask(do, settings=of_width, **question)
         except PlaygroundError as error:
-            return {"bits": bits, "trouble": error.text(page.lang)}
+            return {"bits": bits, "trouble": _trouble(page, error)}
 
     measured = _measured(page, settings, job, room)
     picture: dict[str, Any] = {
@@ -167,6 +167,12 @@ def chosen_bits(event: gr.SelectData) -> int:
 
 def _update(picture: dict) -> Update:
     return gr.update(picture=json.dumps(picture, ensure_ascii=False, separators=(",", ":")))
+
+
+def _trouble(page: Page, error: PlaygroundError) -> str:
+    """An error as it stands beside a bar."""
+    is_split = [problem.key for problem in error.problems] == ["error.split_not_predicted"]
+    return page.translate("picture.not_predicted") if is_split else error.text(page.lang)
 
 
 def _told_width(bars: list[dict], chosen: int) -> int | None:

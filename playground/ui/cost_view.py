@@ -107,7 +107,8 @@ def _facts(translate: Callable, lang: str, cost: dict) -> list[str]:
         key = "cost.padded" if memory and memory["batching"] == "padded" else "cost.packed"
         lines.append(escape(translate(key, saved=cost["padding"]["saved"])))
     if memory:
-        size = translate("cost.memory", need_bytes=memory["bytes"], checkpointing=memory["checkpointing"])
+        key = "cost.memory_each" if memory["gpus"] > 1 else "cost.memory"
+        size = translate(key, count=memory["gpus"], need_bytes=memory["bytes"], checkpointing=memory["checkpointing"])
         fit = memory["verdict"]
         lines.append(escape(size) + (f" {_verdict(fit, translate(f'plan.verdict.{fit}'))}" if fit else ""))
     if cost["trouble"]:

@@ -139,7 +139,8 @@ def summary_html(translate: Callable, summary: Mapping[str, Any]) -> str:
         facts.append(translate("summary.time", time=minutes(summary["seconds"])))
     fit, verdict = summary["verdict"], ""
     if fit:
-        facts.append(translate("summary.memory", need_bytes=summary["need_bytes"]))
+        key = "summary.memory_each" if summary["processes"] > 1 else "summary.memory"
+        facts.append(translate(key, need_bytes=summary["need_bytes"]))
         verdict = f'<b class="verdict {fit}">{escape(translate(f"plan.verdict.{fit}"))}</b>'
     sentence = translate("summary.teach", facts=translate("catalog.and").join(facts), **summary)
     return f'<p class="plan summary">{escape(sentence)} {verdict}</p>'

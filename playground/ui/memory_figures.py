@@ -10,6 +10,7 @@ from html import escape
 from playground import catalog
 from playground.catalog.cards import cards, verdict
 from playground.i18n import format_bytes
+from playground.ui import several_figures
 from playground.ui.tables import step_time
 
 PHASES = ("load", "chat", "tune")
@@ -55,7 +56,11 @@ def forecast(translate: Callable, prediction: dict, capacity: int, machine_bytes
     bars = "".join(_phase_bar(translate, name, prediction, capacity, scale, lines) for name in PHASES)
     axis = f'<div class="axis" aria-hidden="true"><b>GiB</b>{_axis_labels(lines)}</div>'
     notes = f"{escape(_step_text(translate, prediction))} {escape(translate('plan.tight'))}"
-    headline = _headline(translate, prediction["phases"], capacity) + _streamed(translate, prediction)
+    if several := prediction.get("several"):
+        headline = several_figures.headline(translate, prediction, capacity)
+        headline += several_figures.ways(translate, several, capacity)
+    else:
+        headline = _headline(translate, prediction["phases"], capacity) + _streamed(translate, prediction)
     return (
         f'<section class="plan">{headline}'
         f"{_header(translate, prediction, auto_bits)}"
@@ -179,7 +184,8 @@ def _phase_bar(
 ) -> str:
     """A phase's name, verdict and bar."""
     phase = prediction["phases"][name]
-    title = escape(translate(f"plan.phase.{name}", context=prediction["context"]))
+    is_one = name == "chat" and "several" in prediction  # of the GPUs
+    title = translate(f"plan.phase.{name}{'_one' if is_one else ''}", context=prediction["context"])
     fit = verdict(phase["need"], capacity)
     verdict_text = translate(f"plan.verdict.{fit}")
     sizes = _parts_with_program(phase)
@@ -188,7 +194,7 @@ def _phase_bar(
     ]
     label = translate(
         "plan.bar",
-        phase=translate(f"plan.phase.{name}", context=prediction["context"]),
+        phase=title,
         need_bytes=phase["need"],
         verdict=verdict_text,
         parts=", ".join(text for _, text in parts),
@@ -202,7 +208,7 @@ def _phase_bar(
     needs = translate("plan.needs", need_bytes=phase["need"], room_bytes=capacity)
     needs = escape(" · ".join([needs, *durations(translate, phase)]))
     return (
-        f'<div class="phase"><p><b>{title}</b> <span class="verdict {fit}">{escape(verdict_text)}</span>'
+        f'<div class="phase"><p><b>{escape(title)}</b> <span class="verdict {fit}">{escape(verdict_text)}</span>'
         f' <span>{needs}</span></p><div class="bar" role="img" aria-label="{escape(label)}"'
         f' style="--room:{100 * capacity / scale:.2f}%">{blocks}{marks}</div></div>'
     )

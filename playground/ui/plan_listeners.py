@@ -14,11 +14,13 @@ from playground import catalog
 from playground.catalog.cards import cards
 from playground.errors import PlaygroundError, problem
 from playground.model.source import local_folder
+from playground.settings import Settings
 from playground.ui import card_picture, snapshot_view
 from playground.ui.load_tab import show_at_width
 from playground.ui.model_choices import offline_model
 from playground.ui.page import LAST_INPUT, LATEST_ONLY, QUIET, THIS_MACHINE, UNQUEUED, FieldName, Page, Update, message
 from playground.ui.plan_tab import (
+    GPU_COUNTS,
     QUANT_TYPE_FIELDS,
     PlanInputs,
     PlanTab,
@@ -26,13 +28,16 @@ from playground.ui.plan_tab import (
     draw_forecast,
     draw_largest,
     draw_waterfall,
+    most_gpus,
     parse_inputs,
 )
+from playground.ui.process_choice import most_processes
 from playground.ui.tables import step_time
 
 # A figure of earlier settings is dimmed while the new one is computed. Values come as they were typed: Gradio's own
 # check would answer one outside a slider's range with a passing note, and the plan would never hear of it.
 AS_TYPED: dict[str, Any] = {**LATEST_ONLY, "show_progress": "minimal", "preprocess": False}
+ALSO_COPIED: tuple[FieldName, ...] = (("load", "simulate_gpu_gib"), ("train", "num_processes"))  # to the form
 RANKED_FIELDS: tuple[FieldName, ...] = (  # that one of the fastest settings sets
     ("load", "bits"),
     ("train", "method"),
@@ -45,12 +50,26 @@ def connect(page: Page, tab: PlanTab, header: gr.Tab) -> None:
     """Attach the tab's listeners, once all fields of the page exist."""
     for width, name in QUANT_TYPE_FIELDS.items():
         show_at_width(width, tab.fields["load", "bits"], tab.fields["load", name])
+    _connect_gpus(tab)
     _connect_forecast(page, tab)
     _connect_picture(page, tab, header)
     _connect_largest(page, tab)
     _connect_ranking(page, tab)
     _connect_use(page, tab)
     _connect_snapshot(page, tab)
+
+
+def _connect_gpus(tab: PlanTab) -> None:
+    """Offer as many GPUs as there can be, and how several share the work."""
+
+    def offer(card: str, gpus: int | None) -> Update:
+        most = most_gpus(card)
+        choices = sorted({count for count in GPU_COUNTS if count <= most} | {most})
+        return gr.update(choices=choices, value=min(gpus or 1, most), visible=most > 1)
+
+    tab.card.change(offer, [tab.card, tab.gpus], tab.gpus, **LATEST_ONLY)
+    parallel = tab.fields["train", "parallel"]
+    tab.gpus.change(lambda gpus: gr.update(visible=(gpus or 1) > 1), tab.gpus, parallel, **LATEST_ONLY)
 
 
 def _connect_forecast(page: Page, tab: PlanTab) -> None:
@@ -89,8 +108,8 @@ def _connect_picture(page: Page, tab: PlanTab, header: gr.Tab) -> None:
     """Draw the picture of a fine-tune with these settings."""
 
     def draw(*values: Any) -> Iterator[Update]:
-        settings = page.parse_fields(tab.fields, values[: len(tab.fields)])
-        yield from card_picture.updates(page, settings, "tune", card_picture.room_of(values[-2]))
+        settings = Settings().with_values(parse_inputs(page, tab, values).settings)
+        yield from card_picture.updates(page, settings, "tune", card_picture.room_of(values[len(tab.fields)]))
 
     card_picture.connect(tab.result.picture, draw, tab.inputs, tab.fields["load", "bits"], header)
 
@@ -105,11 +124,12 @@ def _connect_largest(page: Page, tab: PlanTab) -> None:
             yield gr.skip(), gr.skip()
             return
         try:
-            rows = yield from _with_count(page, inputs.questions()["largest_models"])
+            rows = yield from _with_count(page, inputs, "largest_models")
+            setups = yield from _with_count(page, inputs, "largest_for_setups")
         except Exception as error:
             yield page.error_message(error), gr.skip()
             return
-        yield "", draw_largest(page, inputs, rows)
+        yield "", draw_largest(page, inputs, rows, setups)
 
     asked, outputs = [is_open, *tab.inputs], [result.largest_progress, result.largest_models]
     opened = result.largest.expand(lambda: True, None, is_open, **UNQUEUED)
@@ -118,9 +138,9 @@ def _connect_largest(page: Page, tab: PlanTab) -> None:
     result.forecast.change(largest, asked, outputs, **LATEST_ONLY, preprocess=False)
 
 
-def _with_count(page: Page, sizes: dict) -> Generator[tuple, None, list[dict]]:
-    """The largest models for these sizes; meanwhile yield how many models were tried, above the last table."""
-    asking = page.ask_with_progress("largest_models", **sizes)
+def _with_count(page: Page, inputs: PlanInputs, question: str) -> Generator[tuple, None, list[dict]]:
+    """The answer about the largest models; meanwhile yield how many models were tried, above the last table."""
+    asking = page.ask_with_progress(question, **inputs.questions()[question])
     while True:
         try:
             step = next(asking)
@@ -192,7 +212,7 @@ def _decode_option(value: str) -> tuple[int, str, str, int]:
 def _connect_use(page: Page, tab: PlanTab) -> None:
     """Listeners that copy the tab's settings into the form, and take a model that needs no hub instead."""
     choice, model = tab.choice, tab.fields["load", "model"]
-    form = [page.fields[name] for name in (*tab.fields, ("load", "simulate_gpu_gib"))]
+    form = [page.fields[name] for name in (*tab.fields, *ALSO_COPIED)]
     copied, edits = [*form, choice.message, choice.offline], [component.input for component in tab.inputs]
 
     def use(*values: Any) -> tuple:
@@ -222,16 +242,20 @@ def _copy_to_form(page: Page, tab: PlanTab, values: Sequence) -> tuple:
     """The tab's settings for the form, the chosen card as the GPU to simulate, a message, and the offer of a model."""
     inputs = _valid_inputs(page, tab, values)
     if inputs is None:
-        nothing = [gr.skip() for _ in (*tab.fields, "simulate_gpu_gib")]
+        nothing = [gr.skip() for _ in (*tab.fields, *ALSO_COPIED)]
         return *nothing, message(page.translate("plan.invalid"), bad=True), gr.skip()
-    *settings, card, _ = values
+    *settings, card, _, _ = values
+    count = inputs.settings["train"]["num_processes"]
+    processes = min(count, most_processes(page.limits))
     gib = 0 if card == THIS_MACHINE else next(entry["gib"] for entry in cards() if entry["id"] == card)
     lines = [page.translate("plan.used_card", gib=gib) if gib else page.translate("plan.used")]
     model = inputs.settings["load"]["model"]
     download = not _on_this_machine(model)
     if download:
         lines.append(page.translate("plan.download", model=catalog.display_name(model)))
-    return *settings, gib, message("\n".join(lines)), gr.update(visible=download)
+    if processes < count:
+        lines.append(page.translate("plan.used_gpus", count=count, most=processes))
+    return *settings, gib, processes, message("\n".join(lines)), gr.update(visible=download)
 
 
 def _on_this_machine(model: str) -> bool:

@@ -10,15 +10,34 @@ from typing import Any
 import gradio as gr
 
 from playground import catalog
-from playground.planning.client import plan_questions, this_machine
-from playground.settings import CHECKPOINTING_CHOICES, METHODS, OPTIMIZERS, QUANT_TYPES, QUANT_TYPES_8BIT, Settings
-from playground.ui import card_picture, memory_figures, plan_figures, snapshot_view
+from playground.planning.client import plan_questions, this_machine, usable_processes
+from playground.settings import (
+    CHECKPOINTING_CHOICES,
+    METHODS,
+    OPTIMIZERS,
+    PARALLEL_CHOICES,
+    QUANT_TYPES,
+    QUANT_TYPES_8BIT,
+    Settings,
+    parse,
+)
+from playground.ui import card_picture, memory_figures, plan_figures, several_figures, snapshot_view
 from playground.ui.bounds import setting_slider
 from playground.ui.load_tab import BITS
 from playground.ui.model_choices import model_choices, offline_model
-from playground.ui.page import TARGET_MODULES, FieldName, Page, card_choices, memory_of, message_box
+from playground.ui.page import (
+    TARGET_MODULES,
+    THIS_MACHINE,
+    FieldName,
+    Page,
+    card_choices,
+    memory_of,
+    message_box,
+)
 
 QUANT_TYPE_FIELDS = {8: "quant_type_8bit", 4: "quant_type"}  # of Load, by the bit width at which they count
+
+GPU_COUNTS = (1, 2, 4, 8)  # on offer, of each GPU size
 
 
 @dataclass(frozen=True)
@@ -27,6 +46,7 @@ class PlanTab:
 
     fields: dict[FieldName, Any]
     card: gr.Dropdown
+    gpus: gr.Dropdown
     context: gr.Slider
     choice: "PlanChoice"
     result: "PlanResult"
@@ -34,7 +54,7 @@ class PlanTab:
     @property
     def inputs(self) -> list:
         """The components whose values `parse_inputs` takes."""
-        return [*self.fields.values(), self.card, self.context]
+        return [*self.fields.values(), self.card, self.gpus, self.context]
 
 
 @dataclass(frozen=True)
@@ -65,7 +85,10 @@ class PlanResult:
 
 @dataclass(frozen=True)
 class PlanInputs:
-    """What is planned: the settings as a dict, bytes of the chosen memory, its device, tokens of context."""
+    """What is planned: the settings as a dict, bytes of the chosen memory, its device, tokens of context.
+
+    The settings' processes are the chosen number of GPUs.
+    """
 
     settings: dict
     capacity: int
@@ -83,19 +106,29 @@ def build(page: Page) -> PlanTab:
     with gr.Row(elem_classes="split plan-tab"):
         with gr.Column(scale=5, min_width=320, elem_classes="controls"):
             gr.Markdown(page.translate("plan.lead"), elem_classes="lead")
-            fields, card, context = _build_inputs(page)
+            fields, card, gpus, context = _build_inputs(page)
             choice = _build_choice(page)
             waterfall = gr.HTML(drawn["waterfall"], elem_classes="counted plan-savings")
         with gr.Column(scale=6, min_width=320, elem_classes="result plan-result"):
             result = _build_result(page, drawn, waterfall)
-    return PlanTab(fields, card, context, choice, result)
+    return PlanTab(fields, card, gpus, context, choice, result)
 
 
 def parse_inputs(page: Page, tab: PlanTab, values: Sequence) -> PlanInputs:
     """The values of `tab.inputs`. Raises PlaygroundError with all problems at once."""
-    *fields, card, context = values
+    *fields, card, gpus, context = values
     settings, memory = page.parse_fields(tab.fields, fields), memory_of(card)
+    settings = parse({"train": {"num_processes": gpus}}, settings)  # a plan of more GPUs than a visitor may use
+    processes = min(settings.train.num_processes, most_gpus(card))
+    settings = settings.with_values({"train": {"num_processes": processes}})
     return PlanInputs(settings.to_dict(), memory["bytes"], memory["device"], int(context or 0))
+
+
+def most_gpus(card: str) -> int:
+    """How many of a choice's GPUs can be planned together: of this machine those that it has, on a CPU 1."""
+    if card != THIS_MACHINE:
+        return GPU_COUNTS[-1]
+    return usable_processes() if memory_of(card)["device"] == "cuda" else 1
 
 
 def draw_forecast(page: Page, inputs: PlanInputs, prediction: dict) -> str:
@@ -109,22 +142,25 @@ def draw_forecast(page: Page, inputs: PlanInputs, prediction: dict) -> str:
 def draw_details(page: Page, prediction: dict) -> str:
     """The forecast's table of parts and its arithmetic as HTML."""
     table = memory_figures.parts_table(page.translate, prediction["phases"])
-    return table + plan_figures.arithmetic(page.translate, prediction["explained"])
+    return table + plan_figures.arithmetic(page.translate, prediction["explained"], "several" in prediction)
 
 
 def draw_waterfall(page: Page, inputs: PlanInputs, steps: list[dict], prediction: dict) -> str:
     """What each saving brings, and under it the settings themselves, as HTML."""
-    own = {"step": "yours", "need": prediction["phases"]["tune"]["need"]}
+    count = prediction["several"]["count"] if "several" in prediction else 1
+    own = {"step": "yours_each" if count > 1 else "yours", "count": count, "need": prediction["phases"]["tune"]["need"]}
     return plan_figures.waterfall(page.translate, [*steps, own], inputs.capacity)
 
 
-def draw_largest(page: Page, inputs: PlanInputs, rows: list[dict]) -> str:
-    """The largest model for every card as HTML."""
-    return plan_figures.largest_models(page.translate, rows, **inputs.questions()["largest_models"])
+def draw_largest(page: Page, inputs: PlanInputs, rows: list[dict], setups: list[dict]) -> str:
+    """The largest model for every card, and for a paper's setups of several, as HTML."""
+    asked = inputs.questions()
+    of_cards = plan_figures.largest_models(page.translate, rows, **asked["largest_models"])
+    return of_cards + several_figures.setups(page.translate, setups, **asked["largest_for_setups"])
 
 
-def _build_inputs(page: Page) -> tuple[dict[FieldName, Any], gr.Dropdown, gr.Slider]:
-    """The tab's fields, the card and the context."""
+def _build_inputs(page: Page) -> tuple[dict[FieldName, Any], gr.Dropdown, gr.Dropdown, gr.Slider]:
+    """The tab's fields, the card, how many of it, and the context."""
     translate, first = page.translate, catalog.first_plan()
     start, fields = Settings().with_values(first["settings"]), dict[FieldName, Any]()
 
@@ -134,7 +170,13 @@ def _build_inputs(page: Page) -> tuple[dict[FieldName, Any], gr.Dropdown, gr.Sli
 
     models = model_choices(page, {**catalog.shapes(), **catalog.models()})
     field(gr.Dropdown, "load", "model", choices=models, allow_custom_value=True, min_width=250)
-    card = gr.Dropdown(label=translate("plan.card"), choices=card_choices(page), value=first["card"], min_width=250)
+    with gr.Row():
+        card = gr.Dropdown(
+            label=translate("plan.card"), choices=card_choices(page), value=first["card"], min_width=200, scale=2
+        )
+        gpus = gr.Dropdown(label=translate("plan.gpus"), choices=list(GPU_COUNTS), value=1, min_width=100, scale=1)
+    ways, info = page.choices("train.parallel", PARALLEL_CHOICES), translate("train.parallel.info")
+    field(gr.Radio, "train", "parallel", choices=ways, info=info, visible=False)
     with gr.Row():
         field(gr.Radio, "load", "bits", choices=page.choices("load.bits", BITS), min_width=250)
         field(gr.Radio, "train", "method", choices=page.choices("train.method", METHODS), min_width=200)
@@ -156,7 +198,7 @@ def _build_inputs(page: Page) -> tuple[dict[FieldName, Any], gr.Dropdown, gr.Sli
             field(gr.Dropdown, "train", "optimizer", choices=page.choices("train.optimizer", OPTIMIZERS))
         label = translate("plan.context")
         context = gr.Slider(label=label, value=first["context"], minimum=128, maximum=8192, step=128)
-    return fields, card, context
+    return fields, card, gpus, context
 
 
 def _build_choice(page: Page) -> PlanChoice:
@@ -197,11 +239,12 @@ def _first_drawings(page: Page) -> dict[str, str]:
     memory, settings = memory_of(first["card"]), Settings().with_values(first["settings"]).to_dict()
     inputs = PlanInputs(settings, memory["bytes"], memory["device"], first["context"])
     answers = {do: page.planner.stored_answer(do, **asked) for do, asked in inputs.questions().items()}
-    prediction, steps, largest = (answers[do] for do in ("forecast", "waterfall", "largest_models"))
+    prediction, steps = answers["forecast"], answers["waterfall"]
+    largest, setups = answers["largest_models"], answers["largest_for_setups"]
     counting = f'<p class="quiet">{page.translate("plan.counting")}</p>'
     return {
         "forecast": draw_forecast(page, inputs, prediction) if prediction else counting,
         "details": draw_details(page, prediction) if prediction else "",
         "waterfall": draw_waterfall(page, inputs, steps, prediction) if prediction and steps else counting,
-        "largest": draw_largest(page, inputs, largest) if largest else "",
+        "largest": draw_largest(page, inputs, largest, setups) if largest and setups else "",
     }

@@ -19,7 +19,7 @@ from playground.planning.client import read_stored_answers
 from playground.runs import recordings
 from playground.runs.thinning import thin_memory
 from playground.share.files import write_whole
-from playground.ui import memory_figures, plan_figures
+from playground.ui import memory_figures, plan_figures, several_figures
 from playground.ui.live_view import MAX_MEMORY_EVENTS, PLOTLY, SCRIPTS, TEMPLATE, view_words, with_text
 from playground.ui.recordings_view import describe
 from playground.ui.theme import theme
@@ -104,8 +104,9 @@ def _forecast(word: Callable) -> str:
 
 
 def _largest(word: Callable) -> str:
-    stored = _answers()["largest_models"]
-    return plan_figures.largest_models(word, stored["answer"], **stored["arguments"])
+    stored, setups = (_answers()[name] for name in ("largest_models", "largest_for_setups"))
+    of_cards = plan_figures.largest_models(word, stored["answer"], **stored["arguments"])
+    return of_cards + several_figures.setups(word, setups["answer"], **setups["arguments"])
 
 
 def _answers() -> dict[str, dict]:

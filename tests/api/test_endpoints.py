@@ -93,6 +93,11 @@ def test_all_problems_of_a_call_are_one_error(client, lang):
         ({"api_name": "/plan", "bits": 10**30}, "load.bits"),
         ({"api_name": "/tune", "settings": {"train": {"batch_size": 10**400}}}, "train.batch_size"),
         ({"api_name": "/plan", "context": "many"}, "plan.context"),
+        ({"api_name": "/plan", "gpus": 0}, "gpus: 0"),
+        ({"api_name": "/plan", "gpus": 10**9}, "gpus: 1000000000"),
+        ({"api_name": "/plan", "gpus": 3.5}, "plan.gpus"),
+        ({"api_name": "/plan", "gpus": "four"}, "plan.gpus"),
+        ({"api_name": "/plan", "gpus": 3, "batch_size": 32}, "32"),
         ({"api_name": "/runs", "limit": 0}, "limit"),
         ({"api_name": "/runs", "lang": "fr"}, "fr"),
     ],
@@ -100,6 +105,17 @@ def test_all_problems_of_a_call_are_one_error(client, lang):
 def test_bad_input_is_a_sentence(client, call, expected):
     text = _error(client, **call)
     assert expected in text and "Traceback" not in text and "unexpected" not in text
+
+
+@pytest.mark.slow
+def test_a_plan_of_several_gpus_says_what_each_needs_by_either_way(client):
+    split = {"train": {"parallel": "fsdp2"}}
+    plan = client.predict(bits=4, batch_size=32, gpus=4, settings=split, api_name="/plan")
+    several = plan["several"]
+    assert (several["count"], several["parallel"], several["rows"]) == (4, "fsdp2", 8)
+    needs = [plan["phases"][phase]["need"] for phase in ("load", "tune")]
+    assert several["ways"]["fsdp2"] == {"need": max(needs)} and {"one", "ddp"} < set(several["ways"])
+    assert "several" not in client.predict(bits=4, api_name="/plan")
 
 
 @pytest.mark.slow
@@ -150,6 +166,18 @@ def test_strangers_name_no_path_of_the_machine(public, endpoint):
     with pytest.raises(gr.Error) as caught:
         getattr(public, endpoint)(settings=settings, **call)
     assert "/etc/passwd" in caught.value.message and str(toys.PROJECT)[:40] in caught.value.message
+
+
+def test_strangers_plan_more_gpus_than_they_may_use(public, monkeypatch):
+    class Asked(Exception):
+        pass
+
+    def ask(self, do: str, **arguments) -> None:
+        raise Asked(arguments["settings"]["train"]["num_processes"])
+
+    monkeypatch.setattr(type(public._page), "planner", type("Asking", (), {"ask": ask})())
+    with pytest.raises(Exception, match="8"):
+        public.plan(gpus=8)
 
 
 def test_mcp_is_for_private_pages_alone(monkeypatch, tmp_path):

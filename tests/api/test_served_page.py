@@ -214,7 +214,7 @@ def test_bodies_are_bounded(address):
 @pytest.mark.slow
 def test_half_a_character_in_a_name_harms_nobody(address, config):
     """Not a call, a server function's value, nor a question: each is read with U+FFFD in its place."""
-    body = b'{"data": ["\\ud83d", null, null, null, null, 0, 1024, null, "en"]}'
+    body = b'{"data": ["\\ud83d", null, null, null, null, 0, 1024, null, "en", null]}'
     event = httpx.post(f"{address}/gradio_api/call/plan", content=body, headers=JSON, timeout=30).json()["event_id"]
     answer = httpx.get(f"{address}/gradio_api/call/plan/{event}", timeout=60).text
     assert "event: error" in answer and "\\ufffd" in answer

@@ -9,6 +9,7 @@ from playwright.sync_api import expect
 
 from playground import catalog
 from playground.i18n import format_large, translate
+from playground.planning.client import this_machine
 
 FIRST_MODEL = f"{translate('en', 'catalog.mark')} OpenCALM 7B"
 OPT = f"{translate('en', 'catalog.mark')} OPT 125M"
@@ -231,6 +232,34 @@ def test_an_unknown_model_is_reported_in_one_sentence(plan):
     notice = notices(plan).locator("p")
     expect(notice).to_have_count(1, timeout=LONG)
     expect(notice).to_contain_text("nobody/no-such-model")
+
+
+def test_several_gpus_are_planned_by_either_way_and_copied_to_the_form(fresh_plan):
+    plan = fresh_plan
+    parallel = plan.get_by_text(say("choice.train.parallel.fsdp2"), exact=True).locator("visible=true")
+    expect(parallel).to_have_count(0)
+    choose(plan, say("plan.gpus"), "4")
+    ways = plan.locator(".plan .ways li")
+    expect(ways).to_have_count(3, timeout=LONG)
+    expect(plan.locator(".plan .ways .chosen")).to_contain_text(say("plan.several.ddp", count=4))
+    expect(plan.locator(".plan .headline")).to_contain_text("4 GPUs")
+    check_radio(plan, say("choice.train.parallel.fsdp2"))
+    chosen = plan.locator(".plan .ways .chosen")
+    expect(chosen).to_contain_text(say("plan.several.fsdp2", count=4), timeout=LONG)
+    figure = re.search(r"(\d+\.\d\d) GiB", chosen.inner_text())[1]
+    expect(plan.locator(".plan .headline")).to_contain_text(f"needs {figure} of")
+    expect(plan.locator(".plan .waterfall .yours")).to_contain_text(f"{figure} GiB", timeout=LONG)
+    expect(plan.get_by_text(say("plan.phase.chat_one", context=1024)).locator("visible=true").first).to_be_visible()
+    check_radio(plan, "16")
+    expect(notices(plan)).to_have_text([say("error.split_not_predicted", bits=16)], timeout=LONG)
+    check_radio(plan, "4")
+    expect(notices(plan)).to_have_count(0, timeout=LONG)
+    press(plan, "plan.use")
+    expect(plan.get_by_text(say("plan.used_gpus", count=4, most=2))).to_be_visible()
+    choose(plan, say("plan.card"), say("plan.here_cpu", size_bytes=this_machine()["bytes"]))
+    expect(ways).to_have_count(0, timeout=LONG)
+    expect(plan.get_by_label(say("plan.gpus"), exact=True).locator("visible=true")).to_have_count(0)
+    expect(parallel).to_have_count(0)
 
 
 def test_the_predicted_step_is_written_for_pytorchs_memory_viewer(plan, tmp_path):

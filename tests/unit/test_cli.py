@@ -243,6 +243,16 @@ def test_plan_reports_totals_and_verdicts(capsys, toy):
         assert result[phase] == {total: prediction[total] for total in ("allocated", "reserved", "device_used")}
 
 
+def test_plan_of_several_gpus_says_what_each_needs(capsys, toy):
+    flags = ("--bits", "4", "--batch", "4", "--max-seq-length", "64", "--context", "64")
+    status, result, _ = _main(capsys, "plan", toy(), *flags, "--num-processes", "2", "--parallel", "fsdp2")
+    several = result["several"]
+    assert status == 0 and (several["count"], several["rows"]) == (2, 2)
+    assert several["ways"]["fsdp2"]["need"] == max(result["phases"][phase]["need"] for phase in ("load", "tune"))
+    status, result, _ = _main(capsys, "plan", toy(), *flags, "--num-processes", "3")
+    assert status == 1 and result["error"] == translate("en", "error.accumulation", batch=4, micro_batch=1, processes=3)
+
+
 @pytest.mark.parametrize("command", [[], ["tune"], ["plan"], ["rows"], ["compare"], ["fetch"], ["models"]])
 def test_help_is_printed(capsys, command):
     with pytest.raises(SystemExit) as caught:

@@ -25,16 +25,18 @@ def settings_for(model, **train) -> Settings:
     return Settings().with_values({"load": {"model": str(model), "bits": 16}, "train": train})
 
 
-def test_memory_is_what_a_run_predicts(toy):
-    train = {"batch_size": 64, "gradient_checkpointing": "off"}
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_memory_is_what_a_run_predicts(toy, gpus):
+    train = {"batch_size": 64, "gradient_checkpointing": "off", "num_processes": gpus}
     settings = settings_for(toy(), max_seq_length=90, **train)
     config, lengths = meta_model.config_of(str(toy())), count_tokens(ROWS, TEMPLATE)
     cost = cutoff_cost(lengths, settings, config, Machine(capacity=GIB))
     examples, _ = encode(ROWS, TEMPLATE, 90)
-    prediction = predict_heaviest_step(config, settings, phases.Target("cuda", torch.bfloat16, GIB), examples)
+    target = phases.Target("cuda", torch.bfloat16, GIB, processes=gpus)
+    prediction = predict_heaviest_step(config, settings, target, examples)
     need, policy = prediction["need"], ("checkpointing", "budget", "batching", "tokens", "rows", "trainable")
     assert need == prediction["device_used"]
-    assert cost["memory"] == {"bytes": need, "capacity": GIB, "verdict": verdict(need, GIB)} | {
+    assert cost["memory"] == {"bytes": need, "gpus": gpus, "capacity": GIB, "verdict": verdict(need, GIB)} | {
         name: prediction[name] for name in policy
     }
     assert cost["steps"] == total_steps(len(examples), settings.train)

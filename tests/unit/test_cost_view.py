@@ -71,7 +71,7 @@ def test_a_sample_is_labelled_as_one(lang):
 
 
 def test_without_an_estimate_the_page_says_when_there_will_be_one():
-    memory = {"bytes": GIB, "capacity": 0, "verdict": None, "checkpointing": "off", "budget": 0, "batching": "padded"}
+    memory = {"bytes": GIB, "gpus": 1, "capacity": 0, "verdict": None, "checkpointing": "off", "batching": "padded"}
     assert translate("en", "cost.no_estimate") in page(COST | {"memory": memory | {"tokens": 9, "rows": 1}}, "en")
 
 
@@ -132,3 +132,10 @@ def test_ticks_are_round_numbers_at_the_bars_that_begin_there():
 )
 def test_durations_are_minutes_and_seconds(seconds, text):
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_memory_of_several_gpus_is_said_to_be_that_of_each(lang):
+    memory = {"bytes": 3 * GIB, "gpus": 4, "verdict": None, "checkpointing": "all", "batching": "padded"}
+    text = page(COST | {"memory": memory}, lang)
+    assert translate(lang, "cost.memory_each", need_bytes=3 * GIB, count=4, checkpointing="all") in text

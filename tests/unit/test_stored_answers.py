@@ -7,7 +7,7 @@ import pytest
 from pages import page_over
 
 from playground import catalog
-from playground.planning import forecast
+from playground.planning import largest
 from playground.planning.build_answers import questions
 from playground.planning.client import STORED_ANSWERS, Planner
 from playground.planning.process import answer
@@ -74,8 +74,17 @@ def test_stored_savings_are_those_predicted():
 def test_stored_largest_models_need_what_is_predicted(card, bits):
     row = next(row for row in stored("largest_models") if (row["card"], row["bits"]) == (card, bits))
     for job in ("chat", "tune"):
-        need = forecast.required_memory(row[job]["id"], bits, job, **questions()["largest_models"])
+        need = largest.required_memory(row[job]["id"], bits, job, **questions()["largest_models"])
         assert row[job]["need"] == pytest.approx(need, rel=0.02), RENEW
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_stored_setups_need_what_is_predicted():
+    row = next(row for row in stored("largest_for_setups") if row["setup"] == "8x-a100-40" and row["bits"] == 8)
+    length = questions()["largest_for_setups"]["length"]
+    need = largest.required_memory(row["tune"]["id"], 8, "tune", length=length, gpus=8)
+    assert row["tune"]["need"] == pytest.approx(need, rel=0.02), RENEW
 
 
 def test_largest_models_at_4_bits_need_what_the_list_of_models_says():

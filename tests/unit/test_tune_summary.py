@@ -62,6 +62,21 @@ def test_time_and_memory_of_several_processes_are_not_those_of_one(chosen, tmp_p
     assert runs.measured_speed(tmp_path, model, 32, machine) is None
 
 
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+def test_memory_of_several_gpus_is_that_of_each_as_the_run_predicts_it(chosen, tmp_path, monkeypatch, parallel):
+    capacity = 4 * 2**30
+    monkeypatch.setattr(module, "this_machine", lambda: {"device": "cuda", "name": "A GPU", "bytes": capacity})
+    train = {"num_processes": 2, "parallel": parallel}
+    settings = chosen(load={"device": "auto", "bits": 4}, train=train)
+    summary = tune_summary(settings, str(tmp_path))
+    asked = settings, 0, capacity, "cuda"
+    memory = module.rows.cutoff_cost(*asked)["memory"]
+    assert summary["processes"] == memory["gpus"] == 2 and summary["need_bytes"] == memory["bytes"]
+    assert summary["verdict"] == "fits" and summary["seconds"] is None
+    one = module.rows.cutoff_cost(settings.with_values({"train": {"num_processes": 1}}), *asked[1:])["memory"]
+    assert one["gpus"] == 1 and memory["bytes"] > one["bytes"]  # NCCL's buffers: this toy is smaller than they are
+
+
 def test_time_of_fetching_the_model_is_not_counted(tmp_path):
     run = runs.create(tmp_path, "tune", Settings())
     for t, fields in enumerate(({"name": "fetch"}, {"name": "load"}, {"name": "train"}, {"name": "idle"})):
