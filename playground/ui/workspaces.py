@@ -17,6 +17,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from playground.engine.client import Engine
 from playground.errors import problem
 from playground.jobs.runner import Runner
 from playground.planning.client import OnProgress, Planner
+from playground.runs.disk import bytes_in
 from playground.runs.store import VISITORS
 from playground.settings.limits import Limits
 from playground.ui.engine_line import EngineLine
@@ -106,7 +108,8 @@ class Workspaces:
             found = self._known.get(visitor)
             if found is None:
                 root = self.folder / visitor
-                engine = VisitorEngine(root, self.line, lambda: self.raise_if_over(visitor))
+                checks = partial(self.raise_if_over, visitor), partial(self.raise_if_full, visitor)
+                engine = VisitorEngine(root, self.line, *checks)
                 found = self._known[visitor] = Workspace(visitor, root, engine, VisitorPlanner(self._planner))
             self._known.move_to_end(visitor)
             found.seen = time.monotonic()
@@ -121,7 +124,12 @@ class Workspaces:
         count = len(runs.history(root))
         if count >= limits.runs:
             raise problem("shared.runs", count=count, most=limits.runs)
-        size = bytes_in(root) + uploads.bytes_of(visitor) + more
+        self.raise_if_full(visitor, more)
+
+    def raise_if_full(self, visitor: str, more: int = 0) -> None:
+        """Raise PlaygroundError where a visitor has, or all have, as many bytes with `more` as they may have."""
+        limits = self.limits
+        size = bytes_in(self.folder / visitor) + uploads.bytes_of(visitor) + more
         if size > limits.disk:
             raise problem("shared.disk", size_bytes=size, most_bytes=limits.disk)
         if bytes_in(self.folder) + more > limits.disk_of_all:
@@ -160,16 +168,6 @@ class Workspaces:
         while not self._closed.wait(TIDY_SECONDS):
             with suppress(Exception):  # a full disk or a file that just went; the next round sees the rest
                 self.tidy()
-
-
-def bytes_in(folder: Path) -> int:
-    """The size of all files under a folder; of those that go meanwhile nothing."""
-    total = 0
-    for place, _, names in os.walk(folder):
-        for name in names:
-            with suppress(OSError):
-                total += os.lstat(os.path.join(place, name)).st_size
-    return total
 
 
 def _last_change(folder: Path) -> float:
