@@ -12,6 +12,8 @@ import math
 import os
 import re
 import secrets
+import time
+from collections.abc import MutableMapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
@@ -27,6 +29,7 @@ from playground.i18n import LANGUAGES
 from playground.ui.host_check import SAFE_METHODS
 from playground.ui.request_guard import replayed
 from playground.ui.visitor_files import VisitorFiles
+from playground.ui.visitor_logins import VisitorLogins
 from playground.ui.visitor_pace import VisitorPace, address_of, cost_of
 from playground.ui.visitor_sessions import KEY, UNCOLLECTED, VisitorSessions, queued_events, tidy_queue, visitor_of
 from playground.ui.visitor_turns import TooMany, VisitorTurns
@@ -68,11 +71,14 @@ def read_secret(folder: Path) -> bytes:
 class Visitors:
     """Middleware: finds or makes the visitor of each request, and keeps visitors out of each other's calls and files.
 
-    secret: of `read_secret`. files: which files each one may fetch. pace: how much each may ask for.
+    secret: of `read_secret`. files: which files each one may fetch. pace: how much each may ask for. logins: whose the
+    runs are that somebody made before they signed in.
     """
 
-    def __init__(self, app: ASGIApp, secret: bytes, files: VisitorFiles, pace: VisitorPace) -> None:
-        self._app, self._secret, self._files, self._pace = app, secret, files, pace
+    def __init__(
+        self, app: ASGIApp, secret: bytes, files: VisitorFiles, pace: VisitorPace, logins: VisitorLogins
+    ) -> None:
+        self._app, self._secret, self._files, self._pace, self._logins = app, secret, files, pace, logins
         self._sessions, self._turns = VisitorSessions(), VisitorTurns()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -83,7 +89,9 @@ class Visitors:
         cookies = _cookies(headers.get(b"cookie", ""))
         given, user = self._verified(cookies.get(COOKIE, "")), logged_in_as(scope, cookies)
         made = given or secrets.token_hex(16)
-        scope[KEY] = visitor = visitor_id("user", user) if user else visitor_id("cookie", made)
+        scope[KEY] = visitor = visitor_id("cookie", made)
+        if user:
+            scope[KEY] = visitor = self._logins.visitor(visitor_id("user", user), visitor if given else "")
         route = _route(scope)
         send = _setting_cookie(send, None if given else self._cookie(made, _is_encrypted(scope, headers)))
         refusal = self._unwelcome(scope, route, headers, bool(given), bool(user))
@@ -181,7 +189,7 @@ def visitor_id(kind: str, name: str) -> str:
 
 def logged_in_as(scope: Scope, cookies: dict[str, str]) -> str:
     """The name under which a person has logged in, by `--auth` or by OAuth on a Space, else "" (Gradio 6.31)."""
-    user = scope.get("session", {}).get("oauth_info", {}).get("userinfo", {})
+    user = login_of(scope).get("userinfo", {})
     if name := str(user.get("sub") or user.get("preferred_username") or ""):
         return f"oauth:{name}"
     app = scope.get("app")
@@ -190,6 +198,13 @@ def logged_in_as(scope: Scope, cookies: dict[str, str]) -> str:
         if found := tokens.get(cookies.get(f"{start}-{cookie_id}", "")):
             return f"auth:{found}"
     return ""
+
+
+def login_of(scope: MutableMapping[str, Any]) -> dict[str, Any]:
+    """What Gradio's cookie says of a login by OAuth; {} without one, or for one that has expired."""
+    login = (scope.get("session") or {}).get("oauth_info") or {}
+    expires = login.get("expires_at")
+    return {} if expires is not None and expires < time.time() else login
 
 
 def _cookies(header: str) -> dict[str, str]:
