@@ -151,6 +151,8 @@ class EngineLine:
                 entry.raise_if_full()
             except PlaygroundError as error:
                 return [Problem("note.disk_limit", {}), *error.problems]
+            except OSError:  # a folder that went meanwhile; the next look sees the rest
+                pass
             pause = max(DISK_SECONDS, (time.monotonic() - began) / DISK_SHARE)
         return []
 

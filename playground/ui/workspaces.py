@@ -128,12 +128,7 @@ class Workspaces:
 
     def raise_if_full(self, visitor: str, more: int = 0) -> None:
         """Raise PlaygroundError where a visitor has, or all have, as many bytes with `more` as they may have."""
-        limits = self.limits
-        size = bytes_in(self.folder / visitor) + uploads.bytes_of(visitor) + more
-        if size > limits.disk:
-            raise problem("shared.disk", size_bytes=size, most_bytes=limits.disk)
-        if bytes_in(self.folder) + more > limits.disk_of_all:
-            raise problem("shared.disk_of_all")
+        raise_if_full(self.folder, visitor, self.limits, more)
 
     def close(self) -> None:
         """Tidy no more."""
@@ -168,6 +163,18 @@ class Workspaces:
         while not self._closed.wait(TIDY_SECONDS):
             with suppress(Exception):  # a full disk or a file that just went; the next round sees the rest
                 self.tidy()
+
+
+def raise_if_full(folder: Path, visitor: str, limits: Limits, more: int = 0) -> None:
+    """Raise PlaygroundError where a visitor has, or all have, as many bytes with `more` as they may have.
+
+    folder: of all visitors.
+    """
+    size = bytes_in(folder / visitor) + uploads.bytes_of(visitor) + more
+    if size > limits.disk:
+        raise problem("shared.disk", size_bytes=size, most_bytes=limits.disk)
+    if bytes_in(folder) + uploads.bytes_of_all() + more > limits.disk_of_all:
+        raise problem("shared.disk_of_all")
 
 
 def _last_change(folder: Path) -> float:

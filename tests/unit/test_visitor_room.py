@@ -2,6 +2,7 @@
 
 import errno
 import os
+from types import SimpleNamespace
 
 import pytest
 from toys import keys
@@ -16,6 +17,8 @@ from playground.export.order import parse_order
 from playground.runs.disk import bytes_in
 from playground.settings import Settings
 from playground.settings.limits import Limits
+from playground.ui import page as ui_page
+from playground.ui.page import Page
 
 
 @pytest.fixture
@@ -90,3 +93,36 @@ def test_an_export_beyond_the_room_is_refused_and_leaves_the_run_as_it_was(chose
     limit(10**12)
     list(workbench.export(parse_order({"run": run.id, "to": "adapter"}), ""))
     assert (run.folder / "export" / "adapter.zip").is_file()
+
+
+def test_an_upload_beyond_a_visitors_room_or_everyones_is_refused_and_removed(tmp_path, monkeypatch):
+    monkeypatch.setenv("PLAYGROUND_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(ui_page, "MAX_UPLOADS", 3)
+
+    def upload(visitor: str, size: int) -> list[str]:
+        """The keys of the refusal; [] for a file that was kept."""
+        limits = Limits(disk=1000, disk_of_all=1500)
+        page = SimpleNamespace(private=False, visitor=visitor, limits=limits, root=tmp_path / "runs" / visitor)
+        file = tmp_path / "rows.csv"
+        file.write_bytes(bytes(size))
+        try:
+            Page.keep_upload(page, str(file))
+        except PlaygroundError as error:
+            assert not file.exists()
+            return [problem.key for problem in error.problems]
+        return []
+
+    (tmp_path / "runs" / "ada").mkdir(parents=True)
+    (tmp_path / "runs" / "ada" / "run").write_bytes(bytes(400))
+    assert upload("ada", 500) == [] and upload("ada", 200) == ["shared.disk"]
+    assert upload("bob", 500) == [] and upload("eve", 200) == ["shared.disk_of_all"]
+    assert upload("cyd", 1) == upload("cyd", 1) == upload("cyd", 1) == [] and upload("cyd", 1) == ["shared.files"]
+    assert uploads.bytes_of_all() == 1003 and upload("ada", 1) == []
+
+
+def test_a_path_below_a_proxys_root_is_checked_as_any_other():
+    from playground.ui.visitors import _route
+
+    assert _route({"path": "/gradio_api/file=/tmp/x", "root_path": ""}) == "/file=/tmp/x"
+    assert _route({"path": "/play/gradio_api/file=/tmp/x", "root_path": "/play"}) == "/file=/tmp/x"
+    assert _route({"path": "/playing/x", "root_path": "/play"}) == "/playing/x" and _route({"path": "/"}) == "/"
