@@ -15,6 +15,10 @@ VARIABLES = {
     "HF_HUB_DISABLE_TELEMETRY": "1",  # huggingface_hub, transformers, datasets, gradio_client
     "HF_HUB_DISABLE_UPDATE_CHECK": "1",
     "GRADIO_ANALYTICS_ENABLED": "False",
+    # Gradio (6.31) makes a table of its last 10,000 events at each event's end, for a view that the page doesn't have:
+    # 0.02 to 0.03 s of a processor. Now it makes one every so many events.
+    "GRADIO_ANALYTICS_CACHE_FREQUENCY": "1000000000",
+    "GRADIO_ANALYTICS_MAX_EVENTS": "1",
     "PIP_DISABLE_PIP_VERSION_CHECK": "1",  # pip fetches the offline models' wheels
     # Read by torch when it first takes memory on CUDA: segments that grow leave far less of it reserved and unused.
     "PYTORCH_ALLOC_CONF": "expandable_segments:True",

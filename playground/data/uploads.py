@@ -10,6 +10,8 @@ import os
 import re
 import secrets
 import shutil
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from playground import catalog
@@ -53,7 +55,12 @@ def belongs_to(source: str, owner: str) -> bool:
 
 def bytes_of(owner: str) -> int:
     """The size of all uploads of an owner."""
-    return sum(file.stat().st_size for folder in folders_of(owner) for file in folder.glob(f"{FILE}/*"))
+    return _total(file for folder in folders_of(owner) for file in folder.glob(f"{FILE}/*"))
+
+
+def bytes_of_all() -> int:
+    """The size of everyone's uploads."""
+    return _total(_folder().glob(f"*/{FILE}/*"))
 
 
 def remove(owner: str) -> None:
@@ -70,6 +77,15 @@ def owners() -> set[str]:
 def folders_of(owner: str) -> list[Path]:
     """The folders of an owner's uploads."""
     return [file.parent for file in _folder().glob(f"*/{OWNER}") if owner and _owner_of(file) == owner]
+
+
+def _total(files: Iterable[Path]) -> int:
+    """The size of files; of those that go meanwhile nothing."""
+    total = 0
+    for file in files:
+        with suppress(OSError):
+            total += file.stat().st_size
+    return total
 
 
 def _owner_of(file: Path) -> str:

@@ -16,6 +16,7 @@ from playground.engine.export_check import check_before_loading
 from playground.engine.job import JobContext, JobResult
 from playground.engine.load import ensure_loaded, resolve_bits
 from playground.engine.model_slot import ModelSlot, adapter_of
+from playground.engine.visitor_room import raise_if_no_room
 from playground.errors import problem
 from playground.export import adapter_files, gguf_file, hub, logits
 from playground.export.destination import check_free, check_space, destination, working_folder
@@ -163,6 +164,7 @@ def _adapter_files(job: _Export) -> dict[str, Path | bytes]:
 
 def _announce(job: _Export, size: int) -> Generator[dict, None, None]:
     """Say what will be written and what is free. Raises PlaygroundError where it doesn't fit."""
+    raise_if_no_room(job.context.run.folder.parent, size)
     free = check_space(job.folder, size)
     values = {"name": job.name, "need_bytes": size, "free_bytes": free}
     yield {"kind": "note", "key": "note.export_size", "values": values}

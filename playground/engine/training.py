@@ -1,6 +1,8 @@
 """The training part of a fine-tune: steps, samples, held-out loss and checkpoints, until it ends or is stopped."""
 
 import contextlib
+import errno
+import os
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass
@@ -10,6 +12,7 @@ from playground.engine.early_stopping import HeldOutEvaluations
 from playground.engine.evaluation import SampleAnswers
 from playground.engine.job import JobContext
 from playground.engine.training_set import TrainingSet
+from playground.engine.visitor_room import room_left
 from playground.model.load import LoadedModel
 from playground.runs import Run
 from playground.settings import Train
@@ -44,7 +47,9 @@ class Checkpoints:
     def __init__(self, trainer: Trainer, training_set: TrainingSet, run: Run, train: Train, writes: bool):
         """writes: whether this process does, as the main one."""
         self._trainer, self._examples, self._run, self._writes = trainer, training_set.examples, run, writes
-        size, free = checkpoint.size_of(trainer), checkpoint.free_bytes(run.folder)
+        self._root = run.folder.parent
+        size = checkpoint.size_of(trainer)
+        free = round(min(checkpoint.free_bytes(run.folder), room_left(self._root)))
         self._sizes = {"size_bytes": size, "free_bytes": free}
         self._timer = CheckpointTimer(train.save_every, size, free)
         self._noted = False
@@ -81,8 +86,11 @@ class Checkpoints:
 
     def _save(self) -> OSError | None:
         """Write one to the run's folder, or else to its spare folder. Returns why the first couldn't be written."""
+        path = self._run.folder / checkpoint.NAME
+        if self._sizes["size_bytes"] > room_left(self._root) + (path.stat().st_size if path.is_file() else 0):
+            return OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), str(path))  # the one before stays
         try:
-            checkpoint.save(self._trainer, self._examples, self._run.folder / checkpoint.NAME)
+            checkpoint.save(self._trainer, self._examples, path)
             return None
         except OSError as error:
             if spare := self._run.spare():

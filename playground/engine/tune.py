@@ -24,6 +24,7 @@ from playground.engine.model_slot import Adapter, ModelSlot
 from playground.engine.product_check import check_products
 from playground.engine.training import train
 from playground.engine.training_set import TrainingSet, encode_rows
+from playground.engine.visitor_room import raise_if_no_room
 from playground.errors import as_playground_error
 from playground.memory.release import release_memory
 from playground.model import adapt, saved_adapter
@@ -107,6 +108,7 @@ def tune(
     start_peak = yield from _make_trainable(context, loaded, settings, start)
     trainer = build_trainer(loaded, settings, training_set.examples, eval_set.examples, context.team, batching=batching)
     context.optimizer = trainer.optimizer.inner
+    raise_if_no_room(context.run.folder.parent, checkpoint.trained_bytes(trainer))
     yield from _plan_note(trainer.plan)
     yield from _form_note(settings)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import threading
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -16,6 +17,7 @@ from playground.settings.limits import current_limits
 MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
 IGNORED_FILES = ["*.py", "*.pkl", "*.pt", "*.msgpack", "*.h5", "*.onnx", "*.gguf", "onnx/*", "original/*"]
 MAX_OTHER_FILES = 2**30  # bytes of a download besides its weights
+DISK_SHARE = 0.5  # of the free disk that one visitor's download may take: the others' runs need the rest
 SHOWN = 6  # file names in a message
 
 
@@ -82,7 +84,9 @@ def download_file(repo: str, name: str, stop: threading.Event) -> Generator[dict
         from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
         if current_limits():
-            _raise_if_too_large(get_hf_file_metadata(hf_hub_url(repo, name), timeout=TIMEOUT).size or 0)
+            size = get_hf_file_metadata(hf_hub_url(repo, name), timeout=TIMEOUT).size or 0
+            _raise_if_too_large(size)
+            _raise_if_no_room(0 if cached_file(repo, name) else size)
         return Path(hf_hub_download(repo, name, tqdm_class=_progress_bar_class(on_progress)))
 
     return (yield from run_download(download, f"{repo}/{name}", stop))
@@ -120,7 +124,9 @@ def download_files(
         files = HfApi().model_info(repo, timeout=TIMEOUT, files_metadata=True).siblings or ()
         sizes = {file.rfilename: file.size or 0 for file in files}
         chosen = filter_repo_objects(sizes, allow_patterns=patterns, ignore_patterns=ignored_patterns)
-        _raise_if_too_large(sum(sizes[name] for name in chosen))
+        names = list(chosen)
+        _raise_if_too_large(sum(sizes[name] for name in names))
+        _raise_if_no_room(sum(sizes[name] for name in names if not cached_file(repo, name)))
     return Path(
         snapshot_download(
             repo,
@@ -137,6 +143,16 @@ def _raise_if_too_large(size: int) -> None:
     most = limits.parameters * 4 + MAX_OTHER_FILES if limits else size
     if size > most:
         raise problem("shared.download", size_bytes=size, most_bytes=most)
+
+
+def _raise_if_no_room(size: int) -> None:
+    """Raise PlaygroundError for a visitor's download that takes more than DISK_SHARE of the disk's free space."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    Path(HF_HUB_CACHE).mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(HF_HUB_CACHE).free
+    if size > DISK_SHARE * free:
+        raise problem("shared.download_disk", size_bytes=size, free_bytes=free)
 
 
 def run_download(

@@ -13,10 +13,11 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import psutil
 
@@ -82,6 +83,7 @@ class Planner:
         """The result of a function of the planning process with these JSON arguments (settings as a dict).
 
         `on_progress(done, total, unit)` is called while a long question is answered; what it raises ends the question.
+        asker: who asks, so that others' questions wait for one of theirs at most; None for nobody in particular.
         Raises PlaygroundError: for wrong arguments, for a question that killed the process or went beyond its limits of
         memory and time and, without any problem to show, for one that was stopped.
         """
@@ -92,7 +94,7 @@ class Planner:
         answer = self._answers.get(key)
         if answer is not None:  # a remembered answer doesn't wait for a question under way
             return answer
-        with worker.lock:
+        with worker.turn(asker), worker.lock:
             answer = self._answers.get(key)
             if answer is None:
                 worker.asker = asker
@@ -159,6 +161,11 @@ class Worker:
         self._log, self._command, self._most_bytes, self._folder = log, command, most_bytes, folder
         self._environment = {"CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false", **(environment or {})}
         self._asking = self._stopped = False
+        self._turns: WeakKeyDictionary[object, threading.Lock] = WeakKeyDictionary()
+
+    def turn(self, asker: object) -> AbstractContextManager:
+        """What lets only one question of an asker wait for the process: the next one's waits for that."""
+        return nullcontext() if asker is None else self._turns.setdefault(asker, threading.Lock())
 
     def ask(self, do: str, arguments: dict, on_progress: OnProgress | None) -> Any:
         """The result of one question; see Planner.ask."""

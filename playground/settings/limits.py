@@ -18,9 +18,9 @@ class Limits:
     """The most that one visitor may use.
 
     steps, rows, length (tokens a row), processes: of a fine-tune. parameters: of a model. runs, disk (bytes): kept at
-    once, with adapters and uploads. seconds: of one job. Of all visitors together: waiting jobs, and disk_of_all
-    (bytes). idle: seconds without a job after which the model is unloaded; kept: seconds without a visit after which a
-    visitor's runs and uploads are removed.
+    once, with adapters and uploads. seconds: of one job. calls: a minute (ui/visitor_pace.py). Of all visitors:
+    waiting jobs, disk_of_all (bytes), and newcomers a minute. idle: seconds without a job after which the model is
+    unloaded; kept: seconds without a visit after which a visitor's runs and uploads are removed.
     """
 
     steps: int = 300
@@ -33,6 +33,8 @@ class Limits:
     seconds: int = 900
     waiting: int = 24
     disk_of_all: int = 20 * 2**30
+    calls: int = 900
+    newcomers: int = 60
     idle: int = 600
     kept: int = 4 * 3600
 

@@ -86,7 +86,12 @@ def free_bytes(folder: Path) -> int:
 
 def size_of(trainer: Trainer) -> int:
     """Bytes of a checkpoint, about: the trained parameters and AdamW's two averages."""
-    return 3 * sum(copy.nbytes for copy in trainer.optimizer.copies)
+    return 3 * trained_bytes(trainer)
+
+
+def trained_bytes(trainer: Trainer) -> int:
+    """Bytes of the trained parameters: what is saved of them at the end takes no more."""
+    return sum(copy.nbytes for copy in trainer.optimizer.copies)
 
 
 def write_whole(state: dict, path: Path) -> None:

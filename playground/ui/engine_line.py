@@ -9,6 +9,7 @@ import statistics
 import threading
 import time
 from collections import defaultdict, deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +17,13 @@ from typing import Any
 
 from playground import runs
 from playground.engine.client import STOP_SECONDS, Engine
-from playground.errors import PlaygroundError, as_playground_error, problem
+from playground.errors import PlaygroundError, Problem, as_playground_error, problem
 from playground.job import Job
 from playground.settings.limits import Limits
 
 TYPICAL_SECONDS = {"chat": 20.0, "load": 30.0, "tune": 240.0, "lab": 240.0, "export": 120.0, "unload": 2.0}
+DISK_SECONDS = 1.0  # between two looks at what a job has written
+DISK_SHARE = 0.05  # of the time may be spent on looking
 REMEMBERED = 9  # durations of each kind of job, whose median is expected
 
 
@@ -39,6 +42,7 @@ class _Waiting:
     do: str
     root: Path
     arguments: dict[str, Any]
+    raise_if_full: Callable[[], None]
     context: contextvars.Context = field(default_factory=contextvars.copy_context)  # of the visitor's request
     joined: float = field(default_factory=time.monotonic)
 
@@ -55,13 +59,23 @@ class EngineLine:
         self._changed = threading.Condition()
         threading.Thread(target=self._work, daemon=True).start()
 
-    def join(self, job: Job, do: str, root: Path, arguments: dict[str, Any]) -> None:
-        """Put a job at the end. Raises PlaygroundError where too many wait already."""
+    def join(
+        self,
+        job: Job,
+        do: str,
+        root: Path,
+        arguments: dict[str, Any],
+        raise_if_full: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Put a job at the end. Raises PlaygroundError where too many wait already.
+
+        raise_if_full: raises PlaygroundError once the job has written more than its visitor may have; it is stopped.
+        """
         with self._changed:
             if len(self._waiting) >= self.limits.waiting:
                 raise problem("shared.line_full", count=len(self._waiting))
             job.root = root
-            self._waiting.append(_Waiting(job, do, root, arguments))
+            self._waiting.append(_Waiting(job, do, root, arguments, raise_if_full))
             self._changed.notify_all()
 
     def stop(self, job: Job) -> bool:
@@ -110,20 +124,37 @@ class EngineLine:
                 self._seconds[entry.job.do].append(self._rested - self._began)
 
     def _run(self, entry: _Waiting) -> None:
-        """Run a job to its end, or stop it after the limit; else the engine's process is ended."""
+        """Run a job to its end, or stop it at a limit of time or disk space; else the engine's process is ended."""
         entry.context.run(self.engine.submit, entry.job, entry.do, entry.root, entry.arguments)
         if entry.job.stopping:
             self.engine.stop_job(entry.job)
-        if entry.job.wait(self.limits.seconds):
+        notes = self._watch(entry)
+        if not notes:
             return
         self.engine.stop_job(entry.job)
         if not entry.job.wait(STOP_SECONDS):
             self.engine.close()
             entry.job.wait(STOP_SECONDS)
         with suppress(PlaygroundError, OSError):
-            runs.find(entry.root, entry.job.run).append(
-                "note", key="note.time_limit", values={"seconds": self.limits.seconds}
-            )
+            run = runs.find(entry.root, entry.job.run)
+            for note in notes:
+                run.append("note", key=note.key, values=note.values)
+
+    def _watch(self, entry: _Waiting) -> list[Problem]:
+        """Wait for a job's end; what to note in its run where it came to a limit instead."""
+        ends, pause = time.monotonic() + self.limits.seconds, DISK_SECONDS
+        while not entry.job.wait(max(0.0, min(pause, ends - time.monotonic()))):
+            began = time.monotonic()
+            if began >= ends:
+                return [Problem("note.time_limit", {"seconds": self.limits.seconds})]
+            try:
+                entry.raise_if_full()
+            except PlaygroundError as error:
+                return [Problem("note.disk_limit", {}), *error.problems]
+            except OSError:  # a folder that went meanwhile; the next look sees the rest
+                pass
+            pause = max(DISK_SECONDS, (time.monotonic() - began) / DISK_SHARE)
+        return []
 
     def _unload_if_idle(self) -> None:
         if self.engine.loaded and time.monotonic() - self._rested >= self.limits.idle:

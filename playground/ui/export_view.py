@@ -17,7 +17,7 @@ from playground.export.hub import machine_token
 from playground.export.order import CONTENTS, GGUF_BITS, KINDS, ExportOrder, differs_much, estimated_bytes, parse_order
 from playground.i18n import format_bytes
 from playground.job import Job
-from playground.ui import rows_view
+from playground.ui import rows_view, sign_in
 from playground.ui.downloads import MAX_DOWNLOAD_BYTES, link
 from playground.ui.page import LATEST_ONLY, QUIET, UNQUEUED, Page, Update, message, message_box
 
@@ -34,6 +34,7 @@ class ExportView:
     content: gr.Radio
     repo: gr.Textbox
     token: gr.Textbox
+    login: gr.LoginButton | None
     name: gr.Textbox
     force: gr.Checkbox
     size: gr.HTML
@@ -64,8 +65,9 @@ def build(page: Page) -> ExportView:
             visible=False,
         )
         repo = gr.Textbox(label=word("export.repo"), info=word("export.repo.info"), visible=False, max_lines=1)
-        about = "export.token.machine" if page.private else "export.token.info"
-        token = gr.Textbox(label=word("export.token"), info=word(about), type="password", visible=False, max_lines=1)
+        about = word(f"export.token.{_token_source(page)}")
+        token = gr.Textbox(label=word("export.token"), info=about, type="password", visible=False, max_lines=1)
+    login = sign_in.build(page)
     with gr.Row():
         name = gr.Textbox(label=word("export.name"), info=word("export.name.info"), max_lines=1, scale=2)
         force = gr.Checkbox(label=word("export.force"), scale=1)
@@ -77,7 +79,7 @@ def build(page: Page) -> ExportView:
     with gr.Row():
         kept = gr.Dropdown([], label=word("export.kept"), info=word("export.kept.info"), value=None, scale=3)
         download = gr.DownloadButton(word("export.download"), interactive=False, scale=1, min_width=110)
-    return ExportView(to, kind, content, repo, token, name, force, size, start, stop, box, kept, download)
+    return ExportView(to, kind, content, repo, token, login, name, force, size, start, stop, box, kept, download)
 
 
 def connect(page: Page, view: ExportView, run: gr.Dropdown) -> None:
@@ -94,9 +96,11 @@ def connect(page: Page, view: ExportView, run: gr.Dropdown) -> None:
         yield from _follow(page, job, run_id)
 
     def describe(run_id: str | None, *values: Any) -> list:
-        return [_size(page, run_id, values), *_visible(values[0])]
+        login = [gr.update(visible=values[0] == "hub")] if view.login else []
+        return [_size(page, run_id, values), *_visible(values[0]), *login]
 
-    fields = [view.size, view.type, view.content, view.repo, view.token, view.name, view.force]
+    fields: list[Any] = [view.size, view.type, view.content, view.repo, view.token, view.name, view.force]
+    fields += [view.login] if view.login else []
     view.start.click(start, [run, view.token, *view.order], outputs, **QUIET)
     view.stop.click(page.stop("export"), None, None, **UNQUEUED)
     changes = [component.change for component in (run, view.to, view.type, view.content)]
@@ -119,13 +123,20 @@ def _order(page: Page, run_id: str | None, values: Any) -> dict[str, Any]:
 
 
 def _token(page: Page, values: Any, token: str) -> str:
-    """The hub's token, where something is pushed: the field's, or on the owner's own page the machine's."""
+    """The hub's token, where something is pushed: the field's, else that of the visitor's login, or on the owner's own
+    page the machine's.
+    """
     if values[0] != "hub":
         return ""
-    used = (token or "").strip() or (machine_token() if page.private else "")
+    used = (token or "").strip() or (machine_token() if page.private else sign_in.token_of_visitor())
     if not used:
         raise problem("error.export_token", variable="HF_TOKEN")
     return used
+
+
+def _token_source(page: Page) -> str:
+    """Where a token comes from that the field doesn't have, as the words table names it; "info": from nowhere."""
+    return "machine" if page.private else "sign_in" if sign_in.is_offered(page) else "info"
 
 
 def _follow(page: Page, job: Job, run_id: str | None) -> Iterator[list]:

@@ -27,7 +27,7 @@ from playground.ui.live_answers import LiveAnswers
 from playground.ui.long_question import ask_with_progress
 from playground.ui.process_choice import within_choice
 from playground.ui.story import Story
-from playground.ui.workspaces import Workspace
+from playground.ui.workspaces import Workspace, raise_if_full
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}  # for listeners that only redraw
 UNQUEUED: dict[str, Any] = {**QUIET, "queue": False}
@@ -39,6 +39,7 @@ LATEST_ONLY: dict[str, Any] = {
 LAST_INPUT: dict[str, Any] = {**LATEST_ONLY, "queue": False}
 EACH_CLICK: dict[str, Any] = {**UNQUEUED, "trigger_mode": "multiple"}  # for listeners of an event's own data
 THIS_MACHINE = "here"  # this machine, as a choice among the cards
+MAX_UPLOADS = 100  # of one visitor: each is looked at where their bytes are counted
 TARGET_MODULES = ("attention", "all-linear")  # suggested; module names are accepted too
 
 FieldName = tuple[str, str]  # group and name of a setting, for example ("train", "epochs")
@@ -108,15 +109,21 @@ class Page:
     def keep_upload(self, path: str) -> str:
         """The name of an uploaded file as a data set: its path on a private page, else an opaque one.
 
-        Raises PlaygroundError where the visitor's files take too much space.
+        Raises PlaygroundError where the visitor's files take too much space, or are too many; then it is removed.
         """
         if self.private:
             return path
-        visitor, size = self.visitor, Path(path).stat().st_size
-        size += uploads.bytes_of(visitor)
-        if self.limits and size > self.limits.disk:
-            raise problem("shared.disk", size_bytes=size, most_bytes=self.limits.disk)
-        return uploads.keep(Path(path), visitor)
+        visitor, file = self.visitor, Path(path)
+        try:
+            if self.limits:
+                raise_if_full(self.root.parent, visitor, self.limits, file.stat().st_size)
+            count = len(uploads.folders_of(visitor))
+            if count >= MAX_UPLOADS:
+                raise problem("shared.files", count=count)
+        except PlaygroundError:
+            file.unlink(missing_ok=True)
+            raise
+        return uploads.keep(file, visitor)
 
     def translate(self, key: str, **values: Any) -> str:
         """The text of `key` in the page's language."""

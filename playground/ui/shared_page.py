@@ -21,6 +21,8 @@ from playground.settings.limits import SHARED, Limits
 from playground.ui import downloads
 from playground.ui.live_view import STATIC
 from playground.ui.visitor_files import VisitorFiles
+from playground.ui.visitor_logins import VisitorLogins
+from playground.ui.visitor_pace import VisitorPace
 from playground.ui.visitors import Visitors, read_secret
 from playground.ui.workspaces import Workspace, Workspaces
 
@@ -59,4 +61,9 @@ class SharedPage:
 
     def middleware(self) -> Middleware:
         """The middleware that finds each request's visitor."""
-        return Middleware(Visitors, secret=read_secret(self._root / VISITORS), files=self._files)
+        pace = VisitorPace(self.limits.calls, self.limits.newcomers, self._has_runs)
+        secret, logins = read_secret(self._root / VISITORS), VisitorLogins(self._has_runs)
+        return Middleware(Visitors, secret=secret, files=self._files, pace=pace, logins=logins)
+
+    def _has_runs(self, visitor: str) -> bool:
+        return (self._root / VISITORS / visitor).is_dir()

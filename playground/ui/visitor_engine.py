@@ -18,11 +18,18 @@ from playground.ui.engine_line import EngineLine, Place
 class VisitorEngine(Engine):
     """One visitor's jobs on the engine that all share.
 
-    root: the folder of the visitor's runs. raise_if_over: raises PlaygroundError where they have used up their share.
+    root: the folder of the visitor's runs. raise_if_over: raises PlaygroundError where they have used up their share;
+    raise_if_full: the same of disk space alone, while a job writes.
     """
 
-    def __init__(self, root: Path, line: EngineLine, raise_if_over: Callable[[], None] = lambda: None) -> None:
-        self._line, self._raise_if_over = line, raise_if_over
+    def __init__(
+        self,
+        root: Path,
+        line: EngineLine,
+        raise_if_over: Callable[[], None] = lambda: None,
+        raise_if_full: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._line, self._raise_if_over, self._raise_if_full = line, raise_if_over, raise_if_full
         self._last_run: str | None = None
         super().__init__(root)
 
@@ -116,7 +123,7 @@ class VisitorEngine(Engine):
             if do not in ("unload", "chat", "chat_with_adapters"):
                 self._raise_if_over()
             before = self.run
-            self._line.join(job, do, root, arguments)
+            self._line.join(job, do, root, arguments, self._raise_if_full)
             self._last_run, self.last = before, job
             self.last_tune = job if job.do == "tune" else self.last_tune
             return job

@@ -8,45 +8,49 @@ Gradio calls a handler, an endpoint or a server function. Files: visitor_files.p
 import hashlib
 import hmac
 import json
+import math
 import os
 import re
 import secrets
-import threading
-from collections import OrderedDict
+import time
 from collections.abc import MutableMapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
 from gradio.context import LocalContext
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from playground.errors import Problem
 from playground.i18n import LANGUAGES
+from playground.ui.host_check import SAFE_METHODS
 from playground.ui.request_guard import replayed
 from playground.ui.visitor_files import VisitorFiles
+from playground.ui.visitor_logins import VisitorLogins
+from playground.ui.visitor_pace import VisitorPace, address_of, cost_of
+from playground.ui.visitor_sessions import KEY, UNCOLLECTED, VisitorSessions, queued_events, tidy_queue, visitor_of
+from playground.ui.visitor_turns import TooMany, VisitorTurns
 
 COOKIE = "playground_visitor"
-KEY = "playground.visitor"  # in a request's scope
-NOBODY = "nobody"  # while the page is built, and in threads that no request has started
 KEY_BYTES = 32
 SECONDS = 30 * 24 * 3600  # that a browser keeps the cookie
 MAX_BODY = 8 * 2**20  # bytes of a call
-MAX_SESSIONS = 10_000  # whose visitors are remembered; the oldest is forgotten first
 PREFIX = "/gradio_api"
 # Routes whose body names a session; and those that the page doesn't use and that tell about others or the machine.
+BUSY, LOGIN = 429, "/login"
+QUEUED = ("/queue/join", "/call/")  # calls that wait in Gradio's queue
+STREAMS = ("/queue/data", "/heartbeat/", "/call/")
 CALLS = ("/queue/join", "/component_server", "/run/", "/api/", "/call/", "/cancel", "/reset", "/stream/")
 UNUSED = ("/monitoring", "/deep_link", "/proxy=", "/vibe", "/undo-vibe", "/profiling", "/dev/", "/process_recording")
-SESSION_IN_PATH = re.compile(r"/(?:heartbeat|stream)/([^/]+)")
+SESSION_IN_PATH = re.compile(r"/(?:heartbeat|stream|call/(?:v2/)?[^/]+)/([^/]+)")
 
 
 def current_visitor() -> str:
     """The visitor whose request is being answered, NOBODY where there is no request."""
-    request: Any = LocalContext.request.get(None)
-    scope = getattr(getattr(request, "request", request), "scope", None)
-    return scope.get(KEY, NOBODY) if isinstance(scope, MutableMapping) else NOBODY
+    return visitor_of(LocalContext.request.get(None))
 
 
 def read_secret(folder: Path) -> bytes:
@@ -67,13 +71,15 @@ def read_secret(folder: Path) -> bytes:
 class Visitors:
     """Middleware: finds or makes the visitor of each request, and keeps visitors out of each other's calls and files.
 
-    secret: of `read_secret`. files: which files each one may fetch.
+    secret: of `read_secret`. files: which files each one may fetch. pace: how much each may ask for. logins: whose the
+    runs are that somebody made before they signed in.
     """
 
-    def __init__(self, app: ASGIApp, secret: bytes, files: VisitorFiles) -> None:
-        self._app, self._secret, self._files = app, secret, files
-        self._sessions: OrderedDict[str, str] = OrderedDict()  # session hash → visitor
-        self._lock = threading.Lock()
+    def __init__(
+        self, app: ASGIApp, secret: bytes, files: VisitorFiles, pace: VisitorPace, logins: VisitorLogins
+    ) -> None:
+        self._app, self._secret, self._files, self._pace, self._logins = app, secret, files, pace, logins
+        self._sessions, self._turns = VisitorSessions(), VisitorTurns()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -81,24 +87,60 @@ class Visitors:
             return
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         cookies = _cookies(headers.get(b"cookie", ""))
-        given = self._verified(cookies.get(COOKIE, ""))
+        given, user = self._verified(cookies.get(COOKIE, "")), logged_in_as(scope, cookies)
         made = given or secrets.token_hex(16)
-        user = logged_in_as(scope, cookies)
-        scope[KEY] = visitor = visitor_id("user", user) if user else visitor_id("cookie", made)
-        route = str(scope["path"]).removeprefix(PREFIX)
+        scope[KEY] = visitor = visitor_id("cookie", made)
+        if user:
+            scope[KEY] = visitor = self._logins.visitor(visitor_id("user", user), visitor if given else "")
+        route = _route(scope)
+        send = _setting_cookie(send, None if given else self._cookie(made, _is_encrypted(scope, headers)))
+        refusal = self._unwelcome(scope, route, headers, bool(given), bool(user))
+        try:
+            async with nullcontext() if refusal else self._place(scope, route, visitor):
+                if not refusal:
+                    receive, refusal = await self._checked(scope, receive, route, visitor, headers)
+                await (refusal or self._app)(scope, receive, self._watching(scope, route, visitor, send))
+        except TooMany:
+            await _refuse(BUSY, "shared.together", headers)(scope, receive, send)
+
+    def _unwelcome(
+        self, scope: Scope, route: str, headers: dict[bytes, str], has_cookie: bool, has_login: bool
+    ) -> Response | None:
+        """A refusal of what nobody may ask for, or not so often, or not without a cookie."""
         if route.startswith(UNUSED):
-            await _refuse(404, "shared.no_route", headers)(scope, receive, send)
-            return
-        receive, refusal = await self._checked(scope, receive, route, visitor, headers)
-        if refusal:
-            await refusal(scope, receive, send)
-            return
-        cookie = None if given else self._cookie(made, _is_encrypted(scope, headers))
-        await self._app(scope, receive, self._files.watching(route, visitor, _setting_cookie(send, cookie)))
+            return _refuse(404, "shared.no_route", headers)
+        method, is_login = scope.get("method", "GET"), route.rstrip("/") == LOGIN
+        has_cookie, has_login = has_cookie and not is_login, has_login and not is_login  # each may be another's guess
+        late = self._pace.refusal(scope[KEY], address_of(scope), cost_of(method, route), has_cookie, has_login)
+        if late:
+            return _refuse(BUSY, late.key, headers, late.seconds)
+        if method not in SAFE_METHODS and not (has_cookie or has_login or is_login):
+            return _refuse(403, "shared.no_cookie", headers)
+        return None
+
+    def _place(self, scope: Scope, route: str, visitor: str) -> AbstractAsyncContextManager[None]:
+        """A place among the visitor's calls or streams, if the request needs one."""
+        if scope.get("method") in SAFE_METHODS:
+            return self._turns.stream(visitor) if route.startswith(STREAMS) else nullcontext()
+        blocks = _blocks(scope) if route.startswith(QUEUED) else None
+        return self._turns.call(visitor, (lambda: queued_events(visitor, blocks)) if blocks else lambda: 0)
+
+    def _watching(self, scope: Scope, route: str, visitor: str, send: Send) -> Send:
+        """`send` that learns from an answer which files are the visitor's, and which event, a session of its own."""
+        send = self._files.watching(route, visitor, send)
+        if scope.get("method") != "POST" or not route.startswith("/call/"):
+            return send
+
+        async def sending(message: Message) -> None:
+            event = _named_in(message.get("body", b""), "event_id")
+            self._sessions.are_own(event, visitor, _blocks(scope))
+            await send(message)
+
+        return sending
 
     async def _checked(
         self, scope: Scope, receive: Receive, route: str, visitor: str, headers: dict[bytes, str]
-    ) -> tuple[Receive, JSONResponse | None]:
+    ) -> tuple[Receive, Response | None]:
         """What to read the body with, and a refusal for what belongs to another visitor or is too large."""
         query = parse_qs(str(scope.get("query_string", b""), "latin-1"))
         sessions = query.get("session_hash", [])
@@ -115,19 +157,15 @@ class Visitors:
             if body is None:
                 return receive, _refuse(413, "shared.body", headers)
             receive = replayed(body, receive)
-            sessions = [*sessions, *_session_named_in(body)]
-        if not all(self._is_own(session, visitor) for session in sessions):
+            sessions = [*sessions, *_named_in(body, "session_hash")]
+        blocks = _blocks(scope)
+        if not self._sessions.are_own(sessions, visitor, blocks):
             return receive, _refuse(403, "shared.session", headers)
+        if blocks and route.startswith(QUEUED) and scope.get("method") == "POST":
+            tidy_queue(blocks)
+            if self._sessions.uncollected(visitor, blocks) > UNCOLLECTED:
+                return receive, _refuse(BUSY, "shared.uncollected", headers)
         return receive, None
-
-    def _is_own(self, session: str, visitor: str) -> bool:
-        """Whether a session is this visitor's; the first who names it has it."""
-        with self._lock:
-            owner = self._sessions.setdefault(session, visitor)
-            self._sessions.move_to_end(session)
-            if len(self._sessions) > MAX_SESSIONS:
-                self._sessions.popitem(last=False)
-        return owner == visitor
 
     def _cookie(self, made: str, encrypted: bool) -> str:
         """A Set-Cookie header's value. A Space shows the page in a frame of another site, which takes SameSite=None."""
@@ -151,7 +189,7 @@ def visitor_id(kind: str, name: str) -> str:
 
 def logged_in_as(scope: Scope, cookies: dict[str, str]) -> str:
     """The name under which a person has logged in, by `--auth` or by OAuth on a Space, else "" (Gradio 6.31)."""
-    user = scope.get("session", {}).get("oauth_info", {}).get("userinfo", {})
+    user = login_of(scope).get("userinfo", {})
     if name := str(user.get("sub") or user.get("preferred_username") or ""):
         return f"oauth:{name}"
     app = scope.get("app")
@@ -160,6 +198,13 @@ def logged_in_as(scope: Scope, cookies: dict[str, str]) -> str:
         if found := tokens.get(cookies.get(f"{start}-{cookie_id}", "")):
             return f"auth:{found}"
     return ""
+
+
+def login_of(scope: MutableMapping[str, Any]) -> dict[str, Any]:
+    """What Gradio's cookie says of a login by OAuth; {} without one, or for one that has expired."""
+    login = (scope.get("session") or {}).get("oauth_info") or {}
+    expires = login.get("expires_at")
+    return {} if expires is not None and expires < time.time() else login
 
 
 def _cookies(header: str) -> dict[str, str]:
@@ -196,16 +241,32 @@ async def _read_body(receive: Receive) -> bytes | None:
             return bytes(body)
 
 
-def _session_named_in(body: bytes) -> list[str]:
+def _named_in(body: bytes, name: str) -> list[str]:
+    """The text of that name in a JSON object, alone or not at all."""
     try:
         values = json.loads(body or b"{}")
     except (ValueError, RecursionError):  # Gradio refuses it as well
         return []
-    named = values.get("session_hash") if isinstance(values, dict) else None
+    named = values.get(name) if isinstance(values, dict) else None
     return [named] if isinstance(named, str) else []
 
 
-def _refuse(status: int, key: str, headers: dict[bytes, str]) -> JSONResponse:
-    """A refusal in one sentence, in Japanese where the browser prefers it."""
+def _route(scope: Scope) -> str:
+    """The path of a request below Gradio's prefix, or the whole path; without the root path of a proxy."""
+    path, root = str(scope["path"]), scope.get("root_path", "")
+    return (path[len(root) :] if root and path.startswith(f"{root}/") else path).removeprefix(PREFIX)
+
+
+def _blocks(scope: Scope) -> Any:
+    """Gradio's page; None before there is one."""
+    return getattr(scope.get("app"), "blocks", None)
+
+
+def _refuse(status: int, key: str, headers: dict[bytes, str], seconds: float = 0.0) -> Response:
+    """A refusal in one sentence, in Japanese where the browser prefers it. seconds: until it may be asked again."""
     lang = next((code for code in LANGUAGES if headers.get(b"accept-language", "").startswith(code)), "en")
-    return JSONResponse({"error": Problem(key).text(lang)}, status)
+    whole = math.ceil(seconds)
+    text, later = Problem(key, {"seconds": whole}).text(lang), {"retry-after": str(whole)} if seconds else None
+    if headers.get(b"accept", "").startswith("text/html"):
+        return PlainTextResponse(text, status, later)
+    return JSONResponse({"error": text, "detail": text}, status, later)

@@ -17,6 +17,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from playground.engine.client import Engine
 from playground.errors import problem
 from playground.jobs.runner import Runner
 from playground.planning.client import OnProgress, Planner
+from playground.runs.disk import bytes_in
 from playground.runs.store import VISITORS
 from playground.settings.limits import Limits
 from playground.ui.engine_line import EngineLine
@@ -106,7 +108,8 @@ class Workspaces:
             found = self._known.get(visitor)
             if found is None:
                 root = self.folder / visitor
-                engine = VisitorEngine(root, self.line, lambda: self.raise_if_over(visitor))
+                checks = partial(self.raise_if_over, visitor), partial(self.raise_if_full, visitor)
+                engine = VisitorEngine(root, self.line, *checks)
                 found = self._known[visitor] = Workspace(visitor, root, engine, VisitorPlanner(self._planner))
             self._known.move_to_end(visitor)
             found.seen = time.monotonic()
@@ -121,11 +124,11 @@ class Workspaces:
         count = len(runs.history(root))
         if count >= limits.runs:
             raise problem("shared.runs", count=count, most=limits.runs)
-        size = bytes_in(root) + uploads.bytes_of(visitor) + more
-        if size > limits.disk:
-            raise problem("shared.disk", size_bytes=size, most_bytes=limits.disk)
-        if bytes_in(self.folder) + more > limits.disk_of_all:
-            raise problem("shared.disk_of_all")
+        self.raise_if_full(visitor, more)
+
+    def raise_if_full(self, visitor: str, more: int = 0) -> None:
+        """Raise PlaygroundError where a visitor has, or all have, as many bytes with `more` as they may have."""
+        raise_if_full(self.folder, visitor, self.limits, more)
 
     def close(self) -> None:
         """Tidy no more."""
@@ -162,14 +165,16 @@ class Workspaces:
                 self.tidy()
 
 
-def bytes_in(folder: Path) -> int:
-    """The size of all files under a folder; of those that go meanwhile nothing."""
-    total = 0
-    for place, _, names in os.walk(folder):
-        for name in names:
-            with suppress(OSError):
-                total += os.lstat(os.path.join(place, name)).st_size
-    return total
+def raise_if_full(folder: Path, visitor: str, limits: Limits, more: int = 0) -> None:
+    """Raise PlaygroundError where a visitor has, or all have, as many bytes with `more` as they may have.
+
+    folder: of all visitors.
+    """
+    size = bytes_in(folder / visitor) + uploads.bytes_of(visitor) + more
+    if size > limits.disk:
+        raise problem("shared.disk", size_bytes=size, most_bytes=limits.disk)
+    if bytes_in(folder) + uploads.bytes_of_all() + more > limits.disk_of_all:
+        raise problem("shared.disk_of_all")
 
 
 def _last_change(folder: Path) -> float:

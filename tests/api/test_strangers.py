@@ -66,6 +66,7 @@ def page(tmp_path_factory):
     folder, patch, engine = tmp_path_factory.mktemp("strangers"), pytest.MonkeyPatch(), NoEngine()
     for name in ("PLAYGROUND_CACHE", "GRADIO_TEMP_DIR"):
         patch.setenv(name, str(folder / name.lower()))
+    patch.setenv("PLAYGROUND_MAX_CALLS", "1000000")  # a call that is refused for its number shows nothing
     patch.setattr(Engine, "start", lambda self: None)
     patch.setattr(Engine, "submit", lambda *arguments: engine.submit(*arguments))
     patch.setattr(Planner, "ask", lambda self, do, *rest, **arguments: _refused())

@@ -121,6 +121,14 @@ def test_a_shared_page_downloads_no_more_than_its_largest_model(monkeypatch, tmp
     fetch()
     size["of"] = 2**30 + 401
     assert refusal(fetch) == ["shared.download"] and len(asked) == 1
+    size["of"] = 400
+    monkeypatch.setattr(hub.shutil, "disk_usage", lambda folder: SimpleNamespace(free=799))
+    assert refusal(fetch) == ["shared.download_disk"] and len(asked) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(hub, "cached_file", lambda repo, name: tmp_path)  # takes no more of the disk
+        fetch()
+    asked.pop()
+    size["of"] = 2**30 + 401
     monkeypatch.delenv(SHARED)
     fetch()
     assert len(asked) == 2

@@ -188,6 +188,29 @@ def test_a_visitor_keeps_no_more_runs_and_bytes_than_the_limits(spaces):
     assert keys(refused) == ["shared.disk_of_all"]
 
 
+def test_a_job_that_writes_beyond_the_disk_limit_is_stopped_and_keeps_what_was_there(engine, spaces, monkeypatch):
+    monkeypatch.setattr(engine_line, "DISK_SECONDS", 0.02)
+    ada = spaces[0].of("ada")
+    before = runs.create(ada.root, "tune", Settings())
+    (before.folder / "adapter").write_bytes(bytes(50_000))
+    job = ada.engine.tune(Settings())
+    until(lambda: engine.sent)
+    run = runs.create(ada.root, "tune", Settings())
+    job.add({"kind": "opened", "run": run.id})
+    (run.folder / "checkpoint.pt").write_bytes(bytes(40_000))
+    time.sleep(0.2)
+    assert not job.ended
+    (run.folder / "snapshot.pickle").write_bytes(bytes(20_000))
+    assert job.wait(5) and job.result["stopped"]
+    until(lambda: sum(event["kind"] == "note" for event in run.events()) == 2)
+    notes = [event for event in run.events() if event["kind"] == "note"]
+    assert [note["key"] for note in notes] == ["note.disk_limit", "shared.disk"]
+    assert notes[1]["values"]["size_bytes"] > 110_000 and notes[1]["values"]["most_bytes"] == 100_000
+    assert (before.folder / "adapter").stat().st_size == 50_000 and (run.folder / "checkpoint.pt").is_file()
+    bob = spaces[0].of("bob").engine.load(Settings())  # the next one has its turn
+    until(lambda: bob in engine.sent)
+
+
 def test_what_nobody_has_visited_for_long_is_removed_with_its_uploads(spaces, tmp_path):
     from playground.data import uploads
 

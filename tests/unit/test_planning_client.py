@@ -70,6 +70,20 @@ def test_equal_questions_at_once_are_answered_by_one_computation(planner):
     assert planner.ask("count", context=6) == {"asked": 2}
 
 
+class Asker:
+    """Somebody who asks."""
+
+
+def test_who_asks_much_makes_nobody_wait_for_more_than_one_of_their_questions(planner):
+    flood, other = Asker(), Asker()
+    planner.ask("count", context=0)  # the process is there
+    with ThreadPoolExecutor(12) as crowd:
+        asked = [crowd.submit(planner.ask, "count", asker=flood, context=number) for number in range(1, 13)]
+        time.sleep(0.1)
+        assert planner.ask("count", asker=other, context=99)["asked"] <= 4
+        assert sorted(one.result()["asked"] for one in asked)[-1] == 14
+
+
 def test_stored_answer_needs_no_process_and_starts_that_of_forecasts(tmp_path, monkeypatch):
     asked = {"context": 5, "settings": {"load": {"bits": 4}}}
     entries = [{"id": do, "arguments": asked, "answer": {"stored": do}} for do in ("forecast", "waterfall")]
