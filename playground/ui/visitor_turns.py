@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
-TOGETHER = 12  # calls, and events in Gradio's queue, of one visitor; a page that opens sends 10 events
+TOGETHER = 24  # calls, and events in Gradio's queue, of one visitor; a page that opens sends 10 events
 STREAMS = 32  # of answers and of pages' signs of life; a page has two
-WAIT_SECONDS, POLL_SECONDS = 20.0, 0.05
+WAIT_SECONDS, POLL_SECONDS = 60.0, 0.05
 
 
 class TooMany(Exception):

@@ -39,10 +39,10 @@ KEY_BYTES = 32
 SECONDS = 30 * 24 * 3600  # that a browser keeps the cookie
 MAX_BODY = 8 * 2**20  # bytes of a call
 PREFIX = "/gradio_api"
-# Routes whose body names a session; and those that the page doesn't use and that tell about others or the machine.
 BUSY, LOGIN = 429, "/login"
 QUEUED = ("/queue/join", "/call/")  # calls that wait in Gradio's queue
 STREAMS = ("/queue/data", "/heartbeat/", "/call/")
+# Routes whose body names a session; and those that the page doesn't use and that tell about others or the machine.
 CALLS = ("/queue/join", "/component_server", "/run/", "/api/", "/call/", "/cancel", "/reset", "/stream/")
 UNUSED = ("/monitoring", "/deep_link", "/proxy=", "/vibe", "/undo-vibe", "/profiling", "/dev/", "/process_recording")
 SESSION_IN_PATH = re.compile(r"/(?:heartbeat|stream|call/(?:v2/)?[^/]+)/([^/]+)")
