@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import threading
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,7 @@ def test_tune_emits_its_events_in_order_and_leaves_a_complete_run(chosen, tmp_pa
     assert (
         kept[0]["kind"] == "run_started"
         and kept[0]["settings"] == settings.to_dict()
-        and kept[0]["versions"]["torch"] == torch.__version__
+        and kept[0]["versions"]["torch"] == version("torch")
     )
     assert [e for e in kept if e["kind"] not in ("run_started", "memory")] == events[1:]
     assert [e["t"] for e in kept] == sorted(e["t"] for e in kept)
