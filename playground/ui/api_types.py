@@ -4,7 +4,7 @@ Of settings every field is optional: one that isn't given keeps its default.
 """
 
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from playground import settings
 
@@ -63,8 +63,8 @@ class Several(TypedDict):
     ways: dict[str, dict[str, Any]]
 
 
-class Plan(TypedDict):
-    """A prediction of memory; parameters, trainable: counts of weights. several: with more than one GPU."""
+class PlanOfOne(TypedDict):
+    """A prediction of memory; parameters, trainable: counts of weights."""
 
     model: str
     bits: int
@@ -74,7 +74,12 @@ class Plan(TypedDict):
     context: int
     phases: dict[str, PhaseMemory]
     cards: list[CardVerdicts]
-    several: NotRequired[Several]
+
+
+class Plan(PlanOfOne, total=False):
+    """The same with `several` where it is for more than one GPU."""
+
+    several: Several
 
 
 class RunRow(TypedDict):
