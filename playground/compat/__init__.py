@@ -68,6 +68,7 @@ from playground.compat.of_transformers import (
     progress_bars,
     reading_in_order,
     replace_linear_layers,
+    without_adapter_beside,
 )
 
 __all__ = [
@@ -137,4 +138,5 @@ __all__ = [
     "unquantized_weight",
     "varlen_attention",
     "viewed_tensor",
+    "without_adapter_beside",
 ]

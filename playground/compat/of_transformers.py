@@ -166,6 +166,26 @@ def reading_in_order() -> Iterator[None]:
                 os.environ[name] = before
 
 
+@contextlib.contextmanager
+def without_adapter_beside() -> Iterator[None]:
+    """Within it, transformers looks for no adapter beside a model's files.
+
+    Its `adapter_kwargs` can't say so: until 5.20 at least it looks into the folder itself, whatever the subfolder.
+    """
+    from transformers.integrations import peft
+    from transformers.models.auto import auto_factory
+
+    with _build_lock:
+        own = [(module, module.find_adapter_config_file) for module in (peft, auto_factory)]
+        for module, _ in own:
+            module.find_adapter_config_file = lambda *arguments, **options: None
+        try:
+            yield
+        finally:
+            for module, function in own:
+                module.find_adapter_config_file = function
+
+
 def kept_in_float32(model: Any, dtype: Any) -> set[str]:
     """Names of parameters that transformers reads as float32 in a model of another type."""
     keys = [key.replace("*", ".*") for key in model._get_dtype_plan(dtype)]

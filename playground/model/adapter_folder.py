@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-from playground import catalog
+from playground import catalog, compat
 from playground.catalog.machine_paths import is_machine_path
 from playground.errors import problem
 from playground.json_values import read_small_json
@@ -72,7 +72,7 @@ def merge(adapter: Path, base: Path, folder: Path, on_progress: Callable[..., No
     check_files(base)
     try:
         config = read_config(base / "config.json", base.name)
-        with loading_progress(on_progress):
+        with loading_progress(on_progress), compat.without_adapter_beside():
             model = model_class(config).from_pretrained(base, config=config, dtype=torch.bfloat16, **PLAIN_MODEL)
         rows = rows_in_adapter(model, adapter)
         if rows > embedding_rows(model):

@@ -37,13 +37,9 @@ from playground.model.tokenizer import load_tokenizer
 from playground.model.unquantized import layers_left_unquantized
 from playground.settings import Load, has_own_layers, is_fast_nf4, is_int8, stored_quant_type, streamed_count
 
-# A model as its folder has it: without code of its own, and without an adapter that lies beside it, which transformers
-# would load too; it looks for one in this subfolder, which no model has.
-PLAIN_MODEL: dict[str, Any] = {
-    "trust_remote_code": False,
-    "local_files_only": True,
-    "adapter_kwargs": {"subfolder": "no-adapter"},
-}
+# A model as its folder has it, without code of its own. Within `compat.without_adapter_beside()`: an adapter in the same
+# folder, transformers would load too.
+PLAIN_MODEL: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
 
 
 @dataclass
@@ -169,6 +165,7 @@ def _read_model(
         stored = getattr(config, "quantization_config", None)
         quantized = {} if stored else {"quantization_config": quantization}
         with loading_progress(on_progress), quantizable_linear_layers(config), contextlib.ExitStack() as reading:
+            reading.enter_context(compat.without_adapter_beside())
             if device == "cpu":
                 reading.enter_context(compat.reading_in_order())  # threads would be ahead by any number of tensors
             if waits:
