@@ -176,7 +176,8 @@ def without_adapter_beside() -> Iterator[None]:
     from transformers.models.auto import auto_factory
 
     with _build_lock:
-        own = [(module, module.find_adapter_config_file) for module in (peft, auto_factory)]
+        modules: tuple[Any, ...] = (peft, auto_factory)
+        own = [(module, module.find_adapter_config_file) for module in modules]
         for module, _ in own:
             module.find_adapter_config_file = lambda *arguments, **options: None
         try:
