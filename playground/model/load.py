@@ -37,7 +37,7 @@ from playground.model.tokenizer import load_tokenizer
 from playground.model.unquantized import layers_left_unquantized
 from playground.settings import Load, has_own_layers, is_fast_nf4, is_int8, stored_quant_type, streamed_count
 
-# A model as its folder has it, without code of its own. For use within `compat.without_adapter_beside()`: transformers
+# A model as its folder has it, without running its code. For use within `compat.without_adapter_beside()`: transformers
 # would also load an adapter from the same folder.
 PLAIN_MODEL: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
 

@@ -46,15 +46,15 @@ def job_tape(settings: Settings, job: str, context: int = 1024, capacity: int = 
     config = _checked_config(settings, job, context)
     settings, target = resolve_target(settings, device, capacity)
     if job == "load":
-        told = tape.load_tape(config, settings, target)
+        built = tape.load_tape(config, settings, target)
     elif job == "chat":
-        told = tape.chat_tape(config, settings, target, max(context, MIN_CONTEXT))
+        built = tape.chat_tape(config, settings, target, max(context, MIN_CONTEXT))
     else:
-        told = tape.tune_tape(config, *several.own_step(config, settings, target))
-    visited = {visit["layer"] for visit in told["visits"]}
-    if not told["layers"] or not visited >= set(range(told["layers"])):
+        built = tape.tune_tape(config, *several.own_step(config, settings, target))
+    visited = {visit["layer"] for visit in built["visits"]}
+    if not built["layers"] or not visited >= set(range(built["layers"])):
         return {"tape": None, "reason": "layers"}
-    return {"tape": told, "reason": ""}
+    return {"tape": built, "reason": ""}
 
 
 def write_tune_snapshot(settings: Settings, path: str | Path, capacity: int = 0, device: str = "cuda") -> None:

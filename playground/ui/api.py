@@ -10,7 +10,7 @@ import functools
 import importlib.util
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import gradio as gr
 from anyio import to_thread
@@ -238,7 +238,8 @@ class Endpoints:
         ]
         facts = ("model", "bits", "method", "parameters", "trainable", "context")
         several = {"several": forecast["several"]} if "several" in forecast else {}
-        return {**{name: forecast[name] for name in facts}, "phases": of_phases, "cards": of_cards, **several}  # type: ignore[typeddict-item]
+        plan = {**{name: forecast[name] for name in facts}, "phases": of_phases, "cards": of_cards, **several}
+        return cast(Plan, plan)
 
     def _request(self, run_id: str, prompt: str, generation: GenerationValues | None) -> Request:
         """A validated question to a run's models. Raises PlaygroundError with all problems."""

@@ -31,10 +31,7 @@ from playground.ui.workspaces import Workspace, raise_if_full
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}  # for listeners that only redraw
 UNQUEUED: dict[str, Any] = {**QUIET, "queue": False}
-LATEST_ONLY: dict[str, Any] = {
-    **QUIET,
-    "trigger_mode": "always_last",
-}  # of changes meanwhile, the last is answered
+LATEST_ONLY: dict[str, Any] = {**QUIET, "trigger_mode": "always_last"}  # of changes meanwhile, the last is answered
 # For what a person types, drags or chooses: Gradio (6.31) by itself ignores what comes while one is answered.
 LAST_INPUT: dict[str, Any] = {**LATEST_ONLY, "queue": False}
 EACH_CLICK: dict[str, Any] = {**UNQUEUED, "trigger_mode": "multiple"}  # for listeners of an event's own data

@@ -73,7 +73,7 @@ def setups(translate: Callable, rows: Sequence[dict], length: int) -> str:
 
 
 def model_name(translate: Callable, entry: dict | None, gpus: int = 1) -> str:
-    """A cell's model, with what it needs, of each of so many GPUs, on a line of its own."""
+    """A cell's model, and on a second line what it needs of each GPU."""
     if entry is None:
         return translate("plan.largest.none")
     need = format_bytes(entry["need"])

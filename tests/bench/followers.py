@@ -136,7 +136,7 @@ def _tokens(events: Path) -> float:
 
 
 async def _follow(url: str, count: int, seconds: float, taken: list[float], failed: list[str]) -> None:
-    """So many followers for so long, each with a session and a connection of its own."""
+    """`count` followers for `seconds`, each with its session and its connection."""
     config = httpx.get(url + "/config").json()
     view = next(c["id"] for c in config["components"] if "since" in str(c["props"].get("server_fns")))
     until = time.monotonic() + seconds

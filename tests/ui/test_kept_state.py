@@ -148,7 +148,7 @@ def test_a_kept_tab_that_was_not_built_in_time_is_pressed_until_somebody_chooses
     expect(changed.locator("[data-tab-id=chat]")).to_have_attribute("aria-selected", "true")
 
 
-def test_the_open_tab_is_kept_at_the_click_before_gradio_tells_of_it(changed):
+def test_the_open_tab_is_kept_at_the_click_before_gradios_event(changed):
     kept = """tabs => Promise.all(tabs.map(async tab => {
       document.querySelector(`[data-tab-id=${tab}]`).click();
       await new Promise(done => setTimeout(done));
@@ -156,7 +156,7 @@ def test_the_open_tab_is_kept_at_the_click_before_gradio_tells_of_it(changed):
     }))"""
     assert changed.evaluate(kept, ["tune"]) == ["tune"]
     changed.evaluate("[...document.querySelectorAll('[data-tab-id=chat]')].at(-1).click()")
-    changed.evaluate("keptState.open('tune')")  # told late
+    changed.evaluate("keptState.open('tune')")  # an event that comes late
     assert changed.evaluate("sessionStorage.getItem('playground.tab')") == "chat"
 
 
