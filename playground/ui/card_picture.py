@@ -19,7 +19,8 @@ from playground.i18n import table
 from playground.planning.client import this_machine
 from playground.runs.measured import Measurement, latest_measurements
 from playground.settings import BIT_WIDTHS, Settings
-from playground.ui.page import EACH_CLICK, LATEST_ONLY, THIS_MACHINE, UNQUEUED, Page, Update, memory_of
+from playground.ui.gpu_choice import THIS_MACHINE, memory_of
+from playground.ui.page import EACH_CLICK, LATEST_ONLY, UNQUEUED, Page, Update
 
 # For listeners that draw a picture: the old one stays, dimmed, until the new one is there.
 DRAWING: dict[str, Any] = {**LATEST_ONLY, "show_progress": "minimal"}
@@ -62,7 +63,7 @@ class Room:
 
 
 def room_of(card: str) -> Room:
-    """The room of a card, or of this machine, by its value among page.card_choices."""
+    """The room of a card, or of this machine, by its value among gpu_choice.card_choices."""
     memory, names = memory_of(card), {entry["id"]: entry["name"] for entry in cards()}
     return Room(memory["bytes"], memory["device"], names.get(memory["name"], memory["name"]))
 

@@ -17,7 +17,8 @@ from playground.data.preview_values import from_dict
 from playground.errors import as_playground_error
 from playground.settings import Settings
 from playground.ui import cost_view, rows_view, xray_view
-from playground.ui.page import FieldName, Page, Update, memory_of, message
+from playground.ui.gpu_choice import memory_of
+from playground.ui.page import FieldName, Page, Update, message
 from playground.ui.source_names import source_name
 
 PREVIEW_RECORDS = 20

@@ -11,7 +11,8 @@ import gradio as gr
 from playground.data.mapping_text import FIELDS
 from playground.data.readers import KINDS
 from playground.settings import PROMPT_FORMATS
-from playground.ui.page import THIS_MACHINE, Page, card_choices, message_box
+from playground.ui.gpu_choice import THIS_MACHINE, card_choices
+from playground.ui.page import Page, message_box
 from playground.ui.source_names import source_choices
 
 ENCODINGS = ("auto", "utf-8", "cp932", "euc_jp", "utf-16")  # suggested; any encoding that Python knows is accepted

@@ -9,8 +9,9 @@ import gradio as gr
 
 from playground import catalog
 from playground.catalog import filters as catalog_filters
+from playground.ui.gpu_choice import card_choices, memory_of
 from playground.ui.model_choices import model_choices, model_label
-from playground.ui.page import LAST_INPUT, Page, card_choices, memory_of
+from playground.ui.page import LAST_INPUT, Page
 
 ANY = ""  # no filter
 

@@ -10,7 +10,6 @@ from typing import Any
 import gradio as gr
 
 from playground import runs
-from playground.catalog.cards import cards
 from playground.data import uploads
 from playground.data.allowed_names import forbidden_sources
 from playground.engine.client import Engine
@@ -18,7 +17,7 @@ from playground.errors import PlaygroundError, Problem, as_playground_error, pro
 from playground.i18n import table, translate
 from playground.job import Job
 from playground.jobs.runner import Runner
-from playground.planning.client import Planner, this_machine
+from playground.planning.client import Planner
 from playground.settings import Settings, parse, raise_all
 from playground.settings.limits import Limits, beyond_limits, too_much_work
 from playground.ui.access import forbidden_start
@@ -35,7 +34,6 @@ LATEST_ONLY: dict[str, Any] = {**QUIET, "trigger_mode": "always_last"}  # of cha
 # For what a person types, drags or chooses: Gradio (6.31) by itself ignores what comes while one is answered.
 LAST_INPUT: dict[str, Any] = {**LATEST_ONLY, "queue": False}
 EACH_CLICK: dict[str, Any] = {**UNQUEUED, "trigger_mode": "multiple"}  # for listeners of an event's own data
-THIS_MACHINE = "here"  # this machine, as a choice among the cards
 MAX_UPLOADS = 100  # of one visitor: each is looked at where their bytes are counted
 TARGET_MODULES = ("attention", "all-linear")  # suggested; module names are accepted too
 
@@ -246,26 +244,6 @@ class Page:
             *forbidden_sources(str(model or "").strip(), str(source or "").strip(), self.visitor),
             *forbidden_start(self.root, str(lora.get("start_from") or "").strip()),
         ]
-
-
-def card_choices(page: Page) -> list[tuple[str, str]]:
-    """This machine, and every card of the catalog, as choices."""
-    machine = this_machine()
-    key = "plan.here_card" if machine["device"] == "cuda" else "plan.here_cpu"
-    return [
-        (page.translate(key, name=machine["name"], size_bytes=machine["bytes"]), THIS_MACHINE),
-        *((page.translate("plan.card_name", gib=c["gib"], name=c["name"]), c["id"]) for c in cards()),
-    ]
-
-
-def memory_of(card: str) -> dict[str, Any]:
-    """The memory of a card, or of this machine: {"device": "cuda" or "cpu", "name", "bytes"}."""
-    if card == THIS_MACHINE:
-        return this_machine()
-    entry = next((entry for entry in cards() if entry["id"] == card), None)
-    if entry is None:
-        raise problem("request.value", field="card", value=str(card)[:60])
-    return {"device": "cuda", "name": entry["id"], "bytes": entry["bytes"]}
 
 
 def wait_until_opened(job: Job) -> None:

@@ -16,9 +16,10 @@ from playground.errors import PlaygroundError, problem
 from playground.model.source import local_folder
 from playground.settings import Settings
 from playground.ui import card_picture, snapshot_view
+from playground.ui.gpu_choice import THIS_MACHINE
 from playground.ui.load_tab import show_at_width
 from playground.ui.model_choices import offline_model
-from playground.ui.page import LAST_INPUT, LATEST_ONLY, QUIET, THIS_MACHINE, UNQUEUED, FieldName, Page, Update, message
+from playground.ui.page import LAST_INPUT, LATEST_ONLY, QUIET, UNQUEUED, FieldName, Page, Update, message
 from playground.ui.plan_tab import (
     GPU_COUNTS,
     QUANT_TYPE_FIELDS,

@@ -23,17 +23,10 @@ from playground.settings import (
 )
 from playground.ui import card_picture, memory_figures, plan_figures, several_figures, snapshot_view
 from playground.ui.bounds import setting_slider
+from playground.ui.gpu_choice import THIS_MACHINE, card_choices, memory_of
 from playground.ui.load_tab import BITS
 from playground.ui.model_choices import model_choices, offline_model
-from playground.ui.page import (
-    TARGET_MODULES,
-    THIS_MACHINE,
-    FieldName,
-    Page,
-    card_choices,
-    memory_of,
-    message_box,
-)
+from playground.ui.page import TARGET_MODULES, FieldName, Page, message_box
 
 QUANT_TYPE_FIELDS = {8: "quant_type_8bit", 4: "quant_type"}  # of Load, by the bit width at which they count
 

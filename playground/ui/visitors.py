@@ -126,7 +126,7 @@ class Visitors:
         return self._turns.call(visitor, (lambda: queued_events(visitor, blocks)) if blocks else lambda: 0)
 
     def _watching(self, scope: Scope, route: str, visitor: str, send: Send) -> Send:
-        """`send` that learns from an answer which files are the visitor's, and which event, that counts as a session."""
+        """`send` that learns from an answer which files are the visitor's, and which event: that is a session too."""
         send = self._files.watching(route, visitor, send)
         if scope.get("method") != "POST" or not route.startswith("/call/"):
             return send

@@ -21,7 +21,7 @@ from playground.predict.phase_traces import LABELLED_SHARE
 from playground.predict.phases import Target, predict_load
 from playground.settings import Settings
 from playground.ui import plan_tab, several_figures
-from playground.ui.page import THIS_MACHINE
+from playground.ui.gpu_choice import THIS_MACHINE
 
 GIB = 2**30
 CALM = "cyberagent/open-calm-7b"
