@@ -8,16 +8,18 @@ kernels have next to nothing to compute. Nothing here knows the models that are 
 import contextlib
 import os
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import psutil
 import torch
 
+from playground import compat
 from playground.memory import meter
 from playground.memory.release import release_memory
+from playground.predict.work import Calls
 from playground.speed import kernels
 from playground.speed.rates import Rates, keep_rates, kept_rates
 
@@ -67,8 +69,7 @@ def measure(device: str) -> Rates:
     with torch.no_grad(), _same_random_numbers():
         tables, kernel = kernels.measure_kernels(device, until - TOY_SECONDS)
     rates = Rates(device, meter.hardware(device)["name"], tables, {}, kernel)
-    call, token = _measure_calls(rates, device, until)
-    return replace(rates, call=call, token=token)
+    return _measure_calls(rates, device, until)
 
 
 @contextlib.contextmanager
@@ -79,11 +80,49 @@ def _same_random_numbers() -> Iterator[None]:
         yield
 
 
-def _measure_calls(rates: Rates, device: str, until: float) -> tuple[dict[str, float], float]:
-    """Seconds of calling an operator in training and in a chat; and between two tokens of a chat besides the model.
+def _measure_calls(rates: Rates, device: str, until: float) -> Rates:
+    """These rates with the seconds of calling operators, and of what is between two tokens of a chat.
 
-    until: the moment of the clock after which nothing is repeated more often than it has to be.
+    On a GPU also those that operators of quantized weights take more: of the toy with such layers. A CPU's kernels of
+    these kinds are measured with their calls (speed/kernels.py). until: the moment of the clock after which nothing is
+    repeated more often than it has to be.
     """
+    loaded = _toy(device)
+    chat, token = _chat_seconds(rates, loaded, until)
+    tune = _tune_seconds(rates, loaded, until)
+    calls = {"chat": min(chat.per_call, tune.per_call), "tune": tune.per_call}  # training calls more for an operator
+    rates = replace(rates, call=calls, token=token)
+    if device == "cuda":
+        four, eight = _toy(device, 4), _toy(device, 8)
+        found = {
+            "gemv_4bit": _chat_seconds(rates, four, until, 4)[0],
+            "product:int8": _chat_seconds(rates, eight, until, 8)[0],
+            "dequantize": _tune_seconds(rates, four, until, 4),
+        }
+        rates = replace(rates, more={kind: timed.more_per_call(kind, rates) for kind, timed in found.items()})
+    return rates
+
+
+class _Timed(NamedTuple):
+    """A phase of the toy: seconds of the processor, and the calls in its trace."""
+
+    phase: str
+    seconds: float
+    calls: list[Calls]
+
+    @property
+    def per_call(self) -> float:
+        return max(0.0, self.seconds) / sum(one.count for one in self.calls)
+
+    def more_per_call(self, kind: str, rates: Rates) -> float:
+        """Seconds of a call of this kind beyond those of any call."""
+        count = sum(one.count for one in self.calls if one.kind.startswith(kind))
+        other = sum(one.count for one in self.calls) * rates.call[self.phase]
+        return max(0.0, self.seconds - other) / count if count else 0.0
+
+
+def _toy(device: str, bits: int = 16) -> Any:
+    """A loaded model of a few narrow layers."""
     from transformers import LlamaConfig
 
     from playground.model.load import LoadedModel, model_from_config
@@ -93,21 +132,42 @@ def _measure_calls(rates: Rates, device: str, until: float) -> tuple[dict[str, f
     )
     dtype = kernels.half_types(device)[0]
     with _same_random_numbers():
-        model = model_from_config(config, dtype).to(device).requires_grad_(False).eval()  # type: ignore[arg-type]
-        loaded = LoadedModel(model, cast(Any, SimpleNamespace(pad_token_id=2)), device, dtype, "")
-        chat, token = _chat_calls(rates, loaded, until)
-        tune = _tune_calls(rates, loaded, until)
-        return {"chat": min(chat, tune), "tune": tune}, token  # training calls more for the same operator
+        model: Any = model_from_config(config, dtype)
+        for name, layer in [*model.named_modules()] if bits < 16 else []:
+            if isinstance(layer, torch.nn.Linear) and name != "lm_head":
+                model.set_submodule(name, _quantizable(layer, bits))
+        if bits < 16:
+            setattr(model, f"is_loaded_in_{bits}bit", True)  # the flag by which PEFT recognizes a quantized model
+            compat.disable_cpu_repacking(model.modules())
+        model = model.to(device).requires_grad_(False).eval()
+    return LoadedModel(model, cast(Any, SimpleNamespace(pad_token_id=2)), device, dtype, "")
 
 
-def _chat_calls(rates: Rates, loaded: Any, until: float) -> tuple[float, float]:
+def _quantizable(layer: torch.nn.Linear, bits: int) -> torch.nn.Module:
+    """The layer as bitsandbytes' one, quantized once it is moved to a GPU."""
+    from bitsandbytes import nn as bnb
+
+    if bits == 4:
+        four = bnb.Linear4bit(layer.in_features, layer.out_features, False, layer.weight.dtype, quant_type="nf4")
+        four.weight = bnb.Params4bit(layer.weight.data, requires_grad=False, quant_type="nf4", module=four)
+        return four
+    eight = bnb.Linear8bitLt(
+        layer.in_features, layer.out_features, False, has_fp16_weights=False, threshold=kernels.INT8_THRESHOLD
+    )
+    eight.weight = bnb.Int8Params(layer.weight.data, requires_grad=False, has_fp16_weights=False)
+    return eight
+
+
+def _chat_seconds(rates: Rates, loaded: Any, until: float, bits: int = 16) -> tuple[_Timed, float]:
+    """(A token of a chat, seconds between two tokens besides the model)."""
     from playground.predict import phases
     from playground.predict.phase_traces import CHAT_ROWS, prefill_and_decode_inputs
     from playground.settings import Settings
 
     context, model = 64, loaded.model
     target = phases.Target(loaded.device, loaded.dtype)
-    calls = phases.predict_chat(model.config, Settings().with_values({"load": {"bits": 16}}), target, context)["calls"]
+    settings = Settings().with_values({"load": {"bits": bits}})
+    calls = phases.predict_chat(model.config, settings, target, context)["calls"]
     decode = [one for one in calls if one.stage == "decode"]
     ids = torch.ones(CHAT_ROWS, 8, dtype=torch.long, device=loaded.device)
     with torch.no_grad():
@@ -120,10 +180,12 @@ def _chat_calls(rates: Rates, loaded: Any, until: float) -> tuple[float, float]:
             return _fastest(lambda: model.generate(ids, attention_mask=torch.ones_like(ids), **options), 2, until)
 
         token = (generate(20) - generate(4)) / 16
-    return _per_call(rates, decode, min(forward, token)), max(0.0, token - forward)
+    timed = _Timed("chat", _of_processor(rates, decode, min(forward, token)), decode)
+    return timed, max(0.0, token - forward)
 
 
-def _tune_calls(rates: Rates, loaded: Any, until: float) -> float:
+def _tune_seconds(rates: Rates, loaded: Any, until: float, bits: int = 16) -> _Timed:
+    """A step of a fine-tune."""
     import threading
 
     from playground.data.batch import Example
@@ -136,7 +198,7 @@ def _tune_calls(rates: Rates, loaded: Any, until: float) -> float:
     steps, rows, length = 10, 8, 16
     train = {"batch_size": rows, "max_steps": steps, "gradient_checkpointing": "off", "compile": "off"}
     train |= {"max_tokens_per_micro_batch": 1024}
-    settings = Settings().with_values({"load": {"bits": 16}, "train": train})
+    settings = Settings().with_values({"load": {"bits": bits}, "train": train})
     examples = [Example([5 + (row + n) % 400 for n in range(length)], length // 2) for row in range(rows)]
     trainer = prepare_trainer(loaded, settings, examples, [], Team(loaded.device, launched=False))
     seconds, last, stop = [], kernels.clock(), threading.Event()
@@ -150,18 +212,18 @@ def _tune_calls(rates: Rates, loaded: Any, until: float) -> float:
     config, labelled = trainer.batcher.model.config, [e.labelled for e in examples]
     mode = trainer.batcher.mode
     calls = phases.predict_tune(config, settings, target, [length] * rows, labelled, batching=mode)["calls"]
-    return _per_call(rates, calls, statistics.median(seconds[2:]))
+    return _Timed("tune", _of_processor(rates, calls, statistics.median(seconds[2:])), calls)
 
 
-def _per_call(rates: Rates, calls: Any, seconds: float) -> float:
-    """Seconds of the processor for each call. A GPU computes meanwhile; a CPU's kernels take part of the seconds."""
+def _of_processor(rates: Rates, calls: Iterable[Calls], seconds: float) -> float:
+    """Seconds that calling takes. A GPU computes meanwhile; a CPU's kernels take part of the seconds."""
     if rates.device == "cpu":
         seconds -= sum(
             one.count * (rates.seconds(one.kind, one.operations, one.bytes) or 0.0)
             for one in calls
             if one.kind != "view"
         )
-    return max(0.0, seconds) / sum(one.count for one in calls)
+    return seconds
 
 
 def _fastest(run: Callable[[], Any], repeats: int, until: float) -> float:

@@ -20,16 +20,16 @@ def predict_seconds(calls: Iterable[Calls], rates: Rates, phase: str) -> dict | 
     if phase not in rates.call:
         return None
     kinds: dict[str, float] = {}
-    count = 0.0
+    calling = 0.0
     for _stage, kind, operations, size, repeats in calls:
-        count += repeats
+        calling += repeats * rates.calling(kind, phase)
         if kind == "view" or (not operations and not size):
             continue
         seconds = rates.seconds(kind, operations, size)
         if seconds is None:
             return None
         kinds[kind] = kinds.get(kind, 0.0) + seconds * repeats
-    kernels, calling = sum(kinds.values()), count * rates.call[phase]
+    kernels = sum(kinds.values())
     total = kernels + calling if rates.device == "cpu" else max(kernels, calling)
     return {
         "seconds": total,

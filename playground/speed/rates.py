@@ -10,7 +10,7 @@ import json
 import math
 import os
 from bisect import bisect_left
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -18,12 +18,13 @@ from pathlib import Path
 from playground import catalog
 from playground.json_values import read_small_json
 
-SCHEMA = 2  # of what is kept: another one is measured again
+SCHEMA = 3  # of what is kept: another one is measured again
 STREAM = "elementwise"  # the kind whose table says how fast memory is read and written
 BY_BYTES = (
     *("elementwise", "narrow_m", "narrow_n", "narrow_k", "narrow_m_t", "narrow_n_t", "narrow_k_t"),
     *("dequantize", "gemv_4bit", "to_host", "to_device"),
 )
+QUANTIZED = ("gemv_4bit", "dequantize", "product:int8")  # kinds whose operators a processor takes longer to call
 COMPARED = ("cpu",)  # devices whose predicted seconds come near enough to measured ones (tests/bench/README.md)
 # Types of about the same speed; int8_fast: products of int8_fast.py, which a GPU makes as fast as the library's.
 STAND_INS = {"float16": "bfloat16", "bfloat16": "float16", "bool": "bfloat16", "int8_fast": "int8"}
@@ -36,7 +37,8 @@ class Rates:
     device: "cuda" or "cpu". name: the device's. tables: {kind: [[size, seconds], …]}, sizes ascending: bytes for the
     kinds of BY_BYTES, else operations. call: seconds that the processor takes to call an operator, by phase. kernel:
     the least seconds of a kernel on a GPU. token: seconds between two tokens of a chat besides the model. source:
-    "measured" on this machine, or "estimated" from another GPU.
+    "measured" on this machine, or "estimated" from another GPU. more: seconds that calling an operator of these kinds,
+    of QUANTIZED, takes beyond `call`.
     """
 
     device: str
@@ -46,6 +48,7 @@ class Rates:
     kernel: float = 0.0
     token: float = 0.0
     source: str = "measured"
+    more: dict[str, float] = field(default_factory=dict)
 
     def seconds(self, kind: str, operations: float, size: float) -> float | None:
         """Seconds of one kernel; None where nothing like it was measured."""
@@ -71,6 +74,11 @@ class Rates:
         if name.endswith("_t"):
             return self._table(name.removesuffix("_t"), dtype)
         return self.tables.get(name)
+
+    def calling(self, kind: str, phase: str) -> float:
+        """Seconds that the processor takes to call an operator of this kind in that phase, "tune" or "chat"."""
+        name = kind if kind in QUANTIZED else kind.partition(":")[0]
+        return self.call[phase] + self.more.get(name, 0.0)
 
     @property
     def trust(self) -> str:

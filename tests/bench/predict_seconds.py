@@ -1,22 +1,22 @@
-"""Compare predicted with measured seconds: steps of a fine-tune, tokens of a chat, and loads; each in a new process.
+"""Compare predicted with measured seconds: steps of a fine-tune and tokens of a chat.
 
     python tests/bench/predict_seconds.py                    # the CPU's cells; about 4 minutes on two cores
     python tests/bench/predict_seconds.py --device cuda      # shapes of real models with random weights, on one GPU
     python tests/bench/predict_seconds.py --toy              # a toy instead of each model, to try the benchmark
 
-A cell is model:bits:checkpointing:rows:adapter. Rows are a step's, as mix (32 rows, 5,024 tokens, at most 256 a row)
-or rows x tokens; every cell also measures a chat's tokens (two rows, 1,024 tokens on CUDA, 256 on a CPU). What the
-machine reaches is measured once, before the first cell, by playground/predict/calibration.py, and never fitted to the
-cells. A cell's `forecasts` have predicted seconds by kind of kernel, its `calls` what the trace counts: [stage, kind,
-operations, bytes, count]; on CUDA `profile` has the profiler's count and seconds by name of the kernel, of one step and
-of eight tokens after a short prompt.
+A cell is model:bits:checkpointing:rows:adapter; on a CPU each has a new process, on a GPU one process measures all, so
+that none imports while another is measured. Rows are a step's, as mix (32 rows, 5,024 tokens, at most 256 a row) or
+rows x tokens; every cell also measures a chat's tokens (two rows, 1,024 tokens on CUDA, 256 on a CPU). What the machine
+reaches is measured once, before the first cell, by playground/predict/calibration.py, and never fitted to the cells. A
+cell's `forecasts` have predicted seconds by kind of kernel, its `calls` what the trace counts: [stage, kind,
+operations, bytes, count]; with --profile, `profile` has the profiler's count and seconds by name of the kernel, of one step and of
+eight tokens after a short prompt.
 `percent_of_others` is what other processes used of all cores while a cell was measured; on a CPU a cell with more
 than a calibration may have is `disturbed` and counts in no error.
 On a machine with other work, `--own-time` takes the seconds of the processor (one thread) instead of the clock's.
 """
 
 import argparse
-import contextlib
 import json
 import os
 import statistics
@@ -24,14 +24,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import arms
 import random_models
-from train_gpu import exclusive_gpu
 
 import playground  # noqa: F401  # before torch: how its threads wait is decided here
 
@@ -91,8 +89,7 @@ TOY = {
     "num_key_value_heads": 4,
     "vocab_size": 512,
 }
-AHEAD = {"cuda": 3, "cpu": 1}  # processes side by side
-STEPS = {"cuda": 6, "cpu": 3}
+STEPS = {"cuda": 9, "cpu": 3}
 TOKENS = {"cuda": 24, "cpu": 10}
 CONTEXT = {"cuda": 1024, "cpu": 256}
 
@@ -102,11 +99,11 @@ def main() -> None:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cpu")
     parser.add_argument("--only", action="append", metavar="CELL", help="may be given several times (all)")
     parser.add_argument("--toy", action="store_true", help="a toy of three layers instead of each model")
+    parser.add_argument("--profile", action="store_true", help="time kernels, which slows later cells (CUDA)")
     parser.add_argument("--own-time", action="store_true", help="the processor's seconds instead of the clock's")
-    parser.add_argument("--limit", type=float, default=180, help="seconds after which no cell is begun (CUDA)")
+    parser.add_argument("--limit", type=float, default=300, help="seconds after which no cell is begun (CUDA)")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--until", type=float, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--cell", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.own_time:
@@ -119,23 +116,17 @@ def main() -> None:
 
 
 def run_all(options: argparse.Namespace, out: Path) -> None:
-    """Calibrate, then run every cell in a process of its own, and write the result file after each.
-
-    On a GPU, processes import and predict side by side and take turns to measure, calibration first.
-    """
+    """Calibrate, then run every cell, and write the result file after each."""
     cells = options.only or (CUDA_CELLS if options.device == "cuda" else CPU_CELLS)
     results: list[dict] = []
-    with tempfile.TemporaryDirectory() as work, ThreadPoolExecutor(AHEAD[options.device]) as pool:
+    with tempfile.TemporaryDirectory() as work:
         options.work, until = Path(work), time.time() + options.limit
-        command = [sys.executable, __file__, "--device", options.device, "--work", work, "--until", str(until)]
-        command += [flag for flag in ("--toy", "--own-time") if getattr(options, flag[2:].replace("-", "_"))]
-        env = os.environ | {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
-        started = {
-            pool.submit(arms.attempt, lambda cell=cell: arms.last_line([*command, "--cell", cell], env)): cell
-            for cell in ("calibrate", *cells)
-        }
-        for done in as_completed(started):
-            results.append({"cell": started[done]} | done.result())
+        run = _run_here if options.device == "cuda" else _run_in_new_process
+        for cell in ("calibrate", *cells):
+            if options.device == "cuda" and time.time() > until:
+                results.append({"cell": cell, "failed": "no time left"})
+                continue
+            results.append({"cell": cell} | arms.attempt(lambda cell=cell: run(cell, options)))
             short = {k: v for k, v in results[-1].items() if k not in ("forecasts", "calls", "profile", "rates")}
             print(json.dumps(short), file=sys.stderr, flush=True)
             report = arms.report(
@@ -149,6 +140,22 @@ def run_all(options: argparse.Namespace, out: Path) -> None:
             )
             arms.write(out, report)
     print(json.dumps(report["errors"], indent=1))
+
+
+def _run_in_new_process(cell: str, options: argparse.Namespace) -> dict:
+    command = [sys.executable, __file__, "--device", options.device, "--work", str(options.work), "--cell", cell]
+    command += [flag for flag in ("--toy", "--own-time") if getattr(options, flag[2:].replace("-", "_"))]
+    return arms.last_line(command)
+
+
+def _run_here(cell: str, options: argparse.Namespace) -> dict:
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    from playground.memory.release import release_memory
+
+    try:
+        return run_cell(cell, options)
+    finally:
+        release_memory()
 
 
 def run_cell(name: str, options: argparse.Namespace) -> dict:
@@ -167,24 +174,11 @@ def calibrate(options: argparse.Namespace) -> dict:
     from playground.memory.meter import hardware
     from playground.predict import calibration
 
-    file = options.work / "rates"
-    try:
-        with _alone(options):
-            began = time.perf_counter()
-            rates = asdict(calibration.measure(options.device))
-            seconds = time.perf_counter() - began
-        file.with_suffix(".new").write_text(json.dumps(rates), encoding="utf-8")
-    except BaseException:
-        file.with_suffix(".new").write_text("", encoding="utf-8")  # nobody waits for it
-        raise
-    finally:
-        file.with_suffix(".new").rename(file)
+    began = time.perf_counter()
+    rates = asdict(calibration.measure(options.device))
+    seconds = time.perf_counter() - began
+    (options.work / "rates").write_text(json.dumps(rates), encoding="utf-8")
     return {"seconds": round(seconds, 2), "hardware": hardware(options.device), "rates": rates}
-
-
-def _alone(options: argparse.Namespace) -> contextlib.AbstractContextManager:
-    """The context in which nothing else is measured."""
-    return exclusive_gpu(options.work) if options.device == "cuda" else contextlib.nullcontext()
 
 
 def measure_step_and_chat(name: str, options: argparse.Namespace) -> dict:
@@ -211,13 +205,8 @@ def measure_step_and_chat(name: str, options: argparse.Namespace) -> dict:
     tune = phases.predict_tune(config, settings, target, lengths, labelled)
     tracing = time.perf_counter() - began
     network = _without_values(config, dtype)
-    while not (options.work / "rates").exists():
-        time.sleep(0.2)
     rates = Rates(**json.loads((options.work / "rates").read_text(encoding="utf-8")))
-    with _alone(options):
-        if options.device == "cuda" and time.time() > options.until:
-            raise RuntimeError("no time left")
-        measured, details = _measure(network, settings, dtype, examples, options)
+    measured, details = _measure(network, settings, dtype, examples, options)
     if tune["batching"] != details["batching"]:
         tune = phases.predict_tune(config, settings, target, lengths, labelled, batching=details["batching"])
     forecasts = {
@@ -248,10 +237,10 @@ def _measure(network: Any, settings: Any, dtype: Any, examples: list, options: a
     network = random_models.with_random_weights(network, settings.load.bits, device)
     loaded = LoadedModel(network, SimpleNamespace(pad_token_id=random_models.PAD), device, dtype, "")
     began = processor_seconds()
-    token, token_profile = _token_seconds(loaded, CONTEXT[device], TOKENS[device])
+    token, token_profile = _token_seconds(loaded, CONTEXT[device], TOKENS[device], options.profile)
     batching = try_batching(loaded, examples, []).mode
     trainer = prepare_trainer(loaded, settings, examples, [], Team(device), batching=batching)
-    seconds, profile = _step_seconds(trainer, examples, settings.train, device)
+    seconds, profile = _step_seconds(trainer, examples, settings.train, device, options.profile)
     measured = {"step": statistics.median(seconds), "token": token}
     policy = trainer.plan.policy
     details = {"steps": [round(one, 5) for one in seconds], "batching": batching}
@@ -262,10 +251,10 @@ def _measure(network: Any, settings: Any, dtype: Any, examples: list, options: a
     return measured, details | {"policy": [policy.checkpointing, policy.tokens]}
 
 
-def _token_seconds(loaded: Any, context: int, tokens: int) -> tuple[float, dict]:
+def _token_seconds(loaded: Any, context: int, tokens: int, profiled: bool) -> tuple[float, dict]:
     """Seconds of a token of a greedy answer, the prompt left out: the difference of a long and a short answer.
 
-    On CUDA also the profile of an answer of eight tokens to a short prompt.
+    profiled: with the profile of an answer of eight tokens to a short prompt.
     """
     import torch
 
@@ -290,7 +279,7 @@ def _token_seconds(loaded: Any, context: int, tokens: int) -> tuple[float, dict]
 
     generate(2)
     seconds = (min(generate(tokens) for _ in range(2)) - min(generate(2) for _ in range(2))) / (tokens - 2)
-    return seconds, _profile(lambda: generate(8, 8)) if loaded.device == "cuda" else {}
+    return seconds, _profile(lambda: generate(8, 8)) if profiled else {}
 
 
 def _profile(run: Callable[[], Any]) -> dict[str, list[float]]:
@@ -305,8 +294,8 @@ def _profile(run: Callable[[], Any]) -> dict[str, list[float]]:
     return {one.key[:90]: [one.count, round(one.self_device_time_total / 1e6, 6)] for one in found}
 
 
-def _step_seconds(trainer: Any, examples: list, train: Any, device: str) -> tuple[list[float], dict]:
-    """Seconds of each step but the first two (one on a CPU), and on CUDA the profile of one more.
+def _step_seconds(trainer: Any, examples: list, train: Any, device: str, profiled: bool) -> tuple[list[float], dict]:
+    """Seconds of each step but the first two (one on a CPU); profiled: with the profile of one more.
 
     There the last step's event comes right after the one before, since events wait for the next step's work.
     """
@@ -320,7 +309,7 @@ def _step_seconds(trainer: Any, examples: list, train: Any, device: str) -> tupl
         seconds.append(clock() - last)
         last = clock()
     profile: dict[str, list[float]] = {}
-    if device == "cuda":
+    if profiled:
         more = replace(train, max_steps=train.max_steps + 1)
         profile = _profile(lambda: list(fine_tune(trainer, examples, more, threading.Event())))
     return seconds[2:-1] if device == "cuda" else seconds[1:], profile

@@ -113,6 +113,11 @@ OURS = {
     "nf4-off-compiled-labelled": Arm(4, "off", True, labelled=1),
     "nf4-all-labelled": Arm(4, "all", labelled=1),
     "nf4-all-compiled-labelled": Arm(4, "all", True, labelled=1),
+    "nf4-offload-labelled": Arm(4, "offload", labelled=1),
+    "nf4-fast-all-labelled": Arm(4, "all", labelled=1, kind="nf4-fast"),
+    "nf4-fast-offload-labelled": Arm(4, "offload", labelled=1, kind="nf4-fast"),
+    "nf4-fast-offload-compiled-labelled": Arm(4, "offload", True, labelled=1, kind="nf4-fast"),
+    "nf4-fast-off-labelled": Arm(4, "off", labelled=1, kind="nf4-fast"),
     "unsloth-nf4-off": Arm(4, "off", unsloth=True, steps=30),
     "unsloth-nf4-all": Arm(4, "all", unsloth=True, steps=30),
 }
