@@ -83,7 +83,8 @@ def _same_random_numbers() -> Iterator[None]:
 def _measure_calls(rates: Rates, device: str, until: float) -> Rates:
     """These rates with the seconds of calling operators, and of what is between two tokens of a chat.
 
-    On a GPU also those that operators of quantized weights take more: of the toy with such layers. A CPU's kernels of
+    On a GPU also those that operators of quantized weights take more, of the toy with such layers, and those of
+    recomputed layers. A CPU's kernels of
     these kinds are measured with their calls (speed/kernels.py). until: the moment of the clock after which nothing is
     repeated more often than it has to be.
     """
@@ -98,8 +99,9 @@ def _measure_calls(rates: Rates, device: str, until: float) -> Rates:
             "gemv_4bit": _chat_seconds(rates, four, until, 4)[0],
             "product:int8": _chat_seconds(rates, eight, until, 8)[0],
             "dequantize": _tune_seconds(rates, four, until, 4),
+            "recompute": _tune_seconds(rates, _toy(device), until, checkpointing="all"),
         }
-        rates = replace(rates, more={kind: timed.more_per_call(kind, rates) for kind, timed in found.items()})
+        rates = replace(rates, more={what: timed.more_per_call(what, rates) for what, timed in found.items()})
     return rates
 
 
@@ -114,9 +116,9 @@ class _Timed(NamedTuple):
     def per_call(self) -> float:
         return max(0.0, self.seconds) / sum(one.count for one in self.calls)
 
-    def more_per_call(self, kind: str, rates: Rates) -> float:
-        """Seconds of a call of this kind beyond those of any call."""
-        count = sum(one.count for one in self.calls if one.kind.startswith(kind))
+    def more_per_call(self, kind_or_stage: str, rates: Rates) -> float:
+        """Seconds of a call of this kind, or in this stage, beyond those of any call."""
+        count = sum(c.count for c in self.calls if c.kind.startswith(kind_or_stage) or c.stage == kind_or_stage)
         other = sum(one.count for one in self.calls) * rates.call[self.phase]
         return max(0.0, self.seconds - other) / count if count else 0.0
 
@@ -184,7 +186,7 @@ def _chat_seconds(rates: Rates, loaded: Any, until: float, bits: int = 16) -> tu
     return timed, max(0.0, token - forward)
 
 
-def _tune_seconds(rates: Rates, loaded: Any, until: float, bits: int = 16) -> _Timed:
+def _tune_seconds(rates: Rates, loaded: Any, until: float, bits: int = 16, checkpointing: str = "off") -> _Timed:
     """A step of a fine-tune."""
     import threading
 
@@ -196,7 +198,7 @@ def _tune_seconds(rates: Rates, loaded: Any, until: float, bits: int = 16) -> _T
     from playground.train.prepare import prepare_trainer
 
     steps, rows, length = 10, 8, 16
-    train = {"batch_size": rows, "max_steps": steps, "gradient_checkpointing": "off", "compile": "off"}
+    train = {"batch_size": rows, "max_steps": steps, "gradient_checkpointing": checkpointing, "compile": "off"}
     train |= {"max_tokens_per_micro_batch": 1024}
     settings = Settings().with_values({"load": {"bits": bits}, "train": train})
     examples = [Example([5 + (row + n) % 400 for n in range(length)], length // 2) for row in range(rows)]

@@ -21,8 +21,8 @@ def predict_seconds(calls: Iterable[Calls], rates: Rates, phase: str) -> dict | 
         return None
     kinds: dict[str, float] = {}
     calling = 0.0
-    for _stage, kind, operations, size, repeats in calls:
-        calling += repeats * rates.calling(kind, phase)
+    for stage, kind, operations, size, repeats in calls:
+        calling += repeats * rates.calling(kind, phase, stage)
         if kind == "view" or (not operations and not size):
             continue
         seconds = rates.seconds(kind, operations, size)

@@ -43,12 +43,13 @@ def measure_kernels(device: str, until: float) -> tuple[dict[str, list[list[floa
     """
     probes = _Probes(device, until)
     kernel = _least_kernel_seconds() if device == "cuda" else 0.0
-    if device == "cuda":
-        _heat(half_types(device)[0])
-    for dtype in half_types(device):
+    half = half_types(device)
+    sustained = _sustained_seconds(half[0]) if device == "cuda" else 0.0
+    for dtype in half:
         _measure_type(probes, device, dtype)
     if device == "cuda":
         _measure_copies(probes)
+        _slow_down(probes.tables, half[0], sustained)
     else:
         _measure_int8_of_cpu(probes)
     return probes.tables, kernel
@@ -105,15 +106,31 @@ class _Probes:
         return begin.elapsed_time(end) / 1000 / repeats
 
 
-def _heat(dtype: torch.dtype) -> None:
-    """Multiply for a while: a GPU at work lowers its clock to keep its power limit, within a second or less."""
+def _sustained_seconds(dtype: torch.dtype) -> float:
+    """Seconds of the largest product after a second of nothing else: a GPU lowers its clock to keep its power limit."""
     m, n, k = SIZES["cuda"][-1]
     x, w = (_random(rows, k, device="cuda", dtype=dtype) for rows in (m, n))
-    until = clock() + HEATING_SECONDS
+    until, seconds = clock() + HEATING_SECONDS, 0.0
     while clock() < until:
+        began = clock()
         for _ in range(100):
             functional.linear(x, w)
         torch.cuda.synchronize()
+        seconds = (clock() - began) / 100
+    return seconds
+
+
+def _slow_down(tables: dict[str, list[list[float]]], half: torch.dtype, sustained: float) -> None:
+    """Multiply what matrix units computed in the short probes, with pauses between them, by what sustained work takes.
+
+    sustained: seconds of the largest product in `half`.
+    """
+    name = str(half).removeprefix("torch.")
+    factor = max(1.0, sustained / tables[f"product:{name}"][-1][1])
+    for kind in (f"product:{name}", f"attention:{name}", "product:int8", "product:float8"):
+        tables[kind] = [[size, seconds * factor] for size, seconds in tables.get(kind, [])]
+        if not tables[kind]:
+            del tables[kind]
 
 
 def half_types(device: str) -> list[torch.dtype]:

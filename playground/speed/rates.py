@@ -37,8 +37,8 @@ class Rates:
     device: "cuda" or "cpu". name: the device's. tables: {kind: [[size, seconds], …]}, sizes ascending: bytes for the
     kinds of BY_BYTES, else operations. call: seconds that the processor takes to call an operator, by phase. kernel:
     the least seconds of a kernel on a GPU. token: seconds between two tokens of a chat besides the model. source:
-    "measured" on this machine, or "estimated" from another GPU. more: seconds that calling an operator of these kinds,
-    of QUANTIZED, takes beyond `call`.
+    "measured" on this machine, or "estimated" from another GPU. more: seconds that calling an operator takes beyond
+    `call`, by kind (of QUANTIZED) and by stage ("recompute").
     """
 
     device: str
@@ -75,10 +75,10 @@ class Rates:
             return self._table(name.removesuffix("_t"), dtype)
         return self.tables.get(name)
 
-    def calling(self, kind: str, phase: str) -> float:
+    def calling(self, kind: str, phase: str, stage: str) -> float:
         """Seconds that the processor takes to call an operator of this kind in that phase, "tune" or "chat"."""
         name = kind if kind in QUANTIZED else kind.partition(":")[0]
-        return self.call[phase] + self.more.get(name, 0.0)
+        return self.call[phase] + self.more.get(name, 0.0) + self.more.get(stage, 0.0)
 
     @property
     def trust(self) -> str:

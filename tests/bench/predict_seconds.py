@@ -9,8 +9,8 @@ that none imports while another is measured. Rows are a step's, as mix (32 rows,
 rows x tokens; every cell also measures a chat's tokens (two rows, 1,024 tokens on CUDA, 256 on a CPU). What the machine
 reaches is measured once, before the first cell, by playground/predict/calibration.py, and never fitted to the cells. A
 cell's `forecasts` have predicted seconds by kind of kernel, its `calls` what the trace counts: [stage, kind,
-operations, bytes, count]; with --profile, `profile` has the profiler's count and seconds by name of the kernel, of one step and of
-eight tokens after a short prompt.
+operations, bytes, count]; with --profile, `profile` has the profiler's count and seconds by name of the kernel, of one
+step and of eight tokens after a short prompt.
 `percent_of_others` is what other processes used of all cores while a cell was measured; on a CPU a cell with more
 than a calibration may have is `disturbed` and counts in no error.
 On a machine with other work, `--own-time` takes the seconds of the processor (one thread) instead of the clock's.
@@ -174,6 +174,11 @@ def calibrate(options: argparse.Namespace) -> dict:
     from playground.memory.meter import hardware
     from playground.predict import calibration
 
+    if options.device == "cuda":
+        import bitsandbytes  # noqa: F401
+        import torch
+
+        torch.ones(8, 8, device="cuda") @ torch.ones(8, 8, device="cuda")  # CUDA is there before, as in the program
     began = time.perf_counter()
     rates = asdict(calibration.measure(options.device))
     seconds = time.perf_counter() - began
