@@ -1,9 +1,11 @@
 """How soon a browser asks for a run's news again: at once for a few, less often the more of them ask.
 
 A poll takes time of the page's process, which training lacks on a machine with few cores (tests/bench/followers.py
-measures it).
+measures it). Many followers ask at the same moment of each second: the process is woken once for all of them, and so
+training's threads, which wait for each other, are interrupted once.
 """
 
+import math
 import os
 import threading
 import time
@@ -12,6 +14,7 @@ from collections.abc import Callable
 
 POLLS_A_SECOND = 10 * (os.cpu_count() or 1)  # of all followers together: training waits for each on its own cores
 LIVE_SECONDS, IDLE_SECONDS, LONGEST_SECONDS = 0.25, 1.0, 10.0  # between two polls of one follower
+TOGETHER_SECONDS = 1.0  # who waits for longer asks at a multiple of this
 WINDOW_SECONDS = 10.0  # in which followers are counted
 
 
@@ -37,6 +40,8 @@ class PollPace:
             followers = self._total / WINDOW_SECONDS
             wait = max(LIVE_SECONDS if live else IDLE_SECONDS, followers / POLLS_A_SECOND)
             wait = min(wait, LONGEST_SECONDS)
+            if wait > TOGETHER_SECONDS:
+                wait = math.ceil((now + wait) / TOGETHER_SECONDS) * TOGETHER_SECONDS - now
             self._polls.append((now, wait))
             self._total += wait
         return round(wait, 3)

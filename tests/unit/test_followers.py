@@ -6,7 +6,14 @@ from playground.runs.shared_reader import BLOCKS, MAX_RUNS, SharedReader
 from playground.runs.store import Run
 from playground.settings import Settings
 from playground.ui import live_view
-from playground.ui.poll_pace import IDLE_SECONDS, LIVE_SECONDS, LONGEST_SECONDS, POLLS_A_SECOND, PollPace
+from playground.ui.poll_pace import (
+    IDLE_SECONDS,
+    LIVE_SECONDS,
+    LONGEST_SECONDS,
+    POLLS_A_SECOND,
+    TOGETHER_SECONDS,
+    PollPace,
+)
 
 ROOM = 4_000_000
 
@@ -103,8 +110,8 @@ def test_only_some_runs_stay_in_memory(tmp_path):
     assert len(reader._tails) <= MAX_RUNS
 
 
-def _polls_a_second(followers: int, live: bool) -> float:
-    """Polls of so many followers in the last ten of forty seconds."""
+def _polls(followers: int, live: bool) -> list[float]:
+    """The moments of so many followers' polls in the last ten of forty seconds."""
     now = 0.0
     pace = PollPace(lambda: now)
     due = [follower / (followers * 4) for follower in range(followers)]
@@ -114,7 +121,11 @@ def _polls_a_second(followers: int, live: bool) -> float:
         now = due[follower]
         polls.append(now)
         due[follower] = now + pace.next_wait(live)
-    return sum(at > 30 for at in polls) / 10
+    return [at for at in polls if at > 30]
+
+
+def _polls_a_second(followers: int, live: bool) -> float:
+    return len(_polls(followers, live)) / 10
 
 
 def test_a_few_followers_poll_at_once():
@@ -128,11 +139,17 @@ def test_many_followers_together_poll_no_more_than_the_limit():
         assert 0.6 * POLLS_A_SECOND < _polls_a_second(followers, True) < 1.4 * POLLS_A_SECOND
 
 
+def test_many_followers_poll_at_the_same_moments():
+    moments = {round(at, 2) for at in _polls(200, True)}
+    assert len(moments) <= 11
+    assert len({round(at, 2) for at in _polls(5, True)}) > 50  # a few don't wait for each other
+
+
 def test_followers_that_have_left_are_forgotten():
     now = 0.0
     pace = PollPace(lambda: now)
     for _ in range(100_000):
-        assert pace.next_wait(True) <= LONGEST_SECONDS
+        assert pace.next_wait(True) <= LONGEST_SECONDS + TOGETHER_SECONDS
     now = 60.0
     assert pace.next_wait(True) == LIVE_SECONDS
 
