@@ -77,9 +77,10 @@ class ActivationCost:
     def forward_passes(self, policy: CheckpointPolicy) -> float:
         """Time of a token in a step under this policy, as a multiple of the time of a forward pass."""
         recomputed = sum(policy.recomputes(n) for n in range(self.layers)) / self.layers
-        passes = 2 + recomputed + (OFFLOAD_COST if policy.checkpointing == "offload" else 0)
-        work = passes * max(policy.tokens + FIXED_TOKENS, self.launch)
-        return max(work, 2 * self.copy) / policy.tokens  # weights are copied once forward and once backward
+        offloading = OFFLOAD_COST if policy.checkpointing == "offload" else 0
+        work = (2 + recomputed + offloading) * max(policy.tokens + FIXED_TOKENS, self.launch)
+        copying = 2 * self.copy  # weights are copied once forward and once backward, on the same bus as layers' inputs
+        return max(work, copying and copying + offloading * policy.tokens) / policy.tokens
 
     def _kept(self, policy: CheckpointPolicy, layer: int) -> float:
         if not policy.recomputes(layer):

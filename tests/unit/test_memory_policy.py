@@ -146,6 +146,12 @@ def test_a_batch_is_not_split_where_launching_takes_longer_than_computing():
     assert fast.forward_passes(split) > fast.forward_passes(recomputed)
 
 
+def test_where_copying_weights_takes_longest_offloading_is_no_faster_than_keeping_the_inputs():
+    cost = ActivationCost(layer=1000, entry=64, layers=32, fixed=0, copy=50_000)
+    keep, offload = CheckpointPolicy("all", 5000), CheckpointPolicy("offload", 5000)
+    assert cost.forward_passes(keep) == 20 < cost.forward_passes(offload)
+
+
 def test_launch_time_counts_on_cards_alone_and_less_for_wide_layers():
     model = tuned("llama")
     batcher, layers = Batcher(Loss(model), ROWS, 2, "cpu"), CheckpointedLayers(model)
