@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from playground.errors import PlaygroundError, Problem
+from playground.errors import PlaygroundError, Problem, problem
 from playground.memory import constants
 from playground.model.streamed_load import splitting_problem
 from playground.predict import meta_model, phases
@@ -60,15 +60,13 @@ def checked_target(config: PreTrainedConfig, settings: Settings, target: phases.
     problems = team.problems(settings)
     if streamed_count(load):
         problems.append(Problem("error.streamed_processes"))
-    if team.splits_numbers:
-        problems.append(Problem("error.split_not_predicted", {"bits": load.bits}))
     raise_all(problems)
-    if team.splits_bytes:
+    if team.sharded:
         kinds = meta_model.model_facts(config, load, target.dtype, target.device).kinds
         cannot_split = splitting_problem(config, sum(map(len, kinds)))
-        if cannot_split:
-            raise cannot_split
-    return replace(target, processes=count, split=team.splits_bytes)
+        if cannot_split:  # FSDP2 itself can, of 16 and 32 bits
+            raise problem("error.split_not_predicted", bits=load.bits) if team.splits_numbers else cannot_split
+    return replace(target, processes=count, split=team.sharded)
 
 
 def compare_ways(config: PreTrainedConfig, settings: Settings, target: phases.Target) -> dict[str, Any]:

@@ -28,7 +28,8 @@ class Target:
     """The device that is predicted for.
 
     device: "cuda" or "cpu". dtype: that the model computes in. capacity: bytes of the device's memory; 0: no limit.
-    processes: how many train together, of which one is predicted. split: whether quantized layers are split over them.
+    processes: how many train together, of which one is predicted. split: whether layers are split over them; for those
+    of 16 and 32 bits, which FSDP2 itself splits, the same is taken: two gathered layers.
     """
 
     device: str

@@ -3,8 +3,8 @@
     python tests/bench/grid_again.py          # needs no GPU; two minutes
 
 Cells, measured peaks and how rows were batched are those of larger_gpu.json and several_shapes.json. A cell whose plan
-isn't predicted as it was measured counts too. Left out: cells without a prediction or that failed, and one of streamed
-layers whose peak was that of an older plan's larger sample. Errors in %, of what torch allocated and of the whole GPU.
+isn't predicted as it was measured counts too. Left out: one of streamed layers
+whose peak was that of an older plan's larger sample. Errors in %, of what torch allocated and of the whole GPU.
 """
 
 import json
@@ -15,6 +15,7 @@ from typing import Any
 import arms
 import larger_gpu
 import random_models
+import several_shapes
 
 RESULTS = arms.PROJECT / "tests/bench/results"
 OLD_SAMPLE = ("llama70b/4/16/32/69",)  # measured when a plan kept the activations of 128 tokens, of 70 billion weights
@@ -26,7 +27,9 @@ def main() -> None:
     several = json.loads((RESULTS / "several_shapes.json").read_text(encoding="utf-8"))
     capacity = int(larger["hardware"]["capacity"])
     cells = [_again(cell, capacity) for cell in larger["rounds"] if cell["arm"] not in OLD_SAMPLE]
-    cells += [_as_stored(cell) for cell in several["rounds"] if "predicted_gib" in cell]
+    gpu = int(several["hardware"]["capacity"])
+    cells += [cell if "predicted_gib" in cell else _split_again(cell, gpu) for cell in several["rounds"]]
+    cells = [_with_errors(cell) for cell in cells]
     errors = {
         what: {
             "median": round(statistics.median(abs(cell[f"{what}_error"]) for cell in cells), 2),
@@ -61,12 +64,33 @@ def _again(measured: dict, capacity: int) -> dict:
     target = phases.Target("cuda", torch.bfloat16, room)
     config, batching = larger_gpu.config_of(shape), BATCHING.get(shape, "rows")
     predicted: dict[str, Any] = predict_heaviest_step(config, settings, target, examples, batching)
+    return _predicted(measured, predicted)
+
+
+def _split_again(measured: dict, capacity: int) -> dict:
+    """A cell of several_shapes.json whose weights of 16 bits FSDP2 itself splits over two GPUs."""
+    import torch
+
+    from playground.predict import phases
+    from playground.predict.heaviest import predict_heaviest_step
+    from playground.settings import Load, Lora, Settings, Train
+
+    _, shape, bits, _ = measured["arm"].split("/")
+    load = Load(model=larger_gpu.SHAPES[shape], bits=int(bits), streamed_layers="0")
+    train = Train(batch_size=random_models.BATCH, max_steps=several_shapes.STEPS, compile="off")
+    settings = Settings(load=load, lora=Lora(r=random_models.RANK), train=train)
+    target = phases.Target("cuda", torch.bfloat16, capacity, 2, True)
+    examples = random_models.example_rows()
+    return _predicted(measured, predict_heaviest_step(larger_gpu.config_of(shape), settings, target, examples, "rows"))
+
+
+def _predicted(measured: dict, predicted: dict) -> dict:
     plan = f"{predicted['checkpointing']}, {predicted['budget']} tokens; {measured['plan']} measured"
     peaks = {"predicted_gib": predicted["allocated"] / 2**30, "predicted_device_gib": predicted["device_used"] / 2**30}
-    return _as_stored(measured | peaks | {"predicted_plan": plan})
+    return measured | peaks | {"predicted_plan": plan}
 
 
-def _as_stored(cell: dict) -> dict:
+def _with_errors(cell: dict) -> dict:
     """Errors in % of a cell's predictions."""
     return {
         "cell": cell["arm"],

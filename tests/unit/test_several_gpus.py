@@ -33,7 +33,7 @@ def plan(model: str = SMALL, bits: int = 4, gpus: int = 4, **train) -> Settings:
     return Settings().with_values({"load": {"model": model, "bits": bits}, "train": values})
 
 
-@pytest.mark.parametrize(("parallel", "bits"), [("ddp", 16), ("ddp", 4), ("fsdp2", 8), ("fsdp2", 4)])
+@pytest.mark.parametrize(("parallel", "bits"), [("ddp", 16), ("ddp", 4), ("fsdp2", 16), ("fsdp2", 8), ("fsdp2", 4)])
 def test_a_plan_predicts_what_the_run_predicts_as_it_starts(parallel, bits):
     settings, capacity = plan(bits=bits, parallel=parallel), 2 * GIB
     planned = forecast.forecast(settings, 64, capacity)["phases"]
@@ -44,6 +44,13 @@ def test_a_plan_predicts_what_the_run_predicts_as_it_starts(parallel, bits):
     for total in ("need", "allocated", "parts", "checkpointing", "rows"):
         assert planned["tune"][total] == started[total]
     assert planned["load"] == predict_load(config, settings, target)
+
+
+@pytest.mark.parametrize("bits", [32, 16])
+def test_fsdp2_of_unquantized_weights_keeps_a_share_on_each_gpu(bits):
+    loads = [forecast.forecast(plan(CALM, bits, gpus, parallel="fsdp2"), 64)["phases"]["load"] for gpus in (2, 4)]
+    weights = [load["parts"]["weights"] for load in loads]
+    assert 1.5 < weights[0] / weights[1] < 2
 
 
 def test_a_large_model_needs_less_of_each_gpu_where_its_weights_are_split():
@@ -66,10 +73,10 @@ def test_one_gpu_is_planned_as_ever():
     ("model", "values", "key"),
     [
         (SMALL, {"train": {"batch_size": 6}}, "error.accumulation"),
-        (SMALL, {"train": {"parallel": "fsdp2"}, "load": {"bits": 16}}, "error.split_not_predicted"),
         (SMALL, {"train": {"parallel": "fsdp2"}, "lora": {"use_dora": True}}, "error.split_start"),
         (SMALL, {"load": {"streamed_layers": "4"}}, "error.streamed_processes"),
         ("google-t5/t5-small", {"train": {"parallel": "fsdp2"}}, "error.split_family"),
+        ("google-t5/t5-small", {"train": {"parallel": "fsdp2"}, "load": {"bits": 16}}, "error.split_not_predicted"),
     ],
 )
 def test_what_several_gpus_cant_do_is_said_before_they_are_started(model, values, key):
