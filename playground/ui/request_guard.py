@@ -30,6 +30,7 @@ from playground.ui.request_headers import (
 from playground.ui.request_values import check_session, checked_data, shown
 
 PREFIX = "/gradio_api/"
+SIGN_IN, BAD_GATEWAY = ("/login/huggingface", "/login/callback"), 502  # Gradio's routes, which ask the hub
 MAX_BODY_BYTES = 16 * 2**20  # of a call; the longest prompt that is taken, a million characters, fits twice
 MAX_FORM_OVERHEAD = 2**20  # of an upload, besides its files
 
@@ -64,6 +65,10 @@ class RequestGuard:
             if answer.started:
                 raise
             logger.exception("%s %.200s", scope["method"], scope["path"])
+            if scope["path"].startswith(SIGN_IN):  # the hub, or what came back from it
+                error = problem("request.sign_in", detail=type(error).__name__)
+                await self._say(answer, scope, receive, BAD_GATEWAY, error)
+                return
             await self._say(answer, scope, receive, 500, as_playground_error(error))
 
     async def _say(

@@ -50,7 +50,11 @@ def _served(status: int = 200, answer: dict | None = None) -> Starlette:
     named = {"named_endpoints": {"/ask": {"parameters": [{"parameter_name": "question"}]}}}
     view = SimpleNamespace(since=since, other=repeat)
     blocks = SimpleNamespace(fns={7: listener}, blocks={1: view}, get_api_info=lambda: named)
-    routes = [Route("/fail", fail), Route("/{path:path}", repeat, methods=["GET", "POST"])]
+    routes = [
+        Route("/fail", fail),
+        Route("/login/callback", fail),
+        Route("/{path:path}", repeat, methods=["GET", "POST"]),
+    ]
     app = Starlette(routes=routes, middleware=[Middleware(RequestGuard, lang="en", most_upload=1000)])
     app.get_blocks = lambda: blocks
     return app
@@ -274,6 +278,15 @@ def test_an_upload_without_a_length_is_stopped_at_the_limit():
     assert run_async(ask()).status_code == 413
 
 
+def _got(path: str) -> httpx.Response:
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(_served(), raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+            return await client.get(path)
+
+    return run_async(ask())
+
+
 def test_a_sentence_gets_422_and_a_defect_stays_500():
     body = {"data": GOOD, "fn_index": 7}
     assert _post("run/predict", body, app=_served(500, {"error": "Too large."})).status_code == 422
@@ -281,13 +294,13 @@ def test_a_sentence_gets_422_and_a_defect_stays_500():
 
 
 def test_a_defect_of_the_application_is_a_sentence_without_a_traceback():
-    async def ask() -> httpx.Response:
-        transport = httpx.ASGITransport(_served(), raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
-            return await client.get("/fail")
-
-    answer = run_async(ask())
+    answer = _got("/fail")
     assert answer.status_code == 500 and "KeyError" in answer.json()["error"] and "Traceback" not in answer.text
+
+
+def test_a_sign_in_that_the_hub_does_not_answer_is_a_sentence():
+    answer = _got("/login/callback")
+    assert answer.status_code == 502 and "Signing in with Hugging Face failed: KeyError" in answer.json()["error"]
 
 
 @pytest.mark.parametrize(
