@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from playground import catalog, compat
+from playground.train.recompute import recompute_later
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,13 @@ def uses_random_dropout(model: nn.Module) -> bool:
 
 
 def _checkpoint(function: Callable, random: bool, *args: Any) -> Any:
-    """torch's checkpoint, without its check that both runs agree: tests show that, and it costs time in every step."""
+    """Keep nothing of a function but its arguments.
+
+    By torch where random numbers have to be drawn again or the compiler looks for it, without its check that both runs
+    agree: tests show that, and it costs time in every step.
+    """
+    if not random and not torch.compiler.is_compiling():
+        return recompute_later(function, *args)
     return checkpoint(function, *args, use_reentrant=False, determinism_check="none", preserve_rng_state=random)
 
 
