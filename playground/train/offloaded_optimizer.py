@@ -110,6 +110,10 @@ class OffloadedOptimizer(Optimizer):
         """None on the device."""
         return 0
 
+    def main_memory_bytes(self, multiplicity: Callable[[Tensor], int] = lambda tensor: 1) -> int:
+        """Bytes of gradients and moments, which wait in main memory. multiplicity: as of `pending_bytes`."""
+        return offloaded_bytes(sum(multiplicity(parameter) * parameter.nbytes for parameter in self.parameters))
+
     def gradients(self) -> list[Tensor]:
         """This step's gradients so far, in main memory; on the meta device none."""
         return [
@@ -168,13 +172,13 @@ class OffloadedOptimizer(Optimizer):
         parameter.data = parameter.data.contiguous()
         rows = []
         for _ in range(ROWS):
-            sizes = {"need_bytes": parameter.nbytes, "before_bytes": sum(block.nbytes for block in self._blocks)}
+            size, before = parameter.nbytes, sum(block.nbytes for block in self._blocks)
             try:
-                self._blocks.append(locked_block(parameter.nbytes, lock))
+                self._blocks.append(locked_block(size, lock))
             except MemoryError as error:
-                raise problem("error.offload_memory", **sizes) from error
+                raise problem("error.offload_memory", need_bytes=size, before_bytes=before) from error
             except NotLocked as error:
-                raise problem("error.offload_locked", **sizes) from error
+                raise problem("error.offload_locked", need_bytes=size, before_bytes=before) from error
             rows.append(self._blocks[-1].view(parameter.dtype))
         return _Kept(rows[0], rows[1:])
 
