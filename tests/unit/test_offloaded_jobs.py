@@ -7,12 +7,12 @@ import functools
 
 import pytest
 import torch
+from job_refusal import refusal
 from safetensors.torch import load_file
-from toys import keys, toy_config
+from toys import toy_config
 
 from playground.engine import offloading
 from playground.engine.workbench import Workbench
-from playground.errors import PlaygroundError
 from playground.i18n import translate
 from playground.memory import constants
 from playground.planning import forecast
@@ -106,15 +106,6 @@ def test_on_a_cpu_a_note_says_that_nothing_changes(chosen, tmp_path):
     assert result_of(events)["parts"]["optimizer"] > 0
     [predicted] = [e for e in events if e["kind"] == "memory_predicted" and e["phase"] == "tune"]
     assert "main_memory" not in predicted and predicted["parts"]["optimizer"] > 0
-
-
-def refusal(events) -> tuple[list[str], bool]:
-    """Keys of the error that a job ends in, and whether it had begun to load the model by then."""
-    seen = []
-    with pytest.raises(PlaygroundError) as caught:
-        for event in events:
-            seen.append(event)
-    return keys(caught), any(event["kind"] == "phase" and event["name"] == "load" for event in seen)
 
 
 def test_what_cannot_be_offloaded_is_said_before_anything_is_loaded(chosen, tmp_path, monkeypatch):
