@@ -11,7 +11,9 @@ as the program plans it; "resident", all on the whole GPU, by the plan of the fi
 Predicted for a GPU of 24 GB before the first step; measured by torch (allocated, reserved), the driver (device) and the
 system (main: resident memory of the process; of the first arm alone, since the second inherits what the first has
 left). step_s, tokens_per_s: over the steps after the first. update_s: of these, in the optimizer. prepare_s: building
-the trainer, with page-locking main memory. weights: a digest of all weights after the last step.
+the trainer, with page-locking main memory. weights: a digest of all weights after the last step. Without
+--deterministic, attention's backward pass adds in another order each time, so that losses differ a little from the
+second step on.
 """
 
 import argparse
@@ -210,13 +212,13 @@ def _digest(parameters: list) -> str:
 
 
 def _repeat_to_the_bit() -> None:
-    """Have torch's kernels, attention's backward pass among them, give the same sums in every run."""
+    """Have torch's kernels, attention's backward pass among them, give the same sums in every run; else they raise."""
     import os
 
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     import torch
 
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(True)  # with warn_only, attention wouldn't repeat
 
 
 def _offload_on_cpu() -> None:

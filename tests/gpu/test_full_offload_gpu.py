@@ -26,15 +26,8 @@ from playground.train.parallel import Team
 from playground.train.prepare import prepare_trainer
 
 WIDE = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 8, "max_position_embeddings": 1024}
-ROWS = [Example([5 + (7 * n + row) % 300 for n in range(length)], 4) for row, length in enumerate((40, 90, 17, 63))]
-
-
-@pytest.fixture
-def repeatable():
-    """Kernels that give the same sums in every run, attention's backward pass among them."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    yield
-    torch.use_deterministic_algorithms(False)
+# of at most 64 tokens, which attention's backward pass takes in one block: of several, it adds in any order
+ROWS = [Example([5 + (7 * n + row) % 300 for n in range(length)], 4) for row, length in enumerate((40, 60, 17, 55))]
 
 
 def network(dtype) -> nn.Module:
@@ -84,7 +77,7 @@ def trained(offload: bool) -> tuple[list, list, int, int]:
     return losses, [parameter.detach().cpu() for parameter in model.parameters()], peak, size
 
 
-def test_a_models_fine_tune_is_the_same_without_gradients_and_moments_on_the_card(repeatable):
+def test_a_models_fine_tune_is_the_same_without_gradients_and_moments_on_the_card():
     results = []
     for offload in (False, True):
         results.append(trained(offload))
