@@ -1,6 +1,6 @@
 """A full fine-tune of 3 billion weights in 24 GB of GPU memory: gradients and optimizer states wait in main memory.
 
-    python tests/bench/full_gpu.py                  # both arms, under 150 s; one GPU with 32 GB or more
+    python tests/bench/full_gpu.py                  # both arms; one GPU with 48 GB or more
     python tests/bench/full_gpu.py --deterministic  # the same with torch's deterministic kernels: equal losses, weights
     python tests/bench/full_gpu.py --cpu            # does it run? tiny, on the CPU
 
