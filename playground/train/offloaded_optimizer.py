@@ -172,15 +172,18 @@ class OffloadedOptimizer(Optimizer):
         parameter.data = parameter.data.contiguous()
         rows = []
         for _ in range(ROWS):
-            size, before = parameter.nbytes, sum(block.nbytes for block in self._blocks)
+            size = parameter.nbytes
             try:
                 self._blocks.append(locked_block(size, lock))
             except MemoryError as error:
-                raise problem("error.offload_memory", need_bytes=size, before_bytes=before) from error
+                raise problem("error.offload_memory", need_bytes=size, before_bytes=self._locked_bytes()) from error
             except NotLocked as error:
-                raise problem("error.offload_locked", need_bytes=size, before_bytes=before) from error
+                raise problem("error.offload_locked", need_bytes=size, before_bytes=self._locked_bytes()) from error
             rows.append(self._blocks[-1].view(parameter.dtype))
         return _Kept(rows[0], rows[1:])
+
+    def _locked_bytes(self) -> int:
+        return sum(block.nbytes for block in self._blocks)
 
     def _collect(self, number: int, parameter: Tensor) -> None:
         """Add a parameter's gradient to that in main memory, and free it once it is there."""
