@@ -151,6 +151,32 @@ def foreach_zero(targets: list[Any]) -> None:
     torch._foreach_zero_(targets)
 
 
+def fused_adamw(parameter: Any, gradient: Any, moments: list[Any], steps: int, group: dict[str, Any]) -> None:
+    """One step of torch.optim.AdamW(fused=True) on a tensor, in place.
+
+    moments: both, of its shape; steps: how many there were; group: one of that optimizer's `param_groups`.
+    """
+    import torch
+    from torch.optim.adamw import adamw
+
+    adamw(
+        [parameter],
+        [gradient],
+        [moments[0]],
+        [moments[1]],
+        [],
+        [torch.full((), float(steps), device=parameter.device)],
+        fused=True,
+        amsgrad=False,
+        beta1=group["betas"][0],
+        beta2=group["betas"][1],
+        lr=group["lr"],
+        weight_decay=group["weight_decay"],
+        eps=group["eps"],
+        maximize=False,
+    )
+
+
 def own_tensors(module: Any) -> Iterator[tuple[str, Any]]:
     """(name, parameter or buffer) that a module itself registers; None where one is registered without a value."""
     yield from module._parameters.items()

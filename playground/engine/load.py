@@ -11,6 +11,7 @@ from playground.background import run_in_background
 from playground.engine import predictions
 from playground.engine.job import JobContext, JobResult
 from playground.engine.model_slot import ModelSlot
+from playground.engine.offloading import check_offloading
 from playground.engine.streaming import check_main_memory, decided_load, streamed_events
 from playground.errors import PlaygroundError, problem
 from playground.model import cpu_speed, float8, int8_fast
@@ -144,11 +145,14 @@ def _free(slot: ModelSlot) -> Iterator[dict]:
 
 
 def _decided(context: JobContext, load: Load, fine_tune: Settings | None) -> Load:
-    """The load settings with a number of streamed layers. Raises PlaygroundError as `decided_load`."""
+    """The load settings with a number of streamed layers. Raises PlaygroundError as `decided_load` and
+    `check_offloading`.
+    """
     if not config_available(load.model):
         return load
     config = meta_model.config_of(str(local_folder(load.model) or load.model))
     settings = replace(fine_tune or Settings(), load=load)
+    check_offloading(config, settings, context.team.device)
     return decided_load(context, config, settings, fine_tune is not None)
 
 

@@ -21,6 +21,7 @@ from playground.engine.forgetting import Forgetting
 from playground.engine.job import JobContext, JobResult
 from playground.engine.load import ensure_loaded
 from playground.engine.model_slot import Adapter, ModelSlot
+from playground.engine.offloading import check_offloading, offloading_note
 from playground.engine.product_check import check_products
 from playground.engine.training import train
 from playground.engine.training_set import TrainingSet, encode_rows
@@ -89,6 +90,7 @@ def tune(
     start = check_start(context.run.folder.parent, loaded, settings, resumed)
     eval_set = training_set.eval_set
     answers: evaluation.Answers = {}
+    check_offloading(loaded.model.config, settings, context.team.device)
     if is_full:
         slot.invalidate()
         if loaded.dtype.itemsize == 2:
@@ -110,6 +112,7 @@ def tune(
     context.optimizer = trainer.optimizer.inner
     raise_if_no_room(context.run.folder.parent, checkpoint.trained_bytes(trainer))
     yield from _plan_note(trainer.plan)
+    yield from offloading_note(settings, trainer.optimizer)
     yield from _form_note(settings)
 
     if resumed:

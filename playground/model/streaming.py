@@ -12,7 +12,6 @@ Copies and computing wait for each other by events: a buffer is filled once the 
 layer computes once its buffer is filled. The time that the device waits for a copy is its stall.
 """
 
-import mmap
 import time
 import weakref
 from collections import Counter
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 
 from playground import compat
 from playground.errors import problem
+from playground.memory.page_locked import NotLocked, locked_block, unlock
 
 BUFFERS = 2
 ALIGNMENT = 512  # bytes; of each tensor in a layer's block, as CUDA's allocator aligns them
@@ -88,8 +88,13 @@ class MainMemory:
         self.bytes, self._locks = 0, locks
 
     def block(self, size: int) -> Tensor:
-        """Raises PlaygroundError where main memory is used up."""
-        return _locked_block(size, self._locks, self.bytes)
+        """Raises PlaygroundError where main memory is used up, or can't be locked."""
+        try:
+            return locked_block(size, self._locks)
+        except MemoryError as error:
+            raise problem("error.streamed_memory", need_bytes=size, before_bytes=self.bytes) from error
+        except NotLocked as error:
+            raise problem("error.streamed_locked", need_bytes=size, before_bytes=self.bytes) from error
 
     def keep(self, block: Tensor) -> None:
         self.blocks.append(block)
@@ -128,7 +133,7 @@ class StreamedLayers:
         self._filled = [torch.cuda.Event() for _ in range(BUFFERS)] if on_cuda else []
         self.waiting: Waiting = waiting or MainMemory(on_cuda)
         if on_cuda and isinstance(self.waiting, MainMemory):
-            weakref.finalize(self, _release, self.waiting.blocks, self._stream).atexit = False
+            weakref.finalize(self, unlock, self.waiting.blocks, self._stream).atexit = False
 
     @property
     def bytes(self) -> int:
@@ -257,26 +262,3 @@ def _view(block: Tensor, tensor: Tensor, start: int) -> Tensor:
     """A block's bytes from `start` on as a tensor of another one's type and shape."""
     part = block[start:].view(tensor.dtype)
     return part.as_strided(tensor.shape, tensor.stride(), part.storage_offset())
-
-
-def _locked_block(size: int, lock: bool, before: int) -> Tensor:
-    """A block of main memory of exactly that size, page-locked if `lock`.
-
-    Not by torch's allocator, which rounds page-locked blocks up to powers of two. before: bytes of earlier blocks, for
-    the error.
-    """
-    try:
-        block = torch.frombuffer(mmap.mmap(-1, max(size, 1)), dtype=torch.uint8)[:size]
-    except (OSError, ValueError, MemoryError) as error:
-        raise problem("error.streamed_memory", need_bytes=size, before_bytes=before) from error
-    if lock and size and not compat.page_lock(block):
-        raise problem("error.streamed_locked", need_bytes=size, before_bytes=before)
-    return block
-
-
-def _release(blocks: list[Tensor], stream: Any) -> None:
-    """Unlock main memory, once nothing is copied from it any more."""
-    stream.synchronize()
-    for block in blocks:
-        if block.numel():
-            compat.page_unlock(block)

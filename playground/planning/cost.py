@@ -88,7 +88,9 @@ def cutoff_cost(
     except PlaygroundError as error:
         return cost | {"trouble": error.to_dict()}
     cost["memory"] = _memory(prediction, machine.capacity, target.processes)
-    if target.processes > 1:  # their seconds were never measured
+    if (
+        target.processes > 1 or not prediction["calls"]
+    ):  # seconds of several, or of an offloaded optimizer, aren't known
         return cost
     cost["estimates"] = run_durations(prediction, machine.device, machine.name, steps)
     if not cost["estimates"] and machine.device == "cuda" and settings.load.bits in RELATIVE_TOKEN_SECONDS:

@@ -39,7 +39,8 @@ def forecast(settings: Settings, context: int = 1024, capacity: int = 0, device:
     "name", "family", "parameters", "layers", "longest" (tokens that the model can take), "bits", "method",
     "trainable" (parameters), "context", "seconds" (of this forecast), "phases": {phase: predict.phases' prediction},
     "explained" (predict.formulas)}; also "streamed", {"layers", "need", "main_memory" (bytes)}, where the fine-tune
-    only fits with so many layers streamed from main memory, or streams them by the settings. Raises PlaygroundError.
+    only fits with so many layers streamed from main memory, or streams them by the settings; "offloaded",
+    {"main_memory" (bytes)}, where gradients and optimizer state wait there. Raises PlaygroundError.
     """
     began, config = time.perf_counter(), meta_model.config_of(settings.load.model)
     settings, target = resolve_target(settings, device, capacity)
@@ -53,7 +54,7 @@ def forecast(settings: Settings, context: int = 1024, capacity: int = 0, device:
         }
         facts = meta_model.model_facts(config, settings.load, target.dtype, device)
         if settings.train.num_processes == 1:
-            further = _streamed(config, settings, target, facts, predictions)
+            further = _in_main_memory(config, settings, target, facts, predictions)
         else:
             further = {"several": several.compare_ways(config, settings, target)}
         explained = _explained(config, facts, settings, target, predictions, chat_context)
@@ -88,15 +89,17 @@ def _explained(
     return explain(config, facts, settings, predictions | {"load": whole}, context)
 
 
-def _streamed(
+def _in_main_memory(
     config: PreTrainedConfig,
     settings: Settings,
     target: phases.Target,
     facts: meta_model.ModelFacts,
     predictions: dict[str, dict],
 ) -> dict:
-    """{"streamed": …} where layers of a fine-tune are streamed, or would have to be; else {}."""
+    """{"streamed": …} where layers of a fine-tune are streamed, or would have to be; {"offloaded": …}; else {}."""
     tuned, layers = predictions["tune"], sum(len(stack) for stack in facts.kinds)
+    if tuned.get("main_memory") and not tuned.get("streamed_layers"):
+        return {"offloaded": {"main_memory": tuned["main_memory"]}}
     if not tuned.get("streamed_layers"):
         fits = not target.capacity or verdict(tuned["need"], target.capacity) != "no"
         can = can_stream(config, settings, layers) and target.device == "cuda"
@@ -166,7 +169,7 @@ def waterfall(settings: Settings, device: str = "cuda") -> list[dict]:
     ]
     if device == "cuda":
         steps.append(("offload", 4, row_by_row | {"gradient_checkpointing": "offload"}, False))
-    plain = {"optimizer": "adamw", "max_tokens_per_micro_batch": 0, "num_processes": 1}
+    plain = {"optimizer": "adamw", "offload_optimizer": False, "max_tokens_per_micro_batch": 0, "num_processes": 1}
     bars = []
     for name, bits, train, all_logits in steps:
         changed = _with(settings, load={"bits": bits}, train=plain | train)

@@ -38,7 +38,7 @@ def suggest_changes(
     return sorted(suggestions, key=lambda suggestion: -suggestion["saved"])
 
 
-def _possible_changes(settings: Settings, phase: str, device: str) -> Iterator[tuple[str, str, int | str]]:
+def _possible_changes(settings: Settings, phase: str, device: str) -> Iterator[tuple[str, str, int | str | bool]]:
     """Every change that might help, as (group, field, value): always to a valid value.
 
     Under "auto" the run has tried all checkpointing and fewer tokens at once already.
@@ -48,11 +48,13 @@ def _possible_changes(settings: Settings, phase: str, device: str) -> Iterator[t
     yield from (("load", "bits", bits) for bits in BIT_WIDTHS if bits < load.bits and (bits == 16 or not full))
     if phase == "load":
         return
-    if full:
+    if full and not train.offload_optimizer:  # with which neither LoRA nor another optimizer is allowed
         yield "train", "method", "lora"
         if device == "cuda" and train.optimizer == "adamw":
             yield "train", "optimizer", "adamw8bit"
-    elif settings.lora.target_modules == "all-linear":
+            if train.num_processes == 1:
+                yield "train", "offload_optimizer", True
+    elif not full and settings.lora.target_modules == "all-linear":
         yield "lora", "target_modules", "attention"
     if train.gradient_checkpointing not in ("auto", "all", "offload"):
         yield "train", "gradient_checkpointing", "all"

@@ -23,6 +23,7 @@ from playground.predict.trace_cache import trace_phase
 from playground.predict.traced_model import Target, TracedModel, checkpoint_interval
 from playground.settings import Load, Lora, Settings, Train, has_own_layers, streamed_count
 from playground.train.loss import Loss
+from playground.train.offloaded_optimizer import offloads
 from playground.train.parallel import Team
 from playground.train.prepare import build_trainer, make_trainable
 from playground.train.split_ends import end_modules
@@ -158,7 +159,12 @@ def trace_tune(
         Example([5] * prefix + [6 + row] * (n - prefix), max(1, n - part))
         for row, (n, part) in enumerate(zip(lengths, labelled))
     ]
-    train = replace(settings.train, batch_size=min(settings.train.batch_size, len(rows)), compile="off")
+    train = replace(
+        settings.train,
+        batch_size=min(settings.train.batch_size, len(rows)),
+        compile="off",
+        offload_optimizer=offloads(settings.train, target.device),
+    )
 
     def trace(traced: TracedModel, settings: Settings, target: Target) -> dict:
         return summarize(traced, _trace_step(traced, settings, target, rows, all_logits, batching), rows)
@@ -208,6 +214,8 @@ def _trace_step(
         )
         largest = micro_batches[:2]
         _trace_micro_batches(trace, trainer, largest)
+        trace.layer = OUTSIDE
+        trainer.optimizer.update_buffers()
         traced.traced_share = sum(map(batcher.computed_tokens, largest)) / sum(
             map(batcher.computed_tokens, micro_batches)
         )

@@ -79,8 +79,9 @@ def predict_tune(
     all_logits: the loss isn't chunked. batching: the mode of train/batching.py, where it was tried on the model; None:
     the first that its config allows. The prediction also has, as planned for the target's capacity, "checkpointing",
     "budget", the most tokens in a micro-batch (0: no limit), and "work", a token's cost in forward passes; "tokens" and
-    "rows" of the largest micro-batch; "batching", how rows are packed; and the number of "trainable" parameters. Raises
-    PlaygroundError for settings that don't fit the model.
+    "rows" of the largest micro-batch; "batching", how rows are packed; the number of "trainable" parameters; and
+    "main_memory" where gradients and optimizer state wait there. Raises PlaygroundError for settings that don't fit the
+    model.
     """
     train = settings.train
 
@@ -88,18 +89,21 @@ def predict_tune(
         started = start_value_bytes(traced.loaded, settings.lora)
         ends = end_bytes(trainer, target)
         prediction = with_start_values(_prediction_from_trace(traced, target, "tune", settings.load, ends), started)
-        policy, batcher = trainer.plan.policy, trainer.batcher
+        policy, batcher, optimizer = trainer.plan.policy, trainer.batcher, trainer.optimizer
         at_once = train.micro_batch_size or min(train.batch_size, len(rows))
         largest = next(batcher.micro_batches(rows, at_once, policy.tokens))
+        offloaded = optimizer.main_memory_bytes(traced.tensor_multiplicity)
         return prediction | {
+            **({"main_memory": offloaded + constants.CUDA_PROGRAM_RSS} if offloaded else {}),
             "checkpointing": policy.checkpointing,
             "budget": policy.tokens if policy.tokens < sum(len(row.ids) for row in rows) else 0,
             "work": trainer.plan.forward_passes,
             "tokens": batcher.computed_tokens(largest),
             "rows": len(largest),
             "batching": batcher.mode,
-            "calls": [*calls_of(traced), *update_calls(traced, trainer.optimizer)],
-            "trainable": sum(p.numel() * traced.tensor_multiplicity(p) for p in trainer.optimizer.parameters),
+            # what copying gradients and moments takes isn't known, so that no seconds are predicted
+            "calls": [] if offloaded else [*calls_of(traced), *update_calls(traced, optimizer)],
+            "trainable": sum(p.numel() * traced.tensor_multiplicity(p) for p in optimizer.parameters),
         }
 
     return trace_tune(summarize, config, settings, target, lengths, labelled, prefix, all_logits, batching)

@@ -11,13 +11,14 @@ from playground.speed.rates import Rates
 
 
 def predict_seconds(calls: Iterable[Calls], rates: Rates, phase: str) -> dict | None:
-    """Seconds of these calls on that device; None where a kind among them was never measured.
+    """Seconds of these calls on that device; None where there are none, or a kind among them was never measured.
 
     phase: "tune" or "chat", whose calls cost differently. Returns {"seconds", "kernels" and "calls" (the two sums),
     "kinds": {kind: seconds of its kernels}, "bound": "compute" or "launch", "source": "measured", "rough" or
     "estimated" (Rates.trust)}.
     """
-    if phase not in rates.call:
+    calls = list(calls)
+    if phase not in rates.call or not calls:
         return None
     kinds: dict[str, float] = {}
     calling = 0.0

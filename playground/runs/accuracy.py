@@ -3,8 +3,8 @@
 A job writes a `memory_predicted` event before a phase and a `memory_measured` event after it (engine/predictions.py),
 and `time_predicted` and `time_measured` where seconds were predicted too.
 Which figures are comparable depends on the device. On CUDA: what tensors take, what torch's allocator reserves, and
-the whole GPU. On a CPU: the process's resident memory, and the parts that are known exactly; other tensors can't be
-measured there.
+the whole GPU; with an offloaded optimizer also the process's resident memory. On a CPU: the process's resident memory,
+and the parts that are known exactly; other tensors can't be measured there.
 """
 
 from collections.abc import Iterable
@@ -94,6 +94,8 @@ def _pair_figures(run_id: str, phase: str, prediction: dict, measurement: dict) 
         predicted_parts["working"] = prediction["allocated"] - sum(
             size for part, size in predicted_parts.items() if part in measured_parts and part != "runtime"
         )
+    if "main_memory" in prediction and "streamed_layers" not in prediction:  # of streamed layers it's the least
+        prediction = {"rss": prediction["main_memory"]} | prediction
     totals = [(kind, prediction.get(kind), measurement["peak"].get(kind)) for kind in TOTALS]
     parts = [(part, size, measured_parts.get(part)) for part, size in predicted_parts.items()]
     return [

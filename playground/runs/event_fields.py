@@ -17,7 +17,19 @@ TEXTS = (
 )
 NUMBERS = (
     *("step", "steps", "loss", "tokens", "lr", "tokens_per_s", "left_s", "done", "total", "bits", "more_loss"),
-    *("rss", "allocated", "reserved", "device_used", "need", "held", "capacity", "bytes", "seconds", "stall_s"),
+    *(
+        "main_memory",
+        "rss",
+        "allocated",
+        "reserved",
+        "device_used",
+        "need",
+        "held",
+        "capacity",
+        "bytes",
+        "seconds",
+        "stall_s",
+    ),
 )
 OBJECTS = ("values", "parts", "peak", "settings", "hardware", "versions", "result", "figures")
 LISTS = ("problems", "helped", "hurt", "layers")

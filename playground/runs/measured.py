@@ -20,6 +20,7 @@ TUNE_FIELDS = (
     "gradient_checkpointing",
     "max_tokens_per_micro_batch",
     "optimizer",
+    "offload_optimizer",
 )
 
 

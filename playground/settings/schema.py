@@ -139,6 +139,7 @@ class Train:
     seed: int = 0
     method: str = "lora"  # lora, or full: every weight is trained
     optimizer: str = "adamw"  # adamw, adamw8bit, paged_adamw, paged_adamw8bit
+    offload_optimizer: bool = False  # in a full fine-tune, gradients and optimizer state wait in main memory
     gradient_checkpointing: str = "auto"  # layers recomputed in backward: auto, off, n (every n-th), all, offload
     max_tokens_per_micro_batch: int = 0  # 0: as many as fit
     compile: str = "auto"  # torch.compile per layer: auto (where it pays), on, off

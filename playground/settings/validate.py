@@ -254,6 +254,9 @@ def _train_checks(train: Train, bits: int, start_from: str) -> Iterator[Check]:
     yield train.method != "full" or bits in (0, 16, 32), "problem.full_bits", {"bits": bits}
     yield _one_of("train.method", train.method, METHODS)
     yield _one_of("train.optimizer", train.optimizer, OPTIMIZERS)
+    offloads = train.offload_optimizer
+    yield not offloads or train.method != "lora", "problem.offload_lora", {}
+    yield not offloads or train.optimizer == "adamw", "problem.offload_kind", {"optimizer": train.optimizer}
     yield _one_of("train.compile", train.compile, COMPILE_CHOICES)
     processes = {"num_processes": train.num_processes, "most": MOST_PROCESSES}
     yield 1 <= train.num_processes <= MOST_PROCESSES, "problem.num_processes", processes

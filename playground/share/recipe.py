@@ -35,7 +35,7 @@ WITHOUT_EFFECT = {
     },
 }
 # No script has them; a run that used one says so.
-NOT_REPEATED = {"lora": {"start_from"}, "train": {"eval_every", "patience", "num_processes"}}
+NOT_REPEATED = {"lora": {"start_from"}, "train": {"eval_every", "patience", "num_processes", "offload_optimizer"}}
 CHECKPOINTING_OFF = ("off", "auto")
 DTYPES = ("float32", "bfloat16", "float16")  # whose names the script has as code, so an edited run must not give others
 

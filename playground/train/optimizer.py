@@ -89,6 +89,14 @@ class Optimizer:
             return 2 * (copy.numel() * 4 if copy.numel() < 4096 else copy.numel() + 4 * -(-copy.numel() // 256))
         return 0
 
+    def update_buffers(self) -> list[Tensor]:
+        """Buffers on the device that `step` makes for itself: none."""
+        return []
+
+    def main_memory_bytes(self, multiplicity: Callable[[Tensor], int] = lambda tensor: 1) -> int:
+        """Bytes of a GPU's gradients and optimizer state that wait in main memory; none. multiplicity: as above."""
+        return 0
+
     def gradients(self) -> list[Tensor]:
         """This step's gradients so far."""
         return [copy.grad for copy in self.copies if copy.grad is not None]

@@ -110,6 +110,7 @@ class Team:
             ),
             (self.splits_bytes and _env_flag(OFFLOADS), "error.sharded_bits", {"bits": settings.load.bits}),
             (self.sharded and train.method == "full", "error.sharded_full", {}),
+            (self.size > 1 and train.offload_optimizer, "error.offload_processes", {"processes": self.size}),
             (
                 self.splits_bytes and train.method != "full" and reads_all,
                 "error.split_start",

@@ -15,6 +15,7 @@ from playground.train.batching import Batcher
 from playground.train.checkpointing import CheckpointedLayers
 from playground.train.loss import Loss
 from playground.train.memory_policy import choose_plan, count_once
+from playground.train.offloaded_optimizer import OffloadedOptimizer, offloads
 from playground.train.optimizer import Optimizer
 from playground.train.parallel import Team
 from playground.train.trainer import Trainer
@@ -95,12 +96,7 @@ def build_trainer(
     loss_module = team.shard_weights(Loss(loaded.model, not team.splits_numbers), loaded.pages)
     pad = loaded.tokenizer.pad_token_id or 0
     batcher = Batcher(loss_module, [*examples, *held_out], pad, team.device, batching)
-    optimizer = Optimizer(
-        [(name, p) for name, p in loaded.model.named_parameters() if p.requires_grad],
-        train.optimizer,
-        copies=train.method != "full" or loaded.dtype == torch.float16,
-        ratio=settings.lora.loraplus_lr_ratio,
-    )
+    optimizer = _optimizer(loaded, settings, team.device)
     layers = CheckpointedLayers(loaded.model)
     if copied_bytes is None:
         copied_bytes = loaded.streamed.bytes if loaded.streamed else 0
@@ -111,3 +107,11 @@ def build_trainer(
     if team.size > 1:
         torch.manual_seed(train.seed + team.rank)  # dropout differs between processes
     return Trainer(loss_module, optimizer, batcher, layers, plan, team, loaded.streamed or loaded.split)
+
+
+def _optimizer(loaded: LoadedModel, settings: Settings, device: str) -> Optimizer:
+    train, named = settings.train, [(name, p) for name, p in loaded.model.named_parameters() if p.requires_grad]
+    if offloads(train, device):
+        return OffloadedOptimizer(named)
+    copies = train.method != "full" or loaded.dtype == torch.float16
+    return Optimizer(named, train.optimizer, copies, settings.lora.loraplus_lr_ratio)

@@ -183,6 +183,7 @@ def _training_fields(page: Page) -> None:
     with gr.Row():
         field(gr.Radio, "train", "method", choices=labelled("train.method", METHODS))
         field(gr.Dropdown, "train", "optimizer", choices=labelled("train.optimizer", OPTIMIZERS))
+        field(gr.Checkbox, "train", "offload_optimizer")
     with gr.Row():
         field(gr.Number, "train", "batch_size", precision=0)
         field(gr.Number, "train", "max_seq_length", precision=0)

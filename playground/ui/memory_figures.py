@@ -60,7 +60,7 @@ def forecast(translate: Callable, prediction: dict, capacity: int, machine_bytes
         headline = several_figures.headline(translate, prediction, capacity)
         headline += several_figures.ways(translate, several, capacity)
     else:
-        headline = _headline(translate, prediction["phases"], capacity) + _streamed(translate, prediction)
+        headline = _headline(translate, prediction["phases"], capacity) + _in_main_memory(translate, prediction)
     return (
         f'<section class="plan">{headline}'
         f"{_header(translate, prediction, auto_bits)}"
@@ -102,9 +102,12 @@ def _headline(translate: Callable, phases: dict, capacity: int) -> str:
     return f'<p class="headline verdict {fit}">{escape(text)}</p>'
 
 
-def _streamed(translate: Callable, prediction: dict) -> str:
-    """With how many layers streamed from main memory the fine-tune fits, where it takes that."""
-    streamed = prediction.get("streamed")
+def _in_main_memory(translate: Callable, prediction: dict) -> str:
+    """With how many layers streamed from main memory the fine-tune fits, where it takes that, or what else is there."""
+    streamed, offloaded = prediction.get("streamed"), prediction.get("offloaded")
+    if offloaded:
+        text = translate("plan.offloaded", main_bytes=offloaded["main_memory"])
+        return f'<p class="streamed-layers">{escape(text)}</p>'
     if not streamed:
         return ""
     text = translate(

@@ -13,7 +13,14 @@ from playground.ui.page import QUIET, FieldName, Page, Update, message, message_
 
 MAX_SUGGESTIONS = 3
 RAN_OUT, REFUSED = "error.out_of_memory", "error.too_large"  # it ran out; it was predicted to, and was not loaded
-TRAIN_FIELDS = ("method", "optimizer", "gradient_checkpointing", "max_tokens_per_micro_batch", "max_seq_length")
+TRAIN_FIELDS = (
+    "method",
+    "optimizer",
+    "offload_optimizer",
+    "gradient_checkpointing",
+    "max_tokens_per_micro_batch",
+    "max_seq_length",
+)
 # The fields that a suggestion may change, by job.
 FIELDS: dict[str, tuple[FieldName, ...]] = {
     "load": (("load", "bits"),),

@@ -189,6 +189,7 @@ def _build_inputs(page: Page) -> tuple[dict[FieldName, Any], gr.Dropdown, gr.Dro
             field(gr.Dropdown, "train", "gradient_checkpointing", choices=policies, allow_custom_value=True)
             field(gr.Number, "train", "max_tokens_per_micro_batch", precision=0)
             field(gr.Dropdown, "train", "optimizer", choices=page.choices("train.optimizer", OPTIMIZERS))
+            field(gr.Checkbox, "train", "offload_optimizer")
         label = translate("plan.context")
         context = gr.Slider(label=label, value=first["context"], minimum=128, maximum=8192, step=128)
     return fields, card, gpus, context

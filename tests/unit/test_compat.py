@@ -150,6 +150,24 @@ def test_foreach_operators_write_into_their_targets():
     assert [t.sum().item() for t in targets] == [0.0, 0.0], changed("torch", "_foreach_zero_")
 
 
+def test_a_fused_step_is_that_of_torchs_optimizer():
+    torch.manual_seed(0)
+    whole = torch.randn(70, requires_grad=True)
+    parameter, moments = whole.detach().clone(), [torch.zeros(70), torch.zeros(70)]
+    optimizer = torch.optim.AdamW([whole], lr=1e-2, weight_decay=0.1, fused=True)
+    for steps in range(3):
+        whole.grad = torch.randn(70)
+        compat.fused_adamw(parameter, whole.grad.clone(), moments, steps, optimizer.param_groups[0])
+        optimizer.step()
+        assert torch.equal(parameter, whole)
+    state = optimizer.state[whole]
+    assert (
+        state["step"] == 3
+        and torch.equal(moments[0], state["exp_avg"])
+        and torch.equal(moments[1], state["exp_avg_sq"])
+    )
+
+
 def test_own_tensors_are_a_modules_parameters_and_buffers():
     layer = torch.nn.BatchNorm1d(3)
     names = {name for name, _ in compat.own_tensors(layer)}

@@ -20,6 +20,8 @@ CASES = [
     pytest.param("llama", 8, {"gradient_checkpointing": "all"}, 0, marks=pytest.mark.exhaustive),
     ("llama", 4, {"gradient_checkpointing": "2"}, 0),
     ("llama", 32, {"gradient_checkpointing": "2", "method": "full"}, 0),
+    ("llama", 16, {"gradient_checkpointing": "all", "method": "full", "offload_optimizer": True}, 0),
+    ("gpt_neox", 16, {"max_tokens_per_micro_batch": 60, "method": "full", "offload_optimizer": True}, 0),
     ("gpt_neox", 4, {"gradient_checkpointing": "all", "max_tokens_per_micro_batch": 60}, 0),
     ("gpt_neox", 16, {"gradient_checkpointing": "auto"}, 7),
     ("gpt2", 16, {"gradient_checkpointing": "offload"}, 0),

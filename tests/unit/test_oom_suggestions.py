@@ -13,7 +13,7 @@ from playground.planning import process
 from playground.planning.client import Planner
 from playground.planning.oom_suggestions import _possible_changes, _truncated, suggest_changes
 from playground.predict import meta_model, phases
-from playground.settings import Settings
+from playground.settings import Settings, problems
 from playground.ui import oom_suggestions as box
 
 FULL = problem("error.out_of_memory", used_bytes=8, capacity_bytes=9 * 2**30, part="weights", part_bytes=4)
@@ -169,8 +169,27 @@ def test_a_full_fine_tune_is_offered_lora_but_no_untrainable_bits(toy):
     assert (
         ("method", "lora") in offered
         and ("optimizer", "adamw8bit") in offered
+        and ("offload_optimizer", True) in offered
         and not {("bits", 8), ("bits", 4)} & offered
     )
+
+
+@pytest.mark.parametrize(
+    "train,device",
+    [
+        ({"offload_optimizer": True}, "cuda"),
+        ({"optimizer": "adamw8bit"}, "cuda"),
+        ({"num_processes": 2}, "cuda"),
+        ({}, "cpu"),
+        ({"method": "lora"}, "cuda"),
+    ],
+)
+def test_what_is_offered_is_valid_and_offloading_only_where_it_is_possible(train, device):
+    failed = Settings().with_values({"load": {"bits": 16}, "train": {"method": "full", **train}})
+    changes = list(_possible_changes(failed, "tune", device))
+    assert changes and "offload_optimizer" not in {field for _, field, _ in changes}
+    for group, field, value in changes:
+        assert problems(failed.with_values({group: {field: value}})) == []
 
 
 def test_a_load_is_offered_only_fewer_bits(toy):

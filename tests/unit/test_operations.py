@@ -141,6 +141,7 @@ def test_seconds_are_the_longer_of_computing_and_moving_and_on_a_cpu_calls_besid
 def test_what_was_never_measured_has_no_seconds():
     assert predict_seconds([Calls("forward", "product:float8", 1e6, 1e3, 2)], SPEEDS, "tune") is None
     assert predict_step_seconds(step_calls(), SPEEDS) is None  # bfloat16
+    assert predict_seconds([], SPEEDS, "tune") is None
     assert predict_step_seconds(step_calls(32, "cpu", torch.float32), SPEEDS)["seconds"] > 0
     assert machine_rates.rates_of_machine("cuda", "NVIDIA GeForce RTX 3090 Ti") == []
     assert machine_rates.rates_of_machine("cpu", "another processor") == []

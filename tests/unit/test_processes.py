@@ -204,6 +204,7 @@ def test_an_error_of_all_processes_is_shown_as_it_is(engine, chosen, tmp_path):
         ({"train": TWO | {"num_processes": 3, "batch_size": 3}}, "error.cpu_processes"),
         ({"train": TWO | {"batch_size": 3}}, "error.accumulation"),
         ({"train": TWO | {"parallel": "fsdp2", "method": "full"}}, "error.sharded_full"),
+        ({"train": TWO | {"method": "full", "offload_optimizer": True}}, "error.offload_processes"),
         ({"train": TWO | {"parallel": "fsdp2"}, "load": {"bits": 4}, "lora": {"use_dora": True}}, "error.split_start"),
     ],
 )

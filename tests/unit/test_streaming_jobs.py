@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from toys import keys, toy_config
+from job_refusal import refusal
+from toys import toy_config
 
 from playground.engine import streaming
 from playground.engine.workbench import Workbench
-from playground.errors import PlaygroundError
 from playground.memory.ledger import bytes_by_part
 from playground.model.load import load_model
 from playground.model.streaming import BUFFERS
@@ -130,15 +130,6 @@ def test_auto_streams_nothing_on_a_cpu_and_is_the_same_model(streamed, tmp_path)
         bench.chat(streamed(0), None, {"base": [{"instruction": "?", "answer": None}]}, Generation(max_new_tokens=2))
     )
     assert not any(event["kind"] == "unloaded" for event in again)
-
-
-def refusal(events) -> tuple[list[str], bool]:
-    """Keys of the error that a job ends in, and whether it had begun to load the model by then."""
-    seen = []
-    with pytest.raises(PlaygroundError) as caught:
-        for event in events:
-            seen.append(event)
-    return keys(caught), any(event["kind"] == "phase" and event["name"] == "load" for event in seen)
 
 
 @pytest.mark.parametrize("count", [2, 6])
