@@ -48,6 +48,22 @@ def layer_configs(config: Any) -> list[Any]:
     return list(config.per_layer_config) if getattr(config, "is_heterogeneous", False) else [config]
 
 
+def import_transformers() -> None:
+    """Import transformers' models without scikit-learn, SciPy and pandas, where those are installed.
+
+    transformers (5.17, no longer 5.23) imports them with its models, for a kind of assisted generation that this
+    program doesn't use. Only that module doesn't see them.
+    """
+    from transformers import utils
+
+    installed = utils.is_sklearn_available
+    utils.is_sklearn_available = lambda: False
+    try:
+        import transformers.generation.candidate_generator  # noqa: F401
+    finally:
+        utils.is_sklearn_available = installed
+
+
 @contextlib.contextmanager
 def empty_timm_towers() -> Iterator[None]:
     """Within it, image towers of the package timm (Gemma 3n has one) are built empty, without that package."""
