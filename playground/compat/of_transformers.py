@@ -49,19 +49,23 @@ def layer_configs(config: Any) -> list[Any]:
 
 
 def import_transformers() -> None:
-    """Import transformers' models without scikit-learn, SciPy and pandas, where those are installed.
+    """Import transformers' models without SciPy, scikit-learn and pandas, where those are installed.
 
-    transformers (5.17, no longer 5.23) imports them with its models, for a kind of assisted generation that this
-    program doesn't use. Only that module doesn't see them.
+    With any model, transformers imports the losses of models that find objects in images, which take SciPy (5.23), and
+    a kind of assisted generation, which takes scikit-learn (5.17, no longer 5.23). This program uses neither: while the
+    modules of both are imported, the two packages are hidden from them, and from nothing else.
     """
     from transformers import utils
 
-    installed = utils.is_sklearn_available
-    utils.is_sklearn_available = lambda: False
+    hidden = {name: getattr(utils, name) for name in ("is_scipy_available", "is_sklearn_available")}
+    for name in hidden:
+        setattr(utils, name, lambda: False)
     try:
-        import transformers.generation.candidate_generator  # noqa: F401
+        import transformers.generation.candidate_generator
+        import transformers.loss.loss_utils  # noqa: F401
     finally:
-        utils.is_sklearn_available = installed
+        for name, function in hidden.items():
+            setattr(utils, name, function)
 
 
 @contextlib.contextmanager
