@@ -36,36 +36,43 @@ LONGEST_SECONDS = 300
 PLAIN = "from playground import compat; compat.import_libraries = lambda cache: None"
 COMMAND = "from playground.__main__ import main; main(__import__('sys').argv[1:])"
 ENGINE = "from playground.engine.process import main; main(__import__('sys').argv[1])"
-FLAGS = "tune --max-steps 1 --end-row 16 --sample-every off --runs".split()
+FLAGS = "tune --max-steps 1 --end-row 16 --sample-every off".split()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--model", default="", help="another model than the demo's: a folder, or an id")
     parser.add_argument("--out", type=Path, default=arms.PROJECT / "tests/bench/results/start_jobs.json")
     options = parser.parse_args()
     from playground.memory.meter import hardware
 
     rounds: list[dict] = []
+    model = ["--model", options.model] if options.model else []
     with tempfile.TemporaryDirectory() as folder:
         _copy_without_bytecode(Path(folder) / "uncompiled")
         _link_cache(Path(folder) / "cache")
         for arm in ("uncompiled", "command"):  # keeps the bytecode; converts the model and reads its file
-            time_start(arm, Path(folder))
+            time_start(arm, Path(folder), model)
         for number in range(options.rounds):
             for arm in ARMS[:: -1 if number % 2 else 1]:
                 load = round(os.getloadavg()[0], 2)
-                measured = arms.attempt(lambda arm=arm: time_start(arm, Path(folder)))  # type: ignore[misc]
+                measured = arms.attempt(lambda arm=arm: time_start(arm, Path(folder), model))  # type: ignore[misc]
                 rounds.append({"round": number + 1, "arm": arm, "load_average": load} | measured)
                 print(json.dumps(rounds[-1]), file=sys.stderr, flush=True)
-    report = arms.report("seconds to the first step", LIBRARIES, rounds, hardware=hardware("cpu"))
+    report = arms.report(
+        "seconds to the first step",
+        LIBRARIES,
+        rounds,
+        hardware=hardware("cuda" if shutil.which("nvidia-smi") else "cpu"),
+    )
     arms.write(options.out, report)
     columns = {"seconds": "{:.2f}", "cpu_s": "{:.2f}", "rss_gib": "{:.3f}"}
     print(arms.table(report["medians"], columns) + arms.failures(rounds))
 
 
-def time_start(arm: str, folder: Path) -> dict[str, Any]:
-    """One start; `folder` has the libraries without bytecode and, afterwards, what is kept of it."""
+def time_start(arm: str, folder: Path, model: list[str]) -> dict[str, Any]:
+    """One start; `folder` has the libraries without bytecode and, afterwards, what is kept of it; model: a flag."""
     runs = Path(tempfile.mkdtemp(dir=folder))
     is_command = not arm.startswith("engine")
     code = "\n".join(([PLAIN] if arm.endswith("plain") else []) + [COMMAND if is_command else ENGINE])
@@ -73,7 +80,7 @@ def time_start(arm: str, folder: Path) -> dict[str, Any]:
     environment["PLAYGROUND_CACHE"] = str(folder / "cache")
     if arm.startswith("uncompiled"):
         environment |= {"PYTHONPATH": str(folder / "uncompiled"), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-c", code, *(FLAGS if is_command else ()), str(runs)]
+    command = [sys.executable, "-c", code, *([*FLAGS, *model, "--runs"] if is_command else ()), str(runs)]
     began = time.perf_counter()
     process = subprocess.Popen(
         command,

@@ -57,6 +57,14 @@ def test_transformers_still_finds_scientific_packages_for_others(tmp_path, scien
     assert run_python(code, tmp_path, PYTHONPATH=scientific_packages) == [True, True, False]
 
 
+def test_every_process_with_a_workbench_imports_its_libraries_first():
+    """But a ZeroGPU Space's: there the page's process imports them, beside other threads (compat/libraries.py)."""
+    sources = {path: path.read_text(encoding="utf-8") for path in (PROJECT / "playground").rglob("*.py")}
+    found = {path for path, source in sources.items() if "    from playground.engine.workbench import" in source}
+    assert len(found) >= 4
+    assert [path.name for path in found if "compat.import_libraries(" not in sources[path]] == ["zero_gpu.py"]
+
+
 class Package:
     """A package beside which Python keeps no bytecode, and what a process finds in it."""
 
