@@ -4,9 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from playground import catalog, runs, settings
+from playground import catalog, compat, runs, settings
 from playground.cli.flags import GROUPS, flag_values, flags_by_group, settings_of
 from playground.cli.output import follow, print_event
+from playground.cli.workbench import open_workbench
 from playground.ending import ENDING
 from playground.errors import PlaygroundError, problem
 from playground.i18n import translate
@@ -19,10 +20,9 @@ def tune(options: argparse.Namespace) -> dict:
 
     Under `accelerate launch`: on several devices.
     """
-    from playground.engine.workbench import Workbench
+    workbench = open_workbench(options.runs)
     from playground.memory.cuda_snapshot import cuda_snapshot
 
-    workbench = Workbench(options.runs)
     is_new = options.resume is None  # an empty id is none: a variable of a shell script that wasn't set
     events = workbench.tune(settings_of(options)) if is_new else workbench.resume(options.resume)
     with cuda_snapshot(options.snapshot):
@@ -38,8 +38,6 @@ def compare(options: argparse.Namespace) -> dict:
     """
     if len(options.adapters) > 1:
         return _compare_runs(options)
-    from playground.engine.workbench import Workbench
-
     adapter, chosen = _adapter_and_base(options)
     generation = settings.parse_generation(flag_values(options, "generation", settings.Generation))
     turn = [{"instruction": options.prompt, "answer": None}]
@@ -49,15 +47,13 @@ def compare(options: argparse.Namespace) -> dict:
         if event["kind"] == "answer":
             answer.update(event)
 
-    events = Workbench(options.runs).chat(chosen, adapter, {"base": turn, "tuned": turn}, generation)
+    events = open_workbench(options.runs).chat(chosen, adapter, {"base": turn, "tuned": turn}, generation)
     result = follow(events, options.lang, keep)
     return {"prompt": options.prompt, "base": answer.get("base", ""), "tuned": answer.get("tuned", ""), **result}
 
 
 def _compare_runs(options: argparse.Namespace) -> dict:
     """The same prompt to the base and to each run's adapter; the result has its answer by run under "adapters"."""
-    from playground.engine.workbench import Workbench
-
     _raise_for_flags(", ".join(options.adapters), _given_flags(options))
     generation = settings.parse_generation(flag_values(options, "generation", settings.Generation))
     answers: dict = {"base": "", "adapters": dict.fromkeys(options.adapters, "")}
@@ -66,7 +62,7 @@ def _compare_runs(options: argparse.Namespace) -> dict:
         if event["kind"] == "answer":
             answers.update({side: event[side] for side in answers})
 
-    events = Workbench(options.runs).chat_with_adapters(options.adapters, options.prompt, generation)
+    events = open_workbench(options.runs).chat_with_adapters(options.adapters, options.prompt, generation)
     result = follow(events, options.lang, keep)
     return {"prompt": options.prompt, **answers, **result}
 
@@ -103,6 +99,7 @@ def _foreign_adapter_and_base(adapter: str, given: dict[str, dict]) -> tuple[str
     """The same for an adapter from elsewhere."""
     from threading import Event
 
+    compat.import_libraries(catalog.cache_folder())
     from playground.model.adapter_file import read_adapter
     from playground.model.adapter_folder import base_model
     from playground.model.adapter_source import fetch_adapter, is_path
@@ -133,14 +130,12 @@ def lab(options: argparse.Namespace) -> dict:
     with a block size if wanted (int3:128); fp8, nvfp4, mxfp4; gguf-q8_0 to gguf-q2_k; bitsandbytes-int8, -nf4 and -fp4.
     Formats that an earlier run has measured aren't measured again.
     """
-    from playground.engine.workbench import Workbench
-
     values: dict = {"language": options.lang, "answer_tokens": options.answer_tokens, "prompt": options.prompt}
     values |= {"formats": options.formats} if options.formats else {}
     values |= {"text": read_text_file(options.text)} if options.text else {}
     question = parse_question(values)
     model = {"load": {**flag_values(options, "load", settings.Load), "model": options.model_id}}
-    return follow(Workbench(options.runs).lab(settings.parse(model), question), options.lang)
+    return follow(open_workbench(options.runs).lab(settings.parse(model), question), options.lang)
 
 
 def race(options: argparse.Namespace) -> dict:
@@ -151,10 +146,9 @@ def race(options: argparse.Namespace) -> dict:
     """
     from dataclasses import asdict
 
-    from playground.engine.workbench import Workbench
     from playground.runs.race import is_exact, lanes, of_kind
 
-    chosen, workbench = settings_of(options), Workbench(options.runs)
+    chosen, workbench = settings_of(options), open_workbench(options.runs)
     failed: dict[str, str] = {}
     raced: dict[str, str] = {}  # the run of each kind: earlier fine-tunes with these settings aren't of this race
     for kind in dict.fromkeys(options.widths):
@@ -177,6 +171,8 @@ def plan(options: argparse.Namespace) -> dict:
     MODEL is a catalog id, a hub id, a folder or a config.json.
     """
     from playground.catalog.cards import cards, verdict
+
+    compat.import_libraries(catalog.cache_folder())
     from playground.planning import forecast
 
     values = flags_by_group(options)

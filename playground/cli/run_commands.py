@@ -5,6 +5,7 @@ import sys
 
 from playground import runs
 from playground.cli.output import follow
+from playground.cli.workbench import open_workbench
 from playground.errors import problem
 from playground.i18n import translate
 from playground.runs import recordings
@@ -30,14 +31,14 @@ def export(options: argparse.Namespace) -> dict:
 
     The hub's token is read from HF_TOKEN. GGUF types: f16, q8_0, q6_k, q5_k, q4_k, q3_k, q2_k.
     """
-    from playground.engine.workbench import Workbench
     from playground.export.hub import machine_token
     from playground.export.order import parse_order
 
     names = ("run", "to", "name", "type", "force", "repo", "content", "lang")
     values = {name: getattr(options, name) for name in names} | {"private": not options.public}
     order = parse_order(values | {"out": str(options.out) if options.out else ""})
-    return follow(Workbench(options.runs).export(order, machine_token() if order.to == "hub" else ""), options.lang)
+    token = machine_token() if order.to == "hub" else ""
+    return follow(open_workbench(options.runs).export(order, token), options.lang)
 
 
 def script(options: argparse.Namespace) -> dict:

@@ -5,6 +5,8 @@ its version when it changes. Libraries are imported inside the functions: the pa
 torch.
 """
 
+from playground.compat.bytecode import keep_bytecode
+from playground.compat.libraries import import_libraries
 from playground.compat.of_bitsandbytes import (
     disable_cpu_repacking,
     import_bitsandbytes,
@@ -100,6 +102,8 @@ __all__ = [
     "gather_shares",
     "has_lora",
     "import_bitsandbytes",
+    "import_libraries",
+    "import_transformers",
     "in_backward_pass",
     "in_recomputation",
     "int8_row_scales",
@@ -108,6 +112,7 @@ __all__ = [
     "is_persistent",
     "is_plain_lora",
     "is_quantized",
+    "keep_bytecode",
     "keep_torch_out_of_datasets",
     "keeps_cuda_memory",
     "kept_in_float32",

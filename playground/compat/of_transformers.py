@@ -48,6 +48,26 @@ def layer_configs(config: Any) -> list[Any]:
     return list(config.per_layer_config) if getattr(config, "is_heterogeneous", False) else [config]
 
 
+def import_transformers() -> None:
+    """Import transformers' models without SciPy, scikit-learn and pandas, where those are installed.
+
+    With any model, transformers imports the losses of models that find objects in images, which take SciPy (5.23), and
+    a kind of assisted generation, which takes scikit-learn (5.17, no longer 5.23). This program uses neither: while the
+    modules of both are imported, the two packages are hidden from them, and from nothing else.
+    """
+    from transformers import utils
+
+    hidden = {name: getattr(utils, name) for name in ("is_scipy_available", "is_sklearn_available")}
+    for name in hidden:
+        setattr(utils, name, lambda: False)
+    try:
+        import transformers.generation.candidate_generator
+        import transformers.loss.loss_utils  # noqa: F401
+    finally:
+        for name, function in hidden.items():
+            setattr(utils, name, function)
+
+
 @contextlib.contextmanager
 def empty_timm_towers() -> Iterator[None]:
     """Within it, image towers of the package timm (Gemma 3n has one) are built empty, without that package."""

@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from playground import catalog, compat
 from playground.ending import ENDING
 from playground.errors import as_playground_error
 from playground.json_values import to_line
@@ -46,6 +47,7 @@ def main(path: str) -> None:
 
 
 def _events(order: dict, stop: threading.Event) -> Iterator[dict]:
+    compat.import_libraries(catalog.cache_folder())
     from playground.engine.workbench import Workbench
 
     workbench = Workbench(Path(order["root"]), stop)

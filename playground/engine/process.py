@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from playground import catalog, compat
 from playground.ending import ENDING
 from playground.export.order import parse_order
 from playground.jsonl_process import Emit, Server
@@ -38,6 +39,7 @@ def main(root: str) -> None:
 
 
 def _serve(server: Server, root: str) -> NoReturn:
+    compat.import_libraries(catalog.cache_folder())
     import torch
 
     from playground.engine.workbench import Workbench

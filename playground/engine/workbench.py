@@ -12,7 +12,7 @@ from pathlib import Path
 
 from playground import runs
 from playground.data.allowed_names import checked_settings, raise_if_names_forbidden
-from playground.engine import adapters_chat, chat, export, lab, load, processes, tune
+from playground.engine import adapters_chat, chat, load, processes, tune
 from playground.engine.job import JobContext, JobResult, run_job
 from playground.engine.load import auto_bits_note, missing_products_note, missing_products_problem, resolve_bits
 from playground.engine.memory_snapshot import with_snapshot
@@ -139,6 +139,7 @@ class Workbench:
 
     def lab(self, settings: Settings, question: LabQuestion) -> Iterator[dict]:
         """Measure a model in one number format after another; the result has the fields of LabResult."""
+        from playground.engine import lab
 
         def work(context: JobContext, settings: Settings) -> Generator[dict, None, JobResult]:
             return lab.lab(context, self._slot, settings, question, self.root)
@@ -150,6 +151,8 @@ class Workbench:
 
         Meanwhile no program can delete or resume the run.
         """
+        from playground.engine import export
+
         source = runs.find(self.root, order.run)
 
         def work(context: JobContext, settings: Settings) -> Generator[dict, None, JobResult]:

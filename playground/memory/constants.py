@@ -27,7 +27,7 @@ INT8_LIBRARIES = 67_108_864
 CUBLAS_WORKSPACE = 32 * 2**20
 
 # Resident memory of this program with its libraries once a model is loaded, without the model (measured).
-PROGRAM_RSS = 404 * 2**20
+PROGRAM_RSS = 375 * 2**20
 
 # Resident memory of a process that trains on a GPU: the program, and what CUDA and torch keep in main memory. An H100,
 # torch 2.11, OpenCALM-7B's shape: 1.82 to 1.84 GiB at 4, 8 and 16 bits (assets/recordings/calm-7b-lora-*.jsonl).

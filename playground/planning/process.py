@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from playground import compat
+from playground import catalog, compat
 from playground.data.allowed_names import checked_settings, raise_if_names_forbidden
 from playground.jsonl_process import Emit, Server
 from playground.planning.client import OF_ROWS
@@ -26,7 +26,7 @@ OF_PICTURE = ("bar", "job_tape", "write_tune_snapshot")
 def main() -> None:
     """Serve requests until the page's process is gone."""
     server = Server()
-    compat.import_bitsandbytes()
+    compat.import_libraries(catalog.cache_folder())
     server.serve(answer)
 
 

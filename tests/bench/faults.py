@@ -302,6 +302,7 @@ def main() -> None:
     before = json.loads(options.out.read_text(encoding="utf-8"))["rounds"] if options.out.is_file() else []
     names = [name for name in FAULTS if not options.only or any(part in name for part in options.only)]
     rounds = [one for one in before if one["arm"] not in names]
+    torch.set_num_threads(1)  # a forked process waits for ever for the threads that its parent had (GNU's OpenMP)
     with tempfile.TemporaryDirectory() as folder:
         settings = toy_settings(Path(folder))
         for name in names:
@@ -309,6 +310,8 @@ def main() -> None:
                 home = Path(tempfile.mkdtemp(dir=folder))
                 found = attempt(lambda home=home, name=name: FAULTS[name](home / "runs", settings))
                 rounds.append({"arm": name, "round": number + 1, **found})
+                for left in psutil.Process().children(recursive=True):
+                    left.kill()
             write_result(options.out, rounds)
             print(name, json.dumps(summed([one for one in rounds if one["arm"] == name])), flush=True)
     print(failures(rounds))
