@@ -2,8 +2,6 @@
 
 import functools
 import json
-import os
-import time
 from dataclasses import asdict, replace
 
 import pytest
@@ -11,10 +9,9 @@ import torch
 from transformers import LlamaConfig
 
 from playground.i18n import LANGUAGES, translate
-from playground.memory import meter
 from playground.model import int8_fast
 from playground.planning import durations
-from playground.predict import calibration, phases
+from playground.predict import phases
 from playground.predict.allocation_trace import AllocationTrace
 from playground.predict.seconds import predict_seconds, predict_step_seconds, predict_token_seconds
 from playground.predict.work import Calls
@@ -135,7 +132,17 @@ def test_seconds_are_the_longer_of_computing_and_moving_and_on_a_cpu_calls_besid
     gpu = Rates("cuda", "a card", TABLES, {"tune": 1e-2, "chat": 1e-5})
     assert predict_seconds(calls, gpu, "tune")["seconds"] == pytest.approx(0.1)  # ten calls take longer than computing
     assert predict_seconds(calls, gpu, "tune")["bound"] == "launch"
-    assert predict_seconds(calls, gpu, "tune")["source"] == "rough"  # never compared with a GPU's real steps
+    assert predict_seconds(calls, gpu, "tune")["source"] == "rough"  # compared with one GPU's steps
+
+
+def test_operators_of_quantized_weights_and_recomputed_ones_take_longer_to_call():
+    more = {"gemv_4bit": 4e-2, "product:int8": 2e-2, "recompute": 8e-2}
+    gpu = Rates("cuda", "a card", TABLES, {"tune": 1e-2, "chat": 1e-2}, more=more)
+    calls = [("gemv_4bit:bfloat16", "forward"), ("product:int8", "forward"), ("view", "recompute"), ("view", "forward")]
+    found = [gpu.calling(kind, "tune", stage) for kind, stage in calls]
+    assert found == pytest.approx([5e-2, 3e-2, 9e-2, 1e-2])
+    recomputed = [Calls("recompute", "view", 0, 0, 7), Calls("forward", "product:float32", 1e6, 1e3, 2)]
+    assert predict_seconds(recomputed, gpu, "tune")["calls"] == pytest.approx(7 * 9e-2 + 2 * 1e-2)
 
 
 def test_what_was_never_measured_has_no_seconds():
@@ -165,64 +172,6 @@ def test_a_token_is_a_decoding_pass_and_what_lies_between_two():
 def test_between_sizes_seconds_are_interpolated_and_beyond_them_proportional():
     table = [[10, 1.0], [1000, 10.0]]
     assert [interpolate(table, size) for size in (5, 100, 2000)] == pytest.approx([0.5, 10**0.5, 20.0])
-
-
-def test_a_calibration_ends_in_time_and_measures_once(tmp_path, monkeypatch):
-    monkeypatch.setenv("PLAYGROUND_CACHE", str(tmp_path))
-    monkeypatch.delenv("PLAYGROUND_CALIBRATE")
-    monkeypatch.setattr(calibration.psutil, "cpu_percent", lambda seconds: 0.0)
-    monkeypatch.setattr(calibration, "percent_of_others", lambda before, after: 0.0)
-    monkeypatch.setattr(calibration, "MAX_SECONDS", 0.0)
-    steps = []
-    monkeypatch.setattr(calibration.statistics, "median", lambda seconds: steps.append(seconds) or 0.01)
-    began = time.process_time()
-    calibration.measure_once("cpu")
-    assert time.process_time() - began < 5
-    name = meter.hardware("cpu")["name"]
-    kept = kept_rates("cpu", name)
-    assert kept and all(len(table) == 1 for table in kept.tables.values())  # time was over: one size of each kind
-    assert len(steps[0]) == calibration.LEAST_STEPS - 2 and kept.call["tune"] > 0
-    monkeypatch.setattr(calibration, "measure", lambda device: pytest.fail("measured again"))
-    calibration.measure_once("cpu")
-    assert machine_rates.rates_of_machine("cpu", name) == [(kept, {})]
-
-
-def test_nothing_is_measured_on_a_busy_machine_nor_where_that_is_switched_off(tmp_path, monkeypatch):
-    monkeypatch.setenv("PLAYGROUND_CACHE", str(tmp_path))
-    monkeypatch.setattr(calibration, "measure", lambda device: pytest.fail("measured"))
-    calibration.measure_once("cpu")  # switched off for all tests
-    monkeypatch.delenv("PLAYGROUND_CALIBRATE")
-    monkeypatch.setattr(calibration.psutil, "cpu_percent", lambda seconds: 90.0)
-    calibration.measure_once("cpu")
-
-
-def test_what_was_measured_beside_other_work_is_not_kept(tmp_path, monkeypatch):
-    monkeypatch.setenv("PLAYGROUND_CACHE", str(tmp_path))
-    monkeypatch.delenv("PLAYGROUND_CALIBRATE")
-    monkeypatch.setattr(calibration.psutil, "cpu_percent", lambda seconds: 0.0)
-    name = meter.hardware("cpu")["name"]
-    monkeypatch.setattr(calibration, "measure", lambda device: replace(SPEEDS, name=name))
-    moments = iter([(100.0, 50.0, 20.0), (110.0, 53.0, 21.0)])  # of 10 s, 3 idle, 1 this process's
-    monkeypatch.setattr(calibration, "processor_seconds", lambda: next(moments))
-    calibration.measure_once("cpu")
-    assert kept_rates("cpu", name) is None
-    moments = iter([(100.0, 50.0, 20.0), (110.0, 51.0, 28.0)])
-    calibration.measure_once("cpu")
-    assert kept_rates("cpu", name) is not None
-
-
-def test_this_process_is_not_among_the_others():
-    before, until = calibration.processor_seconds(), time.perf_counter() + 0.5
-    while time.perf_counter() < until:
-        pass
-    total, idle, own = (late - early for late, early in zip(calibration.processor_seconds(), before))
-    assert own > 0.05 and total == pytest.approx(0.5 * os.cpu_count(), rel=0.3) and 0 <= idle <= total
-
-
-def test_the_toy_is_not_repeated_beyond_the_time():
-    runs = []
-    calibration._fastest(lambda: runs.append(1), 40, until=0.0)
-    assert len(runs) == 2
 
 
 def test_a_chats_products_of_8_bits_cost_what_surrounds_them():
