@@ -31,9 +31,10 @@ def keep_bytecode(folder: Path, package: str = "torch") -> bool:
 
     A module that has bytecode beside its source is read from there, as ever. What is kept is of a source's content, not
     of its time: images are made in which all files have one time. Returns whether bytecode is kept: where Python
-    does so itself, or a person chose a folder (PYTHONPYCACHEPREFIX), nothing changes.
+    does so itself, or a person chose a folder (PYTHONPYCACHEPREFIX), nothing changes; nor where others may write into the
+    folder, which holds code that will run.
     """
-    if sys.pycache_prefix or not _is_uncompiled(package):
+    if sys.pycache_prefix or not _is_uncompiled(package) or not _is_private(folder):
         return False
     loaders: list[Any] = [
         (ExtensionFileLoader, EXTENSION_SUFFIXES),
@@ -51,6 +52,16 @@ def _is_uncompiled(package: str) -> bool:
     if spec is None or not spec.origin or Path(importlib.util.cache_from_source(spec.origin)).exists():
         return False
     return sys.dont_write_bytecode or not os.access(Path(spec.origin).parent, os.W_OK)
+
+
+def _is_private(folder: Path) -> bool:
+    """Whether only this process's user may write into a folder, which is made where it isn't there."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.stat()
+    except OSError:
+        return False
+    return os.name == "nt" or (found.st_uid == os.getuid() and not found.st_mode & 0o022)
 
 
 class _KeepingLoader(SourceFileLoader):

@@ -105,6 +105,14 @@ def test_bytecode_is_kept_where_python_keeps_none(package):
     assert len(package.files()) == 2 and not list(package.module.parent.rglob("*.pyc"))
 
 
+def test_a_folder_that_others_may_write_into_is_not_used(package):
+    package.kept.mkdir()
+    package.kept.chmod(0o777)
+    assert package.read() == [False, 1, []] and not package.files()
+    package.kept.chmod(0o755)
+    assert package.read()[0]
+
+
 def test_a_source_that_changed_is_compiled_again_even_if_its_time_and_size_did_not(package):
     package.read()
     times = package.module.stat().st_atime_ns, package.module.stat().st_mtime_ns
