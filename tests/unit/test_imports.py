@@ -133,7 +133,7 @@ def test_a_damaged_file_is_written_again(package, size):
 
 def test_without_a_place_to_keep_it_modules_are_imported_all_the_same(package):
     package.kept.write_text("a file, not a folder")
-    assert package.read() == [True, 1, ["__init__.py", "module.py"]]
+    assert package.read() == [False, 1, []]
 
 
 def test_where_python_keeps_bytecode_nothing_changes(package, tmp_path):
