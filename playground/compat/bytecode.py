@@ -31,8 +31,8 @@ def keep_bytecode(folder: Path, package: str = "torch") -> bool:
 
     A module that has bytecode beside its source is read from there, as ever. What is kept is of a source's content, not
     of its time: images are made in which all files have one time. Returns whether bytecode is kept: where Python
-    does so itself, or a person chose a folder (PYTHONPYCACHEPREFIX), nothing changes; nor where the folder can't be made, or
-    others may write into it: it holds code that will run.
+    does so itself, or a person chose a folder (PYTHONPYCACHEPREFIX), nothing changes; nor where the folder can't be
+    made, or others may write into it: it holds code that will run.
     """
     if sys.pycache_prefix or not _is_uncompiled(package) or not _is_private(folder):
         return False
