@@ -5,6 +5,7 @@ process has started. It stands in the document itself: what Gradio takes as `hea
 Its own script (assets/opening.js) removes it as soon as the page has a tab open.
 """
 
+import re
 from functools import partial
 from html import escape
 
@@ -18,6 +19,7 @@ from playground.planning.client import read_stored_answers
 from playground.ui import plan_figures
 
 STYLES = ("figures.css", "opening.css")
+ASKS_WHO = re.compile(rb'"auth_required"\s*:\s*true')  # in what Gradio's (6.31) document tells its scripts
 
 
 class OpeningPicture:
@@ -68,7 +70,12 @@ class _Inserting:
 
 
 def insert(document: bytes, part: bytes) -> bytes:
-    """Insert `part` after the document's <body> tag; a document without one is returned unchanged."""
+    """Insert `part` after the document's <body> tag.
+
+    A document without one is returned unchanged, and one that asks who opens it (`--auth`): its form would be covered.
+    """
+    if ASKS_WHO.search(document):
+        return document
     tag = document.rfind(b"<body")
     end = document.find(b">", tag) + 1
     return document[:end] + part + document[end:] if tag >= 0 and end > 0 else document
