@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -90,9 +91,17 @@ def forked(root: Path, settings: Settings, prepare: Callable[[], object] = lambd
 
 
 def end_of(processes: list[psutil.Process], began: float) -> dict:
-    """Wait for their end: {"left", "seconds"}."""
-    _, alive = psutil.wait_procs(processes, timeout=WAIT)
-    return {"left": len(alive), "seconds": round(time.monotonic() - began, 2)}
+    """Wait for their end: {"left", "seconds"}. How they ended can be asked once, by an engine's connection."""
+    with suppress(TimeoutError):
+        wait_until(lambda: not any(map(works, processes)))
+    return {"left": sum(map(works, processes)), "seconds": round(time.monotonic() - began, 2)}
+
+
+def works(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def outcome(root: Path, cause: str, settings: Settings) -> dict:
@@ -311,7 +320,8 @@ def main() -> None:
                 found = attempt(lambda home=home, name=name: FAULTS[name](home / "runs", settings))
                 rounds.append({"arm": name, "round": number + 1, **found})
                 for left in psutil.Process().children(recursive=True):
-                    left.kill()
+                    with suppress(psutil.NoSuchProcess):
+                        left.kill()
             write_result(options.out, rounds)
             print(name, json.dumps(summed([one for one in rounds if one["arm"] == name])), flush=True)
     print(failures(rounds))
