@@ -91,17 +91,9 @@ def forked(root: Path, settings: Settings, prepare: Callable[[], object] = lambd
 
 
 def end_of(processes: list[psutil.Process], began: float) -> dict:
-    """Wait for their end: {"left", "seconds"}. How they ended can be asked once, by an engine's connection."""
-    with suppress(TimeoutError):
-        wait_until(lambda: not any(map(works, processes)))
-    return {"left": sum(map(works, processes)), "seconds": round(time.monotonic() - began, 2)}
-
-
-def works(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    """Wait for their end: {"left", "seconds"}."""
+    _, alive = psutil.wait_procs(processes, timeout=WAIT)
+    return {"left": len(alive), "seconds": round(time.monotonic() - began, 2)}
 
 
 def outcome(root: Path, cause: str, settings: Settings) -> dict:
@@ -145,8 +137,8 @@ def engine_signal(name: str) -> Callable[[Path, Settings], dict]:
         random_moment(root)
         process, began = psutil.Process(engine.pid), time.monotonic()
         process.send_signal(getattr(signal, name))
+        job.wait(WAIT)  # first: how a process ended can be asked once, here by the engine's connection
         ended = end_of([process], began)
-        job.wait(WAIT)
         return outcome(root, name if name != "SIGKILL" else "engine_killed", chosen) | ended
 
     return inject
