@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -136,8 +137,8 @@ def engine_signal(name: str) -> Callable[[Path, Settings], dict]:
         random_moment(root)
         process, began = psutil.Process(engine.pid), time.monotonic()
         process.send_signal(getattr(signal, name))
+        job.wait(WAIT)  # first: how a process ended can be asked once, here by the engine's connection
         ended = end_of([process], began)
-        job.wait(WAIT)
         return outcome(root, name if name != "SIGKILL" else "engine_killed", chosen) | ended
 
     return inject
@@ -311,7 +312,8 @@ def main() -> None:
                 found = attempt(lambda home=home, name=name: FAULTS[name](home / "runs", settings))
                 rounds.append({"arm": name, "round": number + 1, **found})
                 for left in psutil.Process().children(recursive=True):
-                    left.kill()
+                    with suppress(psutil.NoSuchProcess):
+                        left.kill()
             write_result(options.out, rounds)
             print(name, json.dumps(summed([one for one in rounds if one["arm"] == name])), flush=True)
     print(failures(rounds))

@@ -1,6 +1,7 @@
 """Time the start of jobs: the command `tune` to its first step, and the page's engine until it is ready.
 
     python tests/bench/start_jobs.py                    # five rounds of six arms, about five minutes
+    python tests/bench/start_jobs.py --only command command-plain --model FOLDER --out FILE    # on a GPU machine
 
 Arms, each in a new process, interleaved over the rounds (every other round backwards):
   command, engine                    as they are
@@ -42,6 +43,7 @@ FLAGS = "tune --max-steps 1 --end-row 16 --sample-every off".split()
 def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="*", choices=ARMS, default=list(ARMS))
     parser.add_argument("--model", default="", help="another model than the demo's: a folder, or an id")
     parser.add_argument("--out", type=Path, default=arms.PROJECT / "tests/bench/results/start_jobs.json")
     options = parser.parse_args()
@@ -53,19 +55,16 @@ def main() -> None:
         _copy_without_bytecode(Path(folder) / "uncompiled")
         _link_cache(Path(folder) / "cache")
         for arm in ("uncompiled", "command"):  # keeps the bytecode; converts the model and reads its file
-            time_start(arm, Path(folder), model)
+            if arm in options.only:
+                time_start(arm, Path(folder), model)
         for number in range(options.rounds):
-            for arm in ARMS[:: -1 if number % 2 else 1]:
+            for arm in options.only[:: -1 if number % 2 else 1]:
                 load = round(os.getloadavg()[0], 2)
                 measured = arms.attempt(lambda arm=arm: time_start(arm, Path(folder), model))  # type: ignore[misc]
                 rounds.append({"round": number + 1, "arm": arm, "load_average": load} | measured)
                 print(json.dumps(rounds[-1]), file=sys.stderr, flush=True)
-    report = arms.report(
-        "seconds to the first step",
-        LIBRARIES,
-        rounds,
-        hardware=hardware("cuda" if shutil.which("nvidia-smi") else "cpu"),
-    )
+    machine = hardware("cuda" if shutil.which("nvidia-smi") else "cpu")
+    report = arms.report("seconds to the first step", LIBRARIES, rounds, hardware=machine)
     arms.write(options.out, report)
     columns = {"seconds": "{:.2f}", "cpu_s": "{:.2f}", "rss_gib": "{:.3f}"}
     print(arms.table(report["medians"], columns) + arms.failures(rounds))
