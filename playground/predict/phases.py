@@ -24,7 +24,7 @@ from playground.predict.start_values import start_value_bytes, with_start_values
 from playground.predict.streamed_events import with_streamed_layers
 from playground.predict.trace_cache import cached_prediction
 from playground.predict.traced_model import Target, TracedModel
-from playground.predict.work import calls_of, update_calls
+from playground.predict.work import calls_of, inputs_in_main_memory, update_calls
 from playground.settings import Load, Settings, streamed_count
 from playground.train.trainer import Trainer
 
@@ -93,8 +93,9 @@ def predict_tune(
         at_once = train.micro_batch_size or min(train.batch_size, len(rows))
         largest = next(batcher.micro_batches(rows, at_once, policy.tokens))
         offloaded = optimizer.main_memory_bytes(traced.tensor_multiplicity)
+        kept = offloaded + inputs_in_main_memory(traced) + constants.CUDA_PROGRAM_RSS
         return prediction | {
-            **({"main_memory": offloaded + constants.CUDA_PROGRAM_RSS} if offloaded else {}),
+            **({"main_memory": kept} if offloaded else {}),
             "checkpointing": policy.checkpointing,
             "budget": policy.tokens if policy.tokens < sum(len(row.ids) for row in rows) else 0,
             "work": trainer.plan.forward_passes,
@@ -120,7 +121,9 @@ def _prediction_from_trace(
     allocated, parts = peak(events)
     streamed = {}
     if waiting:
-        streamed = {"main_memory": waiting + constants.PROGRAM_RSS, "streamed_layers": streamed_count(load)}
+        program = constants.PROGRAM_RSS if target.device == "cpu" else constants.CUDA_PROGRAM_RSS
+        kept = waiting + program + inputs_in_main_memory(traced)
+        streamed = {"main_memory": kept, "streamed_layers": streamed_count(load)}
     if target.device == "cpu":
         rss = allocated + waiting + memory_outside_tensors(traced, target, phase)
         return {"parts": parts, "allocated": allocated, "rss": rss, "need": rss} | streamed

@@ -1,5 +1,6 @@
 """Sum up what a traced phase asks of a device: how often which operators run, from the same trace as its memory."""
 
+import math
 from collections import Counter
 from typing import NamedTuple
 
@@ -38,6 +39,19 @@ def calls_of(traced: TracedModel) -> list[Calls]:
             for work in kernels_by_id[key]:
                 counts[stage, work] += count * traced.multiplicity(layer)
     return sorted(Calls(stage, *work, count / traced.traced_share) for (stage, work), count in counts.items())
+
+
+def inputs_in_main_memory(traced: TracedModel) -> int:
+    """Bytes of main memory that layers' inputs take where checkpointing offloads them, in the largest micro-batch.
+
+    torch's allocator of page-locked memory rounds each up to a power of two.
+    """
+    total = 0
+    for (_, layer), calls in traced.trace.work.items():
+        sizes = [work.bytes for kernels in calls for work in kernels if work.kind == "to_host"]
+        if sizes:
+            total += traced.multiplicity(layer) * 2 ** math.ceil(math.log2(max(sizes)))
+    return total
 
 
 def update_calls(traced: TracedModel, optimizer: Optimizer) -> list[Calls]:

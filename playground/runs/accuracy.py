@@ -94,7 +94,7 @@ def _pair_figures(run_id: str, phase: str, prediction: dict, measurement: dict) 
         predicted_parts["working"] = prediction["allocated"] - sum(
             size for part, size in predicted_parts.items() if part in measured_parts and part != "runtime"
         )
-    if "main_memory" in prediction and "streamed_layers" not in prediction:  # of streamed layers it's the least
+    if "main_memory" in prediction:  # on a GPU; on a CPU "rss" is there, and counts
         prediction = {"rss": prediction["main_memory"]} | prediction
     totals = [(kind, prediction.get(kind), measurement["peak"].get(kind)) for kind in TOTALS]
     parts = [(part, size, measured_parts.get(part)) for part, size in predicted_parts.items()]

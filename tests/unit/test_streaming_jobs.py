@@ -1,5 +1,6 @@
 """Streamed layers in jobs: chosen, predicted, reported, and refused where they can't be."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ from toys import toy_config
 
 from playground.engine import streaming
 from playground.engine.workbench import Workbench
+from playground.memory import constants
 from playground.memory.ledger import bytes_by_part
 from playground.model.load import load_model
 from playground.model.streaming import BUFFERS
@@ -100,6 +102,19 @@ def test_streaming_saves_its_layers_but_the_buffers_at_every_peak():
         assert saved == pytest.approx((count - BUFFERS) * layer, rel=0.03)
         assert needs[count]["main_memory"] - needs[0].get("main_memory", 0) > count * layer
     assert "main_memory" not in needs[0]
+
+
+def test_offloaded_inputs_are_predicted_in_main_memory_in_blocks_of_a_power_of_two():
+    config, target = toy_config("llama", **{**WIDE, "num_hidden_layers": 12}), phases.Target("cuda", torch.bfloat16)
+    found = {}
+    for how in ("all", "offload"):
+        load, train = {"bits": 16, "streamed_layers": "6"}, {"gradient_checkpointing": how, "batch_size": 2}
+        settings = Settings().with_values({"load": load, "train": train})
+        found[how] = phases.predict_tune(config, settings, target, [70] * 2)["main_memory"]
+    assert found["all"] > constants.CUDA_PROGRAM_RSS
+    size = 2 * 70 * config.hidden_size * 2
+    rounded = 2 ** math.ceil(math.log2(size))
+    assert size < rounded and found["offload"] - found["all"] == 12 * rounded
 
 
 def chosen_layers(need, work=lambda count: 1.0, capacity=100):
