@@ -6,6 +6,7 @@ from dataclasses import replace
 from playground.catalog.cards import verdict
 from playground.planning.forecast import resolve_target
 from playground.predict import meta_model, phases
+from playground.predict.streamed_choice import can_stream
 from playground.settings import BIT_WIDTHS, Settings
 
 MIN_ROW_TOKENS = 32  # a shorter row has little left to learn from
@@ -46,6 +47,8 @@ def _possible_changes(settings: Settings, phase: str, device: str) -> Iterator[t
     load, train = settings.load, settings.train
     full = train.method == "full" and phase == "tune"
     yield from (("load", "bits", bits) for bits in BIT_WIDTHS if bits < load.bits and (bits == 16 or not full))
+    if device == "cuda" and train.num_processes == 1:
+        yield from _streaming_all_layers(settings)
     if phase == "load":
         return
     if full and not train.offload_optimizer:  # with which neither LoRA nor another optimizer is allowed
@@ -64,6 +67,16 @@ def _possible_changes(settings: Settings, phase: str, device: str) -> Iterator[t
         yield "train", "max_tokens_per_micro_batch", train.max_seq_length
     if train.max_seq_length >= 2 * MIN_ROW_TOKENS:
         yield "train", "max_seq_length", train.max_seq_length // 2
+
+
+def _streaming_all_layers(settings: Settings) -> Iterator[tuple[str, str, str]]:
+    """The change by which the weights of all layers wait in main memory, for a model that allows it."""
+    resolved, target = resolve_target(settings, "cuda", 0)
+    config = meta_model.config_of(settings.load.model)
+    kinds = meta_model.model_facts(config, resolved.load, target.dtype, target.device).kinds
+    layers = sum(map(len, kinds))
+    if can_stream(config, settings, layers) and settings.load.streamed_layers != str(layers):
+        yield "load", "streamed_layers", str(layers)
 
 
 def _truncated(lengths: Sequence[int], labelled: Sequence[int], cutoff: int) -> tuple[list[int], list[int]]:

@@ -23,8 +23,13 @@ TRAIN_FIELDS = (
 )
 # The fields that a suggestion may change, by job.
 FIELDS: dict[str, tuple[FieldName, ...]] = {
-    "load": (("load", "bits"),),
-    "tune": (("load", "bits"), ("lora", "target_modules"), *(("train", name) for name in TRAIN_FIELDS)),
+    "load": (("load", "bits"), ("load", "streamed_layers")),
+    "tune": (
+        ("load", "bits"),
+        ("load", "streamed_layers"),
+        ("lora", "target_modules"),
+        *(("train", name) for name in TRAIN_FIELDS),
+    ),
 }
 
 

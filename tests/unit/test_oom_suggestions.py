@@ -196,6 +196,18 @@ def test_a_load_is_offered_only_fewer_bits(toy):
     assert {c["field"] for c in suggest_changes(settings(toy), "load", 2**40)} == {"bits"}
 
 
+def test_a_model_with_enough_layers_is_offered_to_wait_in_main_memory(toy):
+    failed = settings(toy).with_values({"load": {"model": str(toy("llama", num_hidden_layers=6, hidden_size=256))}})
+    for phase in ("load", "tune"):
+        [found] = [c for c in suggest_changes(failed, phase, 2**40) if c["field"] == "streamed_layers"]
+        assert found["value"] == "6" and found["saved"] > 0
+        assert problems(failed.with_values({"load": {"streamed_layers": found["value"]}})) == []
+    others = {"load": {"streamed_layers": "6"}}, {"train": {"method": "full"}}, {"train": {"num_processes": 2}}
+    changes = [_possible_changes(failed.with_values(other), "tune", "cuda") for other in others]
+    for found in (*changes, _possible_changes(failed, "tune", "cpu")):
+        assert "streamed_layers" not in {field for _, field, _ in found}
+
+
 @pytest.mark.slow
 def test_the_planning_process_answers_and_refuses_invalid_settings(toy, tmp_path):
     planner = Planner(tmp_path)
