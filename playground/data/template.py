@@ -3,9 +3,8 @@
 A template is Alpaca's, the talk's Japanese one, the model's own chat template, a custom format, or text alone.
 """
 
-import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 from transformers import PreTrainedTokenizerBase
@@ -15,15 +14,11 @@ from playground.data.chat_template import ChatTemplate, Systems, shared_length
 from playground.data.conversation import Turn, turns
 from playground.data.row import Row
 from playground.data.templated_text import EncodedRow, TemplatedTexts, token_at, without_second_start
-from playground.errors import Problem, problem
-from playground.model.load import LoadedModel
-from playground.model.tokenizer import is_trained_token
-from playground.settings import prompt_format, raise_all
+from playground.errors import problem
+from playground.settings import prompt_format
 
-__all__ = ["Template", "Turn", "choose", "choose_template", "choose_template_for", "turns"]
+__all__ = ["Template", "Turn", "turns"]
 
-KANA = re.compile(r"[\u3040-\u30ff]")
-LANGUAGE_SAMPLE = 50  # texts that are searched for kana
 ROWS_AT_ONCE = 256  # in one call of a tokenizer
 
 
@@ -255,66 +250,3 @@ def _systems(system: str | Systems) -> Systems:
     if isinstance(system, str):
         return ((0, system),) if system else ()
     return system
-
-
-def choose_template(
-    name: str,
-    tokenizer: PreTrainedTokenizerBase,
-    instructions: Sequence[str],
-    encoder: bool = False,
-    custom_format: str = "",
-) -> Template:
-    """Make the template of that name.
-
-    "auto" is text alone if all instructions are empty, else the model's own chat template where it works, else the
-    talk's for Japanese, else Alpaca's. instructions: some of the rows' questions. encoder: whether the model has one.
-    Raises PlaygroundError: "chat" for a model without a chat template, text alone for an encoder, an invalid custom
-    format.
-    """
-    if name == "chat" and not tokenizer.chat_template:
-        raise problem("error.no_chat_template")
-    if name == "custom":
-        raise_all([Problem(key, values) for key, values in prompt_format.problems(custom_format)])
-        return Template("custom", tokenizer, encoder, custom_format=custom_format)
-    if name == "auto":
-        name = _automatic_name(tokenizer, instructions)
-    if name == "text" and encoder:
-        raise problem("error.text_encoder")
-    return Template(name, tokenizer, encoder)
-
-
-choose = choose_template  # for scripts, where the module's name says what is chosen
-
-
-def _automatic_name(tokenizer: PreTrainedTokenizerBase, instructions: Sequence[str]) -> str:
-    if len(instructions) and not any(text.strip() for text in instructions):
-        return "text"
-    if tokenizer.chat_template and not ChatTemplate(tokenizer).defect():
-        return "chat"
-    return "talk" if any(KANA.search(text) for text in instructions[:LANGUAGE_SAMPLE]) else "alpaca"
-
-
-def choose_template_for(
-    loaded: LoadedModel, name: str, instructions: Sequence[str], custom_format: str = ""
-) -> tuple[Template, list[dict]]:
-    """`choose_template` for a loaded model, and `note` events about the choice.
-
-    If the chat template's end of turn was never trained in this model, answers end with the end-of-text token instead.
-    """
-    tokenizer = loaded.tokenizer
-    template = choose_template(name, tokenizer, instructions, loaded.model.config.is_encoder_decoder, custom_format)
-    if template.name == "chat":
-        [end, *_] = template.end_ids()
-        opened = template.chat_template.unwritten
-        notes = [{"kind": "note", "key": "note.opened", "values": {"text": opened.strip()}}] if opened.strip() else []
-        if tokenizer.eos_token_id in (None, end) or is_trained_token(loaded.model, end):
-            return template, notes
-        values = {"end": tokenizer.convert_ids_to_tokens(end), "instead": tokenizer.eos_token}
-        notes.append({"kind": "note", "key": "note.end_never_learned", "values": values})
-        return replace(template, plain_end=True), notes
-    if name == "auto" and template.name != "text" and tokenizer.chat_template:
-        defect = ChatTemplate(tokenizer).defect()
-        if defect:
-            values = {"detail": defect, "template": template.name}
-            return template, [{"kind": "note", "key": "note.chat_template_broken", "values": values}]
-    return template, []

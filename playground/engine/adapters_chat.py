@@ -9,7 +9,8 @@ from typing import Any
 
 from playground import runs
 from playground.chat.generate import Prompt, batches
-from playground.data.template import Template, Turn, choose_template_for
+from playground.data.template import Template, Turn
+from playground.data.template_choice import choose_template_for
 from playground.engine.answering import AnswerRow, ChatMemory, check_rows, longest_prompt, stream_answers
 from playground.engine.chat import own_settings_note, switch_adapter
 from playground.engine.job import JobContext, JobResult

@@ -8,7 +8,8 @@ from peft import PeftModel
 from playground import runs
 from playground.chat.generate import Prompt, batches
 from playground.chat.generation_config import own_settings
-from playground.data.template import Template, Turn, choose_template_for
+from playground.data.template import Template, Turn
+from playground.data.template_choice import choose_template_for
 from playground.engine.answering import AnswerRow, ChatMemory, check_rows, longest_prompt, stream_answers
 from playground.engine.foreign_adapter import adapter_tokenizer, find_adapter
 from playground.engine.job import JobContext, JobResult

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from playground import catalog, runs
 from playground.background import Stopped, run_in_background
-from playground.data.template import Turn, choose_template_for
+from playground.data.template import Turn
+from playground.data.template_choice import choose_template_for
 from playground.engine.chat import switch_adapter
 from playground.engine.export_check import check_before_loading
 from playground.engine.job import JobContext, JobResult

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from playground.background import run_in_background
 from playground.chat.generate import Prompt, generate_answers
-from playground.data.template import Turn, choose_template_for
+from playground.data.template import Turn
+from playground.data.template_choice import choose_template_for
 from playground.engine import predictions
 from playground.engine.job import JobContext, JobResult
 from playground.engine.load import ensure_loaded

@@ -8,7 +8,8 @@ from playground.data.batch import Example, encode
 from playground.data.fit import fit_turns
 from playground.data.row_notes import row_notes
 from playground.data.source import Row, SelectedRows
-from playground.data.template import Template, choose_template_for
+from playground.data.template import Template
+from playground.data.template_choice import choose_template_for
 from playground.engine.evaluation import EvalSet
 from playground.errors import problem
 from playground.eval.answer_rows import answer_token_limit, answerable_rows

@@ -16,7 +16,7 @@ from playground.data.allowed_names import checked_settings
 from playground.data.batch import Example, encode, epoch_batches
 from playground.data.fit import fit_turns
 from playground.data.source import short_name
-from playground.data.template import choose_template_for
+from playground.data.template_choice import choose_template_for
 from playground.errors import Problem
 from playground.model import adapt
 from playground.model.language_part import auto_class

@@ -22,7 +22,8 @@ from playground.data.fit import fit_turns
 from playground.data.lengths import Lengths, count_tokens, histogram
 from playground.data.row_notes import row_notes
 from playground.data.source import Row, SelectedRows
-from playground.data.template import Template, choose_template_for
+from playground.data.template import Template
+from playground.data.template_choice import choose_template_for
 from playground.errors import problem
 from playground.model.dtype import default_bits
 from playground.model.load import LoadedModel

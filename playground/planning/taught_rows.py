@@ -9,7 +9,8 @@ from playground.data.batch import IGNORED, encode
 from playground.data.row import Row
 from playground.data.row_notes import row_notes
 from playground.data.selection import SelectedRows
-from playground.data.template import Template, choose_template, choose_template_for
+from playground.data.template import Template
+from playground.data.template_choice import choose_template, choose_template_for
 from playground.model.source import local_folder
 from playground.planning.rows import ignore_progress, read_model, read_rows
 from playground.settings import Settings

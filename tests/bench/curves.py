@@ -67,7 +67,7 @@ def train_arm(arm: str, steps: int) -> dict:
     from playground import catalog
     from playground.data.batch import collate, encode, epoch_batches
     from playground.data.source import read
-    from playground.data.template import choose_template
+    from playground.data.template_choice import choose_template
     from playground.memory.meter import hardware
     from playground.model import adapt
     from playground.model.load import load_model

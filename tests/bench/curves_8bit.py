@@ -139,7 +139,7 @@ def _train(options: argparse.Namespace) -> dict:
     from playground import catalog
     from playground.data.batch import encode
     from playground.data.source import read
-    from playground.data.template import choose_template
+    from playground.data.template_choice import choose_template
     from playground.memory.meter import hardware
     from playground.model.load import load_model
     from playground.model.source import local_folder

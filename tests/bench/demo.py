@@ -43,7 +43,8 @@ from playground import catalog
 from playground.data.batch import Example, encode
 from playground.data.row import Row
 from playground.data.source import read
-from playground.data.template import Template, choose_template
+from playground.data.template import Template
+from playground.data.template_choice import choose_template
 from playground.eval.answer_rows import answer_rows, answer_token_limit
 from playground.eval.metrics import names_fact
 from playground.memory.meter import Meter, hardware

@@ -131,7 +131,7 @@ def _examples(settings: Any, tokenizer: Any) -> list:
     """The training examples, as playground's own job encodes them."""
     from playground.data.batch import encode
     from playground.data.source import read
-    from playground.data.template import choose_template
+    from playground.data.template_choice import choose_template
 
     rows = read(settings.data).train
     template = choose_template(settings.data.prompt_format, tokenizer, [r.instruction for r in rows])

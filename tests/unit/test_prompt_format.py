@@ -5,7 +5,8 @@ from toys import keys, make_tokenizer, make_unigram
 
 from playground.data.batch import encode
 from playground.data.source import Row
-from playground.data.template import Template, Turn, choose_template, turns
+from playground.data.template import Template, Turn, turns
+from playground.data.template_choice import choose_template
 from playground.errors import PlaygroundError
 from playground.settings import Settings, problems
 

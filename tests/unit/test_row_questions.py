@@ -16,7 +16,8 @@ from playground import runs
 from playground.data import source
 from playground.data.batch import encode
 from playground.data.source import Row
-from playground.data.template import Template, choose_template_for
+from playground.data.template import Template
+from playground.data.template_choice import choose_template_for
 from playground.errors import PlaygroundError
 from playground.i18n import LANGUAGES, translate
 from playground.model.load import LoadedModel

@@ -13,7 +13,8 @@ from toys import keys, make_model, make_tokenizer
 from playground.chat.generate import Prompt, generate_answers
 from playground.data.batch import Example, collate_seq2seq, encode
 from playground.data.source import Row
-from playground.data.template import Template, Turn, choose_template
+from playground.data.template import Template, Turn
+from playground.data.template_choice import choose_template
 from playground.engine.workbench import Workbench
 from playground.errors import PlaygroundError
 from playground.memory import ledger

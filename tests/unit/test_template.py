@@ -5,7 +5,8 @@ from toys import keys, make_tokenizer
 
 from playground.data.batch import encode
 from playground.data.source import Row
-from playground.data.template import Template, Turn, choose_template
+from playground.data.template import Template, Turn
+from playground.data.template_choice import choose_template
 from playground.errors import PlaygroundError
 
 PLAIN, CHATTY = make_tokenizer(False), make_tokenizer(True)

@@ -11,7 +11,8 @@ from toys import keys
 
 from playground.data.batch import encode
 from playground.data.source import Row
-from playground.data.template import Turn, choose_template_for
+from playground.data.template import Turn
+from playground.data.template_choice import choose_template_for
 from playground.engine.workbench import Workbench
 from playground.errors import PlaygroundError
 from playground.model.load import LoadedModel

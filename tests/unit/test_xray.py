@@ -13,7 +13,8 @@ from transformers import ByT5Tokenizer
 
 from playground.data.batch import encode
 from playground.data.source import Row
-from playground.data.template import Template, choose_template
+from playground.data.template import Template
+from playground.data.template_choice import choose_template
 from playground.data.xray import SHOWN, xray
 from playground.errors import PlaygroundError
 from playground.i18n import LANGUAGES, translate
