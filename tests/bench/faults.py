@@ -40,6 +40,7 @@ from playground.engine import tune
 from playground.engine.client import Engine
 from playground.engine.workbench import Workbench
 from playground.errors import PlaygroundError
+from playground.memory.meter import hardware
 from playground.runs import event_log
 from playground.settings import Settings
 from playground.train import checkpoint, loop
@@ -321,7 +322,7 @@ def main() -> None:
 
 def write_result(path: Path, rounds: list[dict]) -> None:
     """Write what was found so far; of faults that weren't injected now, what stood there stays."""
-    result = report("faults", ("torch", "transformers", "gradio", "filelock"), [])
+    result = report("faults", ("torch", "transformers", "gradio", "filelock"), [], hardware=hardware("cpu"))
     names = dict.fromkeys(one["arm"] for one in rounds)
     result["faults"] = {name: summed([one for one in rounds if one["arm"] == name]) for name in names}
     del result["medians"]
