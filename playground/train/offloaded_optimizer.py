@@ -1,7 +1,7 @@
 """AdamW whose gradients and moments wait in main memory: a full fine-tune keeps nothing but its weights on the GPU.
 
-As soon as the backward pass has a parameter's gradient, it goes to page-locked main memory, on a stream of its own, and
-is freed: at most PENDING gradients are on the GPU besides the one that is being computed. Where earlier micro-batches
+Each gradient is copied to page-locked main memory when the backward pass has computed it, on a separate stream, and
+freed: at most PENDING gradients are on the GPU besides the one that is being computed. Where earlier micro-batches
 left a gradient there, that is copied back first and the sum of both is kept. A step clips and updates the weights on
 the GPU, a slice of a parameter at a time: gradient and moments are copied in, moments are copied out, and the copies of
 neighbouring slices run beside each other.
@@ -83,7 +83,7 @@ class OffloadedOptimizer(Optimizer):
             weakref.finalize(self, unlock, self._blocks, self._out, self._in).atexit = False
 
     def backward(self, loss: Tensor) -> None:
-        """Compute the loss's gradients; each is added to those of this step so far as soon as it is complete."""
+        """Compute the loss's gradients; each is added to this step's sum when it is complete."""
         hooks: list[Any] = [
             parameter.register_post_accumulate_grad_hook(partial(self._collect, number))
             for number, parameter in enumerate(self.parameters)

@@ -1,9 +1,9 @@
-"""Memory of models larger than the GPU and of several GPUs, measured before, predicted by the code as it is now.
+"""Predict with the current code the measured memory of models larger than the GPU and of several GPUs.
 
     python tests/bench/grid_again.py          # needs no GPU; two minutes
 
-Cells, measured peaks and how rows were batched are those of larger_gpu.json and several_shapes.json. A cell whose plan
-isn't predicted as it was measured counts too. Left out: one of streamed layers
+Cells, measured peaks and how rows were batched (packed, where that isn't recorded) are those of larger_gpu.json and
+several_shapes.json. A cell whose plan isn't predicted as it was measured counts too. Left out: one of streamed layers
 whose peak was that of an older plan's larger sample. Errors in %, of what torch allocated and of the whole GPU.
 """
 
@@ -19,14 +19,14 @@ import several_shapes
 
 RESULTS = arms.PROJECT / "tests/bench/results"
 OLD_SAMPLE = ("llama70b/4/16/32/69",)  # measured when a plan kept the activations of 128 tokens, of 70 billion weights
-BATCHING = {"llama70b": "padded"}  # as several_shapes.json recorded it for the shape; the others' rows are packed
 
 
 def main() -> None:
     larger = json.loads((RESULTS / "larger_gpu.json").read_text(encoding="utf-8"))
     several = json.loads((RESULTS / "several_shapes.json").read_text(encoding="utf-8"))
     capacity = int(larger["hardware"]["capacity"])
-    cells = [_again(cell, capacity) for cell in larger["rounds"] if cell["arm"] not in OLD_SAMPLE]
+    batching = {cell["arm"].split("/")[1]: cell["batching"] for cell in several["rounds"] if "batching" in cell}
+    cells = [_again(cell, capacity, batching) for cell in larger["rounds"] if cell["arm"] not in OLD_SAMPLE]
     gpu = int(several["hardware"]["capacity"])
     cells += [cell if "predicted_gib" in cell else _split_again(cell, gpu) for cell in several["rounds"]]
     cells = [_with_errors(cell) for cell in cells]
@@ -38,15 +38,17 @@ def main() -> None:
         for what in ("allocated", "device")
     }
     facts = {"hardware": {"larger": larger["hardware"], "several": several["hardware"]}, "cells": cells}
-    report = arms.report("memory beyond one GPU, predicted by today's code", ("torch",), [], errors=errors, **facts)
+    report = arms.report(
+        "memory beyond one GPU, predicted with the current code", ("torch",), [], errors=errors, **facts
+    )
     arms.write(RESULTS / "grid_again.json", report)
     for cell in cells:
         print(cell["cell"], cell["allocated_error"], cell["device_error"], cell["plan"], sep="  ")
     print(len(cells), "cells", json.dumps(errors))
 
 
-def _again(measured: dict, capacity: int) -> dict:
-    """A cell of larger_gpu.json, predicted anew."""
+def _again(measured: dict, capacity: int, batching: dict[str, str]) -> dict:
+    """A cell of larger_gpu.json, predicted anew. batching: by shape, where it was recorded; else rows are packed."""
     import torch
 
     from playground.predict import phases
@@ -62,8 +64,8 @@ def _again(measured: dict, capacity: int) -> dict:
     examples = random_models.example_rows() * (int(rows) // random_models.BATCH)
     room = min(int(float(gib) * 2**30) or capacity, capacity)
     target = phases.Target("cuda", torch.bfloat16, room)
-    config, batching = larger_gpu.config_of(shape), BATCHING.get(shape, "rows")
-    predicted: dict[str, Any] = predict_heaviest_step(config, settings, target, examples, batching)
+    config, mode = larger_gpu.config_of(shape), batching.get(shape, "rows")
+    predicted: dict[str, Any] = predict_heaviest_step(config, settings, target, examples, mode)
     return _predicted(measured, predicted)
 
 
