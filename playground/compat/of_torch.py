@@ -95,6 +95,17 @@ def in_recomputation() -> bool:
     return in_backward_pass() and torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
 
 
+def leave_out_cudnn_attention() -> None:
+    """Have scaled_dot_product_attention take torch's own kernels only: flash, memory-efficient, or plain products.
+
+    cuDNN's, which it prefers on Hopper and later GPUs, is planned anew for every length, in 40 to 70 ms: for each token
+    of an answer, since the text before it is one longer than before the last (tests/bench/attention_gpu.py).
+    """
+    import torch
+
+    torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def flash_attention(*args: Any, **options: Any) -> Any:
     """The operator behind scaled_dot_product_attention where CUDA takes the flash kernel; returns its output."""
     import torch

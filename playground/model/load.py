@@ -94,6 +94,7 @@ def load_model(
     torch's tensors-only reader. Raises PlaygroundError if the folder holds no usable language model.
     """
     folder = Path(folder)
+    compat.leave_out_cudnn_attention()
     device = resolve_device(settings)
     dtype, reason = compute_dtype(settings, device)
     settings = _as_stored(folder, settings)
@@ -126,10 +127,9 @@ def load_model(
     check_text_alone(model)
     tokenizer = load_tokenizer(folder, model)
     pages.drop(0)
-    if device == "cpu":
-        release_memory()  # reading a tokenizer leaves four times what it keeps
-        if not split:
-            page_in_weights(model)
+    release_memory()  # reading a tokenizer leaves four times what it keeps, defragmenting as much as the model
+    if device == "cpu" and not split:
+        page_in_weights(model)
     loaded = LoadedModel(model, tokenizer, device, dtype, reason, notes, pages=pages if split else None)
     loaded.split, loaded.streamed = (streamed, None) if shares else (None, streamed)
     return loaded

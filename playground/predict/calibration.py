@@ -8,8 +8,9 @@ kernels have next to nothing to compute. Nothing here knows the models that are 
 import contextlib
 import os
 import statistics
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
@@ -23,11 +24,12 @@ from playground.predict.work import Calls
 from playground.speed import kernels
 from playground.speed.rates import Rates, keep_rates, kept_rates
 
-MAX_SECONDS = 4.0  # after which no more sizes, and of the toy only the least, are measured
+MAX_SECONDS = {"cpu": 4.0, "cuda": 4.5}  # after which of the toys only the least is measured
 BUSY_SECONDS, BUSY_PERCENT = 0.3, 20  # of the processor used by others: what is measured then isn't the machine
 FREE_BYTES = 3 * 2**30  # of a GPU that a calibration needs, and more
 LAYERS, WIDTH = 4, 64  # of the toy
-TOY_SECONDS = 0.6  # that are left for the toy: it took 0.5 on two cores
+TOY_SECONDS = {"cpu": 0.6, "cuda": 1.5}  # that are left for the toy, which took 0.5 on two cores; on a GPU for four
+FORWARDS = 20  # of a toy, the fastest of which counts
 LEAST_STEPS = 4  # of the toy, the first two of which don't count
 
 
@@ -65,9 +67,10 @@ def percent_of_others(before: tuple[float, float, float], after: tuple[float, fl
 
 def measure(device: str) -> Rates:
     """Measure the machine as it is now: other work on it makes it slower."""
-    until = kernels.clock() + MAX_SECONDS
+    compat.leave_out_cudnn_attention()  # as it is in models that are loaded
+    until = kernels.clock() + MAX_SECONDS[device]
     with torch.no_grad(), _same_random_numbers():
-        tables, kernel = kernels.measure_kernels(device, until - TOY_SECONDS)
+        tables, kernel = kernels.measure_kernels(device, until - TOY_SECONDS[device])
     rates = Rates(device, meter.hardware(device)["name"], tables, {}, kernel)
     return _measure_calls(rates, device, until)
 
@@ -84,33 +87,42 @@ def _measure_calls(rates: Rates, device: str, until: float) -> Rates:
     """These rates with the seconds of calling operators, and of what is between two tokens of a chat.
 
     On a GPU also those that operators of quantized weights take more, of the toy with such layers, and those of
-    recomputed layers. A CPU's kernels of
-    these kinds are measured with their calls (speed/kernels.py). until: the moment of the clock after which nothing is
-    repeated more often than it has to be.
+    recomputed layers. A CPU's kernels of these kinds are measured with their calls (speed/kernels.py). until: the
+    moment of the clock after which nothing is repeated more often than it has to be.
     """
     loaded = _toy(device)
-    chat, token = _chat_seconds(rates, loaded, until)
-    tune = _tune_seconds(rates, loaded, until)
+    chat, token = _chat_seconds(loaded, until), _token_seconds(loaded, until)
+    between = max(0.0, token - chat.seconds)
+    chat = chat._replace(seconds=min(chat.seconds, token)).of_processor(rates)
+    tune = _tune_seconds(loaded, until).of_processor(rates)
     calls = {"chat": min(chat.per_call, tune.per_call), "tune": tune.per_call}  # training calls more for an operator
-    rates = replace(rates, call=calls, token=token)
+    rates = replace(rates, call=calls, token=between)
     if device == "cuda":
         four, eight = _toy(device, 4), _toy(device, 8)
         found = {
-            "gemv_4bit": _chat_seconds(rates, four, until, 4)[0],
-            "product:int8": _chat_seconds(rates, eight, until, 8)[0],
-            "dequantize": _tune_seconds(rates, four, until, 4),
-            "recompute": _tune_seconds(rates, _toy(device), until, checkpointing="all"),
+            "gemv_4bit": _chat_seconds(four, until, 4),
+            "product:int8": _chat_seconds(eight, until, 8),
+            "dequantize": _tune_seconds(four, until, 4),
+            "recompute": _tune_seconds(_toy(device), until, checkpointing="all"),
         }
         rates = replace(rates, more={what: timed.more_per_call(what, rates) for what, timed in found.items()})
     return rates
 
 
 class _Timed(NamedTuple):
-    """A phase of the toy: seconds of the processor, and the calls in its trace."""
+    """A phase of the toy: its seconds, and the calls in its trace. A GPU computes while the processor calls."""
 
     phase: str
     seconds: float
     calls: list[Calls]
+
+    def of_processor(self, rates: Rates) -> "_Timed":
+        """The same with the seconds that calling takes: a CPU's kernels take part of them."""
+        if rates.device != "cpu":
+            return self
+        computing = [one for one in self.calls if one.kind != "view"]
+        kernels = sum(one.count * (rates.seconds(one.kind, one.operations, one.bytes) or 0.0) for one in computing)
+        return self._replace(seconds=self.seconds - kernels)
 
     @property
     def per_call(self) -> float:
@@ -160,33 +172,39 @@ def _quantizable(layer: torch.nn.Linear, bits: int) -> torch.nn.Module:
     return eight
 
 
-def _chat_seconds(rates: Rates, loaded: Any, until: float, bits: int = 16) -> tuple[_Timed, float]:
-    """(A token of a chat, seconds between two tokens besides the model)."""
+def _chat_seconds(loaded: Any, until: float, bits: int = 16) -> _Timed:
+    """The model's forward pass for a token of a chat."""
     from playground.predict import phases
-    from playground.predict.phase_traces import CHAT_ROWS, prefill_and_decode_inputs
+    from playground.predict.phase_traces import prefill_and_decode_inputs
     from playground.settings import Settings
 
     context, model = 64, loaded.model
     target = phases.Target(loaded.device, loaded.dtype)
     settings = Settings().with_values({"load": {"bits": bits}})
     calls = phases.predict_chat(model.config, settings, target, context)["calls"]
-    decode = [one for one in calls if one.stage == "decode"]
-    ids = torch.ones(CHAT_ROWS, 8, dtype=torch.long, device=loaded.device)
     with torch.no_grad():
         for inputs in prefill_and_decode_inputs(model, context):
             model(**inputs, use_cache=True)
-        forward = _fastest(lambda: model(**inputs, use_cache=True).logits[0, 0, 0].item(), 40, until)
-
-        def generate(tokens: int) -> float:
-            options = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False, "pad_token_id": 2}
-            return _fastest(lambda: model.generate(ids, attention_mask=torch.ones_like(ids), **options), 2, until)
-
-        token = (generate(20) - generate(4)) / 16
-    timed = _Timed("chat", _of_processor(rates, decode, min(forward, token)), decode)
-    return timed, max(0.0, token - forward)
+        forward = _fastest(lambda: model(**inputs, use_cache=True).logits[0, 0, 0].item(), FORWARDS, until)
+    return _Timed("chat", forward, [one for one in calls if one.stage == "decode"])
 
 
-def _tune_seconds(rates: Rates, loaded: Any, until: float, bits: int = 16, checkpointing: str = "off") -> _Timed:
+def _token_seconds(loaded: Any, until: float) -> float:
+    """Seconds of a token of an answer as the library generates it."""
+    from playground.predict.phase_traces import CHAT_ROWS
+
+    ids = torch.ones(CHAT_ROWS, 8, dtype=torch.long, device=loaded.device)
+
+    def generate(tokens: int) -> float:
+        options = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False, "pad_token_id": 2}
+        run = partial(loaded.model.generate, ids, attention_mask=torch.ones_like(ids), **options)
+        return _fastest(run, 2, until)
+
+    with torch.no_grad():
+        return (generate(20) - generate(4)) / 16
+
+
+def _tune_seconds(loaded: Any, until: float, bits: int = 16, checkpointing: str = "off") -> _Timed:
     """A step of a fine-tune."""
     import threading
 
@@ -214,18 +232,7 @@ def _tune_seconds(rates: Rates, loaded: Any, until: float, bits: int = 16, check
     config, labelled = trainer.batcher.model.config, [e.labelled for e in examples]
     mode = trainer.batcher.mode
     calls = phases.predict_tune(config, settings, target, [length] * rows, labelled, batching=mode)["calls"]
-    return _Timed("tune", _of_processor(rates, calls, statistics.median(seconds[2:])), calls)
-
-
-def _of_processor(rates: Rates, calls: Iterable[Calls], seconds: float) -> float:
-    """Seconds that calling takes. A GPU computes meanwhile; a CPU's kernels take part of the seconds."""
-    if rates.device == "cpu":
-        seconds -= sum(
-            one.count * (rates.seconds(one.kind, one.operations, one.bytes) or 0.0)
-            for one in calls
-            if one.kind != "view"
-        )
-    return seconds
+    return _Timed("tune", statistics.median(seconds[2:]), calls)
 
 
 def _fastest(run: Callable[[], Any], repeats: int, until: float) -> float:

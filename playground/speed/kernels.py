@@ -21,14 +21,15 @@ from playground.model.dtype import MIN_BF16_SPEEDUP
 from playground.speed.rates import BY_BYTES
 
 clock = time.perf_counter  # a benchmark on a busy machine takes the processor's own time instead
-PROBE_SECONDS = {"cpu": 0.04, "cuda": 0.01}  # of repeating one size
+PROBE_SECONDS = {"cpu": 0.04, "cuda": 0.005}  # of repeating one size
+QUEUING_CYCLES = 6_000_000  # of the GPU's clock, about 3 ms, in which a probe's calls are queued
 MIN_REPEATS = 3
 SIZES: dict[str, list[tuple[int, int, int]]] = {  # of products: rows, columns, what is summed over
     "cpu": [(128, 192, 576), (128, 576, 1536), (512, 1536, 576), (1024, 2048, 1024)],
     "cuda": [(512, 1024, 1024), (2048, 2048, 2048), (4096, 4096, 4096), (5120, 11008, 4096)],
 }
 ROTATING = {"cpu": 16, "cuda": 4}  # weights read in turn: more than caches hold
-HEATING_SECONDS = 1.0
+HEATING_SECONDS = 0.7
 NARROW = 8  # rows or columns of a narrow product
 PATTERN = 2**20  # random numbers that a large tensor repeats: making them takes longer than many a kernel
 INT8_SIZES = [(2, 64, 64), (2, 576, 1536), (2, 2048, 1024), (256, 2048, 1024)]  # on a CPU; the first: calling it
@@ -95,9 +96,9 @@ class _Probes:
         start = clock()
         run()
         torch.cuda.synchronize()
-        repeats = max(MIN_REPEATS, min(200, int(PROBE_SECONDS["cuda"] / (clock() - start))))
+        repeats = max(MIN_REPEATS, min(100, int(PROBE_SECONDS["cuda"] / (clock() - start))))
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda._sleep(20_000_000)  # about 10 ms, in which the calls are queued
+        torch.cuda._sleep(QUEUING_CYCLES)
         begin.record()
         for _ in range(repeats):
             run()
@@ -107,7 +108,7 @@ class _Probes:
 
 
 def _sustained_seconds(dtype: torch.dtype) -> float:
-    """Seconds of the largest product after a second of nothing else: a GPU lowers its clock to keep its power limit."""
+    """Seconds of the largest product after much of nothing else: a GPU lowers its clock to keep its power limit."""
     m, n, k = SIZES["cuda"][-1]
     x, w = (_random(rows, k, device="cuda", dtype=dtype) for rows in (m, n))
     until, seconds = clock() + HEATING_SECONDS, 0.0
@@ -125,8 +126,9 @@ def _slow_down(tables: dict[str, list[list[float]]], half: torch.dtype, sustaine
 
     sustained: seconds of the largest product in `half`.
     """
-    name = str(half).removeprefix("torch.")
-    factor = max(1.0, sustained / tables[f"product:{name}"][-1][1])
+    name, (m, n, k) = str(half).removeprefix("torch."), SIZES["cuda"][-1]
+    operations, seconds = tables[f"product:{name}"][-1]
+    factor = max(1.0, sustained / seconds) if operations == 2 * m * n * k else 1.0  # else time was over before it
     for kind in (f"product:{name}", f"attention:{name}", "product:int8", "product:float8"):
         tables[kind] = [[size, seconds * factor] for size, seconds in tables.get(kind, [])]
         if not tables[kind]:

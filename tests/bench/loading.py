@@ -1,6 +1,7 @@
 """Peak of main memory while a model is loaded, against the bytes of the loaded model: each width, file and way.
 
     python tests/bench/loading.py --save tests/bench/results/loading.json
+    python tests/bench/loading.py --device cuda --only '-> (16|8|4)( streamed)?$' --save FILE    # a GPU takes the model
 
 Models have random weights: a Llama of 206 million parameters in 64 layers, whose largest weight is 0.5 % of them, as
 in a model of 7 billion. Each arm is a process by itself, which loads a toy first, so that libraries and kernels are
@@ -10,6 +11,8 @@ millisecond from /proc/<pid>/status; smaps_rollup counted blocks twice that were
 are started as `accelerate launch` does and measured until the weights are split; what counts is the sum of their peaks,
 shared pages twice. Subtracted is what a network of as many layers takes that has next to no weights: Python's objects,
 17 MB in this one at 4 bits, whatever its width. Linux alone.
+Onto a GPU a Llama of 1.2 billion parameters in 24 layers is loaded, of which nothing stays in main memory unless it is
+streamed. Where the kernel's mark can't be reset, the highest of the readings is the peak.
 """
 
 import argparse
@@ -34,6 +37,8 @@ sys.path[:0] = [str(PROJECT), str(HERE.parents[1])]
 
 SHAPE = {"hidden_size": 512, "intermediate_size": 1408, "num_key_value_heads": 4, "initializer_range": 0.02}
 LAYERS = 64
+SHAPE_ON_GPU = {"hidden_size": 2048, "intermediate_size": 5632, "num_attention_heads": 16, "num_key_value_heads": 16}
+LAYERS_ON_GPU = 24
 WIDTHS = ("32", "16", "8", "4")
 PERIOD = 0.001  # seconds between two readings
 FORMATS = {  # dtype, bytes of the largest shard, suffix
@@ -69,9 +74,10 @@ def save_model(folder: Path, form: str, family: str = "llama", **shape: Any) -> 
     return folder
 
 
-def save_toy(folder: Path) -> Path:
-    """Save a model of as many layers with next to no weights."""
-    return save_model(folder, "bfloat16", hidden_size=64, intermediate_size=64, vocab_size=336)
+def save_toy(folder: Path, layers: int = LAYERS) -> Path:
+    """Save a model of so many layers with next to no weights."""
+    small = {"hidden_size": 64, "intermediate_size": 64, "vocab_size": 336}
+    return save_model(folder, "bfloat16", num_hidden_layers=layers, **small)
 
 
 def resident(pid: int) -> dict[str, int]:
@@ -81,12 +87,22 @@ def resident(pid: int) -> dict[str, int]:
     return {kinds[words[0]]: int(words[1]) * 1024 for words in lines if words and words[0] in kinds}
 
 
+def reset_mark(pid: int) -> bool:
+    """Have the highest resident size count from now on; False where the kernel doesn't do that."""
+    try:
+        Path(f"/proc/{pid}/clear_refs").write_text("5")
+    except OSError:
+        return False
+    now = resident(pid)
+    return "mark" in now and now["mark"] < 1.01 * now["rss"]
+
+
 class Loader:
     """A process that loads a model on request and reports its bytes; see `child`."""
 
     def __init__(self, folder: Path, toy: Path, load: dict, environment: dict[str, str]):
         self._process = subprocess.Popen(
-            [sys.executable, str(HERE), "--child", str(folder), str(toy), json.dumps(load)],
+            [sys.executable, str(HERE), "--child", str(folder), str(toy), json.dumps({"device": "cpu"} | load)],
             env=os.environ | {"OMP_NUM_THREADS": "1", "PLAYGROUND_CALIBRATE": "0"} | environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -125,8 +141,8 @@ def measure(folder: Path, toy: Path, load: dict, processes: int = 1, objects: in
     for loader in loaders:
         loader.answer()
     base = [resident(loader.pid) for loader in loaders]
+    marked = len([1 for loader in loaders if reset_mark(loader.pid)]) == len(loaders)
     for loader in loaders:
-        Path(f"/proc/{loader.pid}/clear_refs").write_text("5")
         loader.go()
     began = time.perf_counter()
     peak: dict[str, int] = {}
@@ -135,7 +151,9 @@ def measure(folder: Path, toy: Path, load: dict, processes: int = 1, objects: in
         peak |= {f"highest {kind}": max(size, peak.get(f"highest {kind}", 0)) for kind, size in over.items()}
     seconds = time.perf_counter() - began
     stored = [loader.answer() for loader in loaders]
-    counted = sum(resident(loader.pid)["mark"] for loader in loaders) - sum(b["rss"] for b in base)
+    counted = peak["highest rss"]
+    if marked:
+        counted = sum(resident(loader.pid)["mark"] for loader in loaders) - sum(b["rss"] for b in base)
     for loader in loaders:
         loader.go()
     for loader in loaders:
@@ -143,6 +161,7 @@ def measure(folder: Path, toy: Path, load: dict, processes: int = 1, objects: in
     after = {f"after {kind}": size for kind, size in over.items()}
     share = (counted - objects) / sum(stored)
     result = {"stored": sum(stored), "peak": counted, "objects": objects, "share": share, "seconds": seconds}
+    result |= {"base": sum(b["rss"] for b in base), "by mark": marked}
     return result | peak | after
 
 
@@ -166,7 +185,7 @@ def child(folder: Path, toy: Path, load: dict) -> None:
     from playground.memory.release import release_memory
     from playground.train.parallel import Team
 
-    team = Team("cpu", load["bits"])
+    team = Team(load["device"], load["bits"])
     _load(team, toy, load)
     release_memory()
     _say(True)
@@ -181,7 +200,7 @@ def _load(team: Any, folder: Path, load: dict) -> tuple[Any, int]:
     from playground.settings import Load
     from playground.train.loss import Loss
 
-    chosen, on_progress = Load(model=str(folder), device="cpu", **load), lambda *step: None
+    chosen, on_progress = Load(model=str(folder), **load), lambda *step: None
     loaded = load_model(folder, chosen, on_progress, team.load_device, team.splits_numbers, team.shares())
     if team.splits_numbers:
         loss = Loss(loaded.model, tries=False)
@@ -224,6 +243,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--save", type=Path)
     parser.add_argument("--only", default="", help="arms whose names match this regular expression")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
@@ -233,7 +253,7 @@ def main() -> None:
     arms += [(form, kind, 2) for form in ("float32", "bfloat16") for kind in ("32", "16", "8", "4")]
     home = Path(tempfile.mkdtemp())
     try:
-        _measure_all([arm for arm in arms if re.search(given.only, _name(*arm))], home, given.save)
+        _measure_all([arm for arm in arms if re.search(given.only, _name(*arm))], home, given.device, given.save)
     finally:
         shutil.rmtree(home, ignore_errors=True)
 
@@ -242,20 +262,21 @@ def _name(form: str, kind: str, processes: int) -> str:
     return f"{form} -> {kind}{f', {processes} processes' if processes > 1 else ''}"
 
 
-def _measure_all(arms: Sequence[tuple[str, str, int]], home: Path, save: Path | None) -> None:
+def _measure_all(arms: Sequence[tuple[str, str, int]], home: Path, device: str, save: Path | None) -> None:
     """Measure arms one after another, print them, and save what was measured so far after each."""
-    toy, results, objects = save_toy(home / "toy"), {}, {}
+    layers, shape = (LAYERS, {}) if device == "cpu" else (LAYERS_ON_GPU, SHAPE_ON_GPU)
+    toy, results, objects = save_toy(home / "toy", layers), {}, {}
     for form, kind, processes in arms:
-        key, folder, load = (kind, processes), home / form.replace(" ", ""), KINDS[kind]
+        key, folder, load = (kind, processes), home / form.replace(" ", ""), KINDS[kind] | {"device": device}
         if not folder.is_dir():
-            save_model(folder, form)
+            save_model(folder, form, num_hidden_layers=layers, **shape)
         if key not in objects:
             objects[key] = measure(toy, toy, load, processes)["peak"]
         name = _name(form, kind, processes)
         results[name] = measure(folder, toy, load, processes, objects[key])
         print(_line(name, results[name]), flush=True)
         if save:
-            save.write_text(json.dumps(_facts() | {"arms": results}, indent=1) + "\n")
+            save.write_text(json.dumps(_facts(device) | {"arms": results}, indent=1) + "\n")
 
 
 def _line(name: str, result: dict) -> str:
@@ -265,12 +286,12 @@ def _line(name: str, result: dict) -> str:
     )
 
 
-def _facts() -> dict:
+def _facts(device: str) -> dict:
     from playground.memory.meter import hardware
 
     libraries = ("torch", "transformers", "safetensors", "bitsandbytes", "accelerate")
     return {
-        "hardware": hardware("cpu")["name"],
+        "hardware": hardware(device)["name"],
         "cores": os.cpu_count(),
         "kernel": platform.release(),
         "versions": {name: version(name) for name in libraries},

@@ -25,7 +25,8 @@ from typing import Any
 
 import arms
 import random_models
-from train_gpu import LIBRARIES, exclusive_gpu
+from gpu_training import exclusive_gpu
+from train_gpu import LIBRARIES
 
 TALK_MODELS = [
     "openai-community/gpt2-xl",

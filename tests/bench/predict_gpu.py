@@ -27,7 +27,8 @@ from types import SimpleNamespace
 
 import arms
 import random_models
-from train_gpu import LIBRARIES, exclusive_gpu, used_bytes
+from gpu_training import exclusive_gpu, used_bytes
+from train_gpu import LIBRARIES
 
 MODELS = {
     "calm": "cyberagent/open-calm-7b",

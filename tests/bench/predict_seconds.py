@@ -209,7 +209,7 @@ def measure_step_and_chat(name: str, options: argparse.Namespace) -> dict:
     chat = phases.predict_chat(config, settings, target, CONTEXT[device])["calls"]
     tune = phases.predict_tune(config, settings, target, lengths, labelled)
     tracing = time.perf_counter() - began
-    network = _without_values(config, dtype)
+    network = without_values(config, dtype)
     rates = Rates(**json.loads((options.work / "rates").read_text(encoding="utf-8")))
     measured, details = _measure(network, settings, dtype, examples, options)
     if tune["batching"] != details["batching"]:
@@ -336,7 +336,7 @@ def _config(model: str, options: argparse.Namespace) -> Any:
     return config
 
 
-def _without_values(config: Any, dtype: Any) -> Any:
+def without_values(config: Any, dtype: Any) -> Any:
     """The model, to be filled with random weights."""
     from accelerate import init_empty_weights
 

@@ -1,5 +1,6 @@
 """Models of real shapes with random weights, and rows for them: speed and memory don't depend on the values."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from playground.data.batch import Example
 
 PAD, RANK, BATCH = 2, 8, 32
+LONG_ROWS, LONG_RANK = [4096, 4096], 16  # the rows and the rank with which NVIDIA publishes NeMo's speed
 LENGTHS = [round(58 + 198 * n / (BATCH - 1)) for n in range(BATCH)]  # tokens of a step's rows, 5,024 in all
 LABELLED = 0.6  # share of a row's tokens
 SPECIAL_TOKENS = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": PAD, "tie_word_embeddings": False}
@@ -28,6 +30,22 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": (
         "llama",
         {"intermediate_size": 11008, "vocab_size": 32000, "num_key_value_heads": 32, "max_position_embeddings": 4096},
+    ),
+    "llama3": (  # Llama-3-8B
+        "llama",
+        {"intermediate_size": 14336, "vocab_size": 128256, "num_key_value_heads": 8, "max_position_embeddings": 8192},
+    ),
+    "qwen": (  # Qwen2.5-7B
+        "qwen2",
+        {
+            "hidden_size": 3584,
+            "intermediate_size": 18944,
+            "vocab_size": 152064,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 28,
+            "num_key_value_heads": 4,
+            "max_position_embeddings": 32768,
+        },
     ),
 }
 # Shapes as config.json has them, with the sizes of the published models: two that also see, one mixture of experts.
@@ -67,6 +85,7 @@ def with_random_weights(model: Any, bits: int, device: str, kind: str = "") -> A
     from playground.model.float8_linear import FastInt8Linear, Float8Linear
     from playground.model.load import defragment_after_load
 
+    compat.leave_out_cudnn_attention()
     torch.manual_seed(0)
     own = FastInt8Linear if kind == "int8-fast" else Float8Linear
     unquantized = _unquantized_modules(model) if bits < 16 else []
@@ -148,19 +167,19 @@ def _quantized(layer: Any, bits: int) -> Any:
     return quantized
 
 
-def example_rows(labelled: float = LABELLED) -> "list[Example]":
-    """One step's examples, of LENGTHS tokens; labelled: share of a row's tokens."""
+def example_rows(labelled: float = LABELLED, lengths: Sequence[int] = LENGTHS) -> "list[Example]":
+    """One step's examples, of so many tokens each; labelled: share of a row's tokens."""
     import random
 
     from playground.data.batch import Example
 
     draw = random.Random(0)
     return [
-        Example([draw.randrange(5, 500) for _ in range(length)], round(length * (1 - labelled))) for length in LENGTHS
+        Example([draw.randrange(5, 500) for _ in range(length)], round(length * (1 - labelled))) for length in lengths
     ]
 
 
-def operations_per_token(model: Any) -> tuple[float, float]:
+def operations_per_token(model: Any, lengths: Sequence[int], rank: int) -> tuple[float, float]:
     """Floating-point operations that training needs a token at least, and those of recomputing every layer.
 
     Two a weight for the forward pass, two for the gradient of a layer's input, two more where the weight itself learns;
@@ -170,8 +189,8 @@ def operations_per_token(model: Any) -> tuple[float, float]:
 
     layers, head = adapt.linear_layers(model).values(), model.get_output_embeddings()
     frozen = sum(m.in_features * m.out_features for m in layers)
-    learned = sum(RANK * (m.in_features + m.out_features) for m in layers)
-    attended = sum(n * n for n in LENGTHS) / 2 / sum(LENGTHS)
+    learned = sum(rank * (m.in_features + m.out_features) for m in layers)
+    attended = sum(n * n for n in lengths) / 2 / sum(lengths)
     attention = 4 * attended * model.config.hidden_size * model.config.num_hidden_layers
     training = 4 * (frozen + head.in_features * head.out_features) + 6 * learned + 3 * attention
     return training, 2 * (frozen + learned) + attention

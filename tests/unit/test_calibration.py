@@ -1,5 +1,6 @@
 """What a machine reaches, measured once (predict/calibration.py, speed/kernels.py)."""
 
+import math
 import os
 import time
 from dataclasses import replace
@@ -25,11 +26,15 @@ def test_what_a_phase_takes_beyond_its_calls_is_of_its_quantized_operators():
 
 
 def test_products_are_as_slow_as_a_gpu_at_work_makes_them():
-    tables = {"product:bfloat16": [[1.0, 1.0], [2.0, 2.0]], "elementwise:bfloat16": [[1.0, 1.0]]}
+    largest = 2.0 * math.prod(kernels.SIZES["cuda"][-1])
+    tables = {"product:bfloat16": [[1.0, 1.0], [largest, 2.0]], "elementwise:bfloat16": [[1.0, 1.0]]}
     kernels._slow_down(tables, torch.bfloat16, 3.0)
-    assert tables == {"product:bfloat16": [[1.0, 1.5], [2.0, 3.0]], "elementwise:bfloat16": [[1.0, 1.0]]}
+    assert tables == {"product:bfloat16": [[1.0, 1.5], [largest, 3.0]], "elementwise:bfloat16": [[1.0, 1.0]]}
     kernels._slow_down(tables, torch.bfloat16, 1.0)
-    assert tables["product:bfloat16"][-1] == [2.0, 3.0], "never faster than in a short probe"
+    assert tables["product:bfloat16"][-1] == [largest, 3.0], "never faster than in a short probe"
+    smaller = {"product:bfloat16": [[1.0, 1.0]]}
+    kernels._slow_down(smaller, torch.bfloat16, 3.0)
+    assert smaller == {"product:bfloat16": [[1.0, 1.0]]}, "the time was over before the largest"
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -44,7 +49,7 @@ def test_a_calibration_ends_in_time_and_measures_once(tmp_path, monkeypatch):
     monkeypatch.delenv("PLAYGROUND_CALIBRATE")
     monkeypatch.setattr(calibration.psutil, "cpu_percent", lambda seconds: 0.0)
     monkeypatch.setattr(calibration, "percent_of_others", lambda before, after: 0.0)
-    monkeypatch.setattr(calibration, "MAX_SECONDS", 0.0)
+    monkeypatch.setattr(calibration, "MAX_SECONDS", {"cpu": 0.0})
     steps = []
     monkeypatch.setattr(calibration.statistics, "median", lambda seconds: steps.append(seconds) or 0.01)
     began = time.process_time()

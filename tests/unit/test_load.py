@@ -232,6 +232,12 @@ def test_defragmenting_changes_no_weights(toy, bits):
     assert ledger.bytes_by_part(model) == before
 
 
+def test_attention_isnt_planned_for_every_length(toy):
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    load(toy("llama-tied"))
+    assert not torch.backends.cuda.cudnn_sdp_enabled(), "as torch has it, on Hopper each token takes 50 ms more"
+
+
 def test_falcon_is_quantized_and_the_library_s_linear_class_is_restored(toy):
     folder = toy("falcon")
     assert modeling_falcon.FalconLinear.__name__ == "FalconLinear"
