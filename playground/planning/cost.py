@@ -12,14 +12,7 @@ from playground.planning import several
 from playground.planning.durations import run_durations
 from playground.planning.forecast import check_context_length, resolve_target
 from playground.predict.heaviest import predict_heaviest_step
-from playground.predict.peak_rate_estimate import (
-    RELATIVE_TOKEN_SECONDS,
-    MeanStep,
-    estimate_seconds,
-    step_work,
-)
 from playground.settings import Settings, Train
-from playground.speed.machine_rates import known_peak_rates
 from playground.train.loop import total_steps
 
 NOT_PREDICTED: dict[str, Any] = {
@@ -62,7 +55,7 @@ def cutoff_cost(
         "memory": {"bytes" (of each of the "gpus"), "gpus", "capacity", "verdict", "checkpointing", "budget",
         "batching", "tokens", "rows", "trainable"} or None,
         "trouble": the error as a dict where memory can't be predicted, else None,
-        "estimates": a list of predict.seconds.estimate_seconds' results,
+        "estimates": durations.run_durations' result,
         "measured": {"seconds", "run", "tokens_per_s"} or None.
     """
     train, kept = settings.train, lengths.within(settings.train.max_seq_length)
@@ -88,15 +81,8 @@ def cutoff_cost(
     except PlaygroundError as error:
         return cost | {"trouble": error.to_dict()}
     cost["memory"] = _memory(prediction, machine.capacity, target.processes)
-    if (
-        target.processes > 1 or not prediction["calls"]
-    ):  # seconds of several, or of an offloaded optimizer, aren't known
-        return cost
-    cost["estimates"] = run_durations(prediction, machine.device, machine.name, steps)
-    if not cost["estimates"] and machine.device == "cuda" and settings.load.bits in RELATIVE_TOKEN_SECONDS:
-        step = _mean_step(cost, kept, settings, prediction["batching"], scale * epochs / steps)
-        work = step_work(config, settings, prediction, step)
-        cost["estimates"] = [estimate_seconds(work, peak, steps) for peak in known_peak_rates(machine.name) if work]
+    if target.processes == 1 and prediction["calls"]:  # else of several, or of an offloaded optimizer: not known
+        cost["estimates"] = run_durations(prediction, machine.device, machine.name, steps)
     return cost
 
 
@@ -110,14 +96,3 @@ def _memory(prediction: dict, capacity: int, gpus: int) -> dict:
     policy = {name: prediction[name] for name in ("checkpointing", "budget", "batching", "tokens", "rows", "trainable")}
     fit = verdict(need, capacity) if capacity else None
     return {"bytes": need, "gpus": gpus, "capacity": capacity, "verdict": fit, **policy}
-
-
-def _mean_step(cost: dict, kept: Lengths, settings: Settings, batching: str, share: float) -> MeanStep:
-    """The mean step of a run on the kept rows; share: of the counted epoch's tokens, those of one step."""
-    row_lengths = kept.rows.astype(float)
-    return MeanStep(
-        rows=min(settings.train.batch_size, cost["kept"]),
-        tokens=share * (cost["padding"]["padded"] if batching == "padded" else cost["tokens"]),
-        trained_tokens=share * cost["trained"],
-        row_length=float((row_lengths**2).sum() / row_lengths.sum()),
-    )

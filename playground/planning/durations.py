@@ -1,12 +1,20 @@
 """Predict durations for a plan: a step's and a whole run's, on this machine or on a GPU of the catalog."""
 
+from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 from playground.catalog.cards import cards
 from playground.planning.client import this_machine
-from playground.predict.seconds import predict_step_seconds
+from playground.predict.seconds import predict_step_seconds, predict_token_seconds
 from playground.speed.machine_rates import rates_of_machine
 from playground.speed.rates import Rates
+
+# What is timed of a phase, and how.
+TIMED: dict[str, tuple[str, Callable[[Any, Rates], dict | None]]] = {
+    "chat": ("token", predict_token_seconds),
+    "tune": ("step", predict_step_seconds),
+}
 
 _machine = cache(this_machine)  # asks the GPU's driver
 
@@ -24,19 +32,17 @@ def rates_for(device: str, capacity: int) -> list[tuple[Rates, dict]]:
 
 
 def with_durations(predictions: dict[str, dict], device: str, capacity: int) -> dict[str, dict]:
-    """Predictions by phase without their calls; a fine-tune's with "time", where speeds are known.
+    """Predictions by phase without their calls; a fine-tune's and a chat's with "time", where speeds are known.
 
-    "time": [{"card", "seconds" (of a step), "source" (Rates.trust)}]. A chat has none: on CPUs its tokens are predicted
-    40 % too fast (tests/bench/README.md).
+    "time": [{"card", "unit" ("step", "token"), "seconds" of one, "source" (Rates.trust)}].
     """
     rates = rates_for(device, capacity)
-    timed = {}
-    for phase, prediction in predictions.items():
-        calls = prediction.get("calls")
-        timed[phase] = without_calls(prediction)
-        found = [(one, predict_step_seconds(calls, one)) for one, _ in rates] if calls and phase == "tune" else []
+    timed = {phase: without_calls(prediction) for phase, prediction in predictions.items()}
+    for phase, (unit, predict) in TIMED.items():
+        calls = predictions.get(phase, {}).get("calls")
+        found = [(one, predict(calls, one)) for one, _ in rates] if calls else []
         time = [
-            {"card": one.name, "seconds": round(seconds["seconds"], 5), "source": seconds["source"]}
+            {"card": one.name, "unit": unit, "seconds": round(seconds["seconds"], 5), "source": seconds["source"]}
             for one, seconds in found
             if seconds
         ]

@@ -22,7 +22,7 @@ from playground.planning.durations import rates_for, step_seconds, with_duration
 from playground.planning.several import full_rows
 from playground.predict import meta_model, phases
 from playground.predict.formulas import explain
-from playground.predict.peak_rate_estimate import RELATIVE_TOKEN_SECONDS, relative_token_seconds
+from playground.predict.relative_speed import RELATIVE_TOKEN_SECONDS, relative_token_seconds
 from playground.predict.streamed_choice import can_stream, choose_streamed_layers, streaming_need
 from playground.settings import Settings, stored_quant_type
 

@@ -1,7 +1,7 @@
 """What a device reaches, by its name: as it was measured on this machine, or estimated from another GPU that was.
 
-An estimate takes the data sheets' peaks of both GPUs (assets/catalog/cards.json): the other one is assumed to reach the
-same share of its own. A GPU whose peaks aren't known has no estimate.
+An estimate takes the data sheets' peaks of both GPUs (assets/catalog/card_rates.json, cards.json): the other one is
+assumed to reach the same share of its own. A GPU whose peaks aren't known has no estimate.
 """
 
 import functools
@@ -12,7 +12,7 @@ from playground import ASSETS
 from playground.catalog.cards import cards
 from playground.speed.rates import Rates, kept_rates, scaled_rates
 
-REFERENCE = "card_rates.json"  # in assets/catalog/: what calibration.py measured on the GPU that estimates rest on
+REFERENCE = "card_rates.json"  # in assets/catalog/: the GPU that estimates rest on, and what calibration.py measured
 OTHER_VARIANT = r"(?! ?(?:Ti|SUPER|D|Laptop)\b)"  # a device name that continues like this is another GPU's
 
 
@@ -41,23 +41,17 @@ def rates_of_machine(device: str, name: str) -> list[tuple[Rates, dict]]:
     measured = kept_rates(device, name)
     if measured:
         return [(measured, {})]
-    reference = reference_rates() if device == "cuda" else None
-    peaks = known_peak_rates(reference.name)[:1] if reference else []
-    if not reference or not peaks:
+    if device != "cuda":
         return []
+    reference, own = reference_rates()
     return [
-        (
-            scaled_rates(reference, peak["name"], peak["tflops"] / peaks[0]["tflops"], peak["gbps"] / peaks[0]["gbps"]),
-            peak,
-        )
+        (scaled_rates(reference, peak["name"], peak["tflops"] / own["tflops"], peak["gbps"] / own["gbps"]), peak)
         for peak in known_peak_rates(name)
     ]
 
 
 @functools.cache
-def reference_rates() -> Rates | None:
-    """What was measured on the GPU that estimates for other GPUs rest on; None where none is in the catalog."""
-    try:
-        return Rates(**json.loads((ASSETS / "catalog" / REFERENCE).read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return None
+def reference_rates() -> tuple[Rates, dict]:
+    """What was measured on the GPU that estimates for other GPUs rest on, and its peak rate as in the catalog."""
+    measured = json.loads((ASSETS / "catalog" / REFERENCE).read_text(encoding="utf-8"))
+    return Rates(**measured["rates"]), measured["peak"]

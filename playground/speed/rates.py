@@ -26,8 +26,15 @@ BY_BYTES = (
 )
 QUANTIZED = ("gemv_4bit", "dequantize", "product:int8")  # kinds whose operators a processor takes longer to call
 COMPARED = ("cpu",)  # devices whose predicted seconds come near enough to measured ones (tests/bench/README.md)
-# Types of about the same speed; int8_fast: products of int8_fast.py, which a GPU makes as fast as the library's.
-STAND_INS = {"float16": "bfloat16", "bfloat16": "float16", "bool": "bfloat16", "int8_fast": "int8"}
+# Types of about the same speed; int8_fast: products of int8_fast.py, which a GPU makes as fast as the library's;
+# float8: 4-bit weights made dense for products of 8 bits.
+STAND_INS = {
+    "float16": "bfloat16",
+    "bfloat16": "float16",
+    "bool": "bfloat16",
+    "int8_fast": "int8",
+    "float8": "bfloat16",
+}
 
 
 @dataclass(frozen=True)

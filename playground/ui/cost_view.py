@@ -141,20 +141,6 @@ def _durations(translate: Callable, cost: dict) -> list[str]:
         time = duration(measured["seconds"])
         lines.append(translate("cost.measured", time=time, run=measured["run"], tokens_per_s=speed))
     for estimate in cost["estimates"]:
-        if "sheet" in estimate:
-            time = duration(estimate["seconds"])
-            lines.append(
-                translate(TIME_KEYS[estimate["source"]], card=estimate["card"], time=time, sheet=estimate["sheet"])
-            )
-            continue
-        lines.append(
-            translate(
-                "cost.estimate.launch" if estimate["bound"] == "launch" else "cost.estimate",
-                card=estimate["card"],
-                time=duration(estimate["seconds"]),
-                tflops=f"{estimate['tflops']:,.0f}",
-                utilized=estimate["utilized"],
-                source=estimate["source"],
-            )
-        )
+        key, time = TIME_KEYS[estimate["source"]], duration(estimate["seconds"])
+        lines.append(translate(key, card=estimate["card"], time=time, sheet=estimate["sheet"]))
     return lines or [translate("cost.no_estimate")]

@@ -11,7 +11,7 @@ from playground import catalog
 from playground.catalog.cards import cards, verdict
 from playground.i18n import format_bytes
 from playground.ui import several_figures
-from playground.ui.tables import step_time
+from playground.ui.tables import significant, step_time
 
 PHASES = ("load", "chat", "tune")
 PARTS = (
@@ -218,11 +218,16 @@ def _phase_bar(
 
 
 def durations(translate: Callable, phase: dict) -> list[str]:
-    """What a step takes on the chosen GPU, or on each GPU of that size."""
+    """What a step takes, or how fast answers come, on the chosen GPU or on each GPU of that size."""
     texts = []
     for time in phase.get("time", ()):
-        source = translate(f"plan.time.{time['source']}", card=time["card"])
-        texts.append(translate("plan.time.tune", time=step_time(translate, time["seconds"]), source=source))
+        is_token = time["unit"] == "token"
+        known = "rough_token" if is_token and time["source"] != "estimated" else time["source"]
+        source = translate(f"plan.time.{known}", card=time["card"])
+        if is_token:
+            texts.append(translate("plan.time.chat", speed=significant(1 / time["seconds"]), source=source))
+        else:
+            texts.append(translate("plan.time.tune", time=step_time(translate, time["seconds"]), source=source))
     return texts
 
 

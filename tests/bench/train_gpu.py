@@ -117,7 +117,8 @@ def main() -> None:
                 rounds,
                 hardware=hardware,
                 toy=options.toy,
-                lengths={"all but -long": random_models.LENGTHS, "-long": random_models.LONG_ROWS},
+                lengths=random_models.LENGTHS,
+                long_rows=random_models.LONG_ROWS,
             )
             arms.write(options.out, report)
     if not report:

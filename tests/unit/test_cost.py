@@ -9,7 +9,6 @@ from playground.catalog.cards import verdict
 from playground.data.batch import encode
 from playground.data.lengths import count_tokens
 from playground.data.template import Template
-from playground.planning import cost as cost_module
 from playground.planning.cost import Machine, cutoff_cost
 from playground.predict import meta_model, phases
 from playground.predict.heaviest import predict_heaviest_step
@@ -52,34 +51,18 @@ def test_seconds_grow_with_epochs_and_a_sample_stands_for_all_rows(toy):
         settings = settings_for(toy(), batch_size=2, max_seq_length=300, epochs=epochs)
         return cutoff_cost(lengths, settings, config, Machine(name="rtx-4090"), scale=scale)["estimates"][0]["seconds"]
 
-    assert seconds(8.0) == pytest.approx(4 * seconds(2.0), rel=0.02)
-    assert seconds(8.0) == pytest.approx(seconds(2.0, scale=4.0), rel=0.02)
+    assert seconds(8.0) == pytest.approx(4 * seconds(2.0), abs=0.25)  # rounded to tenths
+    assert seconds(8.0) == pytest.approx(seconds(2.0, scale=4.0), abs=0.25)
 
 
-@pytest.mark.parametrize("batching", ["packed", "padded"])
-@pytest.mark.parametrize("scale", [1.0, 4.0])
-def test_the_mean_step_times_the_steps_is_the_whole_run(toy, monkeypatch, scale, batching):
-    steps_taken = []
-    monkeypatch.setattr(cost_module, "step_work", lambda config, settings, prediction, step: steps_taken.append(step))
-    predict = cost_module.predict_heaviest_step
-    monkeypatch.setattr(cost_module, "predict_heaviest_step", lambda *args: predict(*args) | {"batching": batching})
-    settings, config = settings_for(toy(), batch_size=8, max_seq_length=90), meta_model.config_of(str(toy()))
-    lengths = count_tokens(ROWS, TEMPLATE)
-    cost = cutoff_cost(lengths, settings, config, Machine(name="rtx-4090"), scale=scale)
-    [step] = steps_taken
-    epoch_tokens = cost["padding"]["padded"] if batching == "padded" else cost["tokens"]
-    assert step.tokens * cost["steps"] == pytest.approx(epoch_tokens * cost["epochs"] * scale)
-    assert step.trained_tokens * cost["steps"] == pytest.approx(cost["trained"] * cost["epochs"] * scale)
-    kept = lengths.within(90).rows
-    assert step.rows == 8 and step.row_length == pytest.approx((kept**2).sum() / kept.sum())
-
-
-@pytest.mark.parametrize("family", ["t5", "mixtral", "qwen2_moe"])
-def test_seconds_are_not_estimated_for_encoders_and_experts(toy, family):
+@pytest.mark.parametrize("family", ["llama", "t5", "mixtral", "qwen2_moe"])
+def test_seconds_are_estimated_for_each_gpu_of_a_size_whose_peaks_are_known(toy, family):
     template = Template("talk", TEMPLATE.tokenizer, encoder=family == "t5")
     settings, config = settings_for(toy(family), max_seq_length=120), meta_model.config_of(str(toy(family)))
     cost = cutoff_cost(count_tokens(ROWS, template), settings, config, Machine(name="h100"))
-    assert cost["memory"]["bytes"] > 0 and cost["estimates"] == [] and cost["measured"] is None
+    assert cost["memory"]["bytes"] > 0 and cost["measured"] is None
+    assert [(one["card"], one["source"]) for one in cost["estimates"]] == [("A100", "estimated"), ("H100", "estimated")]
+    assert cutoff_cost(count_tokens(ROWS, template), settings, config, Machine(name="rtx-3060"))["estimates"] == []
 
 
 @pytest.mark.parametrize("cutoff,key", [(600, "error.length"), (8, "error.all_too_long")])

@@ -213,7 +213,8 @@ def test_damaged_rates_are_no_rates(tmp_path, monkeypatch, damage):
 def test_another_gpu_is_estimated_from_its_data_sheet_and_labelled(monkeypatch):
     tables = {"product:bfloat16": [[1e12, 1.0]], "elementwise:bfloat16": [[1e9, 1.0]], "to_host": [[1e9, 1.0]]}
     reference = Rates("cuda", "NVIDIA H100 80GB HBM3", tables, {"tune": 1e-5, "chat": 1e-5})
-    monkeypatch.setattr(machine_rates, "reference_rates", lambda: reference)
+    peak = machine_rates.known_peak_rates(reference.name)[0]
+    monkeypatch.setattr(machine_rates, "reference_rates", lambda: (reference, peak))
     [(estimate, sheet)] = machine_rates.rates_of_machine("cuda", "NVIDIA GeForce RTX 4090")
     assert estimate.source == "estimated" and estimate.name == sheet["name"] == "RTX 4090"
     assert estimate.tables["product:bfloat16"][0][1] == pytest.approx(989.4 / 165.2)
@@ -223,15 +224,17 @@ def test_another_gpu_is_estimated_from_its_data_sheet_and_labelled(monkeypatch):
     assert json.loads(json.dumps(asdict(estimate))) == asdict(scaled_rates(estimate, estimate.name, 1, 1))
 
 
-def test_a_forecast_has_the_time_of_a_step_and_no_calls(monkeypatch):
+def test_a_forecast_has_the_time_of_a_step_and_of_a_token_and_no_calls(monkeypatch):
     calls = [Calls("forward", "product:float32", 1e6, 1e3, 2), Calls("decode", "product:float32", 1e6, 1e3, 1)]
     predictions = {"load": {"need": 3}, "chat": {"need": 5, "calls": calls}, "tune": {"need": 7, "calls": calls}}
     monkeypatch.setattr(durations, "rates_for", lambda device, capacity: [(SPEEDS, {})])
     timed = durations.with_durations(predictions, "cpu", 0)
     time = {"card": "a processor", "source": "measured"}
     assert timed["load"] == {"need": 3}
-    assert timed["chat"] == {"need": 5}
-    assert timed["tune"] == {"need": 7, "time": [time | {"seconds": 0.00303}]}
+    token = predict_token_seconds(calls, SPEEDS)["seconds"]
+    assert timed["chat"] == {"need": 5, "time": [time | {"unit": "token", "seconds": round(token, 5)}]}
+    assert 0 < token < 0.00303
+    assert timed["tune"] == {"need": 7, "time": [time | {"unit": "step", "seconds": 0.00303}]}
     monkeypatch.setattr(durations, "rates_for", lambda device, capacity: [])
     assert durations.with_durations(predictions, "cpu", 0)["tune"] == {"need": 7}
 
@@ -249,17 +252,22 @@ def test_a_run_takes_its_steps_and_only_a_gpu_size_with_known_peaks_has_an_estim
 def test_the_plan_says_how_long_a_step_takes_and_how_that_is_known(lang):
     translate_to = functools.partial(translate, lang)
     times = [
-        {"card": "H100", "seconds": 0.4213, "source": "measured"},
-        {"card": "A100", "seconds": 1.26, "source": "estimated"},
+        {"card": "H100", "unit": "step", "seconds": 0.4213, "source": "measured"},
+        {"card": "A100", "unit": "step", "seconds": 1.26, "source": "estimated"},
     ]
-    times.append({"card": "H200", "seconds": 3.0, "source": "rough"})
+    times.append({"card": "H200", "unit": "step", "seconds": 3.0, "source": "rough"})
     measured, estimated, rough = memory_figures.durations(translate_to, {"time": times})
     assert translate(lang, "plan.time.rough", card="H200") in rough
     assert "0.42" in measured and translate(lang, "plan.time.measured", card="H100") in measured
     assert "1.3" in estimated and translate(lang, "plan.time.estimated", card="A100") in estimated
     assert memory_figures.durations(translate_to, {}) == []
+    token = {"card": "H200", "unit": "token", "seconds": 0.025, "source": "rough"}
+    chats = [token, token | {"source": "measured"}, token | {"source": "estimated"}]
+    rough, measured, estimated = memory_figures.durations(translate_to, {"time": chats})
+    assert rough == measured and "40" in rough and translate(lang, "plan.time.rough_token", card="H200") in rough
+    assert translate(lang, "plan.time.estimated", card="H200") in estimated
     [long] = memory_figures.durations(
-        translate_to, {"time": [{"card": "CPU", "seconds": 4000.0, "source": "measured"}]}
+        translate_to, {"time": [{"card": "CPU", "unit": "step", "seconds": 4000.0, "source": "measured"}]}
     )
     assert "1:06:40" in long
 
