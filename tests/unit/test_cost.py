@@ -62,7 +62,7 @@ def test_seconds_are_estimated_for_each_gpu_of_a_size_whose_peaks_are_known(toy,
     cost = cutoff_cost(count_tokens(ROWS, template), settings, config, Machine(name="h100"))
     assert cost["memory"]["bytes"] > 0 and cost["measured"] is None
     assert [(one["card"], one["source"]) for one in cost["estimates"]] == [("A100", "estimated"), ("H100", "estimated")]
-    assert cutoff_cost(count_tokens(ROWS, template), settings, config, Machine(name="rtx-3060"))["estimates"] == []
+    assert cutoff_cost(count_tokens(ROWS, template), settings, config, Machine(name="NVIDIA GB10"))["estimates"] == []
 
 
 @pytest.mark.parametrize("cutoff,key", [(600, "error.length"), (8, "error.all_too_long")])

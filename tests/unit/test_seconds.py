@@ -44,7 +44,10 @@ def test_seconds_and_memory_are_near_those_measured_on_an_h100(arm, bits):
     "name,gpus",
     [
         ("rtx-4090", ["RTX 3090", "RTX 4090", "L4"]),
-        ("rtx-4060", []),
+        ("rtx-4060", ["RTX 3070", "RTX 4060"]),
+        ("NVIDIA GeForce RTX 4060 Ti", []),
+        ("NVIDIA GeForce RTX 4070 SUPER", []),
+        ("NVIDIA GeForce RTX 3060", ["RTX 3060"]),
         ("NVIDIA H100 80GB HBM3", ["H100"]),
         ("NVIDIA A100-SXM4-40GB", ["A100"]),
         ("Tesla T4", ["T4"]),
