@@ -21,7 +21,7 @@ function layerCounts(states, { placement, hardware }) {
     const numbers = states.flatMap((one, layer) => one === state ? [layer + 1] : []), named = ["ready", "copying"].includes(state) && numbers.length;
     return {
       state, name: sayEither(`layers.${state}${kind}`, `layers.${state}`), count: numbers.length,
-      which: named ? say("layers.which", { count: numbers.length, numbers: numbers.join(", ") }) : "",
+      which: named ? say(numbers.length > 1 ? "layers.which_more" : "layers.which", { numbers: numbers.join(", ") }) : "",
     };
   });
 }

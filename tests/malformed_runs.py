@@ -157,6 +157,7 @@ MALFORMED: dict[str, Malform] = {
         for kind, value in {**WRONG, "halves": LONE, "nan": float("nan"), "nested": json.loads(DEEP[2900:3100])}.items()
     },
     "parts of another version": _all_events(parts={"future": 3, "weights": 0}, peak={"rss": 0, "future": 1}),
+    "buffers of another form": _all_events(buffers={"ready": ["x", {}, 2**70], "copying": 7}, layers=[None, 2**70]),
     "a seed beyond 64 bits": _started(settings={"data": {"seed": 2**70}, "train": {"batch_size": 2**64}}),
     "halves of characters": _added(f'{{"t": 9, "kind": "note", "key": "{LONE}", "values": {{"{LONE}": "{LONE}"}}}}'),
     "escaped halves": _added('{"t": 9, "kind": "sample", "step": 1, "prompt": "\\ud83d", "text": "\\udc00"}'),
