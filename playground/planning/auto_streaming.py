@@ -1,13 +1,17 @@
-"""Which number of streamed layers "auto" means for a job on a GPU of so much memory, as the job itself would choose."""
+"""How many layers a job streams: those of the settings, or the number that "auto" means for a GPU of so much memory.
+
+As the job itself would choose (engine/streaming.py).
+"""
 
 from dataclasses import replace
 
 from transformers import PreTrainedConfig
 
 from playground.catalog.cards import verdict
+from playground.model.streamed_load import streaming_problem
 from playground.predict.phases import Target
 from playground.predict.streamed_choice import can_stream, choose_streamed_layers, streaming_need
-from playground.settings import Settings
+from playground.settings import Settings, streamed_count
 
 
 def streamed_settings(
@@ -26,3 +30,11 @@ def streamed_settings(
         return None
     count = choose_streamed_layers(streaming_need(config, target, fine_tunes), settings, layers, target.capacity)
     return replace(settings, load=replace(settings.load, streamed_layers=str(count))) if count else None
+
+
+def check_streamed_layers(config: PreTrainedConfig, settings: Settings, layers: int) -> None:
+    """Raise PlaygroundError for a number of streamed layers that no job takes. layers: how many the model has."""
+    count = streamed_count(settings.load)
+    error = streaming_problem(config, layers, count) if count else None
+    if error:
+        raise error

@@ -18,7 +18,7 @@ from playground.errors import PlaygroundError, problem
 from playground.model.dtype import default_bits, requested_dtype
 from playground.model.language_part import max_context_length
 from playground.planning import several
-from playground.planning.auto_streaming import streamed_settings
+from playground.planning.auto_streaming import check_streamed_layers, streamed_settings
 from playground.planning.durations import rates_for, step_seconds, with_durations, without_calls
 from playground.planning.several import full_rows
 from playground.predict import meta_model, phases
@@ -98,6 +98,7 @@ def _in_main_memory(
 ) -> dict:
     """{"streamed": …} where layers of a fine-tune are streamed, or would have to be; {"offloaded": …}; else {}."""
     tuned, layers = predictions["tune"], sum(len(stack) for stack in facts.kinds)
+    check_streamed_layers(config, settings, layers)
     if tuned.get("main_memory") and not tuned.get("streamed_layers"):
         return {"offloaded": {"main_memory": tuned["main_memory"]}}
     if not tuned.get("streamed_layers"):

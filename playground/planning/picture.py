@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig
 from playground.catalog.cards import verdict
 from playground.memory.cuda_snapshot import write_snapshot
 from playground.planning import several
-from playground.planning.auto_streaming import streamed_settings
+from playground.planning.auto_streaming import check_streamed_layers, streamed_settings
 from playground.planning.forecast import MIN_CONTEXT, check_context_length, resolve_target
 from playground.predict import meta_model, phases, snapshot, tape
 from playground.predict.streamed_events import without_streaming
@@ -69,10 +69,14 @@ def write_tune_snapshot(settings: Settings, path: str | Path, capacity: int = 0,
 def _as_run(
     config: PreTrainedConfig, settings: Settings, target: phases.Target, job: str, context: int
 ) -> tuple[Settings, dict]:
-    """The settings with the number of layers that "auto" streams, if any, and the job's prediction with them."""
+    """The settings with the number of layers that "auto" streams, if any, and the job's prediction with them.
+
+    Raises PlaygroundError for a number of layers that can't be streamed.
+    """
+    layers, fine_tunes = _layers(config, settings, target), job == "tune"
+    check_streamed_layers(config, settings, layers)
     prediction = _predict(config, settings, target, job, context)
     deciding = prediction if job != "chat" else _predict(config, settings, target, "load", context)
-    layers, fine_tunes = _layers(config, settings, target), job == "tune"
     streams = streamed_settings(config, settings, target, layers, deciding["need"], fine_tunes)
     return (streams, _predict(config, streams, target, job, context)) if streams else (settings, prediction)
 

@@ -8,6 +8,7 @@ from streamed_toys import LAYERS, loss_and_gradients, tuned
 from test_layer_extrapolation import ROWS, deep
 from toys import toy_config
 
+from playground.errors import PlaygroundError
 from playground.planning import forecast, picture
 from playground.predict import phases, tape
 from playground.predict.allocation_trace import OUTSIDE, AllocationEvent
@@ -241,3 +242,13 @@ def test_for_a_chat_auto_streams_what_loading_needs(toy):
     capacity = picture.bar(chosen, "load")["need"] - 2**22
     loads, chats = (picture.bar(chosen, job, 64, capacity) for job in ("load", "chat"))
     assert loads["streamed"] == chats["streamed"] > 2 and loads["need"] <= capacity
+
+
+@pytest.mark.parametrize("count", ["2", "13"])
+def test_a_number_of_layers_that_no_run_streams_is_refused_by_picture_and_forecast(toy, count):
+    model = toy("llama", num_hidden_layers=12)
+    chosen = Settings().with_values({"load": {"model": str(model), "bits": 16, "streamed_layers": count}})
+    for ask in (lambda: picture.bar(chosen, "tune"), lambda: forecast.forecast(chosen, 64)):
+        with pytest.raises(PlaygroundError) as refused:
+            ask()
+        assert [problem.key for problem in refused.value.problems] == ["error.streamed_count"]
