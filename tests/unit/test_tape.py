@@ -12,6 +12,7 @@ from playground.errors import PlaygroundError
 from playground.planning import forecast, picture
 from playground.predict import phases, tape
 from playground.predict.allocation_trace import OUTSIDE, AllocationEvent
+from playground.predict.buffered_layers import buffered_layers
 from playground.settings import BIT_WIDTHS, Load, Lora, Settings, Train
 from playground.train.checkpointing import CheckpointPolicy
 
@@ -164,9 +165,9 @@ def test_a_network_without_repeated_layers_has_no_tape(toy, monkeypatch):
     assert picture.job_tape(chosen, "tune") == {"tape": None, "reason": "layers"}
 
 
-def visits_of_a_run(checkpointing: str) -> list[tuple[str, int, list[int], list[int]]]:
+def visits_of_a_run(checkpointing: str, count: int) -> list[tuple[str, int, list[int], list[int]]]:
     """(pass, layer, streamed layers in a buffer or on their way, those there for sure) of each layer of a real step."""
-    model, streamed = tuned("llama", "16", 4, "cpu")
+    model, streamed = tuned("llama", "16", count, "cpu")
     seen: list[tuple[str, int, list[int], list[int]]] = []
 
     def note(stage: str, number: int) -> None:
@@ -189,19 +190,20 @@ def visits_of_a_run(checkpointing: str) -> list[tuple[str, int, list[int], list[
     return seen
 
 
+@pytest.mark.parametrize("count,numbers", [(3, [0, 2, 4]), (5, [0, 1, 2, 3, 4])])
 @pytest.mark.parametrize("checkpointing", ["off", "all", "2"])
-def test_a_tape_has_in_the_buffers_what_a_run_has_there(checkpointing):
-    ran = visits_of_a_run(checkpointing)
+def test_a_tape_has_in_the_buffers_what_a_run_has_there(checkpointing, count, numbers):
+    ran = visits_of_a_run(checkpointing, count)
     chosen = settings(16, checkpointing, max_tokens_per_micro_batch=0)
-    chosen = replace(chosen, load=replace(chosen.load, streamed_layers="4"))
+    chosen = replace(chosen, load=replace(chosen.load, streamed_layers=str(count)))
     told = tape.tune_tape(toy_config("llama", num_hidden_layers=LAYERS), chosen, CUDA, [70, 40])
-    assert told["waiting"] == [0, 1, 2, 4] and told["layers"] == LAYERS
+    assert told["waiting"] == numbers and told["layers"] == LAYERS
     visits, passes = [], {"forward": "forward", "recompute": "backward", "backward": "backward"}
     for visit in told["visits"]:
         entry = passes.get(visit["stage"]), visit["layer"], sorted(visit["ready"] + visit["copying"])
         if entry[0] and visit["layer"] != OUTSIDE and entry[:2] not in [earlier[:2] for earlier in visits]:
             visits.append(entry)
-            assert visit["layer"] in visit["ready"] or visit["layer"] == 3  # which stays on the device
+            assert visit["layer"] in visit["ready"] or visit["layer"] not in numbers
     assert visits == [one[:3] for one in ran[-len(visits) :]] and len(visits) == 2 * LAYERS
     assert any(visit["copying"] for visit in told["visits"])
 
@@ -252,3 +254,15 @@ def test_a_number_of_layers_that_no_run_streams_is_refused_by_picture_and_foreca
         with pytest.raises(PlaygroundError) as refused:
             ask()
         assert [problem.key for problem in refused.value.problems] == ["error.streamed_count"]
+
+
+def test_without_a_backward_pass_the_first_layers_come_next():
+    model, streamed = tuned("llama", "16", 3, "cpu")
+    seen: list[list[int]] = []
+    for layer in streamed.layers:
+        layer.register_forward_pre_hook(lambda *_: seen.append(streamed.states()["ready"]))
+    with torch.no_grad():
+        for _ in range(2):
+            model(torch.arange(5, 25)[None])
+    told = buffered_layers([("decode", number) for number in range(LAYERS)], [0, 2, 4])
+    assert [sorted(buffered.ready + buffered.copying) for buffered in told] == seen[LAYERS:]
