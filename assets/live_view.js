@@ -82,7 +82,7 @@ function drawFacts(training) {
   if (step) facts.push(["loss", formatLoss(step.loss)], ["speed", formatCount(step.tokens_per_s)]);
   if (training && isNumber(step?.left_s)) facts.push(["left", formatSeconds(step.left_s)]);
   if (isNumber(step?.stall_s)) facts.push(["stall", say("fact.stall_s", { seconds: step.stall_s < 0.01 ? "0" : step.stall_s.toPrecision(2) })]); // of streamed layers
-  fill(part(".facts"), facts, ["div", "dt", "dd"], (node, [key, value]) => { put(node.firstChild, say(`fact.${key}`)); put(node.lastChild, value); });
+  fill(part(".facts"), facts, ["div", "dt", "dd"], (node, [key, value]) => { put(node.firstChild, sayEither(`fact.${key}.${state.hardware.device}`, `fact.${key}`)); put(node.lastChild, value); });
 }
 
 // Which layers wait in RAM and which are on the device. A poll brings the readings of a second: they are shown one after another.
