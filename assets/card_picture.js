@@ -6,7 +6,8 @@ const GIB = 2 ** 30, VISITS_PER_SECOND = 12;
 const root = element.querySelector(".picture"), part = (selector) => root.querySelector(selector);
 const widths = part(".widths"), cells = part(".cells"), scrub = part(".scrub"), line = part(".line");
 const removed = new AbortController(); // ends the listeners once the element has left the page
-let picture = null, tape = null, tapeText = "", frames = [], scale = null, at = 0;
+const PLACES = ["resident", "waiting", "ready", "copying"]; // of the weights of layers, some of which are streamed
+let picture = null, tape = null, tapeText = "", frames = [], places = [], scale = null, at = 0;
 let playing = false, played = false, inView = false, timer, readLayer = null; // readLayer: of the cell whose bytes are shown
 
 const say = (key, values = {}) => (WORDS[key] ?? "").replace(/\{(\w+)\}/g, (_, name) => values[name] ?? "–");
@@ -34,6 +35,7 @@ function drawBars() {
   const { bars, chosen, room } = picture, full = barScale(bars, room.capacity), edge = room.capacity / full;
   widths.setAttribute("aria-label", say("widths"));
   widths.dataset.edge = room.capacity && edge <= 1 ? "in" : "beyond";
+  widths.classList.toggle("streamed", bars.some(({ streamed }) => streamed));
   widths.style.setProperty("--edge", Math.min(edge, 1));
   fill(widths, bars, "button", (row, bar, i) => {
     row.type = "button", row.role = "radio", row.dataset.bits = bar.bits, row.dataset.verdict = bar.verdict ?? "";
@@ -46,6 +48,7 @@ function drawBars() {
     if (bar.measured) drawBar(measured, bar.measured.parts, full);
     measured.classList.toggle("other", Boolean(bar.measured && !bar.measured.same));
     const texts = bar.trouble ? [bar.trouble] : [formatBytes(bar.need), bar.verdict ? say(`verdict.${bar.verdict}`) : ""];
+    if (bar.streamed) texts.push(say("streamed", { count: bar.streamed, layers: bar.layers }));
     if (bar.measured) texts.push(say(bar.measured.same ? "measured" : "measured_other", { total: formatBytes(bar.measured.total) }));
     fill(need, texts.filter(Boolean), "span", (node, text, n) => { put(node, text), node.className = !bar.trouble && n === 1 && bar.verdict ? "verdict" : ""; });
     row.ariaLabel = [say("bits", { bits: bar.bits }), bar.trouble ?? say("bar", { need: formatBytes(bar.need) }), ...texts.slice(1), bar.parts ? listParts(bar.parts) : ""].filter(Boolean).join(". ");
@@ -74,7 +77,7 @@ function drawTape() {
   root.classList.toggle("awaited", Boolean(awaited));
   part(".reason").hidden = !reason, put(part(".reason"), reason ?? "");
   if (awaited || text === tapeText) return; // the old strip stays, dimmed, until the new one is here
-  tape = picture.tape, tapeText = text, part(".steps").hidden = !tape, frames = tape ? tapeFrames(tape) : [];
+  tape = picture.tape, tapeText = text, part(".steps").hidden = !tape, frames = tape ? tapeFrames(tape) : [], places = tape ? layerPlaces(tape) : [];
   if (!tape) return pause();
   scale = cellScale(frames), scrub.max = frames.length - 1;
   makeCells(tape.layers), drawLine();
@@ -83,14 +86,23 @@ function drawTape() {
   else show(peakFrame(tape));
 }
 
+// A layer's weights are somewhere where some are streamed, or split: then a strip above its cell says where.
+const placeName = (place) => say([tape.split ? `layers.${place}.split` : picture.room.device === "cpu" ? `layers.${place}.cpu` : "", `layers.${place}`].find((key) => WORDS[key]));
+function cellName(layer) {
+  if (layer === OUTSIDE) return say(tape.waiting ? "outside_buffers" : "outside");
+  const name = say("layer", { layer: layer + 1 }), place = places[at]?.[layer];
+  return place ? say("placed", { layer: name, state: placeName(place) }) : name;
+}
+
 function makeCells(layers) {
   cells.replaceChildren();
+  cells.dataset.split = Boolean(tape.split), cells.classList.toggle("placed", Boolean(tape.waiting));
   cells.setAttribute("aria-label", say("cells", { layers }));
   cells.style.setProperty("--columns", rowLength(layers + scale.columns, 48)), cells.style.setProperty("--narrow-columns", rowLength(layers + scale.columns, 22));
   for (const layer of [OUTSIDE, ...Array(layers).keys()]) {
     const cell = document.createElement("button");
     cell.type = "button", cell.className = "cell", cell.dataset.layer = layer, cell.tabIndex = layer === OUTSIDE ? 0 : -1;
-    cell.ariaLabel = layer === OUTSIDE ? say("outside") : say("layer", { layer: layer + 1 });
+    cell.ariaLabel = cellName(layer);
     if (layer === OUTSIDE) cell.style.gridColumn = `span ${scale.columns}`, cell.classList.add("outside");
     cells.append(cell);
   }
@@ -121,6 +133,8 @@ function show(number) {
     const layer = Number(cell.dataset.layer), parts = held.get(layer);
     const active = layer === visit.layer ? visit.stage : "";
     if (cell.dataset.stage !== active) cell.dataset.stage = active;
+    const place = places[at][layer] ?? "";
+    if (cell.dataset.place !== place) cell.dataset.place = place, cell.ariaLabel = cellName(layer);
     if (cell.drawn === parts) continue;
     cell.drawn = parts;
     fill(cell, orderedParts(parts), "i", (node, [name, bytes]) => {
@@ -129,7 +143,17 @@ function show(number) {
       if (node.dataset.part !== name) node.dataset.part = name, node.style.background = color(name);
     });
   }
-  tellCell();
+  drawPlaces(), tellCell();
+}
+
+function drawPlaces() {
+  const list = part(".places"), shown = PLACES.filter((place) => place !== "resident" || places[0].includes(place));
+  list.hidden = !tape.waiting, list.setAttribute("aria-label", say("where"));
+  fill(list, tape.waiting ? shown : [], "li", (node, place) => {
+    if (!node.firstChild) node.innerHTML = "<i></i><span></span><b></b>";
+    node.children[0].dataset.place = place, list.dataset.split = Boolean(tape.split);
+    put(node.children[1], placeName(place)), put(node.children[2], String(places[at].filter((one) => one === place).length));
+  });
 }
 
 function accountOf({ stage, made, kept, freed, work }) {
@@ -145,8 +169,7 @@ function accountOf({ stage, made, kept, freed, work }) {
 function tellCell() {
   if (!frames.length) return;
   const { visit, held } = frames[at], layer = readLayer ?? visit.layer, parts = held.get(layer);
-  const name = layer === OUTSIDE ? say("outside") : say("layer", { layer: layer + 1 });
-  const list = listParts(parts), text = `${name}: ${formatBytes(heldBytes(parts))}${list && ` = ${list}`}`;
+  const list = listParts(parts), text = `${cellName(layer)}: ${formatBytes(heldBytes(parts))}${list && ` = ${list}`}`;
   put(part(".cell-text"), text);
   const cell = readLayer === null ? null : cells.children[readLayer + 1];
   if (cell) cell.ariaLabel = text;

@@ -38,6 +38,17 @@ function tapeFrames(tape) {
   });
 }
 
+// Where the weights of a tape's layers are in each frame: [[state by layer]], [] where all of them stay on the device. A layer that
+// isn't loaded yet is nowhere: "".
+function layerPlaces(tape) {
+  const waiting = new Set(tape.waiting), isLoading = tape.visits.some(({ stage }) => stage === "load"), numbers = [...Array(tape.layers).keys()];
+  let loaded = isLoading ? OUTSIDE : tape.layers;
+  return tape.visits.map(({ layer, ready = [], copying = [] }) => {
+    loaded = Math.max(loaded, layer);
+    return waiting.size ? numbers.map((n) => n > loaded ? "" : !waiting.has(n) ? "resident" : copying.includes(n) ? "copying" : ready.includes(n) ? "ready" : "waiting") : [];
+  });
+}
+
 const heldBytes = (parts) => sum(Object.values(parts));
 
 // How cells are drawn to scale: `bytes` of a full cell, and how many cells wide what lies outside the layers is.

@@ -6,6 +6,7 @@ const MAX_POINTS = 6000; // that a chart keeps
 const MAX_PHASES = 300; // that are kept before the current one
 const MAX_SAMPLED_STEPS = 200; // whose sample answers are kept
 const MAX_NOTES = 3; // that are shown
+const MAX_READINGS = 10; // of the layers in the buffers, that are kept to be shown one after another: those of a second
 const MEMORY_KINDS = { cuda: ["device_used", "reserved", "allocated"], cpu: ["rss"] }; // that are drawn, by device
 const TOTAL_KINDS = ["device_used", "rss", "allocated"]; // of a prediction, the most complete first: a CPU can't measure tensors alone
 const TIME_ORIGIN = Date.UTC(2000, 0); // a run's second 0 on Plotly's date axis, which would take small numbers for years
@@ -23,14 +24,23 @@ const emptyState = (run = "") => ({
   measures: null, forgetting: null, samples: [], // forgetting: figures by language; samples: [step, events]
   result: {}, // of the job that ended
   notes: [], failure: "", partsAtFailure: null, outcome: "", // outcome: "" while the job goes on, then done, stopped or failed
+  placement: null, buffers: null, readings: [], // which layers wait elsewhere; which of them are on the device now; the same, as measured lately
   predictions: new Map(), // by phase: {prediction, kind, from, to, peak, measurement}
   simulatedCards: new Map(), // by phase: what was predicted for a simulated card, {need_bytes, card_bytes, verdict}
 });
+
+// Another model comes, or none: what was streamed is gone.
+function clearLayers(state) {
+  Object.assign(state, { placement: null, buffers: null, readings: [] });
+}
 
 const REDUCERS = {
   run_started(state, event) { // a second one, which no program writes, can't take the mark of a recording away
     if (!state.about.recorded) Object.assign(state, { about: event, hardware: event.hardware ?? {} });
   },
+  loaded: clearLayers,
+  unloaded: clearLayers,
+  streamed: (state, event) => { state.placement = event; },
   progress: (state, event) => { state.progress = event; },
   note(state, event) {
     state.notes = [...state.notes, event.text].slice(-MAX_NOTES);
@@ -77,6 +87,7 @@ const REDUCERS = {
     state.memory = thin(state.memory, mergeMemoryRows);
     for (const kind of memoryKinds(state)) state.peaks[kind] = Math.max(event[kind] ?? 0, state.peaks[kind] ?? 0);
     for (const entry of state.predictions.values()) if (!entry.to) entry.peak = Math.max(entry.peak, event[entry.kind] ?? 0);
+    if (event.buffers) state.buffers = event.buffers, state.readings = [...state.readings.slice(1 - MAX_READINGS), event.buffers];
     state.latestMemory = event;
     state.parts = event.parts ?? state.parts;
   },

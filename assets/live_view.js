@@ -1,5 +1,5 @@
-// The live view of a run, on the page. Gradio runs live_reducer.js, live_figures.js, live_recording.js and this text once, as one
-// function of (element, props, trigger, server, upload, watch).
+// The live view of a run, on the page. Gradio runs live_reducer.js, live_figures.js, live_layers.js, live_recording.js and this text
+// once, as one function of (element, props, trigger, server, upload, watch).
 
 const root = element.querySelector(".live"), part = (selector) => root.querySelector(selector);
 const memoryPlot = part(".memory .plot"), lossPlot = part(".loss .plot"), memoryLegend = part(".memory .legend"), lossLegend = part(".loss .legend");
@@ -11,6 +11,7 @@ let pickedStep = null; // the step whose sample answers are shown; null: the lat
 let paint = null, needsDrawing = true, connectionLost = false, polling = false, timer;
 let player = null, playedRun = "", started; // what plays a recording or an ended run, and which; started: resolves once it plays
 const kept = readKept(); // what was shown and played on the page before this one
+let layersTimer; // shows the next reading of which layers are on the device
 let announcedValue = "", spokenPhase = ""; // the value last given to Gradio, and the phase last given to screen readers
 
 const put = (node, text) => { if (node.textContent !== text) node.textContent = text; };
@@ -81,7 +82,39 @@ function drawFacts(training) {
   if (step) facts.push(["loss", formatLoss(step.loss)], ["speed", formatCount(step.tokens_per_s)]);
   if (training && isNumber(step?.left_s)) facts.push(["left", formatSeconds(step.left_s)]);
   if (isNumber(step?.stall_s)) facts.push(["stall", say("fact.stall_s", { seconds: step.stall_s < 0.01 ? "0" : step.stall_s.toPrecision(2) })]); // of streamed layers
-  fill(part(".facts"), facts, ["div", "dt", "dd"], (node, [key, value]) => { put(node.firstChild, say(`fact.${key}`)); put(node.lastChild, value); });
+  fill(part(".facts"), facts, ["div", "dt", "dd"], (node, [key, value]) => { put(node.firstChild, sayEither(`fact.${key}.${state.hardware.device}`, `fact.${key}`)); put(node.lastChild, value); });
+}
+
+// Which layers wait in RAM and which are on the device. A poll brings the readings of a second: they are shown one after another.
+function drawLayers() {
+  const ended = Boolean(state.outcome) || !(reply.live || reply.more), states = layerStates(state, ended);
+  const fresh = state.readings, motionless = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  clearTimeout(layersTimer), state.readings = [];
+  show(part(".layers"), states.length > 0);
+  if (!states.length) return;
+  const cells = part(".layers .cells"), counts = layerCounts(states, state);
+  cells.style.setProperty("--columns", layersInRow(states.length, 64)), cells.style.setProperty("--narrow-columns", layersInRow(states.length, 27));
+  part(".layers").dataset.split = Boolean(state.placement.processes);
+  put(part(".layers small"), layersNote(state));
+  describe(cells, counts.map(({ name, count, which }) => ({ name, value: count, tag: which && `(${which})` })));
+  const step = (readings) => {
+    const [buffers, ...later] = readings, shown = { ...state, buffers };
+    drawLayerCells(layerStates(shown, ended), shown);
+    if (later.length) layersTimer = setTimeout(step, (player ? 500 : 1000) / fresh.length, later);
+  };
+  step(motionless || ended || fresh.length < 2 ? [state.buffers] : fresh);
+}
+
+function drawLayerCells(states, shown) {
+  const counts = layerCounts(states, shown), names = Object.fromEntries(counts.map(({ state, name }) => [state, name]));
+  fill(part(".layers .cells"), states, ["i"], (cell, state) => {
+    if (cell.dataset.layer === state) return;
+    cell.dataset.layer = state, cell.title = say("layers.one", { layer: 1 + [...cell.parentNode.children].indexOf(cell), state: names[state] });
+  });
+  fill(part(".layers .legend"), counts, ["li", "i", "span", "b", "small"], (node, { state, name, count, which }) => {
+    node.children[0].dataset.layer = state, node.dataset.layer = state;
+    [name, formatCount(count), which].forEach((text, i) => put(node.children[i + 1], text));
+  });
 }
 
 // A fine-tune's result in figures that can be read from afar.
@@ -235,7 +268,7 @@ function draw() {
   put(part(".waiting"), reply?.waits ?? ""), show(part(".waiting"), Boolean(reply?.waits));
   put(part(".empty"), say(connectionLost ? "lost" : props.follow ? "gone" : "empty"));
   if (!state.run) return;
-  for (const drawPart of [drawStatus, drawScore, drawSamples, drawLoss, drawMemory, drawMeasures]) {
+  for (const drawPart of [drawStatus, drawLayers, drawScore, drawSamples, drawLoss, drawMemory, drawMeasures]) {
     try { drawPart(); } catch (error) { console.warn(error); } // of an event with fields of other types: the rest is shown
   }
   const phase = `${state.run} ${state.phases.length} ${state.outcome}`; // a screen reader hears of each phase once
@@ -328,7 +361,7 @@ function follow(fresh) {
 async function poll() {
   clearTimeout(timer);
   if (!element.isConnected) {
-    removed.abort(), resizes.disconnect(), themeChanges.disconnect(), endPlayer();
+    removed.abort(), resizes.disconnect(), themeChanges.disconnect(), endPlayer(), clearTimeout(layersTimer);
     return [memoryPlot, lossPlot].forEach((node) => window.Plotly?.purge(node));
   }
   if (document.hidden || polling) return;
@@ -350,7 +383,7 @@ async function poll() {
 
 const resizes = new ResizeObserver(() => { if (reply) draw(); });
 const themeChanges = new MutationObserver(() => { paint = null; if (reply) draw(); });
-["memory", "loss", "measures", "samples", "comparison", "parts"].forEach((key) => put(part(`.${key} h4 span`), say(key)));
+["layers", "memory", "loss", "measures", "samples", "comparison", "parts"].forEach((key) => put(part(`.${key} h4 span`), say(key)));
 ["predicted", "measured", "error"].forEach((key, i) => put(root.querySelectorAll(".comparison thead th")[i], say(key)));
 ["base", "tuned", "difference"].forEach((key, i) => put(root.querySelectorAll(".measures thead th")[i], say(`measures.${key}`)));
 part(".samples input").setAttribute("aria-label", say("samples.slider"));

@@ -23,7 +23,8 @@ def make(root: Path, model: str = "smollm2-135m-instruct") -> runs.Run:
     run.append("loaded", model=model, bits=16)
     run.append("phase", name="tune")
     run.append("memory_predicted", phase="tune", parts={"weights": 3}, rss=10, need=10, capacity=100, verdict="fits")
-    run.append("memory", rss=11, parts={"weights": 3})
+    run.append("streamed", layers=[0, 2], total=4, bytes=7)
+    run.append("memory", rss=11, parts={"weights": 3}, buffers={"ready": [0], "copying": [2]})
     for step in (1, 2):
         run.append("step", step=step, steps=2, loss=1.5, tokens=10, lr=0.1, tokens_per_s=5.0)
     run.append("sample", step=2, prompt="p", text="t")
@@ -130,6 +131,10 @@ FIELDS = (
         "text",
         "values",
         "problems",
+        "layers",
+        "total",
+        "bytes",
+        "buffers",
     ),
 )
 MALFORMED: dict[str, Malform] = {
@@ -152,6 +157,7 @@ MALFORMED: dict[str, Malform] = {
         for kind, value in {**WRONG, "halves": LONE, "nan": float("nan"), "nested": json.loads(DEEP[2900:3100])}.items()
     },
     "parts of another version": _all_events(parts={"future": 3, "weights": 0}, peak={"rss": 0, "future": 1}),
+    "buffers of another form": _all_events(buffers={"ready": ["x", {}, 2**70], "copying": 7}, layers=[None, 2**70]),
     "a seed beyond 64 bits": _started(settings={"data": {"seed": 2**70}, "train": {"batch_size": 2**64}}),
     "halves of characters": _added(f'{{"t": 9, "kind": "note", "key": "{LONE}", "values": {{"{LONE}": "{LONE}"}}}}'),
     "escaped halves": _added('{"t": 9, "kind": "sample", "step": 1, "prompt": "\\ud83d", "text": "\\udc00"}'),

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, fields
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -30,8 +30,9 @@ class JobContext:
     """What every part of a job needs: where it writes, how it is stopped, who takes part, and how memory is measured.
 
     get_model: the model in memory now, or None (a function, since a reference here would keep a freed model alive).
-    optimizer: that of the fine-tune under way, for the ledger. keep: writes what was learned so far to a checkpoint and
-    returns its step, None where there is nothing to keep; another thread may call it. report: on the job's end.
+    layers_in_buffers: which of its streamed layers are on the device now (StreamedLayers.states), or None. optimizer:
+    that of the fine-tune under way, for the ledger. keep: writes what was learned so far to a checkpoint and returns
+    its step, None where there is nothing to keep; another thread may call it. report: on the job's end.
     """
 
     run: Run
@@ -39,6 +40,7 @@ class JobContext:
     team: Team
     peaks: PeakTracker
     get_model: Callable[[], nn.Module | None]
+    layers_in_buffers: Callable[[], dict[str, list[int]] | None] = lambda: None
     optimizer: torch.optim.Optimizer | None = None
     keep: Callable[[], int | None] = lambda: None
     report: EndReport = field(default_factory=EndReport)
@@ -52,6 +54,11 @@ class JobContext:
     def is_alone(self) -> bool:
         """Whether this is the only process and holds all weights."""
         return self.team.size == 1 and not self.team.sharded
+
+    def record_memory(self, reading: dict[str, int], **more: Any) -> None:
+        """Record a `memory` event: a reading of the meter, and where the layers are that are streamed."""
+        buffers = self.layers_in_buffers()
+        self.run.append("memory", **reading, **({"buffers": buffers} if buffers else {}), **more)
 
     def bytes_by_part(self) -> dict[str, int]:
         """The ledger now: exact bytes of the model's and the optimizer's tensors."""
@@ -200,7 +207,7 @@ def _metered(context: JobContext) -> Iterator[None]:
         context.peaks.update(reading)
         with context.report.before() as is_under_way:
             if is_under_way:
-                context.run.append("memory", **reading)
+                context.record_memory(reading)
 
     gauge = meter.Meter(on_reading)
     gauge.take()
@@ -236,5 +243,5 @@ def _record(context: JobContext, event: dict) -> dict:
         return event
     recorded = context.run.append(**event)
     if event["kind"] == "phase" or (event["kind"] == "step" and event["step"] <= LEDGER_STEPS):
-        context.run.append("memory", **meter.read_memory(), parts=context.bytes_by_part())
+        context.record_memory(meter.read_memory(), parts=context.bytes_by_part())
     return recorded

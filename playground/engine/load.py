@@ -12,7 +12,7 @@ from playground.engine import predictions
 from playground.engine.job import JobContext, JobResult
 from playground.engine.model_slot import ModelSlot
 from playground.engine.offloading import check_offloading
-from playground.engine.streaming import check_main_memory, decided_load, streamed_events
+from playground.engine.streaming import check_main_memory, decided_load, placement_events, placement_notes
 from playground.errors import PlaygroundError, problem
 from playground.model import cpu_speed, float8, int8_fast
 from playground.model.adapter_folder import CONFIG as ADAPTER_CONFIG
@@ -58,6 +58,7 @@ def ensure_loaded(
     kept, waits = slot.loaded, context.team.splits_numbers and fine_tune is not None
     is_same = kept and not kept.pages and not kept.split and slot.is_loaded_as(load)
     if kept and is_same and _streams_as_chosen(context, slot, load, fine_tune):
+        yield from placement_events(kept, context.team.size)
         return kept
     yield from _free(slot)
     decided = _decided(context, load, fine_tune)
@@ -79,7 +80,8 @@ def ensure_loaded(
     yield {"kind": "loaded", "model": load.model, "bits": load.bits}
     yield predictions.measured_memory_event("load", context.peaks, context.bytes_by_part())
     yield from _folder_notes(folder, load)
-    yield from streamed_events(loaded, context.team.size)
+    yield from placement_events(loaded, context.team.size)
+    yield from placement_notes(loaded, context.team.size)
     yield from loaded.notes
     yield from _load_notes(loaded, load)
     return loaded

@@ -71,6 +71,12 @@ class ModelSlot:
     def get_model(self) -> nn.Module | None:
         return self.loaded.model if self.loaded else None
 
+    def layers_in_buffers(self) -> dict[str, list[int]] | None:
+        """StreamedLayers.states of the model, from any thread; None where no layers are streamed or split."""
+        loaded = self.loaded
+        layers = (loaded.streamed or loaded.split) if loaded else None
+        return layers.states() if layers else None
+
     def free(self) -> None:
         """Drop the model with its adapter and release their memory."""
         self.loaded = self.loaded_as = self.adapter = None

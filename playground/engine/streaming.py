@@ -62,18 +62,24 @@ def check_main_memory(prediction: dict) -> None:
         raise problem("error.streamed_main_memory", need_bytes=need, capacity_bytes=room)
 
 
-def streamed_events(loaded: LoadedModel, processes: int) -> Iterator[dict]:
-    """Which layers are streamed, where any are: a `streamed` event and a note; or a note on those that are split."""
-    streamed = loaded.streamed
+def placement_events(loaded: LoadedModel, processes: int) -> Iterator[dict]:
+    """A `streamed` event, which says which layers are streamed, or split over so many processes, where any are."""
+    layers = loaded.streamed or loaded.split
+    if layers:
+        split = {"processes": processes} if loaded.split else {}
+        numbers, total = layers.numbers, len(layers.layers)
+        yield {"kind": "streamed", "layers": numbers, "total": total, "bytes": layers.bytes, **split}
+
+
+def placement_notes(loaded: LoadedModel, processes: int) -> Iterator[dict]:
+    """The same as a note."""
     if loaded.split:
         values = {"processes": processes, "layers": len(loaded.split.layers), "size_bytes": loaded.split.bytes}
         yield {"kind": "note", "key": "note.split_weights", "values": values}
-    if not streamed:
-        return
-    count, layers = len(streamed.numbers), len(streamed.layers)
-    yield {"kind": "streamed", "layers": streamed.numbers, "total": layers, "bytes": streamed.bytes}
-    values = {"count": count, "layers": layers, "size_bytes": streamed.bytes}
-    yield {"kind": "note", "key": "note.streamed", "values": values}
+    if loaded.streamed:
+        streamed = loaded.streamed
+        values = {"count": len(streamed.numbers), "layers": len(streamed.layers), "size_bytes": streamed.bytes}
+        yield {"kind": "note", "key": "note.streamed", "values": values}
 
 
 def _check(context: JobContext, config: PreTrainedConfig, load: Load, count: int) -> None:

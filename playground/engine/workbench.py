@@ -199,7 +199,8 @@ class Workbench:
         completed = False
         with runs.locked(run) if team.main else contextlib.nullcontext():
             self.run = run
-            context = JobContext(run, self.stop, team, PeakTracker(team.device), self._slot.get_model)
+            slot = self._slot
+            context = JobContext(run, self.stop, team, PeakTracker(team.device), slot.get_model, slot.layers_in_buffers)
             try:
                 completed = yield from run_job(context, kind, settings.load, _preceded(notes, work(context, settings)))
             finally:

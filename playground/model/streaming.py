@@ -3,7 +3,7 @@
 A streamed layer's weights lie in one block: of page-locked main memory (`MainMemory`), or split over the processes that
 train together, each of which holds a share of its bytes (model/shares.py). Before the layer computes, forward or
 backward, they are copied into one of a few buffers on the device, on a stream of their own, while the layers before it
-compute; nothing is copied back, because they never change. The n-th streamed layer always gets buffer n mod BUFFERS,
+compute; nothing is copied back, because they never change. A layer always gets the same buffer (model/copy_order.py),
 and its tensors point there for good: what autograd has kept from the forward pass is valid again in the backward pass,
 once the buffer holds the layer again. So neither the layers' code nor their gradients know of it, and nothing is
 allocated.
@@ -17,6 +17,7 @@ import weakref
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -25,8 +26,8 @@ from torch import Tensor, nn
 from playground import compat
 from playground.errors import problem
 from playground.memory.page_locked import NotLocked, locked_block, unlock
+from playground.model.copy_order import BUFFERS, CopyOrder
 
-BUFFERS = 2
 ALIGNMENT = 512  # bytes; of each tensor in a layer's block, as CUDA's allocator aligns them
 # Bytes from which a tensor is streamed: quantization's code books, which all layers share, are smaller.
 LEAST_BYTES = 2048
@@ -107,6 +108,27 @@ class MainMemory:
         pass
 
 
+class _Mark:
+    """What an event of CUDA is to a copy, on a CPU: whether it is over."""
+
+    def __init__(self, is_over: bool = False):
+        self.is_over = is_over
+
+    def query(self) -> bool:
+        return self.is_over
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """A copy of a layer's weights into its buffer. began, ended: marks, or events on the device, which comes to them
+    long after the program has asked for the copy.
+    """
+
+    position: int
+    began: Any
+    ended: Any
+
+
 class StreamedLayers:
     """The streamed layers of a model, in the order in which they compute.
 
@@ -123,14 +145,13 @@ class StreamedLayers:
         self._sizes: list[int] = []  # of each layer's block
         self._places: list[list[tuple[Tensor, int]]] = []  # of each layer: its tensors, and where in the block
         self._buffers: list[Tensor] = []
-        self._holds: list[int | None] = [None] * BUFFERS  # position of the layer in each buffer
-        self._positions = {number: position for position, number in enumerate(self.numbers)}
-        self._last_backward: int | None = None
+        # by buffer: the last copy that the device has begun, and those that it will begin; replaced, never changed
+        self._copies: list[tuple[_Copy, ...]] = [()] * BUFFERS
+        self._order = CopyOrder(self.numbers, self._copy, self._wait)
         self._stalls: list[tuple[Any, Any]] = []
         self._stall_s = 0.0
         on_cuda = device.startswith("cuda")
         self._stream = torch.cuda.Stream() if on_cuda else None
-        self._filled = [torch.cuda.Event() for _ in range(BUFFERS)] if on_cuda else []
         self.waiting: Waiting = waiting or MainMemory(on_cuda)
         if on_cuda and isinstance(self.waiting, MainMemory):
             weakref.finalize(self, unlock, self.waiting.blocks, self._stream).atexit = False
@@ -177,7 +198,7 @@ class StreamedLayers:
                 buffer.record_stream(self._stream)  # not reused before the last copy into it is done
         self.waiting.close()
         for number, layer in enumerate(self.layers):
-            layer.register_forward_pre_hook(lambda *_, number=number: self._before_forward(number))
+            layer.register_forward_pre_hook(lambda *_, number=number: self._order.before_forward(number))
             layer.register_forward_hook(lambda *given, number=number: self._after_forward(number, given[-1]))
 
     def take_stall(self) -> float:
@@ -188,68 +209,61 @@ class StreamedLayers:
         seconds, self._stall_s = self._stall_s, 0.0
         return seconds
 
-    def _before_forward(self, number: int) -> None:
-        self._last_backward = None
-        position = self._positions.get(number)
-        if position is not None:
-            self._require(position, 1)
+    def states(self) -> dict[str, list[int]]:
+        """The numbers of the layers whose weights are in a buffer now, "ready", and of those on their way, "copying".
+
+        As the device has it, which is behind the program. Any thread may ask while another one computes.
+        """
+        found: dict[str, list[int]] = {"ready": [], "copying": []}
+        for copies in list(self._copies):
+            begun = next((copy for copy in reversed(copies) if copy.began.query()), None)
+            if begun:
+                found["ready" if begun.ended.query() else "copying"].append(self.numbers[begun.position])
+        return {state: sorted(numbers) for state, numbers in found.items()}
 
     def _after_forward(self, number: int, output: Any) -> None:
-        position = self._positions.get(number)
-        if position is not None:
-            following = position + BUFFERS
-            if following < len(self._sizes):
-                self._fetch(following)
-            elif not torch.is_grad_enabled():  # no backward pass will come: the next forward pass begins at the front
-                self._fetch(position % BUFFERS)
+        self._order.after_forward(number, backward_follows=torch.is_grad_enabled())
         hidden = output[0] if isinstance(output, tuple) else output
         if isinstance(hidden, Tensor) and hidden.requires_grad:
             # called before anything of the layer's backward pass, recomputation included
-            hidden.register_hook(lambda _: self._before_backward(number))
+            hidden.register_hook(lambda _: self._order.before_backward(number))
 
-    def _before_backward(self, number: int) -> None:
-        last, self._last_backward = self._last_backward, None
-        if last is not None and last >= BUFFERS:  # the layer behind this one has computed
-            self._fetch(last - BUFFERS)
-        position = self._positions.get(number)
-        if position is not None:
-            self._require(position, -1)
-            self._last_backward = position
-
-    def _require(self, position: int, direction: int) -> None:
-        """Have a layer's weights in its buffer when the device comes to what follows; those behind it under way."""
-        self._fetch(position)
-        self._wait(position % BUFFERS)
-        for ahead in range(1, BUFFERS):
-            following = position + direction * ahead
-            if 0 <= following < len(self._sizes):
-                self._fetch(following)
-
-    def _fetch(self, position: int) -> None:
-        """Begin to copy a layer's weights into its buffer, unless they are there. What is there must have computed."""
-        slot = position % BUFFERS
-        if self._holds[slot] == position:
-            return
-        target = self._buffers[slot][: self._sizes[position]]
-        self._holds[slot] = position
+    def _copy(self, position: int) -> None:
+        """Begin to copy a layer's weights into its buffer. What is there must have computed."""
+        target = self._buffers[position % BUFFERS][: self._sizes[position]]
         self.copied += target.numel()
         if self._stream is None:
+            copy = _Copy(position, _Mark(is_over=True), _Mark())
+            self._note(copy)
             began = time.perf_counter()
             self.waiting.copy(position, target)
             self._stall_s += time.perf_counter() - began
+            copy.ended.is_over = True
             return
+        copy = _Copy(position, torch.cuda.Event(), torch.cuda.Event())
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
+            copy.began.record(self._stream)
             self.waiting.copy(position, target)
-            self._filled[slot].record(self._stream)
+            copy.ended.record(self._stream)
+        self._note(copy)  # once its events are recorded: those that aren't count as over
 
-    def _wait(self, slot: int) -> None:
-        if self._stream is None or self._filled[slot].query():
+    def _note(self, copy: _Copy) -> None:
+        """Add a copy to those of its buffer, and forget those before the last one that the device has begun."""
+        slot = copy.position % BUFFERS
+        copies = self._copies[slot]
+        while len(copies) > 1 and copies[1].began.query():
+            copies = copies[1:]
+        self._copies[slot] = (*copies, copy)
+
+    def _wait(self, position: int) -> None:
+        ended = self._copies[position % BUFFERS][-1].ended
+        if ended.query():
             return
         before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         stream = torch.cuda.current_stream()
         before.record(stream)
-        stream.wait_event(self._filled[slot])
+        stream.wait_event(ended)
         after.record(stream)
         self._stalls.append((before, after))
 

@@ -18,12 +18,12 @@ from playground.errors import PlaygroundError, problem
 from playground.model.dtype import default_bits, requested_dtype
 from playground.model.language_part import max_context_length
 from playground.planning import several
+from playground.planning.auto_streaming import check_streamed_layers, streamed_settings
 from playground.planning.durations import rates_for, step_seconds, with_durations, without_calls
 from playground.planning.several import full_rows
 from playground.predict import meta_model, phases
 from playground.predict.formulas import explain
 from playground.predict.relative_speed import RELATIVE_TOKEN_SECONDS, relative_token_seconds
-from playground.predict.streamed_choice import can_stream, choose_streamed_layers, streaming_need
 from playground.settings import Settings, stored_quant_type
 
 MIN_CONTEXT = 32  # tokens of a chat, at least
@@ -98,18 +98,14 @@ def _in_main_memory(
 ) -> dict:
     """{"streamed": …} where layers of a fine-tune are streamed, or would have to be; {"offloaded": …}; else {}."""
     tuned, layers = predictions["tune"], sum(len(stack) for stack in facts.kinds)
+    check_streamed_layers(config, settings, layers)
     if tuned.get("main_memory") and not tuned.get("streamed_layers"):
         return {"offloaded": {"main_memory": tuned["main_memory"]}}
     if not tuned.get("streamed_layers"):
-        fits = not target.capacity or verdict(tuned["need"], target.capacity) != "no"
-        can = can_stream(config, settings, layers) and target.device == "cuda"
-        if fits or not can or settings.load.streamed_layers != "auto":
+        streams = streamed_settings(config, settings, target, layers, tuned["need"], fine_tunes=True)
+        if not streams:
             return {}
-        count = choose_streamed_layers(streaming_need(config, target, True), settings, layers, target.capacity)
-        if not count:
-            return {}
-        load = replace(settings.load, streamed_layers=str(count))
-        tuned = phases.predict_tune(config, replace(settings, load=load), target, full_rows(settings))
+        tuned = phases.predict_tune(config, streams, target, full_rows(settings))
     return {"streamed": {"layers": tuned["streamed_layers"], **{key: tuned[key] for key in ("need", "main_memory")}}}
 
 

@@ -19,6 +19,11 @@ def without_streaming(load: Load) -> Load:
     return replace(load, streamed_layers="0")
 
 
+def waiting_layers(load: Load, layers: int, shares: int = 0) -> list[int]:
+    """The numbers of those of so many layers whose weights wait elsewhere. shares: as of `with_streamed_layers`."""
+    return streamed_numbers(layers if shares else min(streamed_count(load), layers), layers)
+
+
 def bytes_by_layer(events: Sequence[AllocationEvent]) -> dict[int, int]:
     """Bytes of each repeated layer's weights that are streamed if the layer is."""
     sizes: dict[int, int] = {}
@@ -35,10 +40,9 @@ def with_streamed_layers(
 
     shares: over how many processes all layers are split; 0: they aren't.
     """
-    count = layers if shares else min(streamed_count(load), layers)
-    if not count:
+    numbers = set(waiting_layers(load, layers, shares))
+    if not numbers:
         return list(events), 0
-    numbers = set(streamed_numbers(count, layers))
     sizes = {layer: size for layer, size in bytes_by_layer(events).items() if layer in numbers}
     largest = max(sizes.values(), default=0)
     own = [share_bytes(size, shares) for size in sizes.values()] if shares else []
@@ -120,7 +124,7 @@ def saved_bytes(load: Load, by_layer: dict[int, int], weights: dict[int, int], s
     shares: as of `with_streamed_layers`.
     """
     layers = sum(weights.values())
-    count = layers if shares else min(streamed_count(load), layers)
+    count = len(waiting_layers(load, layers, shares))
     if not count or not by_layer:
         return 0, 0
     moved = int(count * sum(size * weights[layer] for layer, size in by_layer.items()) / layers)

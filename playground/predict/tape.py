@@ -17,7 +17,9 @@ from transformers import PreTrainedConfig
 
 from playground.data.batch import Example
 from playground.predict.allocation_trace import OUTSIDE, AllocationEvent, bytes_by_part
+from playground.predict.buffered_layers import buffered_layers
 from playground.predict.phase_traces import end_bytes, trace_chat, trace_load, trace_tune
+from playground.predict.streamed_events import waiting_layers
 from playground.predict.trace_cache import cached_prediction
 from playground.predict.traced_model import Target, TracedModel
 from playground.settings import Settings
@@ -64,28 +66,37 @@ def tune_tape(config: PreTrainedConfig, settings: Settings, target: Target, leng
 
 def _tape_of(traced: TracedModel, settings: Settings, target: Target, ends: Sequence[int] = ()) -> dict:
     """ends: phase_traces.end_bytes."""
-    return condense(traced.placed_events(settings.load, target.shares, ends)[0], traced.depth)
+    events, _ = traced.placed_events(settings.load, target.shares, ends)
+    waiting = waiting_layers(settings.load, traced.depth, target.shares)
+    return condense(events, traced.depth, waiting) | ({"split": target.shares} if target.shares else {})
 
 
-def condense(events: Sequence[AllocationEvent], layers: int) -> dict:
-    """The tape of a network of so many layers from all its events.
+def condense(events: Sequence[AllocationEvent], layers: int, waiting: Sequence[int] = ()) -> dict:
+    """The tape of a network of so many layers from all its events. waiting: numbers of streamed or split layers.
 
     Returns {"layers", "names": of parts, "visits": [{"stage", "layer" (-1: outside the layers), "allocated": bytes at
     the instant, "end": bytes after the visit, "made": bytes allocated during the visit, "kept": those of them still
     allocated after it, "freed": bytes of earlier visits freed in it, "work": the most bytes of work space that the
     visit took at once, "changes": [[layer, index of the part, bytes that the layer holds from this instant on]]}],
     "allocated": bytes at the peak, "parts": {part: bytes} at the peak}. The first visit's stage is "prepare":
-    everything before the computation, its changes are from nothing.
+    everything before the computation, its changes are from nothing. Where layers wait, also "waiting", their numbers,
+    and in each visit "ready" and "copying" (buffered_layers.Buffered); `_tape_of` adds "split", over how many
+    processes.
     """
     writer, found = _TapeWriter(events), _find_visits(events)
     chosen = set(_highest_of_neighbours(events, found))
-    visits = [written for n, visit in enumerate(found) if (written := writer.write(visit, n in chosen))]
+    buffered = buffered_layers([(visit.stage, visit.layer) for visit in found], waiting) if waiting else []
+    visits = []
+    for n, visit in enumerate(found):
+        if written := writer.write(visit, n in chosen):
+            visits.append(written | (buffered[n]._asdict() if waiting else {}))
     return {
         "layers": layers,
         "names": writer.names,
         "visits": visits,
         "allocated": writer.highest,
         "parts": bytes_by_part(events[: writer.highest_at + 1]),
+        **({"waiting": list(waiting)} if waiting else {}),
     }
 
 

@@ -29,9 +29,10 @@ NUMBERS = (
         "bytes",
         "seconds",
         "stall_s",
+        "processes",
     ),
 )
-OBJECTS = ("values", "parts", "peak", "settings", "hardware", "versions", "result", "figures")
+OBJECTS = ("values", "parts", "peak", "settings", "hardware", "versions", "result", "figures", "buffers")
 LISTS = ("problems", "helped", "hurt", "layers")
 FIELDS = {
     **dict.fromkeys(TEXTS, "text"),
@@ -40,6 +41,7 @@ FIELDS = {
     **dict.fromkeys(LISTS, "list"),
 }
 OF_NUMBERS = ("parts", "peak")  # objects that hold nothing else
+OF_LISTS = ("buffers",)  # objects that hold lists of numbers
 NEEDED: dict[str, tuple[str, ...]] = {
     "step": ("step",),
     "phase": ("name",),
@@ -71,6 +73,10 @@ def valid_event(event: dict[str, Any], line: bytes) -> dict[str, Any] | None:
     for name in OF_NUMBERS:
         if name in event:
             event[name] = {part: size for part, size in event[name].items() if is_usable_number(size)}
+    for name in OF_LISTS:
+        if name in event:
+            lists = ((key, value) for key, value in event[name].items() if isinstance(value, list))
+            event[name] = {key: [number for number in value if is_usable_number(number)] for key, value in lists}
     if "settings" in event:
         event["settings"] = {name: group for name, group in event["settings"].items() if isinstance(group, dict)}
     if event["kind"] == "note":

@@ -46,6 +46,7 @@ TEMPLATE = """
         <option value="4">4×</option></select>
     </div>
     <div class="cells" role="group"></div>
+    <ul class="places" hidden></ul>
     <p class="cell-text"></p>
   </div>
   <p class="reason" hidden></p>
@@ -109,7 +110,7 @@ def updates(page: Page, settings: Settings, job: str, room: Room, context: int =
         "job": job,
         "chosen": settings.load.bits,
         "model": settings.load.model,
-        "room": {"capacity": room.capacity, "name": room.name},
+        "room": {"capacity": room.capacity, "name": room.name, "device": room.device},
         "bars": [ask("bar", bits) | {"measured": measured.get(bits)} for bits in BIT_WIDTHS],
     }
     told = _told_width(picture["bars"], settings.load.bits)
@@ -211,7 +212,7 @@ def _measured_bar(measurement: Measurement, settings: Settings) -> dict:
 
 def _words(lang: str) -> dict[str, str]:
     """The texts of the picture, keyed as its scripts name them."""
-    shared = ("chart.part.", "chart.verdict.")
+    shared = ("chart.part.", "chart.verdict.", "chart.layers.")
     return {
         key.removeprefix("picture.").removeprefix("chart."): text
         for key, text in table(lang).items()

@@ -1,7 +1,7 @@
 """The live view of a run: a gr.HTML that polls for the run's new events and draws them itself.
 
-Its scripts in assets/: live_reducer.js (events → state), live_figures.js (texts and figures), live_recording.js
-(plays what has ended), live_view.js (the page).
+Its scripts in assets/: live_reducer.js (events → state), live_figures.js (texts and figures), live_layers.js (where
+the layers' weights are), live_recording.js (plays what has ended), live_view.js (the page).
 The browser polls `since` with a byte cursor, so a live run, a reload, a hidden tab and a past run are the same case.
 The reply says when to poll again (poll_pace.py).
 `since` bypasses Gradio's queue and anyone who can open the page can call it, so it validates its argument.
@@ -33,7 +33,7 @@ FRESH = 3.0  # seconds: a run written to this recently is still going, even if a
 MAX_MEMORY_EVENTS = 2000  # in a reply
 MAX_STEP_EVENTS = 2000  # of a run's beginning; a figure is no wider
 RECORDING, SHIPPED = "recording", "recording:"  # as live_recording.js has them: the demo; a recording that ships
-SCRIPTS = ("live_reducer.js", "live_figures.js", "live_recording.js", "live_view.js")
+SCRIPTS = ("live_reducer.js", "live_figures.js", "live_layers.js", "live_recording.js", "live_view.js")
 
 
 def _plotly_script() -> Path:
@@ -60,6 +60,9 @@ TEMPLATE = """
     <p class="state"><strong class="phase"></strong> <span class="amount"></span> <span class="engine"></span></p>
     <div class="progress" role="progressbar" aria-valuemin="0" aria-valuemax="100"><i></i></div>
     <dl class="facts"></dl>
+    <div class="layers" hidden>
+      <h4><span></span> <small></small></h4><div class="cells" role="img"></div><ul class="legend"></ul>
+    </div>
     <p class="failure" role="alert" hidden></p>
     <ul class="notes" hidden></ul>
     <dl class="score" hidden></dl>

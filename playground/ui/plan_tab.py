@@ -184,12 +184,12 @@ def _build_inputs(page: Page) -> tuple[dict[FieldName, Any], gr.Dropdown, gr.Dro
             field(setting_slider, "lora", "r", minimum=1, maximum=256, step=1, min_width=200)
             targets = page.choices("lora.target_modules", TARGET_MODULES)
             field(gr.Dropdown, "lora", "target_modules", choices=targets, allow_custom_value=True)
-        with gr.Row():
-            policies = page.choices("train.gradient_checkpointing", CHECKPOINTING_CHOICES)
-            field(gr.Dropdown, "train", "gradient_checkpointing", choices=policies, allow_custom_value=True)
-            field(gr.Number, "train", "max_tokens_per_micro_batch", precision=0)
-            field(gr.Dropdown, "train", "optimizer", choices=page.choices("train.optimizer", OPTIMIZERS))
-            field(gr.Checkbox, "train", "offload_optimizer")
+        with gr.Row():  # two and two: of three, the values don't fit
+            policies, wide = page.choices("train.gradient_checkpointing", CHECKPOINTING_CHOICES), {"min_width": 240}
+            field(gr.Dropdown, "train", "gradient_checkpointing", choices=policies, allow_custom_value=True, **wide)
+            field(gr.Number, "train", "max_tokens_per_micro_batch", precision=0, **wide)
+            field(gr.Dropdown, "train", "optimizer", choices=page.choices("train.optimizer", OPTIMIZERS), **wide)
+            field(gr.Checkbox, "train", "offload_optimizer", **wide)
         label = translate("plan.context")
         context = gr.Slider(label=label, value=first["context"], minimum=128, maximum=8192, step=128)
     return fields, card, gpus, context

@@ -6,8 +6,8 @@ const { readFileSync } = require("node:fs");
 const { join } = require("node:path");
 
 const text = readFileSync(join(__dirname, "../../assets/card_picture_frames.js"), "utf8");
-const { orderedParts, barScale, barSegments, tapeFrames, cellScale, peakFrame, heldBytes, rowLength, OUTSIDE } = new Function(
-  `${text}\nreturn { orderedParts, barScale, barSegments, tapeFrames, cellScale, peakFrame, heldBytes, rowLength, OUTSIDE };`)();
+const { orderedParts, barScale, barSegments, tapeFrames, cellScale, peakFrame, heldBytes, rowLength, layerPlaces, OUTSIDE } = new Function(
+  `${text}\nreturn { orderedParts, barScale, barSegments, tapeFrames, cellScale, peakFrame, heldBytes, rowLength, layerPlaces, OUTSIDE };`)();
 
 const TAPE = {
   layers: 2, names: ["weights", "activations"],
@@ -59,4 +59,15 @@ test("what the program itself takes stands last and apart", () => {
 
 test("rows of cells are equally long", () => {
   assert.deepEqual([rowLength(34, 48), rowLength(90, 48), rowLength(34, 22)], [34, 45, 17]);
+});
+
+test("each layer is where the tape says its weights are, and nowhere before it is loaded", () => {
+  const visit = (stage, layer, ready = [], copying = []) => ({ stage, layer, ready, copying });
+  const tape = { layers: 4, waiting: [0, 2, 3], visits: [visit("prepare", OUTSIDE, [0, 2]), visit("forward", 0, [0], [2]), visit("forward", 1, [2], [3])] };
+  assert.deepEqual(layerPlaces(tape), [
+    ["ready", "resident", "ready", "waiting"], ["ready", "resident", "copying", "waiting"], ["waiting", "resident", "ready", "copying"],
+  ]);
+  const load = { layers: 3, waiting: [0, 2], visits: [visit("prepare", OUTSIDE), visit("load", 0), visit("load", 1), visit("load", OUTSIDE), visit("load", 2)] };
+  assert.deepEqual(layerPlaces(load), [["", "", ""], ["waiting", "", ""], ["waiting", "resident", ""], ["waiting", "resident", ""], ["waiting", "resident", "waiting"]]);
+  assert.deepEqual(layerPlaces(TAPE)[1], []);
 });

@@ -38,7 +38,7 @@ test("an event that can't be applied is passed over, and the next one is shown",
 });
 
 test("every kind of event that the store documents has a reducer", () => {
-  const kinds = ["run_started", "phase", "progress", "memory", "memory_predicted", "memory_measured", "step", "eval", "sample", "note", "error", "done"];
+  const kinds = ["run_started", "loaded", "unloaded", "streamed", "phase", "progress", "memory", "memory_predicted", "memory_measured", "step", "eval", "sample", "note", "error", "done"];
   assert.deepEqual(Object.keys(REDUCERS).sort(), kinds.sort());
 });
 

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from actions import LONG, check_radio, choose, open_tab
+from actions import LONG, check_radio, choose, expand, open_tab
 from playwright.sync_api import Page, expect
 
 from playground import runs
@@ -123,3 +123,29 @@ def test_nothing_moves_when_the_picture_is_drawn_and_without_motion_it_shows_the
     after = json.loads(page.locator(".picture").first.evaluate("n => JSON.stringify(n.getBoundingClientRect())"))
     assert abs(after["height"] - before["height"]) <= 24
     expect(picture(page).locator(".peak")).to_have_text(translate("en", "picture.peak"))
+
+
+def test_streamed_layers_wait_in_ram_and_come_one_ahead(page):
+    open_tab(page, "tab.load")
+    choose(page, translate("en", "load.model"), "smollm2-135m-instruct")
+    expand(page, "load.details")
+    choose(page, translate("en", "load.streamed_layers"), "20")
+    open_tab(page, "tab.tune")
+    drawn, cells = picture(page), picture(page).locator(".cell")
+    expect(drawn.locator(".places li")).to_have_count(4, timeout=LONG)
+    scrub(drawn, 0)
+    labels = []
+    while not any(label.startswith("Forward: layer 12 ") for label in labels[-1:]):
+        scrub(drawn, len(labels))
+        labels.append(drawn.locator(".stage").inner_text())
+    expect(drawn.locator(".places b")).to_have_text(["10", "18", "1", "1"])
+    states = "nodes => nodes.map(node => node.dataset.place)"
+    assert cells.evaluate_all(states)[10:15] == ["waiting", "resident", "ready", "copying", "resident"]
+    waiting, ready = (translate("en", f"chart.layers.{state}") for state in ("waiting", "ready.cpu"))
+    expect(cells.nth(1)).to_have_attribute("aria-label", f"Layer 1 ({waiting})")
+    expect(cells.nth(12)).to_have_attribute("aria-label", f"Layer 12 ({ready})")
+    borders = "nodes => nodes.map(node => getComputedStyle(node, '::before').borderTopColor)"
+    assert len(set(colors := cells.evaluate_all(borders)[1:])) == 4 and "rgba(0, 0, 0, 0)" not in colors
+    expect(drawn.get_by_role("radio").first).to_contain_text("20 of 30 layers in RAM")
+    page.locator(".picture .cell").locator("visible=true").first.hover()
+    expect(drawn.locator(".cell-text")).to_contain_text(translate("en", "picture.outside_buffers"))

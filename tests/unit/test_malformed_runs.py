@@ -120,6 +120,12 @@ def test_an_event_beyond_the_limit_is_passed_over_and_the_next_is_read(page):
     MALFORMED["an event of 20 MB"](run.folder)
     run.append("note", key="x", values={})
     kinds = [event["kind"] for event in run.events()]
-    assert kinds.count("note") == 1 and len(kinds) == 12
+    assert kinds.count("note") == 1 and len(kinds) == 13
     MALFORMED["an event of 5 MB"](run.folder)
     assert [event["kind"] for event in run.events()].count("note") == 2
+
+
+def test_of_the_buffers_only_lists_of_numbers_are_read(page):
+    run = make(page.root)
+    run.append("memory", rss=1, buffers={"ready": [3, "x", None, 2**60], "copying": 7, "future": []})
+    assert list(run.events())[-1]["buffers"] == {"ready": [3], "future": []}

@@ -337,7 +337,13 @@ def test_the_launched_command_leaves_one_run(command, config, bits, tmp_path):
     predicted = [e["phase"] for e in events(tmp_path) if e["kind"] == "memory_predicted"]
     assert predicted == ([] if (config, bits) == ("fsdp2", "32") else ["load", "tune"])
     notes = [e["key"] for e in events(tmp_path) if e["kind"] == "note"]
-    assert ("note.split_weights" in notes) == (config == "fsdp2" and bits == "4")
+    is_split = (config, bits) == ("fsdp2", "4")
+    assert ("note.split_weights" in notes) == is_split
+    placed = [(len(e["layers"]), e["total"], e["processes"]) for e in events(tmp_path) if e["kind"] == "streamed"]
+    readings = [e["buffers"] for e in events(tmp_path) if "buffers" in e]
+    assert (len(placed), bool(readings)) == (is_split, is_split)
+    if is_split:  # the first two layers are whole after a backward pass
+        assert placed[0] == (placed[0][1], placed[0][1], 2) and readings[-1] == {"ready": [0, 1], "copying": []}
 
 
 @pytest.mark.slow

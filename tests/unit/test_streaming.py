@@ -5,7 +5,7 @@ import torch
 from streamed_toys import KINDS, LAYERS, answer, loss_and_gradients, tuned
 
 from playground.memory.ledger import bytes_by_part
-from playground.model.streaming import BUFFERS, StreamedLayers, streamed_numbers
+from playground.model.streaming import BUFFERS, _Copy, streamed_numbers
 from playground.train.checkpointing import CheckpointPolicy
 
 FAMILIES = ("gpt_neox", "gpt2", "gemma2", "mixtral", "falcon")
@@ -55,20 +55,69 @@ def test_layers_share_two_buffers_and_wait_in_main_memory():
 def test_copies_are_in_the_order_of_computing_and_no_layer_is_copied_without_need(monkeypatch, how):
     model, streamed = tuned("llama", "16", LAYERS, "cpu")
     loss_and_gradients(model, "cpu", CheckpointPolicy(how))
-    fetched, fetch = [], StreamedLayers._fetch
-
-    def noted(self, position):
-        if self._holds[position % BUFFERS] != position:
-            fetched.append(position)
-        fetch(self, position)
-
-    monkeypatch.setattr(StreamedLayers, "_fetch", noted)
+    fetched, copy = [], streamed.waiting.copy
+    monkeypatch.setattr(streamed.waiting, "copy", lambda position, to: (fetched.append(position), copy(position, to)))
     copied = streamed.copied
     loss_and_gradients(model, "cpu", CheckpointPolicy(how))
     # the last two layers are there from the forward pass when the backward pass begins, the first two after it
     assert fetched[-6:] == [2, 3, 4, 2, 1, 0]
     assert streamed.copied - copied == len(fetched) * streamed.bytes // 5
     assert streamed.take_stall() > 0 == streamed.take_stall()
+
+
+def test_states_name_the_layers_in_the_buffers_and_the_one_that_is_being_copied(monkeypatch):
+    model, streamed = tuned("llama", "16", 4, "cpu")
+    assert streamed.states() == {"ready": [], "copying": []}
+    during, copy = [], streamed.waiting.copy
+
+    def noted(position, target):
+        during.append(streamed.states())
+        copy(position, target)
+
+    monkeypatch.setattr(streamed.waiting, "copy", noted)
+    with torch.no_grad():
+        model(torch.arange(5, 25)[None])
+    assert streamed.numbers == [0, 1, 2, 4]
+    assert during[:4] == [
+        {"ready": [], "copying": [0]},
+        {"ready": [0], "copying": [1]},
+        {"ready": [1], "copying": [2]},
+        {"ready": [2], "copying": [4]},
+    ]
+    assert streamed.states() == {"ready": [0, 1], "copying": []}  # for the next forward pass
+
+
+class LateEvent:
+    """An event that a device comes to later."""
+
+    def __init__(self):
+        self.is_over = False
+
+    def query(self):
+        return self.is_over
+
+
+def test_states_are_those_of_a_device_that_is_behind_the_program():
+    _, streamed = tuned("llama", "16", LAYERS, "cpu")
+    copies = [_Copy(position, LateEvent(), LateEvent()) for position in range(LAYERS)]
+    for copy in copies:  # the program has asked for all of them; the device comes to them one after another
+        streamed._note(copy)
+    assert streamed.states() == {"ready": [], "copying": []}
+    seen = []
+    for copy in copies:
+        copy.began.is_over = True
+        seen.append(streamed.states())
+        copy.ended.is_over = True
+    assert seen == [
+        {"ready": [], "copying": [0]},
+        {"ready": [0], "copying": [1]},
+        {"ready": [1], "copying": [2]},
+        {"ready": [2], "copying": [3]},
+        {"ready": [3], "copying": [4]},
+    ]
+    streamed._note(_Copy(0, LateEvent(), LateEvent()))
+    assert len(streamed._copies[0]) == 2  # those that the device is past are forgotten
+    assert streamed.states() == {"ready": [3, 4], "copying": []}
 
 
 @pytest.mark.parametrize("count,numbers", [(0, []), (3, [0, 2, 4]), (4, [0, 1, 2, 4]), (5, [0, 1, 2, 3, 4])])

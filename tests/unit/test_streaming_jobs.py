@@ -16,6 +16,7 @@ from playground.model.load import load_model
 from playground.model.streaming import BUFFERS
 from playground.predict import phases
 from playground.predict.streamed_choice import choose_streamed_layers
+from playground.runs import find as find_run
 from playground.settings import Generation, Load, Settings
 
 DEEP = {"num_hidden_layers": 5}
@@ -24,6 +25,11 @@ WIDE = DEEP | {"hidden_size": 256, "intermediate_size": 512}
 
 def result_of(events) -> dict:
     return [e for e in events if e["kind"] == "done"][-1]["result"]
+
+
+def recorded_events(bench: Workbench, events: list[dict]) -> list[dict]:
+    """What the run has recorded in whose course these events were yielded."""
+    return list(find_run(bench.root, result_of(events)["run"]).events())
 
 
 @pytest.fixture
@@ -53,6 +59,11 @@ def test_a_fine_tune_and_a_chat_with_streamed_layers_are_those_without(streamed,
     (note,) = [event for event in events if event.get("key") == "note.streamed"]
     assert note["values"] == {"count": 4, "layers": 5, "size_bytes": placed["bytes"]}
     assert all(event["stall_s"] > 0 for event in events if event["kind"] == "step")
+    recorded = [event for event in recorded_events(bench, events) if event["kind"] == "memory"]
+    seen = [event["buffers"] for event in recorded[-3:]]
+    assert all(set(buffers["ready"] + buffers["copying"]) <= {0, 1, 2, 4} for buffers in seen)
+    assert seen[-1]["ready"] == [0, 1]  # a backward pass ends with the first two
+    assert "buffers" not in recorded[0]  # nothing was loaded yet
 
 
 @pytest.mark.parametrize("quantized", [{"bits": 16}, {"bits": 8}, {"bits": 4}])
@@ -135,6 +146,15 @@ def test_as_few_layers_are_streamed_as_it_takes():
 def test_more_layers_are_streamed_where_that_is_clearly_faster():
     assert chosen_layers(lambda count: 120 - count, work=lambda count: 4.0 if count < 25 else 3.0) == 26
     assert chosen_layers(lambda count: 120 - count, work=lambda count: 3.05 if count < 25 else 3.0) == 20
+
+
+def test_a_job_that_finds_its_model_loaded_says_which_layers_are_streamed(streamed, tmp_path):
+    bench = Workbench(tmp_path)
+    (loaded,) = [event for event in bench.load(streamed(4)) if event["kind"] == "streamed"]
+    events = list(bench.tune(streamed(4)))
+    assert not any(event["kind"] == "loaded" or event.get("key") == "note.streamed" for event in events)
+    (found,) = [event for event in events if event["kind"] == "streamed"]
+    assert found | {"t": 0} == loaded | {"t": 0}
 
 
 def test_auto_streams_nothing_on_a_cpu_and_is_the_same_model(streamed, tmp_path):

@@ -1,13 +1,20 @@
 """Tapes of toy models: they end where the predictions do, and tell what each layer holds, stage by stage."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from streamed_toys import LAYERS, loss_and_gradients, tuned
 from test_layer_extrapolation import ROWS, deep
+from toys import toy_config
 
-from playground.planning import picture
+from playground.errors import PlaygroundError
+from playground.planning import forecast, picture
 from playground.predict import phases, tape
 from playground.predict.allocation_trace import OUTSIDE, AllocationEvent
+from playground.predict.buffered_layers import buffered_layers
 from playground.settings import BIT_WIDTHS, Load, Lora, Settings, Train
+from playground.train.checkpointing import CheckpointPolicy
 
 CUDA = phases.Target("cuda", torch.bfloat16)
 
@@ -156,3 +163,106 @@ def test_a_network_without_repeated_layers_has_no_tape(toy, monkeypatch):
         {"load": {"model": str(toy("gpt2")), "bits": 16}, "train": {"batch_size": 3, "max_seq_length": 64}}
     )
     assert picture.job_tape(chosen, "tune") == {"tape": None, "reason": "layers"}
+
+
+def visits_of_a_run(checkpointing: str, count: int) -> list[tuple[str, int, list[int], list[int]]]:
+    """(pass, layer, streamed layers in a buffer or on their way, those there for sure) of each layer of a real step."""
+    model, streamed = tuned("llama", "16", count, "cpu")
+    seen: list[tuple[str, int, list[int], list[int]]] = []
+
+    def note(stage: str, number: int) -> None:
+        states = streamed.states()
+        seen.append((stage, number, sorted(states["ready"] + states["copying"]), states["ready"]))
+
+    for number, layer in enumerate(streamed.layers):
+        layer.register_forward_pre_hook(lambda *_, number=number: note("forward", number))
+    before_backward = streamed._order.before_backward
+
+    def noted_backward(number: int) -> None:
+        before_backward(number)
+        note("backward", number)
+
+    streamed._order.before_backward = noted_backward
+    policy = CheckpointPolicy(checkpointing)
+    loss_and_gradients(model, "cpu", policy)
+    seen.clear()
+    loss_and_gradients(model, "cpu", policy)  # the first one began with empty buffers
+    return seen
+
+
+@pytest.mark.parametrize("count,numbers", [(3, [0, 2, 4]), (5, [0, 1, 2, 3, 4])])
+@pytest.mark.parametrize("checkpointing", ["off", "all", "2"])
+def test_a_tape_has_in_the_buffers_what_a_run_has_there(checkpointing, count, numbers):
+    ran = visits_of_a_run(checkpointing, count)
+    chosen = settings(16, checkpointing, max_tokens_per_micro_batch=0)
+    chosen = replace(chosen, load=replace(chosen.load, streamed_layers=str(count)))
+    told = tape.tune_tape(toy_config("llama", num_hidden_layers=LAYERS), chosen, CUDA, [70, 40])
+    assert told["waiting"] == numbers and told["layers"] == LAYERS
+    visits, passes = [], {"forward": "forward", "recompute": "backward", "backward": "backward"}
+    for visit in told["visits"]:
+        entry = passes.get(visit["stage"]), visit["layer"], sorted(visit["ready"] + visit["copying"])
+        if entry[0] and visit["layer"] != OUTSIDE and entry[:2] not in [earlier[:2] for earlier in visits]:
+            visits.append(entry)
+            assert visit["layer"] in visit["ready"] or visit["layer"] not in numbers
+    assert visits == [one[:3] for one in ran[-len(visits) :]] and len(visits) == 2 * LAYERS
+    assert any(visit["copying"] for visit in told["visits"])
+
+
+def test_without_streamed_layers_a_tape_names_none_and_split_ones_all_wait(monkeypatch):
+    told = tape.tune_tape(deep("llama"), settings(), CUDA, ROWS)
+    assert "waiting" not in told and "ready" not in told["visits"][0]
+    split = tape.tune_tape(deep("llama"), settings(4), replace(CUDA, processes=2, split=True), ROWS)
+    assert split["waiting"] == list(range(split["layers"])) and split["split"] == 2
+
+
+def test_while_a_model_is_loaded_no_buffer_holds_a_layer():
+    chosen = settings(16)
+    chosen = replace(chosen, load=replace(chosen.load, streamed_layers="5"))
+    told = tape.load_tape(deep("llama"), chosen, CUDA)
+    assert len(told["waiting"]) == 5 and all(visit["ready"] == visit["copying"] == [] for visit in told["visits"])
+
+
+def test_the_picture_streams_under_auto_as_many_layers_as_the_forecast(toy):
+    model = toy("llama", num_hidden_layers=12, hidden_size=256, intermediate_size=512)
+    train = {"batch_size": 1, "max_seq_length": 32, "gradient_checkpointing": "all"}
+    chosen = Settings().with_values({"load": {"model": str(model), "bits": 32}, "train": train})
+    none, most = (chosen.with_values({"load": {"streamed_layers": count}}) for count in ("0", "12"))
+    whole, least = (picture.bar(fixed, "tune")["need"] for fixed in (none, most))
+    capacity = (whole + least) // 2
+    told = forecast.forecast(chosen, 64, capacity)["streamed"]
+    bar = picture.bar(chosen, "tune", 64, capacity)
+    assert (bar["streamed"], bar["layers"], bar["need"]) == (told["layers"], 12, told["need"])
+    assert 2 < bar["streamed"] < 12 and least < bar["need"] <= capacity < whole
+    assert len(picture.job_tape(chosen, "tune", 64, capacity)["tape"]["waiting"]) == told["layers"]
+    assert "streamed" not in picture.bar(chosen, "tune", 64, 2 * whole)
+    assert picture.bar(none, "tune", 64, capacity)["verdict"] == "no"
+
+
+def test_for_a_chat_auto_streams_what_loading_needs(toy):
+    model = toy("llama", num_hidden_layers=12, hidden_size=256, intermediate_size=512)
+    chosen = Settings().with_values({"load": {"model": str(model), "bits": 32}})
+    capacity = picture.bar(chosen, "load")["need"] - 2**22
+    loads, chats = (picture.bar(chosen, job, 64, capacity) for job in ("load", "chat"))
+    assert loads["streamed"] == chats["streamed"] > 2 and loads["need"] <= capacity
+
+
+@pytest.mark.parametrize("count", ["2", "13"])
+def test_a_number_of_layers_that_no_run_streams_is_refused_by_picture_and_forecast(toy, count):
+    model = toy("llama", num_hidden_layers=12)
+    chosen = Settings().with_values({"load": {"model": str(model), "bits": 16, "streamed_layers": count}})
+    for ask in (lambda: picture.bar(chosen, "tune"), lambda: forecast.forecast(chosen, 64)):
+        with pytest.raises(PlaygroundError) as refused:
+            ask()
+        assert [problem.key for problem in refused.value.problems] == ["error.streamed_count"]
+
+
+def test_without_a_backward_pass_the_first_layers_come_next():
+    model, streamed = tuned("llama", "16", 3, "cpu")
+    seen: list[list[int]] = []
+    for layer in streamed.layers:
+        layer.register_forward_pre_hook(lambda *_: seen.append(streamed.states()["ready"]))
+    with torch.no_grad():
+        for _ in range(2):
+            model(torch.arange(5, 25)[None])
+    told = buffered_layers([("decode", number) for number in range(LAYERS)], [0, 2, 4])
+    assert [sorted(buffered.ready + buffered.copying) for buffered in told] == seen[LAYERS:]
