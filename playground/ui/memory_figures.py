@@ -218,16 +218,19 @@ def _phase_bar(
 
 
 def durations(translate: Callable, phase: dict) -> list[str]:
-    """What a step takes, or how fast answers come, on the chosen GPU or on each GPU of that size."""
-    texts = []
+    """What a step takes, or how fast answers come, on the chosen GPU; or estimates for all GPUs of that size."""
+    texts, estimates, unit = [], [], ""
     for time in phase.get("time", ()):
-        is_token = time["unit"] == "token"
-        known = "rough_token" if is_token and time["source"] != "estimated" else time["source"]
+        unit, seconds = time["unit"], time["seconds"]
+        figure = significant(1 / seconds) if unit == "token" else step_time(translate, seconds)
+        if time["source"] == "estimated":
+            estimates.append(translate("plan.time.of_card", figure=figure, card=time["card"]))
+            continue
+        known = "rough_token" if unit == "token" else time["source"]
         source = translate(f"plan.time.{known}", card=time["card"])
-        if is_token:
-            texts.append(translate("plan.time.chat", speed=significant(1 / time["seconds"]), source=source))
-        else:
-            texts.append(translate("plan.time.tune", time=step_time(translate, time["seconds"]), source=source))
+        texts.append(translate(f"plan.time.{unit}", figure=figure, source=source))
+    if estimates:
+        texts.append(translate(f"plan.time.estimated.{unit}", figures=translate("catalog.and").join(estimates)))
     return texts
 
 

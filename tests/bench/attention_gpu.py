@@ -19,7 +19,8 @@ import arms
 
 LIBRARIES = ("torch", "transformers")
 MODELS = {"llama": "meta-llama/Llama-2-7b-hf", "qwen2-1b": "Qwen/Qwen2.5-1.5B"}
-ARMS = [f"{model}/{kernels}" for model in MODELS for kernels in ("torch's choice", "without cuDNN")]
+KERNELS = ("torch's choice", "without cuDNN")
+ARMS = [f"{model}/{kernels}" for model in MODELS for kernels in KERNELS]
 PROMPTS, ANSWER, ROWS = (211, 467, 803), 24, 2
 
 
@@ -37,8 +38,8 @@ def main() -> None:
         hardware = measured.pop("hardware", hardware)
         rounds.append({"round": 1, "arm": arm} | measured)
         print(json.dumps(rounds[-1]), file=sys.stderr, flush=True)
-    report = arms.report("seconds of a token by attention kernel", LIBRARIES, rounds, hardware=hardware)
-    arms.write(options.out, report)
+        report = arms.report("seconds of a token by attention kernel", LIBRARIES, rounds, hardware=hardware)
+        arms.write(options.out, report)
     columns = {"first_ms": "{:.1f}", "again_ms": "{:.1f}"}
     print(arms.table(report["medians"], columns) + arms.failures(rounds))
 

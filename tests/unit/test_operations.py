@@ -256,16 +256,18 @@ def test_the_plan_says_how_long_a_step_takes_and_how_that_is_known(lang):
         {"card": "A100", "unit": "step", "seconds": 1.26, "source": "estimated"},
     ]
     times.append({"card": "H200", "unit": "step", "seconds": 3.0, "source": "rough"})
-    measured, estimated, rough = memory_figures.durations(translate_to, {"time": times})
+    times.append({"card": "T4", "unit": "step", "seconds": 2.5, "source": "estimated"})
+    measured, rough, estimated = memory_figures.durations(translate_to, {"time": times})
     assert translate(lang, "plan.time.rough", card="H200") in rough
     assert "0.42" in measured and translate(lang, "plan.time.measured", card="H100") in measured
-    assert "1.3" in estimated and translate(lang, "plan.time.estimated", card="A100") in estimated
+    assert "1.3" in estimated and "A100" in estimated and "2.5" in estimated and "T4" in estimated
     assert memory_figures.durations(translate_to, {}) == []
     token = {"card": "H200", "unit": "token", "seconds": 0.025, "source": "rough"}
+    of_card = functools.partial(translate, lang, "plan.time.of_card")
     chats = [token, token | {"source": "measured"}, token | {"source": "estimated"}]
     rough, measured, estimated = memory_figures.durations(translate_to, {"time": chats})
     assert rough == measured and "40" in rough and translate(lang, "plan.time.rough_token", card="H200") in rough
-    assert translate(lang, "plan.time.estimated", card="H200") in estimated
+    assert estimated == translate(lang, "plan.time.estimated.token", figures=of_card(figure="40", card="H200"))
     [long] = memory_figures.durations(
         translate_to, {"time": [{"card": "CPU", "unit": "step", "seconds": 4000.0, "source": "measured"}]}
     )
