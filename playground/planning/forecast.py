@@ -18,12 +18,13 @@ from playground.errors import PlaygroundError, problem
 from playground.model.dtype import default_bits, requested_dtype
 from playground.model.language_part import max_context_length
 from playground.planning import several
-from playground.planning.auto_streaming import check_streamed_layers, streamed_settings
+from playground.planning.auto_streaming import as_run
 from playground.planning.durations import rates_for, step_seconds, with_durations, without_calls
 from playground.planning.several import full_rows
 from playground.predict import meta_model, phases
 from playground.predict.formulas import explain
 from playground.predict.relative_speed import RELATIVE_TOKEN_SECONDS, relative_token_seconds
+from playground.predict.streamed_events import without_streaming
 from playground.settings import Settings, stored_quant_type
 
 MIN_CONTEXT = 32  # tokens of a chat, at least
@@ -38,23 +39,19 @@ def forecast(settings: Settings, context: int = 1024, capacity: int = 0, device:
     context: tokens of the chat. capacity: bytes of the memory that `auto` plans for, 0: no limit. Returns {"model",
     "name", "family", "parameters", "layers", "longest" (tokens that the model can take), "bits", "method",
     "trainable" (parameters), "context", "seconds" (of this forecast), "phases": {phase: predict.phases' prediction},
-    "explained" (predict.formulas)}; also "streamed", {"layers", "need", "main_memory" (bytes)}, where the fine-tune
-    only fits with so many layers streamed from main memory, or streams them by the settings; "offloaded",
-    {"main_memory" (bytes)}, where gradients and optimizer state wait there. Raises PlaygroundError.
+    "explained" (predict.formulas)}; also "streamed", {"layers", "main_memory" (bytes)}, where the fine-tune streams so
+    many layers from main memory, by the settings or because it only fits so, as its prediction then has it;
+    "offloaded", {"main_memory" (bytes)}, where gradients and optimizer state wait there. Raises PlaygroundError.
     """
     began, config = time.perf_counter(), meta_model.config_of(settings.load.model)
     settings, target = resolve_target(settings, device, capacity)
     check_context_length(config, max(context, settings.train.max_seq_length))
     chat_context = max(context, MIN_CONTEXT)
     with _traceable(config):
-        predictions = {
-            "load": phases.predict_load(config, settings, several.checked_target(config, settings, target)),
-            "chat": phases.predict_chat(config, settings, target, chat_context),
-            "tune": several.predict_tune(config, settings, target),
-        }
+        predictions = {job: as_run(config, settings, target, job, chat_context)[1] for job in ("load", "chat", "tune")}
         facts = meta_model.model_facts(config, settings.load, target.dtype, device)
         if settings.train.num_processes == 1:
-            further = _in_main_memory(config, settings, target, facts, predictions)
+            further = _in_main_memory(predictions["tune"])
         else:
             further = {"several": several.compare_ways(config, settings, target)}
         explained = _explained(config, facts, settings, target, predictions, chat_context)
@@ -85,28 +82,16 @@ def _explained(
     context: int,
 ) -> list[dict]:
     """Formulas for the predictions (predict.formulas); those of weights are of a model that no GPU has a share of."""
-    whole = phases.predict_load(config, settings, target)
+    resident = replace(settings, load=without_streaming(settings.load))
+    whole = phases.predict_load(config, resident, target)
     return explain(config, facts, settings, predictions | {"load": whole}, context)
 
 
-def _in_main_memory(
-    config: PreTrainedConfig,
-    settings: Settings,
-    target: phases.Target,
-    facts: meta_model.ModelFacts,
-    predictions: dict[str, dict],
-) -> dict:
-    """{"streamed": …} where layers of a fine-tune are streamed, or would have to be; {"offloaded": …}; else {}."""
-    tuned, layers = predictions["tune"], sum(len(stack) for stack in facts.kinds)
-    check_streamed_layers(config, settings, layers)
-    if tuned.get("main_memory") and not tuned.get("streamed_layers"):
-        return {"offloaded": {"main_memory": tuned["main_memory"]}}
-    if not tuned.get("streamed_layers"):
-        streams = streamed_settings(config, settings, target, layers, tuned["need"], fine_tunes=True)
-        if not streams:
-            return {}
-        tuned = phases.predict_tune(config, streams, target, full_rows(settings))
-    return {"streamed": {"layers": tuned["streamed_layers"], **{key: tuned[key] for key in ("need", "main_memory")}}}
+def _in_main_memory(tuned: dict) -> dict:
+    """{"streamed": …} where the predicted fine-tune streams layers; {"offloaded": …}; else {}."""
+    if tuned.get("streamed_layers"):
+        return {"streamed": {"layers": tuned["streamed_layers"], "main_memory": tuned["main_memory"]}}
+    return {"offloaded": {"main_memory": tuned["main_memory"]}} if tuned.get("main_memory") else {}
 
 
 @contextlib.contextmanager

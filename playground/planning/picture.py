@@ -11,10 +11,9 @@ from transformers import PreTrainedConfig
 from playground.catalog.cards import verdict
 from playground.memory.cuda_snapshot import write_snapshot
 from playground.planning import several
-from playground.planning.auto_streaming import check_streamed_layers, streamed_settings
+from playground.planning.auto_streaming import as_run, layer_count
 from playground.planning.forecast import MIN_CONTEXT, check_context_length, resolve_target
-from playground.predict import meta_model, phases, snapshot, tape
-from playground.predict.streamed_events import without_streaming
+from playground.predict import meta_model, snapshot, tape
 from playground.settings import Settings, streamed_count
 
 
@@ -27,13 +26,13 @@ def bar(settings: Settings, job: str, context: int = 1024, capacity: int = 0, de
     """
     config = _checked_config(settings, job, context)
     settings, target = resolve_target(settings, device, capacity)
-    settings, prediction = _as_run(config, settings, target, job, context)
+    settings, prediction = as_run(config, settings, target, job, max(context, MIN_CONTEXT))
     need, parts = prediction["need"], prediction["parts"]
     if device == "cpu":
         parts = parts | {"program": need - sum(parts.values())}
     fit = verdict(need, capacity) if capacity else None
     streamed = streamed_count(settings.load)
-    further = {"streamed": streamed, "layers": _layers(config, settings, target)} if streamed else {}
+    further = {"streamed": streamed, "layers": layer_count(config, settings, target)} if streamed else {}
     return {"bits": settings.load.bits, "need": need, "verdict": fit, "parts": parts, **further}
 
 
@@ -45,7 +44,7 @@ def job_tape(settings: Settings, job: str, context: int = 1024, capacity: int = 
     """
     config = _checked_config(settings, job, context)
     settings, target = resolve_target(settings, device, capacity)
-    settings, _ = _as_run(config, settings, target, job, context)
+    settings, _ = as_run(config, settings, target, job, max(context, MIN_CONTEXT))
     if job == "load":
         built = tape.load_tape(config, settings, target)
     elif job == "chat":
@@ -62,38 +61,8 @@ def write_tune_snapshot(settings: Settings, path: str | Path, capacity: int = 0,
     """Write the predicted allocations of a fine-tune's step for PyTorch's memory viewer. Raises PlaygroundError."""
     config = _checked_config(settings, "tune", MIN_CONTEXT)
     settings, target = resolve_target(settings, device, capacity)
-    settings, _ = _as_run(config, settings, target, "tune", MIN_CONTEXT)
+    settings, _ = as_run(config, settings, target, "tune", MIN_CONTEXT)
     write_snapshot(snapshot.tune_snapshot(config, *several.own_step(config, settings, target)), Path(path))
-
-
-def _as_run(
-    config: PreTrainedConfig, settings: Settings, target: phases.Target, job: str, context: int
-) -> tuple[Settings, dict]:
-    """The settings with the number of layers that "auto" streams, if any, and the job's prediction with them.
-
-    Raises PlaygroundError for a number of layers that can't be streamed.
-    """
-    layers, fine_tunes = _layers(config, settings, target), job == "tune"
-    check_streamed_layers(config, settings, layers)
-    prediction = _predict(config, settings, target, job, context)
-    deciding = prediction if job != "chat" else _predict(config, settings, target, "load", context)
-    streams = streamed_settings(config, settings, target, layers, deciding["need"], fine_tunes)
-    return (streams, _predict(config, streams, target, job, context)) if streams else (settings, prediction)
-
-
-def _predict(config: PreTrainedConfig, settings: Settings, target: phases.Target, job: str, context: int) -> dict:
-    if job == "load":
-        return phases.predict_load(config, settings, several.checked_target(config, settings, target))
-    if job == "chat":
-        return phases.predict_chat(config, settings, target, max(context, MIN_CONTEXT))
-    return several.predict_tune(config, settings, target)
-
-
-def _layers(config: PreTrainedConfig, settings: Settings, target: phases.Target) -> int:
-    """How many repeated layers the model has."""
-    load = without_streaming(settings.load)
-    kinds = meta_model.model_facts(config, load, target.dtype, target.device).kinds
-    return sum(len(stack) for stack in kinds)
 
 
 def _checked_config(settings: Settings, job: str, context: int) -> PreTrainedConfig:

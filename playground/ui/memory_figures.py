@@ -103,7 +103,7 @@ def _headline(translate: Callable, phases: dict, capacity: int) -> str:
 
 
 def _in_main_memory(translate: Callable, prediction: dict) -> str:
-    """With how many layers streamed from main memory the fine-tune fits, where it takes that, or what else is there."""
+    """How many layers the fine-tune streams from main memory, if any, or what else waits there."""
     streamed, offloaded = prediction.get("streamed"), prediction.get("offloaded")
     if offloaded:
         text = translate("plan.offloaded", main_bytes=offloaded["main_memory"])
@@ -114,7 +114,6 @@ def _in_main_memory(translate: Callable, prediction: dict) -> str:
         "plan.streamed",
         count=streamed["layers"],
         layers=prediction["layers"],
-        need=streamed["need"] / GIB,
         main_bytes=streamed["main_memory"],
     )
     return f'<p class="streamed-layers">{escape(text)}</p>'

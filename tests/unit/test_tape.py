@@ -229,9 +229,13 @@ def test_the_picture_streams_under_auto_as_many_layers_as_the_forecast(toy):
     none, most = (chosen.with_values({"load": {"streamed_layers": count}}) for count in ("0", "12"))
     whole, least = (picture.bar(fixed, "tune")["need"] for fixed in (none, most))
     capacity = (whole + least) // 2
-    told = forecast.forecast(chosen, 64, capacity)["streamed"]
+    plan = forecast.forecast(chosen, 64, capacity)
+    told = plan["streamed"]
     bar = picture.bar(chosen, "tune", 64, capacity)
-    assert (bar["streamed"], bar["layers"], bar["need"]) == (told["layers"], 12, told["need"])
+    assert (bar["streamed"], bar["layers"]) == (told["layers"], 12)
+    for job in ("load", "chat", "tune"):
+        assert plan["phases"][job]["need"] == picture.bar(chosen, job, 64, capacity)["need"]
+    assert all(line["agrees"] for line in plan["explained"] if line["part"] == "weights")
     assert 2 < bar["streamed"] < 12 and least < bar["need"] <= capacity < whole
     assert len(picture.job_tape(chosen, "tune", 64, capacity)["tape"]["waiting"]) == told["layers"]
     assert "streamed" not in picture.bar(chosen, "tune", 64, 2 * whole)
