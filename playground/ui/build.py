@@ -5,6 +5,7 @@ but no table headers and no text with values in it, has no address for a languag
 draws most texts, what the browser shows. The second page takes about 2 s to build (two busy cores) and 6 to 9 MiB.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -69,7 +70,8 @@ def build_app(root: Path, lang: str = "en", private: bool = False, talk: Sequenc
     put_back_spares(root)
     shared = None if private else SharedPage(root)
     environment, folder = (shared.environment, shared.folder) if shared else (None, None)
-    planner = Planner(root, environment=environment, folder=folder)
+    most_seconds = shared.limits.question if shared else math.inf
+    planner = Planner(root, environment=environment, folder=folder, most_seconds=most_seconds)
     engine = make_engine(root, planner, environment, folder)
     engine.start()
     workspace = shared.workspaces(engine, planner) if shared else _one_workspace(root, engine, planner)

@@ -11,6 +11,7 @@ import re
 import socket
 from pathlib import Path
 
+import fuzz_calls
 import httpx
 import pytest
 
@@ -19,6 +20,7 @@ from playground.data import uploads
 from playground.errors import PlaygroundError, problem
 from playground.job import Job
 from playground.jobs import store
+from playground.planning.client import MAX_PREVIEW_SECONDS
 from playground.settings import Settings
 from playground.ui.comparison import Answer, Turn
 from playground.ui.visitors import COOKIE, visitor_id
@@ -177,6 +179,16 @@ def test_no_server_function_shows_or_changes_anothers_things(page, visitors, thi
     assert asked >= 100 and tree(things["root"]) == before
 
 
+def test_calls_with_one_wrong_value_get_an_answer_and_log_no_traceback(page, visitors, capfd):
+    b, wrong = visitors[1], []
+    for call in fuzz_calls.Calls(b.http.get("/config").json(), seed=5).near(800):
+        body = json.loads(call.body) | {"session_hash": b.session}
+        answer = b.http.post(call.path, content=fuzz_calls.encoded(body), headers=call.headers)
+        if answer.status_code not in (200, 422) or "Traceback" in answer.text:
+            wrong.append((body, answer.status_code, answer.text[:300]))
+    assert wrong == [] and "Traceback" not in "".join(capfd.readouterr())
+
+
 @pytest.mark.parametrize("name,values", [
     ("runs", ["", 50]), ("runs", [MARK, 50]), ("run", ["{run}"]), ("follow", ["{run}"]), ("stop", ["{run}"]),
     ("stop", [""]), ("compare", ["{run}", "hello", {}]),
@@ -190,6 +202,12 @@ def test_no_endpoint_for_programs_reaches_anothers_things(visitors, things, name
     assert "event: error" in answer or name in ("runs", "stop")
     if name == "runs":
         assert "[[]]" in answer
+
+
+def test_a_visitors_question_to_the_planner_has_a_limit_of_seconds(page):
+    app = page[0]
+    seconds = {worker._most_seconds for worker in app.planner._workers.values()}
+    assert max(seconds) == app.shared.limits.question == 120 and min(seconds) == MAX_PREVIEW_SECONDS
 
 
 def test_the_owner_of_the_things_sees_them(page, visitors, things):

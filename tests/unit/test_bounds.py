@@ -12,7 +12,8 @@ import pytest
 
 from playground import catalog
 from playground.background import time_limit
-from playground.data.csv_reader import MAX_COLUMNS, column_names
+from playground.data.csv_reader import column_names
+from playground.data.records import MAX_COLUMNS
 from playground.data.source import preview
 from playground.errors import PlaygroundError
 from playground.json_values import is_too_deep, valid_text, valid_value
@@ -124,6 +125,11 @@ SIZES = {"model_type": "llama", "hidden_size": 8, "num_hidden_layers": 2, "vocab
         ("sliding_window", 10**400),
         ("text_config", {"num_hidden_layers": 10**6}),
         ("num_experts", 4096 * 100),
+        ("num_labels", 10**8),
+        ("num_mtp_layers", 10**8),
+        ("first_k_dense_replace", 10**9),
+        ("attention_types", [[["global", "local"], 10**8]]),
+        ("intermediate_size", [10**12, 10**12]),
     ],
 )
 def test_a_config_of_absurd_sizes_is_refused_before_anything_is_built(tmp_path, name, value):
@@ -156,7 +162,7 @@ def _gguf(path, tensors=0, entries=(), claimed=None):
     return path
 
 
-@pytest.mark.parametrize("case", ["tensors", "entries", "array", "numbers", "text", "nested"])
+@pytest.mark.parametrize("case", ["tensors", "entries", "array", "numbers", "text", "texts", "nested"])
 def test_a_gguf_file_that_claims_more_than_it_holds_is_refused(tmp_path, case):
     from playground.model.gguf import check_file
 
@@ -166,6 +172,7 @@ def test_a_gguf_file_that_claims_more_than_it_holds_is_refused(tmp_path, case):
         "array": [("a", 9, array)],
         "numbers": [("a", 9, struct.pack("<IQ", 0, 2**62))],
         "text": [("a", 8, struct.pack("<Q", 2**63))],
+        "texts": [("a", 9, struct.pack("<IQ", 8, 3 * 2**20) + bytes(8 * 3 * 2**20))],
         "nested": [("a", 9, struct.pack("<IQ", 9, 2) * 40)],
     }.get(case, [])
     _gguf(path, 10**15 if case == "tensors" else 0, entries, 10**15 if case == "entries" else None)
@@ -173,6 +180,18 @@ def test_a_gguf_file_that_claims_more_than_it_holds_is_refused(tmp_path, case):
     with pytest.raises(PlaygroundError) as error:
         check_file(path)
     assert _keys(error) == ["error.gguf_damaged"] and time.monotonic() - begun < 20
+
+
+@pytest.mark.parametrize("dimensions,offset", [(10**9, 0), (1, 2**63)])
+def test_a_gguf_file_with_an_impossible_tensor_is_refused_as_a_config_too(tmp_path, dimensions, offset):
+    from playground.model.config_file import config_of
+
+    described = struct.pack("<Q1sIQIQ", 1, b"a", dimensions, 32, 0, offset) + bytes(200)
+    path = _gguf(tmp_path / "x.gguf", tensors=1)
+    path.write_bytes(path.read_bytes() + described)
+    with pytest.raises(PlaygroundError) as error:
+        config_of(str(path))
+    assert _keys(error) == ["error.gguf_damaged"]
 
 
 def test_a_gguf_file_of_a_million_layers_is_refused(tmp_path):
