@@ -5,6 +5,7 @@ stopped. Those of real models replace a blank by one mark, or quotes by others.
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from playground.errors import problem
 FILE = "tokenizer.json"
 MAX_FILE_BYTES = 256 * 2**20
 MAX_GROWTH = 64  # characters that one may become
+# A token may be blanks, or a line of signs, of some hundred characters. What is longer stands between quotes in the file,
+# and so does one thing that a library needs: the table of a normalizer.
+LONG_TEXT = re.compile(rb'(?<!"precompiled_charsmap":")(?<!"precompiled_charsmap": ")(?<=")[^"]{20000,}')
 MAX_ADDED = 1_000  # tokens or characters that are added to every text
 GROWING = (b'"Replace"', b'"Prepend"', b'"TemplateProcessing"')
 PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
@@ -27,6 +31,8 @@ def check_growth(folder: Path) -> None:
     if size > MAX_FILE_BYTES:
         raise problem("error.tokenizer_large", path=folder.name, size_bytes=size, most_bytes=MAX_FILE_BYTES)
     data = file.read_bytes()
+    if long := LONG_TEXT.search(data):
+        raise problem("error.tokenizer_text", path=folder.name, characters=len(long[0]))
     if not any(mark in data for mark in GROWING):
         return
     try:

@@ -235,6 +235,7 @@ def test_an_upload_is_fetched_by_its_visitor_alone_and_only_while_it_lies_there(
 
 def test_a_session_belongs_to_the_first_visitor_who_names_it(visitors):
     a, b = visitors
+    a.call(0, [])  # the first call that names it, even one that is refused
     assert b.http.get("/gradio_api/queue/data", params={"session_hash": a.session}).status_code == 403
     assert b.http.get(f"/gradio_api/heartbeat/{a.session}").status_code == 403
     for route in ("queue/join", "run/predict", "component_server", "cancel", "reset"):
