@@ -14,8 +14,7 @@ from playground.errors import problem
 FILE = "tokenizer.json"
 MAX_FILE_BYTES = 256 * 2**20
 MAX_GROWTH = 64  # characters that one may become
-# A token may be blanks, or a line of signs, of some hundred characters. What is longer stands between quotes in the file,
-# and so does one thing that a library needs: the table of a normalizer.
+# Tokens of real models have up to some hundred characters, such as blanks. One text is longer, a normalizer's table.
 LONG_TEXT = re.compile(rb'(?<!"precompiled_charsmap":")(?<!"precompiled_charsmap": ")(?<=")[^"]{20000,}')
 MAX_ADDED = 1_000  # tokens or characters that are added to every text
 GROWING = (b'"Replace"', b'"Prepend"', b'"TemplateProcessing"')

@@ -39,6 +39,7 @@ from playground.ui import (
     plan_listeners,
     plan_tab,
     runs_tab,
+    sign_in,
     spectrum_view,
     start_tab,
     status_strip,
@@ -91,6 +92,7 @@ def build_app(root: Path, lang: str = "en", private: bool = False, talk: Sequenc
         _build_page(app, second, "/", talk)
     app.engine, app.planner, app.shared = engine, planner, shared
     app.queue(default_concurrency_limit=None, max_size=64)
+    sign_in.keep_private(app)
     send_whole_updates(app)
     answer_in_sentences(app, lang)
     quicken_sessions()
