@@ -242,6 +242,10 @@ def test_a_tokenizer_that_makes_texts_grow_is_refused(tmp_path, part):
     (tmp_path / "tokenizer.json").write_text(json.dumps({part: {"type": "Sequence", kinds[part]: [replace] * 9}}))
     with pytest.raises(PlaygroundError, match=part):
         check_growth(tmp_path)
+    many = [{"type": "Prepend", "prepend": "a" * 900}] * 3
+    (tmp_path / "tokenizer.json").write_text(json.dumps({part: {"type": "Sequence", kinds[part]: many}}))
+    with pytest.raises(PlaygroundError, match=part):
+        check_growth(tmp_path)
     usual = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
     (tmp_path / "tokenizer.json").write_text(json.dumps({part: {"type": "Sequence", kinds[part]: [usual] * 9}}))
     check_growth(tmp_path)
@@ -275,20 +279,47 @@ def test_an_endless_loop_of_python_code_is_interrupted_once():
     time.sleep(0.6)  # nothing comes later
 
 
-def test_an_endless_chat_template_is_a_sentence(monkeypatch):
+def _answer_of(template: str) -> str:
+    """What a chat template makes of a question, or why it makes nothing."""
     from transformers import PreTrainedTokenizerFast
 
-    from playground.data import chat_template
-    from playground.data.conversation import Turn
+    from playground.data.chat_template import ChatTemplate
 
-    monkeypatch.setattr(chat_template, "MAX_SECONDS", 0.5)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=__import__("tokenizers").Tokenizer(_words()))
+    tokenizer.chat_template = template
+    texts = set()
+    for _ in range(3):
+        try:
+            texts.add(ChatTemplate(tokenizer)._apply([{"role": "user", "content": "x"}], True, False))
+        except PlaygroundError as error:
+            texts.add(error.problems[0].key)
+            assert not error.problems[0].values["detail"].startswith("[")
+    [text] = texts
+    return text
+
+
+def test_an_endless_chat_template_is_a_sentence_and_is_waited_for_once(monkeypatch):
+    monkeypatch.setattr("playground.data.chat_template.MAX_SECONDS", 2.0)
+    begun = time.monotonic()
     loop = "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}"
-    tokenizer.chat_template = loop
-    with pytest.raises(PlaygroundError) as error:
-        chat_template.ChatTemplate(tokenizer)._apply([{"role": "user", "content": "x"}], True, False)
-    assert _keys(error) == ["error.chat_template"]
-    assert Turn
+    assert _answer_of(loop) == "error.chat_template" and time.monotonic() - begun < 5.5
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere no process has such a limit")
+@pytest.mark.parametrize(
+    "growing", ['"x" * 10**10', '"x"|center(10**10)', "([1] * 10**9)|length", '"%9999999999d" % 3']
+)
+def test_a_chat_template_that_fills_the_memory_is_a_sentence(growing):
+    import resource
+
+    before, peak = resource.getrlimit(resource.RLIMIT_AS), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert _answer_of("{{ " + growing + " }}") == "error.chat_template"
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 1.5 * 2**20  # KiB
+
+
+def test_a_chat_template_that_writes_halves_of_characters_writes_whole_ones():
+    assert _answer_of('{{ "a\\ud83d" }}b') == "a\ufffdb"
 
 
 def _words():

@@ -117,6 +117,17 @@ def test_an_index_that_is_no_file_of_lines_is_made_again(page, view, kind, monke
     assert kind == "folder" or file.stat().st_size < 10_000
 
 
+def test_whatever_lies_in_the_trash_is_removed(page):
+    trash, kept = page.root / ".deleted", page.root.parent / "kept"
+    trash.mkdir(parents=True)
+    kept.mkdir(exist_ok=True)
+    os.mkfifo(trash / "pipe")
+    (trash / "link").symlink_to(kept)
+    (trash / "file").write_text("x")
+    runs.empty_trash(page.root)
+    assert list(trash.iterdir()) == [] and kept.is_dir()
+
+
 def test_a_run_without_its_first_event_says_so(page):
     bad = make(page.root).folder
     MALFORMED["events.jsonl is nested"](bad)
