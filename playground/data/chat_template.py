@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import NamedTuple
-from weakref import WeakSet
 
 from transformers import PreTrainedTokenizerBase
 
@@ -21,7 +20,7 @@ Systems = Sequence[tuple[int, str]]  # system prompts: the number of the turn th
 MAX_SECONDS = 10.0  # that a template may run for one conversation; real ones take a millisecond
 MAX_CHARACTERS = 50_000_000  # of a rendered conversation
 MAX_BYTES = 2**30  # that rendering may take
-ENDLESS: WeakSet[PreTrainedTokenizerBase] = WeakSet()  # whose template didn't end once: it isn't waited for again
+ENDLESS: dict[int, str] = {}  # by a template's hash, what it took too much of once: it isn't waited for again
 MARK = "\ue000{}\ue001"  # in place of a content, to find where a template writes it
 QUESTION, ANSWER, NEXT = (MARK.format(number) for number in range(3))
 ADDED = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")  # how templates spell tokens
@@ -232,20 +231,20 @@ class ChatTemplate:
         given: list[dict] = [*messages]
         if in_parts:
             given = [{**one, "content": [{"type": "text", "text": one["content"]}]} for one in messages]
-        endless = problem("error.chat_template", detail=f"no end after {MAX_SECONDS:g} s")
-        if self.tokenizer in ENDLESS:
-            raise endless
+        known = hash(str(self.tokenizer.chat_template))
+        if known in ENDLESS:
+            raise problem("error.chat_template", detail=ENDLESS[known])
         try:
             with time_limit(MAX_SECONDS), memory_limit(MAX_BYTES):
                 text = self.tokenizer.apply_chat_template(
                     given, tokenize=False, add_generation_prompt=add_generation_prompt
                 )
-        except TimeoutError as error:
-            ENDLESS.add(self.tokenizer)
-            raise endless from error
+        except (TimeoutError, MemoryError) as error:
+            is_slow = isinstance(error, TimeoutError)
+            ENDLESS[known] = f"no end after {MAX_SECONDS:g} s" if is_slow else f"more than {MAX_BYTES >> 20} MiB"
+            raise problem("error.chat_template", detail=ENDLESS[known]) from error
         except Exception as error:  # a template is its author's program, and may raise anything
-            detail = (str(error) or type(error).__name__).split("\n")[0][:160]
-            raise problem("error.chat_template", detail=detail) from error
+            raise problem("error.chat_template", detail=str(error).split("\n")[0][:160]) from error
         assert isinstance(text, str)  # as tokenize=False
         if len(text) > MAX_CHARACTERS:
             raise problem("error.chat_template", detail=f"{len(text):,} characters")
