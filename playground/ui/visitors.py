@@ -142,7 +142,7 @@ class Visitors:
         self, scope: Scope, receive: Receive, route: str, visitor: str, headers: dict[bytes, str]
     ) -> tuple[Receive, Response | None]:
         """What to read the body with, and a refusal for what belongs to another visitor or is too large."""
-        query = parse_qs(str(scope.get("query_string", b""), "latin-1"))
+        query, events = parse_qs(str(scope.get("query_string", b""), "latin-1")), list[str]()
         sessions = query.get("session_hash", [])
         if found := SESSION_IN_PATH.match(route):
             sessions = [*sessions, unquote(found[1])]
@@ -157,9 +157,10 @@ class Visitors:
             if body is None:
                 return receive, _refuse(413, "shared.body", headers)
             receive = replayed(body, receive)
-            sessions = [*sessions, *_named_in(body, "session_hash")]
+            sessions, events = [*sessions, *_named_in(body, "session_hash")], _named_in(body, "event_id")
         blocks = _blocks(scope)
-        if not self._sessions.are_own(sessions, visitor, blocks):
+        is_own = all(self._sessions.owns_event(event, visitor, blocks) for event in events) if blocks else True
+        if not is_own or not self._sessions.are_own(sessions, visitor, blocks):
             return receive, _refuse(403, "shared.session", headers)
         if blocks and route.startswith(QUEUED) and scope.get("method") == "POST":
             tidy_queue(blocks)

@@ -10,6 +10,7 @@ import os
 import re
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import fuzz_calls
 import httpx
@@ -23,6 +24,7 @@ from playground.jobs import store
 from playground.planning.client import MAX_PREVIEW_SECONDS
 from playground.settings import Settings
 from playground.ui.comparison import Answer, Turn
+from playground.ui.visitor_sessions import KEY
 from playground.ui.visitors import COOKIE, visitor_id
 
 MARK = "kiwi-7351"  # stands in everything that A has
@@ -242,6 +244,27 @@ def test_a_session_belongs_to_the_first_visitor_who_names_it(visitors):
         body = {"session_hash": a.session, "fn_index": 0, "data": [], "event_id": "x", "component_id": 0, "fn_name": ""}
         answer = b.http.post(f"/gradio_api/{route}", json=body)
         assert answer.status_code == 403 and "another visitor" in answer.json()["error"], route
+
+
+@pytest.mark.parametrize("where", ["queued", "pending"])
+def test_an_event_is_cancelled_and_gone_on_with_by_its_visitor_alone(page, visitors, where):
+    """By routes whose body names a session of one's own, and another's event."""
+    app, (a, b), event = page[0], visitors, "e" * 32
+    queue = app._queue
+    a.call(0, [])
+    if where == "queued":
+        queue.event_ids_to_events[event] = SimpleNamespace(request=SimpleNamespace(scope={KEY: a.id}))
+    else:
+        queue.pending_event_ids_session[a.session] = {event}
+    try:
+        for route in ("cancel", "run/predict", "reset"):
+            body = {"session_hash": b.session, "fn_index": 0, "data": [], "event_id": event}
+            answer = b.http.post(f"/gradio_api/{route}", json=body)
+            assert answer.status_code == 403 and "another visitor" in answer.json()["error"], route
+            assert a.http.post(f"/gradio_api/{route}", json=body | {"session_hash": a.session}).status_code != 403
+    finally:
+        queue.event_ids_to_events.pop(event, None)
+        queue.pending_event_ids_session.pop(a.session, None)
 
 
 @pytest.mark.parametrize("forge", ["", "0" * 32, "{made}.", "{made}.{other}", "\u00e9.\u00e9"])
