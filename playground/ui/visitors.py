@@ -44,7 +44,10 @@ QUEUED = ("/queue/join", "/call/")  # calls that wait in Gradio's queue
 STREAMS = ("/queue/data", "/heartbeat/", "/call/")
 # Routes whose body names a session; and those that the page doesn't use and that tell about others or the machine.
 CALLS = ("/queue/join", "/component_server", "/run/", "/api/", "/call/", "/cancel", "/reset", "/stream/")
-UNUSED = ("/monitoring", "/deep_link", "/proxy=", "/vibe", "/undo-vibe", "/profiling", "/dev/", "/process_recording")
+UNUSED = (
+    *("/monitoring", "/deep_link", "/proxy=", "/vibe", "/undo-vibe", "/profiling", "/dev/", "/process_recording"),
+    "/custom_component",  # of which each call writes a line into the log
+)
 SESSION_IN_PATH = re.compile(r"/(?:heartbeat|stream|call/(?:v2/)?[^/]+)/([^/]+)")
 
 

@@ -285,7 +285,11 @@ def test_a_cookie_is_kept_and_works_in_the_frame_of_a_space(page, visitors):
 
 
 @pytest.mark.parametrize(
-    "route", ["monitoring", "gradio_api/deep_link?session_hash=aaaa1111", "gradio_api/proxy=http://x"]
+    "route",
+    [
+        *("monitoring", "gradio_api/deep_link?session_hash=aaaa1111", "gradio_api/proxy=http://x"),
+        "gradio_api/custom_component/x/client/component/y.js",
+    ],
 )
 def test_routes_that_tell_about_others_are_closed(visitors, route):
     assert visitors[1].http.get(f"/{route}").status_code == 404
