@@ -2,6 +2,7 @@
 
 import json
 import time
+import zipfile
 
 import pyarrow
 import pyarrow.parquet
@@ -88,3 +89,19 @@ def test_a_preview_that_is_too_large_in_all_is_a_sentence(tmp_path):
     with pytest.raises(PlaygroundError) as error:
         answer("preview", _asked(tmp_path / "x.jsonl"), print)
     assert _keys(error) == ["error.preview_large"] and str(MAX_BYTES >> 20) in str(error.value)
+
+
+def test_a_sheet_whose_last_row_has_an_absurd_number_is_a_sentence(tmp_path):
+    import openpyxl
+
+    book, path = openpyxl.Workbook(), tmp_path / "x.xlsx"
+    for row in (["question", "answer"], ["q", "a"]):
+        book.active.append(row)
+    book.save(tmp_path / "right.xlsx")
+    with zipfile.ZipFile(tmp_path / "right.xlsx") as right, zipfile.ZipFile(path, "w") as wrong:
+        for name in right.namelist():
+            wrong.writestr(name, right.read(name).replace(b'<row r="2">', b'<row r="999999999">'))
+    begun = time.monotonic()
+    with pytest.raises(PlaygroundError) as error:
+        read(Data(source=str(path)))
+    assert _keys(error) == ["error.excel"] and time.monotonic() - begun < 30
