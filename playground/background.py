@@ -1,16 +1,19 @@
 """Run a blocking call in a thread, with progress and cancellation; and interrupt Python code that doesn't end."""
 
 import ctypes
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 Result = TypeVar("Result")
 Progress = tuple[float, float, str]  # done, total, unit
 
 
+_limiting = threading.RLock()
 _deadlines: dict[int, float] = {}  # of threads within `time_limit`; 0 for one that was interrupted
 _deadlines_changed = threading.Condition()
 _watcher: list[threading.Thread] = []  # at most one
@@ -90,3 +93,27 @@ def _watch_deadlines() -> None:
                     _deadlines[thread] = 0
                     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(TimeoutError))
         time.sleep(0.1)
+
+
+@contextmanager
+def memory_limit(most: int) -> Iterator[None]:
+    """Have Python raise MemoryError where the process would take `most` bytes more than now, on Linux.
+
+    For short calculations: what other threads take meanwhile counts too. Only one thread limits at a time.
+    """
+    if not sys.platform.startswith("linux") or not _limiting.acquire(blocking=False):
+        yield
+        return
+    try:
+        import resource
+
+        before = soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        limits = [limit for limit in (taken + most, soft, hard) if limit != resource.RLIM_INFINITY]
+        resource.setrlimit(resource.RLIMIT_AS, (min(limits), hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, before)
+    finally:
+        _limiting.release()

@@ -8,8 +8,9 @@ import contextlib
 import json
 import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 MAX_INT = 2**63  # the first integer that neither torch nor orjson takes
 MAX_DEPTH = 100  # of lists and objects in each other
@@ -121,6 +122,14 @@ def parse_json(text: str) -> Any:
         return json.loads(text)
     except RecursionError as error:
         raise ValueError("nested too deep") from error
+
+
+def lines_within(stream: IO[str], most: int) -> Iterator[str]:
+    """A stream's lines. Raises ValueError for one of more than `most` characters, before the rest of it is read."""
+    while line := stream.readline(most + 1):
+        if len(line) > most:
+            raise ValueError(f"a line of more than {most:,} characters")
+        yield line
 
 
 def to_line(value: Any) -> str:

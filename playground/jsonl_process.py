@@ -32,12 +32,13 @@ from typing import Any, NoReturn, TextIO
 
 from playground.ending import ENDING, PARENT
 from playground.errors import as_playground_error
-from playground.json_values import to_line
+from playground.json_values import lines_within, to_line
 from playground.process_log import keep_log
 
 PROJECT = Path(__file__).resolve().parents[1]
 LOG_LINES = 40  # of standard error that are kept in memory
 IDLE_SECONDS = 2.0  # without a request
+MAX_MESSAGE = 64 * 2**20  # characters of a message of the child; the largest, a preview, has 8 MiB
 GRACE_SECONDS = 5.0  # between asking a process to end and killing it
 
 Message = dict[str, Any]
@@ -171,11 +172,15 @@ class Connection:
 
     def _read(self) -> None:
         assert self._process.stdout
-        for line in self._process.stdout:
-            try:
-                self._dispatch(json.loads(line))
-            except Exception:
-                logger.exception("process %d: a message that can't be handled: %.200r", self.pid, line)
+        try:
+            for line in lines_within(self._process.stdout, MAX_MESSAGE):
+                try:
+                    self._dispatch(json.loads(line))
+                except Exception:
+                    logger.exception("process %d: a message that can't be handled: %.200r", self.pid, line)
+        except ValueError as error:  # it would fill this process's memory
+            logger.error("process %d is ended: %s", self.pid, error)
+            self._process.kill()
         code = self._process.wait()
         self._logging_thread.join(1.0)  # its last words; not for ever, since children of the child may keep the pipe
         with self._lock:

@@ -75,6 +75,8 @@ POSTED = ("cancel", "reset", "stream/none", "stream/none/close", "process_record
           "vibe-edit", "undo-vibe-edit", "vibe-starter-queries", "api/plan", "api/none", "run/none",
           "call/none")  # fmt: skip
 
+EVENT_FIELDS = ("index", "value", "selected", "run", "runs", "id", "row", "key", "do", "step", "target", "file")
+
 
 @dataclass(frozen=True)
 class Call:
@@ -98,6 +100,7 @@ class Calls:
             for component in config["components"]
             for name in component["props"].get("server_fns") or ()
         ]
+        self._shown = {component["id"]: component["props"].get("value") for component in config["components"]}
         assert self._listeners and self._servers
         self._mild = mild
 
@@ -120,6 +123,20 @@ class Calls:
             for value in VALUES if len(listener["inputs"]) == 1 else ():
                 body = {"data": [value], "fn_index": listener["id"], "session_hash": "a"}
                 yield self._post("run/predict", "run/predict", body)
+
+    def near(self, count: int) -> Iterator[Call]:
+        """Calls of listeners with what the page would send, but one value, and some with an event that none sends."""
+        for _ in range(count):
+            listener = self._random.choice(self._listeners)
+            data = [self._shown.get(component) for component in listener["inputs"]]
+            if data and self._random.random() < 0.8:
+                data[self._random.randrange(len(data))] = self._value()
+            body = {"data": data, "fn_index": listener["id"], "session_hash": "a"}
+            if self._random.random() < 0.4:
+                names = self._random.sample(EVENT_FIELDS, 4)
+                event = {name: self._random.choice([FILE, self._value()]) for name in names}
+                body["event_data"] = self._random.choice([event, FILE])
+            yield self._post("run/predict, one wrong", "run/predict", body)
 
     def _value(self) -> Any:
         return self._random.choice(VALUES)

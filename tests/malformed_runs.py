@@ -172,6 +172,7 @@ MALFORMED: dict[str, Malform] = {
     "adapter is a file": lambda folder: ((folder / "adapter").rmdir(), (folder / "adapter").write_text("x")),
     "adapter links nowhere": lambda folder: ((folder / "adapter").rmdir(), (folder / "adapter").symlink_to("absent")),
     "checkpoint is a folder": lambda folder: (folder / "checkpoint.pt").mkdir(),
+    "export holds a pipe": lambda folder: ((folder / "export").mkdir(), os.mkfifo(folder / "export" / "adapter.zip")),
     "export is a file": lambda folder: (folder / "export").write_text("x"),
     "wrong measures": _added(
         '{"t": 9, "kind": "eval", "when": "measures", "helped": [3, {"instruction": 3}], "hurt": [[]], "measures": 3}'

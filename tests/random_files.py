@@ -9,6 +9,7 @@ from pathlib import Path
 from hypothesis import strategies as st
 
 from playground.data import source
+from playground.data.preview_limits import MAX_CHARS
 from playground.data.row import Row, text_of
 from playground.data.source import SelectedRows
 from playground.errors import PlaygroundError, Problem
@@ -209,9 +210,7 @@ def check(folder: Path, name: str, data: bytes, chosen: Data) -> str:
     if preview:
         _check_messages([*preview.problems, *preview.notes])
         assert all(
-            isinstance(text, str) and len(text) <= source.PREVIEW_CHARS
-            for record in preview.records
-            for text in record.values()
+            isinstance(text, str) and len(text) <= MAX_CHARS for record in preview.records for text in record.values()
         )
     try:
         rows = source.read(chosen)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from playground.data.parquet import MAX_BATCH_BYTES, MAX_UNPACKED_BYTES
+from playground.data.parquet import MAX_BATCH_BYTES, MAX_UNPACKED_BYTES, with_limit
 from playground.errors import PlaygroundError, problem
 
 FILE_SIGNATURE = b"ARROW1\0\0"  # of an IPC file; the messages of a stream follow it
@@ -26,7 +26,7 @@ def open_arrow(path: Path, batch_rows: int) -> Iterator[dict]:
         raise _read_error(path, error) from error
     if size > MAX_UNPACKED_BYTES:
         raise problem("error.unpacked", file=path.name, size_bytes=size, most_bytes=MAX_UNPACKED_BYTES)
-    return _records(path, batch_rows)
+    return with_limit(_records(path, batch_rows), path)
 
 
 def _records(path: Path, batch_rows: int) -> Iterator[dict]:

@@ -8,16 +8,19 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from playground.background import time_limit
+from playground.background import memory_limit, time_limit
 from playground.data.conversation import Turn
 from playground.data.special_tokens import SpecialTokens
 from playground.errors import PlaygroundError, problem
+from playground.json_values import valid_text
 from playground.settings import prompt_format
 
 Message = dict[str, str]
 Systems = Sequence[tuple[int, str]]  # system prompts: the number of the turn that each precedes, and its text
 MAX_SECONDS = 10.0  # that a template may run for one conversation; real ones take a millisecond
 MAX_CHARACTERS = 50_000_000  # of a rendered conversation
+MAX_BYTES = 2**30  # that rendering may take
+ENDLESS: dict[int, str] = {}  # by a template's hash, what it took too much of once: it isn't waited for again
 MARK = "\ue000{}\ue001"  # in place of a content, to find where a template writes it
 QUESTION, ANSWER, NEXT = (MARK.format(number) for number in range(3))
 ADDED = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")  # how templates spell tokens
@@ -228,20 +231,24 @@ class ChatTemplate:
         given: list[dict] = [*messages]
         if in_parts:
             given = [{**one, "content": [{"type": "text", "text": one["content"]}]} for one in messages]
+        known = hash(str(self.tokenizer.chat_template))
+        if known in ENDLESS:
+            raise problem("error.chat_template", detail=ENDLESS[known])
         try:
-            with time_limit(MAX_SECONDS):
+            with time_limit(MAX_SECONDS), memory_limit(MAX_BYTES):
                 text = self.tokenizer.apply_chat_template(
                     given, tokenize=False, add_generation_prompt=add_generation_prompt
                 )
-        except TimeoutError as error:
-            detail = f"no end after {MAX_SECONDS:g} s"
-            raise problem("error.chat_template", detail=detail) from error
+        except (TimeoutError, MemoryError) as error:
+            is_slow = isinstance(error, TimeoutError)
+            ENDLESS[known] = f"no end after {MAX_SECONDS:g} s" if is_slow else f"more than {MAX_BYTES >> 20} MiB"
+            raise problem("error.chat_template", detail=ENDLESS[known]) from error
         except Exception as error:  # a template is its author's program, and may raise anything
             raise problem("error.chat_template", detail=str(error).split("\n")[0][:160]) from error
         assert isinstance(text, str)  # as tokenize=False
         if len(text) > MAX_CHARACTERS:
             raise problem("error.chat_template", detail=f"{len(text):,} characters")
-        return text
+        return valid_text(text)
 
     @cached_property
     def _takes_parts(self) -> bool:

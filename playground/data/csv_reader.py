@@ -8,10 +8,9 @@ from typing import Any, TextIO
 
 from playground.data.names import is_known
 from playground.data.records import Reading, Record
-from playground.errors import PlaygroundError, Problem, problem
+from playground.errors import PlaygroundError, Problem
 
 DELIMITERS = {",": ",", ";": ";", "\t": "tab", "|": "|"}  # and how they are written in a note
-MAX_COLUMNS = 10_000
 SAMPLE_LINES = 20  # that tell whether a blank follows each delimiter
 SEPARATOR_LINE = re.compile(r"sep=(.)\s*$")  # Excel's first line in a file whose delimiter isn't its own
 COMMENT = re.compile(r"\ufeff?#[^,;|\t]*$")  # a line without any delimiter
@@ -56,8 +55,7 @@ def _records(rows: Any, reading: Reading) -> Iterator[Record]:
         if not fields:
             continue
         if header is None:
-            if len(fields) > MAX_COLUMNS:
-                raise problem("error.csv_columns", file=reading.name, columns=len(fields), most=MAX_COLUMNS)
+            reading.check_columns(fields)
             header = column_names(fields)
             continue
         number += 1

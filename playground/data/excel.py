@@ -12,6 +12,8 @@ from playground.data.records import Reading, Record
 from playground.data.row import text_of
 from playground.errors import PlaygroundError, Problem, problem
 
+MAX_ROWS = 1_048_576  # of a sheet in Excel; a file may claim more, and openpyxl makes an empty row of each
+
 
 def read_excel(path: Path, reading: Reading, sheet: str = "") -> Iterator[Record]:
     """Open a workbook and read the rows below the header of a sheet, by default of the first.
@@ -57,7 +59,10 @@ def _records(sheet: Any, path: Path) -> Iterator[Record]:
 def _values(sheet: Any, path: Path) -> Iterator[tuple]:
     try:
         sheet.reset_dimensions()  # some programs write wrong ones
-        yield from sheet.iter_rows(values_only=True)
+        for count, values in enumerate(sheet.iter_rows(values_only=True), 1):
+            if count > MAX_ROWS:
+                raise ValueError(f"more than {MAX_ROWS:,} rows")
+            yield values
     except PlaygroundError:
         raise
     except Exception as error:

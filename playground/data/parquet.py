@@ -8,6 +8,7 @@ from playground.errors import PlaygroundError, problem
 
 MAX_UNPACKED_BYTES = 400 * 2**20  # of all columns together, as the file's metadata states them
 MAX_BATCH_BYTES = 2**29  # unpacked at once
+MAX_CHARACTERS = 2**31  # of all texts as they are read: one that is stored once may stand in each of a million rows
 
 
 def open_parquet(path: Path, batch_rows: int) -> tuple[int, Iterator[dict]]:
@@ -28,7 +29,17 @@ def open_parquet(path: Path, batch_rows: int) -> tuple[int, Iterator[dict]]:
     if sum(group_bytes) > MAX_UNPACKED_BYTES:
         raise problem("error.unpacked", file=path.name, size_bytes=sum(group_bytes), most_bytes=MAX_UNPACKED_BYTES)
     rows = min(batch_rows, max(1, MAX_BATCH_BYTES // max([1, *group_bytes])))
-    return file.metadata.num_rows, _records(file.iter_batches(batch_size=rows), path)
+    return file.metadata.num_rows, with_limit(_records(file.iter_batches(batch_size=rows), path), path)
+
+
+def with_limit(records: Iterator[dict], path: Path) -> Iterator[dict]:
+    """The records; raises PlaygroundError where their texts are too long together."""
+    characters = 0
+    for record in records:
+        characters += sum(len(value) for value in record.values() if isinstance(value, (str, bytes, list)))
+        if characters > MAX_CHARACTERS:
+            raise problem("error.unpacked", file=path.name, size_bytes=characters, most_bytes=MAX_CHARACTERS)
+        yield record
 
 
 def check_groups(path: Path) -> None:

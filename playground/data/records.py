@@ -1,15 +1,17 @@
 """Records as they stand in their source, and the state of a source that is being read."""
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import NamedTuple
 
 from playground.data.encodings import Encoding
-from playground.errors import PlaygroundError, Problem
+from playground.errors import PlaygroundError, Problem, problem
 
 MAX_PROBLEMS = 5  # broken lines in one message
+MAX_COLUMNS = 2_000  # of a source: guessing which is which takes a second for so many
+MAX_NAME = 1_000  # characters of a column's name
 
 
 class Record(NamedTuple):
@@ -83,6 +85,14 @@ class Reading:
         """Say once what was guessed or read over."""
         if note not in self.notes:
             self.notes.append(note)
+
+    def check_columns(self, names: Collection[object]) -> None:
+        """Raise PlaygroundError for more columns, or longer names of them, than are read."""
+        if len(names) > MAX_COLUMNS:
+            raise problem("error.csv_columns", file=self.name, columns=len(names), most=MAX_COLUMNS)
+        longest = max((len(str(name)) for name in names), default=0)
+        if longest > MAX_NAME:
+            raise problem("error.column_name", file=self.name, characters=longest, most=MAX_NAME)
 
     def raise_problems(self) -> None:
         """Raise PlaygroundError if any line was broken."""

@@ -1,7 +1,7 @@
 """Make whole rows of records that are only part of one, or that must be judged first."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from playground.data import bare_messages, compared_answers, message_trees
 from playground.data.records import Reading, Record
@@ -13,7 +13,19 @@ CONVERSIONS = (bare_messages.conversion, message_trees.conversion, compared_answ
 
 def reshape(reading: Reading) -> None:
     """Convert the records of a source where they are single messages, messages of trees, or two compared answers."""
-    reading.records = _reshaped(reading.records, reading)
+    reading.records = _reshaped(_with_few_columns(reading.records, reading), reading)
+
+
+def _with_few_columns(records: Iterator[Record], reading: Reading) -> Iterator[Record]:
+    """The records; raises PlaygroundError for one with more columns than are read, or as many in the first ones."""
+    names: set[object] = set()
+    last: Collection[object] = ()
+    for count, record in enumerate(records):
+        if record.values.keys() != last:
+            last = record.values.keys()
+            names.update(last if count < HEAD else ())
+            reading.check_columns(names if count < HEAD else last)
+        yield record
 
 
 def _reshaped(records: Iterator[Record], reading: Reading) -> Iterator[Record]:

@@ -19,6 +19,7 @@ from playground.data.folders import read_folder
 from playground.data.hub_sets import is_id, read_hub
 from playground.data.locations import is_file, is_folder, is_remote, modified, short_name
 from playground.data.mapping_text import format_mapping
+from playground.data.preview_limits import MAX_CHARS, beginning, shown_names
 from playground.data.readers import MAX_FILE_BYTES, read_file
 from playground.data.records import Reading, Record
 from playground.data.reshape import reshape
@@ -54,7 +55,6 @@ PREVIEW_RECORDS, PREVIEW_SECONDS = 5000, 1.0
 # It reads on at least so far in a file, for its categories and its number of records.
 PREVIEW_MIN_RECORDS, PREVIEW_MIN_BYTES = 1000, 2**20
 PREVIEW_ENCODING_BYTES = 4 * 2**20  # that it detects the encoding from
-PREVIEW_CHARS = 2000  # of a text
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,10 @@ class Preview:
     """The beginning of a slice.
 
     records: as they stand, {column: text} truncated to 2,000 characters, with their `numbers`. rows: the first rows to
-    train on. found: the columns. nested: paths of texts within their values. parts: sheets or splits to choose from.
-    columns: the mapping, None if it has `problems`, which also name broken rows. size (bytes), total (records): None
-    while unknown. dropped: counts by reason among the `looked` records that were read. whole: whether these are all
-    there are.
+    train on, their texts truncated as well. found: the columns. nested: paths of texts within their values. parts:
+    sheets or splits to choose from. columns: the mapping, None if it has `problems`, which also name broken rows. size
+    (bytes), total (records): None while unknown. dropped: counts by reason among the `looked` records that were read.
+    whole: whether these are all there are.
     """
 
     kind: str
@@ -272,11 +272,11 @@ def _make_preview(
         found=column_names_of(values),
         columns=selector.columns if selector else None,
         numbers=[record.number for record in shown],
-        records=[{name: text_of(value)[:PREVIEW_CHARS] for name, value in record.items()} for record in values],
-        rows=selector.kept[:rows] if selector else [],
-        categories=[name for name, _ in selector.categories.most_common() if name] if selector else [],
+        records=[{name: text_of(value)[:MAX_CHARS] for name, value in record.items()} for record in values],
+        rows=[beginning(row) for row in selector.kept[:rows]] if selector else [],
+        categories=shown_names(name for name, _ in selector.categories.most_common()) if selector else [],
         nested=list(nested_columns(values)),
-        parts=reading.parts,
+        parts=shown_names(reading.parts),
         dropped=dict(selector.dropped) if selector else {},
         where=dict(selector.where) if selector else {},
         notes=_notes(reading, selector),

@@ -18,6 +18,7 @@ from peft import LoraConfig
 from playground.errors import PlaygroundError, Problem, problem
 from playground.json_values import read_small_json
 from playground.model.adapter_folder import CONFIG
+from playground.model.name_patterns import check_patterns
 from playground.model.weights import SHOWN, file_problems
 
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")  # PEFT reads the first of them that exists
@@ -101,7 +102,7 @@ def layer_of(tensor: str) -> str:
 
 def natural_order(name: str) -> list[tuple[int, str]]:
     """A key that sorts layer 10 behind layer 9."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]
+    return [(int(part), "") if part.isdecimal() and len(part) < 20 else (-1, part) for part in name.split(".")]
 
 
 def _with_config(folder: Path) -> tuple[Path, list[dict]]:
@@ -131,6 +132,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise problem("error.adapter_config", path=folder.name) from error
     if kind is None:
         raise problem("error.adapter_config", path=folder.name)
+    check_patterns(values, folder.name)
     if kind != "LORA":
         raise problem("error.adapter_type", path=folder.name, type=str(kind)[:60])
     if values.get("task_type") not in LORA_TASKS:

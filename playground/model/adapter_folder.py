@@ -35,9 +35,12 @@ def base_model(folder: Path) -> str:
             return id
     if current_limits() and is_machine_path(named):  # who opens a shared page learns of no folder of the machine
         raise problem("error.adapter_base", path=folder.name, base=named)
-    for path in (Path(named).expanduser(), folder / named):
-        if path.is_dir():
-            return str(path)
+    try:
+        for path in (Path(named).expanduser(), folder / named):
+            if path.is_dir():
+                return str(path)
+    except (OSError, ValueError, RuntimeError) as error:  # a name that no path can have, or of nobody's home
+        raise problem("error.adapter_base", path=folder.name, base=named[:120]) from error
     if Path(named).is_absolute() or named.startswith("."):
         raise problem("error.adapter_base", path=folder.name, base=named)
     return named

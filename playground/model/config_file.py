@@ -4,6 +4,7 @@ Raises PlaygroundError for a file that no config can be made of: an unknown type
 """
 
 import json
+import struct
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from playground.settings import raise_all
 # What transformers raises for a config that it can't use.
 CONFIG_ERRORS = (
     *(ValueError, KeyError, OSError, TypeError, AttributeError, ArithmeticError, RecursionError, MemoryError),
+    struct.error,
     StrictDataclassError,
 )
 MAX_BYTES = 20_000_000  # of a config.json; the largest lists all tokens

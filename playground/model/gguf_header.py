@@ -16,6 +16,8 @@ TEXT, ARRAY = 8, 9
 MIN_ENTRY_BYTES, MIN_TENSOR_BYTES = 13, 32  # of a key with its value, and of a tensor's description
 MAX_TEXT = 1_000  # characters of a value that is kept
 MAX_LEVELS = 4  # of arrays in each other
+MAX_TEXTS = 2**21  # of one array: of tokens, or of merges; the largest vocabularies have 300,000
+MAX_DIMENSIONS = 4  # of a tensor, as ggml has them
 
 
 class DamagedHeader(ValueError):
@@ -42,6 +44,8 @@ def read_metadata(file: Path) -> dict[str, Any]:
                 found[name] = value
         if tensors * MIN_TENSOR_BYTES > reader.left:
             raise DamagedHeader(f"{tensors:,} tensors do not fit into it")
+        for _ in range(tensors):
+            reader.tensor(file.stat().st_size)
         return found
 
 
@@ -85,11 +89,22 @@ class _Reader:
         if item in SCALARS:
             self.skip(count * struct.calcsize(f"<{SCALARS[item]}"))
             return None
+        if count > MAX_TEXTS:
+            raise DamagedHeader(f"an array of {count:,} texts")
         if count * 8 > self.left:  # each has its length at least
             raise DamagedHeader(f"an array of {count:,} values does not fit into it")
         for _ in range(count):
             self.value(item, level + 1)
         return None
+
+    def tensor(self, size: int) -> None:
+        """Pass over a tensor's description: its name, dimensions, type, and where in a file of `size` bytes it lies."""
+        name, dimensions = self.text(), self.number("I")
+        if dimensions > MAX_DIMENSIONS:
+            raise DamagedHeader(f"a tensor of {dimensions:,} dimensions")
+        self.skip(8 * dimensions + 4)
+        if (offset := self.number("Q")) > size:
+            raise DamagedHeader(f"{name[:60]} begins at byte {offset:,} of {size:,}")
 
     def _claim(self, count: int) -> None:
         if count > self.left:

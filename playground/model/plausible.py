@@ -32,13 +32,16 @@ MOST: dict[str, int] = {
         ("num_experts", "num_local_experts", "n_routed_experts", "n_shared_experts", "moe_num_experts", "expert_count"),
         2**12,
     ),
+    # Names that transformers (5.23) repeats into lists as it reads a config, besides those that end in "layers".
+    **dict.fromkeys(("first_k_dense_replace", "attention_types", "block_repeats", "stage_num_blocks"), MOST_LAYERS),
+    "num_labels": 2**16,
     **dict.fromkeys(("vocab_size", "decoder_vocab_size", "type_vocab_size"), 2**24),
     **dict.fromkeys(("max_position_embeddings", "n_positions", "n_ctx", "context_length"), 2**32),
 }
 MOST_LISTED = 2**20  # values of one list
 MOST_OTHER = 2**48  # of any other number of a config
 MOST_EXPERT_LAYERS = 100_000  # experts of all layers together
-LAYERS = tuple(name for name, most in MOST.items() if most == MOST_LAYERS)
+LAYERS = tuple(name for name in MOST if "layer" in name or name == "block_count")
 EXPERTS = tuple(name for name, most in MOST.items() if most == 2**12)
 MAX_LEVELS = 8  # of configs in each other
 
@@ -55,15 +58,31 @@ def implausible_sizes(values: Any, level: int = 0) -> Iterator[Problem]:
         if isinstance(value, dict):
             yield from implausible_sizes(value, level + 1)
             continue
-        size: Any = len(value) if isinstance(value, (list, tuple)) else value
-        listed = MOST_LAYERS if short.startswith("layer") else MOST_LISTED
-        most = listed if isinstance(value, (list, tuple)) else MOST.get(short, MOST_OTHER)
-        if type(size) is int and abs(size) > most:
-            yield Problem("error.config_large", {"name": str(name)[:60], "value": _short(size), "most": most})
+        most = MOST.get(short, MOST_LAYERS if short.endswith("layers") else MOST_OTHER)
+        if isinstance(value, (list, tuple)):
+            longest = MOST_LAYERS if short.startswith("layer") else MOST_LISTED
+            yield from _too_large(name, len(value), longest)
+            value = max((abs(number) for number in _whole_numbers(value)), default=0)
+        if type(value) is int:
+            yield from _too_large(name, value, most)
     layers, experts = _largest(values, LAYERS), _largest(values, EXPERTS)
     if layers * experts > MOST_EXPERT_LAYERS:
         together = layers * experts
         yield Problem("error.config_large", {"name": "layers × experts", "value": together, "most": MOST_EXPERT_LAYERS})
+
+
+def _too_large(name: Any, size: int, most: int) -> Iterator[Problem]:
+    if abs(size) > most:
+        yield Problem("error.config_large", {"name": str(name)[:60], "value": _short(size), "most": most})
+
+
+def _whole_numbers(values: Any, level: int = 0) -> Iterator[int]:
+    """The whole numbers in a list, and in those within it."""
+    for value in values[:MOST_LISTED]:
+        if type(value) is int:
+            yield value
+        elif isinstance(value, (list, tuple)) and level < MAX_LEVELS:
+            yield from _whole_numbers(value, level + 1)
 
 
 def _largest(values: dict, names: tuple[str, ...]) -> int:

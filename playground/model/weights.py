@@ -99,13 +99,22 @@ def _header_problems(file: Path, header: bytes, size: int) -> Iterator[Problem]:
     """Whether a safetensors file of `size` bytes has a readable header and all the tensors that it lists."""
     try:
         tensors = {name: entry for name, entry in json.loads(header).items() if name != "__metadata__"}
-        data = max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
+        data = max(map(_end_of, tensors.values()), default=0)
         expected = 8 + len(header) + data
     except (ValueError, KeyError, AttributeError, TypeError, IndexError, RecursionError):
         yield Problem("error.not_safetensors", {"file": str(file), "size_bytes": size})
         return
     if size < expected:
         yield Problem("error.cut_off", {"file": str(file), "size_bytes": size, "whole_bytes": expected})
+
+
+def _end_of(entry: dict) -> int:
+    """Where a tensor ends in a file's data, by its entry in the header. Raises KeyError, TypeError or ValueError."""
+    begin, end = entry["data_offsets"]
+    numbers, kind = (begin, end, *entry["shape"]), entry["dtype"]
+    if not isinstance(kind, str) or any(type(number) is not int or not 0 <= number < 2**63 for number in numbers):
+        raise ValueError("no tensor")
+    return int(end)
 
 
 def check_fit(folder: Path, missing: Sequence[str], mismatched: Sequence[tuple]) -> None:

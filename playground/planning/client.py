@@ -5,6 +5,7 @@ the Plan tab opens with are remembered from the start: planning/build_answers.py
 """
 
 import json
+import math
 import os
 import queue
 import subprocess
@@ -46,6 +47,7 @@ OTHER_WORKER = "other"  # of questions that WORKERS doesn't name: each worker is
 MAX_BYTES = 6 * 2**30  # of memory that a process may take for its questions
 MAX_PREVIEW_BYTES = 2**30
 MAX_SILENT_SECONDS = 240.0  # without an answer or progress: a forecast takes seconds, on a busy machine some more
+MAX_PREVIEW_SECONDS = 60.0  # of a preview: it takes a second, or as long as a hub does
 WATCH_SECONDS = 0.05  # between two looks at a process that answers
 MAX_ANSWERS = 512  # that are remembered; the oldest is forgotten first
 STORED_ANSWERS = ASSETS / "catalog" / "answers.json"
@@ -69,13 +71,12 @@ class Planner:
         command: tuple[str, ...] = COMMAND,
         environment: dict[str, str] | None = None,
         folder: Path | None = None,
+        most_seconds: float = math.inf,  # of any question
     ) -> None:
-        def worker(command: tuple[str, ...], most_bytes: int) -> Worker:
-            return Worker(root / "engine.log", command, most_bytes, environment, folder)
-
-        names = {*WORKERS.values(), OTHER_WORKER} - {"preview"}
-        self._workers = {name: worker(command, MAX_BYTES) for name in names}
-        self._workers["preview"] = worker(PREVIEW_COMMAND, MAX_PREVIEW_BYTES)
+        log, names = root / "engine.log", {*WORKERS.values(), OTHER_WORKER} - {"preview"}
+        limits, of_previews = (MAX_BYTES, most_seconds), (MAX_PREVIEW_BYTES, min(MAX_PREVIEW_SECONDS, most_seconds))
+        self._workers = {name: Worker(log, command, *limits, environment, folder) for name in names}
+        self._workers["preview"] = Worker(log, PREVIEW_COMMAND, *of_previews, environment, folder)
         self._answers: OrderedDict[str, Any] = OrderedDict()
         self._stored = {_key(entry["id"], entry["arguments"]): entry["answer"] for entry in read_stored_answers()}
 
@@ -143,8 +144,8 @@ class Planner:
 class Worker:
     """One planning process and the question that it answers. `ask` is for the thread that has the `lock`.
 
-    most_bytes: of memory that the process may take; it is ended beyond that. environment, folder: its variables besides
-    this process's, and its working folder.
+    most_bytes, most_seconds: of memory that the process may take, and of time for a question; it is ended beyond that.
+    environment, folder: its variables besides this process's, and its working folder.
     """
 
     def __init__(
@@ -152,10 +153,11 @@ class Worker:
         log: Path,
         command: tuple[str, ...],
         most_bytes: int = MAX_BYTES,
+        most_seconds: float = math.inf,
         environment: dict[str, str] | None = None,
         folder: Path | None = None,
     ) -> None:
-        self.lock = threading.Lock()
+        self.lock, self._most_seconds = threading.Lock(), most_seconds
         self.connection: Connection | None = None
         self.asker: object = None  # who asks the question under way
         self._log, self._command, self._most_bytes, self._folder = log, command, most_bytes, folder
@@ -201,31 +203,31 @@ class Worker:
         connection.send(do, arguments, messages.put)
         if self._stopped:  # before there was a process that could be ended
             self.close()
-        last_news = time.monotonic()
+        began = last_news = time.monotonic()
         while True:
-            try:
+            message: Message | None = None
+            with suppress(queue.Empty):
                 message = messages.get(timeout=WATCH_SECONDS)
-            except queue.Empty:
-                exceeded = self._exceeded(connection, time.monotonic() - last_news)
-                if exceeded is None:
-                    continue
+            if message is not None and "event" not in message:
+                return message
+            if exceeded := self._exceeded(connection, began, last_news):
                 self.close()
                 return {"error": exceeded.to_dict()}
+            if message is None:
+                continue
             last_news = time.monotonic()
-            if "event" not in message:
-                return message
             if on_progress:
-                progress = message["event"]
                 try:
-                    on_progress(progress["done"], progress["total"], progress["unit"])
+                    on_progress(*(message["event"][name] for name in ("done", "total", "unit")))
                 except BaseException:
                     self.close()  # nobody waits for the rest, and the next question shouldn't
                     raise
 
-    def _exceeded(self, connection: Connection, silent: float) -> PlaygroundError | None:
+    def _exceeded(self, connection: Connection, began: float, last_news: float) -> PlaygroundError | None:
         """The error of a question that takes more memory or time than it may, or None."""
-        if silent > MAX_SILENT_SECONDS:
-            return problem("error.planner_slow", seconds=round(silent))
+        now = time.monotonic()
+        if now - last_news > MAX_SILENT_SECONDS or now - began > self._most_seconds:
+            return problem("error.planner_slow", seconds=round(now - began))
         with suppress(psutil.Error):
             taken = psutil.Process(connection.pid).memory_info().rss
             if taken > self._most_bytes:

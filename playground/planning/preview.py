@@ -7,8 +7,9 @@ no torch, so it is ready within a second.
 from typing import Any
 
 from playground.data.allowed_names import checked_settings
+from playground.data.preview_limits import raise_if_large
 from playground.data.preview_values import to_dict
-from playground.data.source import preview
+from playground.data.source import preview, short_name
 from playground.jsonl_process import Emit, Server
 from playground.settings import parse
 
@@ -19,8 +20,13 @@ def main() -> None:
 
 
 def answer(do: str, arguments: dict, emit: Emit) -> dict[str, Any]:
-    """The preview of {"settings", "rows"} as JSON. Raises PlaygroundError as `source.preview` does."""
-    return to_dict(preview(checked_settings(parse(arguments["settings"])).data, arguments["rows"]))
+    """The preview of {"settings", "rows"} as JSON. Raises PlaygroundError as `source.preview` does, and
+    for one that is too large for a page.
+    """
+    data = checked_settings(parse(arguments["settings"])).data
+    found = to_dict(preview(data, arguments["rows"]))
+    raise_if_large(found, short_name(data.source))
+    return found
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import contextlib
 import gc
 import json
 import os
+import stat
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -22,6 +23,7 @@ from playground.runs.label import Label
 from playground.runs.summary import RunSummary, summarize
 
 FILE = ".index.jsonl"  # no id of a run begins with a dot
+MAX_BYTES = 256 * 2**20  # of the file: of a hundred thousand runs
 VERSION = 3  # of a line; others are ignored
 SETTLED_SECONDS = 5.0  # a run that was written to since isn't kept yet: its next event would outdate it
 OF_FOLDER = ("has_adapter", "has_checkpoint", "label")  # what a summary's file of events doesn't tell
@@ -85,10 +87,12 @@ class Index:
     def _read_file(self) -> None:
         """Take in what this and other programs have written to the file since the last time."""
         try:
+            if self._is_odd():
+                raise OSError
             with open(self._file, "rb") as file:
-                stat = os.fstat(file.fileno())
-                if stat.st_ino != self._inode or stat.st_size < self._read_until:
-                    self._inode, self._read_until, self._lines = stat.st_ino, 0, 0
+                status = os.fstat(file.fileno())
+                if status.st_ino != self._inode or status.st_size < self._read_until:
+                    self._inode, self._read_until, self._lines = status.st_ino, 0, 0
                 file.seek(self._read_until)
                 block = file.read()
         except OSError:
@@ -102,6 +106,14 @@ class Index:
             if entry and entry[1].id not in self._unwritten:  # what this process has read itself is as new
                 self._summaries[entry[1].id] = entry
 
+    def _is_odd(self) -> bool:
+        """Whether the file is something else, such as a pipe, or larger than any index; then it is replaced."""
+        try:
+            status = os.stat(self._file)
+        except OSError:
+            return self._file.is_symlink()
+        return not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES
+
     def _write_file(self) -> None:
         with self._lock:
             self._append_or_replace()
@@ -111,7 +123,7 @@ class Index:
         now, settled = time.time_ns(), int(SETTLED_SECONDS * 1e9)
         # Changed after now: the clock was set back since.
         ready = [run_id for run_id in self._unwritten if abs(now - self._summaries[run_id][0][1]) >= settled]
-        if self._lines + len(ready) > 2 * len(self._summaries) + 200:
+        if self._lines + len(ready) > 2 * len(self._summaries) + 200 or self._is_odd():
             self._replace_file()
         elif ready:
             text = "".join(map(_line, (self._summaries[run_id] for run_id in ready)))

@@ -112,4 +112,7 @@ def _remove(folder: Path) -> None:
     """Remove a folder of the trash; first under another name, so that `restore` finds a whole run or none."""
     if not folder.name.startswith(REMOVING):
         folder = folder.rename(folder.with_name(f"{REMOVING}{folder.name}-{time.time_ns()}"))
-    shutil.rmtree(folder, ignore_errors=True)
+    if folder.is_dir() and not folder.is_symlink():
+        shutil.rmtree(folder, ignore_errors=True)
+    else:  # `rmtree` would wait for a pipe
+        folder.unlink(missing_ok=True)

@@ -18,7 +18,8 @@ class Limits:
     """The most that one visitor may use.
 
     steps, rows, length (tokens a row), processes: of a fine-tune. parameters: of a model. runs, disk (bytes): kept at
-    once, with adapters and uploads. seconds: of one job. calls: a minute (ui/visitor_pace.py). Of all visitors:
+    once, with adapters and uploads. seconds: of one job; question: seconds of one question to the planner. calls: a
+    minute (ui/visitor_pace.py). Of all visitors:
     waiting jobs, disk_of_all (bytes), and newcomers a minute. idle: seconds without a job after which the model is
     unloaded; kept: seconds without a visit after which a visitor's runs and uploads are removed.
     """
@@ -31,6 +32,7 @@ class Limits:
     runs: int = 20
     disk: int = 2 * 2**30
     seconds: int = 900
+    question: int = 120
     waiting: int = 24
     disk_of_all: int = 20 * 2**30
     calls: int = 900

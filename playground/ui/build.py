@@ -5,6 +5,7 @@ but no table headers and no text with values in it, has no address for a languag
 draws most texts, what the browser shows. The second page takes about 2 s to build (two busy cores) and 6 to 9 MiB.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -38,6 +39,7 @@ from playground.ui import (
     plan_listeners,
     plan_tab,
     runs_tab,
+    sign_in,
     spectrum_view,
     start_tab,
     status_strip,
@@ -69,7 +71,8 @@ def build_app(root: Path, lang: str = "en", private: bool = False, talk: Sequenc
     put_back_spares(root)
     shared = None if private else SharedPage(root)
     environment, folder = (shared.environment, shared.folder) if shared else (None, None)
-    planner = Planner(root, environment=environment, folder=folder)
+    most_seconds = shared.limits.question if shared else math.inf
+    planner = Planner(root, environment=environment, folder=folder, most_seconds=most_seconds)
     engine = make_engine(root, planner, environment, folder)
     engine.start()
     workspace = shared.workspaces(engine, planner) if shared else _one_workspace(root, engine, planner)
@@ -89,6 +92,7 @@ def build_app(root: Path, lang: str = "en", private: bool = False, talk: Sequenc
         _build_page(app, second, "/", talk)
     app.engine, app.planner, app.shared = engine, planner, shared
     app.queue(default_concurrency_limit=None, max_size=64)
+    sign_in.keep_private(app)
     send_whole_updates(app)
     answer_in_sentences(app, lang)
     quicken_sessions()

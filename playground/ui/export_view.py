@@ -207,8 +207,16 @@ def _kept_files(page: Page, run_id: str | None) -> list[str]:
     except (PlaygroundError, OSError):
         return []
     whole = [path for path in exports if not path.name.endswith(".partial") and not path.is_symlink()]
-    files = (file for path in whole for file in ([path] if path.is_file() else sorted(path.iterdir())))
+    files = (file for path in whole for file in _files_of(path))
     return [file.relative_to(folder).as_posix() for file in files if file.is_file() and not file.is_symlink()]
+
+
+def _files_of(path: Path) -> list[Path]:
+    """An exported file, or what lies in an exported folder; nothing of a pipe, or of a folder that can't be read."""
+    try:
+        return [path] if path.is_file() else sorted(path.iterdir())
+    except OSError:
+        return []
 
 
 def _kept_update(page: Page, run_id: str | None, result: dict | None = None) -> Update:

@@ -12,6 +12,7 @@ from playground.data.source import MAX_FILE_BYTES
 from playground.ui import api, kept_state
 from playground.ui.host_check import HostCheck
 from playground.ui.live_view import HEAD
+from playground.ui.login_first import LoginFirst
 from playground.ui.open_streams import OpenStreams
 from playground.ui.opening import OpeningPicture
 from playground.ui.quick_polls import QuickPolls
@@ -73,8 +74,8 @@ def launch_options(
 
 
 def _middleware(lang: str, shared: SharedPage | None, names: Sequence[str], has_login: bool) -> list[Middleware]:
-    """What requests pass, outermost first: from what page, who asks, whether the request is well-formed, uploads that
-    don't end, the opening picture, the quickened scripts, the streams of answers, polls.
+    """What requests pass, outermost first: from what page, who asks, whether they have logged in, whether the request
+    is well-formed, uploads that don't end, the opening picture, the quickened scripts, the streams of answers, polls.
 
     What others load over a network is compressed: the page is 1 MB and Gradio's scripts are several, which shrink to a
     fifth.
@@ -90,4 +91,5 @@ def _middleware(lang: str, shared: SharedPage | None, names: Sequence[str], has_
         Middleware(OpenStreams),
         *([] if shared or has_login else [Middleware(QuickPolls)]),
     ]
-    return [*compressed, host, *visitor, guard, *served]
+    login = [Middleware(LoginFirst, lang=lang)] if has_login else []
+    return [*compressed, host, *visitor, *login, guard, *served]

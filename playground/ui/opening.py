@@ -21,6 +21,9 @@ from playground.ui import plan_figures
 STYLES = ("figures.css", "opening.css")
 ASKS_WHO = re.compile(rb'"auth_required"\s*:\s*true')  # in what Gradio's (6.31) document tells its scripts
 
+# Around that form Gradio leaves the background of a block, from which the form's own then stands out as a hole.
+FORM_STYLE = b"<style>.wrap.min-h-screen { background: none !important; }</style>"
+
 
 class OpeningPicture:
     """Middleware that puts the picture into the documents of the pages. first: language of the page at `/`.
@@ -72,10 +75,10 @@ class _Inserting:
 def insert(document: bytes, part: bytes) -> bytes:
     """Insert `part` after the document's <body> tag.
 
-    A document without one is returned unchanged, and one that asks who opens it (`--auth`): its form would be covered.
+    A document without one is returned unchanged. One that asks who opens it (`--auth`) gets a style alone: its form
+    would be covered.
     """
-    if ASKS_WHO.search(document):
-        return document
+    part = FORM_STYLE if ASKS_WHO.search(document) else part
     tag = document.rfind(b"<body")
     end = document.find(b">", tag) + 1
     return document[:end] + part + document[end:] if tag >= 0 and end > 0 else document

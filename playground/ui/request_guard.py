@@ -27,7 +27,7 @@ from playground.ui.request_headers import (
     check_length,
     kind_of,
 )
-from playground.ui.request_values import check_session, checked_data, shown
+from playground.ui.request_values import check_session, checked_data, shown, without_files
 
 PREFIX = "/gradio_api/"
 SIGN_IN, BAD_GATEWAY = ("/login/huggingface", "/login/callback"), 502  # Gradio's routes, which ask the hub
@@ -219,7 +219,8 @@ def _find_listener(blocks: Any, name: str, body: dict[str, Any]) -> Any:
     if found is None:
         raise Refused(NOT_FOUND, problem("request.no_endpoint", name=shown(index if index is not None else name)))
     details = body.get("event_data")  # what handlers read of it, each with a default; of others, nothing
-    body["event_data"] = {"index": None, "value": None, **(details if isinstance(details, dict) else {})}
+    details = without_files(details) if isinstance(details, dict) else {}
+    body["event_data"] = {"index": None, "value": None, **(details or {})}
     return found
 
 

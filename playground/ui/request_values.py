@@ -58,6 +58,15 @@ def checked_data(inputs: Sequence[Any], data: Any, may_lack_hidden: bool = False
     return [None if component.stateful else _as_text(component, value) for component, value in zip(expected, data)]
 
 
+def without_files(value: Any) -> Any:
+    """A value with None for everything that Gradio would take for a file: no event of this page names one."""
+    if isinstance(value, list):
+        return [without_files(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return None if "path" in value else {name: without_files(item) for name, item in value.items()}
+
+
 def shown(value: Any) -> str:
     """A value in a sentence, shortened."""
     try:

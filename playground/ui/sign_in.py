@@ -34,6 +34,13 @@ def build(page: Page) -> gr.LoginButton | None:
     return gr.LoginButton(page.translate("sign_in.button"), out, size="md", visible=False, elem_id="sign-in")
 
 
+def keep_private(app: gr.Blocks) -> None:
+    """Make no endpoint for programs of what the button asks at each load, as Gradio would."""
+    for listener in app.fns.values():
+        if isinstance(getattr(listener.fn, "__self__", None), gr.LoginButton):
+            listener.api_visibility = "private"
+
+
 def token_of_visitor() -> str:
     """The token of the visitor whose request is being answered, "" if they haven't signed in or it has expired."""
     request: Any = LocalContext.request.get(None)

@@ -56,6 +56,16 @@ class VisitorSessions:
                 del self._of[owner]
         return lost
 
+    def owns_event(self, event: str, visitor: str, blocks: Any) -> bool:
+        """Whether an event isn't another visitor's: by its id alone Gradio would end it, or go on with its answers."""
+        queued = blocks._queue.event_ids_to_events.get(event)
+        if queued is not None and visitor_of(queued.request) != visitor:
+            return False
+        pending = list(blocks._queue.pending_event_ids_session.items())
+        with self._lock:
+            owners = {self._owners.get(session, visitor) for session, events in pending if event in events}
+        return owners <= {visitor}
+
     def uncollected(self, visitor: str, blocks: Any) -> int:
         """How many messages wait for a visitor's pages to collect them."""
         queue = blocks._queue

@@ -44,7 +44,10 @@ QUEUED = ("/queue/join", "/call/")  # calls that wait in Gradio's queue
 STREAMS = ("/queue/data", "/heartbeat/", "/call/")
 # Routes whose body names a session; and those that the page doesn't use and that tell about others or the machine.
 CALLS = ("/queue/join", "/component_server", "/run/", "/api/", "/call/", "/cancel", "/reset", "/stream/")
-UNUSED = ("/monitoring", "/deep_link", "/proxy=", "/vibe", "/undo-vibe", "/profiling", "/dev/", "/process_recording")
+UNUSED = (
+    *("/monitoring", "/deep_link", "/proxy=", "/vibe", "/undo-vibe", "/profiling", "/dev/", "/process_recording"),
+    "/custom_component",  # of which each call writes a line into the log
+)
 SESSION_IN_PATH = re.compile(r"/(?:heartbeat|stream|call/(?:v2/)?[^/]+)/([^/]+)")
 
 
@@ -86,13 +89,13 @@ class Visitors:
             await self._app(scope, receive, send)
             return
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-        cookies = _cookies(headers.get(b"cookie", ""))
+        cookies = cookies_of(scope)
         given, user = self._verified(cookies.get(COOKIE, "")), logged_in_as(scope, cookies)
         made = given or secrets.token_hex(16)
         scope[KEY] = visitor = visitor_id("cookie", made)
         if user:
             scope[KEY] = visitor = self._logins.visitor(visitor_id("user", user), visitor if given else "")
-        route = _route(scope)
+        route = route_of_gradio(scope)
         send = _setting_cookie(send, None if given else self._cookie(made, _is_encrypted(scope, headers)))
         refusal = self._unwelcome(scope, route, headers, bool(given), bool(user))
         try:
@@ -142,7 +145,7 @@ class Visitors:
         self, scope: Scope, receive: Receive, route: str, visitor: str, headers: dict[bytes, str]
     ) -> tuple[Receive, Response | None]:
         """What to read the body with, and a refusal for what belongs to another visitor or is too large."""
-        query = parse_qs(str(scope.get("query_string", b""), "latin-1"))
+        query, events = parse_qs(str(scope.get("query_string", b""), "latin-1")), list[str]()
         sessions = query.get("session_hash", [])
         if found := SESSION_IN_PATH.match(route):
             sessions = [*sessions, unquote(found[1])]
@@ -157,9 +160,10 @@ class Visitors:
             if body is None:
                 return receive, _refuse(413, "shared.body", headers)
             receive = replayed(body, receive)
-            sessions = [*sessions, *_named_in(body, "session_hash")]
+            sessions, events = [*sessions, *_named_in(body, "session_hash")], _named_in(body, "event_id")
         blocks = _blocks(scope)
-        if not self._sessions.are_own(sessions, visitor, blocks):
+        is_own = all(self._sessions.owns_event(event, visitor, blocks) for event in events) if blocks else True
+        if not is_own or not self._sessions.are_own(sessions, visitor, blocks):
             return receive, _refuse(403, "shared.session", headers)
         if blocks and route.startswith(QUEUED) and scope.get("method") == "POST":
             tidy_queue(blocks)
@@ -192,11 +196,17 @@ def logged_in_as(scope: Scope, cookies: dict[str, str]) -> str:
     user = login_of(scope).get("userinfo", {})
     if name := str(user.get("sub") or user.get("preferred_username") or ""):
         return f"oauth:{name}"
+    name = password_login(scope, cookies)
+    return f"auth:{name}" if name else ""
+
+
+def password_login(scope: Scope, cookies: dict[str, str]) -> str:
+    """The name under which a person has logged in by `--auth`, else ""."""
     app = scope.get("app")
     tokens, cookie_id = getattr(app, "tokens", {}), getattr(app, "cookie_id", "")
     for start in ("access-token", "access-token-unsecure"):
         if found := tokens.get(cookies.get(f"{start}-{cookie_id}", "")):
-            return f"auth:{found}"
+            return str(found)
     return ""
 
 
@@ -207,7 +217,9 @@ def login_of(scope: MutableMapping[str, Any]) -> dict[str, Any]:
     return {} if expires is not None and expires < time.time() else login
 
 
-def _cookies(header: str) -> dict[str, str]:
+def cookies_of(scope: Scope) -> dict[str, str]:
+    """The cookies of a request; none of a header that can't be read."""
+    header = dict(scope["headers"]).get(b"cookie", b"").decode("latin-1")
     try:
         return {name: morsel.value for name, morsel in SimpleCookie(header).items()}
     except CookieError:
@@ -251,7 +263,7 @@ def _named_in(body: bytes, name: str) -> list[str]:
     return [named] if isinstance(named, str) else []
 
 
-def _route(scope: Scope) -> str:
+def route_of_gradio(scope: Scope) -> str:
     """The path of a request below Gradio's prefix, or the whole path; without the root path of a proxy."""
     path, root = str(scope["path"]), scope.get("root_path", "")
     return (path[len(root) :] if root and path.startswith(f"{root}/") else path).removeprefix(PREFIX)

@@ -10,7 +10,9 @@ import os
 import re
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
+import fuzz_calls
 import httpx
 import pytest
 
@@ -19,8 +21,10 @@ from playground.data import uploads
 from playground.errors import PlaygroundError, problem
 from playground.job import Job
 from playground.jobs import store
+from playground.planning.client import MAX_PREVIEW_SECONDS
 from playground.settings import Settings
 from playground.ui.comparison import Answer, Turn
+from playground.ui.visitor_sessions import KEY
 from playground.ui.visitors import COOKIE, visitor_id
 
 MARK = "kiwi-7351"  # stands in everything that A has
@@ -177,6 +181,16 @@ def test_no_server_function_shows_or_changes_anothers_things(page, visitors, thi
     assert asked >= 100 and tree(things["root"]) == before
 
 
+def test_calls_with_one_wrong_value_get_an_answer_and_log_no_traceback(page, visitors, capfd):
+    b, wrong = visitors[1], []
+    for call in fuzz_calls.Calls(b.http.get("/config").json(), seed=5).near(800):
+        body = json.loads(call.body) | {"session_hash": b.session}
+        answer = b.http.post(call.path, content=fuzz_calls.encoded(body), headers=call.headers)
+        if answer.status_code not in (200, 422) or "Traceback" in answer.text:
+            wrong.append((body, answer.status_code, answer.text[:300]))
+    assert wrong == [] and "Traceback" not in "".join(capfd.readouterr())
+
+
 @pytest.mark.parametrize("name,values", [
     ("runs", ["", 50]), ("runs", [MARK, 50]), ("run", ["{run}"]), ("follow", ["{run}"]), ("stop", ["{run}"]),
     ("stop", [""]), ("compare", ["{run}", "hello", {}]),
@@ -190,6 +204,12 @@ def test_no_endpoint_for_programs_reaches_anothers_things(visitors, things, name
     assert "event: error" in answer or name in ("runs", "stop")
     if name == "runs":
         assert "[[]]" in answer
+
+
+def test_a_visitors_question_to_the_planner_has_a_limit_of_seconds(page):
+    app = page[0]
+    seconds = {worker._most_seconds for worker in app.planner._workers.values()}
+    assert max(seconds) == app.shared.limits.question == 120 and min(seconds) == MAX_PREVIEW_SECONDS
 
 
 def test_the_owner_of_the_things_sees_them(page, visitors, things):
@@ -217,12 +237,34 @@ def test_an_upload_is_fetched_by_its_visitor_alone_and_only_while_it_lies_there(
 
 def test_a_session_belongs_to_the_first_visitor_who_names_it(visitors):
     a, b = visitors
+    a.call(0, [])  # the first call that names it, even one that is refused
     assert b.http.get("/gradio_api/queue/data", params={"session_hash": a.session}).status_code == 403
     assert b.http.get(f"/gradio_api/heartbeat/{a.session}").status_code == 403
     for route in ("queue/join", "run/predict", "component_server", "cancel", "reset"):
         body = {"session_hash": a.session, "fn_index": 0, "data": [], "event_id": "x", "component_id": 0, "fn_name": ""}
         answer = b.http.post(f"/gradio_api/{route}", json=body)
         assert answer.status_code == 403 and "another visitor" in answer.json()["error"], route
+
+
+@pytest.mark.parametrize("where", ["queued", "pending"])
+def test_an_event_is_cancelled_and_gone_on_with_by_its_visitor_alone(page, visitors, where):
+    """By routes whose body names a session of one's own, and another's event."""
+    app, (a, b), event = page[0], visitors, "e" * 32
+    queue = app._queue
+    a.call(0, [])
+    if where == "queued":
+        queue.event_ids_to_events[event] = SimpleNamespace(request=SimpleNamespace(scope={KEY: a.id}))
+    else:
+        queue.pending_event_ids_session[a.session] = {event}
+    try:
+        for route in ("cancel", "run/predict", "reset"):
+            body = {"session_hash": b.session, "fn_index": 0, "data": [], "event_id": event}
+            answer = b.http.post(f"/gradio_api/{route}", json=body)
+            assert answer.status_code == 403 and "another visitor" in answer.json()["error"], route
+            assert a.http.post(f"/gradio_api/{route}", json=body | {"session_hash": a.session}).status_code != 403
+    finally:
+        queue.event_ids_to_events.pop(event, None)
+        queue.pending_event_ids_session.pop(a.session, None)
 
 
 @pytest.mark.parametrize("forge", ["", "0" * 32, "{made}.", "{made}.{other}", "\u00e9.\u00e9"])
@@ -243,7 +285,11 @@ def test_a_cookie_is_kept_and_works_in_the_frame_of_a_space(page, visitors):
 
 
 @pytest.mark.parametrize(
-    "route", ["monitoring", "gradio_api/deep_link?session_hash=aaaa1111", "gradio_api/proxy=http://x"]
+    "route",
+    [
+        *("monitoring", "gradio_api/deep_link?session_hash=aaaa1111", "gradio_api/proxy=http://x"),
+        "gradio_api/custom_component/x/client/component/y.js",
+    ],
 )
 def test_routes_that_tell_about_others_are_closed(visitors, route):
     assert visitors[1].http.get(f"/{route}").status_code == 404

@@ -34,3 +34,14 @@ def test_who_logs_in_sees_the_page_and_who_cannot_sees_the_form(browser, address
     _log_in(page, "secret")
     expect(page.get_by_role("tab", name=translate("ja", "tab.plan"))).to_be_visible()
     page.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_form_stands_on_the_pages_background(browser, address, scheme):
+    page = browser.new_page(color_scheme=scheme)
+    page.goto(address)
+    expect(page.locator("input")).to_have_count(2)
+    around = page.locator(".wrap.min-h-screen")
+    expect(around).to_have_css("background-color", "rgba(0, 0, 0, 0)")
+    assert around.locator("input").count() == 2
+    page.close()

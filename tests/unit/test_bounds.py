@@ -12,7 +12,8 @@ import pytest
 
 from playground import catalog
 from playground.background import time_limit
-from playground.data.csv_reader import MAX_COLUMNS, column_names
+from playground.data.csv_reader import column_names
+from playground.data.records import MAX_COLUMNS
 from playground.data.source import preview
 from playground.errors import PlaygroundError
 from playground.json_values import is_too_deep, valid_text, valid_value
@@ -124,6 +125,11 @@ SIZES = {"model_type": "llama", "hidden_size": 8, "num_hidden_layers": 2, "vocab
         ("sliding_window", 10**400),
         ("text_config", {"num_hidden_layers": 10**6}),
         ("num_experts", 4096 * 100),
+        ("num_labels", 10**8),
+        ("num_mtp_layers", 10**8),
+        ("first_k_dense_replace", 10**9),
+        ("attention_types", [[["global", "local"], 10**8]]),
+        ("intermediate_size", [10**12, 10**12]),
     ],
 )
 def test_a_config_of_absurd_sizes_is_refused_before_anything_is_built(tmp_path, name, value):
@@ -156,7 +162,7 @@ def _gguf(path, tensors=0, entries=(), claimed=None):
     return path
 
 
-@pytest.mark.parametrize("case", ["tensors", "entries", "array", "numbers", "text", "nested"])
+@pytest.mark.parametrize("case", ["tensors", "entries", "array", "numbers", "text", "texts", "nested"])
 def test_a_gguf_file_that_claims_more_than_it_holds_is_refused(tmp_path, case):
     from playground.model.gguf import check_file
 
@@ -166,6 +172,7 @@ def test_a_gguf_file_that_claims_more_than_it_holds_is_refused(tmp_path, case):
         "array": [("a", 9, array)],
         "numbers": [("a", 9, struct.pack("<IQ", 0, 2**62))],
         "text": [("a", 8, struct.pack("<Q", 2**63))],
+        "texts": [("a", 9, struct.pack("<IQ", 8, 3 * 2**20) + bytes(8 * 3 * 2**20))],
         "nested": [("a", 9, struct.pack("<IQ", 9, 2) * 40)],
     }.get(case, [])
     _gguf(path, 10**15 if case == "tensors" else 0, entries, 10**15 if case == "entries" else None)
@@ -173,6 +180,18 @@ def test_a_gguf_file_that_claims_more_than_it_holds_is_refused(tmp_path, case):
     with pytest.raises(PlaygroundError) as error:
         check_file(path)
     assert _keys(error) == ["error.gguf_damaged"] and time.monotonic() - begun < 20
+
+
+@pytest.mark.parametrize("dimensions,offset", [(10**9, 0), (1, 2**63)])
+def test_a_gguf_file_with_an_impossible_tensor_is_refused_as_a_config_too(tmp_path, dimensions, offset):
+    from playground.model.config_file import config_of
+
+    described = struct.pack("<Q1sIQIQ", 1, b"a", dimensions, 32, 0, offset) + bytes(200)
+    path = _gguf(tmp_path / "x.gguf", tensors=1)
+    path.write_bytes(path.read_bytes() + described)
+    with pytest.raises(PlaygroundError) as error:
+        config_of(str(path))
+    assert _keys(error) == ["error.gguf_damaged"]
 
 
 def test_a_gguf_file_of_a_million_layers_is_refused(tmp_path):
@@ -223,9 +242,30 @@ def test_a_tokenizer_that_makes_texts_grow_is_refused(tmp_path, part):
     (tmp_path / "tokenizer.json").write_text(json.dumps({part: {"type": "Sequence", kinds[part]: [replace] * 9}}))
     with pytest.raises(PlaygroundError, match=part):
         check_growth(tmp_path)
+    many = [{"type": "Prepend", "prepend": "a" * 900}] * 3
+    (tmp_path / "tokenizer.json").write_text(json.dumps({part: {"type": "Sequence", kinds[part]: many}}))
+    with pytest.raises(PlaygroundError, match=part):
+        check_growth(tmp_path)
     usual = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
     (tmp_path / "tokenizer.json").write_text(json.dumps({part: {"type": "Sequence", kinds[part]: [usual] * 9}}))
     check_growth(tmp_path)
+
+
+def test_a_tokenizer_with_an_endless_token_is_refused(tmp_path):
+    """One token of the answer would be as long as the file."""
+    from playground.model.tokenizer_growth import check_growth
+
+    file, long = tmp_path / "tokenizer.json", "x" * 1_000_000
+    for written in ({"model": {"vocab": {long: 0}}}, {"added_tokens": [{"id": 0, "content": long}]}):
+        for separators in ((",", ":"), (", ", ": ")):
+            file.write_text(json.dumps(written, separators=separators))
+            with pytest.raises(PlaygroundError) as error:
+                check_growth(tmp_path)
+            assert _keys(error) == ["error.tokenizer_text"]
+    for indent in (None, 2):
+        table = {"normalizer": {"type": "Precompiled", "precompiled_charsmap": long}}
+        file.write_text(json.dumps(table | {"model": {"vocab": {" " * 500: 0}}}, indent=indent))
+        check_growth(tmp_path)
 
 
 def test_an_endless_loop_of_python_code_is_interrupted_once():
@@ -237,28 +277,6 @@ def test_an_endless_loop_of_python_code_is_interrupted_once():
     with time_limit(0.3):
         pass
     time.sleep(0.6)  # nothing comes later
-
-
-def test_an_endless_chat_template_is_a_sentence(monkeypatch):
-    from transformers import PreTrainedTokenizerFast
-
-    from playground.data import chat_template
-    from playground.data.conversation import Turn
-
-    monkeypatch.setattr(chat_template, "MAX_SECONDS", 0.5)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=__import__("tokenizers").Tokenizer(_words()))
-    loop = "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}"
-    tokenizer.chat_template = loop
-    with pytest.raises(PlaygroundError) as error:
-        chat_template.ChatTemplate(tokenizer)._apply([{"role": "user", "content": "x"}], True, False)
-    assert _keys(error) == ["error.chat_template"]
-    assert Turn
-
-
-def _words():
-    from tokenizers.models import WordLevel
-
-    return WordLevel({"x": 0, "?": 1}, unk_token="?")
 
 
 def test_equal_csv_headers_take_no_quadratic_time(tmp_path):

@@ -259,6 +259,7 @@ def test_close_ends_the_worker_and_its_job(engine, chosen):
 
 
 def test_worker_ends_with_the_page(engine):
+    engine.close()
     engine.start()
     assert engine.state == "starting" and engine.cuda is None
     connection = engine._connection

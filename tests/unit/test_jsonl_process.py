@@ -76,6 +76,19 @@ def last(messages: queue.Queue) -> dict:
     return message
 
 
+def test_a_message_that_would_fill_the_parents_memory_ends_the_child_and_its_requests(connect, monkeypatch):
+    monkeypatch.setattr("playground.jsonl_process.MAX_MESSAGE", 100_000)
+    endless = """
+import sys
+sys.stdin.readline()
+while True:
+    sys.stdout.write("x" * 65536)
+"""
+    connection = connect(endless)
+    _, messages = send(connection, "talk")
+    assert last(messages) == {"exit": -9} and connection.wait(WAIT) == -9
+
+
 def test_request_gets_its_events_and_its_result(connect):
     connection = connect(SERVER)
     request_id, messages = send(connection, "echo", text="日本語")

@@ -1,6 +1,7 @@
 """A malformed run folder harms nothing but itself: lists, live view, overlay, Compare, queue and take-home go on."""
 
 import json
+import os
 import shutil
 from types import SimpleNamespace
 
@@ -98,6 +99,33 @@ def test_a_run_without_events_is_listed_with_why_and_can_be_deleted(page, name, 
     assert [run.id for run in runs.history(page.root)] == [good.id]
     runs.restore(page.root, bad.name)
     assert len(runs.history(page.root)) == 2
+
+
+@pytest.mark.parametrize("kind", ["pipe", "endless", "itself", "folder", "huge"])
+def test_an_index_that_is_no_file_of_lines_is_made_again(page, view, kind, monkeypatch):
+    good, file = make(page.root), page.root / ".index.jsonl"
+    file.unlink(missing_ok=True)
+    if kind == "folder":
+        file.mkdir()
+    elif kind == "huge":
+        with open(file, "wb") as sparse:
+            sparse.truncate(2**40)
+    else:
+        os.mkfifo(file) if kind == "pipe" else file.symlink_to("/dev/zero" if kind == "endless" else file.name)
+    for _ in range(2):
+        assert [run.id for run in runs.history(page.root)] == [good.id]
+    assert kind == "folder" or file.stat().st_size < 10_000
+
+
+def test_whatever_lies_in_the_trash_is_removed(page):
+    trash, kept = page.root / ".deleted", page.root.parent / "kept"
+    trash.mkdir(parents=True)
+    kept.mkdir(exist_ok=True)
+    os.mkfifo(trash / "pipe")
+    (trash / "link").symlink_to(kept)
+    (trash / "file").write_text("x")
+    runs.empty_trash(page.root)
+    assert list(trash.iterdir()) == [] and kept.is_dir()
 
 
 def test_a_run_without_its_first_event_says_so(page):

@@ -4,7 +4,7 @@ from starlette.responses import HTMLResponse
 from starlette.testclient import TestClient
 
 from playground.i18n import translate
-from playground.ui.opening import OpeningPicture, insert
+from playground.ui.opening import FORM_STYLE, OpeningPicture, insert
 
 
 def test_a_head_request_is_answered_at_once_and_a_page_gets_the_picture():
@@ -24,5 +24,5 @@ def test_a_head_request_is_answered_at_once_and_a_page_gets_the_picture():
 
 def test_a_document_that_asks_who_opens_it_gets_no_picture():
     document = b'<html><body><script>window.gradio_config = {"auth_required":%s};</script></body></html>'
-    assert insert(document % b"true", b"<p>") == document % b"true"
+    assert insert(document % b"true", b"<p>") == (document % b"true").replace(b"<body>", b"<body>" + FORM_STYLE)
     assert b"<body><p>" in insert(document % b"false", b"<p>")

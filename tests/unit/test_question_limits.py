@@ -8,7 +8,7 @@ import pyarrow.parquet
 import pytest
 
 from playground.data.preview_values import from_dict, to_dict
-from playground.data.source import preview
+from playground.data.source import preview, read
 from playground.errors import PlaygroundError
 from playground.planning.client import Worker
 from playground.settings import Data, Settings
@@ -45,6 +45,39 @@ for line in sys.stdin:
     assert _keys(error) == ["error.planner_slow"]
     assert worker.ask("quick", {}, None) == 1
     worker.close()
+
+
+def test_a_question_that_goes_on_with_progress_ends_at_its_limit_of_time_and_memory(tmp_path):
+    """Each word of progress is a sign of life; it must not put the limits off for ever."""
+    stub = """
+import sys, json, time
+kept = []
+for line in sys.stdin:
+    r = json.loads(line)
+    while True:
+        print(json.dumps({"id": r["id"], "event": {"done": 1, "total": 2, "unit": "rows"}}), flush=True)
+        kept += [bytes(bytearray(b"x") * 2**20) for _ in range(8 if r["do"] == "grow" else 0)]
+        time.sleep(0.01)
+"""
+    worker = Worker(tmp_path / "log", (sys.executable, "-c", stub), 200 * 2**20, most_seconds=1.5)
+    for do, key in (("wait", "error.planner_slow"), ("grow", "error.planner_memory")):
+        with pytest.raises(PlaygroundError) as error:
+            worker.ask(do, {}, lambda *progress: None)
+        assert _keys(error) == [key]
+    worker.close()
+
+
+def test_a_text_that_is_stored_once_and_stands_in_every_row_has_a_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr("playground.data.parquet.MAX_CHARACTERS", 10_000_000)
+    rows = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 1000), pyarrow.array(["x" * 100_000]))
+    table = pyarrow.table({"question": rows, "answer": [str(n) for n in range(1000)]})
+    pyarrow.parquet.write_table(table, tmp_path / "x.parquet", compression="zstd")
+    with pyarrow.OSFile(str(tmp_path / "x.arrow"), "wb") as file, pyarrow.ipc.new_stream(file, table.schema) as stream:
+        stream.write_table(table)
+    for name in ("x.parquet", "x.arrow"):
+        with pytest.raises(PlaygroundError) as error:
+            read(Data(source=str(tmp_path / name)))
+        assert _keys(error) == ["error.unpacked"]
 
 
 @pytest.mark.slow

@@ -204,6 +204,14 @@ def test_no_call_has_infinities_or_halves_of_characters(path):
     assert _post("vibe-edit", raw=b"Infinity").status_code == 422
 
 
+def test_an_event_names_no_file():
+    """Gradio takes one for an upload, and answers with a traceback in the log where it isn't."""
+    file = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
+    body = {"data": GOOD, "fn_index": 7, "event_data": {"value": file, "run": [file, {"a": file}]}}
+    assert _post("run/predict", body).json()["event_data"] == {"index": None, "value": None, "run": [None, {"a": None}]}
+    assert _post("run/predict", body | {"event_data": file}).json()["event_data"] == {"index": None, "value": None}
+
+
 def test_a_number_becomes_digits_where_text_belongs():
     with gr.Blocks():
         inputs = [gr.HTML(), gr.Textbox(), gr.Number(), gr.Dropdown(["a"])]

@@ -63,6 +63,9 @@ def test_the_button_is_gradios_and_is_shown_where_something_is_pushed(space, mon
     with gr.Blocks() as app:
         button = sign_in.build(page())
     assert isinstance(button, gr.LoginButton) and not button.visible and app.expects_oauth
+    assert app.get_api_info()["named_endpoints"]  # what it asks at each load
+    sign_in.keep_private(app)
+    assert not app.get_api_info()["named_endpoints"]
 
 
 def test_a_push_takes_the_visitors_own_token_and_never_the_owners(monkeypatch):

@@ -121,8 +121,11 @@ def test_an_upload_beyond_a_visitors_room_or_everyones_is_refused_and_removed(tm
 
 
 def test_a_path_below_a_proxys_root_is_checked_as_any_other():
-    from playground.ui.visitors import _route
+    from playground.ui.visitors import route_of_gradio
 
-    assert _route({"path": "/gradio_api/file=/tmp/x", "root_path": ""}) == "/file=/tmp/x"
-    assert _route({"path": "/play/gradio_api/file=/tmp/x", "root_path": "/play"}) == "/file=/tmp/x"
-    assert _route({"path": "/playing/x", "root_path": "/play"}) == "/playing/x" and _route({"path": "/"}) == "/"
+    assert route_of_gradio({"path": "/gradio_api/file=/tmp/x", "root_path": ""}) == "/file=/tmp/x"
+    assert route_of_gradio({"path": "/play/gradio_api/file=/tmp/x", "root_path": "/play"}) == "/file=/tmp/x"
+    assert (
+        route_of_gradio({"path": "/playing/x", "root_path": "/play"}) == "/playing/x"
+        and route_of_gradio({"path": "/"}) == "/"
+    )
