@@ -19,7 +19,7 @@ from playground import catalog, compat
 from playground.ending import ENDING
 from playground.errors import as_playground_error
 from playground.json_values import to_line
-from playground.jsonl_process import Emit, Server
+from playground.jsonl_server import Emit, Server
 from playground.settings import parse
 
 FAILED = "member_failed"  # the event of a rank that fails: "rank", "problems"; of the request with number 1

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NoReturn
 from playground import catalog, compat
 from playground.ending import ENDING
 from playground.export.order import parse_order
-from playground.jsonl_process import Emit, Server
+from playground.jsonl_server import Emit, Server
 from playground.lab.question import parse_question
 from playground.settings import parse, parse_generation
 

@@ -10,7 +10,7 @@ from playground.data.allowed_names import checked_settings
 from playground.data.preview_limits import raise_if_large
 from playground.data.preview_values import to_dict
 from playground.data.source import preview, short_name
-from playground.jsonl_process import Emit, Server
+from playground.jsonl_server import Emit, Server
 from playground.settings import parse
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from playground import catalog, compat
 from playground.data.allowed_names import checked_settings, raise_if_names_forbidden
-from playground.jsonl_process import Emit, Server
+from playground.jsonl_server import Emit, Server
 from playground.planning.client import OF_ROWS
 from playground.settings import parse
 

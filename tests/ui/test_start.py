@@ -17,6 +17,7 @@ from served_app import ServedApp
 
 from playground.catalog import presets
 from playground.i18n import LANGUAGES, translate
+from playground.planning.client import read_stored_answers
 from playground.runs.recordings import read_recording
 
 
@@ -135,7 +136,8 @@ def test_a_picture_is_there_before_gradio_and_gone_with_it(browser, app, lang):
     page = browser.new_page(viewport={"width": 390, "height": 844}, reduced_motion="reduce")
     page.goto(app.url + ("" if lang == "en" else f"/{lang}"), wait_until="commit")
     picture = page.locator(".opening")
-    expect(picture).to_contain_text("113.39 GiB")
+    steps = {entry["id"]: entry["answer"] for entry in read_stored_answers()}["waterfall"]
+    expect(picture).to_contain_text(f"{steps[0]['need'] / 2**30:.2f} GiB")
     assert page.locator("#teach").count() == 0
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     expect(picture).to_have_count(0, timeout=LONG)

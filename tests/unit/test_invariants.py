@@ -20,7 +20,7 @@ DIRECTION = [
     {"engine.client", "planning.client"},  # their clients in the page's process
     {"memory"},
     {"talk", "jobs", "share"},
-    {"catalog", "runs", "worker"},
+    {"catalog", "runs", "worker", "jsonl_server"},
     {"settings", "jsonl_process", "job", "replacement"},
     {"errors"},
     {"i18n", "background", "compat", "compat_trackio", "ending", "library_defaults", "process_log"},

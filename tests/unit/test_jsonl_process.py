@@ -14,7 +14,7 @@ WAIT = 60  # seconds at most, for any message
 SERVER = """
 import threading
 from playground.errors import problem
-from playground.jsonl_process import Server
+from playground.jsonl_server import Server
 
 server = Server()
 print("a library prints this while it is imported")

@@ -19,7 +19,7 @@ WAIT = 60  # seconds at most, for any state
 STUB = """
 import os, time
 from playground.errors import problem
-from playground.jsonl_process import Server
+from playground.jsonl_server import Server
 
 asked = []
 
