@@ -66,7 +66,7 @@ def test_states_name_the_layers_in_the_buffers_and_the_one_on_its_way():
     assert streamed.states() == {"ready": [0, 1], "copying": []}  # where a backward pass ends
     seen, over = [], threading.Event()
 
-    def watch() -> None:  # as the memory meter, from a thread of its own
+    def watch() -> None:  # as the memory meter does, from another thread
         while not over.wait(0.0002):
             seen.append(streamed.states())
 
@@ -89,7 +89,7 @@ def test_a_copy_that_the_device_has_not_come_to_is_not_on_its_way():
     torch.cuda.synchronize()
     torch.cuda._sleep(2_000_000_000)  # clock cycles: about a second in which the device is behind
     streamed._order.after_forward(0, backward_follows=True)
-    assert streamed.states() == {"ready": [0, 1], "copying": []}  # layer 2 is asked for, and layer 0 still there
+    assert streamed.states() == {"ready": [0, 1], "copying": []}  # layer 2 is to be copied, and layer 0 is still there
     torch.cuda.synchronize()
     assert streamed.states() == {"ready": [1, 2], "copying": []}
 

@@ -24,18 +24,18 @@ def settings(bits: int = 16, checkpointing: str = "off", **train) -> Settings:
     return Settings(load=Load(bits=bits), lora=Lora(r=4), train=Train(**train))
 
 
-def held(told: dict) -> list[dict[tuple[int, str], int]]:
+def held(condensed: dict) -> list[dict[tuple[int, str], int]]:
     """What is held at each instant, by layer and part, from the changes."""
     now: dict[tuple[int, str], int] = {}
     instants = []
-    for visit in told["visits"]:
-        now |= {(layer, told["names"][name]): size for layer, name, size in visit["changes"]}
+    for visit in condensed["visits"]:
+        now |= {(layer, condensed["names"][name]): size for layer, name, size in visit["changes"]}
         instants.append(dict(now))
     return instants
 
 
-def layers_of(told: dict, stage: str) -> list[int]:
-    return [v["layer"] for v in told["visits"] if v["stage"] == stage and v["layer"] != OUTSIDE]
+def layers_of(condensed: dict, stage: str) -> list[int]:
+    return [v["layer"] for v in condensed["visits"] if v["stage"] == stage and v["layer"] != OUTSIDE]
 
 
 @pytest.mark.parametrize(
@@ -44,34 +44,34 @@ def layers_of(told: dict, stage: str) -> list[int]:
 )
 def test_the_highest_instant_is_the_predicted_peak(family, bits, checkpointing):
     chosen, config = settings(bits, checkpointing), deep(family)
-    for told, predicted in (
+    for condensed, predicted in (
         (tape.tune_tape(config, chosen, CUDA, ROWS), phases.predict_tune(config, chosen, CUDA, ROWS)),
         (tape.chat_tape(config, chosen, CUDA, 64), phases.predict_chat(config, chosen, CUDA, 64)),
         (tape.load_tape(config, chosen, CUDA), phases.predict_load(config, chosen, CUDA)),
     ):
-        assert told["allocated"] == max(v["allocated"] for v in told["visits"]) == predicted["allocated"]
-        assert [sum(sizes.values()) for sizes in held(told)] == [v["allocated"] for v in told["visits"]]
+        assert condensed["allocated"] == max(v["allocated"] for v in condensed["visits"]) == predicted["allocated"]
+        assert [sum(sizes.values()) for sizes in held(condensed)] == [v["allocated"] for v in condensed["visits"]]
 
 
 def test_the_parts_at_the_highest_instant_are_those_predicted():
     chosen = settings(4, "all")
-    told, predicted = (
+    condensed, predicted = (
         tape.tune_tape(deep("llama"), chosen, CUDA, ROWS),
         phases.predict_tune(deep("llama"), chosen, CUDA, ROWS),
     )
     parts: dict[str, int] = {}
-    for (_, part), size in max(held(told), key=lambda sizes: sum(sizes.values())).items():
+    for (_, part), size in max(held(condensed), key=lambda sizes: sum(sizes.values())).items():
         parts[part] = parts.get(part, 0) + size
-    assert {part: size for part, size in parts.items() if size} == told["parts"]
-    assert told["parts"] | {"runtime": predicted["parts"]["runtime"]} == predicted["parts"]
+    assert {part: size for part, size in parts.items() if size} == condensed["parts"]
+    assert condensed["parts"] | {"runtime": predicted["parts"]["runtime"]} == predicted["parts"]
 
 
 def test_a_checkpointed_layer_is_computed_again_before_its_backward_pass():
-    told = tape.tune_tape(deep("llama"), settings(16, "all"), CUDA, ROWS)
-    layers = list(range(told["layers"]))
-    assert layers_of(told, "forward") == layers
-    assert layers_of(told, "recompute") == layers[::-1]
-    order = [(v["stage"], v["layer"]) for v in told["visits"]]
+    condensed = tape.tune_tape(deep("llama"), settings(16, "all"), CUDA, ROWS)
+    layers = list(range(condensed["layers"]))
+    assert layers_of(condensed, "forward") == layers
+    assert layers_of(condensed, "recompute") == layers[::-1]
+    order = [(v["stage"], v["layer"]) for v in condensed["visits"]]
     assert all(order.index(("recompute", n)) < order.index(("backward", n)) for n in layers[:-1])
     assert layers_of(tape.tune_tape(deep("llama"), settings(16, "2"), CUDA, ROWS), "recompute") == layers[::-2]
     assert layers_of(tape.tune_tape(deep("llama"), settings(16, "off"), CUDA, ROWS), "recompute") == []
@@ -80,37 +80,37 @@ def test_a_checkpointed_layer_is_computed_again_before_its_backward_pass():
 def test_a_layer_keeps_more_activations_without_checkpointing():
     kept = {}
     for checkpointing in ("off", "all"):
-        told = tape.tune_tape(deep("llama"), settings(16, checkpointing), CUDA, ROWS)
-        kept[checkpointing] = next(v["kept"] for v in told["visits"] if (v["stage"], v["layer"]) == ("forward", 5))
+        condensed = tape.tune_tape(deep("llama"), settings(16, checkpointing), CUDA, ROWS)
+        kept[checkpointing] = next(v["kept"] for v in condensed["visits"] if (v["stage"], v["layer"]) == ("forward", 5))
     assert kept["off"] > 3 * kept["all"] > 0
 
 
 def test_quantized_weights_are_made_dense_in_the_layer_at_work():
     work = {}
     for bits in (16, 4):
-        told = tape.tune_tape(deep("llama"), settings(bits), CUDA, ROWS)
-        work[bits] = [v["work"] for v in told["visits"] if v["stage"] == "forward" and v["layer"] == 5]
+        condensed = tape.tune_tape(deep("llama"), settings(bits), CUDA, ROWS)
+        work[bits] = [v["work"] for v in condensed["visits"] if v["stage"] == "forward" and v["layer"] == 5]
     assert max(work[16]) < max(work[4])
 
 
 def test_loading_visits_one_layer_after_another_and_stages_its_weights_there():
-    told = tape.load_tape(deep("llama"), settings(4), CUDA)
-    assert layers_of(told, "load") == list(range(told["layers"]))
-    buffers = told["names"].index("buffers")
+    condensed = tape.load_tape(deep("llama"), settings(4), CUDA)
+    assert layers_of(condensed, "load") == list(range(condensed["layers"]))
+    buffers = condensed["names"].index("buffers")
     staged = [
         (visit["layer"], layer)
-        for visit in told["visits"]
+        for visit in condensed["visits"]
         for layer, name, size in visit["changes"]
         if size and name == buffers and layer != OUTSIDE
     ]
-    assert staged == [(layer, layer) for layer in range(told["layers"])]
+    assert staged == [(layer, layer) for layer in range(condensed["layers"])]
 
 
 def test_activations_are_gone_after_the_step():
-    told = tape.tune_tape(deep("llama"), settings(), CUDA, ROWS)
-    assert told["visits"][-1]["stage"] == "optimizer"
-    last = told["visits"][-1]
-    most = max(v["allocated"] for v in told["visits"])
+    condensed = tape.tune_tape(deep("llama"), settings(), CUDA, ROWS)
+    assert condensed["visits"][-1]["stage"] == "optimizer"
+    last = condensed["visits"][-1]
+    most = max(v["allocated"] for v in condensed["visits"])
     assert last["end"] < last["allocated"] <= most
 
 
@@ -124,9 +124,9 @@ def test_tape_of_a_shallow_network_equals_that_of_all_layers(monkeypatch):
 def test_a_long_tape_keeps_its_highest_instant(monkeypatch):
     monkeypatch.setattr(tape, "MAX_VISITS", 10)
     chosen = settings(16, "all", max_tokens_per_micro_batch=60)
-    told = tape.tune_tape.__wrapped__(deep("llama"), chosen, CUDA, ROWS)
-    assert len(told["visits"]) <= 10 and max(v["allocated"] for v in told["visits"]) == told["allocated"]
-    assert [sum(sizes.values()) for sizes in held(told)] == [v["allocated"] for v in told["visits"]]
+    condensed = tape.tune_tape.__wrapped__(deep("llama"), chosen, CUDA, ROWS)
+    assert len(condensed["visits"]) <= 10 and max(v["allocated"] for v in condensed["visits"]) == condensed["allocated"]
+    assert [sum(sizes.values()) for sizes in held(condensed)] == [v["allocated"] for v in condensed["visits"]]
 
 
 def test_frees_alone_are_no_visit():
@@ -135,8 +135,8 @@ def test_frees_alone_are_no_visit():
         AllocationEvent(1, 1024, "activations", layer=1, stage="forward"),
         AllocationEvent(0, 512, "activations", True, 0, stage="forward"),
     ]
-    told = tape.condense(events, 2)
-    assert [(v["stage"], v["layer"], v["freed"], v["kept"]) for v in told["visits"]][1:] == [
+    condensed = tape.condense(events, 2)
+    assert [(v["stage"], v["layer"], v["freed"], v["kept"]) for v in condensed["visits"]][1:] == [
         ("forward", 0, 0, 512),
         ("forward", 1, 512, 1024),
     ]
@@ -196,21 +196,21 @@ def test_a_tape_has_in_the_buffers_what_a_run_has_there(checkpointing, count, nu
     ran = visits_of_a_run(checkpointing, count)
     chosen = settings(16, checkpointing, max_tokens_per_micro_batch=0)
     chosen = replace(chosen, load=replace(chosen.load, streamed_layers=str(count)))
-    told = tape.tune_tape(toy_config("llama", num_hidden_layers=LAYERS), chosen, CUDA, [70, 40])
-    assert told["waiting"] == numbers and told["layers"] == LAYERS
+    condensed = tape.tune_tape(toy_config("llama", num_hidden_layers=LAYERS), chosen, CUDA, [70, 40])
+    assert condensed["waiting"] == numbers and condensed["layers"] == LAYERS
     visits, passes = [], {"forward": "forward", "recompute": "backward", "backward": "backward"}
-    for visit in told["visits"]:
+    for visit in condensed["visits"]:
         entry = passes.get(visit["stage"]), visit["layer"], sorted(visit["ready"] + visit["copying"])
         if entry[0] and visit["layer"] != OUTSIDE and entry[:2] not in [earlier[:2] for earlier in visits]:
             visits.append(entry)
             assert visit["layer"] in visit["ready"] or visit["layer"] not in numbers
     assert visits == [one[:3] for one in ran[-len(visits) :]] and len(visits) == 2 * LAYERS
-    assert any(visit["copying"] for visit in told["visits"])
+    assert any(visit["copying"] for visit in condensed["visits"])
 
 
 def test_without_streamed_layers_a_tape_names_none_and_split_ones_all_wait(monkeypatch):
-    told = tape.tune_tape(deep("llama"), settings(), CUDA, ROWS)
-    assert "waiting" not in told and "ready" not in told["visits"][0]
+    condensed = tape.tune_tape(deep("llama"), settings(), CUDA, ROWS)
+    assert "waiting" not in condensed and "ready" not in condensed["visits"][0]
     split = tape.tune_tape(deep("llama"), settings(4), replace(CUDA, processes=2, split=True), ROWS)
     assert split["waiting"] == list(range(split["layers"])) and split["split"] == 2
 
@@ -218,8 +218,10 @@ def test_without_streamed_layers_a_tape_names_none_and_split_ones_all_wait(monke
 def test_while_a_model_is_loaded_no_buffer_holds_a_layer():
     chosen = settings(16)
     chosen = replace(chosen, load=replace(chosen.load, streamed_layers="5"))
-    told = tape.load_tape(deep("llama"), chosen, CUDA)
-    assert len(told["waiting"]) == 5 and all(visit["ready"] == visit["copying"] == [] for visit in told["visits"])
+    condensed = tape.load_tape(deep("llama"), chosen, CUDA)
+    assert len(condensed["waiting"]) == 5 and all(
+        visit["ready"] == visit["copying"] == [] for visit in condensed["visits"]
+    )
 
 
 def test_the_picture_streams_under_auto_as_many_layers_as_the_forecast(toy):
@@ -230,14 +232,14 @@ def test_the_picture_streams_under_auto_as_many_layers_as_the_forecast(toy):
     whole, least = (picture.bar(fixed, "tune")["need"] for fixed in (none, most))
     capacity = (whole + least) // 2
     plan = forecast.forecast(chosen, 64, capacity)
-    told = plan["streamed"]
+    condensed = plan["streamed"]
     bar = picture.bar(chosen, "tune", 64, capacity)
-    assert (bar["streamed"], bar["layers"]) == (told["layers"], 12)
+    assert (bar["streamed"], bar["layers"]) == (condensed["layers"], 12)
     for job in ("load", "chat", "tune"):
         assert plan["phases"][job]["need"] == picture.bar(chosen, job, 64, capacity)["need"]
     assert all(line["agrees"] for line in plan["explained"] if line["part"] == "weights")
     assert 2 < bar["streamed"] < 12 and least < bar["need"] <= capacity < whole
-    assert len(picture.job_tape(chosen, "tune", 64, capacity)["tape"]["waiting"]) == told["layers"]
+    assert len(picture.job_tape(chosen, "tune", 64, capacity)["tape"]["waiting"]) == condensed["layers"]
     assert "streamed" not in picture.bar(chosen, "tune", 64, 2 * whole)
     assert picture.bar(none, "tune", 64, capacity)["verdict"] == "no"
 
@@ -268,5 +270,5 @@ def test_without_a_backward_pass_the_first_layers_come_next():
     with torch.no_grad():
         for _ in range(2):
             model(torch.arange(5, 25)[None])
-    told = buffered_layers([("decode", number) for number in range(LAYERS)], [0, 2, 4])
-    assert [sorted(buffered.ready + buffered.copying) for buffered in told] == seen[LAYERS:]
+    condensed = buffered_layers([("decode", number) for number in range(LAYERS)], [0, 2, 4])
+    assert [sorted(buffered.ready + buffered.copying) for buffered in condensed] == seen[LAYERS:]
