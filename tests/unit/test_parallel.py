@@ -129,6 +129,7 @@ def die(team: Team, folder: Path) -> None:
         team.all_reduce([torch.ones(1)])
     except RuntimeError as error:
         (folder / "report").write_text(f"{is_lost_peer(error)} {error}")
+        os._exit(0)  # torch's threads of a broken connection may abort a process that ends in order
 
 
 def hang(team: Team, folder: Path) -> None:

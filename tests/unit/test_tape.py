@@ -237,7 +237,8 @@ def test_the_picture_streams_under_auto_as_many_layers_as_the_forecast(toy):
     assert (bar["streamed"], bar["layers"]) == (condensed["layers"], 12)
     for job in ("load", "chat", "tune"):
         assert plan["phases"][job]["need"] == picture.bar(chosen, job, 64, capacity)["need"]
-    assert all(line["agrees"] for line in plan["explained"] if line["part"] == "weights")
+    for explained in (plan["explained"], forecast.forecast(most, 64)["explained"]):
+        assert all(line["agrees"] for line in explained if line["part"] == "weights")
     assert 2 < bar["streamed"] < 12 and least < bar["need"] <= capacity < whole
     assert len(picture.job_tape(chosen, "tune", 64, capacity)["tape"]["waiting"]) == condensed["layers"]
     assert "streamed" not in picture.bar(chosen, "tune", 64, 2 * whole)
