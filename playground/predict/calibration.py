@@ -67,7 +67,7 @@ def percent_of_others(before: tuple[float, float, float], after: tuple[float, fl
 
 def measure(device: str) -> Rates:
     """Measure the machine as it is now: other work on it makes it slower."""
-    compat.leave_out_cudnn_attention()  # as it is in models that are loaded
+    compat.leave_out_cudnn_attention()  # loaded models do without it too
     until = kernels.clock() + MAX_SECONDS[device]
     with torch.no_grad(), _same_random_numbers():
         tables, kernel = kernels.measure_kernels(device, until - TOY_SECONDS[device])

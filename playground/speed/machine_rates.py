@@ -1,7 +1,7 @@
 """What a device reaches, by its name: as it was measured on this machine, or estimated from another GPU that was.
 
 An estimate takes the data sheets' peaks of both GPUs (assets/catalog/card_rates.json, cards.json): the other one is
-assumed to reach the same share of its own. A GPU whose peaks aren't known has no estimate.
+assumed to reach the same share of them. A GPU whose peaks aren't known has no estimate.
 """
 
 import functools

@@ -18,7 +18,7 @@ from pathlib import Path
 from playground import catalog
 from playground.json_values import read_small_json
 
-SCHEMA = 3  # of what is kept: another one is measured again
+SCHEMA = 4  # of what is kept: another one is measured again
 STREAM = "elementwise"  # the kind whose table says how fast memory is read and written
 BY_BYTES = (
     *("elementwise", "narrow_m", "narrow_n", "narrow_k", "narrow_m_t", "narrow_n_t", "narrow_k_t"),

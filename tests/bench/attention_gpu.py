@@ -12,6 +12,7 @@ import json
 import statistics
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def main() -> None:
         return
     rounds, hardware = [], None
     for arm in ARMS:
-        measured = arms.attempt(lambda arm=arm: arms.last_line([sys.executable, __file__, "--arm", arm]))  # type: ignore[misc]
+        measured = arms.attempt(partial(arms.last_line, [sys.executable, __file__, "--arm", arm]))
         hardware = measured.pop("hardware", hardware)
         rounds.append({"round": 1, "arm": arm} | measured)
         print(json.dumps(rounds[-1]), file=sys.stderr, flush=True)
