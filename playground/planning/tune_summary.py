@@ -25,9 +25,9 @@ def tune_summary(settings: Settings, root: str = "", on_progress: Callable = row
 
     root: the folder of the runs, to use the speed of an earlier one. Returns {"model" (name), "bits" (decided),
     "rows" (to train on), "epochs", "steps", "seconds" (of the whole run, or None where nothing tells), "seconds_source"
-    ("measured": in an earlier run here, "table": from the GPU's peak rate, training alone; None), "need_bytes" (of a
-    fresh engine, of each of several on GPUs; None where it can't be predicted, and for several on a CPU), "processes",
-    "capacity" (bytes), "verdict" (None without a need), "exact" (whether the rows' own lengths were counted:
+    ("measured": in an earlier run here, "table": predicted or estimated at a GPU's rates, training alone; None),
+    "need_bytes" (of a fresh engine, of each of several on GPUs; None where it can't be predicted, and for several on a
+    CPU), "processes", "capacity" (bytes), "verdict" (None without a need), "exact" (whether the rows' own lengths were counted:
     else every row is taken at full length), "advice" (planning.advice)}.
     Raises PlaygroundError: rows that can't be read, none left, a model that nobody knows.
     """
@@ -80,7 +80,7 @@ def _machine_for(load: Load) -> dict[str, Any]:
 
 
 def _seconds(cost: dict, root: str) -> dict[str, Any]:
-    """Seconds of the run as measured in an earlier one, all its phases included, or else of training by the table."""
+    """Seconds of the run as measured in an earlier one, all its phases included, or else of training as predicted."""
     measured = cost["measured"]
     if measured:
         other = runs.seconds_besides_training(runs.find(Path(root), measured["run"]))
