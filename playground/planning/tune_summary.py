@@ -27,8 +27,8 @@ def tune_summary(settings: Settings, root: str = "", on_progress: Callable = row
     "rows" (to train on), "epochs", "steps", "seconds" (of the whole run, or None where nothing tells), "seconds_source"
     ("measured": in an earlier run here, "table": predicted or estimated at a GPU's rates, training alone; None),
     "need_bytes" (of a fresh engine, of each of several on GPUs; None where it can't be predicted, and for several on a
-    CPU), "processes", "capacity" (bytes), "verdict" (None without a need), "exact" (whether the rows' own lengths were counted:
-    else every row is taken at full length), "advice" (planning.advice)}.
+    CPU), "processes", "capacity" (bytes), "verdict" (None without a need), "exact" (whether the rows'
+    own lengths were counted: else every row is taken at full length), "advice" (planning.advice)}.
     Raises PlaygroundError: rows that can't be read, none left, a model that nobody knows.
     """
     machine = _machine_for(settings.load)
