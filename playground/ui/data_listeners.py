@@ -13,14 +13,14 @@ from playground.ui import data_answers
 from playground.ui.access import was_uploaded
 from playground.ui.data_answers import ALL_CHOICES, FORMAT_FIELDS, ROW, SELECTION, SELECTION_FIELDS
 from playground.ui.data_tab import MAX_CUTOFF, MIN_CUTOFF, DataTab
-from playground.ui.page import EACH_CLICK, LAST_INPUT, LATEST_ONLY, QUIET, UNQUEUED, Page, Update, message
+from playground.ui.page import EACH_CLICK, LAST_INPUT, LATEST_ONLY, UNQUEUED, Page, Update, message
 from playground.ui.source_names import source_update
 
 SAMPLE_ROWS = 2000  # whose tokens are counted for the cost; all rows only on a click
 # Gives a question its moment in the page as its first input: questions of several listeners can be answered in another
 # order than they were asked in.
 STAMPED: dict[str, Any] = {"js": "(...values) => [performance.now(), ...values.slice(1)]"}
-CHANGED, CLICKED, OPENED = ({**kind, **STAMPED} for kind in (LATEST_ONLY, QUIET, UNQUEUED))
+CHANGED, OPENED = ({**kind, **STAMPED} for kind in (LATEST_ONLY, UNQUEUED))
 CHOICES_AFFECTED = {
     ("source", "encoding"): ALL_CHOICES,
     ("part",): ("columns", "category"),
@@ -170,8 +170,8 @@ def _connect_analysis(page: Page, tab: DataTab, header: gr.Tab) -> None:
     redraw = [*changes(FORMAT_FIELDS), costs.cutoff.release, page.fields["train", "max_seq_length"].change]
     gr.on(redraw, *steps.drawing, **CHANGED).then(*steps.costing, **CHANGED)
     gr.on([costs.cutoff.change, costs.card.change], *steps.costing, **CHANGED)
-    costs.count_all.click(*steps.costing_all, **CLICKED)
-    tab.inputs.fetch.click(*steps.previewing(ALL_CHOICES, fetch=True), **CLICKED)
+    costs.count_all.click(*steps.costing_all, **CHANGED)
+    tab.inputs.fetch.click(*steps.previewing(ALL_CHOICES, fetch=True), **CHANGED)
     tab.rows.stop.click(lambda: page.planner.stop("count_rows"), **UNQUEUED)
 
 
@@ -210,7 +210,7 @@ def _connect_pasted(page: Page, tab: DataTab) -> None:
     def rename(chosen: str | None) -> Update:
         return source_update(page, chosen) if chosen and was_uploaded(chosen) else gr.skip()
 
-    inputs.use_text.click(paste, inputs.text, [inputs.source, tab.rows.message], **UNQUEUED)
+    inputs.use_text.click(paste, inputs.text, [inputs.source, tab.rows.message], **LAST_INPUT)
     inputs.source.change(rename, inputs.source, inputs.source, **UNQUEUED)  # also when another tab writes it
     prompt_format.change(lambda name: gr.update(visible=name == "custom"), prompt_format, tab.custom_format, **UNQUEUED)
 

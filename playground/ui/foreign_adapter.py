@@ -10,7 +10,7 @@ import gradio as gr
 from playground.data.allowed_names import forbidden_adapter
 from playground.errors import PlaygroundError, problem
 from playground.settings import raise_all
-from playground.ui.page import QUIET, Page, message
+from playground.ui.page import LATEST_ONLY, Page, message
 
 MAX_KNOWN = 200  # adapters whose base models a page remembers
 
@@ -63,7 +63,7 @@ def connect(page: Page, field: gr.Textbox, adapter: gr.Dropdown, box: gr.HTML, c
         except Exception as error:
             yield gr.skip(), page.error_message(error)
 
-    field.submit(choose, [field, page.fields["load", "model"]], [adapter, box], **QUIET)
+    field.submit(choose, [field, page.fields["load", "model"]], [adapter, box], **LATEST_ONLY)
 
 
 def _normalized(page: Page, typed: str) -> str:

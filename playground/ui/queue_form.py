@@ -13,7 +13,7 @@ from playground.jobs.sweep import MOST_RUNS, MOST_RUNS_PUBLIC, Sweep, parse_swee
 from playground.jobs.sweep_jobs import Follower, chain, put_sweep
 from playground.ui import queue_view
 from playground.ui.known_answers import help_desk_examples
-from playground.ui.page import LATEST_ONLY, QUIET, UNQUEUED, Page, Update, message, message_box
+from playground.ui.page import EACH_CLICK, LATEST_ONLY, QUIET, UNQUEUED, Page, Update, message, message_box
 
 # What the lists offer; any other setting can be typed in.
 OFFERED = (
@@ -105,7 +105,7 @@ def connect(page: Page, form: QueueForm, live_view: gr.HTML) -> None:
     form.add.click(page.with_error_message(add), [*following, *fields], form.message, **QUIET)
     form.start.click(page.with_error_message(start), [*form.axes, *following, *fields], form.message, **QUIET)
     gr.on([one.change for one in form.axes], count, [*form.axes, *fields], form.runs, **LATEST_ONLY)
-    form.view.show_run(show, None, live_view, **UNQUEUED)
+    form.view.show_run(show, None, live_view, **EACH_CLICK)
 
 
 def _sweep(page: Page, axes: Sequence, values: Sequence) -> Sweep:

@@ -15,7 +15,7 @@ from playground.errors import PlaygroundError, problem
 from playground.runs import accuracy
 from playground.ui import adapters_chat_view, recordings_view, run_tables, runs_overlay, snapshot_view
 from playground.ui.live_view import shown_run
-from playground.ui.page import QUIET, UNQUEUED, Page, Update, message, message_box, wait_until_opened
+from playground.ui.page import EACH_CLICK, QUIET, UNQUEUED, Page, Update, message, message_box, wait_until_opened
 from playground.ui.run_names import display_name
 from playground.ui.runs_table import runs_table, table_value
 
@@ -96,12 +96,12 @@ def connect(page: Page, tab: RunsTab, live_view: gr.HTML) -> list[Callable]:
             return table_update(page, shown), page.error_message(error)
         return table_update(page, shown), message()
 
-    table.show_run(show, None, live_view, **UNQUEUED)
-    table.label_run(label, live_view, [table, tab.message], **UNQUEUED)
+    table.show_run(show, None, live_view, **EACH_CLICK)
+    table.label_run(label, live_view, [table, tab.message], **EACH_CLICK)
     for event in (table.show_live, table.resume_run):
         event(lambda: gr.update(follow=""), None, live_view, **UNQUEUED)
     table.resume_run(resume, None, tab.message, **QUIET)
-    table.use_settings(reuse, None, [*page.inputs(), tab.message], **UNQUEUED)
+    table.use_settings(reuse, None, [*page.inputs(), tab.message], **EACH_CLICK)
     live_view.change(lambda value: table_update(page, value), live_view, table, **UNQUEUED)
     for event in (live_view.change, tab.run_accuracy.expand):  # what comes while it unfolds may be lost
         event(lambda value: _accuracy(page, shown_run(value)), live_view, tab.accuracy, **UNQUEUED)
@@ -133,8 +133,8 @@ def _connect_trash(page: Page, tab: RunsTab, live_view: gr.HTML) -> list[Callabl
             return table_update(page, shown), gr.skip(), page.error_message(error)
         return table_update(page, shown), gr.skip(), message()
 
-    deleted = table.delete_run(delete, live_view, outputs, **UNQUEUED)
-    restored = table.restore_run(restore, live_view, outputs, **UNQUEUED)
+    deleted = table.delete_run(delete, live_view, outputs, **EACH_CLICK)
+    restored = table.restore_run(restore, live_view, outputs, **EACH_CLICK)
     emptied = table.empty_trash(lambda: runs.empty_trash(page.root), None, None, **UNQUEUED)
     emptied.then(lambda value: table_update(page, value), live_view, table, **UNQUEUED)
     return [deleted.then, restored.then]

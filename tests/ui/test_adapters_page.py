@@ -71,6 +71,17 @@ def test_a_folder_from_elsewhere_answers_beside_its_base_and_is_refused_for_anot
     expect(notices(page).filter(has_text="4 × 64")).to_contain_text("4 × 32", timeout=LONG)
 
 
+def test_an_adapter_is_checked_though_another_is_just_being_checked(shared_page, app, tmp_path):
+    adapter, page = plain_adapter(app.model, tmp_path / "second"), shared_page
+    choose_toy(page, app)
+    open_tab(page, "tab.chat")
+    field = page.locator("#elsewhere textarea, #elsewhere input").first
+    for name in ("/no/such/adapter", str(adapter)):
+        field.fill(name)
+        field.press("Enter")
+    expect(notices(page, "good").filter(has_text="LoRA")).to_be_visible(timeout=LONG)
+
+
 @pytest.fixture
 def tuned_runs(app, tmp_path):
     """Fine-tunes of a toy at two ranks, and one of another model: the folders of their runs.

@@ -193,6 +193,15 @@ def test_a_run_that_is_shown_leaves_the_live_view_when_it_is_deleted(app, past, 
     expect(page.get_by_text(translate("en", "chart.gone"))).to_be_hidden()
 
 
+def test_runs_that_are_deleted_shortly_after_each_other_all_go(app, past, page):
+    open_tab(page, "tab.runs")
+    expect(row_button(page, past[0].id, "runs.delete")).to_be_visible()
+    page.evaluate("() => document.querySelectorAll('.runs [data-event=delete_run]').forEach(button => button.click())")
+    for run in past:
+        expect(row_button(page, run.id, "runs.undo")).to_be_visible()
+        assert not run.folder.exists()
+
+
 def test_the_keyboard_alone_shows_deletes_and_restores(app, past, page):
     run = past[0]
     focused = "() => [document.activeElement.closest('tr')?.dataset.run, document.activeElement.dataset.event]"
