@@ -13,7 +13,7 @@ from playground.jobs.sweep import MOST_RUNS, MOST_RUNS_PUBLIC, Sweep, parse_swee
 from playground.jobs.sweep_jobs import Follower, chain, put_sweep
 from playground.ui import queue_view
 from playground.ui.known_answers import help_desk_examples
-from playground.ui.page import EACH_CLICK, LATEST_ONLY, QUIET, UNQUEUED, Page, Update, message, message_box
+from playground.ui.page import EACH_CLICK, LATEST_ONLY, QUIET, Page, Update, message, message_box
 
 # What the lists offer; any other setting can be typed in.
 OFFERED = (
