@@ -17,17 +17,18 @@ streamed. Where the kernel's mark can't be reset, the highest of the readings is
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
 import re
 import shutil
 import socket
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "16 streamed": {"bits": 16, "dtype": "bfloat16", "streamed_layers": "3"},
     "4 streamed": {"bits": 4, "dtype": "bfloat16", "streamed_layers": "3"},
 }
+IMPORTED = ("toys", "transformers", "accelerate", "bitsandbytes", "playground.model.load", "playground.train.parallel")
 SPLIT = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 
 
@@ -98,34 +100,39 @@ def reset_mark(pid: int) -> bool:
 
 
 class Loader:
-    """A process that loads a model on request and reports its bytes; see `child`."""
+    """A process that loads a model on request and reports its bytes; see `child`.
+
+    load: Load's fields and `device`. On a CPU all such processes are forks of one that has imported the libraries.
+    """
 
     def __init__(self, folder: Path, toy: Path, load: dict, environment: dict[str, str]):
-        self._process = subprocess.Popen(
-            [sys.executable, str(HERE), "--child", str(folder), str(toy), json.dumps({"device": "cpu"} | load)],
-            env=os.environ | {"OMP_NUM_THREADS": "1", "PLAYGROUND_CALIBRATE": "0"} | environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        load = {"device": "cpu"} | load
+        context = multiprocessing.get_context("forkserver" if load["device"] == "cpu" else "spawn")
+        if load["device"] == "cpu":
+            context.set_forkserver_preload(list(IMPORTED))
+        self._pipe, its_end = context.Pipe()
+        self._process = context.Process(target=child, args=(its_end, folder, toy, load, environment), daemon=True)
+        self._process.start()
+        its_end.close()  # else its end would not be noticed here
         self.pid = self._process.pid
 
+    @property
+    def has_answered(self) -> bool:
+        """Whether there is an answer to read."""
+        return self._pipe.poll()
+
     def answer(self) -> Any:
-        """The next line that it writes."""
-        assert self._process.stdout
-        line = self._process.stdout.readline()
-        assert line, "the process has ended"
-        return json.loads(line)
+        """Its next answer. Raises EOFError if it has ended."""
+        return self._pipe.recv()
 
     def go(self) -> None:
         """Let it continue."""
-        assert self._process.stdin
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
+        self._pipe.send(True)
 
     def end(self) -> None:
         """Wait for its end, once all may go on."""
-        assert self._process.wait(60) == 0
+        self._process.join(60)
+        assert self._process.exitcode == 0
 
 
 def measure(folder: Path, toy: Path, load: dict, processes: int = 1, objects: int = 0) -> dict[str, Any]:
@@ -166,13 +173,9 @@ def measure(folder: Path, toy: Path, load: dict, processes: int = 1, objects: in
 
 
 def _readings(loaders: Sequence[Loader]) -> Iterator[dict[str, int]]:
-    """The sum of the processes' memory, again and again until all have loaded; each then has a line to read."""
-    import select
-
+    """The sum of the processes' memory, again and again until all have loaded; each then has an answer to read."""
     while True:
-        waiting = [loader._process.stdout for loader in loaders]
-        ready, _, _ = select.select(waiting, [], [], 0)
-        done = len(ready) == len(loaders)
+        done = all(loader.has_answered for loader in loaders)
         all_of_them = [resident(loader.pid) for loader in loaders]
         yield {kind: sum(one[kind] for one in all_of_them) for kind in all_of_them[0]}
         if done:
@@ -180,17 +183,22 @@ def _readings(loaders: Sequence[Loader]) -> Iterator[dict[str, int]]:
         time.sleep(PERIOD)
 
 
-def child(folder: Path, toy: Path, load: dict) -> None:
+def child(pipe: Connection, folder: Path, toy: Path, load: dict, environment: dict[str, str]) -> None:
     """Load a toy, say so and wait; load the model, say how many bytes it has in this process, and wait."""
+    os.environ |= environment
     from playground.memory.release import release_memory
     from playground.train.parallel import Team
+
+    def say(answer: Any) -> None:
+        pipe.send(answer)
+        pipe.recv()
 
     team = Team(load["device"], load["bits"])
     _load(team, toy, load)
     release_memory()
-    _say(True)
+    say(True)
     kept = _load(team, folder, load)
-    _say(kept[1])
+    say(kept[1])
     team.leave()
 
 
@@ -228,11 +236,6 @@ def _outside(loaded: Any, layers: Any) -> list[Any]:
     return [p for p in loaded.model.parameters() if id(p) not in inside] + layers._buffers
 
 
-def _say(answer: Any) -> None:
-    print(json.dumps(answer), flush=True)
-    sys.stdin.readline()
-
-
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -244,11 +247,8 @@ def main() -> None:
     parser.add_argument("--save", type=Path)
     parser.add_argument("--only", default="", help="arms whose names match this regular expression")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.child:
-        child(Path(given.child[0]), Path(given.child[1]), json.loads(given.child[2]))
-        return
+    os.environ |= {"OMP_NUM_THREADS": "1", "PLAYGROUND_CALIBRATE": "0"}
     arms = [(form, kind, 1) for form in FORMATS for kind in KINDS if form in ("float32", "bfloat16") or kind in WIDTHS]
     arms += [(form, kind, 2) for form in ("float32", "bfloat16") for kind in ("32", "16", "8", "4")]
     home = Path(tempfile.mkdtemp())
