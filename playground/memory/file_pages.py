@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 LEAST = 2 * 2**20  # bytes of files that have come into memory: with fewer, looking for them isn't worth its time
-LEAST_SHARE = 100  # and of the files, where a hundredth is more
+LEAST_SHARE = 1000  # and of the files, where a thousandth is more: of a float32 file that is read for 4 bits, 1 %
 MADV_DONTNEED = 4  # madvise(2)
 
 
@@ -33,7 +33,7 @@ class FilePages:
     def drop(self, least: int | None = None) -> None:
         """Give back what is resident, if files in memory have grown by `least` bytes since the last time.
 
-        By default that is a hundredth of the files. Nothing may have been written into these mappings.
+        By default that is a thousandth of the files. Nothing may have been written into these mappings.
         """
         if _resident_file_bytes() - self._resident < (self._least if least is None else least):
             return

@@ -44,7 +44,7 @@ def models(tmp_path_factory):
     [
         ("bfloat16", "32", 1),
         ("bfloat16", "8", 1),
-        ("bfloat16", "4", 1),
+        ("float32", "4", 1),
         ("bfloat16, .bin", "8", 1),
         ("float32", "16", 1),
         ("bfloat16", "fp8", 1),
