@@ -6,6 +6,7 @@ unquantized, and the buffers.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from bitsandbytes.nn import Int8Params, Params4bit
@@ -74,8 +75,8 @@ def place_streamed(
     """Read and quantize an unquantized model layer by layer, and place it; `load.streamed_layers` are streamed.
 
     quantization: how bitsandbytes quantizes; None: it doesn't, or the weights are quantized already. on_progress:
-    called with (done, total, "layers"). shares: with them all layers are streamed, and wait there. Raises
-    PlaygroundError for a model that can't be streamed.
+    called with (done, total, "layers"), also after each quantized weight. shares: with them all layers are streamed,
+    and wait there. Raises PlaygroundError for a model that can't be streamed.
     """
     layers = layer_names(model)
     count = len(layers) if shares else int(load.streamed_layers)
@@ -86,15 +87,15 @@ def place_streamed(
     streamed = StreamedLayers(list(layers.values()), streamed_numbers(count, len(layers)), device, shares)
     quantize = _quantizer(model, load, quantization, device)
     for number, (name, layer) in enumerate(layers.items()):
+        quantize(f"{name}.", partial(on_progress, number, len(layers), "layers"))
         read(layer)
-        quantize(f"{name}.")
         layer.requires_grad_(False)
         _move(layer, device)
         if number in streamed.numbers:
             streamed.add(layer, shared)
         on_progress(number + 1, len(layers), "layers")
+    quantize("", partial(on_progress, len(layers), len(layers), "layers"))
     read(model)
-    quantize("")
     inside = {id(module) for layer in layers.values() for module in layer.modules()}
     for module in model.modules():
         if id(module) not in inside:
@@ -121,15 +122,20 @@ def _move(module: nn.Module, device: str, recurse: bool = True) -> None:
 
 def _quantizer(
     model: PreTrainedModel, load: Load, quantization: BitsAndBytesConfig | None, device: str
-) -> Callable[[str], None]:
-    """A function that quantizes, on the device, the linear layers whose names begin with a prefix."""
+) -> Callable[[str, Callable[[], None]], None]:
+    """A function that reads linear layers whose names begin with a prefix and quantizes them on the device.
+
+    It reads one weight at a time, and calls another function after each.
+    """
     skip = compat.modules_not_to_quantize(model)
     if has_own_layers(load):
         kind = layer_class(load)
         multiplies = kind.products.has_products(device)
-        return lambda prefix: quantize_linears(model, skip, device, multiplies, kind, prefix)
+        return lambda prefix, on_weight: quantize_linears(
+            model, skip, device, multiplies, kind, prefix, lambda done, total: on_weight()
+        )
     if quantization is None:
-        return lambda prefix: None
+        return lambda prefix, on_weight: None
     unquantized: dict[str, Any] = {
         name: module for name, module in model.named_modules() if type(module) in (nn.Linear, Conv1D)
     }
@@ -138,13 +144,14 @@ def _quantizer(
     setattr(model, f"is_loaded_in_{load.bits}bit", True)  # the flag by which PEFT recognizes a quantized model
     fast = is_fast_nf4(load) and float8.has_products(device)
 
-    def quantize(prefix: str) -> None:
+    def quantize(prefix: str, on_weight: Callable[[], None]) -> None:
         for name in [name for name in waiting if name.startswith(prefix)]:
             layer: Any = model.get_submodule(name)
             _quantize(layer, unquantized.pop(name), device)
             waiting.remove(name)
             if fast:
                 nf4_fast.prepare(layer)
+            on_weight()
 
     return quantize
 

@@ -3,9 +3,13 @@
 import pytest
 import torch
 from streamed_toys import KINDS, LAYERS, answer, loss_and_gradients, tuned
+from toys import make_model
 
 from playground.memory.ledger import bytes_by_part
+from playground.model.load import quantization_config
+from playground.model.streamed_load import layer_names, place_streamed
 from playground.model.streaming import BUFFERS, _Copy, streamed_numbers
+from playground.settings import Load
 from playground.train.checkpointing import CheckpointPolicy
 
 FAMILIES = ("gpt_neox", "gpt2", "gemma2", "mixtral", "falcon")
@@ -123,3 +127,12 @@ def test_states_are_those_of_a_device_that_is_behind_the_program():
 @pytest.mark.parametrize("count,numbers", [(0, []), (3, [0, 2, 4]), (4, [0, 1, 2, 4]), (5, [0, 1, 2, 3, 4])])
 def test_streamed_layers_are_spread_evenly(count, numbers):
     assert streamed_numbers(count, LAYERS) == numbers
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8", "fp8"])
+def test_each_quantized_weight_is_reported_so_that_its_pages_are_given_back(kind):
+    model, steps = make_model("llama", num_hidden_layers=LAYERS).to(torch.bfloat16), []
+    load = Load(streamed_layers="3", **KINDS[kind])
+    count = len([1 for layer in layer_names(model).values() for m in layer.modules() if isinstance(m, torch.nn.Linear)])
+    place_streamed(model, load, quantization_config(load, torch.bfloat16), "cpu", lambda *step: steps.append(step))
+    assert len(steps) == count + len(layer_names(model))
