@@ -60,6 +60,7 @@ def build(page: Page) -> CompareTab:
             info=translate("chat.adapter.info"),
             choices=[(translate("chat.none"), "")],
             value=None,
+            min_width=260,
         )  # the first refresh selects the newest
         elsewhere = foreign_adapter.build(page)
     elsewhere_message = message_box()

@@ -24,6 +24,7 @@ def build(page: Page) -> gr.Textbox:
         placeholder="owner/name",
         submit_btn=page.translate("chat.elsewhere.check"),
         max_lines=1,
+        min_width=260,
         elem_id="elsewhere",
     )
 

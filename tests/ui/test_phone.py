@@ -97,3 +97,24 @@ def test_errors_are_in_the_pages_language(phone, lang):
     expect(notices(phone).first).to_contain_text({"en": "rank r", "ja": "ランク r"}[lang])
     expect(phone.get_by_role("heading", name=translate(lang, "app.title"))).to_be_attached()
     assert_fits(phone)
+
+
+ABOVE_LABEL = """key => {
+  const label = [...document.querySelectorAll('[data-testid=block-info]')].find(e => e.innerText === key);
+  const ask = document.querySelector('.compare-ask');
+  const middle = e => {
+    const box = e.getBoundingClientRect();
+    return [box.x + box.width / 2, box.y + box.height / 2];
+  };
+  scrollBy(0, middle(label)[1] - ask.getBoundingClientRect().y - 20);
+  return ask.contains(document.elementFromPoint(...middle(label)));
+}"""
+
+
+def test_the_compare_tab_is_readable_and_nothing_shows_through_the_question(phone, lang):
+    open_tab(phone, "tab.chat", lang)
+    expect(phone.locator(".compare-notice button").locator("visible=true")).to_have_count(1, timeout=LONG)
+    assert phone.locator(".compare-notice .notice").bounding_box()["width"] > 250
+    assert phone.locator("#elsewhere textarea, #elsewhere input").first.bounding_box()["width"] > 100
+    assert phone.evaluate(ABOVE_LABEL, translate(lang, "chat.elsewhere"))
+    assert_fits(phone)
