@@ -283,8 +283,11 @@ def keys(caught: "pytest.ExceptionInfo[PlaygroundError]") -> list[str]:
     return [problem.key for problem in caught.value.problems]
 
 
-def too_large(folder: Path) -> Path:
-    """Save a model too large for any test machine: a real config and tokenizer, and a web page as weights."""
+def too_large(folder: Path, **changes: int) -> Path:
+    """Save a model too large for any test machine: a real config and tokenizer, and a web page as weights.
+
+    changes: of the config.
+    """
     make_tokenizer(False).save_pretrained(folder)
     config = {
         "model_type": "llama",
@@ -294,6 +297,6 @@ def too_large(folder: Path) -> Path:
         "num_attention_heads": 512,
         "vocab_size": 336,
     }
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps(config | changes))
     (folder / "model.safetensors").write_text("<html>")
     return folder

@@ -170,8 +170,6 @@ def plan(options: argparse.Namespace) -> dict:
 
     MODEL is a catalog id, a hub id, a folder or a config.json.
     """
-    from playground.catalog.cards import cards, verdict
-
     compat.import_libraries(catalog.cache_folder())
     from playground.planning import forecast
 
@@ -184,14 +182,11 @@ def plan(options: argparse.Namespace) -> dict:
 
         write_tune_snapshot(chosen, options.snapshot, capacity)
     totals = ("allocated", "reserved", "device_used")
-    predictions = result["phases"]
+    predictions, fits = result["phases"], forecast.card_verdicts(chosen, options.context)
     return {
         **result,
         **{phase: {total: prediction[total] for total in totals} for phase, prediction in predictions.items()},
-        "verdicts": {
-            phase: {card["gib"]: verdict(prediction["need"], card["bytes"]) for card in cards()}
-            for phase, prediction in predictions.items()
-        },
+        "verdicts": {phase: {card["gib"]: card[phase] for card in fits} for phase in predictions},
     }
 
 

@@ -47,8 +47,8 @@ class JobContext:
 
     @property
     def predicts_memory(self) -> bool:
-        """Whether phases are predicted: of what this process takes, unless FSDP2 itself splits the weights."""
-        return not self.team.splits_numbers
+        """Whether phases are predicted: of what this process takes, unless split weights wait in main memory."""
+        return not self.team.offloads
 
     @property
     def is_alone(self) -> bool:

@@ -64,12 +64,12 @@ def ensure_loaded(
     decided = _decided(context, load, fine_tune)
     shares = context.team.shares() if fine_tune is not None else None
     # before anything large is fetched, if the config is at hand
-    checked = yield from _check_fit(context, decided, bool(shares))
+    checked = yield from _check_fit(context, decided, fine_tune is not None)
     with context.team.local_main_first():
         folder = yield from fetch_model(load.model, load.accept_terms, context.stop)
     if not checked:
         decided = _decided(context, replace(load, model=str(folder)), fine_tune)
-        yield from _check_fit(context, decided, bool(shares))
+        yield from _check_fit(context, decided, fine_tune is not None)
     yield {"kind": "phase", "name": "load"}
     context.peaks.start_phase()
     loaded = yield from run_in_background(
@@ -78,7 +78,8 @@ def ensure_loaded(
     )
     slot.fill(loaded, load)
     yield {"kind": "loaded", "model": load.model, "bits": load.bits}
-    yield predictions.measured_memory_event("load", context.peaks, context.bytes_by_part())
+    if not loaded.pages:  # else its matrices wait in their files, until they are split over the processes
+        yield predictions.measured_memory_event("load", context.peaks, context.bytes_by_part())
     yield from _folder_notes(folder, load)
     yield from placement_events(loaded, context.team.size)
     yield from placement_notes(loaded, context.team.size)
@@ -165,18 +166,19 @@ def _streams_as_chosen(context: JobContext, slot: ModelSlot, load: Load, fine_tu
     return streamed_count(_decided(context, load, fine_tune)) == slot.loaded.streamed_count
 
 
-def _check_fit(context: JobContext, load: Load, split: bool) -> Generator[dict, None, bool]:
+def _check_fit(context: JobContext, load: Load, fine_tunes: bool) -> Generator[dict, None, bool]:
     """Predict what loading takes; return whether it was tried, which needs the config at hand.
 
-    split: whether quantized layers are split over processes. Raises PlaygroundError where the model won't fit, unless
-    `load.force`.
+    fine_tunes: whether it is for a fine-tune, for which processes split the weights if they do. Raises PlaygroundError
+    where the model won't fit, unless `load.force`.
     """
-    if not context.predicts_memory or not config_available(load.model):
+    waits = context.team.splits_numbers and not fine_tunes  # in main memory
+    if waits or not context.predicts_memory or not config_available(load.model):
         return False
     source = local_folder(load.model) or load.model  # local_folder raises for a path that isn't a model
     config = meta_model.config_of(str(source))
     _check_size(config, load, context.team.device)
-    for event in predictions.predict_load_memory(load, config, context.team, split):
+    for event in predictions.predict_load_memory(load, config, context.team, fine_tunes):
         yield event
         check_main_memory(event)
         if event.get("verdict") == "no" and not load.force:

@@ -29,7 +29,7 @@ from playground.model.dtype import compute_dtype
 from playground.model.embedding import embedding_rows
 from playground.model.load import LoadedModel
 from playground.predict import phases
-from playground.predict.heaviest import predict_heaviest_step
+from playground.predict.heaviest import one_of_team, predict_heaviest_step
 from playground.predict.phase_traces import CHAT_ROWS
 from playground.predict.seconds import predict_step_seconds
 from playground.predict.work import Calls
@@ -54,15 +54,16 @@ def memory_outside_tensors(parts: dict[str, int]) -> dict[str, int]:
     return outside
 
 
-def predict_load_memory(load: Load, config: PreTrainedConfig, team: Team, split: bool) -> Iterator[dict]:
+def predict_load_memory(load: Load, config: PreTrainedConfig, team: Team, fine_tunes: bool) -> Iterator[dict]:
     """What loading a model of this config takes, in a process that has no model in memory.
 
-    split: whether its quantized layers are split over the team.
+    fine_tunes: whether the team splits its weights, if it does that in a fine-tune.
     """
     dtype, outside = compute_dtype(load, team.device)[0], memory_outside_tensors({})
 
     def predict(target: phases.Target) -> dict:
-        return phases.predict_load(config, Settings(load=load), replace(target, processes=team.size, split=split))
+        own = one_of_team(config, load, target, team) if fine_tunes else replace(target, processes=team.size)
+        return phases.predict_load(config, Settings(load=load), own)
 
     yield from _predict("load", load, team.device, dtype, outside, predict, team.size)
 
@@ -72,25 +73,26 @@ def predict_tune_memory(
     loaded: LoadedModel,
     examples: Sequence[Example],
     outside: dict[str, int],
-    batcher: Batcher,
-    processes: int = 1,
+    batcher: Batcher | None,
+    team: Team,
 ) -> Iterator[dict]:
     """What the heaviest step of a fine-tune on these rows takes; of several processes, the one with the most to do.
 
-    outside: memory_outside_tensors before it. batcher: one that has tried how these rows can be batched.
+    outside: memory_outside_tensors before it. batcher: one that has tried how these rows can be batched; None: they
+    will be tried once the weights are split.
     """
     config, settings = loaded.model.config, _as_loaded(settings, loaded)
 
     def predict(target: phases.Target) -> dict:
         elsewhere = target.device != loaded.device  # a simulated card, where rows may be packed in another way
-        batching = None if elsewhere and batcher.packed else batcher.mode
-        target = replace(target, processes=processes, split=loaded.split is not None)
-        prediction = predict_heaviest_step(config, settings, target, examples, batching)
-        if processes > 1:  # their seconds were never measured
+        batching = None if batcher is None or (elsewhere and batcher.packed) else batcher.mode
+        own = one_of_team(config, settings.load, target, team)
+        prediction = predict_heaviest_step(config, settings, own, examples, batching)
+        if team.size > 1 or team.sharded:  # their seconds were never measured
             prediction.pop("calls", None)
         return prediction
 
-    yield from _predict("tune", settings.load, loaded.device, loaded.dtype, outside, predict, processes)
+    yield from _predict("tune", settings.load, loaded.device, loaded.dtype, outside, predict, team.size)
 
 
 def predict_chat_memory(
@@ -152,7 +154,7 @@ def _time_predicted(phase: str, calls: Sequence[Calls], share: float, device: st
 
     share: of the predicted step's tokens, those of a mean one.
     """
-    rates = kept_rates(device, meter.hardware(device)["name"]) if phase == "tune" else None
+    rates = kept_rates(device, meter.hardware(device)["name"]) if phase == "tune" and calls else None
     predicted = predict_step_seconds(calls, rates, share) if rates else None
     if predicted:
         seconds, source = round(predicted["seconds"], 5), predicted["source"]

@@ -96,15 +96,7 @@ def tune(
         if loaded.dtype.itemsize == 2:
             yield {"kind": "note", "key": "note.full_bf16", "values": {}}
         answers = yield from evaluation.evaluate_answers(context, loaded, eval_set, ("base",))
-    batching = None
-    if context.predicts_memory:
-        release_memory()
-        outside = predictions.memory_outside_tensors(context.bytes_by_part())
-        batcher = try_batching(loaded, training_set.examples, eval_set.examples)
-        batching = batcher.mode
-        yield from predictions.predict_tune_memory(
-            settings, loaded, training_set.examples, outside, batcher, context.team.size
-        )
+    batching = yield from _predict_memory(context, loaded, settings, training_set)
     forgetting = Forgetting(context, loaded, training_set.examples, settings.train.measure_forgetting)
     yield from forgetting.measure_base()
     start_peak = yield from _make_trainable(context, loaded, settings, start)
@@ -174,6 +166,23 @@ def _load_model_and_rows(
     raise_if_too_many_steps(total_steps(len(training_set.examples), settings.train))
     yield from training_set.notes
     return loaded, training_set
+
+
+def _predict_memory(
+    context: JobContext, loaded: LoadedModel, settings: Settings, training_set: TrainingSet
+) -> Generator[dict, None, str | None]:
+    """Predict the fine-tune's memory; return the mode in which its rows are batched, where that was tried.
+
+    It isn't while the model's matrices wait in their files, to be split over the processes.
+    """
+    if not context.predicts_memory:
+        return None
+    release_memory()
+    outside = predictions.memory_outside_tensors(context.bytes_by_part())
+    examples, held_out = training_set.examples, training_set.eval_set.examples
+    batcher = None if loaded.pages else try_batching(loaded, examples, held_out)
+    yield from predictions.predict_tune_memory(settings, loaded, examples, outside, batcher, context.team)
+    return batcher.mode if batcher else None
 
 
 def _common_stop(context: JobContext) -> threading.Event:

@@ -36,6 +36,7 @@ OF_ROWS = ("count_rows", "xray", "cutoff_cost", "tune_summary", "repeat_files")
 OF_FILES = (*OF_ROWS, "preview", "describe_adapter", "adapter_spectrum", "write_tune_snapshot")
 WORKERS = {
     "forecast": "forecast",
+    "card_verdicts": "forecast",
     "bar": "forecast",  # each is answered soon, and shares what the process remembers of a model with the forecast
     "job_tape": "forecast",
     "write_tune_snapshot": "forecast",

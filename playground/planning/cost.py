@@ -9,6 +9,7 @@ from playground.catalog.cards import verdict
 from playground.data.lengths import Lengths, cutoff_effect, padding
 from playground.errors import PlaygroundError, problem
 from playground.planning import several
+from playground.planning.auto_streaming import predict_as_run, streamed_facts
 from playground.planning.durations import run_durations
 from playground.planning.forecast import check_context_length, resolve_target
 from playground.predict.heaviest import predict_heaviest_step
@@ -48,12 +49,13 @@ def cutoff_cost(
 ) -> dict:
     """The cost of a fine-tune on rows of these lengths, with settings.train.max_seq_length as the cutoff.
 
-    measured: speed of an earlier run (runs.measured_speed). scale: rows of the whole set for each counted row; steps
-    and seconds are those of the whole set. Returns data.lengths.cutoff_effect's keys and
+    measured: speed of an earlier run (runs.measured_speed), used if it streamed as many layers. scale: rows of the
+    whole set for each counted row; steps and seconds are those of the whole set. Returns data.lengths.cutoff_effect's
+    keys and
 
         "cutoff", "padding" (data.lengths.padding), "steps", "epochs",
         "memory": {"bytes" (of each of the "gpus"), "gpus", "capacity", "verdict", "checkpointing", "budget",
-        "batching", "tokens", "rows", "trainable"} or None,
+        "batching", "tokens", "rows", "trainable", "streamed" (auto_streaming.streamed_facts)} or None,
         "trouble": the error as a dict where memory can't be predicted, else None,
         "estimates": durations.run_durations' result,
         "measured": {"seconds", "run", "tokens_per_s"} or None.
@@ -74,14 +76,19 @@ def cutoff_cost(
     try:
         check_context_length(config, train.max_seq_length)
         settings, target = resolve_target(settings, machine.device, machine.capacity)
-        if machine.device == "cuda":
-            target = several.checked_target(config, settings, target)
+        own = several.checked_target(config, settings, target) if machine.device == "cuda" else target
         examples = kept.examples(settings.data.train_on_prompt)
-        prediction = predict_heaviest_step(config, settings, target, examples)
+        _, prediction = predict_as_run(
+            config, settings, target, "tune", lambda chosen: predict_heaviest_step(config, chosen, own, examples)
+        )
     except PlaygroundError as error:
         return cost | {"trouble": error.to_dict()}
-    cost["memory"] = _memory(prediction, machine.capacity, target.processes)
-    if target.processes == 1 and prediction["calls"]:  # else of several, or of an offloaded optimizer: not known
+    cost["memory"] = _memory(prediction, machine.capacity, own.processes)
+    cost["memory"]["streamed"] = streamed_facts(config, settings, target, prediction)
+    if measured and measured["streamed"] != prediction.get("streamed_layers", 0):
+        cost["measured"] = None
+    # no calls: of an offloaded optimizer or streamed layers, whose seconds aren't known; nor are those of several GPUs
+    if own.processes == 1 and prediction["calls"]:
         cost["estimates"] = run_durations(prediction, machine.device, machine.name, steps)
     return cost
 

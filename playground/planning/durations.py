@@ -40,7 +40,7 @@ def with_durations(predictions: dict[str, dict], device: str, capacity: int) -> 
     timed = {phase: without_calls(prediction) for phase, prediction in predictions.items()}
     for phase, (unit, predict) in TIMED.items():
         prediction = predictions.get(phase, {})
-        calls = None if prediction.get("streamed_layers") else prediction.get("calls")  # what copying takes isn't known
+        calls = prediction.get("calls")
         found = [(one, predict(calls, one)) for one, _ in rates] if calls else []
         time = [
             {"card": one.name, "unit": unit, "seconds": round(seconds["seconds"], 5), "source": seconds["source"]}

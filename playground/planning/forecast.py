@@ -13,12 +13,12 @@ import torch
 from transformers import PreTrainedConfig
 
 from playground import catalog
-from playground.catalog.cards import verdict
+from playground.catalog.cards import cards, verdict
 from playground.errors import PlaygroundError, problem
 from playground.model.dtype import default_bits, requested_dtype
 from playground.model.language_part import max_context_length
 from playground.planning import several
-from playground.planning.auto_streaming import as_run
+from playground.planning.auto_streaming import as_run, streamed_facts
 from playground.planning.durations import rates_for, step_seconds, with_durations, without_calls
 from playground.planning.several import full_rows
 from playground.predict import meta_model, phases
@@ -27,6 +27,7 @@ from playground.predict.relative_speed import RELATIVE_TOKEN_SECONDS, relative_t
 from playground.predict.streamed_events import without_streaming
 from playground.settings import Settings, stored_quant_type
 
+JOBS = ("load", "chat", "tune")
 MIN_CONTEXT = 32  # tokens of a chat, at least
 
 
@@ -48,7 +49,7 @@ def forecast(settings: Settings, context: int = 1024, capacity: int = 0, device:
     check_context_length(config, max(context, settings.train.max_seq_length))
     chat_context = max(context, MIN_CONTEXT)
     with _traceable(config):
-        predictions = {job: as_run(config, settings, target, job, chat_context)[1] for job in ("load", "chat", "tune")}
+        predictions = _by_job(config, settings, target, chat_context)
         facts = meta_model.model_facts(config, settings.load, target.dtype, device)
         if settings.train.num_processes == 1:
             further = _in_main_memory(predictions["tune"])
@@ -71,6 +72,29 @@ def forecast(settings: Settings, context: int = 1024, capacity: int = 0, device:
         "phases": predictions,
         "explained": explained,
     }
+
+
+def card_verdicts(settings: Settings, context: int = 1024, device: str = "cuda") -> list[dict]:
+    """What fits each GPU size of the catalog, with what "auto" chooses there: [{"card" (id), "gib", and by job "load",
+    "chat" and "tune" its verdict}]. context, device and errors as of `forecast`.
+    """
+    config = meta_model.config_of(settings.load.model)
+    settings, target = resolve_target(settings, device, 0)
+    check_context_length(config, max(context, settings.train.max_seq_length))
+    verdicts = []
+    with _traceable(config):
+        for card in cards():
+            own = replace(target, capacity=card["bytes"])
+            needs = {job: one["need"] for job, one in _by_job(config, settings, own, max(context, MIN_CONTEXT)).items()}
+            fits = {job: verdict(need, card["bytes"]) for job, need in needs.items()}
+            verdicts.append({"card": card["id"], "gib": card["gib"], **fits})
+    return verdicts
+
+
+def _by_job(
+    config: PreTrainedConfig, settings: Settings, target: phases.Target, context: int
+) -> dict[str, dict[str, Any]]:
+    return {job: as_run(config, settings, target, job, context)[1] for job in JOBS}
 
 
 def _explained(
@@ -163,12 +187,30 @@ def fastest_settings(settings: Settings, capacity: int) -> list[dict]:
 
     For each bit width, the checkpointing that `auto` chooses for such a GPU, and "all", which leaves more memory free.
     Ranked by the predicted seconds of a step where such a GPU's speed is known, else by an assumed time of a token.
-    Returns [{"speed" (relative to the best), "seconds" (of a step, or None), "bits", "checkpointing", "tokens",
-    "need"}]. `need` is what a forecast of just these settings says: `auto` itself measures a forward pass first, which
-    can fragment the allocator's memory. Of several GPUs it is one's, no seconds are known, and bit widths at which they
-    aren't predicted are left out.
+    Where nothing fits without streamed layers, what fits with them, the fewest bytes in main memory first: their speed
+    isn't predicted. Returns [{"speed" (relative to the best, or None), "seconds" (of a step, or None), "bits",
+    "checkpointing", "tokens", "need", "streamed" (layers)}]. `need` is what a forecast of just these settings says:
+    `auto` itself measures a forward pass first, which can fragment the allocator's memory. Of several GPUs it is one's,
+    no seconds are known, and bit widths at which they aren't predicted are left out.
     """
-    options: dict[tuple[int, str, int], tuple[float, float | None, dict]] = {}  # (work, seconds of a step, option)
+    options = _fitting_options(settings, capacity)
+    if not options:
+        return _streamed_options(settings, capacity) if settings.train.num_processes == 1 else []
+    known = all(seconds for _, seconds, _ in options)
+    times = [
+        (seconds if known and seconds else work, option | {"seconds": seconds if known else None})
+        for work, seconds, option in options
+    ]
+    ranked = sorted(times, key=lambda pair: pair[0])
+    return [{"speed": round(ranked[0][0] / time, 3), **option} for time, option in ranked]
+
+
+def _fitting_options(settings: Settings, capacity: int) -> list[tuple[float, float | None, dict]]:
+    """Options of `fastest_settings` that "auto" streams no layers for, without their speed.
+
+    Each with the work of a token relative to that at 16 bits, and seconds of a step where they are known.
+    """
+    options: dict[tuple[int, str, int], tuple[float, float | None, dict]] = {}
     alone = settings.train.num_processes == 1
     rates = next((one for one, _ in rates_for("cuda", capacity)), None) if alone else None
     for bits in RELATIVE_TOKEN_SECONDS:
@@ -177,18 +219,32 @@ def fastest_settings(settings: Settings, capacity: int) -> list[dict]:
         for checkpointing in ("auto", "all"):
             chosen = _predict_tune(_with_plan(settings, bits, checkpointing, 0), capacity)
             plan = bits, chosen["checkpointing"], chosen["budget"]
-            need = _predict_tune(_with_plan(settings, *plan), capacity)["need"]
-            if verdict(need, capacity) != "no":
+            planned = _with_plan(settings, *plan)
+            need = _predict_tune(planned, capacity)["need"]
+            if verdict(need, capacity) != "no" and not _is_rather_streamed(planned, capacity):
                 option = {"bits": bits, "checkpointing": plan[1], "tokens": plan[2], "need": need}
+                option["streamed"] = chosen.get("streamed_layers", 0)
                 work = chosen["work"] * relative_token_seconds(replace(settings.load, bits=bits))
                 options[plan] = work, step_seconds(chosen, rates) if rates else None, option
-    known = all(seconds for _, seconds, _ in options.values())
-    times = [
-        (seconds if known and seconds else work, option | {"seconds": seconds if known else None})
-        for work, seconds, option in options.values()
-    ]
-    ranked = sorted(times, key=lambda pair: pair[0])
-    return [{"speed": round(ranked[0][0] / time, 3), **option} for time, option in ranked]
+    return list(options.values())
+
+
+def _is_rather_streamed(settings: Settings, capacity: int) -> bool:
+    """Whether "auto" streams layers although the fine-tune fits: where it does only because it offloads."""
+    offloads = settings.train.gradient_checkpointing == "offload" and settings.load.streamed_layers == "auto"
+    return offloads and bool(predict_full_rows(settings, "cuda", capacity)["streamed"])
+
+
+def _streamed_options(settings: Settings, capacity: int) -> list[dict]:
+    """Options of `fastest_settings` that fit by streaming layers, as "auto" would."""
+    options = []
+    for bits in RELATIVE_TOKEN_SECONDS:
+        chosen = predict_full_rows(_with_plan(settings, bits, "auto", 0), "cuda", capacity)
+        if chosen["streamed"] and verdict(chosen["need"], capacity) != "no":
+            option = {"speed": None, "seconds": None, "bits": bits, "checkpointing": "auto", "tokens": 0}
+            option |= {"need": chosen["need"], "streamed": chosen["streamed"]["count"]}
+            options.append((chosen["main_memory"], option))
+    return [option for _, option in sorted(options, key=lambda pair: pair[0])]
 
 
 def _with_plan(settings: Settings, bits: int, checkpointing: str, tokens: int) -> Settings:
@@ -200,12 +256,14 @@ def _with_plan(settings: Settings, bits: int, checkpointing: str, tokens: int) -
 def predict_full_rows(settings: Settings, device: str, capacity: int) -> dict:
     """Predict a fine-tune whose rows all have the full number of tokens (phases.predict_tune).
 
-    Raises PlaygroundError for a model that is unknown or can't take so many tokens.
+    Returns its prediction without calls, and "streamed" (auto_streaming.streamed_facts). Raises PlaygroundError for
+    a model that is unknown or can't take so many tokens.
     """
     settings, target = resolve_target(settings, device, capacity)
     config = meta_model.config_of(settings.load.model)
     check_context_length(config, settings.train.max_seq_length)
-    return without_calls(several.predict_tune(config, settings, target))
+    _, prediction = as_run(config, settings, target, "tune", MIN_CONTEXT)
+    return without_calls(prediction) | {"streamed": streamed_facts(config, settings, target, prediction)}
 
 
 def _predict_tune(settings: Settings, capacity: int = 0, device: str = "cuda", all_logits: bool = False) -> dict:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from playground.catalog.cards import verdict
+from playground.planning.auto_streaming import resolved
 from playground.planning.forecast import resolve_target
 from playground.predict import meta_model, phases
 from playground.predict.streamed_choice import can_stream
@@ -19,20 +20,23 @@ def suggest_changes(
     device: str = "cuda",
     lengths: Sequence[int] = (),
     labelled: Sequence[int] = (),
+    job: str = "",
 ) -> list[dict]:
     """Changes that save memory in `phase` ("load" or "tune"), the largest saving first.
 
     settings: validated, those that ran out of memory, their bit width resolved. capacity: bytes of that memory.
     lengths, labelled: tokens of each row of a step, all of them and those trained on; without them every row has full
-    length. Returns [{"group", "field", "value", "bytes" (needed with that change alone), "saved" (bytes),
-    "verdict"}].
+    length. job: "load" or "tune", which the phase was of: "auto" streams other layers for a fine-tune than for a load;
+    empty: the job of that name. Returns [{"group", "field", "value", "bytes" (needed with that change alone), "saved"
+    (bytes), "verdict"}].
     """
-    before = _bytes_needed(settings, phase, capacity, device, lengths, labelled)
+    job = job or phase
+    before = _bytes_needed(settings, job, phase, capacity, device, lengths, labelled)
     suggestions = []
     for group, field, value in _possible_changes(settings, phase, device):
         changed = replace(settings, **{group: replace(getattr(settings, group), **{field: value})})
         rows = _truncated(lengths, labelled, changed.train.max_seq_length)
-        after = _bytes_needed(changed, phase, capacity, device, *rows)
+        after = _bytes_needed(changed, job, phase, capacity, device, *rows)
         if after < before:
             change = {"group": group, "field": field, "value": value}
             suggestions.append(change | {"bytes": after, "saved": before - after, "verdict": verdict(after, capacity)})
@@ -88,10 +92,17 @@ def _truncated(lengths: Sequence[int], labelled: Sequence[int], cutoff: int) -> 
 
 
 def _bytes_needed(
-    settings: Settings, phase: str, capacity: int, device: str, lengths: Sequence[int], labelled: Sequence[int]
+    settings: Settings,
+    job: str,
+    phase: str,
+    capacity: int,
+    device: str,
+    lengths: Sequence[int],
+    labelled: Sequence[int],
 ) -> int:
     settings, target = resolve_target(settings, device, capacity)
     config = meta_model.config_of(settings.load.model)
+    settings = resolved(config, settings, target, job)
     if phase == "load":
         return phases.predict_load(config, settings, target)["need"]
     lengths = lengths or [settings.train.max_seq_length] * settings.train.batch_size

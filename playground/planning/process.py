@@ -18,7 +18,7 @@ from playground.planning.client import OF_ROWS
 from playground.settings import parse
 
 PROGRESS_SECONDS = 0.2  # between two progress events: as many as a person can read
-OF_MEMORY = ("forecast", "waterfall", "fastest_settings", "predict_full_rows")
+OF_MEMORY = ("forecast", "waterfall", "card_verdicts", "fastest_settings", "predict_full_rows")
 OF_LARGEST = ("largest_models", "largest_for_setups")
 OF_PICTURE = ("bar", "job_tape", "write_tune_snapshot")
 

@@ -10,11 +10,10 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from playground.errors import PlaygroundError, Problem, problem
+from playground.errors import PlaygroundError, Problem
 from playground.memory import constants
-from playground.model.streamed_load import splitting_problem
-from playground.predict import meta_model, phases
-from playground.predict.heaviest import own_share, predict_share
+from playground.predict import phases
+from playground.predict.heaviest import one_of_team, own_share, predict_share
 from playground.settings import PARALLEL_CHOICES, Settings, raise_all, streamed_count
 from playground.train.parallel import Team
 
@@ -53,20 +52,15 @@ def checked_target(config: PreTrainedConfig, settings: Settings, target: phases.
 
     Raises PlaygroundError as `predict_tune`.
     """
-    load, count = settings.load, settings.train.num_processes
-    if count == 1:
+    load = settings.load
+    if settings.train.num_processes == 1:
         return target
     team = Team.planned(settings, target.device)
     problems = team.problems(settings)
     if streamed_count(load):
         problems.append(Problem("error.streamed_processes"))
     raise_all(problems)
-    if team.sharded:
-        kinds = meta_model.model_facts(config, load, target.dtype, target.device).kinds
-        cannot_split = splitting_problem(config, sum(map(len, kinds)))
-        if cannot_split:  # FSDP2 itself can, of 16 and 32 bits
-            raise problem("error.split_not_predicted", bits=load.bits) if team.splits_numbers else cannot_split
-    return replace(target, processes=count, split=team.sharded)
+    return one_of_team(config, load, target, team)
 
 
 def compare_ways(config: PreTrainedConfig, settings: Settings, target: phases.Target) -> dict[str, Any]:

@@ -27,8 +27,9 @@ def tune_summary(settings: Settings, root: str = "", on_progress: Callable = row
     "rows" (to train on), "epochs", "steps", "seconds" (of the whole run, or None where nothing tells), "seconds_source"
     ("measured": in an earlier run here, "table": predicted or estimated at a GPU's rates, training alone; None),
     "need_bytes" (of a fresh engine, of each of several on GPUs; None where it can't be predicted, and for several on a
-    CPU), "processes", "capacity" (bytes), "verdict" (None without a need), "exact" (whether the rows'
-    own lengths were counted: else every row is taken at full length), "advice" (planning.advice)}.
+    CPU), "processes", "capacity" (bytes), "verdict" (None without a need), "streamed" (layers:
+    auto_streaming.streamed_facts), "exact" (whether the rows' own lengths were counted: else every row is taken at full
+    length), "advice" (planning.advice)}.
     Raises PlaygroundError: rows that can't be read, none left, a model that nobody knows.
     """
     machine = _machine_for(settings.load)
@@ -51,11 +52,11 @@ def tune_summary(settings: Settings, root: str = "", on_progress: Callable = row
         return (
             summary | _without_tokenizer(settings, machine, on_progress) | {"advice": advice_for(settings, None, None)}
         )
-    need = cost["memory"]["bytes"] if cost["memory"] else None
+    memory = cost["memory"] or {"bytes": None, "trainable": None, "streamed": None}
+    need = memory["bytes"]
     alone = settings.train.num_processes == 1
     need = need if alone or machine["device"] == "cuda" else None
     labelled = cost["trained"] * cost["rows"] / max(1, cost["counted"]) * min(1.0, cost["epochs"])
-    trainable = cost["memory"]["trainable"] if cost["memory"] else None
     return summary | {
         "rows": cost["rows"],
         "epochs": cost["epochs"],
@@ -63,8 +64,9 @@ def tune_summary(settings: Settings, root: str = "", on_progress: Callable = row
         **(_seconds(cost, root) if alone else {}),
         "need_bytes": need,
         "verdict": verdict(need, capacity) if need else None,
+        "streamed": memory["streamed"],
         "exact": True,
-        "advice": advice_for(settings, trainable, round(labelled)),
+        "advice": advice_for(settings, memory["trainable"], round(labelled)),
     }
 
 
@@ -94,15 +96,16 @@ def _without_tokenizer(settings: Settings, machine: dict[str, Any], on_progress:
     """Rows, steps and memory of a model that isn't on this machine yet: its rows count at full length."""
     train = rows.count_rows(settings, on_progress)["train"]
     try:
-        need = predict_full_rows(settings, machine["device"], machine["bytes"])["need"]
+        prediction = predict_full_rows(settings, machine["device"], machine["bytes"])
     except PlaygroundError:
-        need = None
-    need = need if settings.train.num_processes == 1 or machine["device"] == "cuda" else None
+        prediction = {"need": None, "streamed": None}
+    need = prediction["need"] if settings.train.num_processes == 1 or machine["device"] == "cuda" else None
     return {
         "rows": train,
         "epochs": round(epochs_of(train, settings.train), 3),
         "steps": total_steps(train, settings.train),
         "need_bytes": need,
         "verdict": verdict(need, machine["bytes"]) if need else None,
+        "streamed": prediction["streamed"],
         "exact": False,
     }

@@ -8,9 +8,12 @@ from itertools import islice
 from transformers import PreTrainedConfig
 
 from playground.data.batch import Example, epoch_batches, shares_of
-from playground.predict import phases
-from playground.settings import Settings, Train
+from playground.errors import problem
+from playground.model.streamed_load import splitting_problem
+from playground.predict import meta_model, phases
+from playground.settings import Load, Settings, Train
 from playground.train.loop import total_steps
+from playground.train.parallel import Team
 
 # Of the capacity: where little more of it would change the plan, a process may find that and take the plan that needs
 # more. Measured: 132.6 GiB where the other plan's 70.2 were predicted (two H200s, tests/bench/README.md).
@@ -60,6 +63,19 @@ def predict_share(
         if prediction["need"] < other["need"] <= target.capacity:
             prediction = other
     return prediction
+
+
+def one_of_team(config: PreTrainedConfig, load: Load, target: phases.Target, team: Team) -> phases.Target:
+    """The target that is one of the devices of a team that fine-tunes.
+
+    Raises PlaygroundError where the team can't split this model's weights, or where that isn't predicted.
+    """
+    if team.sharded:
+        kinds = meta_model.model_facts(config, load, target.dtype, target.device).kinds
+        cannot_split = splitting_problem(config, sum(map(len, kinds)))
+        if cannot_split:  # FSDP2 itself can, of 16 and 32 bits
+            raise problem("error.split_not_predicted", bits=load.bits) if team.splits_numbers else cannot_split
+    return replace(target, processes=team.size, split=team.sharded)
 
 
 def own_share(settings: Settings, processes: int) -> Settings:

@@ -55,7 +55,8 @@ def predict_chat(config: PreTrainedConfig, settings: Settings, target: Target, c
     """Predict the memory of an answer of `context` tokens with its prompt."""
 
     def summarize(traced: TracedModel) -> dict:
-        return _prediction_from_trace(traced, target, "chat", settings.load) | {"calls": calls_of(traced)}
+        prediction = _prediction_from_trace(traced, target, "chat", settings.load)
+        return prediction | {"calls": [] if "streamed_layers" in prediction else calls_of(traced)}
 
     return trace_chat(summarize, config, settings, target, context)
 
@@ -93,6 +94,7 @@ def predict_tune(
         at_once = train.micro_batch_size or min(train.batch_size, len(rows))
         largest = next(batcher.micro_batches(rows, at_once, policy.tokens))
         offloaded = optimizer.main_memory_bytes(traced.tensor_multiplicity)
+        copies = offloaded or "streamed_layers" in prediction
         kept = offloaded + inputs_in_main_memory(traced) + constants.CUDA_PROGRAM_RSS
         return prediction | {
             **({"main_memory": kept} if offloaded else {}),
@@ -102,8 +104,8 @@ def predict_tune(
             "tokens": batcher.computed_tokens(largest),
             "rows": len(largest),
             "batching": batcher.mode,
-            # what copying gradients and moments takes isn't known, so that no seconds are predicted
-            "calls": [] if offloaded else [*calls_of(traced), *update_calls(traced, optimizer)],
+            # what copying gradients and moments, or weights, takes isn't known, so that no seconds are predicted
+            "calls": [] if copies else [*calls_of(traced), *update_calls(traced, optimizer)],
             "trainable": sum(p.numel() * traced.tensor_multiplicity(p) for p in optimizer.parameters),
         }
 

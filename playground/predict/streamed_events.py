@@ -46,7 +46,9 @@ def with_streamed_layers(
     sizes = {layer: size for layer, size in bytes_by_layer(events).items() if layer in numbers}
     largest = max(sizes.values(), default=0)
     own = [share_bytes(size, shares) for size in sizes.values()] if shares else []
-    kept = [AllocationEvent(block, size, "weights") for block, size in enumerate([largest] * BUFFERS + own)]
+    gathered = "buffers" if shares and load.bits >= 16 else "weights"  # FSDP2's own are freed after each layer
+    placed = [(largest, gathered)] * BUFFERS + [(size, "weights") for size in own]
+    kept = [AllocationEvent(block, size, part) for block, (size, part) in enumerate(placed)]
     blocks: dict[int, int] = {}
     removed: set[int] = set()
     for event in events:

@@ -23,10 +23,15 @@ from playground.predict.lru import LruCache
 from playground.predict.shallow_model import LayersDiffer, ShallowModel, choose_shallow_model
 from playground.predict.streamed_events import without_streaming
 from playground.predict.traced_model import MoreLayersNeeded, Target, TracedModel, checkpoint_interval
-from playground.settings import Settings
+from playground.settings import Settings, Train
 
 MAX_PREDICTIONS = 256  # of each phase
 MAX_SHALLOW_NETWORKS = 12  # some MB each
+# Fields of Train that say how many steps there are, how large each is, and what is measured between them.
+OF_STEPS = (
+    *("epochs", "max_steps", "lr", "schedule", "warmup", "save_every", "eval_rows", "eval_every", "patience"),
+    *("measure_forgetting", "sample_every"),
+)
 
 logger = logging.getLogger(__name__)
 _caches: list[LruCache[dict]] = []
@@ -60,7 +65,7 @@ def cached_prediction(*sections: str) -> Callable[[Callable[..., dict]], CachedP
             key = (
                 meta_model.config_key(config),
                 target if "train" in sections else replace(target, capacity=0),
-                *(getattr(settings, section) for section in sections),
+                *(_deciding(getattr(settings, section)) for section in sections),
                 *map(_hashable, args),
                 *((name, _hashable(value)) for name, value in kwargs.items()),
             )
@@ -154,6 +159,13 @@ def trace_phase(
     traced = TracedModel(config, settings.load, target, None)
     prepare(traced, settings, target)
     return trace(traced, settings, target)
+
+
+def _deciding(section: Any) -> Any:
+    """A section of the settings with the default of every field that changes no prediction of a phase."""
+    if not isinstance(section, Train):
+        return section
+    return replace(section, **{name: getattr(Train, name) for name in OF_STEPS})
 
 
 def _hashable(value: Any) -> Hashable:

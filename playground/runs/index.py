@@ -24,7 +24,7 @@ from playground.runs.summary import RunSummary, summarize
 
 FILE = ".index.jsonl"  # no id of a run begins with a dot
 MAX_BYTES = 256 * 2**20  # of the file: of a hundred thousand runs
-VERSION = 3  # of a line; others are ignored
+VERSION = 4  # of a line; others are ignored
 SETTLED_SECONDS = 5.0  # a run that was written to since isn't kept yet: its next event would outdate it
 OF_FOLDER = ("has_adapter", "has_checkpoint", "label")  # what a summary's file of events doesn't tell
 TYPES = {f.name: type(getattr(summarize("", []), f.name)) for f in fields(RunSummary) if f.name != "tokens_per_s"}

@@ -87,15 +87,17 @@ def summary(root: Path, run_id: str | None) -> RunSummary:
 
 
 def measured_speed(root: Path, model: str, bits: int, hardware: str) -> dict | None:
-    """{"run", "tokens_per_s"} of the last completed fine-tune of this model at these bits on hardware of that name.
+    """{"run", "tokens_per_s", "streamed" (layers)} of the last completed fine-tune of this model at these bits there.
 
-    Not of one in several processes.
+    hardware: its name. Not of one in several processes.
     """
     for run in measured_here(root):
         is_same = (run.job, run.state, run.model, run.bits) == ("tune", "done", model, bits)
         is_same = is_same and run.hardware.get("name") == hardware
         if is_same and run.result.get("tokens_per_s") and _was_alone(root, run):
-            return {"run": run.id, "tokens_per_s": run.result["tokens_per_s"]}
+            predicted = (run.memory.get("tune") or {}).get("predicted") or {}
+            streamed = predicted.get("streamed_layers", 0)
+            return {"run": run.id, "tokens_per_s": run.result["tokens_per_s"], "streamed": streamed}
     return None
 
 

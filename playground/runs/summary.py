@@ -156,8 +156,9 @@ def _ending(event: Mapping) -> dict[str, Any]:
 
 
 def _sizes(event: Mapping) -> dict[str, Any]:
-    """A memory event's bytes, without what only the live view needs."""
-    sizes: dict[str, Any] = {name: size for name, size in event.items() if name in (*TOTALS, "allocated", "reserved")}
+    """A memory event's bytes and number of streamed layers, without what only the live view needs."""
+    kept = (*TOTALS, "allocated", "reserved", "streamed_layers")
+    sizes: dict[str, Any] = {name: size for name, size in event.items() if name in kept}
     sizes = {name: size for name, size in sizes.items() if number(size) is not None}
     for name in ("parts", "peak"):
         sizes[name] = {part: size for part, size in dict_of(event, name).items() if number(size) is not None}

@@ -108,7 +108,7 @@ class Team:
                 "error.accumulation",
                 {"batch": train.batch_size, "micro_batch": micro_batch, "processes": self.size},
             ),
-            (self.splits_bytes and _env_flag(OFFLOADS), "error.sharded_bits", {"bits": settings.load.bits}),
+            (self.splits_bytes and self.offloads, "error.sharded_bits", {"bits": settings.load.bits}),
             (self.sharded and train.method == "full", "error.sharded_full", {}),
             (self.size > 1 and train.offload_optimizer, "error.offload_processes", {"processes": self.size}),
             (
@@ -164,6 +164,11 @@ class Team:
         return Shares(self.load_device, self.rank, self.size) if self.splits_bytes else None
 
     @property
+    def offloads(self) -> bool:
+        """Whether what is split waits in main memory."""
+        return self.sharded and _env_flag(OFFLOADS)
+
+    @property
     def splits_numbers(self) -> bool:
         """Whether weights are split by `shard_weights`."""
         return self.sharded and not self.splits_bytes
@@ -178,7 +183,7 @@ class Team:
         elif self.sharded:
             from playground.train.sharding import shard_frozen_weights
 
-            shard_frozen_weights(loss_module, self._device, self.size, _env_flag(OFFLOADS), pages)
+            shard_frozen_weights(loss_module, self._device, self.size, self.offloads, pages)
         return loss_module
 
     def leave(self) -> None:

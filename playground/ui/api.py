@@ -16,7 +16,6 @@ import gradio as gr
 from anyio import to_thread
 
 from playground import runs
-from playground.catalog.cards import cards, verdict
 from playground.errors import PlaygroundError, Problem, problem
 from playground.runs import Run
 from playground.settings import Settings, raise_all
@@ -93,7 +92,8 @@ class Endpoints:
             lang: Language of errors.
             gpus: GPUs that fine-tune together; settings["train"]["parallel"] says how: "ddp" or "fsdp2".
         Returns:
-            Bytes of one GPU by phase (load, chat, tune) and, by GPU size, whether the phase fits, is tight, or not.
+            Bytes of one GPU by phase (load, chat, tune) and, by GPU size, whether the phase fits, is tight, or not:
+            with the automatic choices made for that size.
         """
         with readable_errors(lang):
             named: dict[str, dict[str, Any]] = {
@@ -223,22 +223,16 @@ class Endpoints:
         capacity = round(question.gpu_gib * 2**30)
         arguments: dict[str, Any] = {"context": question.context, "capacity": capacity, "device": device}
         forecast = self._page.planner.ask("forecast", settings=chosen.to_dict(), **arguments)
-        needs = {phase: predicted["need"] for phase, predicted in forecast["phases"].items()}
         of_phases = {
             phase: {name: predicted[name] for name in ("need", "allocated", "parts")}
             for phase, predicted in forecast["phases"].items()
         }
-        of_cards = [
-            {
-                "card": card["id"],
-                "gib": card["gib"],
-                **{phase: verdict(need, card["bytes"]) for phase, need in needs.items()},
-            }
-            for card in cards()
-        ]
+        of_cards = self._page.planner.ask(
+            "card_verdicts", settings=chosen.to_dict(), context=question.context, device=device
+        )
         facts = ("model", "bits", "method", "parameters", "trainable", "context")
-        several = {"several": forecast["several"]} if "several" in forecast else {}
-        plan = {**{name: forecast[name] for name in facts}, "phases": of_phases, "cards": of_cards, **several}
+        further = {name: forecast[name] for name in ("several", "streamed") if name in forecast}
+        plan = {**{name: forecast[name] for name in facts}, "phases": of_phases, "cards": of_cards, **further}
         return cast(Plan, plan)
 
     def _request(self, run_id: str, prompt: str, generation: GenerationValues | None) -> Request:

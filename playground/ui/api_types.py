@@ -63,6 +63,13 @@ class Several(TypedDict):
     ways: dict[str, dict[str, Any]]
 
 
+class Streamed(TypedDict):
+    """Layers that a fine-tune streams from main memory, since it only fits so, and bytes that it takes there."""
+
+    layers: int
+    main_memory: int
+
+
 class PlanOfOne(TypedDict):
     """A prediction of memory; parameters, trainable: counts of weights."""
 
@@ -77,9 +84,10 @@ class PlanOfOne(TypedDict):
 
 
 class Plan(PlanOfOne, total=False):
-    """The same with `several` where it is for more than one GPU."""
+    """The same with `several` where it is for more than one GPU, and `streamed` where layers are."""
 
     several: Several
+    streamed: Streamed
 
 
 class RunRow(TypedDict):

@@ -111,6 +111,8 @@ def _facts(translate: Callable, lang: str, cost: dict) -> list[str]:
         size = translate(key, count=memory["gpus"], need_bytes=memory["bytes"], checkpointing=memory["checkpointing"])
         fit = memory["verdict"]
         lines.append(escape(size) + (f" {_verdict(fit, translate(f'plan.verdict.{fit}'))}" if fit else ""))
+        if memory["streamed"]:
+            lines.append(escape(translate("plan.streamed", **memory["streamed"])))
     if cost["trouble"]:
         lines.append(_verdict("no", PlaygroundError.from_dict(cost["trouble"]).text(lang)))
     return lines + [escape(line) for line in _durations(translate, cost)]
@@ -143,4 +145,5 @@ def _durations(translate: Callable, cost: dict) -> list[str]:
     for estimate in cost["estimates"]:
         key, time = TIME_KEYS[estimate["source"]], duration(estimate["seconds"])
         lines.append(translate(key, card=estimate["card"], time=time, sheet=estimate["sheet"]))
-    return lines or [translate("cost.no_estimate")]
+    streams = cost["memory"] and cost["memory"]["streamed"]
+    return lines or [translate("cost.no_streamed_estimate" if streams else "cost.no_estimate")]

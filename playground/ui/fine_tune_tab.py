@@ -143,7 +143,8 @@ def summary_html(translate: Callable, summary: Mapping[str, Any]) -> str:
         facts.append(translate(key, need_bytes=summary["need_bytes"]))
         verdict = f'<b class="verdict {fit}">{escape(translate(f"plan.verdict.{fit}"))}</b>'
     sentence = translate("summary.teach", facts=translate("catalog.and").join(facts), **summary)
-    return f'<p class="plan summary">{escape(sentence)} {verdict}</p>'
+    streamed = translate("plan.streamed", **summary["streamed"]) if summary["streamed"] else ""
+    return f'<p class="plan summary">{escape(sentence)} {verdict} {escape(streamed)}</p>'
 
 
 def minutes(seconds: float) -> str:

@@ -91,6 +91,7 @@ def suggestions(page: Page, do: str) -> list[dict]:
         phase=phase,
         capacity=problem.values["capacity_bytes"],
         device=events[0].get("hardware", {}).get("device", "cuda"),
+        job=do,
         **rows,
     )[:MAX_SUGGESTIONS]
 

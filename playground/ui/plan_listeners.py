@@ -188,6 +188,8 @@ def _connect_ranking(page: Page, tab: PlanTab) -> None:
 
 def _ranked_label(page: Page, option: dict) -> str:
     """One of the fastest settings in words."""
+    if option["streamed"]:
+        return page.translate("plan.ranked.streamed", **option, device_bytes=option["need"])
     tokens = option["tokens"]
     batch = page.translate("plan.at_once", tokens=tokens) if tokens else page.translate("plan.all_at_once")
     label = page.translate("plan.ranked.option", **option, at_once=batch, device_bytes=option["need"])

@@ -4,6 +4,8 @@ import json
 import re
 
 import pytest
+import torch
+import toys
 from actions import (
     LONG,
     RENDERED,
@@ -20,7 +22,9 @@ from actions import (
     wait_until_idle,
 )
 from playwright.sync_api import expect
+from safetensors.torch import save_file
 
+from playground.catalog.cards import cards
 from playground.i18n import translate
 from playground.settings import Train
 
@@ -198,6 +202,20 @@ def test_cutoff_changes_the_truncated_rows_and_the_cost(data_tab):
     set_cutoff(data_tab, "64")
     expect(data_tab.locator(".cost .histogram i.over").first).to_be_visible(timeout=LONG)
     expect(data_tab.locator(".cost .facts .no").first).to_be_visible()
+
+
+def test_a_model_larger_than_the_gpu_costs_what_it_needs_with_streamed_layers(fresh_data_tab, app, tmp_path):
+    page, size = fresh_data_tab, {"hidden_size": 4096, "intermediate_size": 16384, "num_hidden_layers": 32}
+    folder = toys.too_large(tmp_path / "large", **size, num_attention_heads=32)
+    save_file({"none": torch.zeros(1)}, folder / "model.safetensors")
+    choose_toy(page, app, folder)
+    open_tab(page, "tab.data")
+    smallest = cards()[0]
+    choose(page, translate("en", "plan.card"), translate("en", "plan.card_name", **smallest))
+    facts = page.locator(".cost .facts")
+    expect(facts).to_contain_text("of 32 layers streamed from RAM", timeout=LONG)
+    expect(facts).to_contain_text(translate("en", "cost.no_streamed_estimate"))
+    expect(facts).not_to_contain_text(translate("en", "plan.verdict.no"))
 
 
 def test_format_of_pasted_rows_is_detected(data_tab):

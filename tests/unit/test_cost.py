@@ -37,7 +37,7 @@ def test_memory_is_what_a_run_predicts(toy, gpus):
     assert need == prediction["device_used"]
     assert cost["memory"] == {"bytes": need, "gpus": gpus, "capacity": GIB, "verdict": verdict(need, GIB)} | {
         name: prediction[name] for name in policy
-    }
+    } | {"streamed": None}
     assert cost["steps"] == total_steps(len(examples), settings.train)
     assert cost["estimates"] == []  # no GPU was named
     longer = cutoff_cost(lengths, settings_for(toy(), max_seq_length=400, **train), config, Machine())

@@ -71,7 +71,15 @@ def test_a_sample_is_labelled_as_one(lang):
 
 
 def test_without_an_estimate_the_page_says_when_there_will_be_one():
-    memory = {"bytes": GIB, "gpus": 1, "capacity": 0, "verdict": None, "checkpointing": "off", "batching": "padded"}
+    memory = {
+        "bytes": GIB,
+        "gpus": 1,
+        "capacity": 0,
+        "verdict": None,
+        "checkpointing": "off",
+        "batching": "padded",
+        "streamed": None,
+    }
     assert translate("en", "cost.no_estimate") in page(COST | {"memory": memory | {"tokens": 9, "rows": 1}}, "en")
 
 
@@ -136,6 +144,13 @@ def test_durations_are_minutes_and_seconds(seconds, text):
 
 @pytest.mark.parametrize("lang", LANGUAGES)
 def test_memory_of_several_gpus_is_said_to_be_that_of_each(lang):
-    memory = {"bytes": 3 * GIB, "gpus": 4, "verdict": None, "checkpointing": "all", "batching": "padded"}
+    memory = {
+        "bytes": 3 * GIB,
+        "gpus": 4,
+        "verdict": None,
+        "checkpointing": "all",
+        "batching": "padded",
+        "streamed": None,
+    }
     text = page(COST | {"memory": memory}, lang)
     assert translate(lang, "cost.memory_each", need_bytes=3 * GIB, count=4, checkpointing="all") in text

@@ -38,7 +38,15 @@ def test_where_a_gpu_is_known_its_seconds_rank(monkeypatch, toy):
 
 @pytest.mark.parametrize("lang", LANGUAGES)
 def test_an_option_names_the_seconds_of_a_step_where_they_are_known(lang):
-    option = {"bits": 4, "checkpointing": "all", "tokens": 0, "need": 2**30, "speed": 1, "seconds": 0.4213}
+    option = {
+        "bits": 4,
+        "checkpointing": "all",
+        "tokens": 0,
+        "need": 2**30,
+        "speed": 1,
+        "seconds": 0.4213,
+        "streamed": 0,
+    }
     page = SimpleNamespace(translate=partial(translate, lang))
     unknown = _ranked_label(page, option | {"seconds": None})
     time = translate(lang, "accuracy.seconds", seconds="0.42")

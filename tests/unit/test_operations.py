@@ -235,7 +235,7 @@ def test_a_forecast_has_the_time_of_a_step_and_of_a_token_and_no_calls(monkeypat
     assert timed["chat"] == {"need": 5, "time": [time | {"unit": "token", "seconds": round(token, 5)}]}
     assert 0 < token < 0.00303
     assert timed["tune"] == {"need": 7, "time": [time | {"unit": "step", "seconds": 0.00303}]}
-    streamed = predictions | {"tune": {"need": 7, "calls": calls, "streamed_layers": 3}}
+    streamed = predictions | {"tune": {"need": 7, "calls": []}}
     assert "time" not in durations.with_durations(streamed, "cpu", 0)["tune"]
     monkeypatch.setattr(durations, "rates_for", lambda device, capacity: [])
     assert durations.with_durations(predictions, "cpu", 0)["tune"] == {"need": 7}

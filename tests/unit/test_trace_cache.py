@@ -1,5 +1,7 @@
 """What the predictor remembers (predictions, shallow networks, output shapes) is bounded and changes no result."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from test_layer_extrapolation import ROWS, deep
@@ -37,6 +39,38 @@ def test_only_phases_whose_inputs_changed_are_traced_again(toy, built):
     assert larger_batch["chat"] == first["chat"] and larger_batch["tune"]["allocated"] > first["tune"]["allocated"]
     forecast.forecast(settings, context=96)
     assert len(built) == 2
+
+
+OTHER_STEPS = {
+    "epochs": 9.0,
+    "max_steps": 7,
+    "lr": 0.5,
+    "schedule": "cosine",
+    "warmup": 0.5,
+    "save_every": 1,
+    "eval_rows": 0,
+    "eval_every": 2,
+    "patience": 3,
+    "measure_forgetting": False,
+    "sample_every": "1",
+}
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_fields_that_change_no_prediction_are_no_reason_to_trace_again(method):
+    def predict(train: Train, asked=phases.predict_tune) -> dict:
+        target = phases.Target("cuda", torch.bfloat16, 2**31)
+        return asked(deep("llama"), Settings(load=Load(bits=16), train=train), target, ROWS)
+
+    assert set(OTHER_STEPS) == set(trace_cache.OF_STEPS)
+    plain = Train(batch_size=4, method=method)
+    first, kept = predict(plain), len(phases.predict_tune.cache)
+    for name, value in OTHER_STEPS.items():
+        changed = replace(plain, **{name: value})
+        assert changed != plain and predict(changed) == first and len(phases.predict_tune.cache) == kept
+    other = replace(plain, **OTHER_STEPS)
+    assert predict(other, phases.predict_tune.__wrapped__) == predict(plain, phases.predict_tune.__wrapped__) == first
+    assert predict(replace(plain, batch_size=2)) != first
 
 
 @pytest.mark.slow

@@ -41,7 +41,8 @@ def test_time_is_that_of_an_earlier_run_with_all_its_phases(chosen, tmp_path, mo
     [earlier] = runs.history(tmp_path)
     run = runs.find(tmp_path, earlier.id)
     tokens = [event["tokens"] for event in run.events() if event["kind"] == "step"][-1]  # of all steps so far
-    monkeypatch.setattr(runs, "measured_speed", lambda *_: {"run": earlier.id, "tokens_per_s": 10.0})  # whatever it was
+    measured = {"run": earlier.id, "tokens_per_s": 10.0, "streamed": 0}  # whatever it was
+    monkeypatch.setattr(runs, "measured_speed", lambda *_: measured)
     monkeypatch.setattr(runs, "seconds_besides_training", lambda _: 1000.0)
     once, ten_times = (tune_summary(chosen(train={"max_steps": steps}), str(tmp_path)) for steps in (3, 30))
     assert once["seconds_source"] == "measured"

@@ -1,0 +1,105 @@
+"""A fine-tune of several processes predicts as it starts what its plan says, also where FSDP2 itself splits weights."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+import toys
+
+from playground.data.batch import Example
+from playground.engine import predictions, tune
+from playground.engine.job import JobContext
+from playground.engine.workbench import Workbench
+from playground.memory.peaks import PeakTracker
+from playground.planning import forecast, several
+from playground.predict import meta_model
+from playground.predict.heaviest import predict_share
+from playground.predict.phase_traces import LABELLED_SHARE
+from playground.runs import accuracy
+from playground.settings import Settings
+from playground.train.parallel import Team
+
+SMALL, TOKENS, CAPACITY = "cyberagent/open-calm-small", 64, 2 * 2**30
+TWO = {"num_processes": 2, "parallel": "fsdp2"}
+
+
+def settings_for(model: str, bits: int, parallel: str) -> Settings:
+    train = {"batch_size": 8, "max_seq_length": TOKENS, "num_processes": 4, "parallel": parallel}
+    load = {"model": model, "bits": bits, "dtype": "bfloat16" if bits < 32 else "auto", "streamed_layers": "0"}
+    return Settings().with_values({"load": load, "train": train})
+
+
+def started(settings: Settings, monkeypatch) -> list[dict]:
+    """What one of several GPUs predicts as the fine-tune starts, of rows of full length."""
+    for name in ("available_memory", "capacity"):
+        monkeypatch.setattr(predictions, name, lambda *_: CAPACITY)
+    config, team = meta_model.config_of(settings.load.model), Team.planned(settings, "cuda")
+    dtype = torch.float32 if settings.load.bits == 32 else torch.bfloat16
+    loaded = SimpleNamespace(model=SimpleNamespace(config=config), device="cuda", dtype=dtype, streamed_count=0)
+    rows = [Example([5] * TOKENS, TOKENS - round(TOKENS * LABELLED_SHARE)) for _ in range(8)]
+    load = predictions.predict_load_memory(settings.load, config, team, True)
+    return [*load, *predictions.predict_tune_memory(settings, loaded, rows, {"device_used": 0}, None, team)]
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("bits", [32, 16, 8, 4])
+def test_each_gpu_predicts_as_it_starts_what_the_plan_says(bits, parallel, monkeypatch):
+    settings = settings_for(SMALL, bits, parallel)
+    events, plan = started(settings, monkeypatch), forecast.forecast(settings, TOKENS, CAPACITY)["phases"]
+    assert [(event["kind"], event["phase"]) for event in events] == [
+        ("memory_predicted", "load"),
+        ("memory_predicted", "tune"),
+    ]
+    for event in events:
+        planned = plan[event["phase"]]
+        assert {name: event[name] for name in planned} == planned and event["held"] == 0
+
+
+def test_what_fsdp2_splits_and_isnt_predicted_is_said(monkeypatch):
+    events = started(settings_for("google-t5/t5-small", 16, "fsdp2"), monkeypatch)
+    assert [event["key"] for event in events] == ["note.not_predicted"] * 2
+
+
+@pytest.mark.parametrize(("environment", "predicts"), [("false", True), ("true", False)])
+def test_nothing_is_predicted_where_split_weights_wait_in_main_memory(environment, predicts, monkeypatch):
+    monkeypatch.setenv("FSDP_OFFLOAD_PARAMS", environment)
+    team = Team.planned(settings_for(SMALL, 16, "fsdp2"), "cpu")
+    assert team.splits_numbers
+    assert JobContext(None, None, team, PeakTracker("cpu"), lambda: None).predicts_memory == predicts
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_no_rows_are_tried_while_matrices_wait_in_their_files(waits, monkeypatch):
+    tried, found = [], SimpleNamespace(mode="packed")
+    monkeypatch.setattr(tune, "try_batching", lambda *arguments: tried.append(arguments) or found)
+    monkeypatch.setattr(predictions, "predict_tune_memory", lambda *arguments: iter([arguments]))
+    context = SimpleNamespace(predicts_memory=True, bytes_by_part=dict, team=None)
+    rows = SimpleNamespace(examples=[], eval_set=SimpleNamespace(examples=[]))
+    steps = tune._predict_memory(context, SimpleNamespace(pages=waits), Settings(), rows)
+    assert next(steps)[4] is (None if waits else found) and len(tried) == (not waits)
+    with pytest.raises(StopIteration) as end:
+        next(steps)
+    assert end.value.value == (None if waits else "packed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", [32, 16, 4])
+def test_two_processes_predict_what_their_plan_says_and_hold_those_weights(chosen, tmp_path, monkeypatch, bits):
+    monkeypatch.setenv("PLAYGROUND_CPU_PROCESSES", "2")
+    model = toys.save(tmp_path / "model", num_hidden_layers=6, hidden_size=256, intermediate_size=1024)
+    settings = chosen(load={"model": str(model), "bits": bits, "dtype": "bfloat16"}, train=TWO)
+    workbench = Workbench(tmp_path / "runs")
+    events = list(workbench.tune(settings))
+    predicted = {event["phase"]: event for event in events if event["kind"] == "memory_predicted"}
+    measured = [event["phase"] for event in events if event["kind"] == "memory_measured"]
+    assert list(predicted) == ["load", "tune"] and measured == (["load", "tune"] if bits < 16 else ["tune"])
+    config, tuned = meta_model.config_of(str(model)), predicted["tune"]
+    resolved, target = forecast.resolve_target(settings, "cpu", tuned["capacity"])
+    own = several.checked_target(config, resolved, target)
+    planned = predict_share(config, resolved, own, tuned["lengths"], tuned["labelled"])
+    assert planned["need"] == tuned["need"] - tuned["held"] and planned["parts"] == tuned["parts"]
+    assert len(tuned["lengths"]) == 2  # of a batch's four rows
+    load = forecast.forecast(settings, TOKENS, 0, "cpu")["phases"]["load"]
+    assert load["need"] == predicted["load"]["need"] - predicted["load"]["held"]
+    errors = {pair.kind: pair.error for pair in accuracy.pairs("r", events) if pair.phase == "tune"}
+    assert abs(errors["weights"]) < 0.01 and abs(errors["adapters"]) < 0.02
