@@ -1,5 +1,6 @@
 """The job `load`, and how every job gets its model: predict, fetch, load, measure."""
 
+import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -70,15 +71,22 @@ def ensure_loaded(
     if not checked:
         decided = _decided(context, replace(load, model=str(folder)), fine_tune)
         yield from _check_fit(context, decided, bool(shares))
+    if context.predicts_memory and not shares and not waits:
+        of_folder = replace(decided, model=str(folder))
+        config = meta_model.config_of(of_folder.model)
+        yield from predictions.predict_load_time(of_folder, config, context.team.device)
     yield {"kind": "phase", "name": "load"}
     context.peaks.start_phase()
+    began = time.perf_counter()
     loaded = yield from run_in_background(
         lambda on_progress: load_model(folder, decided, on_progress, context.team.load_device, waits, shares),
         context.stop,
     )
+    seconds = time.perf_counter() - began
     slot.fill(loaded, load)
     yield {"kind": "loaded", "model": load.model, "bits": load.bits}
     yield predictions.measured_memory_event("load", context.peaks, context.bytes_by_part())
+    yield predictions.measured_load_event(seconds)
     yield from _folder_notes(folder, load)
     yield from placement_events(loaded, context.team.size)
     yield from placement_notes(loaded, context.team.size)
