@@ -72,9 +72,8 @@ def ensure_loaded(
         decided = _decided(context, replace(load, model=str(folder)), fine_tune)
         yield from _check_fit(context, decided, bool(shares))
     if context.predicts_memory and not shares and not waits:
-        of_folder = replace(decided, model=str(folder))
-        config = meta_model.config_of(of_folder.model)
-        yield from predictions.predict_load_time(of_folder, config, context.team.device)
+        config = meta_model.config_of(str(folder))
+        yield from predictions.predict_load_time(decided, config, context.team.device)
     yield {"kind": "phase", "name": "load"}
     context.peaks.start_phase()
     began = time.perf_counter()

@@ -45,7 +45,7 @@ def kind_of(load: Load) -> str:
 
 
 def stored_model(model: str, config: PreTrainedConfig, parameters: int) -> StoredModel | None:
-    """A model's files as they lie on this machine, or as they will after a download; None where a conversion is needed.
+    """A model's files as they lie on this machine, or as they will after a download; None where that isn't known.
 
     Raises OSError.
     """
@@ -57,6 +57,8 @@ def stored_model(model: str, config: PreTrainedConfig, parameters: int) -> Store
         item = 4 if getattr(config, "dtype", None) == torch.float32 else 2
         return StoredModel(item * parameters, tokenizer=TOKEN_BYTES * text.vocab_size, is_here=False)
     files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    if not files:
+        return None
     shares = [(cached_share(file), file) for file in files]
     missing = sum(share.size - share.cached for share, _ in shares)
     share, file = max(shares, key=lambda pair: pair[0].size - pair[0].cached)
@@ -89,9 +91,9 @@ def predict_load_seconds(
     seconds = known["fixed"] + known["tensor"] * facts.tensors + known["read"] * stored.stored
     converts = _stored_dtype(config, stored.stored, facts.parameters) != dtype
     if converts:
-        seconds += known["convert"] * facts.parameters
-    if converts or is_quantized or rates.device == "cuda":  # else weights stay mapped
-        seconds += known["drop"] * drop_count(stored.stored)
+        seconds += known["convert"] * facts.parameters * dtype.itemsize
+    if converts or is_quantized or rates.device == "cuda":  # else weights stay mapped, and their pages in memory
+        seconds += known["drop"] * min(drop_count(stored.stored), facts.tensors)
     if is_quantized:
         seconds += known[f"layer:{kind}"] * facts.quantized_layers + known[f"quantize:{kind}"] * facts.quantized
         if rates.device == "cuda" and not has_own_layers(load):  # load.defragment_after_load

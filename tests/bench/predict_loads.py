@@ -41,7 +41,7 @@ MODELS = {
     "cuda": ("llama", "llama-float32", "llama-bin", "deep", "neox", "bloom", "llama-3b"),
 }
 WIDTHS = {"cpu": ("32", "16", "int8", "nf4"), "cuda": ("16", "int8", "nf4", "fp8")}
-FURTHER = ("load:llama:fp4", "load:smollm2:int8-fast")  # of a CPU
+FURTHER = ("load:llama:fp4",)  # of a CPU
 
 
 def cells(device: str) -> list[str]:
@@ -75,9 +75,7 @@ def _calibrate(device: str, work: Path) -> dict:
     if device == "cpu" and offline:
         load_model(offline, Load(model=str(offline), bits=16, device="cpu"), lambda *step: None)
     for _ in range(MOST):
-        began = time.perf_counter()
-        loads, others = _beside_others(lambda: measure_loads(device), device)
-        seconds = time.perf_counter() - began
+        (loads, seconds), others = _beside_others(lambda: _timed(lambda: measure_loads(device)), device)
         if not _is_disturbed(others, device):
             break
     (work / "loads").write_text(json.dumps(loads), encoding="utf-8")
@@ -87,6 +85,11 @@ def _calibrate(device: str, work: Path) -> dict:
         "hardware": hardware(device),
         "loads": loads,
     }
+
+
+def _timed(run: Callable[[], Any]) -> tuple[Any, float]:
+    began = time.perf_counter()
+    return run(), time.perf_counter() - began
 
 
 def _beside_others(run: Callable[[], Any], device: str) -> tuple[Any, float]:

@@ -5,6 +5,7 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,12 +17,12 @@ from playground.engine.workbench import Workbench
 from playground.i18n import LANGUAGES, translate
 from playground.memory import page_cache
 from playground.memory.file_pages import drop_count
-from playground.planning import load_times
+from playground.planning import client, load_times
 from playground.predict import load_calibration, meta_model
 from playground.predict.load_seconds import TOKEN_BYTES, StoredModel, predict_load_seconds, stored_model
 from playground.runs import accuracy
 from playground.settings import Load, Settings
-from playground.ui import memory_figures, run_tables
+from playground.ui import card_picture, memory_figures, run_tables
 
 LOADS = {"fixed": 1.0, "tensor": 0.0, "read": 0.0, "convert": 0.0, "drop": 0.0}
 LOADS |= {"tokenizer": 0.0, "tokenizer_bytes": 100, "tokenizer_power": 1.0}
@@ -59,8 +60,8 @@ def test_a_load_takes_what_its_tensors_bytes_layers_and_weights_take(half):
     assert seconds(half, Load(bits=16), tensor=1.0) == 1 + facts.tensors
     assert seconds(half, Load(bits=16), read=1.0) == 1 + size
     assert seconds(half, Load(bits=16), convert=1.0) == 1  # the type that the file has
-    assert seconds(half, Load(bits=32), convert=1.0) == 1 + facts.parameters
-    assert seconds(half, Load(bits=16), dtype=torch.float16, convert=1.0) == 1 + facts.parameters
+    assert seconds(half, Load(bits=32), convert=1.0) == 1 + 4 * facts.parameters
+    assert seconds(half, Load(bits=16), dtype=torch.float16, convert=1.0) == 1 + 2 * facts.parameters
     quantized = {"layer_of_nf4": 1.0, "quantize_of_nf4": 2.0}
     assert seconds(half, Load(bits=4), **quantized) == 1 + facts.quantized_layers + 2 * facts.quantized
     assert seconds(half, Load(bits=16), **quantized) == 1
@@ -68,13 +69,15 @@ def test_a_load_takes_what_its_tensors_bytes_layers_and_weights_take(half):
     assert seconds(half, Load(bits=16), tokenizer=1.0, tokenizer_power=2.0) == 1 + (tokenizer / 100) ** 2
 
 
-def test_pages_are_given_back_where_weights_are_read_into_memory_of_their_own(half):
-    stored = StoredModel(50 * 2**20, tokenizer=1)
-    assert drop_count(stored.stored) == 25 and drop_count(2**40) == 100
+def test_pages_are_given_back_a_hundred_times_at_most(half):
+    assert (drop_count(2**20), drop_count(50 * 2**20), drop_count(2**40)) == (0, 25, 100)
     config = meta_model.config_of(str(half))
-    found = predict_load_seconds(config, Load(bits=16), torch.bfloat16, rates(drop=1.0), stored)
-    assert found["seconds"] == 26  # by its bytes it is of float32, and so converted
-    assert seconds(half, Load(bits=16), drop=1.0) == 1
+    for size, drops in ((2**20, 0), (12 * 2**20, 6), (2**40, 21)):  # of 21 tensors
+        stored = StoredModel(size, tokenizer=1)
+        found = predict_load_seconds(config, Load(bits=32), torch.float32, rates(drop=1.0, convert=0.0), stored)
+        quantized = rates(drop=1.0, layer_of_nf4=0.0, quantize_of_nf4=0.0)
+        at_4_bits = predict_load_seconds(config, Load(bits=4), torch.bfloat16, quantized, stored)
+        assert (found["seconds"], at_4_bits["seconds"]) == (1, 1 + drops)  # as they are, weights stay mapped
 
 
 def test_half_of_what_can_be_hidden_of_reading_the_disk_is_hidden(half):
@@ -182,3 +185,34 @@ def test_a_load_is_timed_in_its_run_and_predicted_where_this_machines_speed_is_k
     assert (pair.predicted, pair.measured) == (1, measured["seconds"])
     kinds = [(event["kind"], event.get("name")) for event in events]
     assert kinds.index(("time_predicted", None)) < kinds.index(("phase", "load"))
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_the_picture_of_loading_says_what_a_load_takes_beside_each_width(lang):
+    times = {"16": {"seconds": 8.21, "stored": "disk"}, "4": {"seconds": 75.0, "stored": "absent"}}
+    asked = []
+
+    def ask(do: str, **question):
+        asked.append((do, tuple(question["widths"])))
+        return times
+
+    page = SimpleNamespace(translate=functools.partial(translate, lang), planner=SimpleNamespace(ask=ask))
+    bars = [{"bits": 32}, {"bits": 16}, {"bits": 4}]
+    card_picture._add_times(page, bars, {}, card_picture.Room(1, "cpu"))
+    assert asked == [("load_times", card_picture.BIT_WIDTHS)]
+    seconds = translate(lang, "accuracy.seconds", seconds="8.2")
+    assert "time" not in bars[0] and bars[1]["time"] == translate(lang, "picture.time.disk", figure=seconds)
+    assert bars[2]["time"] == translate(lang, "picture.time.absent", figure="1:15")
+
+
+def test_answers_on_loads_are_not_remembered_since_files_come_into_memory_and_leave_it(tmp_path, monkeypatch):
+    planner, answers = client.Planner(tmp_path), iter([{"16": 1}, {"16": 2}])
+    monkeypatch.setattr(client.Worker, "ask", lambda worker, do, arguments, on_progress: next(answers))
+    assert [planner.ask("load_times", widths=[16]) for _ in range(2)] == [{"16": 1}, {"16": 2}]
+    assert planner._worker("load_times") is planner._worker("forecast")  # which knows the network already
+    planner.close()
+
+
+def test_a_folder_without_weights_of_a_usual_name_has_no_seconds(half):
+    (half / "model.safetensors").rename(half / "adapter_weights.bin")
+    assert stored_model(str(half), meta_model.config_of(str(half)), 1000) is None
