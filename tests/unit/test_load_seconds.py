@@ -22,6 +22,7 @@ from playground.predict import load_calibration, meta_model
 from playground.predict.load_seconds import TOKEN_BYTES, StoredModel, predict_load_seconds, stored_model
 from playground.runs import accuracy
 from playground.settings import Load, Settings
+from playground.speed.rates import scaled_rates
 from playground.ui import card_picture, memory_figures, run_tables
 
 LOADS = {"fixed": 1.0, "tensor": 0.0, "read": 0.0, "convert": 0.0, "drop": 0.0}
@@ -216,3 +217,7 @@ def test_answers_on_loads_are_not_remembered_since_files_come_into_memory_and_le
 def test_a_folder_without_weights_of_a_usual_name_has_no_seconds(half):
     (half / "model.safetensors").rename(half / "adapter_weights.bin")
     assert stored_model(str(half), meta_model.config_of(str(half)), 1000) is None
+
+
+def test_an_estimate_for_another_gpu_has_no_loads_since_its_machine_is_not_known():
+    assert rates().loads and scaled_rates(rates(), "another", 2.0, 2.0).loads == {}
