@@ -86,7 +86,8 @@ def _measure(device: str, shallow: _Toy, deep: _Toy, wide: _Toy, until: float) -
     known = {"tensor": _more(many, few, deep.tensors - shallow.tensors)}
     known["fixed"] = max(0.0, few - known["tensor"] * shallow.tensors)
     known |= {"drop": _drop_seconds(wide), "read": _read_seconds(wide.folder / "piece", device)}
-    plain += known["drop"] * min(drop_count(wide.stored), wide.tensors)  # while weights as they are stored stay mapped
+    if device == "cpu":  # where weights as they are stored stay mapped, and none of their pages is given back
+        plain += known["drop"] * min(drop_count(wide.stored), wide.tensors)
     known["convert"] = _more(_seconds(wide, device, bits=32), plain, wide.weights * torch.float32.itemsize)
     known |= _tokenizer_seconds(shallow)
     if device == "cuda":
