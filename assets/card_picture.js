@@ -48,6 +48,7 @@ function drawBars() {
     if (bar.measured) drawBar(measured, bar.measured.parts, full);
     measured.classList.toggle("other", Boolean(bar.measured && !bar.measured.same));
     const texts = bar.trouble ? [bar.trouble] : [formatBytes(bar.need), bar.verdict ? say(`verdict.${bar.verdict}`) : ""];
+    if (bar.time) texts.push(bar.time);
     if (bar.streamed) texts.push(say("streamed", { count: bar.streamed, layers: bar.layers }));
     if (bar.measured) texts.push(say(bar.measured.same ? "measured" : "measured_other", { total: formatBytes(bar.measured.total) }));
     fill(need, texts.filter(Boolean), "span", (node, text, n) => { put(node, text), node.className = !bar.trouble && n === 1 && bar.verdict ? "verdict" : ""; });

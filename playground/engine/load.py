@@ -1,5 +1,6 @@
 """The job `load`, and how every job gets its model: predict, fetch, load, measure."""
 
+import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from playground.model.adapter_folder import CONFIG as ADAPTER_CONFIG
 from playground.model.adapter_folder import base_model, is_adapter_folder
 from playground.model.dtype import MIN_BF16_SPEEDUP, compute_dtype, default_bits
 from playground.model.load import LoadedModel, load_model, resolve_device
+from playground.model.shares import Shares
 from playground.model.source import config_available, fetch_model, local_folder
 from playground.model.unquantized import unquantized_share
 from playground.predict import meta_model
@@ -70,21 +72,38 @@ def ensure_loaded(
     if not checked:
         decided = _decided(context, replace(load, model=str(folder)), fine_tune)
         yield from _check_fit(context, decided, fine_tune is not None)
-    yield {"kind": "phase", "name": "load"}
-    context.peaks.start_phase()
-    loaded = yield from run_in_background(
-        lambda on_progress: load_model(folder, decided, on_progress, context.team.load_device, waits, shares),
-        context.stop,
-    )
-    slot.fill(loaded, load)
-    yield {"kind": "loaded", "model": load.model, "bits": load.bits}
-    if not loaded.pages:  # else its matrices wait in their files, until they are split over the processes
-        yield predictions.measured_memory_event("load", context.peaks, context.bytes_by_part())
+    if context.predicts_memory and not shares and not waits:
+        config = meta_model.config_of(str(folder))
+        yield from predictions.predict_load_time(decided, config, context.team.device)
+    loaded = yield from _load_folder(context, slot, load, folder, decided, waits, shares)
     yield from _folder_notes(folder, load)
     yield from placement_events(loaded, context.team.size)
     yield from placement_notes(loaded, context.team.size)
     yield from loaded.notes
     yield from _load_notes(loaded, load)
+    return loaded
+
+
+def _load_folder(
+    context: JobContext, slot: ModelSlot, load: Load, folder: Path, decided: Load, waits: bool, shares: Shares | None
+) -> Generator[dict, None, LoadedModel]:
+    """Load a model as was decided, and report what that took; waits and shares as `split` and `shares` of load_model.
+
+    load: as the settings have it.
+    """
+    yield {"kind": "phase", "name": "load"}
+    context.peaks.start_phase()
+    began = time.perf_counter()
+    loaded = yield from run_in_background(
+        lambda on_progress: load_model(folder, decided, on_progress, context.team.load_device, waits, shares),
+        context.stop,
+    )
+    seconds = time.perf_counter() - began
+    slot.fill(loaded, load)
+    yield {"kind": "loaded", "model": load.model, "bits": load.bits}
+    if not loaded.pages:  # else its matrices wait in their files, until they are split over the processes
+        yield predictions.measured_memory_event("load", context.peaks, context.bytes_by_part())
+        yield predictions.measured_load_event(seconds)
     return loaded
 
 

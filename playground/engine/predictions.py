@@ -4,9 +4,9 @@ A phase is load, chat or tune. Predicted: a `memory_predicted` event {"phase", "
 "reserved" and "device_used" on CUDA, "rss" on a CPU; "need", the one of them that decides, "held", "capacity",
 "verdict"}. Measured: a `memory_measured` event {"phase", "parts", "peak": bytes by kind}. runs/accuracy.py pairs them.
 
-Seconds of a fine-tune's steps go beside them, where this machine's speed is known (predict/calibration.py):
-`time_predicted` {"phase", "unit": "step", "seconds" of one, "source" (Rates.trust)} and `time_measured` {"phase",
-"unit", "seconds"}.
+Seconds of a load and of a fine-tune's steps go beside them, where this machine's speed is known
+(predict/calibration.py): `time_predicted` {"phase", "unit": "load" or "step", "seconds" of one, "source" (Rates.trust)}
+and `time_measured` {"phase", "unit", "seconds"}.
 
 A process that has worked before takes more than a fresh one, which the constants of memory/constants.py describe: what
 it is measured to hold beyond them before the phase begins is `held`, and part of the bytes predicted.
@@ -30,6 +30,7 @@ from playground.model.embedding import embedding_rows
 from playground.model.load import LoadedModel
 from playground.predict import phases
 from playground.predict.heaviest import one_of_team, predict_heaviest_step
+from playground.predict.load_seconds import predict_load_seconds
 from playground.predict.phase_traces import CHAT_ROWS
 from playground.predict.seconds import predict_step_seconds
 from playground.predict.work import Calls
@@ -159,6 +160,24 @@ def _time_predicted(phase: str, calls: Sequence[Calls], share: float, device: st
     if predicted:
         seconds, source = round(predicted["seconds"], 5), predicted["source"]
         yield {"kind": "time_predicted", "phase": phase, "unit": "step", "seconds": seconds, "source": source}
+
+
+def predict_load_time(load: Load, config: PreTrainedConfig, device: str) -> Iterator[dict]:
+    """The `time_predicted` event of a load whose files are on this machine; nothing where its seconds aren't known."""
+    rates = kept_rates(device, meter.hardware(device)["name"])
+    try:
+        found = rates and predict_load_seconds(config, load, compute_dtype(load, device)[0], rates)
+    except Exception:  # as of memory: it must not fail the job
+        logger.exception("the seconds of a load can't be predicted")
+        return
+    if found:
+        seconds, source = round(found["seconds"], 3), found["source"]
+        yield {"kind": "time_predicted", "phase": "load", "unit": "load", "seconds": seconds, "source": source}
+
+
+def measured_load_event(seconds: float) -> dict:
+    """The `time_measured` event of a load."""
+    return {"kind": "time_measured", "phase": "load", "unit": "load", "seconds": round(seconds, 3)}
 
 
 def measured_step_event(seconds: float) -> dict:

@@ -17,6 +17,15 @@ LEAST_SHARE = 1000  # and of the files, where a thousandth is more: of a float32
 MADV_DONTNEED = 4  # madvise(2)
 
 
+def drop_count(size: int) -> int:
+    """How often pages are given back while files of so many bytes are read."""
+    return size // _least(size)
+
+
+def _least(size: int) -> int:
+    return max(LEAST, size // LEAST_SHARE)
+
+
 class FilePages:
     """Pages of a folder's weight files, of mappings that are made after this object.
 
@@ -26,7 +35,7 @@ class FilePages:
     def __init__(self, folder: Path):
         files = [file for file in folder.iterdir() if file.suffix in (".safetensors", ".bin") and file.is_file()]
         self._files = {os.path.realpath(file) for file in files}
-        self._least = max(LEAST, sum(file.stat().st_size for file in files) // LEAST_SHARE)
+        self._least = _least(sum(file.stat().st_size for file in files))
         self._earlier = {start for start, _ in self._mappings()}
         self._resident = _resident_file_bytes()
 

@@ -33,12 +33,12 @@ COMMAND = (sys.executable, "-m", "playground.planning.process")
 PREVIEW_COMMAND = (sys.executable, "-m", "playground.planning.preview")
 OF_ROWS = ("count_rows", "xray", "cutoff_cost", "tune_summary", "repeat_files")
 # Not remembered: the files may change or go.
-OF_FILES = (*OF_ROWS, "preview", "describe_adapter", "adapter_spectrum", "write_tune_snapshot")
+OF_FILES = (*OF_ROWS, "load_times", "preview", "describe_adapter", "adapter_spectrum", "write_tune_snapshot")
 WORKERS = {
     "forecast": "forecast",
     "card_verdicts": "forecast",
     "bar": "forecast",  # each is answered soon, and shares what the process remembers of a model with the forecast
-    "job_tape": "forecast",
+    **dict.fromkeys(("job_tape", "load_times"), "forecast"),
     "write_tune_snapshot": "forecast",
     **dict.fromkeys(("largest_models", "largest_for_setups"), "largest_models"),
     **dict.fromkeys(OF_ROWS, "rows"),

@@ -60,6 +60,10 @@ def answer(do: str, arguments: dict, emit: Emit) -> Any:
         from playground.planning import foreign_adapter
 
         return foreign_adapter.describe_adapter(**arguments)
+    if do == "load_times":
+        from playground.planning import load_times
+
+        return load_times.load_times(**arguments)
     if do in OF_PICTURE:
         from playground.planning import picture
 

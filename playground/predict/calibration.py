@@ -20,6 +20,7 @@ import torch
 from playground import compat
 from playground.memory import meter
 from playground.memory.release import release_memory
+from playground.predict.load_calibration import measure_loads
 from playground.predict.work import Calls
 from playground.speed import kernels
 from playground.speed.rates import Rates, keep_rates, kept_rates
@@ -36,16 +37,18 @@ LEAST_STEPS = 4  # of the toy, the first two of which don't count
 def measure_once(device: str) -> None:
     """Measure this machine and keep what it reaches, unless that is known, or other work disturbs it.
 
-    PLAYGROUND_CALIBRATE=0 in the environment: never.
+    What loads take is measured at the next opportunity, so that nothing waits for both. PLAYGROUND_CALIBRATE=0 in the
+    environment: never.
     """
-    if os.environ.get("PLAYGROUND_CALIBRATE") == "0" or kept_rates(device, meter.hardware(device)["name"]):
+    kept = kept_rates(device, meter.hardware(device)["name"])
+    if os.environ.get("PLAYGROUND_CALIBRATE") == "0" or (kept and kept.loads):
         return
     if psutil.cpu_percent(BUSY_SECONDS) > BUSY_PERCENT:
         return
     if device == "cuda" and torch.cuda.mem_get_info()[0] < FREE_BYTES:
         return
     before = processor_seconds()
-    rates = measure(device)
+    rates = replace(kept, loads=measure_loads(device)) if kept else measure(device)
     if percent_of_others(before, processor_seconds()) <= BUSY_PERCENT:
         keep_rates(rates)
     release_memory()

@@ -78,12 +78,16 @@ class ModelFacts:
     """What is known of a whole network.
 
     kinds: of its repeated layers, by stack (shallow_model.layer_kinds). parameters: how many it has. linear: how many
-    of them are in linear layers.
+    of them are in linear layers. quantized: how many are in quantized layers, of which there are `quantized_layers`.
+    tensors: how many parameters it has as PyTorch counts them.
     """
 
     kinds: tuple[tuple[shallow_model.LayerKind, ...], ...]
     parameters: int
     linear: int
+    quantized: int = 0
+    quantized_layers: int = 0
+    tensors: int = 0
 
 
 _known_models: LruCache[ModelFacts] = LruCache(MAX_KNOWN_MODELS)
@@ -98,8 +102,15 @@ def model_facts(config: PreTrainedConfig, load: Load, dtype: torch.dtype, device
         kinds = (Linear4bit, Linear8bitLt, Float8Linear)
         quantized = [module for module in model.modules() if isinstance(module, kinds)]
         sizes = linear | {id(layer.weight): unquantized_size(layer) for layer in quantized}
-        parameters = sum(sizes.get(id(parameter), parameter.numel()) for parameter in model.parameters())
-        return ModelFacts(shallow_model.layer_kinds(model), parameters, sum(linear.values()))
+        tensors = [sizes.get(id(parameter), parameter.numel()) for parameter in model.parameters()]
+        return ModelFacts(
+            kinds=shallow_model.layer_kinds(model),
+            parameters=sum(tensors),
+            linear=sum(linear.values()),
+            quantized=sum(map(unquantized_size, quantized)),
+            quantized_layers=len(quantized),
+            tensors=len(tensors),
+        )
 
     return _known_models.get_or_compute((config_key(config), load, dtype, device), compute)
 

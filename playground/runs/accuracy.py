@@ -14,7 +14,7 @@ from statistics import median
 
 from playground.runs.listing import measured_here
 
-UNITS = ("step",)
+UNITS = ("step", "load")
 TOTALS = ("allocated", "reserved", "device_used", "rss")
 
 

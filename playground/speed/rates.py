@@ -18,7 +18,7 @@ from pathlib import Path
 from playground import catalog
 from playground.json_values import read_small_json
 
-SCHEMA = 4  # of what is kept: another one is measured again
+SCHEMA = 5  # of what is kept: another one is measured again
 STREAM = "elementwise"  # the kind whose table says how fast memory is read and written
 BY_BYTES = (
     *("elementwise", "narrow_m", "narrow_n", "narrow_k", "narrow_m_t", "narrow_n_t", "narrow_k_t"),
@@ -45,7 +45,8 @@ class Rates:
     kinds of BY_BYTES, else operations. call: seconds that the processor takes to call an operator, by phase. kernel:
     the least seconds of a kernel on a GPU. token: seconds between two tokens of a chat besides the model. source:
     "measured" on this machine, or "estimated" from another GPU. more: seconds that calling an operator takes beyond
-    `call`, by kind (of QUANTIZED) and by stage ("recompute").
+    `call`, by kind (of QUANTIZED) and by stage ("recompute"). loads: what loading a model takes, measured later than
+    the rest (predict/load_calibration.py); empty until then.
     """
 
     device: str
@@ -56,6 +57,7 @@ class Rates:
     token: float = 0.0
     source: str = "measured"
     more: dict[str, float] = field(default_factory=dict)
+    loads: dict[str, float] = field(default_factory=dict)
 
     def seconds(self, kind: str, operations: float, size: float) -> float | None:
         """Seconds of one kernel; None where nothing like it was measured."""
@@ -144,7 +146,7 @@ def scaled_rates(rates: Rates, name: str, operations: float, bandwidth: float) -
         return [[size, seconds / factor] for size, seconds in table]
 
     tables = {kind: scaled(kind, table) for kind, table in rates.tables.items()}
-    return replace(rates, name=name, tables=tables, source="estimated")
+    return replace(rates, name=name, tables=tables, source="estimated", loads={})  # disk and processor aren't known
 
 
 _version = cache(version)  # reads a file

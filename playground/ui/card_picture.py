@@ -21,6 +21,7 @@ from playground.runs.measured import Measurement, latest_measurements
 from playground.settings import BIT_WIDTHS, Settings
 from playground.ui.gpu_choice import THIS_MACHINE, memory_of
 from playground.ui.page import EACH_CLICK, LATEST_ONLY, UNQUEUED, Page, Update
+from playground.ui.tables import step_time
 
 # For listeners that draw a picture: the old one stays, dimmed, until the new one is there.
 DRAWING: dict[str, Any] = {**LATEST_ONLY, "show_progress": "minimal"}
@@ -113,6 +114,8 @@ def updates(page: Page, settings: Settings, job: str, room: Room, context: int =
         "room": {"capacity": room.capacity, "name": room.name, "device": room.device},
         "bars": [ask("bar", bits) | {"measured": measured.get(bits)} for bits in BIT_WIDTHS],
     }
+    if job == "load":
+        _add_times(page, picture["bars"], sections, room)
     told = _told_width(picture["bars"], settings.load.bits)
     if told is None:
         yield _update(picture | {"tape": None} | _told_once(picture["bars"]))
@@ -169,6 +172,19 @@ def chosen_bits(event: gr.SelectData) -> int:
 
 def _update(picture: dict) -> Update:
     return gr.update(picture=json.dumps(picture, ensure_ascii=False, separators=(",", ":")))
+
+
+def _add_times(page: Page, bars: list[dict], settings: dict, room: Room) -> None:
+    """Put what a load takes beside each bar, in words, where it is known."""
+    question: dict[str, Any] = {"widths": BIT_WIDTHS, "capacity": room.capacity, "device": room.device}
+    try:
+        times = page.planner.ask("load_times", settings=settings, **question)
+    except PlaygroundError:  # a bar says what is wrong
+        return
+    for bar in bars:
+        if time := times.get(str(bar["bits"])):
+            figure = step_time(page.translate, time["seconds"])
+            bar["time"] = page.translate(f"picture.time.{time['stored']}", figure=figure)
 
 
 def _trouble(page: Page, error: PlaygroundError) -> str:

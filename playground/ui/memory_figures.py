@@ -217,7 +217,7 @@ def _phase_bar(
 
 
 def durations(translate: Callable, phase: dict) -> list[str]:
-    """What a step takes, or how fast answers come, on the chosen GPU; or estimates for all GPUs of that size."""
+    """What a load or a step takes, or how fast answers come, on the chosen GPU; or estimates for all of that size."""
     texts, estimates, unit = [], [], ""
     for time in phase.get("time", ()):
         unit, seconds = time["unit"], time["seconds"]
@@ -226,6 +226,8 @@ def durations(translate: Callable, phase: dict) -> list[str]:
             estimates.append(translate("plan.time.of_card", figure=figure, card=time["card"]))
             continue
         known = "rough_token" if unit == "token" else time["source"]
+        if unit == "load":  # files that come from the disk, or are still to be downloaded, take longer
+            unit, known = f"load.{time['stored']}", f"{known}_load"
         source = translate(f"plan.time.{known}", card=time["card"])
         texts.append(translate(f"plan.time.{unit}", figure=figure, source=source))
     if estimates:

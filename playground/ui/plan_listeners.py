@@ -31,6 +31,7 @@ from playground.ui.plan_tab import (
     draw_waterfall,
     most_gpus,
     parse_inputs,
+    with_load_time,
 )
 from playground.ui.process_choice import most_processes
 from playground.ui.tables import step_time
@@ -81,6 +82,7 @@ def _connect_forecast(page: Page, tab: PlanTab) -> None:
         try:
             inputs = parse_inputs(page, tab, values)
             prediction = page.planner.ask("forecast", **inputs.questions()["forecast"])
+            prediction = with_load_time(page, inputs, prediction)
         except Exception as error:
             return gr.skip(), gr.skip(), page.error_message(error)
         return draw_forecast(page, inputs, prediction), draw_details(page, prediction), message()

@@ -132,6 +132,14 @@ def draw_forecast(page: Page, inputs: PlanInputs, prediction: dict) -> str:
     )
 
 
+def with_load_time(page: Page, inputs: PlanInputs, prediction: dict) -> dict:
+    """A forecast with what loading takes now, where that is known."""
+    question: dict[str, Any] = {"capacity": inputs.capacity, "device": inputs.device}
+    times = page.planner.ask("load_times", settings=inputs.settings, widths=[prediction["bits"]], **question)
+    load = prediction["phases"]["load"] | {"time": list(times.values())}
+    return prediction | {"phases": prediction["phases"] | {"load": load}}
+
+
 def draw_details(page: Page, prediction: dict) -> str:
     """The forecast's table of parts and its arithmetic as HTML."""
     table = memory_figures.parts_table(page.translate, prediction["phases"])

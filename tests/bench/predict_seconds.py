@@ -1,7 +1,8 @@
-"""Compare predicted with measured seconds: steps of a fine-tune and tokens of a chat.
+"""Compare predicted with measured seconds: steps of a fine-tune, tokens of a chat, and loads.
 
     python tests/bench/predict_seconds.py                    # the CPU's cells; about 4 minutes on two cores
     python tests/bench/predict_seconds.py --device cuda      # shapes of real models with random weights, on one GPU
+    python tests/bench/predict_seconds.py --loads            # loads instead, beside the other cells of the result file
     python tests/bench/predict_seconds.py --toy              # a toy instead of each model, to try the benchmark
 
 A cell is model:bits:checkpointing:rows:adapter; on a CPU each has a new process, on a GPU one process measures all, so
@@ -13,6 +14,7 @@ operations, bytes, count]; with --profile, `profile` has the profiler's count an
 step and of eight tokens after a short prompt.
 `percent_of_others` is what other processes used of all cores while a cell was measured; on a CPU a cell with more
 than a calibration may have is `disturbed` and counts in no error.
+A cell of loads is load:model:width, in predict_loads.py.
 On a machine with other work, `--own-time` takes the seconds of the processor (one thread) instead of the clock's.
 """
 
@@ -29,6 +31,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import arms
+import predict_loads
 import random_models
 
 import playground  # noqa: F401  # before torch: how its threads wait is decided here
@@ -98,6 +101,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cpu")
     parser.add_argument("--only", action="append", metavar="CELL", help="may be given several times (all)")
+    parser.add_argument("--loads", action="store_true", help="cells of loads; other cells of the result file stay")
     parser.add_argument("--toy", action="store_true", help="a toy of three layers instead of each model")
     parser.add_argument("--profile", action="store_true", help="time kernels, which slows later cells (CUDA)")
     parser.add_argument("--own-time", action="store_true", help="the processor's seconds instead of the clock's")
@@ -119,10 +123,13 @@ def run_all(options: argparse.Namespace, out: Path) -> None:
     """Calibrate, then run every cell, and write the result file after each."""
     cells = options.only or (CUDA_CELLS if options.device == "cuda" else CPU_CELLS)
     results: list[dict] = []
+    if options.loads:
+        results = predict_loads.other_cells(out)
+        cells = options.only or predict_loads.cells(options.device)
     with tempfile.TemporaryDirectory() as work:
         options.work, until = Path(work), time.time() + options.limit
         run = _run_here if options.device == "cuda" else _run_in_new_process
-        for cell in ("calibrate", *cells):
+        for cell in (predict_loads.CALIBRATE if options.loads else "calibrate", *cells):
             if options.device == "cuda" and time.time() > until:
                 results.append({"cell": cell, "failed": "no time left"})
                 continue
@@ -162,6 +169,8 @@ def run_cell(name: str, options: argparse.Namespace) -> dict:
     """Measure one cell, or calibrate and write what was measured."""
     if name == "calibrate":
         return calibrate(options)
+    if name.startswith("load:"):
+        return predict_loads.run_cell(name, options.device, options.work, options.toy)
     return measure_step_and_chat(name, options)
 
 
@@ -364,15 +373,15 @@ def _examples(rows_and_tokens: str, toy: bool) -> list:
 
 
 def summary(cells: list[dict]) -> dict:
-    """Median and worst absolute error in %, of steps, of tokens, and of both, of cells that nothing disturbed."""
+    """Median and worst absolute error in %, of steps, tokens, loads and all, of cells that nothing disturbed."""
     result = {}
-    for what in ("step", "token", "all"):
+    for what in ("step", "token", "load", "all"):
         errors = [
             error
             for cell in cells
             if "error" in cell and not cell.get("disturbed")
             for name, error in cell["error"].items()
-            if what in (name, "all") and error is not None
+            if what in (name.partition(" ")[0], "all") and error is not None
         ]
         if errors:
             sizes = [abs(error) for error in errors]

@@ -60,8 +60,13 @@ def test_a_calibration_ends_in_time_and_measures_once(tmp_path, monkeypatch):
     assert kept and all(len(table) == 1 for table in kept.tables.values())  # time was over: one size of each kind
     assert len(steps[0]) == calibration.LEAST_STEPS - 2 and kept.call["tune"] > 0
     monkeypatch.setattr(calibration, "measure", lambda device: pytest.fail("measured again"))
+    monkeypatch.setattr(calibration, "measure_loads", lambda device: {"fixed": 1.0})
+    calibration.measure_once("cpu")  # what loads take comes at the next opportunity
+    with_loads = replace(kept, loads={"fixed": 1.0})
+    assert not kept.loads and machine_rates.rates_of_machine("cpu", name) == [(with_loads, {})]
+    monkeypatch.setattr(calibration, "measure_loads", lambda device: pytest.fail("measured again"))
     calibration.measure_once("cpu")
-    assert machine_rates.rates_of_machine("cpu", name) == [(kept, {})]
+    assert machine_rates.rates_of_machine("cpu", name) == [(with_loads, {})]
 
 
 def test_nothing_is_measured_on_a_busy_machine_nor_where_that_is_switched_off(tmp_path, monkeypatch):

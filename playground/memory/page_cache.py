@@ -1,0 +1,75 @@
+"""How much of a file is in the page cache, and how fast the rest is read. Linux; elsewhere all counts as cached."""
+
+import ctypes
+import mmap
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+BLOCK, MOST_BYTES = 4 * 2**20, 32 * 2**20  # of a probe: read at once, and in all
+MOST_SECONDS = 0.1  # after which a probe reads no further block
+
+_rates: dict[int, float] = {}  # bytes a second, by file system
+
+
+@dataclass(frozen=True)
+class CachedShare:
+    """Bytes of a file, how many of them are in the page cache, and where a long piece is that isn't."""
+
+    size: int
+    cached: int
+    missing_at: int = 0
+
+
+def cached_share(file: Path) -> CachedShare:
+    """What of a file is in the page cache (mincore(2)); all of it where the system doesn't say. Raises OSError."""
+    size = file.stat().st_size
+    pages = _resident_pages(file, size) if size and sys.platform == "linux" else None
+    if pages is None:
+        return CachedShare(size, size)
+    missing_at, piece = -1, MOST_BYTES
+    while missing_at < 0 and piece >= mmap.PAGESIZE:
+        missing_at, piece = pages.find(bytes(piece // mmap.PAGESIZE)), piece // 2
+    return CachedShare(size, min(size, pages.count(1) * mmap.PAGESIZE), max(0, missing_at) * mmap.PAGESIZE)
+
+
+def _resident_pages(file: Path, size: int) -> bytes | None:
+    """A byte for each page, 1 where it is in the page cache; None where that can't be found out."""
+    libc = ctypes.CDLL(None)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
+    libc.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
+    libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+    with open(file, "rb") as stream:
+        address = libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, stream.fileno(), 0)
+    if address in (None, ctypes.c_void_p(-1).value):
+        return None
+    resident = (ctypes.c_ubyte * -(-size // mmap.PAGESIZE))()
+    try:
+        return bytes(resident) if libc.mincore(address, size, resident) == 0 else None
+    finally:
+        libc.munmap(address, size)
+
+
+def reading_rate(file: Path, offset: int) -> float:
+    """Bytes a second at which pages of a file are read that aren't in the page cache, by reading some from `offset` on.
+
+    Measured once for each file system. Raises OSError.
+    """
+    system = file.stat().st_dev
+    if system not in _rates:
+        _rates[system] = _measure_rate(file, offset)
+    return _rates[system]
+
+
+def _measure_rate(file: Path, offset: int) -> float:
+    block, done, began = bytearray(BLOCK), 0, time.perf_counter()
+    with open(file, "rb", buffering=0) as stream:
+        stream.seek(offset)
+        while done < MOST_BYTES and time.perf_counter() - began < MOST_SECONDS:
+            count = stream.readinto(block)
+            if not count:
+                break
+            done += count
+    return max(1, done) / max(1e-9, time.perf_counter() - began)

@@ -1,0 +1,223 @@
+"""Seconds of loads: what they are predicted from, and where they are shown."""
+
+import functools
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from test_operations import SPEEDS
+
+from playground import runs
+from playground.engine import predictions
+from playground.engine.workbench import Workbench
+from playground.i18n import LANGUAGES, translate
+from playground.memory import page_cache
+from playground.memory.file_pages import drop_count
+from playground.planning import client, load_times
+from playground.predict import load_calibration, meta_model
+from playground.predict.load_seconds import TOKEN_BYTES, StoredModel, predict_load_seconds, stored_model
+from playground.runs import accuracy
+from playground.settings import Load, Settings
+from playground.speed.rates import scaled_rates
+from playground.ui import card_picture, memory_figures, run_tables
+
+LOADS = {"fixed": 1.0, "tensor": 0.0, "read": 0.0, "convert": 0.0, "drop": 0.0}
+LOADS |= {"tokenizer": 0.0, "tokenizer_bytes": 100, "tokenizer_power": 1.0}
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux says what of a file is in its page cache")
+
+
+def rates(**changes):
+    """What loads take: a second each, and what changes make of it."""
+    return replace(SPEEDS, loads=LOADS | {key.replace("_of_", ":"): value for key, value in changes.items()})
+
+
+def seconds(folder: Path, load: Load, stored: StoredModel | None = None, dtype=torch.bfloat16, **changes) -> float:
+    config = meta_model.config_of(str(folder))
+    found = predict_load_seconds(config, replace(load, model=str(folder)), dtype, rates(**changes), stored)
+    return found["seconds"]
+
+
+@pytest.fixture
+def half(toy, tmp_path) -> Path:
+    """A toy saved in bfloat16."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(toy(), dtype=torch.bfloat16)
+    model.save_pretrained(tmp_path / "half")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "half" / name).write_bytes((toy() / name).read_bytes())
+    return tmp_path / "half"
+
+
+def test_a_load_takes_what_its_tensors_bytes_layers_and_weights_take(half):
+    config = meta_model.config_of(str(half))
+    facts = meta_model.model_facts(config, Load(bits=4), torch.bfloat16, "cpu")
+    assert facts.quantized_layers == 14 and 0 < facts.quantized < facts.parameters
+    size = (half / "model.safetensors").stat().st_size
+    assert seconds(half, Load(bits=16), tensor=1.0) == 1 + facts.tensors
+    assert seconds(half, Load(bits=16), read=1.0) == 1 + size
+    assert seconds(half, Load(bits=16), convert=1.0) == 1  # the type that the file has
+    assert seconds(half, Load(bits=32), convert=1.0) == 1 + 4 * facts.parameters
+    assert seconds(half, Load(bits=16), dtype=torch.float16, convert=1.0) == 1 + 2 * facts.parameters
+    quantized = {"layer_of_nf4": 1.0, "quantize_of_nf4": 2.0}
+    assert seconds(half, Load(bits=4), **quantized) == 1 + facts.quantized_layers + 2 * facts.quantized
+    assert seconds(half, Load(bits=16), **quantized) == 1
+    tokenizer = (half / "tokenizer.json").stat().st_size
+    assert seconds(half, Load(bits=16), tokenizer=1.0, tokenizer_power=2.0) == 1 + (tokenizer / 100) ** 2
+
+
+def test_pages_are_given_back_a_hundred_times_at_most(half):
+    assert (drop_count(2**20), drop_count(50 * 2**20), drop_count(2**40)) == (0, 25, 100)
+    config = meta_model.config_of(str(half))
+    for size, drops in ((2**20, 0), (12 * 2**20, 6), (2**40, 21)):  # of 21 tensors
+        stored = StoredModel(size, tokenizer=1)
+        found = predict_load_seconds(config, Load(bits=32), torch.float32, rates(drop=1.0, convert=0.0), stored)
+        quantized = rates(drop=1.0, layer_of_nf4=0.0, quantize_of_nf4=0.0)
+        at_4_bits = predict_load_seconds(config, Load(bits=4), torch.bfloat16, quantized, stored)
+        assert (found["seconds"], at_4_bits["seconds"]) == (1, 1 + drops)  # as they are, weights stay mapped
+
+
+def test_half_of_what_can_be_hidden_of_reading_the_disk_is_hidden(half):
+    load, config = Load(bits=16), meta_model.config_of(str(half))
+
+    def predict(missing: int) -> dict:
+        stored = StoredModel(200_000, missing, rate=100, tokenizer=1)
+        return predict_load_seconds(config, load, torch.bfloat16, rates(fixed=4.0), stored)
+
+    assert [predict(missing)["seconds"] for missing in (0, 200, 400, 1000)] == [4, 5, 6, 12]
+    assert [predict(missing)["stored"] for missing in (0, 10, 200)] == ["memory", "memory", "disk"]
+
+
+@LINUX
+def test_what_of_a_file_is_in_the_page_cache_is_known(tmp_path, monkeypatch):
+    file = tmp_path / "file"
+    file.write_bytes(os.urandom(2**20 + 5))
+    assert page_cache.cached_share(file) == page_cache.CachedShare(2**20 + 5, 2**20 + 5)
+    pages = bytes([1] * 100 + [0] * 157)
+    monkeypatch.setattr(page_cache, "_resident_pages", lambda file, size: pages)
+    share = page_cache.cached_share(file)
+    assert (share.cached, share.missing_at) == (100 * 4096, 100 * 4096)
+    monkeypatch.setattr(page_cache, "_resident_pages", lambda file, size: None)
+    assert page_cache.cached_share(file).cached == 2**20 + 5
+
+
+def test_the_disks_rate_is_measured_once_for_a_file_system_and_for_a_short_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(page_cache, "_rates", {})
+    file = tmp_path / "file"
+    file.write_bytes(bytes(3 * page_cache.BLOCK))
+    moments = iter([0.0, 0.0, 0.05, 0.11, 0.12])  # the time is over after two blocks
+    monkeypatch.setattr(page_cache.time, "perf_counter", lambda: next(moments))
+    assert page_cache.reading_rate(file, 0) == pytest.approx(2 * page_cache.BLOCK / 0.12)
+    assert page_cache.reading_rate(file, 0) == pytest.approx(2 * page_cache.BLOCK / 0.12)
+
+
+def test_files_that_come_from_elsewhere_have_the_size_that_they_will_have(toy, tmp_path):
+    config = meta_model.config_of("cyberagent/open-calm-small")
+    stored = stored_model("cyberagent/open-calm-small", config, 1000)
+    assert stored == StoredModel(2000, tokenizer=TOKEN_BYTES * config.vocab_size, is_here=False)
+    (tmp_path / "one.gguf").write_bytes(b"GGUF")
+    assert stored_model(str(tmp_path / "one.gguf"), config, 1000) is None  # converted before it is loaded
+    found = predict_load_seconds(config, Load(model="cyberagent/open-calm-small", bits=16), torch.bfloat16, rates())
+    assert found["stored"] == "absent" and found["seconds"] == 1
+
+
+@pytest.mark.parametrize(
+    "load",
+    [Load(bits=4, quant_type="fp4"), Load(bits=8), Load(bits=16, streamed_layers="2")],
+)
+def test_what_was_never_measured_has_no_seconds(half, load):
+    config = meta_model.config_of(str(half))
+    known = rates(layer_of_nf4=1.0, quantize_of_nf4=1.0)
+    assert predict_load_seconds(config, replace(load, model=str(half)), torch.bfloat16, known) is None
+    assert predict_load_seconds(config, Load(model=str(half), bits=16), torch.bfloat16, SPEEDS) is None
+    config.quantization_config = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    assert predict_load_seconds(config, Load(model=str(half), bits=4), torch.bfloat16, known) is None
+
+
+def test_what_a_load_takes_is_measured_with_toys():
+    known = load_calibration.measure_loads("cpu")
+    quantized = {key for key in known if ":" in key}
+    assert {"layer:int8", "quantize:int8"} <= quantized
+    assert set(known) - quantized == set(LOADS)
+    assert all(value >= 0 for value in known.values()) and known["tokenizer_power"] >= 1
+    assert known["fixed"] > 0 and known["tensor"] > 0 and known["convert"] > 0 and known["tokenizer"] > 0
+
+
+def test_times_of_loads_are_told_by_width_of_this_machine_alone(half, monkeypatch):
+    settings = Settings().with_values({"load": {"model": str(half)}})
+    known = rates(layer_of_nf4=1.0, quantize_of_nf4=0.0)
+    monkeypatch.setattr(load_times, "rates_for", lambda device, capacity: [(known, {})] if device == "cpu" else [])
+    times = load_times.load_times(settings, (16, 8, 4), device="cpu")
+    assert set(times) == {"16", "4"} and times["16"]["unit"] == "load" and times["16"]["stored"] == "memory"
+    assert (times["16"]["seconds"], times["4"]["seconds"], times["16"]["source"]) == (1, 15, "measured")
+    assert load_times.load_times(settings, (16,), device="cuda") == {}
+    several = settings.with_values({"train": {"num_processes": 2}})
+    assert load_times.load_times(several, (16,), device="cpu") == {}
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_the_plan_says_how_long_a_load_takes_and_where_its_files_are(lang):
+    translate_to = functools.partial(translate, lang)
+    time = {"card": "EPYC", "unit": "load", "seconds": 8.21, "source": "measured", "stored": "memory"}
+    times = [time, time | {"stored": "disk"}, time | {"stored": "absent"}, time | {"source": "rough"}]
+    texts = memory_figures.durations(translate_to, {"time": times})
+    assert len(set(texts)) == 4 and all("8.2" in text and "EPYC" in text for text in texts)
+    assert translate(lang, "plan.time.rough_load", card="EPYC") in texts[3]
+    pairs = [accuracy.Pair("r", "load", "load", 1.5, 1.2)]
+    assert translate(lang, "accuracy.time.load") in run_tables.accuracy(translate_to, pairs)
+
+
+def test_a_load_is_timed_in_its_run_and_predicted_where_this_machines_speed_is_known(
+    chosen, half, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(predictions, "kept_rates", lambda device, name: rates())
+    settings = chosen(load={"model": str(half), "bits": 16, "dtype": "bfloat16"})
+    list(Workbench(tmp_path / "runs").load(settings))
+    [run] = runs.history(tmp_path / "runs")
+    events = list(runs.Run(tmp_path / "runs" / run.id).events())
+    [predicted], [measured] = ([e for e in events if e["kind"] == f"time_{name}"] for name in ("predicted", "measured"))
+    assert predicted["phase"] == measured["phase"] == predicted["unit"] == measured["unit"] == "load"
+    assert predicted["seconds"] == 1 and 0 < measured["seconds"] < 60
+    [pair] = [pair for pair in accuracy.pairs("r", events) if pair.kind == "load"]
+    assert (pair.predicted, pair.measured) == (1, measured["seconds"])
+    kinds = [(event["kind"], event.get("name")) for event in events]
+    assert kinds.index(("time_predicted", None)) < kinds.index(("phase", "load"))
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_the_picture_of_loading_says_what_a_load_takes_beside_each_width(lang):
+    times = {"16": {"seconds": 8.21, "stored": "disk"}, "4": {"seconds": 75.0, "stored": "absent"}}
+    asked = []
+
+    def ask(do: str, **question):
+        asked.append((do, tuple(question["widths"])))
+        return times
+
+    page = SimpleNamespace(translate=functools.partial(translate, lang), planner=SimpleNamespace(ask=ask))
+    bars = [{"bits": 32}, {"bits": 16}, {"bits": 4}]
+    card_picture._add_times(page, bars, {}, card_picture.Room(1, "cpu"))
+    assert asked == [("load_times", card_picture.BIT_WIDTHS)]
+    seconds = translate(lang, "accuracy.seconds", seconds="8.2")
+    assert "time" not in bars[0] and bars[1]["time"] == translate(lang, "picture.time.disk", figure=seconds)
+    assert bars[2]["time"] == translate(lang, "picture.time.absent", figure="1:15")
+
+
+def test_answers_on_loads_are_not_remembered_since_files_come_into_memory_and_leave_it(tmp_path, monkeypatch):
+    planner, answers = client.Planner(tmp_path), iter([{"16": 1}, {"16": 2}])
+    monkeypatch.setattr(client.Worker, "ask", lambda worker, do, arguments, on_progress: next(answers))
+    assert [planner.ask("load_times", widths=[16]) for _ in range(2)] == [{"16": 1}, {"16": 2}]
+    assert planner._worker("load_times") is planner._worker("forecast")  # which knows the network already
+    planner.close()
+
+
+def test_a_folder_without_weights_of_a_usual_name_has_no_seconds(half):
+    (half / "model.safetensors").rename(half / "adapter_weights.bin")
+    assert stored_model(str(half), meta_model.config_of(str(half)), 1000) is None
+
+
+def test_an_estimate_for_another_gpu_has_no_loads_since_its_machine_is_not_known():
+    assert rates().loads and scaled_rates(rates(), "another", 2.0, 2.0).loads == {}
