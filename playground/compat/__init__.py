@@ -8,6 +8,7 @@ torch.
 from playground.compat.bytecode import keep_bytecode
 from playground.compat.libraries import import_libraries
 from playground.compat.of_bitsandbytes import (
+    allow_4bit_copies_on_meta,
     disable_cpu_repacking,
     import_bitsandbytes,
     int8_row_scales,
@@ -79,6 +80,7 @@ __all__ = [
     "BASE_ROWS",
     "HUB_FOLDER",
     "ForeignFiles",
+    "allow_4bit_copies_on_meta",
     "allow_autocast_on_meta",
     "as_in_files",
     "attention_implementation",

@@ -59,6 +59,28 @@ def quantize_to(weight: Any, device: str) -> Any:
     return weight._quantize(device)
 
 
+def allow_4bit_copies_on_meta() -> None:
+    """Let library code copy a quantized Params4bit on the meta device, as PEFT does for DoRA.
+
+    bitsandbytes (0.50) begins a copy with a tensor on the CPU, which can't be given the data of one on meta.
+    """
+    import torch
+    from bitsandbytes.nn import Params4bit
+
+    own = Params4bit.__deepcopy__
+    if not hasattr(own, "__wrapped__"):
+
+        @functools.wraps(own)
+        def deepcopy(self: Any, memo: dict) -> Any:
+            if not self.is_meta:
+                return own(self, memo)
+            copied = torch.Tensor._make_subclass(type(self), self.data.clone(), self.requires_grad)
+            copied.__dict__.update(self.__dict__, quant_state=copy.deepcopy(self.quant_state, memo))
+            return copied
+
+        Params4bit.__deepcopy__ = deepcopy  # type: ignore[method-assign]
+
+
 @contextlib.contextmanager
 def separate_code_books() -> Iterator[None]:
     """Within it, code books may be made without values (on meta): no real layer gets one of them afterwards."""

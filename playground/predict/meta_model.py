@@ -20,6 +20,7 @@ from playground.predict import shallow_model
 from playground.predict.lru import LruCache
 from playground.settings import Load, has_own_layers, is_fast_nf4
 
+compat.allow_4bit_copies_on_meta()  # for DoRA
 compat.allow_autocast_on_meta()  # PEFT's adapters of experts leave autocast
 
 PAD_TOKEN_ID = 2

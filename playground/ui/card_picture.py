@@ -114,14 +114,14 @@ def updates(page: Page, settings: Settings, job: str, room: Room, context: int =
         "room": {"capacity": room.capacity, "name": room.name, "device": room.device},
         "bars": [ask("bar", bits) | {"measured": measured.get(bits)} for bits in BIT_WIDTHS],
     }
-    if job == "load":
-        _add_times(page, picture["bars"], sections, room)
     told = _told_width(picture["bars"], settings.load.bits)
     if told is None:
         yield _update(picture | {"tape": None} | _told_once(picture["bars"]))
         return
     yield _update(picture | {"awaited": True})
     answer = ask("job_tape", told)
+    if job == "load":  # not before: it is computed anew each time
+        _add_times(page, picture["bars"], sections, room)
     reason = answer.get("trouble") or (page.translate("picture.no_layers") if answer.get("reason") else "")
     yield _update(picture | {"tape": answer.get("tape"), "told": told, "reason": reason})
 

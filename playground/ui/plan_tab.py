@@ -133,7 +133,13 @@ def draw_forecast(page: Page, inputs: PlanInputs, prediction: dict) -> str:
 
 
 def with_load_time(page: Page, inputs: PlanInputs, prediction: dict) -> dict:
-    """A forecast with what loading takes now, where that is known."""
+    """A forecast with what loading takes now, where that is known: on this machine.
+
+    For another the planner isn't asked, so that what the tab opens with needs no process that has started.
+    """
+    machine = this_machine()
+    if (inputs.device, inputs.capacity) != (machine["device"], machine["bytes"]):
+        return prediction
     question: dict[str, Any] = {"capacity": inputs.capacity, "device": inputs.device}
     times = page.planner.ask("load_times", settings=inputs.settings, widths=[prediction["bits"]], **question)
     load = prediction["phases"]["load"] | {"time": list(times.values())}

@@ -82,6 +82,15 @@ def test_load_tune_and_chat_are_predicted_near_what_is_measured(chosen, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("bits", [16, 4])  # at 8 bits no CPU trains it
+def test_a_fine_tune_with_dora_is_predicted(chosen, tmp_path, toy, bits):
+    load = {"model": str(toy("llama", hidden_size=256)), "bits": bits, "dtype": "bfloat16"}
+    kept = list(Workbench(tmp_path).tune(chosen(load=load, lora={"use_dora": True})))
+    errors = {pair.kind: pair.error for pair in accuracy.pairs("run", kept) if pair.phase == "tune"}
+    assert [abs(errors[part]) < 0.1 for part in ("weights", "adapters", "optimizer")] == [True] * 3, errors
+
+
+@pytest.mark.slow
 def test_prediction_is_of_the_heaviest_step(chosen, tmp_path):
     events = list(Workbench(tmp_path).tune(chosen(train={"batch_size": 5})))
     prediction = by_phase(events, "memory_predicted")["tune"]
