@@ -233,41 +233,6 @@ def test_a_huge_header_is_refused_unread(tmp_path):
     assert problem.key == "error.header_large" and problem.values["header_bytes"] > MAX_HEADER
 
 
-@pytest.mark.parametrize("part", ["normalizer", "decoder"])
-def test_a_tokenizer_that_makes_texts_grow_is_refused(tmp_path, part):
-    from playground.model.tokenizer_growth import check_growth
-
-    kinds = {"normalizer": "normalizers", "decoder": "decoders"}
-    replace = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 10}
-    (tmp_path / "tokenizer.json").write_text(json.dumps({part: {"type": "Sequence", kinds[part]: [replace] * 9}}))
-    with pytest.raises(PlaygroundError, match=part):
-        check_growth(tmp_path)
-    many = [{"type": "Prepend", "prepend": "a" * 900}] * 3
-    (tmp_path / "tokenizer.json").write_text(json.dumps({part: {"type": "Sequence", kinds[part]: many}}))
-    with pytest.raises(PlaygroundError, match=part):
-        check_growth(tmp_path)
-    usual = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
-    (tmp_path / "tokenizer.json").write_text(json.dumps({part: {"type": "Sequence", kinds[part]: [usual] * 9}}))
-    check_growth(tmp_path)
-
-
-def test_a_tokenizer_with_an_endless_token_is_refused(tmp_path):
-    """One token of the answer would be as long as the file."""
-    from playground.model.tokenizer_growth import check_growth
-
-    file, long = tmp_path / "tokenizer.json", "x" * 1_000_000
-    for written in ({"model": {"vocab": {long: 0}}}, {"added_tokens": [{"id": 0, "content": long}]}):
-        for separators in ((",", ":"), (", ", ": ")):
-            file.write_text(json.dumps(written, separators=separators))
-            with pytest.raises(PlaygroundError) as error:
-                check_growth(tmp_path)
-            assert _keys(error) == ["error.tokenizer_text"]
-    for indent in (None, 2):
-        table = {"normalizer": {"type": "Precompiled", "precompiled_charsmap": long}}
-        file.write_text(json.dumps(table | {"model": {"vocab": {" " * 500: 0}}}, indent=indent))
-        check_growth(tmp_path)
-
-
 def test_an_endless_loop_of_python_code_is_interrupted_once():
     begun = time.monotonic()
     with pytest.raises(TimeoutError), time_limit(0.3):
