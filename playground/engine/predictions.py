@@ -164,8 +164,8 @@ def _time_predicted(phase: str, calls: Sequence[Calls], share: float, device: st
 
 def predict_load_time(load: Load, config: PreTrainedConfig, device: str) -> Iterator[dict]:
     """The `time_predicted` event of a load whose files are on this machine; nothing where its seconds aren't known."""
-    rates = kept_rates(device, meter.hardware(device)["name"])
     try:
+        rates = kept_rates(device, meter.hardware(device)["name"])
         found = rates and predict_load_seconds(config, load, compute_dtype(load, device)[0], rates)
     except Exception:  # as of memory: it must not fail the job
         logger.exception("the seconds of a load can't be predicted")
