@@ -121,7 +121,7 @@ function drawLayerCells(states, shown) {
 function drawScore() {
   const tiles = scoreTiles(state);
   show(part(".score"), tiles.length > 0);
-  fill(part(".score"), tiles, ["div", "dt", "dd", "small"], (node, [name, value, more]) => {
+  fill(part(".score"), tiles, ["div", "dt", "dd", "dd"], (node, [name, value, more]) => {
     put(node.children[0], name), put(node.children[1], value), put(node.children[2], more);
   });
 }

@@ -78,6 +78,7 @@ def allow_4bit_copies_on_meta() -> None:
             copied.__dict__.update(self.__dict__, quant_state=copy.deepcopy(self.quant_state, memo))
             return copied
 
+        # copy.deepcopy asks the class alone, so that no registered function can take this method's place
         Params4bit.__deepcopy__ = deepcopy  # type: ignore[method-assign]
 
 

@@ -73,8 +73,7 @@ def ensure_loaded(
         decided = _decided(context, replace(load, model=str(folder)), fine_tune)
         yield from _check_fit(context, decided, fine_tune is not None)
     if context.predicts_memory and not shares and not waits:
-        config = meta_model.config_of(str(folder))
-        yield from predictions.predict_load_time(decided, config, context.team.device)
+        yield from predictions.predict_load_time(decided, folder, context.team.device)
     loaded = yield from _load_folder(context, slot, load, folder, decided, waits, shares)
     yield from _folder_notes(folder, load)
     yield from placement_events(loaded, context.team.size)

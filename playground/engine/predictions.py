@@ -15,6 +15,7 @@ it is measured to hold beyond them before the phase begins is `held`, and part o
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from transformers import PreTrainedConfig
@@ -28,7 +29,7 @@ from playground.memory.peaks import PeakTracker, maximum
 from playground.model.dtype import compute_dtype
 from playground.model.embedding import embedding_rows
 from playground.model.load import LoadedModel
-from playground.predict import phases
+from playground.predict import meta_model, phases
 from playground.predict.heaviest import one_of_team, predict_heaviest_step
 from playground.predict.load_seconds import predict_load_seconds
 from playground.predict.phase_traces import CHAT_ROWS
@@ -162,10 +163,11 @@ def _time_predicted(phase: str, calls: Sequence[Calls], share: float, device: st
         yield {"kind": "time_predicted", "phase": phase, "unit": "step", "seconds": seconds, "source": source}
 
 
-def predict_load_time(load: Load, config: PreTrainedConfig, device: str) -> Iterator[dict]:
+def predict_load_time(load: Load, folder: Path, device: str) -> Iterator[dict]:
     """The `time_predicted` event of a load whose files are on this machine; nothing where its seconds aren't known."""
     try:
         rates = kept_rates(device, meter.hardware(device)["name"])
+        config = meta_model.config_of(str(folder))
         found = rates and predict_load_seconds(config, load, compute_dtype(load, device)[0], rates)
     except Exception:  # as of memory: it must not fail the job
         logger.exception("the seconds of a load can't be predicted")

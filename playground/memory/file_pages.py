@@ -18,7 +18,7 @@ MADV_DONTNEED = 4  # madvise(2)
 
 
 def drop_count(size: int) -> int:
-    """How often pages are given back while files of so many bytes are read."""
+    """How many times `FilePages.drop` releases pages while `size` bytes of files are read."""
     return size // _least(size)
 
 

@@ -30,7 +30,7 @@ from playground.model.dtype import compute_dtype
 from playground.model.float8_linear import layer_class, quantize_linears
 from playground.model.language_part import check_text_alone, has_text_alone, model_class, without_towers
 from playground.model.load_progress import loading_progress
-from playground.model.quantize_in_pieces import QuantizeInPieces
+from playground.model.quantize_in_pieces import in_pieces
 from playground.model.shares import Shares
 from playground.model.streamed_load import place_streamed
 from playground.model.streaming import StreamedLayers
@@ -110,12 +110,12 @@ def load_model(
 
     if has_own_layers(settings):  # a CPU's trial, which separately mapped blocks would disturb
         layer_class(settings).products.has_products(device)
-    with mmap_large_blocks(), QuantizeInPieces():
+    where = initial_device if shares and initial_device else device
+    with mmap_large_blocks(), in_pieces(settings.bits, where if by_layer else first):
         quantization = None if streams else quantization_config(settings, dtype)
         model, notes = _read_model(folder, quantization, dtype, first, progressed, by_layer or split)
         if split and not has_text_alone(model):
             mapped_weights.read(model)  # a text is tried below
-        where = initial_device if shares and initial_device else device
         streamed = _place(model, settings, dtype, where, progressed, shares) if by_layer else None
     if settings.bits == 4 and device == "cpu":
         compat.disable_cpu_repacking(model.modules())

@@ -47,7 +47,7 @@ def check_growth(folder: Path) -> None:
 
 
 def _long_text(data: bytes) -> bytes:
-    """The first text that is too long, or nothing: where so many bytes after a quote have no other."""
+    """The first text that is too long, or b"": `LONG` bytes after a quote without another quote."""
     at = 0
     while at < len(data):
         quote = data.rfind(b'"', at, at + LONG)

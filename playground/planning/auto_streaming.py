@@ -23,7 +23,7 @@ def as_run(
 ) -> tuple[Settings, dict]:
     """`predict_as_run` of a job whose rows all have full length.
 
-    job: "load", "chat" (in context: so many tokens) or "tune".
+    job: "load", "chat" or "tune". context: tokens of the chat.
     """
     return predict_as_run(config, settings, target, job, lambda chosen: _predict(config, chosen, target, job, context))
 
@@ -52,7 +52,7 @@ def resolved(config: PreTrainedConfig, settings: Settings, target: Target, job: 
 
 
 def streamed_facts(config: PreTrainedConfig, settings: Settings, target: Target, prediction: dict) -> dict | None:
-    """{"count", "layers" (of the model), "main_bytes"} where a job is predicted to stream so many; else None."""
+    """{"count", "layers" (of the model), "main_bytes"} of a job that is predicted to stream layers; else None."""
     count = prediction.get("streamed_layers")
     if not count:
         return None

@@ -257,7 +257,7 @@ def predict_full_rows(settings: Settings, device: str, capacity: int) -> dict:
     """Predict a fine-tune whose rows all have the full number of tokens (phases.predict_tune).
 
     Returns its prediction without calls, and "streamed" (auto_streaming.streamed_facts). Raises PlaygroundError for
-    a model that is unknown or can't take so many tokens.
+    a model that is unknown, or whose context is shorter than the rows.
     """
     settings, target = resolve_target(settings, device, capacity)
     config = meta_model.config_of(settings.load.model)

@@ -86,7 +86,7 @@ def _measure(device: str, shallow: _Toy, deep: _Toy, wide: _Toy, until: float) -
     known = {"tensor": _more(many, few, deep.tensors - shallow.tensors)}
     known["fixed"] = max(0.0, few - known["tensor"] * shallow.tensors)
     known |= {"drop": _drop_seconds(wide), "read": _read_seconds(wide.folder / "piece", device)}
-    if device == "cpu":  # where weights as they are stored stay mapped, and none of their pages is given back
+    if device == "cpu":  # there, weights of the file's dtype stay mapped, and no pages are released
         plain += known["drop"] * min(drop_count(wide.stored), wide.tensors)
     known["convert"] = _more(_seconds(wide, device, bits=32), plain, wide.weights * torch.float32.itemsize)
     known |= _tokenizer_seconds(shallow)
@@ -128,7 +128,7 @@ def _quantizing_seconds(kind: str, device: str, shape: tuple[int, int] = MATRIX)
 
 
 def _more(seconds: float, other: float, count: int) -> float:
-    """How many seconds each of so many things takes that one load has and the other doesn't."""
+    """Seconds of each of the `count` parts that the first of two loads has beyond the second."""
     return max(0.0, seconds - other) / count
 
 
@@ -155,7 +155,7 @@ def _load(toy: _Toy, device: str, kind: str = "", bits: int = 16) -> Any:
 
 
 def _timed(run: Callable[[], Any]) -> float:
-    release_memory()  # as before any load: a heap's free pages were given back
+    release_memory()  # the heap's free pages are released before any load
     began = kernels.clock()
     run()
     if torch.cuda.is_initialized():
@@ -240,11 +240,11 @@ def _save_toy(folder: Path, layers: int, width: int, inner: int) -> _Toy:
 
 
 def _save_tokenizer(folder: Path, tokens: int) -> Path:
-    """Save a tokenizer of so many tokens, those of two letters each with a merge; return its file."""
+    """Save a tokenizer with a vocabulary of `tokens`, a merge for each of two letters; return its file."""
     letters = [chr(0x4E00 + number) for number in range(LETTERS)]  # of three bytes, as most of a large vocabulary's
     pairs = [(first, second) for first in letters for second in letters][: tokens - LETTERS]
     tokens_in_lines = enumerate([*letters, *map("".join, pairs)])
-    vocabulary = ",\n      ".join(f'"{text}": {number}' for number, text in tokens_in_lines)  # as it is published
+    vocabulary = ",\n      ".join(f'"{text}": {number}' for number, text in tokens_in_lines)  # indented as usual
     merges = ",\n      ".join(f'[\n        "{first}",\n        "{second}"\n      ]' for first, second in pairs)
     blank = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}  # as in most families
     parts = dict.fromkeys(("truncation", "padding", "pre_tokenizer", "post_processor", "decoder"))

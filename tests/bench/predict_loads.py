@@ -1,6 +1,6 @@
 """Cells of predict_seconds.py that load models: predicted and measured seconds, files in the page cache and not.
 
-A cell is load:model:width, in a process of its own on a CPU. Models are the offline ones and random weights of other
+A cell is load:model:width, on a CPU in a new process. Models are the offline ones and random weights of other
 shapes, types and formats of files, saved for the benchmark. A toy is loaded first, so that libraries and kernels are
 there. Each is loaded REPEATS times with its files in the page cache ("load warm") and as often after they were dropped
 from it ("load cold", posix_fadvise); the medians count, of predictions too. On a CPU a load beside other work doesn't
@@ -65,7 +65,7 @@ def run_cell(name: str, device: str, work: Path, toy: bool) -> dict:
 
 
 def _calibrate(device: str, work: Path) -> dict:
-    import playground.train.loop  # noqa: F401
+    import playground.train.loop  # noqa: F401  # the engine has it imported when it calibrates
     from playground.memory.meter import hardware
     from playground.model.load import load_model
     from playground.predict.load_calibration import measure_loads

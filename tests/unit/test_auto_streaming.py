@@ -44,7 +44,7 @@ def needs(settings: Settings, capacity: int) -> int:
 
 
 def cost_of(settings: Settings, capacity: int, tokens: int = LENGTH, measured: dict | None = None) -> dict:
-    """The cost of rows that have all so many tokens."""
+    """The cost of rows of equal length."""
     sizes = np.full(40, tokens // 2, np.int32)
     config, machine = meta_model.config_of(settings.load.model), Machine("cuda", capacity, "rtx-4090")
     return cutoff_cost(Lengths(sizes, sizes), settings, config, machine, measured)

@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from playground.model import quantize_in_pieces
 from playground.model.load import load_model
-from playground.model.quantize_in_pieces import QuantizeInPieces
+from playground.model.quantize_in_pieces import QuantizeInPieces, in_pieces
 from playground.settings import Load
 
 OPERATOR = torch.ops.bitsandbytes.quantize_4bit.default
@@ -56,3 +56,10 @@ def test_a_load_quantizes_in_pieces(monkeypatch, toy):
     with Sizes() as sizes:
         load_model(toy(), Load(model="toy", bits=4, device="cpu"), lambda *step: None)
     assert len(sizes.seen) > 100 and max(sizes.seen) == 256
+
+
+def test_operators_are_watched_only_where_4_bits_are_made_on_a_cpu():
+    kinds = [
+        isinstance(in_pieces(*case), QuantizeInPieces) for case in ((4, "cpu"), (4, "cuda"), (8, "cpu"), (16, "cpu"))
+    ]
+    assert kinds == [True, False, False, False]
