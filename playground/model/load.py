@@ -8,7 +8,6 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-import psutil
 import torch
 from bitsandbytes.nn import Linear4bit
 from safetensors import SafetensorError
@@ -23,7 +22,7 @@ from playground import compat
 from playground.errors import problem
 from playground.memory.file_pages import FilePages
 from playground.memory.ledger import tensors_by_part
-from playground.memory.release import MIN_FRAGMENTATION, defragment, mmap_large_blocks, release_memory
+from playground.memory.release import defragment_after_load, mmap_large_blocks, release_memory
 from playground.model import float8, mapped_weights, nf4_fast, weights
 from playground.model.config_file import CONFIG_ERRORS, read_config
 from playground.model.dtype import compute_dtype
@@ -49,7 +48,7 @@ class LoadedModel:
 
     notes: `note` events on what its files ask for or hold that isn't used. streamed: layers that wait in main memory.
     split: layers whose quantized weights are split over processes. pages: of the files that its matrices wait in until
-    they are split over processes (`mapped_weights`), else None.
+    they are split over processes (`mapped_weights`), else None. defragmenting: seconds that closing holes took.
     """
 
     model: PreTrainedModel
@@ -61,6 +60,7 @@ class LoadedModel:
     streamed: StreamedLayers | None = None
     split: StreamedLayers | None = None
     pages: FilePages | None = None
+    defragmenting: float = 0.0
 
     @property
     def streamed_count(self) -> int:
@@ -121,8 +121,8 @@ def load_model(
         compat.disable_cpu_repacking(model.modules())
     if not streams and is_fast_nf4(settings) and float8.has_products(device):
         nf4_fast.prepare(model)
-    if not streams and settings.bits < 16 and not has_own_layers(settings) and device == "cuda":
-        defragment_after_load(model)
+    quantizes_there = not streams and settings.bits < 16 and not has_own_layers(settings) and device == "cuda"
+    defragmenting = defragment_after_load(model) if quantizes_there else 0.0
     model.requires_grad_(False)
     model.eval()
     check_text_alone(model)
@@ -131,7 +131,8 @@ def load_model(
     release_memory()  # reading a tokenizer leaves four times what it keeps, defragmenting as much as the model
     if device == "cpu" and not split:
         page_in_weights(model)
-    loaded = LoadedModel(model, tokenizer, device, dtype, reason, notes, pages=pages if split else None)
+    kept = pages if split else None
+    loaded = LoadedModel(model, tokenizer, device, dtype, reason, notes, pages=kept, defragmenting=defragmenting)
     loaded.split, loaded.streamed = (streamed, None) if shares else (None, streamed)
     return loaded
 
@@ -167,6 +168,7 @@ def _read_model(
         quantized = {} if stored else {"quantization_config": quantization}
         with loading_progress(on_progress), quantizable_linear_layers(config), contextlib.ExitStack() as reading:
             reading.enter_context(compat.without_adapter_beside())
+            reading.enter_context(compat.quantizing_where_read())
             if device == "cpu":
                 reading.enter_context(compat.reading_in_order())  # threads would be ahead by any number of tensors
             if waits:
@@ -285,11 +287,3 @@ def page_in_weights(model: PreTrainedModel) -> None:
     """Read memory-mapped weights (safetensors) into memory now: loaded means in memory, not at the first answer."""
     for storage in {tensor.untyped_storage() for _, tensor in tensors_by_part(model)}:
         torch.empty(0, dtype=torch.uint8).set_(storage)[:: mmap.PAGESIZE].sum()
-
-
-def defragment_after_load(model: PreTrainedModel) -> None:
-    """After quantizing on the GPU, close the holes left in its memory if they are many and main memory suffices."""
-    release_memory()
-    allocated, reserved = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
-    if reserved - allocated > MIN_FRAGMENTATION * reserved and psutil.virtual_memory().available > 1.2 * allocated:
-        defragment(model)

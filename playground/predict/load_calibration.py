@@ -9,6 +9,7 @@ import json
 import math
 import mmap
 import os
+import statistics
 import sys
 import tempfile
 from collections.abc import Callable
@@ -51,6 +52,8 @@ REPEATS = 2  # of a load, the faster of which counts
 def measure_loads(device: str) -> dict[str, float]:
     """What loading takes on a device, as predict/load_seconds.py reads it. Raises OSError where no toy can be saved.
 
+    Tensors are read one after the other, as all are on a CPU and those on a GPU that are quantized.
+
     Seconds: "fixed" of any load, "tensor" of a parameter, "read" of a byte of the files, "convert" of a byte of weights
     that have another type than their file, "layer:<kind>" and "quantize:<kind>" of a quantized layer and of each of its
     weights, "tokenizer" of a file of "tokenizer_bytes", growing by its power "tokenizer_power", "drop" of giving back
@@ -60,19 +63,21 @@ def measure_loads(device: str) -> dict[str, float]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name, torch.random.fork_rng(devices=[]):
         folder = Path(name)
         shallow, deep = (_save_toy(folder / str(layers), layers, *NARROW) for layers in (SHALLOW, DEEP))
-        return _measure(device, shallow, deep, _save_toy(folder / "wide", 1, *WIDE[device]), until)
+        with compat.reading_in_order():
+            return _measure(device, shallow, deep, _save_toy(folder / "wide", 1, *WIDE[device]), until)
 
 
 @dataclass(frozen=True)
 class _Toy:
     """A saved model in bfloat16: its folder, and its numbers of layers, parameters in PyTorch's sense, and weights.
 
-    linear: weights of its linear layers that a quantizing load quantizes.
+    matrices: parameters with two dimensions. linear: weights of its linear layers, which a quantizing load quantizes.
     """
 
     folder: Path
     layers: int
     tensors: int
+    matrices: int
     weights: int
     linear: int
 
@@ -87,7 +92,7 @@ def _measure(device: str, shallow: _Toy, deep: _Toy, wide: _Toy, until: float) -
     known["fixed"] = max(0.0, few - known["tensor"] * shallow.tensors)
     known |= {"drop": _drop_seconds(wide), "read": _read_seconds(wide.folder / "piece", device)}
     if device == "cpu":  # there, weights of the file's dtype stay mapped, and no pages are released
-        plain += known["drop"] * min(drop_count(wide.stored), wide.tensors)
+        plain += known["drop"] * min(drop_count(wide.stored), wide.matrices)
     known["convert"] = _more(_seconds(wide, device, bits=32), plain, wide.weights * torch.float32.itemsize)
     known |= _tokenizer_seconds(shallow)
     if device == "cuda":
@@ -99,7 +104,8 @@ def _measure(device: str, shallow: _Toy, deep: _Toy, wide: _Toy, until: float) -
         if kind == "int8":
             weight = _quantizing_seconds(kind, device, LARGE) / math.prod(LARGE)
         else:
-            quantizing = _seconds(wide, device, kind, repeats=1) - wide.layers * LINEAR * layer
+            repeats = REPEATS if device == "cuda" else 1
+            quantizing = _seconds(wide, device, kind, repeats=repeats) - wide.layers * LINEAR * layer
             weight = _more(quantizing, plain, wide.linear)
         known |= {f"layer:{kind}": layer, f"quantize:{kind}": weight}
     if "quantize:nf4" in known:
@@ -140,8 +146,13 @@ def _is_loaded_as(kind: str, device: str) -> bool:
 
 
 def _seconds(toy: _Toy, device: str, kind: str = "", bits: int = 16, repeats: int = REPEATS) -> float:
-    """Seconds of loading a toy; kind: of quantized weights."""
-    return min(_timed(lambda: _load(toy, device, kind, bits)) for _ in range(repeats))
+    """Seconds of loading a toy without closing holes; kind: of quantized weights."""
+
+    def once() -> float:
+        loaded: list[Any] = []
+        return _timed(lambda: loaded.append(_load(toy, device, kind, bits))) - loaded[0].defragmenting
+
+    return min(once() for _ in range(repeats))
 
 
 def _load(toy: _Toy, device: str, kind: str = "", bits: int = 16) -> Any:
@@ -180,11 +191,7 @@ def _drop_seconds(toy: _Toy) -> float:
     """Those of giving back pages once, most of which go to reading the list of the process's mappings."""
     pages = FilePages(toy.folder)
 
-    def drop() -> None:
-        for _ in range(MAPS_READ):
-            pages.drop(-sys.maxsize)
-
-    return _timed(drop) / MAPS_READ
+    return statistics.median(_timed(lambda: pages.drop(-sys.maxsize)) for _ in range(MAPS_READ))
 
 
 def _read_seconds(file: Path, device: str) -> float:
@@ -236,7 +243,8 @@ def _save_toy(folder: Path, layers: int, width: int, inner: int) -> _Toy:
     _save_tokenizer(folder, LETTERS)
     sizes = [parameter.numel() for parameter in model.parameters()]
     linear = sum(p.numel() for name, p in model.named_parameters() if p.ndim == 2 and ".layers." in name)
-    return _Toy(folder, layers, len(sizes), sum(sizes), linear)
+    matrices = sum(parameter.ndim > 1 for parameter in model.parameters())
+    return _Toy(folder, layers, len(sizes), matrices, sum(sizes), linear)
 
 
 def _save_tokenizer(folder: Path, tokens: int) -> Path:

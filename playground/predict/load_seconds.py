@@ -1,7 +1,8 @@
 """Predict the seconds of loading a model, from its config, its files and what this machine was measured to take.
 
-A load makes the network, reads each tensor from the files, converts or quantizes it, and reads the tokenizer. Pages of
-the files that aren't in the page cache come from the disk: between the bounds that all or none of it happens while
+A load makes the network, reads each tensor from the files, converts or quantizes it, and reads the tokenizer. On a GPU
+tensors that aren't quantized are read in threads, beside which the network gets them: the longer of both counts. Pages
+of the files that aren't in the page cache come from the disk: between the bounds that all or none of it happens while
 something is computed, the middle is taken.
 """
 
@@ -16,7 +17,8 @@ from playground.memory.file_pages import drop_count
 from playground.memory.page_cache import cached_share, reading_rate
 from playground.model.source import local_folder
 from playground.predict import meta_model
-from playground.settings import Load, has_own_layers, streamed_count
+from playground.predict.load_holes import defragmented_bytes
+from playground.settings import Load, streamed_count
 from playground.speed.rates import Rates
 
 HALF_BYTES = 3  # fewer bytes of files a parameter: stored at 16 bits
@@ -88,16 +90,17 @@ def predict_load_seconds(
     stored = stored or stored_model(load.model, config, facts.parameters)
     if stored is None:
         return None
-    seconds = known["fixed"] + known["tensor"] * facts.tensors + known["read"] * stored.stored
     converts = _stored_dtype(config, stored.stored, facts.parameters) != dtype
-    if converts:
-        seconds += known["convert"] * facts.parameters * dtype.itemsize
+    in_threads = rates.device == "cuda" and not is_quantized
+    read = facts.parameters * dtype.itemsize if in_threads else stored.stored  # there they are converted, then copied
+    reading = known["read"] * read + (known["convert"] * facts.parameters * dtype.itemsize if converts else 0.0)
+    placing = known["tensor"] * facts.tensors
     if converts or is_quantized or rates.device == "cuda":  # else weights stay mapped, and their pages in memory
-        seconds += known["drop"] * min(drop_count(stored.stored), facts.tensors)
+        placing += known["drop"] * min(drop_count(stored.stored), facts.matrices)
+    seconds = known["fixed"] + (max(reading, placing) if in_threads else reading + placing)
     if is_quantized:
         seconds += known[f"layer:{kind}"] * facts.quantized_layers + known[f"quantize:{kind}"] * facts.quantized
-        if rates.device == "cuda" and not has_own_layers(load):  # load.defragment_after_load
-            seconds += known.get("defragment", 0.0) * facts.quantized * load.bits / 8
+        seconds += known.get("defragment", 0.0) * defragmented_bytes(config, load, dtype, rates.device)
     waiting = stored.missing / stored.rate
     disk = waiting - min(waiting, seconds) / 2
     total = seconds + disk + _tokenizer_seconds(known, stored.tokenizer)

@@ -81,9 +81,9 @@ def with_random_weights(model: Any, bits: int, device: str, kind: str = "") -> A
     from transformers.pytorch_utils import Conv1D
 
     from playground import compat
+    from playground.memory.release import defragment_after_load
     from playground.model import float8, nf4_fast
     from playground.model.float8_linear import FastInt8Linear, Float8Linear
-    from playground.model.load import defragment_after_load
 
     compat.leave_out_cudnn_attention()
     torch.manual_seed(0)

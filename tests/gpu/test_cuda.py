@@ -1,12 +1,15 @@
 """On a CUDA device: every bit width loads, trains, chats and is freed; memory is measured exactly."""
 
+import bitsandbytes
 import pytest
 import torch
 import toys
+from bitsandbytes.nn import Linear8bitLt
 
 from playground import runs
 from playground.engine.workbench import Workbench
 from playground.errors import PlaygroundError
+from playground.model.load import load_model
 from playground.settings import Data, Generation, Load, Lora, Settings, Train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -81,6 +84,13 @@ def test_load_tune_chat_and_free(workbench, model, calm_model, kind):
     assert both["base"] == base or kind in ("8", "fp8")
     workbench.free()
     assert torch.cuda.memory_allocated() - before < 2**20
+
+
+def test_weights_are_quantized_to_int8_without_a_way_by_main_memory(model, monkeypatch):
+    monkeypatch.setattr(bitsandbytes.nn.Int8Params, "to", None)  # which takes that way
+    loaded = load_model(model, settings(model, "8").load, lambda *step: None)
+    codes = [module.weight.data for module in loaded.model.modules() if isinstance(module, Linear8bitLt)]
+    assert codes and {(weight.dtype, weight.is_cuda) for weight in codes} == {(torch.int8, True)}
 
 
 def test_chat_before_training_does_not_change_the_gradients(workbench, model):

@@ -285,6 +285,24 @@ def test_tensors_are_read_in_order_only_within_the_context(toy, monkeypatch):
     assert pools, changed("transformers", "ThreadPoolExecutor")
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2"])  # gpt2's layers have their matrices the other way round
+def test_weights_quantized_where_they_were_read_are_the_same(toy, family, monkeypatch):
+    from transformers import AutoModelForCausalLM
+
+    def codes() -> dict:
+        quantized = BitsAndBytesConfig(load_in_8bit=True)
+        model = AutoModelForCausalLM.from_pretrained(toy(family), quantization_config=quantized)
+        layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, Linear8bitLt)}
+        return {name: (layer.weight.data, layer.weight.SCB) for name, layer in layers.items()}
+
+    own = codes()
+    monkeypatch.setattr(bitsandbytes.nn.Int8Params, "to", None)  # the way by main memory
+    with compat.quantizing_where_read():
+        ours = codes()
+    same = [all(torch.equal(*pair) for pair in zip(own[name], ours[name], strict=True)) for name in own]
+    assert same and all(same) and own.keys() == ours.keys(), changed("transformers", "Bnb8bitQuantize.convert")
+
+
 def test_a_tokenizer_works_without_its_python_vocabulary(toy):
     from transformers import AutoTokenizer
 

@@ -18,8 +18,10 @@ from playground.i18n import LANGUAGES, translate
 from playground.memory import page_cache
 from playground.memory.file_pages import drop_count
 from playground.planning import client, load_times
-from playground.predict import load_calibration, meta_model
+from playground.predict import load_calibration, load_holes, meta_model
 from playground.predict.load_seconds import TOKEN_BYTES, StoredModel, predict_load_seconds, stored_model
+from playground.predict.lru import LruCache
+from playground.predict.phases import Target, predict_load
 from playground.runs import accuracy
 from playground.settings import Load, Settings
 from playground.speed.rates import scaled_rates
@@ -73,12 +75,45 @@ def test_a_load_takes_what_its_tensors_bytes_layers_and_weights_take(half):
 def test_pages_are_given_back_a_thousand_times_at_most(half):
     assert (drop_count(2**20), drop_count(50 * 2**20), drop_count(2**40)) == (0, 25, 1000)
     config = meta_model.config_of(str(half))
-    for size, drops in ((2**20, 0), (12 * 2**20, 6), (2**40, 21)):  # of 21 tensors
+    for size, drops in ((2**20, 0), (12 * 2**20, 6), (2**40, 16)):  # of 21 tensors 16 are matrices
         stored = StoredModel(size, tokenizer=1)
         found = predict_load_seconds(config, Load(bits=32), torch.float32, rates(drop=1.0, convert=0.0), stored)
         quantized = rates(drop=1.0, layer_of_nf4=0.0, quantize_of_nf4=0.0)
         at_4_bits = predict_load_seconds(config, Load(bits=4), torch.bfloat16, quantized, stored)
         assert (found["seconds"], at_4_bits["seconds"]) == (1, 1 + drops)  # as they are, weights stay mapped
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"read": 1.0}, lambda facts, stored: 1 + 2 * facts.parameters),  # converted first, then copied
+        ({"read": 1e-3, "tensor": 1e6}, lambda facts, stored: 1 + 1e6 * facts.tensors),
+        ({"read": 1.0, "convert": 2.0, "tensor": 1.0}, lambda facts, stored: 1 + (2 + 2 * 2) * facts.parameters),
+        ({"drop": 1e9, "read": 1.0}, lambda facts, stored: 1 + 1e9),  # one of 2 MiB
+    ],
+)
+def test_a_gpu_gets_tensors_while_others_are_read(toy, changes, expected):
+    config = meta_model.config_of(str(toy()))  # in float32
+    facts = meta_model.model_facts(config, Load(bits=16), torch.bfloat16, "cuda")
+    stored = StoredModel(max(4 * facts.parameters, 2**21), tokenizer=1)
+    on_gpu = replace(rates(**changes), device="cuda")
+    found = predict_load_seconds(config, Load(bits=16), torch.bfloat16, on_gpu, stored)
+    assert found["seconds"] == pytest.approx(expected(facts, stored.stored))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_gpus_holes_are_closed_where_they_are_many(toy, bits, monkeypatch):
+    config = meta_model.config_of(str(toy()))
+    load, kind = Load(bits=bits), {4: "nf4", 8: "int8"}[bits]
+    known = rates(**{f"layer_of_{kind}": 0.0, f"quantize_of_{kind}": 0.0, "defragment": 1.0})
+    found = predict_load_seconds(config, load, torch.bfloat16, replace(known, device="cuda"), StoredModel(1))
+    parts = predict_load(config, Settings(load=load), Target("cuda", torch.bfloat16))["parts"]
+    assert found["seconds"] == 1 + parts["weights"] + parts["quant_constants"]  # a toy leaves one page nearly empty
+    monkeypatch.setattr(load_holes, "MIN_FRAGMENTATION", 1.0)
+    monkeypatch.setattr(load_holes, "_known", LruCache(1))
+    moved = load_holes.defragmented_bytes(config, load, torch.bfloat16, "cuda")
+    assert moved == (0 if bits == 4 else found["seconds"] - 1)  # LLM.int8() leaves more than are simulated
+    assert load_holes.defragmented_bytes(config, load, torch.bfloat16, "cpu") == 0
 
 
 def test_half_of_what_can_be_hidden_of_reading_the_disk_is_hidden(half):
