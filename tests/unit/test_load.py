@@ -12,7 +12,7 @@ import psutil
 import pytest
 import torch
 import transformers
-from bitsandbytes.nn import Linear4bit, Linear8bitLt
+from bitsandbytes.nn import Int8Params, Linear4bit, Linear8bitLt
 from safetensors.torch import load_file, save_file
 from toys import PROJECT, keys
 from transformers.models.falcon import modeling_falcon
@@ -219,6 +219,12 @@ def test_large_blocks_are_returned_as_they_are_freed_while_loading():
     )
     within, afterwards = map(float, process.stdout.split())
     assert within < 10 and afterwards > 60
+
+
+def test_a_load_quantizes_to_int8_where_it_read(toy, monkeypatch):
+    monkeypatch.setattr(Int8Params, "to", None)  # the way by main memory
+    layers = [module for module in load(toy(), bits=8).model.modules() if isinstance(module, Linear8bitLt)]
+    assert layers and all(layer.weight.dtype == torch.int8 for layer in layers)
 
 
 @pytest.mark.parametrize("bits", [16, 8, 4])
