@@ -22,6 +22,7 @@ from playground.compat.of_bitsandbytes import (
 )
 from playground.compat.of_datasets import HUB_FOLDER, ForeignFiles, keep_torch_out_of_datasets, only_own_files
 from playground.compat.of_peft import BASE_ROWS, as_in_files, has_lora, is_persistent, is_plain_lora, merged_weight
+from playground.compat.of_tokenizers import drop_python_vocabulary, drop_word_cache, quick_tokenizer_files
 from playground.compat.of_torch import (
     allow_autocast_on_meta,
     clear_cublas_workspaces,
@@ -57,9 +58,7 @@ from playground.compat.of_torch import (
 from playground.compat.of_transformers import (
     attention_implementation,
     can_set_attention,
-    drop_python_vocabulary,
     drop_unavailable_attention,
-    drop_word_cache,
     empty_timm_towers,
     falcon_as_linear,
     is_matrix,
@@ -140,6 +139,7 @@ __all__ = [
     "quantization_constants",
     "quantize_to",
     "quantizing_where_read",
+    "quick_tokenizer_files",
     "reading_in_order",
     "reads_a_number",
     "record_cuda_memory",

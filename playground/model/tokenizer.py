@@ -47,7 +47,10 @@ def load_tokenizer(folder: Path, model: PreTrainedModel) -> PreTrainedTokenizerB
 def read_tokenizer(folder: Path, config: PreTrainedConfig) -> PreTrainedTokenizerBase:
     """The tokenizer in a folder. config: of its model, so that its file isn't read again."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=False, local_files_only=True)
+        with compat.quick_tokenizer_files():
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, config=config, trust_remote_code=False, local_files_only=True
+            )
         compat.drop_word_cache(tokenizer)
         if not tokenizer.chat_template and (folder / PROCESSOR_TEMPLATE).is_file():
             tokenizer.chat_template = json.loads((folder / PROCESSOR_TEMPLATE).read_text("utf-8"))["chat_template"]

@@ -3,11 +3,14 @@
 A failure names the library and the version that changed.
 """
 
+import json
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
 
 import bitsandbytes
+import orjson
 import pytest
 import torch
 import toys
@@ -301,6 +304,42 @@ def test_weights_quantized_where_they_were_read_are_the_same(toy, family, monkey
         ours = codes()
     same = [all(torch.equal(*pair) for pair in zip(own[name], ours[name], strict=True)) for name in own]
     assert same and all(same) and own.keys() == ours.keys(), changed("transformers", "Bnb8bitQuantize.convert")
+
+
+PADDING = " " * 2**20  # that makes a file of JSON large
+
+
+@pytest.fixture
+def read_quickly(monkeypatch) -> list[int]:
+    """Lengths of the texts that orjson was given."""
+    own, lengths = orjson.loads, []
+    monkeypatch.setattr(orjson, "loads", lambda text: lengths.append(len(text)) or own(text))
+    return lengths
+
+
+# orjson takes neither NaN nor half of a surrogate pair, and makes floats of large integers
+@pytest.mark.parametrize("text", ['{"a": [1, "あ"]}' + PADDING, '[NaN, "\\ud800"]' + PADDING, f"[{10**30}]"])
+def test_a_file_that_is_read_quickly_has_the_same_values(tmp_path, text, read_quickly):
+    from transformers import tokenization_utils_base, tokenization_utils_tokenizers
+
+    (tmp_path / "tokenizer.json").write_text(text, encoding="utf-8")
+    for module in (tokenization_utils_base, tokenization_utils_tokenizers):
+        with compat.quick_tokenizer_files(), open(tmp_path / "tokenizer.json", encoding="utf-8") as file:
+            assert repr(module.json.load(file)) == repr(json.loads(text))
+        assert module.json is json
+    assert len(read_quickly) == (2 if PADDING in text else 0)
+
+
+def test_transformers_reads_a_large_tokenizer_quickly(toy, tmp_path, read_quickly):
+    from transformers import AutoTokenizer
+
+    shutil.copytree(toy(), tmp_path / "large")
+    file = tmp_path / "large" / "tokenizer.json"
+    file.write_text(file.read_text(encoding="utf-8") + PADDING, encoding="utf-8")
+    with compat.quick_tokenizer_files():
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path / "large")
+    assert read_quickly, changed("transformers", "how it reads tokenizer.json")
+    assert tokenizer.encode("The answer is blue.") == AutoTokenizer.from_pretrained(toy()).encode("The answer is blue.")
 
 
 def test_a_tokenizer_works_without_its_python_vocabulary(toy):
