@@ -3,11 +3,13 @@
 What only a real Space can show: the GPU itself, the seconds that it lends, and who pays for them.
 """
 
+import contextlib
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
+import psutil
 import pytest
 import toys
 from gradio_client import Client
@@ -73,7 +75,11 @@ def served(service, tmp_path_factory):
     )
     app.wait_until_served()
     yield app
+    started = psutil.Process(app.process.pid).children(recursive=True)
     app.close()
+    for process in started:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()  # the package spaces forks processes for the GPU, which outlive the app
 
 
 @pytest.fixture(scope="module")
