@@ -1,4 +1,4 @@
-"""How transformers reads and keeps tokenizers."""
+"""transformers' private and fragile APIs: how it reads tokenizers, and what it keeps of them."""
 
 import contextlib
 import json
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, TextIO
 
-LARGE = 2**20  # bytes of a file from which on its reader matters
+LARGE = 2**20  # bytes of a file that takes a noticeable time to read
 
 _lock = threading.RLock()
 

@@ -191,7 +191,7 @@ def quantizing_where_read() -> Iterator[None]:
     """Within it, transformers quantizes to LLM.int8() on the device that a weight was read to.
 
     By itself (5.23) it copies each weight from the GPU to main memory and back first, because `Int8Params.to()` doesn't
-    quantize what is on a GPU: three times the seconds of a load. The quantized weights are the same.
+    quantize what is on a GPU: half a billion weights take 1.5 s instead of 1.0 (H200). What comes of it is the same.
     """
     from bitsandbytes.nn import Int8Params
     from transformers.integrations.bitsandbytes import Bnb8bitQuantize

@@ -51,11 +51,16 @@ def defragment_after_load(model: nn.Module) -> float:
     """
     release_memory()
     allocated, reserved = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
-    if reserved - allocated > MIN_FRAGMENTATION * reserved and psutil.virtual_memory().available > 1.2 * allocated:
+    if is_fragmented(allocated, reserved) and psutil.virtual_memory().available > 1.2 * allocated:
         began = time.perf_counter()
         defragment(model)
         return time.perf_counter() - began
     return 0.0
+
+
+def is_fragmented(allocated: int, reserved: int) -> bool:
+    """Whether so much of a GPU's reserved bytes is in holes that closing them is worth its time."""
+    return reserved - allocated > MIN_FRAGMENTATION * reserved
 
 
 def defragment(model: nn.Module) -> None:

@@ -3,7 +3,7 @@
 import torch
 from transformers import PreTrainedConfig
 
-from playground.memory.release import MIN_FRAGMENTATION
+from playground.memory.release import is_fragmented
 from playground.predict.allocator import simulate_released
 from playground.predict.lru import LruCache
 from playground.predict.meta_model import config_key
@@ -25,8 +25,7 @@ def defragmented_bytes(config: PreTrainedConfig, load: Load, dtype: torch.dtype,
         traced = trace_load(config, Settings(load=load), Target(device, dtype))
         events = list(traced.trace.events)  # once the model is gone, its weights are freed in the trace
         allocated, reserved = sum(event.change for event in events), simulate_released(events)
-        many = reserved - allocated > MIN_FRAGMENTATION * reserved
         # LLM.int8() leaves more holes than are simulated: of six models on an H200 five were moved, one expected
-        return allocated if many or load.bits == 8 else 0
+        return allocated if is_fragmented(allocated, reserved) or load.bits == 8 else 0
 
     return _known.get_or_compute((config_key(config), load, dtype), compute)

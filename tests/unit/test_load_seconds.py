@@ -15,7 +15,7 @@ from playground import runs
 from playground.engine import predictions
 from playground.engine.workbench import Workbench
 from playground.i18n import LANGUAGES, translate
-from playground.memory import page_cache
+from playground.memory import page_cache, release
 from playground.memory.file_pages import drop_count
 from playground.planning import client, load_times
 from playground.predict import load_calibration, load_holes, meta_model
@@ -109,7 +109,7 @@ def test_a_gpus_holes_are_closed_where_they_are_many(toy, bits, monkeypatch):
     found = predict_load_seconds(config, load, torch.bfloat16, replace(known, device="cuda"), StoredModel(1))
     parts = predict_load(config, Settings(load=load), Target("cuda", torch.bfloat16))["parts"]
     assert found["seconds"] == 1 + parts["weights"] + parts["quant_constants"]  # a toy leaves one page nearly empty
-    monkeypatch.setattr(load_holes, "MIN_FRAGMENTATION", 1.0)
+    monkeypatch.setattr(release, "MIN_FRAGMENTATION", 1.0)
     monkeypatch.setattr(load_holes, "_known", LruCache(1))
     moved = load_holes.defragmented_bytes(config, load, torch.bfloat16, "cuda")
     assert moved == (0 if bits == 4 else found["seconds"] - 1)  # LLM.int8() leaves more than are simulated
