@@ -72,6 +72,7 @@ from playground.compat.of_transformers import (
     progress_bars,
     quantizing_where_read,
     reading_in_order,
+    reading_threads,
     replace_linear_layers,
     without_adapter_beside,
 )
@@ -141,6 +142,7 @@ __all__ = [
     "quantizing_where_read",
     "quick_tokenizer_files",
     "reading_in_order",
+    "reading_threads",
     "reads_a_number",
     "record_cuda_memory",
     "replace_linear_layers",

@@ -186,6 +186,13 @@ def reading_in_order() -> Iterator[None]:
                 os.environ[name] = before
 
 
+def reading_threads() -> int:
+    """How many threads transformers reads tensors in, where nothing is quantized and nobody asked it for order."""
+    from transformers import core_model_loading
+
+    return core_model_loading.GLOBAL_WORKERS
+
+
 @contextlib.contextmanager
 def quantizing_where_read() -> Iterator[None]:
     """Within it, transformers quantizes to LLM.int8() on the device that a weight was read to.

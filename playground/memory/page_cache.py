@@ -4,13 +4,14 @@ import ctypes
 import mmap
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 BLOCK, MOST_BYTES = 4 * 2**20, 32 * 2**20  # of a probe: read at once, and in all
 MOST_SECONDS = 0.1  # after which a probe reads no further block
 
-_rates: dict[int, float] = {}  # bytes a second, by file system
+_rates: dict[tuple[int, int], float] = {}  # bytes a second, by file system and threads
 
 
 @dataclass(frozen=True)
@@ -52,24 +53,31 @@ def _resident_pages(file: Path, size: int) -> bytes | None:
         libc.munmap(address, size)
 
 
-def reading_rate(file: Path, offset: int) -> float:
+def reading_rate(file: Path, offset: int, threads: int = 1) -> float:
     """Bytes a second at which pages of a file are read that aren't in the page cache, by reading some from `offset` on.
 
-    Measured once for each file system. Raises OSError.
+    threads: so many read different blocks at the same time. Measured once for each file system and number of them.
+    Raises OSError.
     """
-    system = file.stat().st_dev
-    if system not in _rates:
-        _rates[system] = _measure_rate(file, offset)
-    return _rates[system]
+    key = file.stat().st_dev, threads
+    if key not in _rates:
+        _rates[key] = _measure_rate(file, offset, threads)
+    return _rates[key]
 
 
-def _measure_rate(file: Path, offset: int) -> float:
-    block, done, began = bytearray(BLOCK), 0, time.perf_counter()
-    with open(file, "rb", buffering=0) as stream:
-        stream.seek(offset)
-        while done < MOST_BYTES and time.perf_counter() - began < MOST_SECONDS:
-            count = stream.readinto(block)
-            if not count:
-                break
-            done += count
+def _measure_rate(file: Path, offset: int, threads: int) -> float:
+    began = time.perf_counter()
+
+    def read(first: int) -> int:
+        done, block = 0, bytearray(BLOCK)
+        with open(file, "rb", buffering=0) as stream:
+            for start in range(first, MOST_BYTES, threads * BLOCK):
+                if time.perf_counter() - began >= MOST_SECONDS:
+                    break
+                stream.seek(offset + start)
+                done += stream.readinto(block) or 0
+        return done
+
+    with ThreadPoolExecutor(threads) as readers:
+        done = sum(readers.map(read, range(0, threads * BLOCK, BLOCK)))
     return max(1, done) / max(1e-9, time.perf_counter() - began)

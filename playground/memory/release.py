@@ -4,10 +4,8 @@ import contextlib
 import ctypes
 import gc
 import sys
-import time
 from collections.abc import Iterator
 
-import psutil
 import torch
 from torch import nn
 
@@ -44,41 +42,49 @@ def mmap_large_blocks() -> Iterator[None]:
         _call_glibc("mallopt", M_TRIM_THRESHOLD, 64 * 2**20)
 
 
-def defragment_after_load(model: nn.Module) -> float:
-    """After quantizing on the GPU, close the holes left in its memory if they are many and main memory suffices.
-
-    Returns the seconds of that.
-    """
+def defragment_after_load(model: nn.Module) -> None:
+    """After quantizing on the GPU, close the holes left in its memory if they are many."""
     release_memory()
     allocated, reserved = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
-    if is_fragmented(allocated, reserved) and psutil.virtual_memory().available > 1.2 * allocated:
-        began = time.perf_counter()
+    if reserved - allocated > MIN_FRAGMENTATION * reserved:
         defragment(model)
-        return time.perf_counter() - began
-    return 0.0
-
-
-def is_fragmented(allocated: int, reserved: int) -> bool:
-    """Whether so much of a GPU's reserved bytes is in holes that closing them is worth its time."""
-    return reserved - allocated > MIN_FRAGMENTATION * reserved
 
 
 def defragment(model: nn.Module) -> None:
-    """Move the model's tensors to main memory and back in one piece; tensors and views keep their identity.
+    """Move the model's tensors to new pages of the GPU's memory, one by one; tensors and views keep their identity.
 
     Quantizing layer by layer leaves holes between the weights, of the size of the unquantized weights; they count as
-    reserved, and only smaller tensors can use them. Needs as much main memory as the model, for a moment.
+    reserved, and only smaller tensors can use them. Tensors move in the order of their addresses, so that old pages
+    get empty one after the other and can be released. Where a copy would raise the peak of allocated memory, the tensor
+    stays; where no memory is left, those after it do.
     """
     tensors = (tensor for _, tensor in tensors_by_part(model))
-    unique = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in tensors if t.untyped_storage().nbytes()}
-    storages = list(unique.values())
-    copies = [torch.UntypedStorage(s.nbytes()).copy_(s) for s in storages]
-    for storage in storages:
-        storage.resize_(0)
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    for storage, copy in zip(storages, copies, strict=True):
-        storage.resize_(copy.nbytes())
+    by_address = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in tensors if t.untyped_storage().nbytes()}
+    most = torch.cuda.max_memory_allocated() - torch.cuda.memory_allocated()
+    most_reserved = torch.cuda.max_memory_reserved()
+    pool = torch.cuda.MemPool()  # else a tensor would go into the hole that it left
+    for _, storage in sorted(by_address.items(), key=lambda pair: pair[0]):
+        if storage.nbytes() > most:
+            continue
+        if torch.cuda.memory_reserved() + storage.nbytes() > most_reserved:
+            torch.cuda.empty_cache()
+        try:
+            move_storage(storage, torch.cuda.use_mem_pool(pool))
+        except torch.OutOfMemoryError:
+            break
+    torch.cuda.empty_cache()
+
+
+def move_storage(storage: torch.UntypedStorage, allocating: contextlib.AbstractContextManager) -> None:
+    """Move a storage to where memory is allocated in this context. Where that fails, raises with its bytes kept."""
+    copy = storage.clone()
+    storage.resize_(0)
+    try:
+        with allocating:
+            storage.resize_(copy.nbytes())
+    finally:
+        if not storage.nbytes():
+            storage.resize_(copy.nbytes())
         storage.copy_(copy)
 
 

@@ -48,7 +48,7 @@ class LoadedModel:
 
     notes: `note` events on what its files ask for or hold that isn't used. streamed: layers that wait in main memory.
     split: layers whose quantized weights are split over processes. pages: of the files that its matrices wait in until
-    they are split over processes (`mapped_weights`), else None. defragmenting: seconds that closing holes took.
+    they are split over processes (`mapped_weights`), else None.
     """
 
     model: PreTrainedModel
@@ -60,7 +60,6 @@ class LoadedModel:
     streamed: StreamedLayers | None = None
     split: StreamedLayers | None = None
     pages: FilePages | None = None
-    defragmenting: float = 0.0
 
     @property
     def streamed_count(self) -> int:
@@ -121,18 +120,18 @@ def load_model(
         compat.disable_cpu_repacking(model.modules())
     if not streams and is_fast_nf4(settings) and float8.has_products(device):
         nf4_fast.prepare(model)
-    quantizes_there = not streams and settings.bits < 16 and not has_own_layers(settings) and device == "cuda"
-    defragmenting = defragment_after_load(model) if quantizes_there else 0.0
+    if not streams and settings.bits < 16 and not has_own_layers(settings) and device == "cuda":
+        defragment_after_load(model)
     model.requires_grad_(False)
     model.eval()
     check_text_alone(model)
     tokenizer = load_tokenizer(folder, model)
     pages.drop(0)
-    release_memory()  # reading a tokenizer leaves four times what it keeps, defragmenting as much as the model
+    release_memory()  # reading a tokenizer leaves four times what it keeps
     if device == "cpu" and not split:
         page_in_weights(model)
     kept = pages if split else None
-    loaded = LoadedModel(model, tokenizer, device, dtype, reason, notes, pages=kept, defragmenting=defragmenting)
+    loaded = LoadedModel(model, tokenizer, device, dtype, reason, notes, pages=kept)
     loaded.split, loaded.streamed = (streamed, None) if shares else (None, streamed)
     return loaded
 

@@ -3,7 +3,7 @@
 After CUDACachingAllocator.cpp of torch 2.11 with `expandable_segments:True`, which this program sets. There are two
 pools, for blocks up to 1 MiB and for larger ones; each is one range of addresses that grows in pages of 2 and 20 MiB. A
 block goes into the smallest hole that fits, the lowest of those, else to the end. Adjacent holes are merged. Pages are
-returned where the cache is emptied (`simulate_released`), never before.
+returned where the cache is emptied, never before.
 """
 
 import bisect
@@ -54,11 +54,6 @@ class Pool:
             address, size = previous, size + previous_size
         self._add_hole(address, size)
 
-    def free_pages(self) -> int:
-        """Bytes of the pages that lie in holes as a whole, which torch gives back where its cache is emptied."""
-        spans = ((-(-address // self.page), (address + size) // self.page) for size, address in self._holes)
-        return sum(max(0, end - first) for first, end in spans) * self.page
-
     def _add_hole(self, address: int, size: int) -> None:
         bisect.insort(self._holes, (size, address))
         self._size_by_start[address], self._start_by_end[address + size] = size, address
@@ -70,15 +65,6 @@ class Pool:
 
 def simulate_reserved(events: Iterable[AllocationEvent]) -> int:
     """Bytes that torch has reserved on CUDA after these events."""
-    return sum(pool.reserved for pool in _pools(events))
-
-
-def simulate_released(events: Iterable[AllocationEvent]) -> int:
-    """Bytes that torch still has reserved on CUDA once the cache is emptied after these events."""
-    return sum(pool.reserved - pool.free_pages() for pool in _pools(events))
-
-
-def _pools(events: Iterable[AllocationEvent]) -> tuple[Pool, Pool]:
     small, large = Pool(SMALL_PAGE), Pool(LARGE_PAGE)
     addresses: dict[int, int] = {}  # of live blocks
     for event in events:
@@ -89,4 +75,4 @@ def _pools(events: Iterable[AllocationEvent]) -> tuple[Pool, Pool]:
             pool.free(addresses.pop(event.block), event.size)
         else:
             addresses[event.block] = pool.allocate(event.size)
-    return small, large
+    return small.reserved + large.reserved

@@ -19,12 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from playground import compat
 from playground.memory.file_pages import FilePages, drop_count
-from playground.memory.ledger import bytes_by_part
-from playground.memory.release import defragment, mmap_large_blocks, release_memory
+from playground.memory.release import mmap_large_blocks, release_memory
 from playground.model import float8, int8_fast
 from playground.model.load import load_model, model_from_config
 from playground.model.tokenizer import load_tokenizer
@@ -57,7 +55,7 @@ def measure_loads(device: str) -> dict[str, float]:
     Seconds: "fixed" of any load, "tensor" of a parameter, "read" of a byte of the files, "convert" of a byte of weights
     that have another type than their file, "layer:<kind>" and "quantize:<kind>" of a quantized layer and of each of its
     weights, "tokenizer" of a file of "tokenizer_bytes", growing by its power "tokenizer_power", "drop" of giving back
-    what was read of the files; on a GPU "defragment" of a byte.
+    what was read of the files.
     """
     until = kernels.clock() + MAX_SECONDS[device]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name, torch.random.fork_rng(devices=[]):
@@ -95,8 +93,6 @@ def _measure(device: str, shallow: _Toy, deep: _Toy, wide: _Toy, until: float) -
         plain += known["drop"] * min(drop_count(wide.stored), wide.matrices)
     known["convert"] = _more(_seconds(wide, device, bits=32), plain, wide.weights * torch.float32.itemsize)
     known |= _tokenizer_seconds(shallow)
-    if device == "cuda":
-        known["defragment"] = _defragment_seconds(wide)
     for kind in KINDS:
         if (kernels.clock() > until and kind not in ALWAYS) or not _is_loaded_as(kind, device):
             continue
@@ -146,13 +142,8 @@ def _is_loaded_as(kind: str, device: str) -> bool:
 
 
 def _seconds(toy: _Toy, device: str, kind: str = "", bits: int = 16, repeats: int = REPEATS) -> float:
-    """Seconds of loading a toy without closing holes; kind: of quantized weights."""
-
-    def once() -> float:
-        loaded: list[Any] = []
-        return _timed(lambda: loaded.append(_load(toy, device, kind, bits))) - loaded[0].defragmenting
-
-    return min(once() for _ in range(repeats))
+    """Seconds of loading a toy; kind: of quantized weights."""
+    return min(_timed(lambda: _load(toy, device, kind, bits)) for _ in range(repeats))
 
 
 def _load(toy: _Toy, device: str, kind: str = "", bits: int = 16) -> Any:
@@ -212,11 +203,6 @@ def _read_seconds(file: Path, device: str) -> float:
             while stream.read(2**22):
                 pass
     return min(_timed(read) for _ in range(REPEATS)) / PIECE
-
-
-def _defragment_seconds(toy: _Toy) -> float:
-    model: nn.Module = _load(toy, "cuda").model
-    return _timed(lambda: defragment(model)) / max(1, sum(bytes_by_part(model).values()))
 
 
 def _save_toy(folder: Path, layers: int, width: int, inner: int) -> _Toy:

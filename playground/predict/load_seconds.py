@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
+from playground import compat
 from playground.memory.file_pages import drop_count
 from playground.memory.page_cache import cached_share, reading_rate
 from playground.model.source import local_folder
 from playground.predict import meta_model
-from playground.predict.load_holes import defragmented_bytes
 from playground.settings import Load, streamed_count
 from playground.speed.rates import Rates
 
@@ -46,10 +46,10 @@ def kind_of(load: Load) -> str:
     return {8: load.quant_type_8bit, 4: load.quant_type}.get(load.bits, "dense")
 
 
-def stored_model(model: str, config: PreTrainedConfig, parameters: int) -> StoredModel | None:
+def stored_model(model: str, config: PreTrainedConfig, parameters: int, threads: int = 1) -> StoredModel | None:
     """A model's files as they lie on this machine, or as they will after a download; None where that isn't known.
 
-    Raises OSError.
+    threads: that will read them. Raises OSError.
     """
     folder = local_folder(model)
     text: Any = config.get_text_config()
@@ -64,7 +64,7 @@ def stored_model(model: str, config: PreTrainedConfig, parameters: int) -> Store
     shares = [(cached_share(file), file) for file in files]
     missing = sum(share.size - share.cached for share, _ in shares)
     share, file = max(shares, key=lambda pair: pair[0].size - pair[0].cached)
-    rate = reading_rate(file, share.missing_at) if missing else 1.0
+    rate = reading_rate(file, share.missing_at, threads) if missing else 1.0
     tokenizer = folder / "tokenizer.json"
     size = tokenizer.stat().st_size if tokenizer.is_file() else TOKEN_BYTES * text.vocab_size
     return StoredModel(sum(share.size for share, _ in shares), missing, rate, size)
@@ -87,11 +87,11 @@ def predict_load_seconds(
         return None
     dtype = torch.float32 if load.bits == 32 else dtype
     facts = meta_model.model_facts(config, load, dtype, rates.device)
-    stored = stored or stored_model(load.model, config, facts.parameters)
+    in_threads = rates.device == "cuda" and not is_quantized
+    stored = stored or stored_model(load.model, config, facts.parameters, compat.reading_threads() if in_threads else 1)
     if stored is None:
         return None
     converts = _stored_dtype(config, stored.stored, facts.parameters) != dtype
-    in_threads = rates.device == "cuda" and not is_quantized
     read = facts.parameters * dtype.itemsize if in_threads else stored.stored  # there they are converted, then copied
     reading = known["read"] * read + (known["convert"] * facts.parameters * dtype.itemsize if converts else 0.0)
     placing = known["tensor"] * facts.tensors
@@ -100,7 +100,6 @@ def predict_load_seconds(
     seconds = known["fixed"] + (max(reading, placing) if in_threads else reading + placing)
     if is_quantized:
         seconds += known[f"layer:{kind}"] * facts.quantized_layers + known[f"quantize:{kind}"] * facts.quantized
-        seconds += known.get("defragment", 0.0) * defragmented_bytes(config, load, dtype, rates.device)
     waiting = stored.missing / stored.rate
     disk = waiting - min(waiting, seconds) / 2
     total = seconds + disk + _tokenizer_seconds(known, stored.tokenizer)

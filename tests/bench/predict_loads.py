@@ -5,8 +5,7 @@ shapes, types and formats of files, saved for the benchmark. A toy is loaded fir
 there. Each is loaded REPEATS times with its files in the page cache ("load warm") and as often after they were dropped
 from it ("load cold", posix_fadvise); the medians count, of predictions too. On a CPU a load beside other work doesn't
 count (`disturbed_loads`) and is repeated, MOST times in all, as the program doesn't keep such a calibration. `disk` has
-the predicted seconds of waiting for the disk, `defragmenting` those measured of closing holes in a GPU's memory, `each`
-all that counted.
+the predicted seconds of waiting for the disk, `each` all that counted.
 """
 
 import gc
@@ -163,7 +162,6 @@ def _cell(runs: dict[str, list[dict]]) -> dict:
         "measured": {what: round(value, 3) for what, value in measured.items()},
         "error": {what: round(100 * (predicted[what] / measured[what] - 1), 1) for what in predicted},
         "disk": {state: round(median(state, "disk"), 3) for state in runs},
-        "defragmenting": round(median("warm", "defragmenting"), 3),
         "each": {state: [round(run["measured"], 3) for run in of_state] for state, of_state in runs.items()},
     }
 
@@ -184,12 +182,11 @@ def _predict_and_load(folder: Path, width: str, device: str, rates: Any) -> dict
     found = predict_load_seconds(config, load, compute_dtype(load, device)[0], rates)
     assert found, width
     began = time.perf_counter()
-    loaded = _load(folder, width, device)
+    _load(folder, width, device)
     if device == "cuda":
         torch.cuda.synchronize()
     measured = time.perf_counter() - began
-    seconds = {"predicted": found["seconds"], "measured": measured, "disk": found["disk"]}
-    return seconds | {"defragmenting": loaded.defragmenting}
+    return {"predicted": found["seconds"], "measured": measured, "disk": found["disk"]}
 
 
 def _settings(folder: Path, width: str, device: str) -> Any:

@@ -9,6 +9,7 @@ from bitsandbytes.nn import Linear8bitLt
 from playground import runs
 from playground.engine.workbench import Workbench
 from playground.errors import PlaygroundError
+from playground.memory import release
 from playground.model.load import load_model
 from playground.settings import Data, Generation, Load, Lora, Settings, Train
 
@@ -91,6 +92,27 @@ def test_weights_are_quantized_to_int8_without_a_way_by_main_memory(model, monke
     loaded = load_model(model, settings(model, "8").load, lambda *step: None)
     codes = [module.weight.data for module in loaded.model.modules() if isinstance(module, Linear8bitLt)]
     assert codes and {(weight.dtype, weight.is_cuda) for weight in codes} == {(torch.int8, True)}
+
+
+@pytest.mark.parametrize("kind", ["8", "nf4"])
+def test_holes_are_closed_on_the_gpu_alone(model, kind, monkeypatch):
+    before = torch.cuda.memory_allocated()
+    with monkeypatch.context() as patched:
+        patched.setattr(release, "MIN_FRAGMENTATION", 1.0)
+        loaded = load_model(model, settings(model, kind).load, lambda *step: None)
+    expected = {name: tensor.cpu() for name, tensor in loaded.model.state_dict().items()}
+    torch.cuda.reset_peak_memory_stats()
+    peak = torch.cuda.memory_allocated() + 32 * 2**20
+    torch.empty(32 * 2**20, dtype=torch.uint8, device="cuda")  # a peak, as a load has one
+    release.defragment(loaded.model)
+    allocated = torch.cuda.memory_allocated()
+    assert torch.cuda.max_memory_allocated() <= peak
+    assert torch.cuda.memory_reserved() - allocated < 2 * (20 + 2) * 2**20  # a page of each pool, old and new
+    state = loaded.model.state_dict()
+    assert all(torch.equal(tensor.cpu(), expected[name]) for name, tensor in state.items())
+    del loaded, state
+    release.release_memory()
+    assert torch.cuda.memory_allocated() == before and torch.cuda.memory_reserved() < before + 22 * 2**20
 
 
 def test_chat_before_training_does_not_change_the_gradients(workbench, model):

@@ -1,7 +1,7 @@
 """The simulation of torch's caching allocator."""
 
 from playground.predict.allocation_trace import AllocationEvent
-from playground.predict.allocator import simulate_released, simulate_reserved
+from playground.predict.allocator import simulate_reserved
 
 MIB = 2**20
 
@@ -40,12 +40,3 @@ def test_the_smallest_hole_that_fits_is_used():
     blocks = [allocate(n, size * MIB) for n, size in enumerate(sizes)]
     events = [*blocks, free(0, 7 * MIB), free(2, 4 * MIB), allocate(5, 4 * MIB), allocate(6, 7 * MIB)]
     assert simulate_reserved(events) == 20 * MIB
-
-
-def test_an_emptied_cache_returns_the_pages_that_lie_in_holes_as_a_whole():
-    blocks = [allocate(n, 10 * MIB) for n in range(8)]  # two in each of four pages
-    assert simulate_released(blocks) == 80 * MIB
-    assert simulate_released([*blocks, free(2, 10 * MIB), free(3, 10 * MIB)]) == 60 * MIB
-    assert simulate_released([*blocks, free(1, 10 * MIB), free(2, 10 * MIB)]) == 80 * MIB
-    assert simulate_released([*blocks, *(free(n, 10 * MIB) for n in (1, 2, 3, 4))]) == 60 * MIB
-    assert simulate_released([allocate(1, 512), free(1, 512)]) == 0

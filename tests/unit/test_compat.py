@@ -285,7 +285,7 @@ def test_tensors_are_read_in_order_only_within_the_context(toy, monkeypatch):
         AutoModelForCausalLM.from_pretrained(toy())
     assert not pools, changed("transformers", "HF_DEACTIVATE_ASYNC_LOAD")
     AutoModelForCausalLM.from_pretrained(toy())
-    assert pools, changed("transformers", "ThreadPoolExecutor")
+    assert pools == [{"max_workers": compat.reading_threads()}], changed("transformers", "ThreadPoolExecutor")
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])  # gpt2's layers have their matrices the other way round

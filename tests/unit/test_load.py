@@ -1,5 +1,6 @@
 """Loading at each bit width: the memory ledger matches the tensors, and freeing a model releases its memory."""
 
+import contextlib
 import gc
 import json
 import platform
@@ -20,7 +21,7 @@ from transformers.models.falcon import modeling_falcon
 from playground.engine.workbench import Workbench
 from playground.errors import PlaygroundError
 from playground.memory import ledger
-from playground.memory.release import defragment
+from playground.memory.release import move_storage
 from playground.model import adapt
 from playground.model.load import load_model, model_from_config, quantizable_linear_layers
 from playground.predict.meta_model import config_of
@@ -228,14 +229,25 @@ def test_a_load_quantizes_to_int8_where_it_read(toy, monkeypatch):
 
 
 @pytest.mark.parametrize("bits", [16, 8, 4])
-def test_defragmenting_changes_no_weights(toy, bits):
+@pytest.mark.parametrize("is_full", [False, True])
+def test_moved_tensors_keep_their_values_and_identity(toy, bits, is_full):
     model = load(toy("llama-tied"), bits=bits).model
     ids, before = torch.arange(5, 15)[None], ledger.bytes_by_part(model)
     with torch.no_grad():
         logits = model(ids).logits
-        defragment(model)
+        for storage in {tensor.untyped_storage() for _, tensor in ledger.tensors_by_part(model)}:
+            if storage.nbytes():
+                with pytest.raises(torch.OutOfMemoryError) if is_full else contextlib.nullcontext():
+                    move_storage(storage, full_memory() if is_full else contextlib.nullcontext())
         assert torch.equal(model(ids).logits, logits)
     assert ledger.bytes_by_part(model) == before
+
+
+@contextlib.contextmanager
+def full_memory():
+    """A context to allocate in, where nothing is left."""
+    raise torch.OutOfMemoryError
+    yield
 
 
 def test_attention_isnt_planned_for_every_length(toy):

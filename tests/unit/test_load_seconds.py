@@ -1,6 +1,7 @@
 """Seconds of loads: what they are predicted from, and where they are shown."""
 
 import functools
+import itertools
 import os
 import sys
 from dataclasses import replace
@@ -11,17 +12,15 @@ import pytest
 import torch
 from test_operations import SPEEDS
 
-from playground import runs
+from playground import compat, runs
 from playground.engine import predictions
 from playground.engine.workbench import Workbench
 from playground.i18n import LANGUAGES, translate
-from playground.memory import page_cache, release
+from playground.memory import page_cache
 from playground.memory.file_pages import drop_count
 from playground.planning import client, load_times
-from playground.predict import load_calibration, load_holes, meta_model
+from playground.predict import load_calibration, load_seconds, meta_model
 from playground.predict.load_seconds import TOKEN_BYTES, StoredModel, predict_load_seconds, stored_model
-from playground.predict.lru import LruCache
-from playground.predict.phases import Target, predict_load
 from playground.runs import accuracy
 from playground.settings import Load, Settings
 from playground.speed.rates import scaled_rates
@@ -101,21 +100,6 @@ def test_a_gpu_gets_tensors_while_others_are_read(toy, changes, expected):
     assert found["seconds"] == pytest.approx(expected(facts, stored.stored))
 
 
-@pytest.mark.parametrize("bits", [4, 8])
-def test_a_gpus_holes_are_closed_where_they_are_many(toy, bits, monkeypatch):
-    config = meta_model.config_of(str(toy()))
-    load, kind = Load(bits=bits), {4: "nf4", 8: "int8"}[bits]
-    known = rates(**{f"layer_of_{kind}": 0.0, f"quantize_of_{kind}": 0.0, "defragment": 1.0})
-    found = predict_load_seconds(config, load, torch.bfloat16, replace(known, device="cuda"), StoredModel(1))
-    parts = predict_load(config, Settings(load=load), Target("cuda", torch.bfloat16))["parts"]
-    assert found["seconds"] == 1 + parts["weights"] + parts["quant_constants"]  # a toy leaves one page nearly empty
-    monkeypatch.setattr(release, "MIN_FRAGMENTATION", 1.0)
-    monkeypatch.setattr(load_holes, "_known", LruCache(1))
-    moved = load_holes.defragmented_bytes(config, load, torch.bfloat16, "cuda")
-    assert moved == (0 if bits == 4 else found["seconds"] - 1)  # LLM.int8() leaves more than are simulated
-    assert load_holes.defragmented_bytes(config, load, torch.bfloat16, "cpu") == 0
-
-
 def test_half_of_what_can_be_hidden_of_reading_the_disk_is_hidden(half):
     load, config = Load(bits=16), meta_model.config_of(str(half))
 
@@ -148,6 +132,29 @@ def test_the_disks_rate_is_measured_once_for_a_file_system_and_for_a_short_time(
     monkeypatch.setattr(page_cache.time, "perf_counter", lambda: next(moments))
     assert page_cache.reading_rate(file, 0) == pytest.approx(2 * page_cache.BLOCK / 0.12)
     assert page_cache.reading_rate(file, 0) == pytest.approx(2 * page_cache.BLOCK / 0.12)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_the_disk_is_read_in_as_many_threads_as_a_load_has(tmp_path, monkeypatch, threads):
+    monkeypatch.setattr(page_cache, "_rates", {})
+    file = tmp_path / "file"
+    file.write_bytes(bytes(100 + 5 * page_cache.BLOCK + 7))
+    moments = itertools.chain([0.0], itertools.repeat(0.05))
+    monkeypatch.setattr(page_cache.time, "perf_counter", lambda: next(moments))
+    assert page_cache.reading_rate(file, 100, threads) == pytest.approx((5 * page_cache.BLOCK + 7) / 0.05)
+    assert list(page_cache._rates) == [(file.stat().st_dev, threads)]
+
+
+@pytest.mark.parametrize(("device", "bits", "threads"), [("cuda", 16, 4), ("cuda", 4, 1), ("cpu", 16, 1)])
+def test_a_load_is_predicted_with_the_rate_of_its_threads(half, monkeypatch, device, bits, threads):
+    asked = []
+    monkeypatch.setattr(load_seconds, "cached_share", lambda file: page_cache.CachedShare(100, 0))
+    monkeypatch.setattr(load_seconds, "reading_rate", lambda *of: asked.append(of[-1]) or 1.0)
+    monkeypatch.setattr(compat, "reading_threads", lambda: 4)
+    known = replace(rates(layer_of_nf4=0.0, quantize_of_nf4=0.0), device=device)
+    load = Load(model=str(half), bits=bits)
+    assert predict_load_seconds(meta_model.config_of(str(half)), load, torch.bfloat16, known)["disk"] > 0
+    assert asked == [threads]
 
 
 def test_files_that_come_from_elsewhere_have_the_size_that_they_will_have(toy, tmp_path):
