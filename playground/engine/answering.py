@@ -87,7 +87,7 @@ class ChatMemory:
         """The events `memory_predicted` and `memory_measured`; arguments as of predictions.predict_chat_memory."""
         context = self._context
         measured = predictions.measured_memory_event("chat", context.peaks, context.bytes_by_part())
-        if context.predicts_memory:
+        if context.predicts_answers:
             yield from predictions.predict_chat_memory(settings, loaded, sequences, tokens, self._outside, adapters)
         yield measured
 

@@ -46,8 +46,8 @@ class JobContext:
     report: EndReport = field(default_factory=EndReport)
 
     @property
-    def predicts_memory(self) -> bool:
-        """Whether phases are predicted: of what this process takes, unless split weights wait in main memory."""
+    def predicts_answers(self) -> bool:
+        """Whether answers are predicted, of what this process takes: not where split weights wait in main memory."""
         return not self.team.offloads
 
     @property

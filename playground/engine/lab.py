@@ -118,7 +118,7 @@ def _simulated(
     context.peaks.start_phase()
     with layers.original_weights(found) as originals:
         copies = sum(weight.numel() * weight.element_size() for weight in originals.values())
-        if context.predicts_memory:
+        if context.predicts_answers:
             longest = max(len(part) for part in measurements.parts)
             yield from predictions.predict_lab_memory(load, loaded, longest, copies, outside)
         for format in formats:

@@ -72,7 +72,7 @@ def ensure_loaded(
     if not checked:
         decided = _decided(context, replace(load, model=str(folder)), fine_tune)
         yield from _check_fit(context, decided, fine_tune is not None)
-    if context.predicts_memory and not shares and not waits:
+    if context.predicts_answers and not shares and not waits:
         yield from predictions.predict_load_time(decided, folder, context.team.device)
     loaded = yield from _load_folder(context, slot, load, folder, decided, waits, shares)
     yield from _folder_notes(folder, load)
@@ -191,14 +191,14 @@ def _check_fit(context: JobContext, load: Load, fine_tunes: bool) -> Generator[d
     where the model won't fit, unless `load.force`.
     """
     waits = context.team.splits_numbers and not fine_tunes  # in main memory
-    if waits or not context.predicts_memory or not config_available(load.model):
+    if waits or not config_available(load.model):
         return False
     source = local_folder(load.model) or load.model  # local_folder raises for a path that isn't a model
     config = meta_model.config_of(str(source))
     _check_size(config, load, context.team.device)
     for event in predictions.predict_load_memory(load, config, context.team, fine_tunes):
         yield event
-        check_main_memory(event)
+        check_main_memory(event, context.team.size)
         if event.get("verdict") == "no" and not load.force:
             raise problem(
                 "error.too_large",

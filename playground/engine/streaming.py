@@ -55,9 +55,9 @@ def decided_load(context: JobContext, config: PreTrainedConfig, settings: Settin
     return replace(load, streamed_layers=str(chosen or 0))
 
 
-def check_main_memory(prediction: dict) -> None:
-    """Raise PlaygroundError where streamed layers need more main memory than there is."""
-    need, room = prediction.get("main_memory", 0), meter.available_main_memory()
+def check_main_memory(prediction: dict, processes: int) -> None:
+    """Raise PlaygroundError where layers that wait in main memory need more than there is, for so many processes."""
+    need, room = processes * prediction.get("main_memory", 0), meter.available_main_memory()
     if need > room:
         raise problem("error.streamed_main_memory", need_bytes=need, capacity_bytes=room)
 

@@ -175,8 +175,6 @@ def _predict_memory(
 
     It isn't while the model's matrices wait in their files, to be split over the processes.
     """
-    if not context.predicts_memory:
-        return None
     release_memory()
     outside = predictions.memory_outside_tensors(context.bytes_by_part())
     examples, held_out = training_set.examples, training_set.eval_set.examples

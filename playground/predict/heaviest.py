@@ -71,11 +71,13 @@ def one_of_team(config: PreTrainedConfig, load: Load, target: phases.Target, tea
     Raises PlaygroundError where the team can't split this model's weights, or where that isn't predicted.
     """
     if team.sharded:
-        kinds = meta_model.model_facts(config, load, target.dtype, target.device).kinds
-        cannot_split = splitting_problem(config, sum(map(len, kinds)))
-        if cannot_split:  # FSDP2 itself can, of 16 and 32 bits
-            raise problem("error.split_not_predicted", bits=load.bits) if team.splits_numbers else cannot_split
-    return replace(target, processes=team.size, split=team.sharded)
+        layers = sum(map(len, meta_model.model_facts(config, load, target.dtype, target.device).kinds))
+        cannot_split = splitting_problem(config, layers)
+        if cannot_split and not team.splits_numbers:  # FSDP2 itself can, of 16 and 32 bits
+            raise cannot_split
+        if not layers:
+            raise problem("error.split_not_predicted", bits=load.bits)
+    return replace(target, processes=team.size, split=team.sharded, waits=team.offloads)
 
 
 def own_share(settings: Settings, processes: int) -> Settings:

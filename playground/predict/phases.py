@@ -21,7 +21,6 @@ from playground.predict.allocator import simulate_reserved
 from playground.predict.cpu_memory import memory_outside_tensors
 from playground.predict.phase_traces import end_bytes, trace_chat, trace_load, trace_tune
 from playground.predict.start_values import start_value_bytes, with_start_values
-from playground.predict.streamed_events import with_streamed_layers
 from playground.predict.trace_cache import cached_prediction
 from playground.predict.traced_model import Target, TracedModel
 from playground.predict.work import calls_of, inputs_in_main_memory, update_calls
@@ -38,7 +37,7 @@ def predict_load(config: PreTrainedConfig, settings: Settings, target: Target) -
     """
     load, traced = settings.load, trace_load(config, settings, target)
     prediction = _prediction_from_trace(traced, target, "load", load)
-    parts = bytes_by_part(with_streamed_layers(traced.trace.events, load, traced.depth, target.shares)[0])
+    parts = bytes_by_part(traced.placed_events(load, target)[0])
     loaded = sum(parts.values())
     if prediction["allocated"] > loaded:
         parts["buffers"] = prediction["allocated"] - loaded
@@ -115,17 +114,17 @@ def predict_tune(
 def _prediction_from_trace(
     traced: TracedModel, target: Target, phase: str, load: Load, ends: Sequence[int] = ()
 ) -> dict:
-    """The prediction of a phase whose trace is complete; "main_memory" where layers are streamed from it.
+    """The prediction of a phase whose trace is complete; "main_memory" where weights wait there.
 
     ends: phase_traces.end_bytes.
     """
-    events, waiting = traced.placed_events(load, target.shares, ends)
+    events, waiting = traced.placed_events(load, target, ends)
     allocated, parts = peak(events)
     streamed = {}
     if waiting:
         program = constants.PROGRAM_RSS if target.device == "cpu" else constants.CUDA_PROGRAM_RSS
         kept = waiting + program + inputs_in_main_memory(traced)
-        streamed = {"main_memory": kept, "streamed_layers": streamed_count(load)}
+        streamed = {"main_memory": kept} | ({} if target.waits else {"streamed_layers": streamed_count(load)})
     if target.device == "cpu":
         rss = allocated + waiting + memory_outside_tensors(traced, target, phase)
         return {"parts": parts, "allocated": allocated, "rss": rss, "need": rss} | streamed

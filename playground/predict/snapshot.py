@@ -24,7 +24,7 @@ def tune_snapshot(config: PreTrainedConfig, settings: Settings, target: Target, 
     """The snapshot of an optimizer step over rows of these lengths in tokens, from loading on."""
 
     def summarize(traced: TracedModel, trainer: Trainer, rows: Sequence[Example]) -> dict:
-        return as_snapshot(traced.placed_events(settings.load, target.shares, end_bytes(trainer, target))[0])
+        return as_snapshot(traced.placed_events(settings.load, target, end_bytes(trainer, target))[0])
 
     return trace_tune(summarize, config, settings, target, lengths)
 

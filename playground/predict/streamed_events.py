@@ -34,11 +34,12 @@ def bytes_by_layer(events: Sequence[AllocationEvent]) -> dict[int, int]:
 
 
 def with_streamed_layers(
-    events: Sequence[AllocationEvent], load: Load, layers: int, shares: int = 0
+    events: Sequence[AllocationEvent], load: Load, layers: int, shares: int = 0, waits: bool = False
 ) -> tuple[list[AllocationEvent], int]:
     """The events of a whole network of so many layers with some of them streamed, and their bytes in main memory.
 
-    shares: over how many processes all layers are split; 0: they aren't.
+    shares: over how many processes all layers are split; 0: they aren't. waits: whether this process's shares are in
+    main memory, from where one layer's at a time is copied, to be gathered.
     """
     numbers = set(waiting_layers(load, layers, shares))
     if not numbers:
@@ -46,8 +47,11 @@ def with_streamed_layers(
     sizes = {layer: size for layer, size in bytes_by_layer(events).items() if layer in numbers}
     largest = max(sizes.values(), default=0)
     own = [share_bytes(size, shares) for size in sizes.values()] if shares else []
+    waiting = sum(own) if waits else 0 if shares else sum(sizes.values())
+    if waits:
+        own = [max(own, default=0)]
     gathered = "buffers" if shares and load.bits >= 16 else "weights"  # FSDP2's own are freed after each layer
-    placed = [(largest, gathered)] * BUFFERS + [(size, "weights") for size in own]
+    placed = [(largest, gathered)] * BUFFERS + [(size, "buffers" if waits else "weights") for size in own]
     kept = [AllocationEvent(block, size, part) for block, (size, part) in enumerate(placed)]
     blocks: dict[int, int] = {}
     removed: set[int] = set()
@@ -60,14 +64,17 @@ def with_streamed_layers(
         else:
             blocks[event.block] = len(kept)
             kept.append(event._replace(block=len(kept)))
-    return kept, 0 if shares else sum(sizes.values())
+    return kept, waiting
 
 
-def with_split_ends(events: Sequence[AllocationEvent], ends: Sequence[int], shares: int) -> list[AllocationEvent]:
-    """The events of a fine-tune whose head and embedding are split over so many processes.
+def with_split_ends(
+    events: Sequence[AllocationEvent], ends: Sequence[int], shares: int, waits: bool = False
+) -> tuple[list[AllocationEvent], int]:
+    """The events of a fine-tune whose head and embedding are split over so many processes; bytes in main memory.
 
     ends: bytes of the head's matrix, then of the embedding's, unless it is the same. Each is whole for a moment of
-    every forward pass: the embedding before the layers, the head from the last layer to the backward pass.
+    every forward pass: the embedding before the layers, the head from the last layer to the backward pass. waits: as of
+    `with_streamed_layers`.
     """
     kept: list[AllocationEvent] = []
     blocks: dict[int, int] = {}
@@ -79,8 +86,9 @@ def with_split_ends(events: Sequence[AllocationEvent], ends: Sequence[int], shar
     def free(block: int) -> None:
         kept.append(kept[block]._replace(is_free=True))
 
-    for size in ends:
-        allocate(share_bytes(size, shares))
+    own = [share_bytes(size, shares) for size in ends]
+    for size in () if waits else own:
+        allocate(size)
     left, gathered = [_aligned(size) for size in ends], None
     last = _last_layer_events(events)
     removed: set[int] = set()
@@ -101,7 +109,7 @@ def with_split_ends(events: Sequence[AllocationEvent], ends: Sequence[int], shar
             kept.append(event._replace(block=len(kept)))
         if index in last:
             gathered = allocate(ends[0], "buffers", "forward")
-    return kept
+    return kept, sum(own) if waits else 0
 
 
 def _last_layer_events(events: Sequence[AllocationEvent]) -> set[int]:

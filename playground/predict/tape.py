@@ -66,7 +66,7 @@ def tune_tape(config: PreTrainedConfig, settings: Settings, target: Target, leng
 
 def _tape_of(traced: TracedModel, settings: Settings, target: Target, ends: Sequence[int] = ()) -> dict:
     """ends: phase_traces.end_bytes."""
-    events, _ = traced.placed_events(settings.load, target.shares, ends)
+    events, _ = traced.placed_events(settings.load, target, ends)
     waiting = waiting_layers(settings.load, traced.depth, target.shares)
     return condense(events, traced.depth, waiting) | ({"split": target.shares} if target.shares else {})
 

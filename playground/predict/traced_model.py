@@ -29,7 +29,8 @@ class Target:
 
     device: "cuda" or "cpu". dtype: that the model computes in. capacity: bytes of the device's memory; 0: no limit.
     processes: how many train together, of which one is predicted. split: whether layers are split over them; for those
-    of 16 and 32 bits, which FSDP2 itself splits, the same is taken: two gathered layers.
+    of 16 and 32 bits, which FSDP2 itself splits, the same is taken: two gathered layers. waits: whether what is split
+    waits in main memory.
     """
 
     device: str
@@ -37,6 +38,7 @@ class Target:
     capacity: int = 0
     processes: int = 1
     split: bool = False
+    waits: bool = False
 
     @property
     def shares(self) -> int:
@@ -134,14 +136,17 @@ class TracedModel:
             return self.trace.events_by_layer()
         return extrapolate(self.trace.events_by_layer(), self.shallow.regions)
 
-    def placed_events(self, load: Load, shares: int, ends: Sequence[int] = ()) -> tuple[list[AllocationEvent], int]:
+    def placed_events(self, load: Load, target: Target, ends: Sequence[int] = ()) -> tuple[list[AllocationEvent], int]:
         """The whole network's events with streamed and split weights where they wait, and bytes in main memory.
 
-        shares: as of `with_streamed_layers`. ends: bytes of the matrices outside of the layers that are split too, as
-        of `with_split_ends`.
+        ends: bytes of the matrices outside of the layers that are split too, as of `with_split_ends`.
         """
-        events, waiting = with_streamed_layers(self.whole_events(), load, self.depth, shares)
-        return (with_split_ends(events, ends, shares) if ends else events), waiting
+        shares, waits = target.shares, target.waits and target.device != "cpu"
+        events, waiting = with_streamed_layers(self.whole_events(), load, self.depth, shares, waits)
+        if ends:
+            events, also_waiting = with_split_ends(events, ends, shares, waits)
+            waiting += also_waiting
+        return events, waiting
 
 
 def checkpoint_interval(checkpointing: str) -> int:

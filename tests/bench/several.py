@@ -4,9 +4,10 @@
     python tests/bench/several.py --device cpu      # two of them
     python tests/bench/several.py --shapes          # models of 7 and 70 billion weights: several_shapes.py
 
-Six steps of 16 rows on a toy of 95 million weights (a tiny one on a CPU), each arm by the command in
-playground/README.md. losses: of the steps. away: their largest difference from one process's losses, in %.
-allocated_gib: the first card's peak; device_gib: everything in use on it, by whatever process.
+Six steps of 16 rows on a toy of 95 million weights (a tiny one on a CPU), or on one with an encoder, each arm by the
+command in playground/README.md. losses: of the steps. away: their largest difference from one process's losses, in %.
+allocated_gib: the first card's peak; device_gib: everything in use on it, by whatever process; main_gib: of main
+memory, resident in its process. Predicted, as the run says before the fine-tune.
 """
 
 import argparse
@@ -23,8 +24,30 @@ from train_gpu import LIBRARIES
 
 TASK = "--end-row 64 --max-steps 6 --batch-size 16 --lr 1e-3 --compile off --sample-every off".split()
 WIDE = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 8, "max_position_embeddings": 1024}
-BIT_WIDTHS = {"one": (32, 16, 8, 4), "ddp": (16, 8, 4), "fsdp2": (32, 16), "fsdp2_offload": (16,)}
-COLUMNS = {"away": "{:.3f} %", "allocated_gib": "{:.2f}", "device_gib": "{:.2f}"}
+WIDE_ENCODER = {"d_model": 1024, "d_kv": 64, "num_heads": 16, "d_ff": 2816, "num_layers": 6, "num_decoder_layers": 6}
+ARMS = tuple(
+    (family, how, bits)
+    for family, how, widths in (
+        ("llama", "one", (32, 16, 8, 4)),
+        ("llama", "ddp", (16, 8, 4)),
+        ("llama", "fsdp2", (32, 16, 8, 4)),
+        ("llama", "fsdp2_offload", (16,)),
+        ("t5", "one", (16,)),
+        ("t5", "ddp", (16,)),
+        ("t5", "fsdp2", (16,)),
+    )
+    for bits in widths
+)
+KINDS = {"allocated": "allocated", "device": "device_used", "main": "rss"}  # of peaks, by column
+COLUMNS = {
+    "away": "{:.3f} %",
+    "allocated_gib": "{:.2f}",
+    "predicted_allocated_gib": "{:.2f}",
+    "device_gib": "{:.2f}",
+    "predicted_device_gib": "{:.2f}",
+    "main_gib": "{:.2f}",
+    "predicted_main_gib": "{:.2f}",
+}
 
 
 def main() -> None:
@@ -46,16 +69,18 @@ def main() -> None:
     processes = max(2, torch.cuda.device_count()) if options.device == "cuda" else 2
     results: dict[str, dict] = {}
     with tempfile.TemporaryDirectory() as work:
-        model = toys.save(Path(work) / "toy", chat=True, **(WIDE if options.device == "cuda" else {}))
-        for how, widths in BIT_WIDTHS.items():
-            for bits in widths:
-                name = f"{how}:{bits}"
-                results[name] = arms.attempt(
-                    lambda how=how, bits=bits, name=name: train_arm(
-                        how, bits, model, Path(work) / name.replace(":", "-"), options.device, processes
-                    )
-                )
-                print(name, json.dumps(results[name]), file=sys.stderr, flush=True)
+        shapes = {"llama": WIDE, "t5": WIDE_ENCODER} if options.device == "cuda" else {"llama": {}, "t5": {}}
+        models = {
+            family: toys.save(Path(work) / family, family, family == "llama", **shape)
+            for family, shape in shapes.items()
+        }
+        for family, how, bits in ARMS:
+            name = f"{family}:{how}:{bits}"
+            runs = Path(work) / name.replace(":", "-")
+            results[name] = arms.attempt(
+                lambda: train_arm(how, bits, models[family], runs, options.device, processes)  # noqa: B023 (called now)
+            )
+            print(name, json.dumps(results[name]), file=sys.stderr, flush=True)
     cells = compare_losses(results)
     arms.write(
         options.out,
@@ -112,18 +137,23 @@ def train_arm(how: str, bits: int, model: Path, runs: Path, device: str, process
     [log] = runs.glob("*/events.jsonl")
     events = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     peak = next(e["result"]["peak"] for e in events if e["kind"] == "done")
-    return {"losses": [e["loss"] for e in events if e["kind"] == "step"]} | {
-        f"{name}_gib": arms.gib(peak[key])
-        for name, key in (("allocated", "allocated"), ("device", "device_used"))
-        if peak.get(key)
-    }
+    predicted = next((e for e in events if e["kind"] == "memory_predicted" and e["phase"] == "tune"), {})
+    if "main_memory" in predicted:
+        predicted = {"rss": predicted["main_memory"]} | predicted
+    result: dict = {"losses": [e["loss"] for e in events if e["kind"] == "step"]}
+    for column, kind in KINDS.items():
+        for prefix, sizes in (("", peak), ("predicted_", predicted)):
+            if sizes.get(kind):
+                result[f"{prefix}{column}_gib"] = arms.gib(sizes[kind])
+    return result
 
 
 def compare_losses(results: dict[str, dict]) -> dict[str, dict]:
     """The arms' results, each with the largest difference of its losses from one process's at the same bits, in %."""
     compared = {}
     for name, result in results.items():
-        single = results[f"one:{name.split(':')[1]}"]
+        family, _, bits = name.split(":")
+        single = results[f"{family}:one:{bits}"]
         if "failed" in result or "failed" in single:
             compared[name] = result
             continue

@@ -1,6 +1,7 @@
 """Models of real shapes on several GPUs, quantized weights split over them: `several.py --shapes` runs these cells.
 
-A cell is how/shape/bits/GiB of each GPU (0: all): "one" process, "ddp" (weights whole in each) or "fsdp2" (split).
+A cell is how/shape/bits/GiB of each GPU (0: all): "one" process, "ddp" (weights whole in each), "fsdp2" (split) or
+"fsdp2_offload" (split, and waiting in main memory).
 A fifth part is r, else 8: of the 70 billion shape in 24 GiB, r 8 is predicted to take 24.2.
 Weights are random, made on each GPU layer by layer from the config, quantized there, and split. A step has 32 rows of
 5,024 tokens in all, over all processes. Everything else as the program plans it by itself, on all linear layers. Of the
@@ -41,8 +42,9 @@ CELLS = (
     "fsdp2/llama70b/4/0",
     "fsdp2/calm/16/0",
     "ddp/calm/16/0",
+    "fsdp2_offload/calm/16/0",
 )
-TOY_CELLS = ("one/toy/4/0", "fsdp2/toy/4/0", "one/toy/8/0", "fsdp2/toy/8/0")
+TOY_CELLS = ("one/toy/4/0", "fsdp2/toy/4/0", "one/toy/8/0", "fsdp2/toy/8/0", "fsdp2/toy/16/0")
 STEPS = 6
 CELL_SECONDS = 150  # after which a cell is ended
 ALL_SECONDS = 430  # after which no further cell is started
@@ -59,6 +61,8 @@ COLUMNS = {
     "predicted_device_gib": "{:.2f}",
     "load_gib": "{:.2f}",
     "predicted_load_gib": "{:.2f}",
+    "main_gib": "{:.2f}",
+    "predicted_main_gib": "{:.2f}",
 }
 
 
@@ -152,7 +156,7 @@ def measure_cell(name: str, device: str) -> None:
     team.leave()
 
 
-def _predict(config: Any, settings: Any, examples: list, team: Any, batching: str) -> dict:
+def _predict(config: Any, settings: Any, examples: list, team: Any, batching: str | None) -> dict:
     import torch
 
     from playground.memory.card_limit import capacity
@@ -160,18 +164,20 @@ def _predict(config: Any, settings: Any, examples: list, team: Any, batching: st
     from playground.predict.heaviest import predict_heaviest_step
 
     room = capacity(settings.load, team.device)
-    target = phases.Target(team.device, torch.bfloat16, room, team.size, team.splits_bytes)
+    target = phases.Target(team.device, torch.bfloat16, room, team.size, team.sharded, team.offloads)
     tuned = predict_heaviest_step(config, settings, target, examples, batching)
     loaded = phases.predict_load(config, settings, replace(target, capacity=0))
     return {
         "predicted_gib": arms.gib(tuned["allocated"]),
         "predicted_device_gib": arms.gib(tuned["need"]),
         "predicted_load_gib": arms.gib(loaded["allocated"]),
+        **({"predicted_main_gib": arms.gib(tuned["main_memory"])} if "main_memory" in tuned else {}),
         "predicted_plan": f"{tuned['checkpointing']}, {tuned['budget']} tokens",
     }
 
 
 def _measure(config: Any, settings: Any, examples: list, team: Any) -> dict:
+    import psutil
     import torch
     from peer import synchronize
 
@@ -188,9 +194,9 @@ def _measure(config: Any, settings: Any, examples: list, team: Any) -> dict:
         torch.cuda.reset_peak_memory_stats()
     tokenizer = SimpleNamespace(pad_token_id=random_models.PAD)
     loaded = LoadedModel(network, tokenizer, team.device, torch.bfloat16, "", split=split)
-    if not team.splits_numbers:  # as the engine does: once it was tried how rows are batched
-        batching = try_batching(loaded, examples, []).mode
-        result |= _predict(config, settings, examples, team, batching) | {"batching": batching}
+    # as the engine does: once it was tried how rows are batched, but for what FSDP2 itself splits
+    batching = None if team.splits_numbers else try_batching(loaded, examples, []).mode
+    result |= _predict(config, settings, examples, team, batching) | ({"batching": batching} if batching else {})
     trainer, ends, losses = prepare_trainer(loaded, settings, examples, [], team), [], []
     for event in fine_tune(trainer, examples, settings.train, threading.Event()):
         if event["kind"] != "step":
@@ -208,6 +214,7 @@ def _measure(config: Any, settings: Any, examples: list, team: Any) -> dict:
         "plan": f"{policy.checkpointing}, {policy.tokens} tokens",
         "losses": " ".join(map(str, losses)),
         "held_gib": arms.gib(split.bytes) if split else 0.0,
+        "main_gib": arms.gib(psutil.Process().memory_info().rss),
     }
     if on_cuda:
         result |= larger_gpu.peaks_on_gpu()

@@ -1,15 +1,20 @@
 """A fine-tune of several processes predicts as it starts what its plan says, also where FSDP2 itself splits weights."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 import toys
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from playground.data.batch import Example
 from playground.engine import predictions, tune
 from playground.engine.job import JobContext
+from playground.engine.streaming import check_main_memory
 from playground.engine.workbench import Workbench
+from playground.errors import PlaygroundError
+from playground.memory import constants, meter
 from playground.memory.peaks import PeakTracker
 from playground.planning import forecast, several
 from playground.predict import meta_model
@@ -42,9 +47,11 @@ def started(settings: Settings, monkeypatch) -> list[dict]:
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
-@pytest.mark.parametrize("bits", [32, 16, 8, 4])
-def test_each_gpu_predicts_as_it_starts_what_the_plan_says(bits, parallel, monkeypatch):
-    settings = settings_for(SMALL, bits, parallel)
+@pytest.mark.parametrize(
+    ("model", "bits"), [(SMALL, 32), (SMALL, 16), (SMALL, 8), (SMALL, 4), ("google-t5/t5-small", 16)]
+)
+def test_each_gpu_predicts_as_it_starts_what_the_plan_says(model, bits, parallel, monkeypatch):
+    settings = settings_for(model, bits, parallel)
     events, plan = started(settings, monkeypatch), forecast.forecast(settings, TOKENS, CAPACITY)["phases"]
     assert [(event["kind"], event["phase"]) for event in events] == [
         ("memory_predicted", "load"),
@@ -55,17 +62,49 @@ def test_each_gpu_predicts_as_it_starts_what_the_plan_says(bits, parallel, monke
         assert {name: event[name] for name in planned} == planned and event["held"] == 0
 
 
+@pytest.mark.parametrize("model", [SMALL, "google-t5/t5-small"])
+def test_of_what_fsdp2_splits_each_gpu_keeps_a_share_and_gathers_two_layers(model, monkeypatch):
+    alone = started(settings_for(model, 16, "ddp"), monkeypatch)
+    split = started(settings_for(model, 16, "fsdp2"), monkeypatch)
+    config = meta_model.config_of(model)
+    network = meta_model.build(config, replace(Settings().load, bits=16), torch.bfloat16, "cpu")
+    layers = [module for module in network.modules() if isinstance(module, GradientCheckpointingLayer)]
+    sizes = [sum(p.numel() * p.itemsize for p in layer.parameters() if p.ndim > 1) for layer in layers]
+    whole, kept = alone[0]["parts"]["weights"], split[0]["parts"]["weights"]
+    assert kept == pytest.approx(whole - 3 / 4 * sum(sizes), rel=0.001)
+    assert split[0]["parts"]["buffers"] >= 1.99 * max(sizes) > alone[0]["parts"].get("buffers", 0)
+    assert split[1]["parts"]["weights"] < alone[1]["parts"]["weights"] / 2
+
+
 def test_what_fsdp2_splits_and_isnt_predicted_is_said(monkeypatch):
-    events = started(settings_for("google-t5/t5-small", 16, "fsdp2"), monkeypatch)
+    own = meta_model.model_facts
+    monkeypatch.setattr(meta_model, "model_facts", lambda *of: replace(own(*of), kinds=()))
+    events = started(settings_for(SMALL, 16, "fsdp2"), monkeypatch)
     assert [event["key"] for event in events] == ["note.not_predicted"] * 2
 
 
+def test_shares_that_wait_in_main_memory_are_predicted_there(monkeypatch):
+    settings = settings_for(SMALL, 16, "fsdp2")
+    split = started(settings, monkeypatch)
+    monkeypatch.setenv("FSDP_OFFLOAD_PARAMS", "true")
+    waiting = started(settings, monkeypatch)
+    for phase, elsewhere in zip(split, waiting):
+        shares = phase["parts"]["weights"] - elsewhere["parts"]["weights"]
+        assert shares > 0 and "main_memory" not in phase and "streamed_layers" not in elsewhere
+        assert elsewhere["main_memory"] - constants.CUDA_PROGRAM_RSS == pytest.approx(shares, rel=0.01)
+        assert elsewhere["allocated"] < phase["allocated"]
+    monkeypatch.setattr(meter, "available_main_memory", lambda: 3 * waiting[1]["main_memory"])
+    check_main_memory(waiting[1], 3)
+    with pytest.raises(PlaygroundError, match="RAM"):
+        check_main_memory(waiting[1], 4)
+
+
 @pytest.mark.parametrize(("environment", "predicts"), [("false", True), ("true", False)])
-def test_nothing_is_predicted_where_split_weights_wait_in_main_memory(environment, predicts, monkeypatch):
+def test_no_answers_are_predicted_where_split_weights_wait_in_main_memory(environment, predicts, monkeypatch):
     monkeypatch.setenv("FSDP_OFFLOAD_PARAMS", environment)
     team = Team.planned(settings_for(SMALL, 16, "fsdp2"), "cpu")
     assert team.splits_numbers
-    assert JobContext(None, None, team, PeakTracker("cpu"), lambda: None).predicts_memory == predicts
+    assert JobContext(None, None, team, PeakTracker("cpu"), lambda: None).predicts_answers == predicts
 
 
 @pytest.mark.parametrize("waits", [True, False])
@@ -73,7 +112,7 @@ def test_no_rows_are_tried_while_matrices_wait_in_their_files(waits, monkeypatch
     tried, found = [], SimpleNamespace(mode="packed")
     monkeypatch.setattr(tune, "try_batching", lambda *arguments: tried.append(arguments) or found)
     monkeypatch.setattr(predictions, "predict_tune_memory", lambda *arguments: iter([arguments]))
-    context = SimpleNamespace(predicts_memory=True, bytes_by_part=dict, team=None)
+    context = SimpleNamespace(bytes_by_part=dict, team=None)
     rows = SimpleNamespace(examples=[], eval_set=SimpleNamespace(examples=[]))
     steps = tune._predict_memory(context, SimpleNamespace(pages=waits), Settings(), rows)
     assert next(steps)[4] is (None if waits else found) and len(tried) == (not waits)

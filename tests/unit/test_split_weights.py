@@ -262,7 +262,7 @@ def test_the_head_is_whole_from_the_last_layer_to_the_backward_pass():
         event(3, 1024, "backward", 0, is_free=True),
         event(6, 512, "backward", 0),
     ]
-    found = [(e.size, e.stage, e.is_free) for e in with_split_ends(events, [8192, 4096], 2)]
+    found = [(e.size, e.stage, e.is_free) for e in with_split_ends(events, [8192, 4096], 2)[0]]
     assert found == [
         (4096, "", False),
         (2048, "", False),
@@ -277,6 +277,8 @@ def test_the_head_is_whole_from_the_last_layer_to_the_backward_pass():
         (1024, "backward", True),
         (512, "backward", False),
     ]
+    elsewhere, waiting = with_split_ends(events, [8192, 4096], 2, waits=True)
+    assert [(e.size, e.stage, e.is_free) for e in elsewhere] == found[2:] and waiting == 4096 + 2048
 
 
 @pytest.fixture
