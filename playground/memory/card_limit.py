@@ -17,6 +17,11 @@ from playground.settings import Load
 MAX_RUNTIME_BYTES = constants.cuda_runtime_bytes("tune", Load(bits=8))
 
 
+def runtime_limit(processes: int = 1) -> int:
+    """The most bytes of a GPU that the allocators of one of so many processes never get."""
+    return MAX_RUNTIME_BYTES + (constants.NCCL if processes > 1 else 0)
+
+
 def capacity(load: Load, device: str) -> int:
     """Bytes of memory that a run is given: of the GPU or of the simulated one; of main memory on a CPU."""
     whole = meter.hardware(device)["capacity"]
@@ -42,7 +47,7 @@ def limit_cuda_memory(load: Load, device: str, processes: int = 1) -> Iterator[N
         yield
         return
     simulated, whole = capacity(load, device), meter.hardware(device)["capacity"]
-    runtime = MAX_RUNTIME_BYTES + (constants.NCCL if processes > 1 else 0)
+    runtime = runtime_limit(processes)
     if simulated <= runtime:
         raise problem("error.card", card_bytes=simulated, runtime_bytes=runtime)
     torch.cuda.empty_cache()  # blocks cached earlier could be reused without being counted

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-BLOCK, MOST_BYTES = 4 * 2**20, 32 * 2**20  # of a probe: read at once, and in all
+BLOCK, MOST_BYTES = 4 * 2**20, 128 * 2**20  # of a probe: read at once, and in all
 MOST_SECONDS = 0.1  # after which a probe reads no further block
 
 _rates: dict[tuple[int, int], float] = {}  # bytes a second, by file system and threads

@@ -191,7 +191,7 @@ def fastest_settings(settings: Settings, capacity: int) -> list[dict]:
     isn't predicted. Returns [{"speed" (relative to the best, or None), "seconds" (of a step, or None), "bits",
     "checkpointing", "tokens", "need", "streamed" (layers)}]. `need` is what a forecast of just these settings says:
     `auto` itself measures a forward pass first, which can fragment the allocator's memory. Of several GPUs it is one's,
-    no seconds are known, and bit widths at which they aren't predicted are left out.
+    and no seconds are known.
     """
     options = _fitting_options(settings, capacity)
     if not options:
@@ -214,8 +214,6 @@ def _fitting_options(settings: Settings, capacity: int) -> list[tuple[float, flo
     alone = settings.train.num_processes == 1
     rates = next((one for one, _ in rates_for("cuda", capacity)), None) if alone else None
     for bits in RELATIVE_TOKEN_SECONDS:
-        if not alone and settings.train.parallel == "fsdp2" and bits >= 16:
-            continue
         for checkpointing in ("auto", "all"):
             chosen = _predict_tune(_with_plan(settings, bits, checkpointing, 0), capacity)
             plan = bits, chosen["checkpointing"], chosen["budget"]

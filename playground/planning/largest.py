@@ -18,7 +18,7 @@ from playground.settings import BIT_WIDTHS, Settings
 
 JOBS = ("chat", "tune")  # that a model may be too large for
 TRIED_BITS = tuple(bits for bits in BIT_WIDTHS if bits < 32)
-SETUP_BITS = (8, 4)  # at which weights split over several GPUs are predicted
+SETUP_BITS = (8, 4)  # of the table of setups: LLM.int8()'s own, and 4 bits
 
 OnProgress = Callable[..., Any]
 
@@ -32,7 +32,7 @@ def required_memory(
     single GPU, and of the row.
     """
     config = meta_model.config_of(model)
-    is_split = gpus > 1 and bits < 16 and not config.is_encoder_decoder
+    is_split = gpus > 1 and (bits >= 16 or not config.is_encoder_decoder)
     train = {
         "batch_size": gpus,
         "max_seq_length": length,

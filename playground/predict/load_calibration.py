@@ -5,6 +5,7 @@ and with the tokenizer's file. Each is the difference between two loads that dif
 that are predicted later.
 """
 
+import itertools
 import json
 import math
 import mmap
@@ -179,10 +180,16 @@ def _tokenizer_seconds(toy: _Toy) -> dict[str, float]:
 
 
 def _drop_seconds(toy: _Toy) -> float:
-    """Those of giving back pages once, most of which go to reading the list of the process's mappings."""
-    pages = FilePages(toy.folder)
+    """Those of giving back pages once, most of which go to reading the list of the process's mappings.
 
-    return statistics.median(_timed(lambda: pages.drop(-sys.maxsize)) for _ in range(MAPS_READ))
+    Each time right after the one before, as in a load: where the heap's free pages were released, it takes half as long
+    again.
+    """
+    pages, moments = FilePages(toy.folder), [kernels.clock()]
+    for _ in range(MAPS_READ):
+        pages.drop(-sys.maxsize)
+        moments.append(kernels.clock())
+    return statistics.median(end - begin for begin, end in itertools.pairwise(moments))
 
 
 def _read_seconds(file: Path, device: str) -> float:

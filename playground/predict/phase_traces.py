@@ -16,12 +16,14 @@ from transformers import DynamicCache, EncoderDecoderCache, PreTrainedConfig, Pr
 
 from playground.data.batch import Example
 from playground.memory import constants
+from playground.memory.card_limit import runtime_limit
+from playground.memory.ledger import tensors_by_part
 from playground.model.shares import share_bytes
 from playground.predict.allocation_trace import OUTSIDE, UNKNOWN, AllocationTrace, book_layer_stack, booked_as
 from playground.predict.load_order import staged_elements, warmup_bytes, weights_in_load_order
 from playground.predict.trace_cache import trace_phase
 from playground.predict.traced_model import Target, TracedModel, checkpoint_interval
-from playground.settings import Load, Lora, Settings, Train, has_own_layers, streamed_count
+from playground.settings import Lora, Settings, Train, has_own_layers, streamed_count
 from playground.train.loss import Loss
 from playground.train.offloaded_optimizer import offloads
 from playground.train.parallel import Team
@@ -201,7 +203,7 @@ def _trace_step(
     with trace:
         saved, copied = traced.streaming(settings.load, target.shares)
         saved += _saved_by_split_ends(traced, target.shares)
-        room = _room_to_plan_with(traced, target, settings.load, saved)
+        room = _room_to_plan_with(traced, target, saved)
         team, multiplicity = Team("meta", launched=False, shares=target.shares), traced.tensor_multiplicity
         trainer = build_trainer(traced.loaded, settings, rows, [], team, room, multiplicity, batching, copied)
         policy, batcher = trainer.plan.policy, trainer.batcher
@@ -238,12 +240,15 @@ def _trace_micro_batches(trace: AllocationTrace, trainer: Trainer, micro_batches
         hook.remove()
 
 
-def _room_to_plan_with(traced: TracedModel, target: Target, load: Load, saved: int) -> int:
-    """Bytes that the training plan may use besides the weights; saved: of these, by streaming."""
+def _room_to_plan_with(traced: TracedModel, target: Target, saved: int) -> int:
+    """Bytes that the training plan may use besides the model with its adapter; saved: of its weights, by streaming."""
     if not target.capacity:
         return UNLIMITED
-    runtime = constants.cuda_runtime_bytes("tune", load, target.processes) + 2 * constants.CUBLAS_WORKSPACE
-    return target.capacity - runtime - traced.weight_bytes + saved
+    # as a simulated GPU leaves a run, whose backward pass, when it plans, hasn't taken a workspace of its own yet
+    runtime = runtime_limit(target.processes) + constants.CUBLAS_WORKSPACE
+    added = (tensor for part, tensor in tensors_by_part(traced.loaded.model) if part == "adapters")
+    adapters = sum(tensor.nbytes * traced.tensor_multiplicity(tensor) for tensor in added)
+    return target.capacity - runtime - traced.weight_bytes - adapters + saved
 
 
 def _saved_by_split_ends(traced: TracedModel, shares: int) -> int:

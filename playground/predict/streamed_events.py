@@ -112,6 +112,17 @@ def with_split_ends(
     return kept, sum(own) if waits else 0
 
 
+def apart_bytes(by_layer: dict[int, int], ends: Sequence[int], shares: int, waits: bool) -> int:
+    """Bytes of the GPU that FSDP2 receives gathered weights in, and copies them out of: on a stream of its own.
+
+    torch's allocator keeps blocks of different streams apart. There are those of two layers, or of all matrices outside
+    of the layers (_fsdp_collectives.py). Where shares wait in main memory, they are copied in on the same stream.
+    by_layer: bytes of each layer's weights; ends: as of `with_split_ends`; waits: as of `with_streamed_layers`.
+    """
+    received = max(BUFFERS * max(by_layer.values(), default=0), sum(ends))
+    return received + (share_bytes(received, shares) if waits else 0)
+
+
 def _last_layer_events(events: Sequence[AllocationEvent]) -> set[int]:
     """Indices of the last event of a repeated layer in each forward pass."""
     forward: list[list[int]] = [[]]

@@ -91,7 +91,7 @@ def test_shares_that_wait_in_main_memory_are_predicted_there(monkeypatch):
     for phase, elsewhere in zip(split, waiting):
         shares = phase["parts"]["weights"] - elsewhere["parts"]["weights"]
         assert shares > 0 and "main_memory" not in phase and "streamed_layers" not in elsewhere
-        assert elsewhere["main_memory"] - constants.CUDA_PROGRAM_RSS == pytest.approx(shares, rel=0.01)
+        assert elsewhere["main_memory"] - constants.CUDA_PROGRAM_RSS == pytest.approx(shares, rel=0.03)
         assert elsewhere["allocated"] < phase["allocated"]
     monkeypatch.setattr(meter, "available_main_memory", lambda: 3 * waiting[1]["main_memory"])
     check_main_memory(waiting[1], 3)
