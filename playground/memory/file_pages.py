@@ -9,7 +9,7 @@ import ctypes
 import mmap
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 LEAST = 2 * 2**20  # bytes of files that have come into memory: with fewer, looking for them isn't worth its time
@@ -17,9 +17,14 @@ LEAST_SHARE = 1000  # and of the files, where a thousandth is more: of a float32
 MADV_DONTNEED = 4  # madvise(2)
 
 
-def drop_count(size: int) -> int:
-    """How many times `FilePages.drop` releases pages while `size` bytes of files are read."""
-    return size // _least(size)
+def drop_count(sizes: Sequence[float]) -> int:
+    """How many times `FilePages.drop` releases pages while tensors of so many bytes are read one after the other."""
+    least, resident, count = _least(int(sum(sizes))), 0.0, 0
+    for size in sizes:
+        resident += size
+        if resident >= least:
+            resident, count = 0.0, count + 1
+    return count
 
 
 def _least(size: int) -> int:

@@ -13,7 +13,7 @@ import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -68,21 +68,23 @@ def measure_loads(device: str) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class _Toy:
-    """A saved model in bfloat16: its folder, and its numbers of layers, parameters in PyTorch's sense, and weights.
+    """A saved model in bfloat16: its folder, how many layers it has, and the weights of each parameter.
 
-    matrices: parameters with two dimensions. linear: weights of its linear layers, which a quantizing load quantizes.
+    linear: weights of its linear layers, which a quantizing load quantizes.
     """
 
     folder: Path
     layers: int
-    tensors: int
-    matrices: int
-    weights: int
+    sizes: Sequence[int]
     linear: int
 
     @property
-    def stored(self) -> int:
-        return (self.folder / "model.safetensors").stat().st_size
+    def tensors(self) -> int:
+        return len(self.sizes)
+
+    @property
+    def weights(self) -> int:
+        return sum(self.sizes)
 
 
 def _measure(device: str, shallow: _Toy, deep: _Toy, wide: _Toy, until: float) -> dict[str, float]:
@@ -91,7 +93,7 @@ def _measure(device: str, shallow: _Toy, deep: _Toy, wide: _Toy, until: float) -
     known["fixed"] = max(0.0, few - known["tensor"] * shallow.tensors)
     known |= {"drop": _drop_seconds(wide), "read": _read_seconds(wide.folder / "piece", device)}
     if device == "cpu":  # there, weights of the file's dtype stay mapped, and no pages are released
-        plain += known["drop"] * min(drop_count(wide.stored), wide.matrices)
+        plain += known["drop"] * drop_count([torch.bfloat16.itemsize * size for size in wide.sizes])
     known["convert"] = _more(_seconds(wide, device, bits=32), plain, wide.weights * torch.float32.itemsize)
     known |= _tokenizer_seconds(shallow)
     for kind in KINDS:
@@ -236,8 +238,7 @@ def _save_toy(folder: Path, layers: int, width: int, inner: int) -> _Toy:
     _save_tokenizer(folder, LETTERS)
     sizes = [parameter.numel() for parameter in model.parameters()]
     linear = sum(p.numel() for name, p in model.named_parameters() if p.ndim == 2 and ".layers." in name)
-    matrices = sum(parameter.ndim > 1 for parameter in model.parameters())
-    return _Toy(folder, layers, len(sizes), matrices, sum(sizes), linear)
+    return _Toy(folder, layers, sizes, linear)
 
 
 def _save_tokenizer(folder: Path, tokens: int) -> Path:

@@ -1,7 +1,8 @@
 """Predict the seconds of loading a model, from its config, its files and what this machine was measured to take.
 
 A load makes the network, reads each tensor from the files, converts or quantizes it, and reads the tokenizer. On a GPU
-tensors that aren't quantized are read in threads, beside which the network gets them: the longer of both counts. Pages
+tensors that aren't quantized are read in threads, beside which the network gets them, and others are quantized by the
+GPU while the next are read: the longer of both counts. Pages
 of the files that aren't in the page cache come from the disk: between the bounds that all or none of it happens while
 something is computed, the middle is taken.
 """
@@ -96,10 +97,13 @@ def predict_load_seconds(
     reading = known["read"] * read + (known["convert"] * facts.parameters * dtype.itemsize if converts else 0.0)
     placing = known["tensor"] * facts.tensors
     if converts or is_quantized or rates.device == "cuda":  # else weights stay mapped, and their pages in memory
-        placing += known["drop"] * min(drop_count(stored.stored), facts.matrices)
-    seconds = known["fixed"] + (max(reading, placing) if in_threads else reading + placing)
+        item = stored.stored / facts.parameters
+        placing += known["drop"] * drop_count([item * size for size in facts.sizes])
     if is_quantized:
-        seconds += known[f"layer:{kind}"] * facts.quantized_layers + known[f"quantize:{kind}"] * facts.quantized
+        placing += known[f"layer:{kind}"] * facts.quantized_layers
+        quantizing = known[f"quantize:{kind}"] * facts.quantized
+        reading = max(reading, quantizing) if rates.device == "cuda" else reading + quantizing
+    seconds = known["fixed"] + (max(reading, placing) if in_threads else reading + placing)
     waiting = stored.missing / stored.rate
     disk = waiting - min(waiting, seconds) / 2
     total = seconds + disk + _tokenizer_seconds(known, stored.tokenizer)

@@ -80,7 +80,7 @@ class ModelFacts:
 
     kinds: of its repeated layers, by stack (shallow_model.layer_kinds). parameters: how many it has. linear: how many
     of them are in linear layers. quantized: how many are in quantized layers, of which there are `quantized_layers`.
-    tensors: how many parameters it has as PyTorch counts them, `matrices` of them with more than one dimension.
+    sizes: of each parameter as PyTorch counts them, in numbers.
     """
 
     kinds: tuple[tuple[shallow_model.LayerKind, ...], ...]
@@ -88,8 +88,12 @@ class ModelFacts:
     linear: int
     quantized: int = 0
     quantized_layers: int = 0
-    tensors: int = 0
-    matrices: int = 0
+    sizes: tuple[int, ...] = ()
+
+    @property
+    def tensors(self) -> int:
+        """How many parameters it has as PyTorch counts them."""
+        return len(self.sizes)
 
 
 _known_models: LruCache[ModelFacts] = LruCache(MAX_KNOWN_MODELS)
@@ -111,8 +115,7 @@ def model_facts(config: PreTrainedConfig, load: Load, dtype: torch.dtype, device
             linear=sum(linear.values()),
             quantized=sum(map(unquantized_size, quantized)),
             quantized_layers=len(quantized),
-            tensors=len(tensors),
-            matrices=sum(parameter.ndim > 1 for parameter in model.parameters()),
+            sizes=tuple(tensors),
         )
 
     return _known_models.get_or_compute((config_key(config), load, dtype, device), compute)

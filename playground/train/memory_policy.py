@@ -32,6 +32,9 @@ FIXED_TOKENS = 300
 # forward passes that offloading adds: each layer's input copied out and in. From an early run on an H100 that wasn't
 # kept; the figures of tests/bench/README.md (11,216 instead of 12,053 tokens/s) give 0.22
 OFFLOAD_COST = 0.15
+# the same beside copied weights, behind which inputs wait on their way back. OpenCALM-7B, 16 bits, 8 GiB of an H100:
+# 8,142 tokens/s with 25 streamed layers, offloaded, and 10,566 with 28, not offloaded (tests/bench/README.md)
+STREAMED_OFFLOAD_COST = 1.2
 # share of what a layer keeps that its backward pass takes in addition: a guess on the safe side
 GRADIENT_SHARE = 0.4
 # share of free memory to plan with: the rest is what the allocator can't use, 4 to 7 % of what is allocated on an H100
@@ -79,8 +82,9 @@ class ActivationCost:
         recomputed = sum(policy.recomputes(n) for n in range(self.layers)) / self.layers
         offloading = OFFLOAD_COST if policy.checkpointing == "offload" else 0
         work = (2 + recomputed + offloading) * max(policy.tokens + FIXED_TOKENS, self.launch)
+        waiting = policy.tokens * STREAMED_OFFLOAD_COST if offloading else 0.0
         copying = 2 * self.copy  # weights are copied once forward and once backward, on the same bus as layers' inputs
-        return max(work, copying and copying + offloading * policy.tokens) / policy.tokens
+        return max(work, copying and copying + waiting) / policy.tokens
 
     def _kept(self, policy: CheckpointPolicy, layer: int) -> float:
         if not policy.recomputes(layer):
@@ -132,7 +136,8 @@ def choose_plan(
 ) -> MemoryPlan:
     """The fastest policy for these rows and settings that fits, with fallbacks. If none fits, the one that needs least.
 
-    free_bytes: what the optimizer's first step and micro-batches may take (None: what is free on the device now).
+    free_bytes: what the optimizer and micro-batches may take (None: what is free on the device now, where the
+    optimizer's float32 copies are already).
     multiplicity: in a shallow network that stands for a deep one (predict/layer_extrapolation.py), how many tensors a
     tensor stands for. processes: how many share a step's rows; the plan fits the largest share, so that all choose
     alike. copied_bytes: of weights that are copied from main memory for one pass over all layers. Raises
@@ -147,6 +152,8 @@ def choose_plan(
         return MemoryPlan(candidates[0])
     if free_bytes is None:
         free_bytes = free_memory(batcher.device)
+    else:
+        free_bytes -= optimizer.copied_bytes(multiplicity)
     cost = measure_cost(loss_module, batcher, layers, examples, multiplicity, free_bytes)
     cost = replace(cost, copy=copy_tokens(batcher, layers, copied_bytes, cost.layers))
     peaks = {policy: cost.peak(policy, min(policy.tokens, most)) for policy in candidates}

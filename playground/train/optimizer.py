@@ -77,6 +77,11 @@ class Optimizer:
             for parameter, copy in zip(self.parameters, self.copies)
         )
 
+    def copied_bytes(self, multiplicity: Callable[[Tensor], int] = lambda tensor: 1) -> int:
+        """Bytes of the float32 copies, which are there from the beginning. multiplicity: as of `pending_bytes`."""
+        pairs = zip(self.parameters, self.copies) if self._has_copies else ()
+        return sum(multiplicity(parameter) * copy.nbytes for parameter, copy in pairs)
+
     def moment_bytes(self, copy: Tensor) -> int:
         """Bytes on the device of the two running averages of one tensor; paged ones are in main memory.
 

@@ -71,11 +71,15 @@ def test_a_load_takes_what_its_tensors_bytes_layers_and_weights_take(half):
     assert seconds(half, Load(bits=16), tokenizer=1.0, tokenizer_power=2.0) == 1 + (tokenizer / 100) ** 2
 
 
-def test_pages_are_given_back_a_thousand_times_at_most(half):
-    assert (drop_count(2**20), drop_count(50 * 2**20), drop_count(2**40)) == (0, 25, 1000)
+def test_pages_are_given_back_once_enough_of_them_were_read_and_a_thousand_times_at_most(half):
+    mib = 2**20
+    assert drop_count([mib]) == 0 and drop_count([mib] * 50) == 25 and drop_count([mib] * 10_000) == 1000
+    assert drop_count([3 * mib, mib, 3 * mib, mib, mib, mib]) == 3 and drop_count([7 * mib] * 5) == 5
     config = meta_model.config_of(str(half))
-    for size, drops in ((2**20, 0), (12 * 2**20, 6), (2**40, 16)):  # of 21 tensors 16 are matrices
+    sizes = meta_model.model_facts(config, Load(bits=32), torch.float32, "cpu").sizes
+    for size, drops in ((2**20, 0), (12 * 2**20, 5), (2**40, 18)):  # of 21 tensors; the norms are read with others
         stored = StoredModel(size, tokenizer=1)
+        assert drop_count([size / sum(sizes) * numbers for numbers in sizes]) == drops
         found = predict_load_seconds(config, Load(bits=32), torch.float32, rates(drop=1.0, convert=0.0), stored)
         quantized = rates(drop=1.0, layer_of_nf4=0.0, quantize_of_nf4=0.0)
         at_4_bits = predict_load_seconds(config, Load(bits=4), torch.bfloat16, quantized, stored)
@@ -90,6 +94,7 @@ def test_pages_are_given_back_a_thousand_times_at_most(half):
         ({"read": 1.0, "convert": 2.0, "tensor": 1.0}, lambda facts, stored: 1 + (2 + 2 * 2) * facts.parameters),
         ({"drop": 1e9, "read": 1.0}, lambda facts, stored: 1 + 1e9),  # one of 2 MiB
     ],
+    ids=["read", "tensors", "converted", "pages"],
 )
 def test_a_gpu_gets_tensors_while_others_are_read(toy, changes, expected):
     config = meta_model.config_of(str(toy()))  # in float32
@@ -98,6 +103,20 @@ def test_a_gpu_gets_tensors_while_others_are_read(toy, changes, expected):
     on_gpu = replace(rates(**changes), device="cuda")
     found = predict_load_seconds(config, Load(bits=16), torch.bfloat16, on_gpu, stored)
     assert found["seconds"] == pytest.approx(expected(facts, stored.stored))
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cuda", 5), ("cpu", 8)])
+def test_a_gpu_quantizes_what_was_read_while_it_reads_on(half, device, expected):
+    config = meta_model.config_of(str(half))
+    facts = meta_model.model_facts(config, Load(bits=4), torch.bfloat16, device)
+    known = rates(layer_of_nf4=1 / facts.quantized_layers, quantize_of_nf4=3 / facts.quantized, read=3 / 1000)
+    found = predict_load_seconds(
+        config, Load(bits=4), torch.bfloat16, replace(known, device=device), StoredModel(1000, tokenizer=1)
+    )
+    assert found["seconds"] == pytest.approx(expected)
+    slower = replace(known, device=device, loads=known.loads | {"quantize:nf4": 9 / facts.quantized})
+    found = predict_load_seconds(config, Load(bits=4), torch.bfloat16, slower, StoredModel(1000, tokenizer=1))
+    assert found["seconds"] == pytest.approx(expected + 6)
 
 
 def test_half_of_what_can_be_hidden_of_reading_the_disk_is_hidden(half):

@@ -150,6 +150,22 @@ def test_where_copying_weights_takes_longest_offloading_is_no_faster_than_keepin
     cost = ActivationCost(layer=1000, entry=64, layers=32, fixed=0, copy=50_000)
     keep, offload = CheckpointPolicy("all", 5000), CheckpointPolicy("offload", 5000)
     assert cost.forward_passes(keep) == 20 < cost.forward_passes(offload)
+    more_copied = ActivationCost(layer=1000, entry=64, layers=32, fixed=0, copy=52_000)
+    assert more_copied.forward_passes(keep) < cost.forward_passes(offload)  # as measured, at 28 and 25 of 32 layers
+
+
+def test_float32_copies_that_are_still_to_come_are_no_room_for_activations(monkeypatch):
+    toy, rooms = ToyRun.make(), []
+    half = [(name, torch.nn.Parameter(p.bfloat16())) for name, p in toy.loss_module.named_parameters()]
+    optimizer, own = Optimizer(half), memory_policy.measure_cost
+    numbers = sum(parameter.numel() for _, parameter in half)
+    assert (optimizer.copied_bytes(), toy.optimizer.copied_bytes()) == (4 * numbers, 0)
+    assert optimizer.copied_bytes(lambda parameter: 3) == 12 * numbers
+    monkeypatch.setattr(memory_policy, "measure_cost", lambda *of: rooms.append(of[-1]) or own(*of))
+    monkeypatch.setattr(memory_policy, "free_memory", lambda device: 2**33)
+    for room in (2**34, None):  # on a device that is there, the copies are too
+        choose_plan(toy.loss_module, optimizer, toy.batcher, toy.layers, ROWS, toy.settings, room)
+    assert rooms == [2**34 - 4 * numbers, 2**33]
 
 
 def test_launch_time_counts_on_cards_alone_and_less_for_wide_layers():
