@@ -12,7 +12,9 @@ from torch import nn
 from playground import compat
 from playground.memory.ledger import tensors_by_part
 
-MIN_FRAGMENTATION = 0.05  # of the reserved memory: below that, defragmenting isn't worth its time
+# Below both, defragmenting isn't worth its time: a share of the reserved memory, and bytes of holes
+MIN_FRAGMENTATION, MIN_HOLES = 0.05, 40 * 2**20
+RELEASED = 20 * 2**20  # bytes that are moved, at least, between two releases of old pages, which are so large
 LARGE_BLOCK = 2**16  # bytes
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt's parameters (malloc.h)
 
@@ -46,7 +48,7 @@ def defragment_after_load(model: nn.Module) -> None:
     """After quantizing on the GPU, close the holes left in its memory if they are many."""
     release_memory()
     allocated, reserved = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
-    if reserved - allocated > MIN_FRAGMENTATION * reserved:
+    if reserved - allocated > max(MIN_HOLES, MIN_FRAGMENTATION * reserved):
         defragment(model)
 
 
@@ -62,16 +64,18 @@ def defragment(model: nn.Module) -> None:
     by_address = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in tensors if t.untyped_storage().nbytes()}
     most = torch.cuda.max_memory_allocated() - torch.cuda.memory_allocated()
     most_reserved = torch.cuda.max_memory_reserved()
-    pool = torch.cuda.MemPool()  # else a tensor would go into the hole that it left
+    pool, moved = torch.cuda.MemPool(), 0  # without a pool a tensor would go into the hole that it left
     for _, storage in sorted(by_address.items(), key=lambda pair: pair[0]):
         if storage.nbytes() > most:
             continue
-        if torch.cuda.memory_reserved() + storage.nbytes() > most_reserved:
+        if moved > RELEASED and torch.cuda.memory_reserved() + storage.nbytes() > most_reserved:
             torch.cuda.empty_cache()
+            moved = 0
         try:
             move_storage(storage, torch.cuda.use_mem_pool(pool))
         except torch.OutOfMemoryError:
             break
+        moved += storage.nbytes()
     torch.cuda.empty_cache()
 
 
