@@ -31,8 +31,11 @@ LOG = "processes.log"  # what they print, in the folder of the runs
 POLL_SECONDS = 0.1
 STOP_SECONDS = 2.0  # to stop in order; then the run is closed with what the last checkpoint has, in 2.5 s
 REPORT_SECONDS = 8.0  # between a member's death and accelerate's report of it
+# for the others to end once one has died: a member can't that waits for it on its GPU, and accelerate gives it 30 s
+DEATH_SECONDS = 8.0
 LEAVE_SECONDS = 5.0  # for members to leave, once rank 0 has given its result
 END_SECONDS = 20.0  # beyond which members are killed that were asked to stop or to end; a checkpoint is kept before
+CLOSING = re.compile(r"Sending process \d+ closing signal")  # torch's launcher says so once a member has died
 RANK, EXIT_CODE = re.compile(r"^rank\s*: (\d+) "), re.compile(r"^exitcode\s*: (-?\d+) ")  # in accelerate's report
 
 
@@ -119,7 +122,7 @@ class _Members:
 
     def _messages_until_end(self, stop: threading.Event) -> Iterator[Message]:
         """What the processes say, until they have ended or had their time to; then all are killed."""
-        asked_at, until, message = 0.0, float("inf"), Message()
+        asked_at, died_at, until, message = 0.0, 0.0, float("inf"), Message()
         while "exit" not in message and time.monotonic() < until:
             try:
                 message = self._messages.get(timeout=POLL_SECONDS)
@@ -135,10 +138,20 @@ class _Members:
                 until = min(until, asked_at + END_SECONDS)
             if asked_at and time.monotonic() > asked_at + STOP_SECONDS and not ENDING.cause:
                 self._terminate()
+            if not asked_at and not died_at and any(map(CLOSING.search, self._connection.last_log_lines)):
+                died_at = time.monotonic()
+            if died_at and time.monotonic() > died_at + DEATH_SECONDS:
+                self._kill_members()
             has_ended = self._terminated and not self._rank_0_lives()
             if has_ended or not self._connection.alive:
                 until = min(until, time.monotonic() + POLL_SECONDS)
         self.kill()
+
+    def _kill_members(self) -> None:
+        """Kill the launcher's own children, of which it then reports the one that died first."""
+        with contextlib.suppress(psutil.Error):
+            for member in self._launcher.children():
+                member.kill()
 
     def _seconds_to_leave(self, message: Message) -> float:
         """How long the processes are waited for after rank 0's last message."""

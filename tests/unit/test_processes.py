@@ -172,6 +172,23 @@ def test_a_killed_process_ends_the_job_with_its_number_and_signal(engine, chosen
 
 
 @pytest.mark.slow
+def test_a_member_that_waits_for_a_dead_one_is_ended_soon(chosen, tmp_path, monkeypatch):
+    """As one does on a GPU, where no signal is taken in."""
+    monkeypatch.setattr("playground.engine.processes.DEATH_SECONDS", 1)
+    killed_at = 0.0
+    with pytest.raises(PlaygroundError) as caught:
+        for event in Workbench(tmp_path).tune(chosen(train=ENDLESS)):
+            if event["kind"] == "step" and not killed_at:
+                own = {int(p.environ().get("RANK", -1)): p for p in psutil.Process().children(recursive=True)}
+                own[0].suspend()
+                own[1].kill()
+                killed_at = time.monotonic()
+    assert time.monotonic() - killed_at < SOON
+    [problem] = caught.value.problems
+    assert (problem.key, problem.values["rank"]) == ("error.process_signal", 1)
+
+
+@pytest.mark.slow
 def test_a_killed_launcher_leaves_no_process(engine, chosen):
     job = engine.tune(chosen(train=ENDLESS))
     first(job, "step")
