@@ -14,14 +14,17 @@ from playground.engine.job import JobContext
 from playground.engine.streaming import check_main_memory
 from playground.engine.workbench import Workbench
 from playground.errors import PlaygroundError
-from playground.memory import constants, meter
+from playground.memory import card_limit, constants, meter
 from playground.memory.peaks import PeakTracker
+from playground.model.shares import share_bytes
 from playground.planning import forecast, several
-from playground.predict import meta_model
+from playground.predict import meta_model, phases
 from playground.predict.heaviest import predict_share
 from playground.predict.phase_traces import LABELLED_SHARE
+from playground.predict.streamed_events import apart_bytes
 from playground.runs import accuracy
 from playground.settings import Settings
+from playground.train import memory_policy
 from playground.train.parallel import Team
 
 SMALL, TOKENS, CAPACITY = "cyberagent/open-calm-small", 64, 2 * 2**30
@@ -74,6 +77,28 @@ def test_of_what_fsdp2_splits_each_gpu_keeps_a_share_and_gathers_two_layers(mode
     assert kept == pytest.approx(whole - 3 / 4 * sum(sizes), rel=0.001)
     assert split[0]["parts"]["buffers"] >= 1.99 * max(sizes) > alone[0]["parts"].get("buffers", 0)
     assert split[1]["parts"]["weights"] < alone[1]["parts"]["weights"] / 2
+    apart = split[1]["reserved"] - split[1]["allocated"]  # FSDP2's own buffers; two layers', or the embedding and head
+    assert apart > 1.99 * max(sizes) and apart > alone[1]["reserved"] - alone[1]["allocated"] + max(sizes)
+
+
+def test_what_fsdp2_receives_is_kept_apart():
+    def apart(ends: list[int], waits: bool) -> int:
+        return apart_bytes({0: 4096, 1: 8192}, ends, 4, waits)
+
+    assert (apart([], False), apart([10_000], False), apart([10_000, 10_000], False)) == (16_384, 16_384, 20_000)
+    assert apart([], True) == 16_384 + share_bytes(16_384, 4)
+
+
+def test_a_plan_has_the_room_that_a_simulated_gpu_leaves_beside_model_and_adapter(monkeypatch):
+    rooms, own = [], memory_policy.measure_cost
+    monkeypatch.setattr(memory_policy, "measure_cost", lambda *of: rooms.append(of[-1]) or own(*of))
+    settings = settings_for(SMALL, 16, "ddp").with_values({"lora": {"r": 48}, "train": {"num_processes": 1}})
+    config, target = meta_model.config_of(SMALL), phases.Target("cuda", torch.bfloat16, CAPACITY)
+    parts = phases.predict_tune(config, settings, target, [TOKENS] * 3)["parts"]
+    adapters = parts["adapters"]  # with float32 copies, of twice as many bytes, in the optimizer's part
+    assert parts["optimizer"] == pytest.approx(6 * adapters, rel=0.01)
+    taken = card_limit.runtime_limit() + constants.CUBLAS_WORKSPACE + parts["weights"] + 3 * adapters
+    assert rooms[-1] == pytest.approx(CAPACITY - taken, abs=2**17)
 
 
 def test_what_fsdp2_splits_and_isnt_predicted_is_said(monkeypatch):
