@@ -16,7 +16,7 @@ FASTER = 0.97  # of the work of fewer streamed layers: more of them leave more r
 # Share of the device that the choice plans with: at the edge the run itself plans for less room and offloads, which
 # copies over the same bus (measured: OpenCALM-7B in 8 GiB, 25 layers, 67 % of its speed in 24 GiB)
 PLANNED_SHARE = 0.97
-TRIES = 8  # numbers beyond the least that are tried
+TRIES = 4  # numbers beyond the least that are tried
 
 Predict = Callable[[Settings], dict]
 
