@@ -45,6 +45,7 @@ from playground.ui import (
     status_strip,
     take_home_tab,
     talk_tab,
+    weight_view,
 )
 from playground.ui.engine_state import engine_state, loaded_text, tuned_text
 from playground.ui.live_view import STATIC, live_view
@@ -212,7 +213,7 @@ def _kept_components(page: Page, tabs: Tabs) -> dict[str, Any]:
         f"chat.generation.{index}": component for index, component in enumerate(tabs.compare.settings.generation)
     }
     lab = {f"lab.{index}": component for index, component in enumerate(tabs.lab.inputs())}
-    weight = {f"weight.{index}": component for index, component in enumerate(tabs.lab.weight.inputs())}
+    weight = {f"weight.{index}": component for index, component in enumerate(tabs.lab.weight.inputs()[1:])}
     filters, data, export = tabs.load.filters, tabs.data, tabs.take_home.export
     queue, service = tabs.fine_tune.queue, tabs.compare.settings
     numbered: dict[str, list[Any]] = {
@@ -234,10 +235,11 @@ def _kept_components(page: Page, tabs: Tabs) -> dict[str, Any]:
 
 
 def _kept_lists(tabs: Tabs) -> dict[str, Any]:
-    """The kept lists that are filled once the program knows the runs, by the names under which each is filled."""
+    """The kept lists that are filled once the program knows the runs, or the model, by their names there."""
     return {
         adapter_choice.KEPT: tabs.compare.adapter,
         spectrum_view.KEPT: tabs.lab.weight.spectrum.adapter,
+        weight_view.KEPT: tabs.lab.weight.layer,
         take_home_tab.KEPT: tabs.take_home.run,
     }
 

@@ -11,11 +11,13 @@ from playground.errors import as_playground_error
 from playground.i18n import table
 from playground.lab.formats import BITS, BLOCKS, DEFAULT_BLOCK, WITH_BITS
 from playground.ui import spectrum_view
+from playground.ui.kept_state import with_kept
 from playground.ui.page import LATEST_ONLY, Page, Update, message, message_box
 from playground.ui.weight_figure import lora_figure, weight_figure
 
 KINDS = (*WITH_BITS, "ternary", "nf4", "fp4", "nvfp4", "mxfp4", "fp8")
 FIRST_LAYER = ""
+KEPT = "weight.layer"  # the name under which the browser keeps the choice
 
 
 @dataclass(frozen=True)
@@ -64,18 +66,17 @@ def connect(page: Page, view: WeightView, models: gr.Dropdown) -> None:
     models: the first of them is the one that is shown.
     """
 
-    def draw(
-        parts: Sequence[str], models: list | None, layer: str | None, kind: str, bits: int, block: int, rank: int
-    ) -> list[Update]:
+    def draw(parts: Sequence[str], kept: str, layer: str | None, models: list | None, *values: Any) -> list[Update]:
+        kind, bits, block, rank = values
         try:
-            picture = page.planner.ask(
-                "weight_picture", **question(page, models, layer, format_name(kind, bits, block))
-            )
+            asked = question(page, models, layer or kept, format_name(kind, bits, block))
+            picture = page.planner.ask("weight_picture", **asked)
         except Exception as error:
             return [message(as_playground_error(error).text(page.lang), bad=True), *[gr.skip() for _ in parts]]
         cells = picture["block"]["before"]
+        waits = not layer and kept not in ("", None, *picture["layers"])  # for the model that was kept beside it
         updates: dict[str, Callable[[], Update]] = {
-            "layer": lambda: gr.update(choices=picture["layers"], value=picture["layer"]),
+            "layer": lambda: gr.update(choices=picture["layers"], **({} if waits else {"value": picture["layer"]})),
             "weight": lambda: weight_figure(page.translate, picture),
             "lora": lambda: lora_figure(page.translate, picture["shape"], int(rank), cells),
         }
@@ -84,7 +85,8 @@ def connect(page: Page, view: WeightView, models: gr.Dropdown) -> None:
     def listen(events: list, *parts: str) -> None:
         """Draw these parts alone, so that a slider's move is answered at once."""
         outputs = [view.message, *(getattr(view, part) for part in parts)]
-        gr.on(events, partial(draw, parts), [models, *view.inputs()], outputs, **LATEST_ONLY, queue=False)
+        inputs = [gr.Textbox(visible=False), view.layer, models, *view.inputs()[1:]]
+        gr.on(events, partial(draw, parts), inputs, outputs, js=with_kept(KEPT), **LATEST_ONLY, queue=False)
 
     listen([view.accordion.expand, models.change], "layer", "weight", "lora")
     listen([view.layer.change], "weight", "lora")
