@@ -21,8 +21,8 @@ VARIABLES = {
     "GRADIO_ANALYTICS_MAX_EVENTS": "1",
     "PIP_DISABLE_PIP_VERSION_CHECK": "1",  # pip fetches the offline models' wheels
     # On a CPU oneDNN compiles code for each shape of a product in 16 bits, of which torch and oneDNN keep 1,024 each,
-    # while rows make a new shape in nearly every step. With 32, enough for one layer after the other, 40 steps of SmolLM2
-    # take 65 MiB less and no longer, 60 of a toy 290 MiB less (tests/bench/README.md).
+    # while rows make a new shape in nearly every step. With 32, enough for one layer after the other, 40 steps of
+    # SmolLM2 take 65 MiB less and no longer, 60 of a toy 290 MiB less (tests/bench/README.md).
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32",
     "LRU_CACHE_CAPACITY": "32",  # torch's (ideep)
     # Read by torch when it first takes memory on CUDA: segments that grow leave far less of it reserved and unused.
