@@ -56,7 +56,7 @@ def decided_load(context: JobContext, config: PreTrainedConfig, settings: Settin
 
 
 def check_main_memory(prediction: dict, processes: int) -> None:
-    """Raise PlaygroundError where layers that wait in main memory need more than there is, for so many processes."""
+    """Raise PlaygroundError where the layers of all processes that wait in main memory need more than there is."""
     need, room = processes * prediction.get("main_memory", 0), meter.available_main_memory()
     if need > room:
         raise problem("error.streamed_main_memory", need_bytes=need, capacity_bytes=room)

@@ -18,7 +18,7 @@ MAX_RUNTIME_BYTES = constants.cuda_runtime_bytes("tune", Load(bits=8))
 
 
 def runtime_limit(processes: int = 1) -> int:
-    """The most bytes of a GPU that the allocators of one of so many processes never get."""
+    """The most bytes of a GPU that torch's allocator never gets. processes: how many train together, each on a GPU."""
     return MAX_RUNTIME_BYTES + (constants.NCCL if processes > 1 else 0)
 
 

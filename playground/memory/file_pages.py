@@ -18,7 +18,7 @@ MADV_DONTNEED = 4  # madvise(2)
 
 
 def drop_count(sizes: Sequence[float]) -> int:
-    """How many times `FilePages.drop` releases pages while tensors of so many bytes are read one after the other."""
+    """How many times `FilePages.drop` releases pages while tensors of these sizes in bytes are read, in this order."""
     least, resident, count = _least(int(sum(sizes))), 0.0, 0
     for size in sizes:
         resident += size

@@ -56,8 +56,8 @@ def _resident_pages(file: Path, size: int) -> bytes | None:
 def reading_rate(file: Path, offset: int, threads: int = 1) -> float:
     """Bytes a second at which pages of a file are read that aren't in the page cache, by reading some from `offset` on.
 
-    threads: so many read different blocks at the same time. Measured once for each file system and number of them.
-    Raises OSError.
+    threads: how many read at the same time, each other blocks. Measured once for each file system and number of
+    threads. Raises OSError.
     """
     key = file.stat().st_dev, threads
     if key not in _rates:

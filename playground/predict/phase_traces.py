@@ -244,7 +244,7 @@ def _room_to_plan_with(traced: TracedModel, target: Target, saved: int) -> int:
     """Bytes that the training plan may use besides the model with its adapter; saved: of its weights, by streaming."""
     if not target.capacity:
         return UNLIMITED
-    # as a simulated GPU leaves a run, whose backward pass, when it plans, hasn't taken a workspace of its own yet
+    # as limit_cuda_memory leaves it to a run. One workspace: when a run plans, no backward pass has needed the second
     runtime = runtime_limit(target.processes) + constants.CUBLAS_WORKSPACE
     added = (tensor for part, tensor in tensors_by_part(traced.loaded.model) if part == "adapters")
     adapters = sum(tensor.nbytes * traced.tensor_multiplicity(tensor) for tensor in added)

@@ -128,8 +128,8 @@ def _prediction_from_trace(
     if target.device == "cpu":
         rss = allocated + waiting + memory_outside_tensors(traced, target, phase)
         return {"parts": parts, "allocated": allocated, "rss": rss, "need": rss} | streamed
-    apart = traced.apart_bytes(load, target, ends) if phase == "tune" else 0  # a load gathers nothing
-    reserved = simulate_reserved(events) + apart
+    receiving = traced.receive_bytes(load, target, ends) if phase == "tune" else 0  # a load gathers nothing
+    reserved = simulate_reserved(events) + receiving
     device_used = reserved + constants.cuda_runtime_bytes(phase, load, target.processes)
     return streamed | {
         "parts": parts | {"runtime": device_used - allocated},

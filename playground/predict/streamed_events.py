@@ -70,7 +70,7 @@ def with_streamed_layers(
 def with_split_ends(
     events: Sequence[AllocationEvent], ends: Sequence[int], shares: int, waits: bool = False
 ) -> tuple[list[AllocationEvent], int]:
-    """The events of a fine-tune whose head and embedding are split over so many processes; bytes in main memory.
+    """The events of a fine-tune whose head and embedding are split over processes, and their bytes in main memory.
 
     ends: bytes of the head's matrix, then of the embedding's, unless it is the same. Each is whole for a moment of
     every forward pass: the embedding before the layers, the head from the last layer to the backward pass. waits: as of
@@ -112,11 +112,12 @@ def with_split_ends(
     return kept, sum(own) if waits else 0
 
 
-def apart_bytes(by_layer: dict[int, int], ends: Sequence[int], shares: int, waits: bool) -> int:
-    """Bytes of the GPU that FSDP2 receives gathered weights in, and copies them out of: on a stream of its own.
+def receive_bytes(by_layer: dict[int, int], ends: Sequence[int], shares: int, waits: bool) -> int:
+    """Bytes of the GPU for the buffers that FSDP2 receives weights in before it copies them to where they are used.
 
-    torch's allocator keeps blocks of different streams apart. There are those of two layers, or of all matrices outside
-    of the layers (_fsdp_collectives.py). Where shares wait in main memory, they are copied in on the same stream.
+    They belong to another stream, and torch's allocator uses no block for two streams. There are buffers for two
+    layers, or for all matrices outside of the layers (torch/distributed/fsdp/_fully_shard/_fsdp_collectives.py). Shares
+    that wait in main memory are copied to the same stream's blocks first.
     by_layer: bytes of each layer's weights; ends: as of `with_split_ends`; waits: as of `with_streamed_layers`.
     """
     received = max(BUFFERS * max(by_layer.values(), default=0), sum(ends))

@@ -13,8 +13,8 @@ from playground.predict.allocation_trace import OUTSIDE, AllocationEvent, Alloca
 from playground.predict.layer_extrapolation import extrapolate
 from playground.predict.shallow_model import ShallowModel, repeated_layers
 from playground.predict.streamed_events import (
-    apart_bytes,
     bytes_by_layer,
+    receive_bytes,
     saved_bytes,
     with_split_ends,
     with_streamed_layers,
@@ -149,11 +149,11 @@ class TracedModel:
             waiting += also_waiting
         return events, waiting
 
-    def apart_bytes(self, load: Load, target: Target, ends: Sequence[int]) -> int:
-        """Bytes of the device beside those of the events: what FSDP2 receives, if it splits the weights."""
+    def receive_bytes(self, load: Load, target: Target, ends: Sequence[int]) -> int:
+        """Bytes of the device beside those of the events: for what FSDP2 receives, if it splits the weights."""
         if not target.split or load.bits < 16:
             return 0
-        return apart_bytes(self._bytes_by_layer, ends, target.shares, target.waits)
+        return receive_bytes(self._bytes_by_layer, ends, target.shares, target.waits)
 
 
 def checkpoint_interval(checkpointing: str) -> int:

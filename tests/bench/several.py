@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import arms
@@ -77,9 +78,7 @@ def main() -> None:
         for family, how, bits in ARMS:
             name = f"{family}:{how}:{bits}"
             runs = Path(work) / name.replace(":", "-")
-            results[name] = arms.attempt(
-                lambda: train_arm(how, bits, models[family], runs, options.device, processes)  # noqa: B023 (called now)
-            )
+            results[name] = arms.attempt(partial(train_arm, how, bits, models[family], runs, options.device, processes))
             print(name, json.dumps(results[name]), file=sys.stderr, flush=True)
     cells = compare_losses(results)
     arms.write(

@@ -21,7 +21,7 @@ from playground.planning import forecast, several
 from playground.predict import meta_model, phases
 from playground.predict.heaviest import predict_share
 from playground.predict.phase_traces import LABELLED_SHARE
-from playground.predict.streamed_events import apart_bytes
+from playground.predict.streamed_events import receive_bytes
 from playground.runs import accuracy
 from playground.settings import Settings
 from playground.train import memory_policy
@@ -81,12 +81,16 @@ def test_of_what_fsdp2_splits_each_gpu_keeps_a_share_and_gathers_two_layers(mode
     assert apart > 1.99 * max(sizes) and apart > alone[1]["reserved"] - alone[1]["allocated"] + max(sizes)
 
 
-def test_what_fsdp2_receives_is_kept_apart():
-    def apart(ends: list[int], waits: bool) -> int:
-        return apart_bytes({0: 4096, 1: 8192}, ends, 4, waits)
+def test_fsdp2_receives_two_layers_or_all_that_is_outside_of_them():
+    def received(ends: list[int], waits: bool) -> int:
+        return receive_bytes({0: 4096, 1: 8192}, ends, 4, waits)
 
-    assert (apart([], False), apart([10_000], False), apart([10_000, 10_000], False)) == (16_384, 16_384, 20_000)
-    assert apart([], True) == 16_384 + share_bytes(16_384, 4)
+    assert (received([], False), received([10_000], False), received([10_000, 10_000], False)) == (
+        16_384,
+        16_384,
+        20_000,
+    )
+    assert received([], True) == 16_384 + share_bytes(16_384, 4)
 
 
 def test_a_plan_has_the_room_that_a_simulated_gpu_leaves_beside_model_and_adapter(monkeypatch):
