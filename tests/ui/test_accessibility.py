@@ -34,9 +34,10 @@ def test_axe_finds_nothing_serious_on_any_tab(browser, app, scheme):
         open_tab(page, f"tab.{tab}")
         page.wait_for_timeout(500)  # axe measures colors, which fade in
         bad = _violations(page, RULES[scheme], whole)
-        if bad:  # so does more on a busy machine; a plan that is counted again is dimmed meanwhile
+        looks = 0
+        while bad and looks < 8:  # so does more on a busy machine; a plan that is counted again is dimmed meanwhile
             page.wait_for_timeout(5_000)
-            bad = _violations(page, RULES[scheme], whole)
+            bad, looks = _violations(page, RULES[scheme], whole), looks + 1
         if bad:
             found[tab] = bad
     page.close()
