@@ -72,7 +72,7 @@ def ensure_loaded(
     if not checked:
         decided = _decided(context, replace(load, model=str(folder)), fine_tune)
         yield from _check_fit(context, decided, fine_tune is not None)
-    if context.predicts_answers and not shares and not waits:
+    if not shares and not context.team.splits_numbers:
         yield from predictions.predict_load_time(decided, folder, context.team.device)
     loaded = yield from _load_folder(context, slot, load, folder, decided, waits, shares)
     yield from _folder_notes(folder, load)

@@ -31,7 +31,7 @@ LOG = "processes.log"  # what they print, in the folder of the runs
 POLL_SECONDS = 0.1
 STOP_SECONDS = 2.0  # to stop in order; then the run is closed with what the last checkpoint has, in 2.5 s
 REPORT_SECONDS = 8.0  # between a member's death and accelerate's report of it
-# for the others to end once one has died: a member can't that waits for it on its GPU, and accelerate gives it 30 s
+# for the others to end once one has died. One that waits for it on its GPU takes in no signal; the launcher waits 30 s
 DEATH_SECONDS = 8.0
 LEAVE_SECONDS = 5.0  # for members to leave, once rank 0 has given its result
 END_SECONDS = 20.0  # beyond which members are killed that were asked to stop or to end; a checkpoint is kept before

@@ -12,9 +12,9 @@ from torch import nn
 from playground import compat
 from playground.memory.ledger import tensors_by_part
 
-# Below both, defragmenting isn't worth its time: a share of the reserved memory, and bytes of holes
+# Below either, defragmenting isn't worth its time: holes as a share of the reserved memory, and in bytes
 MIN_FRAGMENTATION, MIN_HOLES = 0.05, 40 * 2**20
-RELEASED = 20 * 2**20  # bytes that are moved, at least, between two releases of old pages, which are so large
+RELEASED = 20 * 2**20  # bytes that are moved, at least, between two releases of old pages: the size of a page
 LARGE_BLOCK = 2**16  # bytes
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt's parameters (malloc.h)
 

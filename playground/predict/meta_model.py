@@ -80,7 +80,7 @@ class ModelFacts:
 
     kinds: of its repeated layers, by stack (shallow_model.layer_kinds). parameters: how many it has. linear: how many
     of them are in linear layers. quantized: how many are in quantized layers, of which there are `quantized_layers`.
-    sizes: of each parameter as PyTorch counts them, in numbers.
+    sizes: how many numbers each of its tensors has that PyTorch calls a parameter.
     """
 
     kinds: tuple[tuple[shallow_model.LayerKind, ...], ...]
