@@ -33,7 +33,7 @@ from playground.model.quantize_in_pieces import in_pieces
 from playground.model.shares import Shares
 from playground.model.streamed_load import place_streamed
 from playground.model.streaming import StreamedLayers
-from playground.model.tokenizer import load_tokenizer
+from playground.model.tokenizer import fit_tokenizer, read_tokenizer
 from playground.model.unquantized import layers_left_unquantized
 from playground.settings import Load, has_own_layers, is_fast_nf4, is_int8, stored_quant_type, streamed_count
 
@@ -97,7 +97,10 @@ def load_model(
     compat.leave_out_cudnn_attention()
     device = resolve_device(settings)
     dtype, reason = compute_dtype(settings, device)
-    settings = _as_stored(folder, settings)
+    config = _checked_config(folder)
+    settings = weights.with_stored_quantization(config, settings)
+    tokenizer = read_tokenizer(folder, config)
+    release_memory()  # which takes four times what it keeps: given back before weights come, it adds nothing to them
     streams = bool(streamed_count(settings) or shares)
     by_layer = streams or has_own_layers(settings)
     first = "cpu" if by_layer else initial_device or device
@@ -112,7 +115,7 @@ def load_model(
     where = initial_device if shares and initial_device else device
     with mmap_large_blocks(), in_pieces(settings.bits, where if by_layer else first):
         quantization = None if streams else quantization_config(settings, dtype)
-        model, notes = _read_model(folder, quantization, dtype, first, progressed, by_layer or split)
+        model, notes = _read_model(folder, config, quantization, dtype, first, progressed, by_layer or split)
         if split and not has_text_alone(model):
             mapped_weights.read(model)  # a text is tried below
         streamed = _place(model, settings, dtype, where, progressed, shares) if by_layer else None
@@ -125,9 +128,9 @@ def load_model(
     model.requires_grad_(False)
     model.eval()
     check_text_alone(model)
-    tokenizer = load_tokenizer(folder, model)
+    fit_tokenizer(tokenizer, model, folder.name)
     pages.drop(0)
-    release_memory()  # reading a tokenizer leaves four times what it keeps
+    release_memory()
     if device == "cpu" and not split:
         page_in_weights(model)
     kept = pages if split else None
@@ -136,30 +139,40 @@ def load_model(
     return loaded
 
 
-def _as_stored(folder: Path, settings: Load) -> Load:
-    """The settings with the quantization that the folder's weights have already, if any."""
-    try:
+def _checked_config(folder: Path) -> PreTrainedConfig:
+    """The folder's config, of a language model whose weight files are whole. Raises PlaygroundError."""
+    with _load_errors(folder):
         config = read_config(folder / "config.json", folder.name)
-    except CONFIG_ERRORS as error:
+        weights.check_files(folder)
+        model_class(config)
+    return config
+
+
+@contextlib.contextmanager
+def _load_errors(folder: Path) -> Iterator[None]:
+    """A context in which errors of reading the folder become PlaygroundErrors."""
+    try:
+        yield
+    except UnpicklingError as error:
+        raise problem("error.unsafe_weights", path=folder.name) from error
+    except (*CONFIG_ERRORS, SafetensorError) as error:
         raise problem("error.load", path=folder.name, detail=str(error).split("\n")[0][:240]) from error
-    return weights.with_stored_quantization(config, settings)
 
 
 def _read_model(
     folder: Path,
+    config: PreTrainedConfig,
     quantization: BitsAndBytesConfig | None,
     dtype: torch.dtype,
     device: str,
     on_progress: Callable[..., None],
     waits: bool,
 ) -> tuple[PreTrainedModel, list[dict]]:
-    """Check the folder's files and read them with transformers, whose errors become PlaygroundErrors.
+    """Read the folder's weights with transformers, whose errors become PlaygroundErrors.
 
     waits: whether matrices wait in the files. Returns `note` events too.
     """
-    try:
-        config = read_config(folder / "config.json", folder.name)
-        weights.check_files(folder)
+    with _load_errors(folder):
         attention = compat.drop_unavailable_attention(config)
         if config.model_type == "rwkv":
             config.rescale_every = 0  # for float16 alone, and its code fails at 4 bits
@@ -182,10 +195,6 @@ def _read_model(
                 **PLAIN_MODEL,
                 **quantized,
             )
-    except UnpicklingError as error:
-        raise problem("error.unsafe_weights", path=folder.name) from error
-    except (*CONFIG_ERRORS, SafetensorError) as error:
-        raise problem("error.load", path=folder.name, detail=str(error).split("\n")[0][:240]) from error
     weights.check_fit(folder, info["missing_keys"], info["mismatched_keys"])
     if stored:
         set_compute_dtype(model, dtype)

@@ -22,36 +22,23 @@ MIN_ALIKE = 3  # other rows alike for a token to count as untrained
 
 
 def load_tokenizer(folder: Path, model: PreTrainedModel) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a folder, with padding and end tokens as far as the model's own files name any.
-
-    Raises PlaygroundError if there is none, its files can't be read, or its special tokens lie outside the model's
-    embedding.
-    """
-    folder = Path(folder)
-    check_growth(folder)
-    tokenizer = read_tokenizer(folder, model.config)
-    tokenizer.clean_up_tokenization_spaces = False  # it would remove spaces that the model wrote
-    compat.drop_python_vocabulary(tokenizer)
-    rows = model.get_input_embeddings().num_embeddings
-    if tokenizer.eos_token_id is None:
-        end_ids = model_eos_ids(model)
-        if end_ids:
-            tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end_ids[0])
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= rows:  # added to a tokenizer, never to its model
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
-    if any(token is not None and token >= rows for token in (tokenizer.bos_token_id, tokenizer.eos_token_id)):
-        raise problem("error.tokenizer_rows", path=folder.name, tokens=len(tokenizer), rows=rows)
-    return tokenizer
+    """Read the tokenizer of a folder and fit it to the model. Raises PlaygroundError as the two functions below do."""
+    return fit_tokenizer(read_tokenizer(Path(folder), model.config), model, Path(folder).name)
 
 
 def read_tokenizer(folder: Path, config: PreTrainedConfig) -> PreTrainedTokenizerBase:
-    """The tokenizer in a folder. config: of its model, so that its file isn't read again."""
+    """The tokenizer in a folder, as its files have it. config: of its model, so that its file isn't read again.
+
+    Raises PlaygroundError if there is none or its files can't be read.
+    """
+    check_growth(folder)
     try:
         with compat.quick_tokenizer_files():
             tokenizer = AutoTokenizer.from_pretrained(
                 folder, config=config, trust_remote_code=False, local_files_only=True
             )
         compat.drop_word_cache(tokenizer)
+        compat.drop_python_vocabulary(tokenizer)
         if not tokenizer.chat_template and (folder / PROCESSOR_TEMPLATE).is_file():
             tokenizer.chat_template = json.loads((folder / PROCESSOR_TEMPLATE).read_text("utf-8"))["chat_template"]
         return tokenizer
@@ -66,6 +53,24 @@ def read_tokenizer(folder: Path, config: PreTrainedConfig) -> PreTrainedTokenize
         raise problem(
             "error.tokenizer", path=folder.name, found=files or ["–"], detail=str(error).split("\n")[0][:160]
         ) from error
+
+
+def fit_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, name: str) -> PreTrainedTokenizerBase:
+    """Give a tokenizer padding and end tokens as far as the model's own files name any; return it.
+
+    name: of the folder, for errors. Raises PlaygroundError if its special tokens lie outside the model's embedding.
+    """
+    tokenizer.clean_up_tokenization_spaces = False  # it would remove spaces that the model wrote
+    rows = model.get_input_embeddings().num_embeddings
+    if tokenizer.eos_token_id is None:
+        end_ids = model_eos_ids(model)
+        if end_ids:
+            tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end_ids[0])
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= rows:  # added to a tokenizer, never to its model
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
+    if any(token is not None and token >= rows for token in (tokenizer.bos_token_id, tokenizer.eos_token_id)):
+        raise problem("error.tokenizer_rows", path=name, tokens=len(tokenizer), rows=rows)
+    return tokenizer
 
 
 def model_eos_ids(model: torch.nn.Module) -> list[int]:

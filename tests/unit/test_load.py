@@ -162,6 +162,18 @@ def test_a_folder_without_a_tokenizer_is_an_error(chosen, tmp_path, toy):
 
 
 @pytest.mark.slow
+def test_a_tokenizer_is_read_before_the_weights(tmp_path, toy):
+    """What its reading takes has been given back when they come, and one that can't be read is an error at once."""
+    folder, tensors = shutil.copytree(toy(), tmp_path / "model"), []
+    (folder / "tokenizer.json").write_text("{")
+    (folder / "tokenizer_config.json").unlink()
+    with pytest.raises(PlaygroundError) as caught:
+        load_model(folder, Load(model=str(folder), device="cpu", bits=32), lambda *step: tensors.append(step))
+    assert keys(caught) == ["error.tokenizer"] and tensors == []
+    load_model(toy(), Load(model=str(toy()), device="cpu", bits=32), lambda *step: tensors.append(step))
+    assert tensors
+
+
 def test_a_config_of_no_language_model_is_an_error(chosen, tmp_path, toy):
     shutil.copytree(toy(), tmp_path / "m")
     (tmp_path / "m" / "config.json").write_text('{"model_type": "vit", "hidden_size": 64, "num_hidden_layers": 2}')
