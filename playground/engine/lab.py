@@ -65,18 +65,8 @@ def lab(
     """
     load = replace(settings.load, bits=settings.load.bits if settings.load.bits >= 16 else 16)
     formats = question.parsed_formats()
-    loaded = yield from _load(context, slot, load)
-    if loaded.model.config.is_encoder_decoder:
-        raise problem("error.lab_seq2seq", family=loaded.model.config.model_type)
-    widths = [layers.read_weight(layer).shape[1] for layer in layers.quantizable_layers(loaded.model).values()]
-    raise_all(block_problems(formats, widths))
-    parts = windows(loaded.model, loaded.tokenizer, question.full_text())
-    measurements = Measurements(question, parts)
-    asked = {name: value for name, value in asdict(question).items() if name != "text"}  # which may be private
-    began = {"subject": question.subject(), "tokens": sum(len(part) - 1 for part in parts), **asked}
-    dtype = str(loaded.dtype).removeprefix("torch.")
-    yield {"kind": "lab_started", **began, "dtype": dtype}
-    known = find_points(root, load.model, question.subject(), loaded.device, dtype, context.run.id)
+    device, dtype, measurements = yield from _begin(context, slot, load, question, formats)
+    known = find_points(root, load.model, question.subject(), device, dtype, context.run.id)
     missing = [format for format in formats if format.name not in known or format.kind == UNQUANTIZED]
     if all(format.kind == UNQUANTIZED and format.name in known for format in missing):
         missing = []
@@ -86,7 +76,7 @@ def lab(
             yield {"kind": "lab_point", **points[format.name]}
     simulated = [format for format in missing if format.kind != "bitsandbytes"]
     for events in (
-        _simulated(context, load, loaded, simulated, measurements),
+        _simulated(context, slot, load, simulated, measurements),
         _with_kernels(context, slot, load, [format for format in missing if format not in simulated], measurements),
     ):
         for event in events:
@@ -94,6 +84,23 @@ def lab(
                 points[event["format"]] = {name: value for name, value in event.items() if name not in ("kind", "t")}
             yield event
     return LabResult([points[format.name] for format in formats if format.name in points])
+
+
+def _begin(
+    context: JobContext, slot: ModelSlot, load: Load, question: LabQuestion, formats: list[Format]
+) -> Generator[dict, None, tuple[str, str, Measurements]]:
+    """Load the unquantized model; the device and the type that it computes in, and what to measure with."""
+    loaded = yield from _load(context, slot, load)
+    if loaded.model.config.is_encoder_decoder:
+        raise problem("error.lab_seq2seq", family=loaded.model.config.model_type)
+    widths = [layers.read_weight(layer).shape[1] for layer in layers.quantizable_layers(loaded.model).values()]
+    raise_all(block_problems(formats, widths))
+    parts = windows(loaded.model, loaded.tokenizer, question.full_text())
+    asked = {name: value for name, value in asdict(question).items() if name != "text"}  # which may be private
+    began = {"subject": question.subject(), "tokens": sum(len(part) - 1 for part in parts), **asked}
+    dtype = str(loaded.dtype).removeprefix("torch.")
+    yield {"kind": "lab_started", **began, "dtype": dtype}
+    return loaded.device, dtype, Measurements(question, parts)
 
 
 def _load(context: JobContext, slot: ModelSlot, load: Load) -> Generator[dict, None, LoadedModel]:
@@ -106,11 +113,13 @@ def _load(context: JobContext, slot: ModelSlot, load: Load) -> Generator[dict, N
 
 
 def _simulated(
-    context: JobContext, load: Load, loaded: LoadedModel, formats: list[Format], measurements: Measurements
+    context: JobContext, slot: ModelSlot, load: Load, formats: list[Format], measurements: Measurements
 ) -> Iterator[dict]:
     """Points of formats whose values the loaded model's layers take; at the end they have their own again."""
     if not formats:
         return
+    assert slot.loaded
+    loaded = slot.loaded
     found = layers.quantizable_layers(loaded.model)
     unquantized = sum(layers.read_weight(layer).numel() for layer in found.values())
     rest = sum(parameter.numel() for parameter in loaded.model.parameters()) - unquantized
@@ -150,20 +159,27 @@ def _with_kernels(
     for format in formats:
         plain = replace(load, bits=format.bits, double_quant=False, quant_type_8bit="int8")
         of_format = replace(plain, quant_type=format.variant) if format.bits == 4 else plain
-        loaded = yield from _load(context, slot, of_format)
-        yield {"kind": "phase", "name": "lab", "format": format.name}
-        began = time.monotonic()
-        measured = yield from _measure(context, loaded, format, measurements)
-        parts = bytes_by_part(loaded.model)
-        size = sum(parts.get(part, 0) for part in ("weights", "quant_constants"))
-        yield {
-            "kind": "lab_point",
-            **measured,
-            "model_bits": 8 * size,
-            "bytes": size,
-            "weight_error": None,
-            "seconds": round(time.monotonic() - began, 2),
-        }
+        yield from _with_kernel(context, slot, of_format, format, measurements)
+
+
+def _with_kernel(
+    context: JobContext, slot: ModelSlot, load: Load, format: Format, measurements: Measurements
+) -> Iterator[dict]:
+    """The point of one; a function by itself, so that nothing names its model when the next one is loaded."""
+    loaded = yield from _load(context, slot, load)
+    yield {"kind": "phase", "name": "lab", "format": format.name}
+    began = time.monotonic()
+    measured = yield from _measure(context, loaded, format, measurements)
+    parts = bytes_by_part(loaded.model)
+    size = sum(parts.get(part, 0) for part in ("weights", "quant_constants"))
+    yield {
+        "kind": "lab_point",
+        **measured,
+        "model_bits": 8 * size,
+        "bytes": size,
+        "weight_error": None,
+        "seconds": round(time.monotonic() - began, 2),
+    }
 
 
 def _measure(

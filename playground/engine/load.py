@@ -57,12 +57,11 @@ def ensure_loaded(
     fine_tune: the settings of the fine-tune that it is for, by which "auto" chooses how many layers are streamed.
     Raises PlaygroundError for a model that is predicted not to fit, unless `load.force`, and what load_model raises.
     """
-    kept, waits = slot.loaded, context.team.splits_numbers and fine_tune is not None
-    is_same = kept and not kept.pages and not kept.split and slot.is_loaded_as(load)
-    if kept and is_same and _streams_as_chosen(context, slot, load, fine_tune):
-        yield from placement_events(kept, context.team.size)
-        return kept
-    yield from _free(slot)
+    if _is_loaded_for(context, slot, load, fine_tune):
+        assert slot.loaded
+        yield from placement_events(slot.loaded, context.team.size)
+        return slot.loaded
+    yield from _free(slot)  # no variable of this function may name the model, or it would stay while the next one comes
     decided = _decided(context, load, fine_tune)
     shares = context.team.shares() if fine_tune is not None else None
     # before anything large is fetched, if the config is at hand
@@ -74,6 +73,7 @@ def ensure_loaded(
         yield from _check_fit(context, decided, fine_tune is not None)
     if not shares and not context.team.splits_numbers:
         yield from predictions.predict_load_time(decided, folder, context.team.device)
+    waits = context.team.splits_numbers and fine_tune is not None
     loaded = yield from _load_folder(context, slot, load, folder, decided, waits, shares)
     yield from _folder_notes(folder, load)
     yield from placement_events(loaded, context.team.size)
@@ -175,6 +175,13 @@ def _decided(context: JobContext, load: Load, fine_tune: Settings | None) -> Loa
     settings = replace(fine_tune or Settings(), load=load)
     check_offloading(config, settings, context.team.device)
     return decided_load(context, config, settings, fine_tune is not None)
+
+
+def _is_loaded_for(context: JobContext, slot: ModelSlot, load: Load, fine_tune: Settings | None) -> bool:
+    """Whether the loaded model is what a job needs: loaded with these settings, whole, with as many streamed layers."""
+    loaded = slot.loaded
+    is_whole = loaded and not loaded.pages and not loaded.split
+    return bool(is_whole and slot.is_loaded_as(load) and _streams_as_chosen(context, slot, load, fine_tune))
 
 
 def _streams_as_chosen(context: JobContext, slot: ModelSlot, load: Load, fine_tune: Settings | None) -> bool:

@@ -1,10 +1,12 @@
 """The jobs on a toy model: their events and results, and the run's folder after a fine-tune, a stop and a failure."""
 
+import gc
 import json
 import os
 import shutil
 import subprocess
 import threading
+import weakref
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from playground.engine import answering
 from playground.engine.process import start_job
 from playground.engine.workbench import Workbench
 from playground.errors import PlaygroundError
+from playground.lab.question import LabQuestion
 from playground.model import saved_adapter
 from playground.settings import Generation
 
@@ -200,6 +203,40 @@ def test_loading_another_model_frees_the_first_one(chosen, tmp_path, toy):
     events = list(workbench.load(chosen(load={"model": str(toy("gpt2"))})))
     assert [e["name"] for e in events if e["kind"] == "phase"] == ["free", "load", "idle"]
     assert workbench.loaded.model.config.model_type == "gpt2"
+
+
+def _models_at_each_load(workbench, events):
+    """How many models are in memory whenever a load begins: weak references, one for each model that was loaded."""
+    found, counts = [], []
+    for event in events:
+        loaded = workbench.loaded
+        if loaded and not any(reference() is loaded.model.get_input_embeddings() for reference in found):
+            found.append(weakref.ref(loaded.model.get_input_embeddings()))
+        del loaded
+        if event["kind"] == "phase" and event["name"] == "load":
+            gc.collect()
+            counts.append(sum(reference() is not None for reference in found))
+    return counts
+
+
+@pytest.mark.parametrize("job", ["chat", "tune", "both sides of a full fine-tune", "lab"])
+def test_one_model_has_gone_when_the_next_one_is_loaded(chosen, tmp_path, job):
+    workbench, ask = Workbench(tmp_path), {"base": [{"instruction": "Hi", "answer": None}]}
+    full = None
+    if job.startswith("both"):
+        full = list(workbench.tune(chosen(train={"method": "full", "max_steps": 1})))[-1]["result"]["run"]
+    list(workbench.load(chosen()))
+    events = {
+        "chat": lambda: workbench.chat(chosen(load={"bits": 4}), None, ask, Generation(max_new_tokens=2)),
+        "tune": lambda: workbench.tune(chosen(load={"bits": 8}, train={"max_steps": 1})),
+        "lab": lambda: workbench.lab(
+            chosen(load={"bits": 16}), LabQuestion("bf16,bitsandbytes-int8,bitsandbytes-nf4", answer_tokens=0)
+        ),
+    }
+    both = ask | {"tuned": ask["base"]}
+    begun = events[job]() if job in events else workbench.chat(chosen(), full, both, Generation(max_new_tokens=2))
+    counts = _models_at_each_load(workbench, begun)
+    assert len(counts) >= {"lab": 3}.get(job, 1) and set(counts) == {0}, counts
 
 
 def test_chat_texts_are_not_recorded_in_the_run(chosen, tmp_path):
