@@ -6,7 +6,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from playground.errors import problem
-from playground.memory import constants, meter
+from playground.memory import constants, main_memory
 from playground.model.dtype import compute_dtype
 from playground.predict import meta_model
 from playground.settings import Settings
@@ -26,7 +26,7 @@ def check_offloading(config: PreTrainedConfig, settings: Settings, device: str) 
         raise problem("error.offload_float16")
     parameters = meta_model.model_facts(config, settings.load, dtype, device).parameters
     need = offloaded_bytes(parameters * dtype.itemsize) + constants.CUDA_PROGRAM_RSS
-    room = meter.available_main_memory()
+    room = main_memory.available_main_memory()
     if need > room:
         raise problem("error.offload_main_memory", need_bytes=need, capacity_bytes=room)
 

@@ -11,8 +11,8 @@ from transformers import PreTrainedConfig
 
 from playground.engine.job import JobContext
 from playground.errors import PlaygroundError, problem
-from playground.memory import meter
-from playground.memory.card_limit import available_memory, capacity
+from playground.memory import main_memory
+from playground.memory.card_limit import available_memory
 from playground.model.dtype import compute_dtype
 from playground.model.load import LoadedModel
 from playground.model.streamed_load import splitting_problem, streaming_problem
@@ -48,7 +48,7 @@ def decided_load(context: JobContext, config: PreTrainedConfig, settings: Settin
         if not can_stream(config, settings if fine_tunes else Settings(), layers):
             return replace(load, streamed_layers="0")
         need = streaming_need(config, target, fine_tunes)
-        chosen = choose_streamed_layers(need, settings, layers, capacity(load, device))
+        chosen = choose_streamed_layers(need, settings, layers, target.capacity)
     except Exception:  # what can't be predicted is loaded as it always was
         logger.exception("how many layers to stream can't be predicted")
         chosen = None
@@ -57,7 +57,7 @@ def decided_load(context: JobContext, config: PreTrainedConfig, settings: Settin
 
 def check_main_memory(prediction: dict, processes: int) -> None:
     """Raise PlaygroundError where the layers of all processes that wait in main memory need more than there is."""
-    need, room = processes * prediction.get("main_memory", 0), meter.available_main_memory()
+    need, room = processes * prediction.get("main_memory", 0), main_memory.available_main_memory()
     if need > room:
         raise problem("error.streamed_main_memory", need_bytes=need, capacity_bytes=room)
 

@@ -5,12 +5,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from playground.errors import problem
+from playground.memory.main_memory import unused_main_memory
 from playground.model.load import load_model
 from playground.model.load_progress import loading_progress
 from playground.settings import Load
@@ -72,7 +72,7 @@ def read_back_bytes(parameters: int, dtype: torch.dtype, is_gguf: bool) -> int:
 
 def fits_main_memory(nbytes: int) -> bool:
     """Whether so many bytes are free beside what is in memory now."""
-    return nbytes < psutil.virtual_memory().available
+    return nbytes < unused_main_memory()
 
 
 def read_back_folder(folder: Path, dtype: torch.dtype, on_progress: Callable[..., None]) -> Any:

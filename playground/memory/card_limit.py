@@ -6,11 +6,11 @@ On a CPU nothing is capped; there, a run's predictions are compared with the sim
 import contextlib
 from collections.abc import Iterator
 
-import psutil
 import torch
 
 from playground.errors import problem
 from playground.memory import constants, meter
+from playground.memory.main_memory import available_main_memory
 from playground.settings import Load
 
 # The most bytes of a GPU that torch's allocator never gets, over all phases and bit widths.
@@ -31,7 +31,7 @@ def capacity(load: Load, device: str) -> int:
 def available_memory(load: Load, device: str) -> int:
     """Bytes of the capacity that this process can use in all: what it uses now, and what no other process uses."""
     if device == "cpu":
-        return psutil.virtual_memory().available + psutil.Process().memory_info().rss
+        return available_main_memory()
     unused, _ = torch.cuda.mem_get_info()
     return min(capacity(load, device), unused + torch.cuda.memory_reserved() + MAX_RUNTIME_BYTES)
 

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import psutil
 
+from playground.memory.main_memory import main_memory_capacity, unused_main_memory
+
 PERIOD = 0.1  # seconds between readings
 FAILED_ALLOCATION = re.compile(r"[Tt]ried to allocate ([\d.]+) (bytes|[KMG]iB)")  # torch, on a GPU and on a CPU
 UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-LOW_MEMORY = 2**28  # bytes available on the whole machine
+LOW_MEMORY = 2**28  # bytes that no process uses
 
 
 def read_memory() -> dict[str, int]:
@@ -32,22 +34,6 @@ def read_memory() -> dict[str, int]:
     return reading
 
 
-def main_memory_capacity() -> int:
-    """Bytes of main memory that this process may use: the machine's, or its container's limit if that is less."""
-    total = psutil.virtual_memory().total
-    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            total = min(total, int(Path(limit).read_text()))
-        except (OSError, ValueError):  # not Linux, or no limit ("max")
-            continue
-    return total
-
-
-def available_main_memory() -> int:
-    """Bytes of main memory that this process can have in all: what it has now, and what nobody uses."""
-    return min(psutil.virtual_memory().available + psutil.Process().memory_info().rss, main_memory_capacity())
-
-
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out.
 
@@ -57,7 +43,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
         return True
     return "could not create a primitive" in str(error) and (
-        _address_space_is_limited() or psutil.virtual_memory().available < LOW_MEMORY
+        _address_space_is_limited() or unused_main_memory() < LOW_MEMORY
     )
 
 

@@ -4,9 +4,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from playground.catalog.cards import verdict
+from playground.errors import PlaygroundError
+from playground.planning import several
 from playground.planning.auto_streaming import resolved
 from playground.planning.forecast import resolve_target
 from playground.predict import meta_model, phases
+from playground.predict.heaviest import own_share, predict_share
 from playground.predict.streamed_choice import can_stream
 from playground.settings import BIT_WIDTHS, Settings
 
@@ -25,10 +28,10 @@ def suggest_changes(
     """Changes that save memory in `phase` ("load" or "tune"), the largest saving first.
 
     settings: validated, those that ran out of memory, their bit width resolved. capacity: bytes of that memory.
-    lengths, labelled: tokens of each row of a step, all of them and those trained on; without them every row has full
-    length. job: "load" or "tune", which the phase was of: "auto" streams other layers for a fine-tune than for a load;
-    empty: the job of that name. Returns [{"group", "field", "value", "bytes" (needed with that change alone), "saved"
-    (bytes), "verdict"}].
+    lengths, labelled: tokens of each row of a step, of several GPUs one's, all of them and those trained on; without
+    them every row has full length. job: "load" or "tune", which the phase was of: "auto" streams other layers for a
+    fine-tune than for a load; empty: the job of that name. Returns [{"group", "field", "value", "bytes" (needed with
+    that change alone), "saved" (bytes), "verdict"}].
     """
     job = job or phase
     before = _bytes_needed(settings, job, phase, capacity, device, lengths, labelled)
@@ -36,7 +39,10 @@ def suggest_changes(
     for group, field, value in _possible_changes(settings, phase, device):
         changed = replace(settings, **{group: replace(getattr(settings, group), **{field: value})})
         rows = _truncated(lengths, labelled, changed.train.max_seq_length)
-        after = _bytes_needed(changed, job, phase, capacity, device, *rows)
+        try:
+            after = _bytes_needed(changed, job, phase, capacity, device, *rows)
+        except PlaygroundError:  # several GPUs can't train with it
+            continue
         if after < before:
             change = {"group": group, "field": field, "value": value}
             suggestions.append(change | {"bytes": after, "saved": before - after, "verdict": verdict(after, capacity)})
@@ -103,7 +109,9 @@ def _bytes_needed(
     settings, target = resolve_target(settings, device, capacity)
     config = meta_model.config_of(settings.load.model)
     settings = resolved(config, settings, target, job)
+    if job == "tune":
+        target = several.checked_target(config, settings, target)
     if phase == "load":
         return phases.predict_load(config, settings, target)["need"]
-    lengths = lengths or [settings.train.max_seq_length] * settings.train.batch_size
-    return phases.predict_tune(config, settings, target, lengths, labelled)["need"]
+    lengths = lengths or several.full_rows(own_share(settings, target.processes))
+    return predict_share(config, settings, target, lengths, labelled)["need"]

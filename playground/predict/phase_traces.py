@@ -20,6 +20,7 @@ from playground.memory.card_limit import runtime_limit
 from playground.memory.ledger import tensors_by_part
 from playground.model.shares import share_bytes
 from playground.predict.allocation_trace import OUTSIDE, UNKNOWN, AllocationTrace, book_layer_stack, booked_as
+from playground.predict.cpu_memory import memory_outside_tensors
 from playground.predict.load_order import staged_elements, warmup_bytes, weights_in_load_order
 from playground.predict.trace_cache import trace_phase
 from playground.predict.traced_model import Target, TracedModel, checkpoint_interval
@@ -244,8 +245,10 @@ def _room_to_plan_with(traced: TracedModel, target: Target, saved: int) -> int:
     """Bytes that the training plan may use besides the model with its adapter; saved: of its weights, by streaming."""
     if not target.capacity:
         return UNLIMITED
-    # as limit_cuda_memory leaves it to a run. One workspace: when a run plans, no backward pass has needed the second
-    runtime = runtime_limit(target.processes) + constants.CUBLAS_WORKSPACE
+    if target.device == "cpu":
+        runtime = memory_outside_tensors(traced, target, "loaded")
+    else:  # as limit_cuda_memory leaves it to a run. One workspace: when that plans, nothing has needed the second yet
+        runtime = runtime_limit(target.processes) + constants.CUBLAS_WORKSPACE
     added = (tensor for part, tensor in tensors_by_part(traced.loaded.model) if part == "adapters")
     adapters = sum(tensor.nbytes * traced.tensor_multiplicity(tensor) for tensor in added)
     return target.capacity - runtime - traced.weight_bytes - adapters + saved

@@ -11,7 +11,6 @@ as long as the processor needs to launch its kernels, so that a fast card gains 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-import psutil
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
@@ -19,6 +18,7 @@ from torch.distributed.tensor import DTensor
 from playground import compat
 from playground.data.batch import Example, epoch_batches, shares_of
 from playground.errors import problem
+from playground.memory.main_memory import unused_main_memory
 from playground.settings import Train
 from playground.train.batching import Batcher
 from playground.train.checkpointing import CheckpointedLayers, CheckpointPolicy
@@ -282,7 +282,7 @@ def _kept_bytes(
 def free_memory(device: str) -> int:
     """Bytes that this process can still take on the device, including what torch has reserved and doesn't use."""
     if device == "cpu":
-        return psutil.virtual_memory().available
+        return unused_main_memory()
     unused, total = torch.cuda.mem_get_info()
     reserved = torch.cuda.memory_reserved()
     allowed = int(torch.cuda.get_per_process_memory_fraction() * total)

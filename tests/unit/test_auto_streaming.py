@@ -52,11 +52,7 @@ def cost_of(settings: Settings, capacity: int, tokens: int = LENGTH, measured: d
 
 def run_streams(settings: Settings, capacity: int, monkeypatch) -> int:
     """How many layers a fine-tune on such a GPU streams."""
-    for name, value in (
-        ("available_memory", capacity),
-        ("capacity", capacity),
-        ("compute_dtype", (torch.bfloat16, "dtype.cuda_bf16")),
-    ):
+    for name, value in (("available_memory", capacity), ("compute_dtype", (torch.bfloat16, "dtype.cuda_bf16"))):
         monkeypatch.setattr(streaming, name, lambda *_, value=value: value)
     context = SimpleNamespace(team=SimpleNamespace(device="cuda", splits_bytes=False), is_alone=True)
     config = meta_model.config_of(settings.load.model)

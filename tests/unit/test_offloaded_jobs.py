@@ -115,7 +115,7 @@ def test_what_cannot_be_offloaded_is_said_before_anything_is_loaded(chosen, tmp_
     monkeypatch.setattr(offloading, "offloads", lambda train, device: train.offload_optimizer)
     half = chosen(load={"bits": 16, "dtype": "float16"}, train=OFFLOADED)
     assert refusal(Workbench(tmp_path).tune(half)) == (["error.offload_float16"], False)
-    monkeypatch.setattr(offloading.meter, "available_main_memory", lambda: constants.CUDA_PROGRAM_RSS)
+    monkeypatch.setattr(offloading.main_memory, "available_main_memory", lambda: constants.CUDA_PROGRAM_RSS)
     whole = chosen(load={"bits": 32}, train=OFFLOADED)
     assert refusal(Workbench(tmp_path).tune(whole)) == (["error.offload_main_memory"], False)
     bench = Workbench(tmp_path)

@@ -9,7 +9,7 @@ from toys import keys
 from playground import runs
 from playground.errors import PlaygroundError, problem
 from playground.i18n import LANGUAGES, table, translate
-from playground.planning import process
+from playground.planning import process, several
 from playground.planning.client import Planner
 from playground.planning.oom_suggestions import _possible_changes, _truncated, suggest_changes
 from playground.predict import meta_model, phases
@@ -162,6 +162,27 @@ def test_changes_are_ranked_by_predicted_savings(toy):
     before = phases.predict_tune(meta_model.config_of(failed.load.model), failed, target, *rows)["need"]
     assert all(change["bytes"] + change["saved"] == before and change["verdict"] == "fits" for change in suggestions)
     assert {change["verdict"] for change in suggest_changes(failed, "tune", 2**20)} == {"no"}
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+def test_of_several_gpus_what_each_needs_is_counted(toy, parallel):
+    failed = settings(toy, num_processes=2, parallel=parallel, gradient_checkpointing="all")
+    offers = suggest_changes(failed, "tune", 2**40)
+    config, target = meta_model.config_of(failed.load.model), phases.Target("cuda", torch.bfloat16, 2**40)
+    before = several.predict_tune(config, failed, target)["need"]
+    assert offers and all(offer["bytes"] + offer["saved"] == before for offer in offers)
+    shorter = next(offer for offer in offers if offer["field"] == "max_seq_length")
+    changed = failed.with_values({"train": {"max_seq_length": shorter["value"]}})
+    assert shorter["bytes"] == several.predict_tune(config, changed, target)["need"]
+
+
+def test_what_several_gpus_cannot_train_with_is_not_offered(toy):
+    values = {"load": {"model": str(toy("t5"))}, "train": {"num_processes": 2, "parallel": "fsdp2"}}
+    failed = settings(toy).with_values(values)  # whose weights can't be split at 8 or 4 bits
+    fields = {offer["field"] for offer in suggest_changes(failed, "tune", 2**40)}
+    assert fields and "bits" not in fields
+    with pytest.raises(PlaygroundError):
+        suggest_changes(failed.with_values({"load": {"bits": 4}}), "tune", 2**40)
 
 
 def test_a_full_fine_tune_is_offered_lora_but_no_untrainable_bits(toy):

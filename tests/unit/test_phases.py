@@ -1,11 +1,14 @@
 """Predictions of the phases from a config: weights as real ones, loading, the chat's cache, the program on a CPU."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from toys import FAMILIES, toy_config
 from transformers import AutoConfig
 
 from playground.memory import constants, ledger
+from playground.memory.card_limit import MAX_RUNTIME_BYTES
 from playground.memory.ledger import tensors_by_part
 from playground.model.load import load_model
 from playground.predict import meta_model, phases
@@ -53,6 +56,17 @@ def test_on_a_cpu_the_program_is_included():
     target = phases.Target("cpu", torch.float32)
     prediction = phases.predict_load(toy_config("llama"), Settings(load=Load(bits=32)), target)
     assert prediction["rss"] > prediction["allocated"] + 300 * 2**20 and "device_used" not in prediction
+
+
+def test_a_cpus_plan_leaves_room_for_the_program_and_not_for_cuda():
+    settings = Settings(load=Load(bits=16)).with_values({"train": {"batch_size": 4, "max_seq_length": 128}})
+    lengths, target = [128] * 4, phases.Target("cpu", torch.bfloat16)
+    need = phases.predict_tune(toy_config("llama"), settings, target, lengths)["rss"]
+    room = replace(target, capacity=need + need // 2)
+    assert constants.PROGRAM_RSS < room.capacity < MAX_RUNTIME_BYTES
+    assert phases.predict_tune(toy_config("llama"), settings, room, lengths)["checkpointing"] == "off"
+    full = replace(target, capacity=constants.PROGRAM_RSS)
+    assert phases.predict_tune(toy_config("llama"), settings, full, lengths)["checkpointing"] != "off"
 
 
 def test_pages_of_the_files_are_no_memory_beside_the_weights():

@@ -14,7 +14,7 @@ from playground.engine.job import JobContext
 from playground.engine.streaming import check_main_memory
 from playground.engine.workbench import Workbench
 from playground.errors import PlaygroundError
-from playground.memory import card_limit, constants, meter
+from playground.memory import card_limit, constants, main_memory
 from playground.memory.peaks import PeakTracker
 from playground.model.shares import share_bytes
 from playground.planning import forecast, several
@@ -122,7 +122,7 @@ def test_shares_that_wait_in_main_memory_are_predicted_there(monkeypatch):
         assert shares > 0 and "main_memory" not in phase and "streamed_layers" not in elsewhere
         assert elsewhere["main_memory"] - constants.CUDA_PROGRAM_RSS == pytest.approx(shares, rel=0.03)
         assert elsewhere["allocated"] < phase["allocated"]
-    monkeypatch.setattr(meter, "available_main_memory", lambda: 3 * waiting[1]["main_memory"])
+    monkeypatch.setattr(main_memory, "available_main_memory", lambda: 3 * waiting[1]["main_memory"])
     check_main_memory(waiting[1], 3)
     with pytest.raises(PlaygroundError, match="RAM"):
         check_main_memory(waiting[1], 4)

@@ -183,7 +183,7 @@ def test_an_encoder_decoder_is_refused_before_it_is_loaded(toy, chosen, tmp_path
 
 
 def test_too_little_main_memory_is_said_before_anything_is_loaded(streamed, tmp_path, monkeypatch):
-    monkeypatch.setattr(streaming.meter, "available_main_memory", lambda: 2**20)
+    monkeypatch.setattr(streaming.main_memory, "available_main_memory", lambda: 2**20)
     assert refusal(Workbench(tmp_path).load(streamed(4))) == (["error.streamed_main_memory"], False)
 
 
