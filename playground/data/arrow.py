@@ -9,7 +9,6 @@ from playground.data.parquet import MAX_BATCH_BYTES, MAX_UNPACKED_BYTES, with_li
 from playground.errors import PlaygroundError, problem
 
 FILE_SIGNATURE = b"ARROW1\0\0"  # of an IPC file; the messages of a stream follow it
-STREAM_SIGNATURE = b"\xff\xff\xff\xff"
 DICTIONARY, BATCH = 2, 3  # types of a message, in Arrow's Message.fbs
 
 

@@ -15,11 +15,6 @@ SIGNATURES = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"(\xb5/\xfd": "zstd"}
 CHUNK = 2**20  # bytes
 
 
-def packing_of(path: Path, start: bytes) -> str:
-    """How a file is packed, from its first bytes: "gzip", "bzip2", "zstd" or ""."""
-    return next((kind for mark, kind in SIGNATURES.items() if start.startswith(mark)), "")
-
-
 def unpack(
     path: Path, packing: str, most_bytes: int, on_progress: Callable
 ) -> tuple[Path, tempfile.TemporaryDirectory]:

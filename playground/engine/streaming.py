@@ -97,5 +97,4 @@ def _target(load: Load, device: str) -> Target:
 
 def _layers(config: PreTrainedConfig, load: Load, target: Target) -> int:
     plain = replace(load, streamed_layers="0")
-    kinds = meta_model.model_facts(config, plain, target.dtype, target.device).kinds
-    return sum(len(stack) for stack in kinds)
+    return meta_model.model_facts(config, plain, target.dtype, target.device).layers

@@ -13,6 +13,8 @@ import torch
 from playground import compat
 from playground.settings import Load, is_int8
 
+ALIGNMENT = 512  # torch's caching allocator hands out multiples of it (c10/cuda/CUDACachingAllocator.cpp)
+
 # On the GPU once CUDA is initialized and nothing is allocated (measured).
 CUDA_CONTEXT = 552_402_944
 
@@ -89,3 +91,8 @@ def _flash_backward_bytes(query: torch.Tensor) -> int:
     rounded = 128 if size > 96 else 96 if size > 64 else 64
     rows = query.shape[0] if query.ndim == 4 else 1
     return rows * (tokens + 128) * heads * max(rounded, size) * 4
+
+
+def aligned(size: int) -> int:
+    """The bytes that a tensor of this size takes of a GPU, and in the blocks that streamed layers' weights lie in."""
+    return -(-size // ALIGNMENT) * ALIGNMENT

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from playground import compat
-from playground.model.streaming import ALIGNMENT
+from playground.memory.constants import ALIGNMENT
 
 
 def share_bytes(size: int, processes: int) -> int:

@@ -25,10 +25,10 @@ from torch import Tensor, nn
 
 from playground import compat
 from playground.errors import problem
+from playground.memory.constants import aligned
 from playground.memory.page_locked import NotLocked, locked_block, unlock
 from playground.model.copy_order import BUFFERS, CopyOrder
 
-ALIGNMENT = 512  # bytes; of each tensor in a layer's block, as CUDA's allocator aligns them
 # Bytes from which a tensor is streamed: quantization's code books, which all layers share, are smaller.
 LEAST_BYTES = 2048
 
@@ -49,12 +49,6 @@ def streamable_tensors(layer: nn.Module, shared: AbstractSet[int] = frozenset())
         for tensor in (parameter, *compat.quantization_constants(parameter), getattr(parameter, "CB", None)):
             if tensor is not None and tensor.untyped_storage().nbytes() >= LEAST_BYTES:
                 yield tensor
-
-
-def layer_bytes(layer: nn.Module, shared: AbstractSet[int] = frozenset()) -> int:
-    """Bytes of a layer's block in main memory, and of the part of a buffer that it takes."""
-    storages = {compat.storage_id(t): t.untyped_storage().nbytes() for t in streamable_tensors(layer, shared)}
-    return sum(map(_aligned, storages.values()))
 
 
 def shared_parameters(model: nn.Module) -> set[int]:
@@ -173,7 +167,7 @@ class StreamedLayers:
             storage = compat.storage_id(tensor)
             if storage not in offsets:
                 offsets[storage] = end
-                end += _aligned(tensor.untyped_storage().nbytes())
+                end += aligned(tensor.untyped_storage().nbytes())
         block = self.waiting.block(end)
         places = []
         for tensor in tensors:
@@ -266,10 +260,6 @@ class StreamedLayers:
         stream.wait_event(ended)
         after.record(stream)
         self._stalls.append((before, after))
-
-
-def _aligned(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT
 
 
 def _view(block: Tensor, tensor: Tensor, start: int) -> Tensor:

@@ -63,8 +63,7 @@ def streamed_facts(config: PreTrainedConfig, settings: Settings, target: Target,
 def layer_count(config: PreTrainedConfig, settings: Settings, target: Target) -> int:
     """How many repeated layers the model has."""
     load = without_streaming(settings.load)
-    kinds = meta_model.model_facts(config, load, target.dtype, target.device).kinds
-    return sum(len(stack) for stack in kinds)
+    return meta_model.model_facts(config, load, target.dtype, target.device).layers
 
 
 def _predict(config: PreTrainedConfig, settings: Settings, target: Target, job: str, context: int) -> dict:

@@ -83,8 +83,7 @@ def _streaming_all_layers(settings: Settings) -> Iterator[tuple[str, str, str]]:
     """The change by which the weights of all layers wait in main memory, for a model that allows it."""
     resolved, target = resolve_target(settings, "cuda", 0)
     config = meta_model.config_of(settings.load.model)
-    kinds = meta_model.model_facts(config, resolved.load, target.dtype, target.device).kinds
-    layers = sum(map(len, kinds))
+    layers = meta_model.model_facts(config, resolved.load, target.dtype, target.device).layers
     if can_stream(config, settings, layers) and settings.load.streamed_layers != str(layers):
         yield "load", "streamed_layers", str(layers)
 

@@ -18,13 +18,13 @@ from torch.utils.hooks import RemovableHandle
 
 from playground import compat
 from playground.memory import constants
+from playground.memory.constants import aligned
 from playground.predict import meta_kernels
 from playground.predict.call_cache import CallCache
 from playground.predict.operations import Work
 
 OUTSIDE = -1  # layer number of what belongs to no repeated layer
 UNKNOWN = -2  # layer number of what isn't assigned to a layer yet
-ALIGNMENT = 512  # bytes; torch's caching allocator hands out multiples of it
 
 call_cache = CallCache()  # shared by all traces of the process
 
@@ -115,7 +115,7 @@ class AllocationTrace(compat.dispatch_mode()):  # type: ignore[misc]
         """
         block = len(self.events)
         stage = self._running_stage() if stage is None else stage
-        self.events.append(AllocationEvent(block, _aligned(size), part, False, self.layer, stage=stage))
+        self.events.append(AllocationEvent(block, aligned(size), part, False, self.layer, stage=stage))
         return block
 
     def free(self, block: int) -> None:
@@ -257,7 +257,3 @@ def _infer_layer(event: AllocationEvent, earlier: Sequence[AllocationEvent]) -> 
     if event.is_free and earlier[event.block].layer != OUTSIDE:
         return earlier[event.block].layer
     return earlier[-1].layer if earlier else OUTSIDE
-
-
-def _aligned(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT

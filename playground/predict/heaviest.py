@@ -71,7 +71,7 @@ def one_of_team(config: PreTrainedConfig, load: Load, target: phases.Target, tea
     Raises PlaygroundError where the team can't split this model's weights, or where that isn't predicted.
     """
     if team.sharded:
-        layers = sum(map(len, meta_model.model_facts(config, load, target.dtype, target.device).kinds))
+        layers = meta_model.model_facts(config, load, target.dtype, target.device).layers
         cannot_split = splitting_problem(config, layers)
         if cannot_split and not team.splits_numbers:  # FSDP2 itself can, of 16 and 32 bits
             raise cannot_split

@@ -91,6 +91,11 @@ class ModelFacts:
     sizes: tuple[int, ...] = ()
 
     @property
+    def layers(self) -> int:
+        """How many repeated layers it has, in all stacks."""
+        return sum(map(len, self.kinds))
+
+    @property
     def tensors(self) -> int:
         """How many parameters it has as PyTorch counts them."""
         return len(self.sizes)

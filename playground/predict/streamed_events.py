@@ -6,9 +6,10 @@ Of layers that are split over processes, this process's shares are there too.
 from collections.abc import Sequence
 from dataclasses import replace
 
+from playground.memory.constants import aligned
 from playground.model.shares import share_bytes
 from playground.model.streaming import BUFFERS, LEAST_BYTES, streamed_numbers
-from playground.predict.allocation_trace import ALIGNMENT, OUTSIDE, AllocationEvent
+from playground.predict.allocation_trace import OUTSIDE, AllocationEvent
 from playground.settings import Load, streamed_count
 
 STREAMED_PARTS = ("weights", "quant_constants")
@@ -80,7 +81,7 @@ def with_split_ends(
     blocks: dict[int, int] = {}
 
     def allocate(size: int, part: str = "weights", stage: str = "") -> int:
-        kept.append(AllocationEvent(len(kept), _aligned(size), part, stage=stage))
+        kept.append(AllocationEvent(len(kept), aligned(size), part, stage=stage))
         return len(kept) - 1
 
     def free(block: int) -> None:
@@ -89,7 +90,7 @@ def with_split_ends(
     own = [share_bytes(size, shares) for size in ends]
     for size in () if waits else own:
         allocate(size)
-    left, gathered = [_aligned(size) for size in ends], None
+    left, gathered = [aligned(size) for size in ends], None
     last = _last_layer_events(events)
     removed: set[int] = set()
     for index, event in enumerate(events):
@@ -133,10 +134,6 @@ def _last_layer_events(events: Sequence[AllocationEvent]) -> set[int]:
         elif event.layer >= 0:
             forward[-1].append(index)
     return {indices[-1] for indices in forward if indices}
-
-
-def _aligned(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT
 
 
 def saved_bytes(load: Load, by_layer: dict[int, int], weights: dict[int, int], shares: int = 0) -> tuple[int, int]:

@@ -34,8 +34,6 @@ WITHOUT_EFFECT = {
         "parallel",
     },
 }
-# No script has them; a run that used one says so.
-NOT_REPEATED = {"lora": {"start_from"}, "train": {"eval_every", "patience", "num_processes", "offload_optimizer"}}
 CHECKPOINTING_OFF = ("off", "auto")
 DTYPES = ("float32", "bfloat16", "float16")  # whose names the script has as code, so an edited run must not give others
 

@@ -11,7 +11,7 @@ import math
 import os
 from bisect import bisect_left
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache, cached_property
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -93,12 +93,6 @@ class Rates:
     def trust(self) -> str:
         """How predictions at these rates are labelled: `source`, or "rough" where their error was found to be large."""
         return "rough" if self.source == "measured" and self.device not in COMPARED else self.source
-
-    @cached_property
-    def bytes_per_second(self) -> float:
-        """The bandwidth of the device's memory."""
-        size, seconds = next(table for kind, table in self.tables.items() if kind.startswith(STREAM))[-1]
-        return size / seconds
 
 
 def interpolate(table: list[list[float]], size: float) -> float:

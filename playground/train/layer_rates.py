@@ -15,9 +15,7 @@ def launch_tokens(batcher: Batcher, layers: CheckpointedLayers) -> float:
     device = getattr(batcher.model, "stands_for", batcher.device)
     if device != "cuda":
         return 0.0
-    weights = max(sum(linear_weights(module) for module in layer.modules()) for layer in layers.all)
-    operations = 2 * weights  # for a token: a multiplication and an addition each
-    return LAUNCH_SECONDS * RATE_REACHED * matmul_rate(batcher.device, batcher.model.dtype) / operations
+    return LAUNCH_SECONDS * _tokens_per_second(batcher, layers)
 
 
 def linear_weights(module: nn.Module) -> int:
@@ -32,6 +30,11 @@ def copy_tokens(batcher: Batcher, layers: CheckpointedLayers, copied_bytes: int,
     device = getattr(batcher.model, "stands_for", batcher.device)
     if device != "cuda" or not copied_bytes:
         return 0.0
+    return copied_bytes / count / COPY_RATE * _tokens_per_second(batcher, layers)
+
+
+def _tokens_per_second(batcher: Batcher, layers: CheckpointedLayers) -> float:
+    """How many tokens the largest layer's products take a second for, forward."""
     weights = max(sum(linear_weights(module) for module in layer.modules()) for layer in layers.all)
-    seconds = copied_bytes / count / COPY_RATE
-    return seconds * RATE_REACHED * matmul_rate(batcher.device, batcher.model.dtype) / (2 * weights)
+    operations = 2 * weights  # for a token: a multiplication and an addition each
+    return RATE_REACHED * matmul_rate(batcher.device, batcher.model.dtype) / operations

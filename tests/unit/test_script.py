@@ -17,7 +17,7 @@ from playground.planning.repeat import make_recipe, repeat_files
 from playground.settings import Lora, Settings, Train
 from playground.share import script
 from playground.share.notebook import notebook_text
-from playground.share.recipe import NOT_REPEATED, REPEATED, WITHOUT_EFFECT, unknown_settings
+from playground.share.recipe import REPEATED, WITHOUT_EFFECT, unknown_settings
 from playground.share.template_text import fill_in
 
 ODD = "Q: {instruction} \\ \"\"\" ''' $x 🎚\nA: {answer}"
@@ -206,6 +206,10 @@ def test_the_notebook_is_valid_and_its_cells_are_the_script(tuned, tmp_path):
     own = ast.parse((tmp_path / script.NAME).read_text(encoding="utf-8"))
     assert names == {node.name for node in own.body if isinstance(node, ast.FunctionDef)} - {"main"}
     assert "argparse" not in program and "__file__" not in program
+
+
+# No script has them; a run that used one says so.
+NOT_REPEATED = {"lora": {"start_from"}, "train": {"eval_every", "patience", "num_processes", "offload_optimizer"}}
 
 
 def test_every_setting_of_adapter_and_training_is_repeated_without_effect_or_said_not_to_be_repeated():

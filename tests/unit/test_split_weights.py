@@ -37,7 +37,7 @@ def train_case(team: Team, folder: Path, micro_batch: int, case: tuple) -> dict:
     from playground.memory.ledger import bytes_by_part
     from playground.model.load import load_model
     from playground.model.streamed_load import layer_names
-    from playground.model.streaming import layer_bytes
+    from playground.model.streaming import streamable_tensors
 
     family, quantized, dtype, policy = case
     load = Load(model=str(folder / family), device="cpu", dtype=dtype, **quantized)
@@ -50,12 +50,21 @@ def train_case(team: Team, folder: Path, micro_batch: int, case: tuple) -> dict:
 
     before = weights()
     return train_loaded(team, loaded, make_settings(micro_batch, policy), 24) | {
-        "held": loaded.split.bytes if loaded.split else sum(map(layer_bytes, layers)),
+        "held": loaded.split.bytes if loaded.split else sum(map(_block_bytes, map(streamable_tensors, layers))),
         "ledger": before,
         "saved": before - weights(),
         "ends": sum({id(p): p.numel() * p.itemsize for p in _ends(model)}.values()),
         "buffers": [buffer.numel() for buffer in loaded.split._buffers] if loaded.split else [],
     }
+
+
+def _block_bytes(tensors) -> int:
+    """Bytes of the block that a layer's tensors take together."""
+    from playground import compat
+    from playground.memory.constants import aligned
+
+    storages = {compat.storage_id(tensor): tensor.untyped_storage().nbytes() for tensor in tensors}
+    return sum(map(aligned, storages.values()))
 
 
 def _ends(model) -> list:
