@@ -17,7 +17,7 @@ from playground.train.parallel import Team
 
 # Of the capacity: where little more of it would change the plan, a process may find that and take the plan that needs
 # more. Measured: 132.6 GiB where the other plan's 70.2 were predicted (two H200s, tests/bench/README.md).
-EDGE = 1.02
+CAPACITY_MARGIN = 1.02
 EPOCHS_SEARCHED = 8  # at most, to bound the time: a later epoch may have a heavier batch
 
 
@@ -58,7 +58,7 @@ def predict_share(
     arguments = (lengths, labelled, 0, False, batching)
     prediction = phases.predict_tune(config, own, target, *arguments)
     if target.processes > 1 and target.capacity:
-        roomier = replace(target, capacity=int(target.capacity * EDGE))
+        roomier = replace(target, capacity=int(target.capacity * CAPACITY_MARGIN))
         other = phases.predict_tune(config, own, roomier, *arguments)
         if prediction["need"] < other["need"] <= target.capacity:
             prediction = other

@@ -89,23 +89,23 @@ class _Toy:
 
 def _measure(device: str, shallow: _Toy, deep: _Toy, wide: _Toy, until: float) -> dict[str, float]:
     few, many, plain = (_seconds(toy, device) for toy in (shallow, deep, wide))
-    known = {"tensor": _more(many, few, deep.tensors - shallow.tensors)}
+    known = {"tensor": _seconds_each(many, few, deep.tensors - shallow.tensors)}
     known["fixed"] = max(0.0, few - known["tensor"] * shallow.tensors)
     known |= {"drop": _drop_seconds(wide), "read": _read_seconds(wide.folder / "piece", device)}
     if device == "cpu":  # there, weights of the file's dtype stay mapped, and no pages are released
         plain += known["drop"] * drop_count([torch.bfloat16.itemsize * size for size in wide.sizes])
-    known["convert"] = _more(_seconds(wide, device, bits=32), plain, wide.weights * torch.float32.itemsize)
+    known["convert"] = _seconds_each(_seconds(wide, device, bits=32), plain, wide.weights * torch.float32.itemsize)
     known |= _tokenizer_seconds(shallow)
     for kind in KINDS:
         if (kernels.clock() > until and kind not in ALWAYS) or not _is_loaded_as(kind, device):
             continue
-        layer = _more(_seconds(deep, device, kind), many, deep.layers * LINEAR)
+        layer = _seconds_each(_seconds(deep, device, kind), many, deep.layers * LINEAR)
         if kind == "int8":
             weight = _quantizing_seconds(kind, device, LARGE) / math.prod(LARGE)
         else:
             repeats = REPEATS if device == "cuda" else 1
             quantizing = _seconds(wide, device, kind, repeats=repeats) - wide.layers * LINEAR * layer
-            weight = _more(quantizing, plain, wide.linear)
+            weight = _seconds_each(quantizing, plain, wide.linear)
         known |= {f"layer:{kind}": layer, f"quantize:{kind}": weight}
     if "quantize:nf4" in known:
         fp4 = known["quantize:nf4"] * _quantizing_seconds("fp4", device) / _quantizing_seconds("nf4", device)
@@ -132,7 +132,7 @@ def _quantizing_seconds(kind: str, device: str, shape: tuple[int, int] = MATRIX)
         return min(_timed(quantize) for _ in range(REPEATS))
 
 
-def _more(seconds: float, other: float, count: int) -> float:
+def _seconds_each(seconds: float, other: float, count: int) -> float:
     """Seconds of each of the `count` parts that the first of two loads has beyond the second."""
     return max(0.0, seconds - other) / count
 

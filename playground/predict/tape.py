@@ -156,7 +156,7 @@ class _TapeWriter:
         self._held: dict[tuple[int, str], int] = {}  # bytes by layer and part
         self._changed: dict[tuple[int, str], int] = {}  # what the last instant told of those that changed since
 
-    def write(self, visit: Visit, is_told: bool) -> dict[str, Any] | None:
+    def write(self, visit: Visit, is_recorded: bool) -> dict[str, Any] | None:
         """Walk through a visit; what the tape says of it, if anything."""
         height, instant, allocated = self.allocated, visit.start, self.allocated
         for index in range(visit.start, visit.end):
@@ -164,7 +164,7 @@ class _TapeWriter:
             if allocated > height:
                 height, instant = allocated, index + 1
         written: dict[str, Any] | None = None
-        if is_told:
+        if is_recorded:
             written = {"stage": visit.stage, "layer": visit.layer, "allocated": height}
             written |= {"changes": self._changes_up_to(instant), "end": allocated, **self._account(visit)}
         self._walk(visit.end)
