@@ -83,12 +83,19 @@ class HeldOutEvaluations:
         """
         team, best = self._context.team, self.best
         if team.any(team.main and (best is None or loss < best.loss)):
-            try:
-                if team.main:
-                    best_weights.save(self._trainer, loss, self.path)
+            error = self._save(loss) if team.main else None
+            if not team.any(error is not None):  # all count their patience from the same step, or one ends alone
                 self.best = best_weights.Best(step, loss)
-            except OSError as error:
+            if error:
                 values = {"step": step, "detail": f"{error.filename}: {error.strerror}"}
                 yield {"kind": "note", "key": "note.best_not_kept", "values": values}
         elif best and self._patience and step < self._steps:
             self.ended_early = step - best.step >= self._patience * self._every
+
+    def _save(self, loss: float) -> OSError | None:
+        """Write the weights to their file; returns why that failed."""
+        try:
+            best_weights.save(self._trainer, loss, self.path)
+        except OSError as error:
+            return error
+        return None

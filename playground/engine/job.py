@@ -32,7 +32,7 @@ class JobContext:
     get_model: the model in memory now, or None (a function, since a reference here would keep a freed model alive).
     layers_in_buffers: which of its streamed layers are on the device now (StreamedLayers.states), or None. optimizer:
     that of the fine-tune under way, for the ledger. keep: writes what was learned so far to a checkpoint and returns
-    its step, None where there is nothing to keep; another thread may call it. report: on the job's end.
+    the step that is in it, None where there is none; another thread may call it. report: on the job's end.
     """
 
     run: Run
@@ -91,15 +91,16 @@ def run_job(
             with card_limit.limit_cuda_memory(load, context.team.device, context.team.size):
                 result = yield from _recorded(context, work)
             outcome = {"seconds": round(time.monotonic() - began, 2), **_outcome(context), **result.to_json()}
-            yield from _recorded_end(context, kind, outcome)
+            yield from _recorded_end(context, kind, outcome, context.keep())
             return True
         except Stopped:
             yield from _recorded_end(context, kind, _outcome(context) | {"stopped": True})
             return False
         except Exception as error:
             if _ended_with_others(context, error):
-                kept = {"checkpoint": context.keep() is not None}
-                yield from _recorded_end(context, kind, _outcome(context) | {"stopped": True, **kept})
+                step = context.keep()
+                outcome = _outcome(context) | {"stopped": True, "checkpoint": step is not None}
+                yield from _recorded_end(context, kind, outcome, step)
                 return False
             shown, memory = explain_failure(error, context, load)
             with context.report.once() as is_first:
@@ -118,23 +119,25 @@ def _outcome(context: JobContext) -> dict:
     return {"run": context.run.id, "stopped": context.stop.is_set(), "peak": peak, **ended}
 
 
-def _recorded_end(context: JobContext, kind: str, outcome: dict) -> Iterator[dict]:
-    """Record the end of a job, unless that was done from another thread meanwhile, and yield its events."""
+def _recorded_end(context: JobContext, kind: str, outcome: dict, step: int | None = None) -> Iterator[dict]:
+    """Record the end of a job, unless that was done from another thread meanwhile, and yield its events.
+
+    step: of the checkpoint that the run is resumed from.
+    """
     with context.report.once() as is_first:
-        events = _end_events(context, kind, outcome) if is_first else []
+        events = _end_events(kind, outcome, step) if is_first else []
         recorded = [_record(context, event) for event in events]
     yield from recorded
 
 
-def _end_events(context: JobContext, kind: str, outcome: dict, step: int | None = None) -> list[dict]:
-    """The last events of a job. step: of a checkpoint that was written just now."""
+def _end_events(kind: str, outcome: dict, step: int | None) -> list[dict]:
+    """The last events of a job. step: of the checkpoint that the run is resumed from."""
     notes = []
     if ENDING.cause:
         key = "note.ended_parent" if ENDING.cause == PARENT else "note.ended_signal"
         notes = [{"kind": "note", "key": key, "values": {} if ENDING.cause == PARENT else {"signal": ENDING.cause}}]
-    if ENDING.cause and (step or outcome.get("checkpoint")):
-        values = {"step": step or outcome["steps"]}
-        notes.append({"kind": "note", "key": "note.ended_kept", "values": values})
+    if ENDING.cause and step:
+        notes.append({"kind": "note", "key": "note.ended_kept", "values": {"step": step}})
     return [*notes, {"kind": "phase", "name": "idle"}, {"kind": "done", "job": kind, "result": outcome}]
 
 
@@ -159,7 +162,7 @@ def _ended_in_order(context: JobContext, kind: str) -> Iterator[None]:
                 context.run.append("error", job=kind, **problem("error.rank_died").to_dict())
             elif is_first:
                 outcome = _outcome(context) | {"stopped": True, "checkpoint": step is not None}
-                for event in _end_events(context, kind, outcome, step):
+                for event in _end_events(kind, outcome, step):
                     context.run.append(**event)
         context.run.settle()
 

@@ -1,45 +1,35 @@
 """The job `tune`: encode rows, fine-tune, evaluate; and the same continued from a checkpoint."""
 
-import contextlib
-import errno
-import os
-import shutil
 import threading
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from peft import PeftModel
-from safetensors import SafetensorError
-
 from playground.background import Stopped, run_in_background
 from playground.data import source as data_source
 from playground.engine import evaluation, predictions
 from playground.engine.adapter_start import check_start
-from playground.engine.evaluation import HeldOutLoss
+from playground.engine.evaluation import Comparison, EvalSet, HeldOutLoss
 from playground.engine.forgetting import Forgetting
 from playground.engine.job import JobContext, JobResult
 from playground.engine.load import ensure_loaded
 from playground.engine.model_slot import Adapter, ModelSlot
 from playground.engine.offloading import check_offloading, offloading_note
 from playground.engine.product_check import check_products
-from playground.engine.training import train
+from playground.engine.saving import remove_checkpoints, save_trained, settle_checkpoints
+from playground.engine.training import Trained, train
 from playground.engine.training_set import TrainingSet, encode_rows
 from playground.engine.visitor_room import raise_if_no_room
-from playground.errors import as_playground_error
 from playground.memory.release import release_memory
-from playground.model import adapt, saved_adapter
+from playground.model import adapt
 from playground.model.load import LoadedModel, resolve_device
-from playground.replacement import replace_path
 from playground.settings import Settings
 from playground.settings.limits import raise_if_too_many_rows, raise_if_too_many_steps
-from playground.train import best_weights, checkpoint
+from playground.train import checkpoint
 from playground.train.loop import total_steps
 from playground.train.memory_policy import MemoryPlan
 from playground.train.prepare import build_trainer, make_trainable, try_batching
 from playground.train.trainer import Trainer
-
-UNWRITABLE = (OSError, RuntimeError, SafetensorError)  # raised where a disk is full, read-only or gone
 
 
 @dataclass
@@ -88,68 +78,26 @@ def tune(
     loaded, training_set = yield from _load_model_and_rows(context, slot, settings)
     resumed = resumed and (context.run.folder / checkpoint.NAME).is_file()
     start = check_start(context.run.folder.parent, loaded, settings, resumed)
-    eval_set = training_set.eval_set
-    answers: evaluation.Answers = {}
     check_offloading(loaded.model.config, settings, context.team.device)
-    if is_full:
-        slot.invalidate()
-        if loaded.dtype.itemsize == 2:
-            yield {"kind": "note", "key": "note.full_bf16", "values": {}}
-        answers = yield from evaluation.evaluate_answers(context, loaded, eval_set, ("base",))
+    base_answers = (yield from _answer_untrained(context, slot, loaded, training_set)) if is_full else None
     batching = yield from _predict_memory(context, loaded, settings, training_set)
     forgetting = Forgetting(context, loaded, training_set.examples, settings.train.measure_forgetting)
     yield from forgetting.measure_base()
-    start_peak = yield from _make_trainable(context, loaded, settings, start)
-    trainer = build_trainer(loaded, settings, training_set.examples, eval_set.examples, context.team, batching=batching)
-    context.optimizer = trainer.optimizer.inner
-    raise_if_no_room(context.run.folder.parent, checkpoint.trained_bytes(trainer))
-    yield from _plan_note(trainer.plan)
-    yield from offloading_note(settings, trainer.optimizer)
-    yield from _form_note(settings)
-
-    if resumed:
-        before = yield from _restore(context, trainer, training_set)
-    else:
-        _remove_checkpoints(context)  # what another beginning of this run has left
-        yield from check_products(trainer, training_set.examples)
-        before = yield from evaluation.evaluate_loss("before", trainer, eval_set, _common_stop(context))
+    trainer, start_peak = yield from _prepare_trainer(context, loaded, settings, training_set, start, batching)
+    before = yield from (_restore if resumed else _begin)(context, trainer, training_set)
     trained = yield from train(context, loaded, trainer, training_set, settings.train, start_peak)
     if trained is None:
         raise Stopped
     yield {"kind": "phase", "name": "save"}
-    saved_to = yield from _save(context, trainer, loaded, is_full)
+    saved_to = yield from save_trained(context, trainer, loaded, is_full)
     slot.adapter = Adapter(context.run.id, training_set.template.name, settings.data.custom_format)
-    after = yield from evaluation.evaluate_loss("after", trainer, eval_set, _common_stop(context))
-    context.team.leave()  # the rest is the main process's
-    sides = ("tuned",) if is_full else ("base", "tuned")
-    answers |= yield from evaluation.evaluate_answers(context, loaded, eval_set, sides)
-    comparison = yield from evaluation.compare(context, eval_set, before, after, answers)
+    loss, comparison = yield from _compare(context, loaded, trainer, training_set.eval_set, before, base_answers)
     forgotten = yield from forgetting.measure_tuned()
-    if trained.finished and context.stop.is_set():
-        context.keep()  # resumed, it has only to be evaluated
-    elif trained.finished:
-        _remove_checkpoints(context)
-    context.keep = lambda: None
-    parts = context.bytes_by_part()
+    settle_checkpoints(context, trained.finished, is_saved=saved_to is not None)
+    saved = {"model" if is_full else "adapter": str(saved_to)} if saved_to else {}
+    result = _result(context, training_set, trainer, trained, loss, comparison, forgotten, saved)
     context.optimizer = None  # freed with the trainer; the adapter stays
-    return TuneResult(
-        loss={"before": before.mean if before else None, "after": after.mean if after else None},
-        recall=comparison.recall,
-        measures=comparison.measures,
-        forgetting=forgotten,
-        tokens_per_s=trained.last_step["tokens_per_s"],
-        steps=trained.last_step["step"],
-        total_steps=trained.last_step["steps"],
-        rows=training_set.rows,
-        template=training_set.template.name,
-        packed=trainer.batcher.packed,
-        parts=parts,
-        checkpoint=context.run.has_file(checkpoint.NAME),
-        best=trained.best,
-        ended="early" if trained.ended_early else None,
-        adapter=str(saved_to) if saved_to and not is_full else None,
-        model=str(saved_to) if saved_to and is_full else None,
-    )
+    return result
 
 
 def _load_model_and_rows(
@@ -166,6 +114,16 @@ def _load_model_and_rows(
     raise_if_too_many_steps(total_steps(len(training_set.examples), settings.train))
     yield from training_set.notes
     return loaded, training_set
+
+
+def _answer_untrained(
+    context: JobContext, slot: ModelSlot, loaded: LoadedModel, training_set: TrainingSet
+) -> Generator[dict, None, evaluation.Answers]:
+    """Answer the questions with the base model before a full fine-tune, which changes its weights in memory."""
+    slot.invalidate()
+    if loaded.dtype.itemsize == 2:
+        yield {"kind": "note", "key": "note.full_bf16", "values": {}}
+    return (yield from evaluation.evaluate_answers(context, loaded, training_set.eval_set, ("base",)))
 
 
 def _predict_memory(
@@ -191,6 +149,30 @@ def _common_stop(context: JobContext) -> threading.Event:
     if context.team.any(context.stop.is_set()):
         stop.set()
     return stop
+
+
+def _prepare_trainer(
+    context: JobContext,
+    loaded: LoadedModel,
+    settings: Settings,
+    training_set: TrainingSet,
+    start: Path | None,
+    batching: str | None,
+) -> Generator[dict, None, tuple[Trainer, dict[str, int]]]:
+    """Make the model trainable and build its trainer, with notes of what it chose.
+
+    Returns it with the measured peak of computing the adapter's start values. Raises PlaygroundError where what is
+    trained is more than a visitor may still write.
+    """
+    start_peak = yield from _make_trainable(context, loaded, settings, start)
+    examples, held_out = training_set.examples, training_set.eval_set.examples
+    trainer = build_trainer(loaded, settings, examples, held_out, context.team, batching=batching)
+    context.optimizer = trainer.optimizer.inner
+    raise_if_no_room(context.run.folder.parent, checkpoint.trained_bytes(trainer))
+    yield from _plan_note(trainer.plan)
+    yield from offloading_note(settings, trainer.optimizer)
+    yield from _form_note(settings)
+    return trainer, start_peak
 
 
 def _make_trainable(
@@ -225,6 +207,15 @@ def _form_note(settings: Settings) -> Iterator[dict]:
         yield {"kind": "note", "key": f"note.form_{kind}", "values": {"r": settings.lora.r, "saved": r, "alpha": alpha}}
 
 
+def _begin(
+    context: JobContext, trainer: Trainer, training_set: TrainingSet
+) -> Generator[dict, None, HeldOutLoss | None]:
+    """What comes before the first step; returns the held-out loss then."""
+    remove_checkpoints(context)  # what another beginning of this run has left
+    yield from check_products(trainer, training_set.examples)
+    return (yield from evaluation.evaluate_loss("before", trainer, training_set.eval_set, _common_stop(context)))
+
+
 def _restore(
     context: JobContext, trainer: Trainer, training_set: TrainingSet
 ) -> Generator[dict, None, HeldOutLoss | None]:
@@ -234,57 +225,52 @@ def _restore(
     return evaluation.recorded_loss_before(context.run, training_set.eval_set)
 
 
-def _remove_checkpoints(context: JobContext) -> None:
-    """Remove what a run is resumed from, with what a killed process may have left half-written."""
-    for name in (checkpoint.NAME, best_weights.NAME) if context.team.main else ():
-        path = context.run.folder / name
-        for left in (path, path.with_suffix(".partial"), context.run.spare_file(name)):
-            if left:
-                with contextlib.suppress(OSError):  # the folder is read-only by now: it stays
-                    left.unlink(missing_ok=True)
+def _compare(
+    context: JobContext,
+    loaded: LoadedModel,
+    trainer: Trainer,
+    eval_set: EvalSet,
+    before: HeldOutLoss | None,
+    base_answers: evaluation.Answers | None,
+) -> Generator[dict, None, tuple[dict[str, float | None], Comparison]]:
+    """Measure the tuned model on the held-out rows, and compare it with the base model.
 
-
-def _save(
-    context: JobContext, trainer: Trainer, loaded: LoadedModel, is_full: bool
-) -> Generator[dict, None, Path | None]:
-    """Save the adapter or, after a full fine-tune, the model in the run's folder; None in all but the main process.
-
-    Where that can't be written, it is saved in the run's spare folder, with a note; else it stays in memory, with one.
+    base_answers: None where the base model can still be asked, the adapter being left out. Returns the held-out loss
+    {"before", "after"} and the comparison. From here on, the main process is alone.
     """
-    run = context.run
-    if not context.team.main:
-        return None
-    name = (run.model if is_full else run.adapter).name
-    with trainer.changing:  # the end of the process waits for it
-        try:
-            return _save_to(run.folder, name, loaded)
-        except UNWRITABLE as error:
-            detail = str(as_playground_error(error)) if isinstance(error, OSError) else str(error).split("\n")[0][:200]
-        try:
-            spare = run.spare()
-            saved = _save_to(spare, name, loaded) if spare else None
-        except UNWRITABLE:
-            saved = None
-    key = "note.saved_elsewhere" if saved else "note.not_saved"
-    yield {"kind": "note", "key": key, "values": {"path": str(run.folder / name), "kept": str(saved), "detail": detail}}
-    return saved
+    after = yield from evaluation.evaluate_loss("after", trainer, eval_set, _common_stop(context))
+    context.team.leave()  # the rest is the main process's
+    sides = ("base", "tuned") if base_answers is None else ("tuned",)
+    answers = yield from evaluation.evaluate_answers(context, loaded, eval_set, sides)
+    comparison = yield from evaluation.compare(context, eval_set, before, after, (base_answers or {}) | answers)
+    return {"before": before.mean if before else None, "after": after.mean if after else None}, comparison
 
 
-def _save_to(folder: Path, name: str, loaded: LoadedModel) -> Path:
-    """Save the adapter, or a model without one, in a folder that exists: wholly, or the one before stays."""
-    partial, final, old = folder / f"{name}.partial", folder / name, folder / f"{name}.old"
-    if not folder.is_dir():
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
-    if isinstance(loaded.model, PeftModel):
-        saved_adapter.save_lora(loaded.model, final)
-        return final
-    try:
-        for left in (partial, old):  # by a process that was killed
-            shutil.rmtree(left, ignore_errors=True)
-        loaded.model.save_pretrained(partial)
-        loaded.tokenizer.save_pretrained(partial)
-        replace_path(partial, final, old)
-        return final
-    finally:
-        for left in (partial, old):
-            shutil.rmtree(left, ignore_errors=True)
+def _result(
+    context: JobContext,
+    training_set: TrainingSet,
+    trainer: Trainer,
+    trained: Trained,
+    loss: dict[str, float | None],
+    comparison: Comparison,
+    forgetting: dict | None,
+    saved: dict[str, str],
+) -> TuneResult:
+    """The job's result. saved: {"adapter" or "model": path}, or {}."""
+    return TuneResult(
+        loss=loss,
+        recall=comparison.recall,
+        measures=comparison.measures,
+        forgetting=forgetting,
+        tokens_per_s=trained.last_step["tokens_per_s"],
+        steps=trained.last_step["step"],
+        total_steps=trained.last_step["steps"],
+        rows=training_set.rows,
+        template=training_set.template.name,
+        packed=trainer.batcher.packed,
+        parts=context.bytes_by_part(),
+        checkpoint=context.run.has_file(checkpoint.NAME),
+        best=trained.best,
+        ended="early" if trained.ended_early else None,
+        **saved,
+    )

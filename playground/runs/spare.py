@@ -54,7 +54,8 @@ def holds_anything(spare: Path) -> bool:
 def put_back(root: Path, run: str, spare: Path) -> bool:
     """Move what a spare folder holds back into the run's folder; whether it worked. What doesn't fit yet stays there.
 
-    To be called while nobody writes to the run.
+    What was written to the run's folder later, when that had room again, stays there instead. To be called while nobody
+    writes to the run.
     """
     folder = root / run
     try:
@@ -64,7 +65,7 @@ def put_back(root: Path, run: str, spare: Path) -> bool:
         if not (folder / SETTINGS).is_file():
             shutil.copyfile(spare / SETTINGS, folder / SETTINGS)
         for name in LEARNED:
-            if (spare / name).exists():
+            if (spare / name).exists() and not _is_newer(folder / name, spare / name):
                 _replace(spare / name, folder / name)
     except OSError:
         return False
@@ -78,6 +79,11 @@ def _append_events(events: Path, lines: Sequence[bytes]) -> None:
     text = b"".join(line for number, line in enumerate(lines) if line not in there and (number or not there))
     with open(events, "ab") as file:
         file.write(text)
+
+
+def _is_newer(path: Path, other: Path) -> bool:
+    """Whether a file or folder is there and was written after the other one."""
+    return path.exists() and path.stat().st_mtime_ns > other.stat().st_mtime_ns
 
 
 def _replace(source: Path, target: Path) -> None:

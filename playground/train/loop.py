@@ -148,11 +148,7 @@ def _train_until_pause(
         if loss is None:
             return None
         lr = learning_rate_at(trainer.step, progress.steps, settings)
-        with trainer.changing:
-            trainer.optimizer.step(lr)
-            trainer.step += 1
-            trainer.tokens += sum(len(example.ids) for example in batch)
-            trainer.note_random_state()
+        _take_step(trainer, batch, lr)
         unreported = (_read_later(loss), lr)
         if not on_cuda:
             yield progress.event(*unreported)
@@ -166,6 +162,15 @@ def _train_until_pause(
     if progress.steps_done:
         _check_update(trainer, progress, settings.lr)
     return None
+
+
+def _take_step(trainer: Trainer, batch: Sequence[Example], lr: float) -> None:
+    """Update the weights with a batch's gradients, and count its step and its tokens."""
+    with trainer.changing:
+        trainer.optimizer.step(lr)
+        trainer.step += 1
+        trainer.tokens += sum(len(example.ids) for example in batch)
+        trainer.note_random_state()
 
 
 def _check_update(trainer: Trainer, progress: _Progress, lr: float) -> None:

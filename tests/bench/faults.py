@@ -36,11 +36,11 @@ import toys
 
 from playground import runs
 from playground.ending import ENDING
-from playground.engine import tune
 from playground.engine.client import Engine
 from playground.engine.workbench import Workbench
 from playground.errors import PlaygroundError
 from playground.memory.meter import hardware
+from playground.model import saved_adapter
 from playground.runs import event_log
 from playground.settings import Settings
 from playground.train import checkpoint, loop
@@ -177,9 +177,9 @@ def disk_fault(kind: str) -> Callable[[Path, Settings], dict]:
                 if kind in DISKS and switch.exists() and str(path).startswith(str(root)):
                     raise OSError(DISKS[kind], os.strerror(DISKS[kind]), str(path))
 
-            plain, save, whole = open, tune.saved_adapter.save_lora, checkpoint.write_whole
+            plain, save, whole = open, saved_adapter.save_lora, checkpoint.write_whole
             vars(event_log)["open"] = lambda path, mode: (refuse(path), plain(path, mode))[1]
-            tune.saved_adapter.save_lora = lambda model, folder: (refuse(folder), save(model, folder))[1]
+            saved_adapter.save_lora = lambda model, folder: (refuse(folder), save(model, folder))[1]
             checkpoint.write_whole = lambda state, path: (refuse(path), whole(state, path))[1]
 
         process = forked(root, settings, prepare)

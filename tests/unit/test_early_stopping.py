@@ -1,15 +1,20 @@
 """Held-out loss during training: training is unchanged, the best weights are kept, and training ends early."""
 
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 from safetensors.torch import load_file
 from toys import keys
 
 from playground import runs
-from playground.engine import early_stopping
+from playground.engine import early_stopping, training
 from playground.engine.workbench import Workbench
 from playground.errors import PlaygroundError
 from playground.settings import Settings, parse
+from playground.train import best_weights, checkpoint
 
 
 def tuned(root, settings: Settings) -> tuple[list[dict], dict]:
@@ -76,6 +81,91 @@ def test_patience_counts_across_a_resume(chosen, tmp_path, monkeypatch):
     resumed = list(Workbench(tmp_path).resume(last["result"]["run"]))
     assert [e["step"] for e in resumed if e["kind"] == "eval" and e["when"] == "during"] == [3, 4]
     assert resumed[-1]["result"]["best"] == {"step": 2, "loss": 2.0} and resumed[-1]["result"]["ended"] == "early"
+
+
+def test_the_end_of_the_process_leaves_the_checkpoint_of_an_unfinished_run(chosen, tmp_path, monkeypatch):
+    made, own = [], training.Checkpoints
+    monkeypatch.setattr(training, "Checkpoints", lambda *args: made.append(own(*args)) or made[-1])
+    scripted(monkeypatch, {2: 1.0, 4: 2.0})
+    workbench = Workbench(tmp_path)
+    for event in workbench.tune(chosen(train={"max_steps": 8, "eval_rows": 3, "eval_every": 2})):
+        if event["kind"] == "step" and event["step"] == 5:
+            workbench.stop.set()
+        if event["kind"] == "phase" and event["name"] == "save":  # the model has the weights of step 2 by now
+            path = workbench.run.folder / checkpoint.NAME
+            before = path.read_bytes()
+            assert made[0].keep() == 5 and path.read_bytes() == before
+    assert event["result"]["best"] == {"step": 2, "loss": 1.0} and path.read_bytes() == before
+
+
+def test_best_weights_are_restored_while_nobody_else_reads_the_trainer(tmp_path, monkeypatch):
+    trainer = SimpleNamespace(changing=threading.Lock())
+    (tmp_path / best_weights.NAME).touch()
+    evaluations = SimpleNamespace(best=best_weights.Best(2, 1.0), path=tmp_path / best_weights.NAME, ended_early=False)
+    held = []
+    monkeypatch.setattr(best_weights, "restore", lambda trainer, path: held.append(trainer.changing.locked()))
+    list(training._keep_best(trainer, evaluations, Settings().train))
+    assert held == [True]
+
+
+def test_run_stopped_before_its_last_evaluation_makes_it_when_resumed(chosen, tmp_path, monkeypatch):
+    quick = {"max_steps": 4, "eval_rows": 3, "eval_every": 2}
+    scripted(monkeypatch, {2: 2.0, 4: 1.0})
+    _, whole = tuned(tmp_path / "whole", chosen(train=quick))
+    workbench = Workbench(tmp_path / "cut")
+    for event in workbench.tune(chosen(train=quick)):
+        if event["kind"] == "step" and event["step"] == 4:
+            workbench.stop.set()  # before the evaluation of step 4
+    assert event["result"]["best"] == {"step": 2, "loss": 2.0} and event["result"]["checkpoint"]
+    resumed = list(Workbench(tmp_path / "cut").resume(event["result"]["run"]))[-1]["result"]
+    assert resumed["best"] == {"step": 4, "loss": 1.0} and not resumed["checkpoint"]
+    tensors = load_file(Path(resumed["adapter"]) / "adapter_model.safetensors")
+    assert all(torch.equal(tensors[name], whole[name]) for name in whole)
+
+
+class Rank:
+    """One of two processes that are threads of this one: `any` waits for the other one's condition."""
+
+    size = 2
+
+    def __init__(self, number: int, barrier: threading.Barrier, conditions: dict[int, bool]):
+        self.main, self._number, self._barrier, self._conditions = number == 0, number, barrier, conditions
+
+    def any(self, condition: bool) -> bool:
+        self._conditions[self._number] = condition
+        self._barrier.wait()
+        result = any(self._conditions.values())
+        self._barrier.wait()
+        return result
+
+
+def test_processes_end_early_together_where_the_best_weights_cannot_be_written(tmp_path, monkeypatch):
+    def save(trainer, loss, path):
+        if loss == 1.0:
+            raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(best_weights, "save", save)
+    barrier, conditions, notes = threading.Barrier(2, timeout=20), {}, []
+    train = parse({"train": {"eval_every": 1, "patience": 2}}).train
+    run = SimpleNamespace(folder=tmp_path)
+
+    def evaluations(number: int) -> early_stopping.HeldOutEvaluations:
+        context = SimpleNamespace(run=run, team=Rank(number, barrier, conditions))
+        return early_stopping.HeldOutEvaluations(context, None, SimpleNamespace(examples=[1]), train, 8)
+
+    ranks = [evaluations(0), evaluations(1)]
+
+    def measure(rank: early_stopping.HeldOutEvaluations) -> None:
+        for step, loss in enumerate([2.0, 1.0, 3.0], 1):  # the second best can't be written
+            notes.extend(event["key"] for event in rank._compare(step, loss))
+
+    threads = [threading.Thread(target=measure, args=(rank,)) for rank in ranks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert notes == ["note.best_not_kept"]
+    assert [(rank.best, rank.ended_early) for rank in ranks] == [(best_weights.Best(1, 2.0), True)] * 2
 
 
 @pytest.mark.slow

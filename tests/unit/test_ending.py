@@ -117,6 +117,25 @@ def test_step_that_hangs_is_left_and_the_steps_before_are_kept(chosen, tmp_path)
     assert resumed["result"]["loss"] == whole["result"]["loss"] and resumed["result"]["steps"] == 4
 
 
+def test_the_step_that_is_named_is_the_one_in_the_checkpoint(long, tmp_path, monkeypatch):
+    monkeypatch.setattr(ENDING, "cause", "")
+    save = checkpoint.save
+
+    def full(trainer, examples, path):
+        if trainer.step > 2:
+            raise OSError(28, "No space left on device", str(path))
+        save(trainer, examples, path)
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    workbench = Workbench(tmp_path)
+    for event in workbench.tune(long.with_values({"train": {"save_every": 1}})):
+        if event["kind"] == "step" and event["step"] == 4:
+            ENDING.cause = "SIGTERM"
+            workbench.stop.set()
+    assert event["result"]["steps"] == 4
+    check_kept(tmp_path, "SIGTERM", "note.ended_signal")
+
+
 def test_second_signal_ends_at_once(chosen, tmp_path):
     def hanging_save():
         hanging_step()
@@ -168,6 +187,21 @@ def test_killed_page_leaves_no_process_and_a_run_that_is_offered_again(long, tmp
     wait_until(lambda: not Path(f"/proc/{worker}").exists() if Path("/proc").is_dir() else runs.interrupted(tmp_path))
     run = check_kept(tmp_path, "parent", "note.ended_parent")
     assert runs.interrupted(tmp_path).id == run.id
+
+
+def test_processes_that_end_together_name_the_step_that_is_kept(tmp_path, monkeypatch):
+    """Of several processes, the main one finds the others gone and records the end by itself."""
+    monkeypatch.setattr(ENDING, "cause", ending.PARENT)
+    run = runs.create(tmp_path, "tune", Settings())
+    context = job.JobContext(run, threading.Event(), Team("cpu"), PeakTracker("cpu"), lambda: None, keep=lambda: 7)
+    context.team.size = 2
+
+    def work():
+        yield {"kind": "phase", "name": "train"}
+        raise RuntimeError("Connection closed by peer")
+
+    *_, kept, _, done = job.run_job(context, "tune", Settings().load, work())
+    assert (kept["key"], kept["values"]) == ("note.ended_kept", {"step": 7}) and done["result"]["checkpoint"]
 
 
 def test_nothing_is_recorded_after_the_end(tmp_path, monkeypatch):

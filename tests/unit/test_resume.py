@@ -2,6 +2,8 @@
 
 import os
 import signal
+import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -142,9 +144,43 @@ def test_a_run_without_room_for_checkpoints_says_so(monkeypatch, tmp_path, every
         Settings().with_values({"train": {"save_every": every}}).train,
     )
     for writes in (True, False):
-        kept = Checkpoints(None, SimpleNamespace(examples=[]), run, train, writes)
+        kept = Checkpoints(SimpleNamespace(step=0), SimpleNamespace(examples=[]), run, train, writes)
         keys = [note["key"] for note in kept.room_note()]
         assert keys == ["note.no_room_for_checkpoints"] * (noted and writes)
+
+
+def test_the_step_that_is_kept_is_the_one_in_the_file(monkeypatch, tmp_path):
+    full = []
+
+    def save(trainer, examples, path):
+        if full:
+            raise OSError(28, "No space left on device", str(path))
+        path.write_text(str(trainer.step))
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # for the spare folder
+    monkeypatch.setattr(checkpoint, "save", save)
+    monkeypatch.setattr(checkpoint, "size_of", lambda trainer: 1000)
+    run = runs.create(tmp_path, "tune", Settings())
+
+    def checkpoints(step: int) -> Checkpoints:
+        trainer = SimpleNamespace(step=step, changing=threading.Lock())
+        return Checkpoints(trainer, SimpleNamespace(examples=[]), run, Settings().train, True)
+
+    first = checkpoints(0)
+    assert first.keep() is None
+    first._trainer.step = 50
+    assert first.keep() == 50
+    full.append(1)
+    first._trainer.step = 80
+    assert first.keep() == 50
+    resumed = checkpoints(50)
+    resumed._trainer.step = 70
+    assert resumed.keep() == 50
+    full.clear()
+    resumed.close()
+    assert resumed.keep() == 50 and (run.folder / checkpoint.NAME).read_text() == "50"
+    (run.folder / checkpoint.NAME).unlink()
+    assert resumed.keep() is None
 
 
 def test_automatic_checkpoints_take_a_small_share_of_the_time():

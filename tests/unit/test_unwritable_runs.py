@@ -4,16 +4,19 @@ import errno
 import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors import SafetensorError
 from toys import keys
 
 from playground import runs
-from playground.engine import tune
 from playground.engine.workbench import Workbench
 from playground.errors import PlaygroundError, as_playground_error
-from playground.runs import event_log, store
+from playground.model import saved_adapter
+from playground.runs import event_log, spare, store
 from playground.settings import Settings
 from playground.train import checkpoint
 
@@ -35,9 +38,9 @@ def disk(monkeypatch, tmp_path):
         if state and str(path).startswith(str(tmp_path / "runs")):
             raise OSError(state["root"], os.strerror(state["root"]), str(path))
 
-    plain_open, save, write = open, tune.saved_adapter.save_lora, checkpoint.write_whole
+    plain_open, save, write = open, saved_adapter.save_lora, checkpoint.write_whole
     monkeypatch.setattr(event_log, "open", lambda path, mode: (refused(path), plain_open(path, mode))[1], raising=False)
-    monkeypatch.setattr(tune.saved_adapter, "save_lora", lambda m, folder: (refused(folder), save(m, folder)))
+    monkeypatch.setattr(saved_adapter, "save_lora", lambda m, folder: (refused(folder), save(m, folder)))
     monkeypatch.setattr(checkpoint, "write_whole", lambda s, path: (refused(path), write(s, path))[1])
     return state
 
@@ -129,6 +132,98 @@ def test_stop_on_a_full_disk_keeps_a_checkpoint_that_resumes_once_it_is_put_back
     assert (done["result"]["steps"], done["result"]["stopped"]) == (6, False)
 
 
+def step_in(folder: Path) -> int:
+    """The step of the checkpoint in a folder."""
+    return torch.load(folder / checkpoint.NAME, weights_only=True)["step"]
+
+
+def test_a_finished_fine_tune_that_is_not_saved_keeps_its_checkpoint_and_is_resumed(
+    chosen, tmp_path, disk, monkeypatch
+):
+    root = tmp_path / "runs"
+    monkeypatch.setattr(store, "make_spare", lambda *arguments: None)
+    settings = chosen(train={"save_every": 1})
+    events = events_with(settings, root, 3, lambda: disk.update(root=errno.ENOSPC))
+    assert "note.not_saved" in notes_of(events) and events[-1]["result"]["checkpoint"]
+    run = runs.find(root, events[-1]["result"]["run"])
+    assert step_in(run.folder) == 2
+    disk.clear()
+    [done] = [e["result"] for e in Workbench(root).resume(run.id) if e["kind"] == "done"]
+    assert (done["steps"], Path(done["adapter"])) == (3, run.adapter)
+    assert not done["checkpoint"] and not (run.folder / checkpoint.NAME).exists()
+
+
+def test_a_result_that_only_failed_to_be_saved_needs_no_step_again(chosen, tmp_path, monkeypatch):
+    def full(model, folder):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+
+    monkeypatch.setattr(saved_adapter, "save_lora", full)
+    events = list(Workbench(tmp_path / "runs").tune(chosen()))
+    assert "note.not_saved" in notes_of(events) and events[-1]["result"]["checkpoint"]
+    assert step_in(tmp_path / "runs" / events[-1]["result"]["run"]) == 3
+
+
+def test_memory_that_runs_out_while_saving_is_not_called_a_full_disk(chosen, tmp_path, monkeypatch):
+    def short_of_memory(model, folder):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4096 bytes.")
+
+    monkeypatch.setattr(saved_adapter, "save_lora", short_of_memory)
+    with pytest.raises(PlaygroundError) as caught:
+        list(Workbench(tmp_path / "runs").tune(chosen()))
+    assert keys(caught)[0] == "error.out_of_memory"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        Exception("No space left on device (os error 28)"),  # as tokenizers (Rust) says it
+    ],
+)
+def test_a_full_disk_in_the_words_of_rust_saves_elsewhere(chosen, tmp_path, monkeypatch, error):
+    save = saved_adapter.save_lora
+
+    def full(model, folder):
+        if folder.is_relative_to(tmp_path / "runs"):
+            raise error
+        save(model, folder)
+
+    monkeypatch.setattr(saved_adapter, "save_lora", full)
+    events = list(Workbench(tmp_path / "runs").tune(chosen(train={"max_steps": 1})))
+    note, run = notes_of(events)["note.saved_elsewhere"], events[-1]["result"]["run"]
+    assert note["detail"].startswith(f"The disk is full: {tmp_path / 'runs' / run / 'adapter'} ")
+    assert Path(note["kept"], ADAPTER).is_file()
+
+
+def test_a_checkpoint_in_the_runs_folder_outdates_the_spare_one(chosen, tmp_path, disk):
+    root, workbench = tmp_path / "runs", Workbench(tmp_path / "runs")
+    for event in workbench.tune(chosen(train={"max_steps": 8, "save_every": 2})):
+        if event["kind"] == "step":
+            disk.update(root=errno.ENOSPC) if event["step"] == 2 else disk.clear()
+            if event["step"] == 3:
+                [kept] = (tmp_path / "temp").glob("*/checkpoint.pt")
+                assert step_in(kept.parent) == 2
+            elif event["step"] == 5:
+                workbench.stop.set()
+    assert event["result"]["checkpoint"] and not list((tmp_path / "temp").iterdir())
+    runs.put_back_spares(root)
+    assert step_in(root / event["result"]["run"]) == 5
+
+
+@pytest.mark.parametrize("spare_age,expected", [(60, "of the run's folder"), (-60, "of the spare folder")])
+def test_what_is_put_back_never_replaces_something_newer(tmp_path, spare_age, expected):
+    folder, spare_folder = tmp_path / "runs" / "one", tmp_path / "spare"
+    for place, text in ((folder, "of the run's folder"), (spare_folder, "of the spare folder")):
+        (place / "adapter").mkdir(parents=True)
+        for path in (place / "adapter" / ADAPTER, place / checkpoint.NAME, place / "settings.json"):
+            path.write_text(text)
+    then = time.time() - spare_age
+    for path in (spare_folder / "adapter", spare_folder / checkpoint.NAME):
+        os.utime(path, (then, then))
+    assert spare.put_back(tmp_path / "runs", "one", spare_folder) and not spare_folder.exists()
+    assert {(folder / checkpoint.NAME).read_text(), (folder / "adapter" / ADAPTER).read_text()} == {expected}
+
+
 def test_folder_that_cannot_be_written_from_the_start_is_one_sentence_with_its_name(chosen, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError) as caught:
@@ -139,8 +234,6 @@ def test_folder_that_cannot_be_written_from_the_start_is_one_sentence_with_its_n
 
 def test_clock_that_is_set_back_or_forward_does_not_move_events(chosen, tmp_path, monkeypatch):
     run = runs.create(tmp_path, "tune", chosen())
-    import time
-
     now = time.time()
     for jump in (-86400, 86400, 0):
         monkeypatch.setattr("playground.runs.store.time.time", lambda jump=jump: now + jump)
