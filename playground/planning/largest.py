@@ -1,8 +1,8 @@
 """Find the largest model of the catalog that one GPU, or several, take: to chat with and to fine-tune with LoRA.
 
 Fine-tuning is predicted for one row at a time on each GPU and every layer recomputed, the least that it takes; larger
-batches are split until they fit. Over several GPUs the weights are split (FSDP2) where that can be predicted: at 8 and
-4 bits, of a decoder. Else each GPU has the whole model (DDP).
+batches are split until they fit. Over several GPUs the weights are split (FSDP2). Where they can't be, those of models
+with an encoder at 8 and 4 bits, each GPU has the whole model (DDP).
 """
 
 from collections.abc import Callable, Iterable

@@ -1,10 +1,10 @@
 """The planning process: predicts memory and looks at rows while the engine is free for a run. Started by client.py.
 
 Requests, in the JSON lines of jsonl_process.py: a function of forecast.py, largest.py, picture.py, rows.py or
-tune_summary.py, `suggest_changes` of oom_suggestions.py, `repeat_files` of repeat.py, `weight_picture` of weight.py,
-`adapter_spectrum` or `describe_adapter`, with its arguments. Settings are validated here, at the edge of the process.
-Questions about rows, and about the largest models, send their progress as events {"kind": "progress", "done", "total",
-"unit"}.
+tune_summary.py, `load_times`, `suggest_changes` of oom_suggestions.py, `repeat_files` of repeat.py, `weight_picture` of
+weight.py, `adapter_spectrum` or `describe_adapter`, with its arguments. Settings are validated here, at the edge of the
+process. Questions about rows, and about the largest models, send their progress as events {"kind": "progress", "done",
+"total", "unit"}.
 """
 
 import time

@@ -18,6 +18,7 @@ from playground.lab.formats import Format, parse_format
 from playground.lab.grid import block_size, quantize_with_grid
 from playground.lab.quantize import bits_per_weight, block_problems
 from playground.model.source import local_folder
+from playground.model.weight_files import weight_files
 from playground.settings import raise_all
 
 MAX_WEIGHTS = 2**18  # of a layer, from its first rows: so that a slider is answered at once
@@ -27,6 +28,7 @@ OUTLIER = 4.0  # standard deviations
 FLOATS = ("F64", "F32", "F16", "BF16")  # types of tensors that hold weights rather than codes
 FLOAT_NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 TRANSPOSED = ("gpt2", "openai-gpt", "imagegpt")  # families whose layers are Conv1D, which stores (in, out)
+State = tuple[tuple[str, int, int], ...]  # of a model's files: names, sizes and times of change
 NOT_LAYERS = ("embed", "wte", "wpe", "lm_head", "embed_out", "norm", "shared")  # parts of names
 
 
@@ -73,12 +75,22 @@ def weight_picture(model: str, layer: str, format: str) -> dict:
     }
 
 
-@lru_cache(maxsize=8)
 def layer_names(folder: Path) -> list[str]:
     """The names of the matrices that a quantizing load would quantize, in the order of the layers.
 
     Raises PlaygroundError where there is none, where weights are stored as codes, or in files of another kind.
     """
+    return _layer_names(folder, _state(folder))
+
+
+def _state(folder: Path) -> State:
+    """What differs once another model was written into a folder: what is read of it is remembered until then."""
+    found = ((file.name, file.stat()) for file in (*_files(folder), folder / "config.json") if file.is_file())
+    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in found)
+
+
+@lru_cache(maxsize=8)
+def _layer_names(folder: Path, state: State) -> list[str]:
     names, has_codes = [], "quantization_config" in _config(folder)
     for file in _files(folder):
         with _open(file) as tensors:
@@ -95,8 +107,10 @@ def layer_names(folder: Path) -> list[str]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The files of a model's weights. Raises PlaygroundError where they are neither safetensors nor torch's."""
-    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    """The files of a model's weights that are there. Raises PlaygroundError where they are neither safetensors nor
+    torch's, and for an index of shards that can't be read.
+    """
+    files = [file for file in weight_files(folder) if file.is_file()]
     if not files:
         raise problem("error.weight_files", model=folder.name)
     return files
@@ -151,9 +165,13 @@ def _config(folder: Path) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-@lru_cache(maxsize=4)
 def read_rows(folder: Path, name: str) -> tuple[Tensor, tuple[int, int]]:
     """The first rows of a matrix (out, in), at most MAX_WEIGHTS weights, float32; and the whole matrix's shape."""
+    return _read_rows(folder, name, _state(folder))
+
+
+@lru_cache(maxsize=4)
+def _read_rows(folder: Path, name: str, state: State) -> tuple[Tensor, tuple[int, int]]:
     for file in _files(folder):
         with _open(file) as tensors:
             if name in tensors.keys():

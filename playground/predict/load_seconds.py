@@ -18,6 +18,7 @@ from playground import compat
 from playground.memory.file_pages import drop_count
 from playground.memory.page_cache import cached_share, reading_rate
 from playground.model.source import local_folder
+from playground.model.weight_files import weight_files
 from playground.predict import meta_model
 from playground.settings import Load, streamed_count
 from playground.speed.rates import Rates
@@ -50,7 +51,7 @@ def kind_of(load: Load) -> str:
 def stored_model(model: str, config: PreTrainedConfig, parameters: int, threads: int = 1) -> StoredModel | None:
     """A model's files as they lie on this machine, or as they will after a download; None where that isn't known.
 
-    threads: that will read them. Raises OSError.
+    threads: that will read them. Raises OSError, and PlaygroundError for an index of shards that can't be read.
     """
     folder = local_folder(model)
     text: Any = config.get_text_config()
@@ -59,13 +60,13 @@ def stored_model(model: str, config: PreTrainedConfig, parameters: int, threads:
             return None  # converted, or merged, before it is loaded
         item = 4 if getattr(config, "dtype", None) == torch.float32 else 2
         return StoredModel(item * parameters, tokenizer=TOKEN_BYTES * text.vocab_size, is_here=False)
-    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    files = [file for file in weight_files(folder) if file.is_file()]
     if not files:
         return None
     shares = [(cached_share(file), file) for file in files]
     missing = sum(share.size - share.cached for share, _ in shares)
-    share, file = max(shares, key=lambda pair: pair[0].size - pair[0].cached)
-    rate = reading_rate(file, share.missing_at, threads) if missing else 1.0
+    share, file = max(shares, key=lambda pair: pair[0].missing_piece)
+    rate = reading_rate(file, share.missing_at, share.missing_piece, threads) if missing else 1.0
     tokenizer = folder / "tokenizer.json"
     size = tokenizer.stat().st_size if tokenizer.is_file() else TOKEN_BYTES * text.vocab_size
     return StoredModel(sum(share.size for share, _ in shares), missing, rate, size)

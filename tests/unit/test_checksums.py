@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from toys import keys
 
 from playground import catalog
+from playground.background import Stopped
 from playground.errors import PlaygroundError, problem
 from playground.model import checksums, hub, source
 
@@ -89,13 +91,57 @@ def test_damaged_file_without_a_hub_is_named_and_kept(cached, monkeypatch):
     assert str(cached / "model.safetensors") in str(caught.value) and (cached / "model.safetensors").exists()
 
 
-def test_changed_file_of_a_downloaded_folder_is_named(toy, tmp_path):
-    data = (toy("llama") / "model.safetensors").read_bytes()
-    (tmp_path / "model.safetensors").write_bytes(data)
-    notes = tmp_path / ".cache" / "huggingface" / "download"
-    notes.mkdir(parents=True)
-    digest = hashlib.sha256(data).hexdigest()
-    (notes / "model.safetensors.metadata").write_text(f"0123456789\n{digest}\n1795649853.4\n")
-    assert list(checksums.changed_files(tmp_path)) == []
-    flip_a_bit(tmp_path / "model.safetensors")
-    assert list(checksums.changed_files(tmp_path)) == [tmp_path / "model.safetensors"]
+@pytest.fixture
+def downloaded(toy, tmp_path, monkeypatch) -> Path:
+    """A folder as `hf download --local-dir` writes it, of two files of weights."""
+    monkeypatch.setattr(catalog, "cache_folder", lambda: tmp_path / "cache")
+    folder = tmp_path / "downloaded"
+    shutil.copytree(toy("llama"), folder)
+    shutil.copy(folder / "model.safetensors", folder / "other.safetensors")
+    for name in ("model", "other"):
+        note(folder / f"{name}.safetensors", hashlib.sha256((folder / f"{name}.safetensors").read_bytes()).hexdigest())
+    return folder
+
+
+def note(file: Path, digest: str) -> None:
+    notes = file.parent / ".cache" / "huggingface" / "download"
+    notes.mkdir(parents=True, exist_ok=True)
+    (notes / f"{file.name}.metadata").write_text(f"0123456789\n{digest}\n1795649853.4\n")
+
+
+def test_changed_file_of_a_downloaded_folder_is_named(downloaded):
+    assert checksums.changed_files(downloaded) == []
+    flip_a_bit(downloaded / "model.safetensors")
+    assert checksums.changed_files(downloaded) == [downloaded / "model.safetensors"]
+
+
+def test_files_of_a_downloaded_folder_are_read_once(downloaded, monkeypatch):
+    flip_a_bit(downloaded / "model.safetensors")
+    assert checksums.changed_files(downloaded) == [downloaded / "model.safetensors"]
+    monkeypatch.setattr(checksums, "_digest", lambda *arguments: pytest.fail("read again"))
+    assert checksums.changed_files(downloaded) == [downloaded / "model.safetensors"]
+    note(downloaded / "model.safetensors", hashlib.sha256((downloaded / "model.safetensors").read_bytes()).hexdigest())
+    assert checksums.changed_files(downloaded) == []
+
+
+def test_reading_a_downloaded_folder_is_shown_and_can_be_stopped(downloaded, monkeypatch):
+    size, shown = (downloaded / "model.safetensors").stat().st_size, []
+    checksums.changed_files(downloaded, lambda done, total: shown.append((done, total)))
+    assert shown == [(size, 2 * size), (2 * size, 2 * size)]
+    (catalog.cache_folder() / checksums.MEMORY).unlink()
+    flip_a_bit(downloaded / "other.safetensors")
+    stop, read, files = threading.Event(), checksums._digest, []
+
+    def read_and_stop(file, *of):
+        files.append(file.name)
+        if file.name.startswith("other"):
+            stop.set()
+        return read(file, *of)
+
+    monkeypatch.setattr(checksums, "_digest", read_and_stop)
+    with pytest.raises(Stopped):
+        list(source.fetch_model(str(downloaded), False, stop))
+    events = list(source.fetch_model(str(downloaded), False, threading.Event()))
+    assert files == ["model.safetensors", "other.safetensors", "other.safetensors"]  # what was read isn't read again
+    notes = [event["values"]["path"] for event in events if event["kind"] == "note"]
+    assert notes == [str(downloaded.resolve() / "other.safetensors")]

@@ -3,6 +3,7 @@
 import functools
 import itertools
 import os
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -137,8 +138,10 @@ def test_what_of_a_file_is_in_the_page_cache_is_known(tmp_path, monkeypatch):
     assert page_cache.cached_share(file) == page_cache.CachedShare(2**20 + 5, 2**20 + 5)
     pages = bytes([1] * 100 + [0] * 157)
     monkeypatch.setattr(page_cache, "_resident_pages", lambda file, size: pages)
+    assert page_cache.cached_share(file) == page_cache.CachedShare(2**20 + 5, 100 * 4096, 100 * 4096, 156 * 4096 + 5)
+    pages = bytes([0] * 3 + [1] * 50 + [0] * 90 + [1] * 114)
     share = page_cache.cached_share(file)
-    assert (share.cached, share.missing_at) == (100 * 4096, 100 * 4096)
+    assert (share.missing_at, share.missing_piece) == (53 * 4096, 90 * 4096)
     monkeypatch.setattr(page_cache, "_resident_pages", lambda file, size: None)
     assert page_cache.cached_share(file).cached == 2**20 + 5
 
@@ -146,22 +149,60 @@ def test_what_of_a_file_is_in_the_page_cache_is_known(tmp_path, monkeypatch):
 def test_the_disks_rate_is_measured_once_for_a_file_system_and_for_a_short_time(tmp_path, monkeypatch):
     monkeypatch.setattr(page_cache, "_rates", {})
     file = tmp_path / "file"
-    file.write_bytes(bytes(3 * page_cache.BLOCK))
+    size = 4 * page_cache.BLOCK
+    file.write_bytes(bytes(size))
     moments = iter([0.0, 0.0, 0.05, 0.11, 0.12])  # the time is over after two blocks
     monkeypatch.setattr(page_cache.time, "perf_counter", lambda: next(moments))
-    assert page_cache.reading_rate(file, 0) == pytest.approx(2 * page_cache.BLOCK / 0.12)
-    assert page_cache.reading_rate(file, 0) == pytest.approx(2 * page_cache.BLOCK / 0.12)
+    assert page_cache.reading_rate(file, 0, size) == pytest.approx(2 * page_cache.BLOCK / 0.12)
+    assert page_cache.reading_rate(file, 0, size) == pytest.approx(2 * page_cache.BLOCK / 0.12)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
 def test_the_disk_is_read_in_as_many_threads_as_a_load_has(tmp_path, monkeypatch, threads):
     monkeypatch.setattr(page_cache, "_rates", {})
     file = tmp_path / "file"
-    file.write_bytes(bytes(100 + 5 * page_cache.BLOCK + 7))
+    file.write_bytes(bytes(100 + 9 * page_cache.BLOCK))
     moments = itertools.chain([0.0], itertools.repeat(0.05))
     monkeypatch.setattr(page_cache.time, "perf_counter", lambda: next(moments))
-    assert page_cache.reading_rate(file, 100, threads) == pytest.approx((5 * page_cache.BLOCK + 7) / 0.05)
+    size = 5 * page_cache.BLOCK + 7  # of the piece; what follows it is in the page cache
+    assert page_cache.reading_rate(file, 100, size, threads) == size / 0.05
     assert list(page_cache._rates) == [(file.stat().st_dev, threads)]
+
+
+def test_the_disks_rate_is_not_measured_in_a_short_piece_nor_kept_of_a_file_that_was_cut(tmp_path, monkeypatch):
+    monkeypatch.setattr(page_cache, "_rates", {})
+    file, block = tmp_path / "file", page_cache.BLOCK
+    file.write_bytes(bytes(8 * block))
+    assert page_cache.reading_rate(file, 0, 4096) == page_cache.ASSUMED_RATE
+    assert page_cache.reading_rate(file, 0, 4 * block, threads=5) == page_cache.ASSUMED_RATE
+    assert page_cache.reading_rate(file, 8 * block - 4096, 4 * block) == page_cache.ASSUMED_RATE
+    assert not page_cache._rates
+    monkeypatch.setattr(page_cache, "_read_some", lambda *of: (block, 2.0))
+    assert page_cache.reading_rate(file, 0, 4 * block) == block / 2
+    assert page_cache.reading_rate(file, 0, 4096) == block / 2  # known now
+
+
+def test_the_disks_rate_is_measured_in_the_file_with_the_longest_missing_piece(half, monkeypatch):
+    (half / "model.safetensors").rename(half / "a.safetensors")
+    shutil.copy(half / "a.safetensors", half / "b.safetensors")
+    shares = {"a": page_cache.CachedShare(900, 100, 7, 20), "b": page_cache.CachedShare(900, 850, 300, 50)}
+    asked = []
+    monkeypatch.setattr(load_seconds, "cached_share", lambda file: shares[file.stem])
+    monkeypatch.setattr(load_seconds, "reading_rate", lambda file, *of: asked.append((file.name, *of)) or 1.0)
+    stored = stored_model(str(half), meta_model.config_of(str(half)), 1000)
+    assert asked == [("b.safetensors", 300, 50, 1)] and (stored.stored, stored.missing) == (1800, 850)
+
+
+def test_weights_that_transformers_does_not_read_are_not_counted(half):
+    config = meta_model.config_of(str(half))
+    size = (half / "model.safetensors").stat().st_size
+    shutil.copy(half / "model.safetensors", half / "consolidated.safetensors")
+    assert stored_model(str(half), config, 1000).stored == size
+    (half / "model.safetensors").rename(half / "model-00001-of-00001.safetensors")
+    (half / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00001-of-00001.safetensors"}}')
+    shutil.copy(half / "model-00001-of-00001.safetensors", half / "model-00001-of-00002.safetensors")
+    assert stored_model(str(half), config, 1000).stored == size
+    assert seconds(half, Load(bits=16), convert=1.0) == 1  # not taken for float32
 
 
 @pytest.mark.parametrize(("device", "bits", "threads"), [("cuda", 16, 4), ("cuda", 4, 1), ("cpu", 16, 1)])

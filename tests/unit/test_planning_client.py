@@ -7,12 +7,15 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
+from test_operations import SPEEDS
 from toys import keys
 
 from playground.errors import PlaygroundError
 from playground.planning.client import Planner, this_machine
+from playground.speed.rates import keep_rates
 
 WAIT = 60  # seconds at most, for any state
 
@@ -60,6 +63,63 @@ def test_same_question_is_answered_from_memory(planner):
     planner.close()
     assert planner.ask("forecast", settings={"load": {"bits": 4}}, context=5) is first
     assert planner.ask("forecast", context=6)["pid"] != first["pid"]
+
+
+def test_questions_about_a_folder_are_asked_anew_once_its_model_is_another_one(planner, tmp_path):
+    model = tmp_path / "merged"
+    model.mkdir()
+    question = {"settings": {"load": {"model": str(model)}}, "context": 5}
+    for name in ("config.json", "adapter_config.json", "adapter_model.safetensors"):
+        before = planner.ask("waterfall", **question)
+        assert planner.ask("waterfall", **question) is before
+        (model / name).write_text("{}")
+        after = planner.ask("waterfall", **question)
+        assert after is not before and planner.ask("waterfall", **question) is after
+        (model / name).write_text('{"other": 1}')
+        assert planner.ask("waterfall", **question) is not after
+    question["settings"]["load"]["model"] = str(tmp_path / "one.gguf")
+    before = planner.ask("waterfall", **question)
+    (tmp_path / "one.gguf").write_bytes(b"GGUF")
+    assert planner.ask("waterfall", **question) is not before
+
+
+@pytest.mark.parametrize("model", [3, None, "~nobody-here/model", "a\0b", "x" * 9999])
+def test_a_model_that_no_path_can_name_is_left_to_the_process(planner, model):
+    assert planner.ask("forecast", settings={"load": {"model": model}})["pid"]
+    assert planner.ask("forecast", settings=model)["pid"]
+
+
+def test_pictures_of_weights_are_not_remembered_since_their_files_may_change(planner):
+    assert planner.ask("weight_picture", model="a") is not planner.ask("weight_picture", model="a")
+
+
+def test_questions_with_seconds_are_asked_anew_once_speeds_were_measured(planner, tmp_path, monkeypatch):
+    monkeypatch.setenv("PLAYGROUND_CACHE", str(tmp_path / "cache"))
+    before = {do: planner.ask(do, context=5) for do in ("forecast", "fastest_settings", "waterfall")}
+    keep_rates(SPEEDS)
+    assert {do for do in before if planner.ask(do, context=5) is not before[do]} == {"forecast", "fastest_settings"}
+    between = planner.ask("forecast", context=5)
+    time.sleep(0.02)  # longer than two times of change of a folder are taken for the same
+    keep_rates(replace(SPEEDS, token=0.002))
+    assert planner.ask("forecast", context=5) is not between
+
+
+def test_the_process_plans_for_the_gpus_of_the_engine(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
+    seen = "os.environ['CUDA_VISIBLE_DEVICES'], os.environ[this_machine.OF_ENGINE], this_machine._chosen()"
+    code = f"""
+import os
+from playground.jsonl_server import Server
+from playground.memory import this_machine
+Server().serve(lambda do, arguments, emit: [{seen}])
+"""
+    planner = Planner(tmp_path / "runs", (sys.executable, "-c", code))
+    assert planner.ask("forecast") == ["", "1,0", "1,0"]
+    planner.close()
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    planner = Planner(tmp_path / "runs", (sys.executable, "-c", code))
+    assert planner.ask("forecast") == ["", "all", "all"]
+    planner.close()
 
 
 def test_equal_questions_at_once_are_answered_by_one_computation(planner):

@@ -17,6 +17,7 @@ from playground import runs
 from playground.engine.client import Engine
 from playground.engine.workbench import Workbench
 from playground.errors import PlaygroundError
+from playground.memory import this_machine as machine
 from playground.planning.client import usable_processes
 from playground.settings import Settings
 from playground.settings.limits import Limits, beyond_limits
@@ -274,11 +275,11 @@ def test_usable_processes_are_counted(monkeypatch):
     assert count() == 2
     monkeypatch.setenv("PLAYGROUND_CPU_PROCESSES", "many")
     assert count() == 1
-    monkeypatch.setattr("playground.planning.client.this_machine", lambda: {"device": "cuda"})
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,3")
-    assert count() == 2
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    listed = "GPU 0: NVIDIA H200 (UUID: GPU-1)\nGPU 1: NVIDIA H200 (UUID: GPU-2)\n"
-    answer = type("Answer", (), {"stdout": listed})
-    monkeypatch.setattr("playground.planning.client.subprocess.run", lambda *arguments, **options: answer)
-    assert count() == 2
+    monkeypatch.setattr(machine, "this_machine", lambda: {"device": "cuda"})
+    listed = [f"GPU-{number}, NVIDIA H200, 144384, 500" for number in range(4)]
+    monkeypatch.setattr(machine, "_nvidia_smi", lambda *options: "\n".join(listed))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert count() == 4
+    for visible, usable in (("0,3", 2), ("0,7,3", 1)):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert count() == usable

@@ -158,6 +158,20 @@ def test_the_drawing_escapes_names_and_is_to_scale(model, lang):
     assert thin.count("<p") == drawn.count("<p") + 1
 
 
+def test_a_model_that_is_written_again_into_its_folder_is_drawn_anew(tmp_path):
+    before = weight_picture(_saved(tmp_path, {"layers.0.q.weight": torch.randn(8, 64)}), "", "int4")
+    tensors = {"layers.0.q.weight": torch.randn(8, 64), "layers.1.k.weight": torch.randn(8, 64)}
+    after = weight_picture(_saved(tmp_path, tensors), "", "int4")
+    assert after["layers"] == list(tensors) and after["layer"] == before["layer"]
+    assert after["block"]["before"] == pytest.approx(tensors["layers.0.q.weight"].flatten()[:SHOWN].tolist())
+
+
+def test_layers_of_another_librarys_files_are_not_listed(tmp_path):
+    folder = _saved(tmp_path, {"model.layers.0.self_attn.q_proj.weight": torch.randn(8, 64)})
+    save_file({"layers.0.attention.wq.weight": torch.randn(8, 64)}, tmp_path / "consolidated.safetensors")
+    assert weight_picture(folder, "", "int4")["layers"] == ["model.layers.0.self_attn.q_proj.weight"]
+
+
 def test_a_large_layer_is_read_in_part(tmp_path):
     folder = _saved(tmp_path, {"model.layers.0.q.weight": torch.randn(3000, 1024)})
     picture = weight_picture(folder, "", "int4")
