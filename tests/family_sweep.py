@@ -59,6 +59,10 @@ SIZES: dict[str, Any] = {
 }
 THREE_AXES = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]}  # of images
 HEADS_OF_16 = {"head_dim": 16}
+ENCODERS = (
+    "bert", "bert-generation", "big_bird", "camembert", "data2vec-text", "electra", "ernie", "megatron-bert", "rembert",
+    "roberta", "roberta-prelayernorm", "roc_bert", "roformer", "xlm-roberta", "xlm-roberta-xl",
+)  # fmt: skip
 # What a family's toy needs besides, where its parts must agree with each other.
 OVERRIDES: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1]},
@@ -81,6 +85,10 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "prophetnet": {"num_encoder_layers": 2, "num_decoder_layers": 2},
     "recurrent_gemma": {"num_hidden_layers": 3},
     **{kind: {"vision_start_token_id": 300} for kind in ("qwen2_5_omni_thinker", "qwen3_omni_moe_thinker")},
+    # Encoders that are language models where their config says that they are decoders.
+    **{kind: {"is_decoder": True} for kind in ENCODERS},
+    "xlm": {"causal": True},
+    "xlnet": {"attn_type": "uni"},
     "reformer": {"is_decoder": True, "axial_pos_embds_dim": [16, 48], "axial_pos_shape": [16, 32]},
     "step3p5": {"sliding_window": 256},
     "xmod": {"default_language": "en_XX", "is_decoder": True},

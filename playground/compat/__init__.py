@@ -21,6 +21,7 @@ from playground.compat.of_bitsandbytes import (
     unquantized_weight,
 )
 from playground.compat.of_datasets import HUB_FOLDER, ForeignFiles, keep_torch_out_of_datasets, only_own_files
+from playground.compat.of_gguf import gguf_tensors_left_out, rope_frequencies, rope_of_model
 from playground.compat.of_peft import BASE_ROWS, as_in_files, has_lora, is_persistent, is_plain_lora, merged_weight
 from playground.compat.of_tokenizers import drop_python_vocabulary, drop_word_cache, quick_tokenizer_files
 from playground.compat.of_torch import (
@@ -74,6 +75,7 @@ from playground.compat.of_transformers import (
     reading_in_order,
     reading_threads,
     replace_linear_layers,
+    sees_later_tokens,
     without_adapter_beside,
 )
 
@@ -104,10 +106,10 @@ __all__ = [
     "forget_cuda_memory",
     "fused_adamw",
     "gather_shares",
+    "gguf_tensors_left_out",
     "has_lora",
     "import_bitsandbytes",
     "import_libraries",
-    "import_transformers",
     "in_backward_pass",
     "in_recomputation",
     "int8_row_scales",
@@ -146,7 +148,10 @@ __all__ = [
     "reads_a_number",
     "record_cuda_memory",
     "replace_linear_layers",
+    "rope_frequencies",
+    "rope_of_model",
     "safe_softmax",
+    "sees_later_tokens",
     "separate_code_books",
     "set_4bit_compute_dtype",
     "storage_id",

@@ -40,6 +40,28 @@ def model_class_for(config: Any, auto: Any) -> Any:
     return _get_model_class(config, auto._model_mapping)
 
 
+def sees_later_tokens(config: Any) -> bool:
+    """Whether a model with this config sees the tokens behind a position, of which it then is to predict the first.
+
+    Encoders like BERT's have a causal class too, which is causal only where their config says so.
+    """
+    from transformers.models.auto import modeling_auto
+
+    kind = config.model_type
+    encoders = {*modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES, "bert-generation"}
+    encoders -= {*modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES}  # BART's decoder is always causal
+    if kind in encoders and not getattr(config, "is_decoder", getattr(config, "causal", False)):
+        return True
+    texts = (config, getattr(config, "text_config", None))
+    both_ways = any(getattr(text, "use_bidirectional_attention", None) in (True, "all") for text in texts)
+    return (
+        both_ways  # EmbeddingGemma; "vision" means between the parts of an image
+        or any(getattr(text, "is_causal", True) is False for text in texts)
+        or getattr(config, "attn_type", "") == "bi"  # XLNet, which learns from permutations
+        or kind == "cpmant"  # whose code takes all of a text for its context
+    )
+
+
 def layer_configs(config: Any) -> list[Any]:
     """The config of each layer where layers differ in it, such as Gemma 4's; else the config alone.
 

@@ -1,6 +1,7 @@
 """Continue an adapter: find the one that a fine-tune starts from, and compare it with the settings."""
 
 import re
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,10 @@ def start_folder(root: Path, start_from: str) -> Path:
     raise problem("error.start_from", start_from=start_from[:120])
 
 
-def check_start(root: Path, loaded: LoadedModel, settings: Settings, resumed: bool = False) -> Path | None:
-    """The adapter that the fine-tune starts from; None for a new one.
+def check_start(
+    root: Path, loaded: LoadedModel, settings: Settings, resumed: bool = False
+) -> Generator[dict, None, Path | None]:
+    """The adapter that the fine-tune starts from, None for a new one; yields notes on what of it isn't used.
 
     resumed: from a checkpoint, whose weights take the place of the adapter's; where that is gone, a new one takes them.
 
@@ -71,7 +74,7 @@ def check_start(root: Path, loaded: LoadedModel, settings: Settings, resumed: bo
             for name, here, there in conflicts
         ]
     )
-    check_fit(adapter, loaded.model.config, settings.load.model)
+    yield from check_fit(adapter, loaded.model.config, settings.load.model)
     return folder
 
 

@@ -77,7 +77,7 @@ def tune(
         adapt.check_lora(settings.lora, settings.load, resolve_device(settings.load))
     loaded, training_set = yield from _load_model_and_rows(context, slot, settings)
     resumed = resumed and (context.run.folder / checkpoint.NAME).is_file()
-    start = check_start(context.run.folder.parent, loaded, settings, resumed)
+    start = yield from check_start(context.run.folder.parent, loaded, settings, resumed)
     check_offloading(loaded.model.config, settings, context.team.device)
     base_answers = (yield from _answer_untrained(context, slot, loaded, training_set)) if is_full else None
     batching = yield from _predict_memory(context, loaded, settings, training_set)

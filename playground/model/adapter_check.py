@@ -3,7 +3,7 @@
 import copy
 import re
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,25 +13,25 @@ from peft import get_peft_model, get_peft_model_state_dict
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from playground import catalog
-from playground.errors import PlaygroundError, problem
+from playground.errors import PlaygroundError, Problem, problem
 from playground.model.adapter_file import PREFIX, AdapterFile, Shape, layer_of, natural_order, read_adapter
 from playground.model.adapter_folder import merged_folder
 from playground.model.base_identity import is_certainly_other
 from playground.model.config_file import config_of
 from playground.model.embedding import embedding_rows, rows_among
 from playground.model.load import model_from_config
-from playground.model.weights import format_shape
+from playground.model.weights import SHOWN, format_shape
 
 MERGED_UNCHECKED = {"error.adapter_type", "error.adapter_changes_base"}  # PEFT merges these; what fits them isn't known
 NOT_CHECKED = "experts"  # whose tensors transformers stores together and older adapters one by one: PEFT converts them
 
 
 def check_fit(adapter: AdapterFile, config: PreTrainedConfig, base: str, force: bool = False) -> list[dict]:
-    """Raise PlaygroundError unless each of the adapter's tensors has a place of its shape in the base model, and none
-    is lacking, and where it is certain that the adapter was trained on another model than this one; the error names
+    """Raise PlaygroundError unless the adapter's tensors have a place of their shape in the base model, and none is
+    lacking, and where it is certain that the adapter was trained on another model than this one; the error names
     both models. base: as settings name it. force: whether an adapter of another model, but of these shapes, is taken.
 
-    Returns a `note` event where the adapter names another base model, or none.
+    Returns `note` events: layers that the adapter's config doesn't name; another base model than this one, or none.
     """
     entry = catalog.models().get(base)
     trained_on, shown = base_name(adapter.trained_on), entry["name"] if entry else base_name(base)
@@ -50,7 +50,23 @@ def check_fit(adapter: AdapterFile, config: PreTrainedConfig, base: str, force: 
         first, *others = absent or lacking
         missing, count = 1 + len(others), len(layers)
         raise problem(key, trained_on=trained_on, model=shown, layer=first, missing=missing, count=count)
-    return _name_notes(adapter, base, trained_on, shown, force)
+    notes = [{"kind": "note", **asdict(note)} for note in unused_layers(adapter.folder, adapter.shapes, expected)]
+    return notes + _name_notes(adapter, base, trained_on, shown, force)
+
+
+def unused_layers(folder: Path, stored: Iterable[str], expected: Iterable[str]) -> list[Problem]:
+    """A note on an adapter's layers that its config doesn't name, so that PEFT passes over them; [] without any.
+
+    stored, expected: names of tensors in the file, and by the config. Raises PlaygroundError where the most are unused.
+    """
+    found = {layer_of(name) for name in stored if ".lora_" in name}
+    unused = sorted(found - {layer_of(_with_prefix(name)) for name in expected}, key=natural_order)
+    if not unused:
+        return []
+    without, count, names = len(unused), len(found), unused[:SHOWN]
+    if 2 * without > count:
+        raise problem("error.adapter_unused", path=folder.name, unused=without, count=count, names=names)
+    return [Problem("note.adapter_unused", {"path": folder.name, "unused": without, "count": count, "names": names})]
 
 
 def check_named_base(folder: Path, base: str) -> PreTrainedConfig:

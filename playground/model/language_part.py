@@ -44,8 +44,13 @@ def model_class(config: PreTrainedConfig) -> Any:
 
 
 def auto_class(config: PreTrainedConfig) -> Any:
-    """The auto class that has a language model for this config: encoder-decoder (T5), decoder-only or multimodal."""
+    """The auto class that has a language model for this config: encoder-decoder (T5), decoder-only or multimodal.
+
+    Raises PlaygroundError for a type without one, and for one like BERT, which would be trained to copy the next token.
+    """
     candidates: tuple[Any, ...] = (AutoModelForCausalLM, AutoModelForMultimodalLM)
+    if not config.is_encoder_decoder and compat.sees_later_tokens(config):
+        raise not_a_language_model(config)
     for auto in (AutoModelForSeq2SeqLM,) if config.is_encoder_decoder else candidates:
         if compat.knows_config(auto, config):
             return auto
@@ -53,7 +58,7 @@ def auto_class(config: PreTrainedConfig) -> Any:
 
 
 def not_a_language_model(config: PreTrainedConfig) -> PlaygroundError:
-    """The error for a model that needs more than text, or gives something else."""
+    """The error for a model that needs more than text, sees what it is to predict, or gives something else."""
     return problem("error.not_language_model", kind=config.model_type)
 
 

@@ -25,6 +25,7 @@ from playground.memory.ledger import tensors_by_part
 from playground.memory.release import defragment_after_load, mmap_large_blocks, release_memory
 from playground.model import float8, mapped_weights, nf4_fast, weights
 from playground.model.config_file import CONFIG_ERRORS, read_config
+from playground.model.conversion_notes import read_notes
 from playground.model.dtype import compute_dtype
 from playground.model.float8_linear import layer_class, quantize_linears
 from playground.model.language_part import check_text_alone, has_text_alone, model_class, without_towers
@@ -201,7 +202,7 @@ def _read_model(
     if waits:
         mapped_weights.mark_waiting(model, dtype)
     towers, unused = without_towers(config, model, sorted(info["unexpected_keys"]))
-    return model, _file_notes(folder, attention, towers, unused)
+    return model, [*read_notes(folder), *_file_notes(folder, attention, towers, unused)]
 
 
 def _place(

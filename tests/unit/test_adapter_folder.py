@@ -7,7 +7,8 @@ import threading
 
 import pytest
 import torch
-from peft import IA3Config, get_peft_model
+from peft import IA3Config, LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from test_generate import load, with_adapter
 from toys import keys
 from transformers import AutoModelForCausalLM
@@ -110,6 +111,33 @@ def test_a_base_that_the_adapter_does_not_fit_is_refused_with_both_names_before_
             ask()
         assert keys(error) == ["error.adapter_base_other"]
         assert f"The adapter in adapter doesn't fit the base model that it names, {other.name}" in str(error.value)
+
+
+def test_a_base_that_lacks_tensors_is_not_merged(toy, adapter, tmp_path):
+    base = shutil.copytree(toy(), tmp_path / "part")
+    tensors = load_file(base / "model.safetensors")
+    whole = {name: tensor for name, tensor in tensors.items() if "layers.1.mlp" not in name}
+    save_file(whole, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(PlaygroundError) as error:
+        merge(adapter[0], base, tmp_path / "merged", lambda *_: None)
+    assert keys(error) == ["error.tensors_missing"] and not (tmp_path / "merged").exists()
+    assert error.value.problems[0].values["path"] == "part" and error.value.problems[0].values["count"] == 3
+
+
+def test_what_is_left_out_of_a_merged_adapter_is_noted_at_each_load(toy, tmp_path):
+    base = shutil.copytree(toy(), tmp_path / "more")
+    tensors = load_file(base / "model.safetensors") | {"model.layers.0.self_attn.q_proj.bias": torch.ones(64)}
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    model = AutoModelForCausalLM.from_pretrained(toy(), dtype=torch.float32)
+    config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    get_peft_model(model, config).save_pretrained(tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"target_modules": ["q_proj"]}))
+    merge(tmp_path / "adapter", base, tmp_path / "merged", lambda *_: None)
+    notes = {note["key"]: note["values"] for note in load(tmp_path / "merged", 32).notes}
+    assert notes["note.unused_tensors"]["names"] == ["model.layers.0.self_attn.q_proj.bias"]
+    assert notes["note.adapter_unused"]["unused"] == 2 and notes["note.adapter_unused"]["count"] == 4
+    assert notes["note.adapter_unused"]["names"][0] == "model.layers.0.self_attn.v_proj"
 
 
 def test_an_adapter_that_can_only_be_merged_is_still_merged(toy, tmp_path):

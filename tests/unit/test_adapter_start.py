@@ -95,8 +95,20 @@ def test_adapters_that_change_their_base_or_do_not_fit_it_are_refused(chosen, to
     for name, key in (("pissa", "error.adapter_changes_base"), ("cut", "error.adapter_shapes")):
         settings = chosen(lora=lora | {"start_from": str(tmp_path / name)})
         with pytest.raises(PlaygroundError) as caught:
-            check_start(tmp_path, loaded, settings)
+            list(check_start(tmp_path, loaded, settings))
         assert keys(caught) == [key]
+
+
+def test_layers_of_the_adapter_that_are_not_trained_on_are_noted(chosen, toy, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(toy())
+    get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"])).save_pretrained(
+        str(tmp_path / "both")
+    )
+    config = tmp_path / "both/adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"target_modules": ["q_proj"]}))
+    lora = {"r": 4, "alpha": 8, "target_modules": "q_proj", "start_from": str(tmp_path / "both")}
+    events = list(Workbench(tmp_path).tune(chosen(lora=lora, train={"max_steps": 1})))
+    assert [e["values"]["unused"] for e in events if e.get("key") == "note.adapter_unused"] == [2]
 
 
 def test_what_is_no_adapter_is_refused(chosen, tmp_path):

@@ -18,7 +18,7 @@ from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from toys import PROJECT
-from transformers import BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from playground import compat
 
@@ -266,6 +266,34 @@ def test_matrices_keep_their_files_type_and_vectors_do_not(toy):
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
 
 
+def test_tensors_of_a_gguf_file_without_a_place_are_named(tmp_path):
+    from test_weights import write_gguf
+
+    write_gguf(tmp_path / "a.gguf", further=["blk.0.attn_q.bias"])
+    with compat.gguf_tensors_left_out() as left_out:
+        AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="a.gguf")
+    assert left_out == ["blk.0.attn_q.bias"], changed("transformers", "get_gguf_hf_weights_map")
+
+
+def test_scaled_positions_are_those_of_the_network():
+    rope = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
+    model = toys.make_model("llama", rope_parameters=rope)
+    frequencies, scale = compat.rope_frequencies(model.config)
+    [(own, own_scale)] = compat.rope_of_model(model)
+    expected = 10000.0 ** -(torch.arange(0, 16, 2) / 16) / 4
+    changes = changed("transformers", "ROPE_INIT_FUNCTIONS")
+    assert torch.allclose(frequencies, expected) and scale == own_scale == 1, changes
+    assert torch.equal(own, frequencies), changed("transformers", "inv_freq")
+
+
+def test_a_config_tells_whether_later_tokens_are_seen():
+    from transformers import BartConfig, BertConfig, LlamaConfig, XLMConfig
+
+    seen = [BertConfig(), XLMConfig(), BertConfig(is_decoder=True), XLMConfig(causal=True), BartConfig(), LlamaConfig()]
+    found = [compat.sees_later_tokens(config) for config in seen]
+    assert found == [True, True, False, False, False, False], changed("transformers", "is_decoder and causal")
+
+
 def test_parameters_kept_in_float32_are_named():
     model = toys.make_model("t5")
     kept = compat.kept_in_float32(model, torch.float16)
@@ -356,6 +384,7 @@ def test_a_tokenizer_works_without_its_python_vocabulary(toy):
 # In a separate process: what others leave free or take meanwhile would be counted too.
 TOKENIZERS_THAT_ARE_GONE = """
 import sys
+from pathlib import Path
 import psutil
 from transformers import LlamaConfig
 from playground.model.tokenizer import read_tokenizer
@@ -363,7 +392,7 @@ from playground.model.tokenizer import read_tokenizer
 words = " ".join(f"word{number}" for number in range(5000))
 
 def use_one():
-    read_tokenizer(sys.argv[1], LlamaConfig())(words)
+    read_tokenizer(Path(sys.argv[1]), LlamaConfig())(words)
     return psutil.Process().memory_info().rss
 
 use_one()
@@ -493,6 +522,10 @@ def test_datasets_streams_without_importing_torch(tmp_path):
     assert ended.stdout.strip() == "[{'a': 1}] False", (
         changed("datasets", "config.TORCH_AVAILABLE") + ended.stderr[-500:]
     )
+
+
+def test_every_name_that_it_offers_is_there():
+    assert [name for name in compat.__all__ if not hasattr(compat, name)] == []
 
 
 def test_importing_it_imports_no_torch():

@@ -246,6 +246,21 @@ def test_at_4_bits_the_adapter_answers_over_the_quantized_base(make, ask):
     assert answers["tuned"] != answers["base"]
 
 
+def test_layers_that_the_config_does_not_name_are_noted_or_refused_where_they_are_the_most(make, ask, toy):
+    adapter = make(target_modules=["q_proj", "v_proj"])
+    edit(adapter, target_modules=["q_proj"])
+    answers, _, notes = ask(adapter)
+    assert answers["tuned"] == plain_answer(toy("llama", chat=True), adapter)  # PEFT passes over them in silence
+    assert notes["note.adapter_unused"]["unused"] == 2 and notes["note.adapter_unused"]["count"] == 4
+    assert "model.layers.0.self_attn.v_proj" in notes["note.adapter_unused"]["names"]
+    most = make(name="most", target_modules=["q_proj", "k_proj", "v_proj"])
+    edit(most, target_modules=["q_proj"])
+    found, values = problem_of(most, toy("llama", chat=True))
+    assert found == ["error.adapter_unused"] and values["unused"] == 4 and values["count"] == 6
+    edit(most, target_modules=["q_proj", "k_proj", "v_proj"])
+    assert "note.adapter_unused" not in ask(most)[2]
+
+
 def test_a_hub_id_without_a_network_is_an_error_and_from_the_cache_it_answers(make, ask, tmp_path, monkeypatch):
     with pytest.raises(PlaygroundError) as error:
         ask("somebody/some-lora")

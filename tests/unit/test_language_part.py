@@ -4,14 +4,15 @@ import json
 
 import pytest
 import torch
-from family_sweep import small_config
+from family_sweep import families, small_config
 from toys import keys, make_tokenizer
+from transformers import AutoModelForCausalLM
 
 from playground.engine.workbench import Workbench
 from playground.errors import PlaygroundError
 from playground.memory import ledger
 from playground.model import adapt
-from playground.model.language_part import language_part, max_context_length, model_class
+from playground.model.language_part import check_text_alone, language_part, max_context_length, model_class
 from playground.model.load import load_model, model_from_config
 from playground.planning import forecast
 from playground.predict.meta_model import config_of
@@ -106,6 +107,91 @@ def test_a_model_that_needs_images_or_sound_is_refused(kind):
     with pytest.raises(PlaygroundError) as caught:
         model_class(CONFIG_MAPPING[kind]())
     assert keys(caught) == ["error.not_language_model"] and kind in caught.value.text("en")
+
+
+def encoders():
+    """Model types with a causal and a masked language model that aren't encoder-decoders."""
+    from transformers.models.auto import modeling_auto
+
+    both = set(modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) & set(modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES)
+    return sorted(both - set(modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES))
+
+
+def later_token_changes_earlier_logits(model):
+    for parameter in model.parameters():
+        if parameter.ndim > 1:  # whose first values may be too small to tell
+            parameter.data.normal_(0, 0.1)
+    one = torch.arange(3, 15)[None]
+    other = torch.cat((one[:, :-1], torch.tensor([[200]])), 1)
+    with torch.no_grad():
+        one, other = (model(input_ids=ids, use_cache=False).logits for ids in (one, other))
+    return not torch.allclose(one[:, :-1], other[:, :-1], atol=1e-4)
+
+
+def test_an_encoder_is_refused_unless_its_config_makes_it_a_decoder():
+    from transformers import CONFIG_MAPPING
+
+    kinds = [*encoders(), "bert-generation"]
+    assert {"bert", "roberta", "electra", "xlm"} < set(kinds) and len(kinds) > 15
+    for kind in kinds:
+        with pytest.raises(PlaygroundError) as caught:
+            model_class(CONFIG_MAPPING[kind]())
+        assert keys(caught) == ["error.not_language_model"] and kind in caught.value.text("en")
+        model_class(small_config(kind))  # is_decoder, or XLM's causal
+
+
+@pytest.mark.parametrize("kind", ["bert", "xlm", "xlnet"])
+def test_what_is_refused_sees_the_token_that_it_is_to_predict(kind):
+    config = small_config(kind)
+    assert not later_token_changes_earlier_logits(model_from_config(config, torch.float32).eval())
+    for name, value in {"is_decoder": False, "causal": False, "attn_type": "bi"}.items():
+        if hasattr(config, name):
+            setattr(config, name, value)
+    assert later_token_changes_earlier_logits(AutoModelForCausalLM.from_config(config).eval())
+    with pytest.raises(PlaygroundError):
+        model_from_config(config, torch.float32)
+
+
+@pytest.mark.parametrize("kind", ["gemma3_text", "gemma4_text", "llama"])
+def test_a_decoder_that_looks_both_ways_is_refused(kind):
+    """EmbeddingGemma's config says so."""
+    config = small_config(kind)
+    model_class(config)
+    if kind == "llama":
+        config.is_causal = False
+    else:
+        config.use_bidirectional_attention = "all" if kind == "gemma4_text" else True
+    assert later_token_changes_earlier_logits(AutoModelForCausalLM.from_config(config).eval())
+    with pytest.raises(PlaygroundError) as caught:
+        model_class(config)
+    assert keys(caught) == ["error.not_language_model"]
+
+
+def test_a_saved_masked_language_model_is_refused_when_it_is_loaded_and_planned(tmp_path):
+    from transformers import BertForMaskedLM
+
+    config = small_config("bert")
+    config.is_decoder = False
+    BertForMaskedLM(config).save_pretrained(tmp_path / "model")
+    make_tokenizer(False).save_pretrained(tmp_path / "model")
+    for attempt in (load, lambda folder: model_from_config(config_of(str(folder)), torch.float32)):
+        with pytest.raises(PlaygroundError) as caught:
+            attempt(tmp_path / "model")
+        assert keys(caught) == ["error.not_language_model"]
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("kind", [kind for kind, form in families().items() if form == "causal"])
+def test_no_accepted_family_sees_later_tokens(kind):
+    try:
+        model = model_from_config(small_config(kind), torch.float32).eval()
+        check_text_alone(model)
+        sees_them = later_token_changes_earlier_logits(model)
+    except PlaygroundError:
+        return  # refused
+    except Exception as error:
+        pytest.skip(f"no toy: {type(error).__name__}")
+    assert not sees_them
 
 
 def test_a_model_whose_code_asks_for_an_image_is_refused_when_it_is_loaded(tmp_path):

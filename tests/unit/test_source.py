@@ -9,8 +9,11 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
+from huggingface_hub.utils import filter_repo_objects
+from test_weights import write_gguf
 from toys import PROJECT, keys
 
 from playground import catalog
@@ -87,53 +90,101 @@ def test_a_file_with_another_checksum_is_removed_and_told(tmp_path):
     assert keys(caught) == ["error.damaged"] and not file.exists()
 
 
-@pytest.mark.parametrize("weights", [[], ["model-00001-of-00002.safetensors"]])
-def test_a_repo_that_was_fetched_half_does_not_count_as_here(tmp_path, monkeypatch, weights):
+@pytest.fixture
+def snapshot(tmp_path, monkeypatch):
+    """The folder of a repo a/b in the hub's cache, which has a config and no weights."""
     from huggingface_hub import constants, file_download
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(file_download, "HF_HUB_CACHE", str(tmp_path), raising=False)
     snapshot = tmp_path / "models--a--b" / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
     (tmp_path / "models--a--b" / "refs").mkdir()
     (tmp_path / "models--a--b" / "refs" / "main").write_text("abc")
     (snapshot / "config.json").write_text("{}")
+    return snapshot
+
+
+def _shards(kind: str) -> list[str]:
+    return [f"{kind.replace('.', f'-0000{number}-of-00002.')}" for number in (1, 2)]
+
+
+def _write_index(folder, kind: str) -> None:
+    index = {"weight_map": dict(zip("ab", _shards(kind)))}
+    (folder / f"{kind}.index.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize("weights", [[], ["model-00001-of-00002.safetensors"]])
+def test_a_repo_that_was_fetched_half_does_not_count_as_here(snapshot, weights):
     for name in weights:
         (snapshot / name).write_bytes(b"")
-    (snapshot / "model.safetensors.index.json").write_text(
-        json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}})
-    )
-    monkeypatch.setattr(file_download, "HF_HUB_CACHE", str(tmp_path), raising=False)
+    _write_index(snapshot, "model.safetensors")
     assert hub.cached_folder("a/b") is None
-    for name in ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"):
+    for name in _shards("model.safetensors"):
         (snapshot / name).write_bytes(b"")
     assert hub.cached_folder("a/b") == snapshot
 
 
+@pytest.mark.parametrize("here", [_shards("model.safetensors"), ["model.safetensors"]])
+def test_an_index_of_bin_files_that_were_not_fetched_asks_for_nothing(snapshot, here):
+    _write_index(snapshot, "pytorch_model.bin")
+    assert hub.cached_folder("a/b") is None
+    if len(here) > 1:
+        _write_index(snapshot, "model.safetensors")
+    for name in here:
+        assert hub.cached_folder("a/b") is None
+        (snapshot / name).write_bytes(b"")
+    assert hub.cached_folder("a/b") == snapshot
+
+
+def test_a_repo_whose_index_is_damaged_is_left_to_its_checksum(snapshot):
+    (snapshot / "model.safetensors.index.json").write_text("[]")
+    assert hub.cached_folder("a/b") == snapshot
+
+
+def test_weights_in_the_format_of_another_library_are_not_downloaded(snapshot, monkeypatch):
+    import huggingface_hub
+
+    foreign, asked = ["consolidated.safetensors", "config.json"], []
+    files = [SimpleNamespace(rfilename=name) for name in foreign]
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: SimpleNamespace(siblings=files))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda _, **named: asked.append(named) or str(snapshot))
+    with pytest.raises(PlaygroundError) as caught:
+        list(hub.download_model("a/b", threading.Event()))
+    assert keys(caught) == ["error.no_weights_hub"] and not asked
+    for name, patterns in (("pytorch_model.bin", ["*.bin"]), ("model.safetensors", [])):
+        files.append(SimpleNamespace(rfilename=name))
+        list(hub.download_model("a/b", threading.Event()))
+        fetched = filter_repo_objects(
+            [*foreign, name], allow_patterns=asked[-1]["allow_patterns"], ignore_patterns=asked[-1]["ignore_patterns"]
+        )
+        assert list(fetched) == ["config.json", name]
+        assert asked[-1]["allow_patterns"] == [*hub.MODEL_FILES, *patterns]
+    (snapshot / "consolidated.safetensors").write_bytes(b"")
+    assert hub.cached_folder("a/b") is None
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_a_conversion_that_is_killed_leaves_no_model_behind(tmp_path, toy, how):
+def test_a_conversion_that_is_killed_leaves_no_model_behind(tmp_path, how):
     """Killed while writing, at the moment the weights are there but the tokenizer isn't."""
     code = """
 import sys, time
 from pathlib import Path
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 from playground.model import gguf
-toy, folder = sys.argv[1:]
-read = AutoConfig.from_pretrained
-AutoConfig.from_pretrained = lambda *a, **k: read(toy) if "gguf_file" in k else read(*a, **k)
-whole = AutoModelForCausalLM.from_pretrained
-AutoModelForCausalLM.from_pretrained = lambda *a, **k: whole(toy, dtype=torch.bfloat16)
+file, folder = map(Path, sys.argv[1:])
 class Slow:
     def save_pretrained(self, where):
         print("half", flush=True)
         time.sleep(60)
 AutoTokenizer.from_pretrained = lambda *a, **k: Slow()
-gguf.convert(Path("model.gguf"), Path(folder), lambda *_: None)
+gguf.convert(file, folder, lambda *_: None)
 """
+    write_gguf(tmp_path / "model.gguf")
     folder = tmp_path / "models" / "toy"
     with subprocess.Popen(
-        [sys.executable, "-c", code, str(toy()), str(folder)],
+        [sys.executable, "-c", code, str(tmp_path / "model.gguf"), str(folder)],
         cwd=PROJECT,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -19,6 +19,7 @@ from playground.engine.workbench import Workbench
 from playground.errors import PlaygroundError
 from playground.memory import ledger
 from playground.model import adapt, gguf, source, weights
+from playground.model.conversion_notes import read_notes
 from playground.model.load import load_model
 from playground.predict import meta_model, phases
 from playground.settings import Load, Lora, Settings
@@ -149,12 +150,17 @@ GGUF_NAMES = {  # transformers' names of tensors to llama.cpp's
 }
 
 
-def write_gguf(file: Path) -> dict[str, torch.Tensor]:
-    """Write the toy llama as llama.cpp does, in float32; return its tensors by their names in transformers."""
+def write_gguf(file: Path, kind="", left_out=(), further=()) -> dict[str, torch.Tensor]:
+    """Write the toy llama as llama.cpp does, in float32; return its tensors by their names in transformers.
+
+    kind: the file's `general.type`. left_out: parts of the names of tensors that it lacks. further: names of others.
+    """
     from gguf import GGUFWriter
 
     tensors = toys.make_model("llama").state_dict()
     writer = GGUFWriter(file, "llama")
+    if kind:
+        writer.add_type(kind)
     for name, value in GGUF_METADATA.items():
         writer.add_uint32(name, value)
     writer.add_float32("llama.attention.layer_norm_rms_epsilon", 1e-6)
@@ -174,7 +180,10 @@ def write_gguf(file: Path) -> dict[str, torch.Tensor]:
         if short.endswith(("attn_q", "attn_k")):  # llama.cpp turns the halves of a head into pairs
             heads = 4 if short.endswith("attn_q") else 2
             tensor = tensor.view(heads, 2, 8, 64).transpose(1, 2).reshape(tensor.shape)
-        writer.add_tensor(f"{short}.weight", tensor.numpy().astype(np.float32))
+        if not any(part in short for part in left_out):
+            writer.add_tensor(f"{short}.weight", tensor.numpy().astype(np.float32))
+    for name in further:
+        writer.add_tensor(name, np.ones(64, np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -201,6 +210,49 @@ def test_a_gguf_file_is_converted_once_with_the_same_weights(tmp_path, monkeypat
     assert tokenizer.decode(tokenizer.encode("The answer is 青い.", add_special_tokens=False)) == "The answer is 青い."
     file.write_bytes(file.read_bytes() + b"\0")
     assert source.local_folder(str(file)) is None  # it has been replaced by another file
+
+
+@pytest.mark.parametrize(
+    "left_out,missing",
+    [(["blk.1.ffn_up"], 1), (["blk.1."], 9), (["token_embd", "output", "blk"], 21), (["output_norm"], 1)],
+)
+def test_a_gguf_file_that_lacks_tensors_is_not_filled_with_random_numbers(tmp_path, left_out, missing):
+    file = tmp_path / "part.gguf"
+    write_gguf(file, left_out=left_out)
+    with pytest.raises(PlaygroundError) as caught:
+        gguf.convert(file, tmp_path / "converted", lambda *_: None)
+    assert keys(caught) == ["error.tensors_missing"] and not (tmp_path / "converted").exists()
+    [found] = caught.value.problems
+    assert found.values["path"] == "part.gguf" and found.values["count"] == missing
+
+
+def test_tensors_of_a_gguf_file_without_a_place_are_noted_at_each_load(tmp_path):
+    file, folder = tmp_path / "more.gguf", tmp_path / "converted"
+    write_gguf(file, further=["blk.0.attn_q.bias", "blk.1.attn_rot_embd.weight"])
+    gguf.convert(file, folder, lambda *_: None)
+    names = ["blk.0.attn_q.bias", "blk.1.attn_rot_embd.weight"]
+    note = {"kind": "note", "key": "note.unused_tensors", "values": {"path": file.name, "count": 2, "names": names}}
+    assert load(folder, bits=32).notes == [note] == load(folder, bits=4).notes
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{", '{"note.unused_tensors": 1}', '{"note.unused_tensors": {"path": "x"}}']
+)
+def test_notes_of_a_conversion_that_cannot_be_read_are_none(tmp_path, text):
+    (tmp_path / "conversion_notes.json").write_text(text)
+    assert read_notes(tmp_path) == []
+
+
+@pytest.mark.parametrize("kind", ["adapter", "vocab", "mmproj", "imatrix"])
+def test_a_gguf_file_of_something_else_than_a_model_is_refused_before_it_is_read(tmp_path, kind):
+    file = tmp_path / "other.gguf"
+    write_gguf(file, kind)
+    for ask in (gguf.check_file, lambda file: meta_model.config_of(str(file))):
+        with pytest.raises(PlaygroundError) as caught:
+            ask(file)
+        assert keys(caught) == ["error.gguf_type"] and kind in caught.value.text("en")
+    write_gguf(file, "model")
+    gguf.check_file(file)
 
 
 def test_broken_gguf_files_are_errors(tmp_path):
@@ -298,6 +350,15 @@ def test_a_missing_tensor_is_an_error(folder):
 def test_a_complete_folder_passes(folder, shards):
     weights.check_files(folder)
     weights.check_files(shards)
+
+
+def test_an_index_of_files_that_are_not_read_is_ignored(folder, shards):
+    index = json.dumps({"weight_map": {"a": "pytorch_model-00001-of-00002.bin"}})
+    for one in (folder, shards):
+        (one / "pytorch_model.bin.index.json").write_text(index)
+        weights.check_files(one)
+    (folder / "model.safetensors").unlink()
+    assert load_error(folder)[0] == ["error.shards_missing"]
 
 
 @pytest.mark.parametrize("name", ["../outside.safetensors", "/etc/hostname", "..", "a\\b.safetensors"])
