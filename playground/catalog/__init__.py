@@ -8,9 +8,11 @@ from playground.catalog.entries import (
     column_names,
     data_sets,
     display_name,
+    encodings,
     first_plan,
     models,
     offline_models,
+    option_labels,
     presets,
     prompts,
     read_entries,
@@ -20,6 +22,7 @@ from playground.catalog.entries import (
     shape_of,
     shapes,
     source_of,
+    split_values,
     verdicts,
 )
 
@@ -28,9 +31,11 @@ __all__ = [
     "column_names",
     "data_sets",
     "display_name",
+    "encodings",
     "first_plan",
     "models",
     "offline_models",
+    "option_labels",
     "presets",
     "prompts",
     "read_entries",
@@ -40,5 +45,6 @@ __all__ = [
     "shape_of",
     "shapes",
     "source_of",
+    "split_values",
     "verdicts",
 ]

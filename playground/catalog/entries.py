@@ -63,7 +63,8 @@ def column_names() -> dict[str, dict]:
 def role_names() -> dict[str, dict]:
     """Usual names of who speaks in a conversation, by role (system, user, assistant, call, result): {"names": [...]}.
 
-    call: an answer that calls a tool; result: what the tool returned.
+    call: an answer that calls a tool; result: what the tool returned. user also has "questions", assistant "answers":
+    those of the names that stand in lists of questions and answers rather than in conversations.
     """
     return read_entries("roles")
 
@@ -72,6 +73,24 @@ def role_names() -> dict[str, dict]:
 def verdicts() -> dict[str, dict]:
     """Usual values of a column that judges an answer, by "true" and "false": {"names": [...]}."""
     return read_entries("verdicts")
+
+
+@cache
+def split_values() -> dict[str, dict]:
+    """Usual values of a column that splits a data set, by "train" and "held_out": {"names": [...]}."""
+    return read_entries("splits")
+
+
+@cache
+def encodings() -> dict[str, dict]:
+    """Encodings that are known by the characters most common in their language: {"common": the characters}."""
+    return read_entries("encodings")
+
+
+@cache
+def option_labels() -> dict[str, dict]:
+    """Series of labels of a question's options, in order: {"names": [...]}."""
+    return read_entries("option_labels")
 
 
 @cache

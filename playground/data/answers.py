@@ -6,7 +6,7 @@ from typing import Any
 
 from playground.data.messages import conversation_in, is_message
 from playground.data.names import columns_named
-from playground.data.row import text_of
+from playground.data.row import is_blank, text_of
 
 SCORES = ("overall_score", "score", "rating", "reward")
 RANKS = ("rank", "ranking")
@@ -21,13 +21,20 @@ class Answer:
 
 
 def first_answer(value: Any, scores: Any = None) -> Answer:
-    """The answer to train on: of a list, the one with the best score or rank, else the first.
+    """The answer to train on: of a list, the one with the best score or rank, else the first that says something.
 
     scores: numbers for a list of the same length, the highest for the best answer.
     """
+    if isinstance(value, (dict, list)) and is_blank(value):
+        return Answer("")
     if isinstance(value, dict):
-        texts = [value[key] for key in columns_named(value, "content") if _are_texts(value[key])]
+        contents = [value[key] for key in columns_named(value, "content")]
+        if contents and not is_message(value) and not _has_text(value):
+            return Answer("")  # SQuAD's question without an answer: {"text": [], "answer_start": []}
+        texts = [content for content in contents if _are_texts(content)]
         return first_answer(texts[0]) if texts else Answer(_text_in(value))  # SQuAD's {"text": […], …}
+    if isinstance(value, list) and any(map(is_blank, value)):
+        return _first_of_rest(value, scores)
     if not isinstance(value, list) or not value or conversation_in(value) is not None:
         return Answer(value)
     if all(isinstance(item, dict) for item in value) and not _have_ranks(value):
@@ -36,6 +43,14 @@ def first_answer(value: Any, scores: Any = None) -> Answer:
         return Answer(value)
     best = value[_best(value, scores)]
     return Answer(_text_in(best) if isinstance(best, dict) else best, ("ranked",) if len(value) > 1 else ())
+
+
+def _first_of_rest(answers: list, scores: Any) -> Answer:
+    """The first answer of a list without those that say nothing, where it is a list of answers."""
+    rest = [n for n, answer in enumerate(answers) if not is_blank(answer)]
+    paired = isinstance(scores, list) and len(scores) == len(answers)
+    found = first_answer([answers[n] for n in rest], [scores[n] for n in rest] if paired else None)
+    return Answer(answers) if isinstance(found.value, list) and conversation_in(found.value) is None else found
 
 
 def _best(answers: list, scores: Any) -> int:
@@ -60,7 +75,15 @@ def _have_ranks(answers: list) -> bool:
 
 
 def _are_texts(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(text, str) for text in value)
+    texts = [text for text in value if text is not None] if isinstance(value, list) else []
+    return bool(texts) and all(isinstance(text, str) for text in texts)
+
+
+def _has_text(value: Any) -> bool:
+    """Whether there is a visible text in a value or in what it contains; numbers and marks are none."""
+    if isinstance(value, (dict, list)):
+        return any(map(_has_text, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, str) and not is_blank(value)
 
 
 def _text_in(value: dict) -> Any:

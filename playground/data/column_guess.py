@@ -7,6 +7,7 @@ from typing import Any
 from playground.data.cells import parse_cell
 from playground.data.messages import conversation_in, is_message_list
 from playground.data.names import columns_named, is_named, role_named, verdict
+from playground.data.quiz import find_quiz, option_columns
 from playground.data.row import has_visible_text, text_of
 from playground.data.turn_forms import exchanges_in, texts_in_turn, transcript
 
@@ -14,17 +15,20 @@ PARTS_BY_NAME = ("instruction", "input", "output", "text", "system", "category",
 SPECIAL = ("chosen", "rejected", "label", "rank", "media", "taught", "reasoning", "history", "system", "category")
 MAX_NESTED = 40  # nested columns on offer
 MAX_EXAMPLE = 30  # characters of an example value
+NUMBER = re.compile(r"-?\d+(\.\d+)?")
+TEXT_END = re.compile(r"(\s|</s>|<eos>|<end_of_turn>|<\|[^|<>]*\|>)*")  # what may stand behind a text's last word
 
 
 def guess_columns(columns: list[str], records: list[dict]) -> dict[str, str]:
     """Guess {field: column}.
 
-    A conversation is recognized by its structure, under any name; all else by name. A lone column is a text. Columns of
-    answers marked as bad are never guessed.
+    A conversation is recognized by its structure, under any name; all else by name. A lone column is a text, and so is
+    one without a column of answers. Columns of answers marked as bad, and of a quiz's options, are never guessed.
     """
-    is_lone = len(columns) == 1
-    columns = [column for column in columns if not is_named(column, "rejected")]
+    is_lone, quiz, options = len(columns) == 1, find_quiz(columns, records), option_columns(columns).values()
+    columns = [column for column in columns if not is_named(column, "rejected") and column not in options]
     guess: dict[str, str] = {part: found for part in PARTS_BY_NAME if (found := _named(columns, part, records))}
+    guess |= {"output": quiz.key} if quiz else {}
     common = {part: guess[part] for part in ("system", "category", "history") if part in guess}
     messages = _messages_column(columns, records)
     chosen = chosen_column(columns, records)
@@ -34,6 +38,8 @@ def guess_columns(columns: list[str], records: list[dict]) -> dict[str, str]:
         return {"messages": messages} | {part: common[part] for part in ("system", "category") if part in common}
     if "instruction" not in guess and "input" in guess:
         guess["instruction"] = guess.pop("input")
+    if "instruction" not in guess and (quiz or _is_asked(guess, records)) and "text" in guess:
+        guess["instruction"] = guess.pop("text")
     if not {"instruction", "output", "text"} & set(guess):
         guess |= _speakers(columns)
     if {"instruction", "output"} <= set(guess):
@@ -73,10 +79,20 @@ def unclear_labels(columns: list[str], records: list[dict]) -> dict[str, list[st
 def numbered_answers(output: str, columns: list[str], records: list[dict]) -> dict[str, list[str]]:
     """{output: its first distinct values} if they are numbers that stand for classes, or for a column of choices."""
     values = list(dict.fromkeys(map(text_of, _values(output, records))))[:5]
-    if not values or not all(re.fullmatch(r"-?\d+(\.\d+)?", value) for value in values):
+    if not values or not all(map(NUMBER.fullmatch, values)):
         return {}
     lists = [c for c in columns_named(columns, "choices") if any(isinstance(v, list) for v in _values(c, records))]
     return {output: values} if lists or is_named(output, "label") else {}
+
+
+def unread_scores(mapping: dict[str, str], columns: list[str], records: list[dict]) -> dict[str, list[str]]:
+    """{column: its first distinct values} of numbers that look like answers, or like scores of one answer, by name.
+
+    mapping: {field: column}. Numbers beside a text are its class or its score, which nobody explains.
+    """
+    named = columns_named(columns, "rank") + (columns_named(columns, "output") if "text" in mapping else [])
+    found = {c: [text_of(value).strip() for value in _values(c, records)] for c in named}
+    return {c: list(dict.fromkeys(v))[:5] for c, v in found.items() if v and all(map(NUMBER.fullmatch, v))}
 
 
 def nested_columns(records: list[dict]) -> dict[str, Any]:
@@ -100,7 +116,9 @@ def examples(columns: list[str], records: list[dict]) -> list[str]:
 
 def propose(columns: list[str], records: list[dict]) -> dict[str, str]:
     """A mapping {field: column} that can be read: the first two columns of text, or the only one."""
-    leaves = {column: next(iter(_values(column, records)), None) for column in columns} | nested_columns(records)
+    options = option_columns(columns).values()
+    shown = [column for column in columns if column not in options]
+    leaves = {column: next(iter(_values(column, records)), None) for column in shown} | nested_columns(records)
     usable = [
         name
         for name, value in leaves.items()
@@ -132,8 +150,10 @@ def _preference(chosen: str, messages: str, guess: dict[str, str], records: list
         extra = {"input": guess["input"]} if guess.get("input", question) != question else {}
         return {"instruction": question, **extra, "output": chosen}
     values = _values(chosen, records)
-    is_whole = any(conversation_in(v) or (isinstance(v, str) and transcript(v)) for v in values)
-    return {"messages": chosen} if is_whole else {"text": chosen}
+    if any(conversation_in(v) or (isinstance(v, str) and transcript(v)) for v in values):
+        return {"messages": chosen}
+    is_asked = _is_asked(guess | {"output": chosen}, records)
+    return {"instruction": guess["text"], "output": chosen} if is_asked else {"text": chosen}
 
 
 def _messages_column(columns: list[str], records: list[dict]) -> str:
@@ -153,6 +173,33 @@ def _named(columns: list[str], part: str, records: list[dict]) -> str:
     """The column with the most usual name for a part, of those that aren't always empty, or ""."""
     named = columns_named(columns, part)
     return next((column for column in named if _values(column, records)), next(iter(named), ""))
+
+
+def _is_asked(guess: dict[str, str], records: list[dict]) -> bool:
+    """Whether the text is the question to a column of answers: neither a whole example nor a text with its class."""
+    text, output = guess.get("text", ""), guess.get("output", "")
+    if not text or not output or text == output or _are_transcripts(_values(text, records)):
+        return False
+    pairs = [(text_of(record.get(text)), text_of(record.get(output)).strip()) for record in records]
+    asked = [pair for pair in pairs if pair[0].strip()]
+    answered = [pair for pair in asked if pair[1]]
+    if not answered or 2 * len(answered) < len(asked) or all(_ends_with(*pair) for pair in answered):
+        return False
+    return not _are_classes([answer for _, answer in answered])
+
+
+def _ends_with(text: str, answer: str) -> bool:
+    before, found, after = text.rpartition(answer)
+    return bool(found and before.strip()) and TEXT_END.fullmatch(after) is not None
+
+
+def _are_classes(values: list[str]) -> bool:
+    """Whether values are classes or scores rather than answers: numbers that repeat, 0 and 1, or fractions."""
+    if not values or not all(map(NUMBER.fullmatch, values)):
+        return False
+    distinct = set(values)
+    are_verdicts = all(verdict(value) is not None for value in distinct)
+    return are_verdicts or 2 * len(distinct) <= len(values) or any("." in value for value in distinct)
 
 
 def _speakers(columns: list[str]) -> dict[str, str]:

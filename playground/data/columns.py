@@ -17,6 +17,7 @@ from playground.data.column_guess import (
     numbered_answers,
     propose,
     unclear_labels,
+    unread_scores,
 )
 from playground.data.conversation import Converted
 from playground.data.mapping_text import FIELDS, format_mapping, parse_mapping
@@ -28,7 +29,8 @@ from playground.data.messages import (
     questions_with_answers,
 )
 from playground.data.names import columns_named, is_named, verdict
-from playground.data.row import Row, UnusableRecord, text_of
+from playground.data.quiz import Quiz, find_quiz
+from playground.data.row import Row, UnusableRecord, is_blank, text_of
 from playground.data.turn_forms import transcript
 from playground.errors import Problem, problem
 
@@ -42,7 +44,7 @@ class ColumnMapping:
     judges: columns that say whether an answer is good. preferred: whether the answer is the chosen one of several.
     rejected: columns of answers that are marked as bad. media: columns of pictures and sound. rank: the column with the
     scores of a list of answers, or "". references: the column with the answers to a list of questions, or "". unclear:
-    {column of labels: some values} that nobody explains.
+    {column of labels: some values} that nobody explains. quiz: the columns of a quiz's options, or None.
     """
 
     names: dict[str, str]
@@ -54,6 +56,7 @@ class ColumnMapping:
     rank: str = ""
     references: str = ""
     unclear: dict[str, list[str]] = field(default_factory=dict)
+    quiz: Quiz | None = None
 
     @cached_property
     def layout(self) -> str:
@@ -64,9 +67,9 @@ class ColumnMapping:
     def used(self) -> frozenset[str]:
         """The columns that are read; of a nested one, the column that contains it."""
         roots = {name if name in self.names else name.split(".")[0] for name in self.names.values()}
-        return frozenset(
-            {*roots, *self.names.values(), *self.judges, *self.rejected, *self.media, self.rank, self.references}
-        )
+        options = self.quiz.options.values() if self.quiz else ()
+        others = (*self.judges, *self.rejected, *self.media, self.rank, self.references, *options)
+        return frozenset({*roots, *self.names.values(), *others})
 
     def rows(self, record: dict, number: int) -> Converted:
         """Convert a record to rows, one per answer. Fields that the record lacks are empty. Raises UnusableRecord."""
@@ -101,8 +104,9 @@ class ColumnMapping:
         return value
 
     def notes(self) -> list[Problem]:
-        """What is said of the columns once: answers marked as bad, labels that nobody explains."""
+        """What is said of the columns once: answers marked as bad, a quiz's options, labels that nobody explains."""
         notes = [Problem("note.rejected", {"columns": list(self.rejected)})] if self.rejected else []
+        notes += self.quiz.notes() if self.quiz else []
         for column, values in self.unclear.items():
             key = "note.label_as_answer" if column == self.names.get("output") else "note.label_unknown"
             notes.append(Problem(key, {"column": column, "values": values}))
@@ -131,11 +135,11 @@ class ColumnMapping:
 
     def _pair(self, record: dict, common: Row, answer: Answer) -> Converted:
         values = {field: self.value(record, field) for field in ("instruction", "input")}
-        key = record.get("key")
+        key, question = record.get("key"), text_of(values["instruction"])
         row = replace(
             common,
-            instruction=text_of(values["instruction"]),
-            output=text_of(answer.value),
+            instruction=self.quiz.question(question, record) if self.quiz else question,
+            output=self.quiz.answer(record) if self.quiz else text_of(answer.value),
             input=text_of(values["input"]),
             key=tuple(str(k) for k in key) if isinstance(key, list) else (),
         )
@@ -178,6 +182,8 @@ def resolve_columns(mapping: str, records: list[dict], source: str) -> ColumnMap
     _check_chosen(chosen, columns, records, source)
     guess = guess_columns(columns, records)
     if {"instruction", "output"} & set(chosen):
+        if "instruction" not in guess and "text" in guess and not columns_named(columns, "input"):
+            guess["instruction"] = guess["text"]
         if not {"messages"} & set(chosen):
             guess = {field: name for field, name in guess.items() if field not in ("messages", "text")}
     elif {"messages", "text"} & set(chosen):
@@ -236,8 +242,11 @@ def _with_meanings(
     judges = (chosen["label"],) if chosen.get("label") else judges
     names = made.names | ({"label": judges[0]} if judges else {})
     unclear = {} if "label" in chosen else unclear_labels([c for c in free if c not in judges], records)
-    unclear |= numbered_answers(names.get("output", ""), columns, records)
-    rank = columns_named(free, "rank")
+    quiz = find_quiz(columns, records) if "output" not in chosen and made.layout == "pair" else None
+    quiz = quiz if quiz and quiz.key == names.get("output") else None
+    unclear |= numbered_answers(names.get("output", ""), columns, records) if not quiz else {}
+    unclear |= unread_scores(names, free, records) if "label" not in chosen else {}
+    rank = [c for c in columns_named(free, "rank") if any(isinstance(record.get(c), list) for record in records)]
     values = [made.value(record, "messages") for record in records]
     references = columns_named(free, "references") if any(map(_are_texts, values)) else []
     return replace(
@@ -251,6 +260,7 @@ def _with_meanings(
         rank=rank[0] if rank else "",
         references=references[0] if references else "",
         unclear=unclear,
+        quiz=quiz,
     )
 
 
@@ -274,7 +284,7 @@ def _are_texts(value: Any) -> bool:
 
 
 def _nested_remark(*values: Any) -> tuple[str, ...]:
-    return ("nested",) if any(isinstance(value, (dict, list)) for value in values) else ()
+    return ("nested",) if any(isinstance(value, (dict, list)) and not is_blank(value) for value in values) else ()
 
 
 def _has_value(record: dict, name: str) -> bool:

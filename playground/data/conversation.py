@@ -90,7 +90,7 @@ def _exchanges(messages: list[Message], system_prompt: str) -> tuple[list[_Excha
     remarks: list[str] = []
     for message in messages:
         if message.role == "system":
-            systems += ((len(exchanges), message.text),) if message.text else ()
+            systems += () if _is_said(message.text, systems, len(exchanges)) else ((len(exchanges), message.text),)
         elif message.role == "user":
             questions.append(message.text)
         elif questions:
@@ -103,6 +103,17 @@ def _exchanges(messages: list[Message], system_prompt: str) -> tuple[list[_Excha
         else:
             remarks = ["greeting"]
     return exchanges, remarks
+
+
+def _is_said(text: str, systems: tuple[tuple[int, str], ...], turn: int) -> bool:
+    """Whether a system message adds nothing: it is empty, repeats the prompt in force, or one before the same turn.
+
+    Sets that have a column for the system prompt often have it in the conversation too.
+    """
+    said = {prompt.strip() for number, prompt in systems if number == turn} | {
+        systems[-1][1].strip() if systems else ""
+    }
+    return not text or text.strip() in said
 
 
 def _texts(messages: list[Message], common: Row) -> Converted:

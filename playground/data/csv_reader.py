@@ -22,10 +22,11 @@ def read_csv(stream: TextIO, reading: Reading, max_field_chars: int) -> Iterator
 
     A CSV file's delimiter is the one of , ; | and tab that makes most known columns of its first line, else the most
     columns. A blank behind each delimiter isn't part of the values. Records with more values than the header are marked
-    unusable. Raises PlaygroundError with the line.
+    unusable, and so are those in which quotes have swallowed whole rows; others with fewer values carry their line.
+    Raises PlaygroundError with the line.
     """
     csv.field_size_limit(max_field_chars)
-    lines, first_line = _without_preamble(stream)
+    lines, first_line, skipped = _without_preamble(stream)
     delimiter = "\t" if reading.kind == "tsv" else detect_delimiter(first_line)
     if delimiter != "," and reading.kind != "tsv":
         reading.add_note(Problem("note.delimiter", {"delimiter": DELIMITERS[delimiter]}))
@@ -36,14 +37,15 @@ def read_csv(stream: TextIO, reading: Reading, max_field_chars: int) -> Iterator
         sample = list(itertools.islice(lines, SAMPLE_LINES))
         blank = _has_blanks(sample, delimiter)
         rows = csv.reader(itertools.chain(sample, lines), delimiter=delimiter, strict=True, skipinitialspace=blank)
-    yield from _records(rows, reading)
+    yield from _records(rows, reading, delimiter, skipped)
 
 
-def _records(rows: Any, reading: Reading) -> Iterator[Record]:
+def _records(rows: Any, reading: Reading, delimiter: str, skipped: int) -> Iterator[Record]:
+    """The records below the header. skipped: lines of the file in front of those that `rows` has read."""
     header: list[str] | None = None
     number = 0
     while True:
-        line = rows.line_num + 1
+        line = skipped + rows.line_num + 1
         try:
             fields = next(rows, None)
         except csv.Error as error:
@@ -60,7 +62,19 @@ def _records(rows: Any, reading: Reading) -> Iterator[Record]:
             continue
         number += 1
         has_extra = any(field.strip() for field in fields[len(header) :])
-        yield Record(number, dict(zip(header, fields)), "fields" if has_extra else "")
+        is_short = len(fields) < len(header) and any(field.strip() for field in fields)
+        unusable = "fields" if has_extra else "short" if is_short and _has_rows(fields, header, delimiter) else ""
+        yield Record(number, dict(zip(header, fields)), unusable, short_line=line if is_short else 0)
+
+
+def _has_rows(fields: list[str], header: list[str], delimiter: str) -> bool:
+    """Whether a short record is several rows that stray quotes have joined: each of its lines has all columns.
+
+    A blank follows the commas of prose, and hardly any delimiter.
+    """
+    lines = delimiter.join(fields).splitlines()
+    parting = re.compile(re.escape(delimiter) + r"(?! )")
+    return len(lines) > 1 and all(len(parting.split(line)) == len(header) for line in lines)
 
 
 def detect_delimiter(first_line: str) -> str:
@@ -93,12 +107,13 @@ def column_names(fields: list[str]) -> list[str]:
     return list(names)
 
 
-def _without_preamble(stream: TextIO) -> tuple[Iterator[str], str]:
-    """All lines, without Excel's line "sep=;" and comments like "# exported today" before the header; and the first."""
-    first_line = stream.readline()
+def _without_preamble(stream: TextIO) -> tuple[Iterator[str], str, int]:
+    """All lines, without Excel's line "sep=;" and comments like "# exported today" before the header; the first; and
+    how many lines were left out."""
+    first_line, skipped = stream.readline(), 0
     while SEPARATOR_LINE.match(first_line.lstrip("\ufeff")) or COMMENT.match(first_line):
-        first_line = stream.readline()
-    return itertools.chain([first_line], stream), first_line
+        first_line, skipped = stream.readline(), skipped + 1
+    return itertools.chain([first_line], stream), first_line, skipped
 
 
 def _has_blanks(lines: list[str], delimiter: str) -> bool:

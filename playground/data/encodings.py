@@ -1,16 +1,19 @@
 """Detect a text file's encoding: its byte order mark, else UTF-8 if all of it decodes, else a guess.
 
-The guess covers Japanese (Shift_JIS, EUC-JP, ISO-2022-JP) and Western text. It has its own scoring and doesn't use
-charset-normalizer, which is made for longer texts: of short Japanese ones that library decodes half to nine in ten
-correctly, while kana tell these few encodings apart nearly always (tests/bench/encodings.py).
+The guess covers Japanese (Shift_JIS, EUC-JP, ISO-2022-JP), Western, Korean and simplified Chinese text. It has its own
+scoring and doesn't use charset-normalizer, which is made for longer texts: of short Japanese ones that library decodes
+half to nine in ten correctly, while kana tell these few encodings apart nearly always (tests/bench/encodings.py).
+Nothing is guessed for a file that is UTF-8 in most places: another encoding would garble all of these.
 """
 
 import codecs
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from playground import catalog
 from playground.errors import problem
 from playground.settings import is_text_encoding
 
@@ -27,6 +30,12 @@ ISO2022_JP_ESCAPES = (b"\x1b$B", b"\x1b$@", b"\x1b(J")  # ISO-2022-JP, used in m
 CHUNK = 2**20  # bytes
 SAMPLE_CHARS = 2**14  # characters that a guess is scored on
 MAX_LINE_SEARCH = 4096  # bytes to search backwards for the beginning of a line
+MAX_RUNS = 100_000  # runs of bytes beyond ASCII that tell whether a file is UTF-8 but for some of them
+KANA = re.compile("[\u3041-\u30ff]")
+BEYOND_ASCII = re.compile(rb"[\x80-\xff]+")
+# Korean and Chinese bytes are kanji in EUC-JP. Of Japanese texts without kana, under 1 in 1,000 has so many characters
+# that would be among the most common Korean or Chinese ones; of Korean and Chinese texts nearly all do.
+MIN_COMMON, MIN_COMMON_SHARE = 3, 0.25  # different characters; share of all
 MIN_WESTERN_ASCII = 0.75  # share of ASCII bytes that Western text has at least
 
 
@@ -72,13 +81,33 @@ class FileDecoder:
     def can_decode(self, encoding: str) -> bool:
         return self.first_error(encoding) is None
 
+    def utf8_runs(self) -> tuple[int, int]:
+        """How many runs of bytes beyond ASCII are UTF-8, and how many aren't, of the first MAX_RUNS.
+
+        In UTF-8 text, all runs are but for the damaged ones. In other encodings hardly any is: two of their characters
+        in a row rarely happen to be valid.
+        """
+        valid = invalid = done = 0
+        size = self.path.stat().st_size
+        with open(self.path, "rb") as file:
+            while done < (self.limit or size) and valid + invalid < MAX_RUNS:
+                block = file.read(CHUNK) + file.readline(CHUNK)  # to the end of a line, so that no run is cut
+                if not block:
+                    break
+                done += len(block)
+                for run in BEYOND_ASCII.findall(block):
+                    is_valid = _is_utf8(run)
+                    valid, invalid = valid + is_valid, invalid + (not is_valid)
+                self.on_progress(0, size, "bytes")
+        return valid, invalid
+
 
 def detect(path: Path, chosen: str = "auto", limit: int = 0, on_progress: Callable = lambda *_: None) -> Encoding:
     """Detect a file's encoding, or check the chosen one; with `limit`, from that many bytes at its beginning alone.
 
     on_progress(done, total, unit) is called now and then, and may raise to cancel. Raises PlaygroundError: bytes that
-    are invalid in the chosen or marked encoding (with their position and line), an unknown encoding, bytes that no
-    known encoding explains.
+    are invalid in the chosen or marked encoding, or in a file that is UTF-8 in most places (with their position and
+    line), an unknown encoding, bytes that no known encoding explains.
     """
     with open(path, "rb") as file:
         start = file.read(CHUNK)
@@ -98,6 +127,11 @@ def detect(path: Path, chosen: str = "auto", limit: int = 0, on_progress: Callab
         if any(escape in start for escape in ISO2022_JP_ESCAPES) and decoder.can_decode("iso2022_jp"):
             return Encoding("iso2022_jp", True)
         return Encoding("utf-8")
+    valid, invalid = decoder.utf8_runs()
+    if valid > invalid:
+        raise problem(
+            "error.encoding_damaged", file=path.name, places=invalid, position=error.position, line=error.line
+        )
     guess = _guess(decoder, _sample(path, error.position))
     if guess is None:
         raise problem("error.encoding", file=path.name, position=error.position, line=error.line)
@@ -116,6 +150,14 @@ def _require(decoder: FileDecoder, encoding: str) -> None:
         )
 
 
+def _is_utf8(run: bytes) -> bool:
+    try:
+        run.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def _sample(path: Path, position: int) -> bytes:
     """The bytes around `position`, from the beginning of a line, where no character is cut."""
     with open(path, "rb") as file:
@@ -132,7 +174,14 @@ def _guess(decoder: FileDecoder, sample: bytes) -> str | None:
     """The encoding that reads best on the sample, of those that can decode the file."""
     if b"\0" in sample:
         return None
-    scores = {name: _japanese_score(sample.decode(name, "ignore")) for name in JAPANESE if decoder.can_decode(name)}
+    texts = {name: sample.decode(name, "ignore") for name in JAPANESE if decoder.can_decode(name)}
+    scores = {name: _japanese_score(text) for name, text in texts.items()}
+    if not any(KANA.search(texts[name]) for name in texts if scores[name] > 0):
+        other = next(
+            (name for name in catalog.encodings() if _is_common(sample, name) and decoder.can_decode(name)), ""
+        )
+        if other:
+            return other
     ascii_share = sum(byte < 0x80 for byte in sample) / len(sample)
     if ascii_share >= MIN_WESTERN_ASCII and max(scores.values(), default=-1.0) < 0.5 and decoder.can_decode(WESTERN):
         return WESTERN
@@ -158,6 +207,14 @@ def _japanese_score(text: str) -> float:
         else:
             score -= 1
     return score / count if count else 0.0
+
+
+def _is_common(sample: bytes, encoding: str) -> bool:
+    """Whether enough of the characters beyond ASCII are among the most common ones of the encoding's language."""
+    common = catalog.encodings()[encoding]["common"]
+    chars = [char for char in sample.decode(encoding, "ignore")[:SAMPLE_CHARS] if ord(char) >= 0x80]
+    found = [char for char in chars if char in common]
+    return len(set(found)) >= MIN_COMMON and len(found) >= MIN_COMMON_SHARE * len(chars)
 
 
 def _is_common_kanji(char: str) -> bool:

@@ -1,5 +1,7 @@
 """Read a sheet of an Excel workbook row by row."""
 
+import decimal
+import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +14,8 @@ from playground.data.records import Reading, Record
 from playground.data.row import text_of
 from playground.errors import PlaygroundError, Problem, problem
 
+NO_CODE = re.compile(r'"[^"]*"|\\.|\[[^\]]*\]|_.|\*.')  # texts, colors and blanks of a number format
+PERCENT = re.compile(r"[#0?,]*(?:\.(?P<decimals>[#0?]+))?\s*%")
 MAX_ROWS = 1_048_576  # of a sheet in Excel; a file may claim more, and openpyxl makes an empty row of each
 
 
@@ -53,25 +57,45 @@ def _records(sheet: Any, path: Path) -> Iterator[Record]:
             continue
         number += 1
         has_extra = any(text_of(value).strip() for value in values[len(header) :])
-        yield Record(number, dict(zip(header, map(_plain, values))), "fields" if has_extra else "")
+        yield Record(number, dict(zip(header, values)), "fields" if has_extra else "")
 
 
 def _values(sheet: Any, path: Path) -> Iterator[tuple]:
     try:
         sheet.reset_dimensions()  # some programs write wrong ones
-        for count, values in enumerate(sheet.iter_rows(values_only=True), 1):
+        for count, cells in enumerate(sheet.iter_rows(), 1):
             if count > MAX_ROWS:
                 raise ValueError(f"more than {MAX_ROWS:,} rows")
-            yield values
+            yield tuple(map(_shown, cells))
     except PlaygroundError:
         raise
     except Exception as error:
         raise _read_error(path, error) from error
 
 
-def _plain(value: Any) -> Any:
-    """A whole number without the ".0" that a sheet adds."""
+def _shown(cell: Any) -> Any:
+    """A cell's value as a sheet shows it: 12.5% rather than 0.125, 3 rather than 3.0."""
+    value = cell.value
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return value
+    percent = PERCENT.search(NO_CODE.sub("", str(cell.number_format).split(";")[0]))
+    if percent:
+        return _percent(value, percent["decimals"] or "")
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _percent(value: float, decimals: str) -> str:
+    """A share in percent with the decimals of a number format: 0 always stands, # and ? only where it isn't 0."""
+    try:
+        rounded = (decimal.Decimal(repr(value)) * 100).quantize(
+            decimal.Decimal(1).scaleb(-len(decimals)), "ROUND_HALF_UP"
+        )
+    except decimal.InvalidOperation:  # NaN, infinite, or too many digits
+        return f"{value:%}"
+    whole, _, digits = f"{rounded:f}".partition(".")
+    fixed = len(decimals.rstrip("#?"))
+    digits = digits[:fixed] + digits[fixed:].rstrip("0")
+    return f"{whole}.{digits}%" if digits else f"{whole}%"
 
 
 def _check_size(path: Path) -> None:

@@ -1,6 +1,7 @@
-"""Known names of columns, roles and verdicts, whatever their case, width, blanks and punctuation.
+"""Known names of columns, roles, verdicts and splits, whatever their case, width, blanks and punctuation.
 
-The names themselves, in English and Japanese, are in `assets/catalog/columns.json`, `roles.json` and `verdicts.json`.
+The names themselves, in English and Japanese, are in `assets/catalog/`: `columns.json`, `roles.json`, `verdicts.json`
+and `splits.json`.
 """
 
 import re
@@ -65,6 +66,14 @@ def role_named(name: Any) -> str:
 def _role_named(name: str) -> str:
     folded = fold(name)
     return next((role for role, names in _folded("role_names").items() if folded in names), "")
+
+
+def split_named(value: Any) -> str:
+    """The part of a data set that a value names: "train", "held_out" (as test, validation), or "" for neither."""
+    if not isinstance(value, str) or len(value) > MAX_NAME:
+        return ""
+    folded = fold(value)
+    return next((part for part, names in _folded("split_values").items() if folded in names), "")
 
 
 def verdict(value: Any) -> bool | None:

@@ -18,13 +18,15 @@ class Record(NamedTuple):
     """One record of a source.
 
     number: counts from 1. unusable: why it can't become a row, or "". before: earlier turns as (question, answer)
-    pairs, where they aren't in the record itself.
+    pairs, where they aren't in the record itself. short_line: where it begins in its file, if it has fewer values than
+    the file has columns, else 0.
     """
 
     number: int
     values: dict
     unusable: str = ""
     before: tuple[tuple[str, str], ...] = ()
+    short_line: int = 0
 
 
 @dataclass
@@ -34,7 +36,7 @@ class Reading:
     size: bytes, 0 if unknown. total: number of records, where it is known before the end. problems: broken lines so
     far, raised at the end. notes: what was guessed. file: the open file, where there is one. bundled: whether it comes
     with this program, so that its unused columns are no news. parts: the sheets or splits to choose from. closers:
-    called at the end.
+    called at the end. is_preview: whether only the beginning is shown, so that no record may wait for many others.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Reading:
     bundled: bool = False
     parts: list[str] = field(default_factory=list)
     closers: list[Callable[[], object]] = field(default_factory=list)
+    is_preview: bool = False
 
     def __enter__(self) -> "Reading":
         return self

@@ -1,8 +1,10 @@
 """Row: one training example as text, and the conversion of any value to text."""
 
+import datetime
 import json
 import math
 import re
+import unicodedata
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -69,22 +71,45 @@ def looks_like(text: str) -> str:
     return "markup" if MARKUP_START.match(text) else ""
 
 
+def same_text(text: str) -> str:
+    """A text for comparison alone: one for texts that differ in case, blanks, hidden characters or forms of characters.
+
+    Forms: half and full width, ligatures, composed and decomposed letters (Unicode's NFKC).
+    """
+    text = HIDDEN.sub("", text) if has_hidden_characters(text) else text
+    return " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).split())
+
+
 def has_hidden_characters(text: str) -> bool:
     """Whether a text has characters of zero width or that change the direction of writing."""
     return not text.isascii() and HIDDEN.search(text) is not None
 
 
-def text_of(value: Any) -> str:
-    """Convert any value to text: missing values to "", nested ones to JSON.
+def is_blank(value: Any) -> bool:
+    """Whether a value says nothing: missing, no visible character, an empty list or object, or a list of such values.
 
-    Lone surrogates, which no tokenizer accepts, become U+FFFD.
+    An object with keys isn't, whatever they hold: it may be the answer that is asked for.
     """
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if isinstance(value, str):
+        return not has_visible_text(value)
+    if isinstance(value, list):
+        return all(map(is_blank, value))
+    return value is None or value == {} or (isinstance(value, float) and math.isnan(value))
+
+
+def text_of(value: Any) -> str:
+    """Convert any value to text: missing ones to "", as lists and objects with nothing in them; nested ones to JSON.
+
+    A date with a time of midnight is a date. Lone surrogates, which no tokenizer accepts, become U+FFFD.
+    """
+    if not isinstance(value, str) and is_blank(value):
         return ""
     if isinstance(value, bytes):
         text = value.decode("utf-8", "replace")
     elif isinstance(value, str):
         text = value
+    elif isinstance(value, datetime.datetime) and value.time() == datetime.time():  # a sheet has no other dates
+        text = value.date().isoformat()
     elif isinstance(value, (dict, list, bool)):
         text = json.dumps(value, ensure_ascii=False, default=str)
     else:

@@ -8,8 +8,10 @@ from typing import Any
 
 from playground.data.columns import ColumnMapping
 from playground.data.conversation import Converted
+from playground.data.held_out_split import HeldOutSplit
 from playground.data.records import Record
-from playground.data.row import Row, UnusableRecord, has_hidden_characters, has_visible_text, looks_like
+from playground.data.row import Row, UnusableRecord, has_hidden_characters, has_visible_text, looks_like, same_text
+from playground.data.short_rows import ShortRows
 from playground.data.unused import UnusedColumns
 from playground.errors import PlaygroundError, Problem, problem
 from playground.settings import Data
@@ -75,6 +77,7 @@ class RowSelector:
         self.where: dict[str, list[int]] = {}
         self.categories: Counter[str] = Counter()
         self.unused = UnusedColumns(columns)
+        self.split, self.short = HeldOutSplit(), ShortRows()
         self._first: dict[str, str] = {}  # how the first text with a remark begins
         self._distinct: set[tuple] = set()
         self._contains = settings.contains.casefold()
@@ -86,8 +89,8 @@ class RowSelector:
 
     def add(self, record: Record) -> None:
         """Add a record. Raises PlaygroundError if the slice grows too large."""
-        self.records += 1
-        held_out = record.values.get("split") == "held-out"
+        self.records, self.short.line = self.records + 1, record.short_line
+        held_out = self.split.is_held_out(record.values)
         if not held_out:
             self.total += 1
             if self.total < self.settings.start_row or (self.settings.end_row and self.total > self.settings.end_row):
@@ -128,10 +131,12 @@ class RowSelector:
     def rows(self) -> tuple[list[Row], list[Row]]:
         """Train and held-out rows, sampled and split.
 
-        Raises PlaygroundError: an empty slice, nothing left of it (with counts by reason), too few rows to split or to
-        sample from.
+        Raises PlaygroundError: an empty slice, a slice of a set that is held out as a whole, nothing left of it (with
+        counts by reason), too few rows to split or to sample from.
         """
         settings = self.settings
+        if self.records and not self.total:
+            self._train_on_held_out()
         if not self.in_slice:
             raise problem(
                 "error.empty_slice", first=settings.start_row, last=settings.end_row or self.total, total=self.total
@@ -162,7 +167,18 @@ class RowSelector:
             if name == "marks":
                 values["asked"] = self.remarked["asked_marks"]
             notes.append(Problem(f"note.{name}", values))
-        return notes
+        return notes + self.short.notes()
+
+    def _train_on_held_out(self) -> None:
+        """Take the rows of a set that marks all of them as held out, as a file of its test rows alone does."""
+        if self.settings.start_row > 1 or self.settings.end_row:  # records outside of it were counted as dropped
+            columns, values = list(self.split.columns), list(self.split.values)
+            raise problem("error.all_held_out", count=self.records, column=columns, values=values)
+        rows, self.held_out = self.held_out, []
+        self.total, self.in_slice, self.chars = self.records, self.records, 0
+        self.split.are_trained_on = True
+        for row in rows:
+            self._keep(row, False)
 
     def _unseen(self, held_out: list[Row], train: list[Row]) -> list[Row]:
         """Drop the set's own held-out rows whose question is trained on."""
@@ -234,6 +250,7 @@ class RowSelector:
         return replace(row, before=before, **changed)
 
     def _drop(self, reason: str, number: int, count: int = 1) -> None:
+        reason = self.short.reason(reason) if self.settings.drop_empty else reason
         if reason not in self.dropped and len(self.dropped) >= MAX_REASONS:
             reason = "messages"
         self.dropped[reason] += count
@@ -277,7 +294,7 @@ def split_held_out(rows: list[Row], share: float, generator: random.Random) -> t
 
 
 def _question(row: Row) -> tuple[str, str]:
-    """A row's question: its conversation's first one, which all rows of it share; for a text alone, the text."""
+    """A row's question, but for case, blanks and width: its conversation's first; for a text alone, the text."""
     if row.before:
-        return row.before[0][0], ""
-    return (row.instruction, row.input) if row.instruction else ("", row.output)
+        return same_text(row.before[0][0]), ""
+    return (same_text(row.instruction), same_text(row.input)) if row.instruction else ("", same_text(row.output))

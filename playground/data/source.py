@@ -136,6 +136,7 @@ def preview(settings: Data, rows: int = 20) -> Preview:
     Raises PlaygroundError if nothing can be read at all; problems of rows or columns are in the result.
     """
     with _open(settings, PREVIEW_ENCODING_BYTES) as reading:
+        reading.is_preview = True
         reshape(reading)
         deadline = time.monotonic() + PREVIEW_SECONDS
         problems: list[Problem] = []
@@ -230,8 +231,10 @@ def _notes(reading: Reading, selector: RowSelector | None) -> list[Problem]:
     columns = selector.columns
     guessed = {field: name for field, name in columns.names.items() if field in columns.guessed and field != name}
     notes = [Problem("note.columns_guessed", {"columns": format_mapping(guessed)})] if guessed else []
-    unused = [] if reading.bundled else selector.unused.notes()
-    return reading.notes + notes + columns.notes() + unused + selector.notes()
+    notes += columns.notes()
+    if not reading.bundled:  # whose held-out rows and unused columns are no news
+        notes += selector.split.notes() + selector.unused.notes()
+    return reading.notes + notes + selector.notes()
 
 
 def _until_error(reading: Reading, problems: list[Problem]) -> Iterator[Record]:

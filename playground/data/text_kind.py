@@ -7,6 +7,7 @@ import re
 from playground.data import json_stream
 from playground.data.csv_reader import is_markdown
 from playground.data.names import is_known
+from playground.data.transcripts import begins_with_speaker, find_transcripts
 
 TABLE_LINES = 20  # lines of a text that are checked for a table
 MAX_COLUMN_NAME = 40  # characters
@@ -23,6 +24,8 @@ def kind_of_text(text: str, is_file: bool = False) -> str:
         return "jsonl" if json_stream.is_json_lines(stripped) else "json"
     if re.match(r"""\{\s*["'}]""", stripped):
         return "jsonl" if json_stream.is_json_lines(stripped) else "json"
+    if begins_with_speaker(stripped) and find_transcripts(stripped):
+        return "text"
     lines = stripped.splitlines()[:TABLE_LINES]
     if len(lines) > 1 and is_markdown(lines[0]) and is_markdown(lines[1]):
         return "csv"

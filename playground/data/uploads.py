@@ -2,6 +2,7 @@
 
     $PLAYGROUND_CACHE/uploads/<32 hex digits>/owner      whose upload it is
     $PLAYGROUND_CACHE/uploads/<32 hex digits>/file/<name>
+    $PLAYGROUND_CACHE/uploads/private/                     those of private pages, by their paths (ui/private_uploads.py)
 
 The digits are drawn at random, so that nobody guesses a name; and a page takes only a visitor's own (`belongs_to`).
 """
@@ -61,12 +62,6 @@ def bytes_of(owner: str) -> int:
 def bytes_of_all() -> int:
     """The size of everyone's uploads."""
     return _total(_folder().glob(f"*/{FILE}/*"))
-
-
-def remove(owner: str) -> None:
-    """Remove all uploads of an owner."""
-    for folder in folders_of(owner):
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def owners() -> set[str]:

@@ -52,6 +52,55 @@ def test_columns_are_guessed_from_their_names(record, names):
     assert found.names == names and found.guessed == set(names)
 
 
+@pytest.mark.parametrize(
+    "question,answer",
+    [
+        ("内容", "回答"),
+        ("件名,内容", "返信"),
+        ("text", "answer"),
+        ("text", "output"),
+        ("text", "target"),
+        ("content", "response"),
+        ("comment", "reply"),
+        ("レビュー", "返信"),
+        ("本文", "chosen"),
+    ],
+)
+def test_a_text_beside_a_column_of_answers_is_the_question(tmp_path, question, answer):
+    (tmp_path / "a.csv").write_text(f"日付,{question},{answer}\n1,{'s,' * question.count(',')}q,a\n", encoding="utf-8")
+    rows = read_rows(tmp_path / "a.csv")
+    assert rows.train == [Row("q", "a")] and rows.columns.guessed == {"instruction", "output"}
+    [note] = [note for note in rows.notes if note.key == "note.columns_guessed"]
+    assert f"instruction={question.split(',')[-1]}" in note.text("en")
+
+
+@pytest.mark.parametrize(
+    "records,note",
+    [
+        ([{"text": "great film", "target": 1}, {"text": "bad film", "target": 0}], "note.label_unknown"),
+        ([{"text": "easy", "target": 0.31}, {"text": "hard", "target": -1.75}], "note.label_unknown"),
+        ([{"text": f"t{n}", "output": n % 3 + 2} for n in range(9)], "note.label_unknown"),
+        ([{"text": f"Q: q{n} A: 4{n}</s>\n", "answer": f"4{n}"} for n in range(3)], "note.columns_unused"),
+        ([{"text": "one", "answer": ""}, {"text": "two", "answer": None}], ""),
+        ([{"text": f"t{n}", "answer": "" if n else "a"} for n in range(5)], "note.columns_unused"),
+        ([{"text": "great film", "label": "positive"}], "note.label_unknown"),
+    ],
+)
+def test_a_text_with_its_class_or_with_its_answer_in_it_stays_a_text(tmp_path, records, note):
+    rows = _read(tmp_path, records)
+    assert rows.columns.names == {"text": "text"}
+    assert [row.output.strip() for row in rows.train] == [record["text"].strip() for record in records]
+    assert not note or note in [n.key for n in rows.notes]
+
+
+def test_numbers_that_answer_a_text_are_answers_and_classes_are_by_hand(tmp_path):
+    sums = [{"text": "3+4?", "answer": 7}, {"text": "4+8?", "answer": 12}]
+    assert _read(tmp_path, sums).train == [Row("3+4?", "7"), Row("4+8?", "12")]
+    films = [{"text": "great", "target": 1}, {"text": "bad", "target": 0}]
+    assert _read(tmp_path, films, columns="output=target").train == [Row("great", "1"), Row("bad", "0")]
+    assert _read(tmp_path, films, columns="text=text").train == [Row("", "great"), Row("", "bad")]
+
+
 def test_columns_set_by_hand_override_the_guess(tmp_path):
     records = [{"Frage": "q", "output": "a", "Antwort": "b", "Thema": "t"}]
     found = resolve_columns("instruction=Frage, output = Antwort,category=Thema", records, "a")

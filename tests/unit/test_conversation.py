@@ -52,6 +52,29 @@ def test_several_system_messages_keep_their_places(tmp_path):
     assert second.systems == ((0, "be kind"), (0, "be brief"), (1, "be quick"))
 
 
+def test_a_system_prompt_in_a_column_and_in_the_conversation_is_taught_once(tmp_path):
+    turns = messages("q1", "a1", "q2", "a2")
+    for said in ("be kind", " be kind\n"):
+        conversation = [{"role": "system", "content": said}, *turns]
+        rows = _read(tmp_path, [{"system_prompt": "be kind", "messages": conversation}])
+        assert [row.systems for row in rows.train] == [((0, "be kind"),)] * 2
+    repeated = [
+        {"role": "system", "content": "be kind"},
+        *turns[:2],
+        {"role": "system", "content": "be kind"},
+        *turns[2:],
+    ]
+    assert _read(tmp_path, [{"messages": repeated}]).train[1].system == "be kind"
+    other = [
+        {"role": "system", "content": "be brief"},
+        *turns[:2],
+        {"role": "system", "content": "be kind"},
+        *turns[2:],
+    ]
+    rows = _read(tmp_path, [{"system_prompt": "be kind", "messages": other}])
+    assert rows.train[1].systems == ((0, "be kind"), (0, "be brief"), (1, "be kind"))  # which is in force again
+
+
 def test_system_messages_move_with_the_turns_of_a_very_long_conversation(tmp_path):
     turns = [message for n in range(300) for message in messages(f"q{n}", f"a{n}")]
     turns.insert(2 * 250, {"role": "system", "content": "be quick"})

@@ -92,3 +92,57 @@ def test_a_preview_detects_the_same_encoding_as_reading_when_the_last_character_
     assert (seen.encoding, seen.encoding_guessed) == ("cp1252", True) and [r.output for r in seen.rows] == [
         r.output for r in read_rows(tmp_path / "a.txt").train
     ]
+
+
+GOOD = '{"question": "What’s item %d? Is it Café?", "answer": "It’s résumé %d."}\n'
+GOOD_JA = '{"question": "%d番の船はいつ？", "answer": "朝%d時です。"}\n'
+
+
+@pytest.mark.parametrize("good", [GOOD, GOOD_JA])
+@pytest.mark.parametrize("bad", [b"caf\xe9?", "東京はどこ".encode("cp932"), b"cut \xe3\x81"])
+def test_a_damaged_row_of_a_utf8_file_is_reported_and_no_other_encoding_garbles_the_rest(tmp_path, good, bad):
+    rows = "".join(good % (n, n) for n in range(30)).encode()
+    (tmp_path / "a.jsonl").write_bytes(rows + b'{"question": "' + bad + b'", "answer": "z"}\n' + rows)
+    error = read_error(tmp_path / "a.jsonl")
+    assert problem_keys(error) == ["error.encoding_damaged"] and "line 31" in str(error) and "place" in str(error)
+    assert read_rows(tmp_path / "a.jsonl", encoding="latin-1").total == 61  # as whoever chooses it wants
+
+
+def test_damage_is_found_wherever_chunks_and_the_limit_of_a_preview_cut_the_file(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_bytes("é à ’ ü\n".encode() * 40 + b"caf\xe9\n")
+    for chunk in (3, 8, 64):
+        monkeypatch.setattr(encodings, "CHUNK", chunk)
+        with pytest.raises(PlaygroundError) as caught:
+            encodings.detect(tmp_path / "a.txt")
+        assert caught.value.problems[0].values["line"] == 41
+        assert encodings.detect(tmp_path / "a.txt", limit=60).name == "utf-8"
+    assert encodings.FileDecoder(tmp_path / "a.txt").utf8_runs() == (160, 1)
+
+
+def test_a_western_text_with_a_few_places_that_look_like_utf8_is_still_guessed(tmp_path):
+    (tmp_path / "a.csv").write_bytes("question,answer\nWas ist „Spaß“?,Freude für alle\n".encode("cp1252"))
+    assert pairs(read_rows(tmp_path / "a.csv")) == [("Was ist „Spaß“?", "Freude für alle")]
+
+
+@pytest.mark.parametrize(
+    "encoding,rows",
+    [
+        ("cp949", [("서울은 어디입니까", "한국입니다")]),
+        ("cp949", [("비밀번호를 잊어버렸어요 어떻게 하나요", "설정에서 재설정할 수 있습니다")]),
+        ("gb18030", [("北京在哪里", "在中国的北部")]),
+        ("gb18030", [("你好吗，今天天气怎么样？", "我很好，谢谢。")]),
+    ],
+)
+@pytest.mark.parametrize("extra", ["", "What is the opening time on Sundays,We are closed on Sundays all year\n" * 9])
+def test_korean_and_chinese_are_not_taken_for_japanese_kanji(tmp_path, encoding, rows, extra):
+    table = "question,answer\n" + "".join(f"{q},{a}\n" for q, a in rows) + extra
+    (tmp_path / "a.csv").write_bytes(table.encode(encoding))
+    read = read_rows(tmp_path / "a.csv")
+    assert pairs(read)[:1] == rows and "note.encoding_guessed" in note_keys(read)
+
+
+@pytest.mark.parametrize("encoding", ["cp932", "euc_jp"])
+def test_japanese_without_kana_stays_japanese(tmp_path, encoding):
+    table = "question,answer\n日本国首都,東京都千代田区\n大阪府庁所在地,大阪市中央区大手前\n"
+    (tmp_path / "a.csv").write_bytes(table.encode(encoding))
+    assert pairs(read_rows(tmp_path / "a.csv"))[0] == ("日本国首都", "東京都千代田区")

@@ -1,6 +1,7 @@
 """Read the kinds of files and folders that people have, and refuse the others by their kind."""
 
 import bz2
+import datetime
 import gzip
 import io
 import json
@@ -52,6 +53,47 @@ def test_a_workbook_is_read_and_its_sheet_can_be_chosen(tmp_path):
     error = read_error(path, part="None")
     assert problem_keys(error) == ["error.part_absent"] and "FAQ, Other" in str(error)
     assert preview(Data(source=str(path))).parts == ["FAQ", "Other"] and preview(Data(source=str(path))).kind == "excel"
+
+
+@pytest.mark.parametrize(
+    "value,number_format,shown",
+    [
+        (datetime.date(2024, 5, 1), "yyyy/m/d", "2024-05-01"),
+        (datetime.datetime(2024, 5, 1), '[$-411]ggge"年"m"月"d"日"', "2024-05-01"),
+        (datetime.datetime(2024, 5, 1, 9, 30), "yyyy/m/d h:mm", "2024-05-01 09:30:00"),
+        (datetime.time(9, 30), "h:mm", "09:30:00"),
+        (0.125, "0.0%", "12.5%"),
+        (0.125, "0%", "13%"),
+        (-0.07, '[Red]-0.00%;"x"', "-7.00%"),
+        (0.5, "0.##%", "50%"),
+        (0.12345, "0.0#%", "12.35%"),
+        (1, "0 %", "100%"),
+        (12.5, "#,##0.0%", "1250.0%"),
+        (0.125, '0.000" of 100%"', "0.125"),
+        (0.125, "General", "0.125"),
+        (3.0, "0", "3"),
+        (True, "0%", "true"),
+        ("12%", "0%", "12%"),
+    ],
+)
+def test_dates_and_percentages_of_a_workbook_are_read_as_shown(tmp_path, value, number_format, shown):
+    import openpyxl
+
+    book = openpyxl.Workbook()
+    book.active.append(["question", "answer"])
+    book.active.append(["q", value])
+    book.active["B2"].number_format = number_format
+    book.save(tmp_path / "a.xlsx")
+    assert pairs(read_rows(tmp_path / "a.xlsx")) == [("q", shown)]
+    assert preview(Data(source=str(tmp_path / "a.xlsx"))).records == [{"question": "q", "answer": shown}]
+
+
+def test_a_date_in_a_parquet_file_has_no_time(tmp_path):
+    import pyarrow.parquet
+
+    dates = [datetime.datetime(2024, 5, 1), datetime.datetime(2024, 5, 1, 9)]
+    pyarrow.parquet.write_table(pyarrow.table({"question": ["q", "r"], "answer": dates}), tmp_path / "a.parquet")
+    assert pairs(read_rows(tmp_path / "a.parquet")) == [("q", "2024-05-01"), ("r", "2024-05-01 09:00:00")]
 
 
 def test_a_broken_or_huge_workbook_is_reported(tmp_path, monkeypatch):
@@ -196,6 +238,94 @@ def test_folders_of_parquet_and_arrow_files_are_read(tmp_path, monkeypatch, suff
     if suffix == "parquet":
         monkeypatch.setattr(parquet, "MAX_UNPACKED_BYTES", 10)
         assert problem_keys(read_error(tmp_path / "set")) == ["error.unpacked"]
+
+
+def _folder(path: Path, **rows: str) -> Path:
+    """A folder with Parquet files of one row each: {name: its question}, "/" written as "__"."""
+    import pyarrow
+    import pyarrow.parquet
+
+    for name, question in rows.items():
+        file = path / f"{name.replace('__', '/')}.parquet"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"question": question, "answer": "a"}]), file)
+    return path
+
+
+@pytest.mark.parametrize(
+    "files,read,parts,unread",
+    [
+        ({"train": "1", "test": "2"}, "1", ["train", "test"], []),
+        ({"test": "2", "dev": "3", "training_ja": "1"}, "1", ["train", "validation", "test"], []),
+        ({"train_ja": "1", "train_en": "2", "extra": "3"}, "21", ["train"], ["extra.parquet"]),
+        ({"part1": "1", "test_log": "2"}, "1", ["train", "test"], []),
+        ({"contest": "1", "latest": "2"}, "12", ["train"], []),
+        ({"en__train": "1", "ja__train": "2"}, "12", ["train"], []),
+        ({"train__a": "1", "test__a": "2", "b": "3"}, "1", ["train", "test"], ["b.parquet"]),
+        (
+            {"data__train_sft-00000-of-00001": "1", "data__test_sft-00000-of-00001": "2"},
+            "1",
+            ["train_sft", "test_sft"],
+            [],
+        ),
+        ({"x-1-of-2": "1", "x-2-of-2": "2"}, "12", ["train"], []),
+        ({"test-00000-of-00002": "2", "train": "1"}, "1", ["train", "test"], []),
+        ({".cache__train": "2", "a[1] *": "1"}, "1", ["train"], []),
+    ],
+)
+def test_every_file_of_a_folder_is_read_or_named(tmp_path, files, read, parts, unread):
+    folder = _folder(tmp_path / "set [x]", **files)
+    rows = read_rows(folder)
+    assert "".join(row.instruction for row in rows.train) == read
+    found = preview(Data(source=str(folder), held_out=0.0)).parts
+    assert found == parts
+    notes = [note for note in rows.notes if note.key == "note.files_unread"]
+    assert [note.values for note in notes] == ([{"count": len(unread), "files": unread}] if unread else [])
+    assert all(unread[0] in note.text(lang) for note in notes for lang in ("en", "ja"))
+
+
+def test_files_of_other_kinds_beside_those_of_a_folder_are_named(tmp_path):
+    folder = _folder(tmp_path / "set", a="1", b="2")
+    (folder / "more.csv").write_text("question,answer\n3,a\n")
+    (folder / "more2.csv").write_text("question,answer\n4,a\n")
+    (folder / "more3.csv").write_text("question,answer\n4,a\n")
+    (folder / "README.md").write_text("About it.")
+    (folder / "dataset_infos.json").write_text("{}")
+    with pyarrow_stream(folder / "c.arrow") as writer:
+        writer.write_table(_table())
+    rows = read_rows(folder)
+    assert [row.instruction for row in rows.train] == ["1", "2"]
+    values = {"count": 4, "files": ["c.arrow", "more.csv", "more2.csv", "more3.csv"]}
+    assert [note.values for note in rows.notes if note.key == "note.files_unread"] == [values]
+
+
+def pyarrow_stream(path: Path):
+    import pyarrow
+
+    return pyarrow.ipc.new_stream(str(path), _table().schema)
+
+
+def test_a_folder_whose_readme_names_its_files_is_read_as_it_says(tmp_path):
+    folder = _folder(tmp_path / "set", x="1", y="2", z="3")
+    head = "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: y.parquet\n---\n"
+    (folder / "README.md").write_text(head + "# About\n")
+    rows = read_rows(folder)
+    assert [row.instruction for row in rows.train] == ["2"] and "note.files_unread" not in note_keys(rows)
+
+
+@pytest.mark.parametrize(
+    "files,missing",
+    [
+        (["train-00000-of-00002"], "train-00001-of-00002.parquet"),
+        (["train-00001-of-00003"], "train-00000-of-00003.parquet, train-00002-of-00003.parquet"),
+        (["data__train-00000-of-00002-0a1b2c"], "data/train-00001-of-00002.parquet"),
+        (["part-2-of-2"], "part-1-of-2.parquet"),
+        (["train-00000-of-99999"], "train-00008-of-99999.parquet"),
+    ],
+)
+def test_a_folder_that_lacks_one_of_its_numbered_files_is_refused(tmp_path, files, missing):
+    error = read_error(_folder(tmp_path / "set", **dict.fromkeys(files, "q")))
+    assert problem_keys(error) == ["error.folder_shards"] and missing in str(error) and len(str(error)) < 600
 
 
 def test_a_folder_without_a_data_set_is_refused(tmp_path):

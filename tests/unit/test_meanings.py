@@ -262,6 +262,66 @@ def test_the_answer_within_objects_is_taught_not_their_json(tmp_path, answers):
     assert pairs(rows) == [("q", "good")] and "note.nested" not in note_keys(rows)
 
 
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {"text": [], "answer_start": []},
+        {"text": [None], "is_impossible": True},
+        {"text": None, "answer_start": []},
+        {"text": "", "answer_start": [-1]},
+        {"text": [" "]},
+        *([], {}, [None], [""], ["", None], [[]], [{}], [" \u200b"]),
+    ],
+)
+def test_an_answer_in_which_nothing_is_said_is_no_answer(tmp_path, answers):
+    rows = _read(tmp_path, {"question": "q1", "answers": answers}, {"question": "q2", "answers": ["a"]})
+    assert pairs(rows) == [("q2", "a")] and rows.dropped == {"empty": 1} and rows.where["empty"] == [1]
+    assert "note.nested" not in note_keys(rows)
+
+
+@pytest.mark.parametrize(
+    "answers,taught",
+    [
+        ([None, "good"], "good"),
+        (["", "good", "bad"], "good"),
+        ({"text": [None, "good"], "answer_start": [None, 3]}, "good"),
+        ({"text": ["", "good"]}, "good"),
+        ("[]", "[]"),  # texts, as of code, are taught as they are
+        ("{}", "{}"),
+        ({"name": None, "age": []}, '{"name": null, "age": []}'),  # what is extracted, as JSON
+        ([None, 1, 2], "[null, 1, 2]"),
+    ],
+)
+def test_an_answer_after_one_that_says_nothing_is_taught(tmp_path, answers, taught):
+    assert pairs(_read(tmp_path, {"question": "q", "answers": answers})) == [("q", taught)]
+
+
+def test_scores_stay_with_their_answers_where_one_says_nothing(tmp_path):
+    rows = _read(tmp_path, {"prompt": "p", "responses": [None, "bad", "good"], "scores": [9, 1, 2]})
+    assert pairs(rows) == [("p", "good")]
+
+
+@pytest.mark.parametrize("value", [[], {}, [None], [[], {}], [""]])
+def test_an_input_in_which_nothing_is_said_is_empty(tmp_path, value):
+    rows = _read(tmp_path, {"instruction": "i", "input": value, "output": "o"})
+    assert rows.train == [Row("i", "o")]
+
+
+@pytest.mark.parametrize("name", ["reward", "rewards", "scores", "ratings"])
+def test_a_score_of_one_answer_is_named_and_changes_nothing(tmp_path, name):
+    rows = _read(tmp_path, {"prompt": "p", "response": "good", name: 0.9}, {"prompt": "p", "response": "bad", name: -3})
+    assert len(rows.train) == 2 and _note(rows, "note.columns_unused").values["columns"] == [f"{name} (2)"]
+    assert _note(rows, "note.label_unknown").values == {"column": name, "values": ["0.9", "-3"]}
+    rows = _read(tmp_path, {"prompt": "p", "responses": ["bad", "good"], name: [-3, 0.9]})
+    assert pairs(rows) == [("p", "good")] and "note.columns_unused" not in note_keys(rows)
+
+
+def test_strings_of_a_right_answer_are_read_as_a_list_alone(tmp_path):
+    asked = {"question": "q", "answer": "a"}
+    assert _read(tmp_path, asked | {"key": ["a"]}).notes == _read(tmp_path, asked).notes
+    assert _note(_read(tmp_path, asked | {"key": "k1"}), "note.columns_unused").values["columns"] == ["key (1)"]
+
+
 def test_an_answer_that_is_the_number_of_a_choice_is_said(tmp_path):
     rows = _read(tmp_path, {"question": "q", "choices": ["x", "y"], "answer": 1})
     assert _note(rows, "note.label_as_answer").values == {"column": "answer", "values": ["1"]}

@@ -53,7 +53,38 @@ def test_a_table_row_with_too_many_fields_is_dropped_and_numbered(tmp_path):
     (tmp_path / "a.csv").write_text("instruction,output\na,b\nHello, you,c\nd,e,\nf\n")
     rows = read_rows(tmp_path / "a.csv")
     assert pairs(rows) == [("a", "b"), ("d", "e")]
-    assert rows.dropped == {"fields": 1, "empty": 1} and rows.where == {"fields": [2], "empty": [4]} and rows.total == 4
+    assert rows.dropped == {"fields": 1, "short": 1} and rows.where == {"fields": [2], "short": [4]} and rows.total == 4
+
+
+@pytest.mark.parametrize(
+    "text,expected,lines",
+    [
+        ("question,answer\nHow?,Press it\nand hold it\nThen go\nb,c\n", [("How?", "Press it"), ("b", "c")], [3, 4]),
+        ('question,answer\nq1,a1\n"q2,a2\nq3,a3"\nq4,a4\n', [("q1", "a1"), ("q4", "a4")], [3]),
+        ('sep=,\n# today\nquestion,answer\nq1,a1\n"q2,a2\nq3,a3"\nq4,a4\n', [("q1", "a1"), ("q4", "a4")], [5]),
+        ('question\tanswer\n"q1\ta1\nq2\ta2"\nq4\ta4\n', [("q4", "a4")], [2]),
+        ('question;answer;id\nq1;a1;1\nq2;"a2;2\nq3;a3;3"\nq4;a4;4\n', [("q1", "a1"), ("q4", "a4")], [3]),
+        ("question,answer,note\nq1,a1\nq2,\nq3,a3,n\nq4\n", [("q1", "a1"), ("q3", "a3")], [3, 5]),
+    ],
+)
+def test_a_row_with_too_few_values_is_named_by_its_line(tmp_path, text, expected, lines):
+    (tmp_path / "a.csv").write_text(text)
+    rows = read_rows(tmp_path / "a.csv")
+    note = next(note for note in rows.notes if note.key == "note.short_rows")
+    assert pairs(rows) == expected and rows.dropped == {"short": len(lines)}
+    assert note.values == {"count": len(lines), "lines": lines} and str(lines[0]) in note.text("en")
+    assert [n.values for n in preview(Data(source=str(tmp_path / "a.csv"))).notes if n == note] == [note.values]
+
+
+def test_rows_whose_last_empty_cells_are_left_out_and_blank_lines_are_no_short_rows(tmp_path):
+    (tmp_path / "a.csv").write_text(
+        'question,answer,note,x\nq,a\n \nr,"one, two, 2\nthree, four, five",n\n,\n,,,\ns,t,,\n'
+    )
+    rows = read_rows(tmp_path / "a.csv")
+    assert pairs(rows) == [("q", "a"), ("r", "one, two, 2\nthree, four, five"), ("s", "t")]
+    assert rows.dropped == {"empty": 3} and "note.short_rows" not in note_keys(rows)
+    (tmp_path / "b.csv").write_text("question,answer\nq,a\nr\n")
+    assert problem_keys(read_error(tmp_path / "b.csv", drop_empty=False)) == ["error.empty_rows"]
 
 
 def test_unnamed_and_repeated_columns_are_kept(tmp_path):

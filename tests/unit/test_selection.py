@@ -12,6 +12,7 @@ from playground.background import Stopped, run_in_background
 from playground.data import selection
 from playground.data.source import Row, preview, read
 from playground.errors import PlaygroundError
+from playground.i18n import LANGUAGES
 from playground.settings import Data, Settings, problems
 
 DOLLY = PROJECT.parent / "shared" / "data" / "databricks-dolly-15k-ja.jsonl"
@@ -77,6 +78,30 @@ def test_rows_with_the_same_question_stay_on_one_side(tmp_path):
     assert problem_keys(read_error(write_jsonl(tmp_path / "same.jsonl", [QUESTIONS[0]] * 9), held_out=0.3)) == [
         "error.too_few"
     ]
+
+
+SAME = ["What's A?", "what's a? ", "WHAT'S  A?", "What's\u00a0A?", "\uff37hat's A\uff1f", "What\u200b's A?"]
+
+
+def test_questions_that_differ_in_case_blanks_or_width_alone_stay_on_one_side(tmp_path):
+    asked = [*SAME, *(f"Q{n}" for n in range(4))]
+    path = write_jsonl(tmp_path / "a.jsonl", [{"instruction": text, "output": "o"} for text in asked])
+    for seed in range(8):
+        found = read_rows(path, held_out=0.5, seed=seed)
+        sides = [[row.instruction for row in side] for side in (found.train, found.held_out)]
+        assert sorted(len(set(side) & set(SAME)) for side in sides) == [0, len(SAME)]
+        assert sorted(sides[0] + sides[1]) == sorted(asked)  # as they were written
+    texts = write_jsonl(tmp_path / "texts.jsonl", [{"text": text} for text in ("One  text", "one text", "two")])
+    assert {len(read_rows(texts, held_out=0.5, seed=seed).held_out) for seed in range(8)} == {1, 2}
+    same = write_jsonl(tmp_path / "same.jsonl", [{"text": text} for text in SAME])
+    assert problem_keys(read_error(same, held_out=0.5)) == ["error.too_few"]
+
+
+def test_a_sets_own_held_out_rows_that_are_taught_in_another_case_are_dropped(tmp_path):
+    records = [{"instruction": "What's A?", "output": "o"}, {"instruction": "b", "output": "o"}]
+    records += [{"split": "held-out", "instruction": text, "output": "o"} for text in ("WHAT'S A? ", "c")]
+    found = read_rows(write_jsonl(tmp_path / "a.jsonl", records))
+    assert [row.instruction for row in found.held_out] == ["c"] and found.dropped == {"taught": 1}
 
 
 def test_a_sample_is_drawn_from_the_slice_without_repeats(tmp_path):
@@ -209,6 +234,41 @@ def test_a_sets_own_held_out_rows_are_filtered_and_never_trained_on(tmp_path):
     rows = _read(tmp_path, records, category="even", held_out=0.1)
     assert [r.instruction for r in rows.held_out] == ["new"] and len(rows.train) == 10 and rows.total == 23
     assert rows.dropped == {"category": 11, "taught": 1} and rows.where["taught"] == [21]
+
+
+@pytest.mark.parametrize("column", ["split", "Split", "set", "データ分割"])
+@pytest.mark.parametrize(
+    "value", ["test", "Valid", "validation", "VAL", "dev", "eval", "held_out", "held-out", "検証", "テスト", "評価用"]
+)
+def test_rows_that_a_set_holds_out_are_not_trained_on_and_said(tmp_path, column, value):
+    records = [{**row, column: "train"} for row in ROWS]
+    records += [{"instruction": f"new {n}", "output": "o", column: value} for n in range(2)]
+    rows = _read(tmp_path, records, held_out=0.25)
+    assert [r.instruction for r in rows.held_out] == ["new 0", "new 1"] and len(rows.train) == len(ROWS)
+    [note] = [note for note in rows.notes if note.key == "note.own_held_out"]
+    assert note.values == {"count": 2, "column": [column], "values": [value]}
+    assert all(column in note.text(lang) for lang in LANGUAGES)
+    assert column not in rows.unused_columns
+
+
+def test_a_split_that_is_unknown_is_named_as_unused(tmp_path):
+    rows = _read(tmp_path, [{**row, "split": "fold 3"} for row in ROWS])
+    assert len(rows.train) == len(ROWS) and rows.unused_columns == ("split",)
+    assert "note.own_held_out" not in [note.key for note in rows.notes]
+
+
+def test_a_set_of_test_rows_alone_is_trained_on(tmp_path):
+    records = [{**row, "split": "test"} for row in ROWS]
+    for held_out in (0.0, 0.25):
+        rows = _read(tmp_path, records, held_out=held_out)
+        assert len(rows.train) + len(rows.held_out) == len(ROWS) and bool(rows.held_out) == bool(held_out)
+        assert rows.outside == 0 and rows.total == len(ROWS)
+        assert [note.values for note in rows.notes if note.key == "note.own_held_out_used"] == [
+            {"count": len(ROWS), "column": ["split"], "values": ["test"]}
+        ]
+    assert problem_keys(_error(tmp_path, records, end_row=5)) == ["error.all_held_out"]
+    seen = preview(Data(source=_write(tmp_path, records)))
+    assert len(seen.rows) == min(20, len(ROWS)) and not seen.problems
 
 
 def test_texts_alone_are_held_out_by_their_content(tmp_path):
