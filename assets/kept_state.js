@@ -2,6 +2,7 @@
 
 const keptState = {
   fields: "playground.fields", tab: "playground.tab", folds: "playground.folds", // keys in sessionStorage
+  most: 4e6, // characters of all fields; browsers keep some 5 million of a site, of which the rest of the page needs a few
   restored: false, reopened: false, // what Gradio sets and selects before that is nobody's choice
   touched: false, // whether somebody clicked or typed since the page came
 
@@ -12,7 +13,20 @@ const keptState = {
     const kept = this.read(this.fields), late = names.length - listed;
     const now = names.map((name, i) => [name, i >= late && values[i] == null ? kept[name] : values[i], start[i]]);
     const changed = now.filter(([, value, first]) => value !== undefined && JSON.stringify(value) !== JSON.stringify(first));
-    sessionStorage.setItem(this.fields, JSON.stringify(Object.fromEntries(changed)));
+    this.keepFields(changed.sort(([, one], [, other]) => JSON.stringify(one).length - JSON.stringify(other).length));
+  },
+
+  // Keep these fields, the smallest first, as far as they fit: a pasted text may be larger than all that a browser keeps.
+  keepFields(fields) {
+    const text = JSON.stringify(Object.fromEntries(fields));
+    if (text.length <= this.most && this.write(this.fields, text) || !fields.length) return;
+    console.warn("too large to be kept over a reload:", fields.at(-1)[0]);
+    this.keepFields(fields.slice(0, -1));
+  },
+
+  // Whether it could be kept: there is a quota, and some browsers keep nothing of a page in a frame.
+  write(key, text) {
+    try { sessionStorage.setItem(key, text); return true; } catch { return false; }
   },
 
   // What was kept of a list that the program fills later, unless something is chosen in it by now; as the text "" for nothing.
@@ -39,7 +53,7 @@ const keptState = {
   open(tab) {
     const open = document.querySelector("[role=tab][aria-selected=true]")?.dataset.tabId ?? tab;
     document.body.dataset.tab = open;
-    if (this.reopened) sessionStorage.setItem(this.tab, open);
+    if (this.reopened) this.write(this.tab, open);
   },
 
   // Gradio's update of the tabs: the one that was open, or `?tab=…`, or the first.
@@ -64,7 +78,7 @@ const keptState = {
     const id = header.closest("[id^=fold-]")?.id;
     if (!id) return;
     delete this.waiting[id];
-    setTimeout(() => sessionStorage.setItem(this.folds, JSON.stringify({ ...this.read(this.folds), [id]: this.isOpen(header) })));
+    setTimeout(() => this.write(this.folds, JSON.stringify({ ...this.read(this.folds), [id]: this.isOpen(header) })));
   },
 
   // Press the accordions that were pressed before; those of a tab that isn't built yet, once they stand there. Gradio may fold one

@@ -54,7 +54,7 @@ const KEPT = "playground.live"; // key in sessionStorage
 function keepPlayed(follow, run, player, picked = null) {
   const { time, length, speed, playing } = player ?? {};
   const played = player && { run, part: length ? Math.min(1, time / length) : 0, speed, playing };
-  sessionStorage.setItem(KEPT, JSON.stringify({ follow, played, picked }));
+  try { sessionStorage.setItem(KEPT, JSON.stringify({ follow, played, picked })); } catch { /* no room: what was kept before stays */ }
 }
 
 // {follow: id of a run or "", played: of keepPlayed, or null, picked: {run, step} whose sample answers were picked, or null}

@@ -23,7 +23,8 @@ const emptyState = (run = "") => ({
   losses: [], evals: {}, during: [], keptStep: null, // losses: [step, loss]; evals: the same, by "before" and "after"; during: those between; keptStep: whose weights are kept
   measures: null, forgetting: null, samples: [], // forgetting: figures by language; samples: [step, events]
   result: {}, // of the job that ended
-  notes: [], failure: "", partsAtFailure: null, outcome: "", // outcome: "" while the job goes on, then done, stopped or failed
+  notes: [], failure: "", partsAtFailure: null, outcome: "", // outcome: "" while the run's own job goes on, then done, stopped or failed
+  ownFailure: null, // failure and partsAtFailure of the run's own job, while those of a question are shown
   placement: null, buffers: null, readings: [], // which layers wait elsewhere; which of them are on the device now; the same, as measured lately
   predictions: new Map(), // by phase: {prediction, kind, from, to, peak, measurement}
   simulatedCards: new Map(), // by phase: what was predicted for a simulated card, {need_bytes, card_bytes, verdict}
@@ -32,6 +33,14 @@ const emptyState = (run = "") => ({
 // Another model comes, or none: what was streamed is gone.
 function clearLayers(state) {
   Object.assign(state, { placement: null, buffers: null, readings: [] });
+}
+
+// Whether an event is of the run's own job: chats with its model or adapter are recorded in its events too.
+const isOwn = (state, event) => (event.job ?? state.about.job) === state.about.job;
+
+// The failure of another job is shown until the next event of a job; then that of the run's own, if it failed.
+function clearPassingFailure(state) {
+  Object.assign(state, state.ownFailure, { ownFailure: null });
 }
 
 const REDUCERS = {
@@ -48,11 +57,13 @@ const REDUCERS = {
     if (["note.best_kept", "note.stopped_early"].includes(event.key)) state.keptStep = event.values.step;
     if (verdict) state.simulatedCards.set(event.values.job, { ...event.values, verdict });
   },
-  error: (state, event) => Object.assign(state, { failure: event.text, outcome: "failed", partsAtFailure: event.parts ?? null }),
-  done: (state, event) => {
-    const job = event.job ?? state.about.job; // chats with a run's adapter end in its events too
-    if (job === state.about.job) state.result = event.result ?? {};
-    state.outcome ||= event.result?.stopped ? "stopped" : "done";
+  error(state, event) { // that a question failed says nothing of how the run's own job ended
+    if (!isOwn(state, event)) state.ownFailure ??= { failure: state.failure, partsAtFailure: state.partsAtFailure };
+    Object.assign(state, { failure: event.text, partsAtFailure: event.parts ?? null, ...(isOwn(state, event) && { outcome: "failed", ownFailure: null }) });
+  },
+  done(state, event) {
+    clearPassingFailure(state);
+    if (isOwn(state, event)) Object.assign(state, { result: event.result ?? {}, outcome: state.outcome || (event.result?.stopped ? "stopped" : "done") });
   },
   eval(state, event) {
     if (event.when === "measures") state.measures = event;
@@ -67,6 +78,7 @@ const REDUCERS = {
     state.samples = [...kept, [event.step, [...sameStep.filter(({ prompt }) => prompt !== event.prompt), event]]];
   },
   phase(state, { name }, x) {
+    clearPassingFailure(state);
     state.phases = [...state.phases.slice(-MAX_PHASES), { name, from: x, to: x }];
     state.progress = null;
     if (name === "free") state.parts = null;

@@ -126,7 +126,8 @@ function replace(old, row) {
 }
 
 function keep() {
-  sessionStorage.setItem(KEPT, JSON.stringify({ query, first, chosen: [...chosen], unfolded: part(".others").open }));
+  const kept = { query, first, chosen: [...chosen], unfolded: part(".others").open };
+  try { sessionStorage.setItem(KEPT, JSON.stringify(kept)); } catch { /* no room: what was kept before stays */ }
 }
 // What was kept; of other types than what this page keeps, nothing.
 function restore() {

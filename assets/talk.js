@@ -36,7 +36,8 @@ function fill(on) {
 }
 
 function keep() {
-  sessionStorage.setItem(KEPT, JSON.stringify({ step: shown, full: document.body.classList.contains("talking"), steps: keptSteps }));
+  const kept = { step: shown, full: document.body.classList.contains("talking"), steps: keptSteps };
+  try { sessionStorage.setItem(KEPT, JSON.stringify(kept)); } catch { /* no room: what was kept before stays */ }
 }
 
 function keepOf(number, changed) {

@@ -6,11 +6,15 @@ from pathlib import Path
 
 from playground.errors import PlaygroundError
 
+LEFT_LINE = "shared.left_line"  # the key of the problem of a job that was stopped before its turn
+
+KINDS = ("load", "tune", "chat", "lab", "export", "unload")
+
 
 class Job:
     """A job under way or ended. Any number of threads can read its events, each from the first one on.
 
-    do: "load", "tune", "chat", "lab", "export" or "unload". resumes: the id of the run that it continues, if any. run:
+    do: one of KINDS. resumes: the id of the run that it continues, if any. run:
     the id of its run, once that is open; root: the folder of its runs, once the engine has it. stopping: whether it was
     asked to stop. result: of its `done` event. error: why it failed, if it did.
     """
@@ -73,3 +77,8 @@ class Job:
         with self._changed:
             self.ended, self.error = True, error
             self._changed.notify_all()
+
+
+def was_stopped(error: Exception) -> bool:
+    """Whether a job ended with this error because a person stopped it while it waited for its turn."""
+    return isinstance(error, PlaygroundError) and any(one.key == LEFT_LINE for one in error.problems)

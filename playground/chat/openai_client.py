@@ -132,7 +132,7 @@ def _parse_piece(data: str, status: int, key: str) -> str:
         )
     except (ValueError, AttributeError, TypeError) as error:
         raise problem("error.service_said", status=status, detail=_without_key(data, key)[:160]) from error
-    if "error" in chunk:
+    if chunk.get("error"):  # some services send "error": null with each piece
         raise problem("error.service_said", status=status, detail=_without_key(str(chunk["error"]), key)[:240])
     return piece
 

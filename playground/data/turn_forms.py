@@ -28,8 +28,8 @@ MAX_EXCHANGE_KEYS = 4  # of an object with a question and an answer; one with mo
 class Mark(NamedTuple):
     """A name at the beginning of a line, and who speaks from there on.
 
-    name: folded, without a number. start, end: of the mark in its text. is_question: whether it begins a question of a list rather than what somebody
-    says. bold: the signs of bold type that it opens and doesn't close.
+    name: folded, without a number. start, end: of the mark in its text. is_question: whether it begins a question of a
+    list rather than what somebody says. bold: the signs of bold type that it opens and doesn't close.
     """
 
     role: str

@@ -62,7 +62,8 @@ def pairs(run_id: str, events: Iterable[dict]) -> list[Pair]:
             seconds[phase] = event
         elif event["kind"] == "time_measured" and seconds.get(phase, {}).get("unit") == event["unit"]:
             pair = Pair(run_id, phase, event["unit"], seconds[phase]["seconds"], event["seconds"])
-            pairs_by_phase[phase] = [*pairs_by_phase.get(phase, []), pair]
+            if pair.measured:  # a time that was rounded to 0 has no error as a share of it
+                pairs_by_phase[phase] = [*pairs_by_phase.get(phase, []), pair]
     return [pair for phase_pairs in pairs_by_phase.values() for pair in phase_pairs]
 
 

@@ -1,4 +1,4 @@
-"""The run folder: create, append to, follow and replay runs. listing.py lists them, trash.py deletes them.
+"""The run folder: create, append to and follow runs. listing.py lists them, trash.py deletes them.
 
     runs/<id>/settings.json   the settings, with their schema version
     runs/<id>/events.jsonl    one JSON object a line: {"t": seconds since the run began, "kind": ...}
@@ -199,14 +199,6 @@ class Run:
     def settings(self) -> Settings:
         """The run's settings. Raises PlaygroundError where they can't be read, or are of a newer version."""
         return read_file(self.folder / "settings.json", f"{self.id}/settings.json", of_run=True)
-
-    def replay(self, speed: float = 1.0, longest_pause: float = 1.0) -> Iterator[dict]:
-        """The events again, in their own timing times `speed`; no pause is longer than `longest_pause` seconds."""
-        last = 0.0
-        for event in self.events():
-            time.sleep(min(max(event["t"] - last, 0) / speed, longest_pause))
-            last = event["t"]
-            yield event
 
 
 class NullRun(Run):

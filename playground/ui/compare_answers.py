@@ -49,7 +49,7 @@ def answer(page: Page, request: Request, earlier: Sequence[Turn]) -> Generator[N
         yield
         yield from _stream(page, request, job, service)
         if service:
-            yield from _stream_service(turn, service)
+            yield from _stream_service(turn, service, job)
     finally:
         if service:
             service.stop()
@@ -109,9 +109,17 @@ def _end(page: Page, turn: Turn, result: dict) -> None:
     turn.measured = (f"chat.measured_{together}" if len(ends) > 1 else "chat.measured") if ends else ""
 
 
-def _stream_service(turn: Turn, service: PendingAnswer) -> Iterator[None]:
-    """Take in what the service still writes after both models have ended. Raises its error, without its answer."""
+def _stream_service(turn: Turn, service: PendingAnswer, job: Job) -> Iterator[None]:
+    """Take in what the service still writes after both models have ended. Raises its error, without its answer.
+
+    A question that was stopped is stopped there too; its thread isn't waited for, as a service may be silent for long.
+    """
     while not service.ended:
+        if job.stopping:
+            service.stop()
+            turn.answers["service"] = Answer(service.text, "stopped")
+            yield
+            return
         service.wait(POLL_SECONDS)
         turn.answers["service"].text = service.text
         yield

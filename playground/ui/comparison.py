@@ -157,7 +157,7 @@ def _facts_html(lang: str, answer: Answer) -> str:
     facts = []
     if answer.finish in ("limit", "stopped"):
         key = "chat.cut" if answer.finish == "limit" else "chat.stopped"
-        key = key if answer.tokens is not None else "chat.unfinished"  # the page was left meanwhile
+        key = key if answer.tokens is not None else "chat.unfinished"  # a service, or the page was left meanwhile
         facts.append(f'<strong class="cut">{_text(lang, key, tokens=answer.tokens)}</strong>')
     if answer.tokens_per_s is not None:
         facts.append(_text(lang, "chat.speed", tokens=answer.tokens, tokens_per_s=answer.tokens_per_s))

@@ -11,6 +11,7 @@ from gradio.tunneling import CURRENT_TUNNELS
 
 from playground.ending import ENDING
 from playground.engine.client import END_SECONDS
+from playground.ui import downloads
 
 
 @contextlib.contextmanager
@@ -30,5 +31,13 @@ def ending_in_order(app: Any) -> Iterator[threading.Event]:
     finally:
         app.planner.close()
         if ENDING.cause:
+            _remove_folders(app)
             os._exit(ENDING.status)
         app.engine.close()
+
+
+def _remove_folders(app: Any) -> None:
+    """Remove the temporary folders of the page's process, which atexit would remove at another end."""
+    downloads.remove_all()
+    if app.shared:
+        app.shared.close()

@@ -27,7 +27,7 @@ FIELDS = ("to", "type", "content", "repo", "name", "force")  # of an ExportOrder
 
 @dataclass(frozen=True)
 class ExportView:
-    """Its components. kept: a file of the run's exports, as a path under FOLDER."""
+    """Its components. kept: a file of a run's exports: the run's id, and a path under FOLDER."""
 
     to: gr.Radio
     type: gr.Dropdown
@@ -84,16 +84,16 @@ def build(page: Page) -> ExportView:
 
 def connect(page: Page, view: ExportView, run: gr.Dropdown) -> None:
     """Attach the listeners. run: the chosen run's id."""
-    outputs = [view.message, view.start, view.kept]
+    outputs = [view.message, view.start]
 
     def start(run_id: str | None, token: str, *values: Any) -> Iterator[list]:
         try:
             order, used = _order(page, run_id, values), _token(page, values, token)
             job = page.engine.export(order, used)
         except PlaygroundError as error:
-            yield [page.error_message(error), gr.skip(), gr.skip()]
+            yield [page.error_message(error), gr.skip()]
             return
-        yield from _follow(page, job, run_id)
+        yield from _follow(page, job)
 
     def describe(run_id: str | None, *values: Any) -> list:
         login = [gr.update(visible=values[0] == "hub")] if view.login else []
@@ -101,14 +101,14 @@ def connect(page: Page, view: ExportView, run: gr.Dropdown) -> None:
 
     fields: list[Any] = [view.size, view.type, view.content, view.repo, view.token, view.name, view.force]
     fields += [view.login] if view.login else []
-    view.start.click(start, [run, view.token, *view.order], outputs, **QUIET)
+    exported = view.start.click(start, [run, view.token, *view.order], outputs, **QUIET)
+    # Of the run that is chosen by then: another one than that of the export, where somebody looked at it meanwhile.
+    exported.then(lambda run_id: _kept_update(page, run_id), run, view.kept, **UNQUEUED)
     view.stop.click(page.stop("export"), None, None, **UNQUEUED)
     changes = [component.change for component in (run, view.to, view.type, view.content)]
     gr.on(changes, describe, [run, *view.order], fields, **LATEST_ONLY, queue=False)
     run.change(lambda run_id: _kept_update(page, run_id), run, view.kept, **UNQUEUED)
-    view.kept.change(
-        lambda run_id, file: _download(page, run_id, file), [run, view.kept], [view.download, view.message], **QUIET
-    )
+    view.kept.change(lambda kept: _download(page, kept), view.kept, [view.download, view.message], **QUIET)
 
 
 def _order(page: Page, run_id: str | None, values: Any) -> dict[str, Any]:
@@ -139,22 +139,22 @@ def _token_source(page: Page) -> str:
     return "machine" if page.private else "sign_in" if sign_in.is_offered(page) else "info"
 
 
-def _follow(page: Page, job: Job, run_id: str | None) -> Iterator[list]:
+def _follow(page: Page, job: Job) -> Iterator[list]:
     """The job's progress, then its result; the live view shows the same, and goes on where the page is reloaded."""
     busy = gr.update(interactive=False)
-    yield [message(), busy, gr.skip()]
+    yield [message(), busy]
     notes = []
     try:
         for event in job.latest():
             if event["kind"] == "progress" and event["total"]:
-                yield [_progress(page, event), busy, gr.skip()]
+                yield [_progress(page, event), busy]
             elif event.get("key") == "note.export_repo_empty":
                 notes.append(page.translate(event["key"], **event["values"]))
     except PlaygroundError as error:
-        yield [page.error_message(error), gr.update(interactive=True), gr.skip()]
+        yield [page.error_message(error), gr.update(interactive=True)]
         return
     text = "\n".join([_done_text(page, job.result), *notes])
-    yield [message(text), gr.update(interactive=True), _kept_update(page, run_id, job.result)]
+    yield [message(text), gr.update(interactive=True)]
 
 
 def _progress(page: Page, event: dict) -> Update:
@@ -219,22 +219,22 @@ def _files_of(path: Path) -> list[Path]:
         return []
 
 
-def _kept_update(page: Page, run_id: str | None, result: dict | None = None) -> Update:
-    files = _kept_files(page, run_id)
-    name = Path((result or {}).get("path") or "").name
-    newest = next((file for file in files if name and file.split("/")[0] == name), next(iter(files), None))
-    return gr.update(choices=files, value=newest)
+def _kept_update(page: Page, run_id: str | None) -> Update:
+    """The exported files of a run, the newest chosen. Values name the run: two runs' files may have the same name."""
+    choices = [(file, f"{run_id}/{file}") for file in _kept_files(page, run_id)]
+    return gr.update(choices=choices, value=choices[0][1] if choices else None)
 
 
-def _download(page: Page, run_id: str | None, file: str | None) -> list[Update]:
-    """The button for a kept file; a message instead for one too large for it. file: from the browser."""
+def _download(page: Page, kept: str | None) -> list[Update]:
+    """The button for a kept file; a message instead for one too large for it. kept: from the browser."""
+    run_id, _, file = str(kept or "").partition("/")
     if file not in _kept_files(page, run_id):
         return [gr.update(value=None, interactive=False), gr.skip()]
-    path = runs.find(page.root, run_id).folder / FOLDER / str(file)
+    path = runs.find(page.root, run_id).folder / FOLDER / file
     size = path.stat().st_size
     if size > MAX_DOWNLOAD_BYTES:
         where = str(path) if page.private else f"{run_id}/{FOLDER}/{file}"
         text = page.translate("export.too_large", name=path.name, size_bytes=size, path=where)
         return [gr.update(value=None, interactive=False), message(text)]
     label = f"{page.translate('export.download')} · {format_bytes(size)}"
-    return [gr.update(value=str(link(path, page.visitor, str(run_id))), label=label, interactive=True), gr.skip()]
+    return [gr.update(value=str(link(path, page.visitor, run_id)), label=label, interactive=True), gr.skip()]

@@ -11,6 +11,7 @@ from playground import catalog, runs
 from playground.engine.client import Engine
 from playground.errors import PlaygroundError, as_playground_error, problem
 from playground.i18n import translate
+from playground.job import was_stopped
 from playground.runs import RunSummary
 from playground.settings import Generation, Settings
 from playground.ui.run_names import adapter_name
@@ -90,4 +91,4 @@ class LiveAnswers:
                 if job.result.get("stopped"):
                     return
         except Exception as error:
-            self._error = as_playground_error(error)
+            self._error = None if was_stopped(error) else as_playground_error(error)

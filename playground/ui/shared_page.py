@@ -41,13 +41,17 @@ class SharedPage:
     def __init__(self, root: Path) -> None:
         self.limits = Limits.from_environment()
         self.folder = Path(tempfile.mkdtemp(prefix="playground-empty-"))
-        atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
+        atexit.register(self.close)
         absolute = {name: os.path.abspath(os.environ[name]) for name in FOLDERS if os.environ.get(name)}
         absolute.setdefault("PLAYGROUND_CACHE", str(catalog.cache_folder().resolve()))
         self.environment = {SHARED: "1", **NO_TOKEN, **absolute}
         self.spaces: Workspaces | None = None
         self._files = VisitorFiles(STATIC, self.limits.disk)
         self._root = root
+
+    def close(self) -> None:
+        """Remove the empty folder: at the end of the process, which after a signal calls no atexit."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def workspaces(self, engine: Engine, planner: Planner) -> Callable[[], Workspace]:
         """Returns what finds the workspace of the visitor whose request is being answered."""

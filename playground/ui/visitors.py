@@ -15,12 +15,12 @@ import secrets
 import time
 from collections.abc import MutableMapping
 from contextlib import AbstractAsyncContextManager, nullcontext
-from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
 from gradio.context import LocalContext
+from starlette.requests import cookie_parser
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -218,12 +218,13 @@ def login_of(scope: MutableMapping[str, Any]) -> dict[str, Any]:
 
 
 def cookies_of(scope: Scope) -> dict[str, str]:
-    """The cookies of a request; none of a header that can't be read."""
-    header = dict(scope["headers"]).get(b"cookie", b"").decode("latin-1")
-    try:
-        return {name: morsel.value for name, morsel in SimpleCookie(header).items()}
-    except CookieError:
-        return {}
+    """The cookies of a request, split as Gradio's server does.
+
+    Other apps of this host have theirs in the same header: at a value in JSON or a name such as "version", Python's
+    SimpleCookie would drop all that follow.
+    """
+    headers = [value.decode("latin-1") for name, value in scope["headers"] if name == b"cookie"]
+    return cookie_parser("; ".join(headers))
 
 
 def _is_encrypted(scope: Scope, headers: dict[bytes, str]) -> bool:

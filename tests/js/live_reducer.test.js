@@ -182,6 +182,24 @@ test("a fine-tune that is tried again clears the failure before it", () => {
   assert.deepEqual([state.outcome, state.failure, state.partsAtFailure], ["", "", null]);
 });
 
+test("a question that fails is shown until the next job, and changes nothing of how the run's own job ended", () => {
+  const ended = [STARTED, { t: 1, kind: "done", job: "tune", result: { seconds: 1 } }];
+  const question = [{ t: 2, kind: "phase", name: "chat" }, { t: 3, kind: "phase", name: "idle" }, { t: 3, kind: "error", job: "chat", text: "No memory", parts: { kv_cache: 2 } }];
+  const failed = reduce(...ended, ...question);
+  assert.deepEqual([failed.outcome, failed.failure, failed.partsAtFailure], ["done", "No memory", { kv_cache: 2 }]);
+  const kept = (state) => [state.outcome, state.failure, state.partsAtFailure];
+  for (const next of [{ t: 4, kind: "phase", name: "chat" }, { t: 4, kind: "done", job: "chat", result: {} }]) {
+    assert.deepEqual(kept(reduce(...ended, ...question, next)), ["done", "", null]);
+    assert.deepEqual(kept(reduce(...ended, ...question, ...question, next)), ["done", "", null]);
+    const own = { t: 1, kind: "error", job: "tune", text: "Out of memory", parts: { weights: 2 } };
+    assert.deepEqual(kept(reduce(STARTED, own, ...question, next)), ["failed", "Out of memory", { weights: 2 }]);
+  }
+});
+
+test("a question's end doesn't end a fine-tune that was cut off", () => {
+  assert.equal(reduce(STARTED, { t: 2, kind: "phase", name: "chat" }, { t: 3, kind: "done", job: "chat", result: {} }).outcome, "");
+});
+
 test("hours of memory are thinned without losing a peak, or the order", () => {
   const events = Array.from({ length: 3 * MAX_POINTS }, (_, i) => ({ t: i, kind: "memory", device_used: i === 4321 ? 999 : 1, reserved: 1 }));
   const state = reduce(STARTED, ...events);

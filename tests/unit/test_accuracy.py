@@ -62,6 +62,12 @@ def test_on_a_cpu_resident_memory_and_exact_parts_are_compared():
     assert [p.kind for p in pairs("r", [predicted, measured])] == ["weights"]
 
 
+def test_a_time_that_was_rounded_to_nothing_is_not_compared():
+    predicted = {"kind": "time_predicted", "phase": "load", "unit": "load", "seconds": 0.002}
+    found = pairs("r", [predicted, {"kind": "time_measured", "phase": "load", "unit": "load", "seconds": 0.0}])
+    assert found == [] and run_tables.accuracy(functools.partial(translate, "en"), found)
+
+
 def test_each_phase_of_a_run_counts_once_by_its_last_execution():
     load = [PREDICTED | {"phase": "load", "allocated": 1}, MEASURED | {"phase": "load", "peak": {"allocated": 1}}]
     chat = [

@@ -4,10 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -21,6 +24,9 @@ from playground.memory.peaks import PeakTracker
 from playground.settings import Settings
 from playground.train import checkpoint, loop
 from playground.train.parallel import Team
+from playground.ui import downloads
+from playground.ui import ending as page_ending
+from playground.ui.shared_page import SharedPage
 
 WAIT = 60  # seconds at most, for any state
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP")
@@ -176,6 +182,29 @@ for event in engine.tune(parse(json.loads(sys.argv[2]))).events():
 
 
 @pytest.mark.slow
+def test_the_pages_temporary_folders_go_with_it_after_a_signal(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    app = SimpleNamespace(engine=Mock(), planner=Mock(), shared=None)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            with ENDING.signals():
+                app.shared = SharedPage(tmp_path / "runs")
+                downloads.folder.cache_clear()
+                downloads.place("ada", "cards")
+                with page_ending.ending_in_order(app) as ended:
+                    (tmp_path / "waits").touch()
+                    ended.wait()
+        finally:
+            os._exit(99)
+    wait_until((tmp_path / "waits").exists)
+    assert len(list((tmp_path / "temporary").iterdir())) == 2
+    os.kill(pid, signal.SIGTERM)
+    assert end_status(pid) == 128 + signal.SIGTERM
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
 def test_killed_page_leaves_no_process_and_a_run_that_is_offered_again(long, tmp_path):
     import json
 

@@ -12,8 +12,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from typing import ClassVar
 
+import gradio as gr
 import pytest
 import torch
+from pages import page_over
 from peft import PeftModel
 from toys import keys
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -30,6 +32,7 @@ from playground.export.model_card import model_card
 from playground.export.order import ExportOrder, estimated_bytes, is_file_name, parse_order, usual_name
 from playground.i18n import translate
 from playground.model import merged_weights
+from playground.settings import Settings
 from playground.ui import export_view
 
 TOKEN = "hf_thisTokenIsSecretAndMustStayInMemory"
@@ -116,6 +119,33 @@ def test_an_export_that_answers_otherwise_says_so_on_the_page(same, prompts, muc
     page = SimpleNamespace(translate=partial(translate, "en"))
     text = export_view._done_text(page, {"path": "/a/x.gguf", "bytes": 3, "difference": difference})
     assert (translate("en", "note.export_differs") in text) == much
+
+
+def test_a_file_that_is_offered_is_that_of_the_run_that_its_choice_names(tmp_path):
+    """An export may end while another run is chosen, which has files of the same names."""
+    page = page_over(tmp_path, private=True)
+    made = [runs.create(tmp_path, "tune", Settings()) for _ in range(2)]
+    for number, run in enumerate(made, 1):
+        (run.folder / "export").mkdir()
+        (run.folder / "export" / "adapter.zip").write_bytes(b"x" * number)
+    for number, run in enumerate(made, 1):
+        kept = export_view._kept_update(page, run.id)
+        assert [label for label, _ in kept["choices"]] == ["adapter.zip"]
+        button, _ = export_view._download(page, kept["value"])
+        assert os.path.getsize(button["value"]) == number
+    for absent in (None, "", "adapter.zip", f"{made[0].id}/../settings.json", f"../{made[0].id}/adapter.zip"):
+        assert export_view._download(page, absent)[0]["value"] is None
+
+
+def test_after_an_export_the_files_of_the_run_that_is_chosen_then_are_listed(tmp_path):
+    page = page_over(tmp_path, private=True)
+    with gr.Blocks() as app:
+        chosen = gr.Dropdown([])
+        view = export_view.build(page)
+        export_view.connect(page, view, chosen)
+    [start] = [fn for fn in app.fns.values() if (view.start._id, "click") in fn.targets]
+    [after] = [fn for fn in app.fns.values() if fn.trigger_after == start._id]
+    assert view.kept not in start.outputs and (after.inputs, after.outputs) == ([chosen], [view.kept])
 
 
 def test_an_export_is_read_back_only_where_its_numbers_fit_as_they_are_computed_in(tuned, places_left, monkeypatch):

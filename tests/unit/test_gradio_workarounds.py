@@ -1,17 +1,20 @@
 """What the page does about Gradio's own faults and slowness, and what of Gradio's insides that relies on."""
 
 import inspect
+from types import SimpleNamespace
 
 import gradio as gr
 import pytest
-from gradio import component_meta
+from gradio import component_meta, processing_utils
+from gradio.route_utils import file_fetch
 from gradio.state_holder import SessionState
 from run_async import run_async
+from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
 from playground.errors import problem
-from playground.ui import quick_sessions
+from playground.ui import downloads, quick_sessions
 from playground.ui.bounds import setting_slider
 from playground.ui.page import select_tab
 from playground.ui.quick_gradio import _hide_from_gradio
@@ -198,3 +201,30 @@ def test_what_a_listener_or_a_component_refuses_is_a_sentence():
         with pytest.raises(gr.Error, match=sentence) as caught:
             run_async(ask(value))
         assert not caught.value.print_exception
+
+
+def test_a_runs_file_is_offered_without_being_read_and_served_from_where_it_lies(tmp_path, monkeypatch):
+    """Gradio hashes and copies other files in its event loop: 2 s a GiB, in which it answers nobody."""
+    file, other = tmp_path / "run" / "adapter.zip", tmp_path / "run" / "events.jsonl"
+    file.parent.mkdir()
+    file.write_bytes(b"zip"), other.write_bytes(b"{}")
+    monkeypatch.setattr(downloads, "folder", lambda: tmp_path / "downloads")
+    monkeypatch.setattr(processing_utils, "hash_file", lambda *file: pytest.fail("the whole file was read"))
+    button = gr.DownloadButton()
+    for _ in range(2):
+        made = downloads.link(file, "ada", "run")
+    shown = button.postprocess(made).model_dump()
+    sent = run_async(processing_utils.async_move_files_to_cache(shown, button, postprocess=True))
+    assert sent["path"] == str(made) and sent["url"].endswith(f"file={made}")
+
+    def fetch(path):
+        page = SimpleNamespace(blocked_paths=[], allowed_paths=[])
+        return file_fetch(str(path), SimpleNamespace(headers={}), page, str(tmp_path / "uploads"))
+
+    answer = fetch(made)
+    assert answer.path.read_bytes() == b"zip" and "adapter.zip" in answer.headers["content-disposition"]
+    with pytest.raises(HTTPException):
+        fetch(other)
+    downloads.remove("ada")
+    with pytest.raises(HTTPException):
+        fetch(file)

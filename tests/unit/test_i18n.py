@@ -9,8 +9,11 @@ from string import Formatter
 import pytest
 from toys import PROJECT
 
-from playground import ASSETS, catalog, settings
+from playground import ASSETS, catalog, job, settings
+from playground.data.columns import FIELDS
 from playground.i18n import LANGUAGES, table, translate
+from playground.runs.query import STATES
+from playground.share.overlay_figures import PARTS
 
 FILES = sorted((PROJECT / "playground").rglob("*.py"))
 TREES = {path.relative_to(PROJECT): ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
@@ -60,7 +63,17 @@ def test_every_key_made_from_a_name_is_in_the_tables():
         expected += [f"{group.__name__.lower()}.{f.name}{end}" for f in fields(group) for end in ("", ".info")]
     reasons = ("unreachable", "absent", "gated", "broke")
     expected += [f"error.{source}_{reason}" for source in ("hub", "data") for reason in reasons]
+    expected += [f"chat.busy_{kind}" for kind in job.KINDS]
+    expected += [f"rows.part.{part}" for part in FIELDS] + [f"chart.part.{part}" for part in PARTS]
+    expected += [f"state.{state}" for state in STATES]
     assert [key for key in expected if key not in table("en")] == []
+
+
+def test_every_kind_of_job_in_the_code_is_listed():
+    """Words are looked up by the kind: one that the list lacks would have none."""
+    calls = [node for tree in TREES.values() for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    named = [call.args[0] for call in calls if getattr(call.func, "id", "") == "Job" and call.args]
+    assert {kind.value for kind in named if isinstance(kind, ast.Constant)} == set(job.KINDS)
 
 
 def test_every_key_prefix_in_the_code_is_in_the_tables():

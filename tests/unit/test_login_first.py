@@ -11,6 +11,7 @@ from starlette.middleware import Middleware
 
 from playground.i18n import translate
 from playground.ui.login_first import LoginFirst, is_open
+from playground.ui.visitors import cookies_of
 
 
 @pytest.fixture(scope="module")
@@ -63,3 +64,19 @@ def test_the_form_is_served_and_a_login_opens_the_rest(app):
     config = ("GET", "/config")
     assert _ask(app, [config], {"username": "ada", "password": "wrong"})[config].status_code == 401
     assert _ask(app, [config], {"username": "ada", "password": "secret"})[config].status_code == 200
+
+
+@pytest.mark.parametrize(
+    "other",
+    ['theme={"dark":true, "size":2}', "name=青い", "version=1.2", "path=/a", "=", "flag", 'a="x; y"', "a[=c d"],
+)
+def test_cookies_of_other_apps_on_the_host_hide_none_of_ours(other):
+    header = f"{other}; playground_visitor=ab.cd; {other}; access-token-x=t_1-2"
+    found = cookies_of({"headers": [(b"host", b"x"), (b"cookie", header.encode())]})
+    assert (found["playground_visitor"], found["access-token-x"]) == ("ab.cd", "t_1-2")
+
+
+def test_cookies_may_come_in_several_headers():
+    """HTTP/2 allows it, and a proxy may pass them on as they are."""
+    assert cookies_of({"headers": [(b"cookie", b"a=1"), (b"cookie", b"b=2; c=3")]}) == {"a": "1", "b": "2", "c": "3"}
+    assert cookies_of({"headers": []}) == {}

@@ -134,6 +134,12 @@ def test_a_key_that_a_service_echoes_is_hidden(server, status, body):
     assert "sk-s" not in text and "•••" in text
 
 
+@pytest.mark.parametrize("nothing", [None, "", {}])
+def test_a_piece_that_says_it_has_no_error_is_none(server, nothing):
+    server.lines = ["data: " + json.dumps({"choices": [{"delta": {"content": "blue"}}], "error": nothing})]
+    assert list(stream_answer(server.service, [], Generation(), threading.Event())) == ["blue"]
+
+
 def test_an_unreachable_service_is_an_error():
     assert service_error(Service("http://127.0.0.1:9/v1", "m"))[0] == ["error.service_unreachable"]
 

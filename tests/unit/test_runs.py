@@ -1,8 +1,6 @@
 """A run folder can be read back whatever happened to it."""
 
-import json
 import threading
-import time
 
 import pytest
 from toys import keys
@@ -147,15 +145,6 @@ def test_the_last_result_is_of_the_runs_own_job_not_of_a_chat(run):
     run.append("done", job="tune", result={"a": 1})
     run.append("done", job="chat", result={"a": 2})
     assert runs.last_result(run) == {"a": 1}
-
-
-def test_replay_yields_the_events_in_order_with_long_pauses_shortened(run, monkeypatch):
-    with open(run.folder / "events.jsonl", "a") as file:
-        file.writelines(json.dumps({"t": t, "kind": "step", "step": t}) + "\n" for t in (100, 200, 50, 5000))
-    pauses = []
-    monkeypatch.setattr(time, "sleep", pauses.append)
-    replayed = list(run.replay(speed=1.0, longest_pause=0.5))
-    assert replayed == list(run.events()) and max(pauses) == 0.5 and min(pauses) >= 0
 
 
 @pytest.mark.parametrize(
