@@ -2,7 +2,7 @@
 
     $PLAYGROUND_CACHE/uploads/<32 hex digits>/owner      whose upload it is
     $PLAYGROUND_CACHE/uploads/<32 hex digits>/file/<name>
-    $PLAYGROUND_CACHE/uploads/private/                     those of private pages, by their paths (ui/private_uploads.py)
+    $PLAYGROUND_CACHE/uploads/private/                     those of private pages, by their paths
 
 The digits are drawn at random, so that nobody guesses a name; and a page takes only a visitor's own (`belongs_to`).
 """

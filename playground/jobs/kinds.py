@@ -64,7 +64,9 @@ def _answers(job: Job) -> dict:
 
 
 def _export(engine: Any, root: Path, job: QueuedJob, run: str) -> Job:
-    return engine.export({"run": runs.find(root, run).id, "to": str(job.options.get("to", TARGETS[0]))})
+    """One that has exported an earlier state of the run replaces it."""
+    to = str(job.options.get("to", TARGETS[0]))
+    return engine.export({"run": runs.find(root, run).id, "to": to, "force": bool(job.run)})
 
 
 KINDS = {

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from playground.errors import PlaygroundError, as_playground_error, problem
-from playground.job import Job
+from playground.job import Job, was_stopped
 from playground.jobs import kinds, store
 from playground.jobs.owner import Owner
 from playground.jobs.store import Listing, QueuedJob
@@ -124,7 +124,7 @@ class Runner:
             self._end(job, state="failed", error=shown.to_dict())
             return
         try:
-            store.change(self.root, job.id, state="running", began=time.time(), stop="", error={}, result={})
+            self._record(job, state="running", began=time.time(), stop="", error={}, result={})
             self._on_start(job, started)
             self._follow(job, started)
         except BaseException:
@@ -136,23 +136,35 @@ class Runner:
         while not started.wait(POLL_SECONDS):
             if started.run and started.run != run:
                 run = started.run
-                store.change(self.root, job.id, run=run)
+                self._record(job, run=run)
             asked = "all" if self._pausing else asked or stop_asked(self.root, job.id)
             if asked and not started.stopping:
                 self.engine.stop_job(started)
         run = started.run or run
-        if started.error:
+        left_line = started.error is not None and was_stopped(started.error)
+        stopped = left_line or bool(started.result.get("stopped"))
+        # Whoever stops a job elsewhere wants the machine to rest, also where it then ends with an error.
+        self._pausing |= (stopped or started.stopping) and asked != "job"
+        if started.error and not left_line:
             state = "interrupted" if self._pausing else "failed"
             self._end(job, state=state, run=run, error=started.error.to_dict())
             return
-        stopped = bool(started.result.get("stopped"))
-        self._pausing |= stopped and asked != "job"  # whoever stops a job elsewhere wants the machine to rest
         outcome = kinds.KINDS[job.kind].outcome(started)
         self._end(job, state="stopped" if stopped else "done", run=run, result=outcome)
+        with suppress(PlaygroundError):  # as in _end
+            store.again_if_outdated(self.root, job.id)
 
     def _end(self, job: QueuedJob, **values: Any) -> None:
-        with suppress(PlaygroundError):  # its file was removed by hand meanwhile
-            store.change(self.root, job.id, ended=time.time(), stop="", resume=False, **values)
+        with suppress(PlaygroundError):  # another program holds the queue's lock: its owner marks the job later
+            self._record(job, ended=time.time(), stop="", resume=False, **values)
+
+    def _record(self, job: QueuedJob, **values: Any) -> None:
+        """Change a job's file. One whose file was removed by hand meanwhile goes on without."""
+        try:
+            store.change(self.root, job.id, **values)
+        except PlaygroundError as error:
+            if not any(one.key == "error.queue_gone" for one in error.problems):
+                raise
 
 
 def next_job(queue: Listing, group: str = "") -> QueuedJob | None:

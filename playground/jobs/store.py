@@ -46,7 +46,8 @@ class QueuedJob:
 
     kind: of kinds.KINDS. settings: {group: {field: value}} of a fine-tune. options: what else its kind needs (compare:
     "question"; export: "to"). after: the job whose run it uses; uses: that run, where it is known from the start.
-    group: its sweep or chain; combination: {"train.lr": value} of a sweep. run: what it made, or continues if `resume`.
+    group: its sweep or chain; combination: {"train.lr": value} of a sweep. run: what it made, or continues if `resume`;
+    of an export that waits, what it made before and replaces.
     result: what is kept of its outcome. error: PlaygroundError.to_dict() of a failed one. stop: "" or what a person
     asked while it ran: "job" (this one alone) or "all". added, began, ended: Unix times, 0 for not yet.
     """
@@ -184,18 +185,37 @@ def clear(root: Path) -> int:
 def again(root: Path, job_id: str, resume: bool = False) -> QueuedJob:
     """Let an ended job wait again, in its place; `resume`: to continue its run from its checkpoint.
 
-    Raises PlaygroundError if it hasn't ended.
+    So do the jobs that have used its run: their answers and files are of what it was. Raises PlaygroundError if it
+    hasn't ended.
     """
     with _editing(root):
         job = read(root, job_id)
         if job.state not in ENDED:
             raise problem("error.queue_not_ended", id=job_id)
-        run = job.run if resume else ""
-        waiting = replace(
-            job, state="waiting", run=run, resume=resume, result={}, error={}, stop="", began=0.0, ended=0.0
-        )
+        for follower in done_with(listing(root), job_id):
+            _write(root, _waiting(follower, run=follower.run))
+        waiting = _waiting(job, run=job.run if resume else "", resume=resume)
         _write(root, waiting)
         return waiting
+
+
+def done_with(queue: Listing, job_id: str) -> list[QueuedJob]:
+    """The jobs that are done with the run of a job."""
+    return [job for job in queue.in_state("done") if job.after == job_id]
+
+
+def again_if_outdated(root: Path, job_id: str) -> None:
+    """Let a job that is done wait again where the one whose run it used has meanwhile been set back to waiting."""
+    with _editing(root):
+        states = {job.id: job.state for job in listing(root).jobs}
+        job = read(root, job_id)
+        if job.state == "done" and states.get(job.after) in ("waiting", "running"):
+            _write(root, _waiting(job, run=job.run))
+
+
+def _waiting(job: QueuedJob, **values: Any) -> QueuedJob:
+    """A job as it waits, without what came of it."""
+    return replace(job, state="waiting", result={}, error={}, stop="", began=0.0, ended=0.0, **values)
 
 
 def _remove(root: Path, now: Listing, job: QueuedJob) -> None:

@@ -14,6 +14,7 @@ from playground.jobs.sweep import Sweep
 from playground.runs.summary import TOTALS, number, pair_of
 from playground.settings import Settings
 
+ROUNDING_SECONDS = 1.0  # by which times of a run and of the queue may differ
 UNFINISHED_ENDS = ("failed", "stopped", "interrupted")  # states of jobs that ended without a result
 
 
@@ -28,7 +29,8 @@ class Follower:
 @dataclass(frozen=True)
 class Row:
     """One run of a sweep. loss: held-out, before and after; facts: of the base and the tuned model, 0 to 1; peak:
-    bytes of the whole GPU or program; answer: of the tuned model, where a comparison follows. None: not known (yet).
+    bytes of the whole GPU or program; answer: of the tuned model, where a comparison follows that is no older than the
+    run's end. None: not known (yet).
     """
 
     job: str
@@ -91,8 +93,8 @@ def _missing(job: QueuedJob, following: Sequence[QueuedJob], followers: Sequence
 def rows(root: Path, queue: Listing, group: str) -> list[Row]:
     """The runs of a sweep with their results, in their order."""
     jobs = queue.group(group)
-    answers = {job.after: str(job.result.get("tuned", "")) for job in jobs if job.kind == "compare"}
-    return [_row(root, job, answers.get(job.id, "")) for job in jobs if job.kind == "tune"]
+    answers = {job.after: job for job in jobs if job.kind == "compare" and job.result.get("tuned")}
+    return [_row(root, job, answers.get(job.id)) for job in jobs if job.kind == "tune"]
 
 
 def best(found: Sequence[Row]) -> Row | None:
@@ -118,11 +120,13 @@ def _key(combination: dict[str, Any]) -> tuple:
     return tuple(sorted((name, str(value)) for name, value in combination.items()))
 
 
-def _row(root: Path, job: QueuedJob, answer: str) -> Row:
+def _row(root: Path, job: QueuedJob, answer: QueuedJob | None) -> Row:
     result: dict[str, Any] = {}
+    ended = 0.0
     if job.run and job.state in ("done", "stopped"):
         try:
-            result = runs.summary(root, job.run).result
+            summary = runs.summary(root, job.run)
+            result, ended = summary.result, summary.began + summary.seconds
         except (PlaygroundError, OSError):  # deleted meanwhile: its figures are gone with it
             result = {}
     peak = result.get("peak") if isinstance(result.get("peak"), dict) else {}
@@ -137,6 +141,6 @@ def _row(root: Path, job: QueuedJob, answer: str) -> Row:
         peak=next(iter(sizes), None),
         tokens_per_s=number(result.get("tokens_per_s")),
         seconds=number(result.get("seconds")),
-        answer=answer,
+        answer=str(answer.result["tuned"]) if answer and answer.began >= ended - ROUNDING_SECONDS else "",
         error=job.error,
     )

@@ -4,7 +4,7 @@ May import: settings, errors, i18n. Imports no torch.
 """
 
 from playground.runs.index import damaged
-from playground.runs.interrupted import interrupted, put_back_spares, record_death
+from playground.runs.interrupted import interrupted, put_back_all_spares, put_back_spares, record_death
 from playground.runs.label import Label, read_label, write_label
 from playground.runs.listing import history, measured_speed, newest, summary
 from playground.runs.lock import held_problem, is_held, is_written_to, locked
@@ -43,6 +43,7 @@ __all__ = [
     "locked",
     "measured_speed",
     "newest",
+    "put_back_all_spares",
     "put_back_spares",
     "read_label",
     "record_death",

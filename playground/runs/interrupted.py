@@ -6,7 +6,7 @@ from playground.errors import PlaygroundError
 from playground.runs.listing import measured_here
 from playground.runs.lock import is_held, locked
 from playground.runs.spare import put_back, spares
-from playground.runs.store import Run, find
+from playground.runs.store import VISITORS, Run, find
 from playground.runs.summary import RunSummary
 
 DIED = ("error.engine_killed", "error.engine_signal", "error.engine_died", "error.engine_closed", "error.rank_died")
@@ -53,3 +53,9 @@ def put_back_spares(root: Path) -> list[str]:
         except PlaygroundError:  # still at work
             continue
     return done
+
+
+def put_back_all_spares(root: Path) -> list[str]:
+    """The same for the runs in `root` and those of every visitor of a shared page over it."""
+    visitors = sorted(folder for folder in (root / VISITORS).glob("[!.]*") if folder.is_dir())
+    return [run_id for folder in (root, *visitors) for run_id in put_back_spares(folder)]

@@ -19,7 +19,7 @@ from playground.engine.client import Engine
 from playground.errors import problem
 from playground.i18n import LANGUAGES, translate
 from playground.planning.client import Planner
-from playground.runs import empty_trash, put_back_spares
+from playground.runs import empty_trash, put_back_all_spares
 from playground.settings import Settings
 from playground.talk.steps import Step, read_steps
 from playground.ui import (
@@ -69,7 +69,7 @@ def build_app(root: Path, lang: str = "en", private: bool = False, talk: Sequenc
     that were deleted earlier are removed for good, and what others wrote to spare folders is put back.
     """
     empty_trash(root)
-    put_back_spares(root)
+    put_back_all_spares(root)
     shared = None if private else SharedPage(root)
     environment, folder = (shared.environment, shared.folder) if shared else (None, None)
     most_seconds = shared.limits.question if shared else math.inf

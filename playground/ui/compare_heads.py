@@ -4,7 +4,7 @@ import gradio as gr
 
 from playground import catalog, runs
 from playground.errors import PlaygroundError
-from playground.ui.foreign_adapter import foreign_name, is_foreign
+from playground.ui.foreign_adapter import base_of, foreign_name, is_foreign
 from playground.ui.page import Page, message
 from playground.ui.run_names import data_and_date
 
@@ -49,7 +49,7 @@ def notice_updates(page: Page, adapter: str, model: str) -> tuple:
 def own_model(page: Page, adapter: str) -> str:
     """The model that an adapter was trained on; "" where one from elsewhere names none that is here."""
     if is_foreign(adapter):
-        return page.foreign_bases.get(adapter, "")
+        return base_of(page, adapter)
     return runs.find(page.root, adapter).settings().load.model
 
 

@@ -16,7 +16,7 @@ from playground.ui.compare_answers import Request, answer
 from playground.ui.compare_heads import head_texts, notice_updates, with_tab
 from playground.ui.comparison import Turn, comparison_html, heads_html, kept
 from playground.ui.conversation import new_turn
-from playground.ui.foreign_adapter import check_allowed, is_foreign
+from playground.ui.foreign_adapter import base_of, check_allowed, is_foreign
 from playground.ui.known_answers import help_desk_examples, known_answers
 from playground.ui.page import LATEST_ONLY, QUIET, UNQUEUED, Page, message, message_box, select_tab
 
@@ -177,7 +177,7 @@ def _connect_model(page: Page, tab: CompareTab) -> None:
 
     def use_model(adapter: str) -> list:
         if is_foreign(adapter):
-            base = page.foreign_bases.get(adapter)
+            base = base_of(page, adapter)
             return [base if base and name == "model" else gr.skip() for _, name in load_fields]
         load = page.run_settings(adapter).load
         return [getattr(load, name) for _, name in load_fields]

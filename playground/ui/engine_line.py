@@ -18,7 +18,7 @@ from typing import Any
 from playground import runs
 from playground.engine.client import STOP_SECONDS, Engine
 from playground.errors import PlaygroundError, Problem, as_playground_error, problem
-from playground.job import Job
+from playground.job import LEFT_LINE, Job
 from playground.settings.limits import Limits
 
 TYPICAL_SECONDS = {"chat": 20.0, "load": 30.0, "tune": 240.0, "lab": 240.0, "export": 120.0, "unload": 2.0}
@@ -85,7 +85,7 @@ class EngineLine:
                 if entry.job is job:
                     self._waiting.remove(entry)
                     job.stopping = True
-                    job.end(problem("shared.left_line"))
+                    job.end(problem(LEFT_LINE))
                     return True
             job.stopping = True  # also where the engine is about to get it
         return self.engine.stop_job(job)
@@ -124,7 +124,13 @@ class EngineLine:
                 self._seconds[entry.job.do].append(self._rested - self._began)
 
     def _run(self, entry: _Waiting) -> None:
-        """Run a job to its end, or stop it at a limit of time or disk space; else the engine's process is ended."""
+        """Run a job to its end, or stop it at a limit of time or disk space; else the engine's process is ended.
+
+        Of several visitors' models, one is in memory: where it is another's by now, there is nothing left to unload.
+        """
+        if entry.do == "unload" and (self.engine.loaded or {}).get("root") != entry.root:
+            entry.job.end(None)
+            return
         entry.context.run(self.engine.submit, entry.job, entry.do, entry.root, entry.arguments)
         if entry.job.stopping:
             self.engine.stop_job(entry.job)

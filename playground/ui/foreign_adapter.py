@@ -48,6 +48,26 @@ def check_allowed(page: Page, adapter: str) -> None:
         raise_all(forbidden_adapter(adapter))
 
 
+def base_of(page: Page, adapter: str) -> str:
+    """The base model that an adapter from elsewhere names; "" where that isn't here, or the adapter can't be read.
+
+    The browser keeps the choice for longer than the program knows the adapter: then it is looked at once more.
+    """
+    if adapter not in page.foreign_bases:
+        try:
+            check_allowed(page, adapter)
+            _remember(page, adapter, page.planner.ask("describe_adapter", adapter=adapter, model="")["base"])
+        except PlaygroundError:  # whoever asks with it is told why
+            _remember(page, adapter, "")
+    return page.foreign_bases.get(adapter, "")
+
+
+def _remember(page: Page, adapter: str, base: str) -> None:
+    if len(page.foreign_bases) > MAX_KNOWN:
+        page.foreign_bases.clear()
+    page.foreign_bases[adapter] = base
+
+
 def connect(page: Page, field: gr.Textbox, adapter: gr.Dropdown, box: gr.HTML, choices: Any) -> None:
     """Check what was typed and choose it. choices: of the list, with a selected one (adapter_choice.py)."""
 
@@ -57,9 +77,7 @@ def connect(page: Page, field: gr.Textbox, adapter: gr.Dropdown, box: gr.HTML, c
             name = _normalized(page, typed)
             model = page.parse_fields([("load", "model")], [model]).load.model if model else ""
             facts = page.planner.ask("describe_adapter", adapter=name, model=model)
-            if len(page.foreign_bases) > MAX_KNOWN:
-                page.foreign_bases.clear()
-            page.foreign_bases[name] = facts["base"]
+            _remember(page, name, facts["base"])
             yield gr.update(choices=choices(name), value=name), _facts_message(page, facts)
         except Exception as error:
             yield gr.skip(), page.error_message(error)

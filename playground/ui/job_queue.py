@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 from playground.engine.client import Engine
 from playground.errors import PlaygroundError, as_playground_error, problem
-from playground.job import Job
+from playground.job import Job, was_stopped
 
 
 class JobQueue:
@@ -45,6 +45,7 @@ class JobQueue:
 
     def _run(self, jobs: dict[str, Callable[[], Job]], keep_going: bool) -> None:
         for name, start in jobs.items():
+            job: Job | None = None
             try:
                 job = start()
                 for _ in job.events():
@@ -52,6 +53,8 @@ class JobQueue:
                 if job.result.get("stopped"):
                     return
             except Exception as error:
+                if was_stopped(error):
+                    return
                 self.errors[name] = as_playground_error(error)
-                if not keep_going:
+                if not keep_going or (job and job.stopping):
                     return

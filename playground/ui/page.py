@@ -1,9 +1,9 @@
 """The state that the tabs of one page share: language, engine, planner, runs, the form's fields; and their messages."""
 
-import functools
 import html
 import json
 from collections.abc import Callable, Generator, Iterable, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from playground.jobs.runner import Runner
 from playground.planning.client import Planner
 from playground.settings import Settings, parse, raise_all
 from playground.settings.limits import Limits, beyond_limits, too_much_work
-from playground.ui.access import forbidden_start
+from playground.ui import private_uploads
+from playground.ui.access import forbidden_start, forbidden_start_name
 from playground.ui.job_queue import JobQueue
 from playground.ui.live_answers import LiveAnswers
 from playground.ui.long_question import ask_with_progress
@@ -58,7 +59,6 @@ class Page:
     ) -> None:
         self.lang, self.start, self.private, self.limits = lang, start, private, limits
         self._workspace = workspace
-        self.foreign_bases: dict[str, str] = {}  # the base models that adapters from elsewhere name
         self.fields: dict[FieldName, Any] = {}  # components; Gradio adds their events at run time
 
     @property
@@ -101,13 +101,18 @@ class Page:
         """What works off the person's queue of jobs that outlives the program."""
         return self._workspace().jobs
 
+    @property
+    def foreign_bases(self) -> dict[str, str]:
+        """The base models that the adapters from elsewhere name which the person has chosen."""
+        return self._workspace().foreign_bases
+
     def keep_upload(self, path: str) -> str:
-        """The name of an uploaded file as a data set: its path on a private page, else an opaque one.
+        """The name of an uploaded file as a data set: on a private page the path where it is kept, else an opaque one.
 
         Raises PlaygroundError where the visitor's files take too much space, or are too many; then it is removed.
         """
         if self.private:
-            return path
+            return str(private_uploads.keep(Path(path), self.root))
         visitor, file = self.visitor, Path(path)
         try:
             if self.limits:
@@ -168,10 +173,13 @@ class Page:
         self.raise_if_forbidden(settings)
         return settings
 
-    def raise_if_forbidden(self, settings: Settings) -> None:
-        """Raise PlaygroundError where they name a model or data set that this page may not read."""
+    def raise_if_forbidden(self, settings: Settings, of_run: bool = False) -> None:
+        """Raise PlaygroundError where they name what this page may not read, or are beyond its limits.
+
+        of_run: of a run that is there, as in `run_settings`.
+        """
         beyond = beyond_limits(settings, self.limits) if self.limits else []
-        raise_all([*self._forbidden(settings.to_dict()), *beyond])
+        raise_all([*self._forbidden(settings.to_dict(), of_run), *beyond])
 
     def fine_tune_summary(self, settings: Settings) -> dict:
         """What a fine-tune with these settings would do: the planner's `tune_summary`. Raises PlaygroundError."""
@@ -191,10 +199,10 @@ class Page:
         """The settings of one of the person's runs, to work with.
 
         Raises PlaygroundError for a run that isn't there, and on a shared page where they name what it may not read:
-        they come from a file.
+        they come from a file. A run whose adapter it continued is needed no more, and may have been deleted.
         """
         settings = runs.find(self.root, run_id).settings()
-        raise_all(self._forbidden(settings.to_dict()))
+        raise_all(self._forbidden(settings.to_dict(), of_run=True))
         return settings
 
     def values(self, settings: Settings) -> list:
@@ -213,7 +221,7 @@ class Page:
     def with_error_message(self, handler: Callable) -> Callable:
         """A handler that returns a message, with its exceptions turned into one as well."""
 
-        @functools.wraps(handler)
+        @wraps(handler)
         def safe(*values: Any) -> Update:
             try:
                 return handler(*values)
@@ -230,8 +238,8 @@ class Page:
         """The planner's answer, with its progress: long_question.py."""
         return ask_with_progress(self.planner, question, values)
 
-    def _forbidden(self, groups: dict[str, Any]) -> list[Problem]:
-        """Problems of the model and data set named in {group: {field: value}}, unless the page is private."""
+    def _forbidden(self, groups: dict[str, Any], of_run: bool = False) -> list[Problem]:
+        """Problems of the model, data set and adapter named in {group: {field: value}}, unless the page is private."""
         if self.private:
             return []
         defaults = Settings()
@@ -240,9 +248,10 @@ class Page:
         )
         model = load.get("model", defaults.load.model)
         source = data.get("source", defaults.data.source)
+        start_from = str(lora.get("start_from") or "").strip()
         return [
             *forbidden_sources(str(model or "").strip(), str(source or "").strip(), self.visitor),
-            *forbidden_start(self.root, str(lora.get("start_from") or "").strip()),
+            *(forbidden_start_name(start_from) if of_run else forbidden_start(self.root, start_from)),
         ]
 
 

@@ -195,12 +195,12 @@ def _stop_all(page: Page, job_id: str) -> None:
 
 
 def _again(page: Page, job_id: str) -> None:
-    raise_if_full(page, 1)
+    raise_if_full(page, 1 + len(store.done_with(store.listing(page.root), job_id)))
     page.jobs.start_after(lambda: store.again(page.root, job_id))
 
 
 def _resume(page: Page, job_id: str) -> None:
-    raise_if_full(page, 1)
+    raise_if_full(page, 1 + len(store.done_with(store.listing(page.root), job_id)))
     if not can_resume(page.root, store.read(page.root, job_id)):
         raise problem("error.queue_no_checkpoint", id=job_id)
     page.jobs.start_after(lambda: store.again(page.root, job_id, resume=True))

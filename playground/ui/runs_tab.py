@@ -83,7 +83,7 @@ def connect(page: Page, tab: RunsTab, live_view: gr.HTML) -> list[Callable]:
 
     def resume(event: gr.EventData) -> Update:
         try:
-            page.raise_if_forbidden(page.run_settings(_run_id(event)))
+            page.raise_if_forbidden(page.run_settings(_run_id(event)), of_run=True)
             wait_until_opened(page.engine.resume(_run_id(event)))
             return message()
         except Exception as error:

@@ -80,10 +80,23 @@ def connect_plan(page: Page, view: PredictedSnapshot, question: Callable[..., Qu
 
 
 def connect_run(page: Page, view: RunSnapshots, live_view: gr.HTML) -> None:
-    """Attach the Runs tab's listeners. live_view: its value tells which run is shown."""
+    """Attach the Runs tab's listeners. live_view: its value tells which run is shown.
+
+    The measured file, of up to gigabytes, is offered while the accordion is open alone: the live view changes at every
+    start and end of a job, and what a button gets then is Gradio's work in the page's event loop.
+    """
     outputs = [view.state, view.measured, view.predicted.write, *view.predicted.outputs]
-    for event in (view.accordion.expand, live_view.change):
-        event(lambda value: _run_updates(page, shown_run(value)), live_view, outputs, **UNQUEUED)
+    is_open = gr.State(False)
+
+    def unfold(value: str) -> tuple[Update, ...]:
+        return True, *_run_updates(page, shown_run(value))
+
+    def follow(value: str, unfolded: bool) -> tuple[Update, ...]:
+        return _run_updates(page, shown_run(value), unfolded)
+
+    view.accordion.expand(unfold, live_view, [is_open, *outputs], **UNQUEUED)
+    view.accordion.collapse(lambda: (False, _no_measured()), None, [is_open, view.measured], **UNQUEUED)
+    live_view.change(follow, [live_view, is_open], outputs, **UNQUEUED)
     _connect_predicted(page, view.predicted, lambda value: run_question(page, shown_run(value)), [live_view])
 
 
@@ -91,7 +104,7 @@ def run_question(page: Page, run_id: str) -> Question:
     """What predicts a run's step on the run's own hardware. Raises PlaygroundError."""
     run = runs.find(page.root, run_id)
     settings, hardware = run.settings(), next(run.events(), {}).get("hardware") or {}
-    page.raise_if_forbidden(settings)
+    page.raise_if_forbidden(settings, of_run=True)
     device = hardware.get("device", "cpu")
     return {"settings": settings.to_dict(), "capacity": hardware.get("capacity", 0), "device": device}
 
@@ -134,8 +147,8 @@ def _connect_predicted(
     view.write.click(write, list(inputs), view.outputs, **QUIET, preprocess=False)
 
 
-def _run_updates(page: Page, run_id: str) -> tuple[Update, ...]:
-    """Updates for the run that is shown now."""
+def _run_updates(page: Page, run_id: str, unfolded: bool = True) -> tuple[Update, ...]:
+    """Updates for the run that is shown now; its measured file only where the accordion is unfolded."""
     try:
         run = runs.find(page.root, run_id)
         first = next(run.events(), {})
@@ -144,8 +157,8 @@ def _run_updates(page: Page, run_id: str) -> tuple[Update, ...]:
     if first.get("job") != "tune":
         state, measured = page.translate("snapshot.no_tune"), None
     else:
-        state, measured = _measured(page, run, first)
-    button = _download(page, "snapshot.measured", measured) if measured else gr.update(value=None, interactive=False)
+        state, measured = _measured(page, run, first) if unfolded else ("", None)
+    button = _download(page, "snapshot.measured", measured) if measured else _no_measured()
     return state, button, gr.update(interactive=first.get("job") == "tune"), *_no_file()
 
 
@@ -166,6 +179,10 @@ def _measured(page: Page, run: runs.Run, first: dict) -> tuple[str, Path | None]
 def _download(page: Page, key: str, path: Path) -> Update:
     label = f"{page.translate(key)} · {format_bytes(path.stat().st_size)}"
     return gr.update(value=str(path), label=label, interactive=True, visible=True)
+
+
+def _no_measured() -> Update:
+    return gr.update(value=None, interactive=False)
 
 
 def _no_file() -> tuple[Update, Update]:

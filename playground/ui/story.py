@@ -9,7 +9,7 @@ from typing import Any
 
 from playground.engine.client import Engine
 from playground.errors import PlaygroundError, as_playground_error, problem
-from playground.job import Job
+from playground.job import Job, was_stopped
 from playground.settings import Settings
 from playground.ui.comparison import Turn
 
@@ -85,8 +85,9 @@ class Story:
             try:
                 result = work[name]()
             except Exception as error:
-                self.error = as_playground_error(error)
-                self._set(index, state="failed", seconds=time.monotonic() - began)
+                stopped = was_stopped(error)
+                self.error = None if stopped else as_playground_error(error)
+                self._set(index, state="stopped" if stopped else "failed", seconds=time.monotonic() - began)
                 return
             state = "stopped" if result.get("stopped") else "done"
             self._set(index, state=state, seconds=time.monotonic() - began, result=result)

@@ -7,6 +7,7 @@ page can call both, so they validate their argument.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from html import escape
 from typing import Any
 
@@ -51,7 +52,7 @@ def build(page: Page, steps: Sequence[Step]) -> None:
         recorded, live = step_figure(steps[number], page.lang), page.talk
         try:
             if request.get("start") is True:
-                live.start(questions(steps[number], page.lang), page.raise_if_forbidden)
+                live.start(questions(steps[number], page.lang), partial(page.raise_if_forbidden, of_run=True))
         except PlaygroundError as error:
             return {"html": f"<p>{escape(error.text(page.lang))}</p>{recorded}", "running": False}
         running = live.running

@@ -14,6 +14,8 @@ from playground.errors import problem
 from playground.job import Job
 from playground.ui.engine_line import EngineLine, Place
 
+UNLOAD_SECONDS = 20.0  # that the button waits for its turn
+
 
 class VisitorEngine(Engine):
     """One visitor's jobs on the engine that all share.
@@ -93,14 +95,21 @@ class VisitorEngine(Engine):
         self._line.engine.start()
 
     def unload(self) -> bool:
-        """Free the visitor's own model, after stopping their job; another's stays. Returns True: the worker stays."""
+        """Free the visitor's own model, after stopping their job; another's stays, also one that is loaded meanwhile.
+
+        Returns True: the worker stays. Raises PlaygroundError where its turn doesn't come within UNLOAD_SECONDS; it
+        keeps its place then.
+        """
         job = self.job
         if job:
             self.stop_job(job)
             job.wait(STOP_SECONDS)
         if self.loaded:
             unloading = self._submit(Job("unload"), "unload")
-            unloading.wait()
+            if not unloading.wait(UNLOAD_SECONDS):
+                if place := self._line.place(unloading):
+                    raise problem("shared.unload_waits", place=place.number, of=place.of)
+                unloading.wait(STOP_SECONDS)  # its turn has come
             if unloading.error:
                 raise unloading.error
         return True

@@ -48,14 +48,19 @@ class Workspace:
     def __init__(self, visitor: str, root: Path, engine: Engine, planner: Planner) -> None:
         self.visitor, self.root, self.engine, self.planner = visitor, root, engine, planner
         self.story, self.queue, self.talk = Story(engine), JobQueue(engine), LiveAnswers(root, engine)
-        self.jobs = Runner(root, engine, lambda: self.story.running or self.queue.running)
+        self.jobs = Runner(root, engine, lambda: self._in_sequence)
+        self.foreign_bases: dict[str, str] = {}  # what adapters from elsewhere name, "" for none that is here
         self.seen = time.monotonic()  # a clock that is set forward makes nobody's visit older
 
     @property
     def is_working(self) -> bool:
         """Whether something of it runs or waits."""
-        asks = self.story.running or self.queue.running or self.talk.running
-        return self.engine.job is not None or self.jobs.going or asks
+        return self.engine.job is not None or self.jobs.going or self._in_sequence
+
+    @property
+    def _in_sequence(self) -> bool:
+        """Whether something that starts one job after another has the engine next."""
+        return self.story.running or self.queue.running or self.talk.running
 
 
 class VisitorPlanner(Planner):

@@ -4,8 +4,14 @@ from types import SimpleNamespace
 
 import pytest
 
+from playground.errors import problem
+from playground.settings import Settings
 from playground.ui import adapter_choice
 from playground.ui.adapter_choice import adapter_update
+from playground.ui.compare_heads import notice_updates
+from playground.ui.foreign_adapter import base_of
+from playground.ui.page import Page
+from playground.ui.workspaces import Workspace
 
 NOTHING = "nothing is selected by the update"
 
@@ -48,6 +54,29 @@ def test_what_was_selected_before_a_reload_comes_first(selected):
     assert selected("old", None, seen, tuned="new") == "old"
     assert selected("", "old", seen, tuned="new") == NOTHING
     assert selected("gone", None, {}) == "new"
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_the_notice_of_another_model_outlives_a_switch_of_language_and_a_restart(tmp_path, here):
+    asked = []
+
+    def ask(do, adapter, model):
+        asked.append(adapter)
+        if not here:
+            raise problem("error.busy")
+        return {"base": "its-model"}
+
+    def pages(planner):
+        workspace = Workspace("", tmp_path, None, planner)
+        return [Page(lang, lambda: workspace, Settings(), private=True) for lang in ("en", "ja")]
+
+    for _ in range(2):  # of the program
+        for page in pages(SimpleNamespace(ask=ask)):
+            notice, use, _ = notice_updates(page, "own/er", "the/forms")
+            assert notice["visible"] == use["visible"] == here and ("its-model" in notice["value"]) == here
+    assert asked == ["own/er"] * 2  # not once more at each change of the form
+    stranger = Page("en", lambda: Workspace("ada", tmp_path, None, SimpleNamespace(ask=ask)), Settings())
+    assert base_of(stranger, "/etc/adapter") == "" and len(asked) == 2
 
 
 def test_a_stranger_keeps_no_adapter_by_a_path(selected):

@@ -17,7 +17,7 @@ from playground.model.adapter_folder import base_model
 from playground.planning import preview, process
 from playground.settings import Generation, Settings
 from playground.settings.limits import SHARED
-from playground.ui import compare_tab, export_view, repeat_view
+from playground.ui import compare_tab, export_view, repeat_view, snapshot_view
 
 TURN = [{"instruction": "a", "answer": None}]
 
@@ -72,6 +72,22 @@ def test_a_shared_page_works_with_no_run_that_names_a_file_of_the_machine(run, t
     assert refusal(lambda: export_view._order(page, run.id, ["adapter", "", "", "", "", False])) == ["problem.not_here"]
     for shown in (repeat_view._files(page, run.id), repeat_view._lines(page, run.id)):
         assert "secret.jsonl is a path" in shown[-1]["value"]
+
+
+def test_a_run_that_continued_a_deleted_one_is_still_worked_with_but_a_new_job_needs_that_run(tmp_path):
+    page = page_over(tmp_path / "runs", visitor="ada")
+    first = runs.create(page.root, "tune", Settings())
+    settings = Settings().with_values({"lora": {"start_from": first.id}})
+    second = runs.create(page.root, "tune", settings)
+    page.raise_if_forbidden(settings)
+    runs.delete(page.root, first.id)
+    assert page.run_settings(second.id) == settings
+    page.raise_if_forbidden(settings, of_run=True)
+    assert snapshot_view.run_question(page, second.id)["settings"] == settings.to_dict()
+    assert refusal(lambda: page.raise_if_forbidden(settings)) == ["problem.not_here"]
+    for path in ("../ada/x", "/etc/x", ".x"):
+        other = runs.create(page.root, "tune", Settings().with_values({"lora": {"start_from": path}}))
+        assert refusal(lambda run=other: page.run_settings(run.id)) == ["problem.not_here"]
 
 
 def test_the_engine_of_a_shared_page_holds_a_run_to_the_limits_and_never_forces(monkeypatch):

@@ -22,7 +22,7 @@ from playground.settings.limits import (
     raise_if_too_many_rows,
     raise_if_too_many_steps,
 )
-from playground.ui import downloads, engine_line, workspaces
+from playground.ui import downloads, engine_line, visitor_engine, workspaces
 from playground.ui.engine_line import EngineLine
 from playground.ui.engine_state import engine_state
 from playground.ui.page import Page
@@ -118,6 +118,41 @@ def test_a_job_that_waits_is_taken_out_of_the_line(engine, tmp_path):
     first.end(None)
     time.sleep(0.1)
     assert engine.sent == [first]
+
+
+def test_unload_at_its_turn_frees_no_other_visitors_model(engine, tmp_path, monkeypatch):
+    a, b = people(engine, tmp_path, "a", "b")
+    engine.loaded = {"model": "m", "bits": 4, "run": "r", "root": a.root}
+    load = b.load(Settings())
+    until(lambda: engine.sent == [load])
+    pressed = threading.Thread(target=a.unload)
+    pressed.start()
+    until(lambda: a.place)
+    engine.loaded = {"model": "m", "bits": 4, "run": "s", "root": b.root}
+    load.end(None)
+    pressed.join(10)
+    assert engine.sent == [load] and not pressed.is_alive() and a.state == "ready"
+    pressed = threading.Thread(target=b.unload)  # one's own is freed
+    pressed.start()
+    until(lambda: len(engine.sent) == 2)
+    engine.sent[1].end(None), pressed.join(10)
+    assert engine.sent[1].do == "unload" and not pressed.is_alive()
+
+
+def test_the_button_waits_for_its_turn_no_longer_than_a_moment_and_keeps_its_place(engine, tmp_path, monkeypatch):
+    monkeypatch.setattr(visitor_engine, "UNLOAD_SECONDS", 0.1)
+    a, b = people(engine, tmp_path, "a", "b")
+    engine.loaded = {"model": "m", "bits": 4, "run": "r", "root": a.root}
+    chat = b.load(Settings())
+    until(lambda: engine.sent == [chat])
+    began = time.monotonic()
+    with pytest.raises(PlaygroundError) as waits:
+        a.unload()
+    assert time.monotonic() - began < 10
+    assert keys(waits) == ["shared.unload_waits"] and "place 1 of 1" in waits.value.text("en") and a.place.number == 1
+    chat.end(None)
+    until(lambda: len(engine.sent) == 2)
+    assert engine.sent[1].do == "unload"
 
 
 def test_no_more_wait_than_the_limit(engine, tmp_path):

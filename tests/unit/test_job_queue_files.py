@@ -1,14 +1,16 @@
 """The queue on disk: it outlives a program, two programs share it, and damaged files cost nothing but themselves."""
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock
-from toys import PROJECT
+from toys import PROJECT, keys
 
 from playground import runs
 from playground.__main__ import main
@@ -20,6 +22,7 @@ from playground.jobs.owner import Owner
 from playground.jobs.runner import Runner, next_job, stop
 from playground.jobs.store import QueuedJob
 from playground.settings import Settings
+from playground.ui import queue_view
 
 WAIT = 20  # seconds at most, for any state
 HOLDER = """
@@ -240,6 +243,57 @@ def test_a_stop_from_outside_the_queue_pauses_it(tmp_path):
     assert _states(tmp_path) == ["stopped", "waiting"] and engine.started == [1]
 
 
+def test_a_job_that_is_stopped_before_its_turn_pauses_the_queue_unless_it_alone_was_meant(tmp_path):
+    store.add(tmp_path, [_tune(1), _tune(2)])
+    Runner(tmp_path, _Engine(problem("shared.left_line"), {})).work()
+    assert _states(tmp_path) == ["stopped", "waiting"] and not store.listing(tmp_path).jobs[0].error
+    engine = _Engine()
+    engine.stop_job = lambda job: (setattr(job, "stopping", True), job.end(problem("shared.left_line")))
+    runner = Runner(tmp_path, engine)
+    store.add(tmp_path, [_tune(3)])
+    runner.go_on()
+    _until(lambda: _states(tmp_path)[1] == "running")
+    stop(tmp_path, store.listing(tmp_path).jobs[1].id)
+    _until(lambda: _states(tmp_path) == ["stopped", "stopped", "running"])
+    engine.results.append({})
+    engine.stop_job(engine.job)
+    _until(lambda: not runner.going)
+
+
+def test_a_job_that_fails_as_it_stops_pauses_the_queue(tmp_path):
+    store.add(tmp_path, [_tune(1), _tune(2)])
+    engine = _Engine()
+    runner = Runner(tmp_path, engine)
+    runner.go_on()
+    _until(lambda: _states(tmp_path)[0] == "running")
+    engine.job.stopping = True
+    engine.job.end(problem("error.engine_closed"))
+    _until(lambda: not runner.going)
+    assert _states(tmp_path) == ["interrupted", "waiting"] and store.listing(tmp_path).jobs[0].error
+
+
+@pytest.mark.parametrize("when", ["before its run is recorded", "before it is recorded as running"])
+def test_a_job_whose_file_is_removed_by_hand_goes_on_and_so_does_the_queue(tmp_path, monkeypatch, when):
+    first, second = store.add(tmp_path, [_tune(1), _tune(2)])
+    engine, change = _Engine(), store.change
+
+    def removing(root, job_id, **values):
+        if job_id == first.id and ("run" if when == "before its run is recorded" else "state") in values:
+            (root / store.FOLDER / f"{job_id}.json").unlink(missing_ok=True)
+        return change(root, job_id, **values)
+
+    monkeypatch.setattr(store, "change", removing)
+    runner = Runner(tmp_path, engine)
+    runner.go_on()
+    _until(lambda: not (tmp_path / store.FOLDER / f"{first.id}.json").exists())
+    time.sleep(0.5)
+    assert engine.started == [1] and not engine.job.stopping
+    engine.results.append({})
+    engine.job.end(None)
+    _until(lambda: not runner.going)
+    assert engine.started == [1, 2] and runner.error is None and store.read(tmp_path, second.id).state == "done"
+
+
 def test_a_job_waits_while_the_engine_is_busy_or_another_has_it_next(tmp_path):
     engine, blocked = _Engine({}), threading.Event()
     blocked.set()
@@ -287,6 +341,63 @@ def test_an_interrupted_job_resumes_its_run(tmp_path):
     engine = _Engine({})
     Runner(tmp_path, engine).work()
     assert engine.started == ["run-9"] and _states(tmp_path) == ["done"]
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_what_used_a_run_is_done_again_once_the_run_goes_on(tmp_path, resume):
+    made = runs.create(tmp_path, "tune", Settings())
+    (tmp_path / made.id / "adapter").mkdir()
+    tune, other = _tune(1), _tune(2)
+    compare, export = QueuedJob("compare", after=tune.id), QueuedJob("export", after=tune.id)
+    store.add(tmp_path, [tune, compare, export, other, QueuedJob("compare", after=other.id)])
+    for job in store.listing(tmp_path).jobs:
+        store.change(
+            tmp_path, job.id, state="done", run=made.id, result={"tuned": "half-trained"}, began=1.0, ended=2.0
+        )
+    store.change(tmp_path, tune.id, state="stopped")
+    store.again(tmp_path, tune.id, resume)
+    assert _states(tmp_path) == ["waiting"] * 3 + ["done"] * 2
+    assert [job.result for job in store.listing(tmp_path).jobs[:3]] == [{}] * 3
+    store.change(tmp_path, tune.id, state="done", run=made.id)
+    engine = _Engine({}, {})
+    Runner(tmp_path, engine).work()
+    assert engine.started == [(made.id, ""), (ExportOrder(made.id, force=True), "")]  # the earlier file is replaced
+
+
+@pytest.mark.parametrize("action", ["resume", "again"])
+def test_what_is_done_again_with_a_run_counts_for_a_visitors_waiting_jobs(tmp_path, action):
+    tune = _tune(1)
+    made = runs.create(tmp_path, "tune", Settings())
+    (made.folder / "checkpoint.pt").touch()
+    store.add(tmp_path, [tune, QueuedJob("compare", after=tune.id)])
+    for job, state in zip(store.listing(tmp_path).jobs, ("stopped", "done")):
+        store.change(tmp_path, job.id, state=state, run=made.id)
+    store.add(tmp_path, [_tune(number + 2) for number in range(queue_view.MOST_WAITING_PUBLIC - 1)])
+    page = SimpleNamespace(root=tmp_path, private=False, jobs=Runner(tmp_path, _Engine()))
+    with pytest.raises(PlaygroundError) as refused:
+        queue_view.ACTIONS[action](page, tune.id)
+    assert keys(refused) == ["error.queue_full"] and _states(tmp_path)[:2] == ["stopped", "done"]
+    store.remove(tmp_path, store.listing(tmp_path).jobs[-1].id)
+    queue_view.ACTIONS[action](page, tune.id)
+    assert _states(tmp_path)[:2] == ["waiting", "waiting"]
+
+
+def test_a_job_that_was_under_way_as_its_run_went_on_is_done_again(tmp_path):
+    made = runs.create(tmp_path, "tune", Settings())
+    (tmp_path / made.id / "adapter").mkdir()
+    tune = _tune(1)
+    store.add(tmp_path, [tune, QueuedJob("compare", after=tune.id)])
+    shutil.copytree(made.folder, tmp_path / "run-2")  # what the fake engine calls the resumed run
+    store.change(tmp_path, tune.id, state="stopped", run=made.id)
+    engine = _Engine()
+    runner = Runner(tmp_path, engine)
+    runner.go_on()
+    _until(lambda: _states(tmp_path)[1] == "running")
+    store.again(tmp_path, tune.id, resume=True)
+    engine.results += [{}, {}]
+    engine.job.end(None)
+    _until(lambda: not runner.going)
+    assert engine.started == [(made.id, ""), made.id, ("run-2", "")] and _states(tmp_path) == ["done", "done"]
 
 
 def test_two_threads_lose_no_change(tmp_path):

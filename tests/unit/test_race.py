@@ -141,6 +141,13 @@ def test_jobs_run_one_after_another_until_one_is_stopped_or_fails():
     assert _run(queue, *failing, keep_going=True) == failing and list(queue.errors) == ["0"]
 
 
+def test_a_job_that_is_stopped_before_its_turn_or_fails_as_it_stops_ends_the_queue():
+    queue, crashed = JobQueue(_Engine), _job(error=problem("error.engine_closed"))
+    crashed.stopping = True
+    for job, errors in ((_job(error=problem("shared.left_line")), []), (crashed, ["0"])):
+        assert _run(queue, job, _job(), keep_going=True) == [job] and list(queue.errors) == errors
+
+
 def test_a_queue_under_way_is_busy():
     queue, waiting = JobQueue(_Engine), threading.Event()
     queue.start("race", {"16": lambda: waiting.wait(10) and _job()})

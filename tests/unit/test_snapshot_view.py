@@ -3,6 +3,7 @@
 import pickle
 from types import SimpleNamespace
 
+import gradio as gr
 import pytest
 from pages import page_over
 from toys import keys
@@ -115,6 +116,24 @@ def test_a_file_too_large_for_a_download_is_named_and_strangers_learn_no_folder(
     page.private = False
     state, button, _ = _shown(page, run.id)
     assert f"{run.id}/snapshot.pickle" in state and str(page.root) not in state and button["value"] is None
+
+
+def test_a_measured_file_is_only_offered_while_its_accordion_is_open(page, monkeypatch):
+    run = _run(page)
+    run.snapshot.write_bytes(b"12")
+    with gr.Blocks() as blocks:
+        live = gr.HTML()
+        view = snapshot_view.build_for_run(page)
+        snapshot_view.connect_run(page, view, live)
+    handlers = {event[1]: one for one in blocks.fns.values() for event in one.targets}
+    monkeypatch.setattr(snapshot_view, "shown_run", lambda value: value)
+    change, is_open = handlers["change"].fn, handlers["change"].inputs[1]
+    assert change(run.id, False)[1]["value"] is None
+    opened, closed = handlers["expand"].fn(run.id), handlers["collapse"].fn()
+    assert opened[0] is True and opened[2]["value"].endswith("snapshot.pickle")
+    assert closed[0] is False and closed[1]["value"] is None and change(run.id, True)[1]["value"] == opened[2]["value"]
+    for name in ("expand", "collapse"):
+        assert handlers[name].outputs[0] is is_open and view.measured in handlers[name].outputs
 
 
 def test_strangers_get_no_prediction_of_a_run_on_a_folder_of_the_machine(page, tmp_path):

@@ -14,8 +14,8 @@ from playground.ui.story import STEPS, Story
 class StandInEngine:
     """Accepts jobs and ends each at once, as a test has prepared it."""
 
-    def __init__(self, failing="", stopped=""):
-        self.jobs, self.state, self.failing, self.stopped = [], "ready", failing, stopped
+    def __init__(self, failing="", stopped="", error="error.busy"):
+        self.jobs, self.state, self.failing, self.stopped, self.error = [], "ready", failing, stopped, error
         self.go_on = threading.Event()
         self.go_on.set()
 
@@ -31,7 +31,7 @@ class StandInEngine:
         job = Job(do)
         job.add({"kind": "opened", "run": f"run-{len(self.jobs)}"})
         job.add({"kind": "done", "result": {"stopped": do == self.stopped}})
-        job.end(problem("error.busy") if do == self.failing else None)
+        job.end(problem(self.error) if do == self.failing else None)
         return job
 
 
@@ -72,6 +72,12 @@ def test_a_step_that_fails_ends_it_with_the_reason(do, states):
 
 def test_a_step_that_was_stopped_ends_it_without_an_error():
     story, _ = told(StandInEngine(stopped="tune"))
+    assert [step.state for step in story.steps] == ["done", "done", "stopped", "waiting"]
+    assert story.error is None
+
+
+def test_a_step_that_was_stopped_before_its_turn_ends_it_without_an_error():
+    story, _ = told(StandInEngine(failing="tune", error="shared.left_line"))
     assert [step.state for step in story.steps] == ["done", "done", "stopped", "waiting"]
     assert story.error is None
 

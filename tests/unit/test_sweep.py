@@ -138,6 +138,17 @@ def test_results_are_drawn_as_they_come_with_the_best_marked(tmp_path, lang, tex
     assert html.count('<tr class="best">') == 1 and translate(lang, "sweep.progress", done=2, runs=len(jobs)) in html
 
 
+def test_an_answer_of_before_the_runs_end_is_not_shown(tmp_path):
+    sweep = parse_sweep(["r=4,8"], Settings())
+    put_sweep(tmp_path, sweep, [Follower("compare", {"question": "?"})])
+    tune, compare = store.listing(tmp_path).jobs[:2]
+    run = _finish(tmp_path, tune, 2.0)
+    ended = runs.summary(tmp_path, run.id).began + runs.summary(tmp_path, run.id).seconds
+    for began, answer in ((ended - 60, ""), (ended, "Blue.")):  # the run was resumed outside of the queue, or not
+        store.change(tmp_path, compare.id, state="done", result={"tuned": "Blue."}, began=began)
+        assert rows(tmp_path, store.listing(tmp_path), sweep.group)[0].answer == answer
+
+
 def test_what_people_wrote_is_escaped_in_the_picture(tmp_path):
     sweep = parse_sweep(["data.contains=<b>x</b>;y"], Settings())
     put_sweep(tmp_path, sweep)

@@ -383,6 +383,9 @@ def test_questions_are_asked_now_with_the_newest_fine_tune(tmp_path):
     engine.result = {"stopped": True}
     html = _start(live, "one", "two")
     assert f"{run}: one" in html and f"{run}: two" not in html
+    engine.error = problem("shared.left_line")  # stopped before its turn
+    _start(live, "one", "two")
+    assert not live.failed
     engine.error = problem("error.engine_closed")
     assert translate("en", "error.engine_closed") in _start(live, "one") and live.failed
     engine.state = "busy"
@@ -402,6 +405,15 @@ def test_each_visitor_asks_with_their_own_fine_tune_and_sees_their_own_answers(t
     with pytest.raises(PlaygroundError) as caught:
         _start(page.talk, "one")
     assert keys(caught) == ["error.talk_nothing_tuned"]
+
+
+def test_the_queue_doesnt_take_the_engine_between_a_talks_questions(tmp_path, monkeypatch):
+    workspace = Workspace("", tmp_path, _Engine(), None)
+    assert not workspace.jobs._is_blocked()
+    for name in ("story", "queue", "talk"):
+        with monkeypatch.context() as patch:
+            patch.setattr(type(getattr(workspace, name)), "running", True)
+            assert workspace.jobs._is_blocked(), name
 
 
 @pytest.mark.parametrize(("model", "adapter"), [("smollm2-135m-instruct", False), ("cyberagent/open-calm-7b", True)])

@@ -76,6 +76,16 @@ def test_what_was_learned_is_saved_elsewhere_and_put_back(chosen, tmp_path, disk
     assert (root / run.id / "adapter" / ADAPTER).is_file() and runs.put_back_spares(root) == []
 
 
+def test_the_page_puts_back_what_visitors_runs_wrote_elsewhere_too(tmp_path, monkeypatch):
+    root = tmp_path / "runs"
+    made = [runs.create(folder, "tune", Settings()) for folder in (root, root / store.VISITORS / "ada")]
+    for run in made:
+        (run.spare() / "checkpoint.pt").write_bytes(b"1")
+    (root / store.VISITORS / "secret").write_text("")
+    assert runs.put_back_all_spares(root) == [run.id for run in made]
+    assert all((run.folder / "checkpoint.pt").is_file() for run in made) and not list((tmp_path / "temp").iterdir())
+
+
 def test_run_folder_that_is_gone_comes_back_with_its_adapter(chosen, tmp_path):
     root = tmp_path / "runs"
     events = events_with(chosen(), root, 2, lambda: shutil.rmtree(root))
