@@ -44,13 +44,13 @@ class Example:
 
 
 def encode(
-    rows: Sequence[Row], template: Template, length: int, train_on_prompt: bool = False
+    rows: Sequence[Row], template: Template, length: int, train_on_prompt: bool = False, may_be_empty: bool = False
 ) -> tuple[list[Example], int]:
     """Tokenize rows and truncate them to `length` tokens. Returns the examples and the number of truncated answers.
 
     A row whose prompt alone fills `length` has no label left: it is dropped, and counted as truncated. Raises
-    PlaygroundError if that drops every row, and if the prompt of an encoder-decoder model is to be trained on: its
-    encoder predicts nothing.
+    PlaygroundError if that drops every row, unless there `may_be_empty`, and if the prompt of an encoder-decoder model
+    is to be trained on: its encoder predicts nothing.
     """
     if train_on_prompt and template.encoder:
         raise problem("error.prompt_is_read")
@@ -61,7 +61,7 @@ def encode(
             continue
         truncated += len(prompt) + len(answer) > length
         examples.append(_example(prompt, answer, masked, length, train_on_prompt))
-    if rows and not examples:
+    if rows and not examples and not may_be_empty:
         raise problem("error.all_too_long", rows=len(rows), length=length)
     return examples, truncated
 

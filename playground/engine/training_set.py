@@ -44,7 +44,7 @@ def encode_rows(rows: SelectedRows, settings: Settings, loaded: LoadedModel) -> 
     examples, truncated = encode(train_rows, template, train.max_seq_length, data.train_on_prompt)
     notes = [*notes, *_know_tokens(loaded, template, train_rows, examples, settings.lora)]
     eval_rows, _ = fit_turns(_eval_rows(rows, train.eval_rows), template, train.max_seq_length)
-    eval_examples = encode(eval_rows, template, train.max_seq_length)[0] if eval_rows else []
+    eval_examples, _ = encode(eval_rows, template, train.max_seq_length, may_be_empty=True)
     questions = answerable_rows(eval_rows, template, train.max_seq_length, positions)
     eval_set = EvalSet(eval_examples, questions, template, answer_token_limit(eval_rows, template))
     texts = (text for row in rows.train for text in (row.output, row.instruction, row.input))
@@ -53,7 +53,8 @@ def encode_rows(rows: SelectedRows, settings: Settings, loaded: LoadedModel) -> 
     counts = {"rows": len(rows.train), "held_out": len(rows.held_out), "total": rows.total}
     notes.append({"kind": "note", "key": "note.data", "values": counts | {"template": template.name}})
     left_out = len(train_rows) - len(examples)
-    notes += _length_notes(truncated - left_out, left_out, shortened, train.max_seq_length)
+    not_evaluated = len(eval_rows) - len(eval_examples)
+    notes += _length_notes(truncated - left_out, left_out, shortened, not_evaluated, train.max_seq_length)
     return TrainingSet(template, examples, eval_set, len(rows.train), notes)
 
 
@@ -78,9 +79,17 @@ def _know_tokens(
             raise problem("error.token_in_row", row=row.number, token=found.token, id=found.id, rows=found.rows)
 
 
-def _length_notes(cut: int, left_out: int, shortened: int, length: int) -> list[dict]:
-    """What the maximum length does to the rows: answers cut, rows left out, and conversations without early turns."""
-    counts = {"note.turns_left_out": shortened, "note.answers_cut": cut, "note.too_long": left_out}
+def _length_notes(cut: int, left_out: int, shortened: int, not_evaluated: int, length: int) -> list[dict]:
+    """What the maximum length does to the rows: answers cut, rows left out, and conversations without early turns.
+
+    not_evaluated: how many of the held-out rows it leaves out.
+    """
+    counts = {
+        "note.turns_left_out": shortened,
+        "note.answers_cut": cut,
+        "note.too_long": left_out,
+        "note.held_out_too_long": not_evaluated,
+    }
     return [
         {"kind": "note", "key": key, "values": {"count": count, "length": length}}
         for key, count in counts.items()

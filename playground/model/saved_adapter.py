@@ -142,7 +142,7 @@ def save_lora(model: PeftModel, folder: Path) -> None:
     try:
         model.save_pretrained(str(partial))
         with safe_open(partial / "adapter_model.safetensors", "pt") as file:
-            if not any("lora_B" in name for name in file.keys()):
+            if not any(".lora_" in name for name in file.keys()):  # lora_B, of an embedding lora_embedding_B
                 raise problem("error.unexpected", kind="adapter", detail="no tensors were saved")
         replace_path(partial, folder, old)
     finally:

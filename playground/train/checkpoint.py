@@ -127,11 +127,22 @@ def restore(trainer: Trainer, examples: Sequence[Example], path: Path) -> None:
         trainer.optimizer.load_state(state["optimizer"])
         trainer.step, trainer.tokens = state["step"], state["tokens"]
         trainer.plan.policy = CheckpointPolicy(*state["dial"])  # another one would round differently
-        torch.set_rng_state(state["random"])
-        if state["random_cuda"] and trainer.batcher.device == "cuda":
-            torch.cuda.set_rng_state_all(state["random_cuda"][: torch.cuda.device_count()])
+        _restore_random_state(state, trainer)
     except (*UNREADABLE, KeyError, TypeError) as error:
         raise unreadable(path, error) from error
+
+
+def _restore_random_state(state: dict, trainer: Trainer) -> None:
+    """Draw on from where the fine-tune was. Several processes begin anew, each elsewhere: one of them wrote its state.
+
+    So with dropout, only a fine-tune of one process goes on exactly as it would have.
+    """
+    if trainer.team.size > 1:
+        torch.manual_seed(trainer.team.size * state["step"] + trainer.team.rank)
+        return
+    torch.set_rng_state(state["random"])
+    if state["random_cuda"] and trainer.batcher.device == "cuda":
+        torch.cuda.set_rng_state_all(state["random_cuda"][: torch.cuda.device_count()])
 
 
 def unreadable(path: Path, error: Exception) -> PlaygroundError:

@@ -47,7 +47,7 @@ class CheckpointedLayers:
 
     def __init__(self, model: nn.Module):
         self.all = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-        self._random = uses_random_dropout(model)
+        self._random = uses_random_numbers(model)
 
     @property
     def first_trainable(self) -> int:
@@ -84,11 +84,14 @@ class CheckpointedLayers:
         return functools.partial(_recomputed_offloaded if offload else _recomputed, forward, self._random)
 
 
-def uses_random_dropout(model: nn.Module) -> bool:
-    """Whether the model drops anything at random in training: then a recomputed layer has to draw the same numbers."""
+def uses_random_numbers(model: nn.Module) -> bool:
+    """Whether the model draws any in training, for dropout or to jitter what a router of experts reads (PhiMoE): then a
+    recomputed layer has to draw the same ones.
+    """
     config: Any = next((m.config for m in model.modules() if hasattr(m, "config")), None)
     settings = vars(config.get_text_config()) if config else {}
-    rates = [value for name, value in settings.items() if "drop" in name and isinstance(value, float)]
+    random = [value for name, value in settings.items() if "drop" in name or "jitter" in name]
+    rates = [value for value in random if isinstance(value, float)]
     return any(rates) or any(m.p > 0 for m in model.modules() if isinstance(m, nn.Dropout))
 
 

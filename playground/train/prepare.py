@@ -73,6 +73,7 @@ def make_trainable(
         if start
         else adapt.add_lora(loaded.model, lora, loaded.dtype, seed, on_progress)
     )
+    model.eval()  # a new module begins in training mode, and what its dropout draws would disturb the trials to come
     loaded.model = model
 
 

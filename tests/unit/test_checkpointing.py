@@ -7,7 +7,7 @@ from test_linear import ROWS, tuned
 from playground.data.batch import collate
 from playground.settings import CHECKPOINTING_CHOICES
 from playground.train import checkpointing, quantized_ops
-from playground.train.checkpointing import CheckpointedLayers, CheckpointPolicy, uses_random_dropout
+from playground.train.checkpointing import CheckpointedLayers, CheckpointPolicy, uses_random_numbers
 from playground.train.loss import Loss
 from playground.train.patches import patch_modules
 
@@ -50,8 +50,15 @@ def test_every_policy_gives_the_same_gradients(family, how):
 
 def test_a_recomputed_layer_drops_the_same_numbers():
     model = tuned(lora_dropout=0.5)
-    assert uses_random_dropout(model) and not uses_random_dropout(tuned())
+    assert uses_random_numbers(model) and not uses_random_numbers(tuned())
     assert_same(step(model, CheckpointPolicy("all")), step(model, CheckpointPolicy()))
+
+
+@pytest.mark.parametrize("noise,draws", [(0.01, True), (0.0, False), (None, False)])
+def test_a_router_that_jitters_draws_random_numbers(noise, draws):
+    model = tuned()
+    model.config.router_jitter_noise = noise
+    assert uses_random_numbers(model) == draws
 
 
 def test_the_more_layers_are_recomputed_the_fewer_bytes_are_kept():

@@ -7,8 +7,11 @@ from torch.nn import functional
 from toys import make_model
 
 from playground.data.batch import Example, collate
+from playground.model.load import load_model
+from playground.settings import Load, Lora, Settings
 from playground.train import loss as loss_module
 from playground.train.loss import Loss, chunked_loss
+from playground.train.prepare import make_trainable
 
 
 def random_case(bias: bool, rows=3, tokens=40, width=16, vocabulary=50):
@@ -72,6 +75,13 @@ def test_the_loss_is_the_cross_entropy_of_the_models_logits(family):
 
 def test_a_plain_frozen_head_is_chunked():
     assert Loss(make_model("llama").requires_grad_(False)).chunked
+
+
+def test_dropout_of_an_adapter_that_changes_answers_already_leaves_the_loss_chunked(toy):
+    load, lora = Load(model=str(toy()), bits=32, device="cpu"), Lora(init="pissa", dropout=0.5)
+    loaded = load_model(toy(), load, lambda *step: None)
+    make_trainable(loaded, Settings(load=load, lora=lora))
+    assert Loss(loaded.model).chunked
 
 
 def test_a_trained_head_is_not_chunked():

@@ -109,6 +109,24 @@ def test_killed_run_resumes_bit_for_bit(killable, tmp_path):
         assert runs.history(root)[0].state == "done"
 
 
+def test_resumed_processes_draw_different_numbers():
+    """Only the main process writes its random state."""
+    torch.manual_seed(0)
+    drawn = [state_after(size=1), *(state_after(size=2, rank=rank) for rank in (0, 1, 1))]
+    assert torch.equal(drawn[2], drawn[3])
+    assert not torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[1], drawn[2])
+    torch.manual_seed(0)
+    assert torch.equal(drawn[0], torch.rand(4))
+
+
+def state_after(size: int, rank: int = 0) -> torch.Tensor:
+    """What one of so many processes draws after it was brought to a checkpoint with the current random state."""
+    state = {"step": 5, "random": torch.get_rng_state(), "random_cuda": []}
+    with torch.random.fork_rng():
+        checkpoint._restore_random_state(state, SimpleNamespace(team=SimpleNamespace(size=size, rank=rank)))
+        return torch.rand(4)
+
+
 def test_unfinished_checkpoint_leaves_the_one_before(tmp_path, monkeypatch):
     path = tmp_path / checkpoint.NAME
     checkpoint.write_whole({"step": 1}, path)

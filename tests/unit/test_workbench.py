@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
+from safetensors import safe_open
 from toys import keys
 from transformers import AutoModelForCausalLM
 
@@ -125,6 +126,25 @@ def test_failed_tune_is_recorded_in_its_run_and_the_next_job_works(chosen, tmp_p
     assert phase["name"] == "idle" and (failure["kind"], failure["problems"][0]["key"]) == ("error", "error.targets")
     assert runs.history(tmp_path)[0].state == "failed"
     assert list(workbench.tune(chosen()))[-1]["result"]["loss"]["after"] > 0
+
+
+@pytest.mark.parametrize("long_rows", [1, 2])
+def test_held_out_rows_that_are_too_long_are_left_out_of_the_evaluation_alone(chosen, tmp_path, long_rows):
+    long = [{"instruction": "what " * 300, "output": "x", "split": "test"}] * long_rows
+    short = [{"instruction": f"Is it {n}?", "output": f"{n}.", "split": "train"} for n in range(6)]
+    held_out = [*long, {"instruction": "Is it so?", "output": "Yes.", "split": "test"}][:2]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*short, *held_out]))
+    events = list(Workbench(tmp_path).tune(chosen(data={"source": str(path)}, train={"eval_rows": 8})))
+    noted = [event["values"]["count"] for event in events if event.get("key") == "note.held_out_too_long"]
+    assert noted == [long_rows]
+    assert (events[-1]["result"]["loss"]["after"] is None) == (long_rows == 2)
+
+
+def test_an_adapter_of_the_embedding_alone_is_saved(chosen, tmp_path):
+    result = list(Workbench(tmp_path).tune(chosen(lora={"target_modules": "embed_tokens"})))[-1]["result"]
+    with safe_open(Path(result["adapter"]) / "adapter_model.safetensors", "pt") as file:
+        assert {"lora_embedding_A", "lora_embedding_B"} <= {name.rpartition(".")[2] for name in file.keys()}
 
 
 @pytest.mark.parametrize(
