@@ -135,13 +135,13 @@ class ChatTemplate:
     def answer_prefix(self) -> str:
         """What the template writes at the beginning of every answer, such as a space or an empty reasoning block."""
         prompt, text = self._render([_user("?")]), self._render([_user("?"), _assistant(ANSWER)])
-        return text[shared_length(prompt, text) :].partition(ANSWER)[0]
+        return text[_parting(prompt, text) :].partition(ANSWER)[0]
 
     @cached_property
     def unwritten(self) -> str:
         """What a prompt ends with that no rendered answer has, such as an opened reasoning block; mostly ""."""
         prompt, text = self._render([_user("?")]), self._render([_user("?"), _assistant(ANSWER)])
-        return prompt[shared_length(prompt, text) :]
+        return prompt[_parting(prompt, text) :]
 
     def defect(self) -> str | None:
         """Why the template can't be used, or None: it raises, or drops a message."""
@@ -285,6 +285,13 @@ def _user(text: str) -> Message:
 
 def _assistant(text: str) -> Message:
     return {"role": "assistant", "content": text}
+
+
+def _parting(prompt: str, text: str) -> int:
+    """How many characters a prompt and a rendered conversation share, without the beginning of a token."""
+    shared = shared_length(prompt, text)
+    tokens = [token for one in (prompt, text) for token in ADDED.finditer(one)]
+    return min((token.start() for token in tokens if token.start() < shared < token.end()), default=shared)
 
 
 def shared_length(one: Sequence, other: Sequence) -> int:

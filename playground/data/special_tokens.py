@@ -1,13 +1,15 @@
 """Special tokens of a tokenizer: find their texts in rows, and encode such a text without making it a token."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import cached_property
 from itertools import pairwise
 
 from transformers import PreTrainedTokenizerBase
 
 OPEN, CLOSE = "\ue002", "\ue003"  # private-use characters around the number of a hidden text
 HIDDEN = re.compile(f"{OPEN}([0-9]+){CLOSE}")
+MAX_ENDING = 80  # characters at the end of a prompt that are searched for its last special token
 REASONING = re.compile("think|reason", re.IGNORECASE)  # `<think>` in an answer is the model's own token, and meant
 
 
@@ -78,6 +80,18 @@ class SpecialTokens:
                 position = match.end()
         return ids + (self._encode(readable) if readable else [])
 
+    def encode_next(self, text: str) -> list[int]:
+        """Encode a text that continues another one, so without the space that some tokenizers put before texts."""
+        return _behind_line(text, self.encode)
+
+    def ending(self, text: str) -> str | None:
+        """The last special token near a text's end and what follows it, or None without one.
+
+        A tokenizer encodes it apart from what precedes it: special tokens are found first.
+        """
+        matches = [*self._pattern.finditer(text, max(0, len(text) - MAX_ENDING))]
+        return text[matches[-1].start() :] if matches else None
+
     def _stripped(self, stretch: str, text: str, position: int, following: re.Match[str] | None) -> str:
         """A stretch of text without the spaces that the tokens around it take in."""
         tokens = self.tokenizer.added_tokens_decoder
@@ -90,11 +104,7 @@ class SpecialTokens:
 
     def _encode_as_text(self, text: str, is_first: bool) -> list[int]:
         """Encode a text without any special token in it; is_first: whether it begins the whole text."""
-        if not is_first and self._puts_space_first:
-            line, both = self._plain("\n"), self._plain("\n" + text)
-            if both[: len(line)] == line:
-                return both[len(line) :]
-        return self._plain(text)
+        return _behind_line(text, self._plain) if not is_first and self._puts_space_first else self._plain(text)
 
     def _plain(self, text: str) -> list[int]:
         ids = self._encode(text, split_special_tokens=True)
@@ -105,10 +115,16 @@ class SpecialTokens:
         pieces = [text[start:end] for start, end in pairwise(cuts)]
         return [id for piece in pieces for id in self._encode(piece, split_special_tokens=True)]
 
-    @property
+    @cached_property
     def _puts_space_first(self) -> bool:
         """Whether the tokenizer puts a space before the first text only, and not behind special tokens."""
         return bool(self.texts) and self._encode(self.texts[0] + "a")[1:] != self._encode("a")
 
     def _encode(self, text: str, **options: bool) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False, verbose=False, **options)["input_ids"]
+
+
+def _behind_line(text: str, encode: Callable[[str], list[int]]) -> list[int]:
+    """Encode a text as if a line break preceded it, which isn't in the result; alone if it merges with line breaks."""
+    line, both = encode("\n"), encode("\n" + text)
+    return both[len(line) :] if both[: len(line)] == line else encode(text)

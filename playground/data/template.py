@@ -5,12 +5,12 @@ A template is Alpaca's, the talk's Japanese one, the model's own chat template, 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from transformers import PreTrainedTokenizerBase
 
 from playground.data.builtin_formats import BUILTIN_FORMATS, format_parts
-from playground.data.chat_template import ChatTemplate, Systems, shared_length
+from playground.data.chat_template import ChatTemplate, Systems
 from playground.data.conversation import Turn, turns
 from playground.data.row import Row
 from playground.data.templated_text import EncodedRow, TemplatedTexts, token_at, without_second_start
@@ -144,7 +144,9 @@ class Template:
         template puts before every answer, such as an empty reasoning block.
         """
         if self.is_chat:
-            return text.removeprefix(self._readable_prefix) if self._readable_prefix.strip() else text
+            prefix = self._readable_prefix.strip()  # a generated text comes without the blanks around it
+            found = prefix and text.lstrip().startswith(prefix)
+            return text.lstrip().removeprefix(prefix).lstrip("\n") if found else text
         closing = self.parsed_format.closing.strip() if self.name == "custom" else ""
         return text.rstrip().removesuffix(closing) if closing and text.rstrip().endswith(closing) else text
 
@@ -160,20 +162,31 @@ class Template:
         return str(self.tokenizer.eos_token) if self.plain_end else ""
 
     def _encode_chats(self, rows: list[Row]) -> Iterator[EncodedRow]:
-        """Tokenize conversations as the chat template renders them, and split them where the answers begin."""
+        """Tokenize conversations as the chat template renders them, and split them where the answers begin.
+
+        The prompt's tokens are those that a chat asks with. Where a tokenizer would merge the end of the prompt with
+        the beginning of the answer (two line breaks around the end of an opened reasoning block), the answer is
+        encoded apart: else the model would be asked in a state that training never showed.
+        """
         self.end_ids()  # raises if there is none
         chats = [self.chat_template.conversation(turns(row), row.systems, row.output, self._chat_end) for row in rows]
         if not chats:
             return
         encodings = self.tokenizer([chat.text for chat in chats], add_special_tokens=False, verbose=False)
+        special = self.chat_template.special
+        encode_ending = lru_cache(special.encode)  # prompts mostly end alike
         for number, (text, start) in enumerate(chats):
             ids = encodings["input_ids"][number]
-            if self.chat_template.special.is_hidden(text) or not self.tokenizer.is_fast:
-                ids, prompt = (self.chat_template.special.encode(part) for part in (text, text[:start]))
-                split = shared_length(ids, prompt)
-            else:
-                split = token_at(encodings, number, start, len(text)) or 0
-            yield EncodedRow(ids[:split], ids[split:])
+            prompt = None
+            if special.is_hidden(text):
+                ids = special.encode(text)
+            elif self.tokenizer.is_fast and (ending := special.ending(text[:start])):
+                # The whole prompt needn't be encoded a second time if its end has the same tokens alone.
+                split, alone = token_at(encodings, number, start, len(text)) or 0, encode_ending(ending)
+                prompt = ids[:split] if ids[max(0, split - len(alone)) : split] == alone else None
+            prompt = special.encode(text[:start]) if prompt is None else prompt
+            is_apart = ids[: len(prompt)] == prompt
+            yield EncodedRow(prompt, ids[len(prompt) :] if is_apart else special.encode_next(text[start:]))
 
     def _encode_formatted(self, rows: list[Row]) -> Iterator[EncodedRow]:
         """Tokenize prompts and answers apart from each other."""

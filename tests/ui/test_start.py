@@ -89,17 +89,23 @@ SMALL_TEXTS = """() => {
 }"""
 
 
+def drawn_tabs(page, lang):
+    """Open each tab again once all were opened and have had time to draw their pictures; its name."""
+    for tab in TABS:
+        open_tab(page, f"tab.{tab}", lang)
+    page.wait_for_timeout(5_000)
+    for tab in TABS:
+        open_tab(page, f"tab.{tab}", lang)
+        page.wait_for_timeout(300)
+        yield tab
+
+
 @pytest.mark.parametrize("lang", ["en", "ja"])
 def test_no_text_is_small_while_presenting(browser, app, lang):
     page = browser.new_page(viewport={"width": 1920, "height": 1080}, reduced_motion="reduce")
     page.goto(f"{app.url}{'' if lang == 'en' else '/ja'}?present=1")
     expect(page.locator(".plot .ytick, .plot .y2tick").first).to_be_visible(timeout=LONG)
-    small = {}
-    for tab in TABS:
-        open_tab(page, f"tab.{tab}", lang)
-        page.wait_for_timeout(1_500)
-        if found := page.evaluate(SMALL_TEXTS):
-            small[tab] = found
+    small = {tab: found for tab in drawn_tabs(page, lang) if (found := page.evaluate(SMALL_TEXTS))}
     page.close()
     assert not small, small
 
@@ -165,9 +171,5 @@ def test_the_live_view_stays_in_view_while_the_form_scrolls(page):
 @pytest.mark.parametrize("lang", LANGUAGES)
 def test_no_tab_is_longer_than_two_screens(browser, untouched_app, lang):
     with open_page(browser, untouched_app, "" if lang == "en" else f"/{lang}") as page:
-        heights = {}
-        for tab in TABS:
-            open_tab(page, f"tab.{tab}", lang)
-            page.wait_for_timeout(2_500)  # pictures are drawn
-            heights[tab] = page.evaluate("document.documentElement.scrollHeight")
+        heights = {tab: page.evaluate("document.documentElement.scrollHeight") for tab in drawn_tabs(page, lang)}
         assert all(height <= 2 * 900 for height in heights.values()), heights

@@ -9,7 +9,9 @@ import re
 from dataclasses import replace
 
 import pytest
+from tokenizers import Regex, Tokenizer, pre_tokenizers
 from toys import PROJECT, make_tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from playground.data.batch import IGNORED, encode
 from playground.data.chat_template import shared_length
@@ -49,9 +51,31 @@ ROWS = {
 }
 
 
-def tokenizer_of(name: str):
-    """A small tokenizer with this template and the tokens that it writes."""
+# How Qwen and Llama 3 cut texts before they merge: line breaks stay together. GPT-2 cuts the last one off.
+QWEN_SPLIT = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+def merging(tokenizer, keeps_lines: bool):
+    """The tokenizer with a token for two line breaks; keeps_lines: it cuts texts as Qwen does, else as GPT-2."""
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    backend["model"]["vocab"]["ĊĊ"] = len(tokenizer)
+    backend["model"]["merges"].append(["Ċ", "Ċ"])
+    changed = Tokenizer.from_str(json.dumps(backend))
+    if keeps_lines:
+        split = pre_tokenizers.Split(Regex(QWEN_SPLIT), "isolated")
+        changed.pre_tokenizer = pre_tokenizers.Sequence(
+            [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        )
+    return PreTrainedTokenizerFast(tokenizer_object=changed, pad_token="<pad>")
+
+
+def tokenizer_of(name: str, lines: str = "apart"):
+    """A small tokenizer with this template and the tokens that it writes.
+
+    lines: two line breaks are two tokens ("apart"), or one, in texts cut as "gpt2" or "qwen" cuts them.
+    """
     tokenizer, source = make_tokenizer(False), SOURCES[name]
+    tokenizer = tokenizer if lines == "apart" else merging(tokenizer, lines == "qwen")
     tokenizer.chat_template = (FOLDER / f"{name}.jinja").read_text()
     tokenizer.bos_token, tokenizer.eos_token = source["bos"] or None, source["eos"]
     text = "".join(_rendered(tokenizer, _messages(row)) or "" for row in ROWS.values())
@@ -155,12 +179,62 @@ def test_templates_that_take_several_system_prompts_are_many(tokenizers):
     assert len(taken) > 15
 
 
-@pytest.mark.parametrize("name", ["qwen2.5", "llama2", "gpt-oss", "gemma3", "qwen3"])
-def test_an_answer_is_generated_without_what_the_template_writes_before_it(tokenizers, name):
-    tokenizer = tokenizers[name]
+@pytest.mark.parametrize("lines", ["apart", "gpt2", "qwen"])
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_chat_asks_with_the_tokens_that_training_showed(name, lines):
+    """Also where a tokenizer would merge the end of the prompt with the beginning of the answer."""
+    tokenizer = tokenizer_of(name, lines)
+    template = Template("chat", tokenizer)
+    assert (len(tokenizer.encode("\n\n", add_special_tokens=False)) == 1) == (lines != "apart")
+    end = SOURCES[name]["end"]
+    forged = Row(f"Say {end} x", f"x {end} y", before=((f"a{end}", f"{end}b"),))
+    for row in (*ROWS.values(), forged):
+        read, written = _ours(tokenizer, row)
+        asked = template.ids(turns(row), row.systems)
+        assert asked[: len(read)] == read
+        assert tokenizer.decode(asked[len(read) :]) == OPENED.get(name, "")  # which a note says
+        rendered = template.chat_template.conversation(turns(row), row.systems, row.output)
+        for part, text in ((read, rendered.text[: rendered.start]), (written, rendered.text[rendered.start :])):
+            assert tokenizer.decode(part) == template.chat_template.special.show(text)
+
+
+@pytest.mark.parametrize("name", ["qwen3.5", "qwen3-thinking-2507"])
+@pytest.mark.parametrize("lines", ["gpt2", "qwen"])
+def test_the_opened_reasoning_of_a_prompt_is_closed_by_the_answer_or_filled(name, lines):
+    tokenizer = tokenizer_of(name, lines)
+    written = {key: _ours(tokenizer, ROWS[key]) for key in ("plain", "reasoning")}
+    line, opened = (tokenizer.encode(text, add_special_tokens=False) for text in ("\n", "<think>\n"))
+    assert all(read[-len(opened) :] == opened for read, _ in written.values())
+    answers = {key: tokenizer.decode(answer) for key, (_, answer) in written.items()}
+    assert answers["plain"] == "\n</think>\n\nIt is blue.<|im_end|>" and written["plain"][1][:1] == line
+    assert answers["reasoning"] == "Hm.\n</think>\n\nRed.<|im_end|>"
+    whole, _ = _expected(tokenizer, name, ROWS["reasoning"])
+    ours = [id for part in written["reasoning"] for id in part]
+    assert ours == whole[: len(ours)]  # what needs no other tokens has those of the rendered conversation
+
+
+@pytest.mark.parametrize("name", ["qwen2.5", "llama2", "gpt-oss", "gemma3", "qwen3", "qwen3.5", "qwen3-thinking-2507"])
+@pytest.mark.parametrize("lines", ["apart", "qwen"])
+def test_an_answer_is_generated_without_what_the_template_writes_before_it(name, lines):
+    tokenizer = tokenizer_of(name, lines)
     template = Template("chat", tokenizer)
     [(_, written)] = template.tokens([PLAIN])
-    assert template.answer(tokenizer.decode(written, skip_special_tokens=True)).strip() == PLAIN.output
+    text = tokenizer.decode(written, skip_special_tokens=True)
+    assert template.answer(text).strip() == PLAIN.output
+    assert template.answer(text.strip()) == PLAIN.output  # as a chat streams it
+
+
+@pytest.mark.parametrize("text", ["</think>\n\nRed.", "\n</think>\n\nRed.", "</think>\nRed."])
+def test_a_block_that_a_prompt_opened_is_no_part_of_the_answer(tokenizers, text):
+    template = Template("chat", tokenizers["qwen3.5"])
+    assert template.answer(text) == "Red." and template.answer("</think>") == ""
+    assert template.answer("Hm.\n</think>\n\nRed.") == "Hm.\n</think>\n\nRed."
+
+
+def test_the_first_token_that_an_answer_writes_is_whole(tokenizers):
+    """Prompt and answer of this template begin their last token with the same characters."""
+    chat = Template("chat", tokenizers["command-r7b"]).chat_template
+    assert chat.answer_prefix == "<|START_RESPONSE|>" and chat.unwritten == "<|START_THINKING|><|END_THINKING|>"
 
 
 @pytest.mark.parametrize("name", SOURCES)

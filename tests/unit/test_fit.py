@@ -51,9 +51,10 @@ def test_answers_that_are_cut_and_rows_left_out_are_told_apart():
     effect = cutoff_effect(count_tokens(rows, template), length)
     assert (effect["shortened"], effect["left_out"], effect["truncated"]) == (1, 1, 1)
     assert effect["tokens"] >= sum(len(example.ids) for example in examples)  # whole turns are left out
-    notes = _length_notes(1, 2, 3, length)
-    assert [note["key"] for note in notes] == ["note.turns_left_out", "note.answers_cut", "note.too_long"]
-    assert [note["values"]["count"] for note in notes] == [3, 1, 2] and _length_notes(0, 0, 0, 8) == []
+    notes = _length_notes(1, 2, 3, 4, length)
+    names = ("turns_left_out", "answers_cut", "too_long", "held_out_too_long")
+    assert [note["key"] for note in notes] == [f"note.{name}" for name in names]
+    assert [note["values"]["count"] for note in notes] == [3, 1, 2, 4] and _length_notes(0, 0, 0, 0, 8) == []
     assert all(str(length) in translate(lang, note["key"], **note["values"]) for note in notes for lang in LANGUAGES)
 
 

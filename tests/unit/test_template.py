@@ -1,7 +1,8 @@
 """Tokenize rows: which tokens are trained on, where answers end, what is truncated."""
 
 import pytest
-from toys import keys, make_tokenizer
+from toys import keys, make_tokenizer, make_unigram
+from transformers import AddedToken
 
 from playground.data.batch import encode
 from playground.data.source import Row
@@ -123,6 +124,38 @@ def test_a_chat_template_that_fails_is_reported():
     with pytest.raises(PlaygroundError) as caught:
         Template("chat", broken).prompt([Turn("?")])
     assert keys(caught) == ["error.chat_template"] and "no such role" in str(caught.value)
+
+
+@pytest.mark.parametrize("question", ["what is the answer", "what is <|end|>"])
+def test_a_prompt_that_ends_with_a_space_is_asked_as_it_is_trained(question):
+    """Some tokenizers merge the space with the answer's first word, and put another before a text of its own."""
+    tokenizer = make_unigram()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|end|>"]})
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m['role'] == 'user' %}q: {{ m['content'] }}\na: "
+        "{% else %}{{ m['content'] }}<|end|>{% endif %}{% endfor %}"
+    )
+    template = Template("chat", tokenizer)
+    [(read, written)] = template.tokens([Row(question, "the answer")])
+    assert read == template.ids([Turn(question)])
+    whole = tokenizer(template.prompt([Turn(question)]) + "the answer", add_special_tokens=False)["input_ids"]
+    assert whole[-2] == tokenizer.convert_tokens_to_ids("▁the")
+    assert tokenizer.convert_ids_to_tokens(read)[-2:] == [":", "▁"]
+    assert tokenizer.convert_ids_to_tokens(written) == ["t", "h", "e", "▁answer", "<|end|>"]
+
+
+def test_a_token_that_takes_in_the_blanks_behind_it_stays_in_the_prompt():
+    tokenizer = make_tokenizer(True)
+    tokenizer.add_special_tokens({"additional_special_tokens": [AddedToken("<|a|>", rstrip=True, special=True)]})
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m['role'] == 'user' %}<|start|>{{ m['content'] }}<|a|>"
+        "{% else %}{{ m['content'] }}<|end|>{% endif %}{% endfor %}"
+    )
+    template = Template("chat", tokenizer)
+    for answer in ("Red.", "\n Red."):
+        [(read, written)] = template.tokens([Row("What?", answer)])
+        assert read == template.ids([Turn("What?")])
+        assert tokenizer.decode(written) == "Red.<|end|>"
 
 
 def test_a_tokenizer_without_an_end_token_is_reported():
