@@ -56,11 +56,12 @@ class Ending:
                 return False
             self.cause, self._asked_at = cause, time.monotonic()
             under_way = list(self._work)
+        grace = max((work.grace for work in under_way), default=0.0)  # they may end as they are asked to
         if not under_way and cause == "SIGINT":
             return True  # the handler raises KeyboardInterrupt
         for work in under_way:
             work.stop(cause)
-        threading.Thread(target=self._leave, name="ending", daemon=True).start()
+        threading.Thread(target=self._leave, args=(grace,), name="ending", daemon=True).start()
         return True
 
     @contextlib.contextmanager
@@ -120,9 +121,9 @@ class Ending:
                         work.abort()
                     os._exit(128 + data[0])
 
-    def _leave(self) -> None:
-        """Wait until the work has ended, close what hasn't in time, and end the process unless it ends by itself."""
-        until = self._asked_at + max((work.grace for work in self._work), default=0.0)
+    def _leave(self, grace: float) -> None:
+        """Wait until the work has ended, close what hasn't in `grace` seconds, and end the process unless it does."""
+        until = self._asked_at + grace
         while self._work and time.monotonic() < until:
             time.sleep(0.01)
         if unended := list(self._work):
@@ -131,7 +132,7 @@ class Ending:
                     work.close(self.cause)
             finally:
                 os._exit(self.status)
-        if until > self._asked_at:
+        if grace:
             time.sleep(LEAVE_SECONDS)
         os._exit(self.status)
 

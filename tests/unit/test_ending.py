@@ -181,6 +181,24 @@ for event in engine.tune(parse(json.loads(sys.argv[2]))).events():
 """
 
 
+def test_work_that_ends_while_it_is_asked_to_leaves_time_for_what_follows_it(tmp_path):
+    pid = os.fork()
+    if pid == 0:
+        try:
+            asked = threading.Event()
+            with ENDING.signals():
+                with ENDING.work(lambda cause: (asked.set(), time.sleep(0.3))):
+                    (tmp_path / "waits").touch()
+                    asked.wait()
+                time.sleep(0.8)
+                os._exit(7)
+        finally:
+            os._exit(99)
+    wait_until((tmp_path / "waits").exists)
+    os.kill(pid, signal.SIGTERM)
+    assert end_status(pid) == 7
+
+
 @pytest.mark.slow
 def test_the_pages_temporary_folders_go_with_it_after_a_signal(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
