@@ -110,12 +110,13 @@ def test_bad_input_is_a_sentence(client, call, expected):
 @pytest.mark.slow
 def test_a_plan_of_several_gpus_says_what_each_needs_by_either_way(client):
     split = {"train": {"parallel": "fsdp2"}}
-    plan = client.predict(bits=4, batch_size=32, gpus=4, settings=split, api_name="/plan")
+    small = {"model": "facebook/opt-125m", "bits": 4, "api_name": "/plan"}
+    plan = client.predict(batch_size=32, gpus=4, settings=split, **small)
     several = plan["several"]
     assert (several["count"], several["parallel"], several["rows"]) == (4, "fsdp2", 8)
     needs = [plan["phases"][phase]["need"] for phase in ("load", "tune")]
     assert several["ways"]["fsdp2"] == {"need": max(needs)} and {"one", "ddp"} < set(several["ways"])
-    assert "several" not in client.predict(bits=4, api_name="/plan")
+    assert "several" not in client.predict(**small)
 
 
 @pytest.mark.slow

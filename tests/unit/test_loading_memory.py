@@ -42,12 +42,12 @@ def models(tmp_path_factory):
 @pytest.mark.parametrize(
     "form, kind, processes",
     [
-        ("bfloat16", "32", 1),
+        pytest.param("bfloat16", "32", 1, marks=pytest.mark.exhaustive),
         ("bfloat16", "8", 1),
         ("float32", "4", 1),
-        ("bfloat16, .bin", "8", 1),
-        ("float32", "16", 1),
-        ("bfloat16", "fp8", 1),
+        pytest.param("bfloat16, .bin", "8", 1, marks=pytest.mark.exhaustive),
+        pytest.param("float32", "16", 1, marks=pytest.mark.exhaustive),
+        pytest.param("bfloat16", "fp8", 1, marks=pytest.mark.exhaustive),
         ("bfloat16", "16 streamed", 1),
         ("bfloat16", "16", 2),
     ],

@@ -157,7 +157,7 @@ def test_stop_ends_processes_that_hang(engine, chosen):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.exhaustive)])
 def test_a_killed_process_ends_the_job_with_its_number_and_signal(engine, chosen, rank):
     job = engine.tune(chosen(train=ENDLESS))
     first(job, "step")

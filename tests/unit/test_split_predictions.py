@@ -151,7 +151,7 @@ def test_no_rows_are_tried_while_matrices_wait_in_their_files(waits, monkeypatch
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bits", [32, 16, 4])
+@pytest.mark.parametrize("bits", [pytest.param(32, marks=pytest.mark.exhaustive), 16, 4])
 def test_two_processes_predict_what_their_plan_says_and_hold_those_weights(chosen, tmp_path, monkeypatch, bits):
     monkeypatch.setenv("PLAYGROUND_CPU_PROCESSES", "2")
     model = toys.save(tmp_path / "model", num_hidden_layers=6, hidden_size=256, intermediate_size=1024)
