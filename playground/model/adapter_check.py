@@ -14,12 +14,13 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from playground import catalog
 from playground.errors import PlaygroundError, Problem, problem
-from playground.model.adapter_file import PREFIX, AdapterFile, Shape, layer_of, natural_order, read_adapter
+from playground.model.adapter_file import PREFIX, AdapterFile, Shape, layer_of, read_adapter
 from playground.model.adapter_folder import merged_folder
 from playground.model.base_identity import is_certainly_other
 from playground.model.config_file import config_of
 from playground.model.embedding import embedding_rows, rows_among
 from playground.model.load import model_from_config
+from playground.model.tensor_names import natural_order
 from playground.model.weights import SHOWN, format_shape
 
 MERGED_UNCHECKED = {"error.adapter_type", "error.adapter_changes_base"}  # PEFT merges these; what fits them isn't known

@@ -19,6 +19,7 @@ from playground.errors import PlaygroundError, Problem, problem
 from playground.json_values import read_small_json
 from playground.model.adapter_folder import CONFIG
 from playground.model.name_patterns import check_patterns
+from playground.model.tensor_names import natural_order
 from playground.model.weights import SHOWN, file_problems
 
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")  # PEFT reads the first of them that exists
@@ -98,11 +99,6 @@ def tensor_shapes(folder: Path) -> dict[str, Shape]:
 def layer_of(tensor: str) -> str:
     """The module that a tensor of an adapter belongs to, as the base model names it."""
     return LORA_PART.sub("", tensor).removeprefix(PREFIX).removesuffix(".weight").removesuffix(".bias")
-
-
-def natural_order(name: str) -> list[tuple[int, str]]:
-    """A key that sorts layer 10 behind layer 9."""
-    return [(int(part), "") if part.isdecimal() and len(part) < 20 else (-1, part) for part in name.split(".")]
 
 
 def _with_config(folder: Path) -> tuple[Path, list[dict]]:

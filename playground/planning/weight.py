@@ -18,6 +18,7 @@ from playground.lab.formats import Format, parse_format
 from playground.lab.grid import block_size, quantize_with_grid
 from playground.lab.quantize import bits_per_weight, block_problems
 from playground.model.source import local_folder
+from playground.model.tensor_names import natural_order
 from playground.model.weight_files import weight_files
 from playground.settings import raise_all
 
@@ -103,7 +104,7 @@ def _layer_names(folder: Path, state: State) -> list[str]:
                     names += [] if is_code else [name]
     if not names:
         raise problem("error.lab_quantized") if has_codes else problem("error.lab_no_linear", family=folder.name)
-    return sorted(names, key=_natural_order)
+    return sorted(names, key=natural_order)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -181,11 +182,6 @@ def _read_rows(folder: Path, name: str, state: State) -> tuple[Tensor, tuple[int
                     return part[:, : max(1, MAX_WEIGHTS // rows)].float().T.contiguous(), (columns, rows)
                 return part[: max(1, MAX_WEIGHTS // columns)].float(), (rows, columns)
     raise problem("error.lab_not_here", model=folder.name)
-
-
-def _natural_order(name: str) -> list[tuple[int, str]]:
-    """Numbers within a name by their value."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]
 
 
 def _block(weight: Tensor, after: Tensor, grid: Tensor | None, format: Format) -> dict[str, list[float]]:

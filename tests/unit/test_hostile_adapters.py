@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import save_file
 
 from playground.errors import PlaygroundError
-from playground.model.adapter_file import natural_order, read_adapter
+from playground.model.adapter_file import read_adapter
 from playground.model.adapter_folder import base_model
 from playground.model.name_patterns import check_patterns
+from playground.model.tensor_names import natural_order
 
 NAME = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
 SLOW = r"(.*)*(.*)*(.*)*(.*)*(.*)*!"
