@@ -95,4 +95,4 @@ def _record(number: int, lines: list[str]) -> Record:
     if transcript(text) is not None:
         return Record(number, {"text": text})
     is_answer = (first := next(marks(text), None)) is not None and first.role == "assistant"
-    return Record(number, {"text": ""}, "orphan" if is_answer else "unanswered")  # no text: it would be one of its own
+    return Record(number, {"text": ""}, "orphan" if is_answer else "unanswered")  # its text would become a row

@@ -37,7 +37,7 @@ class UnusedColumns:
         return [Problem("note.columns_unused", {"columns": shown, "count": len(self.found)})]
 
     def _is_read(self, column: str, record: dict) -> bool:
-        """Whether a column without a field of its own is read: a split that is known, or strings of a right answer."""
+        """Whether a column that no setting maps is read all the same: a known split, or a list of keywords (`key`)."""
         if column == "key":
             return self.is_pair and isinstance(record[column], list)
         return is_named(column, "split") and column == split_of(record)[0]

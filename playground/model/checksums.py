@@ -1,7 +1,7 @@
 """Check the files of a model against the checksums that a hub published them with.
 
 In the hub's cache, a file of a snapshot is a link to a blob, whose name is its checksum: SHA-256 for large files, git's
-SHA-1 for small ones. Beside what `hf download --local-dir` wrote, the checksum stands in a file of its own. A file that
+SHA-1 for small ones. Beside what `hf download --local-dir` wrote, the checksum stands in a separate file. A file that
 was found whole isn't read again until its size or time of change differs, nor is a changed one of such a folder.
 """
 

@@ -111,6 +111,7 @@ def _read(file: Path, on_progress: Callable[..., None]) -> tuple[Any, Any, list[
                 output_loading_info=True,
             )
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    # transformers' reader raises all of these for values and architectures that it doesn't expect
     except (ValueError, KeyError, TypeError, NotImplementedError) as error:
         raise problem("error.load", path=file.name, detail=str(error).split("\n")[0][:240]) from error
     check_fit(file, info["missing_keys"], info["mismatched_keys"])

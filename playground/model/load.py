@@ -101,7 +101,7 @@ def load_model(
     config = _checked_config(folder)
     settings = weights.with_stored_quantization(config, settings)
     tokenizer = read_tokenizer(folder, config)
-    release_memory()  # which takes four times what it keeps: given back before weights come, it adds nothing to them
+    release_memory()  # parsing takes four times what the tokenizer keeps, which mustn't add to the weights' peak
     streams = bool(streamed_count(settings) or shares)
     by_layer = streams or has_own_layers(settings)
     first = "cpu" if by_layer else initial_device or device

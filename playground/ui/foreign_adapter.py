@@ -57,7 +57,7 @@ def base_of(page: Page, adapter: str) -> str:
         try:
             check_allowed(page, adapter)
             _remember(page, adapter, page.planner.ask("describe_adapter", adapter=adapter, model="")["base"])
-        except PlaygroundError:  # whoever asks with it is told why
+        except PlaygroundError:  # a question to it ends with that error
             _remember(page, adapter, "")
     return page.foreign_bases.get(adapter, "")
 

@@ -180,18 +180,22 @@ def test_a_saved_masked_language_model_is_refused_when_it_is_loaded_and_planned(
         assert keys(caught) == ["error.not_language_model"]
 
 
+# Families whose small config the library itself can't build or run alone (transformers 5.23).
+WITHOUT_TOY = {
+    *("cohere_compass_text", "dbrx", "gemma4_assistant", "gemma4_unified_assistant"),
+    *("musicgen", "musicgen_melody", "qwen4_exp_text"),
+}
+
+
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("kind", [kind for kind, form in families().items() if form == "causal"])
+@pytest.mark.parametrize("kind", sorted({kind for kind, form in families().items() if form == "causal"} - WITHOUT_TOY))
 def test_no_accepted_family_sees_later_tokens(kind):
     try:
         model = model_from_config(small_config(kind), torch.float32).eval()
         check_text_alone(model)
-        sees_them = later_token_changes_earlier_logits(model)
     except PlaygroundError:
         return  # refused
-    except Exception as error:
-        pytest.skip(f"no toy: {type(error).__name__}")
-    assert not sees_them
+    assert not later_token_changes_earlier_logits(model)
 
 
 def test_a_model_whose_code_asks_for_an_image_is_refused_when_it_is_loaded(tmp_path):

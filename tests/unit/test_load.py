@@ -163,7 +163,7 @@ def test_a_folder_without_a_tokenizer_is_an_error(chosen, tmp_path, toy):
 
 @pytest.mark.slow
 def test_a_tokenizer_is_read_before_the_weights(tmp_path, toy):
-    """What its reading takes has been given back when they come, and one that can't be read is an error at once."""
+    """Its memory peak comes before theirs, and a tokenizer that can't be read is an error before they are read."""
     folder, tensors = shutil.copytree(toy(), tmp_path / "model"), []
     (folder / "tokenizer.json").write_text("{")
     (folder / "tokenizer_config.json").unlink()

@@ -76,7 +76,7 @@ def test_only_what_no_run_and_no_job_names_is_removed_beyond_the_limits(page, up
     assert [os.path.exists(path) for path in named] == [True] * 3
     assert [os.path.exists(path) for path in unused] == [False, False, True, True]
     monkeypatch.setattr(private_uploads, "MOST_UNUSED_BYTES", 30)
-    last = upload(f"{TEXT}a long row, of its own\n")  # alone larger than the limit, and the one that is used next
+    last = upload(f"{TEXT}a much longer row\n")  # alone larger than the limit, and the one that is used next
     assert [os.path.exists(path) for path in (*named, *unused[2:], last)] == [True, True, True, False, False, True]
 
 

@@ -128,7 +128,7 @@ def test_a_chat_template_that_fails_is_reported():
 
 @pytest.mark.parametrize("question", ["what is the answer", "what is <|end|>"])
 def test_a_prompt_that_ends_with_a_space_is_asked_as_it_is_trained(question):
-    """Some tokenizers merge the space with the answer's first word, and put another before a text of its own."""
+    """Some tokenizers merge the space with the answer's first word, and put another before any text alone."""
     tokenizer = make_unigram()
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|end|>"]})
     tokenizer.chat_template = (
